@@ -1,0 +1,1 @@
+"""LUVC as pure functions: merging in the encoder (oim), pruning in the LLM (spu, scores)."""

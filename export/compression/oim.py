@@ -1,0 +1,149 @@
+"""OIM, the orthogonal iterative merger: rows, then columns, in static shapes.
+
+The abstract of arXiv 2512.09010 states an iterative merging scheme "orthogonal in spatial axes" inside the encoder;
+matching, sizes and the one-hot form below are a reconstruction. Deciding (``assign``) is separate from moving
+(``merge_axis``), so sizes and positions reuse one decision. No scatter, mask, sort or data-dependent shape.
+
+Shapes: R rows that merge independently, W tokens in each, r removed, k = W - r kept, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from luvc_export.plan import MergeMode, MergePass
+
+
+class Units(NamedTuple):
+    """State of one image's units between passes.
+
+    Attributes:
+        x: Hidden states [B, H, W, C].
+        sizes: Original units each one stands for, fp32 [B, H, W].
+        positions: Mean (row, column), fp32 [B, H, W, 2].
+        copies: Original (row, column) pairs a unit carries, fp32 [B, H, W, 2 * copies] (``multi`` positions).
+        merged_into: Place in row-major (H, W) of every original unit, int64 [B, H0 * W0].
+    """
+
+    x: Tensor
+    sizes: Tensor
+    positions: Tensor
+    copies: Tensor
+    merged_into: Tensor
+
+
+def start(x: Tensor, copies: int = 1) -> Units:
+    """Units [B, H, W, C] before any pass: size 1, integer positions, each carrying itself ``copies`` times."""
+    batch, rows, columns = x.shape[:3]
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    place = torch.stack([row, column], -1).to(torch.float32).expand(batch, -1, -1, -1)
+    sizes = torch.ones(rows, columns).expand(batch, -1, -1)
+    index = torch.arange(rows * columns).expand(batch, -1)
+    return Units(x, sizes, place, place.repeat(1, 1, 1, copies), index)
+
+
+def merge(units: Units, step: MergePass, mode: MergeMode = "mean") -> Units:
+    """One pass: ``step.columns`` columns leave every row, then ``step.rows`` rows leave every column."""
+    return _flip(_merge_rows(_flip(_merge_rows(units, step.columns, mode)), step.rows, mode))
+
+
+def assign(x: Tensor, removed: int) -> Tensor:
+    """Decide one axis pass: one-hot assignment fp32 [R, W - removed, W] of every token to the kept token it joins.
+
+    Every odd token looks at its left and right even neighbour (cosine, fp32) and takes the more similar one; the
+    ``removed`` most similar odd tokens join theirs; every other token stays. Kept tokens stay in order.
+
+    Args:
+        x: [R, W, C].
+        removed: Python int in 0..W // 2.
+    """
+    width = x.shape[1]
+    odd = width // 2
+    place = torch.arange(width)
+    unit = torch.nn.functional.normalize(x.float(), dim=-1)
+    cosine = (unit[:, :-1] * unit[:, 1:]).sum(-1)
+    left = cosine[:, 0 : 2 * odd : 2]
+    right = torch.nn.functional.pad(cosine[:, 1::2], (0, odd - (width - 1) // 2), value=-2.0)
+    chosen = torch.topk(torch.maximum(left, right), removed).indices
+    joins = (chosen[:, :, None] == torch.arange(odd)).any(1)
+    target_of_odd = 2 * torch.arange(odd) + torch.where(right > left, 2, 0)
+    target_of_odd = torch.where(joins, target_of_odd, 2 * torch.arange(odd) + 1)
+    spread = target_of_odd[:, torch.clamp(place // 2, max=odd - 1)]
+    target = torch.where(place % 2 == 1, spread, place)
+    key = torch.where(target == place, place, place + width)
+    kept = torch.topk(key, width - removed, largest=False, sorted=True).values
+    return (kept[:, :, None] == target[:, None, :]).float()
+
+
+def _merge_rows(units: Units, removed: int, mode: MergeMode) -> Units:
+    if removed == 0:
+        return units
+    batch, rows, columns, channels = units.x.shape
+    kept = columns - removed
+    x = units.x.reshape(batch * rows, columns, channels)
+    sizes = units.sizes.reshape(batch * rows, columns, 1)
+    assignment = assign(x, removed)
+    new_sizes = assignment @ sizes
+
+    def mean(values: Tensor) -> Tensor:
+        flat = values.reshape(batch * rows, columns, -1)
+        weighted = assignment @ (flat.float() * sizes) / new_sizes
+        return weighted.reshape(batch, rows, kept, -1)
+
+    merged = mean(units.x).to(x.dtype) if mode == "mean" else _largest(x, assignment).reshape(batch, rows, kept, -1)
+    new_column = (assignment * torch.arange(kept, dtype=torch.float32)[:, None]).sum(1)
+    new_place = new_column.reshape(batch, rows, columns) + kept * torch.arange(rows)[:, None]
+    return Units(
+        merged,
+        new_sizes.reshape(batch, rows, kept),
+        mean(units.positions),
+        _spread_copies(units.copies.reshape(batch * rows, columns, -1), assignment).reshape(batch, rows, kept, -1),
+        new_place.to(torch.int64).reshape(batch, rows * columns).gather(1, units.merged_into),
+    )
+
+
+def _largest(x: Tensor, assignment: Tensor) -> Tensor:
+    """Per channel, the value of largest magnitude among a kept token's members [R, k, C] (the ``max`` ablation).
+
+    A kept token has at most three members, itself and its two neighbours, so three one-hot products find them.
+    """
+    width = x.shape[1]
+    rank = (assignment @ torch.ones(width, width).triu()) * assignment
+    members = [((rank == number).float() @ x.float()) for number in (1, 2, 3)]
+    best = members[0]
+    for member in members[1:]:
+        best = torch.where(member.abs() > best.abs(), member, best)
+    return best.to(x.dtype)
+
+
+def _spread_copies(copies: Tensor, assignment: Tensor) -> Tensor:
+    """Slot j of n takes slot j of member floor(j * members / n): original positions spread evenly (reconstruction).
+
+    PPE (ICLR'26, an overlapping author group) lets a merged token carry several original positions.
+    """
+    slots = copies.shape[-1] // 2
+    width = copies.shape[1]
+    rank = (assignment @ torch.ones(width, width).triu()) * assignment
+    members = assignment.sum(-1, keepdim=True)
+    picked = [
+        (rank == 1 + torch.floor(members * (slot / slots))).float() @ copies[..., 2 * slot : 2 * slot + 2]
+        for slot in range(slots)
+    ]
+    return torch.cat(picked, -1)
+
+
+def _flip(units: Units) -> Units:
+    """Swap rows and columns of the grid, ``merged_into`` with them."""
+    rows, columns = units.x.shape[1:3]
+    row = units.merged_into // columns
+    column = units.merged_into - row * columns
+    return Units(
+        units.x.transpose(1, 2),
+        units.sizes.transpose(1, 2),
+        units.positions.transpose(1, 2),
+        units.copies.transpose(1, 2),
+        column * rows + row,
+    )

@@ -1,0 +1,74 @@
+"""SPU, the spectrum pruning unit: select the K best visual tokens of every image, order kept.
+
+The abstract of arXiv 2512.09010 states an "attention/similarity-free low-pass filter" that prunes gradually and
+leaves no visual token at the last layer. That the filter gives a per-token score whose top K stay is a reconstruction.
+
+Shapes: B rows of a batch, G images a row, N visual tokens an image, K kept, D channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cutoff(length: int, rho: float) -> int:
+    """Highest frequency that passes: ``floor(rho * length / 2)``."""
+    return math.floor(rho * length / 2)
+
+
+def lowpass_basis(length: int, rho: float) -> Tensor:
+    """Orthonormal low-frequency basis fp32 [length, m], m = min(2 * cutoff + 1, length).
+
+    ``F @ F.T`` is exactly rFFT, ideal low-pass at ``cutoff``, inverse rFFT; made in float64.
+    """
+    place = torch.arange(length, dtype=torch.float64)
+    columns = [torch.full((length,), length**-0.5, dtype=torch.float64)]
+    for frequency in range(1, cutoff(length, rho) + 1):
+        angle = 2 * math.pi * frequency / length * place
+        if 2 * frequency == length:
+            columns.append(length**-0.5 * angle.cos())
+        else:
+            columns += [math.sqrt(2 / length) * angle.cos(), math.sqrt(2 / length) * angle.sin()]
+    return torch.stack(columns, 1).float()
+
+
+def lowpass_basis_2d(rows: int, columns: int, rho: float) -> Tensor:
+    """Separable basis fp32 [rows * columns, m] of a row-major grid: the product of the two axes' bases."""
+    return torch.kron(lowpass_basis(rows, rho), lowpass_basis(columns, rho))
+
+
+def lowpass(normed: Tensor, basis: Tensor) -> Tensor:
+    """Filter [B, G, N, D] along N with ``basis`` [N, m].
+
+    One 2-D product over all images: a batched one with no image in the batch fails in ONNX Runtime.
+    """
+    batch, groups, tokens, channels = normed.shape
+    columns = normed.transpose(2, 3).reshape(batch * groups * channels, tokens)
+    smooth = (columns @ basis) @ basis.T
+    return smooth.reshape(batch, groups, channels, tokens).transpose(2, 3)
+
+
+def select(score: Tensor, keep: int) -> Tensor:
+    """Indices int64 [B, G, keep] of the ``keep`` largest scores [B, G, N], ascending. Ties have no promised winner."""
+    best = torch.topk(score, keep).indices
+    return torch.topk(best, keep, largest=False, sorted=True).values
+
+
+def flat_index(indices: Tensor, tokens: int) -> Tensor:
+    """Turn [B, G, K] indices into places in a flattened [B * G * tokens] axis, int64 [B * G * K].
+
+    A flat gather works with no image in the batch, where expanded two-axis gathers fail.
+    """
+    batch, groups, keep = indices.shape
+    base = torch.arange(batch * groups, device=indices.device).reshape(batch, groups, 1) * tokens
+    return (indices + base).reshape(batch * groups * keep)
+
+
+def gather(values: Tensor, flat: Tensor, groups: int, tokens: int, keep: int) -> Tensor:
+    """Keep rows of a visual span [B, G * tokens, ...] -> [B, G * keep, ...] at ``flat`` from ``flat_index``."""
+    batch, rest = values.shape[0], values.shape[2:]
+    rows = values.reshape(batch * groups * tokens, *rest)
+    return rows.index_select(0, flat).reshape(batch, groups * keep, *rest)

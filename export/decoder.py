@@ -1,0 +1,171 @@
+"""The LLM half, visual span first: one module for prefill and decode, pruned layer by layer to fixed budgets.
+
+Inside, the sequence is [visual G * N | text T] whatever the prompt: physical order does not matter to attention, the
+mask is built from each token's logical order. Every slice is then static, a prune is slice, gather, concatenate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from luvc_export.export.compression import scores, spu
+from luvc_export.export.layers import attention, rms_norm, rotate, split_heads
+from luvc_export.export.rope import Rope
+from luvc_export.plan import Plan
+
+
+class Decoder(nn.Module):
+    """Decoder of a transformers text model with the usual names (Qwen2, Qwen3, Llama, Mistral, SmolLM).
+
+    Args:
+        text: Text model with ``embed_tokens``, ``layers`` and ``norm``.
+        lm_head: Linear to the vocabulary.
+        head_dim: Size of one attention head.
+        rope: Angles from position ids.
+        plan: Budgets; ``plan.layers`` must equal the model's.
+    """
+
+    def __init__(self, text: nn.Module, lm_head: nn.Module, head_dim: int, rope: Rope, plan: Plan) -> None:
+        super().__init__()
+        self.embed_tokens, self.layers, self.norm = text.embed_tokens, text.layers, text.norm
+        self.lm_head, self.rope = lm_head, rope
+        self.plan, self.head_dim = plan, head_dim
+        self.score = scores.score(plan.score)
+        hidden = text.embed_tokens.weight.shape[1]
+        for layer, tokens, keep in plan.prunes:
+            if keep:
+                self.register_buffer(f"basis_{layer}", scores.basis(plan, tokens, hidden), persistent=False)
+
+    def forward(
+        self,
+        visual_embeds: Tensor,
+        input_ids: Tensor,
+        visual_position_ids: Tensor,
+        position_ids: Tensor,
+        visual_order: Tensor,
+        order: Tensor,
+        text_mask: Tensor,
+        logits_indices: Tensor,
+        past: Sequence[Tensor],
+        forced: dict[int, Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Run prefill (empty ``past``) or decode (G = 0); shapes in ``luvc_export.contract``.
+
+        Args:
+            past: key, value of layer 0, key, value of layer 1, ...
+            forced: Per pruning layer, indices [B, G, keep] that replace the selection (parity).
+
+        Returns:
+            Logits fp32 [B, n, vocab], present caches in the order of ``past``, and for each prune with a budget
+            above 0 the kept indices int64 [B, G, keep] into the encoder's visual tokens.
+        """
+        groups, count = visual_embeds.shape[1], self.plan.vision_tokens
+        text_cos, text_sin = self.rope(position_ids)
+        cos, sin = self.rope(visual_position_ids)
+        span = Span(visual_order, cos, sin, torch.arange(count).expand(visual_embeds.shape[0], groups, count))
+        x = torch.cat([visual_embeds.flatten(1, 2), self.embed_tokens(input_ids)], 1)
+        presents: list[Tensor] = []
+        kept: list[Tensor] = []
+        mask = None
+        last = self.plan.layers - 1
+        for number, layer in enumerate(self.layers):
+            keep = self.plan.keep[number]
+            if keep < count:
+                if keep:
+                    chosen = None if forced is None else forced[number]
+                    x, span = self._prune(number, x, span, groups, count, chosen)
+                    kept.append(span.index)
+                else:
+                    x, span = x[:, groups * count :], span.empty()
+                count, mask = keep, None
+            key, value = past[2 * number], past[2 * number + 1]
+            if mask is None:
+                mask = causal_mask(span.order, order, text_mask, key.shape[2])
+                cos, sin = torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1)
+            text_only = groups * count if number == last and self.plan.last_layer == "kv_only" else 0
+            x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
+            presents += [key, value]
+        visual = groups * count if self.plan.last_layer != "kv_only" else 0
+        return self._logits(x[:, visual:], logits_indices), presents, kept
+
+    def _prune(
+        self, number: int, x: Tensor, span: Span, groups: int, count: int, chosen: Tensor | None
+    ) -> tuple[Tensor, Span]:
+        keep = self.plan.keep[number]
+        visual = x[:, : groups * count]
+        if chosen is None:
+            normed = rms_norm(self.layers[number].input_layernorm, visual).float()
+            given = scores.ScoreInput(
+                normed.unflatten(1, (groups, count)), getattr(self, f"basis_{number}"), self.plan.axis
+            )
+            chosen = spu.select(self.score(given), keep)
+        flat = spu.flat_index(chosen, count)
+        visual = spu.gather(visual, flat, groups, count, keep)
+        return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
+
+    def _layer(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        past_key: Tensor,
+        past_value: Tensor,
+        text_only: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One block. The first ``text_only`` rows give keys and values and nothing else."""
+        attn = layer.self_attn
+        normed = rms_norm(layer.input_layernorm, x)
+        key, value = (split_heads(projection(normed), self.head_dim) for projection in (attn.k_proj, attn.v_proj))
+        query = split_heads(attn.q_proj(normed[:, text_only:]), self.head_dim)
+        if hasattr(attn, "q_norm"):
+            query, key = rms_norm(attn.q_norm, query), rms_norm(attn.k_norm, key)
+        key = rotate(key, cos, sin)
+        query = rotate(query, cos[:, text_only:], sin[:, text_only:])
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        x = x[:, text_only:] + attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.head_dim**-0.5))
+        return x + layer.mlp(rms_norm(layer.post_attention_layernorm, x)), key, value
+
+    def _logits(self, text: Tensor, logits_indices: Tensor) -> Tensor:
+        batch, length, hidden = text.shape
+        flat = logits_indices + length * torch.arange(batch)[:, None]
+        rows = text.reshape(batch * length, hidden).index_select(0, flat.flatten())
+        return self.lm_head(rms_norm(self.norm, rows)).unflatten(0, (batch, -1)).float()
+
+
+class Span(NamedTuple):
+    """What travels with the visual span: order [B, G * N], cos and sin [B, G * N, Dh / 2], index [B, G, N]."""
+
+    order: Tensor
+    cos: Tensor
+    sin: Tensor
+    index: Tensor
+
+    def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
+        """Keep the rows at ``flat`` (``spu.flat_index``)."""
+        index = spu.gather(self.index.flatten(1), flat, groups, tokens, keep)
+        moved = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
+        return Span(*moved, index.unflatten(1, (groups, keep)))
+
+    def empty(self) -> Span:
+        """No visual token left."""
+        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.index[:, :, :0])
+
+
+def causal_mask(visual_order: Tensor, order: Tensor, text_mask: Tensor, past: int) -> Tensor:
+    """Who may look at whom: bool [B, 1, V + T, past + V + T].
+
+    A key is seen when it is past or its order is not greater than the query's, and it is no padding: the last P + T
+    columns are text as ``text_mask`` [B, P + T] says, those before them visual and always valid.
+    """
+    queries = torch.cat([visual_order, order], 1)
+    before = torch.full((queries.shape[0], past), -1, dtype=queries.dtype)
+    keys = torch.cat([before, queries], 1)
+    column = torch.arange(keys.shape[1]) - (keys.shape[1] - text_mask.shape[1])
+    valid = text_mask.index_select(1, column.clamp(min=0)) | (column < 0)
+    return ((keys[:, None, :] <= queries[:, :, None]) & valid[:, None, :])[:, None]

@@ -1,0 +1,43 @@
+"""The few tensor operations every family shares, written so that each traces to one ONNX operator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def rms_norm(module: nn.Module, x: Tensor) -> Tensor:
+    """RMSNorm of a transformers module with its own weight and epsilon, fp32 inside (RMSNormalization-23)."""
+    weight = module.weight
+    return nn.functional.rms_norm(x, (x.shape[-1],), weight, module.variance_epsilon)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding, halves not interleaved (RotaryEmbedding-23).
+
+    Args:
+        x: [B, heads, S, Dh].
+        cos: [B, S, Dh / 2], as ``sin``.
+    """
+    return torch.onnx.ops.rotary_embedding(x, cos.to(x.dtype), sin.to(x.dtype))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Softmax attention with grouped queries (Attention-23): [B, heads, Q, Dh] -> [B, Q, heads * Dh].
+
+    Args:
+        query: [B, heads, Q, Dh].
+        key: [B, kv heads, K, Dh], as ``value``.
+        mask: bool (True may look) or additive, broadcastable to [B, heads, Q, K].
+        scale: Factor on the scores.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    out = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
+    )
+    return out.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """[B, S, heads * Dh] -> [B, heads, S, Dh]."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)

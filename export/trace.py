@@ -1,0 +1,149 @@
+"""From modules to ONNX: one vision graph, one decoder graph for prefill and decode.
+
+Opset 23 (torch 2.13 writes an invalid model at 26) and ir_version 10 (what onnxruntime and TensorRT parsers of the
+field read), both asserted on the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from luvc_export import contract
+from luvc_export.errors import CheckFailed
+from luvc_export.export.decoder import Decoder
+from luvc_export.shapes import DecoderShape
+
+OPSET = 23
+IR_VERSION = 10
+
+#: Data-dependent control flow, sequences and operators TensorRT lacks (docs of its parser; DFT only from 11.2).
+FORBIDDEN = ("If", "Loop", "Scan", "Sequence", "Split" + "ToSequence", "ConcatFromSequence", "NonZero", "Scatter", "DFT")
+FORBIDDEN += ("Compress", "Unique")
+
+
+class FlatDecoder(nn.Module):
+    """The decoder with past caches and outputs in a row, as a graph has them."""
+
+    def __init__(self, decoder: Decoder, debug: bool = False) -> None:
+        super().__init__()
+        self.decoder, self.debug = decoder, debug
+
+    def forward(self, inputs: Sequence[Tensor], past: Sequence[Tensor], forced: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Outputs: logits, present caches, kept indices of every prune."""
+        chosen = dict(zip(selections(self.decoder), forced, strict=True)) if self.debug else None
+        logits, presents, kept = self.decoder(*inputs, past, chosen)
+        return logits, *presents, *([] if self.debug else kept)
+
+
+def selections(decoder: Decoder) -> list[int]:
+    """Layers before which some but not all visual tokens are pruned."""
+    return [layer for layer, _, keep in decoder.plan.prunes if keep]
+
+
+def trace_vision(vision: nn.Module, size: tuple[int, int], frames: int) -> ir.Model:
+    """Trace the vision graph for images of ``size`` (height, width); the number of images stays symbolic."""
+    image = torch.zeros(2, frames, *size, 3, dtype=torch.uint8)
+    outputs = [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO]
+    return _trace(vision, (image,), ({0: torch.export.Dim("images")},), [contract.IMAGE], outputs)
+
+
+def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, debug: bool = False) -> ir.Model:
+    """Trace the decoder with batch, images, text and cache lengths symbolic.
+
+    Args:
+        decoder: Module with its plan.
+        shape: Sizes of its caches.
+        dtype: Of embeddings and caches.
+        debug: Take the kept indices as inputs ``forced_indices.N`` instead of choosing them.
+    """
+    plan = decoder.plan
+    axes = int(decoder.rope.axes.max()) + 1
+    batch, groups, text, past_text, rows, past_groups = 2, 2, 3, 5, 2, 3
+    span = groups * plan.vision_tokens
+    names = {name: torch.export.Dim(name) for name in ("batch", "groups", "text", "text_total", "logits")}
+    b, g, t = names["batch"], names["groups"], names["text"]
+    visual_span = plan.vision_tokens * g
+    inputs: list[tuple[Tensor, dict[int, Any]]] = [
+        (torch.zeros(batch, groups, plan.vision_tokens, shape.hidden, dtype=dtype), {0: b, 1: g}),
+        (torch.zeros(batch, text, dtype=torch.int64), {0: b, 1: t}),
+        (torch.zeros(axes, batch, span), {1: b, 2: visual_span}),
+        (torch.zeros(axes, batch, text), {1: b, 2: t}),
+        (torch.zeros(batch, span, dtype=torch.int64), {0: b, 1: visual_span}),
+        (torch.zeros(batch, text, dtype=torch.int64), {0: b, 1: t}),
+        (torch.ones(batch, past_text + text, dtype=torch.bool), {0: b, 1: names["text_total"]}),
+        (torch.zeros(batch, rows, dtype=torch.int64), {0: b, 1: names["logits"]}),
+    ]
+    past, past_dims = [], []
+    for keep in plan.keep:
+        length = past_groups * keep + past_text
+        for _ in ("key", "value"):
+            past.append(torch.zeros(batch, shape.kv_heads, length, shape.head_dim, dtype=dtype))
+            past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
+    layers = selections(decoder) if debug else []
+    forced = [torch.arange(plan.keep[layer]).expand(batch, groups, -1).contiguous() for layer in layers]
+    input_names = [*contract.DECODER_INPUTS, *contract.past_names(plan.layers), *map(contract.forced_name, layers)]
+    kept = [] if debug else [contract.kept_name(layer) for layer in selections(decoder)]
+    return _trace(
+        FlatDecoder(decoder, debug),
+        ([tensor for tensor, _ in inputs], past, forced),
+        ([dims for _, dims in inputs], past_dims, [{0: b, 1: g} for _ in forced]),
+        input_names,
+        [contract.LOGITS, *contract.present_names(plan.layers), *kept],
+    )
+
+
+def check(model: ir.Model) -> None:
+    """Assert opset, IR version and the absence of forbidden operators.
+
+    Raises:
+        CheckFailed: Names what is wrong and the node.
+    """
+    opset = model.opset_imports.get("")
+    if opset != OPSET or model.ir_version != IR_VERSION:
+        raise CheckFailed(
+            "the exported graph has the wrong versions",
+            got=f"opset {opset}, ir_version {model.ir_version}",
+            expected=f"opset {OPSET}, ir_version {IR_VERSION}",
+        )
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type.startswith(FORBIDDEN):
+            raise CheckFailed("the exported graph has an operator no target accepts", where=node.name, got=node.op_type)
+
+
+def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str]) -> ir.Model:
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            args,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic,
+            input_names=inputs,
+            output_names=outputs,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks on torchvision and dimension names; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,193 @@
+"""Weights of traced graphs: stand-ins while tracing, then references into one file or into the checkpoint.
+
+Tracing never sees a value. Parameters become one zero shown in their shape (stride 0), so memory does not grow with
+the checkpoint; afterwards every initializer is pointed at the bytes of its tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.checkpoint import Checkpoint, StoredTensor
+from luvc_export.manifest import Tensor
+
+WEIGHTS_FILE = "weights"
+#: TensorRT and memory mapping like page-aligned tensors (the ONNX external-data text recommends 4,096).
+ALIGNMENT = 4096
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without weights. ``names`` gives the checkpoint's own name of a parameter by ``id``."""
+
+    model: nn.Module
+    names: dict[int, str]
+
+
+def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
+    """The checkpoint's model in ``dtype`` (fp32, fp16, bf16) with stand-ins for weights.
+
+    Raises:
+        CheckpointError: The checkpoint lacks tensors of the model.
+    """
+    with torch.device("meta"):
+        model = checkpoint.family.build(checkpoint.config).eval()
+    model.tie_weights()
+    stand_ins: dict[int, nn.Parameter] = {}
+    names: dict[int, str] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(parameter) not in stand_ins:
+                zero = torch.zeros((), dtype=DTYPES[dtype]).expand(parameter.shape)
+                stand_in = nn.Parameter(zero, requires_grad=False)
+                stand_ins[id(parameter)] = stand_in
+                names[id(stand_in)] = f"{module_name}.{name}" if module_name else name
+            setattr(module, name, stand_ins[id(parameter)])
+    if checkpoint.tensors:
+        _require(model, names, checkpoint)
+    return Skeleton(model, names)
+
+
+def stored(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """The checkpoint's tensors by the name the model uses; transformers' own renaming rules apply."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    wanted = model.state_dict()
+    prefix = getattr(model, "base_model_prefix", None)
+    found = {}
+    for key, tensor in checkpoint.tensors.items():
+        name, converter = rename_source_key(key, renamings, converters, prefix, wanted)
+        if converter is None and name in wanted:
+            found[name] = tensor
+    return found
+
+
+def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) -> None:
+    found = stored(model, checkpoint)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if id(parameter) in names}
+    missing = sorted(name for name in shapes if name not in found)
+    if missing:
+        raise CheckpointError(
+            "the checkpoint lacks tensors of its model",
+            where=str(checkpoint.folder),
+            got=f"{len(missing)} missing, first {missing[0]}",
+            fix="download the checkpoint again",
+        )
+    for name, shape in shapes.items():
+        if found[name].shape != shape or found[name].dtype not in _STORED:
+            raise CheckpointError(
+                "a tensor of the checkpoint does not fit its config",
+                where=f"{found[name].file}: {name}",
+                got=f"{found[name].dtype} {found[name].shape}",
+                expected=f"{' or '.join(_STORED)} {shape}",
+            )
+
+
+def copy_plan(tensors: dict[str, StoredTensor]) -> dict[str, Tensor]:
+    """Places of ``tensors`` in one flat file, page-aligned, sorted by name."""
+    placed, offset = {}, 0
+    for name, tensor in sorted(tensors.items()):
+        placed[name] = Tensor(WEIGHTS_FILE, offset, tensor.bytes, _NAMES[tensor.dtype], tensor.shape)
+        offset += -(-tensor.bytes // ALIGNMENT) * ALIGNMENT
+    return placed
+
+
+def write_copy(
+    folder: Path, tensors: dict[str, StoredTensor], placed: dict[str, Tensor], progress: Callable[[int], None]
+) -> None:
+    """Write the weights file; ``progress`` is told the bytes of each tensor when it is done."""
+    with (folder / WEIGHTS_FILE).open("wb") as out:
+        for name, place in placed.items():
+            out.seek(place.offset)
+            with tensors[name].file.open("rb") as source:
+                source.seek(tensors[name].offset)
+                left = place.bytes
+                while left:
+                    chunk = source.read(min(left, 2**24))
+                    if not chunk:
+                        raise CheckpointError("a weight file ended early", where=str(tensors[name].file))
+                    out.write(chunk)
+                    left -= len(chunk)
+            progress(place.bytes)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def reference_plan(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, Tensor]:
+    """Places of ``tensors`` in the checkpoint's own files."""
+    return {
+        name: Tensor(t.file.relative_to(folder).as_posix(), t.offset, t.bytes, _NAMES[t.dtype], t.shape)
+        for name, t in sorted(tensors.items())
+    }
+
+
+def detach(model: ir.Model, module: nn.Module, names: dict[int, str]) -> list[ir.Value]:
+    """Turn the initializers of ``module``'s parameters into graph inputs named as in the checkpoint.
+
+    As inputs they have no value that an optimiser could fold. Uses of a tied parameter are joined.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    weights: dict[str, ir.Value] = {}
+    for name in [name for name in model.graph.initializers if name in parameters]:
+        value = model.graph.initializers.pop(name)
+        wanted = names[id(parameters[name])]
+        value.const_value = None
+        if wanted in weights:
+            value.replace_all_uses_with(weights[wanted])
+            continue
+        value.name = wanted
+        weights[wanted] = value
+        model.graph.inputs.append(value)
+    return list(weights.values())
+
+
+def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Tensor]) -> None:
+    """Turn ``detach``'s inputs back into initializers, external at their place; a Cast bridges another stored dtype.
+
+    Without a place (``--no-weights``) the tensor keeps its dtype and points past the end of a file that is not there.
+    """
+    for value in weights:
+        model.graph.inputs.remove(value)
+        if not value.uses():
+            continue
+        name, dtype = str(value.name), value.dtype
+        place = placed.get(name)
+        shape = ir.Shape([int(d) for d in value.shape])  # type: ignore[union-attr, arg-type]
+        in_file = dtype if place is None else {v: _STORED[k] for k, v in _NAMES.items()}[place.dtype]
+        bytes_ = int(torch.Size(shape.numpy()).numel() * in_file.itemsize) if place is None else place.bytes
+        tensor = ir.ExternalTensor(
+            place.file if place else WEIGHTS_FILE, place.offset if place else 0, bytes_, in_file, shape=shape, name=name
+        )
+        if in_file == dtype:
+            value.const_value = tensor
+            model.graph.register_initializer(value)
+            continue
+        raw = ir.Value(name=name, shape=shape, type=ir.TensorType(in_file), const_value=tensor)
+        value.name = f"{name}.{str(dtype).lower()}"
+        cast = ir.node("Cast", [raw], attributes={"to": int(dtype)}, outputs=None, name=f"cast.{name}")
+        cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = value.name, ir.TensorType(dtype), shape
+        value.replace_all_uses_with(cast.outputs[0])
+        model.graph.register_initializer(raw)
+        model.graph.insert_before(model.graph[0], cast)
+
+
+def used(model: Any) -> set[str]:
+    """Names of the external tensors a graph uses."""
+    return {name for name, value in model.graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)}

@@ -1,0 +1,30 @@
+"""LUVC visual-token compression inside exported graphs: checkpoint in, ONNX bundle and engines out.
+
+The public API is four verbs and a loader; each is imported when first used, so that ``import luvc_export`` needs
+neither torch nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luvc_export.pipeline import export_bundle as export_bundle
+    from luvc_export.pipeline import load_bundle as load_bundle
+    from luvc_export.pipeline import make_plan as make_plan
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "export_bundle": "luvc_export.pipeline",
+    "load_bundle": "luvc_export.pipeline",
+    "make_plan": "luvc_export.pipeline",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'luvc_export' has no attribute {name!r}")

@@ -1,0 +1,205 @@
+"""A bundle on disk: read with its hashes checked before anything is parsed, written whole or not at all.
+
+Bundles are untrusted. Files named by ``luvc.json`` must lie flat in the folder; only a declared checkpoint folder
+(weights mode ``reference``) may lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from luvc_export.errors import BundleError, UsageError, did_you_mean
+from luvc_export.manifest import FileRecord, Manifest, PlanEntry
+
+MANIFEST = "luvc.json"
+
+#: Files up to this size are hashed at every load; larger ones by size, time stamp and their first and last MiB.
+FULL_HASH_BYTES = 64 * 2**20
+_EDGE = 2**20
+_MANIFEST_LIMIT = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle: its folder and manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    def entry(self, plan: str | None = None) -> PlanEntry:
+        """The graphs of ``plan``, or of the default plan.
+
+        Raises:
+            UsageError: The bundle has no plan of that name.
+        """
+        name = plan or self.manifest.default_plan
+        if name not in self.manifest.plans:
+            raise UsageError(
+                "the bundle has no such plan",
+                where=str(self.folder),
+                got=repr(name),
+                expected=did_you_mean(name, self.manifest.plans),
+            )
+        return self.manifest.plans[name]
+
+    def path(self, name: str) -> Path:
+        """Path of bundle file ``name``.
+
+        Raises:
+            BundleError: The name is not in the manifest or leaves the folder.
+        """
+        if name not in self.manifest.files:
+            raise BundleError("the manifest does not list this file", where=str(self.folder / MANIFEST), got=name)
+        return inside(self.folder, name)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Join ``name`` to ``folder``, refusing what is not a plain file name or is a link leading out.
+
+    Raises:
+        BundleError: The name holds a separator, climbs, is empty, or links outside.
+    """
+    path = folder / name
+    plain = name not in ("", ".", "..") and not any(mark in name for mark in ("/", "\\", ":", "\0"))
+    if not plain or path.is_symlink():
+        raise BundleError(
+            "a file name in the bundle leaves its folder",
+            where=str(folder / MANIFEST),
+            got=repr(name),
+            expected="a plain file name beside luvc.json",
+            fix="do not use this bundle; export it again from the checkpoint",
+        )
+    return path
+
+
+def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
+    """Read and check a bundle. ``full`` hashes large weights too.
+
+    Raises:
+        BundleError: No bundle, a missing or changed file, an unsafe path, a newer schema.
+    """
+    root = Path(folder)
+    manifest_path = root / MANIFEST
+    if not manifest_path.is_file():
+        raise BundleError(
+            "this is not a bundle",
+            where=str(root),
+            got="no such folder" if not root.is_dir() else f"no {MANIFEST} in it",
+            expected="a folder written by luvc-export export",
+            fix="luvc-export export MODEL -o BUNDLE",
+        )
+    if manifest_path.stat().st_size > _MANIFEST_LIMIT:
+        raise BundleError("the manifest is too large to be one", where=str(manifest_path))
+    try:
+        data = json.loads(manifest_path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError("the manifest is not JSON", where=str(manifest_path), got=str(error)) from error
+    manifest = Manifest.from_json(data, str(manifest_path))
+    for name, record in manifest.files.items():
+        _check(inside(root, name), record, full)
+    bundle = Bundle(root, manifest)
+    bundle.entry()
+    for entry in manifest.plans.values():
+        for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug)):
+            bundle.path(name)
+    return bundle
+
+
+def record(path: Path) -> FileRecord:
+    """Hash a file for the manifest."""
+    size = path.stat().st_size
+    large = size > FULL_HASH_BYTES
+    return FileRecord(
+        sha256=_sha256(path),
+        bytes=size,
+        edges_sha256=_edges_sha256(path) if large else None,
+        mtime_ns=path.stat().st_mtime_ns if large else None,
+    )
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
+
+    Raises:
+        UsageError: ``target`` exists and ``overwrite`` is False, or it is no bundle.
+    """
+    final = Path(target)
+    if final.exists() or final.is_symlink():
+        empty = final.is_dir() and not any(final.iterdir())
+        if not empty and not (overwrite and (final / MANIFEST).is_file()):
+            raise UsageError(
+                "the output folder exists",
+                where=str(final),
+                got="a bundle" if (final / MANIFEST).is_file() else "something that is not a bundle",
+                fix="choose another -o" + (", or pass --overwrite" if (final / MANIFEST).is_file() else ""),
+            )
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
+    scratch.chmod(0o755)
+    try:
+        yield scratch
+        if final.exists():
+            old = scratch.with_suffix(".old")
+            final.rename(old)
+            scratch.rename(final)
+            shutil.rmtree(old)
+        else:
+            scratch.rename(final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``luvc.json`` through a temporary name."""
+    scratch = folder / f".{MANIFEST}.part"
+    scratch.write_text(json.dumps(manifest.to_json(), indent=1) + "\n", encoding="utf-8")
+    scratch.replace(folder / MANIFEST)
+
+
+def _check(path: Path, expected: FileRecord, full: bool) -> None:
+    if not path.is_file():
+        raise BundleError("a file of the bundle is missing", where=str(path), fix="export or copy the bundle again")
+    stat = path.stat()
+    if stat.st_size != expected.bytes:
+        raise _changed(path, f"{stat.st_size} bytes", f"{expected.bytes} bytes")
+    quick = expected.edges_sha256 is not None and not full
+    if quick and stat.st_mtime_ns == expected.mtime_ns:
+        digest, wanted = _edges_sha256(path), expected.edges_sha256
+    else:
+        digest, wanted = _sha256(path), expected.sha256
+    if digest != wanted:
+        raise _changed(path, f"sha256 {digest[:16]}...", f"sha256 {str(wanted)[:16]}...")
+
+
+def _changed(path: Path, got: str, expected: str) -> BundleError:
+    return BundleError(
+        "a file of the bundle has changed since it was exported",
+        where=str(path),
+        got=got,
+        expected=expected,
+        fix="copy the bundle again, or export it again",
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_EDGE):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _edges_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        first = file.read(_EDGE)
+        file.seek(-_EDGE, os.SEEK_END)
+        return hashlib.sha256(first + file.read(_EDGE)).hexdigest()

@@ -1,0 +1,66 @@
+"""Names and meanings of graph inputs and outputs: the contract between export, engines and runtime.
+
+Shapes use n images, F frames, B rows of a batch, G images a row, N_0 visual tokens an image, D hidden size, T new text
+tokens, P past text tokens, Hkv key/value heads, Dh head size and A rotary position axes (1, 3, or 3 per copy).
+
+vision:  image uint8 [n, F, H, W, 3] -> visual_embeds [n, N_0, D], visual_positions float32 [n, N_0, 2 * copies]
+(row, column of merged units), merged_into int64 [n, H0 * W0] (which visual token each original unit became part of).
+
+decoder, one graph for prefill and decode (G = 0 in decode):
+visual_embeds [B, G, N_0, D], input_ids int64 [B, T], visual_position_ids float32 [A, B, G * N_0],
+position_ids float32 [A, B, T], visual_order int64 [B, G * N_0], order int64 [B, T], text_mask bool [B, P + T],
+past_key_values.N.key/.value [B, Hkv, G_past * keep_N + P, Dh], logits_indices int64 [B, n]
+-> logits float32 [B, n, vocab], present.N.key/.value, kept_indices.N int64 [B, G, keep_N] per prune at layer N.
+
+A layer's cache is laid out [past | visual of this call | text of this call]. What is past is visible to everything
+new; among new tokens a key is visible to a query when its order is not greater. Padding text carries ``text_mask``
+False; a call that adds images to a cache that is not empty must have no padding. ``order`` is the logical place of a
+token in the prompt; visual tokens of one image carry theirs.
+"""
+
+from __future__ import annotations
+
+IMAGE = "image"
+VISUAL_EMBEDS = "visual_embeds"
+VISUAL_POSITIONS = "visual_positions"
+MERGED_INTO = "merged_into"
+
+INPUT_IDS = "input_ids"
+VISUAL_POSITION_IDS = "visual_position_ids"
+POSITION_IDS = "position_ids"
+VISUAL_ORDER = "visual_order"
+ORDER = "order"
+TEXT_MASK = "text_mask"
+LOGITS_INDICES = "logits_indices"
+LOGITS = "logits"
+
+DECODER_INPUTS = (
+    VISUAL_EMBEDS,
+    INPUT_IDS,
+    VISUAL_POSITION_IDS,
+    POSITION_IDS,
+    VISUAL_ORDER,
+    ORDER,
+    TEXT_MASK,
+    LOGITS_INDICES,
+)
+
+
+def past_names(layers: int) -> list[str]:
+    """Cache inputs in graph order: key, value of layer 0, key, value of layer 1, ..."""
+    return [f"past_key_values.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+
+
+def present_names(layers: int) -> list[str]:
+    """Cache outputs in graph order, see ``past_names``."""
+    return [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+
+
+def kept_name(layer: int) -> str:
+    """Output that says which of the encoder's visual tokens a prune at ``layer`` kept."""
+    return f"kept_indices.{layer}"
+
+
+def forced_name(layer: int) -> str:
+    """Input of the debug graph that replaces the selection of the prune at ``layer``."""
+    return f"forced_indices.{layer}"

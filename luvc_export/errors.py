@@ -1,0 +1,70 @@
+"""Errors a user can act on: what, where, got, expected, how to fix, and the exit code of the CLI."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LuvcError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        what: One sentence naming what is wrong.
+        where: File, field, layer or node.
+        got: The offending value.
+        expected: What would have been accepted.
+        fix: The next thing to try, preferably a flag or command.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        got: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
+        parts = (("where", where), ("got", got), ("expected", expected), ("fix", fix))
+        lines = [f"  {label}: {value}" for label, value in parts if value is not None]
+        super().__init__("\n".join([what, *lines]))
+
+
+class UsageError(LuvcError):
+    """Bad input or bad usage: exit code 2."""
+
+
+class PlanError(UsageError):
+    """A plan that cannot be built or does not fit: exit code 2. Lists every problem at once."""
+
+
+class BundleError(UsageError):
+    """A bundle that is damaged, unsafe, or from a newer version: exit code 2."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that is missing, truncated or of an unsupported family: exit code 2."""
+
+
+class CheckFailed(LuvcError):
+    """A check ran and failed: exit code 1."""
+
+    exit_code = 1
+
+
+class MachineError(LuvcError):
+    """This machine lacks a back-end, a GPU or memory: exit code 3."""
+
+    exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'x'? known: a, b, c"`` for an unknown ``name``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

@@ -1,0 +1,184 @@
+"""``luvc.json``: what a bundle holds, frozen, JSON both ways, checked field by field when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from luvc_export.errors import BundleError
+from luvc_export.plan import Plan
+from luvc_export.shapes import DecoderShape
+
+SCHEMA_VERSION = 1
+
+Fit = Literal["pad", "stretch", "crop"]
+WeightsMode = Literal["copy", "reference", "none"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint a bundle came from. ``sha256`` covers config and tensor headers (names, dtypes, sizes)."""
+
+    model: str
+    model_type: str
+    sha256: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How a picture becomes the ``image`` input: fixed ``size`` (height, width), fit rule, frames per image.
+
+    ``pad_colour`` is what the model's normalisation maps nearest to zero; ``resample`` a Pillow filter name.
+    """
+
+    size: tuple[int, int]
+    fit: Fit
+    pad_colour: tuple[int, int, int]
+    resample: str = "bicubic"
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What turns text and images into token ids and places.
+
+    Args:
+        image_token_id: The placeholder the chat template writes once per image; the runtime replaces it.
+        eos_token_ids: Tokens that end an answer.
+        text_capacity: Text tokens (prompt and answer) the bundle is sized for.
+        position_kind: ``mrope`` gives a visual token (t, t + row, t + column) and goes on after the larger side of
+            the grid; ``sequential`` gives it t + row * columns + column and goes on after rows * columns.
+        position_copies: Original positions each merged token carries (1 unless the plan says ``multi``).
+    """
+
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+    text_capacity: int
+    position_kind: Literal["mrope", "sequential"] = "mrope"
+    position_copies: int = 1
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One exported plan: its graphs, by file name."""
+
+    plan: Plan
+    vision: str
+    decoder: str
+    decoder_debug: str | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference)."""
+
+    file: str
+    offset: int
+    bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of every graph: ``copy`` in the bundle, ``reference`` in ``folder``, or ``none`` (timing only)."""
+
+    mode: WeightsMode
+    folder: str | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Hash and size of a bundle file. Large files also carry the hash of their first and last MiB and a time stamp."""
+
+    sha256: str
+    bytes: int
+    edges_sha256: str | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of ``luvc.json``."""
+
+    source: Source
+    dtype: Literal["fp32", "fp16", "bf16"]
+    image: ImageInput
+    prompt: Prompt
+    decoder: DecoderShape
+    default_plan: str
+    plans: dict[str, PlanEntry]
+    weights: Weights
+    files: dict[str, FileRecord]
+    tools: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that ``from_json`` turns back into an equal manifest."""
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return data
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> Manifest:
+        """Build a manifest from parsed JSON; ``where`` names the file in errors.
+
+        Raises:
+            BundleError: Newer schema, a missing or unknown field, or a value of the wrong type.
+        """
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise BundleError(
+                "this bundle was written by a newer luvc-export",
+                where=f"{where}: schema_version",
+                got=version,
+                expected=f"at most {SCHEMA_VERSION}",
+                fix="pip install --upgrade luvc-export, or export the bundle again",
+            )
+        return _build(cls, data, where)
+
+
+R = TypeVar("R")
+
+
+def _build(cls: type[R], data: object, where: str) -> R:
+    """Build dataclass ``cls`` from a JSON object, descending by type hints."""
+    if cls is Plan:
+        return typing.cast(R, Plan.from_json(data, where))
+    if not isinstance(data, dict):
+        raise BundleError("expected a JSON object", where=where, got=type(data).__name__)
+    fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, cls))}
+    required = {
+        name
+        for name, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    unknown, missing = sorted(set(data) - set(fields)), sorted(required - set(data))
+    if unknown or missing:
+        raise BundleError("the fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
+    hints = get_type_hints(cls)
+    return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _value(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal and value in args:
+        return value
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple and isinstance(value, list):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(_value(kind, item, where) for kind, item in zip(inner, value, strict=True))
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BundleError("a value has the wrong type", where=where, got=repr(value)[:80], expected=str(hint))

@@ -1,0 +1,205 @@
+"""The plan: image grid, merge passes and per-layer budgets, frozen and JSON both ways.
+
+The vocabulary (unit, grid, budget, merge pass, prune) is that of docs/algorithm.md. The abstract of arXiv 2512.09010
+states merging per spatial axis in the encoder and gradual low-pass pruning to zero in the LLM; every switch below is a
+reconstruction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from luvc_export.errors import PlanError
+
+SCHEMA_VERSION = 1
+
+#: TensorRT and TensorRT-RTX refuse TopK above this K (NvInfer.h, ITopKLayer: "K <= 3840"; tried on RTX 1.7.1).
+TENSORRT_TOPK_LIMIT = 3840
+
+LastLayer = Literal["drop", "kv_only", "full"]
+Axis = Literal["token", "channel"]
+Spectrum = Literal["1d", "2d"]
+MergeMode = Literal["mean", "max"]
+Positions = Literal["mean", "multi"]
+Windows = Literal["units", "area"]
+
+
+@dataclass(frozen=True)
+class MergePass:
+    """One OIM pass after encoder block ``block``: ``columns`` columns, then ``rows`` rows of units disappear."""
+
+    block: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about compression that is fixed at export.
+
+    Args:
+        grid: Units (rows, columns) of one image before merging.
+        keep: Visual tokens per image that enter each LLM layer; one int per layer, never growing.
+        merges: OIM passes in the order in which they run; blocks never descend.
+        last_layer: ``drop`` lets no visual token into the last layer (``keep[-1] == 0``); ``kv_only`` gives the last
+            layer their keys and values but computes nothing else for them (exact for the logits); ``full`` is the
+            uncompressed layer.
+        score: Name of the score that decides what a prune keeps, see ``luvc_export.export.compression.scores``.
+        rho: Fraction of the spectrum below the cutoff, in (0, 1]; ``c = floor(rho * N / 2)``.
+        axis: Filter along ``token`` or ``channel``.
+        spectrum: ``1d`` over the span, or separable ``2d`` while the grid is intact.
+        merge_mode: ``mean`` (size-weighted) or ``max`` (largest magnitude per channel, an ablation).
+        positions: LLM positions of merged units: their ``mean`` or ``multi`` original ones spread over the rotary
+            dimensions.
+        windows: After a merge, encoder windows hold as many ``units`` as before or cover the same picture ``area``.
+        size_bias: Add log(size) to the encoder's attention scores (an ablation; costs the fused kernel).
+        topk_limit: Largest K the targets of this plan accept, None for no limit.
+        schedule: Name of the schedule that made ``keep``, for people.
+    """
+
+    grid: tuple[int, int]
+    keep: tuple[int, ...]
+    merges: tuple[MergePass, ...] = ()
+    last_layer: LastLayer = "drop"
+    score: str = "low"
+    rho: float = 0.25
+    axis: Axis = "token"
+    spectrum: Spectrum = "1d"
+    merge_mode: MergeMode = "mean"
+    positions: Positions = "mean"
+    windows: Windows = "units"
+    size_bias: bool = False
+    topk_limit: int | None = TENSORRT_TOPK_LIMIT
+    schedule: str = "list"
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        problems = [*_switch_problems(self), *_merge_problems(self)]
+        problems += _budget_problems(self) if not problems else []
+        if problems:
+            raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+    @property
+    def layers(self) -> int:
+        """Number of LLM layers."""
+        return len(self.keep)
+
+    @property
+    def units(self) -> int:
+        """Visual tokens per image before compression."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def merged_grid(self) -> tuple[int, int]:
+        """Units (rows, columns) after every merge pass."""
+        rows = self.grid[0] - sum(merge.rows for merge in self.merges)
+        return rows, self.grid[1] - sum(merge.columns for merge in self.merges)
+
+    @property
+    def vision_tokens(self) -> int:
+        """N_0: visual tokens per image that leave the encoder."""
+        return self.merged_grid[0] * self.merged_grid[1]
+
+    @property
+    def prunes(self) -> tuple[tuple[int, int, int], ...]:
+        """Every place where the visual span shrinks, as (layer, tokens before, tokens kept)."""
+        before = (self.vision_tokens, *self.keep)
+        return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that ``from_json`` turns back into an equal plan."""
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return data
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "plan") -> Plan:
+        """Build a plan from ``to_json`` data.
+
+        Raises:
+            PlanError: A field is missing, unknown or of another type, the schema is newer, or the plan does not fit.
+        """
+        if not isinstance(data, dict):
+            raise PlanError("a plan is a JSON object", where=where, got=type(data).__name__)
+        version = data.get("schema_version", SCHEMA_VERSION)
+        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+            raise PlanError(
+                "this plan has a schema this version does not know",
+                where=f"{where}.schema_version",
+                got=version,
+                expected=f"1 to {SCHEMA_VERSION}",
+                fix="update luvc-export",
+            )
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        unknown, missing = sorted(set(data) - set(fields)), sorted(required - set(data))
+        if unknown or missing:
+            raise PlanError("the plan's fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
+        try:
+            values = {
+                **data,
+                "grid": _ints(data["grid"]),
+                "keep": _ints(data["keep"]),
+                "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
+            }
+            return cls(**values)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PlanError("the plan cannot be read", where=where, got=str(error)) from error
+
+
+def _ints(values: Any) -> tuple[int, ...]:
+    if any(isinstance(value, bool) or int(value) != value for value in values):
+        raise ValueError(f"{values} holds something that is not a whole number")
+    return tuple(int(value) for value in values)
+
+
+def _switch_problems(plan: Plan) -> list[str]:
+    problems = []
+    for name, hint in get_type_hints(Plan).items():
+        choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
+        if choices and getattr(plan, name) not in choices:
+            problems.append(f"{name}: got {getattr(plan, name)!r}, expected one of {', '.join(choices)}")
+    if not 0 < plan.rho <= 1:
+        problems.append(f"rho: got {plan.rho}, expected a fraction in (0, 1]")
+    return problems
+
+
+def _merge_problems(plan: Plan) -> list[str]:
+    if len(plan.grid) != 2 or min(plan.grid) < 1:
+        return [f"grid: got {plan.grid}, expected two numbers of at least 1"]
+    problems = []
+    rows, columns = plan.grid
+    block = 0
+    for index, merge in enumerate(plan.merges):
+        where = f"merges[{index}]"
+        if merge.block < block:
+            problems.append(f"{where}: block {merge.block} comes after block {block}; blocks must not descend")
+        if not 0 <= merge.columns <= columns // 2:
+            problems.append(f"{where}: {merge.columns} columns of {columns}: a pass removes 0 to {columns // 2}")
+        if not 0 <= merge.rows <= rows // 2:
+            problems.append(f"{where}: {merge.rows} rows of {rows}: a pass removes 0 to {rows // 2}")
+        block, rows, columns = max(block, merge.block), rows - merge.rows, columns - merge.columns
+    return problems
+
+
+def _budget_problems(plan: Plan) -> list[str]:
+    problems = []
+    if not plan.keep:
+        return ["keep: empty, expected one budget per LLM layer"]
+    for layer, count in enumerate(plan.keep):
+        if not 0 <= count <= plan.vision_tokens:
+            problems.append(f"keep[{layer}]: got {count}, expected 0 to {plan.vision_tokens} (what the encoder gives)")
+        if layer and count > plan.keep[layer - 1]:
+            problems.append(f"keep[{layer}]: grows from {plan.keep[layer - 1]} to {count}; pruned tokens do not return")
+    if plan.last_layer == "drop" and plan.keep[-1]:
+        problems.append(f"keep[{plan.layers - 1}]: got {plan.keep[-1]}, last_layer 'drop' lets none in: use 0 or kv_only")
+    if plan.topk_limit is not None:
+        for layer, before, kept in plan.prunes:
+            if kept > plan.topk_limit:
+                problems.append(
+                    f"keep[{layer}]: selecting {kept} of {before} needs TopK K <= {plan.topk_limit} on the target;"
+                    " keep fewer or prune nothing there"
+                )
+    return problems
