@@ -1,0 +1,51 @@
+"""What a session asks of a back-end, so that ONNX Runtime and TensorRT are interchangeable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Cache(Protocol):
+    """Keys and values of every layer, where the back-end keeps them. Never changed: a step makes a new one."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Rows (visual and text) of each layer."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers together."""
+
+
+class Backend(Protocol):
+    """Runs the two graphs of one plan."""
+
+    @property
+    def name(self) -> str:
+        """``cpu``, ``cuda`` or ``tensorrt``."""
+
+    def load(self, images: bool = True) -> None:
+        """Load what is not loaded yet; the vision graph only for ``images``. The other methods do it by themselves.
+
+        Raises:
+            MachineError: The machine lacks the back-end, a device or memory.
+            BundleError: A graph or its weights cannot be loaded.
+        """
+
+    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+        """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32."""
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
+        """Run the decoder graph on inputs by contract name; its outputs except the cache, and the cache.
+
+        ``cache`` None is an empty one. It stays valid: a later call may continue from it again.
+        """
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """Nodes of each loaded graph by the device that runs them: ``{"decoder": {"CPU": 812}}``."""

@@ -1,0 +1,68 @@
+"""Token ids -> text, piece by piece: never half a character, never the beginning of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+_BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
+
+
+class TextStream:
+    """Collects the tokens of one answer. The pieces it gives, joined, are ``text``.
+
+    Args:
+        tokenizer: Its decoder turns ids into text; special tokens are left out.
+        stop: Strings that end the answer; the text ends before the first of them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._ids: list[int] = []
+        self._context, self._seen = 0, 0
+        self._held = ""
+        self._given: list[str] = []
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """What has been given so far."""
+        return "".join(self._given)
+
+    def push(self, token: int) -> str:
+        """Add a token; return the text that is certain now (often empty). Sets ``stopped`` on a stop string."""
+        self._ids.append(token)
+        return self._release(self._decode(final=False), final=False)
+
+    def flush(self) -> str:
+        """End the answer; return what was held back."""
+        return self._release(self._decode(final=True), final=True)
+
+    def _decode(self, final: bool) -> str:
+        """New characters. Decoders look at neighbours, so a few earlier tokens are decoded again for context."""
+        before = self._tokenizer.decode(self._ids[self._context : self._seen])
+        now = self._tokenizer.decode(self._ids[self._context :])
+        if not final and (now.endswith(_BROKEN) or len(now) <= len(before)):
+            return ""
+        self._context, self._seen = self._seen, len(self._ids)
+        return now[len(before) :]
+
+    def _release(self, new: str, final: bool) -> str:
+        if self.stopped:
+            return ""
+        pending = self._held + new
+        places = [place for place in (pending.find(stop) for stop in self._stop) if place >= 0]
+        if places:
+            self.stopped = True
+            keep = min(places)
+        else:
+            keep = len(pending) - (0 if final else self._beginning(pending))
+        self._held = pending[keep:]
+        self._given.append(pending[:keep])
+        return pending[:keep]
+
+    def _beginning(self, text: str) -> int:
+        """Length of the longest end of ``text`` that is the beginning of a stop string."""
+        lengths = range(min(len(text), max(map(len, self._stop), default=1) - 1), 0, -1)
+        return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stop)), 0)

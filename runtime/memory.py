@@ -1,0 +1,67 @@
+"""How much memory is free, and whether a bundle's weights fit, known before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luvc_export.errors import MachineError
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP_V2 = Path("/sys/fs/cgroup")
+_CGROUP_V1 = Path("/sys/fs/cgroup/memory")
+
+
+def available_bytes() -> int | None:
+    """Bytes a process can still allocate: the kernel's estimate, or what its container leaves; None if unknown."""
+    found = [value for value in (_meminfo(), _cgroup()) if value is not None]
+    return min(found) if found else None
+
+
+def require(needed: int, what: str, detail: str, fix: str) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        MachineError: ``needed`` bytes are more than are available; names both figures.
+    """
+    free = available_bytes()
+    if free is not None and needed > free:
+        raise MachineError(
+            "there is not enough memory",
+            where=what,
+            got=f"{gib(free)} available",
+            expected=f"{gib(needed)} ({detail})",
+            fix=fix,
+        )
+
+
+def gib(count: float) -> str:
+    """Bytes for people, in GiB."""
+    return f"{count / 2**30:.2f} GiB"
+
+
+def _meminfo() -> int | None:
+    try:
+        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux, or not readable: no estimate, so no refusal
+    return None
+
+
+def _cgroup() -> int | None:
+    """What the container's limit leaves; cached files that the kernel would give back count as free."""
+    for root, limit, usage, key in (
+        (_CGROUP_V2, "memory.max", "memory.current", "inactive_file"),
+        (_CGROUP_V1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            top = (root / limit).read_text(encoding="ascii").strip()
+            if top == "max":
+                return None
+            used = int((root / usage).read_text(encoding="ascii"))
+            stat = dict(line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines())
+            return max(0, int(top) - used + int(stat.get(key, 0)))
+        except (OSError, ValueError):
+            continue
+    return None

@@ -1,0 +1,277 @@
+"""ONNX Runtime as back-end: CPU, or CUDA when asked for. Never a silent fallback from one to the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.bundle import MANIFEST, Bundle
+from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
+from luvc_export.manifest import PlanEntry
+from luvc_export.runtime import memory
+from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.graphfile import external_weights
+from luvc_export.runtime.weights import reference_arrays, weight_dtype
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_BF16 = 16
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": np.uint16,  # its bits: numpy has no bf16
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+    "tensor(uint8)": np.uint8,
+}
+
+
+@dataclass(frozen=True)
+class OrtCache:
+    """Keys and values as OrtValues on the device that runs the graph: key, value of layer 0, of layer 1, ..."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Rows of each layer."""
+        return tuple(int(value.shape()[2]) for value in self.values[::2])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers together."""
+        return sum(value.tensor_size_in_bytes() for value in self.values)
+
+
+class OrtBackend:
+    """The graphs of ``entry``, loaded when first used and kept.
+
+    Args:
+        bundle: A checked bundle.
+        entry: The plan to run.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of one operator; None for ONNX Runtime's default (all cores).
+        debug: Run the debug decoder, which takes ``forced_indices``.
+
+    Raises:
+        UsageError: An unknown device, a bundle without weights, or no debug graph in it.
+        MachineError: onnxruntime or its CUDA provider is missing.
+    """
+
+    def __init__(
+        self, bundle: Bundle, entry: PlanEntry, device: str = "cpu", threads: int | None = None, debug: bool = False
+    ) -> None:
+        self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
+        decoder = entry.decoder_debug if debug else entry.decoder
+        if decoder is None:
+            raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export with --debug-graph")
+        if bundle.manifest.weights.mode == "none":
+            raise UsageError(
+                "this bundle has no weights: it can be timed and inspected, not asked",
+                where=str(bundle.folder / MANIFEST),
+                fix="export it again without --no-weights",
+            )
+        self._decoder_file = decoder
+        self._ort = _import(device)
+        self._checked = False
+
+    def load(self, images: bool = True) -> None:
+        """See ``Backend.load``."""
+        _ = self._decoder, self._vision if images else None
+
+    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+        """See ``Backend.vision``."""
+        session = self._vision
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(contract.IMAGE, self._value(images, "tensor(uint8)"))
+        grid, plan = (len(images), self._entry.plan.vision_tokens), self._entry.plan
+        shapes = {
+            contract.VISUAL_EMBEDS: (*grid, self._bundle.manifest.decoder.hidden),
+            contract.VISUAL_POSITIONS: (*grid, 2 * self._bundle.manifest.prompt.position_copies),
+            contract.MERGED_INTO: (len(images), plan.units),
+        }
+        return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
+        """See ``Backend.decode``."""
+        session, kinds = self._decoder, self._decoder_kinds
+        layers = self._bundle.manifest.decoder.layers
+        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache()
+        binding = session.io_binding()
+        for name, array in feeds.items():
+            if name in kinds:
+                binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
+        for name, value in zip(contract.past_names(layers), past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        present = contract.present_names(layers)
+        for name in present:
+            binding.bind_output(name, self.name)
+        others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
+        outputs = self._run(session, binding, others, {})
+        return outputs, OrtCache(tuple(binding.get_outputs()[: len(present)]))
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """See ``Backend.placement``."""
+        result: dict[str, dict[str, int]] = {}
+        for name in ("vision", "decoder"):
+            session = self.__dict__.get(f"_{name}")
+            for part in session.get_provider_graph_assignment_info() if session is not None else ():
+                device = str(part.ep_name).removesuffix("ExecutionProvider")
+                counts = result.setdefault(name, {})
+                counts[device] = counts.get(device, 0) + len(part.get_nodes())
+        return result
+
+    @cached_property
+    def _vision(self) -> Any:
+        return self._session(self._entry.vision)
+
+    @cached_property
+    def _decoder(self) -> Any:
+        return self._session(self._decoder_file)
+
+    @cached_property
+    def _decoder_kinds(self) -> dict[str, str]:
+        return {item.name: item.type for item in self._decoder.get_inputs()}
+
+    @cached_property
+    def _references(self) -> dict[str, tuple[NDArray[Any], int]]:
+        return reference_arrays(self._bundle)
+
+    def _session(self, name: str) -> Any:
+        if not self._checked:
+            self._check_memory()
+            self._checked = True
+        path = self._bundle.path(name)
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        wanted = external_weights(path)
+        source: str | bytes = str(path)
+        if self._bundle.manifest.weights.mode == "reference":
+            values = [self._mapped(weight, str(path)) for weight in wanted]
+            options.add_external_initializers(list(wanted), values)
+            source = path.read_bytes()
+        for weight, location in wanted.items() if isinstance(source, str) else ():
+            if location not in self._bundle.manifest.files:
+                raise BundleError(
+                    "a graph takes a weight from a file the manifest does not list",
+                    where=str(path),
+                    got=f"{weight!r} from {location!r}",
+                )
+        with self._explained(str(path)):
+            providers = [PROVIDERS[self.name]] if self.name == "cpu" else [PROVIDERS[self.name], PROVIDERS["cpu"]]
+            session = self._ort.InferenceSession(source, options, providers=providers)
+        if PROVIDERS[self.name] not in session.get_providers():
+            raise MachineError(
+                "ONNX Runtime could not start on this device",
+                where=str(path),
+                got=session.get_providers(),
+                expected=PROVIDERS[self.name],
+                fix="check the driver and the CUDA libraries (luvc-export doctor), or choose the cpu back-end",
+            )
+        return session
+
+    def _mapped(self, weight: str, where: str) -> Any:
+        if weight not in self._references:
+            raise BundleError("the manifest does not say where a weight lies", where=where, got=weight)
+        array, kind = self._references[weight]
+        return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind)
+
+    def _value(self, array: Array, kind: str) -> Any:
+        """An OrtValue of the graph's type on its device; float32 is narrowed, bf16 rounded to nearest even."""
+        wanted = _NUMPY[kind]
+        if kind == "tensor(bfloat16)":
+            bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+            array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+            return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BF16)
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, wanted), "cpu")
+
+    def _empty_cache(self) -> tuple[Any, ...]:
+        shape = self._bundle.manifest.decoder
+        empty = np.zeros((1, shape.kv_heads, 0, shape.head_dim), np.float32)
+        return tuple(self._value(empty, self._decoder_kinds[name]) for name in contract.past_names(shape.layers))
+
+    def _run(
+        self, session: Any, binding: Any, outputs: list[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
+        """Run with ``outputs`` (name, type) brought to the host. numpy cannot hold bf16: those need their shape."""
+        bits: dict[str, NDArray[np.uint16]] = {}
+        for name, kind in outputs:
+            if kind == "tensor(bfloat16)":
+                bits[name] = np.zeros(shapes[name], np.uint16)
+                value = self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits[name], _BF16)
+                binding.bind_ortvalue_output(name, value)
+            else:
+                binding.bind_output(name, "cpu")
+        with self._explained(self._bundle.folder.name):
+            session.run_with_iobinding(binding)
+        values = binding.get_outputs()[-len(outputs) :]
+        result: dict[str, Array] = {}
+        for (name, _), value in zip(outputs, values, strict=True):
+            array = (bits[name].astype(np.uint32) << 16).view(np.float32) if name in bits else value.numpy()
+            result[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+        return result
+
+    def _check_memory(self) -> None:
+        """Refuse weights that cannot fit before any is read. On the CPU half precision is computed as fp32."""
+        manifest = self._bundle.manifest
+        if self.name != "cpu":
+            return  # device memory is not the host's
+        stored = needed = 0
+        for name, tensor in manifest.weights.tensors.items():
+            kind, element = weight_dtype(tensor, f"{MANIFEST}: weights.tensors.{name}")
+            count = math.prod(tensor.shape)
+            stored += tensor.bytes
+            needed += count * 4 if element in (10, _BF16) else count * np.dtype(kind).itemsize
+        if not stored:
+            texts = (".json", ".jinja")
+            stored = sum(record.bytes for name, record in manifest.files.items() if not name.endswith(texts))
+            needed = stored * (2 if manifest.dtype != "fp32" else 1)
+        detail = f"weights of {memory.gib(stored)}" + (", computed as fp32 on the CPU" if needed > stored else "")
+        fix = "use a machine with more memory or a GPU, close other programs, or export a smaller model"
+        memory.require(needed, str(self._bundle.folder), detail, fix)
+
+    @contextmanager
+    def _explained(self, where: str) -> Iterator[None]:
+        """Turn ONNX Runtime's exceptions (which derive from Exception only) into ours."""
+        try:
+            yield
+        except (LuvcError, KeyboardInterrupt):
+            raise
+        except MemoryError as error:
+            raise MachineError("there is not enough memory", where=where, got=str(error)) from error
+        except Exception as error:
+            short = str(error)[:500]
+            if "allocate" in short.lower() or "out of memory" in short.lower():
+                raise MachineError("there is not enough memory", where=where, got=short) from error
+            raise BundleError("ONNX Runtime cannot run this graph", where=where, got=short) from error
+
+
+def _import(device: str) -> Any:
+    if device not in PROVIDERS:
+        raise UsageError("unknown back-end", where="backend", got=device, expected=", ".join(PROVIDERS))
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MachineError(
+            "onnxruntime is not installed", got=str(error), fix="pip install onnxruntime (or onnxruntime-gpu for cuda)"
+        ) from error
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise MachineError(
+            "this ONNX Runtime has no CUDA",
+            where=f"onnxruntime {onnxruntime.__version__}",
+            got=", ".join(onnxruntime.get_available_providers()),
+            expected=PROVIDERS[device],
+            fix="pip install onnxruntime-gpu in place of onnxruntime, or choose the cpu back-end",
+        )
+    return onnxruntime

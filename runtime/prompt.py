@@ -1,0 +1,136 @@
+"""A question (or chat messages) and pictures -> token ids with one placeholder per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from luvc_export.bundle import Bundle
+from luvc_export.errors import BundleError, UsageError
+from luvc_export.runtime.pictures import Picture
+from luvc_export.runtime.template import ChatTemplate, Message, load_template
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Messages in Hugging Face's content-list form, and the pictures their image parts stand for, in order."""
+
+    messages: tuple[Message, ...]
+    pictures: tuple[Picture, ...]
+    plain: str | None = None
+
+
+def question(
+    image: Picture | Sequence[Picture] | None, prompt: str | None, messages: Sequence[Message] | None
+) -> Question:
+    """Bring the ways of asking into one form. With ``prompt``, the pictures come first, then the text.
+
+    Image parts of ``messages`` may carry their picture (``{"type": "image", "image": ...}``, also ``path``);
+    if none does, they stand for ``image`` in order.
+
+    Raises:
+        UsageError: Neither or both of ``prompt`` and ``messages``, or pictures given in two ways.
+    """
+    given = _pictures(image)
+    if (prompt is None) == (messages is None):
+        raise UsageError(
+            "give a prompt or messages",
+            where="generate",
+            got="both" if prompt is not None else "neither",
+            expected="prompt='...' or messages=[{'role': 'user', 'content': ...}]",
+        )
+    if prompt is not None:
+        if not isinstance(prompt, str):
+            raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
+        content = [*({"type": "image"} for _ in given), {"type": "text", "text": prompt}]
+        return Question(({"role": "user", "content": content},), given, prompt)
+    listed = tuple(messages or ())
+    for index, message in enumerate(listed):
+        if not isinstance(message, dict) or "role" not in message:
+            raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
+    carried = [part.get("image", part.get("path")) for part in _image_parts(listed)]
+    inside = [picture for picture in carried if picture is not None]
+    if inside and (given or len(inside) < len(carried)):
+        raise UsageError(
+            "pictures are given in two ways",
+            where="messages",
+            got=f"{len(inside)} of {len(carried)} image parts carry one, image= gives {len(given)}",
+            expected="all of them in the messages, or all of them as image=",
+        )
+    return Question(listed, tuple(inside) or given)
+
+
+class PromptEncoder:
+    """The bundle's tokenizer and chat template. ``tokenizer`` is a ``tokenizers.Tokenizer``."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.image_token_id = bundle.manifest.prompt.image_token_id
+        self.tokenizer = _load_tokenizer(bundle)
+        self.template: ChatTemplate | None = load_template(bundle)
+        self._where = str(bundle.folder)
+
+    def render(self, asked: Question) -> str:
+        """The prompt as text. Without a template, placeholders of the pictures and then the plain prompt.
+
+        Raises:
+            UsageError: See ``ChatTemplate.render``; or messages for a bundle without a template.
+        """
+        if self.template is not None:
+            return self.template.render(asked.messages)
+        if asked.plain is None:
+            raise UsageError(
+                "this bundle has no chat template, so it cannot take messages",
+                where=self._where,
+                fix="pass prompt= (pictures first, then the text as it is)",
+            )
+        return str(self.tokenizer.id_to_token(self.image_token_id)) * len(asked.pictures) + asked.plain
+
+    def encode(self, asked: Question) -> list[int]:
+        """Token ids of the prompt, with one ``image_token_id`` per picture.
+
+        Special tokens of the tokenizer's own are added unless the template has written them (transformers' rule).
+
+        Raises:
+            UsageError: See ``render``; or another number of placeholders than of pictures.
+        """
+        text = self.render(asked)
+        bos = self.template.special.get("bos_token") if self.template else None
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
+        found = ids.count(self.image_token_id)
+        if found != len(asked.pictures):
+            raise UsageError(
+                f"the prompt has places for {found} pictures, but {len(asked.pictures)} are given",
+                where="prompt",
+                got=repr(text[:200]),
+                expected=f"one {self.tokenizer.id_to_token(self.image_token_id)} per picture",
+                fix="give as many pictures as there are image parts, and do not write the placeholder in the text",
+            )
+        return ids
+
+
+def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+    path = bundle.path(TOKENIZER)
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises the bare Exception
+        raise BundleError("the tokenizer cannot be read", where=str(path), got=str(error)) from error
+    tokenizer.no_truncation()  # saved with some tokenizers, and would silently cut a long prompt
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _pictures(image: Any) -> tuple[Picture, ...]:
+    if image is None:
+        return ()
+    return tuple(image) if isinstance(image, list | tuple) else (image,)
+
+
+def _image_parts(messages: Sequence[Message]) -> list[Message]:
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return [part for part in parts if isinstance(part, dict) and part.get("type") == "image"]

@@ -1,0 +1,325 @@
+"""A bundle that answers: pictures and a prompt in, text out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.bundle import Bundle, load
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.layout import arrange
+from luvc_export.runtime.backend import Array, Backend, Cache
+from luvc_export.runtime.detokenise import TextStream
+from luvc_export.runtime.generation import Generation, Selection, Stream
+from luvc_export.runtime.ort import PROVIDERS, OrtBackend
+from luvc_export.runtime.pictures import Picture
+from luvc_export.runtime.preprocess import Placement, preprocess
+from luvc_export.runtime.prompt import PromptEncoder, question
+from luvc_export.runtime.sampling import Sampler, Sampling, sampling_from
+from luvc_export.runtime.template import Message
+from luvc_export.runtime.timing import Timings
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question made ready: token ids with a placeholder per picture, uint8 [n, F, H, W, 3], and placements."""
+
+    token_ids: tuple[int, ...]
+    images: NDArray[np.uint8]
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the vision graph gives.
+
+    Args:
+        embeds: float32 [n, N_0, D].
+        positions: float32 [n, N_0, 2 * copies].
+        merged_into: int64 [n, H0 * W0].
+    """
+
+    embeds: Array
+    positions: NDArray[np.float32]
+    merged_into: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a conversation stands. Never changed: any state can be continued, more than once."""
+
+    cache: Cache
+    past_text: int
+    next_position: int
+    next_order: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Logits float32 [1, n, vocab], the state after them, and per pruning layer the kept tokens int64 [G, keep]."""
+
+    logits: NDArray[np.float32]
+    state: State
+    kept: dict[int, NDArray[np.int64]]
+
+
+class Session:
+    """Runs one plan of a bundle. Holds no conversation, so an interrupted answer leaves it usable.
+
+    Args:
+        bundle: A bundle's folder, or one already read with ``luvc_export.bundle.load``.
+        backend: ``cpu``, ``cuda``, or an object that follows ``runtime.backend.Backend``.
+        plan: Name of a plan; None for the bundle's default.
+        threads: CPU threads; None for all cores.
+        debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
+
+    Raises:
+        BundleError: See ``luvc_export.bundle.load``.
+        UsageError: Unknown back-end or plan, or a bundle without weights.
+        MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load).
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        backend: str | Backend = "cpu",
+        plan: str | None = None,
+        threads: int | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
+        self.plan = self.bundle.entry(plan).plan
+        if isinstance(backend, str):
+            if backend not in PROVIDERS:
+                raise UsageError(
+                    "unknown back-end", where="backend", got=repr(backend), expected=did_you_mean(backend, PROVIDERS)
+                )
+            backend = OrtBackend(self.bundle, self.bundle.entry(plan), backend, threads, debug)
+        self.backend = backend
+        self.encoder = PromptEncoder(self.bundle)
+        self._debug = debug
+
+    @overload
+    def generate(
+        self,
+        image: Picture | Sequence[Picture] | None = None,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        *,
+        stream: Literal[False] = False,
+        **sampling: Any,
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        image: Picture | Sequence[Picture] | None = None,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        *,
+        stream: Literal[True],
+        **sampling: Any,
+    ) -> Stream: ...
+
+    def generate(
+        self,
+        image: Picture | Sequence[Picture] | None = None,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        *,
+        stream: bool = False,
+        **sampling: Any,
+    ) -> Generation | Stream:
+        """Answer a question about one picture, several, or none.
+
+        Args:
+            image: A picture (path, bytes, PIL image, array) or a list of them.
+            prompt: The question; the pictures stand before it. Or:
+            messages: A chat in Hugging Face's form; ``{"type": "image"}`` parts say where the pictures stand.
+            stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
+                raised at once in both cases.
+            **sampling: Fields of ``Sampling``: temperature, top_k, top_p, seed, max_new_tokens, stop.
+
+        Raises:
+            UsageError: Bad input (picture, prompt, sampling), or a prompt too long for the bundle or the model.
+            CheckFailed: The model's logits are not finite.
+            MachineError: See the class.
+        """
+        options = sampling_from(sampling)
+        started = perf_counter()
+        request = self.prepare(image, prompt, messages)
+        budget = self.room(request, options.max_new_tokens)
+        ready = perf_counter() - started
+        pieces = Stream(self._answer(request, options, budget, ready))
+        if stream:
+            return pieces
+        for _ in pieces:
+            pass
+        return pieces.result
+
+    def prepare(
+        self,
+        image: Picture | Sequence[Picture] | None = None,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+    ) -> Request:
+        """Preprocess pictures and tokenise the prompt; arguments as of ``generate``."""
+        asked = question(image, prompt, messages)
+        spec = self.bundle.manifest.image
+        token_ids = tuple(self.encoder.encode(asked))
+        prepared = [preprocess(picture, spec) for picture in asked.pictures]
+        images = np.zeros((len(prepared), spec.frames, *spec.size, 3), np.uint8)
+        for index, item in enumerate(prepared):
+            images[index] = item.pixels
+        return Request(token_ids, images, tuple(item.placement for item in prepared))
+
+    def room(self, request: Request, wanted: int | None = None) -> int:
+        """How many tokens may be generated: ``wanted``, or as many as fit.
+
+        Raises:
+            UsageError: The prompt, or the prompt and ``wanted``, do not fit the model's context (counted without
+                compression, as its positions are) or the bundle's text capacity; or there is no text.
+        """
+        manifest = self.bundle.manifest
+        text = len(request.token_ids) - len(request.images)
+        if not text:
+            raise UsageError("the prompt has no text", where="prompt", fix="ask something")
+        visual = len(request.images) * self.plan.units
+        limits = (
+            ("the model's context", manifest.decoder.context - visual, "ask less, or about fewer pictures"),
+            ("the bundle's text capacity", manifest.prompt.text_capacity, "export with a larger --text-capacity"),
+        )
+        for name, limit, fix in limits:
+            if text + (wanted or 1) > limit:
+                places = f" + {visual} visual places" if "context" in name else ""
+                raise UsageError(
+                    f"the prompt is longer than {name}",
+                    where="prompt" if text >= limit else "prompt and max_new_tokens",
+                    got=f"{text} text tokens{places} + {wanted or 'at least 1'} new",
+                    expected=f"at most {limit + (visual if places else 0)} in all",
+                    fix=fix if text >= limit else f"max_new_tokens of {limit - text} or less; or {fix}",
+                )
+        return wanted or min(limit for _, limit, _ in limits) - text
+
+    def see(self, images: NDArray[np.uint8]) -> Seen:
+        """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows."""
+        manifest, tokens = self.bundle.manifest, self.plan.vision_tokens
+        if not len(images):
+            embeds = np.zeros((0, tokens, manifest.decoder.hidden), np.float32)
+            return Seen(embeds, np.zeros((0, tokens, 2 * manifest.prompt.position_copies), np.float32))
+        out = self.backend.vision(images)
+        return Seen(out[contract.VISUAL_EMBEDS], out[contract.VISUAL_POSITIONS], out.get(contract.MERGED_INTO))
+
+    def run(
+        self,
+        token_ids: Sequence[int],
+        seen: Seen | None = None,
+        state: State | None = None,
+        *,
+        all_logits: bool = False,
+        forced: Mapping[int, NDArray[np.int64]] | None = None,
+    ) -> Step:
+        """Run the decoder: a prompt (prefill), or more tokens after ``state`` (decode, or a chat's next turn).
+
+        Args:
+            token_ids: Text tokens, with a placeholder per image of ``seen``.
+            seen: Images of this call.
+            state: What came before.
+            all_logits: Logits of every text token (parity); otherwise of the last one.
+            forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep].
+
+        Returns:
+            ``Step``; its logits are those of text tokens only, in order.
+        """
+        seen = seen or self.see(np.zeros((0,), np.uint8))
+        prompt, past = self.bundle.manifest.prompt, state.past_text if state else 0
+        layout = arrange(
+            list(token_ids),
+            prompt.image_token_id,
+            seen.positions,
+            self.plan.grid,
+            prompt.position_kind,
+            state.next_position if state else 0,
+            state.next_order if state else 0,
+        )
+        text = layout.input_ids.shape[1]
+        feeds: dict[str, Array] = {
+            contract.VISUAL_EMBEDS: seen.embeds[None],
+            contract.INPUT_IDS: layout.input_ids,
+            contract.VISUAL_POSITION_IDS: layout.visual_position_ids,
+            contract.POSITION_IDS: layout.position_ids,
+            contract.VISUAL_ORDER: layout.visual_order,
+            contract.ORDER: layout.order,
+            contract.TEXT_MASK: np.ones((1, past + text), np.bool_),
+            contract.LOGITS_INDICES: np.arange(0 if all_logits else text - 1, text, dtype=np.int64)[None],
+            **(self._forced(forced or {}, len(seen.embeds)) if self._debug else {}),
+        }
+        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
+        after = State(cache, past + text, layout.next_position, layout.next_order)
+        return Step(out[contract.LOGITS], after, kept)
+
+    def _forced(self, forced: Mapping[int, NDArray[np.int64]], groups: int) -> dict[str, Array]:
+        feeds: dict[str, Array] = {}
+        for layer, _, keep in self.plan.prunes:
+            if not keep:
+                continue
+            indices = forced.get(layer, np.zeros((0, keep), np.int64))
+            if indices.shape != (groups, keep):
+                raise UsageError(
+                    "a debug session must be told what each prune keeps",
+                    where=f"forced[{layer}]",
+                    got=list(indices.shape),
+                    expected=[groups, keep],
+                )
+            feeds[contract.forced_name(layer)] = indices[None]
+        return feeds
+
+    def _answer(
+        self, request: Request, options: Sampling, budget: int, ready: float
+    ) -> Generator[str, None, Generation]:
+        """Generate. Only the work itself is timed, not what the reader of the stream does between pieces."""
+        self.backend.load(images=len(request.images) > 0)
+        sampler, text = Sampler(options), TextStream(self.encoder.tokenizer, options.stop)
+        ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+        marks = [perf_counter()]
+        seen = self.see(request.images)
+        marks.append(perf_counter())
+        step = self.run(request.token_ids, seen)
+        marks.append(perf_counter())
+        kept, ids = step.kept, [sampler(step.logits[0, -1], 0)]
+        first, decoding = ready + perf_counter() - marks[0], 0.0
+        while ids[-1] not in ends:
+            if piece := text.push(ids[-1]):
+                yield piece
+            if text.stopped or len(ids) == budget:
+                break
+            begin = perf_counter()
+            step = self.run(ids[-1:], state=step.state)
+            ids.append(sampler(step.logits[0, -1], len(ids)))
+            decoding += perf_counter() - begin
+        if piece := text.flush():
+            yield piece
+        cache = step.state.cache
+        visual = tuple(length - step.state.past_text for length in cache.lengths)
+        timings = Timings(
+            preprocess_ms=ready * 1000,
+            vision_ms=(marks[1] - marks[0]) * 1000 if len(request.images) else 0.0,
+            prefill_ms=(marks[2] - marks[1]) * 1000,
+            ttft_ms=first * 1000,
+            decode_tokens=len(ids) - 1,
+            decode_ms=decoding * 1000,
+            kv_mib=cache.nbytes / 2**20,
+            visual_tokens=visual,
+        )
+        reason: Literal["stop", "length"] = "stop" if text.stopped or ids[-1] in ends else "length"
+        selection = Selection(self.plan.grid, seen.merged_into, kept, request.placements)
+        return Generation(text.text, tuple(ids), reason, timings, visual, selection)
