@@ -40,4 +40,4 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
     """[B, S, heads * Dh] -> [B, heads, S, Dh]."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return x.unflatten(-1, (x.shape[-1] // head_dim, head_dim)).transpose(1, 2)

@@ -62,17 +62,17 @@ def assign(x: Tensor, removed: int) -> Tensor:
     """
     width = x.shape[1]
     odd = width // 2
-    place = torch.arange(width)
+    place = torch.tensor([*range(width)])
+    own_odd = torch.tensor([*range(1, 2 * odd, 2)])
     unit = torch.nn.functional.normalize(x.float(), dim=-1)
     cosine = (unit[:, :-1] * unit[:, 1:]).sum(-1)
     left = cosine[:, 0 : 2 * odd : 2]
     right = torch.nn.functional.pad(cosine[:, 1::2], (0, odd - (width - 1) // 2), value=-2.0)
     chosen = torch.topk(torch.maximum(left, right), removed).indices
-    joins = (chosen[:, :, None] == torch.arange(odd)).any(1)
-    target_of_odd = 2 * torch.arange(odd) + torch.where(right > left, 2, 0)
-    target_of_odd = torch.where(joins, target_of_odd, 2 * torch.arange(odd) + 1)
-    spread = target_of_odd[:, torch.clamp(place // 2, max=odd - 1)]
-    target = torch.where(place % 2 == 1, spread, place)
+    joins = (chosen[:, :, None] == torch.tensor([*range(odd)])).any(1)
+    target_of_odd = torch.where(joins, torch.where(right > left, own_odd + 1, own_odd - 1), own_odd)
+    spread = target_of_odd.index_select(1, torch.tensor([min(p // 2, odd - 1) for p in range(width)]))
+    target = torch.where(torch.tensor([p % 2 == 1 for p in range(width)]), spread, place)
     key = torch.where(target == place, place, place + width)
     kept = torch.topk(key, width - removed, largest=False, sorted=True).values
     return (kept[:, :, None] == target[:, None, :]).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRotaryE
 from luvc_export.export.compression import oim
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import Family, Normalise
-from luvc_export.export.layers import attention, rms_norm, rotate
+from luvc_export.export.layers import attention, rms_norm, rotate, split_heads
 from luvc_export.export.rope import Rope, mrope_axes
-from luvc_export.export.windows import WindowLayout, layout
+from luvc_export.export.windows import layout
 from luvc_export.plan import Plan
 from luvc_export.shapes import DecoderShape, EncoderShape
 
@@ -38,95 +38,106 @@ class Vision(nn.Module):
         inv_freq = config.rope_parameters["rope_theta"] ** -(torch.arange(frequencies) / frequencies)
         self.rope = Rope(inv_freq.repeat(2), [0] * frequencies + [1] * frequencies)
         merge = config.spatial_merge_size
+        self.patches = merge * merge
+        self.patch_size = 3 * config.temporal_patch_size * config.patch_size**2
         inner = torch.stack(torch.meshgrid(torch.arange(merge), torch.arange(merge), indexing="ij"), -1)
         self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], fp32 positions [n, N_0, 2 * copies], places [n, H0 * W0]."""
         units = oim.start(self._embed(image), self.copies)
-        windows = self._windows(units)
-        x, cos, sin, bias = self._enter(units, windows)
+        stage = self._enter(units)
+        x = stage.x
         for number, block in enumerate(self.blocks):
-            full = number in self.config.fullatt_block_indexes
-            x = self._block(block, x, cos, sin, bias, None if full else windows)
+            x = self._block(block, x, stage.whole if number in self.config.fullatt_block_indexes else stage.windows)
             passes = [step for step in self.plan.merges if step.block == number]
             if passes:
-                units = self._leave(units, x, windows)
+                units = self._leave(units, x, stage)
                 for step in passes:
                     units = oim.merge(units, step, self.plan.merge_mode)
-                windows = self._windows(units)
-                x, cos, sin, bias = self._enter(units, windows)
-        embeds = self.merger.mlp(rms_norm(self.merger.ln_q, x).flatten(2))
-        embeds = embeds.index_select(1, torch.tensor(windows.inverse))
-        return embeds, units.copies.flatten(1, 2), units.merged_into
+                stage = self._enter(units)
+                x = stage.x
+        embeds = self.merger.mlp(self._per_unit(rms_norm(self.merger.ln_q, x)))
+        return embeds.index_select(1, stage.raster), units.copies.flatten(1, 2), units.merged_into
 
     def _embed(self, image: Tensor) -> Tensor:
         """Patches of every unit, embedded: [n, rows, columns, patches * C]. One frame fills both temporal places."""
         patch, merge, frames = self.config.patch_size, self.config.spatial_merge_size, self.config.temporal_patch_size
-        (rows, columns), count = self.plan.grid, image.shape[0]
+        rows, columns = self.plan.grid
         pixels = self.normalise(image).expand(-1, frames, -1, -1, -1)
-        pixels = pixels.reshape(count, frames, rows, merge, patch, columns, merge, patch, 3)
-        pixels = pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).flatten(5).flatten(3, 4)
+        pixels = pixels.reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
+        pixels = pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, rows * columns * merge * merge, self.patch_size)
         weight = self.patch_embed.proj.weight
-        return nn.functional.linear(pixels.to(weight.dtype), weight.flatten(1)).flatten(3)
+        x = nn.functional.linear(pixels.to(weight.dtype), weight.reshape(weight.shape[0], self.patch_size))
+        return x.reshape(-1, rows, columns, merge * merge * weight.shape[0])
 
-    def _windows(self, units: oim.Units) -> WindowLayout:
-        config = self.config
-        side = config.window_size // config.spatial_merge_size // config.patch_size
-        original = self.plan.grid if self.plan.windows == "area" else None
-        return layout(units.x.shape[1], units.x.shape[2], side, original)
+    def _per_unit(self, x: Tensor) -> Tensor:
+        """[n, U * patches, C] -> [n, U, patches * C]."""
+        return x.reshape(-1, x.shape[1] // self.patches, self.patches * x.shape[2])
 
-    def _enter(self, units: oim.Units, windows: WindowLayout) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Raster units -> x [n, U, patches, C] in window order, cos and sin [n, U * patches, Dh / 2], size bias."""
-        count, inner = units.x.shape[0], self.inner.shape[0]
+    def _enter(self, units: oim.Units) -> Stage:
+        """Put raster units into window order, with rotary caches and size bias of every window batch."""
+        rows, columns = units.x.shape[1:3]
+        side = self.config.window_size // self.config.spatial_merge_size // self.config.patch_size
+        windows = layout(rows, columns, side, self.plan.grid if self.plan.windows == "area" else None)
         order = torch.tensor(windows.order)
-        x = units.x.flatten(1, 2).unflatten(-1, (inner, -1)).index_select(1, order)
+        length = rows * columns * self.patches
+        x = units.x.flatten(1, 2).index_select(1, order).reshape(-1, length, self.config.hidden_size)
         place = units.positions.flatten(1, 2).index_select(1, order)
-        patch = (place[:, :, None] * self.config.spatial_merge_size + self.inner).flatten(1, 2)
-        cos, sin = self.rope(patch.permute(2, 0, 1))
+        patch = place[:, :, None] * self.config.spatial_merge_size + self.inner
+        cos, sin = self.rope(patch.reshape(-1, length, 2).permute(2, 0, 1))
         bias = None
         if self.plan.size_bias:
-            sizes = units.sizes.flatten(1).index_select(1, order)
-            bias = sizes.log()[:, :, None].expand(count, -1, inner).flatten(1).to(x.dtype)
-        return x, cos, sin, bias
+            sizes = units.sizes.flatten(1).index_select(1, order).log()[:, :, None]
+            bias = sizes.expand(-1, -1, self.patches).reshape(-1, length).to(x.dtype)
+        whole = Window(0, length, length, cos, sin, bias)
+        batches, begin = [], 0
+        for number, members in windows.batches:
+            end, inside = begin + number * members * self.patches, members * self.patches
+            parts = (part[:, begin:end].reshape(-1, inside, self.head_dim // 2) for part in (cos, sin))
+            inside_bias = None if bias is None else bias[:, begin:end].reshape(-1, inside)
+            batches.append(Window(begin, end, inside, *parts, inside_bias))
+            begin = end
+        return Stage(x, [whole], batches, torch.tensor(windows.inverse))
 
-    def _leave(self, units: oim.Units, x: Tensor, windows: WindowLayout) -> oim.Units:
-        raster = x.flatten(2).index_select(1, torch.tensor(windows.inverse))
-        return units._replace(x=raster.unflatten(1, units.x.shape[1:3]))
+    def _leave(self, units: oim.Units, x: Tensor, stage: Stage) -> oim.Units:
+        """Back to raster order."""
+        return units._replace(x=self._per_unit(x).index_select(1, stage.raster).reshape(units.x.shape))
 
-    def _block(
-        self, block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None, windows: WindowLayout | None
-    ) -> Tensor:
-        qkv = block.attn.qkv(rms_norm(block.norm1, x)).flatten(1, 2)
-        query, key, value = qkv.unflatten(-1, (3, self.config.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        mask = None if bias is None else bias[:, None, None, :]
-        if windows is None:
-            out = attention(query, key, value, mask, self.head_dim**-0.5)
-        else:
-            out = self._windowed(query, key, value, mask, windows)
-        x = x + block.attn.proj(out).unflatten(1, x.shape[1:3])
+    def _block(self, block: nn.Module, x: Tensor, windows: list[Window]) -> Tensor:
+        qkv = block.attn.qkv(rms_norm(block.norm1, x))
+        outs = [self._attend(qkv, window) for window in windows]
+        x = x + block.attn.proj(torch.cat(outs, 1) if len(outs) > 1 else outs[0])
         return x + block.mlp(rms_norm(block.norm2, x))
 
-    def _windowed(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, windows: WindowLayout
-    ) -> Tensor:
-        """Attention inside each window: [n, heads, U * patches, Dh] -> [n, U * patches, heads * Dh]."""
-        outs, begin, count = [], 0, query.shape[0]
-        for number, units in windows.batches:
-            length = units * self.inner.shape[0]
-            end = begin + number * length
+    def _attend(self, qkv: Tensor, window: Window) -> Tensor:
+        """Attention inside the windows of one batch: [n, S, 3 * C] -> [n, end - begin, C]."""
+        parts = qkv[:, window.begin : window.end].reshape(-1, window.length, qkv.shape[2]).chunk(3, -1)
+        query, key, value = (split_heads(part, self.head_dim) for part in parts)
+        query, key = rotate(query, window.cos, window.sin), rotate(key, window.cos, window.sin)
+        mask = None if window.bias is None else window.bias[:, None, None, :]
+        out = attention(query, key, value, mask, self.head_dim**-0.5)
+        return out.reshape(-1, window.end - window.begin, self.config.hidden_size)
 
-            def batch(part: Tensor, begin: int = begin, end: int = end, number: int = number) -> Tensor:
-                return part[:, :, begin:end].unflatten(2, (number, -1)).transpose(1, 2).flatten(0, 1)
 
-            inside = None if mask is None else mask[..., begin:end].unflatten(3, (number, 1, length))
-            if inside is not None:
-                inside = inside.reshape(count * number, 1, 1, length)
-            out = attention(batch(query), batch(key), batch(value), inside, self.head_dim**-0.5)
-            outs.append(out.unflatten(0, (count, number)).flatten(1, 2))
-            begin = end
-        return torch.cat(outs, 1) if len(outs) > 1 else outs[0]
+class Window(NamedTuple):
+    """Equal windows side by side: tokens begin..end, ``length`` each, caches [windows, length, Dh / 2]."""
+
+    begin: int
+    end: int
+    length: int
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor | None
+
+
+class Stage(NamedTuple):
+    """Encoder state between merges: tokens in window order, one window for all, the windows, and the way back."""
+
+    x: Tensor
+    whole: list[Window]
+    windows: list[Window]
+    raster: Tensor
 
 
 class Qwen25VL(Family):

@@ -1,0 +1,246 @@
+"""Write a bundle: trace every plan, share one weights file, add tokenizer files, hash, rename into place."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript.optimizer
+
+from luvc_export import __version__, bundle
+from luvc_export.errors import CheckpointError, PlanError, UsageError
+from luvc_export.export import trace, weights
+from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.families.base import Normalise
+from luvc_export.manifest import Fit, ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
+from luvc_export.plan import Plan
+
+#: Told (stage, fraction done of it).
+Progress = Callable[[str, float], None]
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+_CLIP_MEAN, _CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a bundle beside its plans; fields as in ``manifest``.
+
+    Attributes:
+        debug: Also write decoder graphs that take the kept indices as inputs (parity).
+    """
+
+    image_size: tuple[int, int]
+    fit: Fit = "pad"
+    text_capacity: int = 1024
+    dtype: str = "fp32"
+    weights: WeightsMode = "copy"
+    debug: bool = False
+
+
+def write_bundle(
+    checkpoint: Checkpoint,
+    plans: dict[str, Plan],
+    output: Path,
+    options: Options,
+    overwrite: bool = False,
+    progress: Progress = lambda stage, done: None,
+) -> bundle.Bundle:
+    """Trace ``plans`` (the first is the default) and write a bundle to ``output``, whole or not at all.
+
+    Raises:
+        UsageError: The output exists, or an option does not fit.
+        CheckpointError: The checkpoint lacks something.
+        CheckFailed: A traced graph breaks the contract.
+    """
+    check_size(checkpoint, plans, options)
+    mode: WeightsMode = options.weights if checkpoint.tensors else "none"
+    with bundle.writing(output, overwrite) as folder:
+        skeleton = weights.skeleton(checkpoint, options.dtype)
+        tensors = weights.stored(skeleton.model, checkpoint)
+        place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(
+            mode, lambda t: weights.reference_plan(checkpoint.folder, t)
+        )
+        places: dict[str, Tensor] = place(tensors)
+        used: set[str] = set()
+        entries = {}
+        for name, plan in plans.items():
+            entries[name] = _write_graphs(checkpoint, skeleton, plan, name, places, folder, options, used, progress)
+        if mode == "copy":
+            _copy_weights(folder, tensors, places, progress)
+        for name in _TOKENIZER_FILES:
+            if (checkpoint.folder / name).is_file():
+                shutil.copyfile(checkpoint.folder / name, folder / name)
+        if mode != "none" and not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(
+                "the checkpoint has no fast tokenizer",
+                where=str(checkpoint.folder),
+                expected="tokenizer.json",
+                fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
+            )
+        files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
+        manifest = _manifest(checkpoint, options, entries, mode, places, used, files)
+        bundle.write_manifest(folder, manifest)
+    return bundle.Bundle(output, manifest)
+
+
+def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
+    """Check image size and text capacity against the family and the plans.
+
+    Raises:
+        UsageError: A side is no multiple of the unit, or the text does not fit the model's context.
+        PlanError: A plan was made for another grid.
+    """
+    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    height, width = options.image_size
+    if height % unit or width % unit or min(height, width) < unit:
+        nearest = tuple(max(unit, round(side / unit) * unit) for side in (height, width))
+        raise UsageError(
+            "the image size does not fit the model",
+            where="--image-size",
+            got=f"{height}x{width}",
+            expected=f"multiples of {unit}",
+            fix=f"--image-size {nearest[0]}x{nearest[1]}",
+        )
+    for name, plan in plans.items():
+        if plan.grid != (height // unit, width // unit):
+            raise PlanError(
+                "the plan is for another image size",
+                where=name,
+                got=f"grid {plan.grid}",
+                expected=f"{(height // unit, width // unit)} for {height}x{width}",
+            )
+    context = checkpoint.family.decoder_shape(checkpoint.config).context
+    if not 1 <= options.text_capacity <= context:
+        raise UsageError(
+            "the text capacity does not fit the model",
+            where="--text-capacity",
+            got=options.text_capacity,
+            expected=f"1 to {context} (the model's context)",
+        )
+
+
+def _write_graphs(
+    checkpoint: Checkpoint,
+    skeleton: weights.Skeleton,
+    plan: Plan,
+    name: str,
+    places: dict[str, Tensor],
+    folder: Path,
+    options: Options,
+    used: set[str],
+    progress: Progress,
+) -> PlanEntry:
+    family, shape = checkpoint.family, checkpoint.family.decoder_shape(checkpoint.config)
+    vision = family.vision(skeleton.model, plan, _normalise(checkpoint))
+    decoder = family.decoder(skeleton.model, plan)
+    steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
+        (f"vision.{name}.onnx", vision, lambda: trace.trace_vision(vision, options.image_size, 1)),
+        (
+            f"decoder.{name}.onnx",
+            trace.FlatDecoder(decoder),
+            lambda: trace.trace_decoder(decoder, shape, weights.DTYPES[options.dtype]),
+        ),
+    ]
+    if options.debug:
+        steps.append(
+            (
+                f"decoder.{name}.debug.onnx",
+                trace.FlatDecoder(decoder, debug=True),
+                lambda: trace.trace_decoder(decoder, shape, weights.DTYPES[options.dtype], debug=True),
+            )
+        )
+    for file, module, traced in steps:
+        progress(f"tracing {file}", 0.0)
+        model = traced()
+        inputs = weights.detach(model, module, skeleton.names)
+        progress(f"tracing {file}", 0.6)
+        onnxscript.optimizer.optimize_ir(model)
+        weights.attach(model, inputs, places)
+        used |= weights.used(model)
+        model.producer_name, model.producer_version = "luvc-export", __version__
+        model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
+        trace.check(model)
+        ir.save(model, folder / file)
+        progress(f"tracing {file}", 1.0)
+    return PlanEntry(plan, *(file for file, _, _ in steps))
+
+
+def _copy_weights(folder: Path, tensors: Any, places: dict[str, Tensor], progress: Progress) -> None:
+    total, done = sum(place.bytes for place in places.values()), 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("copying weights", done / max(total, 1))
+
+    weights.write_copy(folder, tensors, places, tell)
+
+
+def _processor(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = checkpoint.folder / "preprocessor_config.json"
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return data
+
+
+def _normalise(checkpoint: Checkpoint) -> Normalise:
+    given = _processor(checkpoint)
+    return Normalise(
+        given.get("rescale_factor", 1 / 255), given.get("image_mean", _CLIP_MEAN), given.get("image_std", _CLIP_STD)
+    )
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    options: Options,
+    entries: dict[str, PlanEntry],
+    mode: WeightsMode,
+    places: dict[str, Tensor],
+    used: set[str],
+    files: dict[str, Any],
+) -> Manifest:
+    mean = _processor(checkpoint).get("image_mean", _CLIP_MEAN)
+    copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
+    return Manifest(
+        source=Source(
+            checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision
+        ),
+        dtype=options.dtype,  # type: ignore[arg-type]
+        image=ImageInput(options.image_size, options.fit, tuple(round(255 * m) for m in mean)),  # type: ignore[arg-type]
+        prompt=Prompt(
+            image_token_id=checkpoint.family.image_token_id(checkpoint.config),
+            eos_token_ids=_eos(checkpoint),
+            text_capacity=options.text_capacity,
+            position_kind=checkpoint.family.position_kind,
+            position_copies=copies,
+        ),
+        decoder=checkpoint.family.decoder_shape(checkpoint.config),
+        default_plan=next(iter(entries)),
+        plans=entries,
+        weights=Weights(
+            mode,
+            str(checkpoint.folder.resolve()) if mode == "reference" else None,
+            {name: places[name] for name in sorted(used)} if mode == "reference" else {},
+        ),
+        files=files,
+        tools={"luvc-export": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")},
+    )
+
+
+def _eos(checkpoint: Checkpoint) -> tuple[int, ...]:
+    path = checkpoint.folder / "generation_config.json"
+    given = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    if given is None:
+        given = getattr(checkpoint.config, "eos_token_id", None)
+    if given is None:
+        given = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
+    values = given if isinstance(given, list) else [given]
+    return tuple(int(value) for value in values if value is not None)

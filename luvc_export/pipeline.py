@@ -1,0 +1,158 @@
+"""The public verbs: plan, export, load. Each is one call; the CLI is a thin layer on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luvc_export import bundle as bundles
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.manifest import Fit, WeightsMode
+from luvc_export.plan import LastLayer, Plan
+from luvc_export.planning import Request, check_model, solve
+
+if TYPE_CHECKING:
+    from luvc_export.export.bundling import Progress
+    from luvc_export.export.checkpoint import Checkpoint
+    from luvc_export.runtime.session import Session
+
+#: Height and width where neither the user nor the checkpoint says one: 576 visual tokens for Qwen's 28-pixel units.
+DEFAULT_IMAGE_SIZE = (672, 672)
+
+
+def make_plan(
+    model: str | Checkpoint,
+    schedule: str | Sequence[int] = "thirds",
+    *,
+    image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
+    merge_keep: float = 0.75,
+    merge_at: Sequence[int] | None = None,
+    speedup: float | None = None,
+    kv_mib: float | None = None,
+    text: int = 64,
+    last_layer: LastLayer | None = None,
+    revision: str | None = None,
+    **switches: Any,
+) -> Plan:
+    """Make a plan for a checkpoint; only its config is read.
+
+    Args:
+        model: Folder or hub id, or an opened checkpoint.
+        schedule: ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
+        image_size: Height and width in pixels, multiples of the family's unit.
+        merge_keep: Share of units that merging in the encoder keeps.
+        merge_at: Encoder blocks to merge after, instead of the default spread.
+        speedup: Solve for this factor on LLM prefill FLOPs, ``text`` text tokens counted.
+        kv_mib: Solve for a KV cache of this many MiB (16-bit), ``text`` text tokens counted.
+        text: Text tokens for the two above.
+        last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
+        revision: Hub revision.
+        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, merge_mode, positions, windows, size_bias,
+            topk_limit.
+
+    Raises:
+        PlanError: The plan cannot be made; lists every problem.
+        CheckpointError: No such checkpoint or family.
+    """
+    checkpoint = _checkpoint(model, revision, weights=False)
+    family, config = checkpoint.family, checkpoint.config
+    unit = family.unit_pixels(config)
+    request = Request(
+        schedule, merge_keep, tuple(merge_at) if merge_at is not None else None, speedup, kv_mib, text, last_layer
+    )
+    grid = (max(1, image_size[0] // unit), max(1, image_size[1] // unit))
+    return solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
+
+
+def export_bundle(
+    model: str | Checkpoint,
+    output: str | os.PathLike[str],
+    plans: str | Plan | Mapping[str, Plan] = "thirds",
+    *,
+    image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
+    fit: Fit = "pad",
+    text_capacity: int = 1024,
+    dtype: str = "fp32",
+    weights: WeightsMode = "copy",
+    debug: bool = False,
+    overwrite: bool = False,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> bundles.Bundle:
+    """Export a checkpoint to a bundle of ONNX graphs with the plans' compression inside.
+
+    Args:
+        model: Folder or hub id, or an opened checkpoint.
+        output: Folder to write; appears whole or not at all.
+        plans: A schedule's name, a plan, or several plans by name, the first being the default.
+        image_size: Height and width of the image input in pixels.
+        fit: How pictures of another shape are brought to it.
+        text_capacity: Text tokens, prompt and answer, the bundle is sized for.
+        dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
+        weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
+        debug: Also write decoder graphs that take the kept indices as inputs.
+        overwrite: Replace an existing bundle.
+        revision: Hub revision.
+        progress: Told (stage, fraction of it done).
+
+    Raises:
+        LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
+    """
+    checkpoint = _checkpoint(model, revision, weights=weights != "none")
+    if isinstance(plans, str):
+        plans = {plans: make_plan(checkpoint, plans, image_size=image_size)}
+    elif isinstance(plans, Plan):
+        plans = {plans.schedule.replace(" ", "-"): plans}
+    if not plans:
+        raise UsageError("there is nothing to export", where="plans", expected="at least one plan")
+    shapes = checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
+    for plan in plans.values():
+        check_model(plan, *shapes)
+    from luvc_export.export.bundling import Options, write_bundle
+
+    options = Options(image_size, fit, text_capacity, dtype, weights, debug)
+    return write_bundle(
+        checkpoint, dict(plans), Path(output), options, overwrite, progress or (lambda stage, done: None)
+    )
+
+
+def load_bundle(
+    folder: str | os.PathLike[str],
+    backend: str | None = None,
+    plan: str | None = None,
+    *,
+    threads: int | None = None,
+    verify: bool = False,
+) -> Session:
+    """Check a bundle and give a session that answers questions about pictures.
+
+    Args:
+        folder: Bundle.
+        backend: ``cpu`` (default) or ``cuda``.
+        plan: One of the bundle's plans; None for its default.
+        threads: CPU threads; None for all cores.
+        verify: Hash large weight files too.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, unsafe or newer.
+        MachineError: The back-end is not installed, or memory is short.
+    """
+    from luvc_export.runtime.session import Session
+
+    return Session(bundles.load(folder, full=verify), backend or "cpu", plan, threads)
+
+
+def _checkpoint(model: str | Checkpoint, revision: str | None, weights: bool) -> Checkpoint:
+    if not isinstance(model, str | os.PathLike):
+        return model
+    try:
+        from luvc_export.export.checkpoint import open_checkpoint
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            "exporting needs more packages than running",
+            got=f"no module {error.name}",
+            fix="pip install 'luvc-export[export,cpu]'",
+        ) from error
+    return open_checkpoint(os.fspath(model), revision, weights)
