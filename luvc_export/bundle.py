@@ -125,14 +125,12 @@ def record(path: Path) -> FileRecord:
     )
 
 
-@contextmanager
-def writing(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
+def check_target(final: Path, overwrite: bool) -> None:
+    """Check that a bundle may be written to ``final``, before any long work.
 
     Raises:
-        UsageError: ``target`` exists and ``overwrite`` is False, or it is no bundle.
+        UsageError: It exists and ``overwrite`` is False, or it is no bundle.
     """
-    final = Path(target)
     if final.exists() or final.is_symlink():
         empty = final.is_dir() and not any(final.iterdir())
         if not empty and not (overwrite and (final / MANIFEST).is_file()):
@@ -142,6 +140,17 @@ def writing(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator
                 got="a bundle" if (final / MANIFEST).is_file() else "something that is not a bundle",
                 fix="choose another -o" + (", or pass --overwrite" if (final / MANIFEST).is_file() else ""),
             )
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
+
+    Raises:
+        UsageError: ``target`` exists and ``overwrite`` is False, or it is no bundle.
+    """
+    final = Path(target)
+    check_target(final, overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
     scratch.chmod(0o755)

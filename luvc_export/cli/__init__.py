@@ -1,0 +1,65 @@
+"""``luvc-export``: one verb a file, each a thin layer on the public API."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from luvc_export import __version__
+from luvc_export.cli import doctor, export, inspect, plan, run
+from luvc_export.cli import demo as demo_verb
+from luvc_export.errors import LuvcError
+
+app = typer.Typer(
+    name="luvc-export",
+    help="Vision-language models to ONNX and TensorRT, with visual-token compression inside the graphs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 this machine cannot.",
+)
+app.command("demo")(demo_verb.demo)
+app.command("plan")(plan.plan)
+app.command("export")(export.export)
+app.command("run")(run.run)
+app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")] = False,
+) -> None:
+    if version:
+        print(f"luvc-export {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the CLI; errors become a message and an exit code, tracebacks only with ``--debug``."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+    except LuvcError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  fix: run again with --debug and report what it prints", file=sys.stderr)
+        sys.exit(1)

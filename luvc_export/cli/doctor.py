@@ -1,0 +1,92 @@
+"""``luvc-export doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.errors import MachineError
+
+#: What each part of the tool needs: distribution names, and the extra that brings them.
+PARTS = {
+    "run on CPU": (("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2"), "cpu"),
+    "export": (("torch", "transformers", "onnx", "onnxscript", "safetensors"), "export"),
+    "demo pictures, plots": (("matplotlib",), "report"),
+    "TensorRT-RTX": (("tensorrt-rtx",), "rtx"),
+    "TensorRT": (("tensorrt",), None),
+}
+_REQUIRED = ("run on CPU", "export")
+
+
+def doctor(
+    need: Annotated[
+        list[str] | None, typer.Option("--need", help="Exit 3 unless this part works; repeat. Default: run, export.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what works on this machine, and how to get what does not.
+
+    [dim]luvc-export doctor[/dim]
+    """
+    from luvc_export.runtime.memory import available_bytes
+
+    memory = available_bytes()
+    parts = {name: _part(*spec) for name, spec in PARTS.items()}
+    machine = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1) if memory else None,
+        "disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
+        "onnxruntime_providers": _providers(),
+    }
+    if as_json:
+        print(json.dumps({"machine": machine, "parts": parts}))
+    else:
+        _print(machine, parts)
+    for name in need or _REQUIRED:
+        match = next((part for part in PARTS if part.lower().startswith(name.lower())), None)
+        if match is None:
+            raise options.UsageError("unknown part", where="--need", got=name, expected=", ".join(PARTS))
+        if parts[match]["missing"]:
+            raise MachineError(f"{match} does not work here", got=parts[match]["missing"], fix=parts[match]["fix"])
+
+
+def _part(packages: tuple[str, ...], extra: str | None) -> dict[str, Any]:
+    found, missing = {}, []
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    fix = f"pip install 'luvc-export[{extra}]'" if extra else "comes with JetPack, or from NVIDIA's package index"
+    return {"found": found, "missing": missing, "fix": fix if missing else None}
+
+
+def _providers() -> list[str]:
+    try:
+        return list(import_module("onnxruntime").get_available_providers())
+    except ImportError:
+        return []
+
+
+def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="this machine", show_header=False)
+    for name, value in machine.items():
+        table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+    for name, part in parts.items():
+        state = "[red]missing[/red] " + ", ".join(part["missing"]) if part["missing"] else "[green]ok[/green]"
+        detail = part["fix"] or ", ".join(f"{package} {number}" for package, number in part["found"].items())
+        table.add_row(name, f"{state}  {detail}")
+    Console().print(table)

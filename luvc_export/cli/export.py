@@ -1,0 +1,98 @@
+"""``luvc-export export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
+    plan: Annotated[
+        list[str] | None,
+        typer.Option("--plan", help="thirds, linear, cosine, none, a JSON file or 64,32,16,0; repeat for several."),
+    ] = None,
+    image_size: options.ImageSize = "672x672",
+    fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
+    text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
+    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
+    weights: Annotated[str, typer.Option("--weights", help="copy, or reference the checkpoint's files.")] = "copy",
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
+    merge_keep: options.MergeKeep = 0.75,
+    speedup: options.Speedup = None,
+    kv_mib: options.KvMib = None,
+    score: options.Score = "low",
+    rho: options.Rho = 0.25,
+    last_layer: options.LastLayer = None,
+    debug_graph: Annotated[
+        bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a checkpoint to a bundle of compressed ONNX graphs.
+
+    [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --plan thirds --image-size 896x896[/dim]
+    """
+    from luvc_export.bundle import check_target
+    from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.pipeline import export_bundle
+    from luvc_export.report import cost
+
+    check_target(output, overwrite)
+    choices = {
+        "--fit": (fit, ("pad", "stretch", "crop")),
+        "--dtype": (dtype, ("fp32", "fp16", "bf16")),
+        "--weights": (weights, ("copy", "reference")),
+    }
+    for flag, (value, known) in choices.items():
+        options.choice(flag, value, known)
+    checkpoint = open_checkpoint(model, revision, weights=not no_weights)
+    names = plan or ["thirds"]
+    plans = {
+        options.plan_name(name): options.make(
+            checkpoint,
+            name,
+            options.size(image_size),
+            merge_keep=merge_keep,
+            speedup=speedup if name != "none" else None,
+            kv_mib=kv_mib if name != "none" else None,
+            last_layer=last_layer if name != "none" else None,
+            score=score,
+            rho=rho,
+        )
+        for name in names
+    }
+    with options.progress(quiet=as_json) as tell:
+        written = export_bundle(
+            checkpoint,
+            output,
+            plans,
+            image_size=options.size(image_size),
+            fit=fit,  # type: ignore[arg-type]
+            text_capacity=text_capacity,
+            dtype=dtype,
+            weights="none" if no_weights else weights,  # type: ignore[arg-type]
+            debug=debug_graph,
+            overwrite=overwrite,
+            progress=tell,
+        )
+    shape = written.manifest.decoder
+    if as_json:
+        costs = {name: cost(made, shape).to_json() for name, made in plans.items()}
+        print(json.dumps({"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs}))
+        return
+    from rich.console import Console
+
+    from luvc_export.cli.tables import cost_table
+
+    for made in plans.values():
+        Console().print(cost_table(made, cost(made, shape)))
+    print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")

@@ -1,0 +1,101 @@
+"""Options and small helpers that several verbs share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.errors import PlanError, UsageError, did_you_mean
+from luvc_export.plan import Plan
+
+ImageSize = Annotated[str, typer.Option("--image-size", metavar="HxW", help="Height and width of the image input.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
+PlanName = Annotated[
+    str, typer.Option("--plan", help="thirds, linear, cosine, none, a plan's JSON file, or budgets as 64,32,16,0.")
+]
+MergeKeep = Annotated[float, typer.Option("--merge-keep", help="Share of units that merging in the encoder keeps.")]
+Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets for this factor on prefill FLOPs.")]
+KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
+Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by: low, residual, ratio.")]
+Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
+LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_only or full.")]
+Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``HxW``, or one number for a square.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    if not match:
+        raise UsageError("cannot read the image size", where="--image-size", got=text, expected="HxW, such as 672x672")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def make(model: Any, plan: str, image_size: tuple[int, int], **choices: Any) -> Plan:
+    """The plan a user named: a schedule, budgets, or a file.
+
+    Raises:
+        PlanError: See ``luvc_export.make_plan``.
+    """
+    from luvc_export.pipeline import make_plan
+
+    if plan.endswith(".json"):
+        path = Path(plan)
+        if not path.is_file():
+            raise PlanError("there is no such plan file", where="--plan", got=plan, fix="luvc-export plan ... -o FILE")
+        try:
+            return Plan.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except ValueError as error:
+            raise PlanError("the plan file is not JSON", where=str(path), got=str(error)) from error
+    schedule: str | list[int] = plan
+    if re.fullmatch(r"[\d\s,]+", plan):
+        schedule = [int(part) for part in re.split(r"[\s,]+", plan.strip(", ")) if part]
+    return make_plan(model, schedule, image_size=image_size, **choices)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Any]:
+    """A progress callback (stage, fraction) drawn on stderr, or one that does nothing."""
+    if quiet:
+        yield lambda stage, done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0)
+            bar.update(tasks[stage], completed=done)
+
+        yield tell
+
+
+def choice(flag: str, value: str, known: tuple[str, ...]) -> None:
+    """Check one of a few words.
+
+    Raises:
+        UsageError: ``value`` is not among ``known``.
+    """
+    if value not in known:
+        raise UsageError("unknown choice", where=flag, got=repr(value), expected=did_you_mean(value, known))
+
+
+def plan_name(plan: str) -> str:
+    """Name of a plan in the bundle: the schedule, the file's stem, or ``list``."""
+    if plan.endswith(".json"):
+        return re.sub(r"[^\w.-]", "-", Path(plan).stem)
+    return "list" if re.fullmatch(r"[\d\s,]+", plan) else plan

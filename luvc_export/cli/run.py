@@ -1,0 +1,103 @@
+"""``luvc-export run``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
+    plan: Annotated[str | None, typer.Option("--plan", help="One of the bundle's plans.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="cpu or cuda.")] = "cpu",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    show_kept: Annotated[
+        Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Ask a bundle a question about pictures.
+
+    [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
+    """
+    from luvc_export.pipeline import load_bundle
+
+    if show_kept is not None and not image:
+        raise options.UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image")
+    session = load_bundle(bundle, backend, plan, threads=threads, verify=verify)
+    sampling: dict[str, Any] = {"max_new_tokens": session_budget(session, max_new_tokens, image, prompt)}
+    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": tuple(stop or ())}
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    pictures = list(image or [])
+    stream = session.generate(pictures, prompt, stream=True, **sampling)
+    for piece in stream:
+        if not as_json:
+            print(piece, end="", flush=True)
+    result = stream.result
+    if show_kept is not None:
+        save_survival(session, pictures[0], result.selection, show_kept)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "text": result.text,
+                    "token_ids": result.token_ids,
+                    "finish_reason": result.finish_reason,
+                    "timings": result.timings.to_json(),
+                    "show_kept": str(show_kept) if show_kept else None,
+                }
+            )
+        )
+        return
+    print()
+    print(timing_line(result.timings), file=sys.stderr)
+
+
+def session_budget(session: Any, wanted: int, image: list[Path] | None, prompt: str) -> int:
+    """``wanted`` new tokens, or as many as the bundle has room for."""
+    request = session.prepare(list(image or []), prompt)
+    return min(wanted, int(session.room(request)))
+
+
+def timing_line(timings: Any) -> str:
+    """One line for people: times, speed, cache, visual tokens by layer."""
+    speed = timings.tokens_per_s
+    tokens = " ".join(map(str, timings.visual_tokens))
+    return (
+        f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
+        + (f", {speed:.1f} tokens/s" if speed else "")
+        + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
+    )
+
+
+def save_survival(session: Any, picture: Any, selection: Any, path: Path) -> None:
+    """Draw the first picture's merges and survivors to ``path``."""
+    import numpy as np
+
+    from luvc_export.runtime.preprocess import preprocess
+    from luvc_export.survival import draw
+
+    plan = session.plan
+    kept = {layer: indices[0] for layer, indices in selection.kept.items()}
+    kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
+    canvas = preprocess(picture, session.bundle.manifest.image).pixels[0]
+    sheet = draw(canvas, plan.grid, selection.merged_into[0], kept)
+    scratch = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(scratch, format="PNG")
+    scratch.replace(path)
