@@ -82,6 +82,7 @@ class OrtBackend:
         self._decoder_file = decoder
         self._ort = _import(device)
         self._checked = False
+        self._files: dict[int, str] = {}
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -151,7 +152,7 @@ class OrtBackend:
             self._checked = True
         path = self._bundle.path(name)
         options = self._ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, so it is not printed too
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
@@ -179,6 +180,7 @@ class OrtBackend:
                 expected=PROVIDERS[self.name],
                 fix="check the driver and the CUDA libraries (luvc-export doctor), or choose the cpu back-end",
             )
+        self._files[id(session)] = name
         return session
 
     def _mapped(self, weight: str, where: str) -> Any:
@@ -213,7 +215,7 @@ class OrtBackend:
                 binding.bind_ortvalue_output(name, value)
             else:
                 binding.bind_output(name, "cpu")
-        with self._explained(self._bundle.folder.name):
+        with self._explained(str(self._bundle.folder / self._files[id(session)])):
             session.run_with_iobinding(binding)
         values = binding.get_outputs()[-len(outputs) :]
         result: dict[str, Array] = {}

@@ -26,7 +26,7 @@ from jinja2.utils import Namespace
 SIZE_LIMIT = 4_000_000
 
 #: Loop passes and calls of one rendering; long conversations with tools need some ten thousand.
-STEP_LIMIT = 1_000_000
+STEP_LIMIT = 300_000
 
 _WIDTH = re.compile(r"\d{6,}")  # '%999999999d' and '{:>999999999}' make huge strings out of short ones
 _SIZED = ("center", "indent", "wordwrap", "format", "truncate", "batch", "slice")

@@ -63,7 +63,10 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """Logits float32 [1, n, vocab], the state after them, and per pruning layer the kept tokens int64 [G, keep]."""
+    """Logits float32 [1, n, vocab], the state after them, and what was kept.
+
+    ``kept`` holds for each pruning layer with a budget above 0 int64 [G, keep]: tokens of the vision graph, ascending.
+    """
 
     logits: NDArray[np.float32]
     state: State
@@ -233,7 +236,7 @@ class Session:
             seen: Images of this call.
             state: What came before.
             all_logits: Logits of every text token (parity); otherwise of the last one.
-            forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep].
+            forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep] as in ``Step.kept``, ascending.
 
         Returns:
             ``Step``; its logits are those of text tokens only, in order.
@@ -268,19 +271,23 @@ class Session:
         return Step(out[contract.LOGITS], after, kept)
 
     def _forced(self, forced: Mapping[int, NDArray[np.int64]], groups: int) -> dict[str, Array]:
+        """Turn indices of the vision graph's tokens into places in the span that enters each prune, as graphs count."""
         feeds: dict[str, Array] = {}
+        entering = np.broadcast_to(np.arange(self.plan.vision_tokens), (groups, self.plan.vision_tokens))
         for layer, _, keep in self.plan.prunes:
             if not keep:
                 continue
             indices = forced.get(layer, np.zeros((0, keep), np.int64))
-            if indices.shape != (groups, keep):
+            places = [np.flatnonzero(np.isin(row, wanted)) for row, wanted in zip(entering, indices, strict=False)]
+            if indices.shape != (groups, keep) or any(len(found) != keep for found in places):
                 raise UsageError(
                     "a debug session must be told what each prune keeps",
                     where=f"forced[{layer}]",
-                    got=list(indices.shape),
-                    expected=[groups, keep],
+                    got=f"int64 {list(indices.shape)}",
+                    expected=f"[{groups}, {keep}] different tokens that the prune before kept, ascending",
                 )
-            feeds[contract.forced_name(layer)] = indices[None]
+            feeds[contract.forced_name(layer)] = np.array(places, np.int64).reshape(1, groups, keep)
+            entering = indices
         return feeds
 
     def _answer(

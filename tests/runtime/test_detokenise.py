@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import tiny_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-import tiny_bundle
 from luvc_export.runtime.detokenise import TextStream
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 BYTES = tiny_bundle.tokenizer()
 
@@ -68,7 +67,9 @@ def test_pieces_joined_are_the_decoded_whole(tokenizer: Tokenizer, data: st.Data
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("the cats\u00e9\u4f60\U0001f600"), max_size=12))
 def test_bytes_within_a_sentencepiece_vocabulary(text: str) -> None:
-    ids = METASPACE.encode(text).ids  # random ids would not do: ByteFallback turns good bytes beside bad ones into U+FFFD
+    ids = METASPACE.encode(
+        text
+    ).ids  # random ids would not do: ByteFallback turns good bytes beside bad ones into U+FFFD
     pieces, stream = run(METASPACE, ids)
     assert stream.text == METASPACE.decode(ids)
     assert not any("\ufffd" in piece for piece in pieces)
