@@ -1,0 +1,96 @@
+"""From questions to tensors: token ids, targets, intermediate labels, and the prefix they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from .decoder import Prefix
+from .questions import MOVES, NUMBER, Question
+from .scene import GRID, NAMES
+
+SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
+LENGTH = 32  # longest question with its answer, in tokens
+KEYS = frozenset((*NAMES, *map(str, range(10)), *NUMBER, *MOVES, "next"))  # words that have an entry in a trail
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Questions as ids [B, Q, T]; targets [B, Q, T] is the next token inside answers, -100 elsewhere.
+
+    anchors [n] are flat indices into B*Q*T of key words, trail [n, 4] the digit, colour, row and column they lead to.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    anchors: Tensor
+    trail: Tensor
+
+
+class Packer:
+    """Packs questions with one tokenizer; ids of words are cached."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.pad, self.end = (tokenizer.token_to_id(t) for t in ("<|endoftext|>", "<|im_end|>"))
+        self.suffix = tokenizer.encode(SUFFIX).ids
+        vocabulary = tokenizer.get_vocab().items()
+        self.keys = {i for token, i in vocabulary if token.removeprefix("Ġ") in KEYS}
+
+    def prefix_ids(self, pictures: int) -> list[int]:
+        """Return the ids before the question: the chat header and `pictures` pictures."""
+        image = "<|vision_start|>" + "<|image_pad|>" * (GRID[0] * GRID[1]) + "<|vision_end|>"
+        return self.tokenizer.encode("<|im_start|>user\n" + image * pictures).ids
+
+    def pack(self, rows: list[list[Question]]) -> Packed:
+        """Pack rows of equally many questions, padding on the right to the longest."""
+        sequences, answers, anchors, trail = [], [], [], []
+        for question in (q for row in rows for q in row):
+            prompt = self.tokenizer.encode(question.text).ids
+            answer = [*self.tokenizer.encode(question.answer).ids, self.end]
+            found = [i for i, token in enumerate(prompt) if token in self.keys]
+            if question.trail and len(found) != len(question.trail):
+                raise ValueError(f"{question.text!r} has {len(found)} key words, its trail {len(question.trail)}")
+            for at, mark in zip(found, question.trail, strict=False):
+                if mark is not None:
+                    anchors.append((len(sequences), at))
+                    trail.append((mark.digit, NAMES.index(mark.colour), mark.row, mark.column))
+            answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
+            sequences.append(prompt + self.suffix + answer)
+        length = max(map(len, sequences)) - 1  # the last token is only ever a target
+        ids = np.full((len(sequences), length), self.pad, dtype=np.int64)
+        targets = np.full((len(sequences), length), -100, dtype=np.int64)
+        for i, (sequence, (first, n)) in enumerate(zip(sequences, answers, strict=True)):
+            ids[i, : len(sequence) - 1] = sequence[:-1]
+            targets[i, first : first + n] = sequence[first + 1 : first + 1 + n]
+        shape = (len(rows), len(rows[0]), length)
+        flat = torch.tensor([i * length + at for i, at in anchors], dtype=torch.long)
+        return Packed(
+            torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape), flat, torch.tensor(trail).long()
+        )
+
+
+def shared_prefix(embedding: nn.Module, ids: list[int], image_token: int, visual: Tensor) -> Prefix:
+    """Return the prefix of rows whose visual embeddings are `[B, pictures * 108, D]`, with M-RoPE positions.
+
+    Positions are those of transformers' `get_rope_index`: text counts up; a picture's tokens share one temporal
+    position and add their row and column; the text after it goes on past the larger side.
+    """
+    positions, now, i = [], 0, 0
+    while i < len(ids):
+        if ids[i] == image_token:
+            positions += [(now, now + r, now + c) for r in range(GRID[0]) for c in range(GRID[1])]
+            now, i = now + max(GRID), i + GRID[0] * GRID[1]
+        else:
+            positions.append((now, now, now))
+            now, i = now + 1, i + 1
+    device = visual.device
+    tokens = torch.tensor(ids, device=device)
+    where = tokens == image_token
+    embeddings = embedding(tokens)[None].repeat(len(visual), 1, 1).to(visual.dtype)
+    embeddings[:, where] = visual
+    return Prefix(embeddings, torch.tensor(positions, device=device).T, where)

@@ -1,0 +1,174 @@
+"""Questions about the pictures, and the held-out cases made of them.
+
+`trail` is what a reader passes on the way: the digit each key or step word of the prompt (a colour, a digit, `right`,
+`next`, ...) leads to, in the order of the words. Training uses it as an intermediate label; evaluation never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .scene import NAMES, Mark, Scene, generator, render
+
+NUMBER = ("one", "two", "three", "four")  # rows and columns are counted from one
+MOVES = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of one kind about one or two pictures, its answer, and the digits its words lead to."""
+
+    kind: str
+    text: str
+    answer: str
+    trail: tuple[Mark | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an evaluation asks: uint8 pictures [H, W, 3], the user's text alone, the answer, the kind, the cluster."""
+
+    images: tuple[np.ndarray, ...]
+    prompt: str
+    answer: str
+    kind: str
+    picture: int
+
+
+def pick(rng: np.random.Generator, items: list) -> object:
+    """Return one item at random."""
+    return items[rng.integers(len(items))]
+
+
+def move(scene: Scene, mark: Mark, step: str) -> Mark | None:
+    """Return the digit a step leads to: its neighbour, or for `next` the digit one larger (0 follows 9)."""
+    if step == "next":
+        return next((m for m in scene.marks if m.digit == (mark.digit + 1) % 10), None)
+    down, across = MOVES[step]
+    return scene.at(mark.row + down, mark.column + across)
+
+
+def colour_of(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask for the colour of a digit."""
+    mark = pick(rng, list(scene.marks))
+    return Question("colour_of_digit", f"colour of {mark.digit}?", mark.colour, (mark,))
+
+
+def digit_of(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask for the digit of a colour that only one digit has."""
+    mark = pick(rng, scene.unique())
+    return Question("digit_of_colour", f"digit of {mark.colour}?", str(mark.digit), (mark,))
+
+
+def at_place(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask what is in a cell: colour and digit."""
+    mark = pick(rng, list(scene.marks))
+    text = f"what is at row {NUMBER[mark.row]} column {NUMBER[mark.column]}?"
+    return Question("at_place", text, f"{mark.colour} {mark.digit}", (None, mark))
+
+
+def where_is(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask for the row and column of a digit."""
+    mark = pick(rng, list(scene.marks))
+    answer = f"row {NUMBER[mark.row]} column {NUMBER[mark.column]}"
+    return Question("where_is", f"where is {mark.digit}?", answer, (mark,))
+
+
+def count(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask how many digits have a colour; every number the picture offers, from 0, is equally likely the answer."""
+    numbers: dict[int, list[str]] = {}
+    for name in NAMES:
+        numbers.setdefault(sum(m.colour == name for m in scene.marks), []).append(name)
+    number = int(pick(rng, sorted(numbers)))
+    return Question("count", f"how many {pick(rng, numbers[number])}?", str(number), (None,))
+
+
+def path(kind: str, *menus: tuple[str, ...]) -> Callable[[np.random.Generator, Scene], Question | None]:
+    """Return the maker of a question that starts at a colour and takes one step of each menu, then asks the colour."""
+
+    def make(rng: np.random.Generator, scene: Scene) -> Question | None:
+        for _ in range(40):
+            trail, steps = [pick(rng, scene.unique())], []
+            for menu in menus:
+                steps.append(pick(rng, menu))
+                trail.append(move(scene, trail[-1], steps[-1]))
+                if trail[-1] is None:
+                    break
+            if trail[-1] is not None and len(set(trail)) == len(trail):
+                text = f"from {trail[0].colour} go {' then '.join(steps)}: colour?"
+                return Question(kind, text, trail[-1].colour, tuple(trail))
+        return None
+
+    return make
+
+
+def larger(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask which of two colours has the larger digit."""
+    a, b = rng.permutation(len(scene.unique()))[:2]
+    a, b = scene.unique()[a], scene.unique()[b]
+    answer = max(a, b, key=lambda m: m.digit).colour
+    return Question("larger", f"larger of {a.colour} and {b.colour}?", answer, (a, b))
+
+
+def total(rng: np.random.Generator, scene: Scene) -> Question:
+    """Ask for the sum of the digits of two colours."""
+    a, b = rng.permutation(len(scene.unique()))[:2]
+    a, b = scene.unique()[a], scene.unique()[b]
+    return Question("sum", f"sum of {a.colour} and {b.colour}?", str(a.digit + b.digit), (a, b))
+
+
+def two_pictures(rng: np.random.Generator, scene: Scene, other: Scene) -> Question:
+    """Ask one question of each of two pictures, in one sentence."""
+    a, b = pick(rng, list(scene.marks)), pick(rng, other.unique())
+    text = f"first colour of {a.digit}, second digit of {b.colour}?"
+    return Question("two_pictures", text, f"{a.colour} {b.digit}", (a, b))
+
+
+SPACE, NEXT = tuple(MOVES), ("next",)
+ONE_PICTURE: dict[str, Callable[[np.random.Generator, Scene], Question | None]] = {
+    "colour_of_digit": colour_of,
+    "digit_of_colour": digit_of,
+    "at_place": at_place,
+    "where_is": where_is,
+    "count": count,
+    "right_of": path("right_of", ("right",)),
+    "left_of": path("left_of", ("left",)),
+    "below": path("below", ("below",)),
+    "next": path("next", NEXT),
+    "chain_two": path("chain_two", SPACE, NEXT),
+    "chain_three": path("chain_three", NEXT, SPACE, NEXT),
+    "larger": larger,
+    "sum": total,
+}
+KINDS = (*ONE_PICTURE, "two_pictures")
+SEVERAL_HOPS = ("right_of", "left_of", "below", "next", "chain_two", "chain_three", "larger", "sum", "two_pictures")
+
+
+def ask(kind: str, rng: np.random.Generator, scene: Scene, other: Scene) -> Question | None:
+    """Return a question of a kind about a picture (and a second one), or None where the picture allows none."""
+    if kind == "two_pictures":
+        return two_pictures(rng, scene, other)
+    return ONE_PICTURE[kind](rng, scene)
+
+
+def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[Case]:
+    """Yield `count` cases of a split (train, heldout, harder): every picture is asked one question of each kind.
+
+    The question of a kind about a picture depends on split, seed, picture and kind alone, not on the other kinds.
+    """
+    if unknown := sorted(set(kinds or ()) - set(KINDS)):
+        raise ValueError(f"unknown kinds {', '.join(unknown)}; expected some of {', '.join(KINDS)}")
+    made, picture = 0, 0
+    while made < count:
+        image, scene = render(generator(split, seed, picture), split)
+        second, other = render(generator(split, seed, picture, 1), split)
+        for kind in kinds or KINDS:
+            question = ask(kind, generator(split, seed, picture, 2, KINDS.index(kind)), scene, other)
+            if question is not None and made < count:
+                made += 1
+                images = (image, second) if kind == "two_pictures" else (image,)
+                yield Case(images, question.text, question.answer, kind, picture)
+        picture += 1

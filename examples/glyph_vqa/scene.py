@@ -1,0 +1,177 @@
+"""Seeded pictures of coloured digits.
+
+A picture is 252 x 336 pixels (height x width): 3 rows and 4 columns of cells of 84 pixels. Every one of the ten digits
+appears at most once; some colours appear once, others two to four times. With one visual token per 28 x 28 pixels a
+picture is 9 x 12 = 108 visual tokens, and a digit covers two to four of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+ROWS, COLUMNS, CELL, TOKEN = 3, 4, 84, 28
+HEIGHT, WIDTH = ROWS * CELL, COLUMNS * CELL
+GRID = (HEIGHT // TOKEN, WIDTH // TOKEN)
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (20, 150, 40),
+    "blue": (30, 60, 220),
+    "black": (20, 20, 20),
+    "purple": (160, 30, 190),
+    "orange": (240, 140, 10),
+    "cyan": (0, 180, 200),
+    "brown": (120, 70, 20),
+    "pink": (255, 120, 170),
+}
+NAMES = tuple(COLOURS)
+SPLITS = {"train": 1, "heldout": 2, "harder": 3}
+GROUPS = ((2,), (3,), (4,), (2, 2), (2, 3), (2, 4))  # how many digits share each repeated colour
+FONTS = {
+    "train": (
+        "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif",
+        "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10",
+        "cmss10", "cmb10",
+    ),
+    "harder": ("pillow", "DejaVuSansMono-BoldOblique", "DejaVuSerif-BoldItalic", "STIXGeneralBolIta", "cmtt10"),
+}  # fmt: skip
+SIZES = {"train": tuple(range(34, 49, 2)), "harder": (28, 30, 54, 58)}  # font sizes in pixels
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One digit of a picture: its value, colour name, cell (from 0) and the top left pixel of its glyph."""
+
+    digit: int
+    colour: str
+    row: int
+    column: int
+    font: str
+    size: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. `owner[9, 12]` is the index into `marks` of the digit a visual token shows, or -1."""
+
+    marks: tuple[Mark, ...]
+    owner: np.ndarray
+
+    def at(self, row: int, column: int) -> Mark | None:
+        """Return the digit in a cell, or None when the cell holds none (outside the grid too)."""
+        return next((m for m in self.marks if (m.row, m.column) == (row, column)), None)
+
+    def unique(self) -> list[Mark]:
+        """Return the digits whose colour no other digit of the picture has."""
+        seen = [m.colour for m in self.marks]
+        return [m for m in self.marks if seen.count(m.colour) == 1]
+
+
+def generator(split: str, *key: int) -> np.random.Generator:
+    """Return the generator of a split (train, heldout, harder) and an integer key; no two splits share a stream."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    return np.random.default_rng([SPLITS[split], *key])
+
+
+@cache
+def glyph(font: str, size: int, digit: int) -> np.ndarray:
+    """Return the ink of a digit, float32 [h, w] in 0..1, cropped to its bounding box."""
+    if font == "pillow":
+        face = ImageFont.load_default(size)
+    else:
+        face = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf", size)
+    canvas = Image.new("L", (2 * size, 2 * size))
+    ImageDraw.Draw(canvas).text((size // 2, size // 4), str(digit), fill=255, font=face)
+    return np.asarray(canvas.crop(canvas.getbbox()), dtype=np.float32) / 255
+
+
+@cache
+def noise_field() -> np.ndarray:
+    """Return a fixed field of standard normal noise, float32 [600, 700, 3]; pictures take windows of it."""
+    return np.random.default_rng(0).standard_normal((600, 700, 3)).astype(np.float32)
+
+
+def lay_out(rng: np.random.Generator, split: str) -> tuple[Mark, ...]:
+    """Draw nine or ten digits with their colours, fonts, sizes and places."""
+    style = "harder" if split == "harder" else "train"
+    count = int(rng.integers(9, 11))
+    groups = GROUPS[rng.integers(len(GROUPS))]
+    colours = [c for c, n in enumerate((*groups, *[1] * (count - sum(groups)))) for _ in range(n)]
+    names, digits = rng.permutation(len(NAMES)), rng.permutation(10)[:count]
+    cells, order = rng.permutation(ROWS * COLUMNS)[:count], rng.permutation(count)
+    marks = []
+    for i in range(count):
+        font, size = FONTS[style][rng.integers(len(FONTS[style]))], int(rng.choice(SIZES[style]))
+        row, column = divmod(int(cells[i]), COLUMNS)
+        h, w = glyph(font, size, int(digits[i])).shape
+        x = column * CELL + int(rng.integers(6, CELL - w - 5))
+        y = row * CELL + int(rng.integers(6, CELL - h - 5))
+        marks.append(Mark(int(digits[i]), NAMES[names[colours[order[i]]]], row, column, font, size, x, y))
+    return tuple(sorted(marks, key=lambda m: (m.row, m.column)))
+
+
+def token_owner(marks: tuple[Mark, ...], least: int = 25) -> np.ndarray:
+    """Return int64 [9, 12]: which digit has the most ink in each visual token, -1 below `least` pixels of ink."""
+    ink = np.zeros((len(marks), *GRID))
+    for i, mark in enumerate(marks):
+        mask = glyph(mark.font, mark.size, mark.digit) > 0.5
+        ys, xs = np.nonzero(mask)
+        np.add.at(ink[i], ((ys + mark.y) // TOKEN, (xs + mark.x) // TOKEN), 1)
+    return np.where(ink.max(0) >= least, ink.argmax(0), -1)
+
+
+def background(rng: np.random.Generator, hard: bool) -> np.ndarray:
+    """Return a pale, noisy background with a gradient, float32 [252, 336, 3] in 0..255."""
+    corners = rng.integers(175 if hard else 190, 256, (2, 3)).astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = np.cos(angle) * np.linspace(-1, 1, WIDTH)[None] + np.sin(angle) * np.linspace(-1, 1, HEIGHT)[:, None]
+    ramp = ((ramp + 1.42) / 2.84).astype(np.float32)[..., None]
+    top, left = rng.integers(600 - HEIGHT), rng.integers(700 - WIDTH)
+    sigma = np.float32(rng.uniform(2, 12 if hard else 9))
+    return corners[0] * (1 - ramp) + corners[1] * ramp + sigma * noise_field()[top : top + HEIGHT, left : left + WIDTH]
+
+
+def distract(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[Mark, ...], hard: bool) -> None:
+    """Draw what no question asks about: pale lines, specks, and coloured shapes in some of the empty cells."""
+    for _ in range(rng.integers(0, 6 if hard else 4)):
+        line = [int(v) for v in rng.integers(0, (WIDTH, HEIGHT, WIDTH, HEIGHT))]
+        draw.line(line, fill=tuple(int(v) for v in rng.integers(140, 215, 3)), width=1)
+    for _ in range(rng.integers(0, 10)):
+        x, y, r = rng.integers(4, WIDTH - 8), rng.integers(4, HEIGHT - 8), rng.integers(1, 3)
+        draw.ellipse([int(x), int(y), int(x + r), int(y + r)], fill=tuple(int(v) for v in rng.integers(0, 200, 3)))
+    full = {(m.row, m.column) for m in marks}
+    for row, column in ((r, c) for r in range(ROWS) for c in range(COLUMNS) if (r, c) not in full):
+        colour, side = COLOURS[NAMES[rng.integers(len(NAMES))]], int(rng.integers(14, 34))
+        x, y = column * CELL + int(rng.integers(8, CELL - side - 8)), row * CELL + int(rng.integers(8, CELL - side - 8))
+        box, shape = [x, y, x + side, y + side], rng.integers(4)
+        if shape == 0:
+            draw.ellipse(box, fill=colour)
+        elif shape == 1:
+            draw.rectangle(box, outline=colour, width=4)
+        elif shape == 2:
+            draw.polygon([(x, y + side), (x + side, y + side), (x + side // 2, y)], fill=colour)
+
+
+def render(rng: np.random.Generator, split: str) -> tuple[np.ndarray, Scene]:
+    """Return (uint8 picture [252, 336, 3], what it shows). The same generator state gives the same picture."""
+    marks = lay_out(rng, split)
+    hard = split == "harder"
+    image = Image.fromarray(background(rng, hard).clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    distract(rng, draw, marks, hard)
+    draw.rectangle([0, 0, WIDTH - 1, HEIGHT - 1], outline=tuple(int(v) for v in rng.integers(20, 110, 3)), width=3)
+    pixels = np.array(image)
+    for mark in marks:
+        ink = glyph(mark.font, mark.size, mark.digit)[..., None]
+        shade = np.clip(np.array(COLOURS[mark.colour]) + rng.integers(-12, 13, 3), 0, 255)
+        window = pixels[mark.y : mark.y + ink.shape[0], mark.x : mark.x + ink.shape[1]]
+        window[:] = (window * (1 - ink) + shade * ink).astype(np.uint8)
+    return pixels, Scene(marks, token_owner(marks))
