@@ -1,0 +1,75 @@
+#include "device.h"
+#include "merge_problem.h"
+
+namespace luvc::test {
+namespace {
+
+MergeResult merge_on_device(MergeProblem& problem, bool captured) {
+    MergeResult result(problem.shape);
+    size_t bytes = 0;
+    EXPECT_EQ(luvc_orthogonal_merge_workspace(&problem.shape, LUVC_CUDA, &bytes), LUVC_OK);
+    DeviceArrays device;
+    const auto tensors = merge_tensors(problem, result, [&](auto& array) -> void* { return device(array); });
+    void* workspace = device.workspace(bytes);
+    run_on_stream(captured, [&](void* stream) {
+        return luvc_orthogonal_merge_cuda(&problem.shape, &tensors, workspace, bytes, stream);
+    });
+    device.fetch();
+    return result;
+}
+
+void expect_equal_to_host(MergeProblem& problem, bool captured) {
+    const luvc_dtype dtype = problem.shape.dtype;
+    const MergeResult host = merge_on_host(problem);
+    const MergeResult device = merge_on_device(problem, captured);
+    EXPECT_EQ(device.merged_into, host.merged_into);
+    EXPECT_EQ(device.sizes, host.sizes);
+    const auto expect_near = [](const Floats& got, const Floats& want, float step) {
+        ASSERT_EQ(got.size(), want.size());
+        for (size_t i = 0; i < got.size(); ++i) {
+            if (std::isnan(want[i])) {
+                ASSERT_TRUE(std::isnan(got[i])) << "element " << i;
+            } else {
+                ASSERT_NEAR(got[i], want[i], step * std::fabs(want[i]) + 1e-5f) << "element " << i;
+            }
+        }
+    };
+    // A sum in another order may round to the neighbouring number of the element type.
+    const float step = dtype == LUVC_FLOAT16 ? 0x1p-10f : dtype == LUVC_BFLOAT16 ? 0x1p-7f : 1e-5f;
+    expect_near(unpack(dtype, device.values), unpack(dtype, host.values), step);
+    expect_near(device.positions, host.positions, 1e-5f);
+}
+
+using CudaMerge = GpuTest;
+
+TEST_F(CudaMerge, EqualsTheHost) {
+    for (luvc_dtype dtype : {LUVC_FLOAT32, LUVC_FLOAT16, LUVC_BFLOAT16}) {
+        for (auto shape : {merge_shape(2, 6, 8, 5, 3, 2), merge_shape(1, 7, 9, 16, 4, 3), merge_shape(3, 4, 12, 8, 1, 0),
+                 merge_shape(1, 12, 4, 8, 0, 6), merge_shape(2, 5, 7, 6, 0, 0), merge_shape(1, 1, 64, 12, 32, 0),
+                 merge_shape(1, 24, 24, 320, 6, 6), merge_shape(1, 2, 600, 4, 300, 1), merge_shape(0, 4, 4, 4, 1, 1)}) {
+            shape.dtype = dtype;
+            SCOPED_TRACE(testing::Message() << dtype_name(dtype) << " " << shape.height << " x " << shape.width
+                                            << " less " << shape.removed_columns << ", " << shape.removed_rows);
+            MergeProblem problem = random_merge(shape, static_cast<uint64_t>(shape.width));
+            expect_equal_to_host(problem, shape.width == 9);
+        }
+    }
+}
+
+TEST_F(CudaMerge, EqualSimilarityTakesTheLeftNeighbourAndTheFirstUnits) {
+    auto shape = merge_shape(1, 3, 600, 4, 100, 1);
+    MergeProblem problem = random_merge(shape, 1);
+    problem.values = pack(LUVC_FLOAT32, Floats(3 * 600 * 4, 1.0f));
+    expect_equal_to_host(problem, false);
+}
+
+TEST_F(CudaMerge, ANanUnitMergesLast) {
+    MergeProblem problem = random_merge(merge_shape(1, 4, 12, 4, 3, 1), 6);
+    Floats values = unpack(LUVC_FLOAT32, problem.values);
+    values[17] = std::numeric_limits<float>::quiet_NaN();
+    problem.values = pack(LUVC_FLOAT32, values);
+    expect_equal_to_host(problem, false);
+}
+
+}  // namespace
+}  // namespace luvc::test
