@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.manifest import PlanEntry
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.graphfile import external_weights
-from luvc_export.runtime.weights import reference_arrays, weight_dtype
+from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
+from luvc_export.runtime.weights import reference_arrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -72,7 +71,7 @@ class OrtBackend:
         self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
         decoder = entry.decoder_debug if debug else entry.decoder
         if decoder is None:
-            raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export with --debug-graph")
+            raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
         if bundle.manifest.weights.mode == "none":
             raise UsageError(
                 "this bundle has no weights: it can be timed and inspected, not asked",
@@ -83,6 +82,7 @@ class OrtBackend:
         self._ort = _import(device)
         self._checked = False
         self._files: dict[int, str] = {}
+        self._outside: dict[str, dict[str, OutsideWeight]] = {}
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -93,12 +93,8 @@ class OrtBackend:
         session = self._vision
         binding = session.io_binding()
         binding.bind_ortvalue_input(contract.IMAGE, self._value(images, "tensor(uint8)"))
-        grid, plan = (len(images), self._entry.plan.vision_tokens), self._entry.plan
-        shapes = {
-            contract.VISUAL_EMBEDS: (*grid, self._bundle.manifest.decoder.hidden),
-            contract.VISUAL_POSITIONS: (*grid, 2 * self._bundle.manifest.prompt.position_copies),
-            contract.MERGED_INTO: (len(images), plan.units),
-        }
+        shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.decoder.hidden)
+        shapes = {contract.VISUAL_EMBEDS: shape}
         return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
@@ -156,18 +152,18 @@ class OrtBackend:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        wanted = external_weights(path)
+        wanted = self._weights_of(name)
         source: str | bytes = str(path)
         if self._bundle.manifest.weights.mode == "reference":
             values = [self._mapped(weight, str(path)) for weight in wanted]
             options.add_external_initializers(list(wanted), values)
             source = path.read_bytes()
-        for weight, location in wanted.items() if isinstance(source, str) else ():
-            if location not in self._bundle.manifest.files:
+        for weight, outside in wanted.items() if isinstance(source, str) else ():
+            if outside.location not in self._bundle.manifest.files:
                 raise BundleError(
                     "a graph takes a weight from a file the manifest does not list",
                     where=str(path),
-                    got=f"{weight!r} from {location!r}",
+                    got=f"{weight!r} from {outside.location!r}",
                 )
         with self._explained(str(path)):
             providers = [PROVIDERS[self.name]] if self.name == "cpu" else [PROVIDERS[self.name], PROVIDERS["cpu"]]
@@ -224,24 +220,26 @@ class OrtBackend:
             result[name] = array.astype(np.float32) if array.dtype == np.float16 else array
         return result
 
+    def _weights_of(self, name: str) -> dict[str, OutsideWeight]:
+        if name not in self._outside:
+            self._outside[name] = outside_weights(self._bundle.path(name))
+        return self._outside[name]
+
     def _check_memory(self) -> None:
         """Refuse weights that cannot fit before any is read. On the CPU half precision is computed as fp32."""
-        manifest = self._bundle.manifest
         if self.name != "cpu":
             return  # device memory is not the host's
-        stored = needed = 0
-        for name, tensor in manifest.weights.tensors.items():
-            kind, element = weight_dtype(tensor, f"{MANIFEST}: weights.tensors.{name}")
-            count = math.prod(tensor.shape)
-            stored += tensor.bytes
-            needed += count * 4 if element in (10, _BF16) else count * np.dtype(kind).itemsize
-        if not stored:
-            texts = (".json", ".jinja")
-            stored = sum(record.bytes for name, record in manifest.files.items() if not name.endswith(texts))
-            needed = stored * (2 if manifest.dtype != "fp32" else 1)
-        detail = f"weights of {memory.gib(stored)}" + (", computed as fp32 on the CPU" if needed > stored else "")
-        fix = "use a machine with more memory or a GPU, close other programs, or export a smaller model"
-        memory.require(needed, str(self._bundle.folder), detail, fix)
+        weights = [
+            weight for name in (self._entry.vision, self._decoder_file) for weight in self._weights_of(name).values()
+        ]
+        stored, needed = sum(weight.bytes for weight in weights), sum(weight.cpu_bytes for weight in weights)
+        widened = ", computed as fp32 on the CPU" if needed > stored else ""
+        memory.require(
+            needed,
+            str(self._bundle.folder),
+            f"while loading weights of {memory.gib(stored)}{widened}",
+            "use a machine with more memory or a GPU, close other programs, or export a smaller model",
+        )
 
     @contextmanager
     def _explained(self, where: str) -> Iterator[None]:

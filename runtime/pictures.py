@@ -47,8 +47,9 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
         _check_size((source.shape[1], source.shape[0]) if source.ndim > 1 else (1, 1), max_pixels, "array")
         return _from_array(source)
     if isinstance(source, Image.Image):
-        _check_size(source.size, max_pixels, "PIL image")
-        return _guarded(lambda: _to_rgb(ImageOps.exif_transpose(source), "PIL image"), "PIL image")
+        name = str(getattr(source, "filename", "") or "PIL image")
+        _check_size(source.size, max_pixels, name)
+        return _guarded(lambda: _to_rgb(ImageOps.exif_transpose(source), name), name)
     if isinstance(source, bytes | bytearray):
         where, stream = f"{len(source)} bytes", io.BytesIO(source)
         return _guarded(lambda: _decode(stream, max_pixels, where), where)

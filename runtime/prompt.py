@@ -30,7 +30,7 @@ def question(
 ) -> Question:
     """Bring the ways of asking into one form. With ``prompt``, the pictures come first, then the text.
 
-    Image parts of ``messages`` may carry their picture (``{"type": "image", "image": ...}``, also ``path``);
+    Image parts of ``messages`` may carry their picture (``{"type": "image", "image": ...}``; ``path``, ``url``);
     if none does, they stand for ``image`` in order.
 
     Raises:
@@ -53,7 +53,7 @@ def question(
     for index, message in enumerate(listed):
         if not isinstance(message, dict) or "role" not in message:
             raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
-    carried = [part.get("image", part.get("path")) for part in _image_parts(listed)]
+    carried = [part.get("image", part.get("path", part.get("url"))) for part in _image_parts(listed)]
     inside = [picture for picture in carried if picture is not None]
     if inside and (given or len(inside) < len(carried)):
         raise UsageError(

@@ -216,7 +216,8 @@ class Session:
         manifest, tokens = self.bundle.manifest, self.plan.vision_tokens
         if not len(images):
             embeds = np.zeros((0, tokens, manifest.decoder.hidden), np.float32)
-            return Seen(embeds, np.zeros((0, tokens, 2 * manifest.prompt.position_copies), np.float32))
+            copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
+            return Seen(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
         out = self.backend.vision(images)
         return Seen(out[contract.VISUAL_EMBEDS], out[contract.VISUAL_POSITIONS], out.get(contract.MERGED_INTO))
 

@@ -55,20 +55,10 @@ def reference_arrays(bundle: Bundle) -> dict[str, tuple[NDArray[Any], int]]:
     return arrays
 
 
-def weight_dtype(tensor: Tensor, where: str) -> tuple[type[np.generic], int]:
-    """Look up ``DTYPES``.
-
-    Raises:
-        BundleError: An unknown type.
-    """
-    known = DTYPES.get(tensor.dtype.lower())
-    if known is None:
-        raise BundleError("unknown weight type", where=where, got=tensor.dtype, expected=", ".join(DTYPES))
-    return known
-
-
 def _view(file: NDArray[np.uint8], name: str, tensor: Tensor, where: str) -> tuple[NDArray[Any], int]:
-    numpy_type, onnx_type = weight_dtype(tensor, where)
+    if tensor.dtype.lower() not in DTYPES:
+        raise BundleError("unknown weight type", where=where, got=tensor.dtype, expected=", ".join(DTYPES))
+    numpy_type, onnx_type = DTYPES[tensor.dtype.lower()]
     needed = math.prod(tensor.shape) * np.dtype(numpy_type).itemsize
     if tensor.bytes != needed or min((tensor.offset, *tensor.shape)) < 0:
         raise BundleError(

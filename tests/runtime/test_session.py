@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from luvc_export import bundle as bundles
 from luvc_export import contract
 from luvc_export.bundle import Bundle
 from luvc_export.errors import BundleError, CheckFailed, UsageError
+from luvc_export.plan import Plan
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session, State
@@ -100,6 +102,36 @@ def test_weights_and_types(fresh: Path, picture: Picture, mode: str, dtype: str,
     np.testing.assert_allclose(
         after.logits[0], tiny_bundle.expected([*request.token_ids, 65], request.images)[-1:], atol=2 * tolerance
     )
+
+
+def test_a_debug_session_is_told_what_to_keep(bundle: Bundle, picture: Picture) -> None:
+    session = Session(bundle, threads=1, debug=True)
+    request = session.prepare([picture, picture[::-1]], "hello")
+    seen = session.see(request.images)
+    step = session.run(request.token_ids, seen, all_logits=True, forced={0: np.array([[0, 3], [0, 3]])})
+    ids = list(request.token_ids)
+    np.testing.assert_allclose(step.logits[0], tiny_bundle.expected(ids, request.images, (0, 3)), atol=1e-4)
+    assert step.kept[0].tolist() == [[0, 3], [0, 3]]
+    after = session.run([65], state=step.state)
+    wanted = tiny_bundle.expected([*ids, 65], request.images, (0, 3))[-1]
+    np.testing.assert_allclose(after.logits[0, 0], wanted, atol=1e-3)
+    for forced in ({}, {0: np.array([[0, 3]])}, {0: np.array([[0, 4], [0, 3]])}, {0: np.array([[0, 0], [0, 3]])}):
+        with pytest.raises(UsageError, match=r"forced\[0\]"):
+            session.run(request.token_ids, seen, forced=forced)
+
+
+def test_forced_indices_become_places_in_the_span_that_is_left(bundle: Bundle) -> None:
+    session = Session(bundle, debug=True)
+    session.plan = Plan((3, 3), keep=(6, 3, 2, 0))
+    kept = {0: np.array([[0, 2, 3, 5, 7, 8]]), 1: np.array([[2, 5, 8]]), 2: np.array([[5, 8]])}
+    feeds = session._forced(kept, 1)
+    assert {name: array.tolist() for name, array in feeds.items()} == {
+        "forced_indices.0": [[[0, 2, 3, 5, 7, 8]]],
+        "forced_indices.1": [[[1, 3, 5]]],
+        "forced_indices.2": [[[1, 2]]],
+    }
+    with pytest.raises(UsageError, match=r"forced\[1\]"):
+        session._forced({**kept, 1: np.array([[1, 5, 8]])}, 1)  # 1 was not kept before
 
 
 def test_an_answer_and_what_it_cost(session: Session, picture: Picture) -> None:
@@ -249,8 +281,9 @@ def test_what_a_session_refuses(bundle: Bundle, fresh: Path) -> None:
         Session(bundle, "cude")
     with pytest.raises(UsageError, match="no such plan"):
         Session(bundle, plan="third")
+    entry = dataclasses.replace(bundle.entry(), decoder_debug=None)
     with pytest.raises(UsageError, match="no debug graph"):
-        Session(bundle, debug=True)
+        OrtBackend(bundle, entry, debug=True)
     with pytest.raises(UsageError, match="no weights"):
         Session(tiny_bundle.write(fresh, "none"))
     with pytest.raises(BundleError, match="not a bundle"):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny_bundle
 from luvc_export import bundle as bundles
@@ -12,9 +13,10 @@ from luvc_export.bundle import Bundle
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.manifest import Weights
 from luvc_export.runtime import memory
-from luvc_export.runtime.graphfile import external_weights
+from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.weights import reference_arrays
+from onnx import helper
 
 
 def changed(bundle: Bundle, tensor: dict[str, Any] | None = None, **weights: Any) -> Bundle:
@@ -99,16 +101,46 @@ def test_a_weight_the_manifest_lacks(referring: Bundle) -> None:
         Session(referring.folder).generate(None, "a")
 
 
-def test_external_weights_as_onnx_writes_them(bundle: Bundle) -> None:
-    assert external_weights(bundle.path("vision.onnx")) == {"colour": "weights"}
-    assert external_weights(bundle.path("decoder.onnx")) == {"embed": "weights", "place": "weights"}
+def test_outside_weights_as_onnx_writes_them(bundle: Bundle) -> None:
+    colour, embed, place = 3 * 4 * 4, 260 * 4 * 4, 3 * 4 * 4
+    assert outside_weights(bundle.path("vision.onnx")) == {"colour": OutsideWeight("weights", colour, colour)}
+    wanted = {"embed": OutsideWeight("weights", embed, embed), "place": OutsideWeight("weights", place, place)}
+    assert outside_weights(bundle.path("decoder.onnx")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "ops", "itemsize"),
+    [
+        (onnx.TensorProto.FLOAT, [], 4),
+        (onnx.TensorProto.FLOAT, ["Transpose"], 4),
+        (onnx.TensorProto.FLOAT16, [], 4),
+        (onnx.TensorProto.FLOAT16, ["Transpose"], 6),
+        (onnx.TensorProto.FLOAT, ["Cast"], 4),
+        (onnx.TensorProto.BFLOAT16, ["Cast"], 4),
+        (onnx.TensorProto.BFLOAT16, ["Cast", "Transpose"], 8),
+        (onnx.TensorProto.BFLOAT16, ["Transpose", "Cast"], 6),
+        (onnx.TensorProto.INT8, [], 1),
+    ],
+)
+def test_memory_of_a_weight_on_the_cpu(tmp_path: Path, kind: int, ops: list[str], itemsize: int) -> None:
+    weight = onnx.TensorProto(name="w", data_type=kind, dims=[5, 7], data_location=onnx.TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="weights")
+    names = ["w", *(f"v{index}" for index in range(len(ops)))]
+    nodes = [
+        helper.make_node(op, [names[index]], [names[index + 1]], **({"to": 1} if op == "Cast" else {}))
+        for index, op in enumerate(ops)
+    ]
+    nodes.append(helper.make_node("MatMul", ["x", names[-1]], ["y"]))
+    graph = helper.make_graph(nodes, "g", [], [], [weight])
+    (tmp_path / "x.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert outside_weights(tmp_path / "x.onnx")["w"].cpu_bytes == 35 * itemsize
 
 
 @pytest.mark.parametrize("content", [b"\x3a\x05ab", b"\xff" * 12, b"\x07", b"\x3a\x80"])
 def test_broken_wire_data(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"no ONNX graph\n  where: .*x\.onnx"):
-        external_weights(tmp_path / "x.onnx")
+        outside_weights(tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize(("dtype", "doubles"), [("float32", False), ("float16", True), ("bfloat16", True)])
@@ -116,7 +148,7 @@ def test_memory_is_predicted_and_refused(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, doubles: bool
 ) -> None:
     bundle = tiny_bundle.write(fresh, "reference", dtype)
-    needed = 4 * sum(array.size for array in tiny_bundle.weights().values())
+    needed = 4 * (3 * 4 + (2 if doubles else 1) * 260 * 4 + 3 * 4)  # the embedding is widened, then transposed
     monkeypatch.setattr(memory, "available_bytes", lambda: needed)
     assert Session(bundle).generate(None, "a", max_new_tokens=1).token_ids
     monkeypatch.setattr(memory, "available_bytes", lambda: needed - 1)

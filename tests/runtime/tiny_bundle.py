@@ -65,12 +65,13 @@ def write(folder: Path, mode: str = "copy", dtype: str = "float32", io: str = "f
     store = folder if mode != "reference" else folder.parent / "checkpoint"
     store.mkdir(exist_ok=True)
     places = _write_weights(store / "weights", dtype)
-    for name, model in (("vision.onnx", _vision(places, io)), ("decoder.onnx", _decoder(places, io))):
+    graphs = {"vision.onnx": _vision(places, io), "decoder.onnx": _decoder(places, io)}
+    graphs["debug.onnx"] = _decoder(places, io, debug=True)
+    for name, model in graphs.items():
         (folder / name).write_bytes(model.SerializeToString())
     (folder / "tokenizer.json").write_text(tokenizer().to_str(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}), encoding="utf-8")
-    names = ["vision.onnx", "decoder.onnx", "tokenizer.json", "tokenizer_config.json"]
-    names += ["weights"] if mode == "copy" else []
+    names = [*graphs, "tokenizer.json", "tokenizer_config.json", *(["weights"] if mode == "copy" else [])]
     manifest = Manifest(
         source=Source("tiny", "tiny", "0"),
         dtype=io,  # type: ignore[arg-type]
@@ -78,7 +79,7 @@ def write(folder: Path, mode: str = "copy", dtype: str = "float32", io: str = "f
         prompt=Prompt(IMAGE_TOKEN, (END_TOKEN,), 48),
         decoder=DecoderShape(LAYERS, WIDTH, 1, 1, WIDTH, 8, VOCAB, context),
         default_plan="half",
-        plans={"half": PlanEntry(PLAN, "vision.onnx", "decoder.onnx")},
+        plans={"half": PlanEntry(PLAN, "vision.onnx", "decoder.onnx", "debug.onnx")},
         weights=Weights(mode, str(store) if mode == "reference" else None, places),  # type: ignore[arg-type]
         files={name: bundles.record(folder / name) for name in names},
         tools={},
@@ -87,14 +88,14 @@ def write(folder: Path, mode: str = "copy", dtype: str = "float32", io: str = "f
     return bundles.load(folder)
 
 
-def expected(ids: list[int], pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def expected(ids: list[int], pictures: np.ndarray[Any, Any], kept: tuple[int, ...] = (1, 2)) -> np.ndarray[Any, Any]:
     """Logits [T, vocab] of every text token of ``ids``; pictures uint8 [n, 1, 4, 4, 3]."""
     table = weights()
     rows, orders, text, position, order, seen = [], [], [], 0, 0, 0
     for token in ids:
         if token == IMAGE_TOKEN:
             units = pictures[seen, 0].reshape(2, 2, 2, 2, 3).mean((1, 3)).reshape(4, 3) / 255
-            for unit in (1, 2):
+            for unit in kept:
                 place = np.array([position, position + unit // 2, position + unit % 2])
                 rows.append(units[unit] @ table["colour"] + place @ table["place"])
                 orders.append(order + unit)
@@ -180,13 +181,18 @@ def _vision(places: dict[str, Place], io: str) -> onnx.ModelProto:
     )
 
 
-def _decoder(places: dict[str, Place], io: str) -> onnx.ModelProto:
+def _decoder(places: dict[str, Place], io: str, debug: bool = False) -> onnx.ModelProto:
     g = _Graph(places, ("embed", "place"))
+    if debug:
+        first = g("Mul", g("Range", 0, g("Squeeze", g("Shape", "visual_embeds", start=1, end=2)), 1), TOKENS)
+        rows = g("Reshape", g("Add", "forced_indices.0", g("Unsqueeze", first, [1])), [-1])
 
     def positions(name: str) -> str:
         return g("MatMul", g("Transpose", name, perm=[1, 2, 0]), "place.float")
 
     def kept(name: str, width: list[int]) -> str:
+        if debug:
+            return g("Gather", g("Reshape", name, [0, -1, *width]), rows, axis=1)
         groups = g("Reshape", name, [0, -1, TOKENS, *width])
         return g("Reshape", g("Slice", groups, [1], [3], [2]), [0, -1, *width])
 
@@ -194,7 +200,9 @@ def _decoder(places: dict[str, Place], io: str) -> onnx.ModelProto:
     visual = kept(g("Add", embeds, positions("visual_position_ids")), [WIDTH])
     text = g("Add", g("Gather", "embed.float", "input_ids"), positions("position_ids"))
     x, order = g("Concat", visual, text, axis=1), g("Concat", kept("visual_order", []), "order", axis=1)
-    g("Expand", [[[1, 2]]], g("Concat", g("Shape", "visual_embeds", start=0, end=2), [1], axis=0), out="kept_indices.0")
+    if not debug:
+        count = g("Concat", g("Shape", "visual_embeds", start=0, end=2), [1], axis=0)
+        g("Expand", [[[1, 2]]], count, out="kept_indices.0")
     for layer in range(LAYERS):
         if layer == 1:
             start = g("Shape", visual, start=1, end=2)
@@ -209,8 +217,8 @@ def _decoder(places: dict[str, Place], io: str) -> onnx.ModelProto:
         mask = g("Cast", g("LessOrEqual", keys, g("Unsqueeze", order, [2])), to=1)
         mean = g("Div", mask, g("ReduceSum", mask, [2], keepdims=1))
         x = g("Add", x, g("MatMul", mean, g("Squeeze", g("Cast", value, to=1), [1])))
-    rows = g("Gather", x, g("Squeeze", "logits_indices", [0]), axis=1)
-    g("MatMul", rows, g("Transpose", "embed.float"), out="logits")
+    chosen = g("Gather", x, g("Squeeze", "logits_indices", [0]), axis=1)
+    g("MatMul", chosen, g("Transpose", "embed.float"), out="logits")
     g("Identity", "text_mask", out="text_mask_seen")  # the tiny model needs no mask, but ONNX Runtime keeps the input
     caches = [f"{part}.key {part}.value".split() for part in ("past_key_values.0", "past_key_values.1")]
     return g.model(
@@ -224,6 +232,7 @@ def _decoder(places: dict[str, Place], io: str) -> onnx.ModelProto:
             ("text_mask", TensorProto.BOOL, [1, "PT"]),
             ("logits_indices", 7, [1, "n"]),
             *((name, _IO[io], [1, 1, f"P{i}", WIDTH]) for i, pair in enumerate(caches) for name in pair),
+            *([("forced_indices.0", 7, [1, "G", 2])] if debug else []),
         ],
         [
             ("logits", 1, [1, "n", VOCAB]),
@@ -232,6 +241,6 @@ def _decoder(places: dict[str, Place], io: str) -> onnx.ModelProto:
                 for i, pair in enumerate(caches)
                 for name in pair
             ),
-            ("kept_indices.0", 7, [1, "G", 2]),
+            *([] if debug else [("kept_indices.0", 7, [1, "G", 2])]),
         ],
     )
