@@ -23,12 +23,11 @@ PARTS = {
     "TensorRT-RTX": (("tensorrt-rtx",), "rtx"),
     "TensorRT": (("tensorrt",), None),
 }
-_REQUIRED = ("run on CPU", "export")
 
 
 def doctor(
     need: Annotated[
-        list[str] | None, typer.Option("--need", help="Exit 3 unless this part works; repeat. Default: run, export.")
+        list[str] | None, typer.Option("--need", help="Exit 3 unless this part works; repeat.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -52,7 +51,7 @@ def doctor(
         print(json.dumps({"machine": machine, "parts": parts}))
     else:
         _print(machine, parts)
-    for name in need or _REQUIRED:
+    for name in need or ["run on CPU"]:
         match = next((part for part in PARTS if part.lower().startswith(name.lower())), None)
         if match is None:
             raise options.UsageError("unknown part", where="--need", got=name, expected=", ".join(PARTS))
@@ -80,6 +79,7 @@ def _providers() -> list[str]:
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="this machine", show_header=False)
@@ -88,5 +88,5 @@ def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
     for name, part in parts.items():
         state = "[red]missing[/red] " + ", ".join(part["missing"]) if part["missing"] else "[green]ok[/green]"
         detail = part["fix"] or ", ".join(f"{package} {number}" for package, number in part["found"].items())
-        table.add_row(name, f"{state}  {detail}")
+        table.add_row(name, f"{state}  {escape(detail)}")
     Console().print(table)
