@@ -120,7 +120,8 @@ class OrtBackend:
         result: dict[str, dict[str, int]] = {}
         for name in ("vision", "decoder"):
             session = self.__dict__.get(f"_{name}")
-            for part in session.get_provider_graph_assignment_info() if session is not None else ():
+            ask = getattr(session, "get_provider_graph_assignment_info", tuple)  # onnxruntime before 1.24 cannot say
+            for part in ask():
                 device = str(part.ep_name).removesuffix("ExecutionProvider")
                 counts = result.setdefault(name, {})
                 counts[device] = counts.get(device, 0) + len(part.get_nodes())
@@ -254,6 +255,13 @@ class OrtBackend:
             short = str(error)[:500]
             if "allocate" in short.lower() or "out of memory" in short.lower():
                 raise MachineError("there is not enough memory", where=where, got=short) from error
+            if "NOT_IMPLEMENTED" in short:
+                raise MachineError(
+                    f"ONNX Runtime has no kernel for this graph on the {self.name} back-end",
+                    where=where,
+                    got=short,
+                    fix="the CPU has none for bf16 arithmetic: export with --dtype fp32, or choose the cuda back-end",
+                ) from error
             raise BundleError("ONNX Runtime cannot run this graph", where=where, got=short) from error
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import onnxruntime
 import pytest
+import tiny_bundle
+from luvc_export import bundle as bundles
 from luvc_export.bundle import Bundle
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.ort import OrtBackend
@@ -47,6 +50,18 @@ def test_no_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MachineError, match="onnxruntime is not installed"):
         OrtBackend(bundle, bundle.entry())
+
+
+def test_a_graph_the_cpu_has_no_kernel_for(fresh: Path) -> None:
+    manifest = tiny_bundle.write(fresh).manifest
+    bf16 = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 23]> g (bfloat16[2, 2] x) => (bfloat16[2, 2] y) { y = MatMul(x, x) }'
+    )
+    (fresh / "decoder.onnx").write_bytes(bf16.SerializeToString())
+    manifest.files["decoder.onnx"] = bundles.record(fresh / "decoder.onnx")
+    bundles.write_manifest(fresh, manifest)
+    with pytest.raises(MachineError, match=r"no kernel for this graph on the cpu[\s\S]*--dtype fp32"):
+        Session(fresh).generate(None, "a")
 
 
 def test_an_unknown_device(bundle: Bundle) -> None:
