@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.export.compression import scores, spu
-from luvc_export.export.layers import attention, rms_norm, rotate, split_heads
+from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.rope import Rope
 from luvc_export.plan import Plan
 
@@ -27,15 +27,27 @@ class Decoder(nn.Module):
         head_dim: Size of one attention head.
         rope: Angles from position ids.
         plan: Budgets; ``plan.layers`` must equal the model's.
+        planes: DeepStack planes beside each visual token: ``visual_embeds`` is [B, G, N_0, (1 + planes) * D], and
+            plane i is added to the visual tokens that are left after layer i.
+        shared_order: Tokens of one image see each other both ways: all take the order of its first one.
     """
 
-    def __init__(self, text: nn.Module, lm_head: nn.Module, head_dim: int, rope: Rope, plan: Plan) -> None:
+    def __init__(
+        self,
+        text: nn.Module,
+        lm_head: nn.Module,
+        head_dim: int,
+        rope: Rope,
+        plan: Plan,
+        planes: int = 0,
+        shared_order: bool = False,
+    ) -> None:
         super().__init__()
         self.embed_tokens, self.layers, self.norm = text.embed_tokens, text.layers, text.norm
         self.lm_head, self.rope = lm_head, rope
-        self.plan, self.head_dim = plan, head_dim
+        self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
         self.score = scores.score(plan.score)
-        hidden = text.embed_tokens.weight.shape[1]
+        self.hidden = hidden = text.embed_tokens.weight.shape[1]
         for layer, tokens, keep in plan.prunes:
             if keep:
                 self.register_buffer(f"basis_{layer}", scores.basis(plan, tokens, hidden), persistent=False)
@@ -66,8 +78,13 @@ class Decoder(nn.Module):
         groups, count = visual_embeds.shape[1], self.plan.vision_tokens
         text_cos, text_sin = self.rope(position_ids)
         cos, sin = self.rope(visual_position_ids)
-        span = Span(visual_order, cos, sin, torch.arange(count).expand(visual_embeds.shape[0], groups, count))
-        x = torch.cat([visual_embeds.flatten(1, 2), self.embed_tokens(input_ids)], 1)
+        if self.shared_order:
+            visual_order = visual_order.unflatten(1, (groups, count))[:, :, :1].expand(-1, -1, count).flatten(1, 2)
+        visual = visual_embeds.flatten(1, 2)
+        planes = visual[:, :, self.hidden :] if self.planes else None
+        index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)
+        span = Span(visual_order, cos, sin, index, planes)
+        x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_tokens(input_ids)], 1)
         presents: list[Tensor] = []
         kept: list[Tensor] = []
         mask = None
@@ -89,8 +106,16 @@ class Decoder(nn.Module):
             text_only = groups * count if number == last and self.plan.last_layer == "kv_only" else 0
             x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
             presents += [key, value]
-        visual = groups * count if self.plan.last_layer != "kv_only" else 0
-        return self._logits(x[:, visual:], logits_indices), presents, kept
+            if number < self.planes and number != last:
+                x = self._add_plane(x, span, number)
+        first_text = groups * count if self.plan.last_layer != "kv_only" else 0
+        return self._logits(x[:, first_text:], logits_indices), presents, kept
+
+    def _add_plane(self, x: Tensor, span: Span, number: int) -> Tensor:
+        """DeepStack after layer ``number``: the plane reaches the visual rows of x, the text rows stay."""
+        assert span.planes is not None
+        plane = span.planes[:, :, number * self.hidden : (number + 1) * self.hidden]
+        return torch.cat([x[:, : plane.shape[1]] + plane, x[:, plane.shape[1] :]], 1)
 
     def _prune(
         self, number: int, x: Tensor, span: Span, groups: int, count: int, chosen: Tensor | None
@@ -98,7 +123,7 @@ class Decoder(nn.Module):
         keep = self.plan.keep[number]
         visual = x[:, : groups * count]
         if chosen is None:
-            normed = rms_norm(self.layers[number].input_layernorm, visual).float()
+            normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
             given = scores.ScoreInput(
                 normed.unflatten(1, (groups, count)), getattr(self, f"basis_{number}"), self.plan.axis
             )
@@ -120,41 +145,51 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One block. The first ``text_only`` rows give keys and values and nothing else."""
         attn = layer.self_attn
-        normed = rms_norm(layer.input_layernorm, x)
+        normed = self.norm_of(layer.input_layernorm, x)
         key, value = (split_heads(projection(normed), self.head_dim) for projection in (attn.k_proj, attn.v_proj))
         query = split_heads(attn.q_proj(normed[:, text_only:]), self.head_dim)
         if hasattr(attn, "q_norm"):
-            query, key = rms_norm(attn.q_norm, query), rms_norm(attn.k_norm, key)
+            query, key = self.norm_of(attn.q_norm, query), self.norm_of(attn.k_norm, key)
         key = rotate(key, cos, sin)
         query = rotate(query, cos[:, text_only:], sin[:, text_only:])
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
         x = x[:, text_only:] + attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.head_dim**-0.5))
-        return x + layer.mlp(rms_norm(layer.post_attention_layernorm, x)), key, value
+        return x + layer.mlp(self.norm_of(layer.post_attention_layernorm, x)), key, value
+
+    def norm_of(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Norm of a transformers module; a family whose norm differs overrides it."""
+        return norm(module, x)
 
     def _logits(self, text: Tensor, logits_indices: Tensor) -> Tensor:
         batch, length, hidden = text.shape
         flat = logits_indices + length * torch.arange(batch)[:, None]
         rows = text.reshape(batch * length, hidden).index_select(0, flat.flatten())
-        return self.lm_head(rms_norm(self.norm, rows)).unflatten(0, (batch, -1)).float()
+        return self.lm_head(self.norm_of(self.norm, rows)).unflatten(0, (batch, -1)).float()
 
 
 class Span(NamedTuple):
-    """What travels with the visual span: order [B, G * N], cos and sin [B, G * N, Dh / 2], index [B, G, N]."""
+    """What travels with the visual span.
+
+    Order [B, G * N], cos and sin [B, G * N, Dh / 2], index [B, G, N], DeepStack planes [B, G * N, planes * D] or None.
+    """
 
     order: Tensor
     cos: Tensor
     sin: Tensor
     index: Tensor
+    planes: Tensor | None = None
 
     def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
         """Keep the rows at ``flat`` (``spu.flat_index``)."""
         index = spu.gather(self.index.flatten(1), flat, groups, tokens, keep)
         moved = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
-        return Span(*moved, index.unflatten(1, (groups, keep)))
+        planes = None if self.planes is None else spu.gather(self.planes, flat, groups, tokens, keep)
+        return Span(*moved, index.unflatten(1, (groups, keep)), planes)
 
     def empty(self) -> Span:
         """No visual token left."""
-        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.index[:, :, :0])
+        planes = None if self.planes is None else self.planes[:, :0]
+        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.index[:, :, :0], planes)
 
 
 def causal_mask(visual_order: Tensor, order: Tensor, text_mask: Tensor, past: int) -> Tensor:

@@ -6,6 +6,14 @@ import torch
 from torch import Tensor, nn
 
 
+def norm(module: nn.Module, x: Tensor) -> Tensor:
+    """LayerNorm (LayerNormalization-17) or RMSNorm (RMSNormalization-23) of a transformers module."""
+    if isinstance(module, nn.LayerNorm):
+        normed: Tensor = module(x)
+        return normed
+    return rms_norm(module, x)
+
+
 def rms_norm(module: nn.Module, x: Tensor) -> Tensor:
     """RMSNorm of a transformers module with its own weight and epsilon, fp32 inside (RMSNormalization-23)."""
     weight = module.weight

@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from luvc_export.errors import CheckpointError
 from luvc_export.export.decoder import Decoder
+from luvc_export.export.rope import Rope
 from luvc_export.plan import Plan
 from luvc_export.shapes import DecoderShape, EncoderShape
 
+#: Text models ``Decoder`` computes: pre-norm, gated MLP, one rotary frequency set, optional per-head norms.
+TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
+POSITION_COPIES = 4
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pixel arithmetic of a family, used where the checkpoint has no ``preprocessor_config.json``.
+
+    ``(image * rescale - mean) / std``; ``resample`` is a Pillow filter name.
+    """
+
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    rescale: float = 1 / 255
+    resample: str = "bicubic"
+
+
+#: What SigLIP towers are trained with.
+HALF = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
 
 class Family(ABC):
-    """One Hugging Face ``model_type``.
+    """One Hugging Face ``model_type``. The defaults are those of an image tower in front of a plain text model.
 
     Attributes:
         model_type: Name in ``config.json``.
         position_kind: How the LLM places visual tokens, see ``luvc_export.manifest.Prompt``.
+        pixels: Normalisation of the family's processor.
     """
 
     model_type: str
-    position_kind: Literal["mrope", "sequential"]
+    position_kind: Literal["mrope", "sequential"] = "sequential"
+    pixels: Pixels = Pixels()
 
     @abstractmethod
     def build(self, config: Any) -> nn.Module:
         """The transformers model of ``config``, weights uninitialised (called on the meta device)."""
-
-    @abstractmethod
-    def decoder_shape(self, config: Any) -> DecoderShape:
-        """Sizes of the LLM."""
 
     @abstractmethod
     def encoder_shape(self, config: Any) -> EncoderShape:
@@ -38,23 +60,82 @@ class Family(ABC):
 
     @abstractmethod
     def unit_pixels(self, config: Any) -> int:
-        """Side of one unit in pixels; image sides are multiples of it."""
+        """Side of one unit in pixels; image sides are multiples of it unless ``image_size`` fixes them."""
 
     @abstractmethod
     def vision(self, model: nn.Module, plan: Plan, normalise: Normalise) -> nn.Module:
         """Vision graph module: ``image`` -> visual_embeds, visual_positions, merged_into."""
 
     @abstractmethod
-    def decoder(self, model: nn.Module, plan: Plan) -> Decoder:
-        """Decoder graph module on the model's own sub-modules."""
-
-    @abstractmethod
-    def image_token_id(self, config: Any) -> int:
-        """Placeholder of an image in the prompt."""
-
-    @abstractmethod
     def tiny_config(self) -> Any:
         """A config small enough for tests, with every feature of the family."""
+
+    @abstractmethod
+    def reference_inputs(self, config: Any, pixels: torch.Tensor, token_ids: list[int]) -> dict[str, Any]:
+        """What the transformers model takes for the same prompt (parity feeds it to the original).
+
+        Args:
+            config: The model's.
+            pixels: Normalised fp32 [n, F, H, W, 3], the output of ``Normalise``.
+            token_ids: Prompt with one placeholder per image and ``around_image`` written out, as the decoder takes it.
+        """
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """The text model inside: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``."""
+        inner: nn.Module = model.model.language_model
+        return inner
+
+    def decoder_shape(self, config: Any) -> DecoderShape:
+        """Sizes of the LLM, from ``text_config``."""
+        text = config.get_text_config()
+        return DecoderShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            intermediate=text.intermediate_size,
+            vocab=text.vocab_size,
+            context=context(text),
+        )
+
+    def decoder(self, model: nn.Module, plan: Plan) -> Decoder:
+        """Decoder graph module on the model's own sub-modules.
+
+        Raises:
+            CheckpointError: A text model this package does not compute.
+        """
+        config = model.config
+        if config.get_text_config().model_type not in TEXT_MODELS:
+            raise CheckpointError(
+                f"no decoder for this text model inside {self.model_type}",
+                where="text_config.model_type",
+                got=repr(config.get_text_config().model_type),
+                expected=f"one of {', '.join(TEXT_MODELS)}",
+            )
+        inner, copies = self.language_model(model), POSITION_COPIES if plan.positions == "multi" else 1
+        rotary = rotary_embedding(inner, config.get_text_config())
+        rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
+        return Decoder(inner, model.lm_head, self.decoder_shape(config).head_dim, rope, plan)
+
+    def image_token_id(self, config: Any) -> int:
+        """Placeholder of an image in the prompt."""
+        return int(config.image_token_id)
+
+    def image_size(self, config: Any) -> tuple[int, int] | None:
+        """The only image size (height, width) the model takes; None where any multiple of ``unit_pixels`` goes."""
+        return None
+
+    def visual_width(self, config: Any) -> int:
+        """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
+        return self.decoder_shape(config).hidden
+
+    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+        """What stands (before, after) each image and the chat template does not write.
+
+        A string is text that the tokenizer splits (special tokens included), an int is a token id.
+        """
+        return (), ()
 
 
 class Normalise(nn.Module):
@@ -69,3 +150,40 @@ class Normalise(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised pixels fp32 [n, F, H, W, 3]."""
         return (image.to(torch.float32) * self.rescale - self.mean) / self.std
+
+
+def context(text: Any) -> int:
+    """Longest sequence of a text config: where layers slide, no longer than their window, so none ever slides."""
+    longest = int(text.max_position_embeddings)
+    kinds = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else window is not None
+    return min(longest, int(window)) if slides and window else longest
+
+
+def rotary_embedding(inner: nn.Module, text: Any) -> Any:
+    """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
+
+    Raises:
+        CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export.
+    """
+    rope_type = text.rope_parameters.get("rope_type", "default")
+    if rope_type in ("dynamic", "longrope"):
+        raise CheckpointError(
+            "this RoPE type changes with the length of the prompt",
+            where="text_config.rope_parameters.rope_type",
+            got=repr(rope_type),
+            expected="default, linear, llama3 or yarn",
+        )
+    return type(inner.rotary_emb)(text)
+
+
+def expand_images(token_ids: list[int], image_token_id: int, times: int) -> torch.Tensor:
+    """Prompt int64 [1, S] as transformers takes it: every placeholder ``times`` times."""
+    ids = [t for token in token_ids for t in ([token] * times if token == image_token_id else [token])]
+    return torch.tensor([ids])
+
+
+def channels_first(pixels: torch.Tensor) -> torch.Tensor:
+    """[n, F, H, W, 3] -> ``pixel_values`` [n, 3, H, W] of one frame."""
+    return pixels[:, 0].permute(0, 3, 1, 2).contiguous()

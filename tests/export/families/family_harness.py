@@ -1,0 +1,224 @@
+"""Tiny models of every family with random weights, their Hugging Face answers and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luvc_export.export import families
+from luvc_export.export.decoder import Decoder
+from luvc_export.export.families.base import Family, Normalise
+from luvc_export.layout import Layout, arrange
+from luvc_export.plan import Plan
+from luvc_export.planning import Request, solve
+
+#: fp32, sums in another order; logits have a standard deviation of at least 1.
+TOLERANCE = 1e-4
+#: What a sabotage must move the logits by.
+SABOTAGE = 100 * TOLERANCE
+GREEDY = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny model of a family, with the plan ``none`` of its default grid."""
+
+    family: Family
+    config: Any
+    model: Any
+    size: tuple[int, int]
+    plan: Plan
+    thirds: Plan
+
+    def __str__(self) -> str:
+        return self.family.model_type
+
+    def normalise(self) -> Normalise:
+        pixels = self.family.pixels
+        return Normalise(pixels.rescale, list(pixels.mean), list(pixels.std))
+
+    def vision(self, plan: Plan) -> nn.Module:
+        return self.family.vision(self.model, plan, self.normalise())
+
+    def images(self, count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(7)
+        return torch.randint(0, 256, (count, 1, *self.size, 3), dtype=torch.uint8, generator=generator)
+
+    def prompt(self, images: int) -> list[int]:
+        """Text before, between and after ``images`` images, what the family writes around them included."""
+        generator = torch.Generator().manual_seed(11 + images)
+        words = iter(torch.randint(3, 200, (64,), generator=generator).tolist())
+        before, after = self.family.around_image(self.config)
+        ids = [next(words) for _ in range(4)]
+        for _ in range(images):
+            ids += [*self._ids(before), self.family.image_token_id(self.config), *self._ids(after)]
+            ids += [next(words) for _ in range(3)]
+        return ids
+
+    def _ids(self, parts: tuple[str | int, ...]) -> list[int]:
+        """No tokenizer here: any token stands for a piece of text."""
+        return [part if isinstance(part, int) else 201 + len(part) % 8 for part in parts]
+
+
+@cache
+def case(name: str) -> Case:
+    family = families.find(name, "test")
+    return build(family, family.tiny_config())
+
+
+def build(family: Family, config: Any, seed: int = 0) -> Case:
+    torch.manual_seed(seed)
+    config._attn_implementation = "eager"
+    model: Any = family.build(config).eval()
+    randomise(model)
+    unit = family.unit_pixels(config)
+    size = family.image_size(config) or (4 * unit, 6 * unit)
+    shapes = family.decoder_shape(config), family.encoder_shape(config)
+    grid = size[0] // unit, size[1] // unit
+    plans = [solve(Request(schedule=name), grid, *shapes) for name in ("none", "thirds")]
+    return Case(family, config, model, size, *plans)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Weights that matter: the default init is so small that wrong positions hardly move the logits."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape)
+        if "embed" in name and parameter.dim() > 1 and "patch" not in name:
+            parameter.copy_(noise)
+        elif parameter.dim() > 1:
+            parameter.copy_(noise * 1.2 / parameter[0].numel() ** 0.5)
+        elif "norm" in name and "weight" in name:
+            parameter.copy_(parameter + 0.2 * noise)
+        else:
+            parameter.copy_(0.2 * noise)
+
+
+@dataclass
+class Run:
+    """Decoder inputs of one prompt; tests change them to sabotage."""
+
+    embeds: Tensor
+    layout: Layout
+    change: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    def inputs(self) -> list[Tensor]:
+        """All decoder inputs before the caches, every text token's logits asked for."""
+        text = self.layout.input_ids.shape[1]
+        named = {
+            "visual_embeds": self.embeds[None],
+            **{
+                name: torch.from_numpy(getattr(self.layout, name))
+                for name in ("input_ids", "visual_position_ids", "position_ids", "visual_order", "order")
+            },
+            "text_mask": torch.ones(1, text, dtype=torch.bool),
+            "logits_indices": torch.arange(text)[None],
+        }
+        return [self.change.get(name, lambda given: given)(value) for name, value in named.items()]
+
+
+def see(case: Case, plan: Plan, images: Tensor, vision: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings, positions and places of ``images``; zero rows without any."""
+    if not len(images):
+        width = case.family.visual_width(case.config)
+        return torch.zeros(0, plan.vision_tokens, width), torch.zeros(0, plan.vision_tokens, 2), torch.zeros(0, 0)
+    with torch.no_grad():
+        out: tuple[Tensor, Tensor, Tensor] = (vision or case.vision(plan))(images)
+    return out
+
+
+def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: Tensor) -> Run:
+    family, config = case.family, case.config
+    layout = arrange(ids, family.image_token_id(config), positions.numpy(), plan.grid, family.position_kind)
+    return Run(embeds, layout)
+
+
+def empty_past(case: Case, batch: int = 1) -> list[Tensor]:
+    shape = case.family.decoder_shape(case.config)
+    return [torch.zeros(batch, shape.kv_heads, 0, shape.head_dim) for _ in range(2 * shape.layers)]
+
+
+def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:
+    """Logits [T, vocab] of the text tokens the vocabulary knows."""
+    with torch.no_grad():
+        out: Tensor = decoder(*run.inputs(), empty_past(case))[0][0]
+    return out[torch.from_numpy(run.layout.input_ids[0]) < case.family.decoder_shape(case.config).vocab]
+
+
+def greedy(case: Case, decoder: Decoder, run: Run, count: int = GREEDY) -> list[int]:
+    """``count`` tokens by decoding one at a time with the caches."""
+    inputs, layout, tokens = run.inputs(), run.layout, list[int]()
+    position, order = layout.next_position, layout.next_order
+    past, width = empty_past(case), run.embeds.shape[-1]
+    axes, seen = layout.position_ids.shape[0], layout.input_ids.shape[1]
+    with torch.no_grad():
+        for _ in range(count):
+            out, past, _ = decoder(*inputs, past)
+            tokens.append(int(out[0, -1].argmax()))
+            seen += 1
+            inputs = [
+                torch.zeros(1, 0, decoder.plan.vision_tokens, width),
+                torch.tensor([[tokens[-1]]]),
+                torch.zeros(axes, 1, 0),
+                torch.full((axes, 1, 1), float(position)),
+                torch.zeros(1, 0, dtype=torch.int64),
+                torch.tensor([[order]]),
+                torch.ones(1, seen, dtype=torch.bool),
+                torch.zeros(1, 1, dtype=torch.int64),
+            ]
+            position, order = position + 1, order + 1
+    return tokens
+
+
+def reference(case: Case, ids: list[int], images: Tensor) -> dict[str, Any]:
+    """Inputs of the transformers model."""
+    return case.family.reference_inputs(case.config, case.normalise()(images), ids)
+
+
+def reference_logits(case: Case, given: dict[str, Any]) -> Tensor:
+    """Hugging Face's logits [T, vocab] of the text tokens."""
+    if hasattr(case.model.model, "rope_deltas"):
+        case.model.model.rope_deltas = None
+    with torch.no_grad():
+        out: Tensor = case.model(**given).logits[0]
+    return out[given["input_ids"][0] != case.family.image_token_id(case.config)]
+
+
+def reference_embeds(case: Case, given: dict[str, Any]) -> Tensor:
+    """Hugging Face's visual embeddings [n * N, width], DeepStack planes after each token."""
+    vision = {k: v for k, v in given.items() if k not in ("input_ids", "mm_token_type_ids", "token_type_ids")}
+    with torch.no_grad():
+        out = case.model.get_image_features(**vision, return_dict=True)
+    flat = [torch.cat([*out.pooler_output])]
+    flat += [torch.cat([*plane]) for plane in getattr(out, "deepstack_features", None) or []]
+    joined: Tensor = torch.cat([part.reshape(-1, part.shape[-1]) for part in flat], -1)
+    return joined
+
+
+def reference_greedy(case: Case, given: dict[str, Any], count: int = GREEDY) -> list[int]:
+    """Hugging Face's ``generate``."""
+    case.model.generation_config.eos_token_id = None
+    case.model.generation_config.pad_token_id = 0
+    if hasattr(case.model.model, "rope_deltas"):
+        case.model.model.rope_deltas = None
+    mask = torch.ones_like(given["input_ids"])
+    with torch.no_grad():
+        out = case.model.generate(**given, attention_mask=mask, do_sample=False, max_new_tokens=count)
+    return [int(token) for token in out[0, given["input_ids"].shape[1] :]]
+
+
+def graph_shape(case: Case) -> Any:
+    """Decoder sizes as ``trace_decoder`` takes them: ``hidden`` is the width of ``visual_embeds``."""
+    return replace(case.family.decoder_shape(case.config), hidden=case.family.visual_width(case.config))
+
+
+def difference(a: Tensor | np.ndarray[Any, Any], b: Tensor | np.ndarray[Any, Any]) -> float:
+    """Largest absolute difference; inf where shapes differ."""
+    left, right = torch.as_tensor(a), torch.as_tensor(b)
+    return float((left - right).abs().max()) if left.shape == right.shape else float("inf")
