@@ -1,0 +1,146 @@
+"""InternVL (transformers' own form): class token set aside, LayerScale, 2x2 pixel shuffle as unit, 1-D positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.families.base import Family, Normalise, Pixels, channels_first, expand_images
+from luvc_export.export.layers import norm
+from luvc_export.export.plain_vision import Parts, PlainVision
+from luvc_export.plan import Plan
+from luvc_export.shapes import EncoderShape
+
+
+class Vision(PlainVision):
+    """Tower, pixel shuffle (each unit's patches side by side) and projector."""
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
+        super().__init__(model.vision_tower, plan, normalise, grid, side, (model.config.vision_config.num_hidden_layers,))
+        self.projector = model.multi_modal_projector
+
+    def finish(self, found: list[Tensor]) -> Tensor:
+        """[n, U * 4, C] -> [n, U, D]. The tower's last norm is an identity in models with mean pooling."""
+        x = found[0] if isinstance(self.tower.layernorm, nn.Identity) else norm(self.tower.layernorm, found[0])
+        embeds: Tensor = self.projector(x.reshape(x.shape[0], -1, self.side**2 * x.shape[2]))
+        return embeds
+
+    def layers(self) -> Any:
+        """Encoder blocks."""
+        return self.tower.encoder.layer
+
+    def parts(self, layer: Any) -> Parts:
+        """InternVL's names; norms of queries and keys act on all heads at once."""
+        a, scales = layer.attention, (layer.lambda_1, layer.lambda_2)
+        norms = (a.q_norm, a.k_norm) if self.config.use_qk_norm else (None, None)
+        block = layer.layernorm_before, a.q_proj, a.k_proj, a.v_proj, a.projection_layer, layer.layernorm_after, layer.mlp
+        return Parts(*block, scales, *norms)
+
+    def patch(self) -> Any:
+        """Convolution that embeds a patch."""
+        return self.tower.embeddings.patch_embeddings.projection
+
+    def positions(self) -> Tensor:
+        """Learned positions [1 + patches, C]."""
+        table: Tensor = self.tower.embeddings.position_embeddings[0]
+        return table
+
+    def class_token(self) -> Tensor | None:
+        """Class token [1, C]."""
+        token: Tensor = self.tower.embeddings.cls_token[0]
+        return token
+
+
+class InternVL(Family):
+    """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``), one tile an image."""
+
+    model_type = "internvl"
+    pixels = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+    def build(self, config: Any) -> nn.Module:
+        """InternVLForConditionalGeneration."""
+        return InternVLForConditionalGeneration(config)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``; a unit is what pixel shuffle joins."""
+        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
+        unit = self._side(config) ** 2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+
+    def unit_pixels(self, config: Any) -> int:
+        """Patch size times the pixel shuffle's side."""
+        return int(config.vision_config.patch_size[0] * self._side(config))
+
+    def image_size(self, config: Any) -> tuple[int, int] | None:
+        """The tile's."""
+        height, width = config.vision_config.image_size
+        return int(height), int(width)
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges.
+
+        Raises:
+            CheckpointError: A tower without learned positions, or features of another block than the last.
+        """
+        config = model.config
+        given = config.vision_feature_layer, config.vision_feature_select_strategy
+        if not config.vision_config.use_absolute_position_embeddings or given != (-1, "default"):
+            raise CheckpointError(
+                "this InternVL tower is not supported",
+                where="vision_config, vision_feature_layer",
+                got=f"absolute positions {config.vision_config.use_absolute_position_embeddings}, features {given}",
+                expected="absolute positions, features (-1, 'default')",
+            )
+        return Vision(model.model, plan, normalise, self._grid(config), self._side(config))
+
+    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+        """The processor's marks."""
+        return ("<img>",), ("</img>",)
+
+    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+        """Every placeholder as often as there are units, and the pixels."""
+        rows, columns = self._grid(config)
+        ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), rows * columns)}
+        return ids | {"pixel_values": channels_first(pixels)} if len(pixels) else ids
+
+    def _side(self, config: Any) -> int:
+        return round(1 / config.downsample_ratio)
+
+    def _grid(self, config: Any) -> tuple[int, int]:
+        height, width = config.vision_config.image_size
+        unit = self.unit_pixels(config)
+        return height // unit, width // unit
+
+    def tiny_config(self) -> InternVLConfig:
+        """Three blocks with norms of queries and keys, Qwen2 of three layers with biases and grouped keys."""
+        return InternVLConfig(
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 8,
+                "use_qk_norm": True,
+                "norm_type": "rms_norm",
+                "attention_bias": True,
+            },
+            text_config={
+                "model_type": "qwen2",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+            },
+            image_token_id=250,
+            image_seq_length=16,
+        )
+
+
+FAMILY = InternVL()

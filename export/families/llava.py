@@ -1,0 +1,142 @@
+"""LLaVA: CLIP tower (class token set aside) or SigLIP tower, feature layers by config, two-layer projector, 1-D positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.families.base import Family, Normalise, channels_first, expand_images
+from luvc_export.export.layers import norm
+from luvc_export.export.plain_vision import PlainVision
+from luvc_export.plan import Plan
+from luvc_export.shapes import EncoderShape
+
+TOWERS = ("clip_vision_model", "siglip_vision_model")
+
+
+class Vision(PlainVision):
+    """Tower and projector. Several feature layers are joined channel by channel, in the order of the config."""
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int]) -> None:
+        self.wanted = feature_layers(model.config)
+        super().__init__(model.vision_tower, plan, normalise, grid, 1, tuple(sorted({*self.wanted})))
+        self.projector = model.multi_modal_projector
+
+    def finish(self, found: list[Tensor]) -> Tensor:
+        """[n, U, C] of every feature layer -> [n, U, D]."""
+        embeds: Tensor = self.projector(torch.cat([found[self.features.index(layer)] for layer in self.wanted], -1))
+        return embeds
+
+    def class_token(self) -> Tensor | None:
+        """CLIP has one."""
+        token = getattr(self.tower.embeddings, "class_embedding", None)
+        return None if token is None else token[None]
+
+    def enter(self, x: Tensor) -> Tensor:
+        """CLIP norms what enters (its name is spelled so in the checkpoints)."""
+        return norm(self.tower.pre_layrnorm, x) if hasattr(self.tower, "pre_layrnorm") else x
+
+
+def feature_layers(config: Any) -> tuple[int, ...]:
+    """``vision_feature_layer`` as numbers of blocks run, in the order of the config.
+
+    Raises:
+        CheckpointError: The state before the first block is asked for.
+    """
+    given, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    layers = tuple(layer if layer >= 0 else blocks + 1 + layer for layer in ([given] if isinstance(given, int) else given))
+    if not all(1 <= layer <= blocks for layer in layers):
+        raise CheckpointError(
+            "this vision feature layer is none of the tower's blocks",
+            where="vision_feature_layer",
+            got=given,
+            expected=f"layers 1 to {blocks}, or -1 to -{blocks}",
+        )
+    return layers
+
+
+class Llava(Family):
+    """LLaVA 1.5 and models of its form (one picture, one size)."""
+
+    model_type = "llava"
+
+    def build(self, config: Any) -> nn.Module:
+        """LlavaForConditionalGeneration."""
+        return LlavaForConditionalGeneration(config)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes of the tower up to the last feature layer; blocks behind it are never computed."""
+        vision, blocks = config.vision_config, max(feature_layers(config))
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, 1, 0, tuple(range(blocks)))
+
+    def unit_pixels(self, config: Any) -> int:
+        """Patch size."""
+        return int(config.vision_config.patch_size)
+
+    def image_size(self, config: Any) -> tuple[int, int] | None:
+        """The tower's."""
+        return config.vision_config.image_size, config.vision_config.image_size
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges.
+
+        Raises:
+            CheckpointError: Another kind of tower, or a class token that is kept as a visual token.
+        """
+        config = model.config
+        if config.vision_config.model_type not in TOWERS:
+            raise CheckpointError(
+                "no encoder for this vision tower inside llava",
+                where="vision_config.model_type",
+                got=repr(config.vision_config.model_type),
+                expected=f"one of {', '.join(TOWERS)}",
+            )
+        has_class = config.vision_config.model_type == "clip_vision_model"
+        if has_class != (config.vision_feature_select_strategy == "default"):
+            raise CheckpointError(
+                "the feature selection does not leave a grid of patches",
+                where="vision_feature_select_strategy",
+                got=f"{config.vision_feature_select_strategy!r} with a {config.vision_config.model_type}",
+                expected="'default' (drops the class token) with CLIP, 'full' with SigLIP",
+            )
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        return Vision(model.model, plan, normalise, (side, side))
+
+    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+        """Every placeholder as often as there are patches, and the pixels."""
+        units = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), units)}
+        return ids | {"pixel_values": channels_first(pixels)} if len(pixels) else ids
+
+    def tiny_config(self) -> LlavaConfig:
+        """CLIP tower of four blocks read after the second and the third, Llama of three layers."""
+        return LlavaConfig(
+            vision_config={
+                "model_type": "clip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 2,
+                "image_size": 60,
+                "patch_size": 12,
+            },
+            text_config={
+                "model_type": "llama",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+            },
+            image_token_index=250,
+            vision_feature_layer=[-3, -2],
+        )
+
+
+FAMILY = Llava()

@@ -1,0 +1,137 @@
+"""Qwen3-VL: learned positions interpolated to the grid, DeepStack planes, interleaved M-RoPE, norms of queries and keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from luvc_export.export.families.base import HALF, Normalise
+from luvc_export.export.layers import norm
+from luvc_export.export.mrope import MropeFamily
+from luvc_export.export.rotary_vision import RotaryVision
+from luvc_export.plan import Plan
+from luvc_export.shapes import EncoderShape
+
+
+class Vision(RotaryVision):
+    """Encoder whose tapped blocks give DeepStack planes, each through a merger of its own."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm of each patch, then join a unit's patches: [n, U * patches, C] -> [n, U, D]."""
+        merger = self.visual.merger
+        return _mlp(merger, self.per_unit(norm(merger.norm, x)))
+
+    def finish_plane(self, index: int, x: Tensor) -> Tensor:
+        """Join a unit's patches, then norm: [n, U * patches, C] -> [n, U, D]."""
+        merger = self.visual.deepstack_merger_list[index]
+        return _mlp(merger, norm(merger.norm, self.per_unit(x)))
+
+    def learned_positions(self, rows: int, columns: int) -> Tensor:
+        """The square table, bilinear to the patch grid: [rows * columns * patches, C], computed in the graph."""
+        side, table = self.config.spatial_merge_size, self.visual.pos_embed.weight
+        size = self.visual.num_grid_per_side
+        places, shares = zip(*(taps(count * side, size) for count in (rows, columns)), strict=True)
+        place = places[0][:, None, :, None] * size + places[1][None, :, None, :]
+        share = shares[0][:, None, :, None] * shares[1][None, :, None, :]
+        order = torch.arange(rows * columns * side**2)
+        order = order.reshape(rows, side, columns, side).transpose(1, 2).flatten()
+        place, share = place.reshape(-1, 4)[order], share.reshape(-1, 4)[order]
+        corners = table.index_select(0, place.flatten()).unflatten(0, place.shape)
+        return (corners * share[:, :, None].to(table.dtype)).sum(1)
+
+
+def _mlp(merger: Any, x: Tensor) -> Tensor:
+    out: Tensor = merger.linear_fc2(merger.act_fn(merger.linear_fc1(x)))
+    return out
+
+
+def taps(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """The two table places, int64 [count, 2], and their shares, fp32, of ``count`` points spread over 0 .. size - 1."""
+    point = torch.linspace(0, size - 1, count)
+    low = point.floor().long()
+    share = point - low
+    return torch.stack([low, (low + 1).clamp(max=size - 1)], 1), torch.stack([1 - share, share], 1)
+
+
+class Qwen3VL(MropeFamily):
+    """Qwen3-VL (dense)."""
+
+    model_type = "qwen3_vl"
+    pixels = HALF
+
+    def build(self, config: Any) -> nn.Module:
+        """Qwen3VLForConditionalGeneration."""
+        return Qwen3VLForConditionalGeneration(config)
+
+    def axes(self, section: list[int]) -> list[int]:
+        """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""
+        return [
+            axis if (axis := place % 3) and place < 3 * section[axis] else 0 for place in range(sum(section))
+        ]
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``."""
+        vision = config.vision_config
+        return EncoderShape(
+            blocks=vision.depth,
+            hidden=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+            unit=vision.spatial_merge_size**2,
+            window=0,
+            full_attention=tuple(range(vision.depth)),
+        )
+
+    def visual_width(self, config: Any) -> int:
+        """The embedding and its DeepStack planes side by side."""
+        return int(config.text_config.hidden_size * (1 + len(config.vision_config.deepstack_visual_indexes)))
+
+    def vision(self, model: nn.Module, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The encoder with the plan's merges."""
+        shape, tapped = self.encoder_shape(model.config), model.config.vision_config.deepstack_visual_indexes
+        return Vision(
+            model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention, tuple(tapped)
+        )
+
+    def tiny_config(self) -> Qwen3VLConfig:
+        """Three blocks, planes after the first two (one before the merges, one at them), three LLM layers."""
+        return Qwen3VLConfig(
+            vision_config={
+                "depth": 3,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "patch_size": 8,
+                "num_position_embeddings": 36,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            text_config={
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [4, 2, 2],
+                    "mrope_interleaved": True,
+                },
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                "pad_token_id": 0,
+            },
+            image_token_id=250,
+            video_token_id=251,
+            vision_start_token_id=252,
+            vision_end_token_id=253,
+        )
+
+
+FAMILY = Qwen3VL()
