@@ -7,7 +7,7 @@ mask is built from each token's logical order. Every slice is then static, a pru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class Decoder(nn.Module):
         self.embed_tokens, self.layers, self.norm = text.embed_tokens, text.layers, text.norm
         self.lm_head, self.rope = lm_head, rope
         self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
+        self.scale = float(head_dim) ** -0.5
         self.score = scores.score(plan.score)
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         for layer, tokens, keep in plan.prunes:
@@ -84,7 +85,7 @@ class Decoder(nn.Module):
         planes = visual[:, :, self.hidden :] if self.planes else None
         index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)
         span = Span(visual_order, cos, sin, index, planes)
-        x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_tokens(input_ids)], 1)
+        x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
         presents: list[Tensor] = []
         kept: list[Tensor] = []
         mask = None
@@ -145,6 +146,7 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One block. The first ``text_only`` rows give keys and values and nothing else."""
         attn = layer.self_attn
+        cos, sin = self.angles(layer, cos), self.angles(layer, sin)
         normed = self.norm_of(layer.input_layernorm, x)
         key, value = (split_heads(projection(normed), self.head_dim) for projection in (attn.k_proj, attn.v_proj))
         query = split_heads(attn.q_proj(normed[:, text_only:]), self.head_dim)
@@ -153,12 +155,31 @@ class Decoder(nn.Module):
         key = rotate(key, cos, sin)
         query = rotate(query, cos[:, text_only:], sin[:, text_only:])
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
-        x = x[:, text_only:] + attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.head_dim**-0.5))
-        return x + layer.mlp(self.norm_of(layer.post_attention_layernorm, x)), key, value
+        attended = attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.scale))
+        x = x[:, text_only:] + self.after_attention(layer, attended)
+        return x + self.feed_forward(layer, x), key, value
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Text embeddings [B, T, D]. This and the four below are what a family's own text model may override."""
+        embeds: Tensor = self.embed_tokens(input_ids)
+        return embeds
 
     def norm_of(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Norm of a transformers module; a family whose norm differs overrides it."""
+        """Norm of a transformers module."""
         return norm(module, x)
+
+    def angles(self, layer: Any, cache: Tensor) -> Tensor:
+        """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
+        return cache
+
+    def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
+        """What is added to the hidden states after attention."""
+        return attended
+
+    def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
+        """What is added to the hidden states after the MLP."""
+        out: Tensor = layer.mlp(self.norm_of(layer.post_attention_layernorm, x))
+        return out
 
     def _logits(self, text: Tensor, logits_indices: Tensor) -> Tensor:
         batch, length, hidden = text.shape

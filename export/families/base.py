@@ -137,6 +137,10 @@ class Family(ABC):
         """
         return (), ()
 
+    def template_marker(self, config: Any) -> str | None:
+        """What the chat template writes for an image where that is not the image token itself."""
+        return None
+
 
 class Normalise(nn.Module):
     """uint8 [n, F, H, W, 3] -> fp32, ``(image * rescale - mean) / std`` per channel, as transformers' processors do."""

@@ -1,0 +1,196 @@
+"""Gemma 3: SigLIP tower pooled to a fixed grid, images seen both ways, local and global rotary frequencies, four norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.decoder import Decoder
+from luvc_export.export.families.base import (
+    HALF,
+    POSITION_COPIES,
+    Family,
+    Normalise,
+    channels_first,
+    expand_images,
+    rotary_embedding,
+)
+from luvc_export.export.layers import norm
+from luvc_export.export.plain_vision import PlainVision
+from luvc_export.export.rope import Rope
+from luvc_export.plan import Plan
+from luvc_export.shapes import EncoderShape
+
+FIXED_ROPES = ("default", "linear", "llama3", "yarn")
+
+
+def gemma_norm(module: Any, x: Tensor) -> Tensor:
+    """RMSNorm around 1: the stored weight is the difference from 1."""
+    return nn.functional.rms_norm(x, (x.shape[-1],), 1.0 + module.weight, module.eps)
+
+
+class Vision(PlainVision):
+    """Tower, last norm, mean over each unit's patches, and projection."""
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
+        layers = model.config.vision_config.num_hidden_layers
+        super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
+        self.projector = model.multi_modal_projector
+
+    def finish(self, found: list[Tensor]) -> Tensor:
+        """[n, U * side * side, C] -> [n, U, D]."""
+        x = norm(self.tower.post_layernorm, found[0])
+        pooled = x.reshape(x.shape[0], -1, self.side**2, x.shape[2]).mean(2)
+        embeds = gemma_norm(self.projector.mm_soft_emb_norm, pooled) @ self.projector.mm_input_projection_weight
+        return embeds
+
+
+class Gemma3Decoder(Decoder):
+    """Norms before and after each half of a layer; rotary caches hold global, then local frequencies."""
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Embeddings times sqrt(D), rounded to the embedding's dtype as in training."""
+        weight = self.embed_tokens.weight
+        scale = torch.tensor(self.embed_tokens.scalar_embed_scale, dtype=weight.dtype)
+        return nn.functional.embedding(input_ids, weight) * scale
+
+    def norm_of(self, module: Any, x: Tensor) -> Tensor:
+        """RMSNorm around 1."""
+        return gemma_norm(module, x)
+
+    def angles(self, layer: Any, cache: Tensor) -> Tensor:
+        """The second half for sliding layers, the first for the others."""
+        half = self.head_dim // 2
+        return cache[:, :, half:] if layer.self_attn.is_sliding else cache[:, :, :half]
+
+    def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
+        """Normed once more."""
+        return gemma_norm(layer.post_attention_layernorm, attended)
+
+    def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
+        """MLP between two norms."""
+        return gemma_norm(
+            layer.post_feedforward_layernorm, layer.mlp(gemma_norm(layer.pre_feedforward_layernorm, x))
+        )
+
+
+class Gemma3(Family):
+    """Gemma 3 with vision (4B and larger), pan-and-scan off.
+
+    Sliding layers: contexts longer than the window are refused (``decoder_shape``), so that none ever slides. Which
+    original index a pruned past key had is then never asked.
+    """
+
+    model_type = "gemma3"
+    pixels = HALF
+
+    def build(self, config: Any) -> nn.Module:
+        """Gemma3ForConditionalGeneration."""
+        return Gemma3ForConditionalGeneration(config)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``; a unit is what the projector pools."""
+        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
+        unit = (self.unit_pixels(config) // vision.patch_size) ** 2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+
+    def unit_pixels(self, config: Any) -> int:
+        """Side of what becomes one token."""
+        return int(config.vision_config.image_size // self._side(config))
+
+    def image_size(self, config: Any) -> tuple[int, int] | None:
+        """The tower's."""
+        return config.vision_config.image_size, config.vision_config.image_size
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges."""
+        config, side = model.config, self._side(model.config)
+        unit = self.unit_pixels(config) // config.vision_config.patch_size
+        return Vision(model.model, plan, normalise, (side, side), unit)
+
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
+        """The language model with the plan's prunes.
+
+        Raises:
+            CheckpointError: Soft-capped or bidirectional text attention, or RoPE that changes with length.
+        """
+        text, shape = model.config.text_config, self.decoder_shape(model.config)
+        kinds = [text.rope_parameters[kind]["rope_type"] for kind in ("full_attention", "sliding_attention")]
+        capped = text.attn_logit_softcapping or text.final_logit_softcapping
+        if capped or text.use_bidirectional_attention or not {*kinds} <= {*FIXED_ROPES}:
+            raise CheckpointError(
+                "this Gemma text model is not supported",
+                where="text_config",
+                got=f"soft caps {bool(capped)}, bidirectional {text.use_bidirectional_attention}, RoPE {kinds}",
+                expected=f"no soft caps, causal text, RoPE {', '.join(FIXED_ROPES)}",
+            )
+        rotary = rotary_embedding(self.language_model(model), text)
+        frequencies = torch.cat([rotary.full_attention_inv_freq, rotary.sliding_attention_inv_freq])
+        copies = POSITION_COPIES if plan.positions == "multi" else 1
+        rope = Rope(frequencies, [0] * shape.head_dim, rotary.full_attention_attention_scaling, copies)
+        decoder = Gemma3Decoder(
+            self.language_model(model), model.lm_head, shape.head_dim, rope, plan, shared_order=True
+        )
+        decoder.scale = float(text.query_pre_attn_scalar) ** -0.5
+        return decoder
+
+    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+        """The processor's marks."""
+        return ("\n\n<start_of_image>",), ("<end_of_image>\n\n",)
+
+    def template_marker(self, config: Any) -> str | None:
+        """The chat template writes the begin mark alone."""
+        return "<start_of_image>"
+
+    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+        """Every placeholder as often as there are units, which tokens are images, and the pixels."""
+        image = self.image_token_id(config)
+        ids = expand_images(token_ids, image, self._side(config) ** 2)
+        given = {"input_ids": ids, "token_type_ids": (ids == image).long()}
+        return given | {"pixel_values": channels_first(pixels)} if len(pixels) else given
+
+    def _side(self, config: Any) -> int:
+        return round(config.mm_tokens_per_image**0.5)
+
+    def tiny_config(self) -> Gemma3Config:
+        """2x2 patches to a token, three LLM layers of which two slide, a window longer than the test's prompts."""
+        return Gemma3Config(
+            vision_config={
+                "model_type": "siglip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 8,
+                "vision_use_head": False,
+            },
+            text_config={
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "query_pre_attn_scalar": 24,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "sliding_window": 512,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                    "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+                },
+            },
+            mm_tokens_per_image=16,
+            image_token_index=250,
+            boi_token_index=252,
+            eoi_token_index=253,
+        )
+
+
+FAMILY = Gemma3()

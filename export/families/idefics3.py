@@ -1,0 +1,123 @@
+"""Idefics3: SigLIP-like tower whose positions are bucketed, pixel shuffle as unit, one linear projection, 1-D positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+
+from luvc_export.export.families.base import HALF, Family, Normalise, expand_images
+from luvc_export.export.layers import norm
+from luvc_export.export.plain_vision import PlainVision
+from luvc_export.plan import Plan
+from luvc_export.shapes import EncoderShape
+
+
+class Vision(PlainVision):
+    """Tower, last norm, pixel shuffle (each unit's patches side by side) and projection."""
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
+        layers = model.config.vision_config.num_hidden_layers
+        super().__init__(model.vision_model, plan, normalise, grid, side, (layers,))
+        self.connector = model.connector
+
+    def finish(self, found: list[Tensor]) -> Tensor:
+        """[n, U * side * side, C] -> [n, U, D]."""
+        x = norm(self.tower.post_layernorm, found[0])
+        embeds: Tensor = self.connector.modality_projection(x.reshape(x.shape[0], -1, self.side**2 * x.shape[2]))
+        return embeds
+
+    def positions(self) -> Tensor:
+        """Learned positions [patches, C] at the bucket of each patch.
+
+        A patch's place as a fraction of the picture falls between bucket edges; in fp32 some land one bucket early, which
+        is how the model was trained, so the fractions are computed as transformers computes them.
+        """
+        per_side = self.plan.grid[0] * self.side
+        place = (torch.arange(per_side, dtype=torch.float32) * (1.0 / torch.tensor(per_side))).clamp(max=1.0 - 1e-6)
+        bucket = torch.bucketize(place, torch.arange(1 / per_side, 1.0, 1 / per_side), right=True)
+        index = (bucket[:, None] * per_side + bucket).flatten()
+        table: Tensor = self.tower.embeddings.position_embedding.weight
+        return table if torch.equal(index, torch.arange(per_side**2)) else table.index_select(0, index)
+
+
+class Idefics3(Family):
+    """Idefics3, each picture as one tile (image splitting off)."""
+
+    model_type = "idefics3"
+    pixels = HALF
+
+    def build(self, config: Any) -> nn.Module:
+        """Idefics3ForConditionalGeneration."""
+        return Idefics3ForConditionalGeneration(config)
+
+    def language_model(self, model: Any) -> nn.Module:
+        """The text model."""
+        inner: nn.Module = model.model.text_model
+        return inner
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``; a unit is what pixel shuffle joins."""
+        vision, blocks, unit = config.vision_config, config.vision_config.num_hidden_layers, config.scale_factor**2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+
+    def unit_pixels(self, config: Any) -> int:
+        """Patch size times the pixel shuffle's side."""
+        return int(config.vision_config.patch_size * config.scale_factor)
+
+    def image_size(self, config: Any) -> tuple[int, int] | None:
+        """The tower's."""
+        return config.vision_config.image_size, config.vision_config.image_size
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges."""
+        side = self._side(model.config)
+        return Vision(model.model, plan, normalise, (side, side), model.config.scale_factor)
+
+    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+        """The processor's marks of a picture that is not split."""
+        return ("<fake_token_around_image>", "<global-img>"), ("<fake_token_around_image>",)
+
+    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+        """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""
+        ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), self._side(config) ** 2)}
+        return ids | {"pixel_values": pixels[:, 0].permute(0, 3, 1, 2)[None].contiguous()} if len(pixels) else ids
+
+    def _side(self, config: Any) -> int:
+        return int(config.vision_config.image_size // self.unit_pixels(config))
+
+    def tiny_config(self) -> Any:
+        """Three blocks with 2x2 units, Llama of three layers."""
+        return Idefics3Config(**self.tiny_sizes())
+
+    def tiny_sizes(self) -> dict[str, Any]:
+        """Arguments of ``tiny_config``."""
+        return {
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 8,
+            },
+            "text_config": {
+                "model_type": "llama",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "pad_token_id": 0,
+            },
+            "image_token_id": 250,
+            "scale_factor": 2,
+            "tie_word_embeddings": True,
+        }
+
+
+FAMILY = Idefics3()

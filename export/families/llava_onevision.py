@@ -1,0 +1,92 @@
+"""LLaVA-OneVision, base picture only: SigLIP tower on one grid, a learned newline after each picture, 1-D positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from luvc_export.export.decoder import Decoder
+from luvc_export.export.families.base import HALF, channels_first, expand_images
+from luvc_export.export.families.llava import Llava
+from luvc_export.plan import Plan
+
+
+class NewlineDecoder(Decoder):
+    """Decoder with one text token more than the vocabulary: the learned vector that ends a picture."""
+
+    newline: Tensor
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Text embeddings [B, T, D]; the id after the last of the vocabulary is the newline vector."""
+        rows = self.embed_tokens.weight.shape[0]
+        known = self.embed_tokens(input_ids.clamp(max=rows - 1))
+        return torch.where((input_ids == rows)[:, :, None], self.newline, known)
+
+
+class LlavaOnevision(Llava):
+    """LLaVA-OneVision as its processor treats prompts of several pictures: each one resized to the base grid."""
+
+    model_type = "llava_onevision"
+    pixels = HALF
+
+    def build(self, config: Any) -> nn.Module:
+        """LlavaOnevisionForConditionalGeneration."""
+        return LlavaOnevisionForConditionalGeneration(config)
+
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
+        """The language model with the plan's prunes and the newline vector. Newlines are text: never pruned."""
+        plain = super().decoder(model, plan)
+        decoder = NewlineDecoder(self.language_model(model), model.lm_head, plain.head_dim, plain.rope, plan)
+        decoder.newline = model.model.image_newline
+        return decoder
+
+    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+        """The newline vector's id."""
+        return (), (config.text_config.vocab_size,)
+
+    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+        """One placeholder more than there are patches: transformers counts the newline as part of the picture."""
+        image, newline = self.image_token_id(config), config.text_config.vocab_size
+        units = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        ids = expand_images([token for token in token_ids if token != newline], image, units + 1)
+        if not len(pixels):
+            return {"input_ids": ids}
+        return {
+            "input_ids": ids,
+            "pixel_values": channels_first(pixels),
+            "image_sizes": torch.tensor([pixels.shape[2:4]] * len(pixels)),
+            "batch_num_images": torch.tensor([max(2, len(pixels))]),  # several pictures: none is cut into tiles
+        }
+
+    def tiny_config(self) -> LlavaOnevisionConfig:
+        """SigLIP tower whose picture is no multiple of the patch (a margin is cut), Qwen2 of three layers."""
+        return LlavaOnevisionConfig(
+            vision_config={
+                "model_type": "siglip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 12,
+                "vision_use_head": False,
+            },
+            text_config={
+                "model_type": "qwen2",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+            },
+            image_token_index=250,
+            video_token_index=251,
+        )
+
+
+FAMILY = LlavaOnevision()
