@@ -151,28 +151,29 @@ def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:
     return out[torch.from_numpy(run.layout.input_ids[0]) < case.family.decoder_shape(case.config).vocab]
 
 
+def next_inputs(run: Run, decoder: Decoder, token: int, seen: int) -> list[Tensor]:
+    """Decoder inputs of the next token of one row, ``seen`` text tokens counting it."""
+    axes, ahead = run.layout.position_ids.shape[0], seen - 1 - run.layout.input_ids.shape[1]
+    return [
+        torch.zeros(1, 0, decoder.plan.vision_tokens, run.embeds.shape[-1]),
+        torch.tensor([[token]]),
+        torch.zeros(axes, 1, 0),
+        torch.full((axes, 1, 1), float(run.layout.next_position + ahead)),
+        torch.zeros(1, 0, dtype=torch.int64),
+        torch.tensor([[run.layout.next_order + ahead]]),
+        torch.ones(1, seen, dtype=torch.bool),
+        torch.zeros(1, 1, dtype=torch.int64),
+    ]
+
+
 def greedy(case: Case, decoder: Decoder, run: Run, count: int = GREEDY) -> list[int]:
     """``count`` tokens by decoding one at a time with the caches."""
-    inputs, layout, tokens = run.inputs(), run.layout, list[int]()
-    position, order = layout.next_position, layout.next_order
-    past, width = empty_past(case), run.embeds.shape[-1]
-    axes, seen = layout.position_ids.shape[0], layout.input_ids.shape[1]
+    inputs, past, tokens = run.inputs(), empty_past(case), list[int]()
     with torch.no_grad():
-        for _ in range(count):
+        for step in range(count):
             out, past, _ = decoder(*inputs, past)
             tokens.append(int(out[0, -1].argmax()))
-            seen += 1
-            inputs = [
-                torch.zeros(1, 0, decoder.plan.vision_tokens, width),
-                torch.tensor([[tokens[-1]]]),
-                torch.zeros(axes, 1, 0),
-                torch.full((axes, 1, 1), float(position)),
-                torch.zeros(1, 0, dtype=torch.int64),
-                torch.tensor([[order]]),
-                torch.ones(1, seen, dtype=torch.bool),
-                torch.zeros(1, 1, dtype=torch.int64),
-            ]
-            position, order = position + 1, order + 1
+            inputs = next_inputs(run, decoder, tokens[-1], run.layout.input_ids.shape[1] + step + 1)
     return tokens
 
 
