@@ -149,7 +149,7 @@ def _write_graphs(
             lambda: trace.trace_decoder(decoder, shape, weights.DTYPES[options.dtype]),
         ),
     ]
-    if options.debug:
+    if options.debug and trace.selections(decoder):
         steps.append(
             (
                 f"decoder.{name}.debug.onnx",

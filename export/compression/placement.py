@@ -112,17 +112,17 @@ def _forward(
     state = past if isinstance(past, PrunedCache) else None
     placed = arrange(
         ids, image_token, positions.numpy(), plan.grid, family.position_kind,
-        state.position if state else 0, state.order if state else 0,
+        state.position if state is not None else 0, state.order if state is not None else 0,
     )  # fmt: skip
     text = placed.input_ids.shape[1]
-    total = text + (state.text if state else 0)
-    tensors = state.tensors if state else _empty(family, model, plan, dtype)
+    total = text + (state.text if state is not None else 0)
+    tensors = state.tensors if state is not None else _empty(family, model, plan, dtype)
     rows = torch.arange(text - logits_to_keep if logits_to_keep else 0, text)[None]
     arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
     logits, presents, _ = decoder(
         embeds[None], *map(torch.from_numpy, arrays), torch.ones(1, total, dtype=torch.bool), rows, tensors
     )
-    sequence = input_ids.shape[1] + (state.sequence if state else 0)
+    sequence = input_ids.shape[1] + (state.sequence if state is not None else 0)
     cache = PrunedCache(presents, sequence, total, placed.next_position, placed.next_order)
     return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
 

@@ -10,6 +10,7 @@ import typer
 from luvc_export import __version__
 from luvc_export.cli import doctor, export, inspect, plan, run
 from luvc_export.cli import demo as demo_verb
+from luvc_export.cli import parity as parity_verb
 from luvc_export.errors import LuvcError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command("export")(export.export)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
+app.command("parity")(parity_verb.parity)
 
 
 @app.callback()

@@ -1,0 +1,81 @@
+"""``luvc-export parity``."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+
+
+def parity(
+    reference: Annotated[str, typer.Argument(help="Trusted: [hf:|torch:|onnx:]MODEL[#PLAN]; MODEL may be 'demo'.")],
+    candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
+    cases: Annotated[
+        Path | None, typer.Option("--cases", help="JSON Lines file: image, prompt and optionally answer.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="glyph, or a module that has a TASK.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Cases to answer.")] = 90,
+    observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
+    image_size: options.ImageSize = "672x672",
+    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer.")] = None,
+    retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
+    locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
+    report: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write a page with plots.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare two models on the same questions: tensors, kept tokens, answers. Exit code 1 if a gate fails.
+
+    [dim]luvc-export parity hf:demo demo-out/bundle#none --task glyph --report parity.html[/dim]
+    """
+    from luvc_export.calibration import html, tasks
+    from luvc_export.calibration.cases import read_jsonl
+    from luvc_export.calibration.parity import open_pair
+    from luvc_export.calibration.parity import parity as run
+    from luvc_export.errors import CheckFailed, UsageError
+
+    if (cases is None) == (task is None):
+        raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
+    options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
+    if min(count, observe, batch) < 1:
+        raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
+    found = tasks.find(task) if task else None
+    if found:
+        asked = list(found.cases(found.report[0], count, found.report[1]))
+    else:
+        asked = list(islice(read_jsonl(cases or Path()), count))
+    size = found.image_size if found else options.size(image_size)
+    left, right = open_pair(reference, candidate, size, dtype, threads)
+    with options.progress(quiet=as_json) as tell:
+        result = run(
+            left,
+            right,
+            asked,
+            observe=observe,
+            longest=max_new_tokens or (found.longest if found else 32),
+            stops=found.stops if found else False,
+            batch=batch,
+            retention=retention,
+            progress=tell,
+        )
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        scratch = report.with_name(f".{report.name}.part")
+        scratch.write_text(html.page(result), encoding="utf-8")
+        scratch.replace(report)
+    if as_json:
+        print(json.dumps(result.to_json()))
+    else:
+        print("\n".join(result.lines(locate)))
+        if report is not None:
+            print(f"report    | {report}")
+    if not result.passed:
+        failed = [gate.name for gate in result.gates if not gate.passed]
+        raise CheckFailed("the models do not agree", got=", ".join(failed), expected="every gate passed")

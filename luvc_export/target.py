@@ -1,0 +1,81 @@
+"""What a target can do, as a frozen record: passes ask for a capability, never for a device's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+from luvc_export.errors import UsageError
+from luvc_export.plan import TENSORRT_TOPK_LIMIT
+
+Dialect = Literal["onnx", "primitive"]
+Kv = Literal["concat", "attention", "inplace"]
+Precision = Literal["fp32", "fp16", "bf16"]
+Fp32Attention = Literal["native", "decomposable"]
+Profiles = Literal["none", "wide", "pair"]
+
+#: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
+PRIMITIVE_OPSET = 20
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """Capabilities of one back-end on one device.
+
+    Args:
+        name: For people and messages only.
+        dialect: ``onnx`` has Attention, RotaryEmbedding and RMSNormalization (opset 23 or 24); ``primitive`` has not.
+        opset: Opset of the graphs.
+        ir_version: IR version of the graphs, at most 10.
+        topk_limit: Largest K of a TopK; None for no limit.
+        precisions: What it computes in, best first.
+        kv: How a cache grows: ``concat`` beside Attention, inside ``attention`` (past and present of Attention-23), or
+            ``inplace`` (TensorScatter-24 into a cache of fixed capacity).
+        plugins: Operators of the domain ``luvc`` it has kernels for.
+        functions: It reads local ONNX functions, so fused nodes may stay as they are.
+        packed_heads: Attention and RotaryEmbedding take [B, S, heads * Dh].
+        fp32_attention: Attention in fp32 as it stands, or only when marked decomposable.
+        profiles: Optimisation profiles of an engine: none, one wide one, or prefill and decode.
+
+    Raises:
+        UsageError: Lists every field that does not fit the others.
+    """
+
+    name: str
+    dialect: Dialect
+    opset: int = 23
+    ir_version: int = 10
+    topk_limit: int | None = TENSORRT_TOPK_LIMIT
+    precisions: tuple[Precision, ...] = ("fp32",)
+    kv: Kv = "concat"
+    plugins: frozenset[str] = frozenset()
+    functions: bool = False
+    packed_heads: bool = False
+    fp32_attention: Fp32Attention = "native"
+    profiles: Profiles = "none"
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, hint in get_type_hints(TargetSpec).items():
+            choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
+            if choices and getattr(self, name) not in choices:
+                problems.append(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.dialect == "primitive" and self.opset > PRIMITIVE_OPSET:
+            problems.append(f"opset: got {self.opset}, the primitive dialect ends at {PRIMITIVE_OPSET}")
+        if self.dialect == "onnx" and self.opset not in (23, 24):
+            problems.append(f"opset: got {self.opset}, the onnx dialect is 23 or 24")
+        if self.kv == "inplace" and self.opset < 24:
+            problems.append(f"kv: inplace needs TensorScatter of opset 24, got opset {self.opset}")
+        if self.kv == "attention" and not (self.packed_heads and self.dialect == "onnx"):
+            problems.append("kv: attention needs packed heads and the onnx dialect")
+        if self.ir_version > 10:
+            problems.append(f"ir_version: got {self.ir_version}, runtimes of the field read up to 10")
+        if not self.precisions:
+            problems.append("precisions: empty")
+        if problems:
+            lines = "\n".join(f"  - {problem}" for problem in problems)
+            raise UsageError(f"the target {self.name!r} contradicts itself:\n{lines}")
+
+
+#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself (docs/surgery.md).
+ORT_CPU = TargetSpec("cpu", "onnx", topk_limit=None, kv="attention", packed_heads=True)

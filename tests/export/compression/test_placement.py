@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from luvc_export import load_bundle, make_plan
+from luvc_export.bundle import Bundle
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.demo.glyphs import cases
+from luvc_export.errors import UsageError
+from luvc_export.export.compression.placement import compressed
+
+UNITS = 81
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen2_5_VLForConditionalGeneration:
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+
+
+def ask(prompt: str, picture: Image.Image) -> dict[str, torch.Tensor]:
+    settings = json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
+    settings.pop("image_processor_type")
+    vision = Qwen2VLImageProcessorPil(**settings)(picture, return_tensors="pt")
+    text = "<|vision_start|>" + "<|image_pad|>" * UNITS + "<|vision_end|>" + prompt
+    ids = torch.tensor([Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text).ids])
+    return {"input_ids": ids, "mm_token_type_ids": (ids == 120).int(), **vision}
+
+
+def generate(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> list[int]:
+    out = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0)
+    return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
+
+
+def test_without_pruning_generate_is_unchanged_and_with_it_equals_the_bundle(
+    model: Qwen2_5_VLForConditionalGeneration, demo_bundle: Bundle
+) -> None:
+    session = load_bundle(demo_bundle.folder, plan="thirds")
+    for case in cases("heldout", 3):
+        inputs = ask(case.prompt, Image.fromarray(case.images[0]))
+        plain = generate(model, inputs)
+        with compressed(model, make_plan(str(CHECKPOINT), "none", image_size=IMAGE_SIZE)):
+            assert generate(model, inputs) == plain
+        with compressed(model, make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)), torch.no_grad():
+            logits = model(**inputs).logits[0, -1]
+        request = session.prepare(case.images[0], case.prompt)
+        step = session.run(request.token_ids, session.see(request.images))
+        torch.testing.assert_close(torch.from_numpy(step.logits[0, -1]), logits, atol=1e-4, rtol=0)
+
+
+def test_the_model_is_restored_after_an_error(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    plan = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)
+    inputs = ask("?7", Image.new("RGB", (252, 280)))
+    with pytest.raises(UsageError, match="image_grid_thw"), compressed(model, plan):
+        model(**inputs)
+    assert "forward" not in model.__dict__
+    with pytest.raises(KeyboardInterrupt), compressed(model, plan):
+        raise KeyboardInterrupt
+    assert "forward" not in model.__dict__
+
+
+def test_two_prompts_at_once_are_refused(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    plan = make_plan(str(CHECKPOINT), "none", image_size=IMAGE_SIZE)
+    with pytest.raises(UsageError, match="one prompt at a time"), compressed(model, plan):
+        model(input_ids=torch.zeros(2, 3, dtype=torch.int64))

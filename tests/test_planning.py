@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luvc_export.errors import PlanError
+from luvc_export.planning import Request, place_merges, solve
+from luvc_export.shapes import DecoderShape, EncoderShape
+
+LLM = DecoderShape(layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, intermediate=11008, vocab=9, context=999)
+VISION = EncoderShape(
+    blocks=32, hidden=1280, intermediate=3420, unit=4, window=4, full_attention=(7, 15, 23, 31)
+)
+
+
+def test_default_spreads_merging_over_the_later_full_attention_blocks() -> None:
+    plan = solve(Request(), (32, 32), LLM, VISION)
+    assert [merge.block for merge in plan.merges] == [15, 23, 31]
+    assert plan.merged_grid == (27, 28)
+    assert plan.keep[0] == 27 * 28 and plan.keep[-1] == 0 and plan.schedule == "thirds"
+
+
+def test_none_keeps_everything_and_merges_nothing() -> None:
+    plan = solve(Request("none"), (5, 7), LLM, VISION)
+    assert plan.keep == (35,) * 36 and plan.merges == () and plan.last_layer == "full" and plan.prunes == ()
+
+
+def test_kv_only_keeps_the_last_stage() -> None:
+    plan = solve(Request(last_layer="kv_only"), (32, 32), LLM, VISION)
+    assert plan.keep[-1] == plan.keep[-2] > 0
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1.0))
+def test_any_share_of_any_grid_is_a_valid_plan(rows: int, columns: int, share: float) -> None:
+    plan = solve(Request(merge_keep=share), (rows, columns), LLM, VISION)
+    assert plan.merges == place_merges((rows, columns), share, VISION)
+
+
+def test_speedup_and_kv_together_are_refused() -> None:
+    with pytest.raises(PlanError, match="both choose the budgets"):
+        solve(Request(speedup=2, kv_mib=20), (32, 32), LLM, VISION)
+
+
+def test_budgets_of_another_model_and_a_windowed_block_are_refused_together() -> None:
+    with pytest.raises(PlanError) as error:
+        solve(Request([10, 5, 0], merge_at=(8,)), (32, 32), LLM, VISION)
+    assert "got 3 budgets, the model has 36 layers" in str(error.value)
+    assert "after block 8; full-attention blocks are 7, 15, 23, 31" in str(error.value)
