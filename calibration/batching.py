@@ -1,0 +1,98 @@
+"""Several prompts in one call: decoder inputs of ``layout.arrange`` side by side, shorter texts padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.layout import Layout
+from luvc_export.plan import Plan
+
+#: Logical place of padding: after everything, so that no real token sees it, while it sees something itself.
+_LAST = 2**40
+
+Feeds = dict[str, NDArray[Any]]
+
+
+def feeds(layouts: Sequence[Layout], embeds: NDArray[Any]) -> Feeds:
+    """Decoder inputs for B prompts of equally many images, with logits of every text token.
+
+    Args:
+        layouts: One per prompt.
+        embeds: Visual embeddings [B, G, N_0, D].
+    """
+    longest = max(layout.input_ids.shape[1] for layout in layouts)
+
+    def text(part: str, fill: int) -> NDArray[Any]:
+        arrays = [getattr(layout, part) for layout in layouts]
+        padded = [
+            np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - a.shape[-1])], constant_values=fill) for a in arrays
+        ]
+        return np.concatenate(padded, axis=-2)
+
+    def visual(part: str) -> NDArray[Any]:
+        return np.concatenate([getattr(layout, part) for layout in layouts], axis=-2)
+
+    rows = len(layouts)
+    lengths = np.array([layout.input_ids.shape[1] for layout in layouts])
+    return {
+        contract.VISUAL_EMBEDS: embeds,
+        contract.INPUT_IDS: text("input_ids", 0),
+        contract.VISUAL_POSITION_IDS: visual("visual_position_ids"),
+        contract.POSITION_IDS: text("position_ids", 0),
+        contract.VISUAL_ORDER: visual("visual_order"),
+        contract.ORDER: text("order", _LAST),
+        contract.TEXT_MASK: np.arange(longest) < lengths[:, None],
+        contract.LOGITS_INDICES: np.broadcast_to(np.arange(longest), (rows, longest)).copy(),
+    }
+
+
+def next_feeds(
+    layouts: Sequence[Layout], tokens: NDArray[np.int64], text_mask: NDArray[np.bool_], hidden: int, plan: Plan
+) -> Feeds:
+    """Decoder inputs of one more token per prompt, [B], after ``text_mask`` [B, P] texts and ``step`` earlier ones.
+
+    Args:
+        layouts: Prompts.
+        tokens: The new token of each.
+        text_mask: Which past text is real, new tokens of earlier steps included.
+        hidden: Width of the embeddings.
+        plan: For the number of visual tokens an image would have.
+    """
+    rows, axes = len(layouts), layouts[0].position_ids.shape[0]
+    done = text_mask.sum(1) - [layout.input_ids.shape[1] for layout in layouts]
+    position = np.array([layout.next_position for layout in layouts]) + done
+    order = np.array([layout.next_order for layout in layouts]) + done
+    return {
+        contract.VISUAL_EMBEDS: np.zeros((rows, 0, plan.vision_tokens, hidden), np.float32),
+        contract.INPUT_IDS: tokens.reshape(rows, 1).astype(np.int64),
+        contract.VISUAL_POSITION_IDS: np.zeros((axes, rows, 0), np.float32),
+        contract.POSITION_IDS: np.broadcast_to(position[None, :, None], (axes, rows, 1)).astype(np.float32),
+        contract.VISUAL_ORDER: np.zeros((rows, 0), np.int64),
+        contract.ORDER: order.reshape(rows, 1).astype(np.int64),
+        contract.TEXT_MASK: np.concatenate([text_mask, np.ones((rows, 1), np.bool_)], 1),
+        contract.LOGITS_INDICES: np.zeros((rows, 1), np.int64),
+    }
+
+
+def places(plan: Plan, kept: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    """Turn kept tokens of the encoder [B, G, keep] into places in the span that enters each prune, as graphs count.
+
+    A token that the prune before had dropped has no place: it becomes the first one, which is wrong and will show.
+    """
+    result: dict[int, NDArray[np.int64]] = {}
+    entering: NDArray[np.int64] | None = None
+    for layer, _, keep in plan.prunes:
+        if not keep:
+            continue
+        wanted = kept[layer]
+        if entering is None:
+            result[layer] = wanted
+        else:
+            result[layer] = (wanted[..., :, None] == entering[..., None, :]).argmax(-1)
+        entering = wanted
+    return result

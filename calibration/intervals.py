@@ -1,0 +1,57 @@
+"""95 % intervals that know questions about one picture are not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_Z = 1.959964  # two-sided 95 % of the normal distribution
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def accuracy(right: Sequence[bool], clusters: Sequence[int]) -> Interval:
+    """Share of right answers, with a Wilson interval on the effective number of questions.
+
+    The cluster-robust variance of a mean (Liang and Zeger 1986) gives the number of independent questions that would
+    vary as much; Wilson's interval keeps a sensible width near 0 and 1.
+    """
+    values = np.asarray(right, dtype=np.float64)
+    if not len(values):
+        return Interval(float("nan"), 0.0, 1.0)
+    mean = values.mean()
+    sums = _sums(values - mean, clusters)
+    variance = (sums**2).sum() / len(values) ** 2 * len(sums) / max(1, len(sums) - 1)
+    count = mean * (1 - mean) / variance if variance > 0 else float(len(sums))
+    centre = (mean + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * np.sqrt(mean * (1 - mean) / count + _Z**2 / (4 * count**2))
+    return Interval(float(mean), max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+
+
+def retention(right: Sequence[bool], full: Sequence[bool], clusters: Sequence[int]) -> Interval:
+    """Accuracy by the uncompressed model's accuracy on the same questions; linearised variance, by cluster.
+
+    A ratio of means R = a / b varies as the mean of (a_i - R b_i) / b (delta method); pairing by question removes
+    what both get wrong alike.
+    """
+    top, bottom = np.asarray(right, dtype=np.float64), np.asarray(full, dtype=np.float64)
+    base = bottom.mean() if len(bottom) else 0.0
+    if not base:
+        return Interval(float("nan"), 0.0, float("inf"))
+    ratio = top.mean() / base
+    sums = _sums((top - ratio * bottom) / base, clusters)
+    variance = (sums**2).sum() / len(top) ** 2 * len(sums) / max(1, len(sums) - 1)
+    half = _Z * float(np.sqrt(variance))
+    return Interval(float(ratio), max(0.0, float(ratio) - half), float(ratio) + half)
+
+
+def _sums(values: np.ndarray, clusters: Sequence[int]) -> np.ndarray:
+    return np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], weights=values)

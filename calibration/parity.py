@@ -1,0 +1,87 @@
+"""Compare two models: the verb behind ``luvc-export parity`` and the project's own proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luvc_export import bundle as bundles
+from luvc_export.calibration import subjects
+from luvc_export.calibration.cases import Case
+from luvc_export.calibration.compare import Progress, compare
+from luvc_export.calibration.gates import judge
+from luvc_export.calibration.locate import first, walk
+from luvc_export.calibration.result import Result
+from luvc_export.calibration.subjects import Spec
+from luvc_export.calibration.subjects.base import Subject
+from luvc_export.calibration.tolerances import RETENTION
+from luvc_export.errors import UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.manifest import ImageInput
+from luvc_export.pipeline import make_plan
+from luvc_export.plan import Plan
+
+
+def parity(
+    reference: Subject,
+    candidate: Subject,
+    cases: Sequence[Case],
+    *,
+    observe: int = 16,
+    longest: int = 16,
+    stops: bool = False,
+    batch: int = 2,
+    retention: float = RETENTION.value,
+    progress: Progress = lambda stage, done: None,
+) -> Result:
+    """Measure, judge, locate. Arguments as of ``compare.compare``; ``retention`` as of ``gates.judge``."""
+    some = min(observe, len(cases))
+    made = compare(
+        reference, candidate, cases, observe=some, longest=longest, stops=stops, batch=batch, progress=progress
+    )
+    steps = walk(made)
+    return Result(made, judge(made, retention=retention), steps, first(steps) if made.same else None)
+
+
+def open_pair(
+    left: str, right: str, image_size: tuple[int, int], dtype: str = "fp32", threads: int | None = None
+) -> tuple[Subject, Subject]:
+    """Open reference and candidate (see ``subjects.parse``) on one canvas: a bundle's, or ``image_size``, padded.
+
+    A torch model without ``#PLAN`` takes the plan of the bundle it is compared with, else ``thirds``.
+
+    Raises:
+        UsageError: Two bundles of different image inputs, or a description that cannot be read.
+    """
+    specs = subjects.parse(left), subjects.parse(right)
+    opened = [bundles.load(spec.model) if spec.kind == "onnx" else None for spec in specs]
+    images = [item.manifest.image for item in opened if item]
+    if len({(image.size, image.fit) for image in images}) > 1:
+        raise UsageError("the bundles see pictures in different ways", got=[(i.size, i.fit) for i in images])
+    image = images[0] if images else None
+    plan = next((item.entry(spec.plan).plan for spec, item in zip(specs, opened, strict=True) if item), None)
+    return _open(specs[0], image, image_size, plan, dtype, threads), _open(
+        specs[1], image, image_size, plan, dtype, threads
+    )
+
+
+def _open(
+    spec: Spec, image: ImageInput | None, size: tuple[int, int], plan: Plan | None, dtype: str, threads: int | None
+) -> Subject:
+    if spec.kind == "onnx":
+        return subjects.open_bundle(spec.model, spec.plan, threads)
+    checkpoint = open_checkpoint(spec.model)
+    canvas = image or ImageInput(size, "pad", (128, 128, 128))
+    if spec.kind == "hf":
+        return subjects.open_huggingface(checkpoint, canvas, dtype)
+    if spec.plan is not None or plan is None:
+        plan = _plan(spec.plan or "thirds", checkpoint, canvas.size)
+    return subjects.open_torch(checkpoint, plan, canvas, dtype)
+
+
+def _plan(name: str, checkpoint: object, size: tuple[int, int]) -> Plan:
+    import json
+
+    if name.endswith(".json") and Path(name).is_file():
+        return Plan.from_json(json.loads(Path(name).read_text(encoding="utf-8")), name)
+    return make_plan(checkpoint, name, image_size=size)  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""What can be compared, opened by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``...#PLAN``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from luvc_export import bundle as bundles
+from luvc_export.calibration.subjects.base import Subject, ends
+from luvc_export.calibration.subjects.bundle import BundleRunner
+from luvc_export.calibration.subjects.compressed import TorchRunner, load_model, quiet
+from luvc_export.calibration.subjects.graph import GraphSubject, Prompting
+from luvc_export.calibration.subjects.huggingface import HuggingFace
+from luvc_export.calibration.subjects.text import Tokens
+from luvc_export.demo import CHECKPOINT
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.export.bundling import Options, check_size
+from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+from luvc_export.manifest import ImageInput
+from luvc_export.plan import Plan
+from luvc_export.runtime.prompt import PromptEncoder, question
+
+KINDS = ("hf", "torch", "onnx")
+__all__ = ["KINDS", "Spec", "load_model", "open_bundle", "open_huggingface", "open_torch", "parse", "quiet"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A subject's description: kind, path or hub id, and the plan named after ``#`` (None for the default)."""
+
+    kind: str
+    model: str
+    plan: str | None = None
+
+
+def parse(text: str) -> Spec:
+    """Read ``[hf:|torch:|onnx:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
+
+    ``demo`` as the model means the bundled checkpoint.
+
+    Raises:
+        UsageError: Unknown kind.
+    """
+    match = re.fullmatch(r"(?:(\w{2,}):)?(.*?)(?:#([^#]*))?", text.strip())
+    assert match is not None
+    kind, model, plan = match.groups()
+    if kind is not None and kind not in KINDS:
+        raise UsageError("unknown kind of model", where="parity", got=text, expected=did_you_mean(kind, KINDS))
+    if not model:
+        raise UsageError(
+            "no model is named", where="parity", got=repr(text), expected="hf:MODEL, torch:MODEL or a bundle"
+        )
+    kind = kind or ("onnx" if (Path(model) / bundles.MANIFEST).is_file() else "hf")
+    return Spec(kind, str(CHECKPOINT) if model == "demo" and kind != "onnx" else model, plan or None)
+
+
+def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphSubject:
+    """A bundle's plan as a subject.
+
+    Raises:
+        BundleError: See ``luvc_export.bundle.load``.
+    """
+    loaded = bundles.load(folder)
+    entry, manifest = loaded.entry(plan), loaded.manifest
+    encoder = PromptEncoder(loaded)
+    prompting = Prompting(
+        lambda case: encoder.encode(question(list(case.images), case.prompt, None)),
+        lambda ids: str(encoder.tokenizer.decode(list(ids))),
+        manifest.prompt.image_token_id,
+        manifest.prompt.position_kind,
+        manifest.image,
+        frozenset(manifest.prompt.eos_token_ids),
+    )
+    name = f"{folder} (ONNX, {plan or manifest.default_plan})"
+    return GraphSubject(
+        name, manifest.dtype, entry.plan, prompting, BundleRunner(loaded, plan, threads), manifest.decoder.hidden
+    )
+
+
+def open_torch(checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32") -> GraphSubject:
+    """A checkpoint with a plan as a subject, in torch.
+
+    Raises:
+        PlanError: The plan is for another image size.
+    """
+    check_size(checkpoint, {plan.schedule: plan}, Options(image.size, image.fit))
+    model = _model(checkpoint.folder, dtype)
+    tokens = Tokens(checkpoint)
+    config = model.generation_config
+    prompting = Prompting(
+        tokens.encode,
+        tokens.decode,
+        tokens.image_token_id,
+        checkpoint.family.position_kind,
+        image,
+        ends(config.eos_token_id),
+    )
+    shape = checkpoint.family.decoder_shape(checkpoint.config)
+    runner = TorchRunner(checkpoint, model, plan)
+    return GraphSubject(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, shape.hidden)
+
+
+def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Subject:
+    """A checkpoint as transformers runs it."""
+    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), image, dtype)
+
+
+@lru_cache(maxsize=2)
+def _model(folder: Path, dtype: str):  # type: ignore[no-untyped-def]
+    return load_model(open_checkpoint(str(folder)), dtype)

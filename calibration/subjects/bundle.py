@@ -1,0 +1,82 @@
+"""An exported bundle, through the runtime's back-ends. Any ``runtime.backend.Backend`` fits: engines join here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.bundle import Bundle
+from luvc_export.calibration.batching import Feeds
+from luvc_export.calibration.subjects.base import Kept
+from luvc_export.calibration.subjects.graph import Decoded
+from luvc_export.calibration.subjects.probes import hidden_name, probed
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.ort import OrtBackend, OrtCache
+
+_ELEMENTS = {"fp32": np.float32, "fp16": np.float16}
+
+
+class BundleRunner:
+    """See ``graph.Runner``. Hidden states come from a copy of the graph that has them as outputs as well.
+
+    Args:
+        bundle: A checked bundle.
+        plan: Name of one of its plans.
+        threads: CPU threads.
+    """
+
+    def __init__(self, bundle: Bundle, plan: str | None = None, threads: int | None = None) -> None:
+        entry = bundle.entry(plan)
+        if bundle.manifest.dtype == "bf16":
+            raise UsageError(
+                "parity reads caches through numpy, which has no bf16",
+                where=str(bundle.folder),
+                fix="export the same plan in fp32 or fp16 and compare that",
+            )
+        self.plan, self.manifest = entry.plan, bundle.manifest
+        self.can_force = entry.decoder_debug is not None or not any(keep for _, _, keep in entry.plan.prunes)
+        watched = probed(bundle, entry, self.plan.layers)
+        self.free: Backend = OrtBackend(watched, watched.entry(plan), "cpu", threads)
+        self.debug: Backend = self.free
+        if entry.decoder_debug is not None:
+            self.debug = OrtBackend(watched, watched.entry(plan), "cpu", threads, debug=True)
+
+    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+        """See ``graph.Runner``."""
+        out = self.free.vision(images)
+        return out[contract.VISUAL_EMBEDS], out[contract.VISUAL_POSITIONS], out.get(contract.MERGED_INTO)
+
+    def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
+        """See ``graph.Runner``."""
+        told = {contract.forced_name(layer): places for layer, places in (forced or {}).items()}
+        backend = self.free if forced is None else self.debug
+        rows = len(feeds[contract.INPUT_IDS])
+        out, after = backend.decode({**feeds, **told}, cache if cache is not None else self._empty(rows))
+        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        hidden = [hidden_name(layer) for layer in range(self.plan.layers)]
+        return Decoded(
+            out[contract.LOGITS],
+            {layer: out[name] for layer, name in names.items() if name in out},
+            {},
+            [out[name] for name in hidden] if all(name in out for name in hidden) else [],
+            after,
+        )
+
+    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """See ``graph.Runner``."""
+        arrays = [value.numpy().astype(np.float32) for value in cache.values]
+        return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def _empty(self, rows: int) -> OrtCache | None:
+        """A cache of nothing for ``rows`` prompts; a back-end makes its own for one."""
+        if rows == 1:
+            return None
+        import onnxruntime
+
+        shape = self.manifest.decoder
+        none = np.zeros((rows, shape.kv_heads, 0, shape.head_dim), _ELEMENTS[self.manifest.dtype])
+        return OrtCache((onnxruntime.OrtValue.ortvalue_from_numpy(none),) * (2 * shape.layers))

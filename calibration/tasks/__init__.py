@@ -1,0 +1,66 @@
+"""Tasks to measure on: one file each here, found by its name, or any module that has a ``TASK``."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from luvc_export.calibration.cases import Case
+from luvc_export.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions with answers, from a seed.
+
+    Attributes:
+        name: For reports.
+        checkpoint: The model the task is meant for; None where any will do.
+        image_size: Height and width of its pictures.
+        cases: (split, count, seed) -> cases, all of a picture before the next, the same for the same arguments.
+        search: Split and seed on which settings may be searched.
+        report: Split and seed for what is reported; shares no picture with ``search``.
+        longest: Tokens an answer may have, the end token included.
+        stops: Whether the model was taught to end its answers, so that a right one must end.
+    """
+
+    name: str
+    checkpoint: Path | None
+    image_size: tuple[int, int]
+    cases: Callable[[str, int, int], Iterator[Case]]
+    search: tuple[str, int]
+    report: tuple[str, int]
+    longest: int = 16
+    stops: bool = True
+
+
+def names() -> list[str]:
+    """Every task of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+
+
+def find(name: str) -> Task:
+    """The task called ``name``: one of ``names()``, or the dotted name of a module with a ``TASK``.
+
+    Raises:
+        UsageError: There is none.
+    """
+    where = f"{__name__}.{name}" if name in names() else name
+    try:
+        task = getattr(import_module(where), "TASK", None)
+    except ModuleNotFoundError as error:
+        if error.name and not where.startswith(error.name):
+            raise
+        task = None
+    if not isinstance(task, Task):
+        raise UsageError(
+            "there is no such task",
+            where="--task",
+            got=repr(name),
+            expected=did_you_mean(name, names()),
+            fix="or give the dotted name of a module whose TASK is a luvc_export.calibration.tasks.Task",
+        )
+    return task
