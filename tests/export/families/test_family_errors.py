@@ -1,0 +1,120 @@
+"""What a family refuses, and what the error says."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from family_harness import Case, build, case
+
+from luvc_export.errors import CheckpointError, PlanError
+from luvc_export.export import families
+from luvc_export.plan import Plan
+
+FAMILIES = families.built_in()
+FIXED = [name for name in FAMILIES if case(name).family.image_size(case(name).config)]
+
+
+def _changed(tiny: Case, **changes: Any) -> Any:
+    """The model with another config; ``text__x`` and ``vision__x`` reach into its halves."""
+    config = deepcopy(tiny.config)
+    for name, value in changes.items():
+        *half, field = name.split("__")
+        setattr(getattr(config, f"{half[0]}_config") if half else config, field, value)
+    model = deepcopy(tiny.model)
+    model.config = model.model.config = config
+    return model
+
+
+def test_a_model_type_transformers_has_and_we_do_not() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        families.find("paligemma", "config.json")
+    text = str(caught.value)
+    assert "no family for this model type" in text
+    assert "'paligemma'" in text
+    assert "docs/adding-a-family.md" in text
+    assert all(name in text for name in FAMILIES)
+
+
+def test_did_you_mean() -> None:
+    with pytest.raises(CheckpointError, match="did you mean 'qwen2_5_vl'"):
+        families.find("qwen2_5vl", "config.json")
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_another_image_size_is_refused_where_positions_are_learned(name: str) -> None:
+    tiny = case(name)
+    rows, columns = tiny.plan.grid
+    other = Plan((rows, columns + 1), (rows * (columns + 1),) * tiny.plan.layers, last_layer="full")
+    with pytest.raises(PlanError, match="takes one image size only"):
+        tiny.vision(other)
+
+
+def test_image_sizes_that_are_free() -> None:
+    assert {*FAMILIES} - {*FIXED} == {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl", "idefics3", "llava_onevision"])
+def test_an_unknown_text_model(name: str) -> None:
+    tiny = case(name)
+    model = _changed(tiny, text__model_type="gpt2")
+    with pytest.raises(CheckpointError, match=r"'gpt2'(.|\n)*one of llama, mistral, qwen2, qwen3"):
+        tiny.family.decoder(model, tiny.plan)
+
+
+def test_rope_that_changes_with_length() -> None:
+    tiny = case("llava")
+    model = _changed(tiny, text__rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+    with pytest.raises(CheckpointError, match="changes with the length of the prompt"):
+        tiny.family.decoder(model, tiny.plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llava", {"vision_feature_select_strategy": "full"}, "'full' with a clip_vision_model"),
+        ("llava", {"vision__model_type": "pixtral"}, "no encoder for this vision tower"),
+        ("llava", {"vision_feature_layer": -5}, "none of the tower's blocks"),
+        ("internvl", {"vision_feature_layer": -2}, "this InternVL tower is not supported"),
+    ],
+)
+def test_towers_that_are_refused(name: str, changes: dict[str, Any], said: str) -> None:
+    tiny = case(name)
+    with pytest.raises(CheckpointError, match=said):
+        tiny.family.vision(_changed(tiny, **changes), tiny.plan, tiny.normalise())
+
+
+@pytest.mark.parametrize("field", ["attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"])
+def test_gemma_text_models_that_are_refused(field: str) -> None:
+    tiny = case("gemma3")
+    with pytest.raises(CheckpointError, match="this Gemma text model is not supported"):
+        tiny.family.decoder(_changed(tiny, **{f"text__{field}": 30.0 if "cap" in field else True}), tiny.plan)
+
+
+def test_the_context_ends_before_a_layer_slides() -> None:
+    tiny = case("gemma3")
+    assert tiny.config.text_config.max_position_embeddings == 2048
+    assert tiny.family.decoder_shape(tiny.config).context == tiny.config.text_config.sliding_window == 512
+    config = deepcopy(tiny.config)
+    config.text_config.layer_types = ["full_attention"] * 3
+    assert tiny.family.decoder_shape(config).context == 2048
+
+
+def test_llava_on_a_siglip_tower_and_mistral() -> None:
+    """Other halves than the tiny config's run through the same family."""
+    tiny = case("llava")
+    config = deepcopy(tiny.config)
+    values = config.to_dict()
+    values["vision_config"] = dict(case("llava_onevision").config.vision_config.to_dict(), image_size=60)
+    values["text_config"]["model_type"] = "mistral"
+    values |= {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+    other = build(tiny.family, type(config)(**values))
+    import family_harness as harness
+
+    images = other.images(1)
+    given = harness.reference(other, other.prompt(1), images)
+    embeds, positions, _ = harness.see(other, other.plan, images)
+    run = harness.lay_out(other, other.plan, other.prompt(1), embeds, positions)
+    found = harness.logits(other, other.family.decoder(other.model, other.plan), run)
+    assert harness.difference(found, harness.reference_logits(other, given)) < harness.TOLERANCE
