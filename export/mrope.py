@@ -17,6 +17,7 @@ class MropeFamily(Family):
     """A family whose LLM places visual tokens by (t, h, w) and whose encoder takes flat patches."""
 
     position_kind = "mrope"
+    limits = ("video",)
 
     def unit_pixels(self, config: Any) -> int:
         """Patch size times the patch merger's side."""

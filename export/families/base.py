@@ -44,11 +44,13 @@ class Family(ABC):
         model_type: Name in ``config.json``.
         position_kind: How the LLM places visual tokens, see ``luvc_export.manifest.Prompt``.
         pixels: Normalisation of the family's processor.
+        limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
     """
 
     model_type: str
     position_kind: Literal["mrope", "sequential"] = "sequential"
     pixels: Pixels = Pixels()
+    limits: tuple[str, ...] = ()
 
     @abstractmethod
     def build(self, config: Any) -> nn.Module:

@@ -86,6 +86,7 @@ class Gemma3(Family):
     """
 
     model_type = "gemma3"
+    limits = ("contexts longer than the sliding window", "pan and scan", "soft-capped or bidirectional text")
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:

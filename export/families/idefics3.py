@@ -22,6 +22,7 @@ class Vision(PlainVision):
         layers = model.config.vision_config.num_hidden_layers
         super().__init__(model.vision_model, plan, normalise, grid, side, (layers,))
         self.connector = model.connector
+        self.buckets = buckets(grid[0] * side)
 
     def finish(self, found: list[Tensor]) -> Tensor:
         """[n, U * side * side, C] -> [n, U, D]."""
@@ -30,23 +31,28 @@ class Vision(PlainVision):
         return embeds
 
     def positions(self) -> Tensor:
-        """Learned positions [patches, C] at the bucket of each patch.
+        """Learned positions [patches, C] at the bucket of each patch."""
+        bucket, table = self.buckets, self.tower.embeddings.position_embedding.weight
+        if bucket == [*range(len(bucket))]:
+            return table
+        return table.index_select(0, torch.tensor([row * len(bucket) + column for row in bucket for column in bucket]))
 
-        A patch's place as a fraction of the picture falls between bucket edges; in fp32 some land one bucket early, which
-        is how the model was trained, so the fractions are computed as transformers computes them.
-        """
-        per_side = self.plan.grid[0] * self.side
-        place = (torch.arange(per_side, dtype=torch.float32) * (1.0 / torch.tensor(per_side))).clamp(max=1.0 - 1e-6)
-        bucket = torch.bucketize(place, torch.arange(1 / per_side, 1.0, 1 / per_side), right=True)
-        index = (bucket[:, None] * per_side + bucket).flatten()
-        table: Tensor = self.tower.embeddings.position_embedding.weight
-        return table if torch.equal(index, torch.arange(per_side**2)) else table.index_select(0, index)
+
+def buckets(count: int) -> list[int]:
+    """Row of the position table for each of ``count`` patches along a side.
+
+    A patch's place as a fraction of the picture falls between bucket edges; in fp32 some land one bucket early (25 patches
+    have such, 26 and 32 have none). transformers computes the fractions so, hence so does this.
+    """
+    place = (torch.arange(count, dtype=torch.float32) * (1.0 / torch.tensor(count))).clamp(max=1.0 - 1e-6)
+    return torch.bucketize(place, torch.arange(1 / count, 1.0, 1 / count), right=True).tolist()
 
 
 class Idefics3(Family):
     """Idefics3, each picture as one tile (image splitting off)."""
 
     model_type = "idefics3"
+    limits = ("splitting a picture",)
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:

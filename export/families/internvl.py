@@ -58,6 +58,7 @@ class InternVL(Family):
     """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``), one tile an image."""
 
     model_type = "internvl"
+    limits = ("video", "several tiles and a thumbnail for a picture")
     pixels = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
     def build(self, config: Any) -> nn.Module:

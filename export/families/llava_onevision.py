@@ -30,6 +30,7 @@ class LlavaOnevision(Llava):
     """LLaVA-OneVision as its processor treats prompts of several pictures: each one resized to the base grid."""
 
     model_type = "llava_onevision"
+    limits = ("video", "the anyres tiles of a lone picture")
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:

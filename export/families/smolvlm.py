@@ -14,6 +14,7 @@ class SmolVLM(Idefics3):
     """SmolVLM, each picture as one tile (image splitting off)."""
 
     model_type = "smolvlm"
+    limits = ("video", "splitting a picture")
 
     def build(self, config: Any) -> nn.Module:
         """SmolVLMForConditionalGeneration."""

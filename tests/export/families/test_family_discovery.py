@@ -1,0 +1,86 @@
+"""Families find themselves; one from outside comes in through an entry point, exactly as the documentation shows."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import family_harness as harness
+import pytest
+
+import luvc_export
+from luvc_export.errors import CheckpointError
+from luvc_export.export import families, family_table
+
+DOCS = Path(luvc_export.__file__).resolve().parent.parent / "docs"
+
+
+def _install(folder: Path, entry_points: str, module: str = "") -> None:
+    """Lay a package out as pip leaves it."""
+    info = folder / "luvc_vipllava-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: luvc-vipllava\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    (folder / "luvc_vipllava.py").write_text(module)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("luvc_vipllava", None)
+    importlib.invalidate_caches()
+
+
+def test_every_family_is_named_by_its_file() -> None:
+    for name in families.built_in():
+        assert families.find(name, "test").model_type == name
+        assert families.find(name, "test").tiny_config().model_type == name
+
+
+def test_the_documented_family_from_outside(site: Path) -> None:
+    text = (DOCS / "adding-a-family.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(python|ini)\n(.*?)```", text, re.DOTALL))
+    assert "vipllava" not in families.names()
+    _install(site, blocks["ini"], blocks["python"])
+    assert "vipllava" in families.names()
+    assert "vipllava" not in families.built_in()
+    family = families.find("vipllava", "test")
+
+    tiny = harness.build(family, family.tiny_config())
+    for count in (0, 1, 2):
+        images, ids = tiny.images(count), tiny.prompt(count)
+        given = harness.reference(tiny, ids, images)
+        run = harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images)[:2])
+        decoder = family.decoder(tiny.model, tiny.plan)
+        expected = harness.reference_logits(tiny, given)
+        assert expected.std() >= 1
+        assert harness.difference(harness.logits(tiny, decoder, run), expected) < harness.TOLERANCE
+        assert harness.greedy(tiny, decoder, run, 4) == harness.reference_greedy(tiny, given, 4)
+    assert harness.see(tiny, tiny.thirds, tiny.images(1))[0].shape[1] == tiny.thirds.vision_tokens
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("", "an installed family cannot be loaded(.|\n)*vipllava = luvc_vipllava:FAMILY(.|\n)*remove the package"),
+        ("FAMILY = 3", "an installed family is none(.|\n)*got: int(.|\n)*model_type is 'vipllava'"),
+    ],
+)
+def test_a_broken_package_is_named(site: Path, module: str, said: str) -> None:
+    _install(site, "[luvc_export.families]\nvipllava = luvc_vipllava:FAMILY\n", module)
+    with pytest.raises(CheckpointError, match=said):
+        families.find("vipllava", "test")
+
+
+def test_our_own_come_first(site: Path) -> None:
+    _install(site, "[luvc_export.families]\nllava = luvc_vipllava:FAMILY\n", "FAMILY = 3")
+    assert families.find("llava", "test").model_type == "llava"
+
+
+def test_the_table_of_families_is_up_to_date() -> None:
+    written = (DOCS / "families.md").read_text(encoding="utf-8")
+    assert written == family_table.table(), "python -m luvc_export.export.family_table docs/families.md"
