@@ -1,0 +1,147 @@
+"""The last word on a graph: what no target accepts, or this one does not, fails here and not on the device.
+
+requires: nothing.
+apply: changes nothing.
+ensures: operators the target knows, no input that nothing reads, TopK within the target's limit, opset and IR as the
+target wants, the contract's inputs and outputs with their types, and no symbolic size that the contract fixes.
+must not touch: anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from luvc_export import contract
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, value
+
+#: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
+FORBIDDEN = frozenset(
+    "If Loop Scan NonZero Compress Unique DFT STFT ScatterElements Scatter Multinomial RandomNormal RandomUniform"
+    " SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength SplitToSequence"
+    " ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceMap".split()
+)
+
+_TYPES = {
+    contract.IMAGE: np.uint8,
+    contract.INPUT_IDS: np.int64,
+    contract.VISUAL_POSITION_IDS: np.float32,
+    contract.POSITION_IDS: np.float32,
+    contract.VISUAL_ORDER: np.int64,
+    contract.ORDER: np.int64,
+    contract.TEXT_MASK: np.bool_,
+    contract.LOGITS_INDICES: np.int64,
+    contract.LOGITS: np.float32,
+    contract.MERGED_INTO: np.int64,
+    contract.VISUAL_POSITIONS: np.float32,
+}
+
+
+def requires(surgery: Surgery) -> str | None:
+    """Always."""
+    return None
+
+
+def apply(surgery: Surgery) -> int:
+    """Nothing changes."""
+    return 0
+
+
+def ensures(surgery: Surgery, fired: int) -> None:
+    """Check everything and list every problem.
+
+    Raises:
+        CheckFailed: The problems, one a line.
+    """
+    model = surgery.close()
+    problems = [*_versions(surgery, model), *_operators(surgery), *_unused(surgery), *_contract(surgery)]
+    try:
+        onnx.checker.check_model(_without_external(model))
+    except onnx.checker.ValidationError as error:
+        problems.append(f"onnx.checker: {str(error).splitlines()[0]}")
+    if problems:
+        raise CheckFailed("the graph does not pass lint:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _versions(surgery: Surgery, model: onnx.ModelProto) -> Iterator[str]:
+    target = surgery.target
+    opset = {item.domain: item.version for item in model.opset_import}.get("")
+    if opset != target.opset:
+        yield f"opset {opset}, {target.name} wants {target.opset}"
+    if model.ir_version != target.ir_version:
+        yield f"ir_version {model.ir_version}, {target.name} wants {target.ir_version}"
+
+
+def _operators(surgery: Surgery) -> Iterator[str]:
+    limit = surgery.target.topk_limit
+    for node in surgery.graph.nodes:
+        if node.op in FORBIDDEN:
+            yield f"{node.op} ({node.name}): no target accepts it"
+        elif node.domain == DOMAIN:
+            if node.op not in surgery.target.plugins and not surgery.target.functions:
+                yield f"{DOMAIN}::{node.op} ({node.name}): the target has no kernel for it and reads no functions"
+        elif node.domain not in (None, ""):
+            yield f"{node.domain}::{node.op} ({node.name}): not an operator of ONNX"
+        if node.op == "TopK":
+            k = value(node.inputs[1])
+            if k is None:
+                yield f"TopK ({node.name}): K is computed, it must be fixed"
+            elif limit is not None and int(k.ravel()[0]) > limit:
+                yield f"TopK ({node.name}): K = {int(k.ravel()[0])} is over the target's {limit}"
+
+
+def _unused(surgery: Surgery) -> Iterator[str]:
+    for tensor in surgery.graph.inputs:
+        if not tensor.outputs and not any(tensor is out for out in surgery.graph.outputs):
+            yield f"input {tensor.name} is read by nothing"
+
+
+def _contract(surgery: Surgery) -> Iterator[str]:
+    inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
+    outputs = {tensor.name: tensor for tensor in surgery.graph.outputs}
+    if surgery.part == "vision":
+        wanted_in, wanted_out = [contract.IMAGE], [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS]
+    else:
+        layers = surgery.plan.layers
+        wanted_in = [*contract.DECODER_INPUTS, *contract.past_names(layers)]
+        wanted_out = [contract.LOGITS, *contract.present_names(layers)]
+    for kind, names, found in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
+        yield from (f"{kind} {name} of the contract is missing" for name in names if name not in found)
+    for name, tensor in {**inputs, **outputs}.items():
+        if name in _TYPES and tensor.dtype is not None and np.dtype(tensor.dtype) != np.dtype(_TYPES[name]):
+            yield f"{name} is {np.dtype(tensor.dtype)}, the contract says {np.dtype(_TYPES[name])}"
+        yield from (f"{name}: {problem}" for problem in _dynamic(surgery, name, tensor))
+
+
+def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
+    """Sizes that the plan fixes and the graph leaves open, or fixes otherwise."""
+    shape = tensor.shape
+    fixed: dict[int, int | None] = {}
+    if name == contract.IMAGE:
+        fixed = dict.fromkeys(range(1, 5))
+    elif name == contract.VISUAL_EMBEDS:
+        last = len(shape or ()) - 1
+        fixed = {last - 1: surgery.plan.vision_tokens, last: None}
+    elif name.startswith(("past_key_values.", "present.")):
+        fixed = {1: None, 3: None}
+    for axis, wanted in fixed.items() if shape is not None else ():
+        size = shape[axis]
+        if not isinstance(size, int):
+            yield f"axis {axis} is {size!r}, it must be fixed"
+        elif wanted is not None and size != wanted:
+            yield f"axis {axis} is {size}, the plan says {wanted}"
+
+
+def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose external weights are graph inputs, since the checker wants to see the files."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    outside = [t for t in bare.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in outside:
+        bare.graph.initializer.remove(tensor)
+        bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return bare

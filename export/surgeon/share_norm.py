@@ -1,0 +1,58 @@
+"""The RMSNorm that ranks tokens and the next layer's input norm are one computation.
+
+requires: fused prunes whose bodies are ONNX functions. A plug-in norms inside its kernel and writes no normed rows.
+matches: an RMSNormalization of a prune's kept rows, of the same weight and epsilon as the prune's own.
+apply: the layer reads the prune's ``kept_normed``. A norm is row by row, so gathering before or after it is the same:
+bit-equal.
+must not touch: a norm of another weight or epsilon, or of anything but the kept rows.
+"""
+
+from __future__ import annotations
+
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source
+
+
+def requires(surgery: Surgery) -> str | None:
+    """At least one SpectrumPrune, and no plug-in for it."""
+    if not any(node.op == "SpectrumPrune" for node in surgery.graph.nodes):
+        return "there is no fused prune"
+    if "SpectrumPrune" in surgery.target.plugins:
+        return "the target's plug-in norms inside its kernel"
+    return None
+
+
+def apply(surgery: Surgery) -> int:
+    """Redirect each layer norm that repeats a prune's."""
+    fired = 0
+    for prune in surgery.nodes("SpectrumPrune"):
+        for norm in readers(prune.outputs[0], "RMSNormalization"):
+            if not _same(norm.inputs[1], prune.inputs[1]):
+                surgery.skip("a layer's norm has another weight than the prune's")
+            elif abs(norm.attrs.get("epsilon", 1e-5) - prune.attrs["epsilon"]) > 0:
+                surgery.skip("a layer's norm has another epsilon than the prune's")
+            else:
+                surgery.replace(norm.outputs[0], prune.outputs[5])
+                fired += 1
+    return fired
+
+
+def ensures(surgery: Surgery, fired: int) -> None:
+    """Every prune that shared its norm is read by its layer.
+
+    Raises:
+        CheckFailed: Fewer are read than fired.
+    """
+    shared = [node for node in surgery.graph.nodes if node.op == "SpectrumPrune" and node.outputs[5].outputs]
+    if len(shared) != fired:
+        raise CheckFailed("a shared norm is read by nothing", got=len(shared), expected=fired, where=DOMAIN)
+
+
+def _same(first: object, second: object) -> bool:
+    """The same tensor, or the same operator on the same tensor."""
+    if first is second:
+        return True
+    a, b = source(first), source(second)  # type: ignore[arg-type]
+    if a is None or b is None or a.op != b.op or a.attrs != b.attrs:
+        return False
+    return len(a.inputs) == len(b.inputs) and all(_same(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
