@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, DynamicCache, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .questions import Case
@@ -32,7 +32,7 @@ class Asker:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
         self.model = model.eval().to(self.device)
-        self.image_token = self.model.config.image_token_id
+        self.image_token, self.after_image = model.config.image_token_id, model.config.vision_end_token_id
         self.end = self.model.generation_config.eos_token_id
 
     @torch.no_grad()
@@ -50,21 +50,53 @@ class Asker:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * tokens)).input_ids
 
-    def answers(self, cases: list[Case], batch: int = 64) -> list[str]:
-        """Return the greedy answers, each up to <|im_end|>. Every picture goes through the encoder once."""
-        seen, grid = self.embed(cases)
-        lines: dict[tuple[int, int], list[int]] = defaultdict(list)
-        ids = [self.ids(case, next(iter(seen.values())).shape[0]) for case in cases]
-        for i, case in enumerate(cases):
-            lines[len(ids[i]), len(case.images)].append(i)  # equal lengths need no padding
+    def answers(self, cases: list[Case], batch: int = 50) -> list[str]:
+        """Return the greedy answers, each up to <|im_end|>.
+
+        The picture and the chat header before a question run once for all questions that share them; questions of
+        equal length run together, so nothing is padded.
+        """
         answers = [""] * len(cases)
-        for members in lines.values():
-            for first in range(0, len(members), batch):
-                some = members[first : first + batch]
-                visual = torch.cat([seen[id(image)] for i in some for image in cases[i].images])
-                said = self.generate(torch.tensor([ids[i] for i in some]), visual, grid)
-                for i, words in zip(some, said, strict=True):
-                    answers[i] = self.tokenizer.decode(words)
+        by_pictures: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, case in enumerate(cases):
+            by_pictures[tuple(id(image) for image in case.images)].append(i)
+        for count in sorted({len(key) for key in by_pictures}):
+            rows = [members for key, members in by_pictures.items() if len(key) == count]
+            for first in range(0, len(rows), batch):
+                some = rows[first : first + batch]
+                said = self.converse([[cases[i] for i in row] for row in some])
+                for i, answer in zip((i for row in some for i in row), said, strict=True):
+                    answers[i] = answer
+        return answers
+
+    @torch.no_grad()
+    def converse(self, rows: list[list[Case]]) -> list[str]:
+        """Return the answers to rows of cases; all cases of a row show the same pictures, all rows equally many."""
+        seen, grid = self.embed([row[0] for row in rows])
+        pictures = [seen[id(image)] for row in rows for image in row[0].images]
+        asked = [(r, self.ids(case, len(pictures[0]))) for r, row in enumerate(rows) for case in row]
+        start = len(asked[0][1]) - asked[0][1][::-1].index(self.after_image)  # past the last <|vision_end|>
+        ids = torch.tensor([asked[0][1][:start]] * len(rows), device=self.device)
+        out = self.model(
+            input_ids=ids,
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tuple(pictures))},
+            image_grid_thw=grid.repeat(len(pictures), 1),
+            mm_token_type_ids=(ids == self.image_token).int(),
+            use_cache=True,
+        )
+        deltas, lengths = self.model.model.rope_deltas, defaultdict(list)
+        for i, (_, words) in enumerate(asked):
+            lengths[len(words)].append(i)
+        answers = [""] * len(asked)
+        for members in lengths.values():
+            chosen = torch.tensor([asked[i][0] for i in members], device=self.device)
+            cache = DynamicCache()
+            for index, layer in enumerate(out.past_key_values.layers):
+                cache.update(layer.keys[chosen], layer.values[chosen], index)
+            self.model.model.rope_deltas = deltas[chosen]
+            questions = torch.tensor([asked[i][1][start:] for i in members], device=self.device)
+            for i, words in zip(members, self.generate(questions, cache), strict=True):
+                answers[i] = self.tokenizer.decode(words)
         return answers
 
     def embed(self, cases: list[Case], batch: int = 32) -> tuple[dict[int, Tensor], Tensor]:
@@ -77,19 +109,13 @@ class Asker:
         return seen, grid
 
     @torch.no_grad()
-    def generate(self, ids: Tensor, visual: Tensor, grid: Tensor) -> list[list[int]]:
-        """Return greedy continuations of prompts [B, T] whose pictures have the embeddings visual [B * n * N, D]."""
-        ids, cache = ids.to(self.device), None
-        is_image = ids == self.image_token
-        pictures = len(visual) // (int(grid.prod()) // 4)
-        image = BaseModelOutputWithPooling(pooler_output=(visual,))
-        given = {"mm_encoder_outputs": {"image": image}, "image_grid_thw": grid.repeat(pictures, 1),
-                 "mm_token_type_ids": is_image.int()}  # fmt: skip
+    def generate(self, ids: Tensor, cache: DynamicCache) -> list[list[int]]:
+        """Return greedy continuations of questions [B, T] after the prefixes in the cache, without <|im_end|>."""
         words: list[list[int]] = [[] for _ in ids]
         done = [False] * len(ids)
         for _ in range(LONGEST):
-            out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **given)
-            cache, given, ids = out.past_key_values, {}, out.logits[:, -1].argmax(-1, keepdim=True)
+            out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            ids = out.logits[:, -1].argmax(-1, keepdim=True)
             for i, token in enumerate(ids[:, 0].tolist()):
                 done[i] = done[i] or token == self.end
                 if not done[i]:

@@ -6,10 +6,69 @@ import argparse
 import json
 from pathlib import Path
 
-from .questions import KINDS
+from .questions import CHAINS, KINDS
 from .scene import COLUMNS, FONTS, GRID, HEIGHT, ROWS, SIZES, WIDTH
 
-CHAINS = ("right_of", "left_of", "below", "next", "chain_two", "chain_three")  # lookups that depend on one another
+TEMPLATE = """# Model card: glyph VQA
+
+A Qwen2.5-VL model of {millions} M parameters (float16) that answers questions about pictures of coloured digits. It exists to
+measure visual-token compression: it answers from what it sees, and several kinds of question need the picture until
+late in the decoder. Weights: sha256 `{digest}`.
+
+{shape}
+
+## Data
+
+Pictures are drawn as they are needed, from a seed: {height} x {width} pixels (height x width), {rows} rows and {columns} columns
+of cells, nine or ten of the ten digits, each at most once, in nine colours, some shared by two to four digits; noise,
+gradients, lines, specks and coloured shapes that no question asks about. {grid} visual tokens.
+The train and held-out splits share {fonts} fonts and the sizes {smallest} to {largest} pixels, and no seed. The harder split has
+fonts ({hard_fonts})
+and sizes ({hard_sizes}) never seen in training, more noise and more lines.
+
+"next" is the digit one larger (0 follows 9). Chains ({chains})
+look things up one after another; larger, sum and two pictures look up two things that do not depend on each other.
+
+## What it shows
+
+{bars}
+
+Accuracy in percent with 95 % intervals clustered by picture; {count} questions of each kind, a picture is asked one question
+of each kind. Greedy decoding through transformers; an answer is right when it is the expected text and the model
+stopped. "Best guess" is the share of the most frequent answer (one of the two colours for larger).
+
+{accuracies}
+
+## Horizon
+
+Accuracy in percent when all visual tokens are dropped before a decoder layer (the first is 0); keys and values of
+earlier layers stay. {ablation_count} held-out questions of each kind.
+
+{horizon}
+
+## Random part
+
+Accuracy in percent when a random part of the visual tokens enters the first decoder layer (positions kept).
+
+{random}
+
+## Training
+
+Seed {seed} for weights, pictures and questions. No stage compresses, drops or merges anything. {note}
+
+{stages}
+
+## What it cannot do
+
+{limits}
+
+## Commands
+
+```
+{evaluate}
+{card}
+```
+"""  # noqa: E501
 
 
 def percent(entry: dict) -> str:
@@ -97,67 +156,29 @@ def write(result: dict, recipe: dict) -> str:
         [[str(s[k]) for k in ("stage", "steps", "batch", "questions", "rate", "minutes")] + [f"`{s['command']}`"]
          for s in recipe["stages"]],
     )  # fmt: skip
-    chains = ", ".join(k.replace("_", " ") for k in CHAINS)
-    return f"""# Model card: glyph VQA
-
-A Qwen2.5-VL model of {recipe["parameters"] / 1e6:.1f} M parameters (float16) that answers questions about pictures of coloured
-digits. It exists to measure visual-token compression: it answers from what it sees, and several kinds of question need
-the picture until late in the decoder. Weights: sha256 `{result["weights_sha256"]}`.
-
-{recipe["shape"]}
-
-## Data
-
-Pictures are drawn as they are needed, from a seed: {HEIGHT} x {WIDTH} pixels (height x width), {ROWS} rows and {COLUMNS}
-columns of cells, nine or ten of the ten digits, each at most once, in nine colours, some shared by two to four digits;
-noise, gradients, lines, specks and coloured shapes that no question asks about. {GRID[0]} x {GRID[1]} = {GRID[0] * GRID[1]} visual tokens.
-The train and held-out splits share {len(FONTS["train"])} fonts and the sizes {SIZES["train"][0]} to {SIZES["train"][-1]} pixels, and no seed. The harder split has
-fonts ({", ".join(FONTS["harder"])}) and sizes ({", ".join(map(str, SIZES["harder"]))}) never seen in training, more noise and more lines.
-
-"next" is the digit one larger (0 follows 9). "chain two" is a neighbour and then next; "chain three" is next, a
-neighbour, next. Chains ({chains}) look things up one after another;
-larger, sum and two pictures look up two things that do not depend on each other.
-
-## What it shows
-
-{bars(result)}
-
-Accuracy in percent with 95 % intervals clustered by picture; {result["count"]} questions of each kind, a picture is asked one question of
-each kind. Greedy decoding through transformers; an answer is right when it is the expected text and the model stopped.
-"Best guess" is the share of the most frequent answer (one of the two colours for larger).
-
-{accuracies(result)}
-
-## Horizon
-
-Accuracy in percent when all visual tokens are dropped before a decoder layer (the first is 0); keys and values of
-earlier layers stay.
-
-{horizon(result)}
-
-## Random part
-
-Accuracy in percent when a random part of the visual tokens enters the first decoder layer (positions kept).
-
-{random_part(result)}
-
-## Training
-
-Seed {recipe["seed"]} for weights, pictures and questions. No stage compresses, drops or merges anything. {recipe["note"]}
-
-{stages}
-
-## What it cannot do
-
-{recipe["limits"]}
-
-## Commands
-
-```
-{recipe["evaluate"]}
-{recipe["card"]}
-```
-"""
+    return TEMPLATE.format(
+        millions=f"{recipe['parameters'] / 1e6:.1f}",
+        digest=result["weights_sha256"],
+        height=HEIGHT,
+        width=WIDTH,
+        rows=ROWS,
+        columns=COLUMNS,
+        grid=f"{GRID[0]} x {GRID[1]} = {GRID[0] * GRID[1]}",
+        fonts=len(FONTS["train"]),
+        smallest=SIZES["train"][0],
+        largest=SIZES["train"][-1],
+        hard_fonts=", ".join(FONTS["harder"]),
+        hard_sizes=", ".join(map(str, SIZES["harder"])),
+        chains=", ".join(k.replace("_", " ") for k in CHAINS),
+        count=result["count"],
+        ablation_count=result["ablation_count"],
+        bars=bars(result),
+        accuracies=accuracies(result),
+        horizon=horizon(result),
+        random=random_part(result),
+        stages=stages,
+        **{k: recipe[k] for k in ("shape", "seed", "note", "limits", "evaluate", "card")},
+    )
 
 
 def main() -> None:

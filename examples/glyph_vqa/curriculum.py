@@ -12,11 +12,11 @@ NEEDS = {
     "larger": ("digit_of_colour",),
     "sum": ("digit_of_colour",),
     "next": ("colour_of_digit", "digit_of_colour"),
-    "right_of": ("at_place", "where_is"),
-    "left_of": ("at_place", "where_is"),
-    "below": ("at_place", "where_is"),
-    "chain_two": ("right_of", "left_of", "below", "next"),
-    "chain_three": ("chain_two",),
+    "right_of": ("where_is",),
+    "left_of": ("where_is",),
+    "below": ("where_is",),
+    "place_then_next": ("right_of", "left_of", "below", "next"),
+    "next_then_place": ("right_of", "left_of", "below", "next"),
     "two_pictures": ("colour_of_digit", "digit_of_colour"),
 }
 MEMORY = 0.9  # of the running accuracy, per step

@@ -40,10 +40,13 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def question_attention(q: Tensor, own: tuple[Tensor, Tensor], shared: tuple[Tensor, Tensor], length: int) -> Tensor:
+def question_attention(
+    q: Tensor, own: tuple[Tensor, Tensor], shared: tuple[Tensor, Tensor], length: int
+) -> tuple[Tensor, Tensor]:
     """Return attention of Q questions of `length` tokens to the prefix and, causally, to themselves.
 
-    q is [B, H, Q*T, d]; keys and values are [B, kv, Q*T, d] (own) and [B, kv, P, d] (shared). Returns [B, Q*T, H * d].
+    q is [B, H, Q*T, d]; keys and values are [B, kv, Q*T, d] (own) and [B, kv, P, d] (shared). Returns the output
+    [B, Q*T, H * d] and the weights on the prefix [B, H, Q*T, P].
     """
     b, heads, n, d = q.shape
     kv, count = own[0].shape[1], n // length
@@ -54,21 +57,28 @@ def question_attention(q: Tensor, own: tuple[Tensor, Tensor], shared: tuple[Tens
     to_self = by_question @ keys.transpose(-1, -2)
     future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
     to_self = to_self.masked_fill(future, float("-inf")).flatten(3, 4)
-    weights = torch.cat([to_prefix, to_self], dim=-1).float().softmax(-1).to(v_dtype := shared[1].dtype)
-    width = shared[0].shape[2]
+    exact = torch.cat([to_prefix, to_self], dim=-1).float().softmax(-1)
+    weights, width = exact.to(v_dtype := shared[1].dtype), shared[0].shape[2]
     out = (weights[..., :width].flatten(2, 3) @ shared[1]).view(b, kv, heads // kv, n, d)
     out = out + (weights[..., width:].unflatten(3, (count, length)) @ values.to(v_dtype)).flatten(3, 4)
-    return out.flatten(1, 2).transpose(1, 2).flatten(2)
+    return out.flatten(1, 2).transpose(1, 2).flatten(2), exact[..., :width].flatten(1, 2)
 
 
 def decode(
-    text: nn.Module, prefix: Prefix, questions: Tensor, drop_before: int | None = None, start: int | None = None
+    text: nn.Module,
+    prefix: Prefix,
+    questions: Tensor,
+    drop_before: int | None = None,
+    start: int | None = None,
+    watched: dict[int, tuple[Tensor, Tensor] | None] | None = None,
 ) -> Tensor:
     """Return the final hidden states of questions `[B, Q, T, D]` after a prefix.
 
     `drop_before` removes all visual tokens before that layer (0 = they never enter, None = never removed): their keys
     and values of earlier layers stay, positions of the text do not change, and the same holds for every decoding step.
-    `start` is the first position of a question, by default the one after the last of the prefix.
+    `start` is the first position of a question, by default the one after the last of the prefix. `watched` maps layers
+    to what is replaced by the normed hidden states of question tokens on entry, [B, Q*T, D], and their attention to
+    the prefix, [B, heads, Q*T, P].
     """
     b, count, length, width = questions.shape
     shared, own = prefix.embeddings, questions.flatten(1, 2)
@@ -84,7 +94,10 @@ def decode(
         last = index == len(text.layers) - 1
         q_p, k_p, v_p = projections(layer.self_attn, layer.input_layernorm(shared), rope_shared)
         q_o, k_o, v_o = projections(layer.self_attn, layer.input_layernorm(own), rope_own)
-        own = own + layer.self_attn.o_proj(question_attention(q_o, (k_o, v_o), (k_p, v_p), length))
+        mixed, weights = question_attention(q_o, (k_o, v_o), (k_p, v_p), length)
+        if watched is not None and index in watched:
+            watched[index] = (layer.input_layernorm(own), weights)
+        own = own + layer.self_attn.o_proj(mixed)
         own = own + layer.mlp(layer.post_attention_layernorm(own))
         if not last:  # nothing reads the prefix after the last layer
             shared = shared + layer.self_attn.o_proj(prefix_attention(q_p, k_p, v_p))

@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--count", type=int, default=2000, help="questions of each kind")
+    parser.add_argument("--ablation-count", type=int, default=500, help="questions of each kind under an ablation")
     parser.add_argument("--seed", type=int, default=0, help="seed of pictures and questions")
     parser.add_argument("--splits", nargs="*", default=["heldout", "harder"], help="splits to answer")
     parser.add_argument("--blank", action="store_true", help="also ask about pictures replaced by even grey")
@@ -101,14 +102,20 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     asker = Asker(args.checkpoint)
     digest = hashlib.sha256((args.checkpoint / "model.safetensors").read_bytes()).hexdigest()
-    result: dict = {"weights_sha256": digest, "count": args.count, "seed": args.seed, "accuracy": {}}
+    result: dict = {
+        "weights_sha256": digest,
+        "count": args.count,
+        "ablation_count": args.ablation_count,
+        "seed": args.seed,
+        "accuracy": {},
+    }
     for split in args.splits:
         result["accuracy"][split] = accuracy(asker, split, args.count, args.seed)
         print(split, json.dumps(result["accuracy"][split]["mean"]), flush=True)
     if args.blank:
         result["blank"] = accuracy(asker, "heldout", args.count, args.seed, blank=True)
     if args.horizon or args.random is not None:
-        result["ablations"] = ablations(asker, args.count, args.seed, args.horizon, args.random)
+        result["ablations"] = ablations(asker, args.ablation_count, args.seed, args.horizon, args.random)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

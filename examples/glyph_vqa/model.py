@@ -125,5 +125,6 @@ def export(model: Qwen2_5_VLForConditionalGeneration, tokenizer_folder: Path, fo
     end, pad = model.config.text_config.eos_token_id, model.config.text_config.pad_token_id
     generation = {"eos_token_id": end, "pad_token_id": pad, "do_sample": False, "max_new_tokens": 16}
     (fresh / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
+    (fresh / "model.safetensors").chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

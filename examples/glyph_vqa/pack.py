@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .decoder import Prefix
-from .questions import MOVES, NUMBER, Question
+from .questions import DEPENDENT, MOVES, NUMBER, Question
 from .scene import GRID, NAMES
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
@@ -22,13 +22,20 @@ KEYS = frozenset((*NAMES, *map(str, range(10)), *NUMBER, *MOVES, "next"))  # wor
 class Packed:
     """Questions as ids [B, Q, T]; targets [B, Q, T] is the next token inside answers, -100 elsewhere.
 
-    anchors [n] are flat indices into B*Q*T of key words, trail [n, 4] the digit, colour, row and column they lead to.
+    anchors [n] are flat indices into B*Q*T of key words, trail [n, 4] the digit, colour, row and column they lead to,
+    hops [n] how many lookups must come before the word's own, by_digit [n] whether the word is `next`, which looks for
+    a digit, not for a cell. counted [m] are flat indices of the colours of questions about how many, among [m, 10] has
+    a one for each digit of that colour.
     """
 
     ids: Tensor
     targets: Tensor
     anchors: Tensor
     trail: Tensor
+    hops: Tensor
+    by_digit: Tensor
+    counted: Tensor
+    among: Tensor
 
 
 class Packer:
@@ -39,6 +46,7 @@ class Packer:
         self.pad, self.end = (tokenizer.token_to_id(t) for t in ("<|endoftext|>", "<|im_end|>"))
         self.suffix = tokenizer.encode(SUFFIX).ids
         vocabulary = tokenizer.get_vocab().items()
+        self.next = tokenizer.token_to_id("Ġnext")
         self.keys = {i for token, i in vocabulary if token.removeprefix("Ġ") in KEYS}
 
     def prefix_ids(self, pictures: int) -> list[int]:
@@ -48,7 +56,8 @@ class Packer:
 
     def pack(self, rows: list[list[Question]]) -> Packed:
         """Pack rows of equally many questions, padding on the right to the longest."""
-        sequences, answers, anchors, trail = [], [], [], []
+        sequences, answers, anchors, trail, hops, by_digit = [], [], [], [], [], []
+        counted, among = [], []
         for question in (q for row in rows for q in row):
             prompt = self.tokenizer.encode(question.text).ids
             answer = [*self.tokenizer.encode(question.answer).ids, self.end]
@@ -59,6 +68,11 @@ class Packer:
                 if mark is not None:
                     anchors.append((len(sequences), at))
                     trail.append((mark.digit, NAMES.index(mark.colour), mark.row, mark.column))
+                    by_digit.append(prompt[at] == self.next)
+                    hops.append(found.index(at) if question.kind in DEPENDENT else 0)
+            if question.kind == "count" and question.trail:
+                counted.append((len(sequences), found[0]))
+                among.append([float(any(m.digit == d for m in question.among)) for d in range(10)])
             answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
             sequences.append(prompt + self.suffix + answer)
         length = max(map(len, sequences)) - 1  # the last token is only ever a target
@@ -68,10 +82,10 @@ class Packer:
             ids[i, : len(sequence) - 1] = sequence[:-1]
             targets[i, first : first + n] = sequence[first + 1 : first + 1 + n]
         shape = (len(rows), len(rows[0]), length)
-        flat = torch.tensor([i * length + at for i, at in anchors], dtype=torch.long)
-        return Packed(
-            torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape), flat, torch.tensor(trail).long()
-        )
+        flat, colours = (torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, counted))
+        given, wanted = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
+        words = (torch.tensor(trail).long(), torch.tensor(hops).long(), torch.tensor(by_digit).bool())
+        return Packed(given, wanted, flat, *words, colours, torch.tensor(among))
 
 
 def shared_prefix(embedding: nn.Module, ids: list[int], image_token: int, visual: Tensor) -> Prefix:

@@ -19,12 +19,16 @@ MOVES = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one kind about one or two pictures, its answer, and the digits its words lead to."""
+    """A question of one kind about one or two pictures, its answer, and the digits its words lead to.
+
+    `among` is every digit that a question about how many counts.
+    """
 
     kind: str
     text: str
     answer: str
     trail: tuple[Mark | None, ...] = ()
+    among: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ def count(rng: np.random.Generator, scene: Scene) -> Question:
     for name in NAMES:
         numbers.setdefault(sum(m.colour == name for m in scene.marks), []).append(name)
     number = int(pick(rng, sorted(numbers)))
-    return Question("count", f"how many {pick(rng, numbers[number])}?", str(number), (None,))
+    name = pick(rng, numbers[number])
+    among = tuple(m for m in scene.marks if m.colour == name)
+    return Question("count", f"how many {name}?", str(number), (None,), among)
 
 
 def path(kind: str, *menus: tuple[str, ...]) -> Callable[[np.random.Generator, Scene], Question | None]:
@@ -138,13 +144,15 @@ ONE_PICTURE: dict[str, Callable[[np.random.Generator, Scene], Question | None]] 
     "left_of": path("left_of", ("left",)),
     "below": path("below", ("below",)),
     "next": path("next", NEXT),
-    "chain_two": path("chain_two", SPACE, NEXT),
-    "chain_three": path("chain_three", NEXT, SPACE, NEXT),
+    "place_then_next": path("place_then_next", SPACE, NEXT),
+    "next_then_place": path("next_then_place", NEXT, SPACE),
     "larger": larger,
     "sum": total,
 }
 KINDS = (*ONE_PICTURE, "two_pictures")
-SEVERAL_HOPS = ("right_of", "left_of", "below", "next", "chain_two", "chain_three", "larger", "sum", "two_pictures")
+CHAINS = ("right_of", "left_of", "below", "next", "place_then_next", "next_then_place")  # one lookup needs another
+SEVERAL_HOPS = (*CHAINS, "larger", "sum", "two_pictures")
+DEPENDENT = ("at_place", *CHAINS)  # a later key word can be looked up only with what the words before it gave
 
 
 def ask(kind: str, rng: np.random.Generator, scene: Scene, other: Scene) -> Question | None:

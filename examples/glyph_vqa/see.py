@@ -39,11 +39,11 @@ def symbols(target: Tensor, codes: dict[str, Tensor]) -> Tensor:
 def noisy_symbols(target: Tensor, codes: dict[str, Tensor], rng: torch.Generator) -> Tensor:
     """Return symbols as an imperfect encoder would give them: some missed, some digits doubtful, noise on all."""
     shape, device = target.shape[:-1], target.device
-    missed = torch.rand(shape, generator=rng, device=device) < 0.08
+    missed = torch.rand(shape, generator=rng, device=device) < 0.03
     target = torch.where(missed[..., None], -1, target)
     clean = symbols(target, codes)
     doubt = torch.rand(shape, generator=rng, device=device) * 0.6
-    doubt = torch.where((torch.rand(shape, generator=rng, device=device) < 0.15) & (target[..., 0] >= 0), doubt, 0.0)
+    doubt = torch.where((torch.rand(shape, generator=rng, device=device) < 0.08) & (target[..., 0] >= 0), doubt, 0.0)
     other = codes["digit"][torch.randint(10, shape, generator=rng, device=device)]
     clean = clean + doubt[..., None] * (other - codes["digit"][target[..., 0].clamp_min(0)])
     return clean + 0.03 * torch.randn(clean.shape, generator=rng, device=device)

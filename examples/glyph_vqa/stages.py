@@ -9,17 +9,21 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from .curriculum import Curriculum
-from .decoder import decode
+from .decoder import Prefix, decode
 from .model import LABELS, encode, labels
-from .pack import Packer, shared_prefix
+from .pack import Packed, Packer, shared_prefix
 from .questions import Question
 from .scene import Scene, generator, lay_out, render, token_owner
 from .see import fresh_codes, noisy_symbols, see_loss
 
-TRAIL_WEIGHT, SEE_WEIGHT = 0.5, 0.3
+TRAIL_WEIGHT, GUIDE_WEIGHT, SEE_WEIGHT = 0.5, 0.3, 0.3
+LOOKUP_LAYERS = {1: 2, 2: 4}  # where a word looks at the picture that has one or two lookups before its own
+HEADS = ("head", "key", "members")  # linear readers of hidden states, used in training alone
+COUNT_LAYER = 2  # on entry to it a colour that is counted knows the digits that have it
+GUIDED_HEADS = (0, 3)  # one of each group that shares keys and values
 
 
 class See:
@@ -64,11 +68,18 @@ class Hop(See):
         super().__init__(model, tokenizer, args)
         self.packer, self.curriculum = Packer(tokenizer), Curriculum()
         torch.manual_seed(args.seed)
-        self.head = nn.Linear(model.config.text_config.hidden_size, sum(LABELS.values())).to(self.device)
+        width, classes = model.config.text_config.hidden_size, sum(LABELS.values())
+        self.head = nn.Linear(width, classes).to(self.device)  # what a key word leads to, read off its final state
+        self.key = nn.Linear(width, classes).to(self.device)  # what it is about to look for
+        self.members = nn.Linear(width, LABELS["digit"]).to(self.device)  # the digits that a counted colour has
 
     def parameters(self) -> list[tuple[str, Tensor]]:
         """Return the decoder's parameters and those of the intermediate head by name."""
-        return [*self.model.model.language_model.named_parameters(), *self.head.named_parameters()]
+        return [*self.model.model.language_model.named_parameters(), *self.head_parameters()]
+
+    def head_parameters(self) -> list[tuple[str, Tensor]]:
+        """Return the parameters that only training needs."""
+        return [p for name in HEADS for p in getattr(self, name).named_parameters(name)]
 
     def look(self, step: int) -> tuple[Tensor, list[Scene], Tensor | float, dict[str, float]]:
         """Return visual embeddings [B, 108, 192], their scenes, a loss to add, and figures."""
@@ -93,19 +104,23 @@ class Hop(See):
     def step(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and the accuracy of each kind of question."""
         visual, scenes, loss, figures = self.look(step)
-        text, right = self.model.model.language_model, {}
+        text, right, guided = self.model.model.language_model, {}, {}
         for pictures, embeddings, rows in self.forms(step, visual, scenes):
             packed = self.packer.pack(rows)
             ids, targets = packed.ids.to(self.device), packed.targets.to(self.device)
             prefix_ids = self.packer.prefix_ids(pictures)
             prefix = shared_prefix(text.embed_tokens, prefix_ids, self.model.config.image_token_id, embeddings)
-            hidden = decode(text, prefix, text.embed_tokens(ids))
+            watched = dict.fromkeys(LOOKUP_LAYERS.values()) if pictures == 1 else None
+            hidden = decode(text, prefix, text.embed_tokens(ids), watched=watched)
             wanted = targets >= 0
             logits = self.model.lm_head(hidden[wanted]).float()
             loss = loss + cross_entropy(logits, targets[wanted])
             trail = self.head(hidden.flatten(0, 2)[packed.anchors.to(self.device)]).float()
             for i, part in enumerate(trail.split(list(LABELS.values()), -1)):
                 loss = loss + TRAIL_WEIGHT / len(LABELS) * cross_entropy(part, packed.trail[:, i].to(self.device))
+            if watched:
+                knows, looks = self.guide(packed, prefix, watched, scenes)
+                loss, guided = loss + GUIDE_WEIGHT * (knows + looks), {"knows": knows.item(), "looks": looks.item()}
             hit = torch.ones_like(wanted)
             hit[wanted] = logits.argmax(-1) == targets[wanted]
             asked = (question for row in rows for question in row)
@@ -113,17 +128,48 @@ class Hop(See):
                 right.setdefault(question.kind, []).append(correct)
         accuracy = {kind: sum(v) / len(v) for kind, v in right.items()}
         self.curriculum.learn(accuracy)
-        return loss, {**figures, **accuracy}
+        return loss, {**figures, **guided, **accuracy}
+
+    def guide(self, packed: Packed, prefix: Prefix, watched: dict, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+        """Return two losses of step words in their lookup layer: does the word know what to look for, and does it look.
+
+        The first is cross-entropy of the digit (`next`) or the cell (other words) read off the word's state on entry,
+        the second -log of the attention it gives to the digit it leads to. Without them a decoder learns in which cell
+        the next digit must be and never looks there.
+        """
+        shown = torch.from_numpy(np.stack([labels(s) for s in scenes])).to(self.device)
+        size, looks, knows = packed.ids[0].numel(), [], []
+        for hops, layer in LOOKUP_LAYERS.items():
+            some = (packed.hops == hops).nonzero()[:, 0]
+            flat, trail = packed.anchors[some].to(self.device), packed.trail[some].to(self.device)
+            row, token, by_digit = flat // size, flat % size, packed.by_digit[some].to(self.device)
+            state, attention = watched[layer]
+            parts = self.key(state[row, token]).float().split(list(LABELS.values()), -1)
+            for label, chosen in ((0, by_digit), (2, ~by_digit), (3, ~by_digit)):
+                knows.append(cross_entropy(parts[label][chosen], trail[chosen, label], reduction="none"))
+            there = (shown[row, :, 2] == trail[:, 2:3]) & (shown[row, :, 3] == trail[:, 3:4])
+            weights = attention[:, GUIDED_HEADS][row, :, token][..., prefix.visual]
+            looks.append(-(weights * there[:, None]).sum(-1)[there.any(-1)].clamp_min(1e-6).log().flatten())
+        if len(packed.counted):
+            flat = packed.counted.to(self.device)
+            members = self.members(watched[COUNT_LAYER][0][flat // size, flat % size]).float()
+            knows.append(
+                binary_cross_entropy_with_logits(members, packed.among.to(self.device), reduction="none").sum(-1)
+            )
+        none = torch.zeros((), device=self.device)
+        return tuple(torch.cat(x).mean() if sum(map(len, x)) else none for x in (knows, looks))
 
     def state_dict(self) -> dict:
         """Return what a resumed run or a later stage needs."""
-        return {**super().state_dict(), "head": self.head.state_dict(), "ability": dict(self.curriculum.ability)}
+        heads = {name: getattr(self, name).state_dict() for name in HEADS}
+        return {**super().state_dict(), **heads, "ability": dict(self.curriculum.ability)}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore `state_dict()`; a start from stage `see` has no head and no abilities."""
         super().load_state_dict(state)
-        if "head" in state:
-            self.head.load_state_dict(state["head"])
+        if HEADS[0] in state:
+            for name in HEADS:
+                getattr(self, name).load_state_dict(state[name])
             self.curriculum.ability = dict(state["ability"])
 
 
@@ -142,7 +188,7 @@ class Join(Hop):
 
     def parameters(self) -> list[tuple[str, Tensor]]:
         """Return all parameters by name."""
-        return [*self.model.named_parameters(), *self.head.named_parameters()]
+        return [*self.model.named_parameters(), *self.head_parameters()]
 
     def look(self, step: int) -> tuple[Tensor, list[Scene], Tensor | float, dict[str, float]]:
         """Return visual embeddings of rendered pictures and the encoder's own loss."""

@@ -1,3 +1,4 @@
+# ruff: noqa: D103
 """Pictures, questions and tokenizer: deterministic, disjoint, and right by a recomputation of their own."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# ruff: noqa: D103
 """The packed decoder equals transformers, dropping is what it says, and a killed run resumes on the same path."""
 
 import argparse
@@ -84,6 +85,18 @@ def decode_grey(asker, drop_before):
 def test_our_pixels_are_those_of_the_image_processor(asker):
     images = np.stack([render(generator("heldout", i), "heldout")[0] for i in range(2)])
     assert torch.equal(asker.processor(list(images), return_tensors="pt")["pixel_values"], patchify(images))
+
+
+def test_answers_are_those_of_generate(asker):
+    asked = list(cases("heldout", 14))
+    for case, answer in zip(asked, asker.answers(asked), strict=True):
+        ids = torch.tensor([asker.ids(case, 108)])
+        vision = asker.processor(list(case.images), return_tensors="pt")
+        out = asker.model.generate(
+            ids, **vision, mm_token_type_ids=(ids == asker.image_token).int(), max_new_tokens=8, do_sample=False
+        )
+        expected = asker.tokenizer.decode(out[0, ids.shape[1] :]).split("<|im_end|>")[0]
+        assert answer.removesuffix("<|image_pad|>") == expected
 
 
 def test_word_by_word_and_packed_verdicts_agree(asker):
