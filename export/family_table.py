@@ -20,11 +20,15 @@ HEAD = """# Families
 
 Written by `python -m luvc_export.export.family_table docs/families.md` from `export/families`; do not edit.
 
-For every family below, tests in `tests/export/families` show with tiny random weights, against the transformers model: equal
-vision embeddings, logits and 32 greedy tokens with plan `none` for prompts of no, one and two pictures; that its ONNX graphs
-with the default plan (merging in the encoder, pruning in the LLM) keep the same tokens and give the same logits as its torch
-modules, with pictures, with text alone and for a decode step; that rows of a padded batch equal rows alone; and that a saved
-checkpoint is found tensor by tensor under the names of its repository. Real weights are not part of these tests.
+For every family below, tests in `tests/export/families` show, with tiny random weights against transformers:
+
+- equal vision embeddings, logits and 32 greedy tokens with plan `none`, for prompts of no, one and two pictures;
+- ONNX graphs of the default plan (merging in the encoder, pruning in the LLM) that keep the same tokens and give the same
+  logits as the torch modules: with pictures, with text alone, and for a decode step;
+- rows of a padded batch equal to rows alone;
+- a saved checkpoint found tensor by tensor under the names of its repository.
+
+Real weights are not part of these tests.
 
 | `model_type` | transformers class | unit | picture size | encoder | place in the LLM | text model | not there |
 |---|---|---|---|---|---|---|---|

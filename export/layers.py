@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
-def norm(module: nn.Module, x: Tensor) -> Tensor:
+def norm(module: Any, x: Tensor) -> Tensor:
     """LayerNorm (LayerNormalization-17) or RMSNorm (RMSNormalization-23) of a transformers module."""
     if isinstance(module, nn.LayerNorm):
         normed: Tensor = module(x)
@@ -14,7 +16,7 @@ def norm(module: nn.Module, x: Tensor) -> Tensor:
     return rms_norm(module, x)
 
 
-def rms_norm(module: nn.Module, x: Tensor) -> Tensor:
+def rms_norm(module: Any, x: Tensor) -> Tensor:
     """RMSNorm of a transformers module with its own weight and epsilon, fp32 inside (RMSNormalization-23)."""
     weight = module.weight
     return nn.functional.rms_norm(x, (x.shape[-1],), weight, module.variance_epsilon)
@@ -25,7 +27,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: [B, heads, S, Dh].
-        cos: [B, S, Dh / 2], as ``sin``.
+        cos: [B, S, Dh / 2].
+        sin: [B, S, Dh / 2].
     """
     return torch.onnx.ops.rotary_embedding(x, cos.to(x.dtype), sin.to(x.dtype))
 
@@ -35,14 +38,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 
     Args:
         query: [B, heads, Q, Dh].
-        key: [B, kv heads, K, Dh], as ``value``.
+        key: [B, kv heads, K, Dh].
+        value: [B, kv heads, K, Dh].
         mask: bool (True may look) or additive, broadcastable to [B, heads, Q, K].
         scale: Factor on the scores.
     """
     grouped = query.shape[1] != key.shape[1]
-    out = nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
-    )
+    out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(2)
 
 

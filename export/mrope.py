@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import POSITION_COPIES, Family, expand_images, rotary_embedding
@@ -27,7 +27,7 @@ class MropeFamily(Family):
         """Position axis of every rotary frequency, from ``mrope_section``."""
         raise NotImplementedError
 
-    def decoder(self, model: nn.Module, plan: Plan) -> Decoder:
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""
         text = model.config.text_config
         inner = self.language_model(model)
@@ -59,7 +59,7 @@ class MropeFamily(Family):
 
 
 def flat_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
-    """[n, 1, H, W, 3] -> [n * patches, 3 * frames * patch * patch], units one after another, patches of one together."""
+    """[n, 1, H, W, 3] -> [n * patches, 3 * frames * patch * patch], unit after unit, the patches of one together."""
     rows, columns = pixels.shape[2] // (patch * merge), pixels.shape[3] // (patch * merge)
     tiles = pixels.expand(-1, frames, -1, -1, -1).reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
     return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3 * frames * patch * patch)

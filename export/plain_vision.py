@@ -1,9 +1,9 @@
 """Vision towers with learned absolute positions and full attention (CLIP, SigLIP and their kin), merged unit by unit.
 
-A unit is ``side`` x ``side`` patches: 1 where each patch becomes a token, the pixel-shuffle or pooling factor elsewhere, so
-that what is behind the tower still meets whole groups. Attention does not care about the order of tokens, so they stay
-unit by unit; class tokens stand before them, set aside from merging. A learned position is added once, before the first
-merge, and needs nothing after it.
+A unit is ``side`` x ``side`` patches: 1 where each patch becomes a token, the pixel-shuffle or pooling factor
+elsewhere, so that what is behind the tower still meets whole groups. Attention does not care about the order of tokens,
+so they stay unit by unit; class tokens stand before them, set aside from merging. A learned position is added once,
+before the first merge, and needs nothing after it.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ class PlainVision(nn.Module):
                 expected=f"{grid}, the grid its position embeddings are learned for",
                 fix="leave out the image size",
             )
-        self.tower, self.plan, self.normalise = tower, plan, normalise
-        self.side, self.features, self.config = side, features, tower.config
+        self.tower: Any = tower
+        self.config: Any = tower.config
+        self.plan, self.normalise, self.side, self.features = plan, normalise, side, features
         self.head_dim = self.config.hidden_size // self.config.num_attention_heads
         self.copies = POSITION_COPIES if plan.positions == "multi" else 1
         self.scale = float(self.head_dim) ** -0.5
@@ -154,8 +155,8 @@ class PlainVision(nn.Module):
         query, key, value = parts.query(normed), parts.key(normed), parts.value(normed)
         if parts.query_norm is not None:
             query, key = norm(parts.query_norm, query), norm(parts.key_norm, key)
-        heads = (split_heads(part, self.head_dim) for part in (query, key, value))
-        out = parts.out(attention(*heads, self._bias(units, aside, x.dtype), self.scale))
+        query, key, value = (split_heads(part, self.head_dim) for part in (query, key, value))
+        out = parts.out(attention(query, key, value, self._bias(units, aside, x.dtype), self.scale))
         x = x + (out if parts.scales is None else out * parts.scales[0])
         out = parts.mlp(norm(parts.after, x))
         return x + (out if parts.scales is None else out * parts.scales[1])

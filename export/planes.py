@@ -1,8 +1,8 @@
 """Feature planes: hidden states saved along the encoder that stay aligned with the units merged after them.
 
 DeepStack (Qwen3-VL) and towers that join several feature layers (LLaVA) use hidden states of earlier blocks. Each plane
-receives every OIM pass after its block with the decision made on the main state, so that plane and token fit. How DeepStack
-and merging go together is a reconstruction, not in the abstract of arXiv 2512.09010.
+receives every OIM pass after its block with the decision made on the main state, so that plane and token fit. How
+DeepStack and merging go together is a reconstruction, not in the abstract of arXiv 2512.09010.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from luvc_export.export.compression import oim
 from luvc_export.plan import MergeMode, MergePass
 
 
-def merge(
-    units: oim.Units, planes: list[Tensor], step: MergePass, mode: MergeMode
-) -> tuple[oim.Units, list[Tensor]]:
+def merge(units: oim.Units, planes: list[Tensor], step: MergePass, mode: MergeMode) -> tuple[oim.Units, list[Tensor]]:
     """One pass over ``units`` and, by the same decision and size-weighted mean, over every plane [n, H, W, C']."""
     if not planes:
         return oim.merge(units, step, mode), planes

@@ -18,6 +18,9 @@ class Rope(nn.Module):
         axes_per_copy: Position axes of one copy.
     """
 
+    inv_freq: Tensor
+    axes: Tensor
+
     def __init__(
         self, inv_freq: Tensor, axes: list[int], scaling: float = 1.0, copies: int = 1, axes_per_copy: int = 1
     ) -> None:

@@ -1,8 +1,8 @@
-"""Encoder of the Qwen-VL families: square groups of patches as units, 2-D rotary positions, windows where there are any."""
+"""Encoder of the Qwen-VL families: square groups of patches as units, 2-D rotary positions, windows or none."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,11 @@ class RotaryVision(nn.Module):
         tapped: Blocks whose output is also given out, as planes after the embeddings.
     """
 
+    inner: Tensor
+
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Any,
         plan: Plan,
         normalise: Normalise,
         hidden: int,
@@ -44,7 +46,9 @@ class RotaryVision(nn.Module):
     ) -> None:
         super().__init__()
         config = visual.config
-        self.visual, self.normalise, self.plan, self.config = visual, normalise, plan, config
+        self.visual: Any = visual
+        self.config: Any = config
+        self.normalise, self.plan = normalise, plan
         self.hidden, self.window, self.full, self.tapped = hidden, window, full, tapped
         self.head_dim = hidden // config.num_heads
         self.copies = POSITION_COPIES if plan.positions == "multi" else 1
@@ -142,9 +146,9 @@ class RotaryVision(nn.Module):
         batches, begin = [], 0
         for number, members in windows.batches:
             end, inside = begin + number * members * self.patches, members * self.patches
-            parts = (part[:, begin:end].reshape(-1, inside, self.head_dim // 2) for part in (cos, sin))
+            caches = [part[:, begin:end].reshape(-1, inside, self.head_dim // 2) for part in (cos, sin)]
             inside_bias = None if bias is None else bias[:, begin:end].reshape(-1, inside)
-            batches.append(Window(begin, end, inside, *parts, inside_bias))
+            batches.append(Window(begin, end, inside, caches[0], caches[1], inside_bias))
             begin = end
         return Stage(x, [whole], batches, torch.tensor(windows.inverse))
 
@@ -152,7 +156,7 @@ class RotaryVision(nn.Module):
         """Back to raster order."""
         return units._replace(x=self.per_unit(x).index_select(1, stage.raster).reshape(units.x.shape))
 
-    def _block(self, block: nn.Module, x: Tensor, windows: list[Window]) -> Tensor:
+    def _block(self, block: Any, x: Tensor, windows: list[Window]) -> Tensor:
         qkv = block.attn.qkv(norm(block.norm1, x))
         outs = [self._attend(qkv, window) for window in windows]
         x = x + block.attn.proj(torch.cat(outs, 1) if len(outs) > 1 else outs[0])

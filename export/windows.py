@@ -7,6 +7,7 @@ together: at most four lengths exist, so a block costs at most four attentions a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def layout(rows: int, columns: int, window: int, original: tuple[int, int] | Non
     column_edges = edges(columns, side, original[1] if original else None)
     windows = [
         [row * columns + column for row in range(top, bottom) for column in range(left, right)]
-        for top, bottom in zip(row_edges, row_edges[1:], strict=False)
-        for left, right in zip(column_edges, column_edges[1:], strict=False)
+        for top, bottom in pairwise(row_edges)
+        for left, right in pairwise(column_edges)
     ]
     windows.sort(key=len, reverse=True)
     lengths = [len(members) for members in windows]

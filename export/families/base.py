@@ -65,7 +65,7 @@ class Family(ABC):
         """Side of one unit in pixels; image sides are multiples of it unless ``image_size`` fixes them."""
 
     @abstractmethod
-    def vision(self, model: nn.Module, plan: Plan, normalise: Normalise) -> nn.Module:
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """Vision graph module: ``image`` -> visual_embeds, visual_positions, merged_into."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Family(ABC):
             token_ids: Prompt with one placeholder per image and ``around_image`` written out, as the decoder takes it.
         """
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Any) -> nn.Module:
         """The text model inside: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``."""
         inner: nn.Module = model.model.language_model
         return inner
@@ -101,7 +101,7 @@ class Family(ABC):
             context=context(text),
         )
 
-    def decoder(self, model: nn.Module, plan: Plan) -> Decoder:
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
         """Decoder graph module on the model's own sub-modules.
 
         Raises:
@@ -147,6 +147,9 @@ class Family(ABC):
 class Normalise(nn.Module):
     """uint8 [n, F, H, W, 3] -> fp32, ``(image * rescale - mean) / std`` per channel, as transformers' processors do."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, rescale: float, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.rescale = rescale
@@ -167,7 +170,7 @@ def context(text: Any) -> int:
     return min(longest, int(window)) if slides and window else longest
 
 
-def rotary_embedding(inner: nn.Module, text: Any) -> Any:
+def rotary_embedding(inner: Any, text: Any) -> Any:
     """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
 
     Raises:

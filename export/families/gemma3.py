@@ -1,4 +1,4 @@
-"""Gemma 3: SigLIP tower pooled to a fixed grid, images seen both ways, local and global rotary frequencies, four norms."""
+"""Gemma 3: SigLIP tower pooled to a fixed grid, images seen both ways, local and global RoPE, four norms a layer."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Vision(PlainVision):
         """[n, U * side * side, C] -> [n, U, D]."""
         x = norm(self.tower.post_layernorm, found[0])
         pooled = x.reshape(x.shape[0], -1, self.side**2, x.shape[2]).mean(2)
-        embeds = gemma_norm(self.projector.mm_soft_emb_norm, pooled) @ self.projector.mm_input_projection_weight
-        return embeds
+        weight: Tensor = self.projector.mm_input_projection_weight
+        return gemma_norm(self.projector.mm_soft_emb_norm, pooled) @ weight
 
 
 class Gemma3Decoder(Decoder):
@@ -73,9 +73,7 @@ class Gemma3Decoder(Decoder):
 
     def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
         """MLP between two norms."""
-        return gemma_norm(
-            layer.post_feedforward_layernorm, layer.mlp(gemma_norm(layer.pre_feedforward_layernorm, x))
-        )
+        return gemma_norm(layer.post_feedforward_layernorm, layer.mlp(gemma_norm(layer.pre_feedforward_layernorm, x)))
 
 
 class Gemma3(Family):

@@ -1,4 +1,4 @@
-"""Idefics3: SigLIP-like tower whose positions are bucketed, pixel shuffle as unit, one linear projection, 1-D positions."""
+"""Idefics3: SigLIP-like tower with bucketed positions, pixel shuffle as unit, one linear projection, 1-D positions."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Vision(PlainVision):
 def buckets(count: int) -> list[int]:
     """Row of the position table for each of ``count`` patches along a side.
 
-    A patch's place as a fraction of the picture falls between bucket edges; in fp32 some land one bucket early (25 patches
-    have such, 26 and 32 have none). transformers computes the fractions so, hence so does this.
+    A patch's place as a fraction of the picture falls between bucket edges; in fp32 some land one bucket early (25
+    patches have such, 26 and 32 have none). transformers computes the fractions so, hence so does this.
     """
     place = (torch.arange(count, dtype=torch.float32) * (1.0 / torch.tensor(count))).clamp(max=1.0 - 1e-6)
     return torch.bucketize(place, torch.arange(1 / count, 1.0, 1 / count), right=True).tolist()
@@ -52,7 +52,7 @@ class Idefics3(Family):
     """Idefics3, each picture as one tile (image splitting off)."""
 
     model_type = "idefics3"
-    limits = ("splitting a picture",)
+    limits: tuple[str, ...] = ("splitting a picture",)
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:

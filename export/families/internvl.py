@@ -19,7 +19,9 @@ class Vision(PlainVision):
     """Tower, pixel shuffle (each unit's patches side by side) and projector."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
-        super().__init__(model.vision_tower, plan, normalise, grid, side, (model.config.vision_config.num_hidden_layers,))
+        super().__init__(
+            model.vision_tower, plan, normalise, grid, side, (model.config.vision_config.num_hidden_layers,)
+        )
         self.projector = model.multi_modal_projector
 
     def finish(self, found: list[Tensor]) -> Tensor:
@@ -36,7 +38,15 @@ class Vision(PlainVision):
         """InternVL's names; norms of queries and keys act on all heads at once."""
         a, scales = layer.attention, (layer.lambda_1, layer.lambda_2)
         norms = (a.q_norm, a.k_norm) if self.config.use_qk_norm else (None, None)
-        block = layer.layernorm_before, a.q_proj, a.k_proj, a.v_proj, a.projection_layer, layer.layernorm_after, layer.mlp
+        block = (
+            layer.layernorm_before,
+            a.q_proj,
+            a.k_proj,
+            a.v_proj,
+            a.projection_layer,
+            layer.layernorm_after,
+            layer.mlp,
+        )
         return Parts(*block, scales, *norms)
 
     def patch(self) -> Any:

@@ -1,4 +1,4 @@
-"""LLaVA: CLIP tower (class token set aside) or SigLIP tower, feature layers by config, two-layer projector, 1-D positions."""
+"""LLaVA: CLIP (class token set aside) or SigLIP tower, feature layers by config, two-layer projector, 1-D positions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def feature_layers(config: Any) -> tuple[int, ...]:
         CheckpointError: The state before the first block is asked for.
     """
     given, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
-    layers = tuple(layer if layer >= 0 else blocks + 1 + layer for layer in ([given] if isinstance(given, int) else given))
+    listed = [given] if isinstance(given, int) else given
+    layers = tuple(layer if layer >= 0 else blocks + 1 + layer for layer in listed)
     if not all(1 <= layer <= blocks for layer in layers):
         raise CheckpointError(
             "this vision feature layer is none of the tower's blocks",

@@ -51,13 +51,13 @@ class Qwen25VL(MropeFamily):
             full_attention=tuple(vision.fullatt_block_indexes),
         )
 
-    def vision(self, model: nn.Module, plan: Plan, normalise: Normalise) -> nn.Module:
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""
         shape = self.encoder_shape(model.config)
         return Vision(model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention)
 
     def tiny_config(self) -> Qwen2_5_VLConfig:
-        """Three encoder blocks (windows before and after the full one), three LLM layers with grouped keys, untied head."""
+        """Three encoder blocks, windows before and after the full one; three LLM layers, untied head."""
         return Qwen2_5_VLConfig(
             vision_config={
                 "depth": 3,

@@ -51,7 +51,7 @@ class Qwen2VL(MropeFamily):
             full_attention=tuple(range(vision.depth)),
         )
 
-    def vision(self, model: nn.Module, plan: Plan, normalise: Normalise) -> nn.Module:
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""
         shape = self.encoder_shape(model.config)
         return Vision(model.model.visual, plan, normalise, shape.hidden, shape.window, shape.full_attention)

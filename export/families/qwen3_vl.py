@@ -1,4 +1,4 @@
-"""Qwen3-VL: learned positions interpolated to the grid, DeepStack planes, interleaved M-RoPE, norms of queries and keys."""
+"""Qwen3-VL: learned positions interpolated to the grid, DeepStack planes, interleaved M-RoPE, query and key norms."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ class Qwen3VL(MropeFamily):
 
     def axes(self, section: list[int]) -> list[int]:
         """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""
-        return [
-            axis if (axis := place % 3) and place < 3 * section[axis] else 0 for place in range(sum(section))
-        ]
+        return [axis if (axis := place % 3) and place < 3 * section[axis] else 0 for place in range(sum(section))]
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``."""
@@ -88,7 +86,7 @@ class Qwen3VL(MropeFamily):
         """The embedding and its DeepStack planes side by side."""
         return int(config.text_config.hidden_size * (1 + len(config.vision_config.deepstack_visual_indexes)))
 
-    def vision(self, model: nn.Module, plan: Plan, normalise: Normalise) -> nn.Module:
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""
         shape, tapped = self.encoder_shape(model.config), model.config.vision_config.deepstack_visual_indexes
         return Vision(

@@ -80,7 +80,8 @@ def test_both_halves_run_without_a_weight(name: str, tmp_path: Path) -> None:
 def test_newer_names_are_found_too(tmp_path: Path) -> None:
     tiny = case("qwen2_5_vl")
     tiny.config.save_pretrained(tmp_path)
-    save_file({name: value.contiguous() for name, value in tiny.model.state_dict().items()}, tmp_path / "model.safetensors")
+    state = {name: value.contiguous() for name, value in tiny.model.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
     _same(tmp_path, tiny.model)
 
 
