@@ -22,8 +22,8 @@ class BlockTopK {
 
     // Two counts that add as one number, so that a single scan serves both.
     using Counts = unsigned long long;
-    using DigitScan = cub::BlockScan<int, Threads>;
-    using CountScan = cub::BlockScan<Counts, Threads>;
+    using DigitScan = cub::BlockScan<int, Threads, cub::BLOCK_SCAN_WARP_SCANS>;
+    using CountScan = cub::BlockScan<Counts, Threads, cub::BLOCK_SCAN_WARP_SCANS>;
 
 public:
     struct Storage {

@@ -91,39 +91,38 @@ __global__ void __launch_bounds__(kThreads) decide_kernel(
     if (threadIdx.x == 0 && length % 2 != 0) stay(length - 1, removed);
 }
 
-// The units that become one: at most three neighbours of a line, with their share of the mass.
+// The units that become one: at most three neighbours of a line.
 struct Members {
-    static constexpr int kMost = 3;
-    int64_t unit[kMost];
-    float size[kMost];
-    float mass;
+    int64_t first;
+    int64_t stride;
     int count;
+    float mass;
+
+    __device__ int64_t unit(int member) const { return first + member * stride; }
 };
 
 __device__ inline Members members_of(const Axis& from, int64_t image, int64_t line, int merged, int place,
     const int32_t* target, const float* sizes) {
-    Members members{};
-    const int last = place + 1 < from.length ? place + 1 : place;
-    for (int candidate = place > 0 ? place - 1 : place; candidate <= last; ++candidate) {
-        const int64_t unit = from.unit(image, line, candidate);
-        if (target[unit] != merged) continue;
-        members.unit[members.count] = unit;
-        members.size[members.count] = sizes[unit];
-        members.mass += sizes[unit];
-        ++members.count;
-    }
+    const auto joins = [&](int candidate) {
+        return candidate >= 0 && candidate < from.length && target[from.unit(image, line, candidate)] == merged;
+    };
+    const int left = joins(place - 1) ? 1 : 0;
+    const int right = joins(place + 1) ? 1 : 0;
+    Members members{from.unit(image, line, place - left), from.place_stride, left + 1 + right, 0.0f};
+    for (int member = 0; member < members.count; ++member) members.mass += sizes[members.unit(member)];
     return members;
 }
 
 template <typename T, int Count>
-__device__ void average(const Members& members, const T* values, T* merged, int width) {
+__device__ void average(const Members& members, const T* values, const float* sizes, T* merged, int width) {
     auto* merged_packs = reinterpret_cast<Pack<T, Count>*>(merged);
     for (int i = static_cast<int>(threadIdx.x); i < width / Count; i += kMoveThreads) {
         float sum[Count] = {};
         for (int member = 0; member < members.count; ++member) {
-            const auto* packs = reinterpret_cast<const Pack<T, Count>*>(values + members.unit[member] * width);
-            const Pack<T, Count> pack = packs[i];
-            for (int j = 0; j < Count; ++j) sum[j] += to_float(pack.item[j]) * members.size[member];
+            const int64_t unit = members.unit(member);
+            const float size = sizes[unit];
+            const Pack<T, Count> pack = reinterpret_cast<const Pack<T, Count>*>(values + unit * width)[i];
+            for (int j = 0; j < Count; ++j) sum[j] += to_float(pack.item[j]) * size;
         }
         Pack<T, Count> result;
         for (int j = 0; j < Count; ++j) result.item[j] = from_float<T>(sum[j] / members.mass);
@@ -138,8 +137,9 @@ __global__ void __launch_bounds__(kMoveThreads) move_kernel(Axis from, Axis to, 
     const auto merged = static_cast<int>(blockIdx.x);
     const int64_t unit = to.unit(blockIdx.z, blockIdx.y, merged);
     const Members members = members_of(from, blockIdx.z, blockIdx.y, merged, kept[unit], target, in.sizes);
-    average<T, Count>(members, static_cast<const T*>(in.values), static_cast<T*>(out.values) + unit * channels, channels);
-    average<float, 1>(members, in.positions, out.positions + unit * position_planes, position_planes);
+    average<T, Count>(members, static_cast<const T*>(in.values), in.sizes,
+        static_cast<T*>(out.values) + unit * channels, channels);
+    average<float, 1>(members, in.positions, in.sizes, out.positions + unit * position_planes, position_planes);
     if (threadIdx.x == 0) out.sizes[unit] = members.mass;
 }
 
