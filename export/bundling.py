@@ -19,8 +19,10 @@ from luvc_export.errors import CheckpointError, PlanError, UsageError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.families.base import Normalise
+from luvc_export.export.surgeon import operate
 from luvc_export.manifest import Fit, ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
 from luvc_export.plan import Plan
+from luvc_export.target import ORT_CPU
 
 #: Told (stage, fraction done of it).
 Progress = Callable[[str, float], None]
@@ -168,7 +170,8 @@ def _write_graphs(
         model.producer_name, model.producer_version = "luvc-export", __version__
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
         trace.check(model)
-        ir.save(model, folder / file)
+        cut, _ = operate(ir.to_proto(model), ORT_CPU, options.dtype)  # type: ignore[arg-type]
+        (folder / file).write_bytes(cut.SerializeToString())
         progress(f"tracing {file}", 1.0)
     return PlanEntry(plan, *(file for file, _, _ in steps))
 
