@@ -57,11 +57,11 @@ class Case:
         before, after = self.family.around_image(self.config)
         ids = [next(words) for _ in range(4)]
         for _ in range(images):
-            ids += [*self._ids(before), self.family.image_token_id(self.config), *self._ids(after)]
+            ids += [*self.ids_of(before), self.family.image_token_id(self.config), *self.ids_of(after)]
             ids += [next(words) for _ in range(3)]
         return ids
 
-    def _ids(self, parts: tuple[str | int, ...]) -> list[int]:
+    def ids_of(self, parts: tuple[str | int, ...]) -> list[int]:
         """No tokenizer here: any token stands for a piece of text."""
         return [part if isinstance(part, int) else 201 + len(part) % 8 for part in parts]
 
