@@ -35,6 +35,7 @@ class Pixels:
 
 #: What SigLIP towers are trained with.
 HALF = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Family(ABC):

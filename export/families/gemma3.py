@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class Gemma3(Family):
 
     model_type = "gemma3"
     limits = ("contexts longer than the sliding window", "pan and scan", "soft-capped or bidirectional text")
-    pixels = HALF
+    pixels = replace(HALF, resample="bilinear")
 
     def build(self, config: Any) -> nn.Module:
         """Gemma3ForConditionalGeneration."""

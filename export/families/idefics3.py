@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Idefics3(Family):
 
     model_type = "idefics3"
     limits: tuple[str, ...] = ("splitting a picture",)
-    pixels = HALF
+    pixels = replace(HALF, resample="lanczos")
 
     def build(self, config: Any) -> nn.Module:
         """Idefics3ForConditionalGeneration."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import Family, Normalise, Pixels, channels_first, expand_images
+from luvc_export.export.families.base import IMAGENET, Family, Normalise, channels_first, expand_images
 from luvc_export.export.layers import norm
 from luvc_export.export.plain_vision import Parts, PlainVision
 from luvc_export.plan import Plan
@@ -69,7 +69,7 @@ class InternVL(Family):
 
     model_type = "internvl"
     limits = ("video", "several tiles and a thumbnail for a picture")
-    pixels = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    pixels = IMAGENET
 
     def build(self, config: Any) -> nn.Module:
         """InternVLForConditionalGeneration."""
