@@ -47,8 +47,9 @@ double copy_speed(const DeviceBuffer& flush) {
 void report(const char* kernel, const std::string& shape, double ms, double bytes, double flops, double speed) {
     const double seconds = ms * 1e-3;
     const double floor_ms = bytes / speed * 1e3;
-    std::printf("{\"kernel\": \"%s\", %s, \"median_us\": %.2f, \"bytes\": %.0f, \"bytes_per_s\": %.4g, "
-                "\"copy_bytes_per_s\": %.4g, \"bandwidth_floor_us\": %.2f, \"times_floor\": %.2f, \"flop_per_s\": %.4g}\n",
+    std::printf(
+        "{\"kernel\": \"%s\", %s, \"median_us\": %.2f, \"bytes\": %.0f, \"bytes_per_s\": %.4g, "
+        "\"copy_bytes_per_s\": %.4g, \"bandwidth_floor_us\": %.2f, \"times_floor\": %.2f, \"flop_per_s\": %.4g}\n",
         kernel, shape.c_str(), ms * 1e3, bytes, bytes / seconds, speed, floor_ms * 1e3, ms / floor_ms, flops / seconds);
     std::fflush(stdout);
 }
@@ -95,8 +96,10 @@ void bench_prune(int64_t tokens, int64_t channels, const DeviceBuffer& flush, do
         flush);
     const auto bytes = static_cast<double>(values.bytes() + basis.bytes() + 2 * kept.bytes());
     const double flops = 4.0 * static_cast<double>(tokens * shape.frequencies) * static_cast<double>(channels);
-    report("spectrum_prune", field("N", tokens) + ", " + field("D", channels) + ", " + field("K", shape.keep) + ", "
-            + field("M", shape.frequencies), ms, bytes, flops, speed);
+    report("spectrum_prune",
+        field("N", tokens) + ", " + field("D", channels) + ", " + field("K", shape.keep) + ", "
+            + field("M", shape.frequencies),
+        ms, bytes, flops, speed);
 }
 
 void bench_merge(int64_t side, int64_t channels, const DeviceBuffer& flush, double speed) {
@@ -153,8 +156,8 @@ int main() {
     try {
         cudaDeviceProp properties{};
         luvc::bench::check(cudaGetDeviceProperties(&properties, 0));
-        std::fprintf(stderr, "luvc_bench: %s, compute capability %d.%d\n", properties.name, properties.major,
-            properties.minor);
+        std::fprintf(
+            stderr, "luvc_bench: %s, compute capability %d.%d\n", properties.name, properties.major, properties.minor);
         luvc::bench::bench_all();
     } catch (const std::exception& failure) {
         std::fprintf(stderr, "luvc_bench: %s\n", failure.what());

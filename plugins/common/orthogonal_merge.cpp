@@ -16,7 +16,8 @@ luvc_status check_shape(const luvc_orthogonal_merge_shape& shape) noexcept {
     }
     if (!is_float(shape.dtype)) return LUVC_INVALID_DTYPE;
     constexpr int64_t kMaxElements = INT64_MAX / 64;
-    const bool addressable = product_within({shape.batch, shape.height, shape.width}, kMaxInt32)
+    const bool addressable =
+        product_within({shape.batch, shape.height, shape.width}, kMaxInt32)
         && product_within({shape.batch, shape.height, shape.width, shape.channels}, kMaxElements)
         && product_within({shape.batch, shape.height, shape.width, shape.position_planes}, kMaxElements);
     return addressable ? LUVC_OK : LUVC_INVALID_SHAPE;

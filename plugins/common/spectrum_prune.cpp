@@ -21,9 +21,9 @@ luvc_status check_shape(const luvc_spectrum_prune_shape& shape) noexcept {
     if (!std::isfinite(shape.epsilon) || shape.epsilon < 0) return LUVC_INVALID_EPSILON;
     constexpr int64_t kMaxElements = INT64_MAX / 64;  // bytes of every array, and their sum, stay below 2^63
     const bool addressable = product_within({shape.tokens, shape.channels}, kMaxInt32)
-        && product_within({shape.groups, shape.tokens}, kMaxInt32)
-        && product_within({shape.tokens, shape.frequencies}, kMaxElements)
-        && product_within({shape.groups, shape.tokens, shape.channels}, kMaxElements);
+                             && product_within({shape.groups, shape.tokens}, kMaxInt32)
+                             && product_within({shape.tokens, shape.frequencies}, kMaxElements)
+                             && product_within({shape.groups, shape.tokens, shape.channels}, kMaxElements);
     return addressable ? LUVC_OK : LUVC_INVALID_SHAPE;
 }
 

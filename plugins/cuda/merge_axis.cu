@@ -63,8 +63,8 @@ struct LineCosines {
 };
 
 // One block a line. Grid: x over lines, y over images.
-__global__ void __launch_bounds__(kThreads) decide_kernel(
-    Axis from, Axis to, const float* square, const float* dot, int32_t* target, int32_t* kept) {
+__global__ void __launch_bounds__(kThreads)
+    decide_kernel(Axis from, Axis to, const float* square, const float* dot, int32_t* target, int32_t* kept) {
     using TopK = BlockTopK<kThreads>;
     __shared__ typename TopK::Storage storage;
     const int64_t image = blockIdx.y;
@@ -101,8 +101,8 @@ struct Members {
     __device__ int64_t unit(int member) const { return first + member * stride; }
 };
 
-__device__ inline Members members_of(const Axis& from, int64_t image, int64_t line, int merged, int place,
-    const int32_t* target, const float* sizes) {
+__device__ inline Members members_of(
+    const Axis& from, int64_t image, int64_t line, int merged, int place, const int32_t* target, const float* sizes) {
     const auto joins = [&](int candidate) {
         return candidate >= 0 && candidate < from.length && target[from.unit(image, line, candidate)] == merged;
     };
@@ -132,13 +132,13 @@ __device__ void average(const Members& members, const T* values, const float* si
 
 // One block a merged unit. Grid: x over the places of a merged line, y over lines, z over images.
 template <typename T, int Count>
-__global__ void __launch_bounds__(kMoveThreads) move_kernel(Axis from, Axis to, ConstUnits in, Units out,
-    int channels, int position_planes, const int32_t* target, const int32_t* kept) {
+__global__ void __launch_bounds__(kMoveThreads) move_kernel(Axis from, Axis to, ConstUnits in, Units out, int channels,
+    int position_planes, const int32_t* target, const int32_t* kept) {
     const auto merged = static_cast<int>(blockIdx.x);
     const int64_t unit = to.unit(blockIdx.z, blockIdx.y, merged);
     const Members members = members_of(from, blockIdx.z, blockIdx.y, merged, kept[unit], target, in.sizes);
-    average<T, Count>(members, static_cast<const T*>(in.values), in.sizes,
-        static_cast<T*>(out.values) + unit * channels, channels);
+    average<T, Count>(
+        members, static_cast<const T*>(in.values), in.sizes, static_cast<T*>(out.values) + unit * channels, channels);
     average<float, 1>(members, in.positions, in.sizes, out.positions + unit * position_planes, position_planes);
     if (threadIdx.x == 0) out.sizes[unit] = members.mass;
 }
@@ -164,7 +164,8 @@ void merge_axis(Chain& chain, const UnitShape& shape, const Axis& from, const Ax
     with_float_type(shape.dtype, [&](auto zero) {
         using T = decltype(zero);
         constexpr int kWide = kWideBytes / static_cast<int>(sizeof(T));
-        const bool wide = shape.channels % kWide == 0 && aligned(in.values, kWideBytes) && aligned(out.values, kWideBytes);
+        const bool wide =
+            shape.channels % kWide == 0 && aligned(in.values, kWideBytes) && aligned(out.values, kWideBytes);
         (wide ? enqueue<T, kWide> : enqueue<T, 1>)(chain, shape, from, to, in, out, scratch);
     });
 }

@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(kThreads) place_kernel(int64_t units, int heig
     if (unit >= units) return;
     const auto column = row_target != nullptr ? row_target[unit] : static_cast<int>(unit % width);
     const int64_t line = unit / width;
-    const auto row = column_target != nullptr ? column_target[line * merged_width + column]
-                                              : static_cast<int>(line % height);
+    const auto row =
+        column_target != nullptr ? column_target[line * merged_width + column] : static_cast<int>(line % height);
     merged_into[unit] = row * merged_width + column;
 }
 

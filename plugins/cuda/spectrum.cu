@@ -35,8 +35,8 @@ struct Normed {
 
 // One warp a token.
 template <typename T, int Count>
-__global__ void __launch_bounds__(kRowThreads) row_norm_kernel(const T* values, AnyFloats weight, int rows,
-    int channels, float epsilon, float* inverse_rms, float* total) {
+__global__ void __launch_bounds__(kRowThreads) row_norm_kernel(
+    const T* values, AnyFloats weight, int rows, int channels, float epsilon, float* inverse_rms, float* total) {
     const int row = static_cast<int>(blockIdx.x) * (kRowThreads / kWarp) + static_cast<int>(threadIdx.x) / kWarp;
     if (row >= rows) return;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -60,10 +60,11 @@ __global__ void __launch_bounds__(kRowThreads) row_norm_kernel(const T* values, 
     total[row] = weighted_square * scale * scale;
 }
 
-// coefficients[m, d] = sum over n of F[n, m] Z[n, d]. Grid: x over channel tiles, y over frequency tiles, z over groups.
+// coefficients[m, d] = sum over n of F[n, m] Z[n, d]. Grid: x over channel tiles, y over frequency tiles, z over
+// groups.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads) project_kernel(
-    Normed<T> all, const float* basis, int frequencies, float* coefficients) {
+__global__ void __launch_bounds__(kTileThreads)
+    project_kernel(Normed<T> all, const float* basis, int frequencies, float* coefficients) {
     alignas(32) __shared__ float left[kDepth * kTileStride];
     alignas(32) __shared__ float right[kDepth * kTileStride];
     alignas(32) __shared__ float tile[kTile * kTileStride];
@@ -95,8 +96,8 @@ __global__ void __launch_bounds__(kTileThreads) project_kernel(
     }
 }
 
-// partial[tile, n] = sum over the tile's channels of Y[n, d]^2, or of (Z - Y)^2 for `residual`, with Y = F coefficients.
-// Grid: x over channel tiles, y over token tiles, z over groups.
+// partial[tile, n] = sum over the tile's channels of Y[n, d]^2, or of (Z - Y)^2 for `residual`, with Y = F
+// coefficients. Grid: x over channel tiles, y over token tiles, z over groups.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads) filter_kernel(
     Normed<T> all, const float* basis, int frequencies, const float* coefficients, bool residual, float* partial) {
@@ -114,13 +115,13 @@ __global__ void __launch_bounds__(kTileThreads) filter_kernel(
             const int token = first_token + i / kDepth;
             const int left_frequency = first + i % kDepth;
             const bool left_inside = token < normed.tokens && left_frequency < frequencies;
-            left[i / kDepth * kDepthStride + i % kDepth]
-                = left_inside ? basis[int64_t{token} * frequencies + left_frequency] : 0.0f;
+            left[i / kDepth * kDepthStride + i % kDepth] =
+                left_inside ? basis[int64_t{token} * frequencies + left_frequency] : 0.0f;
             const int frequency = first + i / kTile;
             const int channel = first_channel + i % kTile;
             const bool inside = frequency < frequencies && channel < normed.channels;
-            right[i / kTile * kTileStride + i % kTile]
-                = inside ? group_coefficients[int64_t{frequency} * normed.channels + channel] : 0.0f;
+            right[i / kTile * kTileStride + i % kTile] =
+                inside ? group_coefficients[int64_t{frequency} * normed.channels + channel] : 0.0f;
         }
         __syncthreads();
         product.template add<wmma::row_major>(left, right);
@@ -168,8 +169,8 @@ void enqueue(Chain& chain, const luvc_spectrum_prune_shape& shape, const luvc_sp
     chain.launch(wide ? row_norm_kernel<T, kWide> : row_norm_kernel<T, 1>, row_grid, kRowThreads, values, weight, rows,
         shape.channels, shape.epsilon, work.inverse_rms, work.total);
 
-    const Normed<T> normed{values, work.inverse_rms, weight, static_cast<int>(shape.tokens),
-        static_cast<int>(shape.channels)};
+    const Normed<T> normed{
+        values, work.inverse_rms, weight, static_cast<int>(shape.tokens), static_cast<int>(shape.channels)};
     const auto groups = static_cast<unsigned>(shape.groups);
     const unsigned tiles = blocks_for(shape.channels, kTile);
     chain.launch(project_kernel<T>, dim3(tiles, blocks_for(shape.frequencies, kTile), groups), kTileThreads, normed,

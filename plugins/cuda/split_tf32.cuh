@@ -24,8 +24,7 @@ class TileProduct {
 
     template <typename Layout>
     using Left = wmma::fragment<wmma::matrix_a, kSide, kSide, kStep, wmma::precision::tf32, Layout>;
-    using Right = wmma::fragment<wmma::matrix_b, kSide, kSide, kStep, wmma::precision::tf32,
-        wmma::row_major>;
+    using Right = wmma::fragment<wmma::matrix_b, kSide, kSide, kStep, wmma::precision::tf32, wmma::row_major>;
     using Sum = wmma::fragment<wmma::accumulator, kSide, kSide, kStep, float>;
 
 public:
@@ -60,8 +59,8 @@ public:
     // Writes the tile to shared memory [kTile][kTileStride].
     __device__ void store(float* tile) const {
         for (int i = 0; i < kColumns; ++i) {
-            wmma::store_matrix_sync(tile + row_ * kTileStride + column_ + i * kSide, sums_[i], kTileStride,
-                wmma::mem_row_major);
+            wmma::store_matrix_sync(
+                tile + row_ * kTileStride + column_ + i * kSide, sums_[i], kTileStride, wmma::mem_row_major);
         }
     }
 

@@ -63,8 +63,8 @@ bool FieldReader::version_is_known() const {
     const std::optional<int32_t> version = integer(kVersionField);
     if (!version) return false;
     if (*version >= 1 && *version <= kSerialVersion) return true;
-    complain(kVersionField, "is " + std::to_string(*version) + ", this library reads 1.." + std::to_string(kSerialVersion)
-            + "; rebuild the engine or update libluvc_plugins.so");
+    complain(kVersionField, "is " + std::to_string(*version) + ", this library reads 1.."
+                                + std::to_string(kSerialVersion) + "; rebuild the engine or update libluvc_plugins.so");
     return false;
 }
 

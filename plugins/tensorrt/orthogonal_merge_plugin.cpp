@@ -122,8 +122,9 @@ int32_t OrthogonalMergePlugin::enqueue(const PluginTensorDesc* input_descs, cons
     const void* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
     const auto shape = shape_of(input_descs[kValues].dims, input_descs[kPositions].dims, input_descs[kValues].type);
     const luvc_orthogonal_merge_tensors tensors{inputs[kValues], static_cast<const float*>(inputs[kSizes]),
-        static_cast<const float*>(inputs[kPositions]), outputs[kMergedValues], static_cast<float*>(outputs[kMergedSizes]),
-        static_cast<float*>(outputs[kMergedPositions]), static_cast<int32_t*>(outputs[kMergedInto])};
+        static_cast<const float*>(inputs[kPositions]), outputs[kMergedValues],
+        static_cast<float*>(outputs[kMergedSizes]), static_cast<float*>(outputs[kMergedPositions]),
+        static_cast<int32_t*>(outputs[kMergedInto])};
     size_t bytes = 0;
     luvc_status status = luvc_orthogonal_merge_workspace(&shape, LUVC_CUDA, &bytes);
     if (status == LUVC_OK) status = luvc_orthogonal_merge_cuda(&shape, &tensors, workspace, bytes, stream);

@@ -87,9 +87,7 @@ protected:
     }
 
     // TensorRT's 0 for success; a message and -1 otherwise.
-    static int32_t report(luvc_status status) {
-        return status == LUVC_OK ? 0 : fail(luvc_status_string(status));
-    }
+    static int32_t report(luvc_status status) { return status == LUVC_OK ? 0 : fail(luvc_status_string(status)); }
 
 private:
     FieldList fields_;
@@ -101,8 +99,8 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 public:
     Creator() { Made::list_attributes(attributes_); }
 
-    nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
-        nvinfer1::TensorRTPhase) noexcept override {
+    nvinfer1::IPluginV3* createPlugin(
+        const char* name, const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase) noexcept override {
         try {
             const FieldReader reader(Made::kName, fields);
             std::unique_ptr<Made> plugin = reader.version_is_known() ? Made::create(reader) : nullptr;

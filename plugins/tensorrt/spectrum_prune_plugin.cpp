@@ -58,8 +58,8 @@ std::unique_ptr<SpectrumPrunePlugin> SpectrumPrunePlugin::create(const FieldRead
             return nullptr;
         }
     }
-    const luvc_status status = check_shape(plugin->shape_of({3, {1, *keep, 1}}, {2, {*keep, *keep > 0 ? 1 : 0}},
-        DataType::kFLOAT, DataType::kFLOAT));
+    const luvc_status status = check_shape(
+        plugin->shape_of({3, {1, *keep, 1}}, {2, {*keep, *keep > 0 ? 1 : 0}}, DataType::kFLOAT, DataType::kFLOAT));
     return report(status) == 0 ? std::move(plugin) : nullptr;
 }
 
@@ -105,7 +105,8 @@ int32_t SpectrumPrunePlugin::getOutputShapes(const DimsExprs* inputs, int32_t in
     }
     const nvinfer1::IDimensionExpr* tokens = values.d[1];
     if (tokens->isConstant() && keep_ > tokens->getConstantValue()) {
-        return fail("keep is " + std::to_string(keep_) + " of " + std::to_string(tokens->getConstantValue()) + " tokens");
+        return fail(
+            "keep is " + std::to_string(keep_) + " of " + std::to_string(tokens->getConstantValue()) + " tokens");
     }
     const nvinfer1::IDimensionExpr* keep = builder.constant(keep_);
     outputs[kKeptValues] = values;
@@ -119,7 +120,7 @@ int32_t SpectrumPrunePlugin::getOutputShapes(const DimsExprs* inputs, int32_t in
         kept = inputs[kFirstPayload + i];
         if (axis >= kept.nbDims) {
             return fail("token axis " + std::to_string(axis) + " of a payload with " + std::to_string(kept.nbDims)
-                + " dimensions");
+                        + " dimensions");
         }
         kept.d[axis] = keep;
     }
@@ -151,7 +152,8 @@ luvc_spectrum_prune_shape SpectrumPrunePlugin::shape_of(
 
 size_t SpectrumPrunePlugin::getWorkspaceSize(
     const DynamicPluginTensorDesc* inputs, int32_t, const DynamicPluginTensorDesc*, int32_t) const noexcept {
-    const auto shape = shape_of(inputs[kValues].max, inputs[kBasis].max, inputs[kValues].desc.type, inputs[kWeight].desc.type);
+    const auto shape =
+        shape_of(inputs[kValues].max, inputs[kBasis].max, inputs[kValues].desc.type, inputs[kWeight].desc.type);
     size_t bytes = 0;
     report(luvc_spectrum_prune_workspace(&shape, LUVC_CUDA, &bytes));
     return bytes;
@@ -169,7 +171,7 @@ int32_t SpectrumPrunePlugin::onShapeChange(
         const int32_t axis = token_axes_[static_cast<size_t>(i)];
         if (dims.d[axis - 1] != values.d[0] || dims.d[axis] != values.d[1]) {
             return fail("payload " + std::to_string(i) + " must have the groups and tokens of values at axes "
-                + std::to_string(axis - 1) + " and " + std::to_string(axis));
+                        + std::to_string(axis - 1) + " and " + std::to_string(axis));
         }
     }
     return report(check_shape(shape_of(values, basis, inputs[kValues].type, inputs[kWeight].type)));
@@ -177,8 +179,8 @@ int32_t SpectrumPrunePlugin::onShapeChange(
 
 int32_t SpectrumPrunePlugin::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc*,
     const void* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
-    const auto shape = shape_of(input_descs[kValues].dims, input_descs[kBasis].dims, input_descs[kValues].type,
-        input_descs[kWeight].type);
+    const auto shape = shape_of(
+        input_descs[kValues].dims, input_descs[kBasis].dims, input_descs[kValues].type, input_descs[kWeight].type);
     luvc_payload payloads[LUVC_MAX_PAYLOADS];
     for (int32_t i = 0; i < payload_count(); ++i) {
         const PluginTensorDesc& desc = input_descs[kFirstPayload + i];
@@ -186,8 +188,9 @@ int32_t SpectrumPrunePlugin::enqueue(const PluginTensorDesc* input_descs, const 
         payloads[i] = {inputs[kFirstPayload + i], outputs[kFirstKeptPayload + i], extent(desc.dims, 0, axis - 1),
             extent(desc.dims, axis + 1, desc.dims.nbDims) * bytes_of(*dtype_of(desc.type))};
     }
-    const luvc_spectrum_prune_tensors tensors{inputs[kValues], inputs[kWeight], static_cast<const float*>(inputs[kBasis]),
-        outputs[kKeptValues], outputs[kIndices], nullptr, payloads, payload_count()};
+    const luvc_spectrum_prune_tensors tensors{inputs[kValues], inputs[kWeight],
+        static_cast<const float*>(inputs[kBasis]), outputs[kKeptValues], outputs[kIndices], nullptr, payloads,
+        payload_count()};
     size_t bytes = 0;
     luvc_status status = luvc_spectrum_prune_workspace(&shape, LUVC_CUDA, &bytes);
     if (status == LUVC_OK) status = luvc_spectrum_prune_cuda(&shape, &tensors, workspace, bytes, stream);

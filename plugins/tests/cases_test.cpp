@@ -45,8 +45,8 @@ void expect_same_choice(const float* scores, int64_t tokens, const Indices& kept
 }
 
 void check_prune(const CaseFile& file) {
-    auto shape = prune_shape(file.integer("groups"), file.integer("tokens"), file.integer("channels"), 0,
-        file.integer("keep"));
+    auto shape =
+        prune_shape(file.integer("groups"), file.integer("tokens"), file.integer("channels"), 0, file.integer("keep"));
     shape.frequencies = file.integer("frequencies");
     shape.dtype = file.dtype("values");
     shape.weight_dtype = file.dtype("weight");

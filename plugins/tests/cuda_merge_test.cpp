@@ -11,9 +11,8 @@ MergeResult merge_on_device(MergeProblem& problem, bool captured) {
     DeviceArrays device;
     const auto tensors = merge_tensors(problem, result, [&](auto& array) -> void* { return device(array); });
     void* workspace = device.workspace(bytes);
-    run_on_stream(captured, [&](void* stream) {
-        return luvc_orthogonal_merge_cuda(&problem.shape, &tensors, workspace, bytes, stream);
-    });
+    run_on_stream(captured,
+        [&](void* stream) { return luvc_orthogonal_merge_cuda(&problem.shape, &tensors, workspace, bytes, stream); });
     device.fetch();
     return result;
 }
@@ -44,9 +43,10 @@ using CudaMerge = GpuTest;
 
 TEST_F(CudaMerge, EqualsTheHost) {
     for (luvc_dtype dtype : {LUVC_FLOAT32, LUVC_FLOAT16, LUVC_BFLOAT16}) {
-        for (auto shape : {merge_shape(2, 6, 8, 5, 3, 2), merge_shape(1, 7, 9, 16, 4, 3), merge_shape(3, 4, 12, 8, 1, 0),
-                 merge_shape(1, 12, 4, 8, 0, 6), merge_shape(2, 5, 7, 6, 0, 0), merge_shape(1, 1, 64, 12, 32, 0),
-                 merge_shape(1, 24, 24, 320, 6, 6), merge_shape(1, 2, 600, 4, 300, 1), merge_shape(0, 4, 4, 4, 1, 1)}) {
+        for (auto shape :
+            {merge_shape(2, 6, 8, 5, 3, 2), merge_shape(1, 7, 9, 16, 4, 3), merge_shape(3, 4, 12, 8, 1, 0),
+                merge_shape(1, 12, 4, 8, 0, 6), merge_shape(2, 5, 7, 6, 0, 0), merge_shape(1, 1, 64, 12, 32, 0),
+                merge_shape(1, 24, 24, 320, 6, 6), merge_shape(1, 2, 600, 4, 300, 1), merge_shape(0, 4, 4, 4, 1, 1)}) {
             shape.dtype = dtype;
             SCOPED_TRACE(testing::Message() << dtype_name(dtype) << " " << shape.height << " x " << shape.width
                                             << " less " << shape.removed_columns << ", " << shape.removed_rows);

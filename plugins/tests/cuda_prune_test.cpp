@@ -12,12 +12,10 @@ PruneResult prune_on_device(PruneProblem& problem, bool captured) {
     EXPECT_EQ(luvc_spectrum_prune_workspace(&problem.shape, LUVC_CUDA, &bytes), LUVC_OK);
     DeviceArrays device;
     luvc_payload payloads[2];
-    const auto tensors
-        = prune_tensors(problem, result, payloads, [&](auto& array) -> void* { return device(array); });
+    const auto tensors = prune_tensors(problem, result, payloads, [&](auto& array) -> void* { return device(array); });
     void* workspace = device.workspace(bytes);
-    run_on_stream(captured, [&](void* stream) {
-        return luvc_spectrum_prune_cuda(&problem.shape, &tensors, workspace, bytes, stream);
-    });
+    run_on_stream(captured,
+        [&](void* stream) { return luvc_spectrum_prune_cuda(&problem.shape, &tensors, workspace, bytes, stream); });
     device.fetch();
     return result;
 }

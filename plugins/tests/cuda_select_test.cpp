@@ -18,10 +18,10 @@ TEST_F(CudaSelect, EqualsAFullStableSort) {
             Floats scores(static_cast<size_t>(kGroups * tokens));
             for (float& score : scores) {
                 const auto kind = random.below(50);
-                score = kind == 0 ? kNan
-                    : kind == 1   ? -std::numeric_limits<float>::infinity()
-                    : kind == 2   ? -0.0f
-                                  : static_cast<float>(random.below(distinct)) - static_cast<float>(distinct) / 2;
+                score = kind == 0   ? kNan
+                        : kind == 1 ? -std::numeric_limits<float>::infinity()
+                        : kind == 2 ? -0.0f
+                                    : static_cast<float>(random.below(distinct)) - static_cast<float>(distinct) / 2;
             }
             for (int64_t keep : {int64_t{0}, int64_t{1}, tokens / 4, tokens / 2, tokens - 1, tokens}) {
                 Indices indices(static_cast<size_t>(kGroups * keep));

@@ -1,4 +1,4 @@
-"""Write tests/cases/*.bin: inputs and what the Python functions make of them. Run: python plugins/tests/make_cases.py
+"""Write cases/*.bin: inputs and what the Python functions make of them. ``python plugins/tests/make_cases.py``.
 
 File: lines ``key value`` and ``tensor NAME DTYPE BYTES``, one empty line, then the tensors' bytes in that order.
 """
@@ -47,7 +47,13 @@ def prune(name: str, values: Tensor, keep: int, score: str, rho: float) -> None:
         "score": list(scores.SCORES).index(score),
         "epsilon": epsilon,
     }
-    tensors = {"values": values, "weight": weight, "basis": basis, "scores": result[0], "kept": spu.select(result, keep)[0]}
+    tensors = {
+        "values": values,
+        "weight": weight,
+        "basis": basis,
+        "scores": result[0],
+        "kept": spu.select(result, keep)[0],
+    }
     write(name, keys, tensors)
 
 

@@ -63,7 +63,8 @@ inline Floats naive_scores(const Floats& values, const Floats& weight, const Flo
     std::vector<double> column(passed);
     for (int64_t d = 0; d < channels; ++d) {
         for (int64_t n = 0; n < tokens; ++n) {
-            column[static_cast<size_t>(n)] = at(values, n * channels + d) * scale[static_cast<size_t>(n)] * at(weight, d);
+            column[static_cast<size_t>(n)] =
+                at(values, n * channels + d) * scale[static_cast<size_t>(n)] * at(weight, d);
         }
         std::vector<double> spectrum(static_cast<size_t>(frequencies));
         for (int64_t n = 0; n < tokens; ++n) {
@@ -84,9 +85,9 @@ inline Floats naive_scores(const Floats& values, const Floats& weight, const Flo
     }
     Floats scores(static_cast<size_t>(tokens));
     for (size_t i = 0; i < scores.size(); ++i) {
-        const double result = score == Score::low ? std::sqrt(passed[i])
-            : score == Score::residual            ? std::sqrt(removed[i])
-                                                  : std::sqrt(passed[i] / total[i]);
+        const double result = score == Score::low        ? std::sqrt(passed[i])
+                              : score == Score::residual ? std::sqrt(removed[i])
+                                                         : std::sqrt(passed[i] / total[i]);
         scores[i] = static_cast<float>(result);
     }
     return scores;
@@ -118,7 +119,8 @@ inline NaiveGrid naive_merge_rows(const NaiveGrid& grid, int64_t removed) {
                 a += x * x;
                 b += y * y;
             }
-            const auto result = static_cast<float>(dot / (std::max(std::sqrt(a), 1e-12) * std::max(std::sqrt(b), 1e-12)));
+            const auto result =
+                static_cast<float>(dot / (std::max(std::sqrt(a), 1e-12) * std::max(std::sqrt(b), 1e-12)));
             return std::isnan(dot) ? -std::numeric_limits<float>::infinity() : result;
         };
         Floats best;
@@ -147,12 +149,12 @@ inline NaiveGrid naive_merge_rows(const NaiveGrid& grid, int64_t removed) {
                 moved[from] = static_cast<int64_t>(k);
                 out.sizes[cell] += size;
                 for (size_t c = 0; c < static_cast<size_t>(grid.channels); ++c) {
-                    out.values[cell * static_cast<size_t>(grid.channels) + c]
-                        += size * grid.values[from * static_cast<size_t>(grid.channels) + c];
+                    out.values[cell * static_cast<size_t>(grid.channels) + c] +=
+                        size * grid.values[from * static_cast<size_t>(grid.channels) + c];
                 }
                 for (size_t p = 0; p < static_cast<size_t>(grid.planes); ++p) {
-                    out.positions[cell * static_cast<size_t>(grid.planes) + p]
-                        += size * grid.positions[from * static_cast<size_t>(grid.planes) + p];
+                    out.positions[cell * static_cast<size_t>(grid.planes) + p] +=
+                        size * grid.positions[from * static_cast<size_t>(grid.planes) + p];
                 }
             }
             for (size_t c = 0; c < static_cast<size_t>(grid.channels); ++c) {

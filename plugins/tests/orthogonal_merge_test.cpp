@@ -42,9 +42,10 @@ void expect_naive(MergeProblem& problem) {
 }
 
 TEST(OrthogonalMerge, EqualsTheOneHotForm) {
-    for (const auto& shape : {merge_shape(2, 6, 8, 5, 3, 2), merge_shape(1, 7, 9, 16, 4, 3), merge_shape(1, 5, 4, 3, 2, 2),
-             merge_shape(3, 4, 12, 8, 1, 0), merge_shape(1, 12, 4, 8, 0, 6), merge_shape(1, 1, 64, 12, 32, 0),
-             merge_shape(1, 24, 24, 32, 6, 6), merge_shape(1, 2, 2, 4, 1, 1), merge_shape(1, 2, 600, 4, 300, 1)}) {
+    for (const auto& shape :
+        {merge_shape(2, 6, 8, 5, 3, 2), merge_shape(1, 7, 9, 16, 4, 3), merge_shape(1, 5, 4, 3, 2, 2),
+            merge_shape(3, 4, 12, 8, 1, 0), merge_shape(1, 12, 4, 8, 0, 6), merge_shape(1, 1, 64, 12, 32, 0),
+            merge_shape(1, 24, 24, 32, 6, 6), merge_shape(1, 2, 2, 4, 1, 1), merge_shape(1, 2, 600, 4, 300, 1)}) {
         SCOPED_TRACE(testing::Message() << shape.height << " x " << shape.width << " less " << shape.removed_columns
                                         << ", " << shape.removed_rows);
         MergeProblem problem = random_merge(shape, static_cast<uint64_t>(shape.width));
@@ -81,8 +82,8 @@ TEST(OrthogonalMerge, EqualSimilarityTakesTheLeftNeighbourAndTheFirstUnits) {
 
 TEST(OrthogonalMerge, AnEvenUnitMayTakeBothNeighbours) {
     auto shape = merge_shape(1, 1, 5, 2, 2, 0);
-    MergeProblem problem{
-        shape, pack(LUVC_FLOAT32, {1, 0, 0, 1, 0, 2, 0, 1, 1, 0}), Floats(5, 1.0f), Floats{0, 0, 1, 0, 2, 0, 3, 0, 4, 0}};
+    MergeProblem problem{shape, pack(LUVC_FLOAT32, {1, 0, 0, 1, 0, 2, 0, 1, 1, 0}), Floats(5, 1.0f),
+        Floats{0, 0, 1, 0, 2, 0, 3, 0, 4, 0}};
     const MergeResult result = merge_on_host(problem);
     EXPECT_EQ(result.merged_into, (std::vector<int32_t>{0, 1, 1, 1, 2}));
     EXPECT_EQ(result.sizes, (Floats{1, 3, 1}));
@@ -129,7 +130,8 @@ TEST(OrthogonalMerge, RefusesBadArguments) {
     ASSERT_EQ(luvc_orthogonal_merge_workspace(&problem.shape, LUVC_HOST, &bytes), LUVC_OK);
     Bytes workspace(bytes);
     auto tensors = merge_tensors(problem, result, [](auto& array) -> void* { return array.data(); });
-    EXPECT_EQ(luvc_orthogonal_merge_host(&problem.shape, &tensors, workspace.data(), bytes - 1), LUVC_WORKSPACE_TOO_SMALL);
+    EXPECT_EQ(
+        luvc_orthogonal_merge_host(&problem.shape, &tensors, workspace.data(), bytes - 1), LUVC_WORKSPACE_TOO_SMALL);
     tensors.positions = nullptr;
     EXPECT_EQ(luvc_orthogonal_merge_host(&problem.shape, &tensors, workspace.data(), bytes), LUVC_NULL_POINTER);
     EXPECT_EQ(luvc_orthogonal_merge_host(&problem.shape, nullptr, workspace.data(), bytes), LUVC_NULL_POINTER);

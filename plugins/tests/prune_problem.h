@@ -85,8 +85,9 @@ luvc_spectrum_prune_tensors prune_tensors(
     constexpr int64_t kFloat = sizeof(float);
     payloads[0] = {pointer_to(problem.positions), pointer_to(result.positions), kPositionPlanes, kFloat};
     payloads[1] = {pointer_to(problem.rotary), pointer_to(result.rotary), kRotaryPlanes, kRotaryWidth * kFloat};
-    return {pointer_to(problem.values), pointer_to(problem.weight), static_cast<const float*>(pointer_to(problem.basis)),
-        pointer_to(result.values), pointer_to(result.indices), static_cast<float*>(pointer_to(result.scores)), payloads, 2};
+    return {pointer_to(problem.values), pointer_to(problem.weight),
+        static_cast<const float*>(pointer_to(problem.basis)), pointer_to(result.values), pointer_to(result.indices),
+        static_cast<float*>(pointer_to(result.scores)), payloads, 2};
 }
 
 inline PruneResult prune_on_host(PruneProblem& problem) {

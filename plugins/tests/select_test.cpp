@@ -22,8 +22,8 @@ std::vector<Index> select(const Floats& scores, int64_t groups, int64_t tokens, 
     EXPECT_EQ(luvc_select_top_k_host_workspace(tokens, &bytes), LUVC_OK);
     std::vector<int64_t> workspace(bytes / sizeof(int64_t));
     std::vector<Index> indices(static_cast<size_t>(groups * keep));
-    EXPECT_EQ(luvc_select_top_k_host(
-                  scores.data(), groups, tokens, keep, dtype, indices.data(), workspace.data(), bytes),
+    EXPECT_EQ(
+        luvc_select_top_k_host(scores.data(), groups, tokens, keep, dtype, indices.data(), workspace.data(), bytes),
         LUVC_OK);
     return indices;
 }
@@ -67,10 +67,10 @@ TEST(SelectTopK, EqualsAFullStableSort) {
             Floats scores(static_cast<size_t>(tokens));
             for (float& score : scores) {
                 const auto kind = random.below(50);
-                score = kind == 0 ? kNan
-                    : kind == 1   ? -kInfinity
-                    : kind == 2   ? kInfinity
-                                  : static_cast<float>(random.below(distinct)) - static_cast<float>(distinct) / 2;
+                score = kind == 0   ? kNan
+                        : kind == 1 ? -kInfinity
+                        : kind == 2 ? kInfinity
+                                    : static_cast<float>(random.below(distinct)) - static_cast<float>(distinct) / 2;
             }
             for (int64_t keep : {int64_t{0}, int64_t{1}, tokens / 4, tokens / 2, tokens - 1, tokens}) {
                 ASSERT_EQ(select(scores, keep), luvc::test::naive_top_k(scores.data(), tokens, keep))

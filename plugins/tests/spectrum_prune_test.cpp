@@ -20,8 +20,9 @@ void expect_naive_scores(const PruneProblem& problem, const PruneResult& result)
     const Floats weight = unpack(shape.weight_dtype, problem.weight);
     for (int64_t group = 0; group < shape.groups; ++group) {
         const auto first = values.begin() + group * shape.tokens * shape.channels;
-        const Floats expected = naive_scores(Floats(first, first + shape.tokens * shape.channels), weight, problem.basis,
-            shape.tokens, shape.channels, shape.frequencies, double{shape.epsilon}, naive_of(shape.score));
+        const Floats expected =
+            naive_scores(Floats(first, first + shape.tokens * shape.channels), weight, problem.basis, shape.tokens,
+                shape.channels, shape.frequencies, double{shape.epsilon}, naive_of(shape.score));
         for (int64_t n = 0; n < shape.tokens; ++n) {
             const float got = result.scores[static_cast<size_t>(group * shape.tokens + n)];
             const float want = expected[static_cast<size_t>(n)];
@@ -35,9 +36,8 @@ class PruneShapes : public testing::TestWithParam<std::tuple<luvc_dtype, luvc_sc
 
 TEST_P(PruneShapes, ScoresEqualTheFormulaAndTheRestFollows) {
     const auto [dtype, score] = GetParam();
-    for (const auto& [groups, tokens, channels, cutoff] :
-        {std::tuple<int64_t, int64_t, int64_t, int64_t>{1, 1, 1, 0}, {1, 2, 5, 0}, {3, 17, 33, 2}, {2, 64, 16, 8},
-            {2, 100, 48, 12}, {1, 301, 24, 150}}) {
+    for (const auto& [groups, tokens, channels, cutoff] : {std::tuple<int64_t, int64_t, int64_t, int64_t>{1, 1, 1, 0},
+             {1, 2, 5, 0}, {3, 17, 33, 2}, {2, 64, 16, 8}, {2, 100, 48, 12}, {1, 301, 24, 150}}) {
         for (int64_t keep : {int64_t{0}, int64_t{1}, tokens / 2, tokens}) {
             auto shape = prune_shape(groups, tokens, channels, cutoff, std::min(keep, tokens));
             shape.dtype = dtype;

@@ -50,13 +50,7 @@ enum {
 };
 
 typedef int32_t luvc_dtype;
-enum {
-    LUVC_FLOAT32 = 0,
-    LUVC_FLOAT16 = 1,
-    LUVC_BFLOAT16 = 2,
-    LUVC_INT32 = 3,
-    LUVC_INT64 = 4
-};
+enum { LUVC_FLOAT32 = 0, LUVC_FLOAT16 = 1, LUVC_BFLOAT16 = 2, LUVC_INT32 = 3, LUVC_INT64 = 4 };
 
 typedef int32_t luvc_device;
 enum { LUVC_HOST = 0, LUVC_CUDA = 1 };

@@ -16,9 +16,9 @@ extern "C" {
 #endif
 
 typedef struct luvc_orthogonal_merge_shape {
-    int64_t batch;   /* images, 0..65535; 0 does nothing */
-    int64_t height;  /* rows of units, > 0 */
-    int64_t width;   /* units in a row, > 0 */
+    int64_t batch;           /* images, 0..65535; 0 does nothing */
+    int64_t height;          /* rows of units, > 0 */
+    int64_t width;           /* units in a row, > 0 */
     int64_t channels;        /* of a unit (4 C for a 2x2 patch group), > 0 */
     int64_t position_planes; /* floats of a position, >= 0 */
     int64_t removed_columns; /* r_w, taken from every row, 0..width / 2 */

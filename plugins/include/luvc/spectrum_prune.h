@@ -24,11 +24,11 @@ typedef int32_t luvc_score;
 enum { LUVC_SCORE_LOW = 0, LUVC_SCORE_RESIDUAL = 1, LUVC_SCORE_RATIO = 2 };
 
 typedef struct luvc_spectrum_prune_shape {
-    int64_t groups;      /* images or frames, 0..65535; 0 does nothing */
-    int64_t tokens;      /* visual tokens of a group, 0..2^21 */
-    int64_t channels;    /* hidden size, 1..2^24; tokens * channels < 2^31 */
-    int64_t frequencies; /* columns of the basis, 1..tokens when there are tokens */
-    int64_t keep;        /* 0..tokens */
+    int64_t groups;          /* images or frames, 0..65535; 0 does nothing */
+    int64_t tokens;          /* visual tokens of a group, 0..2^21 */
+    int64_t channels;        /* hidden size, 1..2^24; tokens * channels < 2^31 */
+    int64_t frequencies;     /* columns of the basis, 1..tokens when there are tokens */
+    int64_t keep;            /* 0..tokens */
     luvc_dtype dtype;        /* of values: FLOAT32, FLOAT16, BFLOAT16 */
     luvc_dtype weight_dtype; /* of norm_weight: FLOAT32, FLOAT16, BFLOAT16 */
     luvc_dtype index_dtype;  /* of indices: INT32, INT64 */
@@ -36,7 +36,7 @@ typedef struct luvc_spectrum_prune_shape {
     float epsilon; /* of the RMSNorm, finite, >= 0 */
 } luvc_spectrum_prune_shape;
 
-/* Rows that travel with a token: source [planes, groups, tokens, row_bytes] -> target [planes, groups, keep, row_bytes]. */
+/* Rows that travel with a token: [planes, groups, tokens, row_bytes] -> [planes, groups, keep, row_bytes]. */
 typedef struct luvc_payload {
     const void* source;
     void* target;
@@ -45,12 +45,12 @@ typedef struct luvc_payload {
 } luvc_payload;
 
 typedef struct luvc_spectrum_prune_tensors {
-    const void* values;       /* dtype [groups, tokens, channels] */
-    const void* norm_weight;  /* weight_dtype [channels] */
-    const float* basis;       /* [tokens, frequencies] */
-    void* kept_values;        /* dtype [groups, keep, channels], or NULL */
-    void* indices;            /* index_dtype [groups, keep] */
-    float* scores;            /* [groups, tokens], or NULL */
+    const void* values;           /* dtype [groups, tokens, channels] */
+    const void* norm_weight;      /* weight_dtype [channels] */
+    const float* basis;           /* [tokens, frequencies] */
+    void* kept_values;            /* dtype [groups, keep, channels], or NULL */
+    void* indices;                /* index_dtype [groups, keep] */
+    float* scores;                /* [groups, tokens], or NULL */
     const luvc_payload* payloads; /* payload_count of them, in host memory, read before the call returns */
     int32_t payload_count;        /* 0..LUVC_MAX_PAYLOADS */
 } luvc_spectrum_prune_tensors;
