@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import pytest
-from hypothesis import settings
+# Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from luvc_export import export_bundle, make_plan
-from luvc_export.bundle import Bundle
-from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from luvc_export import export_bundle, make_plan  # noqa: E402
+from luvc_export.bundle import Bundle  # noqa: E402
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE  # noqa: E402
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repo")
