@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from luvc_export.target import ORT_CPU
 Progress = Callable[[str, float], None]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
-_CLIP_MEAN, _CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+#: Pillow's filters by the number ``preprocessor_config.json`` gives.
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,16 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
     """
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     height, width = options.image_size
-    if height % unit or width % unit or min(height, width) < unit:
+    fixed = checkpoint.family.image_size(checkpoint.config)
+    if fixed and fixed != options.image_size:
+        raise UsageError(
+            "this model takes one image size only",
+            where="--image-size",
+            got=f"{height}x{width}",
+            expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
+            fix=f"--image-size {fixed[0]}x{fixed[1]}",
+        )
+    if not fixed and (height % unit or width % unit or min(height, width) < unit):
         nearest = tuple(max(unit, round(side / unit) * unit) for side in (height, width))
         raise UsageError(
             "the image size does not fit the model",
@@ -140,7 +150,8 @@ def _write_graphs(
     used: set[str],
     progress: Progress,
 ) -> PlanEntry:
-    family, shape = checkpoint.family, checkpoint.family.decoder_shape(checkpoint.config)
+    family, config = checkpoint.family, checkpoint.config
+    shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
     vision = family.vision(skeleton.model, plan, _normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
@@ -194,9 +205,11 @@ def _processor(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _normalise(checkpoint: Checkpoint) -> Normalise:
-    given = _processor(checkpoint)
+    given, pixels = _processor(checkpoint), checkpoint.family.pixels
     return Normalise(
-        given.get("rescale_factor", 1 / 255), given.get("image_mean", _CLIP_MEAN), given.get("image_std", _CLIP_STD)
+        given.get("rescale_factor", pixels.rescale),
+        list(given.get("image_mean", pixels.mean)),
+        list(given.get("image_std", pixels.std)),
     )
 
 
@@ -209,14 +222,22 @@ def _manifest(
     used: set[str],
     files: dict[str, Any],
 ) -> Manifest:
-    mean = _processor(checkpoint).get("image_mean", _CLIP_MEAN)
+    given, pixels = _processor(checkpoint), checkpoint.family.pixels
+    mean = given.get("image_mean", pixels.mean)
+    number = given.get("resample")
+    resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
     copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
     return Manifest(
         source=Source(
             checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision
         ),
         dtype=options.dtype,  # type: ignore[arg-type]
-        image=ImageInput(options.image_size, options.fit, tuple(round(255 * m) for m in mean)),  # type: ignore[arg-type]
+        image=ImageInput(
+            options.image_size,
+            options.fit,
+            (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
+            resample,
+        ),
         prompt=Prompt(
             image_token_id=checkpoint.family.image_token_id(checkpoint.config),
             eos_token_ids=_eos(checkpoint),

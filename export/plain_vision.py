@@ -18,6 +18,7 @@ from luvc_export.export import planes
 from luvc_export.export.compression import oim
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, split_heads
+from luvc_export.export.rope import places
 from luvc_export.plan import Plan
 
 
@@ -88,7 +89,7 @@ class PlainVision(nn.Module):
             if passes:
                 x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)
         found = [self._as_tokens(saved[feature]) for feature in self.features]
-        return self.finish(found), units.copies.flatten(1, 2), units.merged_into
+        return self.finish(found), places(units, self.plan).flatten(1, 2), units.merged_into
 
     def finish(self, found: list[Tensor]) -> Tensor:
         """From each wanted hidden state [n, U * side * side, C] (unit by unit) to embeddings [n, U, D]."""

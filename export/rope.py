@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from luvc_export.export.compression import oim
+from luvc_export.plan import Plan
+
 
 class Rope(nn.Module):
     """cos and sin caches from position ids.
@@ -34,6 +37,11 @@ class Rope(nn.Module):
         """fp32 positions [A, B, S] -> (cos, sin), each fp32 [B, S, Dh / 2]."""
         angle = position_ids.index_select(0, self.axes).permute(1, 2, 0) * self.inv_freq
         return angle.cos() * self.scaling, angle.sin() * self.scaling
+
+
+def places(units: oim.Units, plan: Plan) -> Tensor:
+    """(row, column) pairs that units carry into the LLM [B, H, W, 2 * copies]: their mean, or several originals."""
+    return units.copies if plan.positions == "multi" else units.positions
 
 
 def mrope_axes(section: list[int]) -> list[int]:

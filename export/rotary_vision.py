@@ -11,7 +11,7 @@ from luvc_export.export import planes
 from luvc_export.export.compression import oim
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.rope import Rope
+from luvc_export.export.rope import Rope, places
 from luvc_export.export.windows import layout
 from luvc_export.plan import Plan
 
@@ -92,7 +92,7 @@ class RotaryVision(nn.Module):
         if saved:
             tokens = (plane.reshape(-1, x.shape[1], self.hidden) for plane in saved)
             embeds = torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(tokens))], -1)
-        return embeds, units.copies.flatten(1, 2), units.merged_into
+        return embeds, places(units, self.plan).flatten(1, 2), units.merged_into
 
     def finish(self, x: Tensor) -> Tensor:
         """Patch merger: [n, U * patches, C] -> [n, U, D]."""
