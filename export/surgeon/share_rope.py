@@ -23,6 +23,8 @@ def requires(surgery: Surgery) -> str | None:
     """A RotaryEmbedding with caches."""
     if not any(node.op == "RotaryEmbedding" for node in surgery.graph.nodes):
         return "there is no RotaryEmbedding"
+    if any(tensor.name.startswith("forced_indices.") for tensor in surgery.graph.inputs):
+        return "prunes by given indices are not fused, so the text angles of every stage stand apart"
     return None
 
 
