@@ -34,6 +34,8 @@ class TargetSpec:
         plugins: Operators of the domain ``luvc`` it has kernels for.
         functions: It reads local ONNX functions, so fused nodes may stay as they are.
         packed_heads: Attention and RotaryEmbedding take [B, S, heads * Dh].
+        bytes: Tensors of bytes may be reshaped and transposed (TensorRT takes them as network inputs only).
+        softmax_precision: Attention's attribute of that name is read (TensorRT-RTX 1.7 refuses it).
         fp32_attention: Attention in fp32 as it stands, or only when marked decomposable.
         profiles: Optimisation profiles of an engine: none, one wide one, or prefill and decode.
 
@@ -51,6 +53,8 @@ class TargetSpec:
     plugins: frozenset[str] = frozenset()
     functions: bool = False
     packed_heads: bool = False
+    bytes: bool = False
+    softmax_precision: bool = False
     fp32_attention: Fp32Attention = "native"
     profiles: Profiles = "none"
 
@@ -78,4 +82,13 @@ class TargetSpec:
 
 
 #: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself (docs/surgery.md).
-ORT_CPU = TargetSpec("cpu", "onnx", topk_limit=None, kv="attention", packed_heads=True)
+ORT_CPU = TargetSpec(
+    "cpu",
+    "onnx",
+    topk_limit=None,
+    precisions=("fp32", "fp16", "bf16"),
+    kv="attention",
+    packed_heads=True,
+    bytes=True,
+    softmax_precision=True,
+)

@@ -137,11 +137,14 @@ def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
 
 
 def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose external weights are graph inputs, since the checker wants to see the files."""
+    """A copy for the checker: it wants to see files of external weights, and knows no TensorRT attribute."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     outside = [t for t in bare.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     for tensor in outside:
         bare.graph.initializer.remove(tensor)
         bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for node in bare.graph.node:
+        for attribute in [item for item in node.attribute if item.name.startswith("TRT_")]:
+            node.attribute.remove(attribute)
     return bare

@@ -12,6 +12,7 @@ import onnx
 
 from luvc_export.errors import LuvcError
 from luvc_export.export.surgeon import (
+    cast_precision,
     fold_shapes,
     fuse_gate_up,
     fuse_orthogonal_merge,
@@ -19,9 +20,12 @@ from luvc_export.export.surgeon import (
     fuse_spectrum_prune,
     inline_functions,
     lint,
+    lower_dialect,
     pack_heads,
+    patch_layout,
     share_norm,
     share_rope,
+    unpack_heads,
     work,
 )
 from luvc_export.export.surgeon.graph import Surgery, size
@@ -49,14 +53,18 @@ class Pass(Protocol):
 
 
 PASSES: tuple[Pass, ...] = (
+    patch_layout,
     fuse_orthogonal_merge,
     fuse_spectrum_prune,
     share_rope,
     share_norm,
     fuse_qkv,
     fuse_gate_up,
+    cast_precision,
     inline_functions,
+    unpack_heads,
     pack_heads,
+    lower_dialect,
     fold_shapes,
     lint,
 )

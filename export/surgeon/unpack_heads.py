@@ -1,0 +1,92 @@
+"""Packed heads and caches inside Attention are laid out again for a target that has neither.
+
+A bundle's graphs are made for ONNX Runtime; this is the way back for the others, before ``pack_heads`` lays heads out
+in the target's way.
+
+requires: an Attention with packed heads on a target without them.
+apply: Reshape and Transpose around RotaryEmbedding and Attention, Concat for past and present. Only layout moves:
+bit-equal.
+must not touch: Attention whose heads stand apart already.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.graph import Surgery, up
+
+_HEADS_FIRST = [0, 2, 1, 3]
+
+
+def requires(surgery: Surgery) -> str | None:
+    """Packed heads where the target cannot take them."""
+    packed = [node for node in surgery.nodes("Attention") if "q_num_heads" in node.attrs]
+    if not packed:
+        return "no Attention has packed heads"
+    cached = any(len(node.outputs) > 1 for node in packed)
+    if surgery.target.packed_heads and (surgery.target.kv == "attention" or not cached):
+        return "the target takes packed heads"
+    return None
+
+
+def apply(surgery: Surgery) -> int:
+    """Lay heads out again, attention by attention."""
+    packed = [node for node in surgery.nodes("Attention") if "q_num_heads" in node.attrs]
+    for node in packed:
+        _unpack(surgery, node)
+    return len(packed)
+
+
+def ensures(surgery: Surgery, fired: int) -> None:
+    """No packed Attention is left.
+
+    Raises:
+        CheckFailed: Names one.
+    """
+    for node in surgery.nodes("Attention", "RotaryEmbedding") if fired else ():
+        if "q_num_heads" in node.attrs or "num_heads" in node.attrs:
+            raise CheckFailed("heads are still packed", where=node.name)
+
+
+def _unpack(surgery: Surgery, node: gs.Node) -> None:
+    heads, kv_heads = int(node.attrs["q_num_heads"]), int(node.attrs["kv_num_heads"])
+    size = int(node.inputs[0].shape[2]) // heads
+    fresh = [_apart(surgery, node.inputs[i], heads if i == 0 else kv_heads, size) for i in range(3)]
+    inputs = [*fresh, *node.inputs[3:4]]
+    presents = node.outputs[1:3]
+    for index, present in enumerate(presents):
+        joined = surgery.emit("Concat", [node.inputs[4 + index], fresh[1 + index]], like=[present], axis=2)[0]
+        surgery.replace(present, joined)
+        inputs[1 + index] = joined
+    inputs = [tensor for tensor in inputs if tensor.name]
+    attrs = {key: item for key, item in node.attrs.items() if not key.endswith("_num_heads")}
+    out = surgery.emit("Attention", inputs, **attrs)[0]
+    batch, length = fresh[0].shape[0], fresh[0].shape[2]
+    out.dtype, out.shape = node.outputs[0].dtype, [batch, heads, length, size]
+    turned = surgery.emit("Transpose", [out], perm=_HEADS_FIRST)[0]
+    turned.dtype, turned.shape = out.dtype, [batch, length, heads, size]
+    flat = surgery.emit("Reshape", [turned, [-1, *_inner(node.outputs[0], heads * size)]], like=[node.outputs[0]])[0]
+    if not isinstance(node.outputs[0].shape[1], int):
+        flat.inputs[0].inputs[1] = surgery.constant([0, -1, heads * size], "sizes")
+    surgery.replace(node.outputs[0], flat)
+
+
+def _inner(tensor: gs.Tensor, width: int) -> list[int]:
+    return [tensor.shape[1] if isinstance(tensor.shape[1], int) else -1, width]
+
+
+def _apart(surgery: Surgery, tensor: gs.Tensor, heads: int, size: int) -> gs.Tensor:
+    """[B, S, heads * Dh] -> [B, heads, S, Dh], below a rotation."""
+    rotary = up(tensor, "RotaryEmbedding")
+    if rotary is not None:
+        inner = _apart(surgery, rotary.inputs[0], heads, size)
+        attrs = {key: item for key, item in rotary.attrs.items() if key != "num_heads"}
+        return surgery.emit("RotaryEmbedding", [inner, *rotary.inputs[1:]], like=[inner], **attrs)[0]
+    batch, length = tensor.shape[:2]
+    sizes = [-1, length, heads, size] if isinstance(length, int) else [0, -1, heads, size]
+    shaped = surgery.emit("Reshape", [tensor, sizes])[0]
+    shaped.dtype, shaped.shape = tensor.dtype, [batch, length, heads, size]
+    turned = surgery.emit("Transpose", [shaped], perm=_HEADS_FIRST)[0]
+    turned.dtype, turned.shape = tensor.dtype, [batch, heads, length, size]
+    return turned
