@@ -181,8 +181,10 @@ def _write_graphs(
         model.producer_name, model.producer_version = "luvc-export", __version__
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
         trace.check(model)
-        cut, _ = operate(ir.to_proto(model), ORT_CPU, options.dtype)  # type: ignore[arg-type]
-        (folder / file).write_bytes(cut.SerializeToString())
+        proto = ir.to_proto(model)
+        if not (isinstance(module, trace.FlatDecoder) and module.debug):
+            proto, _ = operate(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
+        (folder / file).write_bytes(proto.SerializeToString())
         progress(f"tracing {file}", 1.0)
     return PlanEntry(plan, *(file for file, _, _ in steps))
 
