@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luvc_export.export.compression import scores, spu
+from luvc_export.export.compression import llm_merge, scores, spu
+from luvc_export.export.compression.lastrow import last_row
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.rope import Rope
 from luvc_export.plan import Plan
@@ -34,8 +35,8 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        text: nn.Module,
-        lm_head: nn.Module,
+        text: Any,
+        lm_head: Any,
         head_dim: int,
         rope: Rope,
         plan: Plan,
@@ -43,15 +44,18 @@ class Decoder(nn.Module):
         shared_order: bool = False,
     ) -> None:
         super().__init__()
-        self.embed_tokens, self.layers, self.norm = text.embed_tokens, text.layers, text.norm
-        self.lm_head, self.rope = lm_head, rope
+        self.embed_tokens: Any = text.embed_tokens
+        self.layers: Any = text.layers
+        self.norm: Any = text.norm
+        self.lm_head: Any = lm_head
+        self.rope = rope
         self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
         self.scale = float(head_dim) ** -0.5
         self.score = scores.score(plan.score)
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         for layer, tokens, keep in plan.prunes:
-            if keep:
-                self.register_buffer(f"basis_{layer}", scores.basis(plan, tokens, hidden), persistent=False)
+            if keep and plan.reducer == "prune":
+                self.register_buffer(f"basis_{layer}", scores.constant(plan, layer, tokens, hidden), persistent=False)
 
     def forward(
         self,
@@ -90,13 +94,22 @@ class Decoder(nn.Module):
         kept: list[Tensor] = []
         mask = None
         last = self.plan.layers - 1
+        before: Tensor | None = None
+        mass = llm_merge.Mass(torch.ones_like(visual_order, dtype=torch.float32), visual_position_ids)
         for number, layer in enumerate(self.layers):
             keep = self.plan.keep[number]
+            if number == self.planes:
+                span = span._replace(planes=None)  # all are added: nothing more to carry through prunes
             if keep < count:
-                if keep:
+                if keep and self.plan.reducer == "merge":
+                    x, span, mass = self._merge(number, x, span, mass, groups, count)
+                elif keep:
+                    rows = Rows(
+                        before, torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1), order, text_mask
+                    )
                     chosen = None if forced is None else forced[number]
-                    x, span = self._prune(number, x, span, groups, count, chosen)
-                    kept.append(span.index)
+                    x, span = self._prune(number, x, span, groups, count, chosen, rows)
+                    kept.append(span.kept)
                 else:
                     x, span = x[:, groups * count :], span.empty()
                 count, mask = keep, None
@@ -104,6 +117,7 @@ class Decoder(nn.Module):
             if mask is None:
                 mask = causal_mask(span.order, order, text_mask, key.shape[2])
                 cos, sin = torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1)
+            before = x
             text_only = groups * count if number == last and self.plan.last_layer == "kv_only" else 0
             x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
             presents += [key, value]
@@ -119,23 +133,67 @@ class Decoder(nn.Module):
         return torch.cat([x[:, : plane.shape[1]] + plane, x[:, plane.shape[1] :]], 1)
 
     def _prune(
-        self, number: int, x: Tensor, span: Span, groups: int, count: int, chosen: Tensor | None
+        self, number: int, x: Tensor, span: Span, groups: int, count: int, chosen: Tensor | None, rows: Rows
     ) -> tuple[Tensor, Span]:
         keep = self.plan.keep[number]
         visual = x[:, : groups * count]
         if chosen is None:
             normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
             given = scores.ScoreInput(
-                normed.unflatten(1, (groups, count)), getattr(self, f"basis_{number}"), self.plan.axis
+                normed.unflatten(1, (groups, count)),
+                getattr(self, f"basis_{number}"),
+                self.plan.axis,
+                keep,
+                self._look(number, x, visual, groups, count, rows),
             )
             chosen = spu.select(self.score(given), keep)
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
 
+    def _look(self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows) -> scores.Look:
+        """What baselines read beside the normed span; nothing of it is computed unless they do."""
+        layer, inside = self.layers[number], (groups, count)
+
+        def attention_row(earlier: bool) -> Tensor:
+            entered, of = (x, layer) if not earlier else (rows.before, self.layers[number - 1])
+            assert entered is not None
+            valid, last = rows.valid(groups * count)
+            row = last_row(self, of, entered, rows.cos, rows.sin, valid, last, groups * count)
+            return row.unflatten(1, inside)
+
+        def keys() -> Tensor:
+            key: Tensor = layer.self_attn.k_proj(self.norm_of(layer.input_layernorm, visual))
+            return key.unflatten(1, inside)
+
+        before = None if rows.before is None else rows.before[:, : groups * count].unflatten(1, inside)
+        return scores.Look(visual.unflatten(1, inside), before, attention_row, keys)
+
+    def _merge(
+        self, number: int, x: Tensor, span: Span, mass: llm_merge.Mass, groups: int, count: int
+    ) -> tuple[Tensor, Span, llm_merge.Mass]:
+        """Merge the span to its next grid; what merges is alike after the layer's input norm."""
+        grids = [self.plan.merged_grid, *(grid for at, grid in self.plan.stage_grids.items() if at < number)]
+        keep, target = self.plan.keep[number], self.plan.stage_grids[number]
+        visual, batch, dtype = x[:, : groups * count], x.shape[0], x.dtype
+        normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
+        axes = mass.positions.shape[0]
+        parts = [visual, mass.positions.permute(1, 2, 0), span.order[:, :, None].float()]
+        parts += [] if span.planes is None else [span.planes]
+        flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
+        merged, sizes = llm_merge.merge(flat[0], flat[1:], mass.sizes.reshape(batch * groups, count), grids[-1], target)
+        rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
+        positions = rows[1].reshape(batch, groups * keep, axes).permute(2, 0, 1)
+        cos, sin = self.rope(positions)
+        index = span.kept[:, :, :keep]
+        planes = None if span.planes is None else rows[3].to(dtype)
+        span = Span(rows[2][:, :, 0].floor().to(torch.int64), cos, sin, index, planes)
+        mass = llm_merge.Mass(sizes.reshape(batch, groups * keep), positions)
+        return torch.cat([rows[0].to(dtype), x[:, groups * count :]], 1), span, mass
+
     def _layer(
         self,
-        layer: nn.Module,
+        layer: Any,
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -164,7 +222,7 @@ class Decoder(nn.Module):
         embeds: Tensor = self.embed_tokens(input_ids)
         return embeds
 
-    def norm_of(self, module: nn.Module, x: Tensor) -> Tensor:
+    def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
         return norm(module, x)
 
@@ -188,21 +246,42 @@ class Decoder(nn.Module):
         return self.lm_head(self.norm_of(self.norm, rows)).unflatten(0, (batch, -1)).float()
 
 
+class Rows(NamedTuple):
+    """What a score may read beside the span.
+
+    The hidden states that entered the layer before [B, S, D] or None, cos and sin [B, S, Dh / 2] of the span and the
+    text, the text's order [B, T] and its mask [B, P + T].
+    """
+
+    before: Tensor | None
+    cos: Tensor
+    sin: Tensor
+    order: Tensor
+    text_mask: Tensor
+
+    def valid(self, visual: int) -> tuple[Tensor, Tensor]:
+        """Which of [visual | text] rows are no padding, bool [B, visual + T], and where the last text row is, [B]."""
+        batch, length = self.order.shape
+        text = self.text_mask[:, self.text_mask.shape[1] - length :]
+        last = torch.where(text, self.order, -1).to(torch.float32).argmax(1) + visual
+        return torch.cat([torch.ones(batch, visual, dtype=torch.bool), text], 1), last
+
+
 class Span(NamedTuple):
     """What travels with the visual span.
 
-    Order [B, G * N], cos and sin [B, G * N, Dh / 2], index [B, G, N], DeepStack planes [B, G * N, planes * D] or None.
+    Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N], DeepStack planes [B, G * N, planes * D] or None.
     """
 
     order: Tensor
     cos: Tensor
     sin: Tensor
-    index: Tensor
+    kept: Tensor
     planes: Tensor | None = None
 
     def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
         """Keep the rows at ``flat`` (``spu.flat_index``)."""
-        index = spu.gather(self.index.flatten(1), flat, groups, tokens, keep)
+        index = spu.gather(self.kept.flatten(1), flat, groups, tokens, keep)
         moved = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
         planes = None if self.planes is None else spu.gather(self.planes, flat, groups, tokens, keep)
         return Span(*moved, index.unflatten(1, (groups, keep)), planes)
@@ -210,7 +289,7 @@ class Span(NamedTuple):
     def empty(self) -> Span:
         """No visual token left."""
         planes = None if self.planes is None else self.planes[:, :0]
-        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.index[:, :, :0], planes)
+        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.kept[:, :, :0], planes)
 
 
 def causal_mask(visual_order: Tensor, order: Tensor, text_mask: Tensor, past: int) -> Tensor:

@@ -44,8 +44,8 @@ class FlatDecoder(nn.Module):
 
 
 def selections(decoder: Decoder) -> list[int]:
-    """Layers before which some but not all visual tokens are pruned."""
-    return [layer for layer, _, keep in decoder.plan.prunes if keep]
+    """Layers before which some but not all visual tokens are pruned (merging selects none)."""
+    return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.reducer == "prune"]
 
 
 def trace_vision(vision: nn.Module, size: tuple[int, int], frames: int) -> ir.Model:

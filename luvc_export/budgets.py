@@ -126,6 +126,17 @@ def _solve(
     return at(severe)
 
 
+def rectangles(grid: tuple[int, int], keep: Sequence[int]) -> tuple[int, ...]:
+    """Budgets next to ``keep`` that a grid can merge to step by step, both sides shrinking alike; 0 stays 0."""
+    found = []
+    for count in keep:
+        if 0 < count < grid[0] * grid[1]:
+            rows, columns = merge_removals(grid, count / (grid[0] * grid[1]))
+            grid = (grid[0] - rows, grid[1] - columns)
+        found.append(grid[0] * grid[1] if count else 0)
+    return tuple(found)
+
+
 def merge_removals(grid: tuple[int, int], keep: float) -> tuple[int, int]:
     """Rows and columns to remove so that about ``keep`` (0 < keep <= 1) of the grid's units stay, axes balanced.
 

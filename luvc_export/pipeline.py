@@ -50,7 +50,7 @@ def make_plan(
         last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
         revision: Hub revision.
         **switches: Other fields of ``Plan``: score, rho, axis, spectrum, merge_mode, positions, windows, size_bias,
-            topk_limit.
+            reducer, seed, topk_limit.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.

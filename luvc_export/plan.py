@@ -25,6 +25,7 @@ Spectrum = Literal["1d", "2d"]
 MergeMode = Literal["mean", "max"]
 Positions = Literal["mean", "multi"]
 Windows = Literal["units", "area"]
+Reducer = Literal["prune", "merge"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Plan:
             dimensions.
         windows: After a merge, encoder windows hold as many ``units`` as before or cover the same picture ``area``.
         size_bias: Add log(size) to the encoder's attention scores (an ablation; costs the fused kernel).
+        reducer: How the visual span shrinks inside the LLM: ``prune`` keeps the best tokens, ``merge`` merges
+            neighbours on the span's grid (ours): budgets must then be rectangles, see ``stage_grids``.
+        seed: Of the score ``random``.
         topk_limit: Largest K the targets of this plan accept, None for no limit.
         schedule: Name of the schedule that made ``keep``, for people.
     """
@@ -72,6 +76,8 @@ class Plan:
     positions: Positions = "mean"
     windows: Windows = "units"
     size_bias: bool = False
+    reducer: Reducer = "prune"
+    seed: int = 0
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
     schedule: str = "list"
     schema_version: int = SCHEMA_VERSION
@@ -108,6 +114,17 @@ class Plan:
         """Every place where the visual span shrinks, as (layer, tokens before, tokens kept)."""
         before = (self.vision_tokens, *self.keep)
         return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
+
+    @property
+    def stage_grids(self) -> dict[int, tuple[int, int]]:
+        """With ``reducer`` ``merge``: grid (rows, columns) of the visual span from each shrinking layer on."""
+        grids: dict[int, tuple[int, int]] = {}
+        grid: tuple[int, int] | None = self.merged_grid
+        for layer, _, keep in self.prunes:
+            grid = nested_grid(grid, keep) if grid and keep else None
+            if grid:
+                grids[layer] = grid
+        return grids
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal plan."""
@@ -147,6 +164,13 @@ class Plan:
             return cls(**values)
         except (TypeError, ValueError, AttributeError) as error:
             raise PlanError("the plan cannot be read", where=where, got=str(error)) from error
+
+
+def nested_grid(grid: tuple[int, int], count: int) -> tuple[int, int] | None:
+    """The rectangle of ``count`` units inside ``grid`` that shrinks both sides most alike; None if there is none."""
+    rows, columns = grid
+    fits = [(r, count // r) for r in range(rows, 0, -1) if count % r == 0 and count // r <= columns]
+    return min(fits, key=lambda size: abs(size[0] / rows - size[1] / columns)) if fits else None
 
 
 def _ints(values: Any) -> tuple[int, ...]:
@@ -195,7 +219,12 @@ def _budget_problems(plan: Plan) -> list[str]:
             problems.append(f"keep[{layer}]: grows from {plan.keep[layer - 1]} to {count}; pruned tokens do not return")
     if plan.last_layer == "drop" and plan.keep[-1]:
         problems.append(f"keep[{plan.layers - 1}]: got {plan.keep[-1]}, last_layer 'drop' lets none in: use 0 or kv_only")
-    if plan.topk_limit is not None:
+    if plan.reducer == "merge" and not problems:
+        for layer, before, kept in plan.prunes:
+            if kept and layer not in plan.stage_grids:
+                problems.append(f"keep[{layer}]: {kept} of {before} tokens are no rectangle to merge to")
+                break
+    elif plan.topk_limit is not None:
         for layer, before, kept in plan.prunes:
             if kept > plan.topk_limit:
                 problems.append(

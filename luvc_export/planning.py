@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luvc_export.budgets import merge_removals, schedule, solve_kv, solve_speedup
+from luvc_export.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
 from luvc_export.errors import PlanError
 from luvc_export.plan import LastLayer, MergePass, Plan
 from luvc_export.shapes import DecoderShape, EncoderShape
@@ -63,6 +63,8 @@ def solve(request: Request, grid: tuple[int, int], llm: DecoderShape, encoder: E
     last = request.last_layer or "drop"
     if last != "drop" and name != "list" and len(keep) > 1:
         keep = (*keep[:-1], keep[-2])
+    if switches.get("reducer") == "merge":
+        keep = rectangles((rows, columns), keep)
     plan = Plan(grid, keep, merges, last_layer=last, schedule=name, **switches)
     check_model(plan, llm, encoder)
     return plan

@@ -30,13 +30,13 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Half of the bundled model, to trace quickly: two encoder blocks and four layers. It answers nothing right."""
+    """A part of the bundled model, to trace quickly: two encoder blocks and three layers. It answers nothing right."""
     model = subjects.load_model(checkpoint)
     model.model.visual.blocks = model.model.visual.blocks[:2]
-    model.model.language_model.layers = model.model.language_model.layers[:4]
+    model.model.language_model.layers = model.model.language_model.layers[:3]
     model.config.vision_config.depth, model.config.vision_config.fullatt_block_indexes = 2, [1]
-    model.config.text_config.num_hidden_layers = 4
-    model.config.text_config.layer_types = model.config.text_config.layer_types[:4]
+    model.config.text_config.num_hidden_layers = 3
+    model.config.text_config.layer_types = model.config.text_config.layer_types[:3]
     folder = tmp_path_factory.mktemp("short")
     for file in checkpoint.folder.iterdir():
         if not file.name.endswith("safetensors"):

@@ -1,0 +1,18 @@
+"""PyramidDrop (CVPR'25): attention of the last token to the visual ones with the coming layer's projections.
+
+Positions are kept, where the paper's code numbers them anew after each drop.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from luvc_export.export.compression.scores import ScoreInput
+
+READS_TEXT = True
+
+
+def score(given: ScoreInput) -> Tensor:
+    """Attention received in the coming layer [B, G, N]."""
+    assert given.look is not None
+    return given.look.attention(False)

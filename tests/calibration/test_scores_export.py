@@ -1,0 +1,190 @@
+"""Baselines are ordinary scores: in ONNX they keep what torch keeps, in prefill and in decode."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import onnxscript.optimizer
+import pytest
+import torch
+
+from luvc_export import contract
+from luvc_export.errors import PlanError
+from luvc_export.export import families, trace
+from luvc_export.export.compression import scores
+from luvc_export.export.decoder import Decoder
+from luvc_export.plan import Plan
+
+GRID, ROWS, IMAGES = (4, 4), 2, 2
+SCORES = ("random", "stride", "v2drop", "fastv", "dart", "residual")
+
+
+def made(plan: Plan) -> tuple[Decoder, Any]:
+    family = families.find("qwen2_5_vl", "test")
+    config = family.tiny_config()
+    config.text_config.num_hidden_layers = plan.layers
+    config.text_config.layer_types = ["full_attention"] * plan.layers
+    torch.manual_seed(0)
+    model = family.build(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(0, 1.5 * parameter.shape[1] ** -0.5)
+    return family.decoder(model, plan).eval(), family.decoder_shape(config)
+
+
+def feeds(seed: int, images: int = IMAGES, text: int = 5, past: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    visual = GRID[0] * GRID[1] * images
+    order = torch.arange(past + visual, past + visual + text).expand(ROWS, -1)
+    mask = torch.ones(ROWS, text, dtype=torch.bool)
+    mask[1, -1] = text == 1
+    row, column = torch.meshgrid(torch.arange(GRID[0]), torch.arange(GRID[1]), indexing="ij")
+    place = torch.stack([torch.zeros_like(row), row, column]).flatten(1).float().repeat(1, images)
+    return {
+        contract.VISUAL_EMBEDS: torch.randn(ROWS, images, GRID[0] * GRID[1], 64, generator=draw),
+        contract.INPUT_IDS: torch.randint(0, 200, (ROWS, text), generator=draw),
+        contract.VISUAL_POSITION_IDS: place[:, None].expand(3, ROWS, visual).contiguous(),
+        contract.POSITION_IDS: (order + 3.0).expand(3, -1, -1).contiguous(),
+        contract.VISUAL_ORDER: torch.arange(visual).expand(ROWS, -1).contiguous(),
+        contract.ORDER: order.contiguous(),
+        contract.TEXT_MASK: mask,
+        contract.LOGITS_INDICES: torch.zeros(ROWS, 1, dtype=torch.int64),
+    }
+
+
+def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSession:
+    model = trace.trace_decoder(decoder, shape, torch.float32)
+    onnxscript.optimizer.optimize_ir(model)
+    trace.check(model)
+    ir.save(model, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def mixed() -> tuple[Decoder, Any]:
+    """A decoder that prunes with another score before every layer but the first: one trace proves them all."""
+    plan = Plan(GRID, (16, *range(14, 14 - 2 * len(SCORES), -2)), last_layer="full")
+    decoder, shape = made(plan)
+    for layer, name in enumerate(SCORES, 1):
+        own = dataclasses.replace(plan, score=name)
+        setattr(decoder, f"basis_{layer}", scores.constant(own, layer, plan.keep[layer - 1], 64))
+    turn = itertools.cycle(SCORES)
+    decoder.score = lambda given: scores.score(next(turn))(given)
+    return decoder, shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reducer", ["prune", "merge"])
+def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path) -> None:
+    if reducer == "prune":
+        decoder, shape = mixed()
+    else:
+        decoder, shape = made(Plan(GRID, (16, 6), last_layer="full", reducer="merge"))
+    graph, layers = session(decoder, shape, tmp_path / "decoder.onnx"), decoder.plan.layers
+    outputs = [item.name for item in graph.get_outputs()]
+    past = [torch.zeros(ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * layers)
+    inputs = feeds(1)
+    for turn in range(2):
+        logits, presents, kept = decoder(*inputs.values(), past)
+        names = dict(zip(contract.past_names(layers), past, strict=True))
+        ran = graph.run(None, {n: t.numpy() for n, t in {**inputs, **names}.items()})
+        out = dict(zip(outputs, ran, strict=True))
+        for layer, indices in enumerate(kept if turn == 0 else [], 1):
+            assert indices.shape == (ROWS, IMAGES, decoder.plan.keep[layer])
+            assert (np.diff(indices.numpy()) > 0).all()
+            np.testing.assert_array_equal(out[contract.kept_name(layer)], indices.numpy(), err_msg=SCORES[layer - 1])
+        np.testing.assert_allclose(out[contract.LOGITS], logits.numpy(), atol=2e-4)
+        assert logits.std() > 0.5
+        for present, wanted in zip(contract.present_names(layers), presents, strict=True):
+            np.testing.assert_allclose(out[present], wanted.numpy(), atol=2e-4)
+        mask = torch.cat([inputs[contract.TEXT_MASK], torch.ones(ROWS, 1, dtype=torch.bool)], 1)
+        inputs, past = {**feeds(2, images=0, text=1, past=50), contract.TEXT_MASK: mask}, presents
+
+
+def test_scores_are_found_by_their_files() -> None:
+    assert set(scores.names()) >= {*SCORES, "low", "ratio", "norm", "pyramiddrop"}
+    assert [name for name in scores.names() if scores.reads_text(name)] == ["fastv", "pyramiddrop"]
+    with pytest.raises(PlanError, match="did you mean 'v2drop'"):
+        scores.score("v2drops")
+
+
+def test_a_score_of_two_layers_needs_one_before() -> None:
+    with pytest.raises(PlanError, match="none before the first prune"):
+        made(Plan(GRID, (6, 0), score="fastv"))
+
+
+def test_attention_scores_are_those_of_the_model() -> None:
+    """FastV's row is the attention that transformers' eager model reports for the last token in the layer before."""
+    decoder, _ = made(Plan(GRID, (16, 6), score="fastv", last_layer="kv_only"))
+    inputs = feeds(3)
+    seen: dict[bool, torch.Tensor] = {}
+    honest = decoder.score
+
+    def watch(given: Any) -> torch.Tensor:
+        seen.update({earlier: given.look.attention(earlier) for earlier in (False, True)})
+        return honest(given)
+
+    decoder.score = watch
+    past = [torch.zeros(ROWS, 2, 0, 16)] * 4
+    decoder(*inputs.values(), past)
+    slow = _slow_rows(decoder, inputs)
+    for earlier, layer in ((True, 0), (False, 1)):
+        torch.testing.assert_close(seen[earlier].flatten(1), slow[layer], atol=1e-5, rtol=1e-4)
+
+
+def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Attention rows by recomputing every layer with explicit softmax, one prompt at a time."""
+    rows: list[list[torch.Tensor]] = [[] for _ in range(2)]
+    from luvc_export.export import layers as ops
+
+    for number in range(ROWS):
+        one = {n: t[:, number : number + 1] if "position" in n else t[number : number + 1] for n, t in inputs.items()}
+        text = int(one[contract.TEXT_MASK].sum())
+        taken: list[torch.Tensor] = []
+
+        def attention(
+            query: Any, key: Any, value: Any, mask: Any, scale: float, taken: Any = taken, text: int = text
+        ) -> torch.Tensor:
+            shared = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+            weights = (query @ shared.transpose(2, 3) * scale).masked_fill(~mask, -1e30).softmax(-1)
+            taken.append(weights[0, :, GRID[0] * GRID[1] * IMAGES + text - 1].mean(0)[: GRID[0] * GRID[1] * IMAGES])
+            return ops.attention(query, key, value, mask, scale)
+
+        plain = copy.copy(decoder)
+        plain.plan = Plan(GRID, (16, 16), last_layer="full")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("luvc_export.export.decoder.attention", attention)
+            plain(*one.values(), [torch.zeros(1, 2, 0, 16)] * 4)
+        for layer, row in enumerate(taken):
+            rows[layer].append(row)
+    return [torch.stack(found) for found in rows]
+
+
+def test_the_merge_of_the_span_is_oim_on_its_grid() -> None:
+    from luvc_export.export.compression import llm_merge, oim
+    from luvc_export.plan import MergePass
+
+    x = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
+    units = oim.merge(oim.start(x.reshape(3, 4, 4, 8)), MergePass(0, 1, 2))
+    place = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"), -1).reshape(1, 16, 2)
+    (merged, positions), sizes = llm_merge.merge(x, [x, place.expand(3, -1, -1)], torch.ones(3, 16), GRID, (3, 2))
+    torch.testing.assert_close(merged, units.x.flatten(1, 2))
+    torch.testing.assert_close(positions, units.positions.flatten(1, 2))
+    torch.testing.assert_close(sizes, units.sizes.flatten(1))
+    assert sizes.sum(1).tolist() == [16, 16, 16]
+
+
+def test_merge_budgets_are_rectangles() -> None:
+    plan = Plan(GRID, (16, 9, 4, 0), reducer="merge")
+    assert plan.stage_grids == {1: (3, 3), 2: (2, 2)}
+    assert Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(PlanError, match=r"keep\[1\]: 11 of 16 tokens are no rectangle"):
+        Plan(GRID, (16, 11, 0), reducer="merge")
