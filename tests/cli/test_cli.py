@@ -1,0 +1,234 @@
+"""Verbs from the outside: exit codes, output for people and for machines, and every bad input of the issue."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from luvc_export.bundle import Bundle
+from luvc_export.cli import main
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.demo.glyphs import cases
+from luvc_export.plan import Plan
+
+SIZE = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``luvc-export ARGS`` in this process: (exit code, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["luvc-export", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the bundled checkpoint that a test may damage."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(next(cases("heldout", 1)).images[0]).save(path)
+    return path
+
+
+def refused(result: tuple[int, str, str], *texts: str, code: int = 2) -> None:
+    assert result[0] == code, result
+    for text in texts:
+        assert text in result[2], result[2]
+    assert "Traceback" not in result[1] + result[2]
+
+
+def test_run_answers_streams_and_draws(cli: Cli, demo_bundle: Bundle, picture: Path, tmp_path: Path) -> None:
+    case = next(cases("heldout", 1))
+    kept = tmp_path / "kept.png"
+    args = ["run", demo_bundle.folder, "--image", picture, "--prompt", case.prompt, "--max-new-tokens", 1]
+    code, out, err = cli(*args, "--plan", "thirds", "--show-kept", kept)
+    assert (code, out.strip()) == (0, case.answer)
+    assert "visual tokens by layer 64 64 64 32 32 16 16 0" in err
+    assert Image.open(kept).width > 1000
+    code, out, _ = cli(*args, "--plan", "none", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["text"] == case.answer and data["timings"]["visual_tokens"] == [81] * 8
+
+
+def test_plan_prints_a_table_and_writes_a_file_that_export_takes(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--speedup", 3, "-o", file)
+    assert code == 0 and "prefill FLOPs 3.0" in out and "merged to 64" in out
+    plan = Plan.from_json(json.loads(file.read_text()))
+    assert plan.schedule == "speedup 3" and plan.keep[-1] == 0
+    code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--plan", file, "--json")
+    assert code == 0 and Plan.from_json(json.loads(out)["plan"]) == plan
+
+
+def test_inspect_and_doctor(cli: Cli, demo_bundle: Bundle) -> None:
+    code, out, _ = cli("inspect", demo_bundle.folder, "--verify")
+    assert code == 0 and "every hash is right" in out and "decoder.thirds.onnx" in out
+    code, out, _ = cli("inspect", demo_bundle.folder, "--json")
+    assert code == 0 and set(json.loads(out)["cost"]) == {"none", "thirds"}
+    code, out, _ = cli("doctor", "--json", "--need", "export")
+    assert code == 0 and json.loads(out)["parts"]["export"]["missing"] == []
+    code, _, err = cli("doctor", "--need", "run on the moon")
+    assert code == 2 and "unknown part" in err
+
+
+def test_wrong_model_type_suggests(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "qwen2_5vl"}))
+    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "did you mean 'qwen2_5_vl'?", "config.json")
+    assert not (tmp_path / "b").exists()
+
+
+def test_missing_weights(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "weight file of the checkpoint is missing", "model.safetensors")
+    (checkpoint / "pytorch_model.bin").write_bytes(b"x")
+    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "pickled weights")
+
+
+@pytest.mark.parametrize("cut", [3, 200, 5_000_000])
+def test_truncated_weights(cli: Cli, checkpoint: Path, tmp_path: Path, cut: int) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "truncated or damaged", "model.safetensors")
+
+
+def test_tensor_missing_or_of_another_shape(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    name = "model.layers.3.mlp.up_proj.weight"
+
+    def write(changed: dict[str, object]) -> None:
+        text = json.dumps(changed).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+    write({key: value for key, value in header.items() if key != name})
+    refused(cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "lacks tensors", "layers.3.mlp.up_proj")
+    write(header | {name: header[name] | {"shape": header[name]["shape"][::-1]}})
+    refused(cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "does not fit its config", "up_proj")
+
+
+def test_no_checkpoint_and_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(cli("export", tmp_path / "empty", "-o", tmp_path / "b"), "not a checkpoint", "config.json")
+    config = json.loads((checkpoint / "config.json").read_text())
+    quantised = config | {"quantization_config": {"quant_method": "awq"}}
+    (checkpoint / "config.json").write_text(json.dumps(quantised))
+    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "already quantised", "awq")
+
+
+def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    refused(cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "no fast tokenizer", "save_pretrained")
+
+
+@pytest.mark.parametrize(
+    ("args", "texts"),
+    [
+        (["--image-size", "250x252"], ["multiples of 28", "--image-size 252x252"]),
+        (["--image-size", "big"], ["cannot read the image size"]),
+        (["--plan", "third"], ["did you mean 'thirds'"]),
+        (["--plan", "1000,20,0"], ["got 1000, expected 0 to 64"]),
+        (["--plan", "60,20,0"], ["got 3 budgets, the model has 8 layers"]),
+        (["--plan", "nowhere.json"], ["no such plan file"]),
+        (["--speedup", "99"], ["--speedup cannot be met"]),
+        (["--text-capacity", "5000"], ["1 to 2048 (the model's context)"]),
+        (["--fit", "padd"], ["did you mean 'pad'"]),
+        (["--dtype", "fp8"], ["did you mean"]),
+        (["--merge-keep", "0"], ["must be a fraction"]),
+        (["--score", "lo"], ["did you mean 'low'"]),
+    ],
+)
+def test_export_refuses_what_does_not_fit(cli: Cli, tmp_path: Path, args: list[str], texts: list[str]) -> None:
+    given = args if "--image-size" in args else ["--image-size", SIZE, *args]
+    refused(cli("export", CHECKPOINT, "-o", tmp_path / "b", *given), *texts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_overwrites_nothing(cli: Cli, tmp_path: Path, copied_bundle: Path) -> None:
+    before = (copied_bundle / "luvc.json").read_bytes()
+    refused(cli("export", CHECKPOINT, "-o", copied_bundle, "--image-size", SIZE), "--overwrite")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    refused(cli("export", CHECKPOINT, "-o", tmp_path / "mine", "--overwrite"), "not a bundle")
+    assert (copied_bundle / "luvc.json").read_bytes() == before
+
+
+def test_run_refuses_bad_bundles_pictures_and_prompts(
+    cli: Cli, demo_bundle: Bundle, copied_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    noise = tmp_path / "noise.jpg"
+    noise.write_bytes(b"no picture at all")
+    ask = ("--prompt", "?7")
+    refused(cli("run", demo_bundle.folder, "--image", noise, *ask), "noise.jpg")
+    refused(cli("run", demo_bundle.folder, "--image", tmp_path / "gone.png", *ask), "gone.png")
+    refused(cli("run", demo_bundle.folder, "--image", picture, "--prompt", "?" * 3000), "longer than")
+    refused(cli("run", demo_bundle.folder, "--plan", "third", *ask), "did you mean 'thirds'")
+    refused(cli("run", demo_bundle.folder, "--backend", "gpu", *ask), "unknown back-end")
+    refused(cli("run", demo_bundle.folder, "--temperature", "-1", *ask), "temperature")
+    refused(cli("run", demo_bundle.folder, "--show-kept", tmp_path / "k.png", *ask), "--image")
+    refused(cli("run", tmp_path, *ask), "not a bundle")
+    weights = copied_bundle / "weights"
+    data = bytearray(weights.read_bytes())
+    data[1000] ^= 1
+    weights.write_bytes(data)
+    refused(cli("run", copied_bundle, "--image", picture, *ask), "weights", "has changed since it was exported")
+
+
+def test_a_back_end_this_machine_lacks_is_exit_3(cli: Cli, demo_bundle: Bundle, picture: Path) -> None:
+    from onnxruntime import get_available_providers
+
+    if "CUDAExecutionProvider" in get_available_providers():
+        pytest.skip("this machine has CUDA")
+    refused(cli("run", demo_bundle.folder, "--image", picture, "--prompt", "?7", "--backend", "cuda"), "CUDA", code=3)
+
+
+def test_unknown_verbs_and_internal_errors(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = cli("exprot")
+    assert code == 2 and "export" in err
+    monkeypatch.setattr("luvc_export.export.checkpoint.open_checkpoint", lambda *a, **k: 1 / 0)
+    code, _, err = cli("plan", CHECKPOINT)
+    assert code == 1 and "ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
+    monkeypatch.setattr(sys, "argv", ["luvc-export", "--debug", "plan", str(CHECKPOINT)])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_interrupting_an_export_leaves_nothing(tmp_path: Path) -> None:
+    """SIGINT as soon as the temporary folder stands: no bundle, no leftover, no traceback."""
+    code = f"""
+import os, signal, sys
+from luvc_export import bundle, cli
+from luvc_export.export import weights
+plain = weights.skeleton
+def interrupted(*args):
+    os.kill(os.getpid(), signal.SIGINT)
+    return plain(*args)
+weights.skeleton = interrupted
+sys.argv = ["luvc-export", "export", {str(CHECKPOINT)!r}, "-o", {str(tmp_path / "out")!r}, "--image-size", "{SIZE}"]
+cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 130 and "interrupted" in result.stderr and "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,99 @@
+"""What every exported graph must be, and that the check can fail."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from luvc_export import contract
+from luvc_export.bundle import Bundle
+from luvc_export.errors import CheckFailed
+from luvc_export.export import trace
+from luvc_export.plan import Plan
+
+GRAPHS = [
+    "vision.none.onnx",
+    "vision.thirds.onnx",
+    "decoder.none.onnx",
+    "decoder.thirds.onnx",
+    "decoder.thirds.debug.onnx",
+]
+
+
+def load(bundle: Bundle, name: str) -> onnx.ModelProto:
+    return onnx.load(bundle.folder / name, load_external_data=False)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_saved_graphs_have_the_versions_and_no_forbidden_operator(demo_bundle: Bundle, name: str) -> None:
+    model = load(demo_bundle, name)
+    assert model.ir_version == trace.IR_VERSION
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == trace.OPSET
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    assert len(nodes) > 50
+    bad = [node.op_type for node in nodes if node.op_type.startswith(trace.FORBIDDEN)]
+    assert bad == []
+    plan = next(entry.value for entry in model.metadata_props if entry.key == "luvc.plan")
+    assert Plan.from_json(json.loads(plan)) == demo_bundle.entry(name.split(".")[1]).plan
+
+
+@pytest.mark.parametrize("plan", ["none", "thirds"])
+def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> None:
+    keep = demo_bundle.entry(plan).plan.keep
+    vision, decoder = (load(demo_bundle, f"{part}.{plan}.onnx").graph for part in ("vision", "decoder"))
+    assert [i.name for i in vision.input] == [contract.IMAGE]
+    assert [o.name for o in vision.output] == [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO]
+    assert [i.name for i in decoder.input] == [*contract.DECODER_INPUTS, *contract.past_names(8)]
+    prunes = [contract.kept_name(layer) for layer, _, kept in demo_bundle.entry(plan).plan.prunes if kept]
+    assert [o.name for o in decoder.output] == [contract.LOGITS, *contract.present_names(8), *prunes]
+    kinds = {i.name: i.type.tensor_type.elem_type for i in decoder.input}
+    assert kinds[contract.POSITION_IDS] == kinds[contract.VISUAL_POSITION_IDS] == TensorProto.FLOAT
+    assert kinds[contract.TEXT_MASK] == TensorProto.BOOL
+    symbols = {i.name: i.type.tensor_type.shape.dim[2].dim_param for i in decoder.input if i.name.startswith("past")}
+    for layer in range(8):
+        assert symbols[f"past_key_values.{layer}.key"] == f"past_{keep[layer]}"
+    assert all(i.type.tensor_type.shape.dim[0].dim_param == "batch" for i in decoder.input if i.name != "image"
+               and "position_ids" not in i.name)  # fmt: skip
+
+
+def test_weights_are_external_and_shared(demo_bundle: Bundle) -> None:
+    places: dict[str, tuple[str, str]] = {}
+    for name in GRAPHS:
+        for tensor in load(demo_bundle, name).graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                place = {entry.key: entry.value for entry in tensor.external_data}
+                assert place["location"] == "weights" and int(place["offset"]) % 4096 == 0
+                assert places.setdefault(tensor.name, (place["offset"], place["length"])) == (
+                    place["offset"],
+                    place["length"],
+                )
+            else:
+                assert len(tensor.SerializeToString()) < 2**20, tensor.name
+    assert len(places) > 100
+    for name in GRAPHS:
+        assert (demo_bundle.folder / name).stat().st_size < 2 * 2**20
+
+
+def sabotage(op: str, opset: int = trace.OPSET, version: int = trace.IR_VERSION) -> ir.Model:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, None)
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"], name="culprit")], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version)
+    return ir.from_proto(model)
+
+
+@pytest.mark.parametrize("op", ["NonZero", "ScatterND", "ScatterElements", "DFT", "Compress", "Loop", "SequenceAt"])
+def test_a_forbidden_operator_is_named(op: str) -> None:
+    with pytest.raises(CheckFailed, match=f"culprit\n  got: {op}"):
+        trace.check(sabotage(op))
+
+
+def test_wrong_versions_are_named() -> None:
+    for opset, version in ((18, 10), (23, 11)):
+        with pytest.raises(CheckFailed, match=f"opset {opset}, ir_version {version}"):
+            trace.check(sabotage("Abs", opset, version))
+    trace.check(sabotage("Abs"))
