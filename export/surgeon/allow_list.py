@@ -70,6 +70,7 @@ ALLOWED: dict[str, Entry] = {
     "MatMul": _entry(13, types=_FLOATS),
     "Max": _entry(13),
     "Min": _entry(13),
+    "Mod": _entry(13, "fmod"),
     "Mul": _entry(14),
     "Neg": _entry(13),
     "Not": _entry(1, types=frozenset({_T.BOOL})),

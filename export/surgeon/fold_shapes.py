@@ -144,12 +144,12 @@ def _nothing(surgery: Surgery) -> bool:
     for node in surgery.nodes(*_SHORT_CIRCUIT):
         if not node.outputs or not node.inputs:
             continue
+        changed |= _merge(node)
         tensor, out = node.inputs[0], node.outputs[0]
         if node.op == "CastLike":
             if tensor.dtype is not None and node.inputs[1].dtype is not None:
                 changed |= _cast_like(surgery, node)
             continue
-        changed |= _merge(node)
         if not _does_nothing(node) or isinstance(tensor, gs.Constant):
             continue
         is_output = any(out is o for o in surgery.graph.outputs)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
@@ -32,7 +33,7 @@ class Axis:
     width: int
     removed: int
     x: gs.Tensor
-    sizes: gs.Tensor
+    sizes: gs.Tensor | None
     positions: gs.Tensor | None
     copies: gs.Tensor | None
     out: dict[str, gs.Tensor]
@@ -108,13 +109,13 @@ def _axis(top: gs.Node) -> Axis | None:
 
 def _moved(
     a: gs.Tensor, x: gs.Tensor
-) -> tuple[gs.Tensor, gs.Tensor | None, gs.Tensor | None, dict[str, gs.Tensor], gs.Node] | None:
-    """What the one-hot products of ``a`` move, and the results on the way out."""
+) -> tuple[gs.Tensor | None, gs.Tensor | None, gs.Tensor | None, dict[str, gs.Tensor], gs.Node] | None:
+    """What the one-hot products of ``a`` move, and the results on the way out; what nothing reads is not there."""
     products = [node for node in readers(a, "MatMul") if node.inputs[0] is a]
     plain = [n for n in products if value(n.inputs[1]) is None and up(n.inputs[1], "Mul") is None]
-    if len(plain) != 1:
+    if len(plain) > 1:
         return None
-    out = {"sizes": plain[0].outputs[0]}
+    out = {"sizes": node.outputs[0] for node in plain}
     positions = copies = None
     for node in products:
         heavy = up(node.inputs[1], "Mul")
@@ -135,9 +136,9 @@ def _moved(
                         parts = readers(pick.outputs[0], "Concat")
                         out["copies"] = parts[0].outputs[0] if parts else pick.outputs[0]
     gather = next((g for m in readers(a, "Mul") for g in _downstream(m, "GatherElements")), None)
-    if gather is None or "x" not in out:
+    if gather is None:
         return None
-    sizes = plain[0].inputs[1]
+    sizes = plain[0].inputs[1] if plain else None
     return sizes, positions, copies, out, gather
 
 
@@ -163,12 +164,16 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
     first, last = axes[0], axes[-1]
     state = {
         "x": strip(first.x, *_TO_STATE),
-        "sizes": strip(first.sizes, *_TO_STATE),
+        "sizes": strip(first.sizes, *_TO_STATE) if first.sizes is not None else None,
         "positions": strip(first.positions, *_TO_STATE) if first.positions is not None else None,
         "copies": strip(first.copies, *_TO_STATE) if first.copies is not None else None,
     }
     spare = state["positions"] if state["positions"] is not None else state["copies"]
-    assert spare is not None and state["x"] is not None and state["sizes"] is not None
+    if spare is None:
+        raise CheckFailed("a merge moves no positions", where=first.gather.name)
+    if state["sizes"] is None:
+        state["sizes"] = surgery.emit("Gather", [spare, np.array(0)], axis=-1)[0]
+        state["sizes"].dtype, state["sizes"].shape = spare.dtype, list(spare.shape[:-1])
     channels = int(first.x.shape[-1])
     planes = {kind: int((state[kind] if state[kind] is not None else spare).shape[-1]) for kind in ("positions", "copies")}
     inputs = [
@@ -197,11 +202,21 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
         for old in exits.get(kind, ()):
             surgery.replace(old, new)
     before, after = _leaf(first.gather.inputs[1]), _sink(surgery, last.gather.outputs[0])
-    surgery.replace(after, surgery.emit("GatherElements", [made[4], before], like=[after], axis=1)[0])
+    if _is_count(before):
+        surgery.replace(after, made[4])
+    else:
+        surgery.replace(after, surgery.emit("GatherElements", [made[4], before], like=[after], axis=1)[0])
     slots = planes["copies"] // 2
     body = merge_body.orthogonal_merge(columns > 0, rows > 0)
     surgery.functions[body.name] = body
     surgery.functions["MergeAxis"] = merge_body.merge_axis(surgery.plan.merge_mode, slots)
+
+
+def _is_count(tensor: gs.Tensor) -> bool:
+    """0, 1, 2, ... for every image: gathering by it changes nothing."""
+    copy = up(tensor, "Expand")
+    array = value(copy.inputs[0]) if copy is not None else None
+    return array is not None and array.ndim == 1 and np.array_equal(array, np.arange(array.size))
 
 
 def _on_grid(surgery: Surgery, tensor: gs.Tensor, tail: list[int]) -> gs.Tensor:

@@ -151,10 +151,14 @@ def _fuse(
     gathered = _travellers(second.outputs[0])
     roles: dict[str, tuple[gs.Tensor, gs.Tensor, gs.Tensor]] = {}
     index_pair: tuple[gs.Tensor, gs.Tensor] | None = None
+    others = []
     for before, after in gathered:
         joins = [node for node in readers(after, "Concat") if len(node.inputs) == 2 and node.inputs[0] is after]
         if not joins:
-            index_pair = (before, after)
+            if before.dtype is not None and np.dtype(before.dtype).kind == "i":
+                index_pair = (before, after)
+            else:
+                others.append(after)
             continue
         role = "hidden" if before is strip(cut.outputs[0], "Reshape") else _role(joins[0].outputs[0])
         roles[role] = (before, joins[0].inputs[1], joins[0].outputs[0])
@@ -165,7 +169,8 @@ def _fuse(
     for role in ("order", "cos", "sin"):
         before, text, _ = roles[role]
         if id(before) not in whole:
-            whole[id(before)] = surgery.emit("Concat", [before, text], like=None, axis=1)[0]
+            visual = _of_rank(before, roles[role][2], len(text.shape or ()))
+            whole[id(before)] = surgery.emit("Concat", [visual, text], axis=1)[0]
             whole[id(before)].dtype = before.dtype
         full[role] = whole[id(before)]
     index = index_pair[0]
@@ -174,7 +179,7 @@ def _fuse(
     made = surgery.emit(
         "SpectrumPrune",
         [full["hidden"], score.norm.inputs[1], score.basis, full["order"], full["cos"], full["sin"], index],
-        like=[*outs, grouped, roles["hidden"][2]],
+        like=[*outs, grouped, roles["hidden"][2], second.outputs[0]],
         domain=DOMAIN,
         tokens=tokens,
         keep=keep,
@@ -191,6 +196,9 @@ def _fuse(
         surgery.replace(old, new)
     for reshape in readers(index_pair[1], "Reshape"):
         surgery.replace(reshape.outputs[0], made[4])
+    if others:
+        surgery.skip("feature planes are gathered beside the prune, by its places")
+    surgery.replace(second.outputs[0], made[6])
     surgery.functions["SpectrumPrune"] = prune_body.spectrum_prune(score.kind, score.axis)
     return made[0].inputs[0]
 
@@ -207,10 +215,21 @@ def _travellers(chosen: gs.Tensor) -> list[tuple[gs.Tensor, gs.Tensor]]:
     return found
 
 
+def _of_rank(before: gs.Tensor, joined: gs.Tensor, rank: int) -> gs.Tensor:
+    """``before`` as it was reshaped to the rank of the text part, above the gather that ``joined`` comes from."""
+    gather = up(strip(source(joined).inputs[0], "Reshape"), "Gather")  # type: ignore[union-attr]
+    tensor = gather.inputs[0] if gather is not None else before
+    while tensor is not before and len(tensor.shape or ()) != rank:
+        tensor = source(tensor).inputs[0]  # type: ignore[union-attr]
+    result: gs.Tensor = tensor
+    return result
+
+
 def _role(joined: gs.Tensor) -> str:
-    """What [visual | text] is, by which input of a RotaryEmbedding reads it."""
-    casts = [cast.outputs[0] for cast in readers(joined, "Cast")]
-    for tensor in (joined, *casts):
+    """What [visual | text] is, by which input of a RotaryEmbedding reads it or a part of it."""
+    parts = [node.outputs[0] for node in readers(joined, "Slice")]
+    casts = [cast.outputs[0] for tensor in (joined, *parts) for cast in readers(tensor, "Cast")]
+    for tensor in (joined, *parts, *casts):
         for node in readers(tensor, "RotaryEmbedding"):
             return "cos" if node.inputs[1] is tensor else "sin"
     return "order"

@@ -124,7 +124,7 @@ class Surgery:
 
     def constant(self, values: Any, hint: str = "const", dtype: Any = np.int64) -> gs.Constant:
         """A small constant of the graph itself."""
-        return gs.Constant(self.name(hint), np.ascontiguousarray(np.asarray(values, dtype)))
+        return gs.Constant(self.name(hint), np.array(values, dtype, order="C"))
 
     def emit(
         self,

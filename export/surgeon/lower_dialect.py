@@ -3,7 +3,7 @@
 requires: nothing for the ``onnx`` dialect but versions; for ``primitive`` (TensorRT 10.3) also rewriting.
 apply, primitive: Attention becomes products and a Softmax in fp32, with grouped queries side by side (keys and values
 are never repeated) and the mask made additive once for all layers that share it; RotaryEmbedding a split, a swap and
-two products with caches doubled once; RMSNormalization its arithmetic in fp32; Clip of integers a Max; the Shape of a
+two products with caches doubled once; RMSNormalization its arithmetic in fp32; Clip of integers Max and Min; the Shape of a
 byte tensor that of its Cast. Then opset 20.
 The sums are the same in another order: equal within the tolerance.
 ensures, primitive: every operator, version and attribute is on the list of the parser (``allow_list``).
@@ -148,12 +148,15 @@ def _rms_norm(surgery: Surgery, node: gs.Node) -> bool:
 def _clip(surgery: Surgery, node: gs.Node) -> bool:
     """The parser clips floats only."""
     bounds = [value(tensor) for tensor in node.inputs[1:]]
-    lower = bounds[0] if bounds else None
     if np.dtype(node.outputs[0].dtype or np.float32).kind == "f":
         return False
-    if lower is None or len(node.inputs) > 2:
-        raise CheckFailed("Clip of integers with an upper bound", where=node.name)
-    node.op, node.attrs = "Max", {}
+    tensor = node.inputs[0]
+    for op, bound in zip(("Max", "Min"), bounds, strict=False):
+        if bound is not None:
+            tensor = surgery.emit(op, [tensor, surgery.constant(bound, "bound", bound.dtype)])[0]
+            tensor.dtype = node.outputs[0].dtype
+    assert isinstance(tensor, gs.Variable)
+    surgery.replace(node.outputs[0], _out(tensor, node.outputs[0]))
     return True
 
 

@@ -46,7 +46,7 @@ _SCORE = {
 def spectrum_prune(score: str, axis: Axis) -> onnx.FunctionProto:
     """Body that ranks with ``score`` along ``axis``; inputs and outputs as in docs/surgery.md."""
     return parse(f"""SpectrumPrune <{PRUNE_ATTRIBUTES}> (hidden, norm_weight, basis, order, cos, sin, index)
-  => (kept_hidden, kept_order, kept_cos, kept_sin, kept_index, kept_normed) {{
+  => (kept_hidden, kept_order, kept_cos, kept_sin, kept_index, kept_normed, chosen) {{
     less_one = Constant <value_ints = [-1]> ()
     zero = Constant <value_int = 0> ()
     one = Constant <value_int = 1> ()

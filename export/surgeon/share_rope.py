@@ -50,23 +50,24 @@ def apply(surgery: Surgery) -> int:
 
 
 def ensures(surgery: Surgery, fired: int) -> None:
-    """At most one Cos and one Sin are left where something fired.
+    """No cache is left whose two parts are made alike.
 
     Raises:
-        CheckFailed: More are.
+        CheckFailed: Names its Concat.
     """
     surgery.graph.cleanup()
-    for op in ("Cos", "Sin"):
-        count = sum(1 for _ in surgery.nodes(op))
-        if fired and count > 2:
-            raise CheckFailed(f"{op} is still computed more than once", got=count, expected="1, or 2 before sharing")
+    for join in surgery.nodes("Concat") if fired else ():
+        if len(join.inputs) == 2 and _is_cache(join.outputs[0]):
+            chain = _chains(join.inputs[0], join.inputs[1], int(join.attrs["axis"]))
+            if chain is not None and chain[1] is not chain[2]:
+                raise CheckFailed("a cache is still computed in two parts", where=join.name)
 
 
 def _is_cache(tensor: gs.Tensor) -> bool:
     for node in readers(tensor):
         if node.op in ("RotaryEmbedding", "SpectrumPrune", "SpectrumDrop"):
             return True
-        if node.op == "Cast" and _is_cache(node.outputs[0]):
+        if node.op in ("Cast", "Slice") and _is_cache(node.outputs[0]):
             return True
     return False
 
