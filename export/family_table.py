@@ -23,8 +23,8 @@ Written by `python -m luvc_export.export.family_table docs/families.md` from `ex
 For every family below, tests in `tests/export/families` show, with tiny random weights against transformers:
 
 - equal vision embeddings, logits and 32 greedy tokens with plan `none`, for prompts of no, one and two pictures;
-- ONNX graphs of the default plan (merging in the encoder, pruning in the LLM) that keep the same tokens and give the same
-  logits as the torch modules: with pictures, with text alone, and for a decode step;
+- ONNX graphs of the default plan (merging in the encoder, pruning in the LLM) that keep the same tokens and give the
+  same logits as the torch modules: with pictures, with text alone, and for a decode step;
 - rows of a padded batch equal to rows alone;
 - a saved checkpoint found tensor by tensor under the names of its repository.
 

@@ -76,19 +76,20 @@ class PlainVision(nn.Module):
         x, aside = self._start(image)
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies)
         saved: dict[int, Tensor] = {}
-        for number, layer in enumerate(self.layers()[: self.features[-1]]):
+        last = self.features[-1]
+        for number, layer in enumerate(self.layers()[:last]):
             x = self._block(self.parts(layer), x, units, aside)
             passes = [step for step in self.plan.merges if step.block == number]
             if number + 1 in self.features or passes:
                 units = units._replace(x=self._as_units(x, aside, *units.x.shape[1:3]))
-            if number + 1 in self.features:
+            if number + 1 in self.features and number + 1 != last:
                 saved[number + 1] = units.x
             for step in passes:
                 units, moved = planes.merge(units, list(saved.values()), step, self.plan.merge_mode)
                 saved = dict(zip(saved, moved, strict=True))
             if passes:
                 x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)
-        found = [self._as_tokens(saved[feature]) for feature in self.features]
+        found = [self._as_tokens(plane) for plane in (*saved.values(), units.x)]
         return self.finish(found), places(units, self.plan).flatten(1, 2), units.merged_into
 
     def finish(self, found: list[Tensor]) -> Tensor:

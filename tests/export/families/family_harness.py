@@ -27,7 +27,7 @@ GREEDY = 32
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny model of a family, with the plan ``none`` of its default grid."""
+    """A tiny model of a family, with plan ``none`` and the default one, merging to half so that both axes merge."""
 
     family: Family
     config: Any
@@ -81,8 +81,8 @@ def build(family: Family, config: Any, seed: int = 0) -> Case:
     size = family.image_size(config) or (4 * unit, 6 * unit)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     grid = size[0] // unit, size[1] // unit
-    plans = [solve(Request(schedule=name), grid, *shapes) for name in ("none", "thirds")]
-    return Case(family, config, model, size, *plans)
+    none, thirds = (solve(Request(schedule=name, merge_keep=0.5), grid, *shapes) for name in ("none", "thirds"))
+    return Case(family, config, model, size, none, thirds)
 
 
 @torch.no_grad()

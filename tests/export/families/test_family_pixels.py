@@ -1,4 +1,4 @@
-"""Pixels: a picture that has the size becomes what the family's processor makes of it, and defaults are the family's."""
+"""Pixels: a picture that has the size becomes what the family's processor makes of it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def _processor(name: str) -> Any:
     """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
     module, options = PROCESSORS[name]
     found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
-    classes = [value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"]
+    classes = [
+        value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
+    ]
     return classes[0](**options)
 
 

@@ -53,7 +53,7 @@ def test_the_second_plane_is_pruned_with_its_tokens(kept: bool) -> None:
     family, config = tiny.family, tiny.config
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     merged = tiny.thirds.vision_tokens
-    request = Request(schedule=(merged, merged // 2, merged // 2), last_layer="full")
+    request = Request(schedule=(merged, merged // 2, merged // 2), merge_keep=0.5, last_layer="full")
     plan = solve(request, tiny.plan.grid, *shapes)
     embeds, positions, _ = harness.see(tiny, plan, tiny.images(2))
     run = harness.lay_out(tiny, plan, tiny.prompt(2), embeds, positions)
