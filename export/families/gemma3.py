@@ -30,8 +30,9 @@ FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 
 
 def gemma_norm(module: Any, x: Tensor) -> Tensor:
-    """RMSNorm around 1: the stored weight is the difference from 1."""
-    return nn.functional.rms_norm(x, (x.shape[-1],), 1.0 + module.weight, module.eps)
+    """RMSNorm around 1: the stored weight is the difference from 1, added in fp32 (16-bit would round it away)."""
+    weight = 1.0 + module.weight.float()
+    return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, module.eps).to(x.dtype)
 
 
 class Vision(PlainVision):

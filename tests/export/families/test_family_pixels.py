@@ -9,8 +9,6 @@ import pytest
 import torch
 from family_harness import Case, case
 
-from luvc_export.export import families
-
 #: Processor module, and what the checkpoints of the family say otherwise than its class.
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
@@ -64,7 +62,7 @@ def _theirs(tiny: Case, images: torch.Tensor) -> torch.Tensor:
     return found[:, 0] if str(tiny) == "llava_onevision" else found  # [n, 1 tile, 3, H, W]
 
 
-@pytest.mark.parametrize("name", families.built_in())
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_pixels_equal_the_processor(name: str) -> None:
     tiny = case(name)
     images = tiny.images(2)
@@ -74,6 +72,6 @@ def test_pixels_equal_the_processor(name: str) -> None:
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", families.built_in())
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_resampling_is_the_processor_s(name: str) -> None:
     assert case(name).family.pixels.resample == type(_processor(name)).resample.name.lower()

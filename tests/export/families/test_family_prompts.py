@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import family_harness as harness
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, case
 
 from luvc_export.export import families
+from luvc_export.export.families.gemma3 import gemma_norm
 
 FAMILIES = families.built_in()
 
@@ -77,3 +80,14 @@ def test_onevision_newline_is_a_text_token() -> None:
         found = decoder.embed_text(torch.tensor([[5, newline, 255]]))[0]
     table = tiny.model.model.language_model.embed_tokens.weight
     assert torch.equal(found, torch.stack([table[5], tiny.model.model.image_newline, table[255]]))
+
+
+def test_gemma_norm_in_16_bits() -> None:
+    """The weight is a small difference from 1, which bf16 cannot hold after the addition."""
+    tiny = case("gemma3")
+    layer = deepcopy(tiny.model.model.language_model.layers[0].input_layernorm).to(torch.bfloat16)
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(gemma_norm(layer, x), layer(x))
+        rounded = torch.nn.functional.rms_norm(x, (64,), 1 + layer.weight, layer.eps)
+    assert not torch.equal(rounded, layer(x))
