@@ -20,7 +20,7 @@ late in the decoder. Weights: sha256 `{digest}`.
 ## Data
 
 Pictures are drawn as they are needed, from a seed: {height} x {width} pixels (height x width), {rows} rows and {columns} columns
-of cells, nine or ten of the ten digits, each at most once, in nine colours, some shared by two to four digits; noise,
+of cells, nine or ten of the ten digits, each at most once, in nine colours, some shared by two or three digits; noise,
 gradients, lines, specks and coloured shapes that no question asks about. {grid} visual tokens.
 The train and held-out splits share {fonts} fonts and the sizes {smallest} to {largest} pixels, and no seed. The harder split has
 fonts ({hard_fonts})

@@ -45,7 +45,7 @@ class Curriculum:
         A quarter of the pictures are asked about in pairs, once pairs have opened.
         """
         kinds = [k for k in ONE_PICTURE if self.open(k)]
-        weights = np.array([1.15 - self.ability.get(k, 0.0) for k in kinds])
+        weights = np.array([1.1 - self.ability.get(k, 0.0) for k in kinds]) ** 2
         single = []
         for scene in scenes:
             row: list[Question] = []

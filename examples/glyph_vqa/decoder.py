@@ -46,7 +46,7 @@ def question_attention(
     """Return attention of Q questions of `length` tokens to the prefix and, causally, to themselves.
 
     q is [B, H, Q*T, d]; keys and values are [B, kv, Q*T, d] (own) and [B, kv, P, d] (shared). Returns the output
-    [B, Q*T, H * d] and the weights on the prefix [B, H, Q*T, P].
+    [B, Q*T, H * d] and the weights on the prefix and on the question's own tokens [B, H, Q*T, P + T].
     """
     b, heads, n, d = q.shape
     kv, count = own[0].shape[1], n // length
@@ -61,7 +61,7 @@ def question_attention(
     weights, width = exact.to(v_dtype := shared[1].dtype), shared[0].shape[2]
     out = (weights[..., :width].flatten(2, 3) @ shared[1]).view(b, kv, heads // kv, n, d)
     out = out + (weights[..., width:].unflatten(3, (count, length)) @ values.to(v_dtype)).flatten(3, 4)
-    return out.flatten(1, 2).transpose(1, 2).flatten(2), exact[..., :width].flatten(1, 2)
+    return out.flatten(1, 2).transpose(1, 2).flatten(2), exact.flatten(1, 2)
 
 
 def decode(
@@ -78,7 +78,7 @@ def decode(
     and values of earlier layers stay, positions of the text do not change, and the same holds for every decoding step.
     `start` is the first position of a question, by default the one after the last of the prefix. `watched` maps layers
     to what is replaced by the normed hidden states of question tokens on entry, [B, Q*T, D], and their attention to
-    the prefix, [B, heads, Q*T, P].
+    the prefix and to their own question, [B, heads, Q*T, P + T].
     """
     b, count, length, width = questions.shape
     shared, own = prefix.embeddings, questions.flatten(1, 2)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .decoder import Prefix
-from .questions import DEPENDENT, MOVES, NUMBER, Question
+from .questions import CHAINS, DEPENDENT, MOVES, NUMBER, Question
 from .scene import GRID, NAMES
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
@@ -25,7 +25,8 @@ class Packed:
     anchors [n] are flat indices into B*Q*T of key words, trail [n, 4] the digit, colour, row and column they lead to,
     hops [n] how many lookups must come before the word's own, by_digit [n] whether the word is `next`, which looks for
     a digit, not for a cell. counted [m] are flat indices of the colours of questions about how many, among [m, 10] has
-    a one for each digit of that colour.
+    a one for each digit of that colour. For questions of dependent lookups, spoken [k] are flat indices of the token
+    that says the answer and last [k] the place in the question of the word that leads to it.
     """
 
     ids: Tensor
@@ -36,6 +37,8 @@ class Packed:
     by_digit: Tensor
     counted: Tensor
     among: Tensor
+    spoken: Tensor
+    last: Tensor
 
 
 class Packer:
@@ -57,7 +60,7 @@ class Packer:
     def pack(self, rows: list[list[Question]]) -> Packed:
         """Pack rows of equally many questions, padding on the right to the longest."""
         sequences, answers, anchors, trail, hops, by_digit = [], [], [], [], [], []
-        counted, among = [], []
+        counted, among, spoken, last = [], [], [], []
         for question in (q for row in rows for q in row):
             prompt = self.tokenizer.encode(question.text).ids
             answer = [*self.tokenizer.encode(question.answer).ids, self.end]
@@ -73,6 +76,9 @@ class Packer:
             if question.kind == "count" and question.trail:
                 counted.append((len(sequences), found[0]))
                 among.append([float(any(m.digit == d for m in question.among)) for d in range(10)])
+            if question.kind in CHAINS and question.trail:
+                spoken.append((len(sequences), len(prompt) + len(self.suffix) - 1))
+                last.append(found[-1])
             answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
             sequences.append(prompt + self.suffix + answer)
         length = max(map(len, sequences)) - 1  # the last token is only ever a target
@@ -82,10 +88,12 @@ class Packer:
             ids[i, : len(sequence) - 1] = sequence[:-1]
             targets[i, first : first + n] = sequence[first + 1 : first + 1 + n]
         shape = (len(rows), len(rows[0]), length)
-        flat, colours = (torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, counted))
+        flat, colours, speakers = (
+            torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, counted, spoken)
+        )
         given, wanted = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
         words = (torch.tensor(trail).long(), torch.tensor(hops).long(), torch.tensor(by_digit).bool())
-        return Packed(given, wanted, flat, *words, colours, torch.tensor(among))
+        return Packed(given, wanted, flat, *words, colours, torch.tensor(among), speakers, torch.tensor(last).long())
 
 
 def shared_prefix(embedding: nn.Module, ids: list[int], image_token: int, visual: Tensor) -> Prefix:

@@ -1,7 +1,7 @@
 """Seeded pictures of coloured digits.
 
 A picture is 252 x 336 pixels (height x width): 3 rows and 4 columns of cells of 84 pixels. Every one of the ten digits
-appears at most once; some colours appear once, others two to four times. With one visual token per 28 x 28 pixels a
+appears at most once; some colours appear once, others two or three times. With one visual token per 28 x 28 pixels a
 picture is 9 x 12 = 108 visual tokens, and a digit covers two to four of them.
 """
 
@@ -31,7 +31,7 @@ COLOURS = {
 }
 NAMES = tuple(COLOURS)
 SPLITS = {"train": 1, "heldout": 2, "harder": 3}
-GROUPS = ((2,), (3,), (4,), (2, 2), (2, 3), (2, 4))  # how many digits share each repeated colour
+GROUPS = ((2,), (3,), (2, 2), (2, 3))  # how many digits share each repeated colour
 FONTS = {
     "train": (
         "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif",

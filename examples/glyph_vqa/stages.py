@@ -9,21 +9,19 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 
 from .curriculum import Curriculum
-from .decoder import Prefix, decode
+from .decoder import decode
+from .guide import WATCHED, guide
 from .model import LABELS, encode, labels
-from .pack import Packed, Packer, shared_prefix
+from .pack import Packer, shared_prefix
 from .questions import Question
 from .scene import Scene, generator, lay_out, render, token_owner
 from .see import fresh_codes, noisy_symbols, see_loss
 
-TRAIL_WEIGHT, GUIDE_WEIGHT, SEE_WEIGHT = 0.5, 0.3, 0.3
-LOOKUP_LAYERS = {1: 2, 2: 4}  # where a word looks at the picture that has one or two lookups before its own
+TRAIL_WEIGHT, GUIDE_WEIGHT, SEE_WEIGHT = 0.5, 0.6, 0.3
 HEADS = ("head", "key", "members")  # linear readers of hidden states, used in training alone
-COUNT_LAYER = 2  # on entry to it a colour that is counted knows the digits that have it
-GUIDED_HEADS = (0, 3)  # one of each group that shares keys and values
 
 
 class See:
@@ -105,12 +103,13 @@ class Hop(See):
         """Return the loss of a step and the accuracy of each kind of question."""
         visual, scenes, loss, figures = self.look(step)
         text, right, guided = self.model.model.language_model, {}, {}
+        shown = torch.from_numpy(np.stack([labels(s) for s in scenes])).to(self.device)
         for pictures, embeddings, rows in self.forms(step, visual, scenes):
             packed = self.packer.pack(rows)
             ids, targets = packed.ids.to(self.device), packed.targets.to(self.device)
             prefix_ids = self.packer.prefix_ids(pictures)
             prefix = shared_prefix(text.embed_tokens, prefix_ids, self.model.config.image_token_id, embeddings)
-            watched = dict.fromkeys(LOOKUP_LAYERS.values()) if pictures == 1 else None
+            watched = dict.fromkeys(WATCHED) if pictures == 1 else None
             hidden = decode(text, prefix, text.embed_tokens(ids), watched=watched)
             wanted = targets >= 0
             logits = self.model.lm_head(hidden[wanted]).float()
@@ -119,7 +118,7 @@ class Hop(See):
             for i, part in enumerate(trail.split(list(LABELS.values()), -1)):
                 loss = loss + TRAIL_WEIGHT / len(LABELS) * cross_entropy(part, packed.trail[:, i].to(self.device))
             if watched:
-                knows, looks = self.guide(packed, prefix, watched, scenes)
+                knows, looks = guide(packed, prefix, watched, shown, self.key, self.members)
                 loss, guided = loss + GUIDE_WEIGHT * (knows + looks), {"knows": knows.item(), "looks": looks.item()}
             hit = torch.ones_like(wanted)
             hit[wanted] = logits.argmax(-1) == targets[wanted]
@@ -129,35 +128,6 @@ class Hop(See):
         accuracy = {kind: sum(v) / len(v) for kind, v in right.items()}
         self.curriculum.learn(accuracy)
         return loss, {**figures, **guided, **accuracy}
-
-    def guide(self, packed: Packed, prefix: Prefix, watched: dict, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-        """Return two losses of step words in their lookup layer: does the word know what to look for, and does it look.
-
-        The first is cross-entropy of the digit (`next`) or the cell (other words) read off the word's state on entry,
-        the second -log of the attention it gives to the digit it leads to. Without them a decoder learns in which cell
-        the next digit must be and never looks there.
-        """
-        shown = torch.from_numpy(np.stack([labels(s) for s in scenes])).to(self.device)
-        size, looks, knows = packed.ids[0].numel(), [], []
-        for hops, layer in LOOKUP_LAYERS.items():
-            some = (packed.hops == hops).nonzero()[:, 0]
-            flat, trail = packed.anchors[some].to(self.device), packed.trail[some].to(self.device)
-            row, token, by_digit = flat // size, flat % size, packed.by_digit[some].to(self.device)
-            state, attention = watched[layer]
-            parts = self.key(state[row, token]).float().split(list(LABELS.values()), -1)
-            for label, chosen in ((0, by_digit), (2, ~by_digit), (3, ~by_digit)):
-                knows.append(cross_entropy(parts[label][chosen], trail[chosen, label], reduction="none"))
-            there = (shown[row, :, 2] == trail[:, 2:3]) & (shown[row, :, 3] == trail[:, 3:4])
-            weights = attention[:, GUIDED_HEADS][row, :, token][..., prefix.visual]
-            looks.append(-(weights * there[:, None]).sum(-1)[there.any(-1)].clamp_min(1e-6).log().flatten())
-        if len(packed.counted):
-            flat = packed.counted.to(self.device)
-            members = self.members(watched[COUNT_LAYER][0][flat // size, flat % size]).float()
-            knows.append(
-                binary_cross_entropy_with_logits(members, packed.among.to(self.device), reduction="none").sum(-1)
-            )
-        none = torch.zeros((), device=self.device)
-        return tuple(torch.cat(x).mean() if sum(map(len, x)) else none for x in (knows, looks))
 
     def state_dict(self) -> dict:
         """Return what a resumed run or a later stage needs."""
