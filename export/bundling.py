@@ -65,6 +65,13 @@ def write_bundle(
     """
     check_size(checkpoint, plans, options)
     mode: WeightsMode = options.weights if checkpoint.tensors else "none"
+    if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
+        raise CheckpointError(
+            "the checkpoint has no fast tokenizer",
+            where=str(checkpoint.folder),
+            expected="tokenizer.json",
+            fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
+        )
     with bundle.writing(output, overwrite) as folder:
         skeleton = weights.skeleton(checkpoint, options.dtype)
         tensors = weights.stored(skeleton.model, checkpoint)
@@ -81,13 +88,6 @@ def write_bundle(
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
                 shutil.copyfile(checkpoint.folder / name, folder / name)
-        if mode != "none" and not (folder / "tokenizer.json").is_file():
-            raise CheckpointError(
-                "the checkpoint has no fast tokenizer",
-                where=str(checkpoint.folder),
-                expected="tokenizer.json",
-                fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
-            )
         files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
         manifest = _manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -132,7 +133,32 @@ def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], output
             verbose=False,
         )
     assert program is not None
+    _name_dimensions(program.model, list(_per_input(dynamic)))
     return program.model
+
+
+def _per_input(dynamic: Any) -> Iterator[dict[int, Any]]:
+    """The dynamic axes of every tensor, in the order of the graph's inputs."""
+    if isinstance(dynamic, dict):
+        yield dynamic
+    else:
+        for part in dynamic:
+            yield from _per_input(part)
+
+
+def _name_dimensions(model: ir.Model, dynamic: list[dict[int, Any]]) -> None:
+    """Give symbolic dimensions the names they were declared with; the exporter leaves symbols such as s41."""
+    names: dict[str, str] = {}
+    for value, axes in zip(model.graph.inputs, dynamic, strict=True):
+        for axis, dim in axes.items():
+            symbol = str(value.shape[axis])  # type: ignore[index]
+            if symbol.isidentifier():
+                names.setdefault(symbol, dim.__name__)
+    pattern = re.compile(r"\b(" + "|".join(names) + r")\b")
+    for value in [*model.graph.inputs, *(out for node in model.graph for out in node.outputs)]:
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                value.shape[axis] = ir.SymbolicDim(pattern.sub(lambda found: names[found[1]], size.value))
 
 
 @contextlib.contextmanager

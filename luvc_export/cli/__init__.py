@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from luvc_export import __version__
-from luvc_export.cli import doctor, export, inspect, plan, run
+from luvc_export.cli import ablate as ablate_verb
 from luvc_export.cli import demo as demo_verb
+from luvc_export.cli import doctor, export, inspect, plan, run
 from luvc_export.cli import parity as parity_verb
 from luvc_export.errors import LuvcError
+
+#: Exit code of a process that SIGINT ended, as shells and typer have it.
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="luvc-export",
@@ -29,6 +33,7 @@ app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
+app.command("ablate")(ablate_verb.ablate)
 
 
 @app.callback()
@@ -48,9 +53,10 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing half-written was left behind", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        raise
     except LuvcError as error:
         if debug:
             raise

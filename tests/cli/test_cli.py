@@ -72,10 +72,10 @@ def test_run_answers_streams_and_draws(cli: Cli, demo_bundle: Bundle, picture: P
 
 def test_plan_prints_a_table_and_writes_a_file_that_export_takes(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
-    code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--speedup", 3, "-o", file)
-    assert code == 0 and "prefill FLOPs 3.0" in out and "merged to 64" in out
+    code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--speedup", 2, "-o", file)
+    assert code == 0 and "prefill FLOPs 2.0" in out and "merged to 64" in out
     plan = Plan.from_json(json.loads(file.read_text()))
-    assert plan.schedule == "speedup 3" and plan.keep[-1] == 0
+    assert plan.schedule == "speedup 2" and plan.keep[-1] == 0
     code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--plan", file, "--json")
     assert code == 0 and Plan.from_json(json.loads(out)["plan"]) == plan
 
