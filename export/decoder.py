@@ -282,9 +282,9 @@ class Span(NamedTuple):
     def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
         """Keep the rows at ``flat`` (``spu.flat_index``)."""
         index = spu.gather(self.kept.flatten(1), flat, groups, tokens, keep)
-        moved = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
+        order, cos, sin = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
         planes = None if self.planes is None else spu.gather(self.planes, flat, groups, tokens, keep)
-        return Span(*moved, index.unflatten(1, (groups, keep)), planes)
+        return Span(order, cos, sin, index.unflatten(1, (groups, keep)), planes)
 
     def empty(self) -> Span:
         """No visual token left."""
