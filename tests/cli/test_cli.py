@@ -64,7 +64,8 @@ def test_run_answers_streams_and_draws(cli: Cli, demo_bundle: Bundle, picture: P
     code, out, err = cli(*args, "--plan", "thirds", "--show-kept", kept)
     assert (code, out.strip()) == (0, case.answer)
     assert "visual tokens by layer 64 64 64 32 32 16 16 0" in err
-    assert Image.open(kept).width > 1000
+    with Image.open(kept) as sheet:
+        assert sheet.width > 1000
     code, out, _ = cli(*args, "--plan", "none", "--json")
     data = json.loads(out)
     assert code == 0 and data["text"] == case.answer and data["timings"]["visual_tokens"] == [81] * 8
