@@ -81,13 +81,15 @@ class TargetSpec:
             raise UsageError(f"the target {self.name!r} contradicts itself:\n{lines}")
 
 
-#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself (docs/surgery.md).
+#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, and fused nodes run
+#: as fast from their bodies as inlined beforehand (docs/surgery.md). Bundles hold graphs made for it.
 ORT_CPU = TargetSpec(
     "cpu",
     "onnx",
     topk_limit=None,
     precisions=("fp32", "fp16", "bf16"),
     kv="attention",
+    functions=True,
     packed_heads=True,
     bytes=True,
     softmax_precision=True,

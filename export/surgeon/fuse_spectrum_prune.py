@@ -89,13 +89,15 @@ def ensures(surgery: Surgery, fired: int) -> None:
 
 def match_score(score: gs.Tensor) -> Score | None:
     """Recognise low, residual and ratio along tokens or channels."""
-    node = source(score)
+    node = source(strip(score, "Reshape"))
     if node is None:
         return None
+    filtered: gs.Tensor | None
     if node.op == "Div":
-        passed, whole = up(node.inputs[0], "ReduceL2"), up(node.inputs[1], "ReduceL2")
-        kind, filtered, plain = "ratio", passed and passed.inputs[0], whole and whole.inputs[0]
-    elif node.op == "ReduceL2" and (minus := up(node.inputs[0], "Sub")) is not None:
+        norms = [up(strip(tensor, "Reshape"), "ReduceL2") for tensor in node.inputs]
+        kind = "ratio"
+        filtered, plain = (norm.inputs[0] if norm is not None else None for norm in norms)
+    elif node.op == "ReduceL2" and (minus := up(strip(node.inputs[0], "Reshape"), "Sub")) is not None:
         kind, plain, filtered = "residual", minus.inputs[0], minus.inputs[1]
     elif node.op == "ReduceL2":
         kind, filtered, plain = "low", node.inputs[0], None

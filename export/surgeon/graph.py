@@ -39,6 +39,8 @@ class Surgery:
         target: What the back-end can do.
         plan: What was planned.
         precision: Wanted arithmetic.
+        text_capacity: Text rows of caches of fixed capacity.
+        images: Images of such caches.
         functions: ONNX function bodies by operator name.
         reasons: Why the running pass left something alone.
     """
@@ -47,6 +49,8 @@ class Surgery:
     target: TargetSpec
     plan: Plan
     precision: Precision = "fp32"
+    text_capacity: int | None = None
+    images: int = 1
     functions: dict[str, onnx.FunctionProto] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     running: str = ""

@@ -80,9 +80,11 @@ def _pack(surgery: Surgery, node: gs.Node) -> bool:
 
 
 def _cache(tensor: gs.Tensor) -> gs.Node | None:
-    """The Concat of past and new rows, if ``tensor`` is one."""
-    node = up(tensor, "Concat")
-    if node is None or len(node.inputs) != 2 or node.attrs.get("axis") not in (2, -2) or source(node.inputs[0]):
+    """What joins past and new rows, if ``tensor`` comes from it."""
+    node = up(tensor, "Concat", "TensorScatter")
+    if node is None or node.op == "TensorScatter":
+        return node
+    if len(node.inputs) != 2 or node.attrs.get("axis") not in (2, -2) or source(node.inputs[0]):
         return None
     return node
 

@@ -19,6 +19,7 @@ from luvc_export.export.surgeon import (
     fuse_qkv,
     fuse_spectrum_prune,
     inline_functions,
+    inplace_kv,
     lint,
     lower_dialect,
     pack_heads,
@@ -63,6 +64,7 @@ PASSES: tuple[Pass, ...] = (
     cast_precision,
     inline_functions,
     unpack_heads,
+    inplace_kv,
     pack_heads,
     lower_dialect,
     fold_shapes,
@@ -74,6 +76,9 @@ def operate(
     model: onnx.ModelProto,
     target: TargetSpec,
     precision: Precision = "fp32",
+    *,
+    text_capacity: int | None = None,
+    images: int = 1,
     passes: tuple[Pass, ...] = PASSES,
 ) -> tuple[onnx.ModelProto, GraphReport]:
     """Run every pass on a traced graph; external weights are not read.
@@ -82,12 +87,15 @@ def operate(
         model: Traced graph with its plan in the metadata, or a result of this function.
         target: What to make it for.
         precision: Arithmetic wanted.
+        text_capacity: Text tokens a cache of fixed capacity holds; needed for the KV form ``inplace`` alone.
+        images: Images such a cache holds.
         passes: The list, for tests.
 
     Raises:
         CheckFailed: A pass broke its promise, or lint found something.
     """
     surgery = Surgery.open(model, target, precision)
+    surgery.text_capacity, surgery.images = text_capacity, images
     reports = []
     before = size(model)
     for item in passes:

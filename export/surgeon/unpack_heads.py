@@ -44,6 +44,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
     Raises:
         CheckFailed: Names one.
     """
+    surgery.graph.cleanup()
     for node in surgery.nodes("Attention", "RotaryEmbedding") if fired else ():
         if "q_num_heads" in node.attrs or "num_heads" in node.attrs:
             raise CheckFailed("heads are still packed", where=node.name)

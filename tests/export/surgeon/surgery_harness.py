@@ -1,0 +1,151 @@
+"""Traced tiny graphs, random inputs by the contract, and outputs compared in prefill, decode, two images, a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon.graph import PLAN_KEY, Surgery
+from luvc_export.export.surgeon.tolerance import TOLERANCES
+from luvc_export.plan import Plan
+from luvc_export.target import ORT_CPU, TargetSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+RTX = TargetSpec(
+    "rtx", "onnx", precisions=("fp16", "bf16", "fp32"), fp32_attention="decomposable", profiles="wide"
+)
+TRT103 = TargetSpec("trt-10.3", "primitive", opset=20, precisions=("fp16", "bf16", "fp32"), profiles="pair")
+INPLACE = TargetSpec("cpu-inplace", "onnx", opset=24, topk_limit=None, kv="inplace")
+INLINED = TargetSpec("inlined", "onnx", topk_limit=None, kv="attention", packed_heads=True)
+PLUGINS = TargetSpec("plugins", "onnx", plugins=frozenset({"SpectrumPrune", "SpectrumDrop", "OrthogonalMerge"}))
+
+#: (batch, images, text, past images, past text)
+CASES = {"prefill": (1, 1, 9, 0, 0), "decode": (1, 0, 1, 1, 9), "two": (1, 2, 5, 0, 0), "batch": (2, 1, 6, 0, 0)}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The two halves as the exporter leaves them, and their plan."""
+
+    vision: onnx.ModelProto
+    decoder: onnx.ModelProto
+    plan: Plan
+
+
+def session(model: onnx.ModelProto) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def feeds(model: onnx.ModelProto, plan: Plan, case: tuple[int, int, int, int, int], seed: int = 0) -> Arrays:
+    """Random decoder inputs; row 1 of a batch is padded."""
+    batch, images, text, past_images, past_text = case
+    random = np.random.default_rng(seed)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    axes, hidden, tokens = shapes["position_ids"][0], shapes["visual_embeds"][3], plan.vision_tokens
+    span, begin = images * tokens, past_images * tokens + past_text
+    mask = np.ones((batch, past_text + text), np.bool_)
+    mask[1:, -2:] = False
+    grid = np.arange(span) % 5
+    given: Arrays = {
+        "visual_embeds": random.normal(size=(batch, images, tokens, hidden)).astype(np.float32),
+        "input_ids": random.integers(3, 100, (batch, text)),
+        "visual_position_ids": np.broadcast_to(grid, (axes, batch, span)).astype(np.float32),
+        "position_ids": np.broadcast_to(np.arange(text) + begin + 5, (axes, batch, text)).astype(np.float32),
+        "visual_order": np.broadcast_to(np.arange(span), (batch, span)).copy(),
+        "order": np.broadcast_to(np.arange(text) + span, (batch, text)).copy(),
+        "text_mask": mask,
+        "logits_indices": np.broadcast_to(np.arange(text), (batch, text)).copy(),
+    }
+    for name, shape in shapes.items():
+        if name.startswith("past_key_values"):
+            rows = past_images * plan.keep[int(name.split(".")[1])] + past_text
+            given[name] = random.normal(size=(batch, shape[1], rows, shape[3])).astype(np.float32)
+    return given
+
+
+def inputs(model: onnx.ModelProto, plan: Plan) -> dict[str, Arrays]:
+    """Feeds of every case, for either half."""
+    first = model.graph.input[0]
+    if first.name != "image":
+        return {name: feeds(model, plan, case) for name, case in CASES.items()}
+    shape = [d.dim_value for d in first.type.tensor_type.shape.dim][1:]
+    random = np.random.default_rng(3)
+    return {f"{n} images": {"image": random.integers(0, 256, (n, *shape), dtype=np.uint8)} for n in (1, 2)}
+
+
+def run(model: onnx.ModelProto, given: Arrays) -> Arrays:
+    """Outputs by name; float inputs follow the graph's type."""
+    made = session(model)
+    kinds = {item.name: item.type for item in made.get_inputs()}
+    narrow = {name: a.astype(np.float16) if kinds[name] == "tensor(float16)" else a for name, a in given.items()}
+    return dict(zip([item.name for item in made.get_outputs()], made.run(None, narrow), strict=True))
+
+
+def differences(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -> dict[str, float]:
+    """Largest difference of each case, relative to the largest value; infinite where shapes or names differ."""
+    found = {}
+    for case, given in inputs(before, plan).items():
+        old, new = run(before, given), run(after, given)
+        worst = 0.0 if list(old) == list(new) else np.inf
+        for name in old if worst == 0 else ():
+            a, b = old[name].astype(np.float64), new[name].astype(np.float64)
+            if a.shape != b.shape or not np.isfinite(b).all():
+                worst = np.inf
+            elif a.size:
+                worst = max(worst, float(np.abs(a - b).max() / max(1.0, np.abs(a).max())))
+        found[case] = worst
+    return found
+
+
+def equal(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan, kind: str) -> bool:
+    """Whether every case is within the written tolerance of ``kind``."""
+    return max(differences(before, after, plan).values()) <= TOLERANCES[kind].largest
+
+
+def cut(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **options: Any) -> onnx.ModelProto:
+    """The graph after ``passes`` (the whole list where none is named)."""
+    chosen = {"passes": passes} if passes else {}
+    return operate(model, target, **chosen, **options)[0]
+
+
+def fired(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **options: Any) -> tuple[int, str]:
+    """How often the last of ``passes`` fired, and its reason."""
+    report = operate(model, target, passes=passes, **options)[1].passes[-1]
+    return report.fired, report.reason
+
+
+def small(text: str, plan: Plan | None = None, opset: int = 23) -> onnx.ModelProto:
+    """A graph in ONNX's text form, with a plan."""
+    model: onnx.ModelProto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
+    plan = plan or Plan((1, 4), (4, 4), last_layer="full")
+    model.metadata_props.add(key=PLAN_KEY, value=json.dumps(plan.to_json()))
+    return model
+
+
+def opened(text: str, target: TargetSpec = ORT_CPU, plan: Plan | None = None) -> Surgery:
+    return Surgery.open(small(text, plan), target)
+
+
+def edited(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
+    """A changed copy."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    change(copy)
+    return copy
+
+
+def operators(model: onnx.ModelProto, *names: str) -> int:
+    return sum(node.op_type in names for node in model.graph.node)
