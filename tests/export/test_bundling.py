@@ -28,7 +28,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
     for file, members in shards.items():
         save_file({name: tensors[name].contiguous() for name in members}, folder / file)
-    index = {"weight_map": {name: file for file, members in shards.items() for name in members}}
+    index = {"metadata": {}, "weight_map": {name: file for file, members in shards.items() for name in members}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
 
