@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The folders behind the links in luvc_export: ruff does not follow links, mypy does.
+SOURCES := luvc_export export engines runtime calibration tests examples plugins
 
 .PHONY: demo test lint bench gpu-check clean
 
@@ -13,8 +15,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
-	$(BIN)/ruff check luvc_export tests
-	$(BIN)/ruff format --check luvc_export tests
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 
 clean:

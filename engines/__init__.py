@@ -1,4 +1,4 @@
 """TensorRT and TensorRT-RTX engines: targets, builder, inspection."""
 
 if __name__ != "luvc_export.engines":
-    raise ImportError("import luvc_export.engines instead of engines: the top-level folder is only where the source lies")
+    raise ImportError("import luvc_export.engines not engines: the top-level folder only holds the source")

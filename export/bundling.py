@@ -230,9 +230,7 @@ def _manifest(
     resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
     copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
     return Manifest(
-        source=Source(
-            checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision
-        ),
+        source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
         dtype=options.dtype,  # type: ignore[arg-type]
         image=ImageInput(
             options.image_size,

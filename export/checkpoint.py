@@ -21,7 +21,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: safetensors dtype name (``F32``, ``F16``, ``BF16``), byte offset and length in ``file``."""
+    """Where one tensor lies: offset and length in ``file``; ``dtype`` is safetensors' name (F32, F16, BF16)."""
 
     file: Path
     offset: int
@@ -80,7 +80,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
 
 def _download(model: str, revision: str | None, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = _HUB_FILES if weights else [name for name in _HUB_FILES if name != "*.safetensors"]
     try:

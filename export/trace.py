@@ -25,9 +25,11 @@ from luvc_export.shapes import DecoderShape
 OPSET = 23
 IR_VERSION = 10
 
-#: Data-dependent control flow, sequences and operators TensorRT lacks (docs of its parser; DFT only from 11.2).
-FORBIDDEN = ("If", "Loop", "Scan", "Sequence", "Split" + "ToSequence", "ConcatFromSequence", "NonZero", "Scatter", "DFT")
-FORBIDDEN += ("Compress", "Unique")
+#: Data-dependent control flow, sequences and operators TensorRT lacks (its parser's operator list; DFT only from 11.2).
+FORBIDDEN = (
+    "If", "Loop", "Scan", "Sequence", "SplitToSequence", "ConcatFromSequence", "NonZero", "Scatter", "DFT", "Compress",
+    "Unique",
+)  # fmt: skip
 
 
 class FlatDecoder(nn.Module):
@@ -156,9 +158,12 @@ def _name_dimensions(model: ir.Model, dynamic: list[dict[int, Any]]) -> None:
                 names.setdefault(symbol, dim.__name__)
     pattern = re.compile(r"\b(" + "|".join(names) + r")\b")
     for value in [*model.graph.inputs, *(out for node in model.graph for out in node.outputs)]:
-        for axis, size in enumerate(value.shape or ()):
+        shape = value.shape
+        if shape is None:
+            continue
+        for axis, size in enumerate(shape):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                value.shape[axis] = ir.SymbolicDim(pattern.sub(lambda found: names[found[1]], size.value))
+                shape[axis] = ir.SymbolicDim(pattern.sub(lambda found: names[found[1]], size.value))
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
     """
     with torch.device("meta"):
         model = checkpoint.family.build(checkpoint.config).eval()
-    model.tie_weights()
+    model.tie_weights()  # type: ignore[operator]
     stand_ins: dict[int, nn.Parameter] = {}
     names: dict[int, str] = {}
     for module_name, module in model.named_modules():
@@ -170,6 +170,7 @@ def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Tenso
         name, dtype = str(value.name), value.dtype
         place = placed.get(name)
         shape = ir.Shape([int(d) for d in value.shape])  # type: ignore[union-attr, arg-type]
+        assert dtype is not None
         in_file = dtype if place is None else {v: _STORED[k] for k, v in _NAMES.items()}[place.dtype]
         bytes_ = int(torch.Size(shape.numpy()).numel() * in_file.itemsize) if place is None else place.bytes
         tensor = ir.ExternalTensor(
@@ -190,4 +191,6 @@ def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Tenso
 
 def used(model: Any) -> set[str]:
     """Names of the external tensors a graph uses."""
-    return {name for name, value in model.graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)}
+    return {
+        name for name, value in model.graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)
+    }

@@ -29,13 +29,13 @@ def staged(layers: int, tokens: int, fractions: tuple[float, float, float]) -> t
 
 def linear(layers: int, tokens: int) -> tuple[int, ...]:
     """A straight line from all tokens at layer 0 to none at the last."""
-    return tuple(round(tokens * (1 - layer / (layers - 1))) for layer in range(layers - 1)) + (0,)
+    return (*(round(tokens * (1 - layer / (layers - 1))) for layer in range(layers - 1)), 0)
 
 
 def cosine(layers: int, tokens: int) -> tuple[int, ...]:
     """Half a cosine from all tokens at layer 0 to none at the last: slow first, fast in the middle."""
     wave = (0.5 + 0.5 * math.cos(math.pi * layer / (layers - 1)) for layer in range(layers - 1))
-    return tuple(round(tokens * height) for height in wave) + (0,)
+    return (*(round(tokens * height) for height in wave), 0)
 
 
 SCHEDULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {"thirds": thirds, "linear": linear, "cosine": cosine}
@@ -88,9 +88,7 @@ def solve_speedup(shape: DecoderShape, full: int, tokens: int, text: int, speedu
     return _solve(shape, tokens, "speedup", target, lambda keep: sum(prefill_flops(shape, keep, text)))
 
 
-def solve_kv(
-    shape: DecoderShape, tokens: int, text: int, mebibytes: float, element_bytes: int = 2
-) -> tuple[int, ...]:
+def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, element_bytes: int = 2) -> tuple[int, ...]:
     """Mildest staged schedule whose KV cache with ``text`` text tokens fits ``mebibytes`` MiB.
 
     Raises:

@@ -64,6 +64,7 @@ def kept_name(layer: int) -> str:
 def forced_name(layer: int) -> str:
     """Input of the debug graph that replaces the selection of the prune at ``layer``.
 
-    int64 [B, G, keep], ascending, counted within the span that enters the prune (``kept_name`` counts from the encoder).
+    int64 [B, G, keep], ascending, counted within the span that enters the prune; ``kept_name`` counts from the
+    encoder.
     """
     return f"forced_indices.{layer}"

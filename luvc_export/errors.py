@@ -50,7 +50,7 @@ class CheckpointError(UsageError):
     """A checkpoint that is missing, truncated or of an unsupported family: exit code 2."""
 
 
-class CheckFailed(LuvcError):
+class CheckFailed(LuvcError):  # noqa: N818
     """A check ran and failed: exit code 1."""
 
     exit_code = 1

@@ -218,7 +218,9 @@ def _budget_problems(plan: Plan) -> list[str]:
         if layer and count > plan.keep[layer - 1]:
             problems.append(f"keep[{layer}]: grows from {plan.keep[layer - 1]} to {count}; pruned tokens do not return")
     if plan.last_layer == "drop" and plan.keep[-1]:
-        problems.append(f"keep[{plan.layers - 1}]: got {plan.keep[-1]}, last_layer 'drop' lets none in: use 0 or kv_only")
+        problems.append(
+            f"keep[{plan.layers - 1}]: got {plan.keep[-1]}, last_layer 'drop' lets none in: use 0 or kv_only"
+        )
     if plan.reducer == "merge" and not problems:
         for layer, before, kept in plan.prunes:
             if kept and layer not in plan.stage_grids:

@@ -8,12 +8,12 @@ from pathlib import Path
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+from hypothesis import settings
 
-from luvc_export import export_bundle, make_plan  # noqa: E402
-from luvc_export.bundle import Bundle  # noqa: E402
-from luvc_export.demo import CHECKPOINT, IMAGE_SIZE  # noqa: E402
+from luvc_export import export_bundle, make_plan
+from luvc_export.bundle import Bundle
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repo")

@@ -20,11 +20,15 @@ def shape(layers: int) -> DecoderShape:
     return DecoderShape(**{**QWEN_3B.__dict__, "layers": layers})
 
 
-@pytest.mark.parametrize(("layers", "text", "expected"), [(36, 64, 2.20), (36, 256, 1.88), (12, 64, 2.24), (6, 64, 2.32)])
+@pytest.mark.parametrize(
+    ("layers", "text", "expected"), [(36, 64, 2.20), (36, 256, 1.88), (12, 64, 2.24), (6, 64, 2.32)]
+)
 def test_flop_model_gives_the_published_ratios_of_thirds(layers: int, text: int, expected: float) -> None:
     model = shape(layers)
     full = sum(budgets.prefill_flops(model, [1024] * layers, text))
-    assert full / sum(budgets.prefill_flops(model, budgets.thirds(layers, 768), text)) == pytest.approx(expected, abs=5e-3)
+    assert full / sum(budgets.prefill_flops(model, budgets.thirds(layers, 768), text)) == pytest.approx(
+        expected, abs=5e-3
+    )
 
 
 def test_flops_of_one_layer_by_hand() -> None:

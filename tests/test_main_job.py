@@ -1,4 +1,4 @@
-"""The main job on the bundled model: the bundle answers as Hugging Face does, and as the compressed torch modules do."""
+"""The main job on the bundled model: the bundle answers as Hugging Face and as the compressed torch modules do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from luvc_export.demo import CHECKPOINT
 from luvc_export.demo.glyphs import Case, cases
 from luvc_export.export.families import find
 from luvc_export.export.families.base import Normalise
-from luvc_export.layout import arrange
+from luvc_export.layout import Layout, arrange
 from luvc_export.runtime.session import Session
 
 QUESTIONS = 504
@@ -64,7 +64,9 @@ def hugging_face(session: Session, questions: list[list[Case]]) -> list[str]:
     for group in questions:
         vision = processor([group[0].images[0]], return_tensors="pt")
         prompts = [session.prepare(group[0].images[0], case.prompt).token_ids for case in group]
-        ids = torch.tensor([[t for token in ids for t in ([token] * 81 if token == 120 else [token])] for ids in prompts])
+        ids = torch.tensor(
+            [[t for token in ids for t in ([token] * 81 if token == 120 else [token])] for ids in prompts]
+        )
         with torch.no_grad():
             logits = model()(
                 input_ids=ids,
@@ -108,7 +110,13 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle) -> 
         for case in group:
             ids = list(session.prepare(group[0].images[0], case.prompt).token_ids)
             placed = arrange(ids, 120, positions.numpy(), entry.plan.grid, "mrope")
-            arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
+            arrays = (
+                placed.input_ids,
+                placed.visual_position_ids,
+                placed.position_ids,
+                placed.visual_order,
+                placed.order,
+            )
             mask, rows = torch.ones(1, len(ids) - 1, dtype=torch.bool), torch.arange(len(ids) - 1)[None]
             with torch.no_grad():
                 logits, _, kept = decoder(embeds[None], *map(torch.from_numpy, arrays), mask, rows, empty)
@@ -127,6 +135,11 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle) -> 
     assert asked >= 200 and ties <= asked // 20
 
 
+def decoder_arrays(placed: Layout) -> tuple[NDArray[Any], ...]:
+    """The layout's arrays in the order of the decoder's inputs."""
+    return placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order
+
+
 def tie(decoder: Any, embeds: torch.Tensor, placed: Any, mask: torch.Tensor, empty: list[torch.Tensor]) -> bool:
     """Whether some prune's scores at places K and K + 1 are closer than ``TIE``."""
     gaps: list[float] = []
@@ -142,7 +155,7 @@ def tie(decoder: Any, embeds: torch.Tensor, placed: Any, mask: torch.Tensor, emp
 
     decoder.score = spy
     try:
-        arrays = (placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order)
+        arrays = decoder_arrays(placed)
         with torch.no_grad():
             decoder(embeds[None], *map(torch.from_numpy, arrays), mask, torch.zeros(1, 1, dtype=torch.int64), empty)
     finally:

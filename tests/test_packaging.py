@@ -46,8 +46,12 @@ def test_every_module_of_the_unpacked_wheel_imports(wheel: Path, tmp_path: Path)
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", code, str(tmp_path / "site")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 50

@@ -9,9 +9,7 @@ from luvc_export.planning import Request, place_merges, solve
 from luvc_export.shapes import DecoderShape, EncoderShape
 
 LLM = DecoderShape(layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, intermediate=11008, vocab=9, context=999)
-VISION = EncoderShape(
-    blocks=32, hidden=1280, intermediate=3420, unit=4, window=4, full_attention=(7, 15, 23, 31)
-)
+VISION = EncoderShape(blocks=32, hidden=1280, intermediate=3420, unit=4, window=4, full_attention=(7, 15, 23, 31))
 
 
 def test_default_spreads_merging_over_the_later_full_attention_blocks() -> None:

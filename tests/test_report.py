@@ -8,9 +8,7 @@ from luvc_export.report import cost
 from luvc_export.shapes import DecoderShape
 from luvc_export.survival import draw
 
-SHAPE = DecoderShape(
-    layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256, context=2048
-)
+SHAPE = DecoderShape(layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256, context=2048)
 
 
 def test_cost_counts_every_layer_and_the_uncompressed_is_one() -> None:

@@ -49,7 +49,10 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     Raises:
         UsageError: The family's processor output is not supported, or inputs do not fit the plan.
     """
-    family = families.find(model.config.model_type, type(model).__name__)
+    family = families.find(
+        str(model.config.model_type),  # type: ignore[union-attr]
+        type(model).__name__,
+    )
     vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
     if not hasattr(vision, "from_patches"):
         raise UsageError("compression inside transformers is not there for this family", got=family.model_type)

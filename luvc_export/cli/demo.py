@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.errors import CheckFailed, UsageError
 
 PLANS = ("none", "thirds")
 
@@ -27,13 +28,12 @@ def demo(
     """
     from PIL import Image
 
-    from luvc_export.demo import IMAGE_SIZE
     from luvc_export.demo.glyphs import cases, in_words
     from luvc_export.pipeline import load_bundle
     from luvc_export.report import cost
 
     if pictures < 1:
-        raise options.UsageError("at least one picture is needed", where="--pictures", got=pictures)
+        raise UsageError("at least one picture is needed", where="--pictures", got=pictures)
     folder = bundle(output, as_json)
     sessions = {name: load_bundle(folder, plan=name) for name in PLANS}
     asked = list(cases("demo", 18 * pictures, seed))
@@ -42,7 +42,7 @@ def demo(
     rows: list[dict[str, Any]] = []
     with options.progress(quiet=as_json) as tell:
         for number, case in enumerate(asked):
-            question, right = in_words(case)
+            question, _ = in_words(case)
             answers = {}
             for name, session in sessions.items():
                 result = session.generate(case.images[0], case.prompt, max_new_tokens=1)
@@ -71,8 +71,6 @@ def demo(
     else:
         _print(summary, rows[:18], costs, last)
     if min(correct.values()) < 0.8 * len(rows):
-        from luvc_export.errors import CheckFailed
-
         raise CheckFailed("the demo answered too many questions wrong", got=correct, expected=f"80 % of {len(rows)}")
 
 

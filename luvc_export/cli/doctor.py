@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
-from luvc_export.errors import MachineError
+from luvc_export.errors import MachineError, UsageError
 
 #: What each part of the tool needs: distribution names, and the extra that brings them.
 PARTS = {
@@ -26,9 +26,7 @@ PARTS = {
 
 
 def doctor(
-    need: Annotated[
-        list[str] | None, typer.Option("--need", help="Exit 3 unless this part works; repeat.")
-    ] = None,
+    need: Annotated[list[str] | None, typer.Option("--need", help="Exit 3 unless this part works; repeat.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and how to get what does not.
@@ -54,7 +52,7 @@ def doctor(
     for name in need or ["run on CPU"]:
         match = next((part for part in PARTS if part.lower().startswith(name.lower())), None)
         if match is None:
-            raise options.UsageError("unknown part", where="--need", got=name, expected=", ".join(PARTS))
+            raise UsageError("unknown part", where="--need", got=name, expected=", ".join(PARTS))
         if parts[match]["missing"]:
             raise MachineError(f"{match} does not work here", got=parts[match]["missing"], fix=parts[match]["fix"])
 

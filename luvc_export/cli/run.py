@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.errors import UsageError
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
     from luvc_export.pipeline import load_bundle
 
     if show_kept is not None and not image:
-        raise options.UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image")
+        raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image")
     session = load_bundle(bundle, backend, plan, threads=threads, verify=verify)
     sampling: dict[str, Any] = {"max_new_tokens": session_budget(session, max_new_tokens, image, prompt)}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": tuple(stop or ())}

@@ -31,7 +31,8 @@ COLOURS = {
     "N": (120, 70, 20),
     "P": (255, 120, 160),
 }
-NAMES = dict(zip(COLOURS, "red green blue black magenta orange cyan brown pink".split(), strict=True))
+_WORDS = ("red", "green", "blue", "black", "magenta", "orange", "cyan", "brown", "pink")
+NAMES = dict(zip(COLOURS, _WORDS, strict=True))
 
 #: First word of the seed sequence of each split; the rehearsal trained on other seeds.
 SPLITS = {"heldout": 1, "calibration": 2, "demo": 3}

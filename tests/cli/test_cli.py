@@ -101,7 +101,9 @@ def test_wrong_model_type_suggests(cli: Cli, checkpoint: Path, tmp_path: Path) -
 
 def test_missing_weights(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
-    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "weight file of the checkpoint is missing", "model.safetensors")
+    refused(
+        cli("export", checkpoint, "-o", tmp_path / "b"), "weight file of the checkpoint is missing", "model.safetensors"
+    )
     (checkpoint / "pytorch_model.bin").write_bytes(b"x")
     refused(cli("export", checkpoint, "-o", tmp_path / "b"), "pickled weights")
 
@@ -125,9 +127,11 @@ def test_tensor_missing_or_of_another_shape(cli: Cli, checkpoint: Path, tmp_path
         path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
     write({key: value for key, value in header.items() if key != name})
-    refused(cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "lacks tensors", "layers.3.mlp.up_proj")
+    refused(
+        cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "lacks tensors", "layers.3.mlp.up_proj"
+    )
     write(header | {name: header[name] | {"shape": header[name]["shape"][::-1]}})
-    refused(cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "does not fit its config", "up_proj")
+    refused(cli(*export), "does not fit its config", "up_proj")
 
 
 def test_no_checkpoint_and_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
@@ -141,7 +145,9 @@ def test_no_checkpoint_and_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_
 
 def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "tokenizer.json").unlink()
-    refused(cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "no fast tokenizer", "save_pretrained")
+    refused(
+        cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "no fast tokenizer", "save_pretrained"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bundle
+from numpy.typing import NDArray
+
 from luvc_export.bundle import Bundle
 from luvc_export.runtime.session import Session
-from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ import pytest
 import tiny_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from luvc_export.runtime.detokenise import TextStream
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from luvc_export.runtime.detokenise import TextStream
 
 BYTES = tiny_bundle.tokenizer()
 

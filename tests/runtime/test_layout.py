@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from luvc_export.errors import UsageError
-from luvc_export.layout import arrange
 from numpy.typing import NDArray
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+from luvc_export.errors import UsageError
+from luvc_export.layout import arrange
 
 IMAGE = 99
 

@@ -11,6 +11,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 import tiny_bundle
+
 from luvc_export import bundle as bundles
 from luvc_export.bundle import Bundle
 from luvc_export.errors import MachineError, UsageError

@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.manifest import Fit, ImageInput
 from luvc_export.runtime.preprocess import preprocess
-from PIL import Image
 
 GREY = (127, 127, 127)
 WIDE = Image.new("RGB", (80, 40), (255, 0, 0))

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bundle
+from tokenizers import processors
+
 from luvc_export import bundle as bundles
 from luvc_export.bundle import Bundle
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.prompt import PromptEncoder, question
-from tokenizers import processors
 
 IMAGE = tiny_bundle.IMAGE_TOKEN
 ONE = np.zeros((4, 4, 3), np.uint8)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bundle
+from numpy.typing import NDArray
+
 from luvc_export import bundle as bundles
 from luvc_export import contract
 from luvc_export.bundle import Bundle
@@ -16,7 +18,6 @@ from luvc_export.plan import Plan
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session, State
-from numpy.typing import NDArray
 
 IMAGE = tiny_bundle.IMAGE_TOKEN
 Picture = NDArray[np.uint8]

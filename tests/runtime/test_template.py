@@ -5,14 +5,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import luvc_export
 import pytest
 import tiny_bundle
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
+
+import luvc_export
 from luvc_export import bundle as bundles
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.template import ChatTemplate, load_template, plain_data
-from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
 
 QWEN2_VL = """{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}
 {% for message in messages %}

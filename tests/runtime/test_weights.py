@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import tiny_bundle
+from onnx import helper
+
 from luvc_export import bundle as bundles
 from luvc_export.bundle import Bundle
 from luvc_export.errors import BundleError, MachineError
@@ -16,7 +18,6 @@ from luvc_export.runtime import memory
 from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.weights import reference_arrays
-from onnx import helper
 
 
 def changed(bundle: Bundle, tensor: dict[str, Any] | None = None, **weights: Any) -> Bundle:

@@ -15,7 +15,9 @@ def fft_lowpass(z: Tensor, rho: float, dim: int) -> Tensor:
     """Ideal low-pass through torch.fft."""
     spectrum = torch.fft.rfft(z.double(), dim=dim)
     frequency = torch.arange(spectrum.shape[dim])
-    passes = (frequency <= spu.cutoff(z.shape[dim], rho)).reshape([-1 if d == dim % z.dim() else 1 for d in range(z.dim())])
+    passes = (frequency <= spu.cutoff(z.shape[dim], rho)).reshape(
+        [-1 if d == dim % z.dim() else 1 for d in range(z.dim())]
+    )
     return torch.fft.irfft(spectrum * passes, n=z.shape[dim], dim=dim).float()
 
 
@@ -25,7 +27,9 @@ lengths, shares = st.integers(1, 65), st.floats(0.02, 1.0)
 @given(lengths, shares, st.integers(0, 1000))
 def test_lowpass_is_the_fft_one(length: int, rho: float, seed: int) -> None:
     z = torch.randn(2, 3, length, 5, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(spu.lowpass(z, spu.lowpass_basis(length, rho)), fft_lowpass(z, rho, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        spu.lowpass(z, spu.lowpass_basis(length, rho)), fft_lowpass(z, rho, 2), atol=1e-5, rtol=0
+    )
 
 
 @given(lengths, shares)

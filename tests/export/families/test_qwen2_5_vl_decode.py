@@ -40,7 +40,11 @@ def test_ignored_windows_reach_the_logits() -> None:
     ids, images = tiny.prompt(1), tiny.images(1)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     vision = tiny.vision(tiny.plan)
-    right = harness.logits(tiny, decoder, harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images, vision)[:2]))
+
+    def logits() -> torch.Tensor:
+        seen = harness.see(tiny, tiny.plan, images, vision)[:2]
+        return harness.logits(tiny, decoder, harness.lay_out(tiny, tiny.plan, ids, *seen))
+
+    right = logits()
     vision.full = tuple(range(tiny.family.encoder_shape(tiny.config).blocks))
-    wrong = harness.logits(tiny, decoder, harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images, vision)[:2]))
-    assert harness.difference(wrong, right) > SABOTAGE
+    assert harness.difference(logits(), right) > SABOTAGE
