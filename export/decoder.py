@@ -72,9 +72,8 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Run prefill (empty ``past``) or decode (G = 0); shapes in ``luvc_export.contract``.
 
-        Args:
-            past: key, value of layer 0, key, value of layer 1, ...
-            forced: Per pruning layer, indices [B, G, keep] that replace the selection (parity).
+        ``past`` is key, value of layer 0, key, value of layer 1, and so on; ``forced`` gives, per pruning layer, the
+        indices [B, G, keep] that replace the selection (parity). The other inputs are the graph's.
 
         Returns:
             Logits fp32 [B, n, vocab], present caches in the order of ``past``, and for each prune with a budget

@@ -127,9 +127,8 @@ def test_tensor_missing_or_of_another_shape(cli: Cli, checkpoint: Path, tmp_path
         path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
     write({key: value for key, value in header.items() if key != name})
-    refused(
-        cli("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE), "lacks tensors", "layers.3.mlp.up_proj"
-    )
+    export = ("export", checkpoint, "-o", tmp_path / "b", "--image-size", SIZE)
+    refused(cli(*export), "lacks tensors", "layers.3.mlp.up_proj")
     write(header | {name: header[name] | {"shape": header[name]["shape"][::-1]}})
     refused(cli(*export), "does not fit its config", "up_proj")
 
