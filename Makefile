@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
 SOURCES := luvc_export export engines runtime calibration tests examples plugins
 
-.PHONY: demo test lint bench gpu-check clean
+.PHONY: demo test lint native gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
@@ -18,6 +18,16 @@ lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+
+# The C++ host library of plugins/: reference kernels and their tests, plain and under sanitizers. Needs GoogleTest.
+native:
+	for preset in host host-asan; do \
+	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
+
+# What needs a GPU: native kernels against the host reference, timings, sanitizers. Says why where there is none.
+gpu-check: $(STAMP)
+	plugins/gpu-check.sh
+	$(BIN)/python -m pytest tests/gpu
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
