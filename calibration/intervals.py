@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 
@@ -18,7 +21,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def accuracy(right: Sequence[bool], clusters: Sequence[int]) -> Interval:
+def accuracy(right: Sequence[float] | Floats, clusters: Sequence[int]) -> Interval:
     """Share of right answers, with a Wilson interval on the effective number of questions.
 
     The cluster-robust variance of a mean (Liang and Zeger 1986) gives the number of independent questions that would
@@ -33,10 +36,10 @@ def accuracy(right: Sequence[bool], clusters: Sequence[int]) -> Interval:
     count = mean * (1 - mean) / variance if variance > 0 else float(len(sums))
     centre = (mean + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * np.sqrt(mean * (1 - mean) / count + _Z**2 / (4 * count**2))
-    return Interval(float(mean), max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    return Interval(float(mean), float(np.clip(centre - half, 0, mean)), float(np.clip(centre + half, mean, 1)))
 
 
-def retention(right: Sequence[bool], full: Sequence[bool], clusters: Sequence[int]) -> Interval:
+def retention(right: Sequence[float] | Floats, full: Sequence[float] | Floats, clusters: Sequence[int]) -> Interval:
     """Accuracy by the uncompressed model's accuracy on the same questions; linearised variance, by cluster.
 
     A ratio of means R = a / b varies as the mean of (a_i - R b_i) / b (delta method); pairing by question removes

@@ -29,7 +29,8 @@ from luvc_export.export.compression import scores
 from luvc_export.layout import Layout, arrange
 from luvc_export.plan import Plan
 
-_PICTURES, _QUESTIONS = 16, 224
+#: Pictures and questions in one call; questions of like length share one, so that little is padding.
+_PICTURES, _QUESTIONS = 24, 64
 
 
 class Asked(NamedTuple):
@@ -111,7 +112,7 @@ class Engine:
             asked = self.asked[lot[0]]
             shared = asked.prompt if whole else asked.prompt[: self._shared(asked)]
             places = positions[list(asked.pictures)]
-            layouts.append(self._arrange(runner, shared, places))
+            layouts.append(self.arrange(runner, shared, places))
         visual = embeds[[list(self.asked[lot[0]].pictures) for lot in lots]]
         feeds = batching.feeds(layouts, visual)
         last = feeds[contract.TEXT_MASK].sum(1) - 1
@@ -119,6 +120,7 @@ class Engine:
         with torch.no_grad():
             logits, presents, _ = _run(runner, feeds, runner.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
+        rows.sort(key=lambda row: len(self.asked[row[1]].prompt) + len(self.asked[row[1]].answer))
         found = []
         for first in range(0, len(rows), _QUESTIONS):
             some = rows[first : first + _QUESTIONS]
@@ -136,7 +138,7 @@ class Engine:
         whole: bool,
     ) -> list[tuple[int, bool]]:
         tails, starts = [], []
-        for number, index in rows:
+        for _, index in rows:
             asked = self.asked[index]
             question = [] if whole else asked.prompt[self._shared(asked) :]
             tails.append([*question, *asked.answer[:-1]])
@@ -144,12 +146,14 @@ class Engine:
         parents = torch.tensor([number for number, _ in rows])
         guesses: Any = None
         if any(tails):
-            none = np.zeros((0, runner.plan.vision_tokens, 2), np.float32)
+            none = self.see(runner)[1][:0]
             parts = [
-                self._arrange(runner, tail or [0], none, layouts[number])
+                self.arrange(runner, tail or [0], none, layouts[number])
                 for tail, (number, _) in zip(tails, rows, strict=True)
             ]
-            feeds = batching.feeds(parts, np.zeros((len(rows), 0, runner.plan.vision_tokens, runner.shape.hidden), np.float32))
+            feeds = batching.feeds(
+                parts, np.zeros((len(rows), 0, runner.plan.vision_tokens, runner.shape.hidden), np.float32)
+            )
             feeds[contract.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[contract.TEXT_MASK]], 1)
             with torch.no_grad():
                 guesses = _run(runner, feeds, [part.index_select(0, parents) for part in presents])[0].argmax(-1)
@@ -165,9 +169,8 @@ class Engine:
         """Length of the prompt up to its last placeholder."""
         return len(asked.prompt) - asked.prompt[::-1].index(self.image_token) if asked.pictures else 1
 
-    def _arrange(self, runner: TorchRunner, ids: list[int], places: Any, before: Layout | None = None) -> Layout:
-        if runner.plan.positions == "multi" and not len(places):
-            places = np.zeros((0, runner.plan.vision_tokens, 2 * runner.decoder.rope.copies), np.float32)
+    def arrange(self, runner: TorchRunner, ids: list[int], places: Any, before: Layout | None = None) -> Layout:
+        """Positions and order of a prompt, or of what follows ``before``."""
         kind = self.checkpoint.family.position_kind
         begin = (before.next_position, before.next_order) if before else (0, 0)
         return arrange(ids, self.image_token, places, runner.plan.grid, kind, *begin)
@@ -181,5 +184,3 @@ def _run(runner: TorchRunner, feeds: batching.Feeds, past: list[Tensor]) -> Any:
 def _resized(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
     image = Image.fromarray(picture)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-
-

@@ -111,6 +111,11 @@ def reads_text(name: str) -> bool:
     return name not in SCORES and bool(getattr(_module(name), "READS_TEXT", False))
 
 
+def needs_layer_before(name: str) -> bool:
+    """Whether a score compares two layers, so that it cannot prune before the first."""
+    return name not in SCORES and bool(getattr(_module(name), "NEEDS_LAYER_BEFORE", False))
+
+
 def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | None:
     """What the plan's score reads at the prune before ``layer``: a low-pass basis, indices, or nothing.
 
@@ -121,7 +126,7 @@ def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | Non
         return basis(plan, tokens, channels)
     score(plan.score)
     module = _module(plan.score)
-    if layer == 0 and getattr(module, "NEEDS_LAYER_BEFORE", False):
+    if layer == 0 and needs_layer_before(plan.score):
         raise PlanError(
             "this score compares two layers, and there is none before the first prune",
             where="plan.keep[0]",

@@ -1,0 +1,105 @@
+"""One command's worth of ablation: open, measure, write tables and plots."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from luvc_export.calibration import subjects
+from luvc_export.calibration.ablation import figures, tables
+from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.store import Store
+from luvc_export.calibration.ablation.study import Progress, Study, plain, run
+from luvc_export.calibration.ablation.variants import Shapes
+from luvc_export.calibration.tasks import Task
+from luvc_export.errors import UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+
+#: Changes when a record's meaning does, so that old measurements are not mixed in.
+RECORDS = 1
+
+
+def ablate(
+    task: Task,
+    output: Path,
+    command: str,
+    model: str | None = None,
+    count: int = 2000,
+    side: int = 700,
+    search: int = 420,
+    text: int | None = None,
+    threads: int | None = None,
+    progress: Progress = lambda stage, done: None,
+) -> dict[str, Any]:
+    """Run the study and write ``README.md``, ``results.json``, plots and ``measurements.json`` into ``output``.
+
+    Args:
+        task: What is asked.
+        output: Folder.
+        command: What the document says it was written by.
+        model: Checkpoint; None for the task's own.
+        count: Questions of the reported split.
+        side: Questions in side sections, the first of those.
+        search: Questions of the search split.
+        text: Text tokens in FLOPs, KV bytes and times; None for the median of the reported prompts.
+        threads: CPU threads.
+        progress: Told (stage, fraction).
+
+    Raises:
+        UsageError: Neither ``model`` nor the task names a checkpoint.
+    """
+    where = model or (str(task.checkpoint) if task.checkpoint else None)
+    if where is None:
+        raise UsageError("the task has no model of its own", where=task.name, fix="--model CHECKPOINT")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    checkpoint = open_checkpoint(where)
+    loaded = subjects.load_model(checkpoint)
+    reported = list(task.cases(task.report[0], count, task.report[1]))
+    searched = list(task.cases(task.search[0], search, task.search[1]))
+    engines = {
+        "report": Engine(checkpoint, loaded, reported, task.stops),
+        "side": Engine(checkpoint, loaded, reported[:side], task.stops),
+        "search": Engine(checkpoint, loaded, searched, task.stops),
+    }
+    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    grid = (task.image_size[0] // unit, task.image_size[1] // unit)
+    shapes = Shapes(
+        grid, checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
+    )
+    about = {
+        "command": command,
+        "task": task.name,
+        "weights": _weights(checkpoint.folder),
+        "report": f"{task.report[0]}, seed {task.report[1]}",
+        "search": f"{task.search[0]}, seed {task.search[1]}",
+        "side": side,
+        "search_count": search,
+        "records": RECORDS,
+    }
+    if text is None:
+        text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked]))
+    store = Store(
+        output / "measurements.json", {key: about[key] for key in ("task", "weights", "report", "search", "records")}
+    )
+    found = run(Study(engines, shapes, store, text, progress))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "README.md").write_text(tables.page(found, about), encoding="utf-8")
+    (output / "horizon.png").write_bytes(figures.horizon(found))
+    (output / "budget.png").write_bytes(figures.curve(found, "tokens"))
+    (output / "time.png").write_bytes(figures.curve(found, "time"))
+    data: dict[str, Any] = {"about": about, **plain(found)}
+    (output / "results.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return data
+
+
+def _weights(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

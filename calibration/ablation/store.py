@@ -1,0 +1,56 @@
+"""What was measured, kept after every variant: a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Store:
+    """A JSON file of records by key; ``of`` measures only what is not there.
+
+    Args:
+        path: File, read if it is there and made for the same ``about``, else begun anew.
+        about: What every record depends on: checkpoint, task, version of the records.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path, self.about = path, about
+        self.records: dict[str, Any] = {}
+        if path.is_file():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.get("about") == about:
+                self.records = data["records"]
+
+    def of(self, key: Any, measure: Callable[[], Any]) -> Any:
+        """The record of ``key`` (plain data), measured if need be."""
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+        if name not in self.records:
+            self.records[name] = {"key": key, "value": measure()}
+            self.save()
+        return self.records[name]["value"]
+
+    def save(self) -> None:
+        """Write through a temporary name."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.path.with_name(f".{self.path.name}.part")
+        scratch.write_text(
+            json.dumps({"about": self.about, "records": self.records}, indent=0) + "\n", encoding="utf-8"
+        )
+        scratch.replace(self.path)
+
+
+def pack(right: list[bool]) -> str:
+    """Verdicts as hexadecimal bits, eight a byte."""
+    return np.packbits(np.asarray(right, dtype=np.bool_)).tobytes().hex()
+
+
+def unpack(text: str, count: int) -> list[bool]:
+    """The first ``count`` verdicts of ``pack``."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count]
+    return [bool(bit) for bit in bits]

@@ -1,0 +1,215 @@
+"""The whole comparison on one task: settings searched on one split, everything reported on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from luvc_export.budgets import kv_bytes
+from luvc_export.calibration import intervals
+from luvc_export.calibration.ablation import timing, variants
+from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.store import Store, pack, unpack
+from luvc_export.calibration.ablation.variants import Shapes, Variant
+from luvc_export.calibration.plots import mean_tokens
+from luvc_export.plan import Plan
+from luvc_export.planning import Request, solve
+from luvc_export.report import cost
+
+Progress = Callable[[str, float], None]
+
+#: Methods whose accuracy is measured at several budgets.
+CURVE = ("SPU, settings searched", "random", "stride", "v2drop", "merge")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured variant; intervals are 95 %, clustered by picture; times in ms, see ``timing``."""
+
+    name: str
+    remark: str
+    keep: tuple[int, ...]
+    tokens: float
+    questions: int
+    accuracy: intervals.Interval
+    retention: intervals.Interval
+    kinds: dict[str, float]
+    flops_ratio: float
+    kv_bytes: int
+    times: timing.Times
+
+
+class Study:
+    """Measures variants and remembers them.
+
+    Args:
+        engines: Report and search engines, over the same model.
+        shapes: Of the model.
+        store: Where measurements are kept.
+        text: Text tokens counted in FLOPs, KV bytes and times.
+        progress: Told (stage, fraction).
+    """
+
+    def __init__(self, engines: dict[str, Engine], shapes: Shapes, store: Store, text: int, progress: Progress) -> None:
+        self.engines, self.shapes, self.store, self.text, self.progress = engines, shapes, store, text, progress
+
+    def rows(self, stage: str, some: Sequence[Variant], split: str = "report") -> list[Row]:
+        """Measure variants on a split."""
+        engine = self.engines[split]
+        full = np.asarray(self._right(split, self.shapes.none()), dtype=np.float64)
+        pictures = [case.picture for case in engine.cases]
+        kinds = np.array([case.kind for case in engine.cases])
+        found = []
+        for number, variant in enumerate(some):
+            self.progress(stage, number / len(some))
+            right = np.mean([self._right(split, plan) for plan in variant.plans], axis=0)
+            plan = variant.plans[0]
+            found.append(
+                Row(
+                    variant.name,
+                    variant.remark,
+                    plan.keep,
+                    mean_tokens(plan),
+                    len(right),
+                    intervals.accuracy(right, pictures),
+                    intervals.retention(right, full, pictures),
+                    {kind: float(right[kinds == kind].mean()) for kind in dict.fromkeys(kinds.tolist())},
+                    self._flops(plan),
+                    sum(kv_bytes(self.shapes.llm, plan.keep, self.text)),
+                    timing.Times(0.0, 0.0, 0.0),
+                )
+            )
+        self.progress(stage, 1.0)
+        return found
+
+    def timed(self, rows: list[Row], some: Sequence[Variant]) -> list[Row]:
+        """The rows with measured times, taken together in turns."""
+        plans = [variant.plans[0] for variant in some]
+        key = ["times", self.text, [plan.to_json() for plan in plans]]
+        found = self.store.of(
+            key, lambda: [list(t) for t in timing.measure(self.engines["search"], plans, text=self.text)]
+        )
+        return [replace(row, times=timing.Times(*times)) for row, times in zip(rows, found, strict=True)]
+
+    def _right(self, split: str, plan: Plan) -> list[bool]:
+        engine = self.engines[split]
+        key = [split, len(engine.cases), {**plan.to_json(), "schedule": ""}]
+        value = self.store.of(key, lambda: pack(engine.right(plan)))
+        return unpack(value, len(engine.cases))
+
+    def _flops(self, plan: Plan) -> float:
+        """Prefill FLOPs of the uncompressed plan by this one's, on the full picture's count."""
+        own = cost(plan, self.shapes.llm, self.text).flops
+        return cost(self.shapes.none(), self.shapes.llm, self.text).flops / own
+
+
+def run(study: Study) -> dict[str, Any]:
+    """Every section, as plain data for tables and plots."""
+    shapes, text = study.shapes, study.text
+    half = variants.halved(shapes, text)
+    even = variants.shapes_of_schedule(shapes, text)[0]
+    none = Variant("uncompressed", (shapes.none(),))
+    found: dict[str, Any] = {"text": text, "grid": shapes.grid, "half": list(half.keep), "even": list(even.keep)}
+    found["search"], tuned = _search(study, half, "staged")
+    found["search_even"], tuned_even = _search(study, even, "even")
+    found["schedules"], best = _schedules(study, tuned, tuned_even)
+    found["chosen"] = {"staged": _settings(tuned), "even": _settings(tuned_even), "best": best.name}
+    found["horizon"] = study.rows("horizon", variants.horizon(shapes), "side") + study.rows("horizon", [none], "side")
+    main = [none, *variants.methods(half, tuned)]
+    smaller = variants.smaller(shapes, mean_tokens(half))
+    main.append(Variant("downsampling, equal tokens", (smaller,), f"{smaller.grid[0]}x{smaller.grid[1]} units"))
+    found["main"] = study.timed(study.rows("half the prefill FLOPs", main), main)
+    before = variants.methods(even, tuned_even)
+    found["one_shot"] = study.timed(study.rows("even, half the prefill FLOPs", before), before)
+    found["encoder"] = {
+        f"{share:g}": study.rows(f"encoder, {share:g} of the units", variants.encoder_merges(shapes, share), "side")
+        for share in (0.75, 0.5)
+    }
+    only = replace(shapes.none(), last_layer="kv_only")
+    drop = replace(shapes.none(), keep=(*shapes.none().keep[:-1], 0), last_layer="drop")
+    last = [Variant("full", (shapes.none(),)), Variant("kv_only", (only,)), Variant("drop", (drop,))]
+    found["last_layer"] = study.timed(study.rows("last layer", last), last)
+    found["defaults"] = _defaults(study, tuned, best)
+    found["curve"] = _curve(study, tuned, tuned_even)
+    return found
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in ("score", "rho", "axis", "spectrum")}
+
+
+def _search(study: Study, plan: Plan, name: str) -> tuple[list[Row], Plan]:
+    """Every reading of the spectrum at one plan's budgets, on the search split, and the best one's plan."""
+    some = list(variants.readings(plan))
+    rows = study.rows(f"search: readings, {name}", some, "search")
+    return rows, max(zip(rows, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1].plans[0]
+
+
+def _schedules(study: Study, tuned: Plan, tuned_even: Plan) -> tuple[list[Row], Variant]:
+    """The same FLOPs spent along the depth in other ways, on the search split, and the best combination."""
+    some: list[Variant] = []
+    for plan in (variants.halved(study.shapes, study.text), *variants.shapes_of_schedule(study.shapes, study.text)):
+        staged = plan.schedule.startswith("speedup")
+        for variant in variants.methods(plan, tuned if staged else tuned_even, skip=("fastv", "pyramiddrop")):
+            first = variant.plans[0]
+            label = f"{'staged' if staged else plan.schedule}: {variant.name}"
+            some.append(replace(variant, name=label, remark=" ".join(map(str, first.keep))))
+    rows = study.rows("search: schedules", some, "search")
+    return rows, max(zip(rows, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1]
+
+
+def _defaults(study: Study, tuned: Plan, best: Variant) -> list[Row]:
+    """The package's default plan, the same with one thing changed, and what the search found best."""
+    shapes = study.shapes
+
+    def thirds(name: str, keep: float = 0.75, **switches: Any) -> Variant:
+        return Variant(name, (solve(Request("thirds", keep), shapes.grid, shapes.llm, shapes.encoder, **switches),))
+
+    some = [
+        thirds("thirds, SPU as the abstract says", score="low", rho=0.25),
+        thirds("thirds, SPU searched", **_settings(tuned)),
+        thirds("thirds, stride", score="stride"),
+        thirds("thirds, v2drop", score="v2drop"),
+        thirds("thirds, merge", reducer="merge"),
+        thirds("thirds, merge, no OIM", 1.0, reducer="merge"),
+        replace(best, name=f"best of the search: {best.name}"),
+    ]
+    return study.timed(study.rows("default plans", some), some)
+
+
+def _curve(study: Study, tuned: Plan, tuned_even: Plan) -> dict[str, list[Row]]:
+    """Accuracy and times of the main methods at several budgets, downsampling at several sizes."""
+    found: dict[str, list[Row]] = {name: [] for name in CURVE}
+    for speedup in variants.SPEEDUPS:
+        plan = variants.halved(study.shapes, study.text, speedup)
+        some = [variant for variant in variants.methods(plan, tuned) if variant.name in CURVE]
+        for row in study.timed(study.rows(f"curve, {speedup:g}x", some, "side"), some):
+            found[row.name].append(row)
+    evens = [
+        variants.shaped(study.shapes, study.text, [1.0] * study.shapes.llm.layers, "even", s) for s in variants.SPEEDUPS
+    ]
+    some = [variants.methods(plan, tuned_even)[1] for plan in evens]
+    found["SPU, settings searched, even"] = study.timed(study.rows("curve, even", some, "side"), some)
+    shares = (0.8, 0.6, 0.45, 0.3)
+    sizes = [variants.smaller(study.shapes, share * study.shapes.units) for share in shares]
+    some = [Variant("uncompressed", (study.shapes.none(),))]
+    some += [Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in dict.fromkeys(sizes)]
+    found["downsampling"] = study.timed(study.rows("curve, downsampling", some, "side"), some)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Rows as JSON data."""
+    if isinstance(value, Row):
+        return {
+            **asdict(value),
+            "accuracy": list(value.accuracy),
+            "retention": list(value.retention),
+            "times": value.times._asdict(),
+        }
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

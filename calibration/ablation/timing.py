@@ -1,0 +1,77 @@
+"""Time to first token of each plan, measured: processor time of one thread, plans taking turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from luvc_export import contract
+from luvc_export.calibration import batching
+from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.subjects.compressed import TorchRunner
+from luvc_export.plan import Plan
+
+
+class Times(NamedTuple):
+    """Milliseconds, medians: the encoder, the LLM's prefill, both together (time to first token)."""
+
+    vision: float
+    prefill: float
+    ttft: float
+
+
+def measure(engine: Engine, plans: Sequence[Plan], rounds: int = 9, text: int = 32) -> list[Times]:
+    """Times of ``plans`` on one picture and one prompt.
+
+    Processor time of one thread does not count what other programs take; taking turns spreads what remains.
+
+    Args:
+        engine: Model and cases.
+        plans: What to time.
+        rounds: Turns; the first one warms up and is dropped.
+        text: Prompt length, reached by repeating a real prompt.
+    """
+    index = next(i for i, asked in enumerate(engine.asked) if len(asked.pictures) == 1)
+    asked = engine.asked[index]
+    runners = [TorchRunner(engine.checkpoint, engine.model, plan) for plan in plans]
+    ready = [_ready(engine, runner, asked, text) for runner in runners]
+    taken: list[list[tuple[float, float]]] = [[] for _ in plans]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for turn in range(rounds + 1):
+            for runner, (image, inputs, past), times in zip(runners, ready, taken, strict=True):
+                with torch.no_grad():
+                    begin = time.thread_time()
+                    runner.encoder(image)
+                    middle = time.thread_time()
+                    runner.decoder(*inputs, past)
+                    end = time.thread_time()
+                if turn:
+                    times.append((1000 * (middle - begin), 1000 * (end - middle)))
+    finally:
+        torch.set_num_threads(threads)
+    found = []
+    for times in taken:
+        vision, prefill = (float(np.median(part)) for part in zip(*times, strict=True))
+        found.append(Times(vision, prefill, float(np.median([a + b for a, b in times]))))
+    return found
+
+
+def _ready(engine: Engine, runner: TorchRunner, asked: Any, text: int) -> tuple[Any, Any, Any]:
+    embeds, positions = engine.see(runner)
+    chosen = list(asked.pictures)
+    tail = [token for token in asked.prompt if token != engine.image_token]
+    prompt = (asked.prompt + tail * text)[: text + 1]
+    layout = engine.arrange(runner, prompt, positions[chosen])
+    feeds = batching.feeds([layout], embeds[[chosen]])
+    feeds[contract.LOGITS_INDICES] = np.array([[text - 1]])
+    unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
+    size = (runner.plan.grid[0] * unit, runner.plan.grid[1] * unit)
+    image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
+    inputs = [torch.tensor(feeds[name]) for name in contract.DECODER_INPUTS]
+    return image, inputs, runner.empty(1)

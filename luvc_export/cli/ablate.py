@@ -1,0 +1,49 @@
+"""``luvc-export ablate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+
+
+def ablate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables, plots and measurements.")],
+    task: Annotated[str, typer.Option("--task", help="glyph, or a module that has a TASK.")] = "glyph",
+    model: Annotated[str | None, typer.Option("--model", help="Checkpoint; the task's own by default.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Questions that are reported.")] = 2000,
+    side: Annotated[int, typer.Option("--side", help="Questions in side sections.")] = 700,
+    search: Annotated[int, typer.Option("--search", help="Questions that settings are searched on.")] = 420,
+    text: Annotated[
+        int | None, typer.Option("--text", help="Text tokens in costs; the median prompt's by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare every way to prune or merge on one task, settings searched on another split; write tables and plots.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+
+    [dim]luvc-export ablate --task glyph -o docs/results[/dim]
+    """
+    from luvc_export.calibration import tasks
+    from luvc_export.calibration.ablation.run import ablate as run
+    from luvc_export.errors import UsageError
+
+    if min(count, side, search, 1 if text is None else text) < 1 or side > count:
+        raise UsageError("numbers must be at least 1, and --side at most --count", where="ablate")
+    found = tasks.find(task)
+    said = f"luvc-export ablate --task {task} -o {output}"
+    usual = (("--count", count, 2000), ("--side", side, 700), ("--search", search, 420), ("--text", text, None))
+    said += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
+    with options.progress(quiet=as_json) as tell:
+        data = run(found, output, said, model, count, side, search, text, threads, tell)
+    if as_json:
+        print(json.dumps(data))
+    else:
+        print((output / "README.md").read_text(encoding="utf-8").split("## Horizon")[0])
+        print(f"wrote {output}")
