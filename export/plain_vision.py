@@ -144,8 +144,13 @@ class PlainVision(nn.Module):
         return raster.reshape(rows, self.side, columns, self.side).transpose(1, 2).flatten()
 
     def _as_units(self, x: Tensor, aside: int, rows: int, columns: int) -> Tensor:
-        """Tokens -> units [n, rows, columns, side * side * C], class tokens left out."""
-        return x[:, aside:].reshape(-1, rows, columns, self.side**2 * x.shape[2])
+        """Tokens -> units [n, rows, columns, side * side * C], class tokens left out.
+
+        By a gather: the surgery pass that recognises a merge looks through slices for the state that was merged.
+        """
+        if aside:
+            x = x.index_select(1, torch.arange(aside, aside + rows * columns * self.side**2))
+        return x.reshape(-1, rows, columns, self.side**2 * x.shape[2])
 
     def _as_tokens(self, units: Tensor) -> Tensor:
         """Units [n, rows, columns, side * side * C] -> tokens [n, U * side * side, C]."""
