@@ -45,6 +45,8 @@ def judge(made: Comparison, limit: Tolerances | None = None, retention: float = 
     if made.answered and (not made.same or made.known):
         kept = made.retention()
         where = f"95 % interval {kept.low:.4f} to {kept.high:.4f}, {len(made.answered)} questions"
+        if made.known and not any(made.right("reference")):
+            where = "the reference answers nothing right: ask something it knows"
         floor = retention if not made.same else min(retention, limit.exact.value)
         gates.append(Gate("answers", "retention", kept.value, floor, False, RETENTION.why, where))
     return gates

@@ -39,7 +39,7 @@ class BundleRunner:
             )
         self.plan, self.manifest = entry.plan, bundle.manifest
         self.can_force = entry.decoder_debug is not None or not any(keep for _, _, keep in entry.plan.prunes)
-        watched = probed(bundle, entry, self.plan.layers)
+        watched = probed(bundle, entry)
         self.free: Backend = OrtBackend(watched, watched.entry(plan), "cpu", threads)
         self.debug: Backend = self.free
         if entry.decoder_debug is not None:

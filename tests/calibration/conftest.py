@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from luvc_export.bundle import Bundle
 from luvc_export.calibration import subjects
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.subjects.graph import GraphSubject
@@ -14,7 +15,7 @@ from luvc_export.calibration.tasks import find
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.manifest import ImageInput
-from luvc_export.pipeline import make_plan
+from luvc_export.pipeline import export_bundle, make_plan
 from luvc_export.plan import Plan
 
 torch.set_num_threads(1)
@@ -44,6 +45,13 @@ def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> C
     with subjects.quiet():
         model.save_pretrained(folder)
     return open_checkpoint(str(folder))
+
+
+@pytest.fixture(scope="session")
+def bundle(short: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    plans = {name: make_plan(short, name, image_size=IMAGE_SIZE) for name in ("linear", "none")}
+    folder = tmp_path_factory.mktemp("parity") / "bundle"
+    return export_bundle(short, folder, plans, image_size=IMAGE_SIZE, text_capacity=128, debug=True)
 
 
 @pytest.fixture(scope="session")

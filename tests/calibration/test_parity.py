@@ -19,14 +19,6 @@ from luvc_export.cli import app
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.pipeline import export_bundle, make_plan
-
-
-@pytest.fixture(scope="session")
-def bundle(short: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    plans = {name: make_plan(short, name, image_size=IMAGE_SIZE) for name in ("linear", "none")}
-    folder = tmp_path_factory.mktemp("parity") / "bundle"
-    return export_bundle(short, folder, plans, image_size=IMAGE_SIZE, text_capacity=128, debug=True)
 
 
 @pytest.mark.slow
