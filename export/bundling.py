@@ -38,6 +38,7 @@ class Options:
 
     Attributes:
         debug: Also write decoder graphs that take the kept indices as inputs (parity).
+        surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
     image_size: tuple[int, int]
@@ -46,6 +47,7 @@ class Options:
     dtype: str = "fp32"
     weights: WeightsMode = "copy"
     debug: bool = False
+    surgery: bool = True
 
 
 def write_bundle(
@@ -182,7 +184,7 @@ def _write_graphs(
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
         trace.check(model)
         proto = ir.to_proto(model)
-        if not (isinstance(module, trace.FlatDecoder) and module.debug):
+        if options.surgery and not (isinstance(module, trace.FlatDecoder) and module.debug):
             proto, _ = operate(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
         (folder / file).write_bytes(proto.SerializeToString())
         progress(f"tracing {file}", 1.0)

@@ -81,8 +81,8 @@ class TargetSpec:
             raise UsageError(f"the target {self.name!r} contradicts itself:\n{lines}")
 
 
-#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, and fused nodes run
-#: as fast from their bodies as inlined beforehand (docs/surgery.md). Bundles hold graphs made for it.
+#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, and fused nodes
+#: run as fast from their bodies as inlined beforehand (docs/surgery.md). Bundles hold graphs made for it.
 ORT_CPU = TargetSpec(
     "cpu",
     "onnx",

@@ -3,8 +3,8 @@
 Source: docs/operators.md of github.com/onnx/onnx-tensorrt at branch 10.1-GA, commit
 96e781103cfc4adf4a6bb557e94bac8e693f6f4c (17 June 2024), the newest published one before TensorRT 10.3 (August 2024);
 what 10.1 takes 10.3 takes. It reads opset 9 to 20. Listed is the part of it that graphs of this project use, with the
-restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; no
-INT8, INT4, FP8 arithmetic here. A TensorRT-RTX build proves nothing for 10.3: its parser is newer.
+restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; no INT8,
+INT4, FP8 arithmetic here. A TensorRT-RTX build proves nothing for 10.3: its parser is newer.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.export.surgeon import evaluate
-from luvc_export.export.surgeon.graph import Surgery, is_external, readers, source, value
+from luvc_export.export.surgeon.graph import Surgery, is_external, readers, source, strip, value
 
 
 def fold(surgery: Surgery, limit: int) -> bool:
@@ -50,9 +50,9 @@ def _decided(surgery: Surgery) -> set[int]:
     for node in surgery.graph.nodes:
         if node.domain:
             continue
-        if node.op == "Shape" and node.inputs[0] is image:
-            decided.add(id(node))
-        elif node.op != "RotaryEmbedding" and node.inputs and all(_known(t, decided) for t in node.inputs):
+        if (node.op == "Shape" and strip(node.inputs[0], "Cast") is image) or (
+            node.op != "RotaryEmbedding" and node.inputs and all(_known(t, decided) for t in node.inputs)
+        ):
             decided.add(id(node))
     return decided
 
@@ -73,7 +73,7 @@ def _compute(surgery: Surgery, tensor: gs.Tensor, decided: set[int], images: int
             return constant
         if id(item) not in known:
             node = item.inputs[0]
-            if node.op == "Shape" and node.inputs[0].name == "image":
+            if node.op == "Shape" and strip(node.inputs[0], "Cast").name == "image":
                 full = np.array([images, *node.inputs[0].shape[1:]], np.int64)
                 results = [full[node.attrs.get("start", 0) : node.attrs.get("end", len(full))]]
             else:

@@ -1,12 +1,12 @@
 """A graph traced in fp32 computes in fp16 or bf16, strongly typed, with fp32 islands.
 
 requires: fp16 or bf16 wanted, of a graph in fp32.
-apply: products with weights, Attention, and what carries hidden states between them become low precision, weights with
-them (a stored tensor of that type loses its Cast). fp32 stay: norms (RMSNormalization's and LayerNormalization's
-statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the target reads it; TensorRT's fused attention keeps
-it in fp32 by itself), prune scores and merge cosines (inside the fused nodes,
-which is why this runs before their bodies are inlined), pixels up to the patch product, positions and angles up to the
-rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``.
+apply: products with weights, Attention, and what carries hidden states between them become low precision, weights
+with them (a stored tensor of that type loses its Cast). fp32 stay: norms (RMSNormalization's and LayerNormalization's
+statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the target reads it; TensorRT's fused attention
+keeps it in fp32 by itself), prune scores and merge cosines (inside the fused nodes, which is why this runs before
+their bodies are inlined), pixels up to the patch product, positions and angles up to the rotation, logits. In fp32 a
+target whose Attention needs it gets ``TRT_decomposable``.
 ensures: no TopK outside the fused nodes, whose scores would have been rounded.
 must not touch: integer and boolean tensors, position inputs, the logits' type.
 """
@@ -22,16 +22,17 @@ import onnx_graphsurgeon as gs
 
 from luvc_export import contract
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, readers, value
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, kind_of, readers, value
 
 _TYPES = {
     "fp16": (onnx.TensorProto.FLOAT16, np.dtype(np.float16)),
     "bf16": (onnx.TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
 }
 _FLOAT = onnx.TensorProto.FLOAT
-_CARRY = frozenset(
-    "Add Mul Sub Sigmoid Gelu Tanh Relu Split Concat Reshape Transpose Slice Gather GatherND GatherElements Expand"
-    " Squeeze Unsqueeze Identity Where Pad Tile AveragePool".split()
+_CARRY = (
+    *("Add", "Mul", "Sub", "Sigmoid", "Gelu", "Tanh", "Relu", "Split", "Concat", "Reshape", "Transpose", "Slice"),
+    *("Gather", "GatherND", "GatherElements", "Expand", "Squeeze", "Unsqueeze", "Identity", "Where", "Pad", "Tile"),
+    "AveragePool",
 )
 _NORMS = ("RMSNormalization", "LayerNormalization")
 #: Inputs of the fused nodes that hold hidden states or their weights; the others keep their type.
@@ -82,7 +83,8 @@ def ensures(surgery: Surgery, fired: int) -> None:
     """
     for tensor in _ends(surgery) if fired and surgery.precision != "fp32" else ():
         low = tensor.name.startswith(("visual_embeds", "past_key_values", "present"))
-        if tensor.dtype is not None and _is_fp32(tensor) == low and np.dtype(tensor.dtype).kind in "fV":
+        kind = kind_of(tensor)
+        if kind is not None and _is_fp32(tensor) == low and kind.kind in "fV":
             raise CheckFailed("a tensor of the contract has the wrong type", where=tensor.name, got=tensor.dtype)
 
 
@@ -91,7 +93,7 @@ def _ends(surgery: Surgery) -> list[gs.Tensor]:
 
 
 def _is_fp32(tensor: gs.Tensor) -> bool:
-    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+    return kind_of(tensor) == np.float32
 
 
 class _Retyping:
@@ -131,12 +133,13 @@ class _Retyping:
         """External tensors, through a Cast where they are stored otherwise."""
         stored = [t for t in self.surgery.graph.tensors().values() if isinstance(t, gs.Constant) and is_external(t)]
         for tensor in stored:
-            if np.dtype(tensor.dtype).kind not in "fV":
+            kind = kind_of(tensor)
+            if kind is None or kind.kind not in "fV":
                 continue
             for cast in readers(tensor, "Cast"):
                 cast.attrs["to"] = int(self.code)
                 self._lower(cast.outputs[0])
-            if np.dtype(tensor.dtype) == self.dtype:
+            if kind == self.dtype:
                 self.low.add(id(tensor))
                 continue
             plain = [node for node in readers(tensor) if node.op != "Cast"]
@@ -156,7 +159,9 @@ class _Retyping:
         if node.op == "Cast":
             return
         inputs = [tensor for tensor in node.inputs if tensor.name]
-        product = node.op in ("MatMul", "Gemm") and any(is_weight(tensor) or id(tensor) in self.low for tensor in inputs)
+        product = node.op in ("MatMul", "Gemm") and any(
+            is_weight(tensor) or id(tensor) in self.low for tensor in inputs
+        )
         carried = node.op in _CARRY and any(id(tensor) in self.low for tensor in inputs)
         if product or carried or node.op in (*_NORMS, "Attention", "RotaryEmbedding"):
             self._to(node, range(len(node.inputs)), self.code)

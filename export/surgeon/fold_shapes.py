@@ -3,11 +3,11 @@
 requires: nothing.
 apply, until nothing changes: small constants are computed; a Shape of fixed sizes is one; a Reshape to computed sizes
 gets constant ones (0 copies, -1 the rest); casts, reshapes, expansions and transpositions that change nothing go, two
-in a row become one; equal nodes become one; what depends on nothing but the number of images is computed for one image
-and expanded (``batch_constant``). Values are computed by the ONNX reference implementation. Bit-equal, except for cos and
-sin folded in float32, which differ from a runtime's own by one unit in the last place.
-must not touch: external weights, anything that depends on an input's values, results above ``LIMIT`` elements, a Reshape
-whose missing size could be ambiguous because a copied one may be zero.
+in a row become one; equal nodes become one; what depends on nothing but the number of images is computed for one
+image and expanded (``batch_constant``). Values are computed by the ONNX reference implementation. Bit-equal, except
+for cos and sin folded in float32, which differ from a runtime's own by one unit in the last place.
+must not touch: external weights, anything that depends on an input's values, results above ``LIMIT`` elements, a
+Reshape whose missing size could be ambiguous because a copied one may be zero.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _constants(surgery: Surgery) -> bool:
             if node.op == "Constant" and isinstance(node.attrs.get("value"), gs.Constant):
                 known = [np.asarray(node.attrs["value"].values)]
             else:
-                known = evaluate.node(node, arrays, surgery.graph.opset)
+                known = evaluate.node(node, [a for a in arrays if a is not None], surgery.graph.opset)
         if any(array is None or array.size > LIMIT for array in known):
             continue
         for out, array in zip(node.outputs, known, strict=False):
@@ -119,7 +119,10 @@ def _shapes(surgery: Surgery) -> bool:
             continue
         target = [int(n) if isinstance(n, int | np.integer) else None for n in after]
         copied = [
-            number is None and index < len(before) and before[index] == after[index] and _never_zero(surgery, after[index])
+            number is None
+            and index < len(before)
+            and before[index] == after[index]
+            and _never_zero(surgery, after[index])
             for index, number in enumerate(target)
         ]
         open_ = [i for i, number in enumerate(target) if number is None and not copied[i]]
@@ -134,9 +137,9 @@ def _shapes(surgery: Surgery) -> bool:
 
 def _never_zero(surgery: Surgery, size: Any) -> bool:
     """Whether a symbolic size is that of the batch: the first axis of an input that is always there."""
-    return any(tensor.shape and tensor.shape[0] == size for tensor in surgery.graph.inputs if tensor.name == "input_ids") or (
-        any(tensor.name == "image" and tensor.shape[0] == size for tensor in surgery.graph.inputs)
-    )
+    return any(
+        tensor.shape and tensor.shape[0] == size for tensor in surgery.graph.inputs if tensor.name == "input_ids"
+    ) or (any(tensor.name == "image" and tensor.shape[0] == size for tensor in surgery.graph.inputs))
 
 
 def _nothing(surgery: Surgery) -> bool:
@@ -207,7 +210,13 @@ def _twins(surgery: Surgery) -> bool:
     for node in list(surgery.graph.nodes):
         if any(out is o for out in node.outputs for o in surgery.graph.outputs) or "Random" in node.op:
             continue
-        key = (node.op, node.domain, _attributes(node), tuple(_identity(tensor) for tensor in node.inputs), len(node.outputs))
+        key = (
+            node.op,
+            node.domain,
+            _attributes(node),
+            tuple(_identity(tensor) for tensor in node.inputs),
+            len(node.outputs),
+        )
         twin = seen.setdefault(key, node)
         if twin is not node:
             for out, kept in zip(node.outputs, twin.outputs, strict=True):

@@ -1,11 +1,12 @@
 """Every planned merge pass becomes one node ``luvc::OrthogonalMerge``.
 
 requires: a vision graph whose plan merges.
-matches: per axis, two TopK (largest over neighbour cosines, smallest over integer keys) and the one-hot assignment they
-make; axis passes are paired by the plan's rows and columns, and their sizes must agree with it.
-apply: the node takes hidden states, sizes, positions and position copies on the grid and gives them back on the smaller
-grid, with the place of every unit; composing places over several passes stays one GatherElements outside. The body does
-the same arithmetic in the same order: bit-equal. State that nothing reads later is fed what is at hand and stays unread.
+matches: per axis, two TopK (largest over neighbour cosines, smallest over integer keys) and the one-hot assignment
+they make; axis passes are paired by the plan's rows and columns, and their sizes must agree with it.
+apply: the node takes hidden states, sizes, positions and position copies on the grid and gives them back on the
+smaller grid, with the place of every unit; composing places over several passes stays one GatherElements outside. The
+body does the same arithmetic in the same order: bit-equal. State that nothing reads later is fed what is at hand and
+stays unread.
 ensures: one node per merge pass of the plan, in order, with its numbers; no TopK outside.
 must not touch: a TopK that belongs to anything else; an assignment whose sizes are not the plan's.
 """
@@ -104,7 +105,9 @@ def _axis(top: gs.Node) -> Axis | None:
         return None
     x = strip(ranked.inputs[0], "Max", "Slice", "ReduceSum", "Mul", "Div", "Cast", "Reshape")
     moved = _moved(assignment, x)
-    return None if moved is None else Axis(assignment, int(shape[-1]), int(shape[-1]) - int(count.ravel()[0]), x, *moved)
+    return (
+        None if moved is None else Axis(assignment, int(shape[-1]), int(shape[-1]) - int(count.ravel()[0]), x, *moved)
+    )
 
 
 def _moved(
@@ -115,7 +118,7 @@ def _moved(
     plain = [n for n in products if value(n.inputs[1]) is None and up(n.inputs[1], "Mul") is None]
     if len(plain) > 1:
         return None
-    out = {"sizes": node.outputs[0] for node in plain}
+    out = {"sizes": plain[0].outputs[0]} if plain else {}
     positions = copies = None
     for node in products:
         heavy = up(node.inputs[1], "Mul")
@@ -172,10 +175,13 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
     if spare is None:
         raise CheckFailed("a merge moves no positions", where=first.gather.name)
     if state["sizes"] is None:
-        state["sizes"] = surgery.emit("Gather", [spare, np.array(0)], axis=-1)[0]
-        state["sizes"].dtype, state["sizes"].shape = spare.dtype, list(spare.shape[:-1])
+        unread = surgery.emit("Gather", [spare, np.array(0)], axis=-1)[0]
+        unread.dtype, unread.shape = spare.dtype, list(spare.shape[:-1])
+        state["sizes"] = unread
     channels = int(first.x.shape[-1])
-    planes = {kind: int((state[kind] if state[kind] is not None else spare).shape[-1]) for kind in ("positions", "copies")}
+    planes = {
+        kind: int((state[kind] if state[kind] is not None else spare).shape[-1]) for kind in ("positions", "copies")
+    }
     inputs = [
         _on_grid(surgery, state["x"], [height, width, channels]),
         _on_grid(surgery, state["sizes"], [height, width]),
@@ -195,7 +201,9 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
     )
     images = inputs[0].shape[0] if inputs[0].shape else None
     grid = [images, height - rows, width - columns]
-    for new, tensor, tail in zip(made, inputs, ([channels], [], [planes["positions"]], [planes["copies"]]), strict=False):
+    for new, tensor, tail in zip(
+        made, inputs, ([channels], [], [planes["positions"]], [planes["copies"]]), strict=False
+    ):
         new.dtype, new.shape = tensor.dtype, grid + tail
     made[4].dtype, made[4].shape = int, [images, height * width]
     for kind, new in zip(("x", "sizes", "positions", "copies"), made, strict=False):

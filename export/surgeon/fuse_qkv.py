@@ -5,10 +5,10 @@ batch 1).
 
 requires: Attention in the graph.
 matches: products of one and the same tensor with weights, whose results reach one Attention as query, key and value.
-apply: the weights become a Concat of the stored tensors, which back-ends fold when they load. Each column of a product is
-summed as before: equal within the tolerance of a MatMul whose blocking may change.
-must not touch: projections that read different tensors (the last layer's query with ``kv_only``: key and value are then
-joined alone), quantised weights, weights stored in different types.
+apply: the weights become a Concat of the stored tensors, which back-ends fold when they load. Each column of a
+product is summed as before: equal within the tolerance of a MatMul whose blocking may change.
+must not touch: projections that read different tensors (the last layer's query with ``kv_only``: key and value are
+then joined alone), quantised weights, weights stored in different types.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def apply(surgery: Surgery) -> int:
             continue
         group = [item for item in found if item is not None]
         if group[0].product.inputs[0] is not group[1].product.inputs[0]:
-            surgery.skip("a layer's queries read fewer rows than its keys and values (kv_only): key and value are joined")
+            surgery.skip(
+                "a layer's queries read fewer rows than its keys and values (kv_only): key and value are joined"
+            )
             group = group[1:]
         if any(item.product.inputs[0] is not group[0].product.inputs[0] for item in group):
             surgery.skip("projections read different tensors")

@@ -2,10 +2,10 @@
 
 requires: a decoder whose plan prunes.
 matches: two TopK in a row (largest, then ascending) over a score that a low-pass product makes of an RMSNorm of a
-leading slice, and the flat gathers of whatever travels with the kept tokens; for a drop, a slice that cuts off what the
-last prune left. What the sub-graph is told by its operators, constants and shapes, never by names.
-apply: the node takes the whole sequence [visual | text] and gives it back shorter, so slices and concatenations around
-the gathers go too. Bit-equal but for the order in which a norm adds up channels (see ``tolerance``).
+leading slice, and the flat gathers of whatever travels with the kept tokens; for a drop, a slice that cuts off what
+the last prune left. What the sub-graph is told by its operators, constants and shapes, never by names.
+apply: the node takes the whole sequence [visual | text] and gives it back shorter, so slices and concatenations
+around the gathers go too. Bit-equal but for the order in which a norm adds up channels (see ``tolerance``).
 ensures: one node for every prune of the plan, in order, with the plan's budgets; no TopK outside.
 must not touch: a TopK that ranks anything but a low-pass score, a prune whose basis is not the plan's, a debug graph
 (its kept indices are inputs).
@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import prune_body
-from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, strip, up, value
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, readers, source, strip, up, value
 from luvc_export.plan import Axis
 
 _MOVES = ("Reshape", "Transpose", "Cast")
@@ -134,9 +134,7 @@ def _untransposed(tensor: gs.Tensor) -> bool:
     return True
 
 
-def _fuse(
-    surgery: Surgery, top: gs.Node, second: gs.Node, score: Score, whole: dict[int, gs.Tensor]
-) -> gs.Node | None:
+def _fuse(surgery: Surgery, top: gs.Node, second: gs.Node, score: Score, whole: dict[int, gs.Tensor]) -> gs.Node | None:
     """Replace one prune; ``whole`` maps visual tensors of earlier prunes to the whole sequence."""
     k = value(top.inputs[1])
     cut = up(score.norm.inputs[0], "Slice")
@@ -157,7 +155,8 @@ def _fuse(
     for before, after in gathered:
         joins = [node for node in readers(after, "Concat") if len(node.inputs) == 2 and node.inputs[0] is after]
         if not joins:
-            if before.dtype is not None and np.dtype(before.dtype).kind == "i":
+            kind = kind_of(before)
+            if kind is not None and kind.kind == "i":
                 index_pair = (before, after)
             else:
                 others.append(after)
@@ -266,4 +265,6 @@ def _cuts_visual(node: gs.Node) -> bool:
     axes = value(node.inputs[3]) if len(node.inputs) > 3 else None
     to_end = ends is not None and int(ends.ravel()[0]) > 2**40
     alone = all(reader.op != "Concat" for reader in readers(node.outputs[0]))
-    return starts is None and to_end and axes is not None and int(axes.ravel()[0]) == 1 and len(shape or ()) == 3 and alone
+    return (
+        starts is None and to_end and axes is not None and int(axes.ravel()[0]) == 1 and len(shape or ()) == 3 and alone
+    )

@@ -1,7 +1,7 @@
 """What every pass uses: a graph under surgery, constants that stay lazy, structural look-ups, new nodes.
 
-onnx-graphsurgeon drops model and node metadata; ``Surgery`` carries them across by hand. New nodes say which pass made
-them (``luvc.pass``).
+onnx-graphsurgeon drops model and node metadata; ``Surgery`` carries them across by hand. New nodes say which pass
+made them (``luvc.pass``).
 """
 
 from __future__ import annotations
@@ -174,6 +174,14 @@ def value(tensor: gs.Tensor | None) -> NDArray[Any] | None:
     if not isinstance(tensor, gs.Constant) or is_external(tensor):
         return None
     return np.asarray(tensor.values)
+
+
+def kind_of(tensor: gs.Tensor) -> np.dtype[Any] | None:
+    """Element type; graphsurgeon knows bf16 by its ONNX number only."""
+    if tensor.dtype is None:
+        return None
+    known = tensor.dtype
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(known) if isinstance(known, int) else known)
 
 
 def is_external(tensor: gs.Tensor) -> bool:

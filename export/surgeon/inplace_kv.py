@@ -2,10 +2,10 @@
 
 requires: a decoder, the KV form ``inplace`` (opset 24), and the text capacity.
 matches: the Concat of past and new rows in front of every Attention, and the mask of each stage.
-apply: TensorScatter writes the new rows of layer l into a cache of ``images * keep_l + text_capacity`` rows; masks are
-explicit, over slots. The contract changes as docs/surgery.md says: ``text_mask`` is [B, text_capacity] over text slots,
-``past_text`` and ``past_groups`` (int64 [1]) say what the cache holds. Visual rows end where text slots begin, so a call
-with fewer images leaves its first slots empty. What Attention sums is the same, in rows of other length.
+apply: TensorScatter writes the new rows of layer l into a cache of ``images * keep_l + text_capacity`` rows; masks
+are explicit, over slots. The contract changes as docs/surgery.md says: ``text_mask`` is [B, text_capacity] over text
+slots, ``past_text`` and ``past_groups`` (int64 [1]) say what the cache holds. Visual rows end where text slots begin,
+so a call with fewer images leaves its first slots empty. What Attention sums is the same, in rows of other length.
 ensures: every cache has a fixed capacity, and no Concat of past and new rows is left.
 must not touch: a cache with other readers than Attention and the outputs.
 """
@@ -72,7 +72,9 @@ def apply(surgery: Surgery) -> int:
                     continue
                 key = (keep, id(node.inputs[3]))
                 if key not in masks:
-                    masks[key] = _mask(surgery, node.inputs[3], visual, keep, starts[keep], groups, past_groups, text_mask)
+                    masks[key] = _mask(
+                        surgery, node.inputs[3], visual, keep, starts[keep], groups, past_groups, text_mask
+                    )
                 node.inputs[3] = masks[key]
     return fired
 
@@ -102,7 +104,7 @@ def _mask(
     past_groups: gs.Tensor,
     text_mask: gs.Tensor,
 ) -> gs.Tensor:
-    """bool [B, 1, S, capacity]: a slot is seen when it is filled and past, or new and its order is not greater."""
+    """Bool [B, 1, S, capacity]: a slot is seen when it is filled and past, or new and its order is not greater."""
     cut = up(old, "Slice")
     order = _order(old)
     length = surgery.emit("Shape", [order], start=1, end=2)[0]

@@ -17,13 +17,37 @@ import onnx_graphsurgeon as gs
 
 from luvc_export import contract
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.graph import DOMAIN, Surgery, value
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, value
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
 FORBIDDEN = frozenset(
-    "If Loop Scan NonZero Compress Unique DFT STFT ScatterElements Scatter Multinomial RandomNormal RandomUniform"
-    " SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength SplitToSequence"
-    " ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceMap".split()
+    [
+        "If",
+        "Loop",
+        "Scan",
+        "NonZero",
+        "Compress",
+        "Unique",
+        "DFT",
+        "STFT",
+        "ScatterElements",
+        "Scatter",
+        "Multinomial",
+        "RandomNormal",
+        "RandomUniform",
+        "SequenceEmpty",
+        "SequenceConstruct",
+        "SequenceInsert",
+        "SequenceErase",
+        "SequenceAt",
+        "SequenceLength",
+        "SplitToSequence",
+        "ConcatFromSequence",
+        "Optional",
+        "OptionalGetElement",
+        "OptionalHasElement",
+        "SequenceMap",
+    ]
 )
 
 _TYPES = {
@@ -112,8 +136,9 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     for kind, names, found in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in found)
     for name, tensor in {**inputs, **outputs}.items():
-        if name in _TYPES and tensor.dtype is not None and np.dtype(tensor.dtype) != np.dtype(_TYPES[name]):
-            yield f"{name} is {np.dtype(tensor.dtype)}, the contract says {np.dtype(_TYPES[name])}"
+        element = kind_of(tensor)
+        if name in _TYPES and element is not None and element != np.dtype(_TYPES[name]):
+            yield f"{name} is {element}, the contract says {np.dtype(_TYPES[name])}"
         yield from (f"{name}: {problem}" for problem in _dynamic(surgery, name, tensor))
 
 

@@ -3,9 +3,9 @@
 requires: nothing for the ``onnx`` dialect but versions; for ``primitive`` (TensorRT 10.3) also rewriting.
 apply, primitive: Attention becomes products and a Softmax in fp32, with grouped queries side by side (keys and values
 are never repeated) and the mask made additive once for all layers that share it; RotaryEmbedding a split, a swap and
-two products with caches doubled once; RMSNormalization its arithmetic in fp32; Clip of integers Max and Min; the Shape of a
-byte tensor that of its Cast. Then opset 20.
-The sums are the same in another order: equal within the tolerance.
+two products with caches doubled once; RMSNormalization its arithmetic in fp32; Clip of integers Max and Min; the
+Shape of a byte tensor that of its Cast. Then opset 20. The sums are the same in another order: equal within the
+tolerance.
 ensures, primitive: every operator, version and attribute is on the list of the parser (``allow_list``).
 must not touch: RotaryEmbedding over part of a head or interleaved, Attention with softcap: refused by name.
 """
@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list, evaluate
-from luvc_export.export.surgeon.graph import Surgery, readers, value
+from luvc_export.export.surgeon.graph import Surgery, kind_of, readers, value
 
 #: Added to masked scores: exp() of it is 0, and a row with nothing to see gives a mean and no NaN.
 _NEVER = -1e30
@@ -66,7 +66,8 @@ def _attention(surgery: Surgery, node: gs.Node) -> bool:
     heads, kv_heads, size = int(query.shape[1]), int(key.shape[1]), int(query.shape[3])
     group = heads // kv_heads
     scale = float(node.attrs.get("scale") or size**-0.5)
-    kind = np.dtype(query.dtype)
+    kind = kind_of(query)
+    assert kind is not None
     factor = surgery.constant(scale, "scale", kind)
     scaled = _out(surgery.emit("Mul", [query, factor], like=[query])[0], query)
     length = query.shape[2]
@@ -94,7 +95,7 @@ def _attention(surgery: Surgery, node: gs.Node) -> bool:
 
 def _bias(surgery: Surgery, mask: gs.Tensor, group: int) -> gs.Tensor:
     """fp32 bias [B, 1, group * S, L] of a mask, once for every layer that uses it (equal nodes are joined later)."""
-    if np.dtype(mask.dtype) == np.bool_:
+    if kind_of(mask) == np.bool_:
         zero, never = surgery.constant(0, "zero", np.float32), surgery.constant(_NEVER, "never", np.float32)
         bias = surgery.emit("Where", [mask, zero, never])[0]
         bias.dtype = np.dtype(np.float32)
@@ -131,7 +132,8 @@ def _rms_norm(surgery: Surgery, node: gs.Node) -> bool:
     if node.attrs.get("axis", -1) not in (-1, len(node.inputs[0].shape or ()) - 1):
         raise CheckFailed("RMSNormalization over more than the last axis", where=node.name)
     x, weight = node.inputs
-    kind, wide = np.dtype(x.dtype), np.dtype(np.float32)
+    kind, wide = kind_of(x), np.dtype(np.float32)
+    assert kind is not None
     high = _cast(surgery, x, wide)
     square = _out(surgery.emit("Mul", [high, high])[0], high)
     mean = surgery.emit("ReduceMean", [square, [-1]], keepdims=1)[0]
@@ -148,7 +150,8 @@ def _rms_norm(surgery: Surgery, node: gs.Node) -> bool:
 def _clip(surgery: Surgery, node: gs.Node) -> bool:
     """The parser clips floats only."""
     bounds = [value(tensor) for tensor in node.inputs[1:]]
-    if np.dtype(node.outputs[0].dtype or np.float32).kind == "f":
+    kind = kind_of(node.outputs[0])
+    if kind is None or kind.kind in "fV":
         return False
     tensor = node.inputs[0]
     for op, bound in zip(("Max", "Min"), bounds, strict=False):
@@ -163,14 +166,14 @@ def _clip(surgery: Surgery, node: gs.Node) -> bool:
 def _shape(surgery: Surgery, node: gs.Node) -> bool:
     """Nothing but a Cast may read bytes: the size is taken of what it makes."""
     casts = readers(node.inputs[0], "Cast")
-    if np.dtype(node.inputs[0].dtype or np.float32) != np.uint8 or not casts:
+    if kind_of(node.inputs[0]) != np.uint8 or not casts:
         return False
     node.inputs[0] = casts[0].outputs[0]
     return True
 
 
 def _cast(surgery: Surgery, tensor: gs.Tensor, dtype: np.dtype) -> gs.Tensor:
-    if np.dtype(tensor.dtype) == dtype:
+    if kind_of(tensor) == dtype:
         return tensor
     out = surgery.emit("Cast", [tensor], to=evaluate.code(dtype))[0]
     out.dtype, out.shape = dtype, tensor.shape

@@ -34,7 +34,9 @@ def orthogonal_merge(columns: bool = True, rows: bool = True) -> onnx.FunctionPr
         steps.append(_call("c", "width", "columns", names))
         names = [f"c_{name}" for name, _ in _STATE]
     if rows:
-        steps += [f"f_{kind} = Transpose <perm = [{perm}]> ({name})" for (kind, perm), name in zip(_STATE, names, strict=True)]
+        steps += [
+            f"f_{kind} = Transpose <perm = [{perm}]> ({name})" for (kind, perm), name in zip(_STATE, names, strict=True)
+        ]
         steps.append(_call("r", "height", "rows", [f"f_{kind}" for kind, _ in _STATE]))
         steps += [f"merged_{kind} = Transpose <perm = [{perm}]> (r_{kind})" for kind, perm in _STATE]
     else:
@@ -183,7 +185,11 @@ _MEAN = """heavy = Mul (wide, s)
     joined = Div (heap, s_new)"""
 
 _LARGEST = "\n    ".join(
-    ["m_column = Unsqueeze (place, ones)", "m_upper = LessOrEqual (m_column, place)", "m_ones = Cast <to = 1> (m_upper)"]
+    [
+        "m_column = Unsqueeze (place, ones)",
+        "m_upper = LessOrEqual (m_column, place)",
+        "m_ones = Cast <to = 1> (m_upper)",
+    ]
     + ["m_rank = MatMul (a, m_ones)", "m_number = Mul (m_rank, a)"]
     + [
         f"""nth{i} = Constant <value_float = {i}.0> ()
@@ -218,7 +224,11 @@ _MOVE = """narrow = CastLike (joined, x)
 def _copies(slots: int) -> str:
     """Slot j of n takes slot j of member floor(j * members / n)."""
     steps = ["width = Shape <start = 3, end = 4> (copies)", "q_lines = Concat <axis = 0> (less_one, w1, width)"]
-    steps += ["q = Reshape (copies, q_lines)", "column = Unsqueeze (place, ones)", "upper = LessOrEqual (column, place)"]
+    steps += [
+        "q = Reshape (copies, q_lines)",
+        "column = Unsqueeze (place, ones)",
+        "upper = LessOrEqual (column, place)",
+    ]
     steps += ["upper_ones = Cast <to = 1> (upper)", "rank = MatMul (a, upper_ones)", "number = Mul (rank, a)"]
     if slots > 1:
         steps.append("members = ReduceSum <keepdims = 1> (a, less_one)")

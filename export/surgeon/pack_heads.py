@@ -2,9 +2,9 @@
 
 requires: Attention in the graph.
 matches: query, key and value that each are reshaped to heads and transposed, and a result that is transposed back.
-apply, where the target takes packed heads: RotaryEmbedding and Attention read [B, S, heads * Dh], and the transpositions
-go; with the KV form ``attention`` the cache's Concat goes into Attention as past and present. Otherwise: one Reshape and
-one Transpose before the Split instead of one each after it. Only layout moves: bit-equal.
+apply, where the target takes packed heads: RotaryEmbedding and Attention read [B, S, heads * Dh], and the
+transpositions go; with the KV form ``attention`` the cache's Concat goes into Attention as past and present.
+Otherwise: one Reshape and one Transpose before the Split instead of one each after it. Only layout moves: bit-equal.
 must not touch: a norm over heads stays on [B, S, heads, Dh]; other transpositions; caches with other readers.
 """
 

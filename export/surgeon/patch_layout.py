@@ -1,12 +1,12 @@
 """A picture is laid out as patches with fewer axes, and where bytes may move, while it is still bytes.
 
 requires: a vision graph.
-matches: image -> Cast, Mul, Sub, Div, Add by scalars or by colours -> Expand of one frame to several, if any -> Reshape ->
-Transpose -> Reshape.
+matches: image -> Cast, Mul, Sub, Div, Add by scalars or by colours -> Expand of one frame to several, if any ->
+Reshape -> Transpose -> Reshape.
 apply: the frame axis leaves the transposition (frames are copied after it), batch and rows become one axis: 7 axes in
 place of 9, and TensorRT has 8 at most. With the capability ``bytes``, reshaping and transposing come before the Cast
-(a quarter of the memory moved) and colours are no longer the innermost axis of every product. Element by element the same
-arithmetic: bit-equal.
+(a quarter of the memory moved) and colours are no longer the innermost axis of every product. Element by element the
+same arithmetic: bit-equal.
 ensures: no tensor of the graph has more than eight axes where it fired.
 must not touch: real frames (F > 1), constants that are not per colour, readers that count axes.
 """
@@ -78,7 +78,13 @@ def _layout(turn: gs.Node) -> Layout | None:
     tensor, frames = shaped.inputs[0], 1
     if (copy := up(tensor, "Expand")) is not None:
         before, wanted = copy.inputs[0].shape, copy.outputs[0].shape
-        if before is None or wanted is None or len(wanted) != 5 or before[1] != 1 or list(before[2:]) != list(wanted[2:]):
+        if (
+            before is None
+            or wanted is None
+            or len(wanted) != 5
+            or before[1] != 1
+            or list(before[2:]) != list(wanted[2:])
+        ):
             return None
         tensor, frames = copy.inputs[0], int(wanted[1])
     chain: list[gs.Node] = []

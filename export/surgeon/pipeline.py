@@ -1,6 +1,7 @@
 """The passes in the order they run. A pass is a module with ``requires``, ``apply`` and ``ensures``.
 
-Passes ask the target for a capability; no pass knows a device. Running the list again on its own result changes nothing.
+Passes ask the target for a capability; no pass knows a device. Running the list again on its own result changes
+nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """ONNX bodies of luvc::SpectrumPrune and luvc::SpectrumDrop, in standard operators.
 
 They work on the whole sequence [visual | text]; docs/surgery.md is the contract plug-ins follow. They avoid what ONNX
-Runtime or TensorRT refuse (export/compression/spu.py): the low-pass is one 2-D product, rows are gathered by one index.
+Runtime or TensorRT refuse (export/compression/spu.py): the low-pass is one 2-D product, rows are gathered by one
+index.
 """
 
 from __future__ import annotations
@@ -112,5 +113,7 @@ def spectrum_drop() -> onnx.FunctionProto:
 
 def parse(text: str) -> onnx.FunctionProto:
     """An operator of the domain ``luvc`` from ONNX's text form."""
-    function: onnx.FunctionProto = onnx.parser.parse_function(f'<domain: "luvc", opset_import: ["" : 23, "luvc" : 1]> {text}')
+    function: onnx.FunctionProto = onnx.parser.parse_function(
+        f'<domain: "luvc", opset_import: ["" : 23, "luvc" : 1]> {text}'
+    )
     return function

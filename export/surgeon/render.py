@@ -87,6 +87,10 @@ def _layers(report: GraphReport) -> Table:
     for row in report.layers:
         flops, weights, activations = row["flops"], row["weight_bytes"], row["activation_bytes"]
         table.add_row(
-            str(row["layer"]), str(row["nodes"]), f"{flops / 1e6:.1f}", f"{weights / 2**20:.2f}", f"{activations / 2**20:.2f}"
+            str(row["layer"]),
+            str(row["nodes"]),
+            f"{flops / 1e6:.1f}",
+            f"{weights / 2**20:.2f}",
+            f"{activations / 2**20:.2f}",
         )
     return table

@@ -1,4 +1,4 @@
-"""What surgery did to a graph: one record a pass, operators before and after, work per layer. Plain JSON inside ONNX."""
+"""What surgery did to a graph: one record a pass, operators before and after, work by layer, as JSON in ONNX."""
 
 from __future__ import annotations
 

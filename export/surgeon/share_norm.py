@@ -9,6 +9,8 @@ must not touch: a norm of another weight or epsilon, or of anything but the kept
 
 from __future__ import annotations
 
+import onnx_graphsurgeon as gs
+
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers, source
 
@@ -51,11 +53,11 @@ def ensures(surgery: Surgery, fired: int) -> None:
                 raise CheckFailed("a prune's norm is computed again", where=norm.name)
 
 
-def _same(first: object, second: object) -> bool:
+def _same(first: gs.Tensor, second: gs.Tensor) -> bool:
     """The same tensor, or the same operator on the same tensor."""
     if first is second:
         return True
-    a, b = source(first), source(second)  # type: ignore[arg-type]
+    a, b = source(first), source(second)
     if a is None or b is None or a.op != b.op or a.attrs != b.attrs:
         return False
     return len(a.inputs) == len(b.inputs) and all(_same(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))

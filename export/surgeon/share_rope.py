@@ -1,10 +1,10 @@
 """cos and sin are computed once, of all positions, and gathered at prunes.
 
 requires: nothing.
-matches: a Concat of two tensors that equal chains of element-wise operators, gathers of frequencies and transposes make
-of two graph inputs: the visual and the text span, each with its own cos and sin.
-apply: the positions are concatenated instead and one chain follows. The text spans that a drop leaves are the drop's own
-outputs. Every operator of the chain works element by element along the joined axis: bit-equal.
+matches: a Concat of two tensors that equal chains of element-wise operators, gathers of frequencies and transposes
+make of two graph inputs: the visual and the text span, each with its own cos and sin.
+apply: the positions are concatenated instead and one chain follows. The text spans that a drop leaves are the drop's
+own outputs. Every operator of the chain works element by element along the joined axis: bit-equal.
 must not touch: chains that differ in an operator, an attribute or a constant, or that mix positions along the axis.
 """
 
@@ -82,7 +82,8 @@ def _chains(a: gs.Tensor, b: gs.Tensor, axis: int) -> tuple[list[gs.Node], gs.Te
         if x.op == "Transpose":
             axis = x.attrs["perm"][axis]
         elif x.op == "Gather":
-            if x.attrs.get("axis", 0) == axis or np.ndim(value(x.inputs[1])) != 1:
+            picked = value(x.inputs[1])
+            if x.attrs.get("axis", 0) == axis or picked is None or picked.ndim != 1:
                 return None
         elif x.op not in _ELEMENTWISE:
             return None

@@ -26,7 +26,8 @@ TOLERANCES = {
     ),
     "fp32": Tolerance(2e-5, "the same sums in another order through every layer; seen 1e-6 to 2e-6"),
     "fp16": Tolerance(
-        2e-2, "11 bits of mantissa through every layer; a swapped prune or a bf16 position moves outputs by 0.1 and more"
+        2e-2,
+        "11 bits of mantissa through every layer; a swapped prune or a bf16 position moves outputs by 0.1 and more",
     ),
     "bf16": Tolerance(0.1, "8 bits of mantissa through every layer"),
 }

@@ -84,7 +84,7 @@ def fuse(surgery: Surgery, group: list[Projection]) -> bool:
         surgery.skip("the weights of a group are stored or converted differently")
         return False
     shape = group[0].out.shape
-    whole = list(shape[:-1]) + [sum(item.width for item in group)] if shape else None
+    whole = [*shape[:-1], sum(item.width for item in group)] if shape else None
     out = surgery.emit("MatMul", [group[0].product.inputs[0], weight])[0]
     out.dtype, out.shape = group[0].out.dtype, whole
     if bias is not None:

@@ -32,7 +32,9 @@ def by_layer(model: onnx.ModelProto, plan: Plan) -> tuple[dict[str, Any], ...]:
         weights = all(name in stored or name in origin for name in node.input if name)
         if weights and node.input:
             for out in node.output:
-                origin[out] = next((origin.get(n, n) for n in node.input if _LAYER.search(origin.get(n, n))), node.input[0])
+                origin[out] = next(
+                    (origin.get(n, n) for n in node.input if _LAYER.search(origin.get(n, n))), node.input[0]
+                )
             continue
         if named:
             here = f"{named[0].group(1)}.{int(named[0].group(2))}"
@@ -79,7 +81,7 @@ def _shapes(model: onnx.ModelProto, plan: Plan) -> dict[str, list[int]]:
 
 def _symbols(model: onnx.ModelProto, plan: Plan) -> dict[str, int]:
     wanted = {"image": [1], "visual_embeds": [1, 1], "input_ids": [1, TEXT], "logits_indices": [1, 1]}
-    symbols = {}
+    symbols: dict[str, int] = {}
     for info in model.graph.input:
         dims = info.type.tensor_type.shape.dim
         sizes = wanted.get(info.name, [1, 0, 0, 0] if info.name.startswith("past_key") else [])

@@ -1,0 +1,75 @@
+"""TensorRT-RTX takes both dialects in fp32 and fp16, reads every input, and builds engines where there is no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import pytest
+from surgery_harness import RTX, TRT103, Traced, cut
+
+from luvc_export.target import TargetSpec
+
+trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
+
+SIZES: dict[str, tuple[list[int], list[int], list[int]]] = {
+    "image": ([1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [2, 0, 0, 0, 0]),
+    "visual_embeds": ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]),
+    "input_ids": ([1, 1], [1, 16], [1, 32]),
+    "visual_position_ids": ([0, 1, 0], [0, 1, 15], [0, 1, 15]),
+    "position_ids": ([0, 1, 1], [0, 1, 16], [0, 1, 32]),
+    "visual_order": ([1, 0], [1, 15], [1, 15]),
+    "order": ([1, 1], [1, 16], [1, 32]),
+    "text_mask": ([1, 1], [1, 16], [1, 64]),
+    "logits_indices": ([1, 1], [1, 1], [1, 32]),
+}
+
+
+class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        if severity <= trt.ILogger.WARNING:
+            self.lines.append(message)
+
+
+def parse(model: onnx.ModelProto, log: Log) -> tuple[Any, Any, list[str]]:
+    """Builder, network, and what the parser refuses."""
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    parser.parse(model.SerializeToString())
+    return builder, network, [parser.get_error(i).desc() for i in range(parser.num_errors)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
+@pytest.mark.parametrize("half", ["vision", "decoder"])
+def test_parses_and_reads_every_input(traced: Traced, half: str, target: TargetSpec, precision: Any) -> None:
+    log = Log()
+    _, network, errors = parse(cut(getattr(traced, half), target=target, precision=precision), log)
+    assert not errors
+    assert network.num_outputs == len(getattr(traced, half).graph.output)
+    assert not [line for line in log.lines if "unused" in line.lower()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
+@pytest.mark.parametrize("half", ["vision", "decoder"])
+def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
+    log = Log()
+    builder, network, _ = parse(cut(getattr(traced, half), target=target, precision="fp16"), log)
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        keep = traced.plan.keep[int(tensor.name.split(".")[1])] if "past_key" in tensor.name else 0
+        sizes = SIZES.get(tensor.name, ([1, 0, 0, 0], [1, 0, 0, 0], [1, 0, keep + 32, 0]))
+        fixed = [[have if have >= 0 else want for have, want in zip(tensor.shape, size, strict=True)] for size in sizes]
+        profile.set_shape(tensor.name, *fixed)
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None
+    assert engine.nbytes > 0
+    assert not [line for line in log.lines if "unused" in line.lower()]
