@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
     from luvc_export.runtime.session import Session
 
-#: Height and width where neither the user nor the checkpoint says one: 576 visual tokens for Qwen's 28-pixel units.
+#: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
 DEFAULT_IMAGE_SIZE = (672, 672)
 
 
@@ -26,7 +26,7 @@ def make_plan(
     model: str | Checkpoint,
     schedule: str | Sequence[int] = "thirds",
     *,
-    image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
+    image_size: tuple[int, int] | None = None,
     merge_keep: float = 0.75,
     merge_at: Sequence[int] | None = None,
     speedup: float | None = None,
@@ -41,7 +41,7 @@ def make_plan(
     Args:
         model: Folder or hub id, or an opened checkpoint.
         schedule: ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
-        image_size: Height and width in pixels, multiples of the family's unit.
+        image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
         merge_keep: Share of units that merging in the encoder keeps.
         merge_at: Encoder blocks to merge after, instead of the default spread.
         speedup: Solve for this factor on LLM prefill FLOPs, ``text`` text tokens counted.
@@ -59,10 +59,11 @@ def make_plan(
     checkpoint = _checkpoint(model, revision, weights=False)
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
+    size = image_size or default_image_size(checkpoint)
     request = Request(
         schedule, merge_keep, tuple(merge_at) if merge_at is not None else None, speedup, kv_mib, text, last_layer
     )
-    grid = (max(1, image_size[0] // unit), max(1, image_size[1] // unit))
+    grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     return solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
 
 
@@ -71,7 +72,7 @@ def export_bundle(
     output: str | os.PathLike[str],
     plans: str | Plan | Mapping[str, Plan] = "thirds",
     *,
-    image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
+    image_size: tuple[int, int] | None = None,
     fit: Fit = "pad",
     text_capacity: int = 1024,
     dtype: str = "fp32",
@@ -87,7 +88,7 @@ def export_bundle(
         model: Folder or hub id, or an opened checkpoint.
         output: Folder to write; appears whole or not at all.
         plans: A schedule's name, a plan, or several plans by name, the first being the default.
-        image_size: Height and width of the image input in pixels.
+        image_size: Height and width of the image input in pixels; None for the family's own size.
         fit: How pictures of another shape are brought to it.
         text_capacity: Text tokens, prompt and answer, the bundle is sized for.
         dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
@@ -101,6 +102,7 @@ def export_bundle(
         LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
     """
     checkpoint = _checkpoint(model, revision, weights=weights != "none")
+    image_size = image_size or default_image_size(checkpoint)
     if isinstance(plans, str):
         plans = {plans: make_plan(checkpoint, plans, image_size=image_size)}
     elif isinstance(plans, Plan):
@@ -142,6 +144,11 @@ def load_bundle(
     from luvc_export.runtime.session import Session
 
     return Session(bundles.load(folder, full=verify), backend or "cpu", plan, threads)
+
+
+def default_image_size(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Height and width a checkpoint was made for, or ``DEFAULT_IMAGE_SIZE`` where the family takes any."""
+    return checkpoint.family.image_size(checkpoint.config) or DEFAULT_IMAGE_SIZE
 
 
 def _checkpoint(model: str | Checkpoint, revision: str | None, weights: bool) -> Checkpoint:

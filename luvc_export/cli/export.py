@@ -18,7 +18,7 @@ def export(
         list[str] | None,
         typer.Option("--plan", help="thirds, linear, cosine, none, a JSON file or 64,32,16,0; repeat for several."),
     ] = None,
-    image_size: options.ImageSize = "672x672",
+    image_size: options.ImageSize = None,
     fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
     text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",

@@ -14,7 +14,9 @@ import typer
 from luvc_export.errors import PlanError, UsageError, did_you_mean
 from luvc_export.plan import Plan
 
-ImageSize = Annotated[str, typer.Option("--image-size", metavar="HxW", help="Height and width of the image input.")]
+ImageSize = Annotated[
+    str | None, typer.Option("--image-size", metavar="HxW", help="Image input; default: the family's, or 672x672.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
 PlanName = Annotated[
@@ -29,19 +31,21 @@ LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_on
 Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]
 
 
-def size(text: str) -> tuple[int, int]:
-    """Parse ``HxW``, or one number for a square.
+def size(text: str | None) -> tuple[int, int] | None:
+    """Parse ``HxW``, or one number for a square; None stays None.
 
     Raises:
         UsageError: It is neither.
     """
+    if text is None:
+        return None
     match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
     if not match:
         raise UsageError("cannot read the image size", where="--image-size", got=text, expected="HxW, such as 672x672")
     return int(match[1]), int(match[2] or match[1])
 
 
-def make(model: Any, plan: str, image_size: tuple[int, int], **choices: Any) -> Plan:
+def make(model: Any, plan: str, image_size: tuple[int, int] | None, **choices: Any) -> Plan:
     """The plan a user named: a schedule, budgets, or a file.
 
     Raises:

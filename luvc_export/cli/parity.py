@@ -22,7 +22,7 @@ def parity(
     count: Annotated[int, typer.Option("--count", help="Cases to answer.")] = 90,
     observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
-    image_size: options.ImageSize = "672x672",
+    image_size: options.ImageSize = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer.")] = None,
     retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
@@ -40,6 +40,7 @@ def parity(
     from luvc_export.calibration.parity import open_pair
     from luvc_export.calibration.parity import parity as run
     from luvc_export.errors import CheckFailed, UsageError
+    from luvc_export.pipeline import DEFAULT_IMAGE_SIZE
 
     if (cases is None) == (task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
@@ -51,7 +52,7 @@ def parity(
         asked = list(found.cases(found.report[0], count, found.report[1]))
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
-    size = found.image_size if found else options.size(image_size)
+    size = found.image_size if found else options.size(image_size) or DEFAULT_IMAGE_SIZE
     left, right = open_pair(reference, candidate, size, dtype, threads)
     with options.progress(quiet=as_json) as tell:
         result = run(

@@ -14,7 +14,7 @@ from luvc_export.cli import options
 def plan(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; only its config is read.")],
     schedule: options.PlanName = "thirds",
-    image_size: options.ImageSize = "672x672",
+    image_size: options.ImageSize = None,
     merge_keep: options.MergeKeep = 0.75,
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
