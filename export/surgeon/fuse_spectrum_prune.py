@@ -119,6 +119,9 @@ def _lowpass(filtered: gs.Tensor) -> tuple[Axis, gs.Tensor, gs.Node] | None:
     if back is None or forth is None:
         return None
     basis, transposed = value(forth.inputs[1]), value(back.inputs[1])
+    turned = up(back.inputs[1], "Transpose")  # the exporter folds small ones only
+    if turned is not None and (array := value(turned.inputs[0])) is not None:
+        transposed = array.T
     norm = up(strip(forth.inputs[0], *_MOVES), "RMSNormalization")
     if basis is None or transposed is None or norm is None or not np.array_equal(basis.T, transposed):
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from luvc_export.errors import CheckFailed
 from luvc_export.plan import Plan
@@ -87,12 +89,14 @@ class Surgery:
         bare = onnx.ModelProto()
         bare.CopyFrom(model)
         del bare.functions[:]
-        self.graph = gs.import_onnx(bare)
+        with _quiet():
+            self.graph = gs.import_onnx(bare)
 
     def close(self) -> onnx.ModelProto:
         """Export with functions, versions and metadata in place."""
         self.graph.cleanup().toposort()
-        model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        with _quiet():
+            model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         model.ir_version = self.target.ir_version
         used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
         used |= {node.op_type for name in used for node in self.functions[name].node if node.domain == DOMAIN}
@@ -165,6 +169,16 @@ class Surgery:
     def nodes(self, *ops: str) -> Iterator[gs.Node]:
         """Nodes of these operators, in order, from a copy of the list."""
         return (node for node in list(self.graph.nodes) if node.op in ops)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush graphsurgeon, which remarks on every bf16 tensor and on colours it cannot print."""
+    before, G_LOGGER.severity = G_LOGGER.severity, G_LOGGER.ERROR
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = before
 
 
 def value(tensor: gs.Tensor | None) -> NDArray[Any] | None:

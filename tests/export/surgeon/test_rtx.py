@@ -35,12 +35,12 @@ class Log(trt.ILogger):  # type: ignore[misc, name-defined]
             self.lines.append(message)
 
 
-def parse(model: onnx.ModelProto, log: Log) -> tuple[Any, Any, list[str]]:
-    """Builder, network, and what the parser refuses."""
+def parse(model: bytes, log: Log, path: str = "") -> tuple[Any, Any, list[str]]:
+    """Builder, network, and what the parser refuses; external weights lie beside ``path``."""
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    parser.parse(model.SerializeToString())
+    parser.parse(model, path)
     return builder, network, [parser.get_error(i).desc() for i in range(parser.num_errors)]
 
 
@@ -49,7 +49,7 @@ def parse(model: onnx.ModelProto, log: Log) -> tuple[Any, Any, list[str]]:
 @pytest.mark.parametrize("half", ["vision", "decoder"])
 def test_parses_and_reads_every_input(traced: Traced, half: str, target: TargetSpec, precision: Any) -> None:
     log = Log()
-    _, network, errors = parse(cut(getattr(traced, half), target=target, precision=precision), log)
+    _, network, errors = parse(cut(getattr(traced, half), target=target, precision=precision).SerializeToString(), log)
     assert not errors
     assert network.num_outputs == len(getattr(traced, half).graph.output)
     assert not [line for line in log.lines if "unused" in line.lower()]
@@ -60,7 +60,7 @@ def test_parses_and_reads_every_input(traced: Traced, half: str, target: TargetS
 @pytest.mark.parametrize("half", ["vision", "decoder"])
 def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
     log = Log()
-    builder, network, _ = parse(cut(getattr(traced, half), target=target, precision="fp16"), log)
+    builder, network, _ = parse(cut(getattr(traced, half), target=target, precision="fp16").SerializeToString(), log)
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
