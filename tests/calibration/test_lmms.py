@@ -77,10 +77,12 @@ def test_requests_become_questions(kind: Any, cases: Sequence[Case], monkeypatch
         model.generate_until(asked)
 
 
-def test_a_real_bundle_answers(kind: Any, bundle: Any, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = kind(bundle=str(bundle.folder), plan="linear", threads=1)
+def test_a_real_bundle_answers(
+    kind: Any, demo_bundle: Any, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = kind(bundle=str(demo_bundle.folder), plan="thirds", threads=1)
     asked, model.task_dict = requests(cases[:2], max_new_tokens=2)
-    session = Session(bundle, plan="linear", threads=1)
+    session = Session(demo_bundle, plan="thirds", threads=1)
     said = [session.generate(case.images[0], case.prompt, max_new_tokens=2).text for case in cases[:2]]
     assert model.generate_until(asked) == said
     for refused in (model.loglikelihood, model.generate_until_multi_round):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from luvc_export.bundle import Bundle
 from luvc_export.calibration import html, subjects
 from luvc_export.calibration.cases import Case, read_jsonl
 from luvc_export.calibration.parity import open_pair, parity
+from luvc_export.calibration.tasks import find
 from luvc_export.cli import app
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
@@ -22,14 +22,14 @@ from luvc_export.export.checkpoint import Checkpoint
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [("hf", "none"), ("torch", "linear")], ids="-".join)
-def test_the_bundle_agrees_at_every_level(
-    short: Checkpoint, bundle: Bundle, pair: tuple[str, str], cases: Sequence[Case]
-) -> None:
-    left, right = open_pair(f"{pair[0]}:{short.folder}", f"{bundle.folder}#{pair[1]}", IMAGE_SIZE, threads=1)
-    result = parity(left, right, [dataclasses.replace(case, answer=None) for case in cases], observe=4, longest=3)
+@pytest.mark.parametrize("pair", [("hf", "none"), ("torch", "thirds")], ids="-".join)
+def test_the_bundle_agrees_at_every_level(demo_bundle: Bundle, pair: tuple[str, str], cases: Sequence[Case]) -> None:
+    left, right = open_pair(f"{pair[0]}:demo", f"{demo_bundle.folder}#{pair[1]}", IMAGE_SIZE, threads=1)
+    task = find("glyph")
+    result = parity(left, right, cases, observe=4, longest=task.longest, stops=task.stops)
     assert result.passed, result.lines()
-    assert {step.tensor for step in result.steps} >= {"vision", "layer 0 in", "layer 2 key", "layer 2 value", "logits"}
+    names = [f"layer {layer} {part}" for layer in range(left.plan.layers) for part in ("in", "key", "value")]
+    assert [step.tensor for step in result.steps] == ["vision", *names, "logits"]
     if pair[0] == "torch":
         kept = [item.observe(cases[:1])[0].kept for item in (left, right)]
         changed = {layer: indices.copy() for layer, indices in kept[0].items()}
@@ -40,10 +40,8 @@ def test_the_bundle_agrees_at_every_level(
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_page_and_json(
-    short: Checkpoint, bundle: Bundle, reference: Any, tmp_path: Path, cases: Sequence[Case]
-) -> None:
-    said = open_pair(f"torch:{short.folder}", str(bundle.folder), IMAGE_SIZE)[0].answer(cases[:2], 1)
+def test_the_command_writes_a_page_and_json(demo_bundle: Bundle, tmp_path: Path, cases: Sequence[Case]) -> None:
+    said = open_pair("torch:demo", f"{demo_bundle.folder}#thirds", IMAGE_SIZE)[0].answer(cases[:2], 1)
     lines = []
     for number, case in enumerate(cases[:2]):
         answer = said[number].text
@@ -51,7 +49,7 @@ def test_the_command_writes_a_page_and_json(
         lines.append(json.dumps({"image": f"{number}.png", "prompt": case.prompt, "answer": answer}))
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))
     page = tmp_path / "out" / "report.html"
-    arguments = ["parity", f"torch:{short.folder}", f"{bundle.folder}#linear", "--cases", str(tmp_path / "cases.jsonl")]
+    arguments = ["parity", "torch:demo", f"{demo_bundle.folder}#thirds", "--cases", str(tmp_path / "cases.jsonl")]
     arguments += ["--max-new-tokens", "1", "--threads", "1", "--report", str(page), "--json"]
     run = CliRunner().invoke(app, arguments)
     assert run.exit_code == 0, run.output
