@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.pipeline import load_bundle
+from luvc_export.runtime.session import Session
 
 #: New tokens where a task does not say, as most of lmms-eval's own models have it.
 DEFAULT_NEW_TOKENS = 1024
@@ -44,7 +44,7 @@ class BundleModel:
         device: str | None = None,
     ) -> None:
         super().__init__()
-        self.session = load_bundle(bundle, backend, plan, threads=int(threads) if threads is not None else None)
+        self.session = Session(bundle, backend or "cpu", plan, int(threads) if threads is not None else None)
         self.batch_size = 1
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

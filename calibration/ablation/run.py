@@ -36,7 +36,7 @@ def ablate(
     threads: int | None = None,
     progress: Progress = lambda stage, done: None,
 ) -> dict[str, Any]:
-    """Run the study and write ``README.md``, ``results.json``, plots and ``measurements.json`` into ``output``.
+    """Run the study; write ``ablation.md``, ``ablation.json``, its plots and measurements into ``output``.
 
     Args:
         task: What is asked.
@@ -85,16 +85,17 @@ def ablate(
     if text is None:
         text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked]))
     store = Store(
-        output / "measurements.json", {key: about[key] for key in ("task", "weights", "report", "search", "records")}
+        output / "ablation-measurements.json",
+        {key: about[key] for key in ("task", "weights", "report", "search", "records")},
     )
     found = run(Study(engines, shapes, store, text, progress))
     output.mkdir(parents=True, exist_ok=True)
-    (output / "README.md").write_text(tables.page(found, about), encoding="utf-8")
-    (output / "horizon.png").write_bytes(figures.horizon(found))
-    (output / "budget.png").write_bytes(figures.curve(found, "tokens"))
-    (output / "time.png").write_bytes(figures.curve(found, "time"))
+    (output / "ablation.md").write_text(tables.page(found, about), encoding="utf-8")
+    (output / "ablation-horizon.png").write_bytes(figures.horizon(found))
+    (output / "ablation-budget.png").write_bytes(figures.curve(found, "tokens"))
+    (output / "ablation-time.png").write_bytes(figures.curve(found, "time"))
     data: dict[str, Any] = {"about": about, **plain(found)}
-    (output / "results.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (output / "ablation.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return data
 
 

@@ -132,7 +132,7 @@ def run(study: Study) -> dict[str, Any]:
     drop = replace(shapes.none(), keep=(*shapes.none().keep[:-1], 0), last_layer="drop")
     last = [Variant("full", (shapes.none(),)), Variant("kv_only", (only,)), Variant("drop", (drop,))]
     found["last_layer"] = study.timed(study.rows("last layer", last), last)
-    found["defaults"] = _defaults(study, tuned, best)
+    found["defaults"] = _defaults(study, tuned, tuned_even, best)
     found["curve"] = _curve(study, tuned, tuned_even)
     return found
 
@@ -161,13 +161,15 @@ def _schedules(study: Study, tuned: Plan, tuned_even: Plan) -> tuple[list[Row], 
     return rows, max(zip(rows, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1]
 
 
-def _defaults(study: Study, tuned: Plan, best: Variant) -> list[Row]:
+def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> list[Row]:
     """The package's default plan, the same with one thing changed, and what the search found best."""
     shapes = study.shapes
 
     def thirds(name: str, keep: float = 0.75, **switches: Any) -> Variant:
         return Variant(name, (solve(Request("thirds", keep), shapes.grid, shapes.llm, shapes.encoder, **switches),))
 
+    usual = thirds("", score="low").plans[0]
+    even = variants.evenly(shapes, study.text, usual)
     some = [
         thirds("thirds, SPU as the abstract says", score="low", rho=0.25),
         thirds("thirds, SPU searched", **_settings(tuned)),
@@ -175,6 +177,8 @@ def _defaults(study: Study, tuned: Plan, best: Variant) -> list[Row]:
         thirds("thirds, v2drop", score="v2drop"),
         thirds("thirds, merge", reducer="merge"),
         thirds("thirds, merge, no OIM", 1.0, reducer="merge"),
+        Variant("OIM, then even, none at the last layer, SPU searched", (replace(even, **_settings(tuned_even)),)),
+        Variant("OIM, then even, none at the last layer, merge", (variants.merged(even),)),
         replace(best, name=f"best of the search: {best.name}"),
     ]
     return study.timed(study.rows("default plans", some), some)

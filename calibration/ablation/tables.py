@@ -28,12 +28,17 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         f"Uncompressed: accuracy {_interval(none.accuracy)}, {found['grid'][0]}x{found['grid'][1]} visual tokens.",
         "",
         *_conclusions(found),
+        "What the task can tell: its pictures are digits on a plain ground, so tokens unlike their neighbours hold the "
+        "answer, which favours scores of what a low-pass removes; a photograph may differ. How late the model looks is "
+        "where its training put it. The model saw one scale in "
+        "training, which is hard on downsampling. Differences inside the intervals are no differences.",
+        "",
         "## Horizon",
         "",
         f"Accuracy when every visual token goes before layer l ({found['horizon'][0].questions} questions): how late "
         "the model still looks. Where it is flat, no pruning can be told from another.",
         "",
-        "![horizon](horizon.png)",
+        "![horizon](ablation-horizon.png)",
         "",
         _simple(found["horizon"], "gone before layer"),
         "## Half the LLM's prefill FLOPs, equal budgets",
@@ -50,9 +55,9 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "measured points), and retention against the same questions uncompressed.",
         "",
         _equal_time(found),
-        "![accuracy against time](time.png)",
+        "![accuracy against time](ablation-time.png)",
         "",
-        "![accuracy against budget](budget.png)",
+        "![accuracy against budget](ablation-budget.png)",
         "",
         "## The same FLOPs, evenly",
         "",

@@ -120,6 +120,15 @@ def shapes_of_schedule(shapes: Shapes, text: int) -> list[Plan]:
     ]
 
 
+def evenly(shapes: Shapes, text: int, like: Plan) -> Plan:
+    """The merges and about the FLOPs of ``like``, with as many tokens in every layer but the last, which has none."""
+    target = sum(prefill_flops(shapes.llm, like.keep, text))
+    layers = shapes.llm.layers
+    counts = range(like.vision_tokens + 1)
+    plans = [dataclasses.replace(like, keep=(*[count] * (layers - 1), 0), schedule="even") for count in counts]
+    return min(plans, key=lambda plan: abs(sum(prefill_flops(shapes.llm, plan.keep, text)) - target))
+
+
 def one_shot(shapes: Shapes, count: int) -> Plan:
     """``count`` tokens from before the first layer to the end: what host-side pruning does."""
     return Plan(shapes.grid, (count,) * shapes.llm.layers, last_layer="full", schedule="one shot")

@@ -45,5 +45,5 @@ def ablate(
     if as_json:
         print(json.dumps(data))
     else:
-        print((output / "README.md").read_text(encoding="utf-8").split("## Horizon")[0])
+        print((output / "ablation.md").read_text(encoding="utf-8").split("## Horizon")[0])
         print(f"wrote {output}")

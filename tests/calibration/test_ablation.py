@@ -135,7 +135,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Engine, "right", right)
     monkeypatch.setattr(timing, "measure", measure)
     data = runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "ablation.md").read_text()
     for heading in (
         "In short",
         "Horizon",
@@ -147,7 +147,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
         "Search",
     ):
         assert heading in text
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "README.md", "results.json", "measurements.json", "horizon.png", "budget.png", "time.png",
-    }  # fmt: skip
+    names = {"ablation.md", "ablation.json", "ablation-measurements.json"}
+    names |= {f"ablation-{plot}.png" for plot in ("horizon", "budget", "time")}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert len(data["search"]) == 36 and len(data["main"]) == 12 and len(data["schedules"]) > 30

@@ -63,7 +63,7 @@ def requests(cases: Sequence[Case], **kwargs: Any) -> tuple[list[Any], dict[str,
 
 def test_requests_become_questions(kind: Any, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch) -> None:
     talker = Talker()
-    monkeypatch.setattr(lmms, "load_bundle", lambda *args, **kwargs: talker)
+    monkeypatch.setattr(lmms, "Session", lambda *args, **kwargs: talker)
     model = kind(bundle="somewhere", threads="1", batch_size="4", device="cpu")
     asked, model.task_dict = requests(cases, until=["\n\n", "."], max_new_tokens=64)
     assert model.generate_until(asked) == [f"said {case.prompt}" for case in cases]
