@@ -20,6 +20,7 @@ from .ablate import scores
 from .answer import Asker
 from .intervals import chance, interval
 from .questions import KINDS, SEVERAL_HOPS, Case, cases
+from .scene import HEIGHT, WIDTH
 
 CHUNK = 100  # pictures in memory at a time
 RANDOM_SEEDS = (0, 1, 2)
@@ -46,11 +47,12 @@ def chunks(split: str, count: int, seed: int, blank: bool = False) -> list[list[
     """Yield `count` cases of every kind, some pictures at a time; `blank` replaces every picture by even grey."""
     missing = dict.fromkeys(KINDS, count)
     chunk: list[Case] = []
+    grey = np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8)  # one object, so that it is encoded once
     for case in cases(split, 1 << 40, seed):
         if missing[case.kind]:
             missing[case.kind] -= 1
-            grey = tuple(np.full_like(image, 128) for image in case.images) if blank else case.images
-            chunk.append(Case(grey, case.prompt, case.answer, case.kind, case.picture))
+            images = (grey,) * len(case.images) if blank else case.images
+            chunk.append(Case(images, case.prompt, case.answer, case.kind, case.picture))
         done = not any(missing.values())
         if chunk and (done or case.picture - chunk[0].picture >= CHUNK):
             yield chunk
