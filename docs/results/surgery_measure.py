@@ -1,12 +1,12 @@
-"""What docs/results/surgery.md says, measured: python docs/results/surgery_measure.py FOLDER
+"""Measure what docs/results/surgery.md says.
 
-Exports the bundled checkpoint without surgery once into FOLDER, operates on it for every target, compares and times in
-ONNX Runtime (one thread, CPU time of the thread, median of paired runs), and builds TensorRT-RTX engines when installed.
+Run: python docs/results/surgery_measure.py FOLDER. Exports the bundled checkpoint without surgery once into FOLDER,
+operates on it for every target, compares and times in ONNX Runtime (one thread, CPU time of the thread, median of
+paired runs), and builds TensorRT-RTX engines when it is installed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HERE / "tests" / "export" / "surgeon"))
 from surgery_harness import INLINED, INPLACE, RTX, TRT103, feeds, inputs  # noqa: E402
 
+CONCAT = TargetSpec("concat", "onnx", functions=True)
 RUNS = 100
 TEXT = (1, 1, 20, 0, 0)
 STEP = (1, 0, 1, 1, 20)
@@ -44,6 +45,7 @@ def traced(folder: Path) -> Path:
 
 
 def session(path: Path) -> Any:
+    """ONNX Runtime on one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return ort.InferenceSession(str(path), options)
@@ -80,7 +82,7 @@ def main(folder: Path) -> None:
         path = source / f"{half}.{plan}.onnx"
         model = onnx.load(path, load_external_data=False)
         made = {}
-        for target in (ORT_CPU, INLINED, dataclasses.replace(RTX, name="concat", packed_heads=False)):
+        for target in (ORT_CPU, INLINED, CONCAT):
             made[target.name] = source / f"{half}.{plan}.{target.name}.onnx"
             made[target.name].write_bytes(operate(model, target)[0].SerializeToString())
         inlined = onnx.load(made["inlined"], load_external_data=False)
@@ -92,8 +94,11 @@ def main(folder: Path) -> None:
         steps = ", ".join(f"{p.name} {p.fired} ({p.before} -> {p.after})" for p in parsed.passes if p.fired)
         print(f"  passes for {ORT_CPU.name}: {steps}")
         plan_ = make_plan(str(Path(luvc_export.__file__).parent / "demo" / "checkpoint"), plan, image_size=(252, 252))
-        cases = {"prefill": feeds(model, plan_, TEXT), "decode": feeds(model, plan_, STEP)}
-        for name, given in (cases if half == "decoder" else {"1 images": inputs(model, plan_)["1 images"]}).items():
+        if half == "vision":
+            cases = {"one picture": inputs(model, plan_)["1 images"]}
+        else:
+            cases = {"prefill": feeds(model, plan_, TEXT), "decode": feeds(model, plan_, STEP)}
+        for name, given in cases.items():
             print(f"  {name}, before -> after: {race(path, made['cpu'], given)}")
             print(f"  {name}, inlined beforehand -> fused nodes: {race(made['inlined'], made['cpu'], given)}")
     inplace(source)
@@ -147,14 +152,14 @@ def rtx(source: Path) -> None:
                     sizes = SIZES.get(tensor.name, ([1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 100, 0]))
                     tokens = {"visual_position_ids": 64, "visual_order": 64}.get(tensor.name)
                     sizes = tuple([tokens if s == 15 else s for s in size_] for size_ in sizes)
-                    profile.set_shape(
-                        tensor.name, *([h if h >= 0 else w for h, w in zip(tensor.shape, s, strict=True)] for s in sizes)
-                    )
+                    shape = list(tensor.shape)
+                    fixed = [[h if h >= 0 else w for h, w in zip(shape, s, strict=True)] for s in sizes]
+                    profile.set_shape(tensor.name, *fixed)
                 config.add_optimization_profile(profile)
                 engine = builder.build_serialized_network(network, config) if not errors else None
                 unused = [line for line in log.lines if "unused" in line.lower()]
-                built = f"{engine.nbytes / 2**20:.1f} MiB in {time.time() - begin:.0f} s" if engine is not None else errors
-                print(f"RTX {path.name}: {built}; unused inputs: {unused or 'none'}")
+                built = f"{engine.nbytes / 2**20:.1f} MiB" if engine is not None else errors
+                print(f"RTX {path.name}: {built} in {time.time() - begin:.0f} s; unused inputs: {unused or 'none'}")
 
 
 if __name__ == "__main__":

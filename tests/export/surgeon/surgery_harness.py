@@ -24,7 +24,7 @@ Arrays = dict[str, NDArray[Any]]
 RTX = TargetSpec("rtx", "onnx", precisions=("fp16", "bf16", "fp32"), fp32_attention="decomposable", profiles="wide")
 TRT103 = TargetSpec("trt-10.3", "primitive", opset=20, precisions=("fp16", "bf16", "fp32"), profiles="pair")
 INPLACE = TargetSpec("cpu-inplace", "onnx", opset=24, topk_limit=None, kv="inplace")
-INLINED = TargetSpec("inlined", "onnx", topk_limit=None, kv="attention", packed_heads=True)
+INLINED = TargetSpec("inlined", "onnx", topk_limit=None, kv="attention", packed_heads=True, bytes=True)
 PLUGINS = TargetSpec("plugins", "onnx", plugins=frozenset({"SpectrumPrune", "SpectrumDrop", "OrthogonalMerge"}))
 
 #: (batch, images, text, past images, past text)

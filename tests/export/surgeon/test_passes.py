@@ -113,6 +113,27 @@ def test_prune_leaves_other_topk(traced: Traced) -> None:
     assert fired(traced.vision, fuse_spectrum_prune) == (0, "the vision graph prunes nothing")
 
 
+def test_prune_with_a_large_basis(traced: Traced) -> None:
+    """The exporter folds the transposed basis of small plans only; of a large one the Transpose is in the graph."""
+
+    def unfold(model: onnx.ModelProto) -> None:
+        names = {t.name: t for t in model.graph.initializer}
+        turns = []
+        for node in model.graph.node:
+            basis = next((n for n in node.input if n in names and "basis_" in n), None)
+            if node.op_type != "MatMul" or basis is None:
+                continue
+            back = next(n for n in model.graph.node if n.op_type == "MatMul" and node.output[0] in n.input)
+            assert list(names[back.input[1]].dims) == list(names[basis].dims)[::-1]
+            turned = helper.make_node("Transpose", [basis], [f"{basis}.turned"], perm=[1, 0])
+            back.input[1] = turned.output[0]
+            turns.append(turned)
+        for turned in turns:
+            model.graph.node.insert(0, turned)
+
+    assert fired(edited(traced.decoder, unfold), fuse_spectrum_prune)[0] == 3
+
+
 def test_prune_sabotage(traced: Traced, monkeypatch: Patch) -> None:
     monkeypatch.setitem(prune_body._SCORE, "low", prune_body._SCORE["residual"])
     assert broken(traced.decoder, lambda: cut(traced.decoder, fuse_spectrum_prune), traced)

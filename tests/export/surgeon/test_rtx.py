@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
 import pytest
 from surgery_harness import RTX, TRT103, Traced, cut
 
