@@ -18,8 +18,8 @@ from luvc_export.calibration.tolerances import RETENTION
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.manifest import ImageInput
-from luvc_export.pipeline import make_plan
 from luvc_export.plan import Plan
+from luvc_export.planning import Request, solve
 
 
 def parity(
@@ -84,4 +84,7 @@ def _plan(name: str, checkpoint: object, size: tuple[int, int]) -> Plan:
 
     if name.endswith(".json") and Path(name).is_file():
         return Plan.from_json(json.loads(Path(name).read_text(encoding="utf-8")), name)
-    return make_plan(checkpoint, name, image_size=size)  # type: ignore[arg-type]
+    family, config = checkpoint.family, checkpoint.config
+    unit = family.unit_pixels(config)
+    shapes = family.decoder_shape(config), family.encoder_shape(config)
+    return solve(Request(schedule=name), (size[0] // unit, size[1] // unit), *shapes)
