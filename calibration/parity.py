@@ -16,7 +16,7 @@ from luvc_export.calibration.subjects import Spec
 from luvc_export.calibration.subjects.base import Subject
 from luvc_export.calibration.tolerances import RETENTION
 from luvc_export.errors import UsageError
-from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.manifest import ImageInput
 from luvc_export.plan import Plan
 from luvc_export.planning import Request, solve
@@ -79,7 +79,7 @@ def _open(
     return subjects.open_torch(checkpoint, plan, canvas, dtype)
 
 
-def _plan(name: str, checkpoint: object, size: tuple[int, int]) -> Plan:
+def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:
     import json
 
     if name.endswith(".json") and Path(name).is_file():
