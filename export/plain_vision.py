@@ -169,8 +169,9 @@ class PlainVision(nn.Module):
         return x + (out if parts.scales is None else out * parts.scales[1])
 
     def _bias(self, units: oim.Units, aside: int, dtype: torch.dtype) -> Tensor | None:
-        """log(size) of every token's unit [n, 1, 1, tokens], 0 for class tokens; None unless the plan asks for it."""
+        """log(size) of every key's unit [n, 1, tokens, tokens], 0 for class tokens; None unless the plan asks for it."""
         if not self.plan.size_bias:
             return None
         sizes = units.sizes.flatten(1).log()[:, :, None].expand(-1, -1, self.side**2).flatten(1)
-        return nn.functional.pad(sizes, (aside, 0)).to(dtype)[:, None, None, :]
+        rows = nn.functional.pad(sizes, (aside, 0)).to(dtype)[:, None, None, :]
+        return rows.expand(-1, -1, rows.shape[-1], -1)

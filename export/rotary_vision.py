@@ -167,7 +167,7 @@ class RotaryVision(nn.Module):
         parts = qkv[:, window.begin : window.end].reshape(-1, window.length, qkv.shape[2]).chunk(3, -1)
         query, key, value = (split_heads(part, self.head_dim) for part in parts)
         query, key = rotate(query, window.cos, window.sin), rotate(key, window.cos, window.sin)
-        mask = None if window.bias is None else window.bias[:, None, None, :]
+        mask = None if window.bias is None else window.bias[:, None, None, :].expand(-1, -1, window.length, -1)
         out = attention(query, key, value, mask, self.head_dim**-0.5)
         return out.reshape(-1, window.end - window.begin, self.hidden)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,17 +16,25 @@ def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
     text: options.Text = 64,
+    surgery: Annotated[bool, typer.Option("--surgery", help="Show what graph surgery did.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="HTML", help="Write the surgery report as one page.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Check a bundle and show what is in it.
 
-    [dim]luvc-export inspect qwen-bundle --verify[/dim]
+    [dim]luvc-export inspect qwen-bundle --verify
+    luvc-export inspect qwen-bundle --surgery --html surgery.html[/dim]
     """
     from luvc_export.bundle import load
     from luvc_export.report import cost
 
     loaded = load(bundle, full=verify)
     manifest = loaded.manifest
+    if surgery or html is not None:
+        _surgery(loaded, html, as_json)
+        return
     costs = {name: cost(entry.plan, manifest.decoder, text) for name, entry in manifest.plans.items()}
     if as_json:
         data = {"manifest": manifest.to_json(), "cost": {name: value.to_json() for name, value in costs.items()}}
@@ -47,6 +56,24 @@ def inspect(
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
     console.print("every hash is right" if verify else "hashes are right (large files by size, time stamp and edges)")
+
+
+def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
+    from luvc_export.export.surgeon import render, render_html, surgery_report
+
+    report = surgery_report(loaded)
+    if html is not None:
+        scratch = html.with_name(f".{html.name}.part")
+        scratch.write_text(render_html(report), encoding="utf-8")
+        scratch.replace(html)
+    if as_json:
+        print(json.dumps({name: [asdict(part) for part in parts] for name, parts in report.items()}))
+        return
+    from rich.console import Console
+
+    Console().print(render(report))
+    if html is not None:
+        print(f"wrote {html}")
 
 
 def _facts(manifest: Any) -> Any:

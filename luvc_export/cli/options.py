@@ -25,7 +25,7 @@ PlanName = Annotated[
 MergeKeep = Annotated[float, typer.Option("--merge-keep", help="Share of units that merging in the encoder keeps.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets for this factor on prefill FLOPs.")]
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
-Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by: low, residual, ratio.")]
+Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
 LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_only or full.")]
 Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]

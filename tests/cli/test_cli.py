@@ -86,6 +86,11 @@ def test_inspect_and_doctor(cli: Cli, demo_bundle: Bundle) -> None:
     assert code == 0 and "every hash is right" in out and "decoder.thirds.onnx" in out
     code, out, _ = cli("inspect", demo_bundle.folder, "--json")
     assert code == 0 and set(json.loads(out)["cost"]) == {"none", "thirds"}
+    page = demo_bundle.folder.parent / "surgery.html"
+    code, out, _ = cli("inspect", demo_bundle.folder, "--surgery", "--html", page)
+    assert code == 0 and "fuse_spectrum_prune" in out and "fuse_spectrum_prune" in page.read_text()
+    code, out, _ = cli("inspect", demo_bundle.folder, "--surgery", "--json")
+    assert code == 0 and json.loads(out)["decoder.thirds.onnx"][0]["target"] == "cpu"
     code, out, _ = cli("doctor", "--json", "--need", "export")
     assert code == 0 and json.loads(out)["parts"]["export"]["missing"] == []
     code, _, err = cli("doctor", "--need", "run on the moon")
