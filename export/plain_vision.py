@@ -169,7 +169,7 @@ class PlainVision(nn.Module):
         return x + (out if parts.scales is None else out * parts.scales[1])
 
     def _bias(self, units: oim.Units, aside: int, dtype: torch.dtype) -> Tensor | None:
-        """log(size) of every key's unit [n, 1, tokens, tokens], 0 for class tokens; None unless the plan asks for it."""
+        """log(size) of every key's unit [n, 1, tokens, tokens], 0 for class tokens; None unless the plan asks."""
         if not self.plan.size_bias:
             return None
         sizes = units.sizes.flatten(1).log()[:, :, None].expand(-1, -1, self.side**2).flatten(1)

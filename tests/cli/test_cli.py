@@ -232,6 +232,7 @@ def test_interrupting_an_export_leaves_nothing(tmp_path: Path) -> None:
 import os, signal, sys
 from luvc_export import bundle, cli
 from luvc_export.export import weights
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 plain = weights.skeleton
 def interrupted(*args):
     os.kill(os.getpid(), signal.SIGINT)
