@@ -24,7 +24,6 @@ class Request:
         kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
         last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
-        switches: Other fields of ``Plan``, such as score, rho, axis.
     """
 
     schedule: str | Sequence[int] = "thirds"

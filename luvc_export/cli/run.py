@@ -19,7 +19,9 @@ def run(
     image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
     plan: Annotated[str | None, typer.Option("--plan", help="One of the bundle's plans.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="cpu or cuda.")] = "cpu",
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest answer.")] = 256,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
+    ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
@@ -41,8 +43,8 @@ def run(
     if show_kept is not None and not image:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image")
     session = load_bundle(bundle, backend, plan, threads=threads, verify=verify)
-    sampling: dict[str, Any] = {"max_new_tokens": session_budget(session, max_new_tokens, image, prompt)}
-    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": tuple(stop or ())}
+    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
+    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in sampling.items() if value is not None}
     pictures = list(image or [])
     stream = session.generate(pictures, prompt, stream=True, **sampling)
@@ -67,12 +69,6 @@ def run(
         return
     print()
     print(timing_line(result.timings), file=sys.stderr)
-
-
-def session_budget(session: Any, wanted: int, image: list[Path] | None, prompt: str) -> int:
-    """``wanted`` new tokens, or as many as the bundle has room for."""
-    request = session.prepare(list(image or []), prompt)
-    return min(wanted, int(session.room(request)))
 
 
 def timing_line(timings: Any) -> str:
