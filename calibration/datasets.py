@@ -1,0 +1,191 @@
+"""Calibration sets: pictures and prompts in a fixed order with a hash, from a folder, a JSON Lines file or a task.
+
+A folder holds pictures, each with its prompt in a text file of the same name beside it (``cat.jpg``, ``cat.txt``) or
+all with one ``prompt``; they are taken in the order of their names. A set that says nothing about a model's ranges is
+refused: empty, of one picture only, or with a picture that cannot be read. There is no random data to fall back to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import compress, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from luvc_export.calibration import tasks
+from luvc_export.calibration.cases import Case, Question, read_jsonl
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.runtime.pictures import Picture, open_picture
+
+#: Cases taken where nobody says how many.
+COUNT = 256
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Cases to calibrate on, checked.
+
+    Attributes:
+        name: Where it is from: a path or a task.
+        cases: In order. Cases that share a picture share ``Case.picture``.
+        pixels: Hash of each picture of each case.
+        longest: Tokens an answer may have.
+        stops: Whether a right answer must end.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    pixels: tuple[tuple[str, ...], ...]
+    longest: int = 32
+    stops: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """Of pixels, prompts and answers, in order."""
+        digest = hashlib.sha256()
+        for case, pixels in zip(self.cases, self.pixels, strict=True):
+            digest.update(repr((pixels, case.prompt, case.answer)).encode())
+        return digest.hexdigest()
+
+    @property
+    def pictures(self) -> int:
+        """Clusters of cases that share no picture with each other."""
+        return len({case.picture for case in self.cases})
+
+    @property
+    def known(self) -> bool:
+        """Whether every case has a right answer."""
+        return all(case.answer is not None for case in self.cases)
+
+    def split(self, share: float = 0.5) -> tuple[CalibrationSet, CalibrationSet]:
+        """Two sets that share no picture: about ``share`` of the clusters, spread evenly, and the rest.
+
+        Raises:
+            UsageError: There are too few pictures to divide.
+        """
+        clusters = list(dict.fromkeys(case.picture for case in self.cases))
+        taken = {c for i, c in enumerate(clusters) if int((i + 1) * share) > int(i * share)}
+        if not 0 < len(taken) < len(clusters):
+            raise UsageError(
+                "the calibration set has too few pictures to hold some out",
+                where=self.name,
+                got=f"{len(clusters)} pictures, {share:g} of them to be taken",
+                fix="add pictures",
+            )
+        first = [case.picture in taken for case in self.cases]
+        return self._where(first), self._where([not chosen for chosen in first])
+
+    def _where(self, chosen: Sequence[bool]) -> CalibrationSet:
+        cases, pixels = compress(self.cases, chosen), compress(self.pixels, chosen)
+        return dataclasses.replace(self, cases=tuple(cases), pixels=tuple(pixels))
+
+    def to_json(self) -> dict[str, str | int]:
+        """What a bundle records of the data it was made with."""
+        return {"name": self.name, "sha256": self.sha256, "cases": len(self.cases), "pictures": self.pictures}
+
+
+def load(
+    source: str | Path,
+    *,
+    count: int = COUNT,
+    prompt: str | None = None,
+    longest: int | None = None,
+    progress: Progress = lambda stage, done: None,
+) -> CalibrationSet:
+    """Read and check a calibration set.
+
+    Args:
+        source: A task (its ``search`` part), a folder of pictures, or a JSON Lines file (see ``cases.read_jsonl``).
+        count: Cases taken at most, the first ones.
+        prompt: For pictures of a folder that have no text file.
+        longest: Tokens an answer may have; the task's own, or 32.
+        progress: Told (stage, fraction done).
+
+    Raises:
+        UsageError: No such set, nothing in it, a picture that cannot be read, or all pictures alike.
+    """
+    if count < 1:
+        raise UsageError("a calibration set needs at least one case", where="count", got=count)
+    name, path = str(source), Path(source)
+    task = tasks.find(name) if name in tasks.names() else None
+    found: Sequence[Any]
+    if task:
+        found = tuple(task.cases(task.search[0], count, task.search[1]))
+    elif path.is_dir():
+        found = _folder(path, prompt)[:count]
+    elif path.is_file():
+        found = tuple(islice(read_jsonl(path), count))
+    else:
+        raise UsageError(
+            "there is no such calibration set",
+            where="--data",
+            got=name,
+            expected=f"a folder of pictures, a JSON Lines file, or a task: {did_you_mean(name, tasks.names())}",
+        )
+    pixels = []
+    for case in found:
+        pixels.append(tuple(_pixels(picture) for picture in case.images))
+        progress("reading the calibration set", len(pixels) / len(found))
+    different = len({key for keys in pixels for key in keys})
+    if different < 2:
+        raise UsageError(
+            "all pictures of the calibration set are identical" if different else "the cases show no pictures",
+            where=name,
+            got=f"{len(found)} cases",
+            expected="at least two different pictures: ranges of one say nothing about others",
+        )
+    cases = tuple(found) if task else _clustered(found, pixels)
+    return CalibrationSet(
+        name, cases, tuple(pixels), longest or (task.longest if task else 32), task.stops if task else False
+    )
+
+
+def _folder(folder: Path, prompt: str | None) -> list[Question]:
+    extensions = Image.registered_extensions()
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in extensions)
+    if not paths:
+        raise UsageError("the calibration set is empty", where=str(folder), expected="pictures, such as .png or .jpg")
+    found = []
+    for path in paths:
+        beside = path.with_suffix(".txt")
+        text = beside.read_text(encoding="utf-8").strip() if beside.is_file() else prompt
+        if not text:
+            raise UsageError(
+                "a picture of the calibration set has no prompt",
+                where=str(path),
+                expected=f"text in {beside.name}",
+                fix="write it there, or pass --prompt for every picture without one",
+            )
+        found.append(Question((path,), text))
+    return found
+
+
+def _clustered(cases: Sequence[Question], pixels: Sequence[tuple[str, ...]]) -> tuple[Case, ...]:
+    """Give all questions that share a picture, by its pixels and through others, one cluster."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    owners = [keys or (f"case {index}",) for index, keys in enumerate(pixels)]
+    for keys in owners:
+        for key in keys[1:]:
+            parent[root(key)] = root(keys[0])
+    numbers: dict[str, int] = {}
+    clusters = [numbers.setdefault(root(keys[0]), len(numbers)) for keys in owners]
+    return tuple(dataclasses.replace(case, picture=number) for case, number in zip(cases, clusters, strict=True))
+
+
+def _pixels(picture: Picture) -> str:
+    pixels = np.asarray(open_picture(picture))
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
