@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.errors import BundleError, UsageError, did_you_mean
-from luvc_export.manifest import FileRecord, Manifest, PlanEntry
+from luvc_export.manifest import EngineEntry, EngineFile, FileRecord, Manifest, PlanEntry
 
 MANIFEST = "luvc.json"
 
@@ -59,6 +60,63 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError("the manifest does not list this file", where=str(self.folder / MANIFEST), got=name)
         return inside(self.folder, name)
+
+    def engine(self, plan: str | None = None, target: str | None = None) -> EngineEntry:
+        """The engines of ``plan`` (None: the default plan) for ``target`` (None: where there is one only).
+
+        Raises:
+            UsageError: There is no such plan, no such engine, or ``target`` must choose.
+        """
+        self.entry(plan)
+        name = plan or self.manifest.default_plan
+        found = {entry.target: entry for entry in self.manifest.engines if entry.plan == name}
+        if target is None and len(found) == 1:
+            return next(iter(found.values()))
+        if target in found:
+            return found[target]
+        raise UsageError(
+            "the bundle holds engines for several targets" if found and not target else "there is no such engine",
+            where=str(self.folder),
+            got=f"plan {name!r}" + (f", target {target!r}" if target else ""),
+            expected=did_you_mean(target or "", found) if found else "engines of this plan",
+            fix=None if found else f"luvc-export build {self.folder} --plan {name} --target {target or 'TARGET'}",
+        )
+
+    def read_engine(self, engine: EngineFile, allow_unverified: bool = False) -> mmap.mmap:
+        """Map an engine file after hashing all of it: an engine is executable code, so the hash decides at every load.
+
+        The bytes returned are the bytes hashed. ``allow_unverified`` maps whatever the file holds.
+
+        Raises:
+            BundleError: The file is missing, truncated, or not the one the manifest names.
+        """
+        path = inside(self.folder, engine.file)
+        fix = "luvc-export build the engine again"
+        if not path.is_file() or path.stat().st_size == 0:
+            raise BundleError("an engine is missing or empty", where=str(path), fix=fix)
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if allow_unverified:
+            return data
+        if len(data) != engine.record.bytes:
+            short = len(data) < engine.record.bytes
+            raise BundleError(
+                "an engine is truncated" if short else "an engine has changed since it was built",
+                where=str(path),
+                got=f"{len(data)} bytes",
+                expected=f"{engine.record.bytes} bytes",
+                fix=fix,
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != engine.record.sha256:
+            raise BundleError(
+                "an engine has changed since it was built; engines are executable code, so it is not loaded",
+                where=str(path),
+                got=f"sha256 {digest[:16]}...",
+                expected=f"sha256 {engine.record.sha256[:16]}...",
+                fix=f"{fix}; --allow-unverified runs it anyway, with all that its author wants it to do here",
+            )
+        return data
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -110,6 +168,10 @@ def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
     for entry in manifest.plans.values():
         for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug)):
             bundle.path(name)
+    for engine in (part for both in manifest.engines for part in (both.vision, both.decoder)):
+        path = inside(root, engine.file)
+        if full and path.exists():
+            bundle.read_engine(engine).close()
     return bundle
 
 

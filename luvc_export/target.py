@@ -1,8 +1,8 @@
-"""What a target can do, as a frozen record: passes ask for a capability, never for a device's name."""
+"""What a target can do, as frozen records: passes and builders ask for a capability, never for a device's name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args, get_type_hints
 
 from luvc_export.errors import UsageError
@@ -13,9 +13,13 @@ Kv = Literal["concat", "attention", "inplace"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Fp32Attention = Literal["native", "decomposable"]
 Profiles = Literal["none", "wide", "pair"]
+Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
 
 #: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
 PRIMITIVE_OPSET = 20
+#: TensorScatter, which writes a cache in place, is of opset 24.
+INPLACE_OPSET = 24
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class TargetSpec:
             problems.append(f"opset: got {self.opset}, the primitive dialect ends at {PRIMITIVE_OPSET}")
         if self.dialect == "onnx" and self.opset not in (23, 24):
             problems.append(f"opset: got {self.opset}, the onnx dialect is 23 or 24")
-        if self.kv == "inplace" and self.opset < 24:
+        if self.kv == "inplace" and self.opset < INPLACE_OPSET:
             problems.append(f"kv: inplace needs TensorScatter of opset 24, got opset {self.opset}")
         if self.kv == "attention" and not (self.packed_heads and self.dialect == "onnx"):
             problems.append("kv: attention needs packed heads and the onnx dialect")
@@ -79,6 +83,102 @@ class TargetSpec:
         if problems:
             lines = "\n".join(f"  - {problem}" for problem in problems)
             raise UsageError(f"the target {self.name!r} contradicts itself:\n{lines}")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library that builds and runs a target's engines.
+
+    Args:
+        backend: Its Python module.
+        at_least: First version that will do, such as (10, 3).
+        below: First version that will not.
+        cross_build: It builds for compute capabilities this machine lacks, without a GPU even.
+        refit: It builds engines whose weights can be replaced, and plans without weights.
+        timing_cache: It reads and writes timing caches (TensorRT-RTX compiles on the device and keeps a runtime cache).
+    """
+
+    backend: Backend
+    at_least: tuple[int, ...]
+    below: tuple[int, ...]
+    cross_build: bool = False
+    refit: bool = True
+    timing_cache: bool = True
+
+    def takes(self, version: str) -> bool:
+        """Whether ``version`` (such as 10.3.0.26) is in the range."""
+        numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
+        return self.at_least <= numbers < self.below
+
+    @property
+    def range(self) -> str:
+        """The range for people: ``tensorrt >=10.3,<10.4``."""
+        low, high = (".".join(map(str, end)) for end in (self.at_least, self.below))
+        return f"{self.backend} >={low},<{high}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU or board, and the system it comes with.
+
+    Args:
+        compute_capability: Such as 8.7; None for a CPU.
+        memory_gib: Sizes it is sold with, smallest first, in GiB as the maker counts them; empty where it is the
+            host's.
+        unified: CPU and GPU share that memory, so a plan held while loading counts too.
+        machine: ``platform.machine()`` of the host; None for any.
+        jetpack: JetPack it is flashed with, such as 6.2.
+        l4t: First release of Jetson Linux that will do, and the first that will not: (36, 4), (37,).
+        python: Python of that system, for wheels: 3.10.
+    """
+
+    compute_capability: str | None = None
+    memory_gib: tuple[int, ...] = ()
+    unified: bool = False
+    machine: str | None = None
+    jetpack: str | None = None
+    l4t: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device with one generation of software.
+
+    Args:
+        name: Name of its file under engines/targets, with hyphens.
+        title: For people.
+        spec: What its graphs may hold. ``spec.kv`` is the form a build takes by default.
+        library: What builds and runs its engines.
+        device: What they run on.
+        kv_forms: Forms of the cache its parser takes.
+        quantised: Quantised products it has kernels for.
+        sources: Where each value comes from: field name to a URL or a document and its section.
+    """
+
+    name: str
+    title: str
+    spec: TargetSpec
+    library: Library
+    device: Device
+    kv_forms: tuple[Kv, ...]
+    quantised: tuple[Quantised, ...]
+    sources: dict[str, str]
+
+    def with_kv(self, kv: Kv) -> TargetSpec:
+        """The spec with another form of the cache.
+
+        Raises:
+            UsageError: The target's parser does not take it.
+        """
+        if kv not in self.kv_forms:
+            raise UsageError(
+                "the target does not take this form of the KV cache",
+                where=self.name,
+                got=kv,
+                expected=", ".join(self.kv_forms),
+            )
+        return replace(self.spec, kv=kv, opset=INPLACE_OPSET if kv == "inplace" else self.spec.opset)
 
 
 #: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, and fused nodes

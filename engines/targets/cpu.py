@@ -1,0 +1,19 @@
+"""Any CPU with ONNX Runtime: it runs the bundle's own graphs, no engine is built."""
+
+from luvc_export.target import ORT_CPU, Device, Library, Target
+
+TARGET = Target(
+    "cpu",
+    "CPU, ONNX Runtime",
+    ORT_CPU,
+    Library("onnxruntime", (1, 24), (2,), cross_build=True, refit=False, timing_cache=False),
+    Device(),
+    kv_forms=("attention",),
+    quantised=("int8", "int4"),
+    sources={
+        "spec": "docs/surgery.md, measured in docs/results/surgery.md",
+        "library": "pyproject.toml: the extra cpu, which the tests run on",
+        "kv_forms": "docs/surgery.md",
+        "quantised": "tests: Q/DQ graphs run on onnxruntime 1.31",
+    },
+)

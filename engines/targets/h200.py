@@ -1,0 +1,15 @@
+"""NVIDIA H200 with TensorRT from 10.15."""
+
+from luvc_export.engines.targets._generations import DATACENTER_SOURCES, TENSORRT_10_15, native
+from luvc_export.target import Device, Target
+
+TARGET = Target(
+    "h200",
+    "NVIDIA H200",
+    native("h200"),
+    TENSORRT_10_15,
+    Device("9.0", memory_gib=(141,)),
+    kv_forms=("inplace", "concat"),
+    quantised=("fp8", "int8", "int4"),
+    sources=DATACENTER_SOURCES | {"device.memory_gib": "https://www.nvidia.com/en-us/data-center/h200"},
+)

@@ -1,0 +1,17 @@
+"""Jetson Orin Nano with JetPack 6.2."""
+
+from luvc_export.engines.targets._generations import JETPACK_6_2_SOURCES, TENSORRT_10_3, primitive
+from luvc_export.target import Device, Target
+
+TARGET = Target(
+    "jetson-orin-nano-jp62",
+    "Jetson Orin Nano, JetPack 6.2",
+    primitive("jetson-orin-nano-jp62"),
+    TENSORRT_10_3,
+    Device(
+        "8.7", memory_gib=(4, 8), unified=True, machine="aarch64", jetpack="6.2", l4t=((36, 4), (37,)), python="3.10"
+    ),
+    kv_forms=("concat",),
+    quantised=("int8", "int4"),
+    sources=JETPACK_6_2_SOURCES,
+)
