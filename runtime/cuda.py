@@ -40,9 +40,9 @@ class Memory:
 
     def array(self) -> NDArray[np.uint8]:
         """The bytes of page-locked host memory; the array keeps them alive."""
-        view = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
-        view._owner = self  # type: ignore[attr-defined]
-        return np.frombuffer(view, np.uint8)
+        view: Any = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
+        view.owner = self
+        return np.ctypeslib.as_array(view)
 
 
 class Graph:

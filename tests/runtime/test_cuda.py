@@ -29,7 +29,7 @@ def test_a_machine_without_a_driver_says_so() -> None:
 
 def test_a_driver_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_GPUS", "0")
-    with pytest.raises(MachineError, match="no such GPU\n.*\n.*GPU 0 of 0"):
+    with pytest.raises(MachineError, match=r"no such GPU\n.*\n.*GPU 0 of 0"):
         Gpu(library=stand_in.library())
 
 
