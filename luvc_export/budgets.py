@@ -27,6 +27,11 @@ def staged(layers: int, tokens: int, fractions: tuple[float, float, float]) -> t
     return (*(round(tokens * fractions[i]) for i in stage), 0)
 
 
+def even(layers: int, tokens: int) -> tuple[int, ...]:
+    """As many in every layer as ``thirds`` has on average, none at the last layer (ours: docs/results/ablation.md)."""
+    return (*[round(sum(thirds(layers, tokens)) / max(1, layers - 1))] * (layers - 1), 0)
+
+
 def linear(layers: int, tokens: int) -> tuple[int, ...]:
     """A straight line from all tokens at layer 0 to none at the last."""
     return (*(round(tokens * (1 - layer / (layers - 1))) for layer in range(layers - 1)), 0)
@@ -38,7 +43,12 @@ def cosine(layers: int, tokens: int) -> tuple[int, ...]:
     return (*(round(tokens * height) for height in wave), 0)
 
 
-SCHEDULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {"thirds": thirds, "linear": linear, "cosine": cosine}
+SCHEDULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+    "even": even,
+    "thirds": thirds,
+    "linear": linear,
+    "cosine": cosine,
+}
 
 
 def schedule(name: str, layers: int, tokens: int) -> tuple[int, ...]:

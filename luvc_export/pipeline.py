@@ -24,7 +24,7 @@ DEFAULT_IMAGE_SIZE = (672, 672)
 
 def make_plan(
     model: str | Checkpoint,
-    schedule: str | Sequence[int] = "thirds",
+    schedule: str | Sequence[int] = "even",
     *,
     image_size: tuple[int, int] | None = None,
     merge_keep: float = 0.75,
@@ -40,7 +40,7 @@ def make_plan(
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
-        schedule: ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
+        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
         merge_keep: Share of units that merging in the encoder keeps.
         merge_at: Encoder blocks to merge after, instead of the default spread.
@@ -70,7 +70,7 @@ def make_plan(
 def export_bundle(
     model: str | Checkpoint,
     output: str | os.PathLike[str],
-    plans: str | Plan | Mapping[str, Plan] = "thirds",
+    plans: str | Plan | Mapping[str, Plan] = "even",
     *,
     image_size: tuple[int, int] | None = None,
     fit: Fit = "pad",

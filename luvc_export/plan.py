@@ -68,10 +68,10 @@ class Plan:
     keep: tuple[int, ...]
     merges: tuple[MergePass, ...] = ()
     last_layer: LastLayer = "drop"
-    score: str = "low"
-    rho: float = 0.25
+    score: str = "residual"
+    rho: float = 0.1
     axis: Axis = "token"
-    spectrum: Spectrum = "1d"
+    spectrum: Spectrum = "2d"
     merge_mode: MergeMode = "mean"
     positions: Positions = "mean"
     windows: Windows = "units"

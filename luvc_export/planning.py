@@ -17,7 +17,7 @@ class Request:
     """What a user asks of a plan.
 
     Args:
-        schedule: ``thirds``, ``linear``, ``cosine``, ``none``, or a list of budgets, one per layer.
+        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or a list of budgets, one per layer.
         merge_keep: Share of units that merging in the encoder keeps (1 merges nothing).
         merge_at: Encoder blocks to merge after; None spreads them over the later half of the full-attention blocks.
         speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
@@ -26,7 +26,7 @@ class Request:
         last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
     """
 
-    schedule: str | Sequence[int] = "thirds"
+    schedule: str | Sequence[int] = "even"
     merge_keep: float = 0.75
     merge_at: tuple[int, ...] | None = None
     speedup: float | None = None

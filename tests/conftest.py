@@ -21,8 +21,8 @@ settings.load_profile("repo")
 
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundled checkpoint with plans ``none`` and ``thirds`` and debug decoders; do not change its files."""
-    plans = {name: make_plan(str(CHECKPOINT), name, image_size=IMAGE_SIZE) for name in ("none", "thirds")}
+    """The bundled checkpoint with plans ``none``, ``even`` and ``thirds`` and debug decoders; never changed."""
+    plans = {name: make_plan(str(CHECKPOINT), name, image_size=IMAGE_SIZE) for name in ("none", "even", "thirds")}
     folder = tmp_path_factory.mktemp("demo") / "bundle"
     return export_bundle(str(CHECKPOINT), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, debug=True)
 

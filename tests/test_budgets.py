@@ -48,8 +48,10 @@ def test_every_schedule_makes_a_valid_plan(name: str, layers: int, tokens: int) 
     assert Plan((1, tokens), keep, topk_limit=None).keep[-1] == 0
 
 
-def test_thirds_of_the_bundled_model() -> None:
-    assert budgets.thirds(8, 64) == (64, 64, 64, 32, 32, 16, 16, 0)
+def test_thirds_and_even_of_the_bundled_model() -> None:
+    assert budgets.thirds(6, 80) == (80, 80, 40, 40, 20, 0)
+    assert budgets.even(6, 80) == (52, 52, 52, 52, 52, 0)
+    assert budgets.even(1, 80) == (0,)
 
 
 def test_unknown_schedule_suggests() -> None:

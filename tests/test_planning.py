@@ -13,7 +13,7 @@ VISION = EncoderShape(blocks=32, hidden=1280, intermediate=3420, unit=4, window=
 
 
 def test_default_spreads_merging_over_the_later_full_attention_blocks() -> None:
-    plan = solve(Request(), (32, 32), LLM, VISION)
+    plan = solve(Request("thirds"), (32, 32), LLM, VISION)
     assert [merge.block for merge in plan.merges] == [15, 23, 31]
     assert plan.merged_grid == (27, 28)
     assert plan.keep[0] == 27 * 28 and plan.keep[-1] == 0 and plan.schedule == "thirds"

@@ -1,17 +1,17 @@
-"""The bundled task: pictures of coloured digits."""
+"""The bundled task: pictures of coloured digits; splits ``heldout`` and ``harder`` (unseen fonts and sizes)."""
 
 from __future__ import annotations
 
 from luvc_export.calibration.tasks import Task
-from luvc_export.demo import CHECKPOINT, IMAGE_SIZE, glyphs
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE, questions
 
 TASK = Task(
     name="glyph",
     checkpoint=CHECKPOINT,
     image_size=IMAGE_SIZE,
-    cases=lambda split, count, seed: glyphs.cases(split, count, seed),
-    search=("calibration", 0),
+    cases=lambda split, count, seed: questions.cases(split, count, seed),
+    search=("heldout", 1),
     report=("heldout", 0),
-    longest=1,
-    stops=False,
+    longest=8,
+    stops=True,
 )

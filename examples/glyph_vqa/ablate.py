@@ -11,10 +11,11 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from luvc_export.demo.questions import Case, Question
+
 from .answer import Asker
 from .decoder import Prefix, decode
 from .pack import Packer, shared_prefix
-from .questions import Case, Question
 
 
 def rows_of(cases: list[Case]) -> list[list[int]]:

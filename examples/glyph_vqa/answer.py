@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .questions import Case
+from luvc_export.demo.questions import Case
 
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 

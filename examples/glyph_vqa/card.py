@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from .questions import CHAINS, KINDS
-from .scene import COLUMNS, FONTS, GRID, HEIGHT, ROWS, SIZES, WIDTH
+from luvc_export.demo.questions import CHAINS, KINDS
+from luvc_export.demo.scene import COLUMNS, FONTS, GRID, HEIGHT, ROWS, SIZES, WIDTH
 
 TEMPLATE = """# Model card: glyph VQA
 

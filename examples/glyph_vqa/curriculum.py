@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .questions import ONE_PICTURE, Question, ask
-from .scene import Scene
+from luvc_export.demo.questions import ONE_PICTURE, Question, ask
+from luvc_export.demo.scene import Scene
 
 OPEN_AT = 0.6  # ability in every kind it builds on at which a kind opens
 NEEDS = {

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from luvc_export.demo.questions import KINDS, SEVERAL_HOPS, Case, cases
+from luvc_export.demo.scene import HEIGHT, WIDTH
+
 from .ablate import scores
 from .answer import Asker
 from .intervals import chance, interval
-from .questions import KINDS, SEVERAL_HOPS, Case, cases
-from .scene import HEIGHT, WIDTH
 
 CHUNK = 100  # pictures in memory at a time
 RANDOM_SEEDS = (0, 1, 2)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from .scene import COLUMNS, GRID, NAMES, ROWS, Scene
+from luvc_export.demo.scene import COLUMNS, GRID, NAMES, ROWS, Scene
 
 HIDDEN, LAYERS = 192, 6
 PATCH, MERGE = 14, 2

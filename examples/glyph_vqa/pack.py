@@ -9,9 +9,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from luvc_export.demo.questions import CHAINS, DEPENDENT, MOVES, NUMBER, Question
+from luvc_export.demo.scene import GRID, NAMES
+
 from .decoder import Prefix
-from .questions import CHAINS, DEPENDENT, MOVES, NUMBER, Question
-from .scene import GRID, NAMES
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 LENGTH = 32  # longest question with its answer, in tokens

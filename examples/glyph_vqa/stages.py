@@ -11,13 +11,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from luvc_export.demo.questions import Question
+from luvc_export.demo.scene import Scene, generator, lay_out, render, token_owner
+
 from .curriculum import Curriculum
 from .decoder import decode
 from .guide import WATCHED, guide
 from .model import LABELS, encode, labels
 from .pack import Packer, shared_prefix
-from .questions import Question
-from .scene import Scene, generator, lay_out, render, token_owner
 from .see import fresh_codes, noisy_symbols, see_loss
 
 TRAIL_WEIGHT, GUIDE_WEIGHT, SEE_WEIGHT = 0.5, 0.6, 0.3

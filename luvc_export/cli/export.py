@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.plan import Plan
 
 
 def export(
@@ -16,7 +17,7 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
     plan: Annotated[
         list[str] | None,
-        typer.Option("--plan", help="thirds, linear, cosine, none, a JSON file or 64,32,16,0; repeat for several."),
+        typer.Option("--plan", help="even, thirds, linear, cosine, none, a JSON file or 64,32,0; repeat for several."),
     ] = None,
     image_size: options.ImageSize = None,
     fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
@@ -27,8 +28,10 @@ def export(
     merge_keep: options.MergeKeep = 0.75,
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
-    score: options.Score = "low",
-    rho: options.Rho = 0.25,
+    score: options.Score = Plan.score,
+    rho: options.Rho = Plan.rho,
+    axis: options.Axis = Plan.axis,
+    spectrum: options.Spectrum = Plan.spectrum,
     last_layer: options.LastLayer = None,
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
@@ -39,7 +42,7 @@ def export(
 ) -> None:
     """Export a checkpoint to a bundle of compressed ONNX graphs.
 
-    [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --plan thirds --image-size 896x896[/dim]
+    [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-size 896x896[/dim]
     """
     from luvc_export.bundle import check_target
     from luvc_export.export.checkpoint import open_checkpoint
@@ -55,7 +58,7 @@ def export(
     for flag, (value, known) in choices.items():
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
-    names = plan or ["thirds"]
+    names = plan or ["even"]
     plans = {
         options.plan_name(name): options.make(
             checkpoint,
@@ -67,6 +70,8 @@ def export(
             last_layer=last_layer if name != "none" else None,
             score=score,
             rho=rho,
+            axis=axis,
+            spectrum=spectrum,
         )
         for name in names
     }

@@ -20,13 +20,16 @@ ImageSize = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
 PlanName = Annotated[
-    str, typer.Option("--plan", help="thirds, linear, cosine, none, a plan's JSON file, or budgets as 64,32,16,0.")
+    str,
+    typer.Option("--plan", help="even, thirds, linear, cosine, none, a plan's JSON file, or budgets: 64,32,0."),
 ]
 MergeKeep = Annotated[float, typer.Option("--merge-keep", help="Share of units that merging in the encoder keeps.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets for this factor on prefill FLOPs.")]
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
 Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
+Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
+Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
 LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_only or full.")]
 Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]
 

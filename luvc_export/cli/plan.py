@@ -9,17 +9,20 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.plan import Plan
 
 
 def plan(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; only its config is read.")],
-    schedule: options.PlanName = "thirds",
+    schedule: options.PlanName = "even",
     image_size: options.ImageSize = None,
     merge_keep: options.MergeKeep = 0.75,
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
-    score: options.Score = "low",
-    rho: options.Rho = 0.25,
+    score: options.Score = Plan.score,
+    rho: options.Rho = Plan.rho,
+    axis: options.Axis = Plan.axis,
+    spectrum: options.Spectrum = Plan.spectrum,
     last_layer: options.LastLayer = None,
     text: options.Text = 64,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
@@ -46,6 +49,8 @@ def plan(
         last_layer=last_layer,
         score=score,
         rho=rho,
+        axis=axis,
+        spectrum=spectrum,
     )
     costs = cost(made, checkpoint.family.decoder_shape(checkpoint.config), text)
     if output is not None:

@@ -47,14 +47,14 @@ def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> No
     vision, decoder = (load(demo_bundle, f"{part}.{plan}.onnx").graph for part in ("vision", "decoder"))
     assert [i.name for i in vision.input] == [contract.IMAGE]
     assert [o.name for o in vision.output] == [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO]
-    assert [i.name for i in decoder.input] == [*contract.DECODER_INPUTS, *contract.past_names(8)]
+    assert [i.name for i in decoder.input] == [*contract.DECODER_INPUTS, *contract.past_names(len(keep))]
     prunes = [contract.kept_name(layer) for layer, _, kept in demo_bundle.entry(plan).plan.prunes if kept]
-    assert [o.name for o in decoder.output] == [contract.LOGITS, *contract.present_names(8), *prunes]
+    assert [o.name for o in decoder.output] == [contract.LOGITS, *contract.present_names(len(keep)), *prunes]
     kinds = {i.name: i.type.tensor_type.elem_type for i in decoder.input}
     assert kinds[contract.POSITION_IDS] == kinds[contract.VISUAL_POSITION_IDS] == TensorProto.FLOAT
     assert kinds[contract.TEXT_MASK] == TensorProto.BOOL
     symbols = {i.name: i.type.tensor_type.shape.dim[2].dim_param for i in decoder.input if i.name.startswith("past")}
-    for layer in range(8):
+    for layer in range(len(keep)):
         assert symbols[f"past_key_values.{layer}.key"] == f"past_{keep[layer]}"
     assert all(i.type.tensor_type.shape.dim[0].dim_param == "batch" for i in decoder.input if i.name != "image"
                and "position_ids" not in i.name)  # fmt: skip

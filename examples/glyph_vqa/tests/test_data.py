@@ -3,9 +3,10 @@
 
 import numpy as np
 import pytest
-from glyph_vqa.questions import KINDS, cases
-from glyph_vqa.scene import COLOURS, FONTS, GRID, HEIGHT, SIZES, TOKEN, WIDTH, generator, render
 from glyph_vqa.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer, write_tokenizer
+
+from luvc_export.demo.questions import KINDS, cases
+from luvc_export.demo.scene import COLOURS, FONTS, GRID, HEIGHT, SIZES, TOKEN, WIDTH, generator, render
 
 WORD = {"one": 1, "two": 2, "three": 3, "four": 4}
 STEP = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}

@@ -12,10 +12,11 @@ from glyph_vqa.decoder import decode
 from glyph_vqa.intervals import interval
 from glyph_vqa.model import build, configuration, encode, export, patchify
 from glyph_vqa.pack import Packer, shared_prefix
-from glyph_vqa.questions import Question, cases
-from glyph_vqa.scene import generator, render
 from glyph_vqa.tokenizer import VOCABULARY, special_ids, write_tokenizer
 from glyph_vqa.train import train
+
+from luvc_export.demo.questions import Question, cases
+from luvc_export.demo.scene import generator, render
 
 
 @pytest.fixture(scope="module")

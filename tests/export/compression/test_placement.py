@@ -11,11 +11,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcess
 from luvc_export import load_bundle, make_plan
 from luvc_export.bundle import Bundle
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
-from luvc_export.demo.glyphs import cases
+from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
 from luvc_export.export.compression.placement import compressed
 
-UNITS = 81
+UNITS = IMAGE_SIZE[0] * IMAGE_SIZE[1] // 28**2
+IMAGE_TOKEN = json.loads((CHECKPOINT / "config.json").read_text())["image_token_id"]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,10 @@ def ask(prompt: str, picture: Image.Image) -> dict[str, torch.Tensor]:
     settings = json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
     settings.pop("image_processor_type")
     vision = Qwen2VLImageProcessorPil(**settings)(picture, return_tensors="pt")
-    text = "<|vision_start|>" + "<|image_pad|>" * UNITS + "<|vision_end|>" + prompt
+    text = f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * UNITS}<|vision_end|>{prompt}<|im_end|>\n"
+    text += "<|im_start|>assistant\n"
     ids = torch.tensor([Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text).ids])
-    return {"input_ids": ids, "mm_token_type_ids": (ids == 120).int(), **vision}
+    return {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE_TOKEN).int(), **vision}
 
 
 def generate(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> list[int]:
@@ -55,7 +57,7 @@ def test_without_pruning_generate_is_unchanged_and_with_it_equals_the_bundle(
 
 def test_the_model_is_restored_after_an_error(model: Qwen2_5_VLForConditionalGeneration) -> None:
     plan = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)
-    inputs = ask("?7", Image.new("RGB", (252, 280)))
+    inputs = ask("where is 7?", Image.new("RGB", (252, 280)))
     with pytest.raises(UsageError, match="image_grid_thw"), compressed(model, plan):
         model(**inputs)
     assert "forward" not in model.__dict__

@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .scene import NAMES, Mark, Scene, generator, render
+from luvc_export.demo.scene import NAMES, Mark, Scene, generator, render
+from luvc_export.errors import UsageError, did_you_mean
 
 NUMBER = ("one", "two", "three", "four")  # rows and columns are counted from one
 MOVES = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}
@@ -35,16 +38,19 @@ class Question:
 class Case:
     """What an evaluation asks: uint8 pictures [H, W, 3], the user's text alone, the answer, the kind, the cluster."""
 
-    images: tuple[np.ndarray, ...]
+    images: tuple[NDArray[np.uint8], ...]
     prompt: str
     answer: str
     kind: str
     picture: int
 
 
-def pick(rng: np.random.Generator, items: list) -> object:
+T = TypeVar("T")
+
+
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     """Return one item at random."""
-    return items[rng.integers(len(items))]
+    return items[int(rng.integers(len(items)))]
 
 
 def move(scene: Scene, mark: Mark, step: str) -> Mark | None:
@@ -100,10 +106,11 @@ def path(kind: str, *menus: tuple[str, ...]) -> Callable[[np.random.Generator, S
             trail, steps = [pick(rng, scene.unique())], []
             for menu in menus:
                 steps.append(pick(rng, menu))
-                trail.append(move(scene, trail[-1], steps[-1]))
-                if trail[-1] is None:
+                reached = move(scene, trail[-1], steps[-1])
+                if reached is None:
                     break
-            if trail[-1] is not None and len(set(trail)) == len(trail):
+                trail.append(reached)
+            if len(trail) == len(menus) + 1 and len(set(trail)) == len(trail):
                 text = f"from {trail[0].colour} go {' then '.join(steps)}: colour?"
                 return Question(kind, text, trail[-1].colour, tuple(trail))
         return None
@@ -166,9 +173,13 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     """Yield `count` cases of a split (train, heldout, harder): every picture is asked one question of each kind.
 
     The question of a kind about a picture depends on split, seed, picture and kind alone, not on the other kinds.
+
+    Raises:
+        UsageError: There is no split or kind of that name.
     """
-    if unknown := sorted(set(kinds or ()) - set(KINDS)):
-        raise ValueError(f"unknown kinds {', '.join(unknown)}; expected some of {', '.join(KINDS)}")
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise UsageError("unknown kind", where="glyph task", got=repr(kind), expected=did_you_mean(kind, KINDS))
     made, picture = 0, 0
     while made < count:
         image, scene = render(generator(split, seed, picture), split)

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from luvc_export.errors import MachineError, UsageError, did_you_mean
 
 ROWS, COLUMNS, CELL, TOKEN = 3, 4, 84, 28
 HEIGHT, WIDTH = ROWS * CELL, COLUMNS * CELL
@@ -62,7 +66,7 @@ class Scene:
     """What a picture shows. `owner[9, 12]` is the index into `marks` of the digit a visual token shows, or -1."""
 
     marks: tuple[Mark, ...]
-    owner: np.ndarray
+    owner: NDArray[np.int64]
 
     def at(self, row: int, column: int) -> Mark | None:
         """Return the digit in a cell, or None when the cell holds none (outside the grid too)."""
@@ -75,26 +79,46 @@ class Scene:
 
 
 def generator(split: str, *key: int) -> np.random.Generator:
-    """Return the generator of a split (train, heldout, harder) and an integer key; no two splits share a stream."""
+    """Return the generator of a split (train, heldout, harder) and an integer key; no two splits share a stream.
+
+    Raises:
+        UsageError: There is no split of that name.
+    """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+        raise UsageError("unknown split", where="glyph task", got=repr(split), expected=did_you_mean(split, SPLITS))
     return np.random.default_rng([SPLITS[split], *key])
 
 
 @cache
-def glyph(font: str, size: int, digit: int) -> np.ndarray:
-    """Return the ink of a digit, float32 [h, w] in 0..1, cropped to its bounding box."""
-    if font == "pillow":
-        face = ImageFont.load_default(size)
-    else:
-        face = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf", size)
-    canvas = Image.new("L", (2 * size, 2 * size))
-    ImageDraw.Draw(canvas).text((size // 2, size // 4), str(digit), fill=255, font=face)
-    return np.asarray(canvas.crop(canvas.getbbox()), dtype=np.float32) / 255
+def font_folder() -> Path:
+    """Return the folder of the fonts that come with matplotlib, without importing it.
+
+    Raises:
+        MachineError: matplotlib is not installed.
+    """
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise MachineError(
+            "the pictures are drawn with fonts that come with matplotlib",
+            got="no module matplotlib",
+            fix="pip install 'luvc-export[report]'",
+        )
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
 @cache
-def noise_field() -> np.ndarray:
+def glyph(font: str, size: int, digit: int) -> NDArray[np.float32]:
+    """Return the ink of a digit, float32 [h, w] in 0..1, cropped to its bounding box."""
+    face: Any = (
+        ImageFont.load_default(size) if font == "pillow" else ImageFont.truetype(font_folder() / f"{font}.ttf", size)
+    )
+    canvas = Image.new("L", (2 * size, 2 * size))
+    ImageDraw.Draw(canvas).text((size // 2, size // 4), str(digit), fill=255, font=face)
+    return np.asarray(canvas.crop(canvas.getbbox()), dtype=np.float32) / np.float32(255)
+
+
+@cache
+def noise_field() -> NDArray[np.float32]:
     """Return a fixed field of standard normal noise, float32 [600, 700, 3]; pictures take windows of it."""
     return np.random.default_rng(0).standard_normal((600, 700, 3)).astype(np.float32)
 
@@ -118,7 +142,7 @@ def lay_out(rng: np.random.Generator, split: str) -> tuple[Mark, ...]:
     return tuple(sorted(marks, key=lambda m: (m.row, m.column)))
 
 
-def token_owner(marks: tuple[Mark, ...], least: int = 25) -> np.ndarray:
+def token_owner(marks: tuple[Mark, ...], least: int = 25) -> NDArray[np.int64]:
     """Return int64 [9, 12]: which digit has the most ink in each visual token, -1 below `least` pixels of ink."""
     ink = np.zeros((len(marks), *GRID))
     for i, mark in enumerate(marks):
@@ -128,7 +152,7 @@ def token_owner(marks: tuple[Mark, ...], least: int = 25) -> np.ndarray:
     return np.where(ink.max(0) >= least, ink.argmax(0), -1)
 
 
-def background(rng: np.random.Generator, hard: bool) -> np.ndarray:
+def background(rng: np.random.Generator, hard: bool) -> NDArray[np.float32]:
     """Return a pale, noisy background with a gradient, float32 [252, 336, 3] in 0..255."""
     corners = rng.integers(175 if hard else 190, 256, (2, 3)).astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
@@ -136,7 +160,9 @@ def background(rng: np.random.Generator, hard: bool) -> np.ndarray:
     ramp = ((ramp + 1.42) / 2.84).astype(np.float32)[..., None]
     top, left = rng.integers(600 - HEIGHT), rng.integers(700 - WIDTH)
     sigma = np.float32(rng.uniform(2, 12 if hard else 9))
-    return corners[0] * (1 - ramp) + corners[1] * ramp + sigma * noise_field()[top : top + HEIGHT, left : left + WIDTH]
+    noise = noise_field()[top : top + HEIGHT, left : left + WIDTH]
+    field: NDArray[np.float32] = corners[0] * (1 - ramp) + corners[1] * ramp + sigma * noise
+    return field
 
 
 def distract(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[Mark, ...], hard: bool) -> None:
@@ -145,8 +171,8 @@ def distract(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[M
         line = [int(v) for v in rng.integers(0, (WIDTH, HEIGHT, WIDTH, HEIGHT))]
         draw.line(line, fill=tuple(int(v) for v in rng.integers(140, 215, 3)), width=1)
     for _ in range(rng.integers(0, 10)):
-        x, y, r = rng.integers(4, WIDTH - 8), rng.integers(4, HEIGHT - 8), rng.integers(1, 3)
-        draw.ellipse([int(x), int(y), int(x + r), int(y + r)], fill=tuple(int(v) for v in rng.integers(0, 200, 3)))
+        x, y, r = int(rng.integers(4, WIDTH - 8)), int(rng.integers(4, HEIGHT - 8)), int(rng.integers(1, 3))
+        draw.ellipse([x, y, x + r, y + r], fill=tuple(int(v) for v in rng.integers(0, 200, 3)))
     full = {(m.row, m.column) for m in marks}
     for row, column in ((r, c) for r in range(ROWS) for c in range(COLUMNS) if (r, c) not in full):
         colour, side = COLOURS[NAMES[rng.integers(len(NAMES))]], int(rng.integers(14, 34))
@@ -160,7 +186,7 @@ def distract(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[M
             draw.polygon([(x, y + side), (x + side, y + side), (x + side // 2, y)], fill=colour)
 
 
-def render(rng: np.random.Generator, split: str) -> tuple[np.ndarray, Scene]:
+def render(rng: np.random.Generator, split: str) -> tuple[NDArray[np.uint8], Scene]:
     """Return (uint8 picture [252, 336, 3], what it shows). The same generator state gives the same picture."""
     marks = lay_out(rng, split)
     hard = split == "harder"
