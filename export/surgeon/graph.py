@@ -59,6 +59,7 @@ class Surgery:
     _props: list[tuple[str, str]] = field(default_factory=list)
     _node_props: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     _made: Counter[str] = field(default_factory=Counter)
+    _taken: set[str] = field(default_factory=set)
 
     @classmethod
     def open(cls, model: onnx.ModelProto, target: TargetSpec, precision: Precision = "fp32") -> Surgery:
@@ -84,6 +85,7 @@ class Surgery:
     def reload(self, model: onnx.ModelProto) -> None:
         """Replace the graph by ``model``'s, keeping what is known of metadata."""
         for node in model.graph.node:
+            self._taken |= {node.name, *node.input, *node.output}
             if node.metadata_props:
                 self._node_props[node.output[0]] = [(item.key, item.value) for item in node.metadata_props]
         bare = onnx.ModelProto()
@@ -127,8 +129,11 @@ class Surgery:
 
     def name(self, hint: str) -> str:
         """A name no tensor or node has."""
-        self._made[hint] += 1
-        return f"luvc.{self.running}.{hint}.{self._made[hint]}"
+        while True:
+            self._made[hint] += 1
+            name = f"luvc.{self.running}.{hint}.{self._made[hint]}"
+            if name not in self._taken:  # an earlier surgery's names are still there
+                return name
 
     def constant(self, values: Any, hint: str = "const", dtype: Any = np.int64) -> gs.Constant:
         """A small constant of the graph itself."""
