@@ -37,6 +37,7 @@ class Options:
     """Everything about a bundle beside its plans; fields as in ``manifest``.
 
     Attributes:
+        tiles: Grids (rows, columns) of tiles a picture may be cut to, each tile an image of ``image_size``.
         debug: Also write decoder graphs that take the kept indices as inputs (parity).
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
@@ -48,6 +49,7 @@ class Options:
     weights: WeightsMode = "copy"
     debug: bool = False
     surgery: bool = True
+    tiles: tuple[tuple[int, int], ...] = ((1, 1),)
 
 
 def write_bundle(
@@ -103,6 +105,7 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
         UsageError: A side is no multiple of the unit, or the text does not fit the model's context.
         PlanError: A plan was made for another grid.
     """
+    checkpoint.family.cuts(checkpoint.config, options.tiles)
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     height, width = options.image_size
     fixed = checkpoint.family.image_size(checkpoint.config)
@@ -227,6 +230,7 @@ def _manifest(
     files: dict[str, Any],
 ) -> Manifest:
     given, pixels = _processor(checkpoint), checkpoint.family.pixels
+    shape = checkpoint.family.decoder_shape(checkpoint.config)
     mean = given.get("image_mean", pixels.mean)
     number = given.get("resample")
     resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
@@ -246,8 +250,11 @@ def _manifest(
             text_capacity=options.text_capacity,
             position_kind=checkpoint.family.position_kind,
             position_copies=copies,
+            marker=checkpoint.family.template_marker(checkpoint.config),
+            cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
         ),
-        decoder=checkpoint.family.decoder_shape(checkpoint.config),
+        decoder=shape,
+        planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,
         default_plan=next(iter(entries)),
         plans=entries,
         weights=Weights(

@@ -6,7 +6,8 @@ positions and which logical order they carry. numpy only: the runtime, the torch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,33 @@ from numpy.typing import NDArray
 from luvc_export.errors import UsageError
 
 PositionKind = Literal["mrope", "sequential"]
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Images that are tiles of one picture: their units form one grid, each row of which ends with a text token.
+
+    ``tiles`` are rows and columns of images; the text tokens, one for each row of units, follow the last tile's
+    placeholder. Merged units may share a logical place; then they see each other both ways.
+    """
+
+    tiles: tuple[int, int]
+
+    @property
+    def images(self) -> int:
+        """How many images."""
+        return self.tiles[0] * self.tiles[1]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Images that are ``images`` moments of a video, ``step`` apart in time positions (M-RoPE)."""
+
+    images: int
+    step: float
+
+
+Block = Mosaic | Clip
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,7 @@ def arrange(
     kind: PositionKind,
     first_position: int = 0,
     first_order: int = 0,
+    blocks: Mapping[int, Block] | None = None,
 ) -> Layout:
     """Lay out a prompt that holds one ``image_token_id`` per image.
 
@@ -58,12 +87,12 @@ def arrange(
         kind: Rule of the family.
         first_position: Position of the first token (after earlier turns).
         first_order: Logical place of the first token (after earlier turns).
+        blocks: Images that belong together, by the index of their first one.
 
     Raises:
         UsageError: Placeholders and images differ in number.
     """
-    images, tokens, width = visual_positions.shape
-    copies, axes = width // 2, 3 if kind == "mrope" else 1
+    images = len(visual_positions)
     placeholders = sum(token == image_token_id for token in token_ids)
     if placeholders != images:
         raise UsageError(
@@ -72,34 +101,97 @@ def arrange(
             expected="one placeholder per image",
             fix="pass as many images as the messages mention",
         )
-    position, order = first_position, first_order
-    text: list[tuple[int, int, int]] = []
-    visual_position = np.zeros((copies, axes, images, tokens), np.float32)
-    visual_order = np.zeros((images, tokens), np.int64)
-    seen = 0
-    for token in token_ids:
-        if token != image_token_id:
-            text.append((token, position, order))
-            position, order = position + 1, order + 1
+    pen = _Pen(visual_positions, grid, kind, first_position, first_order)
+    place, seen = 0, 0
+    while place < len(token_ids):
+        if token_ids[place] != image_token_id:
+            pen.text(token_ids[place])
+            place += 1
             continue
-        place = visual_positions[seen].reshape(tokens, copies, 2)
-        row, column = place[:, :, 0].T, place[:, :, 1].T
-        if kind == "mrope":
-            visual_position[:, :, seen] = np.stack([np.zeros_like(row), row, column], 1) + position
-            position += max(grid)
+        block = (blocks or {}).get(seen)
+        if isinstance(block, Mosaic):
+            ends = token_ids[place + block.images : place + block.images + block.tiles[0] * grid[0]]
+            pen.mosaic(seen, block.tiles, ends)
+            place += len(ends)
+        elif isinstance(block, Clip):
+            pen.clip(seen, block)
         else:
-            visual_position[:, 0, seen] = row * grid[1] + column + position
-            position += grid[0] * grid[1]
-        visual_order[seen] = order + np.arange(tokens)
-        order += grid[0] * grid[1]
-        seen += 1
-    ids, positions, orders = (np.array([row[i] for row in text], np.int64) for i in range(3))
-    return Layout(
-        ids[None],
-        np.broadcast_to(positions.astype(np.float32), (copies * axes, 1, len(text))).copy(),
-        visual_position.reshape(copies * axes, 1, images * tokens),
-        orders[None],
-        visual_order.reshape(1, images * tokens),
-        position,
-        order,
-    )
+            pen.image(seen)
+        count = block.images if block else 1
+        place, seen = place + count, seen + count
+    return pen.layout()
+
+
+@dataclass
+class _Pen:
+    """Writes tokens one after another: where it stands is ``position`` and ``order``."""
+
+    visual_positions: NDArray[np.float32]
+    grid: tuple[int, int]
+    kind: PositionKind
+    position: int
+    order: int
+    latest: int = 0
+    words: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        images, tokens, width = self.visual_positions.shape
+        self.copies, self.axes = width // 2, 3 if self.kind == "mrope" else 1
+        self.visual = np.zeros((self.copies, self.axes, images, tokens), np.float32)
+        self.visual_order = np.zeros((images, tokens), np.int64)
+
+    def text(self, token: int) -> None:
+        self.words.append((token, self.position, self.order))
+        self.position, self.order = self.position + 1, self.order + 1
+
+    def image(self, index: int) -> None:
+        row, column = self._places(index)
+        rows, columns = self.grid
+        if self.kind == "mrope":
+            self.visual[:, :, index] = np.stack([np.zeros_like(row), row, column], 1) + self.position
+            self.position += max(self.grid)
+        else:
+            self.visual[:, 0, index] = row * columns + column + self.position
+            self.position += rows * columns
+        self.visual_order[index] = self.order + np.arange(self.visual_order.shape[1])
+        self.order += rows * columns
+
+    def clip(self, first: int, block: Clip) -> None:
+        """All moments share rows and columns; text goes on after those, as transformers' ``get_rope_index``."""
+        start = self.position
+        for moment in range(block.images):
+            self.position = start
+            self.image(first + moment)
+            self.visual[:, 0, first + moment] += int(moment * block.step)
+            self.latest = max(self.latest, start + int(moment * block.step) + 1)
+
+    def mosaic(self, first: int, tiles: tuple[int, int], ends: list[int]) -> None:
+        rows, columns = self.grid
+        wide = tiles[1] * columns + 1
+        for index in range(tiles[0] * tiles[1]):
+            row, column = self._places(first + index)
+            row, column = row + index // tiles[1] * rows, column + index % tiles[1] * columns
+            self.visual[:, 0, first + index] = row * wide + column + self.position
+            self.visual_order[first + index] = self.order + np.floor(row[0]) * wide + np.floor(column[0])
+        for row_end, token in enumerate(ends, 1):
+            self.words.append((token, self.position + row_end * wide - 1, self.order + row_end * wide - 1))
+        self.position, self.order = self.position + tiles[0] * rows * wide, self.order + tiles[0] * rows * wide
+
+    def _places(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Rows and columns of an image's tokens, each [copies, N_0]."""
+        place = self.visual_positions[index].reshape(-1, self.copies, 2)
+        return place[:, :, 0].T, place[:, :, 1].T
+
+    def layout(self) -> Layout:
+        images, tokens = self.visual_order.shape
+        axes = self.copies * self.axes
+        ids, positions, orders = (np.array([word[i] for word in self.words], np.int64) for i in range(3))
+        return Layout(
+            ids[None],
+            np.broadcast_to(positions.astype(np.float32), (axes, 1, len(ids))).copy(),
+            self.visual.reshape(axes, 1, images * tokens),
+            orders[None],
+            self.visual_order.reshape(1, images * tokens),
+            max(self.position, self.latest),
+            self.order,
+        )

@@ -9,6 +9,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from luvc_export.cut import Cut
 from luvc_export.errors import BundleError
 from luvc_export.plan import Plan
 from luvc_export.shapes import DecoderShape
@@ -48,12 +49,14 @@ class Prompt:
     """What turns text and images into token ids and places.
 
     Args:
-        image_token_id: The placeholder the chat template writes once per image; the runtime replaces it.
+        image_token_id: The placeholder of an image; the runtime replaces it.
         eos_token_ids: Tokens that end an answer.
         text_capacity: Text tokens (prompt and answer) the bundle is sized for.
         position_kind: ``mrope`` gives a visual token (t, t + row, t + column) and goes on after the larger side of
             the grid; ``sequential`` gives it t + row * columns + column and goes on after rows * columns.
         position_copies: Original positions each merged token carries (1 unless the plan says ``multi``).
+        marker: What the chat template writes for a picture; None for the image token itself.
+        cuts: Ways to make images of a picture; none means that the image token alone stands for it.
     """
 
     image_token_id: int
@@ -61,6 +64,8 @@ class Prompt:
     text_capacity: int
     position_kind: Literal["mrope", "sequential"] = "mrope"
     position_copies: int = 1
+    marker: str | None = None
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,10 @@ class EngineEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of ``luvc.json``. ``engines`` holds at most one entry for a plan and a target."""
+    """The whole of ``luvc.json``. ``engines`` holds at most one entry for a plan and a target.
+
+    ``planes`` of DeepStack follow each visual embedding.
+    """
 
     source: Source
     dtype: Literal["fp32", "fp16", "bf16"]
@@ -235,7 +243,13 @@ class Manifest:
     files: dict[str, FileRecord]
     tools: dict[str, str]
     engines: tuple[EngineEntry, ...] = ()
+    planes: int = 0
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def visual_width(self) -> int:
+        """Last axis of ``visual_embeds``."""
+        return self.decoder.hidden * (1 + self.planes)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""
@@ -288,7 +302,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _value(next(a for a in args if a is not type(None)), value, where)
+        return value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where)
     if origin is Literal and value in args:
         return value
     if origin is dict and isinstance(value, dict):

@@ -93,7 +93,7 @@ class OrtBackend:
         session = self._vision
         binding = session.io_binding()
         binding.bind_ortvalue_input(contract.IMAGE, self._value(images, "tensor(uint8)"))
-        shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.decoder.hidden)
+        shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.visual_width)
         shapes = {contract.VISUAL_EMBEDS: shape}
         return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
 

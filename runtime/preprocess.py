@@ -5,13 +5,15 @@ Rescaling, normalising and patchifying are inside the graph, so what goes in is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from luvc_export.errors import BundleError, UsageError, did_you_mean
+from luvc_export.cut import Cut
+from luvc_export.errors import BundleError, did_you_mean
 from luvc_export.manifest import ImageInput
 from luvc_export.runtime.pictures import Picture, open_picture
 
@@ -31,6 +33,11 @@ class Placement:
         left, top, right, bottom = self.box
         return (x - left) * self.size[0] / (right - left), (y - top) * self.size[1] / (bottom - top)
 
+    def seen_from(self, x: int, y: int, across: int, down: int) -> Placement:
+        """The same on a part of the canvas that begins at (x, y) and is ``across`` and ``down`` times smaller."""
+        left, top, right, bottom = self.box
+        return Placement(self.size, ((left - x) / across, (top - y) / down, (right - x) / across, (bottom - y) / down))
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -47,19 +54,66 @@ def preprocess(source: Picture, spec: ImageInput) -> Prepared:
     ``crop`` keeps it, covers the canvas and cuts what is left over equally on both sides.
 
     Raises:
-        UsageError: The source is no picture (see ``open_picture``), or the bundle wants several frames an image.
+        UsageError: The source is no picture (see ``open_picture``).
         BundleError: The bundle names a resampling filter that Pillow does not have.
     """
-    if spec.frames != 1:
-        raise UsageError(
-            "this bundle takes videos, which the runtime cannot prepare yet",
-            where="luvc.json: image.frames",
-            got=spec.frames,
-            expected=1,
-        )
-    picture = open_picture(source)
-    canvas, placement = _fit(picture, spec)
-    return Prepared(np.asarray(canvas, dtype=np.uint8)[None], placement)
+    return cut_up(open_picture(source), spec)[0]
+
+
+def cut_up(picture: Image.Image, spec: ImageInput, cut: Cut | None = None) -> list[Prepared]:
+    """The images of an upright RGB ``picture``, in the order in which the prompt names them.
+
+    Tiles are cut from one canvas as large as all of them; the whole picture is that canvas made small. A still picture
+    fills all frames of an image.
+    """
+    tiles, whole = (cut.tiles, cut.whole) if cut else ((1, 1), "none")
+    height, width = spec.size
+    canvas, placement = _fit(picture, replace(spec, size=(tiles[0] * height, tiles[1] * width)))
+    prepared = []
+    for row in range(tiles[0]):
+        for column in range(tiles[1]):
+            x, y = column * width, row * height
+            tile = canvas.crop((x, y, x + width, y + height)) if tiles != (1, 1) else canvas
+            prepared.append(Prepared(_frames(tile, spec), placement.seen_from(x, y, 1, 1)))
+    if whole != "none":
+        small = canvas.resize((width, height), _filter(spec.resample)) if tiles != (1, 1) else canvas
+        seen = Prepared(_frames(small, spec), placement.seen_from(0, 0, tiles[1], tiles[0]))
+        prepared.insert(0 if whole == "first" else len(prepared), seen)
+    return prepared
+
+
+def best_fit(size: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> int:
+    """Which of ``canvases`` (height, width) shows most of a picture of ``size`` (width, height), then wastes least.
+
+    The rule of LLaVA-NeXT (``select_best_resolution`` in transformers): the picture is scaled into each canvas and its
+    area there, never counted above its own, is compared.
+    """
+
+    def merit(canvas: tuple[int, int]) -> tuple[int, int]:
+        scale = min(canvas[1] / size[0], canvas[0] / size[1])
+        area = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
+        return area, area - canvas[0] * canvas[1]
+
+    return max(range(len(canvases)), key=lambda index: merit(canvases[index]))
+
+
+def choose_cut(cuts: Sequence[Cut], size: tuple[int, int], image: tuple[int, int], pictures: int) -> Cut:
+    """The cut that fits a picture of ``size`` (width, height) best, of those for prompts of so many pictures.
+
+    Args:
+        cuts: The bundle's.
+        size: Of the picture.
+        image: Height and width of one image.
+        pictures: How many pictures the prompt has.
+    """
+    fitting = [cut for cut in cuts if cut.used in ("always", "alone" if pictures == 1 else "together")]
+    canvases = [(cut.tiles[0] * image[0], cut.tiles[1] * image[1]) for cut in fitting]
+    return fitting[best_fit(size, canvases)]
+
+
+def _frames(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
+    still = np.asarray(image, dtype=np.uint8)
+    return np.broadcast_to(still, (spec.frames, *still.shape))
 
 
 def _fit(picture: Image.Image, spec: ImageInput) -> tuple[Image.Image, Placement]:

@@ -1,14 +1,16 @@
-"""A question (or chat messages) and pictures -> token ids with one placeholder per picture."""
+"""A question (or chat messages) and pictures -> token ids with one placeholder per image the pictures are cut to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from luvc_export.bundle import Bundle
+from luvc_export.cut import Cut
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.pictures import Picture
 from luvc_export.runtime.template import ChatTemplate, Message, load_template
@@ -66,16 +68,28 @@ def question(
 
 
 class PromptEncoder:
-    """The bundle's tokenizer and chat template. ``tokenizer`` is a ``tokenizers.Tokenizer``."""
+    """The bundle's tokenizer and chat template. ``tokenizer`` is a ``tokenizers.Tokenizer``.
+
+    Raises:
+        BundleError: A file cannot be read, or the tokenizer does not know the image token.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
-        self.image_token_id = bundle.manifest.prompt.image_token_id
+        prompt = bundle.manifest.prompt
+        self.image_token_id = prompt.image_token_id
+        self.cuts = prompt.cuts or (Cut((self.image_token_id,)),)
         self.tokenizer = _load_tokenizer(bundle)
         self.template: ChatTemplate | None = load_template(bundle)
         self._where = str(bundle.folder)
+        self._image_token = self.tokenizer.id_to_token(self.image_token_id)
+        if self._image_token is None:
+            raise BundleError(
+                "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
+            )
+        self.marker = prompt.marker or self._image_token
 
     def render(self, asked: Question) -> str:
-        """The prompt as text. Without a template, placeholders of the pictures and then the plain prompt.
+        """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
 
         Raises:
             UsageError: See ``ChatTemplate.render``; or messages for a bundle without a template.
@@ -88,29 +102,47 @@ class PromptEncoder:
                 where=self._where,
                 fix="pass prompt= (pictures first, then the text as it is)",
             )
-        return str(self.tokenizer.id_to_token(self.image_token_id)) * len(asked.pictures) + asked.plain
+        return self.marker * len(asked.pictures) + asked.plain
 
-    def encode(self, asked: Question) -> list[int]:
-        """Token ids of the prompt, with one ``image_token_id`` per picture.
+    def encode(self, asked: Question, cuts: Sequence[Cut] | None = None) -> list[int]:
+        """Token ids of the prompt, with what each picture's cut writes (the bundle's first, unless ``cuts`` says).
 
-        Special tokens of the tokenizer's own are added unless the template has written them (transformers' rule).
+        Markers become text before the tokenizer sees it, as in transformers' processors, so that what stands around a
+        picture may join with its surroundings. Special tokens of the tokenizer's own are added unless the template has
+        written them (transformers' rule).
 
         Raises:
-            UsageError: See ``render``; or another number of placeholders than of pictures.
+            UsageError: See ``render``; or another number of markers than of pictures.
         """
-        text = self.render(asked)
+        rendered = self.render(asked)
+        around = rendered.split(self.marker)
+        chosen = cuts if cuts is not None else [self.cuts[0]] * len(asked.pictures)
+        if len(around) != len(chosen) + 1:
+            raise self._miscounted(rendered, len(around) - 1, len(chosen))
+        text, runs = around[0], list[tuple[int, ...]]()
+        for cut, after in zip(chosen, around[1:], strict=True):
+            for is_id, parts in groupby(cut.written, lambda part: isinstance(part, int)):
+                if is_id:
+                    runs.append(tuple(int(part) for part in parts))
+                    text += self._image_token
+                else:
+                    text += "".join(str(part) for part in parts)
+            text += after
         bos = self.template.special.get("bos_token") if self.template else None
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
-        found = ids.count(self.image_token_id)
-        if found != len(asked.pictures):
-            raise UsageError(
-                f"the prompt has places for {found} pictures, but {len(asked.pictures)} are given",
-                where="prompt",
-                got=repr(text[:200]),
-                expected=f"one {self.tokenizer.id_to_token(self.image_token_id)} per picture",
-                fix="give as many pictures as there are image parts, and do not write the placeholder in the text",
-            )
-        return ids
+        if (found := ids.count(self.image_token_id)) != len(runs):
+            raise self._miscounted(rendered, found - len(runs) + len(chosen), len(chosen))
+        spelled = iter(runs)
+        return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
+
+    def _miscounted(self, text: str, found: int, given: int) -> UsageError:
+        return UsageError(
+            f"the prompt has places for {found} pictures, but {given} are given",
+            where="prompt",
+            got=repr(text[:200]),
+            expected=f"one {self.marker} per picture",
+            fix="give as many pictures as there are image parts, and do not write the placeholder in the text",
+        )
 
 
 def _load_tokenizer(bundle: Bundle) -> Tokenizer:

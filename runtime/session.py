@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal, overload
 
@@ -13,27 +13,41 @@ from numpy.typing import NDArray
 
 from luvc_export import contract
 from luvc_export.bundle import Bundle, load
+from luvc_export.cut import Cut
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.layout import arrange
+from luvc_export.layout import Block, Mosaic, arrange
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.detokenise import TextStream
 from luvc_export.runtime.generation import Generation, Selection, Stream
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
-from luvc_export.runtime.pictures import Picture
-from luvc_export.runtime.preprocess import Placement, preprocess
+from luvc_export.runtime.pictures import Picture, open_picture
+from luvc_export.runtime.preprocess import Placement, Prepared, choose_cut, cut_up
 from luvc_export.runtime.prompt import PromptEncoder, question
 from luvc_export.runtime.sampling import Sampler, Sampling, sampling_from
 from luvc_export.runtime.template import Message
 from luvc_export.runtime.timing import Timings
 
+#: No tokenizer has it.
+NO_TOKEN = -1
+
 
 @dataclass(frozen=True)
 class Request:
-    """A question made ready: token ids with a placeholder per picture, uint8 [n, F, H, W, 3], and placements."""
+    """A question made ready.
+
+    Args:
+        token_ids: With a placeholder per image.
+        images: uint8 [n, F, H, W, 3], the pictures or their tiles.
+        placements: Where its picture lies on each image.
+        cuts: How each picture was cut.
+        blocks: Images that belong together, see ``layout.arrange``.
+    """
 
     token_ids: tuple[int, ...]
     images: NDArray[np.uint8]
     placements: tuple[Placement, ...]
+    cuts: tuple[Cut, ...] = ()
+    blocks: Mapping[int, Block] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,12 +190,18 @@ class Session:
         """Preprocess pictures and tokenise the prompt; arguments as of ``generate``."""
         asked = question(image, prompt, messages)
         spec = self.bundle.manifest.image
-        token_ids = tuple(self.encoder.encode(asked))
-        prepared = [preprocess(picture, spec) for picture in asked.pictures]
+        pictures = [open_picture(picture) for picture in asked.pictures]
+        cuts = tuple(choose_cut(self.encoder.cuts, picture.size, spec.size, len(pictures)) for picture in pictures)
+        token_ids = tuple(self.encoder.encode(asked, cuts))
+        prepared, blocks = list[Prepared](), dict[int, Block]()
+        for picture, cut in zip(pictures, cuts, strict=True):
+            if cut.mosaic:
+                blocks[len(prepared) + (cut.whole == "first")] = Mosaic(cut.tiles)
+            prepared += cut_up(picture, spec, cut)
         images = np.zeros((len(prepared), spec.frames, *spec.size, 3), np.uint8)
         for index, item in enumerate(prepared):
             images[index] = item.pixels
-        return Request(token_ids, images, tuple(item.placement for item in prepared))
+        return Request(token_ids, images, tuple(item.placement for item in prepared), cuts, blocks)
 
     def room(self, request: Request, wanted: int | None = None) -> int:
         """How many tokens may be generated: ``wanted``, or as many as fit.
@@ -215,7 +235,7 @@ class Session:
         """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows."""
         manifest, tokens = self.bundle.manifest, self.plan.vision_tokens
         if not len(images):
-            embeds = np.zeros((0, tokens, manifest.decoder.hidden), np.float32)
+            embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
             copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
             return Seen(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
         out = self.backend.vision(images)
@@ -227,6 +247,7 @@ class Session:
         seen: Seen | None = None,
         state: State | None = None,
         *,
+        blocks: Mapping[int, Block] | None = None,
         all_logits: bool = False,
         forced: Mapping[int, NDArray[np.int64]] | None = None,
     ) -> Step:
@@ -234,24 +255,27 @@ class Session:
 
         Args:
             token_ids: Text tokens, with a placeholder per image of ``seen``.
-            seen: Images of this call.
+            seen: Images of this call; without any, every token is text.
             state: What came before.
+            blocks: Images that belong together (``Request.blocks``).
             all_logits: Logits of every text token (parity); otherwise of the last one.
             forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep] as in ``Step.kept``, ascending.
 
         Returns:
             ``Step``; its logits are those of text tokens only, in order.
         """
-        seen = seen or self.see(np.zeros((0,), np.uint8))
         prompt, past = self.bundle.manifest.prompt, state.past_text if state else 0
+        placeholder = prompt.image_token_id if seen else NO_TOKEN
+        seen = seen or self.see(np.zeros((0,), np.uint8))
         layout = arrange(
             list(token_ids),
-            prompt.image_token_id,
+            placeholder,
             seen.positions,
             self.plan.grid,
             prompt.position_kind,
             state.next_position if state else 0,
             state.next_order if state else 0,
+            blocks,
         )
         text = layout.input_ids.shape[1]
         feeds: dict[str, Array] = {
@@ -301,7 +325,7 @@ class Session:
         marks = [perf_counter()]
         seen = self.see(request.images)
         marks.append(perf_counter())
-        step = self.run(request.token_ids, seen)
+        step = self.run(request.token_ids, seen, blocks=request.blocks)
         marks.append(perf_counter())
         kept, ids = step.kept, [sampler(step.logits[0, -1], 0)]
         first, decoding = ready + perf_counter() - marks[0], 0.0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from luvc_export.errors import CheckpointError
+from luvc_export.cut import Cut
+from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.rope import Rope
 from luvc_export.plan import Plan
@@ -80,7 +82,7 @@ class Family(ABC):
         Args:
             config: The model's.
             pixels: Normalised fp32 [n, F, H, W, 3], the output of ``Normalise``.
-            token_ids: Prompt with one placeholder per image and ``around_image`` written out, as the decoder takes it.
+            token_ids: Prompt with one placeholder per image and everything ``cuts`` writes, as the decoder takes it.
         """
 
     def language_model(self, model: Any) -> nn.Module:
@@ -133,12 +135,25 @@ class Family(ABC):
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
         return self.decoder_shape(config).hidden
 
-    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
-        """What stands (before, after) each image and the chat template does not write.
+    def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Cut, ...]:
+        """Ways to make images of a picture, one for each grid of tiles (rows, columns).
 
-        A string is text that the tokenizer splits (special tokens included), an int is a token id.
+        Raises:
+            UsageError: A grid of tiles that the family's processor never makes.
         """
-        return (), ()
+        return tuple(self.cut(config, grid) for grid in grids)
+
+    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+        """One of ``cuts``. The image token alone stands for a picture unless a family says otherwise."""
+        if grid != (1, 1):
+            raise UsageError(
+                f"{self.model_type} does not cut pictures into tiles",
+                where="--tiles",
+                got=f"{grid[0]}x{grid[1]}",
+                expected="no tiles: the picture is one image",
+                fix="--image-size sets how large it is" if self.image_size(config) is None else "leave --tiles out",
+            )
+        return Cut((self.image_token_id(config),))
 
     def template_marker(self, config: Any) -> str | None:
         """What the chat template writes for an image where that is not the image token itself."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from luvc_export.cut import Cut
 from luvc_export.errors import CheckpointError
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import (
@@ -139,9 +140,10 @@ class Gemma3(Family):
         decoder.scale = float(text.query_pre_attn_scalar) ** -0.5
         return decoder
 
-    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
-        """The processor's marks."""
-        return ("\n\n<start_of_image>",), ("<end_of_image>\n\n",)
+    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+        """The processor's marks around a picture."""
+        plain = super().cut(config, grid)
+        return replace(plain, written=("\n\n<start_of_image>", *plain.written, "<end_of_image>\n\n"))
 
     def template_marker(self, config: Any) -> str | None:
         """The chat template writes the begin mark alone."""

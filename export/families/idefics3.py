@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
+from luvc_export.cut import Cut
 from luvc_export.export.families.base import HALF, Family, Normalise, expand_images
 from luvc_export.export.layers import norm
 from luvc_export.export.plain_vision import PlainVision
@@ -50,10 +51,10 @@ def buckets(count: int) -> list[int]:
 
 
 class Idefics3(Family):
-    """Idefics3, each picture as one tile (image splitting off)."""
+    """Idefics3."""
 
     model_type = "idefics3"
-    limits: tuple[str, ...] = ("splitting a picture",)
+    limits: tuple[str, ...] = ()
     pixels = replace(HALF, resample="lanczos")
 
     def build(self, config: Any) -> nn.Module:
@@ -83,9 +84,16 @@ class Idefics3(Family):
         side = self._side(model.config)
         return Vision(model.model, plan, normalise, (side, side), model.config.scale_factor)
 
-    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
-        """The processor's marks of a picture that is not split."""
-        return ("<fake_token_around_image>", "<global-img>"), ("<fake_token_around_image>",)
+    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+        """Tiles row by row, each behind its label, then the whole picture; an uncut one as a whole alone."""
+        image, fake = self.image_token_id(config), "<fake_token_around_image>"
+        written: list[str | int] = []
+        for row in range(grid[0]) if grid != (1, 1) else ():
+            for column in range(grid[1]):
+                written += [f"{fake}<row_{row + 1}_col_{column + 1}>", image]
+            written.append("\n")
+        written += ["\n"] if written else []
+        return Cut((*written, f"{fake}<global-img>", image, fake), grid, "last" if len(written) > 1 else "none")
 
     def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
         """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""

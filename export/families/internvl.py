@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
+from luvc_export.cut import Cut
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import IMAGENET, Family, Normalise, channels_first, expand_images
 from luvc_export.export.layers import norm
@@ -65,10 +67,10 @@ class Vision(PlainVision):
 
 
 class InternVL(Family):
-    """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``), one tile an image."""
+    """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``)."""
 
     model_type = "internvl"
-    limits = ("video", "several tiles and a thumbnail for a picture")
+    limits = ("video",)
     pixels = IMAGENET
 
     def build(self, config: Any) -> nn.Module:
@@ -107,9 +109,10 @@ class InternVL(Family):
             )
         return Vision(model.model, plan, normalise, self._grid(config), self._side(config))
 
-    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
-        """The processor's marks."""
-        return ("<img>",), ("</img>",)
+    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+        """Tiles row by row and the whole picture after them, all between one pair of marks."""
+        plain = Cut((), grid, "none" if grid == (1, 1) else "last")
+        return replace(plain, written=("<img>", *[self.image_token_id(config)] * plain.images, "</img>"))
 
     def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
         """Every placeholder as often as there are units, and the pixels."""

@@ -1,13 +1,17 @@
-"""LLaVA-OneVision, base picture only: SigLIP tower on one grid, a learned newline after each picture, 1-D positions."""
+"""LLaVA-OneVision: SigLIP tower on one grid, a learned newline after each picture, 1-D positions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+from luvc_export.cut import Cut
+from luvc_export.errors import UsageError
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import HALF, channels_first, expand_images
 from luvc_export.export.families.llava import Llava
@@ -27,10 +31,10 @@ class NewlineDecoder(Decoder):
 
 
 class LlavaOnevision(Llava):
-    """LLaVA-OneVision as its processor treats prompts of several pictures: each one resized to the base grid."""
+    """LLaVA-OneVision. Several pictures are one tile each; a lone one may be cut, see ``cuts``."""
 
     model_type = "llava_onevision"
-    limits = ("video", "the anyres tiles of a lone picture")
+    limits = ("video",)
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:
@@ -44,9 +48,31 @@ class LlavaOnevision(Llava):
         decoder.newline = model.model.image_newline
         return decoder
 
-    def around_image(self, config: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
-        """The newline vector's id."""
-        return (), (config.text_config.vocab_size,)
+    def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Cut, ...]:
+        """A picture and a newline; tiles for the only picture of a prompt: the whole, then a newline after each row.
+
+        Raises:
+            UsageError: Tiles that transformers does not make, or makes and then shrinks.
+        """
+        image, newline = self.image_token_id(config), config.text_config.vocab_size
+        vision = config.vision_config
+        base = Cut((image, newline))
+        if [*grids] == [(1, 1)]:
+            return (base,)
+        side, size = vision.image_size // vision.patch_size, vision.image_size
+        known = [(height // size, width // size) for height, width in config.image_grid_pinpoints]
+        most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        allowed = [grid for grid in known if grid[0] * grid[1] <= 1.1**2 * most]
+        for grid in grids:
+            if grid not in allowed:
+                raise UsageError(
+                    "this model does not cut pictures so",
+                    where="--tiles",
+                    got=f"{grid[0]}x{grid[1]}",
+                    expected=", ".join(f"{rows}x{columns}" for rows, columns in allowed),
+                )
+        made = [Cut((image,) * (1 + r * c) + (newline,) * (r * side), (r, c), "first", True, "alone") for r, c in grids]
+        return replace(base, used="together"), *made
 
     def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
         """One placeholder more than there are patches: transformers counts the newline as part of the picture."""

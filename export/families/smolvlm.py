@@ -11,10 +11,10 @@ from luvc_export.export.families.idefics3 import Idefics3
 
 
 class SmolVLM(Idefics3):
-    """SmolVLM, each picture as one tile (image splitting off)."""
+    """SmolVLM and SmolVLM2."""
 
     model_type = "smolvlm"
-    limits = ("video", "splitting a picture")
+    limits = ("video",)
 
     def build(self, config: Any) -> nn.Module:
         """SmolVLMForConditionalGeneration."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luvc_export.errors import BundleError, UsageError
+from luvc_export.errors import BundleError
 from luvc_export.manifest import Fit, ImageInput
 from luvc_export.runtime.preprocess import preprocess
 
@@ -71,5 +71,9 @@ def test_resizing_is_pillows_named_filter() -> None:
 def test_what_cannot_be_prepared() -> None:
     with pytest.raises(BundleError, match="did you mean 'bicubic'"):
         preprocess(WIDE, dataclasses.replace(spec("pad"), resample="bicubbic"))
-    with pytest.raises(UsageError, match="videos"):
-        preprocess(WIDE, dataclasses.replace(spec("pad"), frames=2))
+
+
+def test_a_still_picture_fills_all_frames() -> None:
+    one, two = preprocess(WIDE, spec("pad")), preprocess(WIDE, dataclasses.replace(spec("pad"), frames=2))
+    assert two.pixels.shape == (2, *one.pixels.shape[1:])
+    assert (two.pixels == one.pixels).all()

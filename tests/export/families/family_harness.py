@@ -54,15 +54,15 @@ class Case:
         """Text before, between and after ``images`` images, what the family writes around them included."""
         generator = torch.Generator().manual_seed(11 + images)
         words = iter(torch.randint(3, 200, (64,), generator=generator).tolist())
-        before, after = self.family.around_image(self.config)
         ids = [next(words) for _ in range(4)]
         for _ in range(images):
-            ids += [*self.ids_of(before), self.family.image_token_id(self.config), *self.ids_of(after)]
+            ids += self.written()
             ids += [next(words) for _ in range(3)]
         return ids
 
-    def ids_of(self, parts: tuple[str | int, ...]) -> list[int]:
-        """No tokenizer here: any token stands for a piece of text."""
+    def written(self) -> list[int]:
+        """What stands for an uncut picture. No tokenizer here: any token stands for a piece of text."""
+        parts = self.family.cuts(self.config)[0].written
         return [part if isinstance(part, int) else 201 + len(part) % 8 for part in parts]
 
 

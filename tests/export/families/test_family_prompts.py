@@ -17,15 +17,10 @@ FAMILIES = families.built_in()
 
 def _ids(tiny: Case, pattern: str) -> list[int]:
     """Token ids of a pattern: w a word, I an image with its marks, T a bare tile of one."""
-    before, after = tiny.family.around_image(tiny.config)
-    image = tiny.family.image_token_id(tiny.config)
     ids: list[int] = []
     for place, letter in enumerate(pattern):
-        if letter == "w":
-            ids.append(3 + 17 * place % 190)
-        else:
-            marks = (before, after) if letter == "I" else ((), ())
-            ids += [*tiny.ids_of(marks[0]), image, *tiny.ids_of(marks[1])]
+        written = {"w": [3 + 17 * place % 190], "I": tiny.written(), "T": [tiny.family.image_token_id(tiny.config)]}
+        ids += written[letter]
     return ids
 
 

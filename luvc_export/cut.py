@@ -1,0 +1,31 @@
+"""How a picture becomes images of a fixed size, and what the prompt holds for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One way to make images of a picture, and what the prompt holds for them.
+
+    Args:
+        written: What stands for the picture in the prompt: text, and ids. The image token's id stands once per image;
+            an id beyond the tokenizer is a vector of the model's own, such as LLaVA-OneVision's newline.
+        tiles: Rows and columns of tiles, each an image of ``ImageInput.size``.
+        whole: Where the whole picture, as small as one tile, stands: nowhere, before the tiles or after them.
+        mosaic: The tiles' units are one grid, and as many text tokens as it has rows follow: one ends each row.
+        used: For every picture, for the only one of a prompt, or where a prompt has several.
+    """
+
+    written: tuple[str | int, ...]
+    tiles: tuple[int, int] = (1, 1)
+    whole: Literal["none", "first", "last"] = "none"
+    mosaic: bool = False
+    used: Literal["always", "alone", "together"] = "always"
+
+    @property
+    def images(self) -> int:
+        """How many images it makes."""
+        return self.tiles[0] * self.tiles[1] + (self.whole != "none")
