@@ -5,8 +5,8 @@ matches: image -> Cast, Mul, Sub, Div, Add by scalars or by colours -> Expand of
 Reshape -> Transpose -> Reshape.
 apply: the frame axis leaves the transposition (frames are copied after it), batch and rows become one axis: 7 axes in
 place of 9, and TensorRT has 8 at most. With the capability ``bytes``, reshaping and transposing come before the Cast
-(a quarter of the memory moved) and colours are no longer the innermost axis of every product. Element by element the
-same arithmetic: bit-equal.
+(a quarter of the memory moved) and colours are no longer the innermost axis of every product. A graph laid out for such
+a target gets its Cast back in front for one without the capability. Element by element the same arithmetic: bit-equal.
 ensures: no tensor of the graph has more than eight axes where it fired.
 must not touch: real frames (F > 1), constants that are not per colour, readers that count axes.
 """
@@ -43,6 +43,9 @@ def requires(surgery: Surgery) -> str | None:
 
 def apply(surgery: Surgery) -> int:
     """Rewrite the one place where the picture becomes patches."""
+    if not surgery.target.bytes and (late := _late_cast(surgery)):
+        _cast_first(surgery, *late)
+        return 1
     found = [layout for turn in surgery.nodes("Transpose") if (layout := _layout(turn)) is not None]
     if len(found) != 1:
         surgery.skip("the picture becomes patches in another way")
@@ -96,6 +99,30 @@ def _layout(turn: gs.Node) -> Layout | None:
     if tensor.name != "image" or tensor.shape[1] != 1 or not chain or int(sizes[1]) != frames or sizes[-1] != 3:
         return None
     return Layout(chain, frames, [int(size) for size in sizes], list(turn.attrs["perm"]), turn)
+
+
+def _late_cast(surgery: Surgery) -> tuple[list[gs.Node], gs.Node] | None:
+    """The nodes that move bytes of the picture, and the Cast after them."""
+    tensor: gs.Tensor = next(item for item in surgery.graph.inputs if item.name == "image")
+    moves: list[gs.Node] = []
+    while len(after := [node for node in readers(tensor) if node.op != "Shape"]) == 1:
+        if after[0].op == "Cast":
+            return (moves, after[0]) if moves else None
+        if after[0].op not in ("Reshape", "Transpose"):
+            break
+        moves.append(after[0])
+        tensor = after[0].outputs[0]
+    return None
+
+
+def _cast_first(surgery: Surgery, moves: list[gs.Node], cast: gs.Node) -> None:
+    kind = cast.outputs[0].dtype
+    first = surgery.emit("Cast", [moves[0].inputs[0]], **cast.attrs)[0]
+    first.dtype, first.shape = kind, moves[0].inputs[0].shape
+    moves[0].inputs[0] = first
+    for node in moves:
+        node.outputs[0].dtype = kind
+    surgery.replace(cast.outputs[0], moves[-1].outputs[0])
 
 
 def _fixed(node: gs.Node) -> bool:
