@@ -93,7 +93,7 @@ def write_bundle(
             if (checkpoint.folder / name).is_file():
                 shutil.copyfile(checkpoint.folder / name, folder / name)
         files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
-        manifest = _manifest(checkpoint, options, entries, mode, places, used, files)
+        manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)
     return bundle.Bundle(output, manifest)
 
@@ -220,7 +220,7 @@ def _normalise(checkpoint: Checkpoint) -> Normalise:
     )
 
 
-def _manifest(
+def make_manifest(
     checkpoint: Checkpoint,
     options: Options,
     entries: dict[str, PlanEntry],
@@ -229,6 +229,17 @@ def _manifest(
     used: set[str],
     files: dict[str, Any],
 ) -> Manifest:
+    """``luvc.json`` of an export: what the checkpoint, its family and the options say.
+
+    Args:
+        checkpoint: Source.
+        options: As given.
+        entries: Plans by name, the default one first.
+        mode: Of the weights.
+        places: Where every tensor of the checkpoint lies.
+        used: Names of the tensors that graphs use.
+        files: Records of the bundle's files.
+    """
     given, pixels = _processor(checkpoint), checkpoint.family.pixels
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     mean = given.get("image_mean", pixels.mean)

@@ -113,6 +113,7 @@ class LlavaOnevision(Llava):
             },
             image_token_index=250,
             video_token_index=251,
+            image_grid_pinpoints=[[64, 64], [64, 128], [128, 64]],
         )
 
 

@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import pytest
 import torch
 from family_harness import Case, case
-
-#: Processor module, and what the checkpoints of the family say otherwise than its class.
-PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
-    "idefics3": (
-        "idefics3",
-        {"do_image_splitting": False, "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 64}},
-    ),
-    "internvl": (
-        "got_ocr2",
-        {
-            "crop_to_patches": False,
-            "size": {"height": 64, "width": 64},
-            "image_mean": [0.485, 0.456, 0.406],
-            "image_std": [0.229, 0.224, 0.225],
-        },
-    ),
-    "llava": ("llava", {"size": {"shortest_edge": 60}, "crop_size": {"height": 60, "width": 60}}),
-    "llava_onevision": (
-        "llava_onevision",
-        {
-            "size": {"height": 64, "width": 64},
-            "image_grid_pinpoints": [[64, 64]],
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-        },
-    ),
-    "qwen2_5_vl": ("qwen2_vl", {}),
-    "qwen2_vl": ("qwen2_vl", {}),
-    "qwen3_vl": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
-    "smolvlm": (
-        "smolvlm",
-        {"do_image_splitting": False, "size": {"longest_edge": 100}, "max_image_size": {"longest_edge": 100}},
-    ),
-}
-
-
-def _processor(name: str) -> Any:
-    """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
-    module, options = PROCESSORS[name]
-    found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
-    classes = [
-        value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
-    ]
-    return classes[0](**options)
+from family_processors import PROCESSORS, image_processor
 
 
 def _theirs(tiny: Case, images: torch.Tensor) -> torch.Tensor:
     pictures = [image[0].numpy() for image in images]
     nested = [pictures] if str(tiny) in ("idefics3", "smolvlm", "llava_onevision") else pictures
-    found = _processor(str(tiny))(nested, return_tensors="pt")["pixel_values"]
+    found = image_processor(str(tiny))(nested, return_tensors="pt")["pixel_values"]
     return found[:, 0] if str(tiny) == "llava_onevision" else found  # [n, 1 tile, 3, H, W]
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_pixels_equal_the_processor(name: str) -> None:
+def test_pixels_equal_theimage_processor(name: str) -> None:
     tiny = case(name)
     images = tiny.images(2)
     ours = tiny.family.reference_inputs(tiny.config, tiny.normalise()(images), tiny.prompt(2))["pixel_values"]
@@ -74,4 +27,4 @@ def test_pixels_equal_the_processor(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_resampling_is_the_processor_s(name: str) -> None:
-    assert case(name).family.pixels.resample == type(_processor(name)).resample.name.lower()
+    assert case(name).family.pixels.resample == type(image_processor(name)).resample.name.lower()

@@ -1,0 +1,151 @@
+"""Tokenizers, chat templates and processors of every family, small: what a chat needs beside the tiny models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from family_harness import Case
+from family_processors import image_processor
+from tokenizers import AddedToken, Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
+from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
+from transformers.models.internvl.processing_internvl import InternVLProcessor
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.models.smolvlm import processing_smolvlm
+
+LABELS = {f"<row_{row}_col_{column}>": 230 + 2 * row + column for row in (1, 2) for column in (1, 2)}
+SPLIT = {"<image>": 250, "<fake_token_around_image>": 251, "<global-img>": 252, **LABELS}
+QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|vision_end|>": 253}
+
+#: Special tokens of each family, and what the templates of its repositories write for a picture.
+SPECIAL: dict[str, tuple[dict[str, int], str]] = {
+    "gemma3": (
+        {"<image_soft_token>": 250, "<start_of_image>": 252, "<end_of_image>": 253, "<bos>": 254},
+        "<start_of_image>",
+    ),
+    "idefics3": (SPLIT, "<image>"),
+    "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
+    "llava": ({"<image>": 250}, "<image>\n"),
+    "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
+    "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
+    "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
+    "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
+    "smolvlm": (SPLIT, "<image>"),
+}
+#: What the tokenizer of a family must know by name for its processor.
+NAMED = {
+    "gemma3": {
+        "image_token": "<image_soft_token>",
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+    },
+    "internvl": {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    },
+}
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}PICTURE{% elif c.type == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+
+
+class Still:
+    """Stands for a video processor, which transformers' processors insist on and only torchvision has."""
+
+    temporal_patch_size, merge_size, num_frames, fps = 2, 2, None, None
+
+
+def still(kind: type[Any]) -> type[Any]:
+    """``kind`` without the check of its video processor."""
+
+    def check(self: Any, name: str, given: Any) -> Any:
+        return None if name == "video_processor" else kind.check_argument_for_proper_class(self, name, given)
+
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
+
+
+def tokenizer(name: str) -> Tokenizer:
+    """Printable characters, runs of line ends as one token each (they join across a picture's marks), specials."""
+    words = dict(enumerate(["\n", *map(chr, range(32, 127)), "\n\n", "\n\n\n", "\n\n\n\n"], 3))
+    words |= {id_: token for token, id_ in SPECIAL[name][0].items()}
+    vocabulary = {words.get(index, f"<t{index}>"): index for index in range(256)}
+    made = Tokenizer(models.BPE(vocabulary, [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")], unk_token="<t0>"))
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
+    return made
+
+
+def template(name: str) -> str:
+    return TEMPLATE.replace("PICTURE", f"{{{{ {SPECIAL[name][1]!r} }}}}")
+
+
+def processor(tiny: Case, **images: Any) -> Any:
+    """Hugging Face's own processor; ``images`` are arguments of its image processor beside those of the family."""
+    name = str(tiny)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(name),
+        bos_token="<bos>" if name == "gemma3" else None,
+        extra_special_tokens=NAMED.get(name, {}),
+    )
+    given = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
+    tokens = tiny.plan.units
+    if name == "gemma3":
+        return Gemma3Processor(**given, image_seq_length=tokens)
+    if name == "idefics3":
+        return Idefics3Processor(**given, image_seq_len=tokens)
+    if name == "llava":
+        return LlavaProcessor(
+            **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )
+    given["video_processor"] = Still()
+    if name == "internvl":
+        return still(InternVLProcessor)(**given, image_seq_length=tokens)
+    if name == "smolvlm":
+        with mock.patch.object(processing_smolvlm, "num2words", str):  # writes numbers of video frames
+            return still(processing_smolvlm.SmolVLMProcessor)(**given, image_seq_len=tokens)
+    if name == "llava_onevision":
+        return still(LlavaOnevisionProcessor)(**given, num_image_tokens=tokens, vision_feature_select_strategy="full")
+    kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
+    return still(kinds[name])(**given)
+
+
+def ask(tiny: Case, made: Any, messages: list[Any], pictures: list[Any]) -> dict[str, Any]:
+    """What ``made`` turns a chat into, as ``generate`` takes it."""
+    text = made.apply_chat_template(messages, add_generation_prompt=True)
+    nested = [pictures] if str(tiny) == "llava_onevision" else pictures  # one prompt's pictures, so that it counts them
+    return dict(made(images=nested if pictures else None, text=[text], return_tensors="pt"))
+
+
+def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
+    """Our ids as transformers writes them: every placeholder as often as there are units, a newline as a picture's."""
+    image, newline = tiny.family.image_token_id(tiny.config), tiny.family.decoder_shape(tiny.config).vocab
+    return [
+        one
+        for token in token_ids
+        for one in ([image] * tiny.plan.units if token == image else [image if token == newline else token])
+    ]
+
+
+def save(tiny: Case, folder: Path) -> Path:
+    """The tiny model as a checkpoint folder with everything a chat needs."""
+    name = str(tiny)
+    tiny.model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer(name).to_str(), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template(name), encoding="utf-8")
+    bos = {"bos_token": "<bos>"} if name == "gemma3" else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(bos), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": []}), encoding="utf-8")
+    return folder

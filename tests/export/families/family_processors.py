@@ -1,0 +1,51 @@
+"""Hugging Face's image processor of every family, for the tiny models' picture sizes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: Processor module, and what the checkpoints of the family say otherwise than its class.
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
+    "idefics3": (
+        "idefics3",
+        {"do_image_splitting": False, "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 64}},
+    ),
+    "internvl": (
+        "got_ocr2",
+        {
+            "crop_to_patches": False,
+            "size": {"height": 64, "width": 64},
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+        },
+    ),
+    "llava": ("llava", {"size": {"shortest_edge": 60}, "crop_size": {"height": 60, "width": 60}}),
+    "llava_onevision": (
+        "llava_onevision",
+        {
+            "size": {"height": 64, "width": 64},
+            "image_grid_pinpoints": [[64, 64], [64, 128], [128, 64]],
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+    ),
+    "qwen2_5_vl": ("qwen2_vl", {}),
+    "qwen2_vl": ("qwen2_vl", {}),
+    "qwen3_vl": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
+    "smolvlm": (
+        "smolvlm",
+        {"do_image_splitting": False, "size": {"longest_edge": 100}, "max_image_size": {"longest_edge": 100}},
+    ),
+}
+
+
+def image_processor(name: str, **changes: Any) -> Any:
+    """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
+    module, options = PROCESSORS[name]
+    found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    classes = [
+        value for key, value in vars(found).items() if key.lower() == f"{module.replace('_', '')}imageprocessorpil"
+    ]
+    return classes[0](**options | changes)

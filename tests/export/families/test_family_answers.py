@@ -1,0 +1,127 @@
+"""A session answers a chat as transformers' processor and ``generate`` do: same token ids in, same 32 tokens out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import family_chat
+import family_harness as harness
+import numpy as np
+import pytest
+from family_harness import GREEDY, Case, case
+from torch_backend import TorchBackend
+
+from luvc_export.bundle import Bundle
+from luvc_export.errors import UsageError
+from luvc_export.export import bundling, families
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.manifest import PlanEntry
+from luvc_export.plan import Plan
+from luvc_export.runtime.session import Session
+
+FAMILIES = families.built_in()
+
+
+def session(tiny: Case, folder: Path, plan: Plan, **options: Any) -> Session:
+    """A bundle's session on the torch modules: everything but the graphs is what an export writes."""
+    checkpoint = open_checkpoint(str(family_chat.save(tiny, folder)))
+    chosen = bundling.Options(tiny.size, **options)
+    files = {path.name: bundling.bundle.record(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
+    entries = {"plan": PlanEntry(plan, "", "")}
+    manifest = bundling.make_manifest(checkpoint, chosen, entries, "copy", {}, set(), files)
+    return Session(Bundle(folder, manifest), TorchBackend(tiny, plan))
+
+
+def pictures(tiny: Case, count: int) -> list[Any]:
+    return [image[0].numpy() for image in tiny.images(count)]
+
+
+def chat(images: int) -> list[dict[str, Any]]:
+    """A system prompt, and a question with its pictures first, in the middle and at the end."""
+    asked: list[dict[str, str]] = [{"type": "text", "text": "Hi"}] if images == 2 else []
+    for index in range(images):
+        asked += [{"type": "image"}, {"type": "text", "text": f" and {index}"}][: 2 - (index == 1)]
+    return [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": asked or [{"type": "text", "text": "2 + 2?"}]},
+    ]
+
+
+def theirs(tiny: Case, messages: list[Any], shown: list[Any], **images: Any) -> tuple[list[int], list[int]]:
+    """Hugging Face's prompt ids and greedy answer."""
+    given = family_chat.ask(tiny, family_chat.processor(tiny, **images), messages, shown)
+    given.pop("attention_mask")
+    if not shown:
+        given.pop("mm_token_type_ids", None)
+    return given["input_ids"][0].tolist(), harness.reference_greedy(tiny, given)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_chat_is_answered_as_by_transformers(name: str, tmp_path: Path) -> None:
+    """No picture, one, two: with a system prompt, through the checkpoint's own chat template."""
+    tiny = case(name)
+    tiles = ((1, 1), (1, 2)) if name == "llava_onevision" else ((1, 1),)  # its processor always cuts a lone picture
+    ours = session(tiny, tmp_path, tiny.plan, tiles=tiles)
+    for count in (0, 1, 2):
+        shown = pictures(tiny, count)
+        prompt, answer = theirs(tiny, chat(count), shown)
+        request = ours.prepare(shown, messages=chat(count))
+        assert family_chat.expanded(tiny, request.token_ids) == prompt
+        found = ours.generate(shown, messages=chat(count), max_new_tokens=GREEDY)
+        assert list(found.token_ids) == answer
+        assert len(answer) == GREEDY
+
+
+#: What each processor must be told to make two tiles of the picture below.
+SPLITTING: dict[str, dict[str, Any]] = {
+    "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}},
+    "internvl": {"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
+    "llava_onevision": {},
+    "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
+}
+
+
+def scenery(tiny: Case, rows: int, columns: int) -> Any:
+    """A picture that is exactly so many tiles, smooth enough for resampling to be the same everywhere."""
+    height, width = tiny.size
+    y, x = np.mgrid[: rows * height, : columns * width]
+    return np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), (x + y) % 256], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("tall", [False, True])
+@pytest.mark.parametrize("name", SPLITTING)
+def test_tiles_are_cut_and_written_as_by_transformers(name: str, tall: bool, tmp_path: Path) -> None:
+    """One bundle, two grids: the picture's shape decides. Uncompressed, so every token has its own place."""
+    tiny = case(name)
+    ours = session(tiny, tmp_path, tiny.plan, tiles=((1, 2), (2, 1)))
+    shown = [scenery(tiny, 2, 1) if tall else scenery(tiny, 1, 2)]
+    prompt, answer = theirs(tiny, chat(1), shown, **SPLITTING[name])
+    request = ours.prepare(shown, messages=chat(1))
+    assert request.cuts[0].tiles == ((2, 1) if tall else (1, 2))
+    assert len(request.images) == 3
+    assert family_chat.expanded(tiny, request.token_ids) == prompt
+    assert list(ours.generate(shown, messages=chat(1), max_new_tokens=GREEDY).token_ids) == answer
+
+
+def test_tiles_laid_out_one_by_one_move_the_answer(tmp_path: Path) -> None:
+    """LLaVA-OneVision's rows run through all tiles side by side, and each ends with a newline."""
+    tiny = case("llava_onevision")
+    ours = session(tiny, tmp_path, tiny.plan, tiles=((1, 2),))
+    request = ours.prepare(scenery(tiny, 1, 2), messages=chat(1))
+    seen = ours.see(request.images)
+    right, wrong = (ours.run(request.token_ids, seen, blocks=blocks).logits for blocks in (request.blocks, {}))
+    assert harness.difference(right, wrong) > harness.SABOTAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("llava", "llava does not cut pictures into tiles(.|\n)*got: 2x3"),
+        ("qwen2_vl", "qwen2_vl does not cut pictures(.|\n)*--image-size sets how large it is"),
+        ("llava_onevision", "this model does not cut pictures so(.|\n)*expected: 1x1, 1x2, 2x1"),
+    ],
+)
+def test_tiles_a_family_does_not_have(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        case(name).family.cuts(case(name).config, [(2, 3)])

@@ -1,0 +1,60 @@
+"""A family's two torch modules as back-end of a session: what Session does, without a graph to trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import family_harness as harness
+import numpy as np
+import torch
+from family_harness import Case
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luvc_export import contract
+from luvc_export.export import trace
+from luvc_export.plan import Plan
+from luvc_export.runtime.backend import Array, Cache
+
+
+@dataclass(frozen=True)
+class TorchCache:
+    values: tuple[Tensor, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(value.shape[2] for value in self.values[::2])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in self.values)
+
+
+class TorchBackend:
+    name = "torch"
+
+    def __init__(self, tiny: Case, plan: Plan) -> None:
+        self.tiny, self.encoder, self.decoder = tiny, tiny.vision(plan), tiny.family.decoder(tiny.model, plan)
+
+    def load(self, images: bool = True) -> None:
+        """All is in memory."""
+
+    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+        with torch.no_grad():
+            found = self.encoder(torch.from_numpy(images))
+        names = (contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO)
+        return {name: value.numpy() for name, value in zip(names, found, strict=True)}
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TorchCache]:
+        past = cache.values if isinstance(cache, TorchCache) else tuple(harness.empty_past(self.tiny))
+        given: list[Any] = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in contract.DECODER_INPUTS]
+        with torch.no_grad():
+            logits, presents, kept = self.decoder(*given, past)
+        names = [contract.kept_name(layer) for layer in trace.selections(self.decoder)]
+        found = {name: value.numpy() for name, value in zip(names, kept, strict=True)}
+        return {contract.LOGITS: logits.numpy(), **found}, TorchCache(tuple(presents))
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        return {}
