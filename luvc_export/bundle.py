@@ -166,7 +166,8 @@ def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
     bundle = Bundle(root, manifest)
     bundle.entry()
     for entry in manifest.plans.values():
-        for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug)):
+        weights = entry.quantised.weights if entry.quantised else None
+        for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug, weights)):
             bundle.path(name)
     for engine in (part for both in manifest.engines for part in (both.vision, both.decoder)):
         path = inside(root, engine.file)

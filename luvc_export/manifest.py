@@ -69,13 +69,43 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class CalibrationData:
+    """What a precision was chosen with: ``sha256`` covers pixels, prompts and answers in order."""
+
+    name: str
+    sha256: str
+    cases: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How the graphs of a plan are quantised.
+
+    Args:
+        precision: A name of ``luvc_export.precision``.
+        weights: File of every large tensor of both graphs, beside ``luvc.json``.
+        layers: Precision of each product with weights, by the checkpoint's names: the mixed-precision map.
+        recipe: How ranges and scales were chosen.
+        data: What they were chosen with.
+    """
+
+    precision: str
+    weights: str
+    layers: dict[str, str]
+    recipe: dict[str, str]
+    data: CalibrationData
+
+
+@dataclass(frozen=True)
 class PlanEntry:
-    """One exported plan: its graphs, by file name."""
+    """One exported plan: its graphs, by file name. A quantised one is a plan of its own, named with a suffix."""
 
     plan: Plan
     vision: str
     decoder: str
     decoder_debug: str | None = None
+    quantised: Quantisation | None = None
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class OrtBackend:
             options.intra_op_num_threads = self._threads
         wanted = self._weights_of(name)
         source: str | bytes = str(path)
-        if self._bundle.manifest.weights.mode == "reference":
+        if self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None:
             values = [self._mapped(weight, str(path)) for weight in wanted]
             options.add_external_initializers(list(wanted), values)
             source = path.read_bytes()
