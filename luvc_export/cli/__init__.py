@@ -9,9 +9,11 @@ import typer
 
 from luvc_export import __version__
 from luvc_export.cli import ablate as ablate_verb
+from luvc_export.cli import build as build_verb
 from luvc_export.cli import demo as demo_verb
-from luvc_export.cli import doctor, export, inspect, plan, run
+from luvc_export.cli import doctor, export, inspect, make_random, plan, run
 from luvc_export.cli import parity as parity_verb
+from luvc_export.cli import targets as targets_verb
 from luvc_export.errors import LuvcError
 
 #: Exit code of a process that SIGINT ended, as shells and typer have it.
@@ -29,11 +31,14 @@ app = typer.Typer(
 app.command("demo")(demo_verb.demo)
 app.command("plan")(plan.plan)
 app.command("export")(export.export)
+app.command("build")(build_verb.build)
+app.command("targets")(targets_verb.targets)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
 app.command("ablate")(ablate_verb.ablate)
+app.command("make-random")(make_random.make_random)
 
 
 @app.callback()

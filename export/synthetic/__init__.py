@@ -1,0 +1,1 @@
+"""Checkpoints of random numbers with the layer shapes of real models: for timing without downloads."""

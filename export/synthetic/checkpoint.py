@@ -1,0 +1,161 @@
+"""Write a checkpoint of random weights, shard by shard, so that memory does not grow with the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.export import families
+from luvc_export.export.synthetic import tokens
+from luvc_export.export.synthetic.presets import Preset
+
+#: Weights are normal with this deviation, as transformers initialises these models (``initializer_range``).
+DEVIATION = 0.02
+SHARD_BYTES = 2 * 2**30
+_CHUNK = 2**22
+_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+
+Progress = Callable[[str, float], None]
+
+
+def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, progress: Progress | None = None) -> int:
+    """Write ``preset`` to the new folder ``output``; it appears whole or not at all.
+
+    Norms are ones, vectors zeros, matrices normal. Names are those of transformers' own state dict.
+
+    Args:
+        preset: What to write.
+        output: Folder that does not exist, or is empty.
+        dtype: fp32, fp16 or bf16: how weights are stored.
+        seed: Of the weights.
+        progress: Told (stage, fraction done).
+
+    Returns:
+        Number of parameters.
+
+    Raises:
+        UsageError: The folder holds something, or the config is not that of a family.
+        MachineError: The disk is too small.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError("the output folder exists", where=str(output), fix="choose another -o")
+    shapes = shapes_of(preset)
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(output.parent).free, count * _itemsize(dtype)
+    if needed > free:
+        raise MachineError(
+            "the disk is too small",
+            where=str(output.parent),
+            got=f"{free / 2**30:.1f} GiB free",
+            expected=f"{needed / 2**30:.1f} GiB",
+            fix="fewer --layers, or another -o",
+        )
+    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
+    try:
+        scratch.chmod(0o755)
+        config = preset.config | {"torch_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]}
+        _json(scratch / "config.json", config)
+        if preset.processor:
+            _json(scratch / "preprocessor_config.json", preset.processor)
+        tokens.write(preset, scratch)
+        _shards(scratch, shapes, dtype, seed, progress or (lambda stage, done: None))
+        if output.exists():
+            output.rmdir()
+        scratch.rename(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return count
+
+
+def shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, tied ones once.
+
+    Raises:
+        CheckpointError: No family takes this config.
+    """
+    from transformers import AutoConfig
+
+    family = families.find(str(preset.config.get("model_type")), preset.source)
+    given = {name: value for name, value in preset.config.items() if name != "model_type"}
+    config = AutoConfig.for_model(preset.config["model_type"], **given)
+    with torch.device("meta"):
+        model = family.build(config)
+    model.tie_weights()  # type: ignore[operator]
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _shards(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, seed: int, progress: Progress) -> None:
+    total = sum(int(np.prod(shape)) for shape in shapes.values()) * _itemsize(dtype)
+    groups, size = [[]], 0  # type: tuple[list[list[str]], int]
+    for name, shape in shapes.items():
+        bytes_ = int(np.prod(shape)) * _itemsize(dtype)
+        if groups[-1] and size + bytes_ > SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += bytes_
+    place, done = {}, 0
+    for index, names in enumerate(groups):
+        file = f"model-{index + 1:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
+        with (folder / file).open("wb") as out:
+            out.write(_header({name: shapes[name] for name in names}, dtype))
+            for name in names:
+                place[name] = file
+                for chunk in values(name, shapes[name], dtype, seed):
+                    out.write(chunk.tobytes())
+                    done += chunk.nbytes
+                    progress("writing weights", done / total)
+    if len(groups) > 1:
+        _json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": place})
+
+
+def values(name: str, shape: tuple[int, ...], dtype: str, seed: int) -> Iterator[NDArray[Any]]:
+    """Values of one tensor in pieces, as they are stored (bf16 as its bits); the same for a name and a seed."""
+    random = np.random.default_rng([seed, *name.encode()])
+    left = int(np.prod(shape))
+    while left:
+        count = min(left, _CHUNK)
+        if len(shape) == 1:
+            part = np.full(count, 0.0 if name.endswith("bias") else 1.0, np.float32)
+        else:
+            part = random.standard_normal(count, np.float32) * np.float32(DEVIATION)
+        yield _stored(part, dtype)
+        left -= count
+
+
+def _stored(part: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    if dtype == "bf16":
+        bits = part.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return part.astype(np.float16) if dtype == "fp16" else part
+
+
+def _header(shapes: dict[str, tuple[int, ...]], dtype: str) -> bytes:
+    """A safetensors header: its length in 8 bytes, then JSON padded to 8."""
+    entries, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + int(np.prod(shape)) * _itemsize(dtype)
+        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _itemsize(dtype: str) -> int:
+    return 4 if dtype == "fp32" else 2
+
+
+def _json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""Random checkpoints have the published models' shapes, and the main job takes them."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from luvc_export.demo import CHECKPOINT
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.synthetic import checkpoint, presets, tokens
+
+#: Parameters of the published checkpoints, as their model cards and safetensors indices give them.
+PARAMETERS = {
+    "qwen2.5-vl-3b": 3_754_622_976,
+    "qwen2.5-vl-7b": 8_292_166_656,
+    "internvl3-1b": 938_193_024,
+    "internvl3-2b": 2_088_957_440,
+    "smolvlm-256m": 256_484_928,
+}
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_have_as_many_parameters_as_published(name: str) -> None:
+    shapes = checkpoint.shapes_of(presets.find(name))
+    assert sum(map(prod, shapes.values())) == PARAMETERS[name]
+
+
+def test_fewer_layers_are_the_same_layers() -> None:
+    full = presets.find("qwen2.5-vl-3b")
+    small = presets.resized(full, 3, 8)
+    assert small.config["vision_config"]["fullatt_block_indexes"] == [1, 3, 5, 7]
+    assert full.config["vision_config"]["depth"] == 32
+    all_, some = checkpoint.shapes_of(full), checkpoint.shapes_of(small)
+    assert set(some.items()) < set(all_.items())
+    assert {name.split(".")[3] for name in some if "language_model.layers" in name} == {"0", "1", "2"}
+    with pytest.raises(UsageError, match="expected: 1 to 36"):
+        presets.resized(full, 37, None)
+
+
+def test_a_small_checkpoint_is_written_in_shards_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 2**20)
+    source = tmp_path / "config.json"
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    source.write_text(json.dumps(config))
+    preset = presets.find(str(source))
+    told: list[float] = []
+    count = checkpoint.write(preset, tmp_path / "out", "bf16", 1, lambda stage, done: told.append(done))
+    opened = open_checkpoint(str(tmp_path / "out"))
+    assert told[-1] == 1.0 and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    assert sum(prod(tensor.shape) for tensor in opened.tensors.values()) == count
+    assert {tensor.dtype for tensor in opened.tensors.values()} == {"BF16"}
+    assert not list(tmp_path.glob(".out*"))
+    with pytest.raises(UsageError, match="the output folder exists"):
+        checkpoint.write(preset, tmp_path / "out")
+
+
+def test_values_are_normal_and_repeatable() -> None:
+    parts = [np.concatenate([*checkpoint.values("a.weight", (300, 100), "fp32", seed)]) for seed in (0, 0, 1)]
+    assert (parts[0] == parts[1]).all() and (parts[0] != parts[2]).any()
+    assert abs(parts[0].std() - checkpoint.DEVIATION) < 3e-4
+    assert next(checkpoint.values("norm.weight", (2,), "bf16", 0)).tolist() == [0x3F80, 0x3F80]
+    assert next(checkpoint.values("q.bias", (2,), "fp16", 0)).tolist() == [0, 0]
+
+
+def test_special_tokens_keep_their_ids() -> None:
+    preset = presets.find("smolvlm-256m")
+    made = tokens.make(preset)
+    assert all(made.token_to_id(text) == number for number, text in preset.tokens.items())
+    ids = made.encode("<|im_start|>user\nwhat?<image>", add_special_tokens=False).ids
+    assert ids[0] == 1 and ids[-1] == 49190 and made.decode(ids) == "user\nwhat?"
+
+
+def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"did you mean .qwen2\.5-vl-3b"):
+        presets.find("qwen2.5-vl-3")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UsageError, match="not the config of a vision-language model"):
+        presets.find(str(tmp_path))
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    with pytest.raises(MachineError, match="the disk is too small"):
+        checkpoint.write(presets.find("smolvlm-256m"), tmp_path / "out")
