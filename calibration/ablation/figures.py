@@ -9,11 +9,12 @@ from luvc_export.calibration.plots import canvas, png
 
 def horizon(found: dict[str, Any]) -> bytes:
     """Accuracy by the layer before which all visual tokens go, for all questions and for each kind."""
-    figure, axes = canvas(7.2, 4.2)
+    figure, axes = canvas(8.6, 4.2)
     rows = found["horizon"]
     layers = list(range(len(rows)))
-    for kind in rows[0].kinds:
-        axes.plot(layers, [row.kinds[kind] for row in rows], linewidth=0.8, alpha=0.7, label=kind)
+    for number, kind in enumerate(rows[0].kinds):
+        style = ("-", "--", ":")[number // 10 % 3]
+        axes.plot(layers, [row.kinds[kind] for row in rows], linewidth=1, linestyle=style, label=kind.replace("_", " "))
     low = [row.accuracy.value - row.accuracy.low for row in rows]
     high = [row.accuracy.high - row.accuracy.value for row in rows]
     axes.errorbar(
@@ -21,7 +22,7 @@ def horizon(found: dict[str, Any]) -> bytes:
     )
     axes.set_xticks(layers, [*map(str, layers[:-1]), "never"])
     axes.set(xlabel="every visual token goes before layer", ylabel="accuracy", ylim=(0, 1.02))
-    axes.legend(fontsize=7, ncols=3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return png(figure)
 
 

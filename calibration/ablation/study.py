@@ -15,6 +15,7 @@ from luvc_export.calibration.ablation.engine import Engine
 from luvc_export.calibration.ablation.store import Store, pack, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.plots import mean_tokens
+from luvc_export.export.compression import scores
 from luvc_export.plan import Plan
 from luvc_export.planning import Request, solve
 from luvc_export.report import cost
@@ -88,7 +89,7 @@ class Study:
     def timed(self, rows: list[Row], some: Sequence[Variant]) -> list[Row]:
         """The rows with measured times, taken together in turns."""
         plans = [variant.plans[0] for variant in some]
-        key = ["times", self.text, [plan.to_json() for plan in plans]]
+        key = ["times", self.text, [_key(plan) for plan in plans]]
         found = self.store.of(
             key, lambda: [list(t) for t in timing.measure(self.engines["search"], plans, text=self.text)]
         )
@@ -96,7 +97,7 @@ class Study:
 
     def _right(self, split: str, plan: Plan) -> list[bool]:
         engine = self.engines[split]
-        key = [split, len(engine.cases), {**plan.to_json(), "schedule": ""}]
+        key = [split, len(engine.cases), _key(plan)]
         value = self.store.of(key, lambda: pack(engine.right(plan)))
         return unpack(value, len(engine.cases))
 
@@ -104,6 +105,18 @@ class Study:
         """Prefill FLOPs of the uncompressed plan by this one's, on the full picture's count."""
         own = cost(plan, self.shapes.llm, self.text).flops
         return cost(self.shapes.none(), self.shapes.llm, self.text).flops / own
+
+
+def _key(plan: Plan) -> dict[str, Any]:
+    """What a plan's measurement depends on: its name for people and switches that its reducer ignores are left out."""
+    data, unread = plan.to_json(), {"schedule"}
+    if plan.score not in scores.SCORES or plan.reducer == "merge":
+        unread |= {"rho", "axis", "spectrum"}
+    if plan.score != "random":
+        unread.add("seed")
+    if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
+        unread |= {"score", "rho", "axis", "spectrum", "seed"}
+    return {name: value for name, value in data.items() if name not in unread}
 
 
 def run(study: Study) -> dict[str, Any]:
@@ -162,23 +175,26 @@ def _schedules(study: Study, tuned: Plan, tuned_even: Plan) -> tuple[list[Row], 
 
 
 def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> list[Row]:
-    """The package's default plan, the same with one thing changed, and what the search found best."""
+    """The package's default plan, others at its cost, and what the search found best."""
     shapes = study.shapes
+    literal: dict[str, Any] = variants.LITERAL
 
     def thirds(name: str, keep: float = 0.75, **switches: Any) -> Variant:
         return Variant(name, (solve(Request("thirds", keep), shapes.grid, shapes.llm, shapes.encoder, **switches),))
 
-    usual = thirds("", score="low").plans[0]
-    even = variants.evenly(shapes, study.text, usual)
+    default = solve(Request(), shapes.grid, shapes.llm, shapes.encoder)
     some = [
-        thirds("thirds, SPU as the abstract says", score="low", rho=0.25),
+        Variant(f"default: {default.schedule}, {default.score}", (default,)),
+        Variant(f"{default.schedule}, SPU as the abstract says", (replace(default, **literal),)),
+        thirds("thirds, SPU as the abstract says", **literal),
         thirds("thirds, SPU searched", **_settings(tuned)),
         thirds("thirds, stride", score="stride"),
         thirds("thirds, v2drop", score="v2drop"),
         thirds("thirds, merge", reducer="merge"),
         thirds("thirds, merge, no OIM", 1.0, reducer="merge"),
-        Variant("OIM, then even, none at the last layer, SPU searched", (replace(even, **_settings(tuned_even)),)),
-        Variant("OIM, then even, none at the last layer, merge", (variants.merged(even),)),
+        Variant(f"{default.schedule}, SPU searched", (replace(default, **_settings(tuned_even)),)),
+        Variant(f"{default.schedule}, stride", (replace(default, score="stride"),)),
+        Variant(f"{default.schedule}, merge", (variants.merged(default),)),
         replace(best, name=f"best of the search: {best.name}"),
     ]
     return study.timed(study.rows("default plans", some), some)

@@ -77,7 +77,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         lines += [f"### About {share} of the units", "", _simple(rows, "method")]
     lines += ["## Last layer", "", _full(found["last_layer"]), "## Default plans", ""]
     lines += [
-        "OIM to three quarters of the units, then `thirds`, unless the name says otherwise.",
+        "OIM to three quarters of the units, then the schedule.",
         "",
         _full(found["defaults"]),
     ]

@@ -17,6 +17,9 @@ RHOS = (0.05, 0.1, 0.25, 0.5)
 SCORES = ("stride", "norm", "v2drop", "dart", "fastv", "pyramiddrop")
 SPEEDUPS = (1.4, 2.0, 2.4)
 
+#: The low-pass filter as the abstract reads at first sight: the tokens it passes stay (sign and rho: reconstruction).
+LITERAL = {"score": "low", "rho": 0.25, "axis": "token", "spectrum": "1d"}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -71,7 +74,7 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = ()) -> list[Variant]:
     found = [
         Variant(
             "SPU, the abstract's reading",
-            (dataclasses.replace(plan, score="low", rho=0.25),),
+            (dataclasses.replace(plan, **LITERAL),),  # type: ignore[arg-type]
             "low, token 1d, rho 0.25",
         ),
         Variant("SPU, settings searched", (best,), f"{best.score}, {best.axis} {best.spectrum}, rho {best.rho:g}"),
@@ -118,15 +121,6 @@ def shapes_of_schedule(shapes: Shapes, text: int) -> list[Plan]:
         shaped(shapes, text, line, "straight line to none"),
         shaped(shapes, text, [100.0, *[1.0] * (layers - 2), 0.0], "all at layer 0, then even, none at the last"),
     ]
-
-
-def evenly(shapes: Shapes, text: int, like: Plan) -> Plan:
-    """The merges and about the FLOPs of ``like``, with as many tokens in every layer but the last, which has none."""
-    target = sum(prefill_flops(shapes.llm, like.keep, text))
-    layers = shapes.llm.layers
-    counts = range(like.vision_tokens + 1)
-    plans = [dataclasses.replace(like, keep=(*[count] * (layers - 1), 0), schedule="even") for count in counts]
-    return min(plans, key=lambda plan: abs(sum(prefill_flops(shapes.llm, plan.keep, text)) - target))
 
 
 def one_shot(shapes: Shapes, count: int) -> Plan:
