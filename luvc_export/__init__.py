@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from luvc_export.pipeline import build_engine as build_engine
     from luvc_export.pipeline import export_bundle as export_bundle
     from luvc_export.pipeline import load_bundle as load_bundle
     from luvc_export.pipeline import make_plan as make_plan
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "build_engine": "luvc_export.pipeline",
     "export_bundle": "luvc_export.pipeline",
     "load_bundle": "luvc_export.pipeline",
     "make_plan": "luvc_export.pipeline",

@@ -1,4 +1,4 @@
-"""The public verbs: plan, export, load. Each is one call; the CLI is a thin layer on them."""
+"""The public verbs: plan, export, build, load. Each is one call; the CLI is a thin layer on them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luvc_export import bundle as bundles
-from luvc_export.errors import MachineError, UsageError
-from luvc_export.manifest import Fit, WeightsMode
+from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.manifest import Fit, Footprint, PlanEntry, WeightsMode
 from luvc_export.plan import LastLayer, Plan
 from luvc_export.planning import Request, check_model, solve
+from luvc_export.target import Kv, Precision, TargetSpec
 
 if TYPE_CHECKING:
+    from luvc_export.engines.builder import Graph
+    from luvc_export.engines.memory import Cache
+    from luvc_export.engines.options import BuildOptions
     from luvc_export.export.bundling import Progress
     from luvc_export.export.checkpoint import Checkpoint
     from luvc_export.runtime.session import Session
@@ -120,6 +124,80 @@ def export_bundle(
     )
 
 
+def build_engine(
+    bundle: str | os.PathLike[str] | bundles.Bundle,
+    target: str,
+    plan: str | None = None,
+    *,
+    precision: Precision | None = None,
+    kv: Kv | None = None,
+    text_capacity: int | None = None,
+    images: int = 1,
+    batch: int = 1,
+    logits: int = 1,
+    options: BuildOptions | None = None,
+    device_memory_gib: float | None = None,
+    progress: Progress | None = None,
+) -> bundles.Bundle:
+    """Build vision and decoder engine of one plan into a bundle, all or nothing; see docs/engines.md.
+
+    The bundle's own graphs, made for ONNX Runtime, go through surgery once more for the target; no weight is read for
+    that, and no torch is needed.
+
+    Args:
+        bundle: Folder, or a checked bundle.
+        target: Name of a target (``luvc-export targets``).
+        plan: One of the bundle's plans; None for its default.
+        precision: Arithmetic; None for the bundle's own if that is 16-bit, else the target's first.
+        kv: Form of the cache; None for the target's own.
+        text_capacity: Text tokens of a conversation; None for the bundle's.
+        images: Images of a conversation.
+        batch: Rows of a batch.
+        logits: Positions of one call whose logits are wanted; 1 to generate.
+        options: How TensorRT builds.
+        device_memory_gib: Memory of the device; None for the target's largest variant.
+        progress: Told (stage, fraction of it done).
+
+    Raises:
+        UsageError: An unknown target or plan, an option that does not fit, or a plan too large for the target.
+        BundleError: The bundle is missing, damaged, or without weights.
+        MachineError: This machine lacks TensorRT, its version, a GPU, memory, or the packages that surgery needs.
+        CheckFailed: TensorRT refused a graph.
+    """
+    from luvc_export.engines import library, targets
+    from luvc_export.engines.install import install
+    from luvc_export.engines.memory import Cache, check_fits
+    from luvc_export.engines.options import BuildOptions as Options
+    from luvc_export.engines.profiles import Capacity
+
+    record = targets.find(target)
+    options = options or Options()
+    options.check(record.library)
+    library.check_builds(record)
+    library.load(record.library)
+    opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle)
+    manifest, entry = opened.manifest, opened.entry(plan)
+    if precision is None:
+        precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
+    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
+    spec = record.with_kv(kv or record.spec.kv)
+    cache = Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    graphs, footprint = _target_graphs(opened, entry, spec, cache, options.workspace_mib)
+    check_fits(footprint, record, cache, device_memory_gib)
+    return install(
+        opened,
+        plan or manifest.default_plan,
+        graphs,
+        record,
+        precision,
+        spec.kv,
+        capacity,
+        options,
+        footprint,
+        progress or (lambda stage, done: None),
+    )
+
+
 def load_bundle(
     folder: str | os.PathLike[str],
     backend: str | None = None,
@@ -163,3 +241,52 @@ def _checkpoint(model: str | Checkpoint, revision: str | None, weights: bool) ->
             fix="pip install 'luvc-export[export,cpu]'",
         ) from error
     return open_checkpoint(os.fspath(model), revision, weights)
+
+
+def _target_graphs(
+    bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: Cache, workspace_mib: int
+) -> tuple[tuple[Graph, Graph], Footprint]:
+    """Vision and decoder graph of a plan in a target's dialect, and the memory they will need."""
+    from luvc_export.engines.builder import Graph
+    from luvc_export.engines.memory import predict
+    from luvc_export.engines.profiles import profiles
+
+    try:
+        import onnx
+
+        from luvc_export.export.surgeon import operate
+        from luvc_export.export.surgeon.peak import peak_bytes, weight_bytes
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            "turning a bundle's graphs into a target's needs more packages than running",
+            got=f"no module {error.name}",
+            fix="pip install 'luvc-export[export]', or build from a folder that luvc-export pack wrote",
+        ) from error
+    weights = bundle.manifest.weights
+    if weights.mode == "none":
+        raise BundleError(
+            "this bundle has no weights to build from",
+            where=str(bundle.folder),
+            fix="export it again without --no-weights",
+        )
+    made: list[Graph] = []
+    peaks: list[int] = []
+    for name in (entry.vision, entry.decoder):
+        model, _ = operate(
+            onnx.load(bundle.path(name), load_external_data=False),
+            spec,
+            cache.precision,
+            text_capacity=cache.capacity.text,
+            images=cache.capacity.images,
+        )
+        shapes = {
+            item.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in item.type.tensor_type.shape.dim]
+            for item in model.graph.input
+        }
+        largest = profiles(shapes, entry.plan, cache.capacity, "wide")[0].maximum
+        peaks.append(peak_bytes(model, largest))
+        folder = Path(weights.folder) if weights.folder else bundle.folder
+        size = weight_bytes(model, cache.precision)
+        made.append(Graph(name, model.SerializeToString(), folder, entry.plan, size))
+    footprint = predict((made[0].weight_bytes, made[1].weight_bytes), cache, (peaks[0], peaks[1]), workspace_mib)
+    return (made[0], made[1]), footprint

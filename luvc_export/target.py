@@ -95,6 +95,7 @@ class Library:
         below: First version that will not.
         cross_build: It builds for compute capabilities this machine lacks, without a GPU even.
         refit: It builds engines whose weights can be replaced, and plans without weights.
+        portable: It builds version-compatible and hardware-compatible plans.
         timing_cache: It reads and writes timing caches (TensorRT-RTX compiles on the device and keeps a runtime cache).
     """
 
@@ -103,6 +104,7 @@ class Library:
     below: tuple[int, ...]
     cross_build: bool = False
     refit: bool = True
+    portable: bool = True
     timing_cache: bool = True
 
     def takes(self, version: str) -> bool:

@@ -13,7 +13,7 @@ TENSORRT_10_16 = Library("tensorrt", (10, 16), (12,))
 #: The first whose parser has Attention, RotaryEmbedding, RMSNormalization and TensorScatter, up to the newest major.
 TENSORRT_10_15 = Library("tensorrt", (10, 15), (12,))
 #: Versions differ in their ABI from minor to minor; kernels are compiled on the device, so nothing is timed here.
-TENSORRT_RTX_1_7 = Library("tensorrt_rtx", (1, 7), (1, 8), cross_build=True, timing_cache=False)
+TENSORRT_RTX_1_7 = Library("tensorrt_rtx", (1, 7), (1, 8), cross_build=True, portable=False, timing_cache=False)
 
 CUDA_GPUS = "https://developer.nvidia.com/cuda-gpus"
 JETSON_MODULES = "https://developer.nvidia.com/embedded/jetson-modules"

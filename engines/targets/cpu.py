@@ -6,7 +6,7 @@ TARGET = Target(
     "cpu",
     "CPU, ONNX Runtime",
     ORT_CPU,
-    Library("onnxruntime", (1, 24), (2,), cross_build=True, refit=False, timing_cache=False),
+    Library("onnxruntime", (1, 24), (2,), cross_build=True, refit=False, portable=False, timing_cache=False),
     Device(),
     kv_forms=("attention",),
     quantised=("int8", "int4"),

@@ -43,6 +43,7 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
+    from luvc_export.cli.engine_tables import bindings, facts
     from luvc_export.cli.tables import cost_table
 
     console = Console()
@@ -55,6 +56,10 @@ def inspect(
     console.print(files)
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
+    for engines in manifest.engines:
+        console.print(facts(engines))
+        console.print(bindings("vision", engines.vision))
+        console.print(bindings("decoder", engines.decoder))
     console.print("every hash is right" if verify else "hashes are right (large files by size, time stamp and edges)")
 
 

@@ -1,0 +1,245 @@
+"""From a graph in the target's dialect to a plan file: one path for TensorRT 10.3 to 11 and TensorRT-RTX.
+
+Both have the same Python API; names that only some versions have are not used (tests/engines/test_api.py has the
+published lists). Networks are strongly typed: precision is in the graph. What versions differ in is a capability of
+the target's ``Library``, never a version comparison here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luvc_export.engines import layers, library, timing, watching
+from luvc_export.engines.options import BuildOptions
+from luvc_export.engines.profiles import Capacity, profiles
+from luvc_export.errors import CheckFailed, MachineError, UsageError
+from luvc_export.manifest import Binding, Profile
+from luvc_export.plan import Plan
+from luvc_export.target import Profiles, Target
+
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
+_FLAGS = {"version_compatible": "VERSION_COMPATIBLE", "refit": "REFIT", "strip_weights": "STRIP_PLAN"}
+_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph to build from.
+
+    Args:
+        name: Its file name, for messages.
+        data: ONNX bytes in the target's dialect.
+        folder: Where its external weights lie.
+        plan: What was planned.
+        weight_bytes: Bytes of its weights in the engine's precision.
+    """
+
+    name: str
+    data: bytes
+    folder: Path
+    plan: Plan
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build gave, the plan file aside.
+
+    Args:
+        inputs: In the engine's order.
+        outputs: In the engine's order.
+        profiles: In the engine's order.
+        activation_bytes: Device memory of one execution context, if the builder said.
+        layers: Layer information, JSON.
+        log: The builder's log.
+    """
+
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    profiles: tuple[Profile, ...]
+    activation_bytes: int | None
+    layers: str
+    log: str
+
+
+def build(
+    graph: Graph,
+    output: Path,
+    target: Target,
+    capacity: Capacity,
+    options: BuildOptions,
+    progress: watching.Progress = lambda stage, done: None,
+    kind: Profiles | None = None,
+) -> Built:
+    """Build one engine and write it to ``output``, whole or not at all.
+
+    Args:
+        graph: What to build.
+        output: Plan file.
+        target: What to build for.
+        capacity: The largest call.
+        options: How.
+        progress: Told (stage, fraction done).
+        kind: Profiles other than the target's own.
+
+    Raises:
+        UsageError: An option or file does not fit.
+        MachineError: The library is missing or of another version, there is no GPU, or memory is short.
+        CheckFailed: The parser refused the graph or dropped an input, or the builder failed.
+        KeyboardInterrupt: Ctrl-C; nothing is written.
+    """
+    options.check(target.library)
+    library.check_builds(target)
+    trt = library.load(target.library)
+    _check_refit(target, options)
+    log, interrupt = watching.logger(trt), watching.Interrupt()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    parsed = parser.parse(graph.data, str(graph.folder / graph.name))
+    _check_parsed(parser, parsed, log.lines, graph.name)
+    inputs, outputs = _bindings(network)
+    shapes = {item.name: item.shape for item in inputs}
+    made = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
+    config = _configure(trt, builder, target, options)
+    for profile in made:
+        _add(builder, config, profile)
+    cache, cache_path = _timing_cache(trt, config, target, options)
+    config.progress_monitor = watching.monitor(trt, f"building {output.name}", progress, interrupt)
+    with interrupt.watching():
+        data = builder.build_serialized_network(network, config)
+    _check_built(data, log.lines, graph.name)
+    if cache_path is not None:
+        timing.save(cache, cache_path)
+    scratch = output.with_name(f".{output.name}.part")
+    try:
+        with scratch.open("wb") as file:
+            file.write(memoryview(data))
+        scratch.replace(output)
+    finally:
+        scratch.unlink(missing_ok=True)
+    loaded = _load(trt, log, target, data)
+    described = layers.of_network(network) if loaded is None else layers.of_engine(trt, loaded)
+    memory = layers.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
+    lines = "".join(f"[{severity}] {message}\n" for severity, message in log.lines)
+    return Built(inputs, outputs, made, memory, json.dumps(described, indent=1), lines)
+
+
+def _check_refit(target: Target, options: BuildOptions) -> None:
+    """TensorRT-RTX 1.7 compiles the kernels that refit weights while it builds, so it needs the GPU after all."""
+    if (options.refit or options.strip_weights) and library.compute_capability() is None:
+        raise MachineError(
+            "plans whose weights can be replaced are built on a GPU",
+            where=target.title,
+            got="no GPU",
+            fix="leave --refit and --stripWeights out, or build on a machine with a GPU",
+        )
+
+
+def _check_parsed(parser: Any, parsed: bool, lines: list[tuple[str, str]], name: str) -> None:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    if errors or not parsed:
+        told = [f"{item.node_name()} ({item.node_operator()}): {item.desc().splitlines()[0]}" for item in errors]
+        raise CheckFailed(
+            "TensorRT's parser refuses the graph",
+            where=name,
+            got="\n    ".join(told) or watching.problems(lines),
+            fix="export the bundle again with this version of luvc-export; if that does not help, report these nodes",
+        )
+    if dropped := watching.unused_inputs(lines):
+        raise CheckFailed(
+            "TensorRT's parser drops an input of a node, so the engine would compute something else",
+            where=name,
+            got="\n    ".join(dropped),
+            fix="choose the other --kv form, and report this with the version of TensorRT",
+        )
+
+
+def _bindings(network: Any) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
+    ends = ((network.num_inputs, network.get_input), (network.num_outputs, network.get_output))
+    inputs, outputs = (tuple(_binding(get(index)) for index in range(count)) for count, get in ends)
+    return inputs, outputs
+
+
+def _binding(tensor: Any) -> Binding:
+    return Binding(tensor.name, _DTYPES[tensor.dtype.name], tuple(int(size) for size in tensor.shape))
+
+
+def _configure(trt: Any, builder: Any, target: Target, options: BuildOptions) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    config.builder_optimization_level = options.builder_optimization_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.__members__[options.profiling_verbosity.upper()]
+    wanted = {name for name in _FLAGS if getattr(options, name)} | ({"refit"} if options.strip_weights else set())
+    for name in sorted(wanted):
+        config.set_flag(trt.BuilderFlag.__members__[_FLAGS[name]])
+    if options.hardware_compatibility != "none":
+        levels: Mapping[str, Any] = trt.HardwareCompatibilityLevel.__members__
+        level = _LEVELS[options.hardware_compatibility]
+        if level not in levels:
+            raise UsageError(
+                "this TensorRT has no such level",
+                where="--hardwareCompatibilityLevel",
+                got=f"{options.hardware_compatibility} with {trt.__version__}",
+                expected=", ".join(name for name, value in _LEVELS.items() if value in levels),
+            )
+        config.hardware_compatibility_level = levels[level]
+    if target.library.cross_build and target.device.compute_capability is not None:
+        sm = f"SM{target.device.compute_capability.replace('.', '')}"
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.__members__[sm], 0)
+    return config
+
+
+def _add(builder: Any, config: Any, profile: Profile) -> None:
+    made = builder.create_optimization_profile()
+    for name, low in profile.minimum.items():
+        made.set_shape(name, low, profile.optimum[name], profile.maximum[name])
+    if config.add_optimization_profile(made) < 0:
+        raise CheckFailed("TensorRT refuses an optimisation profile", where=profile.name, got=profile)
+
+
+def _timing_cache(trt: Any, config: Any, target: Target, options: BuildOptions) -> tuple[Any, Path | None]:
+    capability = library.compute_capability()
+    if not target.library.timing_cache or options.no_builder_cache or capability is None:
+        return None, None
+    default = timing.cache_file("timing", target.library.backend, trt.__version__, capability)
+    path = options.timing_cache or default
+    return timing.attach(config, path), path
+
+
+def _check_built(data: Any, lines: list[tuple[str, str]], name: str) -> None:
+    if data is not None:
+        return
+    told = watching.problems(lines)
+    if "out of memory" in told.lower() or "OutOfMemory" in told:
+        raise MachineError(
+            "memory ran out while building",
+            where=name,
+            got=told,
+            fix="close other programs, lower --memPoolSize, or build with a smaller plan or text capacity",
+        )
+    raise CheckFailed("TensorRT built no engine", where=name, got=told, fix="read the log with --debug, and report it")
+
+
+def _load(trt: Any, log: Any, target: Target, data: Any) -> Any:
+    """The engine, where it runs on this machine's GPU."""
+    if library.compute_capability() != target.device.compute_capability:
+        return None
+    with contextlib.suppress(RuntimeError):
+        return trt.Runtime(log).deserialize_cuda_engine(data)
+    return None

@@ -1,0 +1,47 @@
+"""Layer information beside an engine: what the engine says where it can be loaded, else what was given to the builder.
+
+An engine built for another GPU, or without one, cannot be loaded here; then the layers are the parsed network's, and
+``source`` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
+
+
+def of_network(network: Any) -> dict[str, Any]:
+    """Layers before optimisation: name, type, and each output's name, dtype and shape (-1: open)."""
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(place) for place in range(layer.num_outputs)]
+        described = [
+            {"name": out.name, "dtype": out.dtype.name, "shape": None if _unknown(out) else list(out.shape)}
+            for out in outputs
+        ]
+        layers.append({"name": layer.name, "type": layer.type.name, "outputs": described})
+    return {"source": "network", "layers": layers}
+
+
+def of_engine(trt: Any, engine: Any) -> dict[str, Any]:
+    """Layers after optimisation, as the engine inspector has them."""
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return {"source": "engine", "layers": json.loads(text).get("Layers", [])}
+
+
+def activation_bytes(lines: list[tuple[str, str]]) -> int | None:
+    """Device memory of one execution context, from the builder's log; None where the log does not say."""
+    found = [int(match[1]) for _, line in lines if (match := _ACTIVATIONS.search(line))]
+    return found[-1] if found else None
+
+
+def _unknown(tensor: Any) -> bool:
+    """TensorRT gives shapes it cannot know a negative rank."""
+    try:
+        return len(tensor.shape) < 0
+    except ValueError:
+        return True

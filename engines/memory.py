@@ -1,0 +1,129 @@
+"""Memory of a pair of engines, predicted before they are built, and whether a target has it.
+
+weights + KV cache of every layer + activations; beside them, while building, the workspace, and while loading, the
+plan file. Tests hold the prediction against what TensorRT-RTX says of the engines it built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import PlanError
+from luvc_export.manifest import Footprint
+from luvc_export.plan import Plan
+from luvc_export.shapes import DecoderShape
+from luvc_export.target import Kv, Precision, Target
+
+#: Scratch memory of an engine of one MatMul as TensorRT-RTX 1.7.1 reports it: 8,192,000 bytes.
+_SCRATCH = 8_192_000
+#: Tensors whose sizes are not known, and padding: 1.25 covers what the tests build (tests/engines/test_memory.py).
+_MARGIN = 1.25
+#: What the system leaves of the memory a device is sold with: driver and context; or kernel, carve-outs and desktop
+#: too where CPU and GPU share it. Assumed, on the careful side; a device's own figure is better: --device-memory.
+_USABLE = {False: 0.9, True: 0.8}
+#: ``--kv-mib`` counts this many text tokens.
+_TEXT = 64
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The KV cache of a build: its plan, sizes, element type and form."""
+
+    plan: Plan
+    shape: DecoderShape
+    capacity: Capacity
+    precision: Precision
+    kv: Kv
+
+    @property
+    def row(self) -> int:
+        """Bytes of one token in one layer, in every row of a batch; twice where past and present are there at once."""
+        element = 4 if self.precision == "fp32" else 2
+        copies = 1 if self.kv == "inplace" else 2
+        return 2 * self.shape.kv_heads * self.shape.head_dim * element * self.capacity.batch * copies
+
+    @property
+    def text(self) -> int:
+        """Bytes of all text tokens in all layers."""
+        return self.plan.layers * self.capacity.text * self.row
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all layers, full."""
+        return self.text + self.capacity.images * sum(self.plan.keep) * self.row
+
+
+def predict(weights: tuple[int, int], cache: Cache, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
+    """Memory of vision and decoder engine together; they run one after the other and share activations.
+
+    Args:
+        weights: Weight bytes of vision and decoder.
+        cache: The KV cache.
+        peaks: Largest bytes of live tensors of each (``export.surgeon.peak``).
+        workspace_mib: Scratch memory a build may use.
+    """
+    return Footprint(
+        weights=sum(weights),
+        kv=cache.bytes,
+        activations=_SCRATCH + round(_MARGIN * max(peaks)),
+        workspace=workspace_mib << 20,
+        loading=max(weights),
+    )
+
+
+def needed(footprint: Footprint, target: Target) -> int:
+    """Bytes the target must have free."""
+    return footprint.peak if target.device.unified else footprint.running
+
+
+def usable(target: Target, device_memory_gib: float | None = None) -> int | None:
+    """Bytes of the largest variant of a device, what the system takes aside; None where no size is known."""
+    if device_memory_gib is not None:
+        return round(device_memory_gib * 2**30)
+    sizes = target.device.memory_gib
+    return round(max(sizes) * 2**30 * _USABLE[target.device.unified]) if sizes else None
+
+
+def smallest_fit(footprint: Footprint, target: Target) -> int | None:
+    """GiB of the smallest variant it fits on; None if on none."""
+    share = _USABLE[target.device.unified] * 2**30
+    return next((size for size in target.device.memory_gib if needed(footprint, target) <= size * share), None)
+
+
+def check_fits(footprint: Footprint, target: Target, cache: Cache, device_memory_gib: float | None = None) -> None:
+    """Refuse engines the device cannot hold, and say what it could.
+
+    Raises:
+        PlanError: The prediction is more than the target has.
+    """
+    have, want = usable(target, device_memory_gib), needed(footprint, target)
+    if have is None or want <= have:
+        return
+    parts = ("weights", "kv", "activations", *(("loading",) if target.device.unified else ()))
+    raise PlanError(
+        "this plan does not fit on the target",
+        where=f"{target.title}, {device_memory_gib or max(target.device.memory_gib)} GiB",
+        got=f"{_mib(want)} needed: " + ", ".join(f"{name} {_mib(getattr(footprint, name))}" for name in parts),
+        expected=f"at most {_mib(have)}, what the system takes aside",
+        fix=_advice(footprint, have - (footprint.loading if target.device.unified else 0), have, cache),
+    )
+
+
+def _advice(footprint: Footprint, while_loading: int, have: int, cache: Cache) -> str:
+    """The budget that would fit, if one would: fewer visual tokens, else less text."""
+    room = have - (footprint.running - footprint.kv)
+    if footprint.weights > while_loading or room < cache.plan.layers * cache.row:
+        return "no budget would fit: weights alone are too much; quantise them, or choose another target"
+    if room >= cache.text:
+        tokens = (room - cache.text) // cache.row // cache.capacity.images + cache.plan.layers * _TEXT
+        mib = tokens * 2 * cache.shape.kv_heads * cache.shape.head_dim * 2 / 2**20
+        return f"a plan of luvc-export export --kv-mib {mib:.1f} fits, with {cache.capacity.text} text tokens"
+    return (
+        f"no budget of visual tokens would fit; {room // cache.row // cache.plan.layers} text tokens do, without any:"
+        " lower --text-capacity"
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

@@ -1,0 +1,127 @@
+"""Optimisation profiles from a plan and capacities: pure arithmetic on the contract's names.
+
+TensorRT-RTX compiles kernels on the device for the shapes it meets, and stores the weights once for each profile: it
+gets one wide profile. TensorRT picks kernels per profile at build time, at the best shape of each: prefill and decode
+get one each. Which of the two is a capability of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from luvc_export import contract
+from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.manifest import Profile
+from luvc_export.plan import Plan
+from luvc_export.target import Profiles
+
+#: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, and K,
+#: the rows of this layer's cache. A dot is an axis the contract fixes.
+_AXES = {
+    contract.IMAGE: "n....",
+    contract.VISUAL_EMBEDS: "BG..",
+    contract.INPUT_IDS: "BT",
+    contract.VISUAL_POSITION_IDS: ".BV",
+    contract.POSITION_IDS: ".BT",
+    contract.VISUAL_ORDER: "BV",
+    contract.ORDER: "BT",
+    contract.TEXT_MASK: "BM",
+    contract.LOGITS_INDICES: "BL",
+}
+_CACHE_AXES = "B.K."
+#: New text tokens of a typical prompt: best shape of prefill.
+_PROMPT = 64
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The largest call an engine takes.
+
+    Args:
+        text: Text tokens of a conversation, prompt and answer; also of one call.
+        images: Images of a conversation.
+        batch: Rows of a batch.
+        logits: Positions of a call whose logits are wanted: 1 to generate, ``text`` to compare every position.
+
+    Raises:
+        UsageError: One is not positive.
+    """
+
+    text: int
+    images: int = 1
+    batch: int = 1
+    logits: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("text", "images", "batch", "logits"):
+            if getattr(self, name) < 1:
+                raise UsageError("a capacity must be positive", where=name, got=getattr(self, name))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call: images and text that are new, images and text in the cache."""
+
+    batch: int
+    groups: int
+    text: int
+    past_groups: int
+    past_text: int
+    logits: int
+
+
+def profiles(
+    shapes: Mapping[str, Sequence[int]], plan: Plan, capacity: Capacity, kind: Profiles
+) -> tuple[Profile, ...]:
+    """Profiles of an engine.
+
+    Args:
+        shapes: Inputs and their shapes, -1 where open.
+        plan: What was planned.
+        capacity: The largest call.
+        kind: ``wide`` or ``pair``.
+
+    Raises:
+        CheckFailed: An input of another name has open sizes.
+    """
+    full = capacity
+    none = _Call(1, 0, 1, 0, 0, 1)
+    most = _Call(full.batch, full.images, full.text, full.images, full.text, full.logits)
+    prompt = _Call(1, 1, min(_PROMPT, full.text), 0, 0, 1)
+    if contract.IMAGE in shapes:
+        return (_profile("image", shapes, plan, _Call(1, 1, 1, 0, 0, 1), _Call(1, 1, 1, 0, 0, 1), most),)
+    if kind == "wide":
+        return (_profile("wide", shapes, plan, none, prompt, most),)
+    step = _Call(1, 0, 1, 1, max(1, full.text // 2), 1)
+    last = _Call(full.batch, 0, 1, full.images, full.text, 1)
+    return (
+        _profile("prefill", shapes, plan, none, prompt, most),
+        _profile("decode", shapes, plan, none, step, last),
+    )
+
+
+def _profile(name: str, shapes: Mapping[str, Sequence[int]], plan: Plan, *calls: _Call) -> Profile:
+    low, best, high = (
+        {item: _shape(item, shape, plan, call) for item, shape in shapes.items() if -1 in shape} for call in calls
+    )
+    return Profile(name, low, best, high)
+
+
+def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[int, ...]:
+    cache = name.startswith("past_key_values.")
+    axes = _CACHE_AXES if cache else _AXES.get(name, "")
+    keep = plan.keep[int(name.split(".")[1])] if cache else 0
+    sizes = {
+        "n": max(1, call.groups),
+        "B": call.batch,
+        "G": call.groups,
+        "V": call.groups * plan.vision_tokens,
+        "T": call.text,
+        "M": max(call.text, call.past_text),
+        "L": call.logits,
+        "K": call.past_groups * keep + call.past_text,
+    }
+    if len(axes) != len(shape) or any(size == -1 and axis == "." for size, axis in zip(shape, axes, strict=True)):
+        raise CheckFailed("an input has open sizes that the contract does not know", where=name, got=list(shape))
+    return tuple(sizes[axis] if size == -1 else size for size, axis in zip(shape, axes, strict=True))

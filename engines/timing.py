@@ -1,0 +1,55 @@
+"""Where measured and compiled kernels are kept: one file for each library, version and compute capability.
+
+TensorRT measures kernels while it builds (timing cache); TensorRT-RTX compiles them on the device when they are first
+used (runtime cache, written by whoever runs the engine). Neither is valid for another version or GPU, so both are in
+the name. They belong to the user, not to a bundle: a runtime cache is executable code, and bundles are untrusted.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from luvc_export.errors import UsageError
+
+Kind = Literal["timing", "runtime"]
+
+
+def cache_file(kind: Kind, backend: str, version: str, compute_capability: str) -> Path:
+    """Path such as ``~/.cache/luvc-export/tensorrt-10.3.0.26-sm87.timing``; its folder may not exist yet."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    sm = compute_capability.replace(".", "")
+    return Path(root) / "luvc-export" / f"{backend}-{version}-sm{sm}.{kind}"
+
+
+def attach(config: Any, path: Path) -> Any:
+    """Give a builder configuration the timing cache at ``path``, empty where there is none; return it.
+
+    Raises:
+        UsageError: The file is not a timing cache of this version and GPU.
+    """
+    data = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise UsageError(
+            "this is no timing cache of this TensorRT and this GPU",
+            where=str(path),
+            fix="name another --timingCacheFile, delete the file, or pass --noBuilderCache",
+        )
+    return cache
+
+
+def save(cache: Any, path: Path) -> None:
+    """Write a timing cache through a temporary name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(memoryview(cache.serialize()))
+        Path(scratch).replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            Path(scratch).unlink()
