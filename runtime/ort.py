@@ -151,6 +151,9 @@ class OrtBackend:
         options = self._ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, so it is not printed too
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._entry.quantised is not None and self._entry.quantised.precision == "fp8":
+            # Its fusion of Q/DQ and MatMul takes FP8 for INT8 and makes an invalid graph (onnxruntime 1.31).
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         wanted = self._weights_of(name)

@@ -1,0 +1,119 @@
+"""Put decisions into a graph: explicit Q/DQ around products, or ONNX Runtime's own quantised products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from luvc_export.calibration.quantise.placing import Placed
+from luvc_export.calibration.quantise.rounding import FP8_MAX, INT8_MAX
+from luvc_export.calibration.quantise.shelf import Shelf
+from luvc_export.calibration.quantise.sites import Site, constants, evaluate
+from luvc_export.precision import QuantisedPrecision
+
+_CONTRIB = "com.microsoft"
+_NORMS = ("RMSNormalization", "LayerNormalization")
+#: MatMulNBits rounds activations to 8 bits by block: what ONNX Runtime's kernels for CPUs are fast at.
+_ACCURACY_LEVEL = 4
+
+
+class Inserter:
+    """Edits one graph in place.
+
+    Args:
+        graph: The graph.
+        shelf: Where the weights of every site lie.
+        precision: Of every site.
+        dtype: Arithmetic of the graph.
+    """
+
+    def __init__(self, graph: ir.Graph, shelf: Shelf, precision: QuantisedPrecision, dtype: type[np.generic]) -> None:
+        self.graph, self.shelf, self.precision, self.dtype = graph, shelf, precision, dtype
+
+    def apply(self, sites: Mapping[str, Site], placed: Mapping[str, Placed]) -> None:
+        """Quantise ``sites``, each as ``placed`` says."""
+        if not self.precision.portable and sites:
+            self.graph.opset_imports.setdefault(_CONTRIB, 1)
+        for name, site in sites.items():
+            how = placed[name]
+            folded = how.factor is not None and self._fold(site, how)
+            for number, product in enumerate(site.products):
+                at = f"{name}.{number}" if number else name
+                out = self._product(name, at, product, how, folded)
+                if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
+                    out = self._node("Add", [out, product.inputs[2]], f"{at}.biased", product)
+                self._replace(product, out)
+
+    def _product(self, name: str, at: str, product: ir.Node, how: Placed, folded: bool) -> ir.Value:
+        activation = product.inputs[0]
+        weight, scale = (self.shelf.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale"))
+        if how.factor is not None and not folded:
+            inverse = self._constant(f"{name}.divided_by", (1 / how.factor).astype(self.dtype))
+            activation = self._node("Mul", [activation, inverse], f"{at}.divided", product)
+        if self.precision.name == "q8":
+            zero = self._constant(f"{name}.weight_zero", np.array(128, np.uint8))
+            inputs = [activation, weight, scale, zero]
+            return self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, _CONTRIB)
+        if not self.precision.portable:
+            given = {"K": how.rows, "N": how.columns, "bits": 4, "block_size": how.block or how.rows}
+            given["accuracy_level"] = _ACCURACY_LEVEL
+            return self._node("MatMulNBits", [activation, weight, scale], f"{at}.product", product, _CONTRIB, given)
+        axis = {"axis": 0, "block_size": how.block} if how.block else {"axis": 1}
+        widened = self._node("DequantizeLinear", [weight, scale], f"{at}.weight_dequantized", product, "", axis)
+        if how.range is not None:
+            activation = self._rounded(at, product, activation, how.range)
+        return self._node("MatMul", [activation, widened], f"{at}.product", product)
+
+    def _rounded(self, at: str, product: ir.Node, activation: ir.Value | None, top: float) -> ir.Value:
+        """Q and DQ of an activation, symmetric, as TensorRT wants them."""
+        narrow, limit = (ml_dtypes.float8_e4m3fn, FP8_MAX) if self.precision.name == "fp8" else (np.int8, INT8_MAX)
+        scale = self._constant(f"{at}.input_scale", np.array(top / limit or 1.0, self.dtype))
+        zero = self._constant(f"{at}.input_zero", np.zeros((), narrow))
+        codes = self._node("QuantizeLinear", [activation, scale, zero], f"{at}.input_quantized", product)
+        return self._node("DequantizeLinear", [codes, scale, zero], f"{at}.input_dequantized", product)
+
+    def _fold(self, site: Site, how: Placed) -> bool:
+        """Divide the norm before a site by its factor, if nothing else reads that norm."""
+        activation = site.products[0].inputs[0]
+        norm = activation.producer() if activation is not None else None
+        if activation is None or norm is None or norm.op_type not in _NORMS or norm.domain or how.factor is None:
+            return False
+        if {id(node) for node, _ in activation.uses()} != {id(node) for node in site.products}:
+            return False
+        given = [(index, value) for index, value in enumerate(norm.inputs) if index and value is not None]
+        if not given or any(constants(value) is None for _, value in given):
+            return False
+        for index, value in given:
+            divided = (evaluate(value).astype(np.float32) / how.factor).astype(self.dtype)
+            norm.replace_input_with(index, self._constant(f"{site.name}.norm_{index}", divided))
+        return True
+
+    def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        self.shelf.put(name, lambda: ir.tensor(array))
+        return self.shelf.take(self.graph, name)
+
+    def _node(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        before: ir.Node,
+        domain: str = "",
+        attributes: Mapping[str, int] | None = None,
+    ) -> ir.Value:
+        node = ir.node(op, inputs, attributes=attributes, domain=domain, name=name)
+        node.outputs[0].name = name
+        self.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def _replace(self, product: ir.Node, out: ir.Value) -> None:
+        old = product.outputs[0]
+        name, out.shape, out.type = old.name, old.shape, old.type
+        old.name = f"{name}.replaced"
+        old.replace_all_uses_with(out, replace_graph_outputs=True)
+        self.graph.remove(product, safe=True)
+        out.name = name

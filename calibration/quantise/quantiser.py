@@ -1,0 +1,140 @@
+"""One plan of a bundle while it is quantised: weights are rounded once, graphs written for any choice of sites."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from luvc_export.bundle import Bundle, record, write_manifest
+from luvc_export.calibration.quantise.insert import Inserter
+from luvc_export.calibration.quantise.placing import Placed, place
+from luvc_export.calibration.quantise.ranges import link
+from luvc_export.calibration.quantise.recipe import Recipe, decide
+from luvc_export.calibration.quantise.shelf import Shelf
+from luvc_export.calibration.quantise.sites import sites
+from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.errors import BundleError
+from luvc_export.manifest import CalibrationData, PlanEntry, Quantisation
+
+Progress = Callable[[str, float], None]
+
+_DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16}
+
+
+class Quantiser:
+    """Quantises ``plan`` of ``bundle``.
+
+    Args:
+        bundle: The bundle.
+        plan: Name of one of its plans.
+        recipe: How.
+        seen: Statistics of every site (see ``ranges.collect``).
+        folder: An empty folder for rounded weights and trial graphs.
+        keep: Sites that stay high because the user wants it.
+        progress: Told (stage, fraction done).
+
+    Attributes:
+        names: Sites that can be quantised, in the order of computation.
+        high: Sites that stay high whatever is chosen, and why.
+
+    Raises:
+        BundleError: The statistics are not of these graphs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        plan: str,
+        recipe: Recipe,
+        seen: Mapping[str, Statistics],
+        folder: Path,
+        keep: Collection[str] = (),
+        progress: Progress = lambda stage, done: None,
+    ) -> None:
+        self.bundle, self.plan, self.recipe = bundle, plan, recipe
+        self.name = f"{plan}{recipe.precision.suffix}"
+        self.entry = bundle.entry(plan)
+        self._dtype = _DTYPES[bundle.manifest.dtype]
+        self._shelf = Shelf(folder, f"weights.{self.name}")
+        self._placed: dict[str, Placed] = {}
+        self.high: dict[str, str] = {}
+        found = {name: site for file in self._files for name, site in sites(self._load(file).graph).items()}
+        for number, (name, site) in enumerate(found.items()):
+            progress("rounding weights", (number + 1) / len(found))
+            if name in keep or site.high:
+                self.high[name] = "asked for" if name in keep else "high by default"
+                continue
+            if name not in seen:
+                raise BundleError("the ranges know nothing of a product of this graph", where=plan, got=name)
+            decided = decide(recipe, site.values(), seen[name])
+            if isinstance(decided, str):
+                self.high[name] = decided
+                continue
+            self._placed[name] = place(
+                self._shelf, name, recipe.precision, decided.weight, decided.factor, decided.range, self._dtype
+            )
+        self.names = tuple(self._placed)
+
+    @property
+    def _files(self) -> tuple[str, str]:
+        return self.entry.vision, self.entry.decoder
+
+    def write(self, folder: Path, high: Collection[str], data: CalibrationData) -> PlanEntry:
+        """Write both graphs and their weights to ``folder``, all sites but ``high`` quantised.
+
+        In the folder given at first, weights that this choice does not use stay for the next one.
+        """
+        shelf = self._shelf if folder == self._shelf.folder else Shelf(folder, self._shelf.name)
+        written = []
+        for file in self._files:
+            model = self._load(file)
+            found = {name: site for name, site in sites(model.graph).items() if name in self._placed}
+            chosen = {name: site for name, site in found.items() if name not in high}
+            Inserter(model.graph, self._shelf, self.recipe.precision, self._dtype).apply(chosen, self._placed)
+            RemoveUnusedNodesPass()(model)
+            for name, value in model.graph.initializers.items():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = shelf.put(name, partial(_itself, value.const_value))
+            written.append(f"{file.split('.')[0]}.{self.name}.onnx")
+            (folder / written[-1]).write_bytes(ir.to_proto(model).SerializeToString())
+        kept = self.bundle.manifest.dtype
+        layers = {name: kept if name in high else self.recipe.precision.name for name in self.names}
+        layers |= dict.fromkeys(self.high, kept)
+        made = Quantisation(self.recipe.precision.name, shelf.name, layers, self.recipe.to_json(), data)
+        return PlanEntry(self.entry.plan, written[0], written[1], quantised=made)
+
+    def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
+        """A bundle, in the folder given at first, whose only plan is the choice that keeps ``high``."""
+        folder, manifest = self._shelf.folder, self.bundle.manifest
+        entry = self.write(folder, high, data)
+        files = {}
+        for name, known in manifest.files.items():
+            if not name.endswith(".onnx") and not name.startswith("weights"):
+                if not (folder / name).exists():
+                    link(self.bundle.folder / name, folder / name)
+                files[name] = known
+        for name in (entry.vision, entry.decoder, self._shelf.name):
+            files[name] = record(folder / name)
+        made = dataclasses.replace(manifest, plans={self.name: entry}, default_plan=self.name, files=files, engines=())
+        write_manifest(folder, made)
+        return Bundle(folder, made)
+
+    def _load(self, file: str) -> ir.Model:
+        """A graph of the bundle; its weights lie where the bundle says and are read when they are used."""
+        model = ir.from_proto(onnx.load(self.bundle.path(file), load_external_data=False))
+        base = self.bundle.manifest.weights.folder or self.bundle.folder
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.base_dir = self.bundle.folder / base
+        return model
+
+
+def _itself(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+    return tensor

@@ -1,0 +1,122 @@
+"""Statistics of what enters every site, collected on a plan's own compressed graphs: pruned layers see what is kept.
+
+Cases run one at a time, prefill and answer, so that no padding is counted; a picture goes through the encoder once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from luvc_export.bundle import Bundle, record, write_manifest
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.quantise.sites import sites
+from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.calibration.subjects import open_bundle
+from luvc_export.calibration.subjects.bundle import BundleRunner
+from luvc_export.runtime.backend import Array, Backend, Cache
+
+Progress = Callable[[str, float], None]
+
+_MARK = "luvc.enters."
+
+
+def collect(
+    bundle: Bundle,
+    plan: str | None,
+    data: CalibrationSet,
+    threads: int | None = None,
+    progress: Progress = lambda stage, done: None,
+) -> dict[str, Statistics]:
+    """Statistics by site of both graphs of ``plan`` over ``data``.
+
+    Raises:
+        UsageError: A picture cannot be prepared, or the bundle is in bf16.
+    """
+    found: dict[str, Statistics] = {}
+    with tempfile.TemporaryDirectory(prefix="luvc-ranges-") as folder:
+        owners = _write_watched(bundle, plan, Path(folder))
+        subject = open_bundle(folder, plan, threads)
+        assert isinstance(subject.runner, BundleRunner)
+        subject.runner.free = _Watching(subject.runner.free, owners, found)
+        for number, case in enumerate(data.cases):
+            subject.answer([case], data.longest)
+            progress("collecting ranges", (number + 1) / len(data.cases))
+    return found
+
+
+class _Watching:
+    """A back-end that hands every marked output to the statistics of its sites."""
+
+    def __init__(self, inner: Backend, owners: Mapping[str, list[str]], found: dict[str, Statistics]) -> None:
+        self.name, self._inner, self._owners, self._found = inner.name, inner, owners, found
+
+    def load(self, images: bool = True) -> None:
+        self._inner.load(images)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        return self._inner.placement()
+
+    def vision(self, images: Any) -> dict[str, Array]:
+        return self._take(self._inner.vision(images))
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
+        out, after = self._inner.decode(feeds, cache)
+        return self._take(out), after
+
+    def _take(self, out: dict[str, Array]) -> dict[str, Array]:
+        for name in [name for name in out if name.startswith(_MARK)]:
+            array = out.pop(name)
+            for site in self._owners[name]:
+                self._found.setdefault(site, Statistics()).add(array)
+        return out
+
+
+def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, list[str]]:
+    """Write a copy of a bundle whose graphs of ``plan`` also give what enters their sites; give sites by output."""
+    entry = bundle.entry(plan)
+    files = dict(bundle.manifest.files)
+    owners: dict[str, list[str]] = {}
+    for name in files:
+        if name in (entry.vision, entry.decoder):
+            model = ir.load(bundle.path(name))
+            owners |= _mark(model.graph, f"{_MARK}{name}.")
+            proto = ir.to_proto(model)
+            (folder / name).write_bytes(proto.SerializeToString())
+            files[name] = record(folder / name)
+        else:
+            link(bundle.folder / name, folder / name)
+    write_manifest(folder, dataclasses.replace(bundle.manifest, files=files))
+    return owners
+
+
+def _mark(graph: ir.Graph, prefix: str) -> dict[str, list[str]]:
+    """Make every site's activation an output ``PREFIX...``; sites by output."""
+    owners: dict[str, list[str]] = {}
+    for name, site in sites(graph).items():
+        for product in site.products:
+            activation = product.inputs[0]
+            assert activation is not None
+            output = f"{prefix}{activation.name}"
+            if output not in owners:
+                node = ir.node("Identity", [activation])
+                node.outputs[0].name, node.outputs[0].type = output, activation.type or ir.TensorType(ir.DataType.FLOAT)
+                graph.append(node)
+                graph.outputs.append(node.outputs[0])
+            owners.setdefault(output, []).append(name)
+    return owners
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,92 @@
+"""What to do with one site: pure decisions from its weight and the statistics of what enters it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.calibration.quantise import rounding, scaling
+from luvc_export.calibration.quantise.rounding import Rounded
+from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.calibration.quantise.thresholds import METHODS
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.precision import QuantisedPrecision
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantise.
+
+    Args:
+        precision: To what.
+        method: How a range is chosen: ``max``, ``percentile`` or ``entropy``.
+        percentile: For that method, in percent.
+        smooth: SmoothQuant's alpha for INT8 activations, 0 to 1; 0 moves nothing.
+        aware: INT4 weights are scaled and clipped by what activations say (AWQ), instead of rounded to nearest.
+
+    Raises:
+        UsageError: A value that means nothing.
+    """
+
+    precision: QuantisedPrecision
+    method: str = "max"
+    percentile: float = 99.99
+    smooth: float = 0.5
+    aware: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(
+                "unknown way to choose a range", where="--range", got=repr(self.method),
+                expected=did_you_mean(self.method, METHODS),
+            )  # fmt: skip
+        if not 50 <= self.percentile <= 100:
+            raise UsageError("no such percentile", where="--percentile", got=self.percentile, expected="50 to 100")
+        if not 0 <= self.smooth <= 1:
+            raise UsageError("no such alpha", where="--smooth", got=self.smooth, expected="0 to 1")
+
+    def to_json(self) -> dict[str, str]:
+        """What of it concerns this precision, for people."""
+        said = {}
+        if self.precision.ranges:
+            said["range"] = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
+        if self.precision.name == "int8":
+            said["smooth"] = f"{self.smooth:g}"
+        if self.precision.weights == 4:
+            said["weights"] = "activation-aware" if self.aware else "round to nearest"
+        return said
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One site's: the rounded weight with ``factor`` in it, and the range of activations divided by it."""
+
+    weight: Rounded
+    factor: Floats | None = None
+    range: float | None = None
+
+
+def decide(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | str:
+    """What to do with a weight [K, N]; a text where it must stay high, saying why."""
+    if recipe.precision.weights == 4:
+        size = rounding.block(len(weight))
+        if size is None:
+            return f"no block of {', '.join(map(str, rounding.BLOCKS))} divides its {len(weight)} rows"
+        if not recipe.aware:
+            return Decision(rounding.int4(weight, size))
+        factor = scaling.activation_aware(seen, weight, size)
+        return Decision(rounding.int4(weight * factor[:, None], size, scaling.power(seen, factor)), factor)
+    if not recipe.precision.ranges:
+        return Decision(rounding.int8(weight))
+    choose = METHODS[recipe.method]
+    if recipe.precision.name == "fp8":
+        return Decision(rounding.fp8(weight), None, choose(seen, recipe.percentile))
+    if not recipe.smooth:
+        return Decision(rounding.int8(weight), None, choose(seen, recipe.percentile))
+    factor = scaling.smooth(seen, weight, recipe.smooth)
+    divided = seen.divided(factor)
+    return Decision(rounding.int8(weight * factor[:, None]), factor, choose(divided, recipe.percentile))

@@ -1,0 +1,92 @@
+"""What is remembered of the activations that enter one site: enough for every way to choose a range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Bins of the histogram of magnitudes; its edge doubles when a larger value comes, so counts are never spread anew.
+BINS = 2048
+#: Rows kept to try scales on; twice as many are thinned to every second one.
+ROWS = 256
+
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Statistics:
+    """Streaming statistics of rows [n, K].
+
+    Attributes:
+        rows: Rows seen.
+        edge: Upper end of the histogram.
+        counts: Magnitudes per bin, int64 [BINS].
+        largest: Largest magnitude of each channel [K].
+        total: Sum of magnitudes of each channel, float64 [K].
+        squares: Sum of squares of each channel, float64 [K].
+        sample: Some of the rows, evenly spread, [n <= 2 * ROWS, K].
+    """
+
+    rows: int = 0
+    edge: float = 0.0
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    largest: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    sample: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    _stride: int = 1
+
+    @property
+    def maximum(self) -> float:
+        """Largest magnitude of all."""
+        return float(self.largest.max(initial=0.0))
+
+    @property
+    def mean(self) -> Floats:
+        """Mean magnitude of each channel [K]."""
+        return (self.total / max(self.rows, 1)).astype(np.float32)
+
+    @property
+    def power(self) -> Floats:
+        """Mean square of each channel [K]."""
+        return (self.squares / max(self.rows, 1)).astype(np.float32)
+
+    def divided(self, factor: Floats) -> Statistics:
+        """Of the same activations divided by ``factor`` [K]: the histogram is of the sample, the rest exact."""
+        made = Statistics()
+        made.add(self.sample / factor)
+        made.rows, made.largest = self.rows, self.largest / factor
+        made.total, made.squares = self.total / factor, self.squares / np.square(factor)
+        return made
+
+    def add(self, activations: NDArray[np.generic]) -> None:
+        """Take in [..., K]."""
+        values = activations.reshape(-1, activations.shape[-1]).astype(np.float32)
+        if not len(values):
+            return
+        sizes = np.abs(values)
+        if not self.rows:
+            width = values.shape[1]
+            self.largest = np.zeros(width, np.float32)
+            self.total, self.squares = np.zeros(width), np.zeros(width)
+            self.sample = np.zeros((0, width), np.float32)
+        self.largest = np.maximum(self.largest, sizes.max(0))
+        self.total += sizes.sum(0, dtype=np.float64)
+        self.squares += np.square(sizes).sum(0, dtype=np.float64)
+        self._count(sizes)
+        start = -self.rows % self._stride
+        self.sample = np.concatenate([self.sample, values[start :: self._stride]])
+        self.rows += len(values)
+        while len(self.sample) >= 2 * ROWS:
+            self.sample, self._stride = self.sample[::2].copy(), 2 * self._stride
+
+    def _count(self, sizes: Floats) -> None:
+        top = float(sizes.max())
+        if not self.edge:
+            self.edge = top or 1.0
+        while top > self.edge:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
+            self.edge *= 2
+        self.counts += np.histogram(sizes, BINS, (0.0, self.edge))[0]
