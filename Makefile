@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
 SOURCES := luvc_export export engines runtime calibration tests examples plugins
 
@@ -12,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/luvc-export demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
