@@ -39,6 +39,7 @@ class Options:
     Attributes:
         tiles: Grids (rows, columns) of tiles a picture may be cut to, each tile an image of ``image_size``.
         debug: Also write decoder graphs that take the kept indices as inputs (parity).
+        video: Give images as many frames as the family's videos have; a picture then fills all of them.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -50,6 +51,7 @@ class Options:
     debug: bool = False
     surgery: bool = True
     tiles: tuple[tuple[int, int], ...] = ((1, 1),)
+    video: bool = False
 
 
 def write_bundle(
@@ -106,6 +108,13 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
         PlanError: A plan was made for another grid.
     """
     checkpoint.family.cuts(checkpoint.config, options.tiles)
+    if options.video and checkpoint.family.video(checkpoint.config) is None:
+        raise UsageError(
+            f"{checkpoint.family.model_type} takes no video here",
+            where="--video",
+            expected="a family of docs/families.md that does",
+            fix="leave --video out and ask about frames as pictures",
+        )
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     height, width = options.image_size
     fixed = checkpoint.family.image_size(checkpoint.config)
@@ -127,12 +136,16 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             fix=f"--image-size {nearest[0]}x{nearest[1]}",
         )
     for name, plan in plans.items():
+        height, width = image_size(checkpoint, options, name, plan)
         if plan.grid != (height // unit, width // unit):
             raise PlanError(
                 "the plan is for another image size",
                 where=name,
                 got=f"grid {plan.grid}",
                 expected=f"{(height // unit, width // unit)} for {height}x{width}",
+                fix=f"name it {name}@{plan.grid[0] * unit}x{plan.grid[1] * unit} to export it beside the others"
+                if not fixed and "@" not in name
+                else None,
             )
     context = checkpoint.family.decoder_shape(checkpoint.config).context
     if not 1 <= options.text_capacity <= context:
@@ -142,6 +155,21 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             got=options.text_capacity,
             expected=f"1 to {context} (the model's context)",
         )
+
+
+def image_size(checkpoint: Checkpoint, options: Options, name: str, plan: Plan) -> tuple[int, int]:
+    """Height and width of the images of ``plan``: the options', or its own grid's where its name is ``NAME@HxW``.
+
+    Raises:
+        UsageError: The name says another size than the grid, or the bundle has no plan ``NAME``.
+    """
+    if "@" not in name:
+        return options.image_size
+    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    height, width = plan.grid[0] * unit, plan.grid[1] * unit
+    if name.partition("@")[2] != f"{height}x{width}":
+        raise UsageError("the plan's name says another size", where=name, got=f"a grid for {height}x{width}")
+    return height, width
 
 
 def _write_graphs(
@@ -157,10 +185,12 @@ def _write_graphs(
 ) -> PlanEntry:
     family, config = checkpoint.family, checkpoint.config
     shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
+    video = family.video(config) if options.video else None
+    size, frames = image_size(checkpoint, options, name, plan), video.frames if video else 1
     vision = family.vision(skeleton.model, plan, _normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
-        (f"vision.{name}.onnx", vision, lambda: trace.trace_vision(vision, options.image_size, 1)),
+        (f"vision.{name}.onnx", vision, lambda: trace.trace_vision(vision, size, frames)),
         (
             f"decoder.{name}.onnx",
             trace.FlatDecoder(decoder),
@@ -191,7 +221,8 @@ def _write_graphs(
             proto, _ = operate(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
         (folder / file).write_bytes(proto.SerializeToString())
         progress(f"tracing {file}", 1.0)
-    return PlanEntry(plan, *(file for file, _, _ in steps))
+    entry = PlanEntry(plan, *(file for file, _, _ in steps))
+    return replace(entry, size=size) if size != options.image_size else entry
 
 
 def _copy_weights(folder: Path, tensors: Any, places: dict[str, Tensor], progress: Progress) -> None:
@@ -242,6 +273,7 @@ def make_manifest(
     """
     given, pixels = _processor(checkpoint), checkpoint.family.pixels
     shape = checkpoint.family.decoder_shape(checkpoint.config)
+    video = checkpoint.family.video(checkpoint.config) if options.video else None
     mean = given.get("image_mean", pixels.mean)
     number = given.get("resample")
     resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
@@ -254,6 +286,7 @@ def make_manifest(
             options.fit,
             (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
             resample,
+            video.frames if video else 1,
         ),
         prompt=Prompt(
             image_token_id=checkpoint.family.image_token_id(checkpoint.config),
@@ -263,6 +296,7 @@ def make_manifest(
             position_copies=copies,
             marker=checkpoint.family.template_marker(checkpoint.config),
             cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
+            video=video,
         ),
         decoder=shape,
         planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luvc_export.cut import Video
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import POSITION_COPIES, Family, expand_images, rotary_embedding
 from luvc_export.export.rope import Rope
@@ -17,7 +18,6 @@ class MropeFamily(Family):
     """A family whose LLM places visual tokens by (t, h, w) and whose encoder takes flat patches."""
 
     position_kind = "mrope"
-    limits = ("video",)
 
     def unit_pixels(self, config: Any) -> int:
         """Patch size times the patch merger's side."""
@@ -26,6 +26,10 @@ class MropeFamily(Family):
     def axes(self, section: list[int]) -> list[int]:
         """Position axis of every rotary frequency, from ``mrope_section``."""
         raise NotImplementedError
+
+    def video(self, config: Any) -> Video | None:
+        """Pairs of frames, all in one place of the text, a time position apart."""
+        return Video("<|video_pad|>", config.vision_config.temporal_patch_size, (self.image_token_id(config),), 1.0)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes."""

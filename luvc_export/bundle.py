@@ -51,6 +51,16 @@ class Bundle:
             )
         return self.manifest.plans[name]
 
+    def sizes_of(self, plan: str | None = None) -> dict[tuple[int, int], str]:
+        """Image sizes (height, width) that ``plan`` was exported for, and the plan's name for each, its own first.
+
+        A plan ``NAME@HxW`` is ``NAME`` for pictures of another size.
+        """
+        self.entry(plan)
+        name, own = plan or self.manifest.default_plan, self.manifest.image.size
+        named = {key: entry for key, entry in self.manifest.plans.items() if key.startswith(f"{name}@")}
+        return {self.entry(name).size or own: name} | {entry.size or own: key for key, entry in named.items()}
+
     def path(self, name: str) -> Path:
         """Path of bundle file ``name``.
 

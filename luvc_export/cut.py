@@ -1,4 +1,4 @@
-"""How a picture becomes images of a fixed size, and what the prompt holds for them."""
+"""How a picture or a video becomes images of a fixed size, and what the prompt holds for them."""
 
 from __future__ import annotations
 
@@ -29,3 +29,23 @@ class Cut:
     def images(self) -> int:
         """How many images it makes."""
         return self.tiles[0] * self.tiles[1] + (self.whole != "none")
+
+
+@dataclass(frozen=True)
+class Video:
+    """How the frames of a video become images, and what the prompt holds for them.
+
+    Args:
+        marker: What the chat template writes for a video.
+        frames: Frames in one image.
+        written: What stands for one image: text, in which ``{seconds}`` is the middle of its time, and the image
+            token's id.
+        step: Time positions (M-RoPE) from image to image, or each second; None lays images out like pictures.
+        step_of: What ``step`` counts.
+    """
+
+    marker: str
+    frames: int
+    written: tuple[str | int, ...]
+    step: float | None = None
+    step_of: Literal["image", "second"] = "image"

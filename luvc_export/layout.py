@@ -162,8 +162,9 @@ class _Pen:
         for moment in range(block.images):
             self.position = start
             self.image(first + moment)
-            self.visual[:, 0, first + moment] += int(moment * block.step)
-            self.latest = max(self.latest, start + int(moment * block.step) + 1)
+            later = int(np.float32(moment) * np.float32(block.step))  # transformers multiplies in float32
+            self.visual[:, 0, first + moment] += later
+            self.latest = max(self.latest, start + later + 1)
 
     def mosaic(self, first: int, tiles: tuple[int, int], ends: list[int]) -> None:
         rows, columns = self.grid

@@ -9,7 +9,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from luvc_export.cut import Cut
+from luvc_export.cut import Cut, Video
 from luvc_export.errors import BundleError
 from luvc_export.plan import Plan
 from luvc_export.shapes import DecoderShape
@@ -57,6 +57,7 @@ class Prompt:
         position_copies: Original positions each merged token carries (1 unless the plan says ``multi``).
         marker: What the chat template writes for a picture; None for the image token itself.
         cuts: Ways to make images of a picture; none means that the image token alone stands for it.
+        video: How a video is asked about; None where the bundle takes none.
     """
 
     image_token_id: int
@@ -66,6 +67,7 @@ class Prompt:
     position_copies: int = 1
     marker: str | None = None
     cuts: tuple[Cut, ...] = ()
+    video: Video | None = None
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,17 @@ class Quantisation:
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """One exported plan: its graphs, by file name. A quantised one is a plan of its own, named with a suffix."""
+    """One exported plan: its graphs, by file name. A quantised one is a plan of its own, named with a suffix.
+
+    ``size`` is the height and width of its images where they are not ``ImageInput.size``: see ``Bundle.sizes_of``.
+    """
 
     plan: Plan
     vision: str
     decoder: str
     decoder_debug: str | None = None
     quantised: Quantisation | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

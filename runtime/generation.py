@@ -22,13 +22,17 @@ class Selection:
         grid: Units (rows, columns) of a picture before merging; they lie row by row on the canvas.
         merged_into: int64 [n, rows * columns], the visual token each unit became part of; None if the graph is silent.
         kept: For each pruning layer with a budget above 0, int64 [n, keep]: visual tokens that enter it.
-        placements: Where each picture lies on its canvas.
+        placements: Where its picture lies on each image's canvas.
+        size: Height and width of that canvas: of the bundle's image sizes, the one that was used.
+        tiles: Rows and columns of tiles each picture was cut to.
     """
 
     grid: tuple[int, int]
     merged_into: NDArray[np.int64] | None
     kept: dict[int, NDArray[np.int64]]
     placements: tuple[Placement, ...]
+    size: tuple[int, int]
+    tiles: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)

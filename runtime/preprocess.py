@@ -82,6 +82,14 @@ def cut_up(picture: Image.Image, spec: ImageInput, cut: Cut | None = None) -> li
     return prepared
 
 
+def fill_images(frames: Sequence[Image.Image], spec: ImageInput) -> list[Prepared]:
+    """Upright RGB frames of a video, ``spec.frames`` to an image; the last one is repeated to fill the last image."""
+    fitted = [_fit(frame, spec) for frame in frames]
+    fitted += [fitted[-1]] * (-len(fitted) % spec.frames)
+    groups = [fitted[begin : begin + spec.frames] for begin in range(0, len(fitted), spec.frames)]
+    return [Prepared(np.stack([np.asarray(image, np.uint8) for image, _ in group]), group[0][1]) for group in groups]
+
+
 def best_fit(size: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> int:
     """Which of ``canvases`` (height, width) shows most of a picture of ``size`` (width, height), then wastes least.
 

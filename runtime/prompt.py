@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,26 +20,45 @@ TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
+class Clip:
+    """Frames of a video, in order, and how many of them make a second."""
+
+    frames: tuple[Picture, ...]
+    fps: float
+
+
+@dataclass(frozen=True)
 class Question:
-    """Messages in Hugging Face's content-list form, and the pictures their image parts stand for, in order."""
+    """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order."""
 
     messages: tuple[Message, ...]
-    pictures: tuple[Picture, ...]
+    media: tuple[Picture | Clip, ...]
     plain: str | None = None
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The media that are no videos."""
+        return tuple(item for item in self.media if not isinstance(item, Clip))
 
 
 def question(
-    image: Picture | Sequence[Picture] | None, prompt: str | None, messages: Sequence[Message] | None
+    image: Picture | Sequence[Picture] | None,
+    prompt: str | None,
+    messages: Sequence[Message] | None,
+    video: Sequence[Picture] | None = None,
+    fps: float = 2.0,
 ) -> Question:
-    """Bring the ways of asking into one form. With ``prompt``, the pictures come first, then the text.
+    """Bring the ways of asking into one form. With ``prompt``, the pictures come first, then the video, then the text.
 
     Image parts of ``messages`` may carry their picture (``{"type": "image", "image": ...}``; ``path``, ``url``);
-    if none does, they stand for ``image`` in order.
+    if none does, they stand for ``image`` in order. A video part may carry its frames (``{"type": "video", "video":
+    [...], "fps": 2}``) or stand for ``video``.
 
     Raises:
         UsageError: Neither or both of ``prompt`` and ``messages``, or pictures given in two ways.
     """
     given = _pictures(image)
+    clip = _clip(video, fps) if video is not None else None
     if (prompt is None) == (messages is None):
         raise UsageError(
             "give a prompt or messages",
@@ -49,13 +69,15 @@ def question(
     if prompt is not None:
         if not isinstance(prompt, str):
             raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
-        content = [*({"type": "image"} for _ in given), {"type": "text", "text": prompt}]
-        return Question(({"role": "user", "content": content},), given, prompt)
+        content: list[Message] = [{"type": "image"} for _ in given] + [{"type": "video"} for _ in [clip] if clip]
+        media = given if clip is None else (*given, clip)
+        return Question(({"role": "user", "content": [*content, {"type": "text", "text": prompt}]},), media, prompt)
     listed = tuple(messages or ())
     for index, message in enumerate(listed):
         if not isinstance(message, dict) or "role" not in message:
             raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
-    carried = [part.get("image", part.get("path", part.get("url"))) for part in _image_parts(listed)]
+    parts = _media_parts(listed)
+    carried = [_carried(part) for part in parts if part["type"] == "image"]
     inside = [picture for picture in carried if picture is not None]
     if inside and (given or len(inside) < len(carried)):
         raise UsageError(
@@ -64,7 +86,16 @@ def question(
             got=f"{len(inside)} of {len(carried)} image parts carry one, image= gives {len(given)}",
             expected="all of them in the messages, or all of them as image=",
         )
-    return Question(listed, tuple(inside) or given)
+    pictures = iter(inside or given)
+    found: list[Picture | Clip] = []
+    for part in parts:
+        if part["type"] == "image":
+            found += islice(pictures, 1)
+        elif "video" in part:
+            found.append(_clip(part["video"], part.get("fps", fps)))
+        elif clip is not None:
+            found.append(clip)
+    return Question(listed, (*found, *pictures))
 
 
 class PromptEncoder:
@@ -87,6 +118,9 @@ class PromptEncoder:
                 "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
             )
         self.marker = prompt.marker or self._image_token
+        self._markers = re.compile(
+            "|".join(map(re.escape, filter(None, (self.marker, prompt.video and prompt.video.marker))))
+        )
 
     def render(self, asked: Question) -> str:
         """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
@@ -102,31 +136,32 @@ class PromptEncoder:
                 where=self._where,
                 fix="pass prompt= (pictures first, then the text as it is)",
             )
-        return self.marker * len(asked.pictures) + asked.plain
+        return self.marker * len(asked.media) + asked.plain
 
-    def encode(self, asked: Question, cuts: Sequence[Cut] | None = None) -> list[int]:
-        """Token ids of the prompt, with what each picture's cut writes (the bundle's first, unless ``cuts`` says).
+    def encode(self, asked: Question, written: Sequence[tuple[str | int, ...]] | None = None) -> list[int]:
+        """Token ids of the prompt.
 
-        Markers become text before the tokenizer sees it, as in transformers' processors, so that what stands around a
-        picture may join with its surroundings. Special tokens of the tokenizer's own are added unless the template has
-        written them (transformers' rule).
+        ``written`` says what stands for each of ``asked.media``; None writes the bundle's first cut. Markers become
+        text before the tokenizer sees it, as in transformers' processors, so that what stands around a picture may join
+        with its surroundings. Special tokens of the tokenizer's own are added unless the template has written them
+        (transformers' rule).
 
         Raises:
-            UsageError: See ``render``; or another number of markers than of pictures.
+            UsageError: See ``render``; or another number of markers than of pictures and videos.
         """
         rendered = self.render(asked)
-        around = rendered.split(self.marker)
-        chosen = cuts if cuts is not None else [self.cuts[0]] * len(asked.pictures)
+        around = self._markers.split(rendered)
+        chosen = [self.cuts[0].written] * len(asked.media) if written is None else list(written)
         if len(around) != len(chosen) + 1:
             raise self._miscounted(rendered, len(around) - 1, len(chosen))
         text, runs = around[0], list[tuple[int, ...]]()
-        for cut, after in zip(chosen, around[1:], strict=True):
-            for is_id, parts in groupby(cut.written, lambda part: isinstance(part, int)):
+        for parts, after in zip(chosen, around[1:], strict=True):
+            for is_id, run in groupby(parts, lambda part: isinstance(part, int)):
                 if is_id:
-                    runs.append(tuple(int(part) for part in parts))
+                    runs.append(tuple(int(part) for part in run))
                     text += self._image_token
                 else:
-                    text += "".join(str(part) for part in parts)
+                    text += "".join(str(part) for part in run)
             text += after
         bos = self.template.special.get("bos_token") if self.template else None
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
@@ -162,7 +197,25 @@ def _pictures(image: Any) -> tuple[Picture, ...]:
     return tuple(image) if isinstance(image, list | tuple) else (image,)
 
 
-def _image_parts(messages: Sequence[Message]) -> list[Message]:
+def _media_parts(messages: Sequence[Message]) -> list[Message]:
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
-    return [part for part in parts if isinstance(part, dict) and part.get("type") == "image"]
+    return [part for part in parts if isinstance(part, dict) and part.get("type") in ("image", "video")]
+
+
+def _carried(part: Message) -> Any:
+    return part.get("image", part.get("path", part.get("url")))
+
+
+def _clip(frames: Any, fps: Any) -> Clip:
+    if not isinstance(frames, list | tuple) or not frames:
+        raise UsageError(
+            "a video is a list of its frames",
+            where="video",
+            got="an empty list" if isinstance(frames, list | tuple) else type(frames).__name__,
+            expected="[picture, picture, ...]",
+            fix="read the file with PyAV, OpenCV or ffmpeg and pass the frames you want looked at",
+        )
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+        raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
+    return Clip(tuple(frames), float(fps))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal, overload
 
@@ -13,41 +14,22 @@ from numpy.typing import NDArray
 
 from luvc_export import contract
 from luvc_export.bundle import Bundle, load
-from luvc_export.cut import Cut
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.layout import Block, Mosaic, arrange
+from luvc_export.layout import Block, arrange
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.detokenise import TextStream
 from luvc_export.runtime.generation import Generation, Selection, Stream
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
 from luvc_export.runtime.pictures import Picture, open_picture
-from luvc_export.runtime.preprocess import Placement, Prepared, choose_cut, cut_up
-from luvc_export.runtime.prompt import PromptEncoder, question
+from luvc_export.runtime.preprocess import best_fit
+from luvc_export.runtime.prompt import Clip, PromptEncoder, Question, question
+from luvc_export.runtime.request import Request, make_request, open_media
 from luvc_export.runtime.sampling import Sampler, Sampling, sampling_from
 from luvc_export.runtime.template import Message
 from luvc_export.runtime.timing import Timings
 
 #: No tokenizer has it.
 NO_TOKEN = -1
-
-
-@dataclass(frozen=True)
-class Request:
-    """A question made ready.
-
-    Args:
-        token_ids: With a placeholder per image.
-        images: uint8 [n, F, H, W, 3], the pictures or their tiles.
-        placements: Where its picture lies on each image.
-        cuts: How each picture was cut.
-        blocks: Images that belong together, see ``layout.arrange``.
-    """
-
-    token_ids: tuple[int, ...]
-    images: NDArray[np.uint8]
-    placements: tuple[Placement, ...]
-    cuts: tuple[Cut, ...] = ()
-    blocks: Mapping[int, Block] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +95,10 @@ class Session:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan = self.bundle.entry(plan).plan
+        self.size = self.bundle.entry(plan).size or self.bundle.manifest.image.size
+        self._sizes = self.bundle.sizes_of(plan) if isinstance(backend, str) else {self.size: ""}
+        self._another = partial(Session, self.bundle, backend, threads=threads, debug=debug)
+        self._others: dict[tuple[int, int], Session] = {}
         if isinstance(backend, str):
             if backend not in PROVIDERS:
                 raise UsageError(
@@ -130,6 +116,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
+        video: Sequence[Picture] | None = None,
+        fps: float = 2.0,
         stream: Literal[False] = False,
         **sampling: Any,
     ) -> Generation: ...
@@ -141,6 +129,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
+        video: Sequence[Picture] | None = None,
+        fps: float = 2.0,
         stream: Literal[True],
         **sampling: Any,
     ) -> Stream: ...
@@ -151,15 +141,23 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
+        video: Sequence[Picture] | None = None,
+        fps: float = 2.0,
         stream: bool = False,
         **sampling: Any,
     ) -> Generation | Stream:
-        """Answer a question about one picture, several, or none.
+        """Answer a question about pictures, a video, or neither.
+
+        Of a bundle with several image sizes, the one that fits the largest picture best is used for all of them
+        (``Generation.selection.size``).
 
         Args:
             image: A picture (path, bytes, PIL image, array) or a list of them.
             prompt: The question; the pictures stand before it. Or:
-            messages: A chat in Hugging Face's form; ``{"type": "image"}`` parts say where the pictures stand.
+            messages: A chat in Hugging Face's form; ``{"type": "image"}`` and ``{"type": "video"}`` parts say where the
+                pictures and videos stand.
+            video: Frames of a video, in order, where the bundle takes videos.
+            fps: How many of those frames make a second.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, seed, max_new_tokens, stop.
@@ -171,37 +169,40 @@ class Session:
         """
         options = sampling_from(sampling)
         started = perf_counter()
-        request = self.prepare(image, prompt, messages)
-        budget = self.room(request, options.max_new_tokens)
+        asked = open_media(question(image, prompt, messages, video, fps))
+        chosen = self.fitting(asked)
+        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size)
+        budget = chosen.room(request, options.max_new_tokens)
         ready = perf_counter() - started
-        pieces = Stream(self._answer(request, options, budget, ready))
+        pieces = Stream(chosen._answer(request, options, budget, ready))
         if stream:
             return pieces
         for _ in pieces:
             pass
         return pieces.result
 
+    def fitting(self, asked: Question) -> Session:
+        """The session for the image size that fits the largest picture of ``asked`` best: this one, or a sister."""
+        shown = [item.frames[0] if isinstance(item, Clip) else item for item in asked.media]
+        if len(self._sizes) == 1 or not shown:
+            return self
+        largest = max((open_picture(picture).size for picture in shown), key=lambda size: size[0] * size[1])
+        size = [*self._sizes][best_fit(largest, [*self._sizes])]
+        if size != self.size and size not in self._others:
+            self._others[size] = self._another(plan=self._sizes[size])
+        return self if size == self.size else self._others[size]
+
     def prepare(
         self,
         image: Picture | Sequence[Picture] | None = None,
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
+        video: Sequence[Picture] | None = None,
+        fps: float = 2.0,
     ) -> Request:
-        """Preprocess pictures and tokenise the prompt; arguments as of ``generate``."""
-        asked = question(image, prompt, messages)
-        spec = self.bundle.manifest.image
-        pictures = [open_picture(picture) for picture in asked.pictures]
-        cuts = tuple(choose_cut(self.encoder.cuts, picture.size, spec.size, len(pictures)) for picture in pictures)
-        token_ids = tuple(self.encoder.encode(asked, cuts))
-        prepared, blocks = list[Prepared](), dict[int, Block]()
-        for picture, cut in zip(pictures, cuts, strict=True):
-            if cut.mosaic:
-                blocks[len(prepared) + (cut.whole == "first")] = Mosaic(cut.tiles)
-            prepared += cut_up(picture, spec, cut)
-        images = np.zeros((len(prepared), spec.frames, *spec.size, 3), np.uint8)
-        for index, item in enumerate(prepared):
-            images[index] = item.pixels
-        return Request(token_ids, images, tuple(item.placement for item in prepared), cuts, blocks)
+        """Preprocess pictures for this session's image size and tokenise; arguments as of ``generate``."""
+        asked = open_media(question(image, prompt, messages, video, fps))
+        return make_request(asked, self.encoder, self.bundle.manifest, self.size)
 
     def room(self, request: Request, wanted: int | None = None) -> int:
         """How many tokens may be generated: ``wanted``, or as many as fit.
@@ -353,5 +354,5 @@ class Session:
             visual_tokens=visual,
         )
         reason: Literal["stop", "length"] = "stop" if text.stopped or ids[-1] in ends else "length"
-        selection = Selection(self.plan.grid, seen.merged_into, kept, request.placements)
+        selection = Selection(self.plan.grid, seen.merged_into, kept, request.placements, self.size, request.tiles)
         return Generation(text.text, tuple(ids), reason, timings, visual, selection)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from luvc_export.cut import Cut
+from luvc_export.cut import Cut, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.rope import Rope
@@ -154,6 +154,10 @@ class Family(ABC):
                 fix="--image-size sets how large it is" if self.image_size(config) is None else "leave --tiles out",
             )
         return Cut((self.image_token_id(config),))
+
+    def video(self, config: Any) -> Video | None:
+        """How videos are asked about; None where the family has none, or not here."""
+        return None
 
     def template_marker(self, config: Any) -> str | None:
         """What the chat template writes for an image where that is not the image token itself."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from luvc_export.cut import Video
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.mrope import MropeFamily
@@ -50,6 +52,11 @@ class Qwen25VL(MropeFamily):
             window=vision.window_size // vision.spatial_merge_size // vision.patch_size,
             full_attention=tuple(vision.fullatt_block_indexes),
         )
+
+    def video(self, config: Any) -> Video | None:
+        """Pairs of frames whose time positions follow the clock."""
+        plain = super().video(config)
+        return plain and replace(plain, step=float(config.vision_config.tokens_per_second), step_of="second")
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""

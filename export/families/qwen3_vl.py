@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from luvc_export.cut import Video
 from luvc_export.export.families.base import HALF, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.mrope import MropeFamily
@@ -85,6 +86,11 @@ class Qwen3VL(MropeFamily):
     def visual_width(self, config: Any) -> int:
         """The embedding and its DeepStack planes side by side."""
         return int(config.text_config.hidden_size * (1 + len(config.vision_config.deepstack_visual_indexes)))
+
+    def video(self, config: Any) -> Video | None:
+        """Pairs of frames, each like a picture behind its time in words."""
+        written = ("<{seconds} seconds><|vision_start|>", self.image_token_id(config), "<|vision_end|>")
+        return Video("<|video_pad|>", config.vision_config.temporal_patch_size, written)
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""

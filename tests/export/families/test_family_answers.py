@@ -98,7 +98,7 @@ def test_tiles_are_cut_and_written_as_by_transformers(name: str, tall: bool, tmp
     shown = [scenery(tiny, 2, 1) if tall else scenery(tiny, 1, 2)]
     prompt, answer = theirs(tiny, chat(1), shown, **SPLITTING[name])
     request = ours.prepare(shown, messages=chat(1))
-    assert request.cuts[0].tiles == ((2, 1) if tall else (1, 2))
+    assert request.tiles[0] == ((2, 1) if tall else (1, 2))
     assert len(request.images) == 3
     assert family_chat.expanded(tiny, request.token_ids) == prompt
     assert list(ours.generate(shown, messages=chat(1), max_new_tokens=GREEDY).token_ids) == answer

@@ -1,0 +1,107 @@
+"""A question with its pictures and videos -> what the graphs take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import layout
+from luvc_export.cut import Cut, Video
+from luvc_export.errors import UsageError
+from luvc_export.manifest import Manifest
+from luvc_export.runtime.pictures import open_picture
+from luvc_export.runtime.preprocess import Placement, Prepared, choose_cut, cut_up, fill_images
+from luvc_export.runtime.prompt import Clip, PromptEncoder, Question
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question made ready.
+
+    Args:
+        token_ids: With a placeholder per image.
+        images: uint8 [n, F, H, W, 3], the pictures, their tiles, or moments of videos.
+        placements: Where its picture lies on each image.
+        tiles: Rows and columns of tiles of each picture.
+        blocks: Images that belong together, see ``layout.arrange``.
+    """
+
+    token_ids: tuple[int, ...]
+    images: NDArray[np.uint8]
+    placements: tuple[Placement, ...]
+    tiles: tuple[tuple[int, int], ...] = ()
+    blocks: Mapping[int, layout.Block] = field(default_factory=dict)
+
+
+def open_media(asked: Question) -> Question:
+    """``asked`` with every picture and frame opened: upright RGB.
+
+    Raises:
+        UsageError: One of them is no picture.
+    """
+    media = tuple(
+        replace(item, frames=tuple(open_picture(frame) for frame in item.frames))
+        if isinstance(item, Clip)
+        else open_picture(item)
+        for item in asked.media
+    )
+    return replace(asked, media=media)
+
+
+def make_request(asked: Question, encoder: PromptEncoder, manifest: Manifest, size: tuple[int, int]) -> Request:
+    """Fit opened pictures and frames to images of ``size`` (height, width) and write the prompt around them.
+
+    Raises:
+        UsageError: The prompt does not fit the pictures, or the bundle takes no video.
+    """
+    spec = replace(manifest.image, size=size)
+    parts = list[tuple[str | int, ...]]()
+    prepared, tiles, blocks = list[Prepared](), list[tuple[int, int]](), dict[int, layout.Block]()
+    for item in asked.media:
+        if isinstance(item, Clip):
+            video = _video(manifest)
+            moments = fill_images([open_picture(frame) for frame in item.frames], spec)
+            parts.append(_written(video, len(item.frames), len(moments), item.fps))
+            if video.step is not None:
+                seconds = video.frames / item.fps if video.step_of == "second" else 1.0
+                blocks[len(prepared)] = layout.Clip(len(moments), video.step * seconds)
+            prepared += moments
+            continue
+        picture = open_picture(item)
+        cut: Cut = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures))
+        parts.append(cut.written)
+        tiles.append(cut.tiles)
+        if cut.mosaic:
+            blocks[len(prepared) + (cut.whole == "first")] = layout.Mosaic(cut.tiles)
+        prepared += cut_up(picture, spec, cut)
+    token_ids = tuple(encoder.encode(asked, parts))
+    images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
+    for index, one in enumerate(prepared):
+        images[index] = one.pixels
+    return Request(token_ids, images, tuple(one.placement for one in prepared), tuple(tiles), blocks)
+
+
+def _video(manifest: Manifest) -> Video:
+    if manifest.prompt.video is None:
+        raise UsageError(
+            "this bundle takes no video",
+            where="video",
+            got=f"a bundle of {manifest.source.model_type}",
+            expected="one exported with --video, which Qwen-VL families have",
+            fix="export it again with --video, or ask about single frames as pictures",
+        )
+    return manifest.prompt.video
+
+
+def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | int, ...]:
+    """What stands for a video: its images one after another, each with its time where the family writes it."""
+    written: list[Any] = []
+    for index in range(images):
+        first, last = index * video.frames, min((index + 1) * video.frames, frames) - 1
+        seconds = (first / fps + last / fps) / 2
+        written += [part.format(seconds=f"{seconds:.1f}") if isinstance(part, str) else part for part in video.written]
+    return tuple(written)
