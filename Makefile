@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RTX_STAMP := $(VENV)/.installed-rtx
 WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
 SOURCES := luvc_export export engines runtime calibration tests examples plugins
@@ -12,7 +13,7 @@ SOURCES := luvc_export export engines runtime calibration tests examples plugins
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
 
-test: $(STAMP)
+test: $(RTX_STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
@@ -40,3 +41,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
+
+# Tests build engines with TensorRT-RTX, which needs no GPU for that; NVIDIA publishes it for Linux x86-64.
+$(RTX_STAMP): $(STAMP)
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx]'; fi
+	touch $(RTX_STAMP)
