@@ -90,11 +90,14 @@ def check_builds(target: Target) -> None:
 
 
 def why_not(target: Target) -> str | None:
-    """Why this machine cannot use ``target``, in a few words; None where it can."""
+    """Why this machine cannot build for ``target`` (or run it, where nothing is built), in a few words; else None."""
+    if target.device.machine not in (None, platform.machine()):
+        return "built on the board (pack)"
+    found = compute_capability()
+    if not target.library.cross_build and found != target.device.compute_capability:
+        return "no such GPU"
     try:
-        if target.library.backend != "onnxruntime":
-            check_builds(target)
         load(target.library)
     except MachineError as error:
-        return error.what + (f" (here: {error.got})" if isinstance(error.got, str) and len(error.got) < 60 else "")
+        return error.what
     return None

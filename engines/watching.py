@@ -48,7 +48,7 @@ class Interrupt:
 def logger(trt: Any) -> Any:
     """A logger that keeps its lines as (severity, message) in ``lines``, but for the most verbose."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.lines: list[tuple[str, str]] = []
@@ -74,7 +74,7 @@ def problems(lines: list[tuple[str, str]]) -> str:
 def monitor(trt: Any, stage: str, progress: Progress, interrupt: Interrupt) -> Any:
     """A progress monitor: tells how far the outermost phase is, and cancels the build when asked."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.steps: dict[str, int] = {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from luvc_export.manifest import EngineEntry, EngineFile
+
+_CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
 
 
 def facts(entry: EngineEntry) -> Any:
@@ -46,11 +49,23 @@ def bindings(part: str, engine: EngineFile) -> Any:
     for name in ("", "name", "dtype", "shape", *(f"profile {profile.name}" for profile in engine.profiles)):
         table.add_column(name)
     for kind, items in (("in", engine.inputs), ("out", engine.outputs)):
+        rows: dict[tuple[str, ...], list[str]] = {}
         for item in items:
             ranges = [_range(profile.minimum, profile.maximum, item.name) for profile in engine.profiles]
-            table.add_row(kind, item.name, item.dtype, _shape(item.shape), *ranges)
+            cache = _CACHE.fullmatch(item.name)
+            rows.setdefault((cache[1] if cache else item.name, item.dtype, _shape(item.shape), *ranges), []).append(
+                cache[2] if cache else ""
+            )
+        for (name, *cells), layers in rows.items():
+            table.add_row(kind, f"{name}.{_layers(layers)}.key, value" if layers[0] else name, *cells)
         table.add_section()
     return table
+
+
+def _layers(names: list[str]) -> str:
+    """Layer numbers as ``0-3``: layers of one shape follow each other."""
+    first, last = names[0], names[-1]
+    return first if first == last else f"{first}-{last}"
 
 
 def _range(low: dict[str, tuple[int, ...]], high: dict[str, tuple[int, ...]], name: str) -> str:

@@ -45,17 +45,17 @@ def _data(target: Target, reason: str | None) -> dict[str, Any]:
 def _table(found: list[Target], here: dict[str, str | None]) -> Any:
     from rich.table import Table
 
-    table = Table(caption="sources of each value: luvc-export targets NAME; boards that cannot build here: pack")
+    table = Table(caption="each value with its source: luvc-export targets NAME")
     for column in ("target", "library", "SM", "memory GiB", "graphs", "quantised", "here"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "target")
     for target in found:
         reason = here[target.name]
         table.add_row(
-            f"{target.name}\n[dim]{target.title}[/dim]",
-            target.library.range.replace(" ", "\n"),
+            target.name,
+            target.library.range,
             target.device.compute_capability or "",
             ", ".join(map(str, target.device.memory_gib)),
-            f"{target.spec.dialect}\n{', '.join(target.kv_forms)}",
+            target.spec.dialect,
             ", ".join(target.quantised),
             "[green]usable[/green]" if reason is None else f"[yellow]no[/yellow]: {reason}",
         )
@@ -68,8 +68,8 @@ def _one(target: Target) -> Any:
     table = Table(title=f"{target.name}: {target.title}")
     for column in ("field", "value", "source"):
         table.add_column(column, overflow="fold")
-    parts = {"spec": target.spec, "library": target.library, "device": target.device}
-    rows = {f"{part}.{field}": value for part, record in parts.items() for field, value in asdict(record).items()}
+    parts = {"spec": asdict(target.spec), "library": asdict(target.library), "device": asdict(target.device)}
+    rows: dict[str, object] = {f"{part}.{name}": value for part, made in parts.items() for name, value in made.items()}
     rows |= {"kv_forms": target.kv_forms, "quantised": target.quantised}
     for field, value in rows.items():
         source = target.sources.get(field) or target.sources.get(field.split(".")[0], "")
