@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.cuda import Gpu, Memory
+from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.cuda_dlpack import CUDA, ITEMSIZE, lend
+from luvc_export.runtime.cuda_pool import Lease
 
 
-def to_float32(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def to_host(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """Bytes of a tensor as numpy: floats of any kind as float32 (numpy has no bf16), all else as it is."""
     if dtype == "bfloat16":
         return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
     array = raw.view(dtype).reshape(shape)
-    return array.astype(np.float32)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def from_float32(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+def to_engine(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     """An array as an engine's dtype; bf16 as its bits, rounded to nearest even."""
     if dtype != "bfloat16":
         return np.ascontiguousarray(array, dtype)
@@ -38,19 +39,20 @@ class GpuTensor:
 
     Args:
         gpu: Where it is.
-        memory: Owner of the bytes, from their start on.
+        lease: Of the block it fills from the start on.
         shape: Sizes.
         dtype: numpy's name, or ``bfloat16``.
         stream: Stream that writes it.
     """
 
-    def __init__(self, gpu: Gpu, memory: Memory, shape: tuple[int, ...], dtype: str, stream: int) -> None:
-        self.gpu, self.memory, self.shape, self.dtype_name, self._stream = gpu, memory, shape, dtype, stream
+    def __init__(self, gpu: Gpu, lease: Lease, shape: tuple[int, ...], dtype: str, stream: int) -> None:
+        self.gpu, self.shape, self.dtype_name = gpu, shape, dtype
+        self._lease, self._stream = lease, stream
 
     @property
     def address(self) -> int:
         """Device address."""
-        return self.memory.address
+        return self._lease.block.memory.address
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +67,7 @@ class GpuTensor:
             raise UsageError(
                 "values on the GPU are not indexed there", where="GpuTensor", fix="numpy.asarray(tensor), or torch"
             )
-        return GpuTensor(self.gpu, self.memory, (1, *self.shape), self.dtype_name, self._stream)
+        return GpuTensor(self.gpu, self._lease, (1, *self.shape), self.dtype_name, self._stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -74,7 +76,7 @@ class GpuTensor:
         host = self.gpu.pinned(self.nbytes)
         self.gpu.download(host.address, self.address, self.nbytes, self._stream)
         self.gpu.synchronize(self._stream)
-        values = to_float32(host.array().copy(), self.dtype_name, self.shape)
+        values = to_host(host.array().copy(), self.dtype_name, self.shape)
         return values if dtype is None else values.astype(dtype)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -85,4 +87,4 @@ class GpuTensor:
         if stream != -1:
             self.gpu.activate()
             self.gpu.synchronize(self._stream)
-        return lend(self.address, self.shape, self.dtype_name, self.__dlpack_device__(), self.memory)
+        return lend(self.address, self.shape, self.dtype_name, self.__dlpack_device__(), self._lease)

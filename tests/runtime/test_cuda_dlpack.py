@@ -12,7 +12,8 @@ import torch
 from luvc_export.errors import UsageError
 from luvc_export.runtime import cuda_dlpack
 from luvc_export.runtime.cuda import Gpu
-from luvc_export.runtime.cuda_tensor import GpuTensor, from_float32, to_float32
+from luvc_export.runtime.cuda_pool import Block, Lease
+from luvc_export.runtime.cuda_tensor import GpuTensor, to_engine, to_host
 
 
 class Lender:
@@ -39,7 +40,7 @@ def test_numpy_and_torch_read_what_is_lent(dtype: str) -> None:
 
 
 def test_torch_reads_bfloat16() -> None:
-    bits = from_float32(np.array([1.5, -3.0], np.float32), "bfloat16")
+    bits = to_engine(np.array([1.5, -3.0], np.float32), "bfloat16")
     theirs = torch.from_dlpack(Lender(bits, "bfloat16"))
     assert theirs.dtype == torch.bfloat16 and theirs.tolist() == [1.5, -3.0]
 
@@ -91,8 +92,8 @@ def test_what_cannot_be_borrowed_says_why(tensor: torch.Tensor, says: str) -> No
 def test_bfloat16_rounds_as_torch_does() -> None:
     values = np.random.default_rng(0).normal(size=500).astype(np.float32)
     values[:3] = np.inf, -np.inf, np.nan
-    bits = from_float32(values, "bfloat16")
-    ours = to_float32(bits.view(np.uint8), "bfloat16", (500,))
+    bits = to_engine(values, "bfloat16")
+    ours = to_host(bits.view(np.uint8), "bfloat16", (500,))
     np.testing.assert_array_equal(ours, torch.from_numpy(values).bfloat16().float().numpy())
 
 
@@ -103,7 +104,7 @@ def test_a_tensor_on_the_gpu_hands_itself_on() -> None:
     host.array()[:] = values.view(np.uint8).ravel()
     stream = gpu.new_stream()
     gpu.upload(memory.address, host.address, values.nbytes, stream)
-    tensor = GpuTensor(gpu, memory, values.shape, "float16", stream)
+    tensor = GpuTensor(gpu, Lease(Block(memory)), values.shape, "float16", stream)
     assert len(tensor) == 2 and tensor[None].shape == (1, 2, 3)
     back = np.asarray(tensor[None])
     assert back.dtype == np.float32 and back.tolist() == [values.tolist()]
@@ -114,3 +115,8 @@ def test_a_tensor_on_the_gpu_hands_itself_on() -> None:
         tensor[0]  # type: ignore[index]
     with pytest.raises(ValueError, match="must be copied"):
         np.array(tensor, copy=False)
+
+
+def test_only_floats_are_widened() -> None:
+    for dtype in ("int64", "bool", "uint8", "float32"):
+        assert to_host(np.ones(2, dtype).view(np.uint8), dtype, (2,)).dtype == dtype
