@@ -131,7 +131,6 @@ class _Pen:
     kind: PositionKind
     position: int
     order: int
-    latest: int = 0
     words: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -157,14 +156,13 @@ class _Pen:
         self.order += rows * columns
 
     def clip(self, first: int, block: Clip) -> None:
-        """All moments share rows and columns; text goes on after those, as transformers' ``get_rope_index``."""
+        """All moments share rows and columns; text goes on after those, as in transformers' ``generate``."""
         start = self.position
         for moment in range(block.images):
             self.position = start
             self.image(first + moment)
             later = int(np.float32(moment) * np.float32(block.step))  # transformers multiplies in float32
             self.visual[:, 0, first + moment] += later
-            self.latest = max(self.latest, start + later + 1)
 
     def mosaic(self, first: int, tiles: tuple[int, int], ends: list[int]) -> None:
         rows, columns = self.grid
@@ -193,6 +191,6 @@ class _Pen:
             self.visual.reshape(axes, 1, images * tokens),
             orders[None],
             self.visual_order.reshape(1, images * tokens),
-            max(self.position, self.latest),
+            self.position,
             self.order,
         )

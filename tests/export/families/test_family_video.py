@@ -1,0 +1,120 @@
+"""A video is answered as by transformers: pairs of frames, their places in time, what is written around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import family_chat
+import family_harness as harness
+import numpy as np
+import pytest
+import torch
+from family_harness import GREEDY, Case, case
+from test_family_answers import session
+
+from luvc_export.errors import UsageError
+from luvc_export.export import families
+from luvc_export.export.mrope import flat_patches
+
+FAMILIES = families.built_in()
+VIDEO = [name for name in FAMILIES if families.find(name, "test").video(case(name).config)]
+CHAT = [
+    {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What then?"}]},
+]
+FPS = 0.8
+
+
+def frames(tiny: Case, count: int) -> list[Any]:
+    return [image[0].numpy() for image in tiny.images(count)]
+
+
+def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
+    """Inputs of the transformers model. Its video processor needs torchvision, so frames are laid out here; what is
+    written for them comes from its processor."""
+    vision, made = tiny.config.vision_config, family_chat.processor(tiny)
+    whole = [*shown, shown[-1]][: len(shown) + len(shown) % 2]
+    pixels = tiny.normalise()(torch.from_numpy(np.stack(whole))).unflatten(0, (-1, 2))
+    height, width = (side // vision.patch_size for side in tiny.size)
+    grid = torch.tensor([[len(whole) // 2, height, width]])
+    metadata = SimpleNamespace(fps=FPS, frames_indices=[*range(len(shown))])
+    expanded = made.replace_video_token({"video_grid_thw": grid, "video_metadata": [metadata]}, 0)
+    text = made.apply_chat_template(CHAT, add_generation_prompt=True).replace("<|video_pad|>", expanded)
+    ids = torch.tensor([made.tokenizer(text)["input_ids"]])
+    given = {
+        "input_ids": ids,
+        "pixel_values_videos": flat_patches(pixels, vision.patch_size, vision.spatial_merge_size, 2),
+        "video_grid_thw": grid,
+        "mm_token_type_ids": 2 * (ids == tiny.config.video_token_id).int(),
+    }
+    return given | ({"second_per_grid_ts": [2 / FPS]} if str(tiny) == "qwen2_5_vl" else {})
+
+
+@pytest.mark.parametrize("count", [4, 7])
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_video_is_answered_as_by_transformers(name: str, count: int, tmp_path: Path) -> None:
+    """Also with an odd number of frames, whose last one is shown twice."""
+    tiny = case(name)
+    ours, shown = session(tiny, tmp_path, tiny.plan, video=True), frames(tiny, count)
+    given = theirs(tiny, shown)
+    request = ours.prepare(messages=CHAT, video=shown, fps=FPS)
+    assert request.images.shape == ((count + 1) // 2, 2, *tiny.size, 3)
+    prompt = [250 if token == 251 else token for token in given["input_ids"][0].tolist()]
+    assert family_chat.expanded(tiny, request.token_ids) == prompt
+    found = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
+    assert list(found.token_ids) == harness.reference_greedy(tiny, given)
+
+
+def test_a_picture_fills_both_frames(tmp_path: Path) -> None:
+    """The graph of a bundle with videos sees in a picture what that of a bundle without sees."""
+    tiny = case("qwen2_vl")
+    picture = frames(tiny, 1)[0]
+    still, moving = (
+        session(tiny, tmp_path / str(video), tiny.plan, video=video).generate(picture, "?", max_new_tokens=8).token_ids
+        for video in (False, True)
+    )
+    assert still == moving
+
+
+def test_videos_and_pictures_stand_where_the_messages_say(tmp_path: Path) -> None:
+    tiny = case("qwen3_vl")
+    ours, (first, second, third) = session(tiny, tmp_path, tiny.plan, video=True), frames(tiny, 3)
+    parts = [{"type": "image", "image": third}, {"type": "video", "video": [first, second], "fps": 1.0}]
+    request = ours.prepare(messages=[{"role": "user", "content": parts}])
+    assert np.array_equal(request.images[0], np.stack([third, third]))
+    assert np.array_equal(request.images[1], np.stack([first, second]))
+    text = ours.encoder.tokenizer.decode(request.token_ids, skip_special_tokens=False).replace(" ", "")
+    assert "<0.5seconds><|vision_start|>" in text
+
+
+@pytest.mark.parametrize("name", sorted({*FAMILIES} - {*VIDEO}))
+def test_families_without_video_refuse_at_export(name: str, tmp_path: Path) -> None:
+    from luvc_export.export import bundling
+    from luvc_export.export.checkpoint import open_checkpoint
+
+    tiny = case(name)
+    tiny.config.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(str(tmp_path), weights=False)
+    with pytest.raises(UsageError, match=f"{name} takes no video here(.|\n)*leave --video out"):
+        bundling.check_size(checkpoint, {}, bundling.Options(tiny.size, video=True))
+
+
+def test_a_bundle_without_video_says_how_to_get_one(tmp_path: Path) -> None:
+    tiny = case("qwen2_vl")
+    ours, shown = session(tiny, tmp_path, tiny.plan), frames(tiny, 2)
+    with pytest.raises(UsageError, match=r"this bundle takes no video(.|\n)*--video"):
+        ours.generate(prompt="?", video=shown)
+
+
+@pytest.mark.parametrize(
+    ("video", "fps", "said"),
+    [
+        ("clip.mp4", 2, r"a video is a list of its frames(.|\n)*got: str(.|\n)*PyAV"),
+        ([], 2, "an empty list"),
+        ([np.zeros((4, 4, 3), np.uint8)], 0, "frames per second is a number above 0"),
+    ],
+)
+def test_what_is_no_video(video: Any, fps: float, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        session(case("qwen2_vl"), tmp_path, case("qwen2_vl").plan, video=True).prepare(prompt="?", video=video, fps=fps)
