@@ -3,8 +3,8 @@
 Source: docs/operators.md of github.com/onnx/onnx-tensorrt at branch 10.1-GA, commit
 96e781103cfc4adf4a6bb557e94bac8e693f6f4c (17 June 2024), the newest published one before TensorRT 10.3 (August 2024);
 what 10.1 takes 10.3 takes. It reads opset 9 to 20. Listed is the part of it that graphs of this project use, with the
-restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; no INT8,
-INT4, FP8 arithmetic here. A TensorRT-RTX build proves nothing for 10.3: its parser is newer.
+restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; INT8
+and FP8 only between Q and DQ (it reads INT4 too, which opset 20 cannot say). A TensorRT-RTX build proves nothing for 10.3: its parser is newer.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _T = onnx.TensorProto
 _FLOATS = frozenset({_T.FLOAT, _T.FLOAT16, _T.BFLOAT16})
 _NUMBERS = _FLOATS | {_T.INT32, _T.INT64}
 _ALL = _NUMBERS | {_T.BOOL}
+_QUANTISED = _FLOATS | {_T.INT8, _T.FLOAT8E4M3FN}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ ALLOWED: dict[str, Entry] = {
     "ConstantOfShape": _entry(20, "value", _ALL),
     "Conv": _entry(11, "kernel_shape strides pads dilations group auto_pad", _FLOATS),
     "Cos": _entry(7, types=_FLOATS),
+    "DequantizeLinear": _entry(19, "axis", _QUANTISED),
     "Div": _entry(14),
     "Equal": _entry(19),
     "Erf": _entry(13, types=_FLOATS),
@@ -77,6 +79,7 @@ ALLOWED: dict[str, Entry] = {
     "Or": _entry(7, types=frozenset({_T.BOOL})),
     "Pad": _entry(19, "mode"),
     "Pow": _entry(15, types=_FLOATS),
+    "QuantizeLinear": _entry(19, "axis saturate", _QUANTISED),
     "Range": _entry(11),
     "Reciprocal": _entry(13, types=_FLOATS),
     "ReduceL2": _entry(18, "keepdims noop_with_empty_axes"),

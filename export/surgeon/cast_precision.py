@@ -2,7 +2,7 @@
 
 requires: fp16 or bf16 wanted, of a graph in fp32.
 apply: products with weights, Attention, and what carries hidden states between them become low precision, weights
-with them (a stored tensor of that type loses its Cast). fp32 stay: norms (RMSNormalization's and LayerNormalization's
+with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ. fp32 stay: norms (RMSNormalization's and LayerNormalization's
 statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the target reads it; TensorRT's fused attention
 keeps it in fp32 by itself), prune scores and merge cosines (inside the fused nodes, which is why this runs before
 their bodies are inlined), pixels up to the patch product, positions and angles up to the rotation, logits. In fp32 a
@@ -29,6 +29,8 @@ _TYPES = {
     "bf16": (onnx.TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
 }
 _FLOAT = onnx.TensorProto.FLOAT
+#: What arithmetic is done in; other element types hold quantised weights, which stay as they are.
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _CARRY = (
     *("Add", "Mul", "Sub", "Sigmoid", "Gelu", "Tanh", "Relu", "Split", "Concat", "Reshape", "Transpose", "Slice"),
     *("Gather", "GatherND", "GatherElements", "Expand", "Squeeze", "Unsqueeze", "Identity", "Where", "Pad", "Tile"),
@@ -134,7 +136,7 @@ class _Retyping:
         stored = [t for t in self.surgery.graph.tensors().values() if isinstance(t, gs.Constant) and is_external(t)]
         for tensor in stored:
             kind = kind_of(tensor)
-            if kind is None or kind.kind not in "fV":
+            if kind not in _FLOATS:
                 continue
             for cast in readers(tensor, "Cast"):
                 cast.attrs["to"] = int(self.code)
@@ -158,6 +160,9 @@ class _Retyping:
             return
         if node.op == "Cast":
             return
+        if node.op in ("QuantizeLinear", "DequantizeLinear"):
+            self._rounding(node)
+            return
         inputs = [tensor for tensor in node.inputs if tensor.name]
         product = node.op in ("MatMul", "Gemm") and any(
             is_weight(tensor) or id(tensor) in self.low for tensor in inputs
@@ -170,6 +175,13 @@ class _Retyping:
             self.changed += 1
         else:
             self._to(node, range(len(node.inputs)), int(_FLOAT))
+
+    def _rounding(self, node: gs.Node) -> None:
+        """Q and DQ: the float side and the scale are low, so that products on both sides of them are."""
+        self._to(node, (1,) if node.op == "DequantizeLinear" else (0, 1), self.code)
+        if node.op == "DequantizeLinear":
+            self._lower(node.outputs[0])
+        self.changed += 1
 
     def _fused(self, node: gs.Node) -> None:
         low_in, low_out = _LOW_INPUTS.get(node.op, (0,)), _LOW_OUTPUTS.get(node.op, (0,))

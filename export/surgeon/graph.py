@@ -29,6 +29,9 @@ PLAN_KEY = "luvc.plan"
 #: Operators that only pass on or reshape what a weight file holds: a back-end folds them when it loads.
 WEIGHT_OPS = ("Cast", "Transpose", "Concat", "Reshape")
 
+#: Quantised element types numpy has no name for: graphsurgeon would turn their constants into floats by reading them.
+_NARROW = (onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.INT4)
+
 Part = Literal["vision", "decoder"]
 
 
@@ -190,7 +193,7 @@ def value(tensor: gs.Tensor | None) -> NDArray[Any] | None:
     """The array of a small constant, or None: external weights are never read."""
     if isinstance(tensor, gs.Variable) and tensor.inputs and tensor.inputs[0].op == "Constant":
         tensor = tensor.inputs[0].attrs.get("value")
-    if not isinstance(tensor, gs.Constant) or is_external(tensor):
+    if not isinstance(tensor, gs.Constant) or is_external(tensor) or tensor.dtype in _NARROW:
         return None
     return np.asarray(tensor.values)
 
