@@ -112,8 +112,10 @@ def spectrum_drop() -> onnx.FunctionProto:
 
 
 def parse(text: str) -> onnx.FunctionProto:
-    """An operator of the domain ``luvc`` from ONNX's text form."""
+    """An operator of the domain ``luvc`` from ONNX's text form. Its nodes are named: profiles tell them apart."""
     function: onnx.FunctionProto = onnx.parser.parse_function(
         f'<domain: "luvc", opset_import: ["" : 23, "luvc" : 1]> {text}'
     )
+    for index, node in enumerate(function.node):
+        node.name = f"luvc.{function.name}.{node.op_type}.{index}"
     return function
