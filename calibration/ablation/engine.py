@@ -49,34 +49,47 @@ class Engine:
         model: From ``subjects.load_model``, fp32.
         cases: Questions with answers.
         stops: Whether a right answer must end.
+        answers: Tokens that count as right for each case, in place of its own answer and end.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: Any, cases: Sequence[Case], stops: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: Any,
+        cases: Sequence[Case],
+        stops: bool,
+        answers: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.checkpoint, self.model, self.cases = checkpoint, model, cases
         tokens = Tokens(checkpoint)
         end = sorted(ends(model.generation_config.eos_token_id))[:1] if stops else []
         numbers: dict[int, int] = {}
         self.pictures: list[NDArray[np.uint8]] = []
         self.asked: list[Asked] = []
-        for case in cases:
+        for index, case in enumerate(cases):
             for image in case.images:
                 if id(image) not in numbers:
                     numbers[id(image)] = len(self.pictures)
                     self.pictures.append(image)
-            answer = tokens.tokenizer(case.answer, add_special_tokens=False).input_ids
-            self.asked.append(Asked(tokens.encode(case), [*answer, *end], tuple(numbers[id(i)] for i in case.images)))
+            if answers is not None:
+                right = list(answers[index])
+            else:
+                right = [*tokens.tokenizer(case.answer, add_special_tokens=False).input_ids, *end]
+            self.asked.append(Asked(tokens.encode(case), right, tuple(numbers[id(i)] for i in case.images)))
         self.image_token = tokens.image_token_id
         self._seen: dict[Plan, tuple[NDArray[Any], NDArray[np.float32]]] = {}
 
-    def right(self, plan: Plan) -> list[bool]:
-        """Whether each case is answered right under ``plan``; its grid decides the size pictures are resized to."""
+    def right(self, plan: Plan, some: range | None = None) -> list[bool]:
+        """Whether each case (of ``some``) is answered right; the grid of ``plan`` decides the size of pictures."""
         runner = TorchRunner(self.checkpoint, self.model, plan)
         embeds, positions = self.see(runner)
         whole = scores.reads_text(plan.score) and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, asked in enumerate(self.asked):
+        chosen = range(len(self.asked)) if some is None else some
+        for index in chosen:
+            asked = self.asked[index]
             groups[(len(asked.pictures), *((index,) if whole else asked.pictures))].append(index)
-        verdict = [False] * len(self.asked)
+        verdict = dict.fromkeys(chosen, False)
         batches: dict[int, list[list[int]]] = defaultdict(list)
         for key, members in groups.items():
             batches[key[0]].append(members)
@@ -85,7 +98,7 @@ class Engine:
                 some = lots[first : first + _PICTURES]
                 for index, right in self._ask(runner, some, embeds, positions, whole):
                     verdict[index] = right
-        return verdict
+        return [verdict[index] for index in chosen]
 
     def see(self, runner: TorchRunner) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Embeddings [pictures, N_0, D] and positions of every picture, remembered by what concerns the encoder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from luvc_export.calibration import subjects
 from luvc_export.calibration.ablation import figures, tables
 from luvc_export.calibration.ablation.engine import Engine
-from luvc_export.calibration.ablation.store import Store
+from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Progress, Study, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.tasks import Task
@@ -75,7 +74,7 @@ def ablate(
     about = {
         "command": command,
         "task": task.name,
-        "weights": _weights(checkpoint.folder),
+        "weights": weights_hash(checkpoint.folder),
         "report": f"{task.report[0]}, seed {task.report[1]}",
         "search": f"{task.search[0]}, seed {task.search[1]}",
         "side": side,
@@ -97,10 +96,3 @@ def ablate(
     data: dict[str, Any] = {"about": about, **plain(found)}
     (output / "ablation.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return data
-
-
-def _weights(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.export.compression import scores
+from luvc_export.plan import Plan
+
 
 class Store:
     """A JSON file of records by key; ``of`` measures only what is not there.
@@ -54,3 +57,23 @@ def unpack(text: str, count: int) -> list[bool]:
     """The first ``count`` verdicts of ``pack``."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count]
     return [bool(bit) for bit in bits]
+
+
+def plan_key(plan: Plan) -> dict[str, Any]:
+    """What a plan's measurement depends on: its name for people and switches that its reducer ignores are left out."""
+    data, unread = plan.to_json(), {"schedule"}
+    if plan.score not in scores.SCORES or plan.reducer == "merge":
+        unread |= {"rho", "axis", "spectrum"}
+    if plan.score != "random":
+        unread.add("seed")
+    if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
+        unread |= {"score", "rho", "axis", "spectrum", "seed"}
+    return {name: value for name, value in data.items() if name not in unread}
+
+
+def weights_hash(folder: Path) -> str:
+    """Of a checkpoint's weight files, whole."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

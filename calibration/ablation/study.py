@@ -12,10 +12,9 @@ from luvc_export.budgets import kv_bytes
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import timing, variants
 from luvc_export.calibration.ablation.engine import Engine
-from luvc_export.calibration.ablation.store import Store, pack, unpack
+from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.plots import mean_tokens
-from luvc_export.export.compression import scores
 from luvc_export.plan import Plan
 from luvc_export.planning import Request, solve
 from luvc_export.report import cost
@@ -89,7 +88,7 @@ class Study:
     def timed(self, rows: list[Row], some: Sequence[Variant]) -> list[Row]:
         """The rows with measured times, taken together in turns."""
         plans = [variant.plans[0] for variant in some]
-        key = ["times", self.text, [_key(plan) for plan in plans]]
+        key = ["times", self.text, [plan_key(plan) for plan in plans]]
         found = self.store.of(
             key, lambda: [list(t) for t in timing.measure(self.engines["search"], plans, text=self.text)]
         )
@@ -97,7 +96,7 @@ class Study:
 
     def _right(self, split: str, plan: Plan) -> list[bool]:
         engine = self.engines[split]
-        key = [split, len(engine.cases), _key(plan)]
+        key = [split, len(engine.cases), plan_key(plan)]
         value = self.store.of(key, lambda: pack(engine.right(plan)))
         return unpack(value, len(engine.cases))
 
@@ -105,18 +104,6 @@ class Study:
         """Prefill FLOPs of the uncompressed plan by this one's, on the full picture's count."""
         own = cost(plan, self.shapes.llm, self.text).flops
         return cost(self.shapes.none(), self.shapes.llm, self.text).flops / own
-
-
-def _key(plan: Plan) -> dict[str, Any]:
-    """What a plan's measurement depends on: its name for people and switches that its reducer ignores are left out."""
-    data, unread = plan.to_json(), {"schedule"}
-    if plan.score not in scores.SCORES or plan.reducer == "merge":
-        unread |= {"rho", "axis", "spectrum"}
-    if plan.score != "random":
-        unread.add("seed")
-    if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
-        unread |= {"score", "rho", "axis", "spectrum", "seed"}
-    return {name: value for name, value in data.items() if name not in unread}
 
 
 def run(study: Study) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from luvc_export import bundle as bundles
 from luvc_export.calibration.subjects.base import Subject, ends
@@ -79,14 +80,16 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     )
 
 
-def open_torch(checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32") -> GraphSubject:
-    """A checkpoint with a plan as a subject, in torch.
+def open_torch(
+    checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32", model: Any = None
+) -> GraphSubject:
+    """A checkpoint with a plan as a subject, in torch; ``model`` is the checkpoint's, loaded here if None.
 
     Raises:
         PlanError: The plan is for another image size.
     """
     check_size(checkpoint, {plan.schedule: plan}, Options(image.size, image.fit))
-    model = _model(checkpoint.folder, dtype)
+    model = _model(checkpoint.folder, dtype) if model is None else model
     tokens = Tokens(checkpoint)
     config = model.generation_config
     prompting = Prompting(
