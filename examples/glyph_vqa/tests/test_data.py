@@ -1,10 +1,16 @@
 # ruff: noqa: D103
 """Pictures, questions and tokenizer: deterministic, disjoint, and right by a recomputation of their own."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from glyph_vqa.card import write
 from glyph_vqa.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer, write_tokenizer
 
+from luvc_export.demo import CHECKPOINT
 from luvc_export.demo.questions import KINDS, cases
 from luvc_export.demo.scene import COLOURS, FONTS, GRID, HEIGHT, SIZES, TOKEN, WIDTH, generator, render
 
@@ -124,3 +130,13 @@ def test_the_chat_template_renders_alike_in_transformers_and_in_plain_jinja(tmp_
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>where is 7?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert ours("where is 7?").input_ids == build_tokenizer().encode("where is 7?").ids
+
+
+def test_the_card_is_what_the_evaluation_of_the_bundled_weights_says() -> None:
+    folder = Path(__file__).parents[1]
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert result["weights_sha256"] == hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
+    said = write(result, json.loads((folder / "recipe.json").read_text()))
+    assert said == (CHECKPOINT.parent / "MODEL_CARD.md").read_text()
+    result["accuracy"]["heldout"]["mean"]["accuracy"] -= 0.01
+    assert write(result, json.loads((folder / "recipe.json").read_text())) != said
