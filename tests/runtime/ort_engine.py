@@ -1,0 +1,145 @@
+"""Engines that ONNX Runtime executes on the stand-in GPU: the very graphs engines are built from, at real addresses.
+
+What this shows is everything around TensorRT: feeds, shapes, profiles, where caches lie, which may be written, graphs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from luvc_export.bundle import Bundle
+from luvc_export.engines.profiles import Capacity, profiles
+from luvc_export.export.surgeon import operate
+from luvc_export.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint
+from luvc_export.plan import Plan
+from luvc_export.runtime.cuda import Gpu
+from luvc_export.runtime.trt import TrtBackend
+from luvc_export.target import TargetSpec
+
+HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+SPECS = {
+    "concat": TargetSpec("ort-concat", "onnx"),
+    "inplace": TargetSpec("ort-inplace", "onnx", opset=24, kv="inplace"),
+}
+NUMPY = {1: "float32", 2: "uint8", 7: "int64", 9: "bool", 10: "float16"}
+
+
+class OrtEngine:
+    """``Engine`` and ``Context`` in one; scratch memory is written over at every run, as an engine would."""
+
+    layers, captures_itself, scratch_bytes = 1, False, 4096
+
+    def __init__(self, gpu: Gpu, model: onnx.ModelProto, folder: Path, file: EngineFile, scratch: int = 4096) -> None:
+        path = folder / f"{file.file}.onnx"
+        path.write_bytes(model.SerializeToString())
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        path.unlink()
+        self._gpu, self._file, self.scratch_bytes = gpu, file, scratch
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._calls: list[Any] = []
+        self.contexts = self.runs = self.saved = 0
+
+    def context(self, profile: int, stream: int) -> OrtEngine:
+        self.contexts += 1
+        return self
+
+    def save_runtime_cache(self) -> None:
+        self.saved += 1
+
+    def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        self._shapes = dict(shapes)
+        zeros = {item.name: np.zeros(shapes[item.name], self._kind(item.name)) for item in self._file.inputs}
+        made = self._session.run(None, zeros)
+        return {item.name: value.shape for item, value in zip(self._session.get_outputs(), made, strict=True)}
+
+    def enqueue(self, addresses: Mapping[str, int], scratch: int, stream: int) -> None:
+        """Put a host function on the stream, as CUDA does; it reads and writes when the stream comes to it."""
+        shapes, addresses = dict(self._shapes), dict(addresses)
+        assert all(address % 256 == 0 and address for address in addresses.values())
+
+        def run(_: object) -> None:
+            self.runs += 1
+            ctypes.memset(scratch, 0x77, self.scratch_bytes)
+            names = [item.name for item in self._session.get_inputs()]
+            given = {name: self._view(addresses[name], shapes[name], name) for name in names}
+            made = self._session.run(None, {name: value.copy() for name, value in given.items()})
+            for item, value in zip(self._session.get_outputs(), made, strict=True):
+                self._view(addresses[item.name], value.shape, item.name)[...] = value
+
+        call = HOST_FUNCTION(run)
+        self._calls.append(call)
+        function = self._gpu.driver._library.cuLaunchHostFunc
+        function.argtypes = (ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p)
+        assert function(stream, call, None) == 0
+
+    def _view(self, address: int, shape: tuple[int, ...], name: str) -> np.ndarray[Any, Any]:
+        kind = np.dtype(self._kind(name))
+        raw = (ctypes.c_ubyte * (math.prod(shape) * kind.itemsize)).from_address(address)
+        return np.frombuffer(raw, kind).reshape(shape)
+
+    def _kind(self, name: str) -> str:
+        return next(item.dtype for item in (*self._file.inputs, *self._file.outputs) if item.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Engines:
+    """A bundle whose manifest names engines, and their graphs."""
+
+    bundle: Bundle
+    models: dict[str, onnx.ModelProto]
+
+    def backend(self, gpu: Gpu, **options: Any) -> tuple[TrtBackend, dict[str, OrtEngine]]:
+        """A back-end that runs the graphs, and its engines as they are opened."""
+        opened: dict[str, OrtEngine] = {}
+        scratch = {"vision": 9000, "decoder": 5000}
+
+        def opener(file: EngineFile) -> OrtEngine:
+            name = file.file.split(".")[0]
+            opened[name] = OrtEngine(gpu, self.models[name], self.bundle.folder, file, scratch[name])
+            return opened[name]
+
+        return TrtBackend(self.bundle, "thirds", gpu=gpu, opener=opener, **options), opened
+
+
+def describe(bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: Any = "pair") -> Engines:
+    """What a build would write for ``plan_name``, from the graphs after surgery alone."""
+    entry = bundle.entry(plan_name)
+    models, files = {}, {}
+    for name, file in (("vision", entry.vision), ("decoder", entry.decoder)):
+        model = onnx.load(bundle.path(file), load_external_data=False)
+        model, _ = operate(model, SPECS[kv], text_capacity=capacity.text, images=capacity.images)
+        models[name] = model
+        files[name] = _file(name, model, entry.plan, capacity, kind)
+    made = EngineEntry(
+        **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
+        **{"version": "10.3.0", "compute_capabilities": ("8.9",), "version_compatible": False},  # type: ignore[arg-type]
+        **{"hardware_compatibility": "none", "refit": False, "stripped": False, "batch": 1},  # type: ignore[arg-type]
+        **{"images": capacity.images, "text_capacity": capacity.text, **files},  # type: ignore[arg-type]
+        footprint=Footprint(1 << 20, 1 << 20, 1 << 20, 0, 1 << 20),
+    )
+    manifest = dataclasses.replace(bundle.manifest, engines=(made,))
+    return Engines(Bundle(bundle.folder, manifest), models)
+
+
+def _file(name: str, model: onnx.ModelProto, plan: Plan, capacity: Capacity, kind: Any) -> EngineFile:
+    sides = []
+    for values in (model.graph.input, model.graph.output):
+        sides.append(tuple(Binding(v.name, NUMPY[v.type.tensor_type.elem_type], _sizes(v)) for v in values))
+    shapes = {item.name: item.shape for item in sides[0]}
+    made = profiles(shapes, plan, capacity, kind)
+    return EngineFile(f"{name}.engine", FileRecord("0" * 64, 0), *sides, made, 0, None, "", "")
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim)
