@@ -112,6 +112,7 @@ def build(
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse(graph.data, str(graph.folder / graph.name))
     _check_parsed(parser, parsed, log.lines, graph.name)
+    _check_read(layers.unread(network), graph.name)
     inputs, outputs = _bindings(network)
     shapes = {item.name: item.shape for item in inputs}
     made = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
@@ -123,6 +124,7 @@ def build(
     with interrupt.watching():
         data = builder.build_serialized_network(network, config)
     _check_built(data, log.lines, graph.name)
+    _check_read(watching.unused_inputs(log.lines), graph.name)
     if cache_path is not None:
         timing.save(cache, cache_path)
     scratch = output.with_name(f".{output.name}.part")
@@ -160,11 +162,15 @@ def _check_parsed(parser: Any, parsed: bool, lines: list[tuple[str, str]], name:
             got="\n    ".join(told) or watching.problems(lines),
             fix="export the bundle again with this version of luvc-export; if that does not help, report these nodes",
         )
-    if dropped := watching.unused_inputs(lines):
+
+
+def _check_read(dropped: list[str], name: str) -> None:
+    """Nothing of the graph may be left out: TensorRT only warns of that, once the engine is built."""
+    if dropped:
         raise CheckFailed(
             "TensorRT's parser drops an input of a node, so the engine would compute something else",
             where=name,
-            got="\n    ".join(dropped),
+            got="read by nothing: " + ", ".join(dropped),
             fix="choose the other --kv form, and report this with the version of TensorRT",
         )
 

@@ -27,6 +27,21 @@ def of_network(network: Any) -> dict[str, Any]:
     return {"source": "network", "layers": layers}
 
 
+def unread(network: Any) -> list[str]:
+    """Inputs and layers whose results nothing reads: the parser dropped an input of a node without an error."""
+    made = [network.get_layer(index) for index in range(network.num_layers)]
+    read = {network.get_output(index).name for index in range(network.num_outputs)}
+    for layer in made:
+        tensors = (layer.get_input(place) for place in range(layer.num_inputs))
+        read |= {tensor.name for tensor in tensors if tensor is not None}
+    inputs = (network.get_input(index).name for index in range(network.num_inputs))
+    found = [f"input {name}" for name in inputs if name not in read]
+    for layer in made:
+        if not any(layer.get_output(place).name in read for place in range(layer.num_outputs)):
+            found.append(f"{layer.type.name} ({layer.name})")
+    return found
+
+
 def of_engine(trt: Any, engine: Any) -> dict[str, Any]:
     """Layers after optimisation, as the engine inspector has them."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

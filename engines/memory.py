@@ -22,6 +22,9 @@ _MARGIN = 1.25
 #: What the system leaves of the memory a device is sold with: driver and context; or kernel, carve-outs and desktop
 #: too where CPU and GPU share it. Assumed, on the careful side; a device's own figure is better: --device-memory.
 _USABLE = {False: 0.9, True: 0.8}
+#: Host memory of a build beside the libraries: 0.93 GB of weights took 3.2 GB with TensorRT-RTX 1.7.1.
+_BUILDING = 3.0
+_LIBRARIES = 512 << 20
 #: ``--kv-mib`` counts this many text tokens.
 _TEXT = 64
 
@@ -75,6 +78,11 @@ def predict(weights: tuple[int, int], cache: Cache, peaks: tuple[int, int], work
 def needed(footprint: Footprint, target: Target) -> int:
     """Bytes the target must have free."""
     return footprint.peak if target.device.unified else footprint.running
+
+
+def building(footprint: Footprint) -> int:
+    """Host bytes a build needs: the graph's weights, the builder's copies, the plan."""
+    return _LIBRARIES + round(_BUILDING * footprint.loading)
 
 
 def usable(target: Target, device_memory_gib: float | None = None) -> int | None:

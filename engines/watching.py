@@ -61,7 +61,7 @@ def logger(trt: Any) -> Any:
 
 
 def unused_inputs(lines: list[tuple[str, str]]) -> list[str]:
-    """Warnings that the parser dropped an input of a node: the engine would compute something else."""
+    """Warnings that an input is read by nothing."""
     return [message for _, message in lines if _UNUSED in message.lower()]
 
 
@@ -92,5 +92,7 @@ def monitor(trt: Any, stage: str, progress: Progress, interrupt: Interrupt) -> A
 
         def phase_finish(self, phase_name: str) -> None:
             self.steps.pop(phase_name, None)
+            if phase_name == self.outermost:
+                progress(stage, 1.0)
 
     return Monitor()

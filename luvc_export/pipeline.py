@@ -76,8 +76,10 @@ def export_bundle(
     output: str | os.PathLike[str],
     plans: str | Plan | Mapping[str, Plan] = "even",
     *,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     fit: Fit = "pad",
+    tiles: Sequence[tuple[int, int]] = ((1, 1),),
+    video: bool = False,
     text_capacity: int = 1024,
     dtype: str = "fp32",
     weights: WeightsMode = "copy",
@@ -91,9 +93,13 @@ def export_bundle(
     Args:
         model: Folder or hub id, or an opened checkpoint.
         output: Folder to write; appears whole or not at all.
-        plans: A schedule's name, a plan, or several plans by name, the first being the default.
-        image_size: Height and width of the image input in pixels; None for the family's own size.
+        plans: A schedule's name, a plan, or several plans by name, the first being the default. A plan ``NAME@HxW`` is
+            ``NAME`` for images of another size; the runtime takes the one that fits a picture best.
+        image_size: Height and width of the image input in pixels; None for the family's own size. Several where
+            ``plans`` is a schedule's name.
         fit: How pictures of another shape are brought to it.
+        tiles: Grids (rows, columns) of tiles a picture may be cut to, where the family does that.
+        video: Take videos too, where the family does.
         text_capacity: Text tokens, prompt and answer, the bundle is sized for.
         dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
         weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
@@ -106,9 +112,9 @@ def export_bundle(
         LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
     """
     checkpoint = _checkpoint(model, revision, weights=weights != "none")
-    image_size = image_size or default_image_size(checkpoint)
+    sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
-        plans = {plans: make_plan(checkpoint, plans, image_size=image_size)}
+        plans = {sized(plans, size, sizes[0]): make_plan(checkpoint, plans, image_size=size) for size in sizes}
     elif isinstance(plans, Plan):
         plans = {plans.schedule.replace(" ", "-"): plans}
     if not plans:
@@ -118,7 +124,7 @@ def export_bundle(
         check_model(plan, *shapes)
     from luvc_export.export.bundling import Options, write_bundle
 
-    options = Options(image_size, fit, text_capacity, dtype, weights, debug)
+    options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)
     return write_bundle(
         checkpoint, dict(plans), Path(output), options, overwrite, progress or (lambda stage, done: None)
     )
@@ -166,9 +172,10 @@ def build_engine(
     """
     from luvc_export.engines import library, targets
     from luvc_export.engines.install import install
-    from luvc_export.engines.memory import Cache, check_fits
+    from luvc_export.engines.memory import Cache, building, check_fits
     from luvc_export.engines.options import BuildOptions as Options
     from luvc_export.engines.profiles import Capacity
+    from luvc_export.runtime import memory
 
     record = targets.find(target)
     options = options or Options()
@@ -184,6 +191,12 @@ def build_engine(
     cache = Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
     graphs, footprint = _target_graphs(opened, entry, spec, cache, options.workspace_mib)
     check_fits(footprint, record, cache, device_memory_gib)
+    memory.require(
+        building(footprint),
+        str(opened.folder),
+        f"to build engines of {memory.gib(footprint.weights)} of weights",
+        "build on a machine with more memory, or close other programs",
+    )
     return install(
         opened,
         plan or manifest.default_plan,
@@ -222,6 +235,17 @@ def load_bundle(
     from luvc_export.runtime.session import Session
 
     return Session(bundles.load(folder, full=verify), backend or "cpu", plan, threads)
+
+
+def as_sizes(image_size: tuple[int, int] | Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
+    """Image sizes (height, width), however many were given."""
+    given = list(image_size or ())
+    return [(given[0], given[1])] if given and isinstance(given[0], int) else given  # type: ignore[list-item, return-value]
+
+
+def sized(plan: str, size: tuple[int, int], first: tuple[int, int]) -> str:
+    """Name of ``plan`` for images of ``size`` in a bundle whose first size is ``first``."""
+    return plan if size == first else f"{plan}@{size[0]}x{size[1]}"
 
 
 def default_image_size(checkpoint: Checkpoint) -> tuple[int, int]:
