@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -101,10 +102,11 @@ def write_bundle(
 
 
 def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
-    """Check image size and text capacity against the family and the plans.
+    """Check image sizes, tiles, video and text capacity against the family and the plans.
 
     Raises:
-        UsageError: A side is no multiple of the unit, or the text does not fit the model's context.
+        UsageError: A side is no multiple of the unit, the family has no such tiles or no video, or the text does not
+            fit the model's context.
         PlanError: A plan was made for another grid.
     """
     checkpoint.family.cuts(checkpoint.config, options.tiles)
@@ -115,10 +117,28 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             expected="a family of docs/families.md that does",
             fix="leave --video out and ask about frames as pictures",
         )
-    unit = checkpoint.family.unit_pixels(checkpoint.config)
-    height, width = options.image_size
-    fixed = checkpoint.family.image_size(checkpoint.config)
-    if fixed and fixed != options.image_size:
+    for name, plan in plans.items():
+        _check_plan(checkpoint, name, plan, image_size(options, name))
+    context = checkpoint.family.decoder_shape(checkpoint.config).context
+    if not 1 <= options.text_capacity <= context:
+        raise UsageError(
+            "the text capacity does not fit the model",
+            where="--text-capacity",
+            got=options.text_capacity,
+            expected=f"1 to {context} (the model's context)",
+        )
+
+
+def image_size(options: Options, name: str) -> tuple[int, int]:
+    """Height and width of the images of the plan ``name``: ``NAME@HxW`` says its own."""
+    own = re.fullmatch(r"[^@]+@(\d+)x(\d+)", name)
+    return (int(own[1]), int(own[2])) if own else options.image_size
+
+
+def _check_plan(checkpoint: Checkpoint, name: str, plan: Plan, size: tuple[int, int]) -> None:
+    unit, fixed = checkpoint.family.unit_pixels(checkpoint.config), checkpoint.family.image_size(checkpoint.config)
+    height, width = size
+    if fixed and fixed != size:
         raise UsageError(
             "this model takes one image size only",
             where="--image-size",
@@ -135,41 +155,13 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             expected=f"multiples of {unit}",
             fix=f"--image-size {nearest[0]}x{nearest[1]}",
         )
-    for name, plan in plans.items():
-        height, width = image_size(checkpoint, options, name, plan)
-        if plan.grid != (height // unit, width // unit):
-            raise PlanError(
-                "the plan is for another image size",
-                where=name,
-                got=f"grid {plan.grid}",
-                expected=f"{(height // unit, width // unit)} for {height}x{width}",
-                fix=f"name it {name}@{plan.grid[0] * unit}x{plan.grid[1] * unit} to export it beside the others"
-                if not fixed and "@" not in name
-                else None,
-            )
-    context = checkpoint.family.decoder_shape(checkpoint.config).context
-    if not 1 <= options.text_capacity <= context:
-        raise UsageError(
-            "the text capacity does not fit the model",
-            where="--text-capacity",
-            got=options.text_capacity,
-            expected=f"1 to {context} (the model's context)",
+    if plan.grid != (height // unit, width // unit):
+        raise PlanError(
+            "the plan is for another image size",
+            where=name,
+            got=f"grid {plan.grid}",
+            expected=f"{(height // unit, width // unit)} for {height}x{width}",
         )
-
-
-def image_size(checkpoint: Checkpoint, options: Options, name: str, plan: Plan) -> tuple[int, int]:
-    """Height and width of the images of ``plan``: the options', or its own grid's where its name is ``NAME@HxW``.
-
-    Raises:
-        UsageError: The name says another size than the grid, or the bundle has no plan ``NAME``.
-    """
-    if "@" not in name:
-        return options.image_size
-    unit = checkpoint.family.unit_pixels(checkpoint.config)
-    height, width = plan.grid[0] * unit, plan.grid[1] * unit
-    if name.partition("@")[2] != f"{height}x{width}":
-        raise UsageError("the plan's name says another size", where=name, got=f"a grid for {height}x{width}")
-    return height, width
 
 
 def _write_graphs(
@@ -186,7 +178,7 @@ def _write_graphs(
     family, config = checkpoint.family, checkpoint.config
     shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
     video = family.video(config) if options.video else None
-    size, frames = image_size(checkpoint, options, name, plan), video.frames if video else 1
+    size, frames = image_size(options, name), video.frames if video else 1
     vision = family.vision(skeleton.model, plan, _normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [

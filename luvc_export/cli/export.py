@@ -19,7 +19,17 @@ def export(
         list[str] | None,
         typer.Option("--plan", help="even, thirds, linear, cosine, none, a JSON file or 64,32,0; repeat for several."),
     ] = None,
-    image_size: options.ImageSize = None,
+    image_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image-size", metavar="HxW", help="Image input; repeat for several. Default: the family's, or 672x672."
+        ),
+    ] = None,
+    tiles: Annotated[
+        list[str] | None,
+        typer.Option("--tiles", metavar="RxC", help="Rows x columns of tiles a picture may be cut to; repeat."),
+    ] = None,
+    video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
     fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
     text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
@@ -43,10 +53,12 @@ def export(
     """Export a checkpoint to a bundle of compressed ONNX graphs.
 
     [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-size 896x896[/dim]
+
+    [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
     from luvc_export.bundle import check_target
     from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.pipeline import export_bundle
+    from luvc_export.pipeline import default_image_size, export_bundle, sized
     from luvc_export.report import cost
 
     check_target(output, overwrite)
@@ -59,11 +71,12 @@ def export(
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
     names = plan or ["even"]
+    sizes = [size for size in map(options.size, image_size or []) if size] or [default_image_size(checkpoint)]
     plans = {
-        options.plan_name(name): options.make(
+        sized(options.plan_name(name), size, sizes[0]): options.make(
             checkpoint,
             name,
-            options.size(image_size),
+            size,
             merge_keep=merge_keep,
             speedup=speedup if name != "none" else None,
             kv_mib=kv_mib if name != "none" else None,
@@ -74,14 +87,21 @@ def export(
             spectrum=spectrum,
         )
         for name in names
+        for size in sizes
     }
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(
             checkpoint,
             output,
             plans,
-            image_size=options.size(image_size),
+            image_size=sizes,
             fit=fit,  # type: ignore[arg-type]
+            tiles=[
+                grid
+                for grid in (options.size(grid, "--tiles", "RxC, such as 2x3") for grid in tiles or ["1x1"])
+                if grid
+            ],
+            video=video,
             text_capacity=text_capacity,
             dtype=dtype,
             weights="none" if no_weights else weights,  # type: ignore[arg-type]

@@ -40,11 +40,22 @@ def size(text: str | None) -> tuple[int, int] | None:
     Raises:
         UsageError: It is neither.
     """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    return None if text is None else _pair(text, "the image size", "--image-size", "HxW, such as 672x672")
+
+
+def grid(text: str) -> tuple[int, int]:
+    """Parse ``RxC``, rows and columns of tiles.
+
+    Raises:
+        UsageError: It is no such pair.
+    """
+    return _pair(text, "the tiles", "--tiles", "RxC, such as 2x3")
+
+
+def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX]([1-9]\d*))?", text.strip())
     if not match:
-        raise UsageError("cannot read the image size", where="--image-size", got=text, expected="HxW, such as 672x672")
+        raise UsageError(f"cannot read {what}", where=where, got=text, expected=expected)
     return int(match[1]), int(match[2] or match[1])
 
 
