@@ -39,7 +39,11 @@ class Backend(Protocol):
         """
 
     def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
-        """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32."""
+        """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32.
+
+        ``visual_embeds`` may stay on a device: it has a shape, a length, takes ``[None]``, and ``numpy.asarray`` gives
+        its values.
+        """
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         """Run the decoder graph on inputs by contract name; its outputs except the cache, and the cache.

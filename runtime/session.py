@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from luvc_export import contract
 from luvc_export.bundle import Bundle, load
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import UsageError
 from luvc_export.layout import Block, arrange
 from luvc_export.runtime.backend import Array, Backend, Cache
+from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.detokenise import TextStream
 from luvc_export.runtime.generation import Generation, Selection, Stream
-from luvc_export.runtime.ort import PROVIDERS, OrtBackend
 from luvc_export.runtime.pictures import Picture, open_picture
 from luvc_export.runtime.preprocess import best_fit
 from luvc_export.runtime.prompt import Clip, PromptEncoder, Question, question
@@ -74,7 +74,7 @@ class Session:
 
     Args:
         bundle: A bundle's folder, or one already read with ``luvc_export.bundle.load``.
-        backend: ``cpu``, ``cuda``, or an object that follows ``runtime.backend.Backend``.
+        backend: A name (``runtime.backends``), or an object that follows ``runtime.backend.Backend``.
         plan: Name of a plan; None for the bundle's default.
         threads: CPU threads; None for all cores.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
@@ -100,11 +100,7 @@ class Session:
         self._another = partial(Session, self.bundle, backend, threads=threads, debug=debug)
         self._others: dict[tuple[int, int], Session] = {}
         if isinstance(backend, str):
-            if backend not in PROVIDERS:
-                raise UsageError(
-                    "unknown back-end", where="backend", got=repr(backend), expected=did_you_mean(backend, PROVIDERS)
-                )
-            backend = OrtBackend(self.bundle, self.bundle.entry(plan), backend, threads, debug)
+            backend = open_backend(backend, self.bundle, plan, threads, debug)
         self.backend = backend
         self.encoder = PromptEncoder(self.bundle)
         self._debug = debug
