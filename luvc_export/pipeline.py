@@ -218,23 +218,29 @@ def load_bundle(
     *,
     threads: int | None = None,
     verify: bool = False,
+    allow_unverified: bool = False,
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
     Args:
         folder: Bundle.
-        backend: ``cpu`` (default) or ``cuda``.
+        backend: ``cpu`` (default), ``cuda``, ``tensorrt``, or ``tensorrt:TARGET``.
         plan: One of the bundle's plans; None for its default.
         threads: CPU threads; None for all cores.
         verify: Hash large weight files too.
+        allow_unverified: Load engines other than those ``luvc.json`` names. An engine is executable code: it may do
+            whatever its author wants on this machine.
 
     Raises:
         BundleError: The bundle is missing, damaged, unsafe or newer.
         MachineError: The back-end is not installed, or memory is short.
     """
+    from luvc_export.runtime.backends import open_backend
     from luvc_export.runtime.session import Session
 
-    return Session(bundles.load(folder, full=verify), backend or "cpu", plan, threads)
+    bundle, name = bundles.load(folder, full=verify), backend or "cpu"
+    chosen = open_backend(name, bundle, plan, threads, allow_unverified=True) if allow_unverified else name
+    return Session(bundle, chosen, plan, threads)
 
 
 def as_sizes(image_size: tuple[int, int] | Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:

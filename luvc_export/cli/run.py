@@ -18,7 +18,7 @@ def run(
     prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
     image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
     plan: Annotated[str | None, typer.Option("--plan", help="One of the bundle's plans.")] = None,
-    backend: Annotated[str, typer.Option("--backend", help="cpu or cuda.")] = "cpu",
+    backend: Annotated[str, typer.Option("--backend", help="cpu, cuda, tensorrt, or tensorrt:TARGET.")] = "cpu",
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
     ] = None,
@@ -32,6 +32,10 @@ def run(
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    allow_unverified: Annotated[
+        bool,
+        typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Ask a bundle a question about pictures.
@@ -42,7 +46,7 @@ def run(
 
     if show_kept is not None and not image:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image")
-    session = load_bundle(bundle, backend, plan, threads=threads, verify=verify)
+    session = load_bundle(bundle, backend, plan, threads=threads, verify=verify, allow_unverified=allow_unverified)
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in sampling.items() if value is not None}
