@@ -13,6 +13,7 @@ from glyph_vqa.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer, writ
 from luvc_export.demo import CHECKPOINT
 from luvc_export.demo.questions import KINDS, cases
 from luvc_export.demo.scene import COLOURS, FONTS, GRID, HEIGHT, SIZES, TOKEN, WIDTH, generator, render
+from luvc_export.errors import UsageError
 
 WORD = {"one": 1, "two": 2, "three": 3, "four": 4}
 STEP = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}
@@ -100,10 +101,10 @@ def test_a_picture_has_at_least_a_hundred_visual_tokens_and_its_owner_map_shows_
 
 
 def test_unknown_splits_and_kinds_are_named_in_the_error():
-    with pytest.raises(ValueError, match="unknown split 'test'; expected one of train, heldout, harder"):
-        generator("test")
-    with pytest.raises(ValueError, match="unknown kinds colour; expected some of colour_of_digit, "):
-        next(cases("heldout", 1, kinds=("colour",)))
+    with pytest.raises(UsageError, match="did you mean 'heldout'"):
+        generator("held_out")
+    with pytest.raises(UsageError, match="did you mean 'colour_of_digit'"):
+        next(cases("heldout", 1, kinds=("colour_of",)))
 
 
 def test_the_tokenizer_round_trips_any_text_and_has_the_words_of_the_task_whole(tmp_path):
