@@ -262,6 +262,41 @@ class EngineEntry:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """A device's sign-off: ``install-and-verify`` of a pack ran every stored case and all passed (docs/pack.md).
+
+    It speaks of the bytes in ``files`` alone: where they are others by now, it says nothing.
+
+    Args:
+        plan: Name of the plan.
+        target: Name of the target.
+        backend: What answered.
+        version: Its version.
+        date: UTC, ISO 8601.
+        device: What the device tree calls the board; None where it says nothing.
+        system: Release of Jetson Linux, such as 36.4.3; None where there is none.
+        power_mode: As nvpmodel calls it; None where there is none.
+        cases: How many passed.
+        figures: Worst difference of each kind, and median times in milliseconds.
+        warnings: What was not as it should be, though good enough.
+        files: sha256 of the engines that answered, or of the graphs where there is no engine, by file name.
+    """
+
+    plan: str
+    target: str
+    backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
+    version: str
+    date: str
+    device: str | None
+    system: str | None
+    power_mode: str | None
+    cases: int
+    figures: dict[str, float]
+    warnings: tuple[str, ...]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of ``luvc.json``. ``engines`` holds at most one entry for a plan and a target.
 
@@ -279,6 +314,7 @@ class Manifest:
     files: dict[str, FileRecord]
     tools: dict[str, str]
     engines: tuple[EngineEntry, ...] = ()
+    verified: tuple[Verified, ...] = ()
     planes: int = 0
     schema_version: int = SCHEMA_VERSION
 
@@ -308,14 +344,18 @@ class Manifest:
                 expected=f"at most {SCHEMA_VERSION}",
                 fix="pip install --upgrade luvc-export, or export the bundle again",
             )
-        return _build(cls, data, where)
+        return from_plain(cls, data, where)
 
 
 R = TypeVar("R")
 
 
-def _build(cls: type[R], data: object, where: str) -> R:
-    """Build dataclass ``cls`` from a JSON object, descending by type hints."""
+def from_plain(cls: type[R], data: object, where: str) -> R:
+    """Build dataclass ``cls`` from a JSON object, descending by type hints; ``where`` names the file in errors.
+
+    Raises:
+        BundleError: A missing or unknown field, or a value of the wrong type.
+    """
     if cls is Plan:
         return typing.cast(R, Plan.from_json(data, where))
     if not isinstance(data, dict):
@@ -336,7 +376,7 @@ def _build(cls: type[R], data: object, where: str) -> R:
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
+        return from_plain(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):
         return value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where)
     if origin is Literal and value in args:

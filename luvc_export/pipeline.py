@@ -189,7 +189,7 @@ def build_engine(
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
     spec = record.with_kv(kv or record.spec.kv)
     cache = Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
-    graphs, footprint = _target_graphs(opened, entry, spec, cache, options.workspace_mib)
+    graphs, footprint = target_graphs(opened, entry, spec, cache, options.workspace_mib)
     check_fits(footprint, record, cache, device_memory_gib)
     memory.require(
         building(footprint),
@@ -273,10 +273,16 @@ def _checkpoint(model: str | Checkpoint, revision: str | None, weights: bool) ->
     return open_checkpoint(os.fspath(model), revision, weights)
 
 
-def _target_graphs(
+def target_graphs(
     bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: Cache, workspace_mib: int
 ) -> tuple[tuple[Graph, Graph], Footprint]:
-    """Vision and decoder graph of a plan in a target's dialect, and the memory they will need."""
+    """Vision and decoder graph of a plan in a target's dialect, and the memory they will need.
+
+    Raises:
+        BundleError: The bundle has no weights.
+        MachineError: The packages that surgery needs are not installed.
+        CheckFailed: The target does not take the graphs.
+    """
     from luvc_export.engines.builder import Graph
     from luvc_export.engines.memory import predict
     from luvc_export.engines.profiles import profiles

@@ -13,7 +13,7 @@ import luvc_export
 
 ROOT = Path(luvc_export.__file__).resolve().parent
 PARTS = ("export", "engines", "runtime", "calibration")
-GLUE = ("cli", "pipeline")
+GLUE = ("cli", "pipeline", "packing")
 ALLOWED = {
     "core": set[str](),
     "runtime": set[str](),
