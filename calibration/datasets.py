@@ -21,6 +21,7 @@ from PIL import Image
 from luvc_export.calibration import tasks
 from luvc_export.calibration.cases import Case, Question, read_jsonl
 from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.manifest import CalibrationData
 from luvc_export.runtime.pictures import Picture, open_picture
 
 #: Cases taken where nobody says how many.
@@ -87,9 +88,14 @@ class CalibrationSet:
         cases, pixels = compress(self.cases, chosen), compress(self.pixels, chosen)
         return dataclasses.replace(self, cases=tuple(cases), pixels=tuple(pixels))
 
-    def to_json(self) -> dict[str, str | int]:
+    @property
+    def record(self) -> CalibrationData:
         """What a bundle records of the data it was made with."""
-        return {"name": self.name, "sha256": self.sha256, "cases": len(self.cases), "pictures": self.pictures}
+        return CalibrationData(self.name, self.sha256, len(self.cases), self.pictures)
+
+    def to_json(self) -> dict[str, str | int]:
+        """``record`` as plain data."""
+        return dataclasses.asdict(self.record)
 
 
 def load(

@@ -17,7 +17,7 @@ from luvc_export.calibration.quantise.insert import Inserter
 from luvc_export.calibration.quantise.placing import Placed, place
 from luvc_export.calibration.quantise.ranges import link
 from luvc_export.calibration.quantise.recipe import Recipe, decide
-from luvc_export.calibration.quantise.shelf import Shelf
+from luvc_export.calibration.quantise.shelf import Shelf, read
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.errors import BundleError
@@ -100,7 +100,7 @@ class Quantiser:
             Inserter(model.graph, self._shelf, self.recipe.precision, self._dtype).apply(chosen, self._placed)
             RemoveUnusedNodesPass()(model)
             for name, value in model.graph.initializers.items():
-                if isinstance(value.const_value, ir.ExternalTensor):
+                if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
                     value.const_value = shelf.put(name, partial(_itself, value.const_value))
             written.append(f"{file.split('.')[0]}.{self.name}.onnx")
             (folder / written[-1]).write_bytes(ir.to_proto(model).SerializeToString())
@@ -131,10 +131,13 @@ class Quantiser:
         model = ir.from_proto(onnx.load(self.bundle.path(file), load_external_data=False))
         base = self.bundle.manifest.weights.folder or self.bundle.folder
         for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.base_dir = self.bundle.folder / base
+            outside = value.const_value
+            if isinstance(outside, ir.ExternalTensor):
+                outside.base_dir = self.bundle.folder / base
+                shape = ir.Shape(outside.shape.numpy())
+                value.const_value = ir.LazyTensor(partial(read, outside), outside.dtype, shape, name=outside.name)
         return model
 
 
-def _itself(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:
     return tensor

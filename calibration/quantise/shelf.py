@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 #: Larger tensors lie in the file, each at a page's start as runtimes that map files want; others in the graphs.
@@ -38,7 +39,7 @@ class Shelf:
         offset = -(-self.end // ALIGNMENT) * ALIGNMENT
         with (self.folder / self.name).open("r+b") as file:
             file.seek(offset)
-            file.write(tensor.tobytes())
+            file.write(contents(tensor))
         self.end = offset + tensor.nbytes
         large = self._placed[name] = ir.ExternalTensor(
             self.name, offset, tensor.nbytes, tensor.dtype, shape=shape, name=name, base_dir=self.folder
@@ -52,3 +53,18 @@ class Shelf:
             value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
             graph.register_initializer(value)
         return graph.initializers[name]
+
+
+def contents(tensor: ir.TensorProtocol) -> bytes:
+    """Bytes as a file holds them. ``onnx_ir`` refuses files with several hard links, which bundles may well have."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.tobytes()
+    with Path(tensor.path).open("rb") as file:
+        file.seek(tensor.offset or 0)
+        return file.read(tensor.length or tensor.nbytes)
+
+
+def read(tensor: ir.ExternalTensor) -> ir.Tensor:
+    """An external tensor of whole bytes an element, read."""
+    array = np.frombuffer(contents(tensor), tensor.dtype.numpy()).reshape(tensor.shape.numpy())
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)

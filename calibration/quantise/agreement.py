@@ -1,0 +1,67 @@
+"""What quantising changes, as parity sees it: answers that differ, and how far predictions move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from luvc_export.calibration.cases import Case
+from luvc_export.calibration.compare import Comparison, compare
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.metrics import prediction
+from luvc_export.calibration.subjects.base import LOGITS, Kept, Observation, Said, Subject
+
+Progress = Callable[[str, float], None]
+
+#: Cases whose predictions rank the sites.
+OBSERVED = 8
+
+
+class Remembered:
+    """A subject that is asked the same cases again and again but answers once; see ``subjects.base.Subject``."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.name, self.dtype, self.plan, self.can_force = subject.name, subject.dtype, subject.plan, subject.can_force
+        self._said: dict[tuple[int, ...], list[Said]] = {}
+        self._seen: dict[tuple[int, ...], list[Observation]] = {}
+
+    def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
+        """See ``Subject``; nothing is remembered of forced runs."""
+        if forced is not None:
+            return self.subject.observe(cases, forced)
+        key = tuple(map(id, cases))
+        if key not in self._seen:
+            self._seen[key] = self.subject.observe(cases)
+        return self._seen[key]
+
+    def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
+        """See ``Subject``."""
+        key = (longest, *map(id, cases))
+        if key not in self._said:
+            self._said[key] = self.subject.answer(cases, longest)
+        return self._said[key]
+
+
+def answers(
+    reference: Subject,
+    candidate: Subject,
+    data: CalibrationSet,
+    progress: Progress = lambda stage, done: None,
+) -> Comparison:
+    """Both subjects' answers to every case."""
+    return compare(
+        reference, candidate, data.cases, observe=0, longest=data.longest, stops=data.stops, progress=progress
+    )
+
+
+def share(made: Comparison) -> float:
+    """Share of answers with the same text."""
+    return float(np.mean([item.edits == 0 for item in made.answered]))
+
+
+def moved(reference: Subject, candidate: Subject, cases: Sequence[Case]) -> float:
+    """How far predictions move: KL divergence at the worst text position of a case in nats, mean over cases."""
+    pairs = zip(reference.observe(cases), candidate.observe(cases), strict=True)
+    return float(np.mean([prediction(one.tensors[LOGITS], other.tensors[LOGITS]).kl for one, other in pairs]))

@@ -1,0 +1,216 @@
+"""Quantise a plan of a bundle, measure it through parity, keep high what must be: behind ``luvc-export calibrate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luvc_export import bundle as bundles
+from luvc_export.bundle import Bundle
+from luvc_export.calibration.compare import Comparison
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.quantise import agreement, bisect, cache, ranges
+from luvc_export.calibration.quantise.quantiser import Quantiser
+from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.calibration.subjects import open_bundle
+from luvc_export.calibration.subjects.base import Subject
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.manifest import CalibrationData
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What became of a plan.
+
+    Attributes:
+        bundle: The bundle with the new plan in it.
+        plan: Name of the new plan.
+        made: Answers of the plan and the new one on the held-out part.
+        found: What stays high because answers would differ, and the trials.
+        bytes: What the graphs of the new plan read, weights and graphs.
+    """
+
+    bundle: Bundle
+    plan: str
+    made: Comparison
+    found: bisect.Found
+    bytes: int
+
+
+def calibrate(
+    bundle: Bundle,
+    data: CalibrationSet,
+    recipe: Recipe,
+    *,
+    plan: str | None = None,
+    min_agreement: float = 0.99,
+    keep_high: Sequence[str] = (),
+    output: Path | None = None,
+    ranges_file: Path | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress = lambda stage, done: None,
+) -> Calibrated:
+    """Add a quantised plan to a bundle. Ranges come from one half of ``data``, agreement from the other.
+
+    Args:
+        bundle: A checked bundle with weights, in fp32 or fp16.
+        data: Cases.
+        recipe: How to quantise.
+        plan: One of the bundle's plans; None for its default.
+        min_agreement: Share of answers on the held-out half that must stay the same.
+        keep_high: Regular expressions of sites that stay high in any case.
+        output: Folder of another bundle to write; None adds to this one.
+        ranges_file: Where ranges are kept between runs.
+        overwrite: Replace a plan of that name, or the bundle at ``output``.
+        threads: CPU threads.
+        progress: Told (stage, fraction done).
+
+    Raises:
+        UsageError: A choice that means nothing or does not fit the bundle.
+    """
+    plan = plan or bundle.manifest.default_plan
+    check(bundle, plan, recipe, min_agreement, overwrite, output)
+    fitted, held = data.split()
+    seen = _ranges(bundle, plan, fitted, ranges_file, threads, progress)
+    keep = _matching(keep_high, seen)
+    with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch:
+        quantiser = Quantiser(bundle, plan, recipe, seen, Path(scratch), keep, progress)
+        record = data.record
+        reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
+        measured: dict[tuple[str, ...], Comparison] = {}
+
+        def trial(high: tuple[str, ...]) -> Subject:
+            return open_bundle(str(quantiser.trial(high, record).folder), quantiser.name, threads)
+
+        def agrees(high: tuple[str, ...]) -> float:
+            made = agreement.answers(reference, trial(high), held)
+            measured[high] = made
+            progress(f"agreement with {len(high)} kept high", 1.0)
+            return agreement.share(made)
+
+        def damage() -> dict[str, float]:
+            found, cases = {}, fitted.cases[: agreement.OBSERVED]
+            for number, name in enumerate(quantiser.names):
+                others = tuple(other for other in quantiser.names if other != name)
+                found[name] = agreement.moved(reference, trial(others), cases)
+                progress("ranking what quantising each moves", (number + 1) / len(quantiser.names))
+            return found
+
+        found = bisect.fewest(damage, agrees, min_agreement, progress)
+        made = next(made for high, made in measured.items() if set(high) == set(found.high))
+        written = _write(bundle, quantiser, found.high, record, output, overwrite)
+    entry = written.manifest.plans[quantiser.name]
+    assert entry.quantised is not None
+    size = sum(written.manifest.files[name].bytes for name in (entry.vision, entry.decoder, entry.quantised.weights))
+    return Calibrated(written, quantiser.name, made, found, size)
+
+
+def check(
+    bundle: Bundle, plan: str, recipe: Recipe, min_agreement: float, overwrite: bool, output: Path | None
+) -> None:
+    """Check what was asked for before any long work.
+
+    Raises:
+        UsageError: It cannot be done.
+    """
+    entry, manifest, where = bundle.entry(plan), bundle.manifest, str(bundle.folder)
+    if not 0 <= min_agreement <= 1:
+        raise UsageError("no such share", where="--min-agreement", got=min_agreement, expected="0 to 1")
+    if entry.quantised is not None:
+        raise UsageError(
+            "this plan is quantised already", where=where, got=plan, expected="a plan in the bundle's own precision"
+        )
+    if manifest.weights.mode == "none":
+        raise UsageError("this bundle has no weights to quantise", where=where, fix="export it without --no-weights")
+    if manifest.dtype == "bf16":
+        raise UsageError(
+            "ONNX Runtime computes nothing in bf16 on a CPU, so no ranges can be collected",
+            where=where,
+            fix="export with --dtype fp32 or fp16",
+        )
+    name = recipe.precision.name
+    if name in ("q4", "q4f16") and (name == "q4f16") != (manifest.dtype == "fp16"):
+        other = "q4" if name == "q4f16" else "q4f16"
+        raise UsageError(
+            f"{name} needs a bundle of dtype {'fp16' if name == 'q4f16' else 'fp32'}",
+            where=where,
+            got=manifest.dtype,
+            fix=f"--precision {other}, or export with another --dtype",
+        )
+    if output is not None:
+        bundles.check_target(output, overwrite)
+    elif f"{plan}{recipe.precision.suffix}" in manifest.plans and not overwrite:
+        raise UsageError(
+            "the bundle has this plan in this precision",
+            where=where,
+            got=f"{plan}{recipe.precision.suffix}",
+            fix="pass --overwrite, or -o another folder",
+        )
+
+
+def _ranges(
+    bundle: Bundle, plan: str, data: CalibrationSet, file: Path | None, threads: int | None, progress: Progress
+) -> dict[str, Statistics]:
+    wanted = cache.about(bundle, plan, data)
+    if file is not None and file.exists():
+        return cache.load(file, wanted)
+    seen = ranges.collect(bundle, plan, data, threads, progress)
+    if file is not None:
+        cache.save(file, wanted, seen)
+    return seen
+
+
+def _matching(patterns: Sequence[str], names: dict[str, Statistics]) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            hits = {name for name in names if re.search(pattern, name)}
+        except re.error as error:
+            raise UsageError("this is no regular expression", where="--keep-high", got=pattern) from error
+        if not hits:
+            raise UsageError(
+                "no product matches", where="--keep-high", got=pattern, expected=did_you_mean(pattern, names)
+            )
+        found |= hits
+    return found
+
+
+def _write(
+    bundle: Bundle,
+    quantiser: Quantiser,
+    high: Sequence[str],
+    record: CalibrationData,
+    output: Path | None,
+    overwrite: bool,
+) -> Bundle:
+    """Write the bundle with the new plan; whole or not at all, also where it replaces itself."""
+    target, manifest = output or bundle.folder, bundle.manifest
+    old = manifest.plans.get(quantiser.name)
+    gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
+    engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
+    with bundles.writing(target, overwrite or output is None) as folder:
+        for source in sorted(bundle.folder.rglob("*")):
+            place = folder / source.relative_to(bundle.folder)
+            if source.is_dir():
+                place.mkdir()
+            elif source.name not in gone and source.name != bundles.MANIFEST:
+                ranges.link(source, place)
+        entry = quantiser.write(folder, high, record)
+        assert entry.quantised is not None
+        files = {name: known for name, known in manifest.files.items() if name not in gone}
+        files |= {
+            name: bundles.record(folder / name) for name in (entry.vision, entry.decoder, entry.quantised.weights)
+        }
+        made = dataclasses.replace(
+            manifest, plans={**manifest.plans, quantiser.name: entry}, files=files, engines=engines
+        )
+        bundles.write_manifest(folder, made)
+    return Bundle(target, made)
