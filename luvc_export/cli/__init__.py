@@ -10,6 +10,7 @@ import typer
 from luvc_export import __version__
 from luvc_export.cli import ablate as ablate_verb
 from luvc_export.cli import build as build_verb
+from luvc_export.cli import calibrate as calibrate_verb
 from luvc_export.cli import demo as demo_verb
 from luvc_export.cli import doctor, export, inspect, make_random, plan, run
 from luvc_export.cli import parity as parity_verb
@@ -38,6 +39,7 @@ app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
 app.command("ablate")(ablate_verb.ablate)
+app.command("calibrate")(calibrate_verb.calibrate)
 app.command("make-random")(make_random.make_random)
 
 
