@@ -56,5 +56,15 @@ def retention(right: Sequence[float] | Floats, full: Sequence[float] | Floats, c
     return Interval(float(ratio), max(0.0, float(ratio) - half), float(ratio) + half)
 
 
+def difference(right: Sequence[float] | Floats, full: Sequence[float] | Floats, clusters: Sequence[int]) -> Interval:
+    """Accuracy minus the reference's on the same questions; cluster-robust variance of the paired differences."""
+    gaps = np.asarray(right, dtype=np.float64) - np.asarray(full, dtype=np.float64)
+    if not len(gaps):
+        return Interval(float("nan"), -1.0, 1.0)
+    sums = _sums(gaps - gaps.mean(), clusters)
+    half = _Z * float(np.sqrt((sums**2).sum() / len(gaps) ** 2 * len(sums) / max(1, len(sums) - 1)))
+    return Interval(float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half)
+
+
 def _sums(values: np.ndarray, clusters: Sequence[int]) -> np.ndarray:
     return np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], weights=values)
