@@ -1,46 +1,75 @@
 #!/usr/bin/env bash
-# The kernels on this machine's GPU: tests, compute-sanitizer, timing. Usage: plugins/gpu-check.sh [PRESET]
-# Writes the timing to docs/measurements/kernels-<GPU>.jsonl. Without a GPU or nvcc it says so and exits 0.
-set -euo pipefail
+# Everything that needs this machine's GPU. Usage: plugins/gpu-check.sh [PRESET]; PYTHON names the interpreter.
+#   kernels   (nvcc)      tests, compute-sanitizer, timing
+#   tests     (pytest)    tests/gpu
+#   layers    (torch)     compressed against uncompressed LLM layers under a CUDA graph
+#   engines   (TensorRT)  the bundled model's engines against ONNX Runtime
+# Results go to docs/measurements. Without a GPU nothing is checked: it says so and exits 3. A part that misses its tool
+# is named and skipped; a part that fails makes the exit code 1.
+set -uo pipefail
 cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+failed=""
 
-skip() {
-  echo "gpu-check: skipped: $1"
-  exit 0
+gpu=$("$python" -c '
+import sys
+from luvc_export.errors import LuvcError
+from luvc_export.runtime.cuda import Gpu
+try:
+    info = Gpu().info
+except LuvcError as error:
+    sys.exit(str(error))
+print(f"{info.name},{info.capability[0]}.{info.capability[1]}")') || {
+  echo "gpu-check: nothing was checked or measured, this machine has no usable GPU (see above)" >&2
+  exit 3
+}
+name=${gpu%,*}
+echo "gpu-check: $name, compute capability ${gpu##*,}"
+
+kernels() {
+  local preset=${1:-} tool build
+  command -v nvcc >/dev/null || { echo "gpu-check: kernels skipped: no nvcc on PATH"; return 0; }
+  if [ -z "$preset" ]; then
+    case ${gpu##*,} in
+      8.7) preset=jetson-orin ;;
+      11.0) preset=jetson-thor ;;
+      8.0 | 9.0 | 10.0) preset=datacenter ;;
+      8.9 | 12.0) preset=rtx ;;
+      *) echo "gpu-check: kernels skipped: no preset for compute capability ${gpu##*,}; name one"; return 0 ;;
+    esac
+  fi
+  cmake --preset "$preset" && cmake --build --preset "$preset" -j"$(nproc)" && ctest --preset "$preset" || return 1
+  build=build/$preset/plugins
+  if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/luvc_cuda_tests" || return 1
+    done
+  else
+    echo "gpu-check: compute-sanitizer is not on PATH, memcheck and racecheck not run"
+  fi
+  mkdir -p docs/measurements
+  "$build/luvc_bench" | tee "docs/measurements/kernels-${name// /-}.jsonl"
 }
 
-command -v nvcc >/dev/null || skip "no nvcc on PATH"
-if [ $# -gt 0 ]; then
-  preset=$1
-  name=$preset
-else
-  command -v nvidia-smi >/dev/null || skip "no nvidia-smi, so no GPU driver (on a Jetson without it, name the preset)"
-  gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader) || skip "nvidia-smi finds no GPU"
-  gpu=${gpu%%$'\n'*}
-  name=${gpu%,*}
-  case ${gpu##*, } in
-    8.7) preset=jetson-orin ;;
-    11.0) preset=jetson-thor ;;
-    8.0 | 9.0 | 10.0) preset=datacenter ;;
-    8.9 | 12.0) preset=rtx ;;
-    *) skip "no preset for $gpu; name one" ;;
-  esac
+# A part: exit code 3 says that this machine lacks something for it, which the part has printed.
+part() {
+  local title=$1 code=0
+  shift
+  echo "gpu-check: $title"
+  "$@" || code=$?
+  if [ "$code" -eq 3 ]; then
+    echo "gpu-check: $title skipped (see above)"
+  elif [ "$code" -ne 0 ]; then
+    failed="$failed $title"
+  fi
+}
+
+part kernels kernels "${1:-}"
+part tests "$python" -m pytest tests/gpu
+part layers "$python" tests/gpu/time_layers.py
+part engines "$python" tests/gpu/time_engines.py
+if [ -n "$failed" ]; then
+  echo "gpu-check: failed:$failed" >&2
+  exit 1
 fi
-
-cmake --preset "$preset"
-cmake --build --preset "$preset" -j"$(nproc)"
-build=build/$preset/plugins
-ctest --preset "$preset"
-
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/luvc_cuda_tests"
-  done
-else
-  echo "gpu-check: compute-sanitizer is not on PATH, memcheck and racecheck not run"
-fi
-
-mkdir -p docs/measurements
-results=docs/measurements/kernels-${name// /-}.jsonl
-"$build/luvc_bench" | tee "$results"
-echo "gpu-check: timing in $results"
+echo "gpu-check: done, results in docs/measurements"

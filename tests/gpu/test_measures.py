@@ -1,0 +1,77 @@
+"""What `make gpu-check` runs is run here at a tiny size on the CPU, so that it works the day a GPU comes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import measuring
+import pytest
+import time_engines
+import time_layers
+import torch
+from layer_shapes import plans, shape_of
+
+from luvc_export.errors import MachineError
+from luvc_export.runtime.cuda import Gpu
+
+TINY = ["--device", "cpu", "--tiny", "--grid", "8", "8", "--text", "9", "--runs", "1"]
+
+
+def has_gpu() -> bool:
+    try:
+        Gpu()
+    except MachineError:
+        return False
+    return True
+
+
+def test_layers_are_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert time_layers.main([*TINY, "-o", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers-CPU.json", "layers-CPU.md"]
+    data = json.loads((tmp_path / "layers-CPU.json").read_text(encoding="utf-8"))
+    assert data["machine"]["versions"]["torch"] == torch.__version__
+    none, even, thirds = data["rows"]
+    assert [row["plan"] for row in data["rows"]] == ["none", "even", "thirds"]
+    assert none["visual_tokens"] == 64 > thirds["visual_tokens"] and none["kv_mib"] > thirds["kv_mib"]
+    assert all(row["same"] and row["prefill_ms"] > 0 and row["decode_ms"] > 0 for row in (none, even, thirds))
+    shown = (tmp_path / "layers-CPU.md").read_text(encoding="utf-8")
+    assert shown in capsys.readouterr().out and "| thirds |" in shown
+
+
+def test_a_graph_that_disagrees_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(run: time_layers.Run, device: str) -> time_layers.Run:
+        return lambda: (run()[0] + 1, *run()[1:])
+
+    monkeypatch.setattr(time_layers, "as_graph", wrong)
+    assert time_layers.main([*TINY, "-o", str(tmp_path)]) == 1
+
+
+def test_a_cpu_s_figures_are_not_put_among_the_measurements(capsys: pytest.CaptureFixture[str]) -> None:
+    assert time_layers.main(["--device", "cpu", "--tiny"]) == 2
+    assert "docs/measurements holds what GPUs measured" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+@pytest.mark.parametrize("measure", [time_layers.main, time_engines.main])
+def test_without_a_gpu_nothing_is_written(measure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    assert measure(["-o", str(tmp_path)]) == 3
+    assert "nothing was measured: there is no NVIDIA driver" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", time_layers.MODELS)
+def test_published_sizes(name: str) -> None:
+    shape = shape_of(name)
+    assert (shape.head_dim, shape.vocab) == (128, {"qwen2.5-vl-3b": 151936, "qwen2.5-vl-7b": 152064}[name])
+    assert plans(shape, (32, 32), 64)["thirds"].vision_tokens < 1024
+
+
+def test_engines_need_a_library_that_runs_them() -> None:
+    with pytest.raises(MachineError, match=r"no engine can be built for this GPU here\n.*1\.0\n.*no target has it"):
+        time_engines.usable("1.0")
+
+
+def test_medians_leave_the_warm_up_out() -> None:
+    calls: list[int] = []
+    assert measuring.median_ms(lambda: calls.append(1), "cpu", 5, warm_up=2) >= 0 and len(calls) == 7

@@ -1,0 +1,111 @@
+"""Time compressed LLM layers against uncompressed ones, each under a CUDA graph: no TensorRT, no checkpoint.
+
+    python tests/gpu/time_layers.py                                # Qwen2.5-VL 3B and 7B, to docs/measurements
+    python tests/gpu/time_layers.py --device cpu --tiny -o /tmp/x  # only shows that this runs
+
+Weights are random, sizes are published ones. ``same`` compares a replayed graph with plain execution: the tokens that
+prunes keep must be equal and logits within the dtype's rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from layer_shapes import Model, plans, shape_of
+from measuring import MEASUREMENTS, machine, median_ms, require_gpu, write
+
+from luvc_export.errors import LuvcError
+from luvc_export.plan import Plan
+
+MODELS = ("qwen2.5-vl-3b", "qwen2.5-vl-7b")
+#: One replay against plain execution of the same kernels: only the choice of a split may differ.
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
+
+Run = Callable[[], tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]
+
+
+def as_graph(run: Run, device: str) -> Run:
+    """``run`` as a CUDA graph whose outputs stay in place; on a CPU ``run`` itself."""
+    if device == "cpu":
+        return run
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run()
+
+    def replay() -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def time_plan(model: Model, plan: Plan, text: int, runs: int) -> dict[str, Any]:
+    """Prefill of one image and ``text`` tokens, then a decode step: medians, cache size, whether graphs agree."""
+    decoder = model.decoder(plan)
+    prompt = model.prompt(plan, text)
+    with torch.no_grad(), torch.device(model.device):
+        expected, past, kept = decoder(**prompt)
+        prefill = as_graph(lambda: decoder(**prompt), model.device)
+        row: dict[str, Any] = {"prefill_ms": median_ms(prefill, model.device, runs)}
+        got, _, got_kept = prefill()
+        limit = TOLERANCE[model.dtype] * float(expected.abs().max())
+        row["same"] = bool((got - expected).abs().max() <= limit) and all(map(torch.equal, got_kept, kept))
+        step = model.step(plan, text, past)
+        row["decode_ms"] = median_ms(as_graph(lambda: decoder(**step), model.device), model.device, runs)
+    row["kv_mib"] = sum(cache.numel() * cache.element_size() for cache in past) / 2**20
+    return row
+
+
+def time_model(name: str, device: str, dtype: torch.dtype, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each plan; ``speedup`` is against the plan ``none``."""
+    shape = shape_of(name)
+    shape = dataclasses.replace(shape, layers=options.layers or shape.layers)
+    model, rows = Model(shape, device, dtype), []
+    for plan_name, plan in plans(shape, tuple(options.grid), options.text).items():
+        row = {"model": name, "layers": shape.layers, "dtype": str(dtype).removeprefix("torch."), "plan": plan_name}
+        row |= {"visual_tokens": plan.vision_tokens, "text_tokens": options.text}
+        rows.append(row | time_plan(model, plan, options.text, options.runs))
+    for row in rows:
+        row["prefill_speedup"] = rows[0]["prefill_ms"] / row["prefill_ms"]
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the measurement; exit code 3 without a GPU, 1 where a graph disagrees with plain execution."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="four layers of 64 channels")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--layers", type=int, help="fewer layers, where memory is short")
+    parser.add_argument("--grid", type=int, nargs=2, default=(32, 32), help="units of the image before merging")
+    parser.add_argument("--text", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("-o", "--out", type=Path, default=MEASUREMENTS)
+    options = parser.parse_args(arguments)
+    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    try:
+        require_gpu(options.device, options.out)
+        where, rows = machine(options.device), []
+        for name in ("tiny",) if options.tiny else options.models:
+            rows += time_model(name, options.device, dtype, options)
+        title = "LLM layers, compressed and not, under a CUDA graph (torch, random weights)"
+        print(write(options.out, "layers", title, where, rows).read_text(encoding="utf-8"))
+    except LuvcError as error:
+        print(f"time_layers: nothing was measured: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0 if all(row["same"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
