@@ -213,8 +213,9 @@ def _write_graphs(
             proto, _ = operate(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
         (folder / file).write_bytes(proto.SerializeToString())
         progress(f"tracing {file}", 1.0)
-    entry = PlanEntry(plan, *(file for file, _, _ in steps))
-    return replace(entry, size=size) if size != options.image_size else entry
+    files = [file for file, _, _ in steps]
+    own = size if size != options.image_size else None
+    return PlanEntry(plan, files[0], files[1], files[2] if len(files) > 2 else None, size=own)
 
 
 def _copy_weights(folder: Path, tensors: Any, places: dict[str, Tensor], progress: Progress) -> None:

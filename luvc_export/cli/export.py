@@ -21,9 +21,7 @@ def export(
     ] = None,
     image_size: Annotated[
         list[str] | None,
-        typer.Option(
-            "--image-size", metavar="HxW", help="Image input; repeat for several. Default: the family's, or 672x672."
-        ),
+        typer.Option("--image-size", metavar="HxW", help="Image input; repeat. Default: the family's or 672x672."),
     ] = None,
     tiles: Annotated[
         list[str] | None,
@@ -96,11 +94,7 @@ def export(
             plans,
             image_size=sizes,
             fit=fit,  # type: ignore[arg-type]
-            tiles=[
-                grid
-                for grid in (options.size(grid, "--tiles", "RxC, such as 2x3") for grid in tiles or ["1x1"])
-                if grid
-            ],
+            tiles=[options.grid(one) for one in tiles or ["1x1"]],
             video=video,
             text_capacity=text_capacity,
             dtype=dtype,
