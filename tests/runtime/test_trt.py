@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import warnings
 from typing import Any
 
+import numpy as np
 import ort_engine
 import pytest
 import stand_in
 from ort_engine import Engines
 
+from luvc_export import contract
 from luvc_export.bundle import Bundle
 from luvc_export.calibration.tasks import find
 from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.cuda_pool import Block, Lease
 from luvc_export.runtime.cuda_tensor import GpuTensor
-from luvc_export.runtime.session import Session
+from luvc_export.runtime.session import Session, State
 
 CAPACITY = Capacity(text=96, images=2, logits=96)
 FORMS = ("concat", "inplace")
 
 
 @pytest.fixture(scope="module")
-def engines(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engines]:
+def engines(demo_bundle: Bundle) -> dict[str, Engines]:
     return {kv: ort_engine.describe(demo_bundle, "thirds", kv, CAPACITY) for kv in FORMS}
 
 

@@ -4,33 +4,15 @@ import dataclasses
 import itertools
 
 import pytest
+from engine_entry import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luvc_export import contract
 from luvc_export.budgets import kv_bytes
 from luvc_export.errors import BundleError
-from luvc_export.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint, Profile
 from luvc_export.plan import Plan
 from luvc_export.runtime.trt_plan import ALIGNMENT, KvPlan, pack, plan_kv
 from luvc_export.shapes import DecoderShape
-
-
-def entry(shape: DecoderShape, plan: Plan, kv: str, images: int, text: int, dtype: str = "float16") -> EngineEntry:
-    """What the manifest says of a pair of engines; the vision engine is left out of these tests."""
-    rows = [images * keep + text if kv == "inplace" else -1 for keep in plan.keep]
-    caches = tuple(
-        Binding(name, dtype, (-1, shape.kv_heads, rows[index // 2], shape.head_dim))
-        for index, name in enumerate(contract.past_names(shape.layers))
-    )
-    file = EngineFile("decoder.engine", FileRecord("0", 0), caches, (), (Profile("wide", {}, {}, {}),), 0, None, "", "")
-    return EngineEntry(
-        *("p", "t", "fp16", kv, "tensorrt", "10.3", ("8.7",), False, "none", False, False, 1, images, text),  # type: ignore[arg-type]
-        vision=file,
-        decoder=file,
-        footprint=Footprint(0, 0, 0, 0, 0),
-    )
-
 
 SHAPES = st.builds(
     lambda layers, kv_heads, head_dim: DecoderShape(layers, 64, 8, kv_heads, head_dim, 128, 100, 4096),
