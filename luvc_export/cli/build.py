@@ -75,7 +75,7 @@ def build(
     if kv is not None:
         options.choice("--kv", kv, ("inplace", "concat"))
     chosen = BuildOptions(
-        workspace_mib=_workspace(mem_pool_size),
+        workspace_mib=workspace(mem_pool_size),
         builder_optimization_level=optimization_level,
         version_compatible=version_compatible,
         hardware_compatibility=hardware_compatibility,  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def build(
     )
 
 
-def _workspace(text: str) -> int:
+def workspace(text: str) -> int:
     """MiB of trtexec's ``workspace:N``, N in MiB or with a suffix K, M or G.
 
     Raises:
