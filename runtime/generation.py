@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class Generation:
         timings: Times and sizes.
         visual_tokens: Visual tokens of all pictures in each layer's cache.
         selection: What merging and pruning did to the pictures.
+        reused: Tokens of the prompt, an image counting as one, that were in the caches already (``after``).
+        past: What the caches hold now, for ``after`` of the next turn.
     """
 
     text: str
@@ -54,6 +56,8 @@ class Generation:
     timings: Timings
     visual_tokens: tuple[int, ...]
     selection: Selection = field(compare=False, repr=False)
+    reused: int = 0
+    past: Any = field(default=None, compare=False, repr=False)
 
 
 class Stream:

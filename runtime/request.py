@@ -36,6 +36,11 @@ class Request:
     tiles: tuple[tuple[int, int], ...] = ()
     blocks: Mapping[int, layout.Block] = field(default_factory=dict)
 
+    def rest(self, tokens: int, images: int) -> Request:
+        """What is left after the first ``tokens`` ids and ``images`` images. ``tiles`` stay those of all pictures."""
+        blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
+        return Request(self.token_ids[tokens:], self.images[images:], self.placements[images:], self.tiles, blocks)
+
 
 def open_media(asked: Question) -> Question:
     """``asked`` with every picture and frame opened: upright RGB.

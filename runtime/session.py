@@ -58,6 +58,16 @@ class State:
 
 
 @dataclass(frozen=True)
+class Past:
+    """A conversation so far: the session it ran in, the ids and images its caches hold, and where it stands."""
+
+    session: Session
+    token_ids: tuple[int, ...]
+    images: NDArray[np.uint8]
+    state: State
+
+
+@dataclass(frozen=True)
 class Step:
     """Logits float32 [1, n, vocab], the state after them, and what was kept.
 
@@ -114,6 +124,7 @@ class Session:
         *,
         video: Sequence[Picture] | None = None,
         fps: float = 2.0,
+        after: Generation | None = None,
         stream: Literal[False] = False,
         **sampling: Any,
     ) -> Generation: ...
@@ -127,6 +138,7 @@ class Session:
         *,
         video: Sequence[Picture] | None = None,
         fps: float = 2.0,
+        after: Generation | None = None,
         stream: Literal[True],
         **sampling: Any,
     ) -> Stream: ...
@@ -139,6 +151,7 @@ class Session:
         *,
         video: Sequence[Picture] | None = None,
         fps: float = 2.0,
+        after: Generation | None = None,
         stream: bool = False,
         **sampling: Any,
     ) -> Generation | Stream:
@@ -154,6 +167,8 @@ class Session:
                 pictures and videos stand.
             video: Frames of a video, in order, where the bundle takes videos.
             fps: How many of those frames make a second.
+            after: The answer before this one. ``messages`` still hold the whole chat, and ``image`` all its pictures;
+                what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, seed, max_new_tokens, stop.
@@ -166,11 +181,14 @@ class Session:
         options = sampling_from(sampling)
         started = perf_counter()
         asked = open_media(question(image, prompt, messages, video, fps))
-        chosen = self.fitting(asked)
+        past: Past | None = after.past if after else None
+        chosen = past.session if past else self.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size)
         budget = chosen.room(request, options.max_new_tokens)
         ready = perf_counter() - started
-        pieces = Stream(chosen._answer(request, options, budget, ready))
+        pieces = Stream(
+            chosen._answer(request, options, budget, ready, past if past and goes_on(request, past) else None)
+        )
         if stream:
             return pieces
         for _ in pieces:
@@ -313,16 +331,18 @@ class Session:
         return feeds
 
     def _answer(
-        self, request: Request, options: Sampling, budget: int, ready: float
+        self, request: Request, options: Sampling, budget: int, ready: float, past: Past | None
     ) -> Generator[str, None, Generation]:
         """Generate. Only the work itself is timed, not what the reader of the stream does between pieces."""
+        whole, done = request, len(past.token_ids) if past else 0
+        request = request.rest(done, len(past.images)) if past else request
         self.backend.load(images=len(request.images) > 0)
         sampler, text = Sampler(options), TextStream(self.encoder.tokenizer, options.stop)
         ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
         marks = [perf_counter()]
         seen = self.see(request.images)
         marks.append(perf_counter())
-        step = self.run(request.token_ids, seen, blocks=request.blocks)
+        step = self.run(request.token_ids, seen, past.state if past else None, blocks=request.blocks)
         marks.append(perf_counter())
         kept, ids = step.kept, [sampler(step.logits[0, -1], 0)]
         first, decoding = ready + perf_counter() - marks[0], 0.0
@@ -351,4 +371,12 @@ class Session:
         )
         reason: Literal["stop", "length"] = "stop" if text.stopped or ids[-1] in ends else "length"
         selection = Selection(self.plan.grid, seen.merged_into, kept, request.placements, self.size, request.tiles)
-        return Generation(text.text, tuple(ids), reason, timings, visual, selection)
+        now = Past(self, (*whole.token_ids, *ids[:-1]), whole.images, step.state)
+        return Generation(text.text, tuple(ids), reason, timings, visual, selection, done, now)
+
+
+def goes_on(request: Request, past: Past) -> bool:
+    """Whether a chat's next request begins with all that ``past`` holds, and has more."""
+    held, shown = len(past.token_ids), len(past.images)
+    same = request.token_ids[:held] == past.token_ids and len(request.token_ids) > held
+    return same and np.array_equal(request.images[:shown], past.images)

@@ -10,7 +10,7 @@ from unittest import mock
 
 from family_harness import Case
 from family_processors import image_processor
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
@@ -84,6 +84,7 @@ def tokenizer(name: str) -> Tokenizer:
     words |= {id_: token for token, id_ in SPECIAL[name][0].items()}
     vocabulary = {words.get(index, f"<t{index}>"): index for index in range(256)}
     made = Tokenizer(models.BPE(vocabulary, [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")], unk_token="<t0>"))
+    made.decoder = decoders.Fuse()
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
     return made
 
