@@ -32,6 +32,10 @@ Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
 LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_only or full.")]
 Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="SET", help="Calibration set: a folder of pictures, a JSON Lines file, or a task."),
+]
 
 
 def size(text: str | None) -> tuple[int, int] | None:

@@ -1,0 +1,157 @@
+"""The search as Markdown, JSON and pictures, and what a terminal shows of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from luvc_export.calibration.budgets import figure
+from luvc_export.calibration.budgets.run import Result
+from luvc_export.calibration.budgets.trials import Trial
+from luvc_export.calibration.intervals import Interval
+from luvc_export.plan import Plan
+
+
+def write(result: Result, folder: Path, command: str) -> list[Path]:
+    """Write ``budgets.md``, ``budgets.json`` and two pictures, each whole or not at all.
+
+    Raises:
+        MachineError: matplotlib is not installed.
+    """
+    made = {
+        "budgets-horizon.png": figure.horizon(result),
+        "budgets-frontier.png": figure.frontier(result),
+        "budgets.json": (json.dumps({"command": command, **result.to_json()}, indent=1) + "\n").encode(),
+        "budgets.md": page(result, command).encode(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in made.items():
+        scratch = folder / f".{name}.part"
+        scratch.write_bytes(content)
+        scratch.replace(folder / name)
+    return [folder / name for name in made]
+
+
+def page(result: Result, command: str) -> str:
+    """The document; every number in it was measured by the run that writes it."""
+    data, chosen = result.about, result.chosen
+    lines = [
+        "# Budgets from data",
+        "",
+        f"Written by `{command}`. Do not edit: run it again.",
+        "",
+        f"Set `{data['data']['name']}`, sha256 `{data['data']['sha256'][:16]}`; checkpoint sha256 "
+        f"`{data['weights'][:16]}`. Searched on {data['calibration']['cases']} questions about "
+        f"{data['calibration']['pictures']} groups of pictures, checked on {data['held_out']['cases']} about "
+        f"{data['held_out']['pictures']} others. Agreement is the share of greedy answers that are, token for token, "
+        "those of the uncompressed model; intervals are 95 %, clustered by picture. Prefill FLOPs are the LLM's, with "
+        f"{result.text} text tokens and {result.images} picture{'s' * (result.images > 1)}, the medians of the "
+        f"calibration part; the encoder's are not counted. {result.tried} plans were tried.",
+        "",
+        "## In short",
+        "",
+        *(f"- {line}" for line in summary(result)),
+        "",
+        "## Horizon",
+        "",
+        "Agreement when every visual token goes before a layer. Layers that fail are left as soon as that is certain.",
+        "",
+        "![horizon](budgets-horizon.png)",
+        "",
+        markdown(HORIZON, horizon_rows(result)),
+        "## Frontier",
+        "",
+        "No other plan that was tried is both cheaper and agrees as well on the calibration part. "
+        "The highest values of a part that chose among plans are a little too good: the held-out part says how much.",
+        "",
+        "![frontier](budgets-frontier.png)",
+        "",
+        markdown(FRONTIER, frontier_rows(result)),
+        "## Held-out part",
+        "",
+        f"The gate is on the chosen plan alone, {_keep(chosen.plan)}, which was fixed before the held-out part was "
+        f"asked anything: its agreement there must be at least {result.bar:g}. The other rows compare at equal "
+        "agreement: each default against the cheapest plan that agreed at least as well as it on the calibration "
+        "part. It beats the default if it is cheaper and the paired difference does not lie below 0.",
+        "",
+        markdown(HELD_OUT, held_out_rows(result)),
+    ]
+    return "\n".join(lines)
+
+
+def summary(result: Result) -> list[str]:
+    """What was found, one sentence each."""
+    layer, layers = result.horizon.layer, result.none.layers
+    found, checked = result.chosen, result.checked.agreement
+    looks = f"no visual token is needed from layer {layer} of {layers} on" if layer < layers else "the last layer looks"
+    state = "holds" if result.passed else "does NOT hold"
+    return [
+        f"Horizon: {looks}.",
+        f"Chosen: {_keep(found.plan)}, {result.flops / found.flops:.2f}x fewer prefill FLOPs; agreement "
+        f"{interval(found.agreement)} where it was searched.",
+        f"Held-out part: {interval(checked)}; the bar {result.bar:g} {state}.",
+        *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
+    ]
+
+
+HORIZON = ("dropped before layer", "questions", "agreement")
+FRONTIER = ("visual tokens by layer", "prefill FLOPs", "fewer", "agreement", "disagree", "")
+HELD_OUT = ("plan", "visual tokens by layer", "fewer", "agreement", "disagree")
+
+
+def horizon_rows(result: Result) -> list[Sequence[str]]:
+    """The horizon curve as text."""
+    curve = result.horizon.curve
+    return [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
+
+
+def frontier_rows(result: Result) -> list[Sequence[str]]:
+    """The frontier and the default plans as text, dearest first."""
+    named = [(trial, name) for name, trial in result.defaults.items()]
+    rows = [(trial, "") for trial in result.frontier if trial.plan not in result.defaults.values()] + named
+    rows = sorted(rows, key=lambda row: -row[0].flops)
+    return [
+        (
+            _keep(trial.plan),
+            f"{trial.flops:.3g}",
+            f"{result.flops / trial.flops:.2f}x",
+            interval(trial.agreement),
+            f"{trial.wrong} of {trial.asked}",
+            name or ("chosen" if trial.plan == result.chosen.plan else "holds" if trial.holds else ""),
+        )
+        for trial, name in rows
+    ]
+
+
+def held_out_rows(result: Result) -> list[Sequence[str]]:
+    """Everything that was asked on the held-out part."""
+    rows: list[tuple[str, Trial]] = [("chosen", result.checked)]
+    for item in result.compared:
+        rows += [(item.name, item.theirs), (f"searched, as good as {item.name}", item.ours)]
+    return [
+        (
+            name,
+            _keep(trial.plan),
+            f"{result.flops / trial.flops:.2f}x",
+            interval(trial.agreement),
+            f"{trial.wrong} of {trial.asked}",
+        )
+        for name, trial in rows
+    ]
+
+
+def interval(value: Interval) -> str:
+    """An agreement for people."""
+    return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
+
+
+def _keep(plan: Plan) -> str:
+    merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.merges else ""
+    return merged + " ".join(map(str, plan.keep))

@@ -1,0 +1,259 @@
+"""One command's worth of budgets: open, find the horizon, search, check on the held-out part."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luvc_export.calibration import subjects
+from luvc_export.calibration.ablation.store import Store, weights_hash
+from luvc_export.calibration.budgets import evidence, horizon
+from luvc_export.calibration.budgets.check import Against, against, all_plain, passes, plain
+from luvc_export.calibration.budgets.frontier import frontier, peer
+from luvc_export.calibration.budgets.horizon import Horizon
+from luvc_export.calibration.budgets.part import Part
+from luvc_export.calibration.budgets.search import search
+from luvc_export.calibration.budgets.space import Space
+from luvc_export.calibration.budgets.trials import Trial, Trials
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.compression import scores
+from luvc_export.manifest import ImageInput
+from luvc_export.plan import Plan
+from luvc_export.planning import Request, place_merges, solve
+from luvc_export.report import cost
+
+Progress = Callable[[str, float], None]
+
+#: Shares of the units that merging in the encoder may keep.
+MERGE_KEEPS = (1.0, 0.75, 0.5)
+
+#: What the searched plan is compared with.
+DEFAULTS = ("thirds", "even")
+
+#: Changes when a record's meaning does, so that old measurements are not mixed in.
+RECORDS = 1
+
+MEASUREMENTS = "budgets-measurements.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the search found.
+
+    Attributes:
+        bar: Agreement that was asked for.
+        none: The uncompressed plan.
+        flops: Its prefill FLOPs.
+        text: Text tokens counted in them.
+        images: Pictures counted in them.
+        horizon: Where the model stops looking.
+        chosen: The cheapest plan that holds, on the calibration part.
+        checked: The same on the held-out part.
+        frontier: On the calibration part.
+        defaults: Default plans there, by name.
+        compared: On the held-out part.
+        tried: Number of plans tried.
+        about: Where it all comes from.
+    """
+
+    bar: float
+    none: Plan
+    flops: int
+    text: int
+    images: int
+    horizon: Horizon
+    chosen: Trial
+    checked: Trial
+    frontier: list[Trial]
+    defaults: dict[str, Trial]
+    compared: list[Against]
+    tried: int
+    about: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the held-out part confirms the choice."""
+        return passes(self.checked, self.bar)
+
+    @property
+    def failure(self) -> CheckFailed:
+        """What to raise where it does not."""
+        found = self.checked.agreement
+        return CheckFailed(
+            "the searched plan does not hold on the held-out part",
+            where=f"visual tokens by layer {' '.join(map(str, self.chosen.plan.keep))}",
+            got=f"agreement {found.value:.4f} ({found.low:.4f} to {found.high:.4f}) on {self.checked.asked} questions",
+            expected=f"at least {self.bar:g}",
+            fix="search with more questions (--count); the held-out part is spent for other plans of this search",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "about": self.about,
+            "retention": self.bar,
+            "text": self.text,
+            "images": self.images,
+            "uncompressed_flops": self.flops,
+            "horizon": self.horizon.layer,
+            "horizon_curve": {str(layer): plain(trial) for layer, trial in self.horizon.curve.items()},
+            "plan": self.chosen.plan.to_json(),
+            "calibration": plain(self.chosen),
+            "held_out": plain(self.checked),
+            "passed": self.passed,
+            "frontier": all_plain(self.frontier),
+            "defaults": {name: plain(trial) for name, trial in self.defaults.items()},
+            "compared": [item.to_json() for item in self.compared],
+            "tried": self.tried,
+        }
+
+
+def budgets(
+    checkpoint: Checkpoint,
+    data: CalibrationSet,
+    image_size: tuple[int, int],
+    *,
+    retention: float = 0.99,
+    held_out: float = 0.5,
+    merge_keep: float | None = None,
+    text: int | None = None,
+    folder: Path | None = None,
+    progress: Progress = lambda stage, done: None,
+    **switches: Any,
+) -> Result:
+    """Search the cheapest plan of a checkpoint that keeps its answers.
+
+    Args:
+        checkpoint: With weights.
+        data: Pictures and prompts.
+        image_size: Height and width, multiples of the family's unit.
+        retention: Share of greedy answers that must stay what they are without compression.
+        held_out: Share of the pictures that is kept for the check.
+        merge_keep: Share of units that merging keeps; None tries ``MERGE_KEEPS``.
+        text: Text tokens counted in costs; None for the median prompt's.
+        folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
+        progress: Told (stage, fraction).
+        **switches: Other fields of ``Plan``, such as ``score`` and ``rho``, the same for all plans.
+
+    Raises:
+        UsageError: A share is none, or there are too few questions to show the agreement that is asked for.
+        CheckFailed: The compressed model does not repeat its own answers even where nothing is compressed.
+    """
+    for name, share in (("--retention", retention), ("--held-out", held_out)):
+        if not 0 < share < 1:
+            raise UsageError("a share must lie between 0 and 1", where=name, got=share)
+    learned, kept = data.split(1 - held_out)
+    _enough([case.picture for case in learned.cases], retention, data.name)
+    family, config = checkpoint.family, checkpoint.config
+    llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
+    unit = family.unit_pixels(config)
+    grid = (image_size[0] // unit, image_size[1] // unit)
+    merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))
+    whole = 1 if scores.needs_layer_before(switches.get("score", Plan.score)) else 0
+    space = Space(grid, llm.layers, llm.layers, merges, whole, switches)
+    about = {
+        "data": data.to_json(),
+        "calibration": learned.to_json(),
+        "held_out": kept.to_json(),
+        "weights": weights_hash(checkpoint.folder),
+        "image_size": list(image_size),
+        "records": RECORDS,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store((folder or Path(scratch)) / MEASUREMENTS, about)
+        model = subjects.load_model(checkpoint)
+        image = ImageInput(image_size, "pad", (128, 128, 128))
+        progress("the uncompressed model's answers", 0.0)
+        parts = []
+        for number, (name, part) in enumerate((("calibration", learned), ("held-out", kept))):
+            parts.append(Part(name, checkpoint, model, part, image, space.none(), store))
+            progress("the uncompressed model's answers", (number + 1) / 2)
+        counted, images = text if text is not None else parts[0].text, parts[0].images
+
+        def flops(plan: Plan) -> int:
+            return cost(plan, llm, counted, images).flops
+
+        trials, fresh = (Trials(part, retention, flops, store) for part in parts)
+        defaults = {}
+        for name in DEFAULTS if whole == 0 else ():
+            made = solve(Request(name, merge_keep or Request.merge_keep), grid, llm, encoder, **switches)
+            defaults[name] = made
+        return _search(trials, fresh, space, defaults, counted, images, about, progress)
+
+
+def _search(
+    trials: Trials,
+    fresh: Trials,
+    space: Space,
+    defaults: dict[str, Plan],
+    text: int,
+    images: int,
+    about: dict[str, Any],
+    progress: Progress,
+) -> Result:
+    none = trials.whole(space.none())
+    if not none.holds:
+        raise CheckFailed(
+            "without compression the model does not repeat its own answers",
+            got=f"agreement {none.agreement.value:.4f}, lower bound {none.agreement.low:.4f}",
+            expected=f"a lower bound of at least {trials.bar:g}",
+            fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
+        )
+    progress("horizon", 0.0)
+    seen = horizon.find(trials, space)
+    progress("horizon", 1.0)
+    space = dataclasses.replace(space, horizon=seen.layer)
+    chosen = search(trials, space, progress)
+    if chosen is None:
+        raise CheckFailed(
+            "merging in the encoder alone changes too many answers",
+            got=f"{space.full(space.merges[0])[0]} of {none.plan.units} units left",
+            expected=f"an agreement whose lower bound is at least {trials.bar:g}",
+            fix="a larger --merge-keep, or none to try several",
+        )
+    progress("frontier", 0.0)
+    baselines = {name: trials.whole(plan) for name, plan in defaults.items()}
+    line = frontier(trials)
+    progress("frontier", 1.0)
+    progress("held-out part", 0.0)
+    checked = fresh.whole(chosen.plan)
+    compared = [against(name, peer(trials, other), other, fresh) for name, other in baselines.items()]
+    progress("held-out part", 1.0)
+    return Result(
+        trials.bar,
+        space.none(),
+        none.flops,
+        text,
+        images,
+        seen,
+        chosen,
+        checked,
+        line,
+        baselines,
+        compared,
+        len(trials.made),
+        about,
+    )
+
+
+def _shares(merge_keep: float | None) -> tuple[float, ...]:
+    return MERGE_KEEPS if merge_keep is None else (merge_keep,)
+
+
+def _enough(clusters: list[int], bar: float, name: str) -> None:
+    """Refuse a set on which not even a model that changes no answer would reach the bar."""
+    best = evidence.agreement([True] * len(clusters), clusters).low
+    if best < bar:
+        raise UsageError(
+            "there are too few questions to show the agreement that is asked for",
+            where=name,
+            got=f"{len(clusters)} questions to search on: if all agreed, the lower bound would be {best:.4f}",
+            expected=f"a lower bound of {bar:g} or more",
+            fix="more pictures and prompts (--count), a smaller --held-out, or a smaller --retention",
+        )

@@ -1,0 +1,122 @@
+"""Greedy descent: from every token down, always to where most prefill cost is saved per answer that changes.
+
+Budgets never grow along the depth, so lowering a block of layers lowers what follows. Fewer tokens never agree better
+(nearly true, and assumed): a block whose step misses the bar is not tried again at that step. Steps begin coarse, a few
+blocks and a third of their tokens, and end fine. What the descent ends at is then shaken: a block gets some tokens
+back, and the descent goes on without it, as long as that ends cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from luvc_export.calibration.budgets.space import Keep, Merges, Space
+from luvc_export.calibration.budgets.trials import Trial, Trials
+from luvc_export.plan import TENSORRT_TOPK_LIMIT
+
+#: (blocks of layers at most, what a step leaves of a block's tokens), coarse to fine.
+STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))
+
+Block = tuple[int, int]
+Progress = Callable[[str, float], None]
+
+
+def search(trials: Trials, space: Space, progress: Progress = lambda stage, done: None) -> Trial | None:
+    """The cheapest plan of ``space`` that was found to hold, or None if not even the full one does."""
+    best: Trial | None = None
+    for merges in space.merges:
+        stage = f"budgets for {space.full(merges)[0]} tokens" if space.horizon else "budgets"
+        progress(stage, 0.0)
+        found = descend(trials, space, merges, space.full(merges), STEPS, lambda done, name=stage: progress(name, done))
+        if found and (best is None or found.flops < best.flops):
+            best = found
+        progress(stage, 1.0)
+    return best and shake(trials, space, best, progress)
+
+
+def descend(
+    trials: Trials,
+    space: Space,
+    merges: Merges,
+    keep: Keep,
+    steps: Collection[tuple[int, float]],
+    progress: Callable[[float], None] = lambda done: None,
+    fixed: Collection[int] = (),
+) -> Trial | None:
+    """Lower blocks from ``keep`` on until no step holds; layers in ``fixed`` keep what they have.
+
+    Returns:
+        The trial of the last budgets that hold; None if ``keep`` itself does not.
+    """
+    here = trials.of(space.plan(merges, keep))
+    if not here.holds:
+        return None
+    for number, (count, factor) in enumerate(steps):
+        alive = [block for block in blocks(space.whole, space.horizon, count) if block[0] not in fixed]
+        total = len(alive)
+        while alive:
+            moves = sorted(
+                (trials.flops(space.plan(merges, made)), block, made)
+                for block in alive
+                if (made := lowered(keep, block, factor))
+            )
+            tried: list[tuple[Trial, Keep]] = []
+            for _, block, made in moves:
+                trial = trials.of(space.plan(merges, made))
+                if not trial.holds:
+                    alive.remove(block)
+                    continue
+                tried.append((trial, made))
+                if trial.wrong <= here.wrong:
+                    break
+            progress((number + 1 - len(alive) / max(1, total)) / len(steps))
+            if not tried:
+                break
+            here, keep = max(
+                tried, key=lambda pair: (here.flops - pair[0].flops) / max(0.5, pair[0].wrong - here.wrong)
+            )
+    return here
+
+
+def shake(trials: Trials, space: Space, best: Trial, progress: Progress = lambda stage, done: None) -> Trial:
+    """Give one block some tokens back and lower the others, again and again while that is cheaper."""
+    count, factor = STEPS[-1]
+    found: Trial | None = best
+    while found:
+        best, found = found, None
+        keep = best.plan.keep[: space.horizon]
+        todo = blocks(space.whole, space.horizon, count)
+        for number, block in enumerate(todo):
+            progress("shaking the best", number / len(todo))
+            given = raised(keep, block, factor, best.plan.vision_tokens)
+            other = (
+                descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1])) if given else None
+            )
+            if other and other.flops < best.flops:
+                found = other
+                break
+    progress("shaking the best", 1.0)
+    return best
+
+
+def blocks(first: int, last: int, count: int) -> list[Block]:
+    """Layers ``first`` to ``last`` (exclusive) in at most ``count`` runs of nearly equal length."""
+    length = last - first
+    count = min(count, length)
+    return [(first + i * length // count, first + (i + 1) * length // count) for i in range(count)]
+
+
+def lowered(keep: Keep, block: Block, factor: float) -> Keep | None:
+    """``keep`` with at most ``factor`` of the block's tokens from its first layer on; None where it has none."""
+    first = block[0]
+    if not keep[first]:
+        return None
+    top = min(int(keep[first] * factor), keep[first] - 1, TENSORRT_TOPK_LIMIT)
+    return (*keep[:first], *(min(count, top) for count in keep[first:]))
+
+
+def raised(keep: Keep, block: Block, factor: float, most: int) -> Keep | None:
+    """``keep`` with more tokens up to the end of ``block``; None where there are no more to give."""
+    bottom = min(most, int(keep[block[0]] / factor) + 1)
+    made = (*(max(count, bottom) for count in keep[: block[1]]), *keep[block[1] :])
+    return None if made == keep else made

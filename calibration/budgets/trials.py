@@ -1,0 +1,114 @@
+"""Plans tried on a part: few questions first, more only while the bar is within reach; every verdict is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
+from luvc_export.calibration.budgets import evidence
+from luvc_export.calibration.intervals import Interval
+from luvc_export.plan import Plan
+
+#: Shares of the questions after which a plan may be given up.
+RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+class Asks(Protocol):
+    """What answers: see ``part.Part``."""
+
+    name: str
+    clusters: Sequence[int]
+
+    def agrees(self, plan: Plan, some: range) -> list[bool]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan and what is known of it.
+
+    Attributes:
+        plan: What was tried.
+        flops: Its prefill cost.
+        agreement: With the uncompressed model, on the first ``asked`` questions.
+        asked: How many.
+        wrong: How many of those disagree.
+        whole: Whether these are all questions.
+        holds: Whether all were asked and the lower bound reaches the bar.
+    """
+
+    plan: Plan
+    flops: int
+    agreement: Interval
+    asked: int
+    wrong: int
+    whole: bool
+    holds: bool
+
+
+class Trials:
+    """Tries plans and remembers them.
+
+    Args:
+        part: What is asked.
+        bar: Agreement whose lower bound a plan must reach.
+        flops: Prefill cost of a plan.
+        store: Where verdicts are kept.
+        told: Called with every new trial.
+    """
+
+    def __init__(
+        self,
+        part: Asks,
+        bar: float,
+        flops: Callable[[Plan], int],
+        store: Store,
+        told: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
+        self.part, self.bar, self.flops, self.store, self.told = part, bar, flops, store, told
+        self.made: dict[str, Trial] = {}
+        count = len(part.clusters)
+        self.stops = sorted({max(1, round(share * count)) for share in RUNGS})
+
+    def of(self, plan: Plan) -> Trial:
+        """Ask until the bar is out of reach even if all other answers agreed, which changes no verdict."""
+        return self._try(plan, self.stops, give_up=True)
+
+    def glance(self, plan: Plan) -> Trial:
+        """Ask the first questions alone."""
+        return self._try(plan, self.stops[:1], give_up=True)
+
+    def whole(self, plan: Plan) -> Trial:
+        """Ask every question."""
+        return self._try(plan, self.stops, give_up=False)
+
+    def verdicts(self, plan: Plan) -> list[bool]:
+        """Whether each question agrees, all asked."""
+        return [one for step in self._steps(self.stops) for one in self._agrees(plan, step)]
+
+    def _steps(self, stops: Sequence[int]) -> list[range]:
+        return [range(first, last) for first, last in zip([0, *stops], stops, strict=False)]
+
+    def _try(self, plan: Plan, stops: Sequence[int], give_up: bool) -> Trial:
+        key = json.dumps(plan_key(plan), sort_keys=True)
+        before = self.made.get(key)
+        if before and (before.whole or before.asked >= stops[-1]):
+            return before
+        agrees: list[bool] = []
+        for step in self._steps(stops):
+            agrees += self._agrees(plan, step)
+            if give_up and evidence.at_best(agrees, self.part.clusters) < self.bar:
+                break
+        asked, whole = len(agrees), len(agrees) == len(self.part.clusters)
+        found = evidence.agreement(agrees, self.part.clusters[:asked])
+        holds = whole and found.low >= self.bar
+        trial = Trial(plan, self.flops(plan), found, asked, asked - sum(agrees), whole, holds)
+        self.made[key] = trial
+        self.told(trial)
+        return trial
+
+    def _agrees(self, plan: Plan, step: range) -> list[bool]:
+        key = [self.part.name, step.start, step.stop, plan_key(plan)]
+        return unpack(self.store.of(key, lambda: pack(self.part.agrees(plan, step))), len(step))
