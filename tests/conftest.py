@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
@@ -15,6 +17,7 @@ from hypothesis import settings
 from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import Bundle, load
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.engines.native import LIBRARY_NAME, LIBRARY_VARIABLE, Native
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repo")
@@ -38,9 +41,21 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load(root / "demo")
 
 
+@pytest.fixture(scope="session")
+def native_library(tmp_path_factory: pytest.TempPathFactory) -> Native:
+    """The library of ``$LUVC_NATIVE_LIBRARY``, or one built here from the sources of this checkout."""
+    if os.environ.get(LIBRARY_VARIABLE):
+        return Native()
+    if missing := [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]:
+        pytest.skip(f"the native library is not built and cannot be: no {' and no '.join(missing)}")
+    source, build = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("native")
+    configure = ["cmake", "-S", source, "-B", build, "-DLUVC_CUDA=OFF", "-DLUVC_TESTS=OFF", "-DLUVC_WERROR=ON"]
+    subprocess.run(configure, check=True, stdout=subprocess.PIPE)
+    subprocess.run(["cmake", "--build", build, "-j2"], check=True, stdout=subprocess.PIPE)
+    return Native(build / "plugins" / LIBRARY_NAME)
+
+
 @pytest.fixture
 def copied_bundle(demo_bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the demo bundle that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(demo_bundle.folder, tmp_path / "bundle"))

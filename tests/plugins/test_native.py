@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +9,17 @@ import pytest
 import torch
 
 from luvc_export.engines import native
+from luvc_export.engines.native.__main__ import main
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export.compression import oim, scores, spu
 from luvc_export.plan import MergePass
 
-ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> native.Native:
-    """The library of ``$LUVC_NATIVE_LIBRARY``, or one built here from the sources of this checkout."""
-    if os.environ.get(native.LIBRARY_VARIABLE):
-        return native.Native()
-    missing = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"the native library is not built and cannot be: no {' and no '.join(missing)}")
-    build = tmp_path_factory.mktemp("native")
-    configure = ["cmake", "-S", ROOT, "-B", build, "-DLUVC_CUDA=OFF", "-DLUVC_TESTS=OFF", "-DLUVC_WERROR=ON"]
-    subprocess.run(configure, check=True, stdout=subprocess.PIPE)
-    subprocess.run(["cmake", "--build", build, "-j2"], check=True, stdout=subprocess.PIPE)
-    return native.Native(build / "plugins" / native.LIBRARY_NAME)
+@pytest.fixture
+def library(native_library: native.Native) -> native.Native:
+    return native_library
 
 
 def normed(values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -197,7 +184,7 @@ def test_plugins_are_loaded_through_the_registry(tmp_path: Path) -> None:
 def test_the_command_reports_and_fails_like_the_command_line(
     library: native.Native, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert native.main(["--library", str(library.path)]) == 0
+    assert main(["--library", str(library.path)]) == 0
     assert "CUDA kernels: no" in capsys.readouterr().out or library.has_cuda
-    assert native.main(["--bench", "--library", str(tmp_path / "absent.so")]) == 3
+    assert main(["--bench", "--library", str(tmp_path / "absent.so")]) == 3
     assert "luvc_bench is not built" in capsys.readouterr().err
