@@ -3,8 +3,9 @@
 Source: docs/operators.md of github.com/onnx/onnx-tensorrt at branch 10.1-GA, commit
 96e781103cfc4adf4a6bb557e94bac8e693f6f4c (17 June 2024), the newest published one before TensorRT 10.3 (August 2024);
 what 10.1 takes 10.3 takes. It reads opset 9 to 20. Listed is the part of it that graphs of this project use, with the
-restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; INT8
-and FP8 only between Q and DQ (it reads INT4 too, which opset 20 cannot say). A TensorRT-RTX build proves nothing for 10.3: its parser is newer.
+restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; INT8 and
+FP8 only between Q and DQ (it reads INT4 too, which opset 20 cannot say). A TensorRT-RTX build proves nothing for
+10.3: its parser is newer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.target import PRIMITIVE_OPSET
 
 _T = onnx.TensorProto
@@ -116,6 +118,8 @@ def problems(model: onnx.ModelProto) -> Iterator[str]:
     types = _types(model)
     for node in model.graph.node:
         where = f"{node.op_type} ({node.name})"
+        if node.domain == PLUGIN_DOMAIN:  # what a creator reads, ``plugin_node`` checks
+            continue
         if node.domain or node.op_type not in ALLOWED:
             yield f"{where}: not on the list"
             continue

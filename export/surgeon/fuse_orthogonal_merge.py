@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import merge_body
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, strip, up, value
+from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 
 _INTEGER = ("Add", "Sub", "Mul", "Div", "Mod", "Cast", "And", "Equal", "Less", "Where")
 _TO_STATE = ("Reshape", "Transpose", "Cast")
@@ -47,7 +48,7 @@ def requires(surgery: Surgery) -> str | None:
         return "the decoder merges nothing"
     if not any(step.rows or step.columns for step in surgery.plan.merges):
         return "the plan merges nothing"
-    return "done already" if any(node.domain == DOMAIN for node in surgery.graph.nodes) else None
+    return "done already" if any(node.domain in (DOMAIN, PLUGIN_DOMAIN) for node in surgery.graph.nodes) else None
 
 
 def apply(surgery: Surgery) -> int:

@@ -22,6 +22,7 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import prune_body
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, readers, source, strip, up, value
 from luvc_export.plan import Axis
+from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 
 _MOVES = ("Reshape", "Transpose", "Cast")
 
@@ -44,7 +45,7 @@ def requires(surgery: Surgery) -> str | None:
         return "the plan prunes nothing"
     if any(tensor.name.startswith("forced_indices") for tensor in surgery.graph.inputs):
         return "a debug graph takes the kept indices as inputs"
-    if any(node.domain == DOMAIN for node in surgery.graph.nodes):
+    if any(node.domain in (DOMAIN, PLUGIN_DOMAIN) for node in surgery.graph.nodes):
         return "done already"
     return None
 

@@ -22,8 +22,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from luvc_export.errors import CheckFailed
 from luvc_export.plan import Plan
+from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.target import Precision, TargetSpec
 
+#: Domain of fused nodes, which carry ONNX bodies. Plugin nodes, which carry none, are of another.
 DOMAIN = "luvc"
 PLAN_KEY = "luvc.plan"
 #: Operators that only pass on or reshape what a weight file holds: a back-end folds them when it loads.
@@ -108,8 +110,9 @@ class Surgery:
         model.functions.extend(function for name, function in self.functions.items() if name in used)
         del model.opset_import[:]
         model.opset_import.append(onnx.helper.make_opsetid("", self.graph.opset))
-        if used:
-            model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+        for domain in (DOMAIN, PLUGIN_DOMAIN):
+            if any(node.domain == domain for node in model.graph.node):
+                model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
         for function in model.functions:
             del function.opset_import[:]
             function.opset_import.append(onnx.helper.make_opsetid("", self.graph.opset))
@@ -173,6 +176,10 @@ class Surgery:
                 self._node_props[kept] = self._node_props.pop(new.name, [])
                 new.name, new.dtype, new.shape = kept, old.dtype, old.shape
                 self.graph.outputs[index] = new
+
+    def is_read(self, tensor: gs.Tensor) -> bool:
+        """Whether a node reads ``tensor`` or the graph gives it back."""
+        return bool(tensor.outputs) or any(tensor is out for out in self.graph.outputs)
 
     def nodes(self, *ops: str) -> Iterator[gs.Node]:
         """Nodes of these operators, in order, from a copy of the list."""

@@ -1,12 +1,13 @@
-"""Fused nodes without a kernel on the target are replaced by their bodies, shapes and types inferred anew.
+"""Fused nodes that are left are replaced by their bodies, shapes and types inferred anew.
 
 ONNX Runtime inlines functions itself when it loads a graph; doing it here lets later passes fold what attributes make
-constant, and TensorRT 10.3 reads no functions.
+constant. TensorRT 10.3 reads no functions, and where it does, a function goes before a plugin of the same name
+(ModelImporter.cpp of github.com/onnx/onnx-tensorrt), so a graph that calls plugins must carry none.
 
-requires: a fused node whose kernel the target lacks, on a target that reads no functions.
+requires: a fused node, on a target that reads no functions.
 apply: bodies in place of calls, nested ones too. The arithmetic is the body's: bit-equal.
-ensures: every fused node left has a plug-in, or the target reads functions.
-must not touch: operators the target has plug-ins for.
+ensures: no fused node is left, unless the target reads functions.
+must not touch: plugin nodes.
 """
 
 from __future__ import annotations
@@ -21,35 +22,31 @@ from luvc_export.export.surgeon.graph import DOMAIN, Surgery
 
 def requires(surgery: Surgery) -> str | None:
     """Something to inline."""
-    fused = {node.op for node in surgery.graph.nodes if node.domain == DOMAIN}
-    if not fused:
+    if not _fused(surgery):
         return "there is no fused node"
-    if surgery.target.functions:
-        return "the target reads ONNX functions"
-    if fused <= surgery.target.plugins:
-        return "the target has plug-ins for every fused node"
-    return None
+    return "the target reads ONNX functions" if surgery.target.functions else None
 
 
 def apply(surgery: Surgery) -> int:
     """Inline, then infer shapes (of the graph only: external weights are not read)."""
-    before = [node.op for node in surgery.graph.nodes if node.domain == DOMAIN]
-    model = surgery.close()
-    kept = [(DOMAIN, name) for name in surgery.target.plugins]
-    model = onnx.inliner.inline_selected_functions(model, kept, exclude=True)
+    count = len(_fused(surgery))
+    model = onnx.inliner.inline_local_functions(surgery.close())
     for node in model.graph.node:
         if not node.metadata_props:
             node.metadata_props.add(key="luvc.pass", value=surgery.running)
     surgery.reload(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    return sum(op not in surgery.target.plugins for op in before)
+    return count
 
 
 def ensures(surgery: Surgery, fired: int) -> None:
-    """No fused node without a kernel.
+    """No function is left that the target does not read.
 
     Raises:
         CheckFailed: Names the operators.
     """
-    left = {node.op for node in surgery.graph.nodes if node.domain == DOMAIN} - surgery.target.plugins
-    if left and not surgery.target.functions:
-        raise CheckFailed("fused nodes are left that the target cannot run", got=sorted(left))
+    if (left := _fused(surgery)) and not surgery.target.functions:
+        raise CheckFailed("fused nodes are left that the target cannot run", got=sorted(set(left)))
+
+
+def _fused(surgery: Surgery) -> list[str]:
+    return [node.op for node in surgery.graph.nodes if node.domain == DOMAIN]

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from luvc_export import contract
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, value
+from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
 FORBIDDEN = frozenset(
@@ -105,9 +106,12 @@ def _operators(surgery: Surgery) -> Iterator[str]:
     for node in surgery.graph.nodes:
         if node.op in FORBIDDEN:
             yield f"{node.op} ({node.name}): no target accepts it"
+        elif node.domain == PLUGIN_DOMAIN:
+            if node.op not in surgery.target.plugins:
+                yield f"{PLUGIN_DOMAIN}::{node.op} ({node.name}): the target has no plugin for it"
         elif node.domain == DOMAIN:
-            if node.op not in surgery.target.plugins and not surgery.target.functions:
-                yield f"{DOMAIN}::{node.op} ({node.name}): the target has no kernel for it and reads no functions"
+            if not surgery.target.functions:
+                yield f"{DOMAIN}::{node.op} ({node.name}): the target reads no functions"
         elif node.domain not in (None, ""):
             yield f"{node.domain}::{node.op} ({node.name}): not an operator of ONNX"
         if node.op == "TopK":

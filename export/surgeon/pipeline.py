@@ -13,6 +13,7 @@ import onnx
 
 from luvc_export.errors import LuvcError
 from luvc_export.export.surgeon import (
+    call_plugins,
     cast_precision,
     fold_shapes,
     fuse_gate_up,
@@ -63,6 +64,7 @@ PASSES: tuple[Pass, ...] = (
     fuse_qkv,
     fuse_gate_up,
     cast_precision,
+    call_plugins,
     inline_functions,
     unpack_heads,
     inplace_kv,

@@ -1,6 +1,6 @@
 """The RMSNorm that ranks tokens and the next layer's input norm are one computation.
 
-requires: fused prunes whose bodies are ONNX functions. A plug-in norms inside its kernel and writes no normed rows.
+requires: fused prunes.
 matches: an RMSNormalization of a prune's kept rows, of the same weight and epsilon as the prune's own.
 apply: the layer reads the prune's ``kept_normed``. A norm is row by row, so gathering before or after it is the same:
 bit-equal.
@@ -12,23 +12,19 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.graph import Surgery, readers, source
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source
 
 
 def requires(surgery: Surgery) -> str | None:
-    """At least one SpectrumPrune, and no plug-in for it."""
-    if not any(node.op == "SpectrumPrune" for node in surgery.graph.nodes):
-        return "there is no fused prune"
-    if "SpectrumPrune" in surgery.target.plugins:
-        return "the target's plug-in norms inside its kernel"
-    return None
+    """At least one fused prune."""
+    return None if _prunes(surgery) else "there is no fused prune"
 
 
 def apply(surgery: Surgery) -> int:
     """Redirect each layer norm that repeats a prune's."""
     fired = 0
     surgery.graph.cleanup()
-    for prune in surgery.nodes("SpectrumPrune"):
+    for prune in _prunes(surgery):
         for norm in readers(prune.outputs[0], "RMSNormalization"):
             if not _same(norm.inputs[1], prune.inputs[1]):
                 surgery.skip("a layer's norm has another weight than the prune's")
@@ -47,10 +43,14 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: Names the norm.
     """
     surgery.graph.cleanup()
-    for prune in surgery.nodes("SpectrumPrune"):
+    for prune in _prunes(surgery):
         for norm in readers(prune.outputs[0], "RMSNormalization"):
             if _same(norm.inputs[1], prune.inputs[1]) and norm.attrs.get("epsilon", 1e-5) == prune.attrs["epsilon"]:
                 raise CheckFailed("a prune's norm is computed again", where=norm.name)
+
+
+def _prunes(surgery: Surgery) -> list[gs.Node]:
+    return [node for node in surgery.nodes("SpectrumPrune") if node.domain == DOMAIN]
 
 
 def _same(first: gs.Tensor, second: gs.Tensor) -> bool:

@@ -65,7 +65,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
 
 def _is_cache(tensor: gs.Tensor) -> bool:
     for node in readers(tensor):
-        if node.op in ("RotaryEmbedding", "SpectrumPrune", "SpectrumDrop"):
+        if node.op == "RotaryEmbedding" or node.domain == DOMAIN:
             return True
         if node.op in ("Cast", "Slice") and _is_cache(node.outputs[0]):
             return True
@@ -150,7 +150,7 @@ def _comes_from(tensor: gs.Tensor, root: gs.Tensor) -> bool:
     """Through prunes, whose outputs 1 to 3 are inputs 3 to 5 with fewer rows."""
     while tensor is not root:
         node = source(tensor)
-        if node is None or node.op != "SpectrumPrune":
+        if node is None or node.domain != DOMAIN:
             return False
         tensor = node.inputs[2 + next(i for i, out in enumerate(node.outputs) if out is tensor)]
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ RTX = TargetSpec("rtx", "onnx", precisions=("fp16", "bf16", "fp32"), fp32_attent
 TRT103 = TargetSpec("trt-10.3", "primitive", opset=20, precisions=("fp16", "bf16", "fp32"), profiles="pair")
 INPLACE = TargetSpec("cpu-inplace", "onnx", opset=24, topk_limit=None, kv="inplace")
 INLINED = TargetSpec("inlined", "onnx", topk_limit=None, kv="attention", packed_heads=True, bytes=True)
-PLUGINS = TargetSpec("plugins", "onnx", plugins=frozenset({"SpectrumPrune", "SpectrumDrop", "OrthogonalMerge"}))
+_ALL_PLUGINS = frozenset({"SpectrumPrune", "OrthogonalMerge"})
+PLUGINS = replace(RTX, name="trt-10.16-plugins", plugins=_ALL_PLUGINS)
+PLUGINS103 = replace(TRT103, name="trt-10.3-plugins", plugins=_ALL_PLUGINS)
 
 #: (batch, images, text, past images, past text)
 CASES = {"prefill": (1, 1, 9, 0, 0), "decode": (1, 0, 1, 1, 9), "two": (1, 2, 5, 0, 0), "batch": (2, 1, 6, 0, 0)}
@@ -147,3 +149,11 @@ def edited(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) ->
 
 def operators(model: onnx.ModelProto, *names: str) -> int:
     return sum(node.op_type in names for node in model.graph.node)
+
+
+def broken(before: onnx.ModelProto, make: Callable[[], onnx.ModelProto], traced: Traced, kind: str = "exact") -> bool:
+    """Whether a sabotaged pass was caught: by its own check, by ONNX Runtime, or by the comparison."""
+    try:
+        return not equal(before, make(), traced.plan, kind)
+    except Exception:
+        return True
