@@ -28,6 +28,9 @@ from luvc_export.target import ORT_CPU
 #: Told (stage, fraction done of it).
 Progress = Callable[[str, float], None]
 
+#: What of a plan the vision graph depends on.
+_SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 #: Pillow's filters by the number ``preprocessor_config.json`` gives.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -87,9 +90,12 @@ def write_bundle(
         )
         places: dict[str, Tensor] = place(tensors)
         used: set[str] = set()
-        entries = {}
+        entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
-            entries[name] = _write_graphs(checkpoint, skeleton, plan, name, places, folder, options, used, progress)
+            alike = [made.vision for made in entries.values() if _sees_alike(made.plan, plan)]
+            entries[name] = _write_graphs(
+                checkpoint, skeleton, plan, name, places, folder, options, used, progress, *alike[:1]
+            )
         if mode == "copy":
             _copy_weights(folder, tensors, places, progress)
         for name in _TOKENIZER_FILES:
@@ -164,6 +170,11 @@ def _check_plan(checkpoint: Checkpoint, name: str, plan: Plan, size: tuple[int, 
         )
 
 
+def _sees_alike(one: Plan, other: Plan) -> bool:
+    """Whether one vision graph serves both plans: the LLM's budgets and scores are not in it."""
+    return all(getattr(one, name) == getattr(other, name) for name in _SEEN)
+
+
 def _write_graphs(
     checkpoint: Checkpoint,
     skeleton: weights.Skeleton,
@@ -174,7 +185,9 @@ def _write_graphs(
     options: Options,
     used: set[str],
     progress: Progress,
+    seen: str | None = None,
 ) -> PlanEntry:
+    """Trace and save the graphs of a plan; ``seen`` is a vision graph of the bundle that serves it too."""
     family, config = checkpoint.family, checkpoint.config
     shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
     video = family.video(config) if options.video else None
@@ -197,7 +210,7 @@ def _write_graphs(
                 lambda: trace.trace_decoder(decoder, shape, weights.DTYPES[options.dtype], debug=True),
             )
         )
-    for file, module, traced in steps:
+    for file, module, traced in steps[1:] if seen else steps:
         progress(f"tracing {file}", 0.0)
         model = traced()
         inputs = weights.detach(model, module, skeleton.names)
@@ -215,7 +228,7 @@ def _write_graphs(
         progress(f"tracing {file}", 1.0)
     files = [file for file, _, _ in steps]
     own = size if size != options.image_size else None
-    return PlanEntry(plan, files[0], files[1], files[2] if len(files) > 2 else None, size=own)
+    return PlanEntry(plan, seen or files[0], files[1], files[2] if len(files) > 2 else None, size=own)
 
 
 def _copy_weights(folder: Path, tensors: Any, places: dict[str, Tensor], progress: Progress) -> None:

@@ -22,7 +22,7 @@ def test_manifest_round_trips(demo_bundle: Bundle) -> None:
     assert bundle.load(demo_bundle.folder, full=True).manifest == demo_bundle.manifest
 
 
-@pytest.mark.parametrize("name", ["vision.thirds.onnx", "weights", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["vision.even.onnx", "weights", "tokenizer.json"])
 def test_one_flipped_byte_is_found_before_parsing(copied_bundle: Path, name: str) -> None:
     path = copied_bundle / name
     data = bytearray(path.read_bytes())
@@ -73,7 +73,7 @@ def test_a_graph_the_manifest_does_not_hash_is_refused(copied_bundle: Path) -> N
     data = manifest(copied_bundle)
     files = data["files"]
     assert isinstance(files, dict)
-    del files["vision.thirds.onnx"]
+    del files["vision.even.onnx"]
     (copied_bundle / "luvc.json").write_text(json.dumps(data))
     with pytest.raises(BundleError, match="does not list this file"):
         bundle.load(copied_bundle)

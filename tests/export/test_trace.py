@@ -17,7 +17,7 @@ from luvc_export.plan import Plan
 
 GRAPHS = [
     "vision.none.onnx",
-    "vision.thirds.onnx",
+    "vision.even.onnx",
     "decoder.none.onnx",
     "decoder.thirds.onnx",
     "decoder.thirds.debug.onnx",
@@ -41,10 +41,17 @@ def test_saved_graphs_have_the_versions_and_no_forbidden_operator(demo_bundle: B
     assert Plan.from_json(json.loads(plan)) == demo_bundle.entry(name.split(".")[1]).plan
 
 
+def test_plans_that_merge_alike_share_a_vision_graph(demo_bundle: Bundle) -> None:
+    files = {name: demo_bundle.entry(name).vision for name in ("none", "even", "thirds")}
+    assert files == {"none": "vision.none.onnx", "even": "vision.even.onnx", "thirds": "vision.even.onnx"}
+    assert not (demo_bundle.folder / "vision.thirds.onnx").exists()
+
+
 @pytest.mark.parametrize("plan", ["none", "thirds"])
 def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> None:
-    keep = demo_bundle.entry(plan).plan.keep
-    vision, decoder = (load(demo_bundle, f"{part}.{plan}.onnx").graph for part in ("vision", "decoder"))
+    entry = demo_bundle.entry(plan)
+    keep = entry.plan.keep
+    vision, decoder = (load(demo_bundle, file).graph for file in (entry.vision, entry.decoder))
     assert [i.name for i in vision.input] == [contract.IMAGE]
     assert [o.name for o in vision.output] == [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO]
     assert [i.name for i in decoder.input] == [*contract.DECODER_INPUTS, *contract.past_names(len(keep))]
