@@ -1,0 +1,128 @@
+"""What a Jetson says of itself, read from the files of its system below any root.
+
+Where the formats come from. NVIDIA publishes no grammar of its own files; boards print them, public tools read them.
+
+- ``etc/nv_tegra_release``, first line ``# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64,
+  DATE: ...`` (JetPack 6.2) or ``# R39 (release), REVISION: 2.0, ...`` (7.2): jetson_containers/l4t_version.py of
+  github.com/dusty-nv/jetson-containers. R36 with REVISION 4.3 is Jetson Linux 36.4.3.
+- ``var/lib/dpkg/status``: dpkg-query(1). JetPack 6.2 has ``nvidia-l4t-core`` 36.4.3-20250107174145 and ``libnvinfer10``
+  10.3.0.30-1+cuda12.5.
+- ``proc/device-tree/model``, ``proc/meminfo``: Linux, Documentation/devicetree and Documentation/filesystems/proc.rst.
+- ``etc/nvpmodel.conf`` (``< POWER_MODEL ID=0 NAME=MAXN >``) and ``var/lib/nvpmodel/status`` (``pmode:0000``), the mode
+  that nvpmodel keeps over a restart: jtop/core/nvpmodel.py of github.com/rbonghi/jetson_stats reads the first.
+- ``sys/devices/system/cpu/cpufreq/policy*``: Linux, Documentation/admin-guide/pm/cpufreq.rst (kHz);
+  ``sys/class/devfreq/*gpu*`` (17000000.gpu on Orin, gpu-gpc-0 on Thor): Linux,
+  Documentation/ABI/testing/sysfs-class-devfreq (Hz).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
+_MODE = re.compile(r"pmode:0*(\d+)")
+_MODES = re.compile(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=([^\s>]+)", re.MULTILINE)
+_L4T_PACKAGE = "nvidia-l4t-core"
+_TENSORRT_PACKAGE = re.compile(r"libnvinfer\d+")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """One clock, in MHz: the lowest it may fall to now, what it is, the highest it may rise to now."""
+
+    name: str
+    lowest: float
+    current: float
+    highest: float
+
+    @property
+    def held(self) -> bool:
+        """Whether it cannot fall, which is what ``jetson_clocks`` does."""
+        return self.lowest >= self.highest
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A device; None or nothing where its files do not say.
+
+    Args:
+        model: The board, from the device tree.
+        l4t: Release of Jetson Linux: (36, 4, 3).
+        tensorrt: Version of the TensorRT package: 10.3.0.30.
+        memory: Bytes that are free or can be freed.
+        power_mode: Name of the active one: MAXN.
+        power_modes: Names of all.
+        clocks: Of the CPU and the GPU.
+    """
+
+    model: str | None
+    l4t: tuple[int, ...] | None
+    tensorrt: str | None
+    memory: int | None
+    power_mode: str | None
+    power_modes: tuple[str, ...]
+    clocks: tuple[Clock, ...]
+
+
+def read(root: Path) -> Facts:
+    """Read the files of the system whose root folder is ``root``; nothing is run, so any image can be asked."""
+    packages = _packages(_text(root / "var/lib/dpkg/status"))
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    modes = dict(_MODES.findall(_text(root / "etc/nvpmodel.conf")))
+    mode = _MODE.search(_text(root / "var/lib/nvpmodel/status"))
+    return Facts(
+        model=_text(root / "proc/device-tree/model").strip("\0\n ") or None,
+        l4t=_l4t(_text(root / "etc/nv_tegra_release"), packages),
+        tensorrt=next((_upstream(packages[name]) for name in packages if _TENSORRT_PACKAGE.fullmatch(name)), None),
+        memory=int(found[1]) * 1024 if found else None,
+        power_mode=modes.get(mode[1]) if mode else None,
+        power_modes=tuple(modes.values()),
+        clocks=(*_clocks(root / "sys/devices/system/cpu/cpufreq", "policy*", "scaling_{}_freq", 1e3), *_gpu(root)),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _packages(status: str) -> dict[str, str]:
+    """Versions of the installed packages that are of interest."""
+    found = {}
+    for stanza in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
+        name = fields.get("Package", "")
+        wanted = name == _L4T_PACKAGE or _TENSORRT_PACKAGE.fullmatch(name)
+        if wanted and fields.get("Status", "").endswith(" installed"):
+            found[name] = fields.get("Version", "")
+    return found
+
+
+def _upstream(version: str) -> str:
+    """The version of a Debian package without epoch and revision."""
+    return version.split(":")[-1].split("-")[0]
+
+
+def _l4t(release: str, packages: dict[str, str]) -> tuple[int, ...] | None:
+    found = _RELEASE.search(release)
+    text = f"{found[1]}.{found[2]}" if found else _upstream(packages.get(_L4T_PACKAGE, ""))
+    numbers = tuple(int(part) for part in text.split(".") if part.isdigit())
+    return numbers or None
+
+
+def _gpu(root: Path) -> tuple[Clock, ...]:
+    return _clocks(root / "sys/class/devfreq", "*gpu*", "{}_freq", 1e6)
+
+
+def _clocks(folder: Path, pattern: str, file: str, per_mhz: float) -> tuple[Clock, ...]:
+    found = []
+    for place in sorted(folder.glob(pattern)):
+        values = [_text(place / file.format(name)).strip() for name in ("min", "cur", "max")]
+        if all(value.isdigit() for value in values):
+            low, now, high = (int(value) / per_mhz for value in values)
+            found.append(Clock(place.name, low, now, high))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Packs: written here, installed and verified on a device (docs/pack.md)."""

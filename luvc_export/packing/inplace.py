@@ -1,0 +1,101 @@
+"""ONNX Runtime on graphs whose caches are written in place: it stands in for the engines made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.bundle import Bundle
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import MachineError
+from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.ort import OrtBackend, OrtCache
+from luvc_export.runtime.trt_call import PAST_GROUPS, PAST_TEXT
+
+_ELEMENTS = {"fp32": np.float32, "fp16": np.float16}
+
+
+@dataclass(frozen=True)
+class InplaceCache:
+    """Caches of full capacity, and what they hold."""
+
+    values: OrtCache
+    images: int
+    text: int
+    keep: tuple[int, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Rows in use of each layer."""
+        return tuple(self.images * keep + self.text for keep in self.keep)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers together."""
+        return self.values.nbytes
+
+
+class InplaceOrt:
+    """A ``Backend`` that gives graphs of the KV form ``inplace`` (docs/surgery.md) what they take.
+
+    Args:
+        bundle: A bundle of such graphs.
+        plan: Name of its plan.
+        capacity: What the graphs were made for.
+
+    Raises:
+        MachineError: ONNX Runtime is missing, or has no kernels for the graphs' arithmetic.
+    """
+
+    name = "cpu"
+
+    def __init__(self, bundle: Bundle, plan: str, capacity: Capacity) -> None:
+        dtype = bundle.manifest.dtype
+        if dtype not in _ELEMENTS:
+            raise MachineError(
+                "ONNX Runtime's CPU back-end computes nothing in bf16",
+                where=str(bundle.folder),
+                fix="make the pack with --precision fp16 to check it here, or run it on the device",
+            )
+        entry, shape = bundle.entry(plan), bundle.manifest.decoder
+        self._inner, self._capacity, self._keep = OrtBackend(bundle, entry), capacity, entry.plan.keep
+        self._rows = [
+            (1, shape.kv_heads, capacity.images * keep + capacity.text, shape.head_dim) for keep in self._keep
+        ]
+        self._element = _ELEMENTS[dtype]
+
+    def load(self, images: bool = True) -> None:
+        """See ``Backend.load``."""
+        self._inner.load(images)
+
+    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+        """See ``Backend.vision``."""
+        return self._inner.vision(images)
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], InplaceCache]:
+        """See ``Backend.decode``."""
+        held = cache if isinstance(cache, InplaceCache) else self._empty()
+        given = feeds[contract.TEXT_MASK]
+        mask = np.zeros((1, self._capacity.text), np.bool_)
+        mask[:, : given.shape[1]] = given
+        told: dict[str, Array] = {contract.TEXT_MASK: mask}
+        told |= {
+            name: np.array([value], np.int64) for name, value in ((PAST_TEXT, held.text), (PAST_GROUPS, held.images))
+        }
+        outputs, values = self._inner.decode({**feeds, **told}, held.values)
+        images = held.images + feeds[contract.VISUAL_EMBEDS].shape[1]
+        return outputs, InplaceCache(values, images, given.shape[1], self._keep)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """See ``Backend.placement``."""
+        return self._inner.placement()
+
+    def _empty(self) -> InplaceCache:
+        from onnxruntime import OrtValue
+
+        empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, self._element)) for shape in self._rows for _ in range(2)]
+        return InplaceCache(OrtCache(tuple(empty)), 0, 0, self._keep)

@@ -1,0 +1,256 @@
+"""The second Python of ``install-and-verify``: on the device, with the runtime at hand and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from luvc_export import bundle as bundles
+from luvc_export.bundle import Bundle
+from luvc_export.calibration.tolerances import tolerances
+from luvc_export.compatibility import check_library
+from luvc_export.engines import builder, library, targets
+from luvc_export.engines.install import install
+from luvc_export.engines.pack import check, facts, record
+from luvc_export.engines.pack.record import Pack
+from luvc_export.errors import LuvcError, MachineError
+from luvc_export.manifest import EngineEntry, Verified
+from luvc_export.packing import cases
+from luvc_export.packing.answer import Answer, answer
+from luvc_export.packing.inplace import InplaceOrt
+from luvc_export.packing.judge import Verdict, judge
+from luvc_export.runtime.session import Session
+from luvc_export.target import Target
+
+_INTERRUPTED = 130
+
+
+def install_and_verify(folder: Path, backend: str, root: Path, rebuild: bool) -> int:
+    """Check, build, answer, sign off; return the exit code and print PASSED or FAILED as the last line."""
+    try:
+        passed = _run(folder, backend, root, rebuild)
+    except LuvcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print("NOT VERIFIED" if error.exit_code > 1 else "FAILED")
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted; run it again to go on: what was built is kept", file=sys.stderr)
+        return _INTERRUPTED
+    return 0 if passed else 1
+
+
+def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
+    _say("files")
+    pack = record.read(folder)
+    bundle = _without_sign_off(bundles.load(folder, full=True), pack, backend)
+    count = len(pack.files) + len(bundle.manifest.files)
+    _say("files", f"{count} as they were made; plan {pack.plan}, {pack.precision}, for {pack.target}")
+    target = targets.find(pack.target)
+    entry = None if rebuild else _engines(bundle, pack, target)
+    found = facts.read(root)
+    warnings = _check_device(found, pack, target, building=backend == "tensorrt" and entry is None)
+    if backend == "tensorrt":
+        bundle, entry = (bundle, entry) if entry else _build(bundle, pack, target)
+        session = Session(bundle, f"tensorrt:{target.name}", pack.plan)
+    else:
+        _say("engines", "none are built: ONNX Runtime answers with the pack's graphs, which says nothing of TensorRT")
+        session = _on_cpu(bundle, pack)
+    verdicts, times = _answer_cases(folder, session, pack)
+    signed = _verified(bundle, pack, target, entry if backend == "tensorrt" else None, found, verdicts, times, warnings)
+    passed = all(verdict.passed for verdict in verdicts.values())
+    _report(folder, found, verdicts, signed, passed)
+    if passed:
+        _sign_off(folder, signed)
+    _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
+    good = sum(verdict.passed for verdict in verdicts.values())
+    outcome = "PASSED" if passed else "FAILED"
+    print(f"{outcome}: {good} of {len(verdicts)} cases, {signed.backend} {signed.version}")
+    return passed
+
+
+def _say(stage: str, text: str = "...") -> None:
+    print(f"{stage:<10}| {text}", flush=True)
+
+
+def _without_sign_off(bundle: Bundle, pack: Pack, backend: str) -> Bundle:
+    """The bundle with what an earlier run signed taken back: only this run's outcome may stand."""
+    kept = tuple(
+        item
+        for item in bundle.manifest.verified
+        if (item.plan, item.target, item.backend == "onnxruntime") != (pack.plan, pack.target, backend == "cpu")
+    )
+    if kept == bundle.manifest.verified:
+        return bundle
+    manifest = replace(bundle.manifest, verified=kept)
+    bundles.write_manifest(bundle.folder, manifest)
+    return Bundle(bundle.folder, manifest)
+
+
+def _check_device(found: facts.Facts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
+    system = f"Jetson Linux {check.numbers(found.l4t)}" if found.l4t else "no Jetson Linux"
+    free = f"{found.memory / 2**20:,.0f} MiB free" if found.memory is not None else "memory unknown"
+    _say(
+        "device", f"{found.model or 'unknown board'}, {system}, TensorRT package {found.tensorrt or 'unknown'}, {free}"
+    )
+    clocks = ", ".join(f"{item.name} {item.lowest:.0f}-{item.highest:.0f} MHz" for item in found.clocks)
+    _say("power", f"mode {found.power_mode or 'unknown'}; clocks {clocks or 'unknown'}")
+    findings = check.check(found, target, pack.footprint, building)
+    for warning in findings.warnings:
+        _say("warning", warning)
+    if findings.problems:
+        raise MachineError(
+            "this device is not what the pack was made for",
+            where=target.title,
+            got="\n    ".join(findings.problems),
+            fix="luvc-export pack for this device (luvc-export targets lists them), or free what is missing",
+        )
+    return findings.warnings
+
+
+def _engines(bundle: Bundle, pack: Pack, target: Target) -> EngineEntry | None:
+    """Engines an earlier run built, if they are whole and this library loads them."""
+    for entry in bundle.manifest.engines:
+        if (entry.plan, entry.target) == (pack.plan, pack.target):
+            try:
+                check_library(entry, target.library.backend, library.load(target.library).__version__)
+                for engine in (entry.vision, entry.decoder):
+                    bundle.read_engine(engine).close()
+            except LuvcError as error:
+                _say("engines", f"built again: {error.what}")
+                return None
+            _say("engines", "those of an earlier run are kept (--rebuild builds them again)")
+            return entry
+    return None
+
+
+def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEntry]:
+    entry = bundle.entry(pack.plan)
+    graphs = [
+        builder.Graph(name, bundle.path(name).read_bytes(), bundle.folder, entry.plan, size)
+        for name, size in zip((entry.vision, entry.decoder), pack.weight_bytes, strict=True)
+    ]
+    told = set[str]()
+
+    def tell(stage: str, done: float) -> None:
+        if stage not in told:
+            told.add(stage)
+            _say("engines", stage)
+
+    built = install(
+        bundle,
+        pack.plan,
+        (graphs[0], graphs[1]),
+        target,
+        pack.precision,
+        pack.kv,
+        pack.capacity,
+        pack.options,
+        pack.footprint,
+        tell,
+    )
+    return built, built.engine(pack.plan, pack.target)
+
+
+def _on_cpu(bundle: Bundle, pack: Pack) -> Session:
+    if pack.kv == "inplace":
+        return Session(bundle, InplaceOrt(bundle, pack.plan, pack.capacity), pack.plan)
+    return Session(bundle, "cpu", pack.plan)
+
+
+def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str, Verdict], list[tuple[str, float]]]:
+    """Answer every case and say how it went; times leave out the first case, which warms up."""
+    limits = tolerances(pack.reference_dtype, pack.precision)
+    verdicts: dict[str, Verdict] = {}
+    times: list[tuple[str, float]] = []
+    if pack.cases == "generated":
+        _say("cases", "generated pictures and prompts: they compare numbers and say nothing of the model's quality")
+    for stored in cases.read(folder):
+        reference = stored.answer
+        found = answer(session, stored.pictures, stored.prompt, len(reference.token_ids), reference.token_ids)
+        verdict = judge(reference, found, limits)
+        times += found.milliseconds if verdicts else ()
+        verdicts[stored.name] = verdict
+        _say("case", f"{'PASSED' if verdict.passed else 'FAILED'} {stored.name}: {_figures(verdict, found)}")
+        for reason in verdict.reasons:
+            _say("", reason)
+    return verdicts, times
+
+
+def _figures(verdict: Verdict, found: Answer) -> str:
+    return (
+        f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, kept {verdict.overlap:.3f}, words {verdict.tokens:.3f}, "
+        f"says {found.text[:40]!r}"
+    )
+
+
+def _verified(
+    bundle: Bundle,
+    pack: Pack,
+    target: Target,
+    entry: EngineEntry | None,
+    found: facts.Facts,
+    verdicts: dict[str, Verdict],
+    times: list[tuple[str, float]],
+    warnings: tuple[str, ...],
+) -> Verified:
+    items = list(verdicts.values())
+    figures = {
+        "worst_rel_l2": max(item.rel_l2 for item in items),
+        "worst_kl": max(item.kl for item in items),
+        "least_overlap": min(item.overlap for item in items),
+        "least_tokens": min(item.tokens for item in items),
+    }
+    for name in dict.fromkeys(name for name, _ in times):
+        figures[f"median_{name}_ms"] = median(value for each, value in times if each == name)
+    backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"] = entry.backend if entry else "onnxruntime"
+    plan = bundle.entry(pack.plan)
+    made = {part.file: part.record for part in (entry.vision, entry.decoder)} if entry else bundle.manifest.files
+    names = list(made) if entry else [plan.vision, plan.decoder]
+    return Verified(
+        plan=pack.plan,
+        target=pack.target,
+        backend=backend,
+        version=_version(backend),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        device=found.model,
+        system=check.numbers(found.l4t) if found.l4t else None,
+        power_mode=found.power_mode,
+        cases=len(items),
+        figures=figures,
+        warnings=warnings,
+        files={name: made[name].sha256 for name in names},
+    )
+
+
+def _version(backend: str) -> str:
+    import importlib
+
+    return str(importlib.import_module(backend).__version__)
+
+
+def _report(folder: Path, found: facts.Facts, verdicts: dict[str, Verdict], signed: Verified, passed: bool) -> None:
+    """Everything about this run, whether it passed or not."""
+    data: dict[str, Any] = {
+        "passed": passed,
+        **asdict(signed),
+        "facts": asdict(found),
+        "cases": {name: {**asdict(verdict), "passed": verdict.passed} for name, verdict in verdicts.items()},
+    }
+    scratch = folder / f".{record.REPORT}.part"
+    scratch.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(folder / record.REPORT)
+
+
+def _sign_off(folder: Path, signed: Verified) -> None:
+    """Add the sign-off to ``luvc.json``; files were hashed whole, so their time stamps here are good from now on."""
+    manifest = bundles.load(folder).manifest
+    files = {
+        name: replace(item, mtime_ns=(folder / name).stat().st_mtime_ns) if item.edges_sha256 else item
+        for name, item in manifest.files.items()
+    }
+    bundles.write_manifest(folder, replace(manifest, files=files, verified=(*manifest.verified, signed)))

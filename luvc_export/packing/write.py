@@ -1,0 +1,288 @@
+"""``luvc-export pack``: everything a device needs to build, and to prove, one plan's engines, in one folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from luvc_export import __version__
+from luvc_export import bundle as bundles
+from luvc_export.bundle import Bundle
+from luvc_export.calibration.cases import Case
+from luvc_export.engines import memory, targets
+from luvc_export.engines.options import BuildOptions
+from luvc_export.engines.pack import record, wheels
+from luvc_export.engines.pack.record import CASES, WHEELS, CasesKind, Pack
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.manifest import Manifest, PlanEntry, Weights
+from luvc_export.packing import bootstrap, cases
+from luvc_export.packing.answer import Answer, answer
+from luvc_export.packing.own_wheel import write_wheel
+from luvc_export.pipeline import target_graphs
+from luvc_export.runtime.graphfile import outside_weights
+from luvc_export.runtime.session import Session
+from luvc_export.target import Kv, Precision, Target
+
+Progress = Callable[[str, float], None]
+
+#: POSIX sh: JetPack's Python may be called otherwise than python3, so it can be named.
+_SCRIPT = """#!/bin/sh
+# Checks this device, builds the engines and answers the stored cases; --help says more.
+set -eu
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+python=${PYTHON:-python3}
+if ! command -v "$python" >/dev/null 2>&1; then
+  echo "error: there is no $python here" >&2
+  echo "  fix: PYTHON=/path/to/python3 $0" >&2
+  exit 3
+fi
+exec "$python" "$here/bootstrap.py" "$@"
+"""
+#: Tokens of an answer where nobody says how many.
+_LONGEST = 8
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Questions a pack stores, and of what kind they are."""
+
+    kind: CasesKind
+    cases: Sequence[Case]
+    longest: int = _LONGEST
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pack that was written: what the device's Python will not find, a line each."""
+
+    folder: Path
+    pack: Pack
+    missing: tuple[str, ...]
+
+
+def write_pack(
+    bundle: Bundle,
+    target: str,
+    output: str | os.PathLike[str],
+    chosen: Callable[[Session, Capacity], Chosen],
+    plan: str | None = None,
+    *,
+    precision: Precision | None = None,
+    kv: Kv | None = None,
+    text_capacity: int | None = None,
+    images: int = 1,
+    options: BuildOptions | None = None,
+    wheels_folder: Path | None = None,
+    device_memory_gib: float | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda stage, done: None,
+) -> Packed:
+    """Write a pack of one plan to ``output``, whole or not at all.
+
+    The reference outputs are those of the bundle's own graphs in ONNX Runtime on this machine's CPU.
+
+    Args:
+        bundle: A checked bundle.
+        target: Name of a target that engines cannot be built for here.
+        output: Folder.
+        chosen: What to ask, given the session that answers and the capacity of the engines.
+        plan: Name of the plan; None for the default.
+        precision: Arithmetic of the engines; None for the bundle's own if that is 16-bit, else the target's first.
+        kv: Form of the cache; None for the target's own.
+        text_capacity: Text tokens of a conversation; None for the bundle's.
+        images: Images of a conversation.
+        options: How TensorRT builds.
+        wheels_folder: Wheels to put in.
+        device_memory_gib: Memory of the device; None for the target's largest variant.
+        overwrite: Replace an existing pack or bundle.
+        progress: Told (stage, fraction of it done).
+
+    Raises:
+        UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit.
+        BundleError: The bundle has no weights, or they cannot lie flat beside the graphs.
+        PlanError: The plan does not fit on the device.
+        MachineError: Memory or packages are missing here.
+    """
+    device, options = targets.find(target), options or BuildOptions()
+    python = _system(device)
+    options.check(device.library)
+    bundles.check_target(Path(output), overwrite)
+    entry, manifest = bundle.entry(plan), bundle.manifest
+    given = _given_wheels(wheels_folder)
+    precision = precision or (manifest.dtype if manifest.dtype != "fp32" else device.spec.precisions[0])
+    spec = device.with_kv(kv or device.spec.kv)
+    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images)
+    cache = memory.Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    progress(f"graphs for {target}", 0.0)
+    graphs, footprint = target_graphs(bundle, entry, spec, cache, options.workspace_mib)
+    memory.check_fits(footprint, device, cache, device_memory_gib)
+    progress(f"graphs for {target}", 1.0)
+    asked, answers = _reference(bundle, plan, capacity, chosen, progress)
+    with bundles.writing(output, overwrite) as folder:
+        name = plan or manifest.default_plan
+        files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
+        for file, graph in zip(files, graphs, strict=True):
+            (folder / file).write_bytes(graph.data)
+        _copy_weights(bundle, folder, files, progress)
+        _write_manifest(folder, manifest, name, replace(entry, vision=files[0], decoder=files[1]), precision, capacity)
+        listed = {path.name for path in folder.iterdir()}
+        for part in (CASES, WHEELS):
+            (folder / part).mkdir()
+        cases.write(folder / CASES, asked.cases, answers)
+        own = write_wheel(folder / WHEELS)
+        for wheel in given:
+            shutil.copyfile(wheel, folder / WHEELS / wheel.name)
+        shutil.copyfile(bootstrap.__file__, folder / record.BOOTSTRAP)
+        (folder / record.SCRIPT).write_text(_SCRIPT, encoding="ascii")
+        (folder / record.SCRIPT).chmod(0o755)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in listed)
+        pack = Pack(
+            target=target,
+            plan=name,
+            precision=precision,
+            reference_dtype=manifest.dtype,
+            kv="inplace" if spec.kv == "inplace" else "concat",
+            text_capacity=capacity.text,
+            images=images,
+            workspace_mib=options.workspace_mib,
+            builder_optimization_level=options.builder_optimization_level,
+            weight_bytes=(graphs[0].weight_bytes, graphs[1].weight_bytes),
+            footprint=footprint,
+            python=python,
+            requirements=wheels.REQUIRED,
+            wheels=(own.name, *(wheel.name for wheel in given)),
+            cases=asked.kind,
+            files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
+            tools={"luvc-export": __version__, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
+        )
+        record.write(folder, pack)
+    machine = device.device.machine or ""
+    names = [wheels.parse(wheel.name) for wheel in given]
+    return Packed(Path(output), pack, tuple(wheels.missing(names, python, machine)))
+
+
+def _system(device: Target) -> str:
+    """The Python of the target's own system, which the installer runs on."""
+    if device.device.l4t is None or device.device.python is None:
+        raise UsageError(
+            "packs are for boards that come with a system of their own",
+            where=f"--target {device.name}",
+            got=device.title,
+            expected=", ".join(name for name in targets.names() if targets.find(name).device.l4t),
+            fix=f"luvc-export build BUNDLE --target {device.name}, on a machine with that GPU",
+        )
+    return device.device.python
+
+
+def _given_wheels(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
+    if not found:
+        got = "no wheel in it" if folder.is_dir() else "no such folder"
+        raise UsageError("there are no wheels", where=f"--wheels {folder}", got=got, expected="*.whl")
+    for path in found:
+        wheels.parse(path.name)
+    return found
+
+
+def _reference(
+    bundle: Bundle,
+    plan: str | None,
+    capacity: Capacity,
+    chosen: Callable[[Session, Capacity], Chosen],
+    progress: Progress,
+) -> tuple[Chosen, list[Answer]]:
+    """Questions, and the bundle's own answers to them."""
+    if bundle.manifest.dtype == "bf16":
+        raise MachineError(
+            "the reference answers are made on the CPU, which computes nothing in bf16",
+            where=str(bundle.folder),
+            fix="export with --dtype fp32 (weights stay as they are) and pack with --precision bf16",
+        )
+    session = Session(bundle, "cpu", plan)
+    asked = chosen(session, capacity)
+    answers = []
+    for index, case in enumerate(asked.cases):
+        progress("reference answers", index / len(asked.cases))
+        made = answer(session, case.images, case.prompt, asked.longest)
+        _check_room(made, bundle.manifest.prompt.image_token_id, capacity, f"case {index}: {case.prompt[:40]!r}")
+        answers.append(made)
+    progress("reference answers", 1.0)
+    return asked, answers
+
+
+def _check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) -> None:
+    images = made.prompt_ids.count(placeholder)
+    text = len(made.prompt_ids) - images + len(made.token_ids)
+    for what, count, most, flag in (
+        ("images", images, capacity.images, "--images"),
+        ("text tokens", text, capacity.text, "--text-capacity"),
+    ):
+        if count > most:
+            raise UsageError(
+                f"a case has more {what} than the engines take",
+                where=where,
+                got=count,
+                expected=f"at most {most}",
+                fix=f"{flag} {count}",
+            )
+
+
+def _copy_weights(bundle: Bundle, folder: Path, graphs: list[str], progress: Progress) -> None:
+    """Copy what the graphs and the runtime need: files of weights, the tokenizer's files."""
+    weights = bundle.manifest.weights
+    source = bundle.folder / weights.folder if weights.folder else bundle.folder
+    named = sorted({weight.location for graph in graphs for weight in outside_weights(folder / graph).values()})
+    if nested := [name for name in named if Path(name).name != name]:
+        raise BundleError(
+            "weights lie in a folder of their own, a pack is flat",
+            where=str(source),
+            got=nested[0],
+            fix="export again with --weights copy",
+        )
+    plans = bundle.manifest.plans.values()
+    own = {file for each in plans for file in (each.vision, each.decoder, each.decoder_debug) if file}
+    own |= {weight.location for file in own for weight in outside_weights(bundle.path(file)).values()}
+    paths = [source / name if (source / name).is_file() else bundle.folder / name for name in named]
+    paths += [bundle.folder / name for name in bundle.manifest.files if name not in own]
+    total, done = sum(path.stat().st_size for path in paths), 0
+    if total > shutil.disk_usage(folder).free:
+        raise MachineError(
+            "the disk is too small for the pack", where=str(folder), got=f"{total / 2**20:,.0f} MiB needed"
+        )
+    for path in paths:
+        progress("copying weights", done / max(1, total))
+        shutil.copyfile(path, folder / path.name)
+        done += path.stat().st_size
+    progress("copying weights", 1.0)
+
+
+def _write_manifest(
+    folder: Path, manifest: Manifest, plan: str, entry: PlanEntry, precision: Precision, capacity: Capacity
+) -> None:
+    """A pack is a bundle of one plan, whose graphs are the target's."""
+    files = {path.name: bundles.record(path) for path in sorted(folder.iterdir())}
+    changed = replace(
+        manifest,
+        dtype=precision,
+        prompt=replace(manifest.prompt, text_capacity=capacity.text),
+        default_plan=plan,
+        plans={plan: replace(entry, decoder_debug=None)},
+        weights=Weights("copy"),
+        files=files,
+        engines=(),
+        verified=(),
+    )
+    bundles.write_manifest(folder, changed)
+
+
+def _onnxruntime() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
