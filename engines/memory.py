@@ -111,7 +111,7 @@ def check_fits(footprint: Footprint, target: Target, cache: Cache, device_memory
     parts = ("weights", "kv", "activations", *(("loading",) if target.device.unified else ()))
     raise PlanError(
         "this plan does not fit on the target",
-        where=f"{target.title}, {device_memory_gib or max(target.device.memory_gib)} GiB",
+        where=f"{target.title}, {device_memory_gib or max(target.device.memory_gib):.4g} GiB",
         got=f"{_mib(want)} needed: " + ", ".join(f"{name} {_mib(getattr(footprint, name))}" for name in parts),
         expected=f"at most {_mib(have)}, what the system takes aside",
         fix=_advice(footprint, have - (footprint.loading if target.device.unified else 0), have, cache),
@@ -125,8 +125,8 @@ def _advice(footprint: Footprint, while_loading: int, have: int, cache: Cache) -
         return "no budget would fit: weights alone are too much; quantise them, or choose another target"
     if room >= cache.text:
         tokens = (room - cache.text) // cache.row // cache.capacity.images + cache.plan.layers * _TEXT
-        mib = tokens * 2 * cache.shape.kv_heads * cache.shape.head_dim * 2 / 2**20
-        return f"a plan of luvc-export export --kv-mib {mib:.1f} fits, with {cache.capacity.text} text tokens"
+        tenths = tokens * 2 * cache.shape.kv_heads * cache.shape.head_dim * 2 * 10 // 2**20
+        return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"
     return (
         f"no budget of visual tokens would fit; {room // cache.row // cache.plan.layers} text tokens do, without any:"
         " lower --text-capacity"

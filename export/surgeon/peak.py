@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, prod
+from typing import Any
 
 import onnx
+
+from luvc_export.export.surgeon.work import evaluate
 
 _TYPES = onnx.TensorProto
 _BITS = {
@@ -56,12 +59,20 @@ def weight_bytes(model: onnx.ModelProto, precision: str) -> int:
 
 
 def _sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Bytes of intermediate tensors by name, where they can be told."""
+    """Bytes of intermediate tensors by name: of the exporter's symbolic sizes, and what follows from those."""
+    symbols = {
+        dim.dim_param: size
+        for item in model.graph.input
+        for dim, size in zip(item.type.tensor_type.shape.dim, shapes.get(item.name, ()), strict=False)
+        if dim.dim_param
+    }
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]
-    for item in fixed.graph.input:
-        for dim, size in zip(item.type.tensor_type.shape.dim, shapes.get(item.name, ()), strict=False):
+    for item in (*fixed.graph.input, *fixed.graph.value_info):
+        dims = [_size(dim, symbols) for dim in item.type.tensor_type.shape.dim]
+        if None in dims or not item.type.tensor_type.HasField("shape"):
+            continue
+        for dim, size in zip(item.type.tensor_type.shape.dim, dims, strict=True):
             dim.dim_value = size
     for item in fixed.graph.output:
         item.type.tensor_type.ClearField("shape")
@@ -72,3 +83,7 @@ def _sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[
             count = prod(dim.dim_value for dim in kind.shape.dim)
             found[item.name] = ceil(count * _BITS.get(kind.elem_type, 32) / 8)
     return found
+
+
+def _size(dim: Any, symbols: Mapping[str, int]) -> int | None:
+    return dim.dim_value if dim.HasField("dim_value") else evaluate(dim.dim_param, dict(symbols))

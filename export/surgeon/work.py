@@ -72,7 +72,7 @@ def _shapes(model: onnx.ModelProto, plan: Plan) -> dict[str, list[int]]:
     for info in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         dims = []
         for dim in info.type.tensor_type.shape.dim:
-            size = dim.dim_value if dim.HasField("dim_value") else _evaluate(dim.dim_param, symbols)
+            size = dim.dim_value if dim.HasField("dim_value") else evaluate(dim.dim_param, symbols)
             dims.append(size)
         if all(size is not None for size in dims):
             found[info.name] = [int(size) for size in dims if size is not None]
@@ -91,7 +91,7 @@ def _symbols(model: onnx.ModelProto, plan: Plan) -> dict[str, int]:
     return symbols
 
 
-def _evaluate(text: str, symbols: dict[str, int]) -> int | None:
+def evaluate(text: str, symbols: dict[str, int]) -> int | None:
     """A sum of products of symbols and numbers, as the exporter writes sizes."""
     total = 0
     for term in text.replace("-", "+-").split("+"):
