@@ -13,6 +13,7 @@ from luvc_export.cli import build as build_verb
 from luvc_export.cli import calibrate as calibrate_verb
 from luvc_export.cli import demo as demo_verb
 from luvc_export.cli import doctor, export, inspect, make_random, plan, run
+from luvc_export.cli import pack as pack_verb
 from luvc_export.cli import parity as parity_verb
 from luvc_export.cli import targets as targets_verb
 from luvc_export.errors import LuvcError
@@ -33,6 +34,7 @@ app.command("demo")(demo_verb.demo)
 app.command("plan")(plan.plan)
 app.command("export")(export.export)
 app.command("build")(build_verb.build)
+app.command("pack")(pack_verb.pack)
 app.command("targets")(targets_verb.targets)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
