@@ -7,6 +7,7 @@ from pathlib import Path
 from luvc_export.errors import MachineError
 
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 _CGROUP_V2 = Path("/sys/fs/cgroup")
 _CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 
@@ -15,6 +16,16 @@ def available_bytes() -> int | None:
     """Bytes a process can still allocate: the kernel's estimate, or what its container leaves; None if unknown."""
     found = [value for value in (_meminfo(), _cgroup()) if value is not None]
     return min(found) if found else None
+
+
+def peak_bytes() -> int | None:
+    """Most memory this process has held at once, mapped files included; None if unknown."""
+    return _own("VmHWM:")
+
+
+def anonymous_bytes() -> int | None:
+    """Memory this process holds now that no file backs; None if unknown."""
+    return _own("RssAnon:")
 
 
 def require(needed: int, what: str, detail: str, fix: str) -> None:
@@ -37,6 +48,16 @@ def require(needed: int, what: str, detail: str, fix: str) -> None:
 def gib(count: float) -> str:
     """Bytes for people, in GiB."""
     return f"{count / 2**30:.2f} GiB"
+
+
+def _own(key: str) -> int | None:
+    try:
+        for line in _STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux
+    return None
 
 
 def _meminfo() -> int | None:

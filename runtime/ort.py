@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,10 @@ class OrtBackend:
             )
         self._decoder_file = decoder
         self._ort = _import(device)
+        #: Prefix of the profile files that sessions opened from now on write; None for none.
+        self.profile: str | None = None
+        #: Time spent inside ONNX Runtime so far, all graphs together.
+        self.graph_seconds = 0.0
         self._checked = False
         self._files: dict[int, str] = {}
         self._outside: dict[str, dict[str, OutsideWeight]] = {}
@@ -114,6 +119,11 @@ class OrtBackend:
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
         return outputs, OrtCache(tuple(binding.get_outputs()[: len(present)]))
+
+    def end_profiling(self) -> dict[str, str]:
+        """Close the profiles of the loaded graphs: the files, by graph."""
+        loaded = {name: self.__dict__.get(f"_{name}") for name in ("vision", "decoder")}
+        return {name: str(session.end_profiling()) for name, session in loaded.items() if session is not None}
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``."""
@@ -154,6 +164,8 @@ class OrtBackend:
         if self._entry.quantised is not None and self._entry.quantised.precision == "fp8":
             # Its fusion of Q/DQ and MatMul takes FP8 for INT8 and makes an invalid graph (onnxruntime 1.31).
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if self.profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, f"{self.profile}.{name}"
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         wanted = self._weights_of(name)
@@ -216,7 +228,9 @@ class OrtBackend:
             else:
                 binding.bind_output(name, "cpu")
         with self._explained(str(self._bundle.folder / self._files[id(session)])):
+            begin = perf_counter()
             session.run_with_iobinding(binding)
+            self.graph_seconds += perf_counter() - begin
         values = binding.get_outputs()[-len(outputs) :]
         result: dict[str, Array] = {}
         for (name, _), value in zip(outputs, values, strict=True):

@@ -268,7 +268,7 @@ def find(name: str) -> Preset:
 
 
 def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> Preset:
-    """The same layers, another number of them; full-attention blocks stay evenly spread over the encoder.
+    """The first layers only. An encoder cut before its first full-attention block gets one at its end.
 
     Raises:
         UsageError: Less than one, or more than published.
@@ -289,5 +289,5 @@ def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> P
         if "layer_types" in part:
             part["layer_types"] = part["layer_types"][:wanted]
         if full := part.get("fullatt_block_indexes"):
-            part["fullatt_block_indexes"] = sorted({max(0, (block + 1) * wanted // most - 1) for block in full})
+            part["fullatt_block_indexes"] = [block for block in full if block < wanted] or [wanted - 1]
     return replace(preset, config=config)

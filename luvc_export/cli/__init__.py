@@ -9,6 +9,7 @@ import typer
 
 from luvc_export import __version__
 from luvc_export.cli import ablate as ablate_verb
+from luvc_export.cli import bench as bench_verb
 from luvc_export.cli import build as build_verb
 from luvc_export.cli import calibrate as calibrate_verb
 from luvc_export.cli import demo as demo_verb
@@ -42,6 +43,7 @@ app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
 app.command("ablate")(ablate_verb.ablate)
 app.command("calibrate")(calibrate_verb.calibrate)
+app.command("bench")(bench_verb.bench)
 app.command("make-random")(make_random.make_random)
 
 

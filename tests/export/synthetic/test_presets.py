@@ -32,8 +32,9 @@ def test_presets_have_as_many_parameters_as_published(name: str) -> None:
 
 def test_fewer_layers_are_the_same_layers() -> None:
     full = presets.find("qwen2.5-vl-3b")
-    small = presets.resized(full, 3, 8)
-    assert small.config["vision_config"]["fullatt_block_indexes"] == [1, 3, 5, 7]
+    small = presets.resized(full, 3, 16)
+    assert small.config["vision_config"]["fullatt_block_indexes"] == [7, 15]
+    assert presets.resized(full, 3, 4).config["vision_config"]["fullatt_block_indexes"] == [3]
     assert full.config["vision_config"]["depth"] == 32
     all_, some = checkpoint.shapes_of(full), checkpoint.shapes_of(small)
     assert set(some.items()) < set(all_.items())

@@ -1,0 +1,1 @@
+"""Curves and tables of what ``luvc_export.runtime.bench`` measured."""

@@ -1,0 +1,97 @@
+"""The table ``luvc-export bench`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from luvc_export.runtime.bench.machine import Machine, Roofline, roofline
+from luvc_export.runtime.bench.measure import Stat, Timed, ratio
+from luvc_export.runtime.bench.profile import Profile
+
+_ROWS = (
+    ("preprocess ms", "preprocess_ms"),
+    ("vision ms", "vision_ms"),
+    ("prefill ms", "prefill_ms"),
+    ("first token ms", "ttft_ms"),
+    ("decode tokens/s", "tokens_per_s"),
+    ("outside ONNX Runtime ms", "outside_ms"),
+)
+
+
+def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, Profile]], machine: Machine) -> Table:
+    """Medians and spread, a column a case, and the second by the first, run by run."""
+    rates = f"{machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s"
+    table = Table(title=f"this machine: {rates}, {machine.threads} threads")
+    table.add_column("median ±half of the middle 50 %")
+    for one in timed:
+        table.add_column(one.facts.label, justify="right")
+    paired = len(timed) == 2
+    if paired:
+        table.add_column("second / first", justify="right")
+
+    def add(name: str, cells: Sequence[str], last: str = "") -> None:
+        table.add_row(name, *cells, *([last] if paired else []))
+
+    for name, metric in _ROWS:
+        stats = [one.stat(metric) for one in timed]
+        if not all(stat.median > 0 for stat in stats):
+            continue
+        add(name, [_stat(stat) for stat in stats], _stat(ratio(timed[0], timed[1], metric)) if paired else "")
+    add("outside, share of all", [_share(one) for one in timed])
+    add("KV cache MiB", [f"{one.facts.kv_mib:.2f}" for one in timed], _by([one.facts.kv_mib for one in timed]))
+    add("peak memory MiB", [_mib(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))
+    add("held at the end, no file behind", [_mib(one.facts.anonymous_mib) for one in timed])
+    add("load ms", [f"{one.facts.load_ms:.0f}" for one in timed], _by([one.facts.load_ms for one in timed]))
+    add("prefill GFLOPs", [f"{one.facts.prefill_flops / 1e9:.4g}" for one in timed],
+        _by([one.facts.prefill_flops for one in timed]))  # fmt: skip
+    reached = [roofline(one, machine) for one in timed]
+    add("prefill, share of matrix rate", [f"{limit.prefill:.0%}" for limit in reached])
+    add("decode, share of bandwidth", [_decode(limit) for limit in reached])
+    for graph, part in (("vision", "merge"), ("decoder", "prune")):
+        add(f"{part}s alone, share of {'prefill' if part == 'prune' else 'vision'}",
+            [_part(found.get(graph), part) for found in profiles])  # fmt: skip
+    add("visual tokens by layer", [_runs(one.facts.visual_tokens) for one in timed])
+    return table
+
+
+def _stat(stat: Stat) -> str:
+    return f"{stat.median:.4g} ±{(stat.high - stat.low) / 2 / stat.median:.0%}"
+
+
+def _share(one: Timed) -> str:
+    return f"{one.stat('outside_ms').median / one.stat('total_ms').median:.1%}"
+
+
+def _mib(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f}"
+
+
+def _by(values: Sequence[Any]) -> str:
+    if len(values) != 2 or not all(values):
+        return ""
+    return f"{values[1] / values[0]:.3g}x"
+
+
+def _decode(limit: Roofline) -> str:
+    return f"{limit.decode:.0%}" if limit.decode == limit.decode else "no second token"
+
+
+def _part(profile: Profile | None, part: str) -> str:
+    if profile is None or not profile.total_ms:
+        return "not run"
+    cost: float = getattr(profile, f"{part}_ms")
+    return f"{cost:.2f} ms, {cost / profile.total_ms:.2%}"
+
+
+def _runs(tokens: Sequence[int]) -> str:
+    """``756 x3, 378 x3, 0``."""
+    pieces: list[list[int]] = []
+    for count in tokens:
+        if pieces and pieces[-1][0] == count:
+            pieces[-1][1] += 1
+        else:
+            pieces.append([count, 1])
+    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in pieces)

@@ -1,0 +1,1 @@
+"""What a bundle costs on this machine: interleaved timings, memory, roofline, profile. Needs the runtime alone."""

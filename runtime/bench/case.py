@@ -1,0 +1,86 @@
+"""What is timed: one plan of a bundle with so many images, text tokens and new tokens; and what one run of it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Args:
+        bundle: Folder.
+        plan: Name of a plan; None for the bundle's default.
+        images: Images in the prompt, noise.
+        text: Text tokens in the prompt.
+        new_tokens: Length of the answer; end tokens are ignored, so that every run decodes as much.
+        backend: ``cpu`` or ``cuda``.
+        threads: CPU threads; None for all cores.
+        label: Name in tables.
+    """
+
+    bundle: Path
+    plan: str | None = None
+    images: int = 1
+    text: int = 64
+    new_tokens: int = 16
+    backend: str = "cpu"
+    threads: int | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run, milliseconds.
+
+    Args:
+        preprocess_ms: A picture opened and fitted, template and tokenizer; not part of the times below but of the TTFT.
+        vision_ms: The vision graph.
+        prefill_ms: The decoder graph over the whole prompt, its inputs made.
+        ttft_ms: preprocess, vision, prefill and choosing the first token.
+        decode_ms: The other tokens together.
+        tokens_per_s: Of those.
+        outside_ms: What of preprocess to the last token was not spent inside ONNX Runtime.
+        total_ms: Everything.
+    """
+
+    preprocess_ms: float
+    vision_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    decode_ms: float
+    tokens_per_s: float
+    outside_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What does not change between runs.
+
+    Args:
+        label: The case's.
+        plan: Name of the plan.
+        load_ms: From the bundle's folder to graphs ready to run.
+        peak_mib: Most memory the process held, from start to end, mapped weights included; None if unknown.
+        anonymous_mib: What of the memory held after the last run no file backs; None if unknown.
+        kv_mib: Every layer's cache after the last token.
+        visual_tokens: In each layer's cache.
+        prefill_flops: LLM layers and the logits of one token, see ``luvc_export.budgets``.
+        decode_bytes: Weights and cache one decode step reads.
+    """
+
+    label: str
+    plan: str
+    load_ms: float
+    peak_mib: float | None
+    anonymous_mib: float | None
+    kv_mib: float
+    visual_tokens: tuple[int, ...]
+    prefill_flops: int
+    decode_bytes: int
+
+
+METRICS = tuple(field.name for field in fields(Sample))

@@ -1,0 +1,100 @@
+"""Time several cases in turns, A B A B, and say how much the figures spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from luvc_export.runtime.bench.case import METRICS, Case, Facts, Sample
+from luvc_export.runtime.bench.worker import Worker
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Median and quartiles of repeated figures."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Stat:
+        """Median, first and third quartile (linear between neighbours)."""
+        low, median, high = (float(value) for value in np.percentile(figures, (25, 50, 75)))
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One case and all its runs, warm-up left out."""
+
+    facts: Facts
+    samples: tuple[Sample, ...]
+
+    def stat(self, metric: str) -> Stat:
+        """Statistics of one of ``METRICS``."""
+        return Stat.of([getattr(sample, metric) for sample in self.samples])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: facts, statistics and every run; what is not a number becomes None."""
+        stats = {metric: dataclasses.asdict(self.stat(metric)) for metric in METRICS}
+        runs = [dataclasses.asdict(sample) for sample in self.samples]
+        data: dict[str, Any] = _plain({"facts": dataclasses.asdict(self.facts), "stats": stats, "runs": runs})
+        return data
+
+
+def measure(
+    cases: Sequence[Case], repeats: int = 5, warm_up: int = 1, progress: Progress = lambda stage, done: None
+) -> list[Timed]:
+    """Load every bundle and plan in a process of its own, warm each case up, then run them in turns.
+
+    Raises:
+        LuvcError: See ``Worker``.
+    """
+    turns, found = warm_up + repeats, [list[Sample]() for _ in cases]
+    groups = {_group(case): case for case in cases}
+    with ExitStack() as stack:
+        workers: dict[Hashable, Worker] = {}
+        for index, (group, case) in enumerate(groups.items()):
+            progress("loading", index / len(groups))
+            workers[group] = stack.enter_context(Worker(case))
+        progress("loading", 1.0)
+        for turn in range(turns):
+            for index, case in enumerate(cases):
+                sample = workers[_group(case)].run(case)
+                if turn >= warm_up:
+                    found[index].append(sample)
+                progress("timing", (turn * len(cases) + index + 1) / (turns * len(cases)))
+        return [Timed(workers[_group(case)].facts(case), tuple(runs)) for case, runs in zip(cases, found, strict=True)]
+
+
+def _group(case: Case) -> Hashable:
+    """Cases that one process can serve."""
+    return case.bundle, case.plan, case.backend, case.threads
+
+
+def ratio(first: Timed, second: Timed, metric: str) -> Stat:
+    """``second`` by ``first``, run by run: each pair ran one after the other."""
+    pairs = zip(first.samples, second.samples, strict=True)
+    return Stat.of([getattr(b, metric) / getattr(a, metric) if getattr(a, metric) else math.nan for a, b in pairs])
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """How cost grows with size: slope of a line through the logarithms (1 linear, 2 quadratic)."""
+    return float(np.polyfit(np.log(np.asarray(sizes)), np.log(np.asarray(costs)), 1)[0])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

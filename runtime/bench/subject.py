@@ -1,0 +1,136 @@
+"""One case, loaded and run: a session fed with noise and random token ids."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.budgets import prefill_flops
+from luvc_export.errors import UsageError
+from luvc_export.manifest import Manifest
+from luvc_export.plan import Plan
+from luvc_export.runtime.bench.case import Case, Facts, Sample
+from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
+from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.session import Session
+
+_MIB = 2**20
+
+
+class Subject:
+    """The bundle, plan and back-end of ``case``, loaded at once. ``run`` takes any case that has the same.
+
+    Args:
+        case: What to load.
+        profile: Prefix of ONNX Runtime's profile files, one a graph; None for none (profiling slows small graphs).
+
+    Raises:
+        LuvcError: See ``Session``.
+    """
+
+    def __init__(self, case: Case, profile: str | None = None) -> None:
+        begin = perf_counter()
+        self.session = Session(case.bundle, case.backend, case.plan, case.threads)
+        assert isinstance(self.session.backend, OrtBackend)
+        self.backend = self.session.backend
+        self.backend.profile = profile
+        manifest = self.session.bundle.manifest
+        self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
+        self.backend.load(images=case.images > 0)
+        self.load_ms = 1000 * (perf_counter() - begin)
+        self._asked: dict[Case, tuple[list[int], NDArray[np.uint8]]] = {}
+        self._cache: dict[Case, tuple[int, tuple[int, ...]]] = {}
+
+    def run(self, case: Case) -> Sample:
+        """Answer once.
+
+        Raises:
+            UsageError: More text than the bundle's capacity, or less than one token of text or answer.
+        """
+        if case not in self._asked:
+            self._asked[case] = self._question(case)
+        token_ids, images = self._asked[case]
+        marks, inside = [perf_counter()], self.backend.graph_seconds
+        if case.images:
+            self.session.prepare([self.picture] * case.images, "What is it?")
+        marks.append(perf_counter())
+        seen = self.session.see(images)
+        marks.append(perf_counter())
+        step = self.session.run(token_ids, seen)
+        marks.append(perf_counter())
+        token = int(step.logits[0, -1].argmax())
+        marks.append(perf_counter())
+        for _ in range(case.new_tokens - 1):
+            step = self.session.run([token], state=step.state)
+            token = int(step.logits[0, -1].argmax())
+        marks.append(perf_counter())
+        cache = step.state.cache
+        self._cache[case] = cache.nbytes, tuple(length - step.state.past_text for length in cache.lengths)
+        preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
+        total = 1000 * (marks[-1] - marks[0])
+        speed = 1000 * (case.new_tokens - 1) / decode if case.new_tokens > 1 else float("nan")
+        outside = total - 1000 * (self.backend.graph_seconds - inside)
+        ttft = 1000 * (marks[4] - marks[0])
+        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total)
+
+    def facts(self, case: Case) -> Facts:
+        """What is known of a case that has run."""
+        manifest = self.session.bundle.manifest
+        peak, anonymous = peak_bytes(), anonymous_bytes()
+        cache, visual = self._cache[case]
+        return Facts(
+            label=case.label,
+            plan=case.plan or manifest.default_plan,
+            load_ms=self.load_ms,
+            peak_mib=None if peak is None else peak / _MIB,
+            anonymous_mib=None if anonymous is None else anonymous / _MIB,
+            kv_mib=cache / _MIB,
+            visual_tokens=visual,
+            prefill_flops=flops(manifest, self.session.plan, case.images, case.text),
+            decode_bytes=weight_bytes(manifest, self.backend.name) + cache,
+        )
+
+    def _question(self, case: Case) -> tuple[list[int], NDArray[np.uint8]]:
+        """Random token ids around the images' placeholders, and noise."""
+        manifest = self.session.bundle.manifest
+        capacity, spec = manifest.prompt.text_capacity, manifest.image
+        if min(case.text, case.new_tokens) < 1 or case.images < 0 or case.text + case.new_tokens > capacity:
+            raise UsageError(
+                "these lengths cannot be timed",
+                where="--text, --new-tokens, --images",
+                got=f"{case.text} text tokens + {case.new_tokens} new, {case.images} images",
+                expected=f"at least 1 and 1, together at most {capacity} (the bundle's text capacity)",
+                fix="ask for less, or export with a larger --text-capacity",
+            )
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (case.images, spec.frames, *spec.size, 3), np.uint8)
+        ids = random.integers(0, manifest.decoder.vocab, case.text)
+        ids[ids == manifest.prompt.image_token_id] = 0
+        text, half = [int(token) for token in ids], case.text // 2
+        return [*text[:half], *[manifest.prompt.image_token_id] * case.images, *text[half:]], images
+
+    def profiles(self) -> dict[str, str]:
+        """End profiling; the files by graph."""
+        return self.backend.end_profiling()
+
+
+def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
+    """FLOPs of prefill: every LLM layer (``luvc_export.budgets``) and the logits of one token."""
+    keep = [images * count for count in plan.keep]
+    shape = manifest.decoder
+    return sum(prefill_flops(shape, keep, text, plan.last_layer)) + 2 * shape.hidden * shape.vocab
+
+
+def weight_bytes(manifest: Manifest, backend: str) -> int:
+    """Bytes of the matrices one decode step reads: every projection and the head; of the embedding it reads one row.
+
+    ONNX Runtime's CPU provider computes in fp32 whatever is stored.
+    """
+    shape = manifest.decoder
+    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
+    layer = attention + 3 * shape.hidden * shape.intermediate
+    size = 4 if backend == "cpu" or manifest.dtype == "fp32" else 2
+    return size * (shape.layers * layer + shape.hidden * shape.vocab)

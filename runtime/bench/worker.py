@@ -1,0 +1,112 @@
+"""A case in a process of its own: its memory is its alone, and several can be timed in turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from luvc_export.errors import LuvcError, MachineError
+from luvc_export.runtime.bench.case import Case, Facts, Sample
+
+_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+
+
+class Worker:
+    """Starts the process and waits until the case is loaded.
+
+    Raises:
+        LuvcError: What loading raised.
+        MachineError: The process was killed, most likely for its memory.
+    """
+
+    def __init__(self, case: Case, profile: str | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(case, profile, far), daemon=True)
+        self._process.start()
+        far.close()
+        self._where = str(case.bundle)
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, case: Case) -> Sample:
+        """``Subject.run`` there."""
+        sample: Sample = self._ask("run", case)
+        return sample
+
+    def facts(self, case: Case) -> Facts:
+        """``Subject.facts`` there."""
+        facts: Facts = self._ask("facts", case)
+        return facts
+
+    def profiles(self) -> dict[str, str]:
+        """``Subject.profiles`` there."""
+        files: dict[str, str] = self._ask("profiles")
+        return files
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _ask(self, what: str, *given: Case) -> Any:
+        try:
+            self._pipe.send((what, given))
+        except _GONE as error:
+            raise self._died() from error
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            good, value = self._pipe.recv()
+        except _GONE as error:
+            raise self._died() from error
+        if not good:
+            raise value
+        return value
+
+    def _died(self) -> MachineError:
+        self._process.join(5)
+        return MachineError(
+            "the process that was timed has died",
+            where=self._where,
+            got=f"exit code {self._process.exitcode}",
+            expected="memory for every bundle that is compared at the same time",
+            fix="compare fewer, or smaller, bundles",
+        )
+
+
+def _serve(case: Case, profile: str | None, pipe: Connection) -> None:
+    from luvc_export.runtime.bench.subject import Subject
+
+    try:
+        subject = Subject(case, profile)
+        pipe.send((True, None))
+        while True:
+            what, given = pipe.recv()
+            pipe.send((True, getattr(subject, what)(*given)))
+    except (*_GONE, KeyboardInterrupt):
+        return
+    except LuvcError as error:
+        pipe.send((False, _plain(error)))
+
+
+def _plain(error: LuvcError) -> LuvcError:
+    """The same error in a form that can be pickled."""
+    made = MachineError(str(error))
+    made.exit_code = error.exit_code
+    return made

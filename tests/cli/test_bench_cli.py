@@ -1,0 +1,85 @@
+"""bench and make-random from the outside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from luvc_export.bundle import Bundle
+from luvc_export.cli import main
+
+Cli = Callable[..., tuple[int, str, str]]
+QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["luvc-export", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "140")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
+
+    return run
+
+
+def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle) -> None:
+    code, out, _ = cli("bench", demo_bundle.folder, "--plan", "none", "--vs", "#thirds", "--json", *QUICK)
+    data = json.loads(out)
+    first, second = data["cases"]
+    assert code == 0 and (first["facts"]["plan"], second["facts"]["plan"]) == ("none", "thirds")
+    assert second["facts"]["visual_tokens"] == [80, 80, 40, 40, 20, 0]
+    assert data["ratios"]["prefill_ms"]["median"] > 0 and data["machine"]["threads"] == 1
+    assert second["profile"]["vision"]["merge_ms"] > 0 and second["profile"]["decoder"]["prune_ms"] > 0
+    assert first["profile"]["vision"]["merge_ms"] == first["profile"]["decoder"]["prune_ms"] == 0
+    assert second["roofline"]["prefill"] > 0 and second["roofline"]["decode"] > 0
+
+
+def test_bench_prints_a_table(cli: Cli, demo_bundle: Bundle) -> None:
+    code, out, _ = cli("bench", f"{demo_bundle.folder}#thirds", *QUICK)
+    assert code == 0
+    for text in ("prefill ms", "decode tokens/s", "KV cache MiB", "share of bandwidth", "80 x2, 40 x2, 20, 0"):
+        assert text in out
+
+
+def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_path: Path) -> None:
+    code, out, _ = cli("bench", demo_bundle.folder, "--sweep", "budget", "-o", tmp_path / "out", "--json", *QUICK)
+    data = json.loads(out)
+    assert code == 0 and {case["facts"]["plan"] for case in data["cases"]} == {"none", "even", "thirds"}
+    with Image.open(tmp_path / "out/sweep-budget.png") as drawn:
+        assert drawn.width > 500
+    page = (tmp_path / "out/sweep-budget.html").read_text()
+    assert "data:image/png;base64" in page and "<script" not in page and "thirds" in page
+    code, out, _ = cli("bench", demo_bundle.folder, "--sweep", "tokens", "-o", tmp_path / "out", "--json", *QUICK)
+    tokens = [case["tokens_a_layer"] for case in json.loads(out)["cases"]]
+    assert code == 0 and tokens == sorted(tokens) and tokens[0] == 32 and len(tokens) >= 5
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--sweep", "layers"), "unknown choice"),
+        (("--sweep", "tokens", "--vs", "#none"), "two jobs"),
+        (("--plan", "third"), "did you mean 'thirds'"),
+        (("--text", 1000), "these lengths cannot be timed"),
+    ],
+)
+def test_bad_input_is_refused(cli: Cli, demo_bundle: Bundle, args: tuple[object, ...], said: str) -> None:
+    code, out, err = cli("bench", demo_bundle.folder, "--repeats", 1, *args)
+    assert code == 2 and said in err and "Traceback" not in out + err
+
+
+def test_make_random_writes_what_export_opens(cli: Cli, tmp_path: Path) -> None:
+    args = ("make-random", "smolvlm-256m", "--layers", 1, "--encoder-blocks", 1, "-o", tmp_path / "small")
+    code, out, _ = cli(*args, "--json")
+    assert code == 0 and json.loads(out)["dtype"] == "bf16"
+    code, out, _ = cli("plan", tmp_path / "small", "--plan", "thirds")
+    assert code == 0 and "64 units" in out
+    assert cli(*args)[0] == 2

@@ -1,0 +1,114 @@
+"""Timing in turns, profiles, roofline: on the tiny bundle and on made-up samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from luvc_export.budgets import prefill_flops
+from luvc_export.bundle import Bundle
+from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.runtime.bench import profile as profiling
+from luvc_export.runtime.bench.case import METRICS, Case, Facts, Sample
+from luvc_export.runtime.bench.machine import Machine, measure_machine, roofline
+from luvc_export.runtime.bench.measure import Stat, Timed, exponent, measure, ratio
+from luvc_export.runtime.bench.subject import Subject, flops, weight_bytes
+from luvc_export.runtime.bench.worker import Worker
+
+FACTS = Facts("a", "half", 1.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
+
+
+def timed(*prefill: float) -> Timed:
+    return Timed(FACTS, tuple(Sample(0, 0, ms, 1, 10, 100, 1, 20) for ms in prefill))
+
+
+@pytest.fixture
+def case(bundle: Bundle) -> Case:
+    return Case(bundle.folder, "half", images=1, text=6, new_tokens=3, threads=1, label="tiny")
+
+
+def test_a_run_takes_the_lengths_it_is_told(case: Case) -> None:
+    subject = Subject(case)
+    sample = subject.run(case)
+    two = replace(case, images=2, new_tokens=1)
+    alone = subject.run(two)
+    assert sample.ttft_ms >= sample.preprocess_ms + sample.vision_ms + sample.prefill_ms
+    assert 0 < sample.outside_ms < sample.total_ms and math.isnan(alone.tokens_per_s)
+    facts = subject.facts(case)
+    assert facts.visual_tokens == (2, 0) and subject.facts(two).visual_tokens == (4, 0)
+    rows = (2 + 6 + 2) + (6 + 2)  # the last token is not fed back
+    assert facts.kv_mib * 2**20 == 2 * 4 * 4 * rows
+    with pytest.raises(UsageError, match="expected: at least 1 and 1, together at most 48"):
+        subject.run(replace(case, text=47))
+
+
+def test_costs_are_those_of_the_budgets(bundle: Bundle) -> None:
+    manifest, plan = bundle.manifest, bundle.entry().plan
+    shape = manifest.decoder
+    layers = sum(prefill_flops(shape, (2, 0), 5))
+    assert flops(manifest, plan, 1, 5) == layers + 2 * shape.hidden * shape.vocab
+    assert weight_bytes(manifest, "cpu") == 4 * (2 * (4 * 16 + 3 * 4 * 8) + 4 * 260)
+
+
+def test_cases_run_in_turns_each_plan_in_a_process(case: Case) -> None:
+    told: list[tuple[str, float]] = []
+    first, second = measure([case, replace(case, text=12)], 2, 1, lambda stage, done: told.append((stage, done)))
+    assert len(first.samples) == len(second.samples) == 2
+    assert told[-1] == ("timing", 1.0) and [stage for stage, _ in told].count("timing") == 6
+    data = json.loads(json.dumps(first.to_json()))
+    assert set(data["stats"]) == set(METRICS) and len(data["runs"]) == 2 and data["facts"]["peak_mib"] > 10
+
+
+def test_what_fails_in_the_process_is_raised_here(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="this is not a bundle") as error:
+        Worker(replace(case, bundle=tmp_path))
+    assert error.value.exit_code == 2
+    with Worker(case) as worker:
+        worker._process.kill()
+        with pytest.raises(MachineError, match="has died"):
+            worker.run(case)
+
+
+def test_statistics_pair_runs() -> None:
+    assert Stat.of([3.0, 1.0, 2.0]) == Stat(2.0, 1.5, 2.5)
+    found = ratio(timed(10, 20, 40), timed(5, 10, 10), "prefill_ms")
+    assert found == Stat(0.5, 0.375, 0.5)
+    sizes = np.array([100, 200, 400])
+    assert exponent(sizes, 3 * sizes**2) == pytest.approx(2.0)
+
+
+def test_roofline_is_work_by_time_by_limit() -> None:
+    found = roofline(timed(2.0), Machine(flops=2e9, bandwidth=8e8, threads=1))
+    assert found.prefill == pytest.approx(0.5) and found.decode == pytest.approx(0.5)
+    machine = measure_machine(1)
+    assert machine.threads == 1 and machine.flops > 1e8 and machine.bandwidth > 1e8
+
+
+def event(name: str, dur: int, at: int) -> dict[str, object]:
+    return {"cat": "Node", "name": f"{name}_kernel_time", "dur": dur, "ts": at, "args": {"op_name": "MatMul"}}
+
+
+def test_a_profile_tells_merges_and_prunes_apart(tmp_path: Path) -> None:
+    names = (
+        "node_linear",
+        "_inlfunc_MergeAxis_luvc.MergeAxis.MatMul.3",
+        "_inlfunc_SpectrumPrune_luvc.SpectrumPrune.T.1",
+    )
+    events = [event(name, 1000 * (i + 1) * (run + 1), 10 * run + i) for run in range(3) for i, name in enumerate(names)]
+    (tmp_path / "p.json").write_text(json.dumps([{"cat": "Session"}, *reversed(events)]))
+    found = profiling.read(tmp_path / "p.json", 2)  # runs of 2x and 3x count, the first does not
+    assert found == profiling.Profile(15.0, 5.0, 7.5, {"MatMul": 15.0})
+    (tmp_path / "p.json").write_text(json.dumps(events[1:]))
+    with pytest.raises(BundleError, match="no whole runs"):
+        profiling.read(tmp_path / "p.json", 2)
+
+
+def test_a_real_profile_has_every_kernel(case: Case) -> None:
+    found = profiling.profile(case, runs=1)
+    assert set(found) == {"vision", "decoder"} and found["decoder"].operators["MatMul"] > 0
+    assert found["decoder"].prune_ms == found["vision"].merge_ms == 0.0  # the tiny bundle has no fused nodes
