@@ -1,16 +1,16 @@
-"""The table of families in docs/families.md, written from the families themselves.
+"""The tables of families in docs/families.md and README.md, written from the families themselves.
 
-``python -m luvc_export.export.family_table docs/families.md`` rewrites the file; a test compares it.
+``python -m luvc_export.export.family_table`` rewrites both; a test compares them.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import TEXT_MODELS, Family
 from luvc_export.export.plain_vision import PlainVision
@@ -18,11 +18,14 @@ from luvc_export.planning import Request, solve
 
 HEAD = """# Families
 
-Written by `python -m luvc_export.export.family_table docs/families.md` from `export/families`; do not edit.
+Written by `python -m luvc_export.export.family_table` from `export/families`; do not edit.
 
 For every family below, tests in `tests/export/families` show, with tiny random weights against transformers:
 
 - equal vision embeddings, logits and 32 greedy tokens with plan `none`, for prompts of no, one and two pictures;
+- a chat with a system prompt and no, one or two pictures: the same token ids as transformers' processor makes, the same
+  32 tokens as `generate`; a second turn that keeps the pictures of the first in the caches;
+- tiles and videos where the table has them: the same ids and tokens as transformers;
 - ONNX graphs of the default plan (merging in the encoder, pruning in the LLM) that keep the same tokens and give the
   same logits as the torch modules: with pictures, with text alone, and for a decode step;
 - rows of a padded batch equal to rows alone;
@@ -34,10 +37,70 @@ Real weights are not part of these tests.
 |---|---|---|---|---|---|---|---|
 """
 
+TAIL = """
+## Pictures
+
+A bundle has one or more image sizes (`--image-size`, repeated). Towers with learned positions have one size; where
+their processor cuts pictures into tiles, `--tiles RxC` (repeated) says into which, and each tile is an image with a
+budget of its own. Without `--tiles` every picture is one image, also where transformers would cut it: give its
+processor the matching option (`do_image_splitting=False`, `crop_to_patches=False`) to compare. LLaVA-OneVision's
+processor always cuts the only picture of a prompt; `--tiles` with the grids of its `image_grid_pinpoints` does so too.
+
+Of several sizes or grids, the runtime takes the one that shows most of the picture and wastes least (the rule of
+LLaVA-NeXT). transformers' rule differs from family to family, so it may choose another one for some pictures.
+LLaVA-OneVision crops the margins of padded tiles away after its encoder; here they stay, as budgets are fixed. The two
+are equal for pictures that have the shape of the grid.
+
+## Videos
+
+`--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
+`Session.generate(video=[frame, ...], fps=2)` takes frames, not files. Each pair of frames is one image with a budget of
+its own; there is no budget for a whole video.
+
+## Several turns
+
+`Session.generate(messages=..., after=answer)` runs only what a chat has more than at `answer`; pictures stay pruned as
+they were. Scores of the spectrum (`low`, `residual`, ...) look at a picture and at what stands before it. With the
+pictures first the kept set does not depend on any question; with text before them it depends on that text. Baselines
+that read the attention of the last row depend on the first question, and later questions meet what it left.
+"""
+
+#: Between these the README holds a table of the families.
+MARKS = ("<!-- families -->\n", "<!-- end of families -->\n")
+
 
 def table() -> str:
-    """The whole file as text."""
-    return HEAD + "".join(f"| {' | '.join(row(families.find(name, 'docs')))} |\n" for name in families.built_in())
+    """docs/families.md."""
+    rows = (f"| {' | '.join(row(families.find(name, 'docs')))} |\n" for name in families.built_in())
+    return HEAD + "".join(rows) + TAIL
+
+
+def short_table() -> str:
+    """The README's table: what a picture may be in each family."""
+    lines = ["| family | image sizes | tiles | video |", "|---|---|---|---|"]
+    for name in families.built_in():
+        family = families.find(name, "docs")
+        config = family.tiny_config()
+        size = "the tower's" if family.image_size(config) else "any, several in a bundle"
+        lines.append(
+            f"| `{name}` | {size} | {'yes' if cuts(family) else ''} | {'yes' if family.video(config) else ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def cuts(family: Family) -> bool:
+    """Whether the family cuts pictures into tiles."""
+    try:
+        return bool(family.cuts(family.tiny_config(), [(1, 2)]))
+    except UsageError:
+        return False
+
+
+def within(text: str) -> str:
+    """``text`` with the short table between its marks."""
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return before + MARKS[0] + short_table() + MARKS[1] + after
 
 
 def row(family: Family) -> list[str]:
@@ -76,4 +139,7 @@ def row(family: Family) -> list[str]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(table(), encoding="utf-8")
+    root = Path(__file__).resolve().parent.parent
+    (root / "docs" / "families.md").write_text(table(), encoding="utf-8")
+    readme = root / "README.md"
+    readme.write_text(within(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import family_harness as harness
 import pytest
+from test_family_answers import SPLITTING
+from test_family_video import VIDEO
 
 import luvc_export
 from luvc_export.errors import CheckpointError
@@ -81,6 +83,18 @@ def test_our_own_come_first(site: Path) -> None:
     assert families.find("llava", "test").model_type == "llava"
 
 
-def test_the_table_of_families_is_up_to_date() -> None:
-    written = (DOCS / "families.md").read_text(encoding="utf-8")
-    assert written == family_table.table(), "python -m luvc_export.export.family_table docs/families.md"
+def test_the_tables_of_families_are_up_to_date() -> None:
+    again = "python -m luvc_export.export.family_table"
+    assert (DOCS / "families.md").read_text(encoding="utf-8") == family_table.table(), again
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert family_table.within(readme) == readme, again
+    assert readme.count("| `qwen3_vl` |") == 1
+
+
+def test_the_table_says_of_tiles_and_videos_what_tests_show() -> None:
+    """The lists the tests run over are the cells that say yes."""
+    for name in families.built_in():
+        row = next(line for line in family_table.short_table().splitlines() if line.startswith(f"| `{name}` |"))
+        tiles, video = (cell.strip() == "yes" for cell in row.split("|")[3:5])
+        assert tiles == (name in SPLITTING)
+        assert video == (name in VIDEO)
