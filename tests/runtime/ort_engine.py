@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,9 +124,8 @@ def describe(bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: 
     entry = bundle.entry(plan_name)
     models, files = {}, {}
     for name, file in (("vision", entry.vision), ("decoder", entry.decoder)):
-        model = onnx.load(bundle.path(file), load_external_data=False)
-        model, _ = operate(model, SPECS[kv], text_capacity=capacity.text, images=capacity.images)
-        models[name] = model
+        form = kv if name == "decoder" else "concat"
+        models[name] = model = _after_surgery(bundle.path(file), form, capacity)
         files[name] = _file(name, model, entry.plan, capacity, kind)
     made = EngineEntry(
         **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
@@ -136,6 +136,12 @@ def describe(bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: 
     )
     manifest = dataclasses.replace(bundle.manifest, engines=(made,))
     return Engines(Bundle(bundle.folder, manifest), models)
+
+
+@functools.cache
+def _after_surgery(path: Path, kv: str, capacity: Capacity) -> onnx.ModelProto:
+    model = onnx.load(path, load_external_data=False)
+    return operate(model, SPECS[kv], text_capacity=capacity.text, images=capacity.images)[0]
 
 
 def _file(name: str, model: onnx.ModelProto, plan: Plan, capacity: Capacity, kind: Any) -> EngineFile:

@@ -89,6 +89,18 @@ def test_logits_of_every_token_and_every_kept_index_are_ort_s(
 
 
 @pytest.mark.parametrize("kv", FORMS)
+def test_an_answer_that_is_held_can_be_gone_on_from(
+    engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str], kv: str
+) -> None:
+    """A generation holds its state: its caches are not used for other answers while it lives."""
+    ours, _ = session(engines[kv], gpu)
+    backend: Any = ours.backend
+    held = [ours.generate(*question, max_new_tokens=4) for _ in range(3)]
+    assert len(backend._decoder._blocks) == 3 + (kv == "concat")
+    assert len({id(answer.past.state.cache.block) for answer in held if answer.past}) == 3
+
+
+@pytest.mark.parametrize("kv", FORMS)
 def test_a_state_can_be_continued_twice(
     engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str], kv: str
 ) -> None:
@@ -115,58 +127,70 @@ def test_caches_take_what_was_planned_and_no_more(
     for kv, sets in (("concat", 2), ("inplace", 1)):
         ours, _ = session(engines[kv], gpu)
         backend: Any = ours.backend
-        answers = [ours.generate(*question, max_new_tokens=4) for _ in range(3)]
+        sizes = [ours.generate(*question, max_new_tokens=4).timings.kv_mib for _ in range(3)]
         planned = backend._kv
         assert planned.sets == sets == len(backend._decoder._blocks)
-        assert answers[0].timings.kv_mib == planned.region.nbytes / 2**20
+        assert set(sizes) == {planned.region.nbytes / 2**20}
         assert len(backend._vision._blocks) == 1
+
+
+def logits(ours: Session, question: tuple[Any, str], tokens: int) -> list[float]:
+    """A prompt and then ``tokens`` given ones, whatever the model would say: their logits."""
+    request = ours.prepare(*question)
+    step = ours.run(request.token_ids, ours.see(request.images))
+    found = [step.logits]
+    for token in range(5, 5 + tokens):
+        step = ours.run([token], state=step.state)
+        found.append(step.logits)
+    return list(np.concatenate(found).ravel())
 
 
 def test_single_tokens_are_replayed_from_a_graph(
     engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]
 ) -> None:
-    """The engine is put on the stream once plainly and once into the graph; later tokens are launches."""
+    """The engine is put on the stream twice for tokens, plainly and into the graph; all others are launches."""
+    wanted = logits(session(engines["inplace"], gpu, graphs=False)[0], question, 6)
     ours, opened = session(engines["inplace"], gpu)
     backend: Any = ours.backend
-    plain = ours.generate(*question, max_new_tokens=8)
-    lane = backend._decoder._lanes["decode"]
-    assert lane.replay.graph is not None
-    made = len(opened["decoder"]._calls)
-    again = ours.generate(*question, max_new_tokens=8)
-    assert again.token_ids == plain.token_ids
-    assert len(opened["decoder"]._calls) == made + 1, "the prompt was captured, every token replayed"
-    assert backend._decoder._lanes["prefill"].replay.graph is not None
-    third = ours.generate(*question, max_new_tokens=8)
-    assert third.token_ids == plain.token_ids and len(opened["decoder"]._calls) == made + 1
+    lanes, enqueued = None, []
+    for _ in range(3):
+        assert logits(ours, question, 6) == wanted
+        lanes = backend._decoder._lanes
+        enqueued.append(len(opened["decoder"]._calls))
+        assert lanes["decode"].replay.graph is not None
+    assert enqueued == [1 + 2, 3 + 1, 4], "the second prompt is captured, the third replayed"
+    assert opened["decoder"].runs == 3 * 7
+    assert lanes is not None and lanes["prefill"].replay.graph is not None
 
 
 def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
+    wanted = logits(session(engines["concat"], gpu, graphs=False)[0], question, 4)
     ours, _ = session(engines["concat"], gpu)
     backend: Any = ours.backend
-    for _ in range(2):
-        ours.generate(*question, max_new_tokens=4)
+    for _ in range(3):
+        assert logits(ours, question, 4) == wanted
     assert backend._decoder._lanes["decode"].replay.graph is None
     assert backend._decoder._lanes["prefill"].replay.graph is not None
+
+
+def test_a_graph_goes_when_shapes_change(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
+    ours, _ = session(engines["inplace"], gpu)
+    longer = (question[0], question[1] + " Now.")
+    wanted = [logits(session(engines["inplace"], gpu, graphs=False)[0], asked, 2) for asked in (question, longer)]
+    for index in (0, 0, 1, 0, 1, 1, 1, 0):
+        assert logits(ours, (question, longer)[index], 2) == wanted[index]
 
 
 def test_without_capture_it_warns_once_and_answers(
     engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = session(engines["inplace"], gpu)[0].generate(*question, max_new_tokens=6)
+    wanted = logits(session(engines["inplace"], gpu)[0], question, 5)
     monkeypatch.setenv("STAND_IN_NO_CAPTURE", "1")
     ours, _ = session(engines["inplace"], gpu)
-    with pytest.warns(
-        RuntimeWarning, match="no CUDA graph, steps are launched one by one(.|\\n)*CAPTURE_UNSUPPORTED"
-    ) as seen:
-        got = ours.generate(*question, max_new_tokens=6)
-    assert got.token_ids == wanted.token_ids and len(seen) == 1
-
-
-def test_graphs_can_be_switched_off(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
-    ours, _ = session(engines["inplace"], gpu, graphs=False)
-    backend: Any = ours.backend
-    ours.generate(*question, max_new_tokens=6)
-    assert backend._decoder._lanes["decode"].replay.graph is None
+    says = r"no CUDA graph, steps are launched one by one(.|\n)*CAPTURE_UNSUPPORTED"
+    with pytest.warns(RuntimeWarning, match=says) as seen:
+        assert logits(ours, question, 5) == wanted
+    assert len(seen) == 1
 
 
 def test_a_caller_s_stream_and_pictures_on_the_gpu(
@@ -202,9 +226,8 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], gpu: Gpu, que
     request = ours.prepare(*question)
     seen = ours.see(request.images)
     first = ours.run(request.token_ids, seen)
-    image = ours.bundle.manifest.prompt.image_token_id
     with pytest.raises(UsageError, match=r"take images with the first call of a conversation only\n(.|\n)*--kv concat"):
-        ours.run([image, 5], seen, first.state)
+        ours.run(request.token_ids, seen, first.state)
     with pytest.raises(UsageError, match=r"do not hold so many text tokens\n.*\n.* held, 96 more\n.*at most 96"):
         ours.run([5] * 96, state=first.state)
     with pytest.raises(UsageError, match=r"does not fit the engine\n.*image, profile 'image'\n.*\n.*to \[2"):
@@ -218,6 +241,7 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], gpu: Gpu, que
 def test_an_ordinary_answer_warns_of_nothing_and_leaves_no_memory(
     engines: dict[str, Engines], question: tuple[Any, str]
 ) -> None:
+    gc.collect()
     gpu = Gpu(library=stand_in.library())
     free, _ = gpu.memory()
     ours, _ = session(engines["inplace"], gpu)
