@@ -86,6 +86,7 @@ def export_bundle(
     debug: bool = False,
     overwrite: bool = False,
     revision: str | None = None,
+    lora: str | None = None,
     progress: Progress | None = None,
 ) -> bundles.Bundle:
     """Export a checkpoint to a bundle of ONNX graphs with the plans' compression inside.
@@ -106,11 +107,19 @@ def export_bundle(
         debug: Also write decoder graphs that take the kept indices as inputs.
         overwrite: Replace an existing bundle.
         revision: Hub revision.
+        lora: Folder of a peft adapter to merge into the weights first.
         progress: Told (stage, fraction of it done).
 
     Raises:
         LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
     """
+    if lora is not None and weights != "copy":
+        raise UsageError(
+            "merged weights lie nowhere but in the bundle",
+            where="--lora",
+            got=f"--weights {weights}",
+            expected="--weights copy",
+        )
     checkpoint = _checkpoint(model, revision, weights=weights != "none")
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
@@ -125,9 +134,14 @@ def export_bundle(
     from luvc_export.export.bundling import Options, write_bundle
 
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)
-    return write_bundle(
-        checkpoint, dict(plans), Path(output), options, overwrite, progress or (lambda stage, done: None)
-    )
+    tell = progress or (lambda stage, done: None)
+    if lora is None:
+        return write_bundle(checkpoint, dict(plans), Path(output), options, overwrite, tell)
+    from luvc_export.export.lora import merged
+
+    bundles.check_target(Path(output), overwrite)
+    with merged(checkpoint, lora) as whole:
+        return write_bundle(whole, dict(plans), Path(output), options, overwrite, tell)
 
 
 def build_engine(

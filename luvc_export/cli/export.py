@@ -33,6 +33,9 @@ def export(
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
     weights: Annotated[str, typer.Option("--weights", help="copy, or reference the checkpoint's files.")] = "copy",
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
+    ] = None,
     merge_keep: options.MergeKeep = 0.75,
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
@@ -101,6 +104,7 @@ def export(
             weights="none" if no_weights else weights,  # type: ignore[arg-type]
             debug=debug_graph,
             overwrite=overwrite,
+            lora=str(lora) if lora else None,
             progress=tell,
         )
     shape = written.manifest.decoder

@@ -1,0 +1,97 @@
+"""LoRA adapters made with peft: the merged checkpoint computes what peft computes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import family_harness as harness
+import pytest
+import torch
+from family_harness import SABOTAGE, TOLERANCE, Case, case
+
+from luvc_export import export_bundle
+from luvc_export.errors import CheckpointError, MachineError, UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.lora import merged
+
+peft = pytest.importorskip("peft", reason="pip install 'luvc-export[lora]'")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Case:
+    """A model of its own: peft changes what it is given."""
+    return harness.build(case("qwen2_vl").family, case("qwen2_vl").family.tiny_config(), seed=3)
+
+
+@pytest.fixture(scope="module")
+def folders(tiny: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor, torch.Tensor]:
+    """A checkpoint and its adapter, and the logits without and with it."""
+    base, adapter = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("adapter")
+    tiny.model.save_pretrained(base)
+    given = harness.reference(tiny, tiny.prompt(1), tiny.images(1))
+    before = harness.reference_logits(tiny, given)
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj", "qkv"], lora_alpha=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model: Any = peft.get_peft_model(tiny.model, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        tiny.model.model.rope_deltas = None
+        after = model(**given).logits[0]
+    model.save_pretrained(adapter)
+    return base, adapter, before, after[given["input_ids"][0] != tiny.family.image_token_id(tiny.config)]
+
+
+def test_the_merged_checkpoint_computes_what_peft_computes(
+    tiny: Case, folders: tuple[Path, Path, torch.Tensor, torch.Tensor]
+) -> None:
+    base, adapter, before, after = folders
+    with merged(open_checkpoint(str(base)), str(adapter)) as checkpoint:
+        scratch = checkpoint.folder
+        assert checkpoint.name == f"{base} + {adapter}"
+        model = type(case("qwen2_vl").model).from_pretrained(scratch, attn_implementation="eager").eval()
+    assert not scratch.exists()
+    ours = Case(tiny.family, model.config, model, tiny.size, tiny.plan, tiny.thirds)
+    seen = harness.see(ours, ours.plan, ours.images(1))
+    run = harness.lay_out(ours, ours.plan, ours.prompt(1), *seen[:2])
+    found = harness.logits(ours, ours.family.decoder(ours.model, ours.plan), run)
+    assert harness.difference(found, after) < TOLERANCE
+    assert harness.difference(after, before) > SABOTAGE
+
+
+def test_a_folder_that_is_no_adapter(folders: Any, tmp_path: Path) -> None:
+    said = r"this folder is not a LoRA adapter(.|\n)*adapter_config\.json"
+    with pytest.raises(CheckpointError, match=said), merged(open_checkpoint(str(folders[0])), str(tmp_path)):
+        pass
+
+
+def test_an_adapter_of_another_model(folders: Any, tmp_path: Path) -> None:
+    case("llava").model.save_pretrained(tmp_path / "llava")
+    other = open_checkpoint(str(tmp_path / "llava"))
+    with (
+        pytest.raises(CheckpointError, match="the adapter does not fit the checkpoint"),
+        merged(other, str(folders[1])),
+    ):
+        pass
+
+
+def test_without_peft(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with (
+        pytest.raises(MachineError, match=r"needs peft(.|\n)*luvc-export\[lora\]"),
+        merged(open_checkpoint(str(folders[0])), str(folders[1])),
+    ):
+        pass
+
+
+def test_what_is_merged_cannot_be_referenced(folders: Any, tmp_path: Path) -> None:
+    base = shutil.copytree(folders[0], tmp_path / "base")
+    with pytest.raises(UsageError, match=r"merged weights lie nowhere(.|\n)*--weights copy"):
+        export_bundle(str(base), tmp_path / "b", lora=str(folders[1]), weights="reference")
