@@ -1,0 +1,198 @@
+"""The arithmetic of quantising: statistics, ranges, rounding, factors and the search, each against plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from luvc_export.calibration.quantise import bisect, rounding, scaling
+from luvc_export.calibration.quantise.recipe import Recipe, decide
+from luvc_export.calibration.quantise.statistics import BINS, ROWS, Statistics
+from luvc_export.calibration.quantise.thresholds import METHODS
+from luvc_export.engines import targets
+from luvc_export.errors import UsageError
+from luvc_export.precision import PRECISIONS, check_target, find
+
+RANDOM = np.random.default_rng(0)
+
+
+def seen(values: np.ndarray, parts: int = 1) -> Statistics:
+    made = Statistics()
+    for part in np.array_split(values, parts):
+        made.add(part)
+    return made
+
+
+def outliers(rows: int = 400, width: int = 64) -> np.ndarray:
+    """Activations with two channels a hundred times the others, as transformers have them."""
+    values = RANDOM.normal(size=(rows, width)).astype(np.float32)
+    values[:, :2] *= 100
+    return values
+
+
+def test_statistics_in_parts_are_those_of_the_whole() -> None:
+    values = outliers()
+    whole, parts = seen(values), seen(values, 7)
+    assert whole.rows == parts.rows == 400
+    np.testing.assert_array_equal(parts.largest, np.abs(values).max(0))
+    np.testing.assert_allclose(parts.mean, np.abs(values).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(parts.power, np.square(values).mean(0), rtol=1e-5)
+    assert parts.counts.sum() == values.size and parts.edge >= parts.maximum
+
+
+def test_the_histogram_grows_by_doubling_and_loses_no_count() -> None:
+    made = Statistics()
+    for size in (0.01, 1.0, 100.0):
+        made.add(np.full((3, 4), size, np.float32))
+    assert made.counts.sum() == 36 and made.edge / 2 < 100 <= made.edge
+    width = made.edge / BINS
+    assert made.counts[int(100.0 / width) if made.edge > 100.0 else BINS - 1] == 12
+
+
+def test_the_sample_is_spread_over_all_rows() -> None:
+    values = np.arange(10 * ROWS, dtype=np.float32)[:, None]
+    sample = seen(values, 9).sample[:, 0]
+    assert ROWS <= len(sample) < 2 * ROWS
+    np.testing.assert_array_equal(np.diff(sample), sample[1] - sample[0])
+
+
+def test_ranges_keep_what_their_names_say() -> None:
+    values = RANDOM.normal(size=(2000, 50)).astype(np.float32)
+    values[0, 0] = 40
+    made = seen(values)
+    assert METHODS["max"](made, 99.9) == 40
+    exact = np.percentile(np.abs(values), 99.9)
+    assert METHODS["percentile"](made, 99.9) == pytest.approx(exact, abs=2 * made.edge / BINS)
+    assert METHODS["percentile"](made, 100) == 40
+    assert 2 < METHODS["entropy"](made, 99.9) < 20, "one outlier in 100,000 is cut off"
+    even = seen(RANDOM.uniform(-1, 1, (2000, 50)).astype(np.float32))
+    assert METHODS["entropy"](even, 99.9) > 0.9, "where all magnitudes are as likely, none is"
+
+
+def test_rounding_is_to_the_nearest_by_column_and_block() -> None:
+    weight = RANDOM.normal(size=(256, 24)).astype(np.float32)
+    made = rounding.int8(weight)
+    assert made.values.dtype == np.int8 and made.scale.shape == (24,)
+    assert (np.abs(made.widened() - weight) <= made.scale / 2 + 1e-6).all()
+    four = rounding.int4(weight, 128)
+    assert four.scale.shape == (2, 24)
+    assert (np.abs(four.widened() - weight) <= np.repeat(four.scale, 128, 0) / 2 + 1e-6).all()
+    eight = rounding.fp8(weight)
+    assert np.abs(eight.widened() - weight).max() <= np.abs(weight).max() / 16
+    assert rounding.int8(np.zeros((4, 4), np.float32)).widened().max() == 0, "no division by nothing"
+
+
+def test_clipping_by_importance_loses_less_where_it_matters() -> None:
+    weight = RANDOM.normal(size=(128, 64)).astype(np.float32)
+    weight[5] *= 3
+    power = np.ones(128, np.float32)
+    power[5] = 1e-4
+    error = [
+        float((np.square(made.widened() - weight) * power[:, None]).sum())
+        for made in (rounding.int4(weight, 128), rounding.int4(weight, 128, power))
+    ]
+    assert error[1] < 0.8 * error[0]
+
+
+def test_blocks_divide_the_rows() -> None:
+    assert [rounding.block(rows) for rows in (256, 192, 96, 3420)] == [128, 64, 32, None]
+    said = decide(Recipe(PRECISIONS["int4"]), np.ones((20, 8), np.float32), Statistics())
+    assert isinstance(said, str) and "divides its 20 rows" in said
+
+
+def product_error(values: np.ndarray, weight: np.ndarray, smooth: float) -> float:
+    """Relative error of the W8A8 product that a decision makes."""
+    made = decide(Recipe(PRECISIONS["int8"], smooth=smooth), weight, seen(values))
+    assert not isinstance(made, str) and made.range is not None
+    divided = values if made.factor is None else values / made.factor
+    step = made.range / 127
+    rounded = np.clip(np.rint(divided / step), -127, 127) * step
+    wanted = values @ weight
+    return float(np.linalg.norm(rounded @ made.weight.widened() - wanted) / np.linalg.norm(wanted))
+
+
+def test_smoothing_saves_activations_with_outliers() -> None:
+    weight = RANDOM.normal(size=(64, 32)).astype(np.float32)
+    weight[:2] /= 100
+    plain, smoothed = (product_error(outliers(), weight, smooth) for smooth in (0, 0.5))
+    assert smoothed < plain / 3
+
+
+def test_activation_aware_scales_are_never_worse_than_rounding() -> None:
+    values, weight = outliers(width=128), RANDOM.normal(size=(128, 32)).astype(np.float32)
+    made = seen(values)
+    factor = scaling.activation_aware(made, weight, 128)
+    rounded = rounding.int4(weight * factor[:, None], 128).widened() / factor[:, None]
+    plain = rounding.int4(weight, 128).widened()
+    error = [float(np.linalg.norm(values @ (item - weight))) for item in (plain, rounded)]
+    assert error[1] < error[0] / 2
+
+
+def test_a_recipe_that_means_nothing_is_refused() -> None:
+    int8 = PRECISIONS["int8"]
+    with pytest.raises(UsageError, match="did you mean 'entropy'"):
+        Recipe(int8, "entropi")
+    with pytest.raises(UsageError, match="percentile"):
+        Recipe(int8, "percentile", 30)
+    with pytest.raises(UsageError, match="alpha"):
+        Recipe(int8, smooth=2)
+
+
+def test_an_unsupported_precision_names_the_others() -> None:
+    with pytest.raises(UsageError, match=r"unsupported precision(.|\n)*did you mean 'int8'\? known: fp8, int4, int8"):
+        find("int9")
+
+
+@pytest.mark.parametrize(
+    ("target", "works"),
+    [
+        ("jetson-agx-orin-jp72", {"int8", "int4"}),
+        ("jetson-orin-nano-jp62", {"int8"}),
+        ("h100", {"int8", "int4", "fp8"}),
+        ("l4", {"int8", "int4", "fp8"}),
+        ("cpu", {"int8", "int4", "q8", "q4", "q4f16"}),
+    ],
+)
+def test_targets_refuse_what_they_cannot_run(target: str, works: set[str]) -> None:
+    record = targets.find(target)
+    for name, precision in PRECISIONS.items():
+        if name in works:
+            check_target(precision, record)
+            continue
+        with pytest.raises(UsageError, match="cannot run this precision") as caught:
+            check_target(precision, record)
+        offered = str(caught.value).split("expected: ")[1].split("\n")[0]
+        assert works <= set(offered.split(", ")) and name not in offered.split(", ")
+
+
+class Model:
+    """Layers that each break a share of the answers; two of them break more together."""
+
+    def __init__(self, breaks: Mapping[str, float]) -> None:
+        self.breaks, self.asked = dict(breaks), 0
+
+    def agreement(self, high: tuple[str, ...]) -> float:
+        self.asked += 1
+        return 1 - sum(share for name, share in self.breaks.items() if name not in high)
+
+
+def test_the_search_keeps_high_only_what_is_needed() -> None:
+    model = Model({f"layer {i}": 0.0001 for i in range(60)} | {"bad": 0.2, "worse": 0.3})
+    found = bisect.fewest(lambda: model.breaks, model.agreement, 0.99)
+    assert set(found.high) == {"bad", "worse"} and found.agreement >= 0.99
+    assert model.asked < 15 and len(found.trials) == model.asked
+
+
+def test_the_search_measures_no_damage_where_nothing_breaks() -> None:
+    def never() -> Mapping[str, float]:
+        raise AssertionError
+
+    assert bisect.fewest(never, Model({"a": 0.001}).agreement, 0.99).high == ()
+
+
+def test_the_search_spares_what_the_ranking_put_first_for_nothing() -> None:
+    model = Model({"a": 0.0, "b": 0.0, "c": 0.5})
+    found = bisect.fewest(lambda: {"a": 3.0, "b": 2.0, "c": 1.0}, model.agreement, 0.9)
+    assert found.high == ("c",), "a misleading ranking costs trials, not layers"
