@@ -10,13 +10,11 @@ from pathlib import Path
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import demo_cache
 import pytest
-from filelock import FileLock
 from hypothesis import settings
 
-from luvc_export import export_bundle, make_plan
-from luvc_export.bundle import Bundle, load
-from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.bundle import Bundle
 from luvc_export.engines.native import LIBRARY_NAME, LIBRARY_VARIABLE, Native
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
@@ -30,15 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def demo_bundle(pytestconfig: pytest.Config) -> Bundle:
     """The bundled checkpoint with plans ``none``, ``even`` and ``thirds`` and debug decoders; never changed."""
-    plans = {name: make_plan(str(CHECKPOINT), name, image_size=IMAGE_SIZE) for name in ("none", "even", "thirds")}
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    with FileLock(root / "demo.lock"):
-        if not (root / "demo").is_dir():
-            export_bundle(str(CHECKPOINT), root / "demo", plans, image_size=IMAGE_SIZE, text_capacity=256, debug=True)
-    return load(root / "demo")
+    return demo_cache.demo_bundle(Path(pytestconfig.cache.mkdir("demo")))
 
 
 @pytest.fixture(scope="session")
