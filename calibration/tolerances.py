@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luvc_export.precision import PRECISIONS
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -85,14 +87,39 @@ TABLE = {
         greedy=Limit(0.95, "one answer in twenty may hinge on close logits"),
         exact=Limit(0.95, "follows the greedy tokens"),
     ),
+    "8-bit": Tolerances(
+        rel_l2=Limit(2e-1, "a step is 1/127 of the largest magnitude, by tensor: measured 7e-2"),
+        worst_row=Limit(1.0, "one small row among large ones: measured 0.36"),
+        cosine=Limit(0.98, "rel_l2 squared by 2"),
+        kl=Limit(1.0, "untrained positions of the prompt move most: measured 0.24"),
+        top1=Limit(0.9, "positions inside the prompt, which nobody trains, have close second tokens: measured 0.95"),
+        overlap=Limit(0.85, "scores are differences of hidden states, off by several times rel_l2: measured 0.94"),
+        unexplained=Limit(0.1, "as overlap, without what follows from an earlier prune: measured 0.026"),
+        tie=Limit(2e-1, "as exact as rel_l2"),
+        greedy=Limit(0.95, "the bar is --min-agreement of calibrate, on a few hundred answers; this is on fewer"),
+        exact=Limit(0.95, "follows the greedy tokens"),
+    ),
+    "4-bit": Tolerances(
+        rel_l2=Limit(4e-1, "a step is 1/7 of a block's largest magnitude: measured 0.18"),
+        worst_row=Limit(2.0, "one small row among large ones: measured 0.87"),
+        cosine=Limit(0.92, "rel_l2 squared by 2"),
+        kl=Limit(2.0, "untrained positions of the prompt move most: measured 0.78"),
+        top1=Limit(0.85, "positions inside the prompt have close second tokens: measured 0.94"),
+        overlap=Limit(0.8, "scores are differences of hidden states, off by several times rel_l2: measured 0.93"),
+        unexplained=Limit(0.15, "as overlap, without what follows from an earlier prune: measured 0.033"),
+        tie=Limit(4e-1, "as exact as rel_l2"),
+        greedy=Limit(0.93, "the bar is --min-agreement of calibrate, on a few hundred answers; this is on fewer"),
+        exact=Limit(0.93, "follows the greedy tokens"),
+    ),
 }
 
 #: Smallest share of the uncompressed accuracy that a compressed plan may keep: the issue's "negligible loss".
 RETENTION = Limit(0.99, "the accuracy goal at half the prefill FLOPs")
 
-_ORDER = ("fp32", "fp16", "bf16")
+_ORDER = ("fp32", "fp16", "bf16", "8-bit", "4-bit")
+_ROWS = {name: f"{item.weights}-bit" for name, item in PRECISIONS.items()}
 
 
 def tolerances(*dtypes: str) -> Tolerances:
-    """Limits for a comparison of models in ``dtypes``: those of the coarsest."""
-    return TABLE[max(dtypes, key=_ORDER.index)]
+    """Limits for a comparison of models in ``dtypes`` (or quantised precisions): those of the coarsest."""
+    return TABLE[max((_ROWS.get(name, name) for name in dtypes), key=_ORDER.index)]

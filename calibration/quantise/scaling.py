@@ -35,6 +35,8 @@ def smooth(seen: Statistics, weight: Floats, alpha: float) -> Floats:
 def activation_aware(seen: Statistics, weight: Floats, block: int) -> Floats:
     """AWQ: s = mean|x|^a, a chosen by the error of the product on sampled rows (arXiv 2306.00978, equations 4 and 5).
 
+    Clipping comes after, with the chosen s.
+
     Args:
         seen: Of the activations.
         weight: [K, N].
@@ -49,7 +51,7 @@ def activation_aware(seen: Statistics, weight: Floats, block: int) -> Floats:
     for step in range(_STEPS):
         factor = np.power(mean, step / _STEPS, dtype=np.float32)
         factor = _bounded(factor / np.sqrt(factor.max() * factor.min()))
-        rounded = rounding.int4(weight * factor[:, None], block, power(seen, factor))
+        rounded = rounding.int4(weight * factor[:, None], block)
         error = float(np.square((rows / factor) @ rounded.widened() - wanted).sum())
         if error < best:
             best, chosen = error, factor

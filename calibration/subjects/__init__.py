@@ -75,8 +75,9 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
         frozenset(manifest.prompt.eos_token_ids),
     )
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
+    dtype = entry.quantised.precision if entry.quantised else manifest.dtype
     return GraphSubject(
-        name, manifest.dtype, entry.plan, prompting, BundleRunner(loaded, plan, threads), manifest.decoder.hidden
+        name, dtype, entry.plan, prompting, BundleRunner(loaded, plan, threads), manifest.decoder.hidden
     )
 
 

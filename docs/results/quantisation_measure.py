@@ -101,16 +101,16 @@ def main(folder: Path, count: int) -> None:
     cases = list(TASK.cases(TASK.report[0], count, TASK.report[1]))
     single = [case for case in cases if len(case.images) == 1][: RUNS + 5]
     pictures = [case.picture for case in cases]
-    about = {"model": bundle.manifest.source.sha256, "count": count, "files": _hashes(bundle)}
-    store = Store(folder / "measured.json", about)
+    store = Store(folder / "measured.json", {"model": bundle.manifest.source.sha256, "count": count})
     lines = []
     for plan, names in MEASURED.items():
-        full = unpack(store.of([plan, "right"], lambda plan=plan: pack(right(target, plan, cases))), count)
+        full: list[bool] = []
         for name in (None, *names):
             which = plan if name is None else f"{plan}{PRECISIONS[name].suffix}"
-            packed = store.of([which, "right"], lambda which=which: pack(right(target, which, cases)))
+            packed = store.of(["right", *_hashes(bundle, which)], lambda which=which: pack(right(target, which, cases)))
             answers = unpack(packed, count)
-            took = store.of([which, "times"], lambda which=which: times(target, which, single))
+            full = answers if name is None else full
+            took = store.of(["times", *_hashes(bundle, which)], lambda which=which: times(target, which, single))
             lost = intervals.difference(full, answers, pictures)
             cells = [plan, name or bundle.manifest.dtype, f"{size(bundle, which):.2f}", f"{np.mean(answers):.4f}"]
             cells += [f"{100 * lost.value:+.2f} ({100 * lost.low:+.2f} to {100 * lost.high:+.2f})" if name else ""]
@@ -121,8 +121,10 @@ def main(folder: Path, count: int) -> None:
     OUTPUT.write_text(page(bundle, lines, count), encoding="utf-8")
 
 
-def _hashes(bundle: bundles.Bundle) -> dict[str, str]:
-    return {name: known.sha256 for name, known in bundle.manifest.files.items() if name.endswith(".onnx")}
+def _hashes(bundle: bundles.Bundle, plan: str) -> list[str]:
+    entry = bundle.entry(plan)
+    weights = entry.quantised.weights if entry.quantised else "weights"
+    return [bundle.manifest.files[name].sha256 for name in (entry.vision, entry.decoder, weights)]
 
 
 def page(bundle: bundles.Bundle, lines: list[str], count: int) -> str:

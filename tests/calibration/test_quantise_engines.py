@@ -39,7 +39,7 @@ def graphs(
 ) -> tuple[str, dict[str, Path]]:
     """A precision and its graphs by half, weights beside them."""
     folder = tmp_path_factory.mktemp(request.param)
-    made = Quantiser(demo_bundle, PLAN, Recipe(PRECISIONS[request.param]), seen, folder)
+    made = Quantiser(demo_bundle, PLAN, Recipe(PRECISIONS[request.param], aware=False), seen, folder)
     entry = made.write(folder, (), DATA.record)
     return request.param, {"vision": folder / entry.vision, "decoder": folder / entry.decoder}
 
