@@ -1,0 +1,40 @@
+"""onnxruntime-genai: its builder takes the LLM of Qwen2.5-VL and makes no vision graph, so the LLM alone is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import common
+
+
+def prepare(options: dict[str, Any]) -> None:
+    """Build the LLM with token ids as input, fp32."""
+    made = Path(options["out"]) / "genai"
+    if not (made / "genai_config.json").is_file():
+        from onnxruntime_genai.models.builder import create_model
+
+        create_model(None, options["checkpoint"], str(made), "fp32", "cpu", str(made / "cache"))
+
+
+def times(options: dict[str, Any]) -> dict[str, Any]:
+    """Generate greedily from 1,088 token ids."""
+    import onnxruntime_genai as og
+
+    model = og.Model(str(Path(options["out"]) / "genai"))
+    ids = common.text_ids() * ((common.VISUAL + common.TEXT) // common.TEXT)
+
+    def generate(count: int) -> None:
+        params = og.GeneratorParams(model)
+        params.set_search_options(max_length=len(ids) + count, min_length=len(ids) + count, do_sample=False)
+        generator = og.Generator(model, params)
+        generator.append_tokens(ids)
+        for _ in range(count):
+            generator.generate_next_token()
+
+    ttft, speed = common.timed(lambda: generate(1), lambda: generate(common.NEW))
+    return common.answer(f"onnxruntime-genai {og.__version__}", common.VISUAL, ttft, speed)
+
+
+if __name__ == "__main__":
+    common.main(prepare, times)

@@ -1,0 +1,55 @@
+"""OpenVINO GenAI, with and without CDPruner at the mean number of visual tokens a layer of the plan ``thirds``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import common
+
+
+def prepare(options: dict[str, Any]) -> None:
+    """Convert with optimum-intel, fp32."""
+    made = Path(options["out"]) / "openvino"
+    if not made.is_dir():
+        tool = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "-m", options["checkpoint"]]
+        subprocess.run([*tool, "--task", "image-text-to-text", "--weight-format", "fp32", str(made)], check=True)
+
+
+def times(options: dict[str, Any]) -> dict[str, Any]:
+    """Generate greedily; end tokens are ignored."""
+    import json
+
+    import openvino
+    import openvino_genai
+
+    folder = Path(options["out"]) / "openvino"
+    pipe = openvino_genai.VLMPipeline(str(folder), "CPU", INFERENCE_PRECISION_HINT="f32")
+    image = openvino.Tensor(common.picture()[None])
+    config = pipe.get_generation_config()
+    config.do_sample, config.ignore_eos = False, True
+    visual = float(common.VISUAL)
+    if options.get("pruned"):
+        luvc = json.loads((Path(options["out"]) / "bundle" / "luvc.json").read_text(encoding="utf-8"))
+        keep = luvc["plans"]["thirds"]["plan"]["keep"]
+        config.pruning_ratio = round(100 * (1 - sum(keep) / len(keep) / common.VISUAL))
+        visual *= 1 - config.pruning_ratio / 100
+    seen = []
+
+    def generate(count: int) -> Any:
+        config.max_new_tokens = config.min_new_tokens = count
+        done = pipe.generate(common.QUESTION, images=[image], generation_config=config)
+        seen.append(done.perf_metrics)
+        return done
+
+    ttft, speed = common.timed(lambda: generate(1), lambda: generate(common.NEW))
+    last = seen[-1]
+    print(f"input tokens {last.get_num_input_tokens()}, generated {last.get_num_generated_tokens()}", file=sys.stderr)
+    made = common.answer(f"openvino-genai {openvino_genai.__version__}", visual, ttft, speed)
+    return made | {"input_tokens": last.get_num_input_tokens()}
+
+
+if __name__ == "__main__":
+    common.main(prepare, times)

@@ -1,0 +1,110 @@
+"""One random-weight model and prompt through luvc-export and its peers, one table of ratios.
+
+Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--only NAME ...]
+
+Makes the checkpoint (Qwen2.5-VL-3B's layer shapes, fp32), exports it, makes ``benchmarks/.venv`` from requirements.txt,
+converts for each peer, then times one process after another, in turns, all cores, fp32. What is made stays in OUT. A
+peer that cannot run says why in the table. A peer is a file in peers/ with ``prepare`` and ``times``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+VENV = HERE / ".venv"
+PICTURE = "896x896"
+#: Name, file in peers/, its own environment, options.
+PEERS: tuple[tuple[str, str, bool, dict[str, Any]], ...] = (
+    ("luvc-export thirds", "luvc", False, {"plan": "thirds"}),
+    ("luvc-export none", "luvc", False, {"plan": "none"}),
+    ("transformers SDPA", "transformers_sdpa", False, {}),
+    ("transformers.exporters in ONNX Runtime", "transformers_exporters", False, {}),
+    ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", True, {}),
+    ("OpenVINO GenAI", "openvino_genai_vlm", True, {}),
+    ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", True, {"pruned": True}),
+)
+
+
+def main() -> None:
+    """Prepare, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--layers", type=int, default=9)
+    parser.add_argument("--encoder-blocks", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", nargs="*", help="Words of the peers' names.")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if not VENV.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        subprocess.run([str(VENV / "bin/pip"), "install", "-q", "-r", str(HERE / "requirements.txt")], check=True)
+    common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out)}
+    if not (given.out / "checkpoint").is_dir():
+        sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", "fp32"]
+        command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", common["checkpoint"]]
+        subprocess.run([*command, *sizes], check=True)
+    chosen = [peer for peer in PEERS if not given.only or any(word in peer[0] for word in given.only)]
+    errors: dict[str, str] = {}
+    for name, file, own, options in chosen:
+        made = ask("prepare", file, own, {**common, **options})
+        if "error" in made:
+            errors[name] = made["error"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(given.rounds):
+        for name, file, own, options in chosen:
+            if name in errors:
+                continue
+            made = ask("times", file, own, {**common, **options})
+            if "error" in made:
+                errors[name] = made["error"]
+            else:
+                found.setdefault(name, []).append(made)
+    (given.out / "results.json").write_text(json.dumps({"runs": found, "errors": errors}, indent=1))
+    print(table([name for name, *_ in chosen], found, errors))
+
+
+def ask(what: str, file: str, own: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """Call ``what`` of a peer in a process of its own; its last line is the answer."""
+    python = VENV / "bin/python" if own else Path(sys.executable)
+    command = [str(python), str(HERE / "peers" / f"{file}.py"), what, json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode == 0 and lines:
+        answer: dict[str, Any] = json.loads(lines[-1])
+        return answer
+    last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit code {done.returncode}"]
+    return {"error": last[0][:200]}
+
+
+def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
+    """Markdown: medians, and each peer's time to first token by ours."""
+    rows = [
+        "| | version | visual tokens a layer | first token s | by luvc-export thirds | decode tokens/s | peak GiB |"
+    ]
+    rows.append("|---|---|---|---|---|---|---|")
+    ours = found.get(names[0])
+    base = statistics.median(t for run in ours for t in run["ttft_s"]) if ours else None
+    for name in names:
+        if name in errors:
+            rows.append(f"| {name} | | | cannot run: {errors[name]} | | | |")
+            continue
+        runs = found[name]
+        first = [t for run in runs for t in run["ttft_s"]]
+        spread = f"{statistics.median(first):.2f} ({min(first):.2f} to {max(first):.2f})"
+        speed = [s for run in runs for s in run["tokens_per_s"]]
+        by = f"{statistics.median(first) / base:.2f}x" if base else ""
+        peak = max(run["peak_gib"] for run in runs)
+        cells = [name, runs[0]["version"], f"{runs[0]['visual_tokens']:.0f}", spread, by]
+        rows.append("| " + " | ".join([*cells, f"{statistics.median(speed):.2f}", f"{peak:.1f}"]) + " |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
