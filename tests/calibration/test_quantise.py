@@ -11,6 +11,7 @@ from luvc_export.calibration.quantise import bisect, rounding, scaling
 from luvc_export.calibration.quantise.recipe import Recipe, decide
 from luvc_export.calibration.quantise.statistics import BINS, ROWS, Statistics
 from luvc_export.calibration.quantise.thresholds import METHODS
+from luvc_export.calibration.tolerances import TABLE, tolerances
 from luvc_export.engines import targets
 from luvc_export.errors import UsageError
 from luvc_export.precision import PRECISIONS, check_target, find
@@ -196,3 +197,11 @@ def test_the_search_spares_what_the_ranking_put_first_for_nothing() -> None:
     model = Model({"a": 0.0, "b": 0.0, "c": 0.5})
     found = bisect.fewest(lambda: {"a": 3.0, "b": 2.0, "c": 1.0}, model.agreement, 0.9)
     assert found.high == ("c",), "a misleading ranking costs trials, not layers"
+
+
+def test_parity_judges_quantised_precisions_by_rows_of_their_own() -> None:
+    assert tolerances("fp32", "int8") is tolerances("q8", "fp16") is tolerances("fp8") is TABLE["8-bit"]
+    assert tolerances("int4", "int8") is tolerances("fp32", "q4f16") is TABLE["4-bit"]
+    for finer, coarser in (("bf16", "8-bit"), ("8-bit", "4-bit")):
+        assert TABLE[finer].rel_l2.value < TABLE[coarser].rel_l2.value
+        assert TABLE[finer].top1.value > TABLE[coarser].top1.value
