@@ -179,7 +179,7 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
         unread = surgery.emit("Gather", [spare, np.array(0)], axis=-1)[0]
         unread.dtype, unread.shape = spare.dtype, list(spare.shape[:-1])
         state["sizes"] = unread
-    channels = int(first.x.shape[-1])
+    channels = int(first.out["x"].shape[-1])  # of a unit: x may have come from its patches, one by one
     planes = {
         kind: int((state[kind] if state[kind] is not None else spare).shape[-1]) for kind in ("positions", "copies")
     }
