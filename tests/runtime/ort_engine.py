@@ -40,12 +40,10 @@ class OrtEngine:
     layers, captures_itself, scratch_bytes = 1, False, 4096
 
     def __init__(self, gpu: Gpu, model: onnx.ModelProto, folder: Path, file: EngineFile, scratch: int = 4096) -> None:
-        path = folder / f"{file.file}.onnx"
-        path.write_bytes(model.SerializeToString())
         options = ort.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        path.unlink()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._gpu, self._file, self.scratch_bytes = gpu, file, scratch
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._made: dict[Any, dict[str, tuple[int, ...]]] = {}
