@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luvc_export import bundle as bundles
+from luvc_export import precision as precisions
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.manifest import Fit, Footprint, PlanEntry, WeightsMode
 from luvc_export.plan import LastLayer, Plan
@@ -198,6 +199,8 @@ def build_engine(
     library.load(record.library)
     opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle)
     manifest, entry = opened.manifest, opened.entry(plan)
+    if entry.quantised is not None:
+        precisions.check_target(precisions.find(entry.quantised.precision), record)
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)

@@ -34,6 +34,11 @@ class QuantisedPrecision:
     portable: bool
     title: str
 
+    def plan_name(self, plan: str) -> str:
+        """Name of ``plan`` in this precision; one for another image size, ``NAME@HxW``, keeps that at the end."""
+        name, at, size = plan.partition("@")
+        return f"{name}{self.suffix}{at}{size}"
+
 
 PRECISIONS: dict[str, QuantisedPrecision] = {
     item.name: item

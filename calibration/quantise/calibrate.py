@@ -147,11 +147,11 @@ def check(
         )
     if output is not None:
         bundles.check_target(output, overwrite)
-    elif f"{plan}{recipe.precision.suffix}" in manifest.plans and not overwrite:
+    elif recipe.precision.plan_name(plan) in manifest.plans and not overwrite:
         raise UsageError(
             "the bundle has this plan in this precision",
             where=where,
-            got=f"{plan}{recipe.precision.suffix}",
+            got=recipe.precision.plan_name(plan),
             fix="pass --overwrite, or -o another folder",
         )
 

@@ -59,7 +59,7 @@ class Quantiser:
         progress: Progress = lambda stage, done: None,
     ) -> None:
         self.bundle, self.plan, self.recipe = bundle, plan, recipe
-        self.name = f"{plan}{recipe.precision.suffix}"
+        self.name = recipe.precision.plan_name(plan)
         self.entry = bundle.entry(plan)
         self._dtype = _DTYPES[bundle.manifest.dtype]
         self._shelf = Shelf(folder, f"weights.{self.name}")
@@ -108,7 +108,8 @@ class Quantiser:
         layers = {name: kept if name in high else self.recipe.precision.name for name in self.names}
         layers |= dict.fromkeys(self.high, kept)
         made = Quantisation(self.recipe.precision.name, shelf.name, layers, self.recipe.to_json(), data)
-        return PlanEntry(self.entry.plan, written[0], written[1], quantised=made)
+        vision, decoder = written
+        return dataclasses.replace(self.entry, vision=vision, decoder=decoder, decoder_debug=None, quantised=made)
 
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
         """A bundle, in the folder given at first, whose only plan is the choice that keeps ``high``."""

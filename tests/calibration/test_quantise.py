@@ -205,3 +205,8 @@ def test_parity_judges_quantised_precisions_by_rows_of_their_own() -> None:
     for finer, coarser in (("bf16", "8-bit"), ("8-bit", "4-bit")):
         assert TABLE[finer].rel_l2.value < TABLE[coarser].rel_l2.value
         assert TABLE[finer].top1.value > TABLE[coarser].top1.value
+
+
+def test_a_plan_for_another_image_size_keeps_its_size_last() -> None:
+    assert PRECISIONS["q8"].plan_name("even") == "even_quantized"
+    assert PRECISIONS["int4"].plan_name("even@448x672") == "even_int4@448x672"
