@@ -43,19 +43,17 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     Inputs stay those of the transformers processor, one prompt at a time, every image of the plan's grid.
 
     Args:
-        model: A loaded checkpoint of a supported family whose vision half takes the processor's patches.
+        model: A loaded checkpoint of a supported family.
         plan: Made for this model.
 
     Raises:
-        UsageError: The family's processor output is not supported, or inputs do not fit the plan.
+        UsageError: Inputs do not fit the plan, or hold videos.
     """
     family = families.find(
         str(model.config.model_type),  # type: ignore[union-attr]
         type(model).__name__,
     )
     vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
-    if not hasattr(vision, "from_patches"):
-        raise UsageError("compression inside transformers is not there for this family", got=family.model_type)
     decoder = family.decoder(model, plan)
     before = model.__dict__.get("forward")
 
@@ -65,8 +63,15 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         pixel_values: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
         logits_to_keep: int = 0,
+        pixel_values_videos: Tensor | None = None,
         **unused: Any,
     ) -> CausalLMOutputWithPast:
+        if pixel_values_videos is not None:
+            raise UsageError(
+                "compression inside transformers takes no video",
+                where="pixel_values_videos",
+                fix="pass frames as images, or export a bundle with --video",
+            )
         return _forward(
             model, family, plan, vision, decoder, input_ids, past_key_values, pixel_values, image_grid_thw,
             logits_to_keep,
@@ -104,14 +109,19 @@ def _forward(
     if input_ids.shape[0] != 1:
         raise UsageError("one prompt at a time", where="input_ids", got=list(input_ids.shape), expected="[1, length]")
     image_token = family.image_token_id(model.config)
-    ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units)
+    written = [part for part in family.cuts(model.config)[0].written if isinstance(part, int)]
+    ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
     dtype = decoder.embed_tokens.weight.dtype
-    hidden = decoder.embed_tokens.weight.shape[1]
-    embeds = torch.zeros(0, plan.vision_tokens, hidden, dtype=dtype)
+    embeds = torch.zeros(0, plan.vision_tokens, family.visual_width(model.config), dtype=dtype)
     positions = torch.zeros(0, plan.vision_tokens, 2 * vision.copies)
     if pixel_values is not None:
-        _check_grid(plan, image_grid_thw, vision.patches)
-        embeds, positions, _ = vision.from_patches(pixel_values)
+        if hasattr(vision, "from_patches"):
+            _check_grid(plan, image_grid_thw, vision.patches)
+            embeds, positions, _ = vision.from_patches(pixel_values)
+        else:
+            embeds, positions, _ = vision(
+                _pictures(pixel_values, ids.count(image_token), family.image_size(model.config))
+            )
     state = past if isinstance(past, PrunedCache) else None
     placed = arrange(
         ids, image_token, positions.numpy(), plan.grid, family.position_kind,
@@ -135,23 +145,39 @@ def _empty(family: Family, model: nn.Module, plan: Plan, dtype: torch.dtype) -> 
     return [torch.zeros(1, shape.kv_heads, 0, shape.head_dim, dtype=dtype) for _ in range(2 * plan.layers)]
 
 
-def _one_placeholder(ids: list[int], image_token: int, units: int) -> list[int]:
-    """Replace each run of ``units`` image tokens, as processors write them, by one."""
+def _one_placeholder(ids: list[int], image_token: int, units: int, written: list[int]) -> list[int]:
+    """Replace each run of image tokens, as processors write them, by ``written``: one and what ends the image."""
     short: list[int] = []
+    length = units + len(written) - 1
     index = 0
     while index < len(ids):
-        short.append(ids[index])
-        if ids[index] == image_token:
-            if ids[index : index + units] != [image_token] * units:
-                raise UsageError(
-                    "an image in the prompt has another size than the plan",
-                    where="input_ids",
-                    expected=f"{units} image tokens in a row",
-                    fix="resize the picture to the plan's image size before the processor",
-                )
-            index += units - 1
-        index += 1
+        if ids[index] != image_token:
+            short.append(ids[index])
+            index += 1
+            continue
+        if ids[index : index + length] != [image_token] * length:
+            raise UsageError(
+                "an image in the prompt has another size than the plan",
+                where="input_ids",
+                expected=f"{length} image tokens in a row",
+                fix="resize the picture to the plan's image size before the processor, and let it cut no tiles",
+            )
+        short += written
+        index += length
     return short
+
+
+def _pictures(pixels: Tensor, images: int, size: tuple[int, int] | None) -> Tensor:
+    """The first of each image's tiles, [n, 1, H, W, 3], from a processor's [..., 3, H, W].
+
+    Processors that cut pictures into tiles give the whole one first, and for several pictures the model takes no other.
+    """
+    if pixels.shape[-2:] != size:
+        raise UsageError(
+            "an image has another size than the plan", where="pixel_values", got=list(pixels.shape), expected=size
+        )
+    each = pixels.reshape(images, -1, *pixels.shape[-3:])[:, 0]
+    return each.permute(0, 2, 3, 1)[:, None]
 
 
 def _check_grid(plan: Plan, image_grid_thw: Tensor | None, patches: int) -> None:

@@ -39,6 +39,13 @@ class Case:
     def __str__(self) -> str:
         return self.family.model_type
 
+    @property
+    def wide(self) -> tuple[tuple[int, int], Plan]:
+        """Another image size, and the default plan for it."""
+        unit = self.family.unit_pixels(self.config)
+        shapes = self.family.decoder_shape(self.config), self.family.encoder_shape(self.config)
+        return (2 * unit, 6 * unit), solve(Request(schedule="thirds", merge_keep=0.5), (2, 6), *shapes)
+
     def normalise(self) -> Normalise:
         pixels = self.family.pixels
         return Normalise(pixels.rescale, list(pixels.mean), list(pixels.std))

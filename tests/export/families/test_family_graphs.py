@@ -1,77 +1,104 @@
-"""The default plan, merging and pruning: each family's ONNX graphs answer as its compressed torch modules do."""
+"""An exported bundle of the default plan, merging and pruning: its graphs answer as the compressed torch modules do."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import family_chat
 import family_harness as harness
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
-import onnxscript.optimizer
 import pytest
-import torch
-from family_harness import TOLERANCE, Case, case
-from torch import Tensor
+from family_harness import TOLERANCE, case
+from test_family_answers import chat, pictures
+from torch_backend import TorchBackend
 
-from luvc_export import contract
-from luvc_export.export import families, trace
-from luvc_export.export.decoder import Decoder
+from luvc_export import build_engine, contract, export_bundle
+from luvc_export.bundle import Bundle, load
+from luvc_export.export import families
+from luvc_export.runtime.session import Session, Step
 
 FAMILIES = families.built_in()
+#: The family whose bundle takes a second image size.
+BUCKETS = "qwen3_vl"
 
 
-def _session(model: ir.Model) -> Any:
-    onnxscript.optimizer.optimize_ir(model)
-    trace.check(model)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Bundles by family, each exported once."""
+
+    @cache
+    def export(name: str) -> Bundle:
+        tiny, folder = case(name), tmp_path_factory.mktemp(name)
+        plans = {"thirds": tiny.thirds}
+        if name == BUCKETS:
+            (height, width), plan = tiny.wide
+            plans[f"thirds@{height}x{width}"] = plan
+        source = family_chat.save(tiny, folder / "checkpoint")
+        return export_bundle(str(source), folder / "bundle", plans, image_size=tiny.size, text_capacity=256)
+
+    return export
+
+
+def _same(ours: Session, torch_: Session, ids: list[int], images: Any, before: tuple[Any, Any] = (None, None)) -> Any:
+    """Run both; logits, caches and kept tokens must agree. Return both states."""
+    steps: list[Step] = []
+    for session, state in zip((ours, torch_), before, strict=True):
+        steps.append(session.run(ids, session.see(images) if images is not None else None, state, all_logits=True))
+    found, expected = steps
+    assert harness.difference(found.logits, expected.logits) < TOLERANCE
+    assert expected.logits.std() >= 1
+    assert {*found.kept} == {*expected.kept}
+    for layer, kept in expected.kept.items():
+        assert np.array_equal(found.kept[layer], kept)
+    for mine, theirs in zip(found.state.cache.values, expected.state.cache.values, strict=True):
+        assert np.allclose(mine.numpy(), theirs.numpy(), atol=TOLERANCE, rtol=0)
+    return found.state, expected.state
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_onnx_equals_compressed_torch(name: str) -> None:
-    """Vision; then prefill of two images, of text alone, and a decode step, all from one decoder graph."""
+def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
+    """Vision; then prefill of two images, of text alone, and a decode step, all from one decoder graph; then a chat."""
     tiny = case(name)
     plan, images = tiny.thirds, tiny.images(2)
     assert plan.merges
     assert plan.vision_tokens < plan.units
     assert [keep for _, _, keep in plan.prunes if keep]
-
-    vision = tiny.vision(plan)
-    seen = harness.see(tiny, plan, images, vision)
-    found = _session(trace.trace_vision(vision, tiny.size, 1)).run(None, {contract.IMAGE: images.numpy()})
-    assert harness.difference(found[0], seen[0]) < TOLERANCE
-    assert harness.difference(found[1], seen[1]) < TOLERANCE
-    assert np.array_equal(found[2], seen[2].numpy())
-
-    decoder = tiny.family.decoder(tiny.model, plan)
-    session = _session(trace.trace_decoder(decoder, harness.graph_shape(tiny), torch.float32))
-    run = harness.lay_out(tiny, plan, tiny.prompt(2), *seen[:2])
-    past, logits = _compare(tiny, session, decoder, run.inputs(), harness.empty_past(tiny))
-    assert logits.std() >= 1
-    after = harness.next_inputs(run, decoder, 5, run.layout.input_ids.shape[1] + 1)
-    _compare(tiny, session, decoder, after, past)
-    text = harness.lay_out(tiny, plan, tiny.prompt(0), *harness.see(tiny, plan, tiny.images(0))[:2])
-    _compare(tiny, session, decoder, text.inputs(), harness.empty_past(tiny))
+    bundle = exported(name)
+    ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
+    found, expected = ours.see(images.numpy()), torch_.see(images.numpy())
+    assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
+    assert harness.difference(found.positions, expected.positions) < TOLERANCE
+    assert np.array_equal(found.merged_into, expected.merged_into)
+    states = _same(ours, torch_, tiny.prompt(2), images.numpy())
+    _same(ours, torch_, [5], None, states)
+    _same(ours, torch_, tiny.prompt(0), None)
+    answers = [one.generate(pictures(tiny, 2), messages=chat(2), max_new_tokens=8) for one in (ours, torch_)]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert answers[0].visual_tokens == answers[1].visual_tokens == tuple(2 * keep for keep in plan.keep)
 
 
-def _compare(
-    tiny: Case, session: Any, decoder: Decoder, inputs: list[Tensor], past: list[Tensor]
-) -> tuple[list[Tensor], Tensor]:
-    """Run both; logits, caches and kept tokens must agree. Return torch's caches and logits."""
-    plan = decoder.plan
-    with torch.no_grad():
-        logits, presents, kept = decoder(*inputs, past)
-    names = [*contract.DECODER_INPUTS, *contract.past_names(plan.layers)]
-    feeds = {name: value.numpy() for name, value in zip(names, [*inputs, *past], strict=True)}
-    used = {entry.name for entry in session.get_inputs()}
-    found = session.run(None, {name: value for name, value in feeds.items() if name in used})
-    assert harness.difference(found[0], logits) < TOLERANCE
-    for cache, value in zip(presents, found[1 : 1 + len(presents)], strict=True):
-        assert value.shape == tuple(cache.shape)
-        assert np.allclose(value, cache.numpy(), atol=TOLERANCE, rtol=0)
-    for chosen, value in zip(kept, found[1 + len(presents) :], strict=True):
-        assert np.array_equal(value, chosen.numpy())
-    return presents, logits
+def test_the_size_that_fits_a_picture_is_used_and_said(exported: Any) -> None:
+    """One bundle, two sizes, one file of weights; a chat stays with the size it began with."""
+    tiny, bundle = case(BUCKETS), exported(BUCKETS)
+    (height, width), wide = tiny.wide
+    both = Session(bundle, threads=1)
+    assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
+    for size, plan in ((tiny.size, tiny.thirds), ((height, width), wide)):
+        picture = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+        found = both.generate(picture, "what?", max_new_tokens=4)
+        assert found.selection.size == size
+        alone = Session(bundle, TorchBackend(tiny, plan), plan=bundle.sizes_of()[size])
+        assert found.token_ids == alone.generate(picture, "what?", max_new_tokens=4).token_ids
+        assert found.visual_tokens == plan.keep
+    assert [path.name for path in bundle.folder.iterdir()].count("weights") == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
+    bundle = exported(name)
+    build_engine(bundle.folder, "rtx-ada", "thirds", precision="fp16")
+    entry = load(bundle.folder).engine("thirds", "rtx-ada")
+    assert {item.name for item in entry.vision.inputs} == {contract.IMAGE}
+    assert {*contract.past_names(case(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}

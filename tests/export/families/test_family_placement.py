@@ -1,0 +1,47 @@
+"""Compression inside the loaded transformers model, for every family: plan none changes nothing, others compress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import family_chat
+import family_harness as harness
+import pytest
+import torch
+from family_harness import TOLERANCE, case
+from test_family_answers import chat, pictures, session
+
+from luvc_export.errors import UsageError
+from luvc_export.export import families
+from luvc_export.export.compression.placement import compressed
+
+FAMILIES = families.built_in()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_generate_inside_transformers(name: str, tmp_path: Path) -> None:
+    tiny = case(name)
+    given = family_chat.ask(tiny, family_chat.processor(tiny), chat(2), pictures(tiny, 2))
+    given.pop("attention_mask")
+    plain = harness.reference_greedy(tiny, given, 6)
+    with compressed(tiny.model, tiny.plan):
+        assert harness.reference_greedy(tiny, given, 6) == plain
+    ours = session(tiny, tmp_path, tiny.thirds)
+    request = ours.prepare(pictures(tiny, 2), messages=chat(2))
+    expected = ours.run(request.token_ids, ours.see(request.images), blocks=request.blocks).logits[0, -1]
+    with compressed(tiny.model, tiny.thirds), torch.no_grad():
+        assert harness.difference(tiny.model(**given).logits[0, -1], expected) < TOLERANCE
+    assert harness.reference_greedy(tiny, given, 6) == plain
+
+
+def test_videos_and_other_sizes_are_refused() -> None:
+    tiny = case("qwen2_vl")
+    with compressed(tiny.model, tiny.thirds), pytest.raises(UsageError, match="takes no video"):
+        tiny.model(input_ids=torch.tensor([[5]]), pixel_values_videos=torch.zeros(1))
+    llava = case("llava")
+    ids = torch.tensor([[5] + [250] * llava.plan.units])
+    with (
+        compressed(llava.model, llava.thirds),
+        pytest.raises(UsageError, match=r"another size than the plan(.|\n)*pixel"),
+    ):
+        llava.model(input_ids=ids, pixel_values=torch.zeros(1, 3, 48, 48))
