@@ -69,7 +69,8 @@ def question(
     if prompt is not None:
         if not isinstance(prompt, str):
             raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
-        content: list[Message] = [{"type": "image"} for _ in given] + [{"type": "video"} for _ in [clip] if clip]
+        kinds = ["image"] * len(given) + ["video"] * (clip is not None)
+        content: list[Message] = [*({"type": kind} for kind in kinds)]
         media = given if clip is None else (*given, clip)
         return Question(({"role": "user", "content": [*content, {"type": "text", "text": prompt}]},), media, prompt)
     listed = tuple(messages or ())
@@ -112,15 +113,15 @@ class PromptEncoder:
         self.tokenizer = _load_tokenizer(bundle)
         self.template: ChatTemplate | None = load_template(bundle)
         self._where = str(bundle.folder)
-        self._image_token = self.tokenizer.id_to_token(self.image_token_id)
-        if self._image_token is None:
+        image_token = self.tokenizer.id_to_token(self.image_token_id)
+        if image_token is None:
             raise BundleError(
                 "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
             )
+        self._image_token = str(image_token)
         self.marker = prompt.marker or self._image_token
-        self._markers = re.compile(
-            "|".join(map(re.escape, filter(None, (self.marker, prompt.video and prompt.video.marker))))
-        )
+        markers = [self.marker, *([prompt.video.marker] if prompt.video else [])]
+        self._markers = re.compile("|".join(re.escape(marker) for marker in markers))
 
     def render(self, asked: Question) -> str:
         """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
