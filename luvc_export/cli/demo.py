@@ -55,7 +55,7 @@ def demo(
     names = [f"picture-{number}.png" for number in range(2)]
     for name, image in zip(names, asked[len(KINDS) - 1].images, strict=True):
         Image.fromarray(image).save(output / name)
-    save_survival(sessions["even"], asked[0].images[0], first["even"].selection, output / "kept.png")
+    save_survival(first["even"], output / "kept.png")
     manifest = sessions["none"].bundle.manifest
     request = sessions["none"].prepare(asked[0].images, asked[0].prompt)
     text = len(request.token_ids) - len(request.images)

@@ -57,7 +57,7 @@ def run(
             print(piece, end="", flush=True)
     result = stream.result
     if show_kept is not None:
-        save_survival(session, pictures[0], result.selection, show_kept)
+        save_survival(result, show_kept)
     if as_json:
         print(
             json.dumps(
@@ -66,12 +66,17 @@ def run(
                     "token_ids": result.token_ids,
                     "finish_reason": result.finish_reason,
                     "timings": result.timings.to_json(),
+                    "image_size": result.selection.size,
+                    "tiles": result.selection.tiles,
                     "show_kept": str(show_kept) if show_kept else None,
                 }
             )
         )
         return
     print()
+    ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
+    if said := fit_line(result.selection, ways):
+        print(said, file=sys.stderr)
     print(timing_line(result.timings), file=sys.stderr)
 
 
@@ -86,18 +91,24 @@ def timing_line(timings: Any) -> str:
     )
 
 
-def save_survival(session: Any, picture: Any, selection: Any, path: Path) -> None:
-    """Draw the first picture's merges and survivors to ``path``."""
+def fit_line(selection: Any, known: int) -> str | None:
+    """What the pictures were brought to, where the bundle had a choice (``known`` image sizes and grids of tiles)."""
+    if known < 2 or not selection.placements:
+        return None
+    tiles = "".join(f", {rows}x{columns} tiles" for rows, columns in selection.tiles if (rows, columns) != (1, 1))
+    return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
+
+
+def save_survival(generation: Any, path: Path) -> None:
+    """Draw merges and survivors of the answer's first image to ``path``."""
     import numpy as np
 
-    from luvc_export.runtime.preprocess import preprocess
     from luvc_export.survival import draw
 
-    plan = session.plan
+    plan, selection = generation.past.session.plan, generation.selection
     kept = {layer: indices[0] for layer, indices in selection.kept.items()}
     kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
-    canvas = preprocess(picture, session.bundle.manifest.image).pixels[0]
-    sheet = draw(canvas, plan.grid, selection.merged_into[0], kept)
+    sheet = draw(generation.past.images[0][0], plan.grid, selection.merged_into[0], kept)
     scratch = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(scratch, format="PNG")

@@ -325,3 +325,12 @@ def test_states_are_values(session: Session) -> None:
     with pytest.raises(AttributeError):
         state.past_text = 3  # type: ignore[misc]
     assert isinstance(state, State)
+
+
+def test_what_the_pictures_were_brought_to_is_said(session: Session, picture: Picture) -> None:
+    from luvc_export.cli.run import fit_line
+
+    selection = session.generate(picture, "hello", max_new_tokens=1).selection
+    assert (selection.size, selection.tiles) == ((4, 4), ((1, 1),))
+    assert fit_line(selection, 1) is None
+    assert fit_line(selection, 2) == "images of 4x4, of 2 ways to fit a picture"
