@@ -11,6 +11,7 @@ from pathlib import Path
 
 from luvc_export import __version__
 from luvc_export import bundle as bundles
+from luvc_export import precision as precisions
 from luvc_export.bundle import Bundle
 from luvc_export.calibration.cases import Case
 from luvc_export.engines import memory, targets
@@ -113,6 +114,8 @@ def write_pack(
     options.check(device.library)
     bundles.check_target(Path(output), overwrite)
     entry, manifest = bundle.entry(plan), bundle.manifest
+    if entry.quantised is not None:
+        precisions.check_target(precisions.find(entry.quantised.precision), device)
     given = _given_wheels(wheels_folder)
     precision = precision or (manifest.dtype if manifest.dtype != "fp32" else device.spec.precisions[0])
     spec = device.with_kv(kv or device.spec.kv)
