@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from luvc_export.errors import UsageError
-from luvc_export.layout import arrange
+from luvc_export.layout import Clip, Mosaic, arrange
 
 IMAGE = 99
 
@@ -101,3 +101,22 @@ def test_a_continuation_starts_where_the_prompt_ended() -> None:
 def test_placeholders_and_images_must_agree(prompt: list[int]) -> None:
     with pytest.raises(UsageError, match=f"{prompt.count(IMAGE)} placeholders, 1 images"):
         arrange(prompt, IMAGE, raster(2, 2, 1), (2, 2), "mrope")
+
+
+def test_a_mosaic_is_one_grid_with_line_ends() -> None:
+    """Two tiles side by side: rows run through both, and each ends with a text token."""
+    layout = arrange(
+        [5, IMAGE, IMAGE, 8, 9, 6], IMAGE, raster(2, 2, 2), (2, 2), "sequential", blocks={0: Mosaic((1, 2))}
+    )
+    assert layout.visual_order.tolist() == [[1, 2, 6, 7, 3, 4, 8, 9]]
+    assert layout.input_ids.tolist() == [[5, 8, 9, 6]]
+    assert layout.order.tolist() == [[0, 5, 10, 11]]
+    np.testing.assert_array_equal(layout.visual_position_ids[0], layout.visual_order.astype(np.float32))
+    assert layout.next_position == layout.next_order == 12
+
+
+def test_a_clip_shares_rows_and_columns_and_goes_on_in_time() -> None:
+    layout = arrange([5, IMAGE, IMAGE, 6], IMAGE, raster(1, 2, 2), (1, 2), "mrope", blocks={0: Clip(2, 2.5)})
+    np.testing.assert_array_equal(layout.visual_position_ids[:, 0], [[1, 1, 3, 3], [1, 1, 1, 1], [1, 2, 1, 2]])
+    assert layout.visual_order.tolist() == [[1, 2, 3, 4]]
+    assert layout.position_ids[:, 0].tolist() == [[0, 3]] * 3

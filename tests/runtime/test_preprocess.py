@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from luvc_export.cut import Cut
 from luvc_export.errors import BundleError
 from luvc_export.manifest import Fit, ImageInput
-from luvc_export.runtime.preprocess import preprocess
+from luvc_export.runtime.preprocess import best_fit, cut_up, preprocess
 
 GREY = (127, 127, 127)
 WIDE = Image.new("RGB", (80, 40), (255, 0, 0))
@@ -77,3 +78,20 @@ def test_a_still_picture_fills_all_frames() -> None:
     one, two = preprocess(WIDE, spec("pad")), preprocess(WIDE, dataclasses.replace(spec("pad"), frames=2))
     assert two.pixels.shape == (2, *one.pixels.shape[1:])
     assert (two.pixels == one.pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "best"), [((100, 100), (64, 64)), ((200, 100), (64, 128)), ((90, 200), (128, 64)), ((20, 10), (64, 64))]
+)
+def test_the_canvas_that_shows_most_and_wastes_least(size: tuple[int, int], best: tuple[int, int]) -> None:
+    canvases = [(64, 64), (64, 128), (128, 64)]
+    assert canvases[best_fit(size, canvases)] == best
+
+
+def test_tiles_are_parts_of_one_canvas_and_say_where_the_picture_lies() -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8))
+    left, right, whole = cut_up(picture, spec("pad", size=(8, 8)), Cut((), (1, 2), "last"))
+    assert np.array_equal(np.concatenate([left.pixels[0], right.pixels[0]], 1), np.asarray(picture))
+    assert right.placement.to_picture(2, 3) == (10, 3)
+    assert whole.placement.to_picture(4, 4) == (8, 4)
+    assert np.array_equal(whole.pixels[0], np.asarray(picture.resize((8, 8), Image.Resampling.BICUBIC)))

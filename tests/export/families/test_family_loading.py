@@ -39,7 +39,9 @@ def _same(folder: Path, model: Any) -> None:
     for name, parameter in wanted.items():
         place = found[name]
         raw = np.fromfile(place.file, np.uint8, place.bytes, offset=place.offset)
-        stored = torch.from_numpy(raw).view({"F32": torch.float32, "BF16": torch.bfloat16}[place.dtype])
+        stored = torch.from_numpy(raw).view(
+            {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[place.dtype]
+        )
         assert torch.equal(stored.reshape(place.shape), parameter), name
 
 
@@ -128,3 +130,27 @@ def test_quantised_checkpoints_are_refused(tmp_path: Path, method: str) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": method}}))
     with pytest.raises(CheckpointError, match=f"quant_method {method}(.|\n)*quantise the bundle"):
         open_checkpoint(str(tmp_path))
+
+
+def test_fp16(tmp_path: Path) -> None:
+    tiny = harness.build(case("qwen2_vl").family, case("qwen2_vl").config)
+    half = tiny.model.to(torch.float16)
+    half.save_pretrained(tmp_path)
+    _same(tmp_path, half)
+
+
+def test_a_hub_name_with_a_revision_and_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the cache alone, laid out as the hub client lays it out; another revision is not there."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "stable").write_text(commit)
+    case("qwen2_vl").model.save_pretrained(repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    checkpoint = open_checkpoint("owner/tiny", "stable")
+    assert (checkpoint.name, checkpoint.revision) == ("owner/tiny", "stable")
+    assert checkpoint.folder.name == commit
+    assert checkpoint.tensors
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        open_checkpoint("owner/tiny", "unstable")
