@@ -22,8 +22,8 @@ SCORES = ("low", "residual", "ratio")
 #: LUVC_MAX_PAYLOADS: tensors whose rows travel with the kept tokens.
 MAX_PAYLOADS = 7
 
-_FLOATS = ("float32", "float16", "bfloat16")
-_ANY = (*_FLOATS, "int32", "int64")
+FLOATS = ("float32", "float16", "bfloat16")
+ANY = (*FLOATS, "int32", "int64")
 
 Kind = Literal["INT", "INTS", "FLOAT", "STRING"]
 
@@ -77,15 +77,15 @@ class Operator:
 SPECTRUM_PRUNE = Operator(
     "SpectrumPrune",
     (
-        Tensor("values", _FLOATS, ("G", "N", "D")),
-        Tensor("norm_weight", _FLOATS, ("D",)),
+        Tensor("values", FLOATS, ("G", "N", "D")),
+        Tensor("norm_weight", FLOATS, ("D",)),
         Tensor("basis", ("float32",), ("N", "M")),
-        Tensor("payload", _ANY, payload=True),
+        Tensor("payload", ANY, payload=True),
     ),
     (
-        Tensor("kept_values", _FLOATS, ("G", "keep", "D"), like="values"),
+        Tensor("kept_values", FLOATS, ("G", "keep", "D"), like="values"),
         Tensor("indices", ("int64",), ("G", "keep")),
-        Tensor("kept_payload", _ANY, like="payload", payload=True),
+        Tensor("kept_payload", ANY, like="payload", payload=True),
     ),
     (
         Attribute("keep", "INT"),
@@ -98,12 +98,12 @@ SPECTRUM_PRUNE = Operator(
 ORTHOGONAL_MERGE = Operator(
     "OrthogonalMerge",
     (
-        Tensor("values", _FLOATS, ("B", "H", "W", "C")),
+        Tensor("values", FLOATS, ("B", "H", "W", "C")),
         Tensor("sizes", ("float32",), ("B", "H", "W")),
         Tensor("positions", ("float32",), ("B", "H", "W", "P")),
     ),
     (
-        Tensor("merged_values", _FLOATS, ("B", "H-removed_rows", "W-removed_columns", "C"), like="values"),
+        Tensor("merged_values", FLOATS, ("B", "H-removed_rows", "W-removed_columns", "C"), like="values"),
         Tensor("merged_sizes", ("float32",), ("B", "H-removed_rows", "W-removed_columns")),
         Tensor("merged_positions", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "P")),
         Tensor("merged_into", ("int32",), ("B", "H", "W")),

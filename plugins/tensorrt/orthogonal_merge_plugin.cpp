@@ -4,6 +4,8 @@
 
 namespace luvc::tensorrt {
 
+using namespace contract::orthogonal_merge;
+
 using nvinfer1::DataType;
 using nvinfer1::Dims;
 using nvinfer1::DimsExprs;
@@ -13,17 +15,16 @@ using nvinfer1::PluginTensorDesc;
 
 namespace {
 
-enum Input { kValues, kSizes, kPositions, kInputs };
-enum Output { kMergedValues, kMergedSizes, kMergedPositions, kMergedInto, kOutputs };
-
+constexpr int32_t kInputCount = kInputs.size();
+constexpr int32_t kOutputCount = kOutputs.size();
 constexpr int32_t kHeightAxis = 1;
 constexpr int32_t kWidthAxis = 2;
 
 }  // namespace
 
 std::unique_ptr<OrthogonalMergePlugin> OrthogonalMergePlugin::create(const FieldReader& reader) {
-    const auto columns = reader.integer("removed_columns");
-    const auto rows = reader.integer("removed_rows");
+    const auto columns = reader.integer(kRemovedColumnsField);
+    const auto rows = reader.integer(kRemovedRowsField);
     if (!columns || !rows) return nullptr;
     if (*columns < 0 || *rows < 0) {
         report(LUVC_INVALID_REMOVED);
@@ -35,23 +36,18 @@ std::unique_ptr<OrthogonalMergePlugin> OrthogonalMergePlugin::create(const Field
     return plugin;
 }
 
-void OrthogonalMergePlugin::list_attributes(FieldList& attributes) {
-    attributes.add("removed_columns", nullptr, PluginFieldType::kINT32);
-    attributes.add("removed_rows", nullptr, PluginFieldType::kINT32);
-}
-
 void OrthogonalMergePlugin::list_fields(FieldList& fields) const {
-    fields.add("removed_columns", &removed_columns_, PluginFieldType::kINT32);
-    fields.add("removed_rows", &removed_rows_, PluginFieldType::kINT32);
+    fields.add(kRemovedColumnsField, &removed_columns_, PluginFieldType::kINT32);
+    fields.add(kRemovedRowsField, &removed_rows_, PluginFieldType::kINT32);
 }
 
 int32_t OrthogonalMergePlugin::getNbOutputs() const noexcept {
-    return kOutputs;
+    return kOutputCount;
 }
 
 int32_t OrthogonalMergePlugin::getOutputDataTypes(
     DataType* outputs, int32_t output_count, const DataType* inputs, int32_t input_count) const noexcept {
-    if (input_count != kInputs || output_count != kOutputs) return fail("expected 3 inputs and 4 outputs");
+    if (input_count != kInputCount || output_count != kOutputCount) return fail("expected 3 inputs and 4 outputs");
     outputs[kMergedValues] = inputs[kValues];
     outputs[kMergedSizes] = DataType::kFLOAT;
     outputs[kMergedPositions] = DataType::kFLOAT;
@@ -61,7 +57,7 @@ int32_t OrthogonalMergePlugin::getOutputDataTypes(
 
 int32_t OrthogonalMergePlugin::getOutputShapes(const DimsExprs* inputs, int32_t input_count, const DimsExprs*, int32_t,
     DimsExprs* outputs, int32_t output_count, nvinfer1::IExprBuilder& builder) noexcept {
-    if (input_count != kInputs || output_count != kOutputs) return fail("expected 3 inputs and 4 outputs");
+    if (input_count != kInputCount || output_count != kOutputCount) return fail("expected 3 inputs and 4 outputs");
     if (inputs[kValues].nbDims != 4 || inputs[kSizes].nbDims != 3 || inputs[kPositions].nbDims != 4) {
         return fail("values, sizes and positions must have 4, 3 and 4 dimensions");
     }
@@ -86,8 +82,8 @@ bool OrthogonalMergePlugin::supportsFormatCombination(
     const DataType type = tensors[place].desc.type;
     switch (place) {
         case kValues: return is_float(type);
-        case kInputs + kMergedValues: return type == tensors[kValues].desc.type;
-        case kInputs + kMergedInto: return type == DataType::kINT32;
+        case kInputCount + kMergedValues: return type == tensors[kValues].desc.type;
+        case kInputCount + kMergedInto: return type == DataType::kINT32;
         default: return type == DataType::kFLOAT;
     }
 }

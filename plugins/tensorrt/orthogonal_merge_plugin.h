@@ -7,16 +7,13 @@
 
 namespace luvc::tensorrt {
 
-// Inputs:  values [B, H, W, C]; sizes float32 [B, H, W]; positions float32 [B, H, W, P].
-// Outputs: merged values [B, H', W', C], sizes [B, H', W'], positions [B, H', W', P], and merged_into int32 [B, H, W],
-//          the row-major place in (H', W') of every unit.
-// Attributes: removed_columns, removed_rows.
+// Inputs, outputs and attributes: common/contract.h.
 class OrthogonalMergePlugin final : public Plugin<OrthogonalMergePlugin> {
 public:
-    static constexpr char kName[] = "OrthogonalMerge";
+    static constexpr const char* kName = contract::orthogonal_merge::kName;
+    static constexpr const auto& kAttributes = contract::orthogonal_merge::kAttributes;
 
     static std::unique_ptr<OrthogonalMergePlugin> create(const FieldReader& reader);
-    static void list_attributes(FieldList& attributes);
     void list_fields(FieldList& fields) const;
 
     int32_t getNbOutputs() const noexcept override;

@@ -8,14 +8,12 @@
 #include <optional>
 #include <string>
 
+#include "common/contract.h"
 #include "luvc/abi.h"
 #include "tensorrt/fields.h"
 #include "tensorrt/log.h"
 
 namespace luvc::tensorrt {
-
-constexpr char kNamespace[] = "luvc";
-constexpr char kPluginVersion[] = "1";
 
 inline std::optional<luvc_dtype> dtype_of(nvinfer1::DataType type) {
     switch (type) {
@@ -30,6 +28,14 @@ inline std::optional<luvc_dtype> dtype_of(nvinfer1::DataType type) {
 
 inline bool is_float(nvinfer1::DataType type) {
     return type == nvinfer1::DataType::kFLOAT || type == nvinfer1::DataType::kHALF || type == nvinfer1::DataType::kBF16;
+}
+
+inline nvinfer1::PluginFieldType field_type(contract::Kind kind) {
+    switch (kind) {
+        case contract::Kind::kFloat: return nvinfer1::PluginFieldType::kFLOAT32;
+        case contract::Kind::kString: return nvinfer1::PluginFieldType::kCHAR;
+        default: return nvinfer1::PluginFieldType::kINT32;
+    }
 }
 
 // `Derived` supplies kName, the build and run methods, and a copy constructor.
@@ -65,8 +71,8 @@ public:
     nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept final { return clone(); }
 
     const char* getPluginName() const noexcept final { return Derived::kName; }
-    const char* getPluginVersion() const noexcept final { return kPluginVersion; }
-    const char* getPluginNamespace() const noexcept final { return kNamespace; }
+    const char* getPluginVersion() const noexcept final { return contract::kVersion; }
+    const char* getPluginNamespace() const noexcept final { return contract::kNamespace; }
 
     int32_t configurePlugin(const nvinfer1::DynamicPluginTensorDesc*, int32_t, const nvinfer1::DynamicPluginTensorDesc*,
         int32_t) noexcept final {
@@ -93,11 +99,15 @@ private:
     FieldList fields_;
 };
 
-// Registers `Made` under its name; `Made` supplies static create(FieldReader) and list_attributes(FieldList&).
+// Registers `Made` under its name; `Made` supplies static create(FieldReader) and kAttributes, its contract's.
 template <typename Made>
 class Creator final : public nvinfer1::IPluginCreatorV3One {
 public:
-    Creator() { Made::list_attributes(attributes_); }
+    Creator() {
+        for (const contract::Attribute& attribute : Made::kAttributes) {
+            attributes_.add(attribute.name, nullptr, field_type(attribute.kind));
+        }
+    }
 
     nvinfer1::IPluginV3* createPlugin(
         const char* name, const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase) noexcept override {
@@ -114,8 +124,8 @@ public:
 
     const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return attributes_.get(); }
     const char* getPluginName() const noexcept override { return Made::kName; }
-    const char* getPluginVersion() const noexcept override { return kPluginVersion; }
-    const char* getPluginNamespace() const noexcept override { return kNamespace; }
+    const char* getPluginVersion() const noexcept override { return contract::kVersion; }
+    const char* getPluginNamespace() const noexcept override { return contract::kNamespace; }
 
 private:
     FieldList attributes_;

@@ -1,11 +1,13 @@
 #include "tensorrt/spectrum_prune_plugin.h"
 
-#include <array>
+#include <algorithm>
 
 #include "common/dtype.h"
 #include "common/spectrum_prune.h"
 
 namespace luvc::tensorrt {
+
+using namespace contract::spectrum_prune;
 
 using nvinfer1::DataType;
 using nvinfer1::Dims;
@@ -15,11 +17,6 @@ using nvinfer1::PluginFieldType;
 using nvinfer1::PluginTensorDesc;
 
 namespace {
-
-enum Input { kValues, kWeight, kBasis, kFirstPayload };
-enum Output { kKeptValues, kIndices, kFirstKeptPayload };
-
-constexpr std::array<const char*, 3> kScores{"low", "residual", "ratio"};  // by luvc_score
 
 // Dimensions [first, last) multiplied.
 int64_t extent(const Dims& dims, int32_t first, int32_t last) {
@@ -31,25 +28,26 @@ int64_t extent(const Dims& dims, int32_t first, int32_t last) {
 }  // namespace
 
 std::unique_ptr<SpectrumPrunePlugin> SpectrumPrunePlugin::create(const FieldReader& reader) {
-    const auto keep = reader.integer("keep");
-    const auto score = reader.text("score");
-    const auto epsilon = reader.number("epsilon");
-    const auto token_axes = reader.integers("token_axes");
+    const auto keep = reader.integer(kKeepField);
+    const auto score = reader.text(kScoreField);
+    const auto epsilon = reader.number(kEpsilonField);
+    const auto token_axes = reader.integers(kTokenAxesField);
     if (!keep || !score || !epsilon || !token_axes) return nullptr;
     auto plugin = std::make_unique<SpectrumPrunePlugin>();
     plugin->keep_ = *keep;
     plugin->score_ = *score;
     plugin->epsilon_ = *epsilon;
     plugin->token_axes_ = *token_axes;
-    while (plugin->score_code_ <= LUVC_SCORE_RATIO && *score != kScores[static_cast<size_t>(plugin->score_code_)]) {
-        ++plugin->score_code_;
-    }
-    if (plugin->score_code_ > LUVC_SCORE_RATIO) {
+    const auto& scores = contract::kScores;
+    const auto* found = std::find(scores.begin(), scores.end(), *score);
+    plugin->score_code_ = static_cast<luvc_score>(found - scores.begin());
+    if (found == scores.end()) {
         fail("score is '" + *score + "', expected low, residual or ratio");
         return nullptr;
     }
     if (token_axes->size() > LUVC_MAX_PAYLOADS) {
-        fail("token_axes names " + std::to_string(token_axes->size()) + " payloads, at most 7 fit");
+        fail("token_axes names " + std::to_string(token_axes->size()) + " payloads, at most "
+             + std::to_string(LUVC_MAX_PAYLOADS) + " fit");
         return nullptr;
     }
     for (int32_t axis : *token_axes) {
@@ -63,19 +61,12 @@ std::unique_ptr<SpectrumPrunePlugin> SpectrumPrunePlugin::create(const FieldRead
     return report(status) == 0 ? std::move(plugin) : nullptr;
 }
 
-void SpectrumPrunePlugin::list_attributes(FieldList& attributes) {
-    attributes.add("keep", nullptr, PluginFieldType::kINT32);
-    attributes.add("score", nullptr, PluginFieldType::kCHAR);
-    attributes.add("epsilon", nullptr, PluginFieldType::kFLOAT32);
-    attributes.add("token_axes", nullptr, PluginFieldType::kINT32, LUVC_MAX_PAYLOADS);
-}
-
 void SpectrumPrunePlugin::list_fields(FieldList& fields) const {
-    fields.add("keep", &keep_, PluginFieldType::kINT32);
-    fields.add("score", score_.data(), PluginFieldType::kCHAR, static_cast<int32_t>(score_.size()));
-    fields.add("epsilon", &epsilon_, PluginFieldType::kFLOAT32);
+    fields.add(kKeepField, &keep_, PluginFieldType::kINT32);
+    fields.add(kScoreField, score_.data(), PluginFieldType::kCHAR, static_cast<int32_t>(score_.size()));
+    fields.add(kEpsilonField, &epsilon_, PluginFieldType::kFLOAT32);
     if (!token_axes_.empty()) {
-        fields.add("token_axes", token_axes_.data(), PluginFieldType::kINT32, payload_count());
+        fields.add(kTokenAxesField, token_axes_.data(), PluginFieldType::kINT32, payload_count());
     }
 }
 
@@ -100,7 +91,7 @@ int32_t SpectrumPrunePlugin::getOutputShapes(const DimsExprs* inputs, int32_t in
         return fail("got " + std::to_string(input_count) + " inputs, expected 3 and one for each token axis");
     }
     const DimsExprs& values = inputs[kValues];
-    if (values.nbDims != 3 || inputs[kWeight].nbDims != 1 || inputs[kBasis].nbDims != 2) {
+    if (values.nbDims != 3 || inputs[kNormWeight].nbDims != 1 || inputs[kBasis].nbDims != 2) {
         return fail("values, norm_weight and basis must have 3, 1 and 2 dimensions");
     }
     const nvinfer1::IDimensionExpr* tokens = values.d[1];
@@ -133,7 +124,7 @@ bool SpectrumPrunePlugin::supportsFormatCombination(
     if (tensors[place].desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
     switch (place) {
         case kValues:
-        case kWeight: return is_float(type_of(place));
+        case kNormWeight: return is_float(type_of(place));
         case kBasis: return type_of(place) == DataType::kFLOAT;
         default: break;
     }
@@ -153,7 +144,7 @@ luvc_spectrum_prune_shape SpectrumPrunePlugin::shape_of(
 size_t SpectrumPrunePlugin::getWorkspaceSize(
     const DynamicPluginTensorDesc* inputs, int32_t, const DynamicPluginTensorDesc*, int32_t) const noexcept {
     const auto shape =
-        shape_of(inputs[kValues].max, inputs[kBasis].max, inputs[kValues].desc.type, inputs[kWeight].desc.type);
+        shape_of(inputs[kValues].max, inputs[kBasis].max, inputs[kValues].desc.type, inputs[kNormWeight].desc.type);
     size_t bytes = 0;
     report(luvc_spectrum_prune_workspace(&shape, LUVC_CUDA, &bytes));
     return bytes;
@@ -163,7 +154,7 @@ int32_t SpectrumPrunePlugin::onShapeChange(
     const PluginTensorDesc* inputs, int32_t, const PluginTensorDesc*, int32_t) noexcept {
     const Dims& values = inputs[kValues].dims;
     const Dims& basis = inputs[kBasis].dims;
-    if (inputs[kWeight].dims.d[0] != values.d[2] || basis.d[0] != values.d[1]) {
+    if (inputs[kNormWeight].dims.d[0] != values.d[2] || basis.d[0] != values.d[1]) {
         return fail("norm_weight must have as many entries as values has channels, and basis as many rows as tokens");
     }
     for (int32_t i = 0; i < payload_count(); ++i) {
@@ -174,13 +165,13 @@ int32_t SpectrumPrunePlugin::onShapeChange(
                         + std::to_string(axis - 1) + " and " + std::to_string(axis));
         }
     }
-    return report(check_shape(shape_of(values, basis, inputs[kValues].type, inputs[kWeight].type)));
+    return report(check_shape(shape_of(values, basis, inputs[kValues].type, inputs[kNormWeight].type)));
 }
 
 int32_t SpectrumPrunePlugin::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc*,
     const void* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
     const auto shape = shape_of(
-        input_descs[kValues].dims, input_descs[kBasis].dims, input_descs[kValues].type, input_descs[kWeight].type);
+        input_descs[kValues].dims, input_descs[kBasis].dims, input_descs[kValues].type, input_descs[kNormWeight].type);
     luvc_payload payloads[LUVC_MAX_PAYLOADS];
     for (int32_t i = 0; i < payload_count(); ++i) {
         const PluginTensorDesc& desc = input_descs[kFirstPayload + i];
@@ -188,7 +179,7 @@ int32_t SpectrumPrunePlugin::enqueue(const PluginTensorDesc* input_descs, const 
         payloads[i] = {inputs[kFirstPayload + i], outputs[kFirstKeptPayload + i], extent(desc.dims, 0, axis - 1),
             extent(desc.dims, axis + 1, desc.dims.nbDims) * bytes_of(*dtype_of(desc.type))};
     }
-    const luvc_spectrum_prune_tensors tensors{inputs[kValues], inputs[kWeight],
+    const luvc_spectrum_prune_tensors tensors{inputs[kValues], inputs[kNormWeight],
         static_cast<const float*>(inputs[kBasis]), outputs[kKeptValues], outputs[kIndices], nullptr, payloads,
         payload_count()};
     size_t bytes = 0;

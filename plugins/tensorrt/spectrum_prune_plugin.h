@@ -8,16 +8,13 @@
 
 namespace luvc::tensorrt {
 
-// Inputs:  values [G, N, D]; norm_weight [D]; basis float32 [N, M]; then one payload per entry of token_axes, of shape
-//          [planes..., G, N, row...] with N at that axis and G before it.
-// Outputs: kept values [G, keep, D]; kept indices int64 [G, keep]; then every payload with keep in place of N.
-// Attributes: keep, score ("low", "residual", "ratio"), epsilon, token_axes.
+// Inputs, outputs and attributes: common/contract.h.
 class SpectrumPrunePlugin final : public Plugin<SpectrumPrunePlugin> {
 public:
-    static constexpr char kName[] = "SpectrumPrune";
+    static constexpr const char* kName = contract::spectrum_prune::kName;
+    static constexpr const auto& kAttributes = contract::spectrum_prune::kAttributes;
 
     static std::unique_ptr<SpectrumPrunePlugin> create(const FieldReader& reader);
-    static void list_attributes(FieldList& attributes);
     void list_fields(FieldList& fields) const;
 
     int32_t getNbOutputs() const noexcept override;

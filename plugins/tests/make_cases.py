@@ -28,12 +28,15 @@ def write(name: str, keys: dict[str, int | float | str], tensors: dict[str, Tens
     (CASES / f"{name}.bin").write_bytes("\n".join(lines).encode() + b"\n\n" + payload)
 
 
-def prune(name: str, values: Tensor, keep: int, score: str, rho: float) -> None:
-    """Save a SpectrumPrune case of ``values`` [G, N, D] with the scores the Python functions give."""
+def prune(name: str, values: Tensor, keep: int, score: str, rho: float, grid: tuple[int, int] | None = None) -> None:
+    """Save a SpectrumPrune case of ``values`` [G, N, D] with the scores the Python functions give.
+
+    With a ``grid`` of rows and columns the spectrum is the separable 2-D one.
+    """
     groups, tokens, channels = values.shape
     epsilon = 1e-6
     weight = (1 + 0.1 * torch.randn(channels)).to(values.dtype)
-    basis = spu.lowpass_basis(tokens, rho)
+    basis = spu.lowpass_basis(tokens, rho) if grid is None else spu.lowpass_basis_2d(*grid, rho)
     wide = values.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight.float()
     result = scores.score(score)(scores.ScoreInput(normed[None], basis, "token"))
@@ -113,6 +116,9 @@ def main() -> None:
     prune("prune_infinite_ratio", empty_token, 5, "ratio", 0.25)
     merge("merge_odd_sides", oim.start(torch.randn(1, 7, 9, 20)), 4, 3)
     merge("merge_columns_only", oim.start(torch.randn(1, 5, 8, 16)), 2, 0)
+    for score in scores.SCORES:
+        prune(f"prune_2d_{score}", torch.randn(2, 63, 16), 21, score, 0.3, grid=(7, 9))
+    prune("prune_narrow_residual", torch.randn(1, 100, 16), 40, "residual", 0.05)
 
 
 if __name__ == "__main__":

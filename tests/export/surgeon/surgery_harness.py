@@ -25,9 +25,9 @@ RTX = TargetSpec("rtx", "onnx", precisions=("fp16", "bf16", "fp32"), fp32_attent
 TRT103 = TargetSpec("trt-10.3", "primitive", opset=20, precisions=("fp16", "bf16", "fp32"), profiles="pair")
 INPLACE = TargetSpec("cpu-inplace", "onnx", opset=24, topk_limit=None, kv="inplace")
 INLINED = TargetSpec("inlined", "onnx", topk_limit=None, kv="attention", packed_heads=True, bytes=True)
-_ALL_PLUGINS = frozenset({"SpectrumPrune", "OrthogonalMerge"})
-PLUGINS = replace(RTX, name="trt-10.16-plugins", plugins=_ALL_PLUGINS)
-PLUGINS103 = replace(TRT103, name="trt-10.3-plugins", plugins=_ALL_PLUGINS)
+_KERNELS = frozenset({"SpectrumPrune", "OrthogonalMerge"})
+PLUGINS = TargetSpec("plugins", "onnx", precisions=("fp16", "fp32"), plugins=_KERNELS)
+PLUGINS103 = replace(TRT103, name="plugins-10.3", plugins=_KERNELS)
 
 #: (batch, images, text, past images, past text)
 CASES = {"prefill": (1, 1, 9, 0, 0), "decode": (1, 0, 1, 1, 9), "two": (1, 2, 5, 0, 0), "batch": (2, 1, 6, 0, 0)}
