@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +57,8 @@ def doctor(
 
 
 def _part(packages: tuple[str, ...], extra: str | None) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and --help needs none of it
+
     found, missing = {}, []
     for package in packages:
         try:
