@@ -76,9 +76,7 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     )
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     dtype = entry.quantised.precision if entry.quantised else manifest.dtype
-    return GraphSubject(
-        name, dtype, entry.plan, prompting, BundleRunner(loaded, plan, threads), manifest.decoder.hidden
-    )
+    return GraphSubject(name, dtype, entry.plan, prompting, BundleRunner(loaded, plan, threads), manifest.visual_width)
 
 
 def open_torch(
@@ -102,8 +100,9 @@ def open_torch(
         ends(config.eos_token_id),
     )
     shape = checkpoint.family.decoder_shape(checkpoint.config)
+    width = checkpoint.family.visual_width(checkpoint.config)
     runner = TorchRunner(checkpoint, model, plan)
-    return GraphSubject(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, shape.hidden)
+    return GraphSubject(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, width)
 
 
 def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Subject:
