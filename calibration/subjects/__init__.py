@@ -99,7 +99,6 @@ def open_torch(
         image,
         ends(config.eos_token_id),
     )
-    shape = checkpoint.family.decoder_shape(checkpoint.config)
     width = checkpoint.family.visual_width(checkpoint.config)
     runner = TorchRunner(checkpoint, model, plan)
     return GraphSubject(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, width)
