@@ -95,7 +95,8 @@ TEST_F(Contract, CreatorsAnnounceItsFields) {
 }
 
 TEST_F(Contract, EveryFieldIsRead) {
-    const std::vector<PluginField> fields = Attributes{}.fields();
+    const Attributes attributes;
+    const std::vector<PluginField> fields = attributes.fields();
     for (const Attribute& attribute : prune_contract::kAttributes) {
         std::vector<PluginField> fewer;
         std::copy_if(fields.begin(), fields.end(), std::back_inserter(fewer),
