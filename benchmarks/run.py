@@ -25,7 +25,6 @@ PEERS: tuple[tuple[str, str, bool, dict[str, Any]], ...] = (
     ("luvc-export thirds", "luvc", False, {"plan": "thirds"}),
     ("luvc-export none", "luvc", False, {"plan": "none"}),
     ("transformers SDPA", "transformers_sdpa", False, {}),
-    ("transformers.exporters in ONNX Runtime", "transformers_exporters", False, {}),
     ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", True, {}),
     ("OpenVINO GenAI", "openvino_genai_vlm", True, {}),
     ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", True, {"pruned": True}),
