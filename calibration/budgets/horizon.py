@@ -22,7 +22,7 @@ class Horizon:
 
 def cut(space: Space, layer: int) -> Plan:
     """Nothing is compressed, but every visual token goes before ``layer``."""
-    return space.plan((), space.full(())[:1] * layer)
+    return space.plan((), (space.encoded(()),) * layer)
 
 
 def find(trials: Trials, space: Space) -> Horizon:

@@ -109,7 +109,7 @@ def horizon_rows(result: Result) -> list[Sequence[str]]:
 def frontier_rows(result: Result) -> list[Sequence[str]]:
     """The frontier and the default plans as text, dearest first."""
     named = [(trial, name) for name, trial in result.defaults.items()]
-    rows = [(trial, "") for trial in result.frontier if trial.plan not in result.defaults.values()] + named
+    rows = [(trial, "") for trial in result.frontier if trial not in result.defaults.values()] + named
     rows = sorted(rows, key=lambda row: -row[0].flops)
     return [
         (

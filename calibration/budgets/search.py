@@ -9,6 +9,7 @@ back, and the descent goes on without it, as long as that ends cheaper.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 from luvc_export.calibration.budgets.space import Keep, Merges, Space
 from luvc_export.calibration.budgets.trials import Trial, Trials
@@ -25,9 +26,9 @@ def search(trials: Trials, space: Space, progress: Progress = lambda stage, done
     """The cheapest plan of ``space`` that was found to hold, or None if not even the full one does."""
     best: Trial | None = None
     for merges in space.merges:
-        stage = f"budgets for {space.full(merges)[0]} tokens" if space.horizon else "budgets"
+        stage = f"budgets, {space.encoded(merges)} tokens encoded"
         progress(stage, 0.0)
-        found = descend(trials, space, merges, space.full(merges), STEPS, lambda done, name=stage: progress(name, done))
+        found = descend(trials, space, merges, space.full(merges), STEPS, partial(progress, stage))
         if found and (best is None or found.flops < best.flops):
             best = found
         progress(stage, 1.0)
@@ -89,9 +90,9 @@ def shake(trials: Trials, space: Space, best: Trial, progress: Progress = lambda
         for number, block in enumerate(todo):
             progress("shaking the best", number / len(todo))
             given = raised(keep, block, factor, best.plan.vision_tokens)
-            other = (
-                descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1])) if given else None
-            )
+            if given is None:
+                continue
+            other = descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1]))
             if other and other.flops < best.flops:
                 found = other
                 break

@@ -40,9 +40,13 @@ class Space:
         last = "kv_only" if budgets[-1] else "drop"
         return Plan(self.grid, budgets, merges, last_layer=last, schedule="searched", **self.switches)  # type: ignore[arg-type]
 
+    def encoded(self, merges: Merges) -> int:
+        """Tokens that the encoder gives."""
+        return Plan(self.grid, (0,), merges).vision_tokens
+
     def full(self, merges: Merges) -> Keep:
-        """Every token that the encoder gives, up to the horizon."""
-        return (Plan(self.grid, (0,), merges).vision_tokens,) * self.horizon
+        """All of them, up to the horizon."""
+        return (self.encoded(merges),) * self.horizon
 
     def none(self) -> Plan:
         """The uncompressed plan."""

@@ -19,9 +19,10 @@ RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 class Asks(Protocol):
     """What answers: see ``part.Part``."""
 
-    name: str
-    clusters: Sequence[int]
-
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def clusters(self) -> Sequence[int]: ...  # noqa: D102
     def agrees(self, plan: Plan, some: range) -> list[bool]: ...  # noqa: D102
 
 
@@ -73,7 +74,11 @@ class Trials:
         self.stops = sorted({max(1, round(share * count)) for share in RUNGS})
 
     def of(self, plan: Plan) -> Trial:
-        """Ask until the bar is out of reach even if all other answers agreed, which changes no verdict."""
+        """Ask until the bar is out of reach even if all other answers agreed.
+
+        On the safe side: disagreements that crowd in one picture widen the interval, and more of them elsewhere may
+        narrow it again, so a plan is sometimes given up that would just have held; never the other way.
+        """
         return self._try(plan, self.stops, give_up=True)
 
     def glance(self, plan: Plan) -> Trial:

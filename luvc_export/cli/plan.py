@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,8 +132,11 @@ def _search(
     from luvc_export.calibration import datasets, tasks
     from luvc_export.calibration.budgets import report
     from luvc_export.calibration.budgets.run import budgets
+    from luvc_export.calibration.plots import canvas
     from luvc_export.pipeline import default_image_size
 
+    if save is not None:
+        canvas()  # a missing matplotlib is told before the search, not after it
     if size is None:
         known = source in tasks.names()
         size = tasks.find(source).image_size if known else default_image_size(checkpoint)
@@ -173,6 +177,8 @@ def _flag(name: str) -> str:
 def _command(context: typer.Context, given: list[str]) -> str:
     """The command line that makes the same again."""
     params = context.params
-    words = [str(params["model"])]
-    words += [f"{_flag(name)} {params[name]}" for name in given if name not in ("model", "as_json")]
-    return "luvc-export plan " + " ".join(words)
+    words = ["luvc-export", "plan", str(params["model"])]
+    for name in given:
+        if name not in ("model", "as_json"):
+            words += [_flag(name), str(params[name])]
+    return shlex.join(words)
