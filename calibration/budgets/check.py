@@ -34,8 +34,8 @@ class Against:
 
     @property
     def beats(self) -> bool:
-        """Whether ours is cheaper and the questions do not show that it agrees less."""
-        return self.ratio > 1 and self.gap.high >= 0
+        """Whether ours is cheaper and agrees at least as well on the held-out part."""
+        return self.ratio > 1 and self.gap.value >= 0
 
     @property
     def verdict(self) -> str:
@@ -44,7 +44,11 @@ class Against:
             return f"the search found nothing cheaper than {self.name} at its agreement"
         said = f"{self.ratio:.2f}x fewer prefill FLOPs than {self.name}; agreement {100 * self.gap.value:+.2f} points"
         said += f" ({100 * self.gap.low:+.2f} to {100 * self.gap.high:+.2f})"
-        return f"beats it: {said}" if self.beats else f"does not beat it: {said}"
+        if self.beats:
+            return f"beats it: {said}"
+        return (
+            f"does not beat it: {said}" if self.gap.high < 0 else f"not shown to beat it, cheaper but undecided: {said}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -73,7 +73,8 @@ def page(result: Result, command: str) -> str:
         f"The gate is on the chosen plan alone, {_keep(chosen.plan)}, which was fixed before the held-out part was "
         f"asked anything: its agreement there must be at least {result.bar:g}. The other rows compare at equal "
         "agreement: each default against the cheapest plan that agreed at least as well as it on the calibration "
-        "part. It beats the default if it is cheaper and the paired difference does not lie below 0.",
+        "part. It beats the default if it is cheaper and agrees at least as well here too; where it agrees less, but "
+        "the interval of the paired difference reaches 0, nothing is shown either way.",
         "",
         markdown(HELD_OUT, held_out_rows(result)),
     ]
