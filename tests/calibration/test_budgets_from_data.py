@@ -190,7 +190,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-SMALL = ("--data", "glyph", "--count", 84, "--retention", 0.8, "--merge-keep", 1)
+SMALL = ("--data", "glyph", "--count", 56, "--retention", 0.7, "--merge-keep", 1)
 
 
 @pytest.fixture
@@ -209,8 +209,8 @@ def test_a_search_reports_saves_and_goes_on(
     found = Plan.from_json(json.loads(file.read_text()))
     assert found == Plan.from_json(data["plan"]) and found.keep == tuple(data["held_out"]["keep"])
     assert found.keep[data["horizon"] :] == (0,) * (found.layers - data["horizon"])
-    assert data["calibration"]["holds"] and data["held_out"]["agreement"][0] >= 0.8 and data["passed"]
-    assert data["calibration"]["asked"] + data["held_out"]["asked"] == 84
+    assert data["calibration"]["holds"] and data["held_out"]["agreement"][0] >= 0.7 and data["passed"]
+    assert data["calibration"]["asked"] + data["held_out"]["asked"] == 56
     assert {item["default"] for item in data["compared"]} == {"thirds", "even"}
     names = {"md", "json", "-horizon.png", "-frontier.png", "-measurements.json"}
     assert {path.name.removeprefix("budgets").removeprefix(".") for path in folder.iterdir()} == names
@@ -238,13 +238,13 @@ def test_a_calibration_part_that_lies_is_caught_on_the_held_out_part(
 
     monkeypatch.setattr(part.Part, "agrees", lie)
     code, out, err = plan(*SMALL, "--save", tmp_path / "search", "-o", tmp_path / "plan.json")
-    assert code == 1 and "does not hold on the held-out part" in err and "at least 0.8" in err
+    assert code == 1 and "does not hold on the held-out part" in err and "at least 0.7" in err
     assert "Traceback" not in err and not (tmp_path / "plan.json").exists()
     assert "does NOT hold" in out and "does NOT hold" in (tmp_path / "search" / "budgets.md").read_text()
 
 
 def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    for number, case in enumerate(datasets.load("glyph", count=5).cases):
+    for number, case in enumerate(datasets.load("glyph", count=20).cases[::4]):
         Image.fromarray(case.images[0]).resize((60 + number, 50)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(case.prompt)
     data = datasets.load(tmp_path, longest=4)
