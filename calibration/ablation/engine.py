@@ -79,13 +79,13 @@ class Engine:
         self.image_token = tokens.image_token_id
         self._seen: dict[Plan, tuple[NDArray[Any], NDArray[np.float32]]] = {}
 
-    def right(self, plan: Plan, some: range | None = None) -> list[bool]:
-        """Whether each case (of ``some``) is answered right; the grid of ``plan`` decides the size of pictures."""
+    def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
+        """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
         runner = TorchRunner(self.checkpoint, self.model, plan)
         embeds, positions = self.see(runner)
         whole = scores.reads_text(plan.score) and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        chosen = range(len(self.asked)) if some is None else some
+        chosen = range(len(self.asked)) if cases is None else cases
         for index in chosen:
             asked = self.asked[index]
             groups[(len(asked.pictures), *((index,) if whole else asked.pictures))].append(index)
