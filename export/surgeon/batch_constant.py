@@ -97,7 +97,8 @@ def _repeats(blocks: list[Any]) -> bool:
 def _replaced(surgery: Surgery, tensor: gs.Tensor, one: Any) -> bool:
     """Expand the block along a new first axis, then join it with the block's own where that is not one."""
     image = next(item for item in surgery.graph.inputs if item.name == "image")
-    count = surgery.emit("Shape", [image], start=0, end=1)[0]
+    casts = [] if surgery.target.bytes else readers(image, "Cast")  # nothing else may read bytes then
+    count = surgery.emit("Shape", [casts[0].outputs[0] if casts else image], start=0, end=1)[0]
     count.dtype, count.shape = np.int64, [1]
     block = surgery.constant(one if one.shape[0] == 1 else one[None], "block", one.dtype)
     sizes = surgery.emit("Concat", [count, np.array(block.shape[1:], np.int64)], axis=0)[0]

@@ -2,8 +2,9 @@
 
 requires: nothing.
 apply: changes nothing.
-ensures: operators the target knows, no input that nothing reads, TopK within the target's limit, opset and IR as the
-target wants, the contract's inputs and outputs with their types, and no symbolic size that the contract fixes.
+ensures: operators the target knows (primitive: ``allow_list``, for the passes after ``lower_dialect``), no input
+that nothing reads, TopK within the target's limit, opset and IR as the target wants, the contract's inputs and outputs
+with their types, and no symbolic size that the contract fixes.
 must not touch: anything.
 """
 
@@ -17,6 +18,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export import contract
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon import allow_list
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, value
 from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 
@@ -84,6 +86,8 @@ def ensures(surgery: Surgery, fired: int) -> None:
     """
     model = surgery.close()
     problems = [*_versions(surgery, model), *_operators(surgery), *_unused(surgery), *_contract(surgery)]
+    if surgery.target.dialect == "primitive":
+        problems += [f"TensorRT 10.3's parser: {problem}" for problem in allow_list.problems(model)]
     try:
         onnx.checker.check_model(_without_external(model))
     except onnx.checker.ValidationError as error:
