@@ -103,11 +103,16 @@ def read(folder: Path) -> Pack:
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or len(parts) > 2:
             raise BundleError("a file name in the pack leaves its folder", where=str(path), got=repr(name))
-        _check(folder / name, expected)
+        check_file(folder / name, expected)
     return pack
 
 
-def _check(path: Path, expected: FileRecord) -> None:
+def check_file(path: Path, expected: FileRecord) -> None:
+    """Hash all of a file, large or not.
+
+    Raises:
+        BundleError: It is missing or has changed.
+    """
     if not path.is_file():
         raise BundleError("a file of the pack is missing", where=str(path), fix="copy the pack again")
     found = bundles.record(path)

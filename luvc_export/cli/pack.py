@@ -88,14 +88,14 @@ def pack(
     chosen = _questions(cases, task, count)
     with (
         options.progress(quiet=as_json) as tell,
-        _opened(model, plan, image_size, task, text_capacity, output, tell) as bundle,
+        _opened(model, plan, image_size, task, text_capacity, output, tell) as (bundle, name),
     ):
         written = write_pack(
             bundle,
             target,
             output,
             chosen,
-            plan,
+            name,
             precision=precision,  # type: ignore[arg-type]
             kv=kv,  # type: ignore[arg-type]
             text_capacity=text_capacity,
@@ -121,8 +121,8 @@ def _opened(
     text_capacity: int | None,
     output: Path,
     tell: Any,
-) -> Iterator[Bundle]:
-    """The bundle at ``model``, or one exported for the moment, which takes its weights from the checkpoint."""
+) -> Iterator[tuple[Bundle, str | None]]:
+    """The bundle at ``model`` and the plan's name in it; a checkpoint is exported for the moment."""
     from luvc_export import bundle as bundles
 
     if (Path(model) / bundles.MANIFEST).is_file():
@@ -130,25 +130,27 @@ def _opened(
             raise UsageError(
                 "a bundle has its image size", where="--image-size", fix="export it again, or leave it out"
             )
-        yield bundles.load(model)
+        yield bundles.load(model), plan
         return
     from luvc_export.calibration import tasks
-    from luvc_export.pipeline import export_bundle, make_plan
+    from luvc_export.pipeline import export_bundle
 
     size = options.size(image_size) or (tasks.find(task).image_size if task else None)
-    name = plan or "even"
-    plans = {name: make_plan(model, name, image_size=size)}
+    name = options.plan_name(plan or "even")
+    plans = {name: options.make(model, plan or "even", size)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-        yield export_bundle(
+        capacity = {} if text_capacity is None else {"text_capacity": text_capacity}
+        made = export_bundle(
             model,
             Path(folder) / "bundle",
             plans,
             image_size=size,
-            text_capacity=text_capacity or 1024,
             weights="reference",
             progress=tell,
+            **capacity,  # type: ignore[arg-type]
         )
+        yield made, name
 
 
 def _questions(cases: Path | None, task: str | None, count: int) -> Any:

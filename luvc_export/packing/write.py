@@ -131,7 +131,7 @@ def write_pack(
         files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
         for file, graph in zip(files, graphs, strict=True):
             (folder / file).write_bytes(graph.data)
-        _copy_weights(bundle, folder, files, progress)
+        copy_files(bundle, folder, files, progress)
         _write_manifest(folder, manifest, name, replace(entry, vision=files[0], decoder=files[1]), precision, capacity)
         listed = {path.name for path in folder.iterdir()}
         for part in (CASES, WHEELS):
@@ -214,13 +214,18 @@ def _reference(
     for index, case in enumerate(asked.cases):
         progress("reference answers", index / len(asked.cases))
         made = answer(session, case.images, case.prompt, asked.longest)
-        _check_room(made, bundle.manifest.prompt.image_token_id, capacity, f"case {index}: {case.prompt[:40]!r}")
+        check_room(made, bundle.manifest.prompt.image_token_id, capacity, f"case {index}: {case.prompt[:40]!r}")
         answers.append(made)
     progress("reference answers", 1.0)
     return asked, answers
 
 
-def _check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) -> None:
+def check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) -> None:
+    """Check that an answered case fits engines of ``capacity``.
+
+    Raises:
+        UsageError: It has more images or text.
+    """
     images = made.prompt_ids.count(placeholder)
     text = len(made.prompt_ids) - images + len(made.token_ids)
     for what, count, most, flag in (
@@ -237,8 +242,13 @@ def _check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) 
             )
 
 
-def _copy_weights(bundle: Bundle, folder: Path, graphs: list[str], progress: Progress) -> None:
-    """Copy what the graphs and the runtime need: files of weights, the tokenizer's files."""
+def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progress) -> None:
+    """Copy what ``graphs`` and the runtime need, from the bundle or its checkpoint: weights, the tokenizer's files.
+
+    Raises:
+        BundleError: The weights lie in a folder below the checkpoint's.
+        MachineError: The disk is too small.
+    """
     weights = bundle.manifest.weights
     source = bundle.folder / weights.folder if weights.folder else bundle.folder
     named = sorted({weight.location for graph in graphs for weight in outside_weights(folder / graph).values()})

@@ -33,7 +33,7 @@ def write(root: Path, jetpack: str = "6.2", free_kib: int = 60_000_000, mode: in
         "etc/nv_tegra_release": f"{RELEASES[jetpack]}\n{_TAIL}",
         "var/lib/dpkg/status": "\n".join(stanzas),
         "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
-        "proc/meminfo": f"MemTotal:       64336300 kB\nMemFree:        {free_kib // 2} kB\nMemAvailable:   {free_kib} kB\n",
+        "proc/meminfo": f"MemTotal: 64336300 kB\nMemFree: {free_kib // 2} kB\nMemAvailable: {free_kib} kB\n",
         "etc/nvpmodel.conf": "".join(f"< POWER_MODEL ID={i} NAME={name} >\n" for i, name in enumerate(MODES)),
         "var/lib/nvpmodel/status": f"pmode:{mode:04d} fmode:quiet\n",
         "sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": f"{lowest['cpu']}\n",
