@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal
 
 from luvc_export import bundle as bundles
 from luvc_export.bundle import Bundle
@@ -19,8 +14,8 @@ from luvc_export.engines.install import install
 from luvc_export.engines.pack import check, facts, record
 from luvc_export.engines.pack.record import Pack
 from luvc_export.errors import LuvcError, MachineError
-from luvc_export.manifest import EngineEntry, Verified
-from luvc_export.packing import cases
+from luvc_export.manifest import EngineEntry
+from luvc_export.packing import cases, sign_off
 from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.inplace import InplaceOrt
 from luvc_export.packing.judge import Verdict, judge
@@ -47,7 +42,7 @@ def install_and_verify(folder: Path, backend: str, root: Path, rebuild: bool) ->
 def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
     _say("files")
     pack = record.read(folder)
-    bundle = _without_sign_off(_load(folder), pack, backend)
+    bundle = sign_off.take_back(_load(folder), pack, backend)
     count = len(pack.files) + len(bundle.manifest.files)
     _say("files", f"{count} as they were made; plan {pack.plan}, {pack.precision}, for {pack.target}")
     target = targets.find(pack.target)
@@ -61,11 +56,13 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
         _say("engines", "none are built: ONNX Runtime answers with the pack's graphs, which says nothing of TensorRT")
         session = _on_cpu(bundle, pack)
     verdicts, times = _answer_cases(folder, session, pack)
-    signed = _verified(bundle, pack, target, entry if backend == "tensorrt" else None, found, verdicts, times, warnings)
+    signed = sign_off.make(
+        bundle, pack, target, entry if backend == "tensorrt" else None, found, verdicts, times, warnings
+    )
     passed = all(verdict.passed for verdict in verdicts.values())
-    _report(folder, found, verdicts, signed, passed)
+    sign_off.write_report(folder, found, verdicts, signed, passed)
     if passed:
-        _sign_off(folder, signed)
+        sign_off.sign(folder, signed)
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
     good = sum(verdict.passed for verdict in verdicts.values())
     outcome = "PASSED" if passed else "FAILED"
@@ -84,20 +81,6 @@ def _load(folder: Path) -> Bundle:
 
 def _say(stage: str, text: str = "...") -> None:
     print(f"{stage:<10}| {text}", flush=True)
-
-
-def _without_sign_off(bundle: Bundle, pack: Pack, backend: str) -> Bundle:
-    """The bundle with what an earlier run signed taken back: only this run's outcome may stand."""
-    kept = tuple(
-        item
-        for item in bundle.manifest.verified
-        if (item.plan, item.target, item.backend == "onnxruntime") != (pack.plan, pack.target, backend == "cpu")
-    )
-    if kept == bundle.manifest.verified:
-        return bundle
-    manifest = replace(bundle.manifest, verified=kept)
-    bundles.write_manifest(bundle.folder, manifest)
-    return Bundle(bundle.folder, manifest)
 
 
 def _check_device(found: facts.Facts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
@@ -195,71 +178,3 @@ def _figures(verdict: Verdict, found: Answer) -> str:
         f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, kept {verdict.overlap:.3f}, words {verdict.tokens:.3f}, "
         f"says {found.text[:40]!r}"
     )
-
-
-def _verified(
-    bundle: Bundle,
-    pack: Pack,
-    target: Target,
-    entry: EngineEntry | None,
-    found: facts.Facts,
-    verdicts: dict[str, Verdict],
-    times: list[tuple[str, float]],
-    warnings: tuple[str, ...],
-) -> Verified:
-    items = list(verdicts.values())
-    figures = {
-        "worst_rel_l2": max(item.rel_l2 for item in items),
-        "worst_kl": max(item.kl for item in items),
-        "least_overlap": min(item.overlap for item in items),
-        "least_tokens": min(item.tokens for item in items),
-    }
-    for name in dict.fromkeys(name for name, _ in times):
-        figures[f"median_{name}_ms"] = median(value for each, value in times if each == name)
-    backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"] = entry.backend if entry else "onnxruntime"
-    plan = bundle.entry(pack.plan)
-    made = {part.file: part.record for part in (entry.vision, entry.decoder)} if entry else bundle.manifest.files
-    names = list(made) if entry else [plan.vision, plan.decoder]
-    return Verified(
-        plan=pack.plan,
-        target=pack.target,
-        backend=backend,
-        version=_version(backend),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        device=found.model,
-        system=check.numbers(found.l4t) if found.l4t else None,
-        power_mode=found.power_mode,
-        cases=len(items),
-        figures=figures,
-        warnings=warnings,
-        files={name: made[name].sha256 for name in names},
-    )
-
-
-def _version(backend: str) -> str:
-    import importlib
-
-    return str(importlib.import_module(backend).__version__)
-
-
-def _report(folder: Path, found: facts.Facts, verdicts: dict[str, Verdict], signed: Verified, passed: bool) -> None:
-    """Everything about this run, whether it passed or not."""
-    data: dict[str, Any] = {
-        "passed": passed,
-        **asdict(signed),
-        "facts": asdict(found),
-        "cases": {name: {**asdict(verdict), "passed": verdict.passed} for name, verdict in verdicts.items()},
-    }
-    scratch = folder / f".{record.REPORT}.part"
-    scratch.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(folder / record.REPORT)
-
-
-def _sign_off(folder: Path, signed: Verified) -> None:
-    """Add the sign-off to ``luvc.json``; files were hashed whole, so their time stamps here are good from now on."""
-    manifest = bundles.load(folder).manifest
-    files = {
-        name: replace(item, mtime_ns=(folder / name).stat().st_mtime_ns) if item.edges_sha256 else item
-        for name, item in manifest.files.items()
-    }
-    bundles.write_manifest(folder, replace(manifest, files=files, verified=(*manifest.verified, signed)))
