@@ -19,31 +19,15 @@ from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.pack import record, wheels
 from luvc_export.engines.pack.record import CASES, WHEELS, CasesKind, Pack
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import BundleError, MachineError, UsageError
-from luvc_export.manifest import Manifest, PlanEntry, Weights
+from luvc_export.errors import MachineError, UsageError
 from luvc_export.packing import bootstrap, cases
 from luvc_export.packing.answer import Answer, answer
+from luvc_export.packing.contents import SCRIPT, Progress, copy_files, given_wheels, write_manifest
 from luvc_export.packing.own_wheel import write_wheel
 from luvc_export.pipeline import target_graphs
-from luvc_export.runtime.graphfile import outside_weights
 from luvc_export.runtime.session import Session
 from luvc_export.target import Kv, Precision, Target
 
-Progress = Callable[[str, float], None]
-
-#: POSIX sh: JetPack's Python may be called otherwise than python3, so it can be named.
-_SCRIPT = """#!/bin/sh
-# Checks this device, builds the engines and answers the stored cases; --help says more.
-set -eu
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-python=${PYTHON:-python3}
-if ! command -v "$python" >/dev/null 2>&1; then
-  echo "error: there is no $python here" >&2
-  echo "  fix: PYTHON=/path/to/python3 $0" >&2
-  exit 3
-fi
-exec "$python" "$here/bootstrap.py" "$@"
-"""
 #: Tokens of an answer where nobody says how many.
 _LONGEST = 8
 
@@ -116,7 +100,7 @@ def write_pack(
     entry, manifest = bundle.entry(plan), bundle.manifest
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), device)
-    given = _given_wheels(wheels_folder)
+    given = given_wheels(wheels_folder)
     precision = precision or (manifest.dtype if manifest.dtype != "fp32" else device.spec.precisions[0])
     spec = device.with_kv(kv or device.spec.kv)
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images)
@@ -132,7 +116,7 @@ def write_pack(
         for file, graph in zip(files, graphs, strict=True):
             (folder / file).write_bytes(graph.data)
         copy_files(bundle, folder, files, progress)
-        _write_manifest(folder, manifest, name, replace(entry, vision=files[0], decoder=files[1]), precision, capacity)
+        write_manifest(folder, manifest, name, replace(entry, vision=files[0], decoder=files[1]), precision, capacity)
         listed = {path.name for path in folder.iterdir()}
         for part in (CASES, WHEELS):
             (folder / part).mkdir()
@@ -141,7 +125,7 @@ def write_pack(
         for wheel in given:
             shutil.copyfile(wheel, folder / WHEELS / wheel.name)
         shutil.copyfile(bootstrap.__file__, folder / record.BOOTSTRAP)
-        (folder / record.SCRIPT).write_text(_SCRIPT, encoding="ascii")
+        (folder / record.SCRIPT).write_text(SCRIPT, encoding="ascii")
         (folder / record.SCRIPT).chmod(0o755)
         paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in listed)
         pack = Pack(
@@ -180,18 +164,6 @@ def _system(device: Target) -> str:
             fix=f"luvc-export build BUNDLE --target {device.name}, on a machine with that GPU",
         )
     return device.device.python
-
-
-def _given_wheels(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
-    if not found:
-        got = "no wheel in it" if folder.is_dir() else "no such folder"
-        raise UsageError("there are no wheels", where=f"--wheels {folder}", got=got, expected="*.whl")
-    for path in found:
-        wheels.parse(path.name)
-    return found
 
 
 def _reference(
@@ -240,59 +212,6 @@ def check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) -
                 expected=f"at most {most}",
                 fix=f"{flag} {count}",
             )
-
-
-def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progress) -> None:
-    """Copy what ``graphs`` and the runtime need, from the bundle or its checkpoint: weights, the tokenizer's files.
-
-    Raises:
-        BundleError: The weights lie in a folder below the checkpoint's.
-        MachineError: The disk is too small.
-    """
-    weights = bundle.manifest.weights
-    source = bundle.folder / weights.folder if weights.folder else bundle.folder
-    named = sorted({weight.location for graph in graphs for weight in outside_weights(folder / graph).values()})
-    if nested := [name for name in named if Path(name).name != name]:
-        raise BundleError(
-            "weights lie in a folder of their own, a pack is flat",
-            where=str(source),
-            got=nested[0],
-            fix="export again with --weights copy",
-        )
-    plans = bundle.manifest.plans.values()
-    own = {file for each in plans for file in (each.vision, each.decoder, each.decoder_debug) if file}
-    own |= {weight.location for file in own for weight in outside_weights(bundle.path(file)).values()}
-    paths = [source / name if (source / name).is_file() else bundle.folder / name for name in named]
-    paths += [bundle.folder / name for name in bundle.manifest.files if name not in own]
-    total, done = sum(path.stat().st_size for path in paths), 0
-    if total > shutil.disk_usage(folder).free:
-        raise MachineError(
-            "the disk is too small for the pack", where=str(folder), got=f"{total / 2**20:,.0f} MiB needed"
-        )
-    for path in paths:
-        progress("copying weights", done / max(1, total))
-        shutil.copyfile(path, folder / path.name)
-        done += path.stat().st_size
-    progress("copying weights", 1.0)
-
-
-def _write_manifest(
-    folder: Path, manifest: Manifest, plan: str, entry: PlanEntry, precision: Precision, capacity: Capacity
-) -> None:
-    """A pack is a bundle of one plan, whose graphs are the target's."""
-    files = {path.name: bundles.record(path) for path in sorted(folder.iterdir())}
-    changed = replace(
-        manifest,
-        dtype=precision,
-        prompt=replace(manifest.prompt, text_capacity=capacity.text),
-        default_plan=plan,
-        plans={plan: replace(entry, decoder_debug=None)},
-        weights=Weights("copy"),
-        files=files,
-        engines=(),
-        verified=(),
-    )
-    bundles.write_manifest(folder, changed)
 
 
 def _onnxruntime() -> str:

@@ -36,9 +36,10 @@ from luvc_export.export.surgeon import allow_list, lint
 from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.packing import bootstrap, cases, on_device
 from luvc_export.packing.answer import Answer
+from luvc_export.packing.contents import copy_files
 from luvc_export.packing.on_device import install_and_verify
 from luvc_export.packing.own_wheel import sources, write_wheel
-from luvc_export.packing.write import Chosen, Packed, check_room, copy_files, write_pack
+from luvc_export.packing.write import Chosen, Packed, check_room, write_pack
 
 #: For the board, not for this machine.
 WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
