@@ -28,7 +28,7 @@ def staged(layers: int, tokens: int, fractions: tuple[float, float, float]) -> t
 
 
 def even(layers: int, tokens: int) -> tuple[int, ...]:
-    """As many in every layer as ``thirds`` has on average, none at the last (ours; measured: docs/results/ablation.md)."""
+    """As many in every layer as ``thirds`` has on average, none at the last (ours: docs/results/ablation.md)."""
     return (*[round(sum(thirds(layers, tokens)) / max(1, layers - 1))] * (layers - 1), 0)
 
 
