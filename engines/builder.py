@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luvc_export import plugin_library
 from luvc_export.engines import layers, library, timing, watching
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
@@ -98,7 +99,8 @@ def build(
 
     Raises:
         UsageError: An option or file does not fit.
-        MachineError: The library is missing or of another version, there is no GPU, or memory is short.
+        MachineError: The library is missing or of another version or refuses the plugins, there is no GPU, or memory is
+            short.
         CheckFailed: The parser refused the graph or dropped an input, or the builder failed.
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
@@ -108,6 +110,8 @@ def build(
     _check_refit(target, options)
     log, interrupt = watching.logger(trt), watching.Interrupt()
     builder = trt.Builder(log)
+    if options.dynamic_plugins is not None:
+        plugin_library.register(builder.get_plugin_registry(), options.dynamic_plugins, log.lines)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse(graph.data, str(graph.folder / graph.name))
@@ -134,7 +138,7 @@ def build(
         scratch.replace(output)
     finally:
         scratch.unlink(missing_ok=True)
-    loaded = _load(trt, log, target, data)
+    loaded = _load(trt, log, target, data, options.dynamic_plugins)
     described = layers.of_network(network) if loaded is None else layers.of_engine(trt, loaded)
     memory = layers.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
     lines = "".join(f"[{severity}] {message}\n" for severity, message in log.lines)
@@ -242,10 +246,13 @@ def _check_built(data: Any, lines: list[tuple[str, str]], name: str) -> None:
     raise CheckFailed("TensorRT built no engine", where=name, got=told, fix="read the log with --debug, and report it")
 
 
-def _load(trt: Any, log: Any, target: Target, data: Any) -> Any:
+def _load(trt: Any, log: Any, target: Target, data: Any, plugins: Path | None) -> Any:
     """The engine, where it runs on this machine's GPU."""
     if library.compute_capability() != target.device.compute_capability:
         return None
     with contextlib.suppress(RuntimeError):
-        return trt.Runtime(log).deserialize_cuda_engine(data)
+        runtime = trt.Runtime(log)
+        if plugins is not None:
+            plugin_library.register(runtime.get_plugin_registry(), plugins, log.lines)
+        return runtime.deserialize_cuda_engine(data)
     return None

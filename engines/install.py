@@ -17,7 +17,7 @@ from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.engines.watching import Progress
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.manifest import EngineEntry, EngineFile, Footprint, Manifest
+from luvc_export.manifest import EngineEntry, EngineFile, Footprint, Manifest, PluginLibrary
 from luvc_export.target import Kv, Precision, Target
 
 #: A plan of a small model is kernels more than weights (measured: 10 MB beside 5 MB of weights).
@@ -62,6 +62,7 @@ def install(
     except PermissionError as error:
         raise UsageError("the bundle cannot be written to", where=str(bundle.folder), got=str(error)) from error
     try:
+        plugins, options = _take_plugins(options, scratch / f"plugins.{plan}.{target.name}.so")
         vision, decoder = (
             _build(graph, f"{part}.{plan}.{target.name}", scratch, target, capacity, options, progress)
             for part, graph in zip(("vision", "decoder"), graphs, strict=True)
@@ -84,10 +85,19 @@ def install(
             vision=vision,
             decoder=decoder,
             footprint=footprint,
+            plugins=plugins,
         )
         return _move_in(bundle.folder, scratch, entry)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take_plugins(options: BuildOptions, copy: Path) -> tuple[PluginLibrary | None, BuildOptions]:
+    """Copy the plugin library, so that the file the bundle names is the one the engines are built with."""
+    if options.dynamic_plugins is None:
+        return None, options
+    shutil.copyfile(options.dynamic_plugins, copy)
+    return PluginLibrary(copy.name, bundles.record(copy)), replace(options, dynamic_plugins=copy)
 
 
 def _build(
@@ -121,8 +131,10 @@ def _move_in(folder: Path, scratch: Path, entry: EngineEntry) -> Bundle:
     """Rename files into the bundle between two writes of the manifest, read again: builds may run side by side."""
     manifest = bundles.load(folder).manifest
     others = tuple(item for item in manifest.engines if (item.plan, item.target) != (entry.plan, entry.target))
-    if len(others) < len(manifest.engines):
+    for older in (item for item in manifest.engines if item not in others):
         _write(folder, manifest, others)
+        if older.plugins is not None:
+            bundles.inside(folder, older.plugins.file).unlink(missing_ok=True)
     for path in sorted(scratch.iterdir()):
         path.replace(folder / path.name)
     return Bundle(folder, _write(folder, manifest, (*others, entry)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.target import Library
+from luvc_export.plugin_contract import OPERATORS
+from luvc_export.target import Library, TargetSpec
 
 HardwareCompatibility = Literal["none", "ampere+", "sameComputeCapability"]
 ProfilingVerbosity = Literal["none", "layer_names_only", "detailed"]
@@ -29,6 +30,7 @@ class BuildOptions:
         profiling_verbosity: What the plan says of its layers.
         timing_cache: File of measured kernels; None for the user's own (engines/cache.py).
         no_builder_cache: Use no timing cache.
+        dynamic_plugins: ``libluvc_plugins.so``; graphs then call its plugins where they can.
 
     Raises:
         UsageError: A value is out of range; lists every problem.
@@ -43,6 +45,7 @@ class BuildOptions:
     profiling_verbosity: ProfilingVerbosity = "detailed"
     timing_cache: Path | None = None
     no_builder_cache: bool = False
+    dynamic_plugins: Path | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -63,14 +66,27 @@ class BuildOptions:
         """Check that ``library`` can do what is asked for.
 
         Raises:
-            UsageError: It cannot.
+            UsageError: It cannot, or there is no plugin library where one is named.
         """
         asked = {
             "--refit and --stripWeights": (self.refit or self.strip_weights) and not library.refit,
             "--versionCompatible": self.version_compatible and not library.portable,
             "--hardwareCompatibilityLevel": self.hardware_compatibility != "none" and not library.portable,
             "--timingCacheFile": self.timing_cache is not None and not library.timing_cache,
+            "--dynamicPlugins": self.dynamic_plugins is not None and not library.plugins,
         }
         for flag, refused in asked.items():
             if refused:
                 raise UsageError(f"{library.backend} has no {flag}", where=flag, expected=library.range)
+        if self.dynamic_plugins is not None and not self.dynamic_plugins.is_file():
+            raise UsageError(
+                "there is no such plugin library",
+                where="--dynamicPlugins",
+                got=str(self.dynamic_plugins),
+                expected="libluvc_plugins.so",
+                fix="build it as plugins/README.md says, or leave the option out: engines build without plugins",
+            )
+
+    def spec(self, spec: TargetSpec) -> TargetSpec:
+        """What the graphs of this build may hold: ``spec``, and calls of the plugins that are at hand."""
+        return spec if self.dynamic_plugins is None else replace(spec, plugins=frozenset(OPERATORS))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.errors import BundleError, UsageError, did_you_mean
-from luvc_export.manifest import EngineEntry, EngineFile, FileRecord, Manifest, PlanEntry
+from luvc_export.manifest import EngineEntry, EngineFile, FileRecord, Manifest, PlanEntry, PluginLibrary
 
 MANIFEST = "luvc.json"
 
@@ -92,8 +92,8 @@ class Bundle:
             fix=None if found else f"luvc-export build {self.folder} --plan {name} --target {target or 'TARGET'}",
         )
 
-    def read_engine(self, engine: EngineFile, allow_unverified: bool = False) -> mmap.mmap:
-        """Map an engine file after hashing all of it: an engine is executable code, so the hash decides at every load.
+    def read_engine(self, engine: EngineFile | PluginLibrary, allow_unverified: bool = False) -> mmap.mmap:
+        """Map an engine, or its plugins, after hashing all of it: executable code, so the hash decides at every load.
 
         The bytes returned are the bytes hashed. ``allow_unverified`` maps whatever the file holds.
 
@@ -101,9 +101,10 @@ class Bundle:
             BundleError: The file is missing, truncated, or not the one the manifest names.
         """
         path = inside(self.folder, engine.file)
+        what = "a plugin library" if isinstance(engine, PluginLibrary) else "an engine"
         fix = "luvc-export build the engine again"
         if not path.is_file() or path.stat().st_size == 0:
-            raise BundleError("an engine is missing or empty", where=str(path), fix=fix)
+            raise BundleError(f"{what} is missing or empty", where=str(path), fix=fix)
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if allow_unverified:
@@ -111,7 +112,7 @@ class Bundle:
         if len(data) != engine.record.bytes:
             short = len(data) < engine.record.bytes
             raise BundleError(
-                "an engine is truncated" if short else "an engine has changed since it was built",
+                f"{what} is truncated" if short else f"{what} has changed since it was built",
                 where=str(path),
                 got=f"{len(data)} bytes",
                 expected=f"{engine.record.bytes} bytes",
@@ -120,7 +121,7 @@ class Bundle:
         digest = hashlib.sha256(data).hexdigest()
         if digest != engine.record.sha256:
             raise BundleError(
-                "an engine has changed since it was built; engines are executable code, so it is not loaded",
+                f"{what} has changed since it was built; it is executable code, so it is not loaded",
                 where=str(path),
                 got=f"sha256 {digest[:16]}...",
                 expected=f"sha256 {engine.record.sha256[:16]}...",
@@ -179,10 +180,10 @@ def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
         weights = entry.quantised.weights if entry.quantised else None
         for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug, weights)):
             bundle.path(name)
-    for engine in (part for both in manifest.engines for part in (both.vision, both.decoder)):
-        path = inside(root, engine.file)
+    for code in (part for entry in manifest.engines for part in entry.code):
+        path = inside(root, code.file)
         if full and path.exists():
-            bundle.read_engine(engine).close()
+            bundle.read_engine(code).close()
     return bundle
 
 

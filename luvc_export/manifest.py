@@ -194,6 +194,14 @@ class EngineFile:
 
 
 @dataclass(frozen=True)
+class PluginLibrary:
+    """Plugins that engines call: a shared library beside ``luvc.json``, loaded only while its bytes have this hash."""
+
+    file: str
+    record: FileRecord
+
+
+@dataclass(frozen=True)
 class Footprint:
     """Bytes of memory a pair of engines is predicted to need (``luvc_export.footprint``).
 
@@ -240,6 +248,7 @@ class EngineEntry:
         vision: Vision engine.
         decoder: Decoder engine.
         footprint: Predicted memory.
+        plugins: What must be loaded before them; None for engines that call no plugins.
     """
 
     plan: str
@@ -259,6 +268,12 @@ class EngineEntry:
     vision: EngineFile
     decoder: EngineFile
     footprint: Footprint
+    plugins: PluginLibrary | None = None
+
+    @property
+    def code(self) -> tuple[EngineFile | PluginLibrary, ...]:
+        """Every executable file."""
+        return (self.vision, self.decoder, *([self.plugins] if self.plugins else []))
 
 
 @dataclass(frozen=True)

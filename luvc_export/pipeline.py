@@ -204,7 +204,7 @@ def build_engine(
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
-    spec = record.with_kv(kv or record.spec.kv)
+    spec = options.spec(record.with_kv(kv or record.spec.kv))
     cache = Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
     graphs, footprint = target_graphs(opened, entry, spec, cache, options.workspace_mib)
     check_fits(footprint, record, cache, device_memory_gib)

@@ -97,6 +97,7 @@ class Library:
         refit: It builds engines whose weights can be replaced, and plans without weights.
         portable: It builds version-compatible and hardware-compatible plans.
         timing_cache: It reads and writes timing caches (TensorRT-RTX compiles on the device and keeps a runtime cache).
+        plugins: Its parser takes calls of plugins (that of TensorRT-RTX 1.7 ends the process: plugins/README.md).
     """
 
     backend: Backend
@@ -106,6 +107,7 @@ class Library:
     refit: bool = True
     portable: bool = True
     timing_cache: bool = True
+    plugins: bool = True
 
     def takes(self, version: str) -> bool:
         """Whether ``version`` (such as 10.3.0.26) is in the range."""

@@ -132,8 +132,10 @@ class TrtBackend:
 
     def _open_with_library(self, file: EngineFile) -> Engine:
         data = self._bundle.read_engine(file, self._unverified)
+        library = self._entry.plugins
+        plugins = None if library is None else self._bundle.read_engine(library, self._unverified)
         log = make_log(self._trt)
-        runtime, engine = deserialize(self._trt, log, data, str(self._bundle.folder / file.file))
+        runtime, engine = deserialize(self._trt, log, data, str(self._bundle.folder / file.file), plugins)
         cache = runtime_cache_file(file, self._trt.__version__, self._capability)
         static = self._entry.kv == "inplace" or file is self._entry.vision
         opened = TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)

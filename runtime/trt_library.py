@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Sequence
 from mmap import mmap
+from pathlib import Path
 from typing import Any
 
+from luvc_export import plugin_library
 from luvc_export.errors import BundleError, LuvcError, MachineError
 
 _INSTALL = {
@@ -48,14 +51,25 @@ def make_log(trt: Any) -> Any:
     return Log()
 
 
-def deserialize(trt: Any, log: Any, data: mmap | bytes, where: str) -> tuple[Any, Any]:
+def deserialize(
+    trt: Any, log: Any, data: mmap | bytes, where: str, plugins: mmap | bytes | None = None
+) -> tuple[Any, Any]:
     """The runtime and the engine in ``data``; both must live as long as the engine is used.
+
+    ``plugins`` is loaded from a private copy: the bytes that were hashed, whatever becomes of the file in the bundle.
 
     Raises:
         BundleError: The library says the file is damaged or no engine of its own.
-        MachineError: It was built by another version, or the machine has no GPU or too little memory.
+        MachineError: It was built by another version, or the machine has no GPU or too little memory, or TensorRT
+            refuses the plugins.
+        UsageError: The plugins are others.
     """
     runtime = trt.Runtime(log)
+    if plugins is not None:
+        with tempfile.TemporaryDirectory(prefix="luvc-plugins-") as folder:
+            copy = Path(folder, "libluvc_plugins.so")
+            copy.write_bytes(plugins)
+            plugin_library.register(runtime.get_plugin_registry(), copy, log.lines, f"plugins of {where}")
     del log.lines[:]
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:

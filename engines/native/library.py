@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from luvc_export import plugin_library
 from luvc_export.errors import MachineError
 
 LIBRARY_VARIABLE = "LUVC_NATIVE_LIBRARY"
@@ -44,9 +45,8 @@ def load_plugins(registry: Any, path: Path | str | None = None) -> Path:
 
     Raises:
         MachineError: The library is not built, or TensorRT refused it (built for another major version, say).
+        UsageError: It is another library of plugins.
     """
     library = find(PLUGINS_NAME, path)
-    if registry.load_library(str(library)) is None:
-        fix = "build it with TENSORRT_ROOT at the TensorRT that loads it"
-        raise MachineError("TensorRT did not load the plugins", where=str(library), fix=fix)
+    plugin_library.register(registry, library)
     return library

@@ -13,7 +13,9 @@ TENSORRT_10_16 = Library("tensorrt", (10, 16), (12,))
 #: The first whose parser has Attention, RotaryEmbedding, RMSNormalization and TensorScatter, up to the newest major.
 TENSORRT_10_15 = Library("tensorrt", (10, 15), (12,))
 #: Versions differ in their ABI from minor to minor; kernels are compiled on the device, so nothing is timed here.
-TENSORRT_RTX_1_7 = Library("tensorrt_rtx", (1, 7), (1, 8), cross_build=True, portable=False, timing_cache=False)
+TENSORRT_RTX_1_7 = Library(
+    "tensorrt_rtx", (1, 7), (1, 8), cross_build=True, portable=False, timing_cache=False, plugins=False
+)
 
 CUDA_GPUS = "https://developer.nvidia.com/cuda-gpus"
 JETSON_MODULES = "https://developer.nvidia.com/embedded/jetson-modules"
@@ -55,6 +57,7 @@ DATACENTER_SOURCES = {
 RTX_SOURCES = {
     "spec.dialect": "tests/export/surgeon/test_rtx.py and tests/engines: built with tensorrt-rtx 1.7.1.116",
     "library": "tests/engines: built with tensorrt-rtx 1.7.1.116",
+    "library.plugins": "docs/engines.md, Plugins: tensorrt-rtx 1.7.1.116 ends the process",
     "device.compute_capability": RTX_SUPPORT_MATRIX,
     "device.memory_gib": "https://www.nvidia.com/en-us/geforce/graphics-cards/compare",
     "quantised": RTX_SUPPORT_MATRIX,

@@ -55,6 +55,9 @@ def build(
         Path | None, typer.Option("--timingCacheFile", help="Measured kernels; default: one for version and GPU.")
     ] = None,
     no_builder_cache: Annotated[bool, typer.Option("--noBuilderCache", help="Use no timing cache.")] = False,
+    dynamic_plugins: Annotated[
+        Path | None, typer.Option("--dynamicPlugins", help="libluvc_plugins.so, for engines that call its kernels.")
+    ] = None,
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the device; default: its largest variant.")
     ] = None,
@@ -84,6 +87,7 @@ def build(
         profiling_verbosity=profiling_verbosity,  # type: ignore[arg-type]
         timing_cache=timing_cache,
         no_builder_cache=no_builder_cache,
+        dynamic_plugins=dynamic_plugins,
     )
     with options.progress(quiet=as_json) as tell:
         built = build_engine(

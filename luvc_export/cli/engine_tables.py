@@ -22,6 +22,8 @@ def facts(entry: EngineEntry) -> Any:
     table.add_row("capacity", sizes)
     for part, engine in (("vision", entry.vision), ("decoder", entry.decoder)):
         table.add_row(part, _size(engine))
+    if entry.plugins:
+        table.add_row("plugins", f"{entry.plugins.file}, sha256 {entry.plugins.record.sha256[:16]}")
     need = entry.footprint
     parts = f"weights {_mib(need.weights)}, KV {_mib(need.kv)}, activations {_mib(need.activations)}"
     table.add_row("memory, predicted", f"{_mib(need.running)} MiB ({parts})")

@@ -57,8 +57,8 @@ def inspect(
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
     for engines in manifest.engines:
-        for engine in (engines.vision, engines.decoder):
-            loaded.read_engine(engine).close()
+        for code in engines.code:
+            loaded.read_engine(code).close()
         console.print(facts(engines))
         console.print(bindings("vision", engines.vision))
         console.print(bindings("decoder", engines.decoder))

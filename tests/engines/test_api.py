@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from luvc_export import engines
+from luvc_export import engines, plugin_library
 
 FOLDER = Path(engines.__file__).resolve().parent
 FILES = [FOLDER / f"{name}.py" for name in ("builder", "layers", "library", "timing", "watching")]
+FILES.append(Path(plugin_library.__file__))
 LISTED = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))
 OLD, NEW = ({name: set(members.split()) for name, members in LISTED[version].items()} for version in ("10.3", "11.1"))
 BOTH = {name: OLD[name] & NEW[name] for name in OLD}
@@ -22,6 +23,8 @@ RECEIVERS = {
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "config": "IBuilderConfig",
+    "registry": "IPluginRegistry",
+    "runtime": "Runtime",
     "cache": "ITimingCache",
     "layer": "ILayer",
     "out": "ITensor",
@@ -72,6 +75,7 @@ def test_only_names_of_both_versions(path: Path) -> None:
         ("flag = 'MONITOR_MEMORY'", "'MONITOR_MEMORY'"),
         ("builder.platform_has_fast_fp16", "builder.platform_has_fast_fp16"),
         ("x.tiling_optimization_level = 1", "tiling_optimization_level"),
+        ("registry.get_plugin_creator(n, v, s)", "registry.get_plugin_creator"),
         ("trt.ComputeCapabilities", "trt.ComputeCapabilities"),
     ],
 )

@@ -109,7 +109,7 @@ def test_engines_are_asked_for_by_plan_and_target(built: Path) -> None:
         (lambda data: data + b"x", "an engine has changed since it was built"),
         (
             lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
-            "engines are executable code, so it is not loaded",
+            "it is executable code, so it is not loaded",
         ),
         (lambda data: b"", "an engine is missing or empty"),
     ],

@@ -24,9 +24,17 @@ def test_every_problem_at_once() -> None:
         ({"version_compatible": True}, "--versionCompatible"),
         ({"hardware_compatibility": "ampere+"}, "--hardwareCompatibilityLevel"),
         ({"timing_cache": Path("x")}, "--timingCacheFile"),
+        ({"dynamic_plugins": Path(__file__)}, "--dynamicPlugins"),
     ],
 )
 def test_what_rtx_has_not_is_refused(choice: dict[str, Any], flag: str) -> None:
     with pytest.raises(UsageError, match=f"tensorrt_rtx has no {flag}"):
         BuildOptions(**choice).check(targets.find("rtx-ada").library)
     BuildOptions(**choice).check(targets.find("h100").library)
+
+
+def test_a_plugin_library_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    options = BuildOptions(dynamic_plugins=tmp_path / "libluvc_plugins.so")
+    with pytest.raises(UsageError, match=r"no such plugin library[\s\S]*where: --dynamicPlugins[\s\S]*README") as got:
+        options.check(targets.find("jetson-agx-orin-jp62").library)
+    assert got.value.exit_code == 2

@@ -167,10 +167,14 @@ def test_plugins_are_loaded_through_the_registry(tmp_path: Path) -> None:
     class Registry:
         def __init__(self, handle: object) -> None:
             self.handle, self.paths = handle, list[str]()
+            self.known = {("SpectrumPrune", "1", "luvc"), ("OrthogonalMerge", "1", "luvc")}
 
         def load_library(self, path: str) -> object:
             self.paths.append(path)
             return self.handle
+
+        def get_creator(self, *identity: str) -> object:
+            return identity if identity in self.known else None
 
     file = tmp_path / native.PLUGINS_NAME
     file.touch()
@@ -179,6 +183,11 @@ def test_plugins_are_loaded_through_the_registry(tmp_path: Path) -> None:
     assert registry.paths == [str(file)]
     with pytest.raises(MachineError, match="TensorRT did not load the plugins"):
         native.load_plugins(Registry(None), file)
+    registry.known.remove(("OrthogonalMerge", "1", "luvc"))
+    with pytest.raises(
+        UsageError, match=r"lacks plugins[\s\S]*got: no OrthogonalMerge\n[\s\S]*namespace luvc, version 1"
+    ):
+        native.load_plugins(registry, file)
 
 
 def test_the_command_reports_and_fails_like_the_command_line(

@@ -13,9 +13,9 @@ import stand_in
 import tiny_bundle
 from engine_entry import entry
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import Bundle, record
 from luvc_export.errors import LuvcError
-from luvc_export.manifest import FileRecord, Footprint
+from luvc_export.manifest import FileRecord, Footprint, PluginLibrary
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.session import Session
@@ -114,6 +114,50 @@ def test_a_damaged_engine(fresh_tiny: Bundle, tensorrt: None, gpu: Gpu, damage: 
     )
     error = refused(TrtBackend(with_engines(fresh_tiny, decoder=decoder), gpu=gpu).load)
     assert error.exit_code == 2 and says in error.what
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_changed_plugins(
+    fresh_tiny: Bundle, gpu: Gpu, allowed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Refused before TensorRT sees them; with ``--allow-unverified`` it gets them, ahead of the engine."""
+    seen: list[str] = []
+
+    class Registry:
+        def load_library(self, path: str) -> object:
+            seen.append(Path(path).read_text(encoding="utf-8"))
+            return self
+
+        def get_creator(self, *identity: str) -> object:
+            return identity
+
+    class Runtime:
+        def __init__(self, log: object) -> None: ...
+
+        get_plugin_registry = staticmethod(Registry)
+
+        def deserialize_cuda_engine(self, data: Any) -> None:
+            seen.append("engine")
+
+    class Logger:
+        WARNING = 2
+
+    module = type("Module", (Library,), {"Runtime": Runtime, "ILogger": Logger})
+    monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
+    (fresh_tiny.folder / "decoder.engine").write_bytes(b"engine")
+    (fresh_tiny.folder / "plugins.so").write_text("changed", encoding="utf-8")
+    engine = with_engines(fresh_tiny).manifest.engines[0].decoder
+    engine = dataclasses.replace(engine, record=record(fresh_tiny.folder / "decoder.engine"))
+    plugins = PluginLibrary("plugins.so", FileRecord(hashlib.sha256(b"trusted").hexdigest(), len(b"trusted")))
+    built = with_engines(fresh_tiny, decoder=engine, vision=engine, plugins=plugins)
+    error = refused(TrtBackend(built, gpu=gpu, allow_unverified=allowed).load)
+    if allowed:
+        assert error.what == "the engine does not load" and seen == ["changed", "engine"]
+    else:
+        assert error.exit_code == 2 and not seen
+        assert (
+            error.what == "a plugin library has changed since it was built; it is executable code, so it is not loaded"
+        )
 
 
 def test_unknown_names_and_targets(bundle: Bundle) -> None:

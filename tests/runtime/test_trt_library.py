@@ -64,6 +64,14 @@ def test_tensorrt_rtx_refuses_another_file() -> None:
         trt_library.deserialize(trt, trt_library.make_log(trt), b"\0" * 4096, "decoder.engine")
 
 
+def test_plugins_are_loaded_before_the_engine() -> None:
+    """Both are rubbish: what TensorRT-RTX refuses first is what it was given first."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
+    with pytest.raises(MachineError, match=r"did not load the plugins\n  where: plugins of decoder\.engine") as caught:
+        trt_library.deserialize(trt, trt_library.make_log(trt), b"\0" * 4096, "decoder.engine", b"no library")
+    assert caught.value.exit_code == 3 and "plugins/README.md" in str(caught.value)
+
+
 def test_a_whole_engine_needs_a_gpu() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     try:
