@@ -190,8 +190,8 @@ def _show(written: Packed) -> None:
     table.add_row("wheels", ", ".join(made.wheels))
     console.print(table)
     for line in written.missing:
-        console.print(f"[yellow]no wheel[/yellow] of {line} for Python {made.python}, {device.machine}")
+        console.print(f"[yellow]no wheel[/yellow] of {line} for Python {made.python}, {device.machine}", soft_wrap=True)
     if written.missing:
         console.print("without them the board must have these packages itself; to fetch them, with a network:")
         console.print(f"  {wheels.download(made.python, device.machine or '')}", soft_wrap=True)
-    console.print(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there")
+    console.print(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there", soft_wrap=True)
