@@ -143,7 +143,7 @@ def test_changed_plugins(
         WARNING = 2
 
     module = type("Module", (Library,), {"Runtime": Runtime, "ILogger": Logger})
-    monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
     (fresh_tiny.folder / "decoder.engine").write_bytes(b"engine")
     (fresh_tiny.folder / "plugins.so").write_text("changed", encoding="utf-8")
     engine = with_engines(fresh_tiny).manifest.engines[0].decoder
