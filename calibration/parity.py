@@ -54,7 +54,7 @@ def open_pair(
         UsageError: Two bundles of different image inputs, or a description that cannot be read.
     """
     specs = subjects.parse(left), subjects.parse(right)
-    opened = [bundles.load(spec.model) if spec.kind == "onnx" else None for spec in specs]
+    opened = [bundles.load(spec.model) if spec.is_bundle else None for spec in specs]
     images = [item.manifest.image for item in opened if item]
     if len({(image.size, image.fit) for image in images}) > 1:
         raise UsageError("the bundles see pictures in different ways", got=[(i.size, i.fit) for i in images])
@@ -70,6 +70,8 @@ def _open(
 ) -> Subject:
     if spec.kind == "onnx":
         return subjects.open_bundle(spec.model, spec.plan, threads)
+    if spec.kind == "trt":
+        return subjects.open_engine(bundles.load(spec.model), spec.plan, spec.target)
     checkpoint = open_checkpoint(spec.model)
     canvas = image or ImageInput(size, "pad", (128, 128, 128))
     if spec.kind == "hf":

@@ -14,6 +14,7 @@ from luvc_export.manifest import EngineFile
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cuda import Gpu, stream_handle
 from luvc_export.runtime.memory import gib
+from luvc_export.runtime.trt_cache import TrtCache
 from luvc_export.runtime.trt_call import decode_profile, prefill_profile
 from luvc_export.runtime.trt_decoder import TrtDecoder
 from luvc_export.runtime.trt_engine import Engine, TrtEngine, runtime_cache_file
@@ -102,6 +103,14 @@ class TrtBackend:
         """
         self.gpu.activate()
         return self._decoder(feeds, cache)
+
+    def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
+        """Keys (rotated) and values of every layer, float32 [1, Hkv, rows, Dh], copied to the host.
+
+        Rows are in the order of ``contract``, visual before text, wherever the engines keep them.
+        """
+        self.gpu.activate()
+        return self._decoder.rows(cache)
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``; layers after the builder has fused them."""

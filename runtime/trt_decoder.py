@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from luvc_export.manifest import EngineEntry
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cuda import Gpu, Memory
 from luvc_export.runtime.cuda_pool import Lease, Pool
-from luvc_export.runtime.cuda_tensor import GpuTensor, to_engine
+from luvc_export.runtime.cuda_tensor import GpuTensor, to_engine, to_host
 from luvc_export.runtime.trt_cache import TrtCache, behind
 from luvc_export.runtime.trt_call import (
     check_room,
@@ -76,6 +77,22 @@ class TrtDecoder:
         after = TrtCache(target, tuple(images * keep + text for keep in self._keep), text, images)
         del lease
         return outputs, after
+
+    def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
+        """See ``TrtBackend.rows``."""
+        raw = np.asarray(GpuTensor(self._gpu, cache, (self._kv.region.nbytes,), "uint8", self._stream))
+        inplace, (heads, size) = self._entry.kv == "inplace", self._kv.shape
+        arrays = []
+        for index, name in enumerate(self._past):
+            layer = index // 2
+            filled = cache.lengths[layer]
+            # In place, visual rows end where the slots of text begin (docs/surgery.md).
+            first = (self._entry.images - cache.images) * self._keep[layer] if inplace else 0
+            shape = (1, heads, self._kv.rows[layer] if inplace else filled, size)
+            start, nbytes = self._kv.region.offsets[name], math.prod(shape) * self._kv.itemsize
+            values = to_host(raw[start : start + nbytes], self._kinds[name], shape)
+            arrays.append(values[:, :, first : first + filled])
+        return list(zip(arrays[::2], arrays[1::2], strict=True))
 
     def _caches(self, memory: Memory, rows: tuple[int, ...] | None) -> dict[str, tuple[int, tuple[int, ...]]]:
         """Address and shape of every cache that is read; without ``rows`` they are empty."""

@@ -1,17 +1,19 @@
-"""What can be compared, opened by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``...#PLAN``."""
+"""What can be compared, by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``trt:BUNDLE``."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from luvc_export import bundle as bundles
+from luvc_export.bundle import Bundle
 from luvc_export.calibration.subjects.base import Subject, ends
 from luvc_export.calibration.subjects.bundle import BundleRunner
 from luvc_export.calibration.subjects.compressed import TorchRunner, load_model, quiet
+from luvc_export.calibration.subjects.engine import EngineRunner
 from luvc_export.calibration.subjects.graph import GraphSubject, Prompting
 from luvc_export.calibration.subjects.huggingface import HuggingFace
 from luvc_export.calibration.subjects.text import Tokens
@@ -22,23 +24,44 @@ from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.manifest import ImageInput
 from luvc_export.plan import Plan
 from luvc_export.runtime.prompt import PromptEncoder, question
+from luvc_export.runtime.trt import TrtBackend
 
-KINDS = ("hf", "torch", "onnx")
-__all__ = ["KINDS", "Spec", "load_model", "open_bundle", "open_huggingface", "open_torch", "parse", "quiet"]
+KINDS = ("hf", "torch", "onnx", "trt")
+__all__ = [
+    "KINDS",
+    "Spec",
+    "load_model",
+    "open_bundle",
+    "open_engine",
+    "open_huggingface",
+    "open_torch",
+    "parse",
+    "quiet",
+]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A subject's description: kind, path or hub id, and the plan named after ``#`` (None for the default)."""
+    """A subject's description: kind, path or hub id, and the plan named after ``#`` (None for the default).
+
+    ``target`` says whose engines, where a bundle has some for several.
+    """
 
     kind: str
     model: str
     plan: str | None = None
+    target: str | None = None
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether ``model`` is a bundle's folder."""
+        return self.kind in ("onnx", "trt")
 
 
 def parse(text: str) -> Spec:
-    """Read ``[hf:|torch:|onnx:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
+    """Read ``[hf:|torch:|onnx:|trt:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
 
+    Engines may name a target as well: ``trt:BUNDLE#PLAN@TARGET``, the plan left out for the default.
     ``demo`` as the model means the bundled checkpoint.
 
     Raises:
@@ -54,7 +77,9 @@ def parse(text: str) -> Spec:
             "no model is named", where="parity", got=repr(text), expected="hf:MODEL, torch:MODEL or a bundle"
         )
     kind = kind or ("onnx" if (Path(model) / bundles.MANIFEST).is_file() else "hf")
-    return Spec(kind, str(CHECKPOINT) if model == "demo" and kind != "onnx" else model, plan or None)
+    plan, _, target = (plan or "").partition("@") if kind == "trt" else (plan, "", "")
+    spec = Spec(kind, model, plan or None, target or None)
+    return replace(spec, model=str(CHECKPOINT)) if model == "demo" and not spec.is_bundle else spec
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphSubject:
@@ -65,8 +90,32 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     """
     loaded = bundles.load(folder)
     entry, manifest = loaded.entry(plan), loaded.manifest
-    encoder = PromptEncoder(loaded)
-    prompting = Prompting(
+    name = f"{folder} (ONNX, {plan or manifest.default_plan})"
+    dtype = entry.quantised.precision if entry.quantised else manifest.dtype
+    runner = BundleRunner(loaded, plan, threads)
+    return GraphSubject(name, dtype, entry.plan, _prompting(loaded), runner, manifest.visual_width)
+
+
+def open_engine(
+    bundle: Bundle, plan: str | None = None, target: str | None = None, backend: TrtBackend | None = None
+) -> GraphSubject:
+    """The engines of a bundle's plan as a subject; ``backend`` runs them, None opens it on this machine.
+
+    Raises:
+        UsageError: There are no such engines, or ``target`` must choose.
+        MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
+    """
+    made, entry = bundle.engine(plan, target), bundle.entry(plan)
+    runner = EngineRunner(backend or TrtBackend(bundle, plan, target), made, entry.plan)
+    dtype = entry.quantised.precision if entry.quantised else made.precision
+    name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
+    return GraphSubject(name, dtype, entry.plan, _prompting(bundle), runner, bundle.manifest.visual_width)
+
+
+def _prompting(bundle: Bundle) -> Prompting:
+    """Prompts as the runtime makes them."""
+    manifest, encoder = bundle.manifest, PromptEncoder(bundle)
+    return Prompting(
         lambda case: encoder.encode(question(list(case.images), case.prompt, None)),
         lambda ids: str(encoder.tokenizer.decode(list(ids))),
         manifest.prompt.image_token_id,
@@ -74,9 +123,6 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
         manifest.image,
         frozenset(manifest.prompt.eos_token_ids),
     )
-    name = f"{folder} (ONNX, {plan or manifest.default_plan})"
-    dtype = entry.quantised.precision if entry.quantised else manifest.dtype
-    return GraphSubject(name, dtype, entry.plan, prompting, BundleRunner(loaded, plan, threads), manifest.visual_width)
 
 
 def open_torch(

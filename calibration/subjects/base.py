@@ -53,7 +53,7 @@ class Said:
 
 
 class Subject(Protocol):
-    """A model under comparison. An engine joins through ``runtime.backend.Backend``: see ``subjects.bundle``.
+    """A model under comparison.
 
     Attributes:
         name: For people.
@@ -80,9 +80,10 @@ def ends(config_eos: Any) -> frozenset[int]:
     return frozenset(int(value) for value in values if value is not None)
 
 
-def same_images(cases: Sequence[Case]) -> list[list[int]]:
-    """Indices of cases grouped by their number of pictures: only such can share a batch."""
+def same_images(cases: Sequence[Case], most: int | None = None) -> list[list[int]]:
+    """Indices of cases that can share a batch: grouped by their number of pictures, at most ``most`` in a group."""
     groups: dict[int, list[int]] = {}
     for index, case in enumerate(cases):
         groups.setdefault(len(case.images), []).append(index)
-    return list(groups.values())
+    sized = ((group, most or len(group)) for group in groups.values())
+    return [group[first : first + size] for group, size in sized for first in range(0, len(group), size)]

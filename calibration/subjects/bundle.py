@@ -1,4 +1,4 @@
-"""An exported bundle, through the runtime's back-ends. Any ``runtime.backend.Backend`` fits: engines join here."""
+"""An exported bundle's graphs, through the runtime's ONNX Runtime back-end; its engines: see ``engine``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class BundleRunner:
         plan: Name of one of its plans.
         threads: CPU threads.
     """
+
+    largest_batch: int | None = None
 
     def __init__(self, bundle: Bundle, plan: str | None = None, threads: int | None = None) -> None:
         entry = bundle.entry(plan)

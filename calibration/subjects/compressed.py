@@ -55,6 +55,7 @@ class TorchRunner:
     """
 
     can_force = True
+    largest_batch: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, model: nn.Module, plan: Plan) -> None:
         self.plan = plan

@@ -44,9 +44,15 @@ class Decoded:
 
 
 class Runner(Protocol):
-    """Runs the two graphs of one plan in batches."""
+    """Runs the two graphs of one plan in batches.
+
+    Attributes:
+        can_force: Whether ``decode`` takes ``forced``.
+        largest_batch: Prompts a call of ``decode`` at most, None for any number.
+    """
 
     can_force: bool
+    largest_batch: int | None
 
     def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], places [n, H0 * W0]."""
@@ -82,7 +88,7 @@ class GraphSubject:
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
         """See ``base.Subject``."""
         found: dict[int, Observation] = {}
-        for members in same_images(cases):
+        for members in same_images(cases, self.runner.largest_batch):
             some = [cases[index] for index in members]
             told = None
             if forced is not None and some[0].images:
@@ -116,7 +122,7 @@ class GraphSubject:
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``base.Subject``."""
         said: dict[int, Said] = {}
-        for members in same_images(cases):
+        for members in same_images(cases, self.runner.largest_batch):
             said |= dict(zip(members, self._answer([cases[i] for i in members], longest), strict=True))
         return [said[index] for index in range(len(cases))]
 

@@ -13,7 +13,9 @@ from luvc_export.cli import options
 
 
 def parity(
-    reference: Annotated[str, typer.Argument(help="Trusted: [hf:|torch:|onnx:]MODEL[#PLAN]; MODEL may be 'demo'.")],
+    reference: Annotated[
+        str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
+    ],
     candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file: image, prompt and optionally answer.")
@@ -34,6 +36,10 @@ def parity(
     """Compare two models on the same questions: tensors, kept tokens, answers. Exit code 1 if a gate fails.
 
     [dim]luvc-export parity hf:demo demo-out/bundle#none --task glyph --report parity.html[/dim]
+
+    Engines are trt:BUNDLE#PLAN, or trt:BUNDLE#PLAN@TARGET, on the GPU they were built for.
+
+    [dim]luvc-export parity torch:demo trt:demo-out/bundle#even --task glyph[/dim]
     """
     from luvc_export.calibration import html, tasks
     from luvc_export.calibration.cases import read_jsonl

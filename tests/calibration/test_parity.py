@@ -95,16 +95,19 @@ def test_two_plans_are_judged_by_retention_alone(reference: Any, checkpoint: Che
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
-        ("demo", ("hf", "CHECKPOINT", None)),
+        ("demo", ("hf", "CHECKPOINT")),
         ("torch:a/b#thirds", ("torch", "a/b", "thirds")),
-        ("onnx:x#", ("onnx", "x", None)),
-        ("C:/models/x", ("hf", "C:/models/x", None)),
+        ("onnx:x#", ("onnx", "x")),
+        ("onnx:x#p@t", ("onnx", "x", "p@t")),
+        ("trt:x", ("trt", "x")),
+        ("trt:demo#p@orin", ("trt", "demo", "p", "orin")),
+        ("trt:x#@orin", ("trt", "x", None, "orin")),
+        ("C:/models/x", ("hf", "C:/models/x")),
     ],
 )
-def test_descriptions(text: str, spec: tuple[str, str, str | None]) -> None:
-    found = subjects.parse(text)
-    wanted = str(subjects.CHECKPOINT) if spec[1] == "CHECKPOINT" else spec[1]
-    assert (found.kind, found.model, found.plan) == (spec[0], wanted, spec[2])
+def test_descriptions(text: str, spec: Any) -> None:
+    model = str(subjects.CHECKPOINT) if spec[1] == "CHECKPOINT" else spec[1]
+    assert subjects.parse(text) == subjects.Spec(spec[0], model, *spec[2:])
 
 
 def test_an_unknown_kind_suggests_one() -> None:

@@ -1,0 +1,61 @@
+"""A bundle's engines, through the very back-end that ``run --backend tensorrt`` uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.calibration.batching import Feeds
+from luvc_export.calibration.subjects.base import Kept
+from luvc_export.calibration.subjects.graph import Decoded
+from luvc_export.manifest import EngineEntry
+from luvc_export.plan import Plan
+from luvc_export.runtime.trt import TrtBackend
+from luvc_export.runtime.trt_call import prefill_profile
+
+
+class EngineRunner:
+    """See ``graph.Runner``. Engines show no hidden states and cannot be told what to keep.
+
+    Args:
+        backend: Runs them.
+        entry: What the manifest says of them.
+        plan: Their compression.
+    """
+
+    can_force = False
+    largest_batch: int | None = 1
+
+    def __init__(self, backend: TrtBackend, entry: EngineEntry, plan: Plan) -> None:
+        self.backend, self.plan = backend, plan
+        file = entry.decoder
+        shapes = {item.name: item.shape for item in file.inputs} | file.profiles[prefill_profile(file)].maximum
+        self.logits = shapes[contract.LOGITS_INDICES][1]
+
+    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+        """See ``graph.Runner``."""
+        out = self.backend.vision(images)
+        return np.asarray(out[contract.VISUAL_EMBEDS]), out[contract.VISUAL_POSITIONS], out.get(contract.MERGED_INTO)
+
+    def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
+        """See ``graph.Runner``. A prompt runs again for every ``logits`` positions: ``build --logits`` says how many.
+
+        Raises:
+            UsageError: The prompt does not fit the engines' capacities.
+        """
+        assert forced is None, "can_force is False"
+        wanted, found = feeds[contract.LOGITS_INDICES], []
+        for first in range(0, wanted.shape[1], self.logits):
+            some = {contract.LOGITS_INDICES: wanted[:, first : first + self.logits]}
+            out, after = self.backend.decode({**feeds, **some}, cache)
+            found.append(out[contract.LOGITS])
+        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        kept = {layer: out[name] for layer, name in names.items() if name in out}
+        return Decoded(np.concatenate(found, 1), kept, {}, [], after)
+
+    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """See ``graph.Runner``."""
+        return self.backend.rows(cache)
