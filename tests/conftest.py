@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background jobs start with SIGINT ignored, and so would what the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import demo_cache
 import pytest

@@ -246,7 +246,7 @@ def test_ctrl_c_ends_a_run_and_a_second_goes_on(pack: Path, board: Path, verify:
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with memory.open("w"):  # opens when the script reads it: it is in the middle
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "run it again to go on" in err and "Traceback" not in err
     memory.unlink()
     memory.write_text(text)
