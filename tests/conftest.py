@@ -26,9 +26,10 @@ settings.load_profile("repo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order for two workers: one exports the demo bundle while the other runs what does not need it."""
+    """Order for two workers: the longest modules first, and what needs the demo bundle after the one that makes it."""
     waits = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: 0 if item.path.name == "test_main_job.py" else 1 + (item.path in waits))
+    longest = ("test_main_job.py", "test_family_graphs.py")
+    items.sort(key=lambda item: (item.path.name not in longest, item.path in waits and item.path.name != longest[0]))
 
 
 @pytest.fixture(scope="session")
