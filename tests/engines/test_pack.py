@@ -315,9 +315,10 @@ def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, t
     (copied_bundle / bundles.MANIFEST).write_text(json.dumps(data))
     bundle, folder = bundles.load(copied_bundle), tmp_path / "pack"
     folder.mkdir()
-    for name in ("vision.thirds.onnx", "decoder.thirds.onnx"):
+    graphs = [bundle.entry("thirds").vision, bundle.entry("thirds").decoder]
+    for name in graphs:
         shutil.copyfile(copied_bundle / name, folder / name)
-    copy_files(bundle, folder, ["vision.thirds.onnx", "decoder.thirds.onnx"], lambda stage, done: None)
+    copy_files(bundle, folder, graphs, lambda stage, done: None)
     names = {path.name for path in folder.iterdir()}
     assert {"weights", "tokenizer.json"} <= names and not names & {"decoder.even.onnx", "decoder.thirds.debug.onnx"}
 
