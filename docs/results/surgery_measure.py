@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-import luvc_export
 from luvc_export import make_plan
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.export.bundling import Options, write_bundle
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.surgeon import operate
@@ -38,9 +38,9 @@ def traced(folder: Path) -> Path:
     """The bundle without surgery."""
     target = folder / "traced"
     if not (target / "luvc.json").is_file():
-        checkpoint = open_checkpoint(str(Path(luvc_export.__file__).parent / "demo" / "checkpoint"))
-        plans = {name: make_plan(checkpoint, name, image_size=(252, 252)) for name in ("none", "thirds")}
-        write_bundle(checkpoint, plans, target, Options((252, 252), text_capacity=256, surgery=False))
+        checkpoint = open_checkpoint(str(CHECKPOINT))
+        plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in ("none", "thirds")}
+        write_bundle(checkpoint, plans, target, Options(IMAGE_SIZE, text_capacity=256, surgery=False))
     return target
 
 
@@ -93,7 +93,7 @@ def main(folder: Path) -> None:
         parsed = operate(model, ORT_CPU)[1]
         steps = ", ".join(f"{p.name} {p.fired} ({p.before} -> {p.after})" for p in parsed.passes if p.fired)
         print(f"  passes for {ORT_CPU.name}: {steps}")
-        plan_ = make_plan(str(Path(luvc_export.__file__).parent / "demo" / "checkpoint"), plan, image_size=(252, 252))
+        plan_ = make_plan(str(CHECKPOINT), plan, image_size=IMAGE_SIZE)
         if half == "vision":
             cases = {"one picture": inputs(model, plan_)["1 images"]}
         else:
@@ -113,7 +113,7 @@ def inplace(source: Path, capacity: int = 64) -> None:
         fixed = source / f"decoder.{plan}.inplace.onnx"
         made = operate(model, INPLACE, text_capacity=capacity)[0]
         fixed.write_bytes(made.SerializeToString())
-        plan_ = make_plan(str(Path(luvc_export.__file__).parent / "demo" / "checkpoint"), plan, image_size=(252, 252))
+        plan_ = make_plan(str(CHECKPOINT), plan, image_size=IMAGE_SIZE)
         for name, case in (("prefill", TEXT), ("decode", STEP)):
             given = feeds(model, plan_, case)
             text, past = given["input_ids"].shape[1], case[4]
