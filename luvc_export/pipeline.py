@@ -12,7 +12,7 @@ from luvc_export import precision as precisions
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.manifest import Fit, Footprint, PlanEntry, WeightsMode
 from luvc_export.plan import LastLayer, Plan
-from luvc_export.planning import Request, check_model, solve
+from luvc_export.planning import DEFAULT_SCHEDULE, Request, check_model, solve
 from luvc_export.target import Kv, Precision, TargetSpec
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ DEFAULT_IMAGE_SIZE = (672, 672)
 
 def make_plan(
     model: str | Checkpoint,
-    schedule: str | Sequence[int] = "even",
+    schedule: str | Sequence[int] = DEFAULT_SCHEDULE,
     *,
     image_size: tuple[int, int] | None = None,
     merge_keep: float = 0.75,
@@ -75,7 +75,7 @@ def make_plan(
 def export_bundle(
     model: str | Checkpoint,
     output: str | os.PathLike[str],
-    plans: str | Plan | Mapping[str, Plan] = "even",
+    plans: str | Plan | Mapping[str, Plan] = DEFAULT_SCHEDULE,
     *,
     image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     fit: Fit = "pad",

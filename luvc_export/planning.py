@@ -11,6 +11,9 @@ from luvc_export.errors import PlanError
 from luvc_export.plan import LastLayer, MergePass, Plan
 from luvc_export.shapes import DecoderShape, EncoderShape
 
+#: What the measurements in docs/results/ablation.md favour.
+DEFAULT_SCHEDULE = "even"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -26,7 +29,7 @@ class Request:
         last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
     """
 
-    schedule: str | Sequence[int] = "even"
+    schedule: str | Sequence[int] = DEFAULT_SCHEDULE
     merge_keep: float = 0.75
     merge_at: tuple[int, ...] | None = None
     speedup: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -42,11 +42,13 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
 
 
-def find(name: str) -> Task:
+def find(name: str, split: str | None = None) -> Task:
     """The task called ``name``: one of ``names()``, or the dotted name of a module with a ``TASK``.
 
+    ``split`` is what it reports on in place of its own choice.
+
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or the task has no such split.
     """
     where = f"{__name__}.{name}" if name in names() else name
     try:
@@ -63,4 +65,7 @@ def find(name: str) -> Task:
             expected=did_you_mean(name, names()),
             fix="or give the dotted name of a module whose TASK is a luvc_export.calibration.tasks.Task",
         )
+    if split is not None:
+        next(task.cases(split, 1, task.report[1]))
+        task = replace(task, report=(split, task.report[1]))
     return task

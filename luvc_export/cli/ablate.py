@@ -15,6 +15,7 @@ def ablate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables, plots and measurements.")],
     task: Annotated[str, typer.Option("--task", help="glyph, or a module that has a TASK.")] = "glyph",
     model: Annotated[str | None, typer.Option("--model", help="Checkpoint; the task's own by default.")] = None,
+    split: options.Split = None,
     count: Annotated[int, typer.Option("--count", help="Questions that are reported.")] = 2000,
     side: Annotated[int, typer.Option("--side", help="Questions in side sections.")] = 700,
     search: Annotated[int, typer.Option("--search", help="Questions that settings are searched on.")] = 420,
@@ -36,9 +37,14 @@ def ablate(
 
     if min(count, side, search, 1 if text is None else text) < 1 or side > count:
         raise UsageError("numbers must be at least 1, and --side at most --count", where="ablate")
-    found = tasks.find(task)
+    found = tasks.find(task, split)
     said = f"luvc-export ablate --task {task} -o {output}"
-    usual = (("--count", count, 2000), ("--side", side, 700), ("--search", search, 420), ("--text", text, None))
+    usual: list[tuple[str, object, object]] = [
+        ("--split", split, None),
+        ("--count", count, 2000),
+        ("--side", side, 700),
+    ]
+    usual += [("--search", search, 420), ("--text", text, None)]
     said += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
     with options.progress(quiet=as_json) as tell:
         data = run(found, output, said, model, count, side, search, text, threads, tell)

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from luvc_export.cli import options
-from luvc_export.errors import UsageError
+from luvc_export.cli import engine_options, options
 
 
 def build(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder; the engines are written into it.")],
     target: Annotated[str, typer.Option("--target", help="Device, as luvc-export targets lists them.")],
     plan: Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp16, bf16 or fp32; default: the bundle's if 16-bit, else fp16.")
-    ] = None,
-    kv: Annotated[
-        str | None, typer.Option("--kv", help="inplace (fixed capacity) or concat (grows); default: the target's.")
-    ] = None,
-    text_capacity: Annotated[
-        int | None, typer.Option("--text-capacity", help="Text tokens, prompt and answer; default: the bundle's.")
-    ] = None,
-    images: Annotated[int, typer.Option("--images", help="Images of a conversation.")] = 1,
+    precision: engine_options.Precision = None,
+    kv: engine_options.Kv = None,
+    text_capacity: engine_options.TextCapacity = None,
+    images: engine_options.Images = 1,
     batch: Annotated[int, typer.Option("--batch", help="Rows of a batch.")] = 1,
     logits: Annotated[
         int, typer.Option("--logits", help="Positions of a call with logits: 1 to generate, more to compare.")
     ] = 1,
-    mem_pool_size: Annotated[
-        str, typer.Option("--memPoolSize", help="workspace:MiB, scratch memory of one layer.")
-    ] = "workspace:1024",
-    optimization_level: Annotated[
-        int, typer.Option("--builderOptimizationLevel", help="0 (fast build) to 5 (fast engine).")
-    ] = 3,
+    mem_pool_size: engine_options.MemPoolSize = "workspace:1024",
+    optimization_level: engine_options.OptimizationLevel = 3,
     version_compatible: Annotated[
         bool, typer.Option("--versionCompatible", help="The engines load in later versions of TensorRT too.")
     ] = False,
@@ -73,12 +61,9 @@ def build(
     from luvc_export.engines.options import BuildOptions
     from luvc_export.pipeline import build_engine
 
-    if precision is not None:
-        options.choice("--precision", precision, ("fp16", "bf16", "fp32"))
-    if kv is not None:
-        options.choice("--kv", kv, ("inplace", "concat"))
+    engine_options.check(precision, kv)
     chosen = BuildOptions(
-        workspace_mib=workspace(mem_pool_size),
+        workspace_mib=engine_options.workspace(mem_pool_size),
         builder_optimization_level=optimization_level,
         version_compatible=version_compatible,
         hardware_compatibility=hardware_compatibility,  # type: ignore[arg-type]
@@ -118,17 +103,3 @@ def build(
     console.print(
         f"wrote {bundle / entry.vision.file} and {entry.decoder.file}; luvc-export inspect {bundle} shows more"
     )
-
-
-def workspace(text: str) -> int:
-    """MiB of trtexec's ``workspace:N``, N in MiB or with a suffix K, M or G.
-
-    Raises:
-        UsageError: It is something else.
-    """
-    match = re.fullmatch(r"workspace:(\d+)([KMG]?)(?:iB|B)?", text)
-    if match is None:
-        raise UsageError(
-            "cannot read the memory pool", where="--memPoolSize", got=repr(text), expected="workspace:MiB, or with G"
-        )
-    return int(match[1]) * {"": 1, "M": 1, "G": 1024, "K": 0}[match[2]] + (int(match[1]) >> 10) * (match[2] == "K")

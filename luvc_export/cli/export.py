@@ -10,6 +10,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.plan import Plan
+from luvc_export.planning import DEFAULT_SCHEDULE
 
 
 def export(
@@ -71,7 +72,7 @@ def export(
     for flag, (value, known) in choices.items():
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
-    names = plan or ["even"]
+    names = plan or [DEFAULT_SCHEDULE]
     sizes = [size for size in map(options.size, image_size or []) if size] or [default_image_size(checkpoint)]
     plans = {
         sized(options.plan_name(name), size, sizes[0]): options.make(

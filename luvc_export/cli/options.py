@@ -28,6 +28,7 @@ Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets 
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
 Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
 LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_only or full.")]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luvc_export.cli import options
-from luvc_export.cli.build import workspace
+from luvc_export.cli import engine_options, options
 from luvc_export.errors import UsageError
+from luvc_export.planning import DEFAULT_SCHEDULE
 
 if TYPE_CHECKING:
     from luvc_export.bundle import Bundle
@@ -31,16 +31,10 @@ def pack(
     plan: Annotated[
         str | None, typer.Option("--plan", help="Plan of the bundle, or the schedule to export; default: its default.")
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp16, bf16 or fp32; default: the bundle's if 16-bit, else fp16.")
-    ] = None,
-    kv: Annotated[
-        str | None, typer.Option("--kv", help="inplace (fixed capacity) or concat (grows); default: the target's.")
-    ] = None,
-    text_capacity: Annotated[
-        int | None, typer.Option("--text-capacity", help="Text tokens, prompt and answer; default: the bundle's.")
-    ] = None,
-    images: Annotated[int, typer.Option("--images", help="Images of a conversation.")] = 1,
+    precision: engine_options.Precision = None,
+    kv: engine_options.Kv = None,
+    text_capacity: engine_options.TextCapacity = None,
+    images: engine_options.Images = 1,
     image_size: options.ImageSize = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
@@ -50,12 +44,8 @@ def pack(
     wheels: Annotated[
         Path | None, typer.Option("--wheels", metavar="DIR", help="Wheels for the board's Python, to put in.")
     ] = None,
-    mem_pool_size: Annotated[
-        str, typer.Option("--memPoolSize", help="workspace:MiB, scratch memory of one layer.")
-    ] = "workspace:1024",
-    optimization_level: Annotated[
-        int, typer.Option("--builderOptimizationLevel", help="0 (fast build) to 5 (fast engine).")
-    ] = 3,
+    mem_pool_size: engine_options.MemPoolSize = "workspace:1024",
+    optimization_level: engine_options.OptimizationLevel = 3,
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the board; default: its largest variant.")
     ] = None,
@@ -77,10 +67,7 @@ def pack(
 
     find(target)
     check_target(output, overwrite)
-    if precision is not None:
-        options.choice("--precision", precision, ("fp16", "bf16", "fp32"))
-    if kv is not None:
-        options.choice("--kv", kv, ("inplace", "concat"))
+    engine_options.check(precision, kv)
     if count < 1:
         raise UsageError("there must be a case to verify with", where="--count", got=count)
     if cases is not None and task is not None:
@@ -100,7 +87,7 @@ def pack(
             kv=kv,  # type: ignore[arg-type]
             text_capacity=text_capacity,
             images=images,
-            options=BuildOptions(workspace(mem_pool_size), optimization_level),
+            options=BuildOptions(engine_options.workspace(mem_pool_size), optimization_level),
             wheels_folder=wheels,
             device_memory_gib=device_memory,
             overwrite=overwrite,
@@ -136,8 +123,8 @@ def _opened(
     from luvc_export.pipeline import export_bundle
 
     size = options.size(image_size) or (tasks.find(task).image_size if task else None)
-    name = options.plan_name(plan or "even")
-    plans = {name: options.make(model, plan or "even", size)}
+    name = options.plan_name(plan or DEFAULT_SCHEDULE)
+    plans = {name: options.make(model, plan or DEFAULT_SCHEDULE, size)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         capacity = {} if text_capacity is None else {"text_capacity": text_capacity}

@@ -21,6 +21,7 @@ def parity(
         Path | None, typer.Option("--cases", help="JSON Lines file: image, prompt and optionally answer.")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="glyph, or a module that has a TASK.")] = None,
+    split: options.Split = None,
     count: Annotated[int, typer.Option("--count", help="Cases to answer.")] = 90,
     observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
@@ -50,10 +51,12 @@ def parity(
 
     if (cases is None) == (task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
+    if split is not None and task is None:
+        raise UsageError("only a task has splits", where="--split", got=split, fix="--task NAME, or leave it out")
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
     if min(count, observe, batch) < 1:
         raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
-    found = tasks.find(task) if task else None
+    found = tasks.find(task, split) if task else None
     if found:
         asked = list(found.cases(found.report[0], count, found.report[1]))
     else:

@@ -11,6 +11,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.plan import Plan
+from luvc_export.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("retention", "count", "prompt", "held_out", "save", "max_new_tokens")
@@ -20,7 +21,7 @@ _DIRECT = ("schedule", "speedup", "kv_mib", "last_layer")
 def plan(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
-    schedule: options.PlanName = "even",
+    schedule: options.PlanName = DEFAULT_SCHEDULE,
     image_size: options.ImageSize = None,
     merge_keep: Annotated[
         float | None,

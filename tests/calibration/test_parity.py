@@ -84,6 +84,17 @@ def test_a_spoilt_candidate_exits_with_1(
     assert "first departs | layer 0 key" in run.output
 
 
+def test_a_task_s_other_split_is_asked_by_name() -> None:
+    usual, harder = find("glyph"), find("glyph", "harder")
+    first, second = (next(task.cases(task.report[0], 1, task.report[1])) for task in (usual, harder))
+    assert harder.report == ("harder", usual.report[1]) and not (first.images[0] == second.images[0]).all()
+    pair = ["parity", "torch:demo", "torch:demo"]
+    run = CliRunner().invoke(app, [*pair, "--task", "glyph", "--split", "hardr"])
+    assert isinstance(run.exception, UsageError) and "did you mean 'harder'" in str(run.exception)
+    run = CliRunner().invoke(app, [*pair, "--cases", "cases.jsonl", "--split", "harder"])
+    assert isinstance(run.exception, UsageError) and "only a task has splits" in str(run.exception)
+
+
 def test_two_plans_are_judged_by_retention_alone(reference: Any, checkpoint: Checkpoint, cases: Sequence[Case]) -> None:
     left = subjects.open_huggingface(checkpoint, reference.prompting.image)
     result = parity(left, reference, cases, observe=2, longest=1)

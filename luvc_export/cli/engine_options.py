@@ -1,0 +1,54 @@
+"""Options that ``build`` and ``pack`` share; those in mixed case are trtexec's."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.errors import UsageError
+
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="fp16, bf16 or fp32; default: the bundle's if 16-bit, else fp16.")
+]
+Kv = Annotated[
+    str | None, typer.Option("--kv", help="inplace (fixed capacity) or concat (grows); default: the target's.")
+]
+TextCapacity = Annotated[
+    int | None, typer.Option("--text-capacity", help="Text tokens, prompt and answer; default: the bundle's.")
+]
+Images = Annotated[int, typer.Option("--images", help="Images of a conversation.")]
+MemPoolSize = Annotated[str, typer.Option("--memPoolSize", help="workspace:MiB, scratch memory of one layer.")]
+OptimizationLevel = Annotated[
+    int, typer.Option("--builderOptimizationLevel", help="0 (fast build) to 5 (fast engine).")
+]
+
+_KIB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2}
+
+
+def check(precision: str | None, kv: str | None) -> None:
+    """Check the two words where they are given.
+
+    Raises:
+        UsageError: One is unknown.
+    """
+    if precision is not None:
+        options.choice("--precision", precision, ("fp16", "bf16", "fp32"))
+    if kv is not None:
+        options.choice("--kv", kv, ("inplace", "concat"))
+
+
+def workspace(text: str) -> int:
+    """MiB of trtexec's ``workspace:N``, N in MiB or with a suffix K, M or G.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    match = re.fullmatch(r"workspace:(\d+)([KMG]?)(?:iB|B)?", text)
+    if match is None:
+        raise UsageError(
+            "cannot read the memory pool", where="--memPoolSize", got=repr(text), expected="workspace:MiB, or with G"
+        )
+    return int(match[1]) * _KIB[match[2]] // 1024
