@@ -19,7 +19,7 @@ from luvc_export.engines import layers, library, timing, watching
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, MachineError, UsageError
-from luvc_export.manifest import Binding, Profile
+from luvc_export.manifest_engines import Binding, Profile
 from luvc_export.plan import Plan
 from luvc_export.target import Profiles, Target
 

@@ -17,7 +17,8 @@ from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.engines.watching import Progress
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.manifest import EngineEntry, EngineFile, Footprint, Manifest, PluginLibrary
+from luvc_export.manifest import Manifest
+from luvc_export.manifest_engines import EngineEntry, EngineFile, Footprint, PluginLibrary
 from luvc_export.target import Kv, Precision, Target
 
 #: A plan of a small model is kernels more than weights (measured: 10 MB beside 5 MB of weights).

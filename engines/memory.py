@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import PlanError
-from luvc_export.manifest import Footprint
+from luvc_export.manifest_engines import Footprint
 from luvc_export.plan import Plan
 from luvc_export.shapes import DecoderShape
 from luvc_export.target import Kv, Precision, Target

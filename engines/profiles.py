@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from luvc_export import contract
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.manifest import Profile
+from luvc_export.manifest_engines import Profile
 from luvc_export.plan import Plan
 from luvc_export.target import Profiles
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.errors import BundleError, UsageError, did_you_mean
-from luvc_export.manifest import EngineEntry, EngineFile, FileRecord, Manifest, PlanEntry, PluginLibrary
+from luvc_export.file_record import FileRecord
+from luvc_export.manifest import Manifest, PlanEntry
+from luvc_export.manifest_engines import EngineEntry, EngineFile, PluginLibrary
 
 MANIFEST = "luvc.json"
 

@@ -10,7 +10,7 @@ excepted (docs.nvidia.com, TensorRT, hardware compatibility).
 from __future__ import annotations
 
 from luvc_export.errors import MachineError
-from luvc_export.manifest import EngineEntry
+from luvc_export.manifest_engines import EngineEntry
 
 _AMPERE = (8, 0)
 

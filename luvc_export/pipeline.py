@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from luvc_export import bundle as bundles
 from luvc_export import precision as precisions
 from luvc_export.errors import BundleError, MachineError, UsageError
-from luvc_export.manifest import Fit, Footprint, PlanEntry, WeightsMode
+from luvc_export.manifest import Fit, PlanEntry, WeightsMode
+from luvc_export.manifest_engines import Footprint
 from luvc_export.plan import LastLayer, Plan
 from luvc_export.planning import DEFAULT_SCHEDULE, Request, check_model, solve
 from luvc_export.target import Kv, Precision, TargetSpec

@@ -10,7 +10,7 @@ from typing import Any
 from luvc_export.bundle import Bundle
 from luvc_export.compatibility import check_device, check_library
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.manifest import EngineFile
+from luvc_export.manifest_engines import EngineFile
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cuda import Gpu, stream_handle
 from luvc_export.runtime.memory import gib

@@ -8,7 +8,7 @@ import numpy as np
 
 from luvc_export import contract
 from luvc_export.errors import UsageError
-from luvc_export.manifest import EngineEntry, EngineFile, Profile
+from luvc_export.manifest_engines import EngineEntry, EngineFile, Profile
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda_tensor import to_engine
 from luvc_export.runtime.trt_cache import TrtCache

@@ -9,7 +9,7 @@ import numpy as np
 
 from luvc_export import contract
 from luvc_export.errors import UsageError
-from luvc_export.manifest import EngineEntry
+from luvc_export.manifest_engines import EngineEntry
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cuda import Gpu, Memory
 from luvc_export.runtime.cuda_pool import Lease, Pool

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luvc_export.errors import BundleError, MachineError
-from luvc_export.manifest import EngineFile
+from luvc_export.manifest_engines import EngineFile
 
 
 class Context(Protocol):

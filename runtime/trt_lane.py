@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Hashable, Mapping
 
 from luvc_export.errors import LuvcError
-from luvc_export.manifest import EngineFile
+from luvc_export.manifest_engines import EngineFile
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda import Gpu, Graph
 from luvc_export.runtime.cuda_dlpack import ITEMSIZE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from luvc_export import contract
 from luvc_export.errors import BundleError
-from luvc_export.manifest import EngineEntry
+from luvc_export.manifest_engines import EngineEntry
 from luvc_export.plan import Plan
 from luvc_export.runtime.cuda_dlpack import ITEMSIZE
 from luvc_export.shapes import DecoderShape

@@ -10,7 +10,7 @@ import numpy as np
 
 from luvc_export import contract
 from luvc_export.errors import UsageError
-from luvc_export.manifest import EngineFile
+from luvc_export.manifest_engines import EngineFile
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda import Gpu, Memory
 from luvc_export.runtime.cuda_dlpack import CUDA, CUDA_MANAGED, ITEMSIZE, Borrowed, borrow

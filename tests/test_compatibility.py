@@ -6,7 +6,8 @@ import pytest
 
 from luvc_export.compatibility import check_device, check_library
 from luvc_export.errors import MachineError
-from luvc_export.manifest import EngineEntry, EngineFile, FileRecord, Footprint
+from luvc_export.file_record import FileRecord
+from luvc_export.manifest_engines import EngineEntry, EngineFile, Footprint
 
 FILE = EngineFile("x.engine", FileRecord("0", 1), (), (), (), 1, None, "x.json", "x.log")
 ENTRY = EngineEntry(
@@ -72,7 +73,7 @@ def test_ampere_and_later_but_no_jetson() -> None:
 def test_an_entry_goes_through_json() -> None:
     import json
 
-    from luvc_export import manifest as module
+    from luvc_export import plain as module
 
     data = json.loads(json.dumps(dataclasses.asdict(ENTRY)))
     assert module._value(EngineEntry, data, "x") == ENTRY

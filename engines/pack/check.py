@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from luvc_export.engines import memory
 from luvc_export.engines.pack.facts import Facts
-from luvc_export.manifest import Footprint
+from luvc_export.manifest_engines import Footprint
 from luvc_export.target import Target
 
 #: Jetson's mode without limits: MAXN, and MAXN_SUPER where there is one.

@@ -13,7 +13,9 @@ from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.pack.wheels import Requirement
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError
-from luvc_export.manifest import FileRecord, Footprint, from_plain
+from luvc_export.file_record import FileRecord
+from luvc_export.manifest_engines import Footprint
+from luvc_export.plain import from_plain
 
 RECORD, SCRIPT, BOOTSTRAP = "pack.json", "install-and-verify", "bootstrap.py"
 #: Folders: wheels as they came, what they unpack to on the device, and stored cases.

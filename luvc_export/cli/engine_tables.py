@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from luvc_export.manifest import EngineEntry, EngineFile
+from luvc_export.manifest_engines import EngineEntry, EngineFile
 
 _CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
 

@@ -14,7 +14,7 @@ from luvc_export.engines.install import install
 from luvc_export.engines.pack import check, facts, record
 from luvc_export.engines.pack.record import Pack
 from luvc_export.errors import LuvcError, MachineError
-from luvc_export.manifest import EngineEntry
+from luvc_export.manifest_engines import EngineEntry
 from luvc_export.packing import cases, sign_off
 from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.inplace import InplaceOrt

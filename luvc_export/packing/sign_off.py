@@ -14,7 +14,7 @@ from luvc_export import bundle as bundles
 from luvc_export.bundle import Bundle
 from luvc_export.engines.pack import check, facts, record
 from luvc_export.engines.pack.record import Pack
-from luvc_export.manifest import EngineEntry, Verified
+from luvc_export.manifest_engines import EngineEntry, Verified
 from luvc_export.packing.judge import Verdict
 from luvc_export.target import Target
 

@@ -22,7 +22,8 @@ from luvc_export.engines.memory import Cache
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
-from luvc_export.manifest import Footprint, Manifest
+from luvc_export.manifest import Manifest
+from luvc_export.manifest_engines import Footprint
 from luvc_export.pipeline import target_graphs
 from luvc_export.plan import Plan
 from luvc_export.plugin_contract import DOMAIN

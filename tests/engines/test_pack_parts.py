@@ -16,7 +16,7 @@ from luvc_export.engines import targets
 from luvc_export.engines.pack import check, facts, wheels
 from luvc_export.engines.pack.facts import Clock, Facts
 from luvc_export.errors import UsageError
-from luvc_export.manifest import Footprint
+from luvc_export.manifest_engines import Footprint
 from luvc_export.packing.answer import Answer
 from luvc_export.packing.judge import judge
 

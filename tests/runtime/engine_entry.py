@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from luvc_export import contract
-from luvc_export.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint, Profile
+from luvc_export.file_record import FileRecord
+from luvc_export.manifest_engines import Binding, EngineEntry, EngineFile, Footprint, Profile
 from luvc_export.plan import Plan
 from luvc_export.shapes import DecoderShape
 

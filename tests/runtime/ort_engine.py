@@ -20,7 +20,8 @@ import onnxruntime as ort
 from luvc_export.bundle import Bundle
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.export.surgeon import operate
-from luvc_export.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint
+from luvc_export.file_record import FileRecord
+from luvc_export.manifest_engines import Binding, EngineEntry, EngineFile, Footprint
 from luvc_export.plan import Plan
 from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.trt import TrtBackend

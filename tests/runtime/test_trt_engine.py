@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_entry import entry
 
-from luvc_export.manifest import FileRecord
+from luvc_export.file_record import FileRecord
 from luvc_export.plan import Plan
 from luvc_export.runtime import trt_engine
 from luvc_export.shapes import DecoderShape

@@ -15,7 +15,8 @@ from engine_entry import entry
 
 from luvc_export.bundle import Bundle, record
 from luvc_export.errors import LuvcError
-from luvc_export.manifest import FileRecord, Footprint, PluginLibrary
+from luvc_export.file_record import FileRecord
+from luvc_export.manifest_engines import Footprint, PluginLibrary
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.session import Session
