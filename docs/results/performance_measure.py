@@ -28,7 +28,8 @@ def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
     from luvc_export.runtime.bench.subject import flops, weight_bytes
     from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
     from luvc_export.runtime.ort import OrtBackend
-    from luvc_export.runtime.session import Seen, Session
+    from luvc_export.runtime.session import Session
+    from luvc_export.runtime.state import Seen
 
     begin = perf_counter()
     session = Session(bundle, plan=plan)

@@ -16,8 +16,10 @@ from luvc_export.bundle import Bundle
 from luvc_export.errors import BundleError, CheckFailed, UsageError
 from luvc_export.plan import Plan
 from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.forced import forced_places
 from luvc_export.runtime.ort import OrtBackend
-from luvc_export.runtime.session import Session, State
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import State
 
 IMAGE = tiny_bundle.IMAGE_TOKEN
 Picture = NDArray[np.uint8]
@@ -121,18 +123,17 @@ def test_a_debug_session_is_told_what_to_keep(bundle: Bundle, picture: Picture) 
             session.run(request.token_ids, seen, forced=forced)
 
 
-def test_forced_indices_become_places_in_the_span_that_is_left(bundle: Bundle) -> None:
-    session = Session(bundle, debug=True)
-    session.plan = Plan((3, 3), keep=(6, 3, 2, 0))
+def test_forced_indices_become_places_in_the_span_that_is_left() -> None:
+    plan = Plan((3, 3), keep=(6, 3, 2, 0))
     kept = {0: np.array([[0, 2, 3, 5, 7, 8]]), 1: np.array([[2, 5, 8]]), 2: np.array([[5, 8]])}
-    feeds = session._forced(kept, 1)
+    feeds = forced_places(plan, kept, 1)
     assert {name: array.tolist() for name, array in feeds.items()} == {
         "forced_indices.0": [[[0, 2, 3, 5, 7, 8]]],
         "forced_indices.1": [[[1, 3, 5]]],
         "forced_indices.2": [[[1, 2]]],
     }
     with pytest.raises(UsageError, match=r"forced\[1\]"):
-        session._forced({**kept, 1: np.array([[1, 5, 8]])}, 1)  # 1 was not kept before
+        forced_places(plan, {**kept, 1: np.array([[1, 5, 8]])}, 1)  # 1 was not kept before
 
 
 def test_an_answer_and_what_it_cost(session: Session, picture: Picture) -> None:

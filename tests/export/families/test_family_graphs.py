@@ -16,7 +16,8 @@ from torch_backend import TorchBackend
 from luvc_export import build_engine, contract, export_bundle
 from luvc_export.bundle import Bundle, load
 from luvc_export.export import families
-from luvc_export.runtime.session import Session, Step
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import Step
 
 FAMILIES = families.built_in()
 #: The family whose bundle takes a second image size.

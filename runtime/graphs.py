@@ -1,0 +1,97 @@
+"""The two graphs of a plan as functions: images to visual tokens, tokens to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export import contract
+from luvc_export.layout import Block, arrange
+from luvc_export.manifest import Manifest
+from luvc_export.plan import Plan
+from luvc_export.runtime.backend import Array, Backend
+from luvc_export.runtime.forced import forced_places
+from luvc_export.runtime.state import Seen, State, Step
+
+#: No tokenizer has it.
+NO_TOKEN = -1
+
+
+class Graphs:
+    """Runs the graphs of one plan on a back-end. Holds no conversation: ``State`` does.
+
+    Args:
+        manifest: Of the bundle.
+        plan: One of its plans.
+        backend: Has the graphs of that plan.
+        debug: The decoder is the debug graph, whose prunes are told what to keep.
+    """
+
+    def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
+        self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
+
+    def see(self, images: NDArray[np.uint8]) -> Seen:
+        """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows."""
+        manifest, tokens = self.manifest, self.plan.vision_tokens
+        if not len(images):
+            embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
+            copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
+            return Seen(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
+        out = self.backend.vision(images)
+        return Seen(out[contract.VISUAL_EMBEDS], out[contract.VISUAL_POSITIONS], out.get(contract.MERGED_INTO))
+
+    def run(
+        self,
+        token_ids: Sequence[int],
+        seen: Seen | None = None,
+        state: State | None = None,
+        *,
+        blocks: Mapping[int, Block] | None = None,
+        all_logits: bool = False,
+        forced: Mapping[int, NDArray[np.int64]] | None = None,
+    ) -> Step:
+        """Run the decoder: a prompt (prefill), or more tokens after ``state`` (decode, or a chat's next turn).
+
+        Args:
+            token_ids: Text tokens, with a placeholder per image of ``seen``.
+            seen: Images of this call; without any, every token is text.
+            state: What came before.
+            blocks: Images that belong together (``Request.blocks``).
+            all_logits: Logits of every text token (parity); otherwise of the last one.
+            forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep] as in ``Step.kept``, ascending.
+
+        Returns:
+            ``Step``; its logits are those of text tokens only, in order.
+        """
+        prompt, past = self.manifest.prompt, state.past_text if state else 0
+        placeholder = prompt.image_token_id if seen else NO_TOKEN
+        seen = seen or self.see(np.zeros((0,), np.uint8))
+        layout = arrange(
+            list(token_ids),
+            placeholder,
+            seen.positions,
+            self.plan.grid,
+            prompt.position_kind,
+            state.next_position if state else 0,
+            state.next_order if state else 0,
+            blocks,
+        )
+        text = layout.input_ids.shape[1]
+        feeds: dict[str, Array] = {
+            contract.VISUAL_EMBEDS: seen.embeds[None],
+            contract.INPUT_IDS: layout.input_ids,
+            contract.VISUAL_POSITION_IDS: layout.visual_position_ids,
+            contract.POSITION_IDS: layout.position_ids,
+            contract.VISUAL_ORDER: layout.visual_order,
+            contract.ORDER: layout.order,
+            contract.TEXT_MASK: np.ones((1, past + text), np.bool_),
+            contract.LOGITS_INDICES: np.arange(0 if all_logits else text - 1, text, dtype=np.int64)[None],
+            **(forced_places(self.plan, forced or {}, len(seen.embeds)) if self._debug else {}),
+        }
+        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
+        after = State(cache, past + text, layout.next_position, layout.next_order)
+        return Step(out[contract.LOGITS], after, kept)
