@@ -37,11 +37,13 @@ class TargetSpec:
             ``inplace`` (TensorScatter-24 into a cache of fixed capacity).
         plugins: Operators of the domain ``luvc`` it has kernels for.
         functions: It reads local ONNX functions, so fused nodes may stay as they are.
+        joined_products: Products that share an input pay as one. ONNX Runtime copies a joined weight when it loads.
         packed_heads: Attention and RotaryEmbedding take [B, S, heads * Dh].
         bytes: Tensors of bytes may be reshaped and transposed (TensorRT takes them as network inputs only).
         softmax_precision: Attention's attribute of that name is read (TensorRT-RTX 1.7 refuses it).
         fp32_attention: Attention in fp32 as it stands, or only when marked decomposable.
         profiles: Optimisation profiles of an engine: none, one wide one, or prefill and decode.
+        next_token: The decoder gives its most likely next token, so that greedy decoding leaves logits on the device.
 
     Raises:
         UsageError: Lists every field that does not fit the others.
@@ -56,11 +58,13 @@ class TargetSpec:
     kv: Kv = "concat"
     plugins: frozenset[str] = frozenset()
     functions: bool = False
+    joined_products: bool = True
     packed_heads: bool = False
     bytes: bool = False
     softmax_precision: bool = False
     fp32_attention: Fp32Attention = "native"
     profiles: Profiles = "none"
+    next_token: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -185,8 +189,9 @@ class Target:
         return replace(self.spec, kv=kv, opset=INPLACE_OPSET if kv == "inplace" else self.spec.opset)
 
 
-#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, and fused nodes
-#: run as fast from their bodies as inlined beforehand (docs/surgery.md). Bundles hold graphs made for it.
+#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, fused nodes
+#: run as fast from their bodies as inlined beforehand, and so do products apart as joined (docs/surgery.md). Bundles
+#: hold graphs made for it.
 ORT_CPU = TargetSpec(
     "cpu",
     "onnx",
@@ -194,6 +199,7 @@ ORT_CPU = TargetSpec(
     precisions=("fp32", "fp16", "bf16"),
     kv="attention",
     functions=True,
+    joined_products=False,
     packed_heads=True,
     bytes=True,
     softmax_precision=True,

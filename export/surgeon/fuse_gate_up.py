@@ -3,7 +3,7 @@
 It also removes the trigger of a known miscompile (TensorRT 10.13.3.9 on Thor fuses such products itself, wrongly, at
 batch 1).
 
-requires: nothing.
+requires: a target where joined products pay.
 matches: a Mul of act(x @ gate) and x @ up, where act is an activation with or without the Mul of SiLU.
 apply: as ``fuse_qkv``.
 must not touch: two products of different tensors, a plain two-layer MLP, quantised weights.
@@ -21,8 +21,8 @@ _ACTIVATIONS = ("Sigmoid", "Gelu", "Tanh", "Relu", "Swish")
 
 
 def requires(surgery: Surgery) -> str | None:
-    """Always."""
-    return None
+    """A target that wants joined products."""
+    return weights.unwanted(surgery)
 
 
 def apply(surgery: Surgery) -> int:

@@ -3,7 +3,7 @@
 It also removes the trigger of a known miscompile (TensorRT 10.13.3.9 on Thor fuses such products itself, wrongly, at
 batch 1).
 
-requires: Attention in the graph.
+requires: Attention in the graph, and a target where joined products pay.
 matches: products of one and the same tensor with weights, whose results reach one Attention as query, key and value.
 apply: the weights become a Concat of the stored tensors, which back-ends fold when they load. Each column of a
 product is summed as before: equal within the tolerance of a MatMul whose blocking may change.
@@ -23,8 +23,8 @@ _WAY = ("Reshape", "Transpose", "RotaryEmbedding", "RMSNormalization", "Concat",
 
 
 def requires(surgery: Surgery) -> str | None:
-    """Attention somewhere."""
-    return None if any(surgery.nodes("Attention")) else "there is no Attention"
+    """Attention somewhere, and a target that wants joined products."""
+    return weights.unwanted(surgery) if any(surgery.nodes("Attention")) else "there is no Attention"
 
 
 def apply(surgery: Surgery) -> int:

@@ -63,6 +63,8 @@ _TYPES = {
     contract.TEXT_MASK: np.bool_,
     contract.LOGITS_INDICES: np.int64,
     contract.LOGITS: np.float32,
+    contract.NEXT_TOKEN: np.int64,
+    contract.NEXT_LOGIT: np.float32,
     contract.MERGED_INTO: np.int64,
     contract.VISUAL_POSITIONS: np.float32,
 }
@@ -140,7 +142,8 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     else:
         layers = surgery.plan.layers
         wanted_in = [*contract.DECODER_INPUTS, *contract.past_names(layers)]
-        wanted_out = [contract.LOGITS, *contract.present_names(layers)]
+        chosen = [contract.NEXT_TOKEN, contract.NEXT_LOGIT] if surgery.target.next_token else []
+        wanted_out = [contract.LOGITS, *chosen, *contract.present_names(layers)]
     for kind, names, found in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in found)
     for name, tensor in {**inputs, **outputs}.items():

@@ -15,6 +15,7 @@ from luvc_export.errors import LuvcError
 from luvc_export.export.surgeon import (
     call_plugins,
     cast_precision,
+    choose_token,
     fold_shapes,
     fuse_gate_up,
     fuse_orthogonal_merge,
@@ -69,6 +70,7 @@ PASSES: tuple[Pass, ...] = (
     unpack_heads,
     inplace_kv,
     pack_heads,
+    choose_token,
     lower_dialect,
     fold_shapes,
     lint,

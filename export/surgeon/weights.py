@@ -24,6 +24,15 @@ class Projection:
     width: int
 
 
+def unwanted(surgery: Surgery) -> str | None:
+    """Why products stay apart for this target, or None."""
+    return (
+        None
+        if surgery.target.joined_products
+        else "the target copies a joined weight when it loads: products stay apart"
+    )
+
+
 def projection(node: gs.Node) -> Projection | None:
     """Read a MatMul with a rank-2 weight and the Add after it, if there is one."""
     weight = node.inputs[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 from rich.console import Console
-from surgery_harness import Traced, cut, small
+from surgery_harness import RTX, Traced, cut, small
 
 from luvc_export.export.surgeon import PASSES, GraphReport, operate, render, render_html
 from luvc_export.export.surgeon.graph import size
@@ -72,7 +72,7 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
         model.graph.initializer.append(tensor)
     from luvc_export.export.surgeon import fuse_gate_up
 
-    made = cut(onnx.shape_inference.infer_shapes(model), fuse_gate_up)
+    made = cut(onnx.shape_inference.infer_shapes(model), fuse_gate_up, target=RTX)
     assert [n.op_type for n in made.graph.node] == ["Concat", "Cast", "Transpose", "MatMul", "Split", "Sigmoid", "Mul"]
     kept = {t.name: {e.key: e.value for e in t.external_data} for t in made.graph.initializer if t.external_data}
     assert kept == {n: {"location": "nowhere", "offset": str(o), "length": "48"} for n, o in (("gate", 0), ("up", 48))}
