@@ -33,6 +33,10 @@ ORDER = "order"
 TEXT_MASK = "text_mask"
 LOGITS_INDICES = "logits_indices"
 LOGITS = "logits"
+#: Of decoders whose target chooses tokens (``TargetSpec.next_token``), both [B, 1]: the most likely token after the
+#: last position asked about, int64, and its logit, float32, infinite where any logit is not a number.
+NEXT_TOKEN = "next_token"
+NEXT_LOGIT = "next_logit"
 
 DECODER_INPUTS = (
     VISUAL_EMBEDS,

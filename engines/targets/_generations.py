@@ -67,11 +67,18 @@ RTX_SOURCES = {
 
 def primitive(name: str) -> TargetSpec:
     """Graphs of TensorRT 10.3 to 10.13: plain operators, caches joined, a prefill and a decode profile."""
-    return TargetSpec(name, "primitive", opset=PRIMITIVE_OPSET, precisions=_FLOATS, profiles="pair")
+    return TargetSpec(name, "primitive", opset=PRIMITIVE_OPSET, precisions=_FLOATS, profiles="pair", next_token=True)
 
 
 def native(name: str, profiles: Profiles = "pair") -> TargetSpec:
     """Graphs of TensorRT from 10.15 and of TensorRT-RTX: Attention and the rest as they are, caches in place."""
     return TargetSpec(
-        name, "onnx", opset=24, precisions=_FLOATS, kv="inplace", fp32_attention="decomposable", profiles=profiles
+        name,
+        "onnx",
+        opset=24,
+        precisions=_FLOATS,
+        kv="inplace",
+        fp32_attention="decomposable",
+        profiles=profiles,
+        next_token=True,
     )
