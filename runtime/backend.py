@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """``cpu``, ``cuda`` or ``tensorrt``."""
 
+    @property
+    def largest_batch(self) -> int | None:
+        """Rows that one call of ``decode`` takes; None for any number."""
+
     def load(self, images: bool = True) -> None:
         """Load what is not loaded yet; the vision graph only for ``images``. The other methods do it by themselves.
 
@@ -53,3 +57,28 @@ class Backend(Protocol):
 
     def placement(self) -> dict[str, dict[str, int]]:
         """Nodes of each loaded graph by the device that runs them: ``{"decoder": {"CPU": 812}}``."""
+
+
+class Chosen(Protocol):
+    """The most likely next token, which the decoder chose where its logits are. It may still be on its way."""
+
+    def read(self) -> tuple[int, float]:
+        """Wait for it: its id, and its logit. That is not finite where the logits are not."""
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A back-end whose decoder may choose tokens itself: greedy decoding leaves the logits where they are."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether this decoder does."""
+
+    def choose(self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None) -> tuple[Chosen, Cache]:
+        """As ``Backend.decode``, but returns before the token is there.
+
+        Args:
+            feeds: See ``Backend.decode``; ``input_ids`` count only without ``after``.
+            cache: See ``Backend.decode``.
+            after: The token this call goes on with, which need not have come to the host.
+        """

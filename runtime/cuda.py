@@ -15,9 +15,9 @@ from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda_driver import NO_DEVICE, OUT_OF_MEMORY, CudaError, Driver
 from luvc_export.runtime.memory import gib
 
-# CUdevice_attribute, CUstream_flags, CUstreamCaptureMode of cuda.h.
+# CUdevice_attribute, CUstream_flags, CUstreamCaptureMode, CUevent_flags of cuda.h.
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
-_NON_BLOCKING, _THREAD_LOCAL = 1, 1
+_NON_BLOCKING, _THREAD_LOCAL, _DISABLE_TIMING = 1, 1, 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,24 @@ class Graph:
     def launch(self, stream: int) -> None:
         """Run the captured work on ``stream``."""
         self._driver("cuGraphLaunch", self._handle, stream)
+
+
+class Event:
+    """A point in a stream's work."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._driver, self._handle = gpu.driver, ctypes.c_void_p()
+        self._driver("cuEventCreate", ctypes.byref(self._handle), _DISABLE_TIMING)
+        finalizer = weakref.finalize(self, self._driver.try_call, "cuEventDestroy_v2", self._handle)
+        finalizer.atexit = False
+
+    def record(self, stream: int) -> None:
+        """Stand behind all work that is on ``stream`` now."""
+        self._driver("cuEventRecord", self._handle, stream)
+
+    def wait(self) -> None:
+        """Wait until the stream has come here; at once where nothing was recorded."""
+        self._driver("cuEventSynchronize", self._handle)
 
 
 class Gpu:

@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+from luvc_export import contract
 from luvc_export.bundle import Bundle
 from luvc_export.compatibility import check_device, check_library
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.manifest_engines import EngineFile
-from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.backend import Array, Cache, Chosen
 from luvc_export.runtime.cuda import Gpu, stream_handle
 from luvc_export.runtime.memory import gib
+from luvc_export.runtime.trt_buffers import Buffer
 from luvc_export.runtime.trt_cache import TrtCache
-from luvc_export.runtime.trt_call import decode_profile, prefill_profile
+from luvc_export.runtime.trt_call import chooses, decode_profile, prefill_profile
 from luvc_export.runtime.trt_decoder import TrtDecoder
 from luvc_export.runtime.trt_engine import Engine, TrtEngine, runtime_cache_file
-from luvc_export.runtime.trt_lane import Lane, Scratch
+from luvc_export.runtime.trt_lane import Lane
 from luvc_export.runtime.trt_library import deserialize, load_library, make_log
 from luvc_export.runtime.trt_plan import plan_kv
 from luvc_export.runtime.trt_vision import TrtVision
@@ -45,6 +47,8 @@ class TrtBackend:
     """
 
     name = "tensorrt"
+    #: Caches are laid out for one row, whatever batch the engines were built for.
+    largest_batch = 1
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class TrtBackend:
             check_device(entry, self._capability, self.gpu.info.integrated)
         self._opener = opener or self._open_with_library
         self._stream = self.gpu.new_stream() if stream is None else stream_handle(stream)
-        self._scratch = Scratch(self.gpu)
+        self._scratch = Buffer(self.gpu, self._stream, "scratch memory of the engines")
         self._engines: dict[str, Engine] = {}
 
     def load(self, images: bool = True) -> None:
@@ -103,6 +107,20 @@ class TrtBackend:
         """
         self.gpu.activate()
         return self._decoder(feeds, cache)
+
+    @property
+    def chooses(self) -> bool:
+        """See ``Chooser.chooses``: these engines give their most likely next token."""
+        return chooses(self._entry)
+
+    def choose(self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None) -> tuple[Chosen, Cache]:
+        """See ``Chooser.choose``: the token comes to the host, its logit with it, and no other logits.
+
+        Raises:
+            UsageError: See ``decode``.
+        """
+        self.gpu.activate()
+        return self._decoder.choose(feeds, cache, after)
 
     def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [1, Hkv, rows, Dh], copied to the host.
@@ -137,7 +155,8 @@ class TrtBackend:
         self._scratch.reserve(engine.scratch_bytes)
         graphs = self._graphs and not engine.captures_itself
         contexts = [engine.context(profile, self._stream) for profile in profiles]
-        return [Lane(self.gpu, self._stream, context, self._scratch, file, graphs) for context in contexts]
+        front = (contract.NEXT_TOKEN, contract.NEXT_LOGIT)
+        return [Lane(self.gpu, self._stream, context, self._scratch, file, graphs, front) for context in contexts]
 
     def _open_with_library(self, file: EngineFile) -> Engine:
         data = self._bundle.read_engine(file, self._unverified)

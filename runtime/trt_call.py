@@ -26,6 +26,13 @@ def prefill_profile(file: EngineFile) -> int:
     return max(range(len(file.profiles)), key=lambda index: (_text(file.profiles[index]), -index))
 
 
+def chooses(entry: EngineEntry) -> bool:
+    """Whether the decoder engine gives its next token as it takes tokens."""
+    kinds = {binding.name: binding.dtype for binding in (*entry.decoder.inputs, *entry.decoder.outputs)}
+    given = {contract.NEXT_TOKEN, contract.NEXT_LOGIT} <= set(kinds)
+    return given and kinds[contract.NEXT_TOKEN] == kinds[contract.INPUT_IDS] == "int64"
+
+
 def check_room(entry: EngineEntry, cache: TrtCache | None, images: int, text: int) -> None:
     """Check that a call with ``images`` and ``text`` tokens behind ``cache`` fits the caches.
 

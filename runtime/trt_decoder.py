@@ -10,20 +10,23 @@ import numpy as np
 from luvc_export import contract
 from luvc_export.errors import UsageError
 from luvc_export.manifest_engines import EngineEntry
-from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.backend import Array, Cache, Chosen
 from luvc_export.runtime.cuda import Gpu, Memory
+from luvc_export.runtime.cuda_dlpack import ITEMSIZE
 from luvc_export.runtime.cuda_pool import Lease, Pool
 from luvc_export.runtime.cuda_tensor import GpuTensor, to_engine, to_host
 from luvc_export.runtime.trt_cache import TrtCache, behind
 from luvc_export.runtime.trt_call import (
     check_room,
     check_shapes,
+    chooses,
     decode_profile,
     decoder_arrays,
     prefill_profile,
 )
-from luvc_export.runtime.trt_lane import Lane
+from luvc_export.runtime.trt_lane import Call, Lane
 from luvc_export.runtime.trt_plan import KvPlan
+from luvc_export.runtime.trt_token import TrtToken
 
 
 class TrtDecoder:
@@ -45,15 +48,35 @@ class TrtDecoder:
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
         self._past, self._present = contract.past_names(len(keep)), contract.present_names(len(keep))
         self._blocks = Pool(self._allocate)
+        self._newest = gpu.allocate(ITEMSIZE["int64"], "the newest token")
+        self._number = 0
+
+    @property
+    def chooses(self) -> bool:
+        """The engine gives its most likely next token."""
+        return chooses(self._entry)
 
     def __call__(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TrtCache]:
         """See ``TrtBackend.decode``."""
+        call, after = self._start(feeds, cache, None, front=False)
+        return call.read(), after
+
+    def choose(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None
+    ) -> tuple[TrtToken, TrtCache]:
+        """See ``TrtBackend.choose``."""
+        call, state = self._start(feeds, cache, after, front=True)
+        return TrtToken(call, self, self._number), state
+
+    def _start(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None, front: bool
+    ) -> tuple[Call, TrtCache]:
         if cache is not None and not isinstance(cache, TrtCache):
             raise UsageError("this cache is of another back-end", where="cache", got=type(cache).__name__)
         images, text = feeds[contract.VISUAL_EMBEDS].shape[1], feeds[contract.INPUT_IDS].shape[1]
         check_room(self._entry, cache, images, text)
+        feeds, resident = self._token(feeds, after)
         arrays = decoder_arrays(self._entry, feeds, cache)
-        resident: dict[str, tuple[int, tuple[int, ...]]] = {}
         visual, dtype = feeds[contract.VISUAL_EMBEDS], self._kinds[contract.VISUAL_EMBEDS]
         if isinstance(visual, GpuTensor) and visual.gpu is self._gpu and visual.dtype_name == dtype:
             resident[contract.VISUAL_EMBEDS] = (visual.address, visual.shape)
@@ -72,11 +95,25 @@ class TrtDecoder:
         profile = (decode_profile if single else prefill_profile)(self._entry.decoder)
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check_shapes(self._entry.decoder, profile, shapes | {name: shape for name, (_, shape) in resident.items()})
-        outputs = self._lanes["decode" if single else "prefill"].call(arrays, resident, lambda _: present)
+        copies = {contract.NEXT_TOKEN: self._newest.address} if self.chooses else {}
+        lane = self._lanes["decode" if single else "prefill"]
+        self._number += 1
+        call = lane.start(arrays, resident, lambda _: present, copies, front)
         images, text = images + (cache.images if cache else 0), text + (cache.text if cache else 0)
-        after = TrtCache(target, tuple(images * keep + text for keep in self._keep), text, images)
+        state = TrtCache(target, tuple(images * keep + text for keep in self._keep), text, images)
         del lease
-        return outputs, after
+        return call, state
+
+    def _token(
+        self, feeds: Mapping[str, Array], after: Chosen | None
+    ) -> tuple[Mapping[str, Array], dict[str, tuple[int, tuple[int, ...]]]]:
+        """Feeds, and where ``input_ids`` lies if it is the token that the last call chose on the GPU."""
+        if after is None:
+            return feeds, {}
+        if isinstance(after, TrtToken) and after.decoder is self and after.number == self._number:
+            others = {name: array for name, array in feeds.items() if name != contract.INPUT_IDS}
+            return others, {contract.INPUT_IDS: (self._newest.address, after.shape)}
+        return {**feeds, contract.INPUT_IDS: np.array([[after.read()[0]]], np.int64)}, {}
 
     def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
         """See ``TrtBackend.rows``."""

@@ -2,7 +2,8 @@
  *
  * Where cuda.h is found, the compiler compares every definition below with NVIDIA's declaration. A stream runs its work
  * at once, or notes it while it is being captured; a graph is that list of notes. Environment: STAND_IN_GPUS (1),
- * STAND_IN_BYTES (64 MiB) of "GPU" memory, STAND_IN_NO_CAPTURE to refuse captures.
+ * STAND_IN_BYTES (64 MiB) of "GPU" memory, STAND_IN_NO_CAPTURE to refuse captures, STAND_IN_LAZY to put work off until
+ * somebody waits for it: what is read too early or written over too soon then shows.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,11 @@ enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY 
 
 enum { COPY, CLEAR, CALL };
 struct Note { int kind; void *target; const void *source; size_t bytes; CUhostFn call; };
-struct Notes { int capturing; size_t count; struct Note notes[64]; };
+struct Notes {
+  int capturing; size_t count; struct Note notes[64];
+  struct Note *queue; size_t queued, done; struct Notes *next;
+};
+struct Point { struct Notes *stream; size_t queued; };
 struct Block { size_t bytes; };
 
 static size_t used;
@@ -46,9 +51,21 @@ static void perform(struct Note note) {
   if (note.kind == CLEAR) memset(note.target, 0, note.bytes);
   if (note.kind == CALL) note.call(note.target);
 }
+static struct Notes *streams;
+static void catch_up(struct Notes *stream, size_t queued) {
+  while (stream->done < queued) perform(stream->queue[stream->done++]);
+}
+static void catch_up_all(void) {
+  for (struct Notes *stream = streams; stream; stream = stream->next) catch_up(stream, stream->queued);
+}
+static void run(struct Notes *stream, struct Note note) {
+  if (!stream || !getenv("STAND_IN_LAZY")) { perform(note); return; }
+  stream->queue = (struct Note *)realloc(stream->queue, (stream->queued + 1) * sizeof note);
+  stream->queue[stream->queued++] = note;
+}
 static CUresult put(CUstream stream, struct Note note) {
   struct Notes *notes = (struct Notes *)stream;
-  if (!notes || !notes->capturing) { perform(note); return CUDA_SUCCESS; }
+  if (!notes || !notes->capturing) { run(notes, note); return CUDA_SUCCESS; }
   if (notes->count == sizeof notes->notes / sizeof *notes->notes) return CUDA_ERROR_INVALID_VALUE;
   notes->notes[notes->count++] = note;
   return CUDA_SUCCESS;
@@ -99,6 +116,7 @@ CUresult cuMemAlloc(CUdeviceptr *address, size_t bytes) {
 }
 CUresult cuMemFree(CUdeviceptr address) {
   char *block = (char *)(size_t)address - 256;
+  catch_up_all();
   used -= ((struct Block *)block)->bytes;
   free(block);
   return CUDA_SUCCESS;
@@ -107,7 +125,7 @@ CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned int flags) {
   (void)flags;
   return posix_memalign(address, 4096, bytes) ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
-CUresult cuMemFreeHost(void *address) { free(address); return CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void *address) { catch_up_all(); free(address); return CUDA_SUCCESS; }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr target, const void *source, size_t bytes, CUstream stream) {
   return put(stream, (struct Note){COPY, (void *)(size_t)target, source, bytes, NULL});
 }
@@ -124,13 +142,26 @@ CUresult cuLaunchHostFunc(CUstream stream, CUhostFn call, void *data) {
   return put(stream, (struct Note){CALL, data, NULL, 0, call});
 }
 CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
-  *stream = (CUstream)calloc(1, sizeof(struct Notes));
+  struct Notes *made = (struct Notes *)calloc(1, sizeof(struct Notes));
+  made->next = streams;
+  streams = made;
+  *stream = (CUstream)made;
   return flags == 1 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
-CUresult cuStreamDestroy(CUstream stream) { free(stream); return CUDA_SUCCESS; }
+CUresult cuStreamDestroy(CUstream stream) {
+  struct Notes *notes = (struct Notes *)stream, **place = &streams;
+  catch_up(notes, notes->queued);
+  while (*place != notes) place = &(*place)->next;
+  *place = notes->next;
+  free(notes->queue);
+  free(notes);
+  return CUDA_SUCCESS;
+}
 CUresult cuStreamSynchronize(CUstream stream) {
   struct Notes *notes = (struct Notes *)stream;
-  return notes && notes->capturing ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+  if (notes && notes->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (notes) catch_up(notes, notes->queued);
+  return CUDA_SUCCESS;
 }
 CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
   struct Notes *notes = (struct Notes *)stream;
@@ -154,16 +185,24 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec *executable, CUgraph graph, uns
 }
 CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
   struct Notes *notes = (struct Notes *)executable;
-  (void)stream;
-  for (size_t index = 0; index < notes->count; ++index) perform(notes->notes[index]);
+  for (size_t index = 0; index < notes->count; ++index) run((struct Notes *)stream, notes->notes[index]);
   return CUDA_SUCCESS;
 }
 CUresult cuGraphExecDestroy(CUgraphExec executable) { free(executable); return CUDA_SUCCESS; }
 CUresult cuGraphDestroy(CUgraph graph) { free(graph); return CUDA_SUCCESS; }
-CUresult cuEventCreate(CUevent *event, unsigned int flags) { (void)flags; *event = (CUevent)malloc(1); return CUDA_SUCCESS; }
+CUresult cuEventCreate(CUevent *event, unsigned int flags) { (void)flags; *event = (CUevent)calloc(1, sizeof(struct Point)); return CUDA_SUCCESS; }
 CUresult cuEventDestroy(CUevent event) { free(event); return CUDA_SUCCESS; }
-CUresult cuEventRecord(CUevent event, CUstream stream) { (void)event, (void)stream; return CUDA_SUCCESS; }
-CUresult cuEventSynchronize(CUevent event) { (void)event; return CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+  struct Notes *notes = (struct Notes *)stream;
+  if (notes && notes->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  *(struct Point *)event = (struct Point){notes, notes ? notes->queued : 0};
+  return CUDA_SUCCESS;
+}
+CUresult cuEventSynchronize(CUevent event) {
+  struct Point *point = (struct Point *)event;
+  if (point->stream) catch_up(point->stream, point->queued);
+  return CUDA_SUCCESS;
+}
 CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) {
   *milliseconds = start == end ? -1.0f : 0.25f;
   return CUDA_SUCCESS;
