@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.runtime.detokenise import TextStream
 from luvc_export.runtime.generation import Generation, Selection
+from luvc_export.runtime.line import Line
 from luvc_export.runtime.request import Request
-from luvc_export.runtime.sampling import Sampler, Sampling
+from luvc_export.runtime.sampling import Sampling
 from luvc_export.runtime.state import State
 from luvc_export.runtime.timing import Timings
 
@@ -47,26 +47,24 @@ def answer(
     whole, done = request, len(past.token_ids) if past else 0
     request = request.rest(done, len(past.images)) if past else request
     session.backend.load(images=len(request.images) > 0)
-    sampler, text = Sampler(options), TextStream(session.encoder.tokenizer, options.stop)
-    ends = frozenset(session.bundle.manifest.prompt.eos_token_ids)
+    line = Line(session.encoder, options, session.ends, budget)
     marks = [perf_counter()]
     seen = session.see(request.images)
     marks.append(perf_counter())
     step = session.run(request.token_ids, seen, past.state if past else None, blocks=request.blocks)
     marks.append(perf_counter())
-    kept, ids = step.kept, [sampler(step.logits[0, -1], 0)]
+    kept = step.kept
+    line.choose(step.logits[0, -1])
     first, decoding = ready + perf_counter() - marks[0], 0.0
-    while ids[-1] not in ends:
-        if piece := text.push(ids[-1]):
+    while True:
+        if piece := line.piece():
             yield piece
-        if text.stopped or len(ids) == budget:
+        if line.done:
             break
         begin = perf_counter()
-        step = session.run(ids[-1:], state=step.state)
-        ids.append(sampler(step.logits[0, -1], len(ids)))
+        step = session.run(line.ids[-1:], state=step.state)
+        line.choose(step.logits[0, -1])
         decoding += perf_counter() - begin
-    if piece := text.flush():
-        yield piece
     cache = step.state.cache
     visual = tuple(length - step.state.past_text for length in cache.lengths)
     timings = Timings(
@@ -74,15 +72,14 @@ def answer(
         vision_ms=(marks[1] - marks[0]) * 1000 if len(request.images) else 0.0,
         prefill_ms=(marks[2] - marks[1]) * 1000,
         ttft_ms=first * 1000,
-        decode_tokens=len(ids) - 1,
+        decode_tokens=len(line.ids) - 1,
         decode_ms=decoding * 1000,
         kv_mib=cache.nbytes / 2**20,
         visual_tokens=visual,
     )
-    reason: Literal["stop", "length"] = "stop" if text.stopped or ids[-1] in ends else "length"
     selection = Selection(session.plan.grid, seen.merged_into, kept, request.placements, session.size, request.tiles)
-    now = Past(session, (*whole.token_ids, *ids[:-1]), whole.images, step.state)
-    return Generation(text.text, tuple(ids), reason, timings, visual, selection, done, now)
+    now = Past(session, (*whole.token_ids, *line.ids[:-1]), whole.images, step.state)
+    return Generation(line.text, tuple(line.ids), line.finish_reason, timings, visual, selection, done, now)
 
 
 def goes_on(request: Request, past: Past) -> bool:

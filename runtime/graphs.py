@@ -11,7 +11,8 @@ from luvc_export import contract
 from luvc_export.layout import Block, arrange
 from luvc_export.manifest import Manifest
 from luvc_export.plan import Plan
-from luvc_export.runtime.backend import Array, Backend
+from luvc_export.runtime import batching
+from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.forced import forced_places
 from luvc_export.runtime.state import Seen, State, Step
 
@@ -79,17 +80,10 @@ class Graphs:
             blocks,
         )
         text = layout.input_ids.shape[1]
-        feeds: dict[str, Array] = {
-            contract.VISUAL_EMBEDS: seen.embeds[None],
-            contract.INPUT_IDS: layout.input_ids,
-            contract.VISUAL_POSITION_IDS: layout.visual_position_ids,
-            contract.POSITION_IDS: layout.position_ids,
-            contract.VISUAL_ORDER: layout.visual_order,
-            contract.ORDER: layout.order,
-            contract.TEXT_MASK: np.ones((1, past + text), np.bool_),
-            contract.LOGITS_INDICES: np.arange(0 if all_logits else text - 1, text, dtype=np.int64)[None],
-            **(forced_places(self.plan, forced or {}, len(seen.embeds)) if self._debug else {}),
-        }
+        feeds = batching.feeds([layout], seen.embeds[None], all_logits)
+        feeds[contract.TEXT_MASK] = np.ones((1, past + text), np.bool_)
+        if self._debug:
+            feeds |= forced_places(self.plan, forced or {}, len(seen.embeds))
         out, cache = self.backend.decode(feeds, state.cache if state else None)
         names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}

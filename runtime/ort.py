@@ -89,6 +89,8 @@ class OrtBackend:
         self._files: dict[int, str] = {}
         self._outside: dict[str, dict[str, OutsideWeight]] = {}
 
+    largest_batch: int | None = None
+
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
@@ -106,7 +108,7 @@ class OrtBackend:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
         layers = self._bundle.manifest.decoder.layers
-        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache()
+        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[contract.INPUT_IDS]))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
@@ -210,9 +212,9 @@ class OrtBackend:
             return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BF16)
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, wanted), "cpu")
 
-    def _empty_cache(self) -> tuple[Any, ...]:
+    def _empty_cache(self, rows: int) -> tuple[Any, ...]:
         shape = self._bundle.manifest.decoder
-        empty = np.zeros((1, shape.kv_heads, 0, shape.head_dim), np.float32)
+        empty = np.zeros((rows, shape.kv_heads, 0, shape.head_dim), np.float32)
         return tuple(self._value(empty, self._decoder_kinds[name]) for name in contract.past_names(shape.layers))
 
     def _run(

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 from luvc_export.bundle import Bundle, load
 from luvc_export.runtime.answer import Past, answer, goes_on
+from luvc_export.runtime.answer_batch import Ask, alike, answer_batch, check_ask, check_rows, in_row
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.generation import Generation, Stream
@@ -61,6 +62,7 @@ class Session:
         self.encoder = PromptEncoder(self.bundle)
         graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.see, self.run = graphs.see, graphs.run
+        self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
 
     @overload
     def generate(
@@ -140,6 +142,47 @@ class Session:
         for _ in pieces:
             pass
         return pieces.result
+
+    def generate_batch(self, requests: Sequence[Ask], **sampling: Any) -> list[Generation]:
+        """Answer several questions in one go, each as ``generate`` would answer it alone.
+
+        Rows of one call hold equally many images of one size: questions about as many images run together, the others
+        one group after another. Answers cannot be continued (``after`` runs the whole chat).
+
+        Args:
+            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps.
+            **sampling: As of ``generate``, for every row.
+
+        Returns:
+            Answers in the order of ``requests``. Times are those of the rows that ran together; ``kv_mib`` is a row's
+            share of their caches.
+
+        Raises:
+            UsageError: As ``generate``, naming the row, before anything runs; or the back-end takes fewer rows.
+            CheckFailed: See ``generate``.
+            MachineError: See the class.
+        """
+        options, started = sampling_from(sampling), perf_counter()
+        ready: list[tuple[Session, Request]] = []
+        budgets: list[int] = []
+        for row, ask in enumerate(requests):
+            with in_row(row):
+                check_ask(ask)
+                fps = ask.get("fps", 2.0)
+                given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
+                asked = open_media(given)
+                chosen = self.fitting(asked)
+                request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size)
+                budgets.append(chosen.room(request, options.max_new_tokens))
+                ready.append((chosen, request))
+        groups, spent = alike(ready), perf_counter() - started
+        check_rows(self.backend, groups)
+        answers: dict[int, Generation] = {}
+        for rows in groups:
+            together = [ready[row][1] for row in rows]
+            found = answer_batch(ready[rows[0]][0], together, options, [budgets[row] for row in rows], spent)
+            answers |= zip(rows, found, strict=True)
+        return [answers[row] for row in range(len(requests))]
 
     def fitting(self, asked: Question) -> Session:
         """The session for the image size that fits the largest picture of ``asked`` best: this one, or a sister."""

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from luvc_export import contract
-from luvc_export.calibration import batching
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.subjects.base import ends
 from luvc_export.calibration.subjects.compressed import TorchRunner
@@ -28,6 +27,7 @@ from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.layout import Layout, arrange
 from luvc_export.plan import Plan
+from luvc_export.runtime import batching
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
 _PICTURES, _QUESTIONS = 24, 64

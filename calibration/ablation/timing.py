@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from luvc_export import contract
-from luvc_export.calibration import batching
 from luvc_export.calibration.ablation.engine import Engine
 from luvc_export.calibration.subjects.compressed import TorchRunner
 from luvc_export.plan import Plan
+from luvc_export.runtime import batching
 
 
 class Times(NamedTuple):

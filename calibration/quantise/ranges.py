@@ -56,7 +56,8 @@ class _Watching:
     """A back-end that hands every marked output to the statistics of its sites."""
 
     def __init__(self, inner: Backend, owners: Mapping[str, list[str]], found: dict[str, Statistics]) -> None:
-        self.name, self._inner, self._owners, self._found = inner.name, inner, owners, found
+        self.name, self.largest_batch = inner.name, inner.largest_batch
+        self._inner, self._owners, self._found = inner, owners, found
 
     def load(self, images: bool = True) -> None:
         self._inner.load(images)

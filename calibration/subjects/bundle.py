@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 
 from luvc_export import contract
 from luvc_export.bundle import Bundle
-from luvc_export.calibration.batching import Feeds
 from luvc_export.calibration.subjects.base import Kept
 from luvc_export.calibration.subjects.graph import Decoded
 from luvc_export.calibration.subjects.probes import hidden_name, probed
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Backend
-from luvc_export.runtime.ort import OrtBackend, OrtCache
-
-_ELEMENTS = {"fp32": np.float32, "fp16": np.float16}
+from luvc_export.runtime.batching import Feeds
+from luvc_export.runtime.ort import OrtBackend
 
 
 class BundleRunner:
@@ -56,8 +54,7 @@ class BundleRunner:
         """See ``graph.Runner``."""
         told = {contract.forced_name(layer): places for layer, places in (forced or {}).items()}
         backend = self.free if forced is None else self.debug
-        rows = len(feeds[contract.INPUT_IDS])
-        out, after = backend.decode({**feeds, **told}, cache if cache is not None else self._empty(rows))
+        out, after = backend.decode({**feeds, **told}, cache)
         names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
         hidden = [hidden_name(layer) for layer in range(self.plan.layers)]
         return Decoded(
@@ -72,13 +69,3 @@ class BundleRunner:
         """See ``graph.Runner``."""
         arrays = [value.numpy().astype(np.float32) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
-
-    def _empty(self, rows: int) -> OrtCache | None:
-        """A cache of nothing for ``rows`` prompts; a back-end makes its own for one."""
-        if rows == 1:
-            return None
-        import onnxruntime
-
-        shape = self.manifest.decoder
-        none = np.zeros((rows, shape.kv_heads, 0, shape.head_dim), _ELEMENTS[self.manifest.dtype])
-        return OrtCache((onnxruntime.OrtValue.ortvalue_from_numpy(none),) * (2 * shape.layers))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from luvc_export import contract
-from luvc_export.calibration.batching import Feeds
 from luvc_export.calibration.subjects.base import Kept
 from luvc_export.calibration.subjects.graph import Decoded
 from luvc_export.export.bundling import _normalise
@@ -20,6 +19,7 @@ from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.weights import DTYPES
 from luvc_export.plan import Plan
+from luvc_export.runtime.batching import Feeds
 
 
 def load_model(checkpoint: Checkpoint, dtype: str = "fp32") -> Any:

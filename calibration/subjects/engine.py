@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export import contract
-from luvc_export.calibration.batching import Feeds
 from luvc_export.calibration.subjects.base import Kept
 from luvc_export.calibration.subjects.graph import Decoded
 from luvc_export.manifest_engines import EngineEntry
 from luvc_export.plan import Plan
+from luvc_export.runtime.batching import Feeds
 from luvc_export.runtime.trt import TrtBackend
 from luvc_export.runtime.trt_call import prefill_profile
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export import contract
-from luvc_export.calibration import batching
 from luvc_export.calibration.cases import Case
+from luvc_export.calibration.places import places
 from luvc_export.calibration.subjects.base import LOGITS, VISION, Kept, Observation, Said, probe, same_images
 from luvc_export.layout import Layout, PositionKind, arrange
 from luvc_export.manifest import ImageInput
 from luvc_export.plan import Plan
+from luvc_export.runtime import batching
 from luvc_export.runtime.preprocess import preprocess
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
@@ -99,7 +100,7 @@ class GraphSubject:
     def _observe(self, cases: Sequence[Case], forced: Kept | None) -> list[Observation]:
         layouts, embeds, merged = self._ready(cases)
         feeds = batching.feeds(layouts, embeds)
-        told = None if forced is None else batching.places(self.plan, forced)
+        told = None if forced is None else places(self.plan, forced)
         out = self.runner.decode(feeds, None, told)
         caches = self.runner.rows(out.cache)
         longest = feeds[contract.INPUT_IDS].shape[1]
@@ -128,9 +129,7 @@ class GraphSubject:
 
     def _answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         layouts, embeds, _ = self._ready(cases)
-        feeds = batching.feeds(layouts, embeds)
-        last = feeds[contract.TEXT_MASK].sum(1) - 1
-        feeds[contract.LOGITS_INDICES] = last[:, None].astype(np.int64)
+        feeds = batching.feeds(layouts, embeds, all_logits=False)
         words: list[list[int]] = [[] for _ in cases]
         out = self.runner.decode(feeds, None, None)
         for step in range(longest):

@@ -52,6 +52,7 @@ class InplaceOrt:
     """
 
     name = "cpu"
+    largest_batch = 1
 
     def __init__(self, bundle: Bundle, plan: str, capacity: Capacity) -> None:
         dtype = bundle.manifest.dtype

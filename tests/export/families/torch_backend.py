@@ -33,7 +33,7 @@ class TorchCache:
 
 
 class TorchBackend:
-    name = "torch"
+    name, largest_batch = "torch", None
 
     def __init__(self, tiny: Case, plan: Plan) -> None:
         self.printable = False  # only tokens whose text is read back as themselves
@@ -49,7 +49,11 @@ class TorchBackend:
         return {name: value.numpy() for name, value in zip(names, found, strict=True)}
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TorchCache]:
-        past = cache.values if isinstance(cache, TorchCache) else tuple(harness.empty_past(self.tiny))
+        past = (
+            cache.values
+            if isinstance(cache, TorchCache)
+            else tuple(harness.empty_past(self.tiny, len(feeds[contract.INPUT_IDS])))
+        )
         given: list[Any] = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in contract.DECODER_INPUTS]
         with torch.no_grad():
             logits, presents, kept = self.decoder(*given, past)

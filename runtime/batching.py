@@ -18,12 +18,13 @@ _LAST = 2**40
 Feeds = dict[str, NDArray[Any]]
 
 
-def feeds(layouts: Sequence[Layout], embeds: NDArray[Any]) -> Feeds:
-    """Decoder inputs for B prompts of equally many images, with logits of every text token.
+def feeds(layouts: Sequence[Layout], embeds: NDArray[Any], all_logits: bool = True) -> Feeds:
+    """Decoder inputs for B prompts of equally many images.
 
     Args:
         layouts: One per prompt.
         embeds: Visual embeddings [B, G, N_0, D].
+        all_logits: Logits of every text token; otherwise of the last one of each prompt.
     """
     longest = max(layout.input_ids.shape[1] for layout in layouts)
 
@@ -47,7 +48,9 @@ def feeds(layouts: Sequence[Layout], embeds: NDArray[Any]) -> Feeds:
         contract.VISUAL_ORDER: visual("visual_order"),
         contract.ORDER: text("order", _LAST),
         contract.TEXT_MASK: np.arange(longest) < lengths[:, None],
-        contract.LOGITS_INDICES: np.broadcast_to(np.arange(longest), (rows, longest)).copy(),
+        contract.LOGITS_INDICES: (
+            np.broadcast_to(np.arange(longest), (rows, longest)).copy() if all_logits else lengths[:, None] - 1
+        ),
     }
 
 
@@ -77,22 +80,3 @@ def next_feeds(
         contract.TEXT_MASK: np.concatenate([text_mask, np.ones((rows, 1), np.bool_)], 1),
         contract.LOGITS_INDICES: np.zeros((rows, 1), np.int64),
     }
-
-
-def places(plan: Plan, kept: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-    """Turn kept tokens of the encoder [B, G, keep] into places in the span that enters each prune, as graphs count.
-
-    A token that the prune before had dropped has no place: it becomes the first one, which is wrong and will show.
-    """
-    result: dict[int, NDArray[np.int64]] = {}
-    entering: NDArray[np.int64] | None = None
-    for layer, _, keep in plan.prunes:
-        if not keep:
-            continue
-        wanted = kept[layer]
-        if entering is None:
-            result[layer] = wanted
-        else:
-            result[layer] = (wanted[..., :, None] == entering[..., None, :]).argmax(-1)
-        entering = wanted
-    return result
