@@ -21,7 +21,8 @@ from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.cuda_pool import Block, Lease
 from luvc_export.runtime.cuda_tensor import GpuTensor
-from luvc_export.runtime.session import Session, State
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import State
 
 CAPACITY = Capacity(text=96, images=2, logits=96)
 FORMS = ("concat", "inplace")
