@@ -29,15 +29,22 @@ def inspect(
     """
     from luvc_export.bundle import load
     from luvc_export.report import cost
+    from luvc_export.verification import changed
 
     loaded = load(bundle, full=verify)
     manifest = loaded.manifest
     if surgery or html is not None:
         _surgery(loaded, html, as_json)
         return
+    for code in (part for engines in manifest.engines for part in engines.code):
+        loaded.read_engine(code).close()
     costs = {name: cost(entry.plan, manifest.decoder, text) for name, entry in manifest.plans.items()}
     if as_json:
-        data = {"manifest": manifest.to_json(), "cost": {name: value.to_json() for name, value in costs.items()}}
+        data = {
+            "manifest": manifest.to_json(),
+            "cost": {name: value.to_json() for name, value in costs.items()},
+            "changed_since_verified": [changed(signed, manifest) for signed in manifest.verified],
+        }
         print(json.dumps(data))
         return
     from rich.console import Console
@@ -45,6 +52,7 @@ def inspect(
 
     from luvc_export.cli.engine_tables import bindings, facts
     from luvc_export.cli.tables import cost_table
+    from luvc_export.cli.trust_tables import sign_off, trust
 
     console = Console()
     console.print(_facts(manifest))
@@ -57,11 +65,13 @@ def inspect(
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
     for engines in manifest.engines:
-        for code in engines.code:
-            loaded.read_engine(code).close()
-        console.print(facts(engines))
+        described = facts(engines)
+        described.add_row("trust", trust(engines, manifest))
+        console.print(described)
         console.print(bindings("vision", engines.vision))
         console.print(bindings("decoder", engines.decoder))
+    for signed in manifest.verified:
+        console.print(sign_off(signed, manifest))
     console.print("every hash is right" if verify else "hashes are right (large files by size, time stamp and edges)")
 
 
