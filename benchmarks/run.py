@@ -23,6 +23,7 @@ PICTURE = "896x896"
 #: Name, file in peers/, its own environment, options.
 PEERS: tuple[tuple[str, str, bool, dict[str, Any]], ...] = (
     ("luvc-export thirds", "luvc", False, {"plan": "thirds"}),
+    ("luvc-export early", "luvc", False, {"plan": "early"}),
     ("luvc-export none", "luvc", False, {"plan": "none"}),
     ("transformers SDPA", "transformers_sdpa", False, {}),
     ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", True, {}),

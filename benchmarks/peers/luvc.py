@@ -8,17 +8,34 @@ from typing import Any
 import common
 
 
+#: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block.
+PLANS: dict[str, dict[str, Any]] = {
+    "none": {"schedule": "none"},
+    "thirds": {"schedule": "thirds"},
+    "early": {"schedule": "thirds", "merge_keep": 0.5, "merge_at": (7,)},
+}
+
+
 def prepare(options: dict[str, Any]) -> None:
-    """Export both plans once."""
+    """Export the plan once."""
     import luvc_export
 
-    bundle = Path(options["out"]) / "bundle"
-    if not bundle.is_dir():
+    if not folder(options).is_dir():
         size = (common.SIDE, common.SIDE)
-        plans = {p: luvc_export.make_plan(options["checkpoint"], p, image_size=size) for p in ("none", "thirds")}
+        plan = luvc_export.make_plan(options["checkpoint"], image_size=size, **PLANS[options["plan"]])
         luvc_export.export_bundle(
-            options["checkpoint"], bundle, plans, image_size=size, text_capacity=512, weights="reference"
+            options["checkpoint"],
+            folder(options),
+            {options["plan"]: plan},
+            image_size=size,
+            text_capacity=512,
+            weights="reference",
         )
+
+
+def folder(options: dict[str, Any]) -> Path:
+    """The plan's bundle."""
+    return Path(options["out"]) / f"bundle-{options['plan']}"
 
 
 def times(options: dict[str, Any]) -> dict[str, Any]:
@@ -27,8 +44,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     from luvc_export.runtime.bench.case import Case
     from luvc_export.runtime.bench.subject import Subject
 
-    bundle = Path(options["out"]) / "bundle"
-    case = Case(bundle, options["plan"], text=common.TEXT, new_tokens=common.NEW)
+    case = Case(folder(options), options["plan"], text=common.TEXT, new_tokens=common.NEW)
     subject = Subject(case)
     subject.run(case)
     samples = [subject.run(case) for _ in range(common.RUNS)]

@@ -32,7 +32,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     config.do_sample, config.ignore_eos = False, True
     visual = float(common.VISUAL)
     if options.get("pruned"):
-        luvc = json.loads((Path(options["out"]) / "bundle" / "luvc.json").read_text(encoding="utf-8"))
+        luvc = json.loads((Path(options["out"]) / "bundle-thirds" / "luvc.json").read_text(encoding="utf-8"))
         keep = luvc["plans"]["thirds"]["plan"]["keep"]
         config.pruning_ratio = round(100 * (1 - sum(keep) / len(keep) / common.VISUAL))
         visual *= 1 - config.pruning_ratio / 100
