@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.runtime.following import following
 from luvc_export.runtime.generation import Generation, Selection
 from luvc_export.runtime.line import Line
 from luvc_export.runtime.request import Request
@@ -55,6 +56,8 @@ def answer(
     marks.append(perf_counter())
     kept = step.kept
     line.choose(step.logits[0, -1])
+    rest = following(session, line, step.state, budget)
+    del step  # whose caches may be used again
     first, decoding = ready + perf_counter() - marks[0], 0.0
     while True:
         if piece := line.piece():
@@ -62,11 +65,10 @@ def answer(
         if line.done:
             break
         begin = perf_counter()
-        step = session.run(line.ids[-1:], state=step.state)
-        line.choose(step.logits[0, -1])
+        rest.advance(line)
         decoding += perf_counter() - begin
-    cache = step.state.cache
-    visual = tuple(length - step.state.past_text for length in cache.lengths)
+    cache = rest.state.cache
+    visual = tuple(length - rest.state.past_text for length in cache.lengths)
     timings = Timings(
         preprocess_ms=ready * 1000,
         vision_ms=(marks[1] - marks[0]) * 1000 if len(request.images) else 0.0,
@@ -78,7 +80,7 @@ def answer(
         visual_tokens=visual,
     )
     selection = Selection(session.plan.grid, seen.merged_into, kept, request.placements, session.size, request.tiles)
-    now = Past(session, (*whole.token_ids, *line.ids[:-1]), whole.images, step.state)
+    now = Past(session, (*whole.token_ids, *line.ids[:-1]), whole.images, rest.state)
     return Generation(line.text, tuple(line.ids), line.finish_reason, timings, visual, selection, done, now)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from luvc_export.layout import Block, arrange
 from luvc_export.manifest import Manifest
 from luvc_export.plan import Plan
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backend import Backend, Cache, Chooser, Chosen
 from luvc_export.runtime.forced import forced_places
 from luvc_export.runtime.state import Seen, State, Step
 
@@ -66,15 +66,48 @@ class Graphs:
         Returns:
             ``Step``; its logits are those of text tokens only, in order.
         """
-        prompt, past = self.manifest.prompt, state.past_text if state else 0
-        placeholder = prompt.image_token_id if seen else NO_TOKEN
+        placeholder = self.manifest.prompt.image_token_id if seen else NO_TOKEN
         seen = seen or self.see(np.zeros((0,), np.uint8))
+        feeds, after = self._prepare(token_ids, placeholder, seen, state, blocks, all_logits)
+        if self._debug:
+            feeds |= forced_places(self.plan, forced or {}, len(seen.embeds))
+        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
+        token = out.get(contract.NEXT_TOKEN)
+        return Step(out[contract.LOGITS], after(cache), kept, None if token is None else int(token[0, 0]))
+
+    def choose(self, token: int | Chosen, state: State) -> tuple[Chosen, State]:
+        """Go on with ``token`` after ``state``: what the decoder itself chooses next, before it is there.
+
+        Args:
+            token: An id, or what the step that gave ``state`` chose.
+            state: What came before.
+        """
+        assert isinstance(self.backend, Chooser)
+        token_id, before = (token, None) if isinstance(token, int) else (0, token)
+        nothing = self.see(np.zeros((0,), np.uint8))
+        feeds, after = self._prepare([token_id], NO_TOKEN, nothing, state, None, False)
+        chosen, cache = self.backend.choose(feeds, state.cache, before)
+        return chosen, after(cache)
+
+    def _prepare(
+        self,
+        token_ids: Sequence[int],
+        placeholder: int,
+        seen: Seen,
+        state: State | None,
+        blocks: Mapping[int, Block] | None,
+        all_logits: bool,
+    ) -> tuple[batching.Feeds, Callable[[Cache], State]]:
+        """Decoder inputs of a call, and the state after it, once its cache is known."""
+        past = state.past_text if state else 0
         layout = arrange(
             list(token_ids),
             placeholder,
             seen.positions,
             self.plan.grid,
-            prompt.position_kind,
+            self.manifest.prompt.position_kind,
             state.next_position if state else 0,
             state.next_order if state else 0,
             blocks,
@@ -82,10 +115,4 @@ class Graphs:
         text = layout.input_ids.shape[1]
         feeds = batching.feeds([layout], seen.embeds[None], all_logits)
         feeds[contract.TEXT_MASK] = np.ones((1, past + text), np.bool_)
-        if self._debug:
-            feeds |= forced_places(self.plan, forced or {}, len(seen.embeds))
-        out, cache = self.backend.decode(feeds, state.cache if state else None)
-        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
-        kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
-        after = State(cache, past + text, layout.next_position, layout.next_order)
-        return Step(out[contract.LOGITS], after, kept)
+        return feeds, lambda cache: State(cache, past + text, layout.next_position, layout.next_order)

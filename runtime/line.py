@@ -6,7 +6,7 @@ from typing import Literal
 
 from luvc_export.runtime.detokenise import TextStream
 from luvc_export.runtime.prompt import PromptEncoder
-from luvc_export.runtime.sampling import Logits, Sampler, Sampling
+from luvc_export.runtime.sampling import Logits, Sampler, Sampling, check_finite
 
 
 class Line:
@@ -32,6 +32,20 @@ class Line:
             CheckFailed: See ``Sampler``.
         """
         self.ids.append(self._sampler(logits, len(self.ids)))
+
+    def take(self, token: int, logit: float) -> None:
+        """Take the most likely token, chosen elsewhere.
+
+        Raises:
+            CheckFailed: Its logit is not finite.
+        """
+        check_finite(logit, len(self.ids))
+        self.ids.append(token)
+
+    @property
+    def greedy(self) -> bool:
+        """The most likely token is always taken: nobody needs the other logits."""
+        return self._sampler.sampling.temperature == 0
 
     def piece(self) -> str:
         """The text that the last token adds, and at the end what was held back; sets ``done``."""

@@ -76,15 +76,26 @@ class Sampler:
         best = int(np.argmax(logits))  # a NaN, where there is one
         if not math.isfinite(float(logits[best])):
             bad = int(np.sum(~np.isfinite(logits)))
-            raise CheckFailed(
-                "the model's logits are not finite",
-                where=f"answer token {step}",
-                got=f"{bad} of {logits.size} values, the first at token id {int(np.argmin(np.isfinite(logits)))}",
-                fix="compare the bundle with its checkpoint; half precision may overflow: export with --dtype fp32",
-            )
+            first = int(np.argmin(np.isfinite(logits)))
+            check_finite(math.nan, step, f"{bad} of {logits.size} values, the first at token id {first}")
         if self.sampling.temperature == 0:
             return best
         return int(self._random.choice(logits.size, p=probabilities(logits, self.sampling)))
+
+
+def check_finite(largest: float, step: int, got: str = "the largest is not a number, or infinite") -> None:
+    """Check the largest logit of an answer's token ``step``.
+
+    Raises:
+        CheckFailed: It is not finite.
+    """
+    if not math.isfinite(largest):
+        raise CheckFailed(
+            "the model's logits are not finite",
+            where=f"answer token {step}",
+            got=got,
+            fix="compare the bundle with its checkpoint; half precision may overflow: export with --dtype fp32",
+        )
 
 
 def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:

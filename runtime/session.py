@@ -61,7 +61,7 @@ class Session:
         self.backend = backend
         self.encoder = PromptEncoder(self.bundle)
         graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
-        self.see, self.run = graphs.see, graphs.run
+        self.see, self.run, self.choose = graphs.see, graphs.run, graphs.choose
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
 
     @overload

@@ -37,7 +37,7 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """Logits float32 [1, n, vocab], the state after them, and what was kept.
+    """Logits float32 [1, n, vocab], the state after them, what was kept, and the token a decoder itself chose.
 
     ``kept`` holds for each pruning layer with a budget above 0 int64 [G, keep]: tokens of the vision graph, ascending.
     """
@@ -45,3 +45,4 @@ class Step:
     logits: NDArray[np.float32]
     state: State
     kept: dict[int, NDArray[np.int64]]
+    chosen: int | None = None

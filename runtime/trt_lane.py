@@ -71,7 +71,7 @@ class Lane:
         self._made = Buffer(gpu, stream, f"outputs of {file.file}")
         self._turns = [Turn(gpu) for _ in range(_TURNS)]
         self._kinds = {binding.name: binding.dtype for binding in file.outputs}
-        self._order = sorted(self._kinds, key=lambda name: name not in front)
+        self._order = [*dict.fromkeys(name for name in (*front, *self._kinds) if name in self._kinds)]
         self._front = front
         self.replay = Replay(gpu, stream, graphs)
 

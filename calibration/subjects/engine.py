@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from luvc_export import contract
 from luvc_export.calibration.subjects.base import Kept
 from luvc_export.calibration.subjects.graph import Decoded
+from luvc_export.errors import CheckFailed
 from luvc_export.manifest_engines import EngineEntry
 from luvc_export.plan import Plan
 from luvc_export.runtime.batching import Feeds
@@ -52,6 +54,7 @@ class EngineRunner:
             some = {contract.LOGITS_INDICES: wanted[:, first : first + self.logits]}
             out, after = self.backend.decode({**feeds, **some}, cache)
             found.append(out[contract.LOGITS])
+            _check_chosen(out, self.backend)
         names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = {layer: out[name] for layer, name in names.items() if name in out}
         return Decoded(np.concatenate(found, 1), kept, {}, [], after)
@@ -59,3 +62,18 @@ class EngineRunner:
     def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """See ``graph.Runner``."""
         return self.backend.rows(cache)
+
+
+def _check_chosen(out: Mapping[str, NDArray[Any]], backend: TrtBackend) -> None:
+    """Answers take the token an engine chooses itself; a comparison of logits alone would not see it."""
+    chosen, last = out.get(contract.NEXT_TOKEN), out[contract.LOGITS][:, -1]
+    if chosen is None or np.array_equal(np.take_along_axis(last, chosen, 1)[:, 0], last.max(1)):
+        return
+    if np.isfinite(last).all():
+        raise CheckFailed(
+            "an engine chooses another token than its logits say",
+            where=f"{contract.NEXT_TOKEN} of the decoder, {backend.name}",
+            got=chosen[:, 0].tolist(),
+            expected=last.argmax(1).tolist(),
+            fix="build the engines again; if that does not help, report it with the version of TensorRT",
+        )

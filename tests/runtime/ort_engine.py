@@ -9,7 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from luvc_export.target import TargetSpec
 
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 SPECS = {
-    "concat": TargetSpec("ort-concat", "onnx"),
-    "inplace": TargetSpec("ort-inplace", "onnx", opset=24, kv="inplace"),
+    "concat": TargetSpec("ort-concat", "onnx", next_token=True),
+    "inplace": TargetSpec("ort-inplace", "onnx", opset=24, kv="inplace", next_token=True),
 }
 NUMPY = {1: "float32", 2: "uint8", 7: "int64", 9: "bool", 10: "float16"}
 
@@ -50,6 +50,8 @@ class OrtEngine:
         self._made: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._calls: list[Any] = []
         self.contexts = self.runs = self.saved = 0
+        #: Changes to outputs, by name.
+        self.sabotage: dict[str, Callable[[Any], Any]] = {}
 
     def context(self, profile: int, stream: int) -> OrtEngine:
         self.contexts += 1
@@ -81,6 +83,7 @@ class OrtEngine:
             given = {name: self._view(addresses[name], shapes[name], name) for name in names}
             made = self._session.run(None, {name: value.copy() for name, value in given.items()})
             for item, value in zip(self._session.get_outputs(), made, strict=True):
+                value = self.sabotage.get(item.name, lambda found: found)(value)
                 self._view(addresses[item.name], value.shape, item.name)[...] = value
 
         call = HOST_FUNCTION(run)
@@ -118,13 +121,15 @@ class Engines:
         return TrtBackend(self.bundle, "thirds", gpu=gpu, opener=opener, **options), opened
 
 
-def describe(bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: Any = "pair") -> Engines:
-    """What a build would write for ``plan_name``, from the graphs after surgery alone."""
+def describe(
+    bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: Any = "pair", chooses: bool = True
+) -> Engines:
+    """What a build would write for ``plan_name``, from the graphs after surgery alone; ``chooses`` as of today."""
     entry = bundle.entry(plan_name)
     models, files = {}, {}
     for name, file in (("vision", entry.vision), ("decoder", entry.decoder)):
         form = kv if name == "decoder" else "concat"
-        models[name] = model = _after_surgery(bundle.path(file), form, capacity)
+        models[name] = model = _after_surgery(bundle.path(file), form, capacity, chooses)
         files[name] = _file(name, model, entry.plan, capacity, kind)
     made = EngineEntry(
         **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
@@ -138,9 +143,9 @@ def describe(bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: 
 
 
 @functools.cache
-def _after_surgery(path: Path, kv: str, capacity: Capacity) -> onnx.ModelProto:
-    model = onnx.load(path, load_external_data=False)
-    return operate(model, SPECS[kv], text_capacity=capacity.text, images=capacity.images)[0]
+def _after_surgery(path: Path, kv: str, capacity: Capacity, chooses: bool) -> onnx.ModelProto:
+    model, spec = onnx.load(path, load_external_data=False), dataclasses.replace(SPECS[kv], next_token=chooses)
+    return operate(model, spec, text_capacity=capacity.text, images=capacity.images)[0]
 
 
 def _file(name: str, model: onnx.ModelProto, plan: Plan, capacity: Capacity, kind: Any) -> EngineFile:
