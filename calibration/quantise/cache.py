@@ -15,7 +15,7 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.errors import UsageError
 
-_ARRAYS = ("counts", "largest", "total", "squares", "sample")
+_ARRAYS = ("counts", "largest", "total", "sample")
 
 
 def about(bundle: Bundle, plan: str, data: CalibrationSet) -> dict[str, Any]:

@@ -53,11 +53,16 @@ def collect(
 
 
 class _Watching:
-    """A back-end that hands every marked output to the statistics of its sites."""
+    """A back-end that hands every marked output to the statistics of its sites; those of the same outputs share one."""
 
     def __init__(self, inner: Backend, owners: Mapping[str, list[str]], found: dict[str, Statistics]) -> None:
         self.name, self.largest_batch = inner.name, inner.largest_batch
         self._inner, self._owners, self._found = inner, owners, found
+        self._outputs: dict[str, tuple[str, ...]] = {}
+        for output, sites_ in owners.items():
+            for site in sites_:
+                self._outputs[site] = (*self._outputs.get(site, ()), output)
+        self._shared: dict[tuple[str, ...], Statistics] = {}
 
     def load(self, images: bool = True) -> None:
         self._inner.load(images)
@@ -75,8 +80,10 @@ class _Watching:
     def _take(self, out: dict[str, Array]) -> dict[str, Array]:
         for name in [name for name in out if name.startswith(_MARK)]:
             array = out.pop(name)
+            for outputs in dict.fromkeys(self._outputs[site] for site in self._owners[name]):
+                self._shared.setdefault(outputs, Statistics()).add(array)
             for site in self._owners[name]:
-                self._found.setdefault(site, Statistics()).add(array)
+                self._found[site] = self._shared[self._outputs[site]]
         return out
 
 

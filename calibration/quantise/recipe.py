@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise import rounding, scaling
+from luvc_export.calibration.quantise import blocks, rounding, scaling
+from luvc_export.calibration.quantise.compensation import compensated
 from luvc_export.calibration.quantise.rounding import Rounded
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.quantise.thresholds import METHODS
@@ -26,7 +27,8 @@ class Recipe:
         method: How a range is chosen: ``max``, ``percentile`` or ``entropy``.
         percentile: For that method, in percent.
         smooth: SmoothQuant's alpha for INT8 activations, 0 to 1; 0 moves nothing.
-        aware: INT4 weights are scaled and clipped by what activations say (AWQ), instead of rounded to nearest.
+        aware: Four-bit weights are scaled, clipped (AWQ) and rounded (GPTQ) by what activations say, instead of rounded
+            to nearest.
 
     Raises:
         UsageError: A value that means nothing.
@@ -57,7 +59,7 @@ class Recipe:
         if self.precision.name == "int8":
             said["smooth"] = f"{self.smooth:g}"
         if self.precision.weights == 4:
-            said["weights"] = "activation-aware" if self.aware else "round to nearest"
+            said["weights"] = "AWQ and GPTQ" if self.aware else "round to nearest"
         return said
 
 
@@ -73,13 +75,7 @@ class Decision:
 def decide(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | str:
     """What to do with a weight [K, N]; a text where it must stay high, saying why."""
     if recipe.precision.weights == 4:
-        size = rounding.block(len(weight))
-        if size is None:
-            return f"no block of {', '.join(map(str, rounding.BLOCKS))} divides its {len(weight)} rows"
-        if not recipe.aware:
-            return Decision(rounding.int4(weight, size))
-        factor = scaling.activation_aware(seen, weight, size)
-        return Decision(rounding.int4(weight * factor[:, None], size, scaling.power(seen, factor)), factor)
+        return _four_bits(recipe, weight, seen)
     if not recipe.precision.ranges:
         return Decision(rounding.int8(weight))
     choose = METHODS[recipe.method]
@@ -90,3 +86,21 @@ def decide(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | str:
     factor = scaling.smooth(seen, weight, recipe.smooth)
     divided = seen.divided(factor)
     return Decision(rounding.int8(weight * factor[:, None]), factor, choose(divided, recipe.percentile))
+
+
+def _four_bits(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | str:
+    fp4 = recipe.precision.arithmetic == "nvfp4"
+    form, sizes = (blocks.nvfp4, blocks.FP4_BLOCKS) if fp4 else (blocks.int4, blocks.INT4_BLOCKS)
+    plain = form(weight)
+    if plain is None:
+        return f"no block of {', '.join(map(str, sizes))} divides its {len(weight)} rows"
+    top = seen.maximum if recipe.precision.ranges else None
+    if not recipe.aware:
+        return Decision(blocks.nearest(weight, plain), None, top)
+    factor = scaling.activation_aware(seen, weight, form)
+    scaled = weight * factor[:, None]
+    chosen = form(scaled)
+    assert chosen is not None
+    if top is not None:
+        top = seen.divided(factor).maximum
+    return Decision(compensated(scaled, chosen, seen.sample / factor), factor, top)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise import rounding
+from luvc_export.calibration.quantise import blocks
 from luvc_export.calibration.quantise.statistics import Statistics
 
 Floats = NDArray[np.float32]
@@ -32,15 +34,15 @@ def smooth(seen: Statistics, weight: Floats, alpha: float) -> Floats:
     return _bounded(np.where(seen.largest > 0, factor, 1.0).astype(np.float32))
 
 
-def activation_aware(seen: Statistics, weight: Floats, block: int) -> Floats:
+def activation_aware(seen: Statistics, weight: Floats, form: Callable[[Floats], blocks.Format | None]) -> Floats:
     """AWQ: s = mean|x|^a, a chosen by the error of the product on sampled rows (arXiv 2306.00978, equations 4 and 5).
 
-    Clipping comes after, with the chosen s.
+    Clipping and compensation come after, with the chosen s.
 
     Args:
         seen: Of the activations.
         weight: [K, N].
-        block: Rows of an INT4 block.
+        form: The four-bit format for a weight.
 
     Returns:
         s [K]; all ones where nothing does better.
@@ -51,16 +53,14 @@ def activation_aware(seen: Statistics, weight: Floats, block: int) -> Floats:
     for step in range(_STEPS):
         factor = np.power(mean, step / _STEPS, dtype=np.float32)
         factor = _bounded(factor / np.sqrt(factor.max() * factor.min()))
-        rounded = rounding.int4(weight * factor[:, None], block)
+        scaled = weight * factor[:, None]
+        format_ = form(scaled)
+        assert format_ is not None
+        rounded = blocks.nearest(scaled, format_)
         error = float(np.square((rows / factor) @ rounded.widened() - wanted).sum())
         if error < best:
             best, chosen = error, factor
     return chosen
-
-
-def power(seen: Statistics, factor: Floats) -> Floats:
-    """Mean square of each channel of the activations divided by ``factor`` [K]."""
-    return (seen.power / np.square(factor)).astype(np.float32)
 
 
 def _bounded(factor: NDArray[np.floating]) -> Floats:

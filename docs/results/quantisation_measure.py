@@ -1,8 +1,8 @@
 """Measure what docs/results/quantisation.md says, and write it.
 
-Run: python docs/results/quantisation_measure.py FOLDER [QUESTIONS]. Exports the bundled checkpoint with plans ``none``
-and ``thirds`` (score residual, rho 0.1) into FOLDER, adds every precision on the task's search part with nothing kept
-high but the defaults (``--min-agreement 0``), asks all of them the same held-out questions, and times one question on
+Run: python docs/results/quantisation_measure.py FOLDER [QUESTIONS]. Exports the bundled checkpoint with plans ``even``
+(the default), ``thirds`` (score residual, rho 0.1) and ``none`` into FOLDER, adds every precision on the task's search
+part with nothing kept high but the defaults (``--min-agreement 0``), asks all of them the same held-out questions, and times one question on
 one thread (CPU time of the thread, median). Answers and times are kept in FOLDER: a run that was interrupted goes on
 where it stopped.
 """
@@ -29,9 +29,7 @@ from luvc_export.precision import PRECISIONS
 
 TASK = find("glyph")
 OUTPUT = Path(__file__).with_suffix("").parent / "quantisation.md"
-MEASURED = {"thirds": ("int8", "int4", "fp8", "q8", "q4"), "none": ("int8", "int4")}
-#: Also measured with the search for what must stay high: plan, precision, share of answers asked for.
-SEARCHED = ("none", "int4", 1.0)
+MEASURED = {"even": ("int8", "int4", "fp8", "q8", "q4"), "thirds": ("int8", "int4"), "none": ("int8", "int4")}
 RUNS = 30
 
 
@@ -41,6 +39,7 @@ def made(folder: Path) -> Path:
     if not (target / bundles.MANIFEST).is_file():
         size = TASK.image_size
         plans = {
+            "even": make_plan(checkpoint, "even", image_size=size),
             "thirds": make_plan(checkpoint, "thirds", image_size=size, score="residual", rho=0.1),
             "none": make_plan(checkpoint, "none", image_size=size),
         }
@@ -53,12 +52,6 @@ def made(folder: Path) -> Path:
                 recipe, file = Recipe(PRECISIONS[name]), folder / f"ranges.{plan}.npz"
                 calibrate(loaded, data, recipe, plan=plan, min_agreement=0, ranges_file=file, threads=1)
                 print(f"made {plan} in {name}", flush=True)
-    plan, name, share = SEARCHED
-    searched = folder / "searched"
-    if not (searched / bundles.MANIFEST).is_file():
-        recipe, file = Recipe(PRECISIONS[name]), folder / f"ranges.{plan}.npz"
-        options = {"plan": plan, "min_agreement": share, "ranges_file": file, "threads": 1, "output": searched}
-        calibrate(bundles.load(target), data, recipe, **options)
     return target
 
 
@@ -111,22 +104,20 @@ def main(folder: Path, count: int) -> None:
     pictures = [case.picture for case in cases]
     store = Store(folder / "measured.json", {"model": bundle.manifest.source.sha256, "count": count})
     lines = []
-    searched = bundles.load(folder / "searched")
-    rows = [(bundle, plan, name, name) for plan, names in MEASURED.items() for name in (None, *names)]
-    rows.append((searched, SEARCHED[0], SEARCHED[1], f"{SEARCHED[1]}, `--min-agreement {SEARCHED[2]}`"))
+    rows = [(plan, name) for plan, names in MEASURED.items() for name in (None, *names)]
     full: list[bool] = []
-    for item, plan, name, label in rows:
+    for plan, name in rows:
         which = plan if name is None else f"{plan}{PRECISIONS[name].suffix}"
-        key = _hashes(item, which)
-        packed = store.of(["right", *key], lambda item=item, which=which: pack(right(item.folder, which, cases)))
+        key = _hashes(bundle, which)
+        packed = store.of(["right", *key], lambda which=which: pack(right(bundle.folder, which, cases)))
         answers = unpack(packed, count)
         full = answers if name is None else full
-        took = store.of(["times", *key], lambda item=item, which=which: times(item.folder, which, single))
+        took = store.of(["times", *key], lambda which=which: times(bundle.folder, which, single))
         lost = intervals.difference(full, answers, pictures)
-        entry = item.entry(which).quantised
+        entry = bundle.entry(which).quantised
         kept = sum(kind != entry.precision for kind in entry.layers.values()) if entry else 0
-        cells = [plan, label or bundle.manifest.dtype, f"{kept}" if entry else ""]
-        cells += [f"{size(item, which):.2f}", f"{np.mean(answers):.4f}"]
+        cells = [plan, name or bundle.manifest.dtype, f"{kept}" if entry else ""]
+        cells += [f"{size(bundle, which):.2f}", f"{np.mean(answers):.4f}"]
         cells += [f"{100 * lost.value:+.2f} ({100 * lost.low:+.2f} to {100 * lost.high:+.2f})" if name else ""]
         cells += ["" if name is None else "yes" if lost.value <= 0.01 and lost.high <= 0.015 else "**no**"]
         cells += [f"{took[part]:.2f}" for part in ("vision", "prefill", "token")]
@@ -155,8 +146,7 @@ Written by `python docs/results/quantisation_measure.py FOLDER`; do not edit.
 {count} held-out questions of the task `{TASK.name}` (split `{TASK.report[0]}`, seed {TASK.report[1]}), the same for
 every row. Ranges and scales come from {data.cases} cases of the search part ({data.pictures} pictures, sha256
 `{data.sha256[:16]}`), half of them.
-Nothing is kept high but the patch embedding, the token embedding and lm_head (column "high": products), except in the
-last row, where `calibrate` searched for what else must be.
+Nothing is kept high but the patch embedding, the token embedding and lm_head (column "high": products).
 Lost points are paired against the same plan unquantised, with a 95 % interval that takes questions about one picture
 as a cluster; "within" means at most 1 point lost and an upper bound of at most 1.5.
 Times are CPU milliseconds of one thread on the machine that ran the command (onnxruntime {onnxruntime.__version__}),

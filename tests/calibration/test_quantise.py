@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from luvc_export.calibration.quantise import bisect, rounding, scaling
+from luvc_export.calibration.quantise import bisect, blocks, rounding, scaling
+from luvc_export.calibration.quantise.compensation import compensated
 from luvc_export.calibration.quantise.recipe import Recipe, decide
 from luvc_export.calibration.quantise.statistics import BINS, ROWS, Statistics
 from luvc_export.calibration.quantise.thresholds import METHODS
@@ -26,6 +27,12 @@ def seen(values: np.ndarray, parts: int = 1) -> Statistics:
     return made
 
 
+def int4() -> blocks.Format:
+    found = blocks.int4(np.zeros((128, 1), np.float32))
+    assert found is not None
+    return found
+
+
 def outliers(rows: int = 400, width: int = 64) -> np.ndarray:
     """Activations with two channels a hundred times the others, as transformers have them."""
     values = RANDOM.normal(size=(rows, width)).astype(np.float32)
@@ -39,7 +46,6 @@ def test_statistics_in_parts_are_those_of_the_whole() -> None:
     assert whole.rows == parts.rows == 400
     np.testing.assert_array_equal(parts.largest, np.abs(values).max(0))
     np.testing.assert_allclose(parts.mean, np.abs(values).mean(0), rtol=1e-5)
-    np.testing.assert_allclose(parts.power, np.square(values).mean(0), rtol=1e-5)
     assert parts.counts.sum() == values.size and parts.edge >= parts.maximum
 
 
@@ -77,7 +83,7 @@ def test_rounding_is_to_the_nearest_by_column_and_block() -> None:
     made = rounding.int8(weight)
     assert made.values.dtype == np.int8 and made.scale.shape == (24,)
     assert (np.abs(made.widened() - weight) <= made.scale / 2 + 1e-6).all()
-    four = rounding.int4(weight, 128)
+    four = blocks.nearest(weight, int4())
     assert four.scale.shape == (2, 24)
     assert (np.abs(four.widened() - weight) <= np.repeat(four.scale, 128, 0) / 2 + 1e-6).all()
     eight = rounding.fp8(weight)
@@ -92,13 +98,14 @@ def test_clipping_by_importance_loses_less_where_it_matters() -> None:
     power[5] = 1e-4
     error = [
         float((np.square(made.widened() - weight) * power[:, None]).sum())
-        for made in (rounding.int4(weight, 128), rounding.int4(weight, 128, power))
+        for made in (blocks.nearest(weight, int4()), blocks.nearest(weight, int4(), power))
     ]
     assert error[1] < 0.8 * error[0]
 
 
 def test_blocks_divide_the_rows() -> None:
-    assert [rounding.block(rows) for rows in (256, 192, 96, 3420)] == [128, 64, 32, None]
+    found = [blocks.int4(np.ones((rows, 1), np.float32)) for rows in (256, 192, 96, 3420)]
+    assert [form and form.size for form in found] == [128, 64, 32, None]
     said = decide(Recipe(PRECISIONS["int4"]), np.ones((20, 8), np.float32), Statistics())
     assert isinstance(said, str) and "divides its 20 rows" in said
 
@@ -124,11 +131,34 @@ def test_smoothing_saves_activations_with_outliers() -> None:
 def test_activation_aware_scales_are_never_worse_than_rounding() -> None:
     values, weight = outliers(width=128), RANDOM.normal(size=(128, 32)).astype(np.float32)
     made = seen(values)
-    factor = scaling.activation_aware(made, weight, 128)
-    rounded = rounding.int4(weight * factor[:, None], 128).widened() / factor[:, None]
-    plain = rounding.int4(weight, 128).widened()
+    factor = scaling.activation_aware(made, weight, lambda given: int4())
+    rounded = blocks.nearest(weight * factor[:, None], int4()).widened() / factor[:, None]
+    plain = blocks.nearest(weight, int4()).widened()
     error = [float(np.linalg.norm(values @ (item - weight))) for item in (plain, rounded)]
     assert error[1] < error[0] / 2
+
+
+@pytest.mark.parametrize("form", ["int4", "nvfp4"])
+def test_compensated_rounding_loses_half_of_what_the_nearest_code_loses(form: str) -> None:
+    """Channels that move together, as hidden states do: an error in one can be made up for by the next."""
+    mixed = RANDOM.normal(size=(64, 128)) / 8 + RANDOM.normal(size=(64, 8)) @ RANDOM.normal(size=(8, 128))
+    rows = (RANDOM.normal(size=(2000, 64)) @ mixed).astype(np.float32)
+    weight = RANDOM.normal(size=(128, 32)).astype(np.float32)
+    chosen = int4() if form == "int4" else blocks.nvfp4(weight)
+    assert chosen is not None
+    fresh = (RANDOM.normal(size=(500, 64)) @ mixed).astype(np.float32)
+    plain, made = blocks.nearest(weight, chosen), compensated(weight, chosen, rows)
+    lost = [float(np.linalg.norm(fresh @ (item.widened() - weight))) for item in (plain, made)]
+    assert lost[1] < lost[0] / 2, "and on rows it has not seen"
+    assert made.values.dtype == plain.values.dtype and made.scale.shape == plain.scale.shape
+
+
+def test_compensation_of_rows_that_say_nothing_is_rounding_to_the_nearest() -> None:
+    weight = RANDOM.normal(size=(128, 16)).astype(np.float32)
+    made = compensated(weight, int4(), np.zeros((10, 128), np.float32))
+    assert np.isfinite(made.widened()).all()
+    alone = compensated(weight, int4(), np.eye(128, dtype=np.float32))
+    np.testing.assert_array_equal(alone.widened(), blocks.nearest(weight, int4(), np.ones(128, np.float32)).widened())
 
 
 def test_a_recipe_that_means_nothing_is_refused() -> None:
