@@ -20,6 +20,7 @@ from luvc_export.plain import from_plain
 RECORD, SCRIPT, BOOTSTRAP = "pack.json", "install-and-verify", "bootstrap.py"
 #: Folders: wheels as they came, what they unpack to on the device, and stored cases.
 WHEELS, SITE, CASES = "wheels", "site", "cases"
+PLUGINS = "libluvc_plugins.so"
 #: Written by every run, whether it passed or not.
 REPORT = "verify.json"
 SCHEMA_VERSION = 1
@@ -50,6 +51,7 @@ class Pack:
         cases: What kind of questions are stored.
         files: Everything that ``luvc.json`` does not list, by path from the pack.
         tools: Versions that made it.
+        plugins: Library with the plugins that the graphs call; None where they call none.
     """
 
     target: str
@@ -69,6 +71,7 @@ class Pack:
     cases: CasesKind
     files: dict[str, FileRecord]
     tools: dict[str, str]
+    plugins: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -76,10 +79,10 @@ class Pack:
         """The largest call of the engines."""
         return Capacity(self.text_capacity, self.images)
 
-    @property
-    def options(self) -> BuildOptions:
-        """How TensorRT is told to build."""
-        return BuildOptions(self.workspace_mib, self.builder_optimization_level)
+    def options(self, folder: Path) -> BuildOptions:
+        """How TensorRT is told to build; ``folder`` is where the pack lies."""
+        plugins = folder / self.plugins if self.plugins else None
+        return BuildOptions(self.workspace_mib, self.builder_optimization_level, dynamic_plugins=plugins)
 
 
 def write(folder: Path, pack: Pack) -> None:

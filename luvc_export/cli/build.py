@@ -43,9 +43,7 @@ def build(
         Path | None, typer.Option("--timingCacheFile", help="Measured kernels; default: one for version and GPU.")
     ] = None,
     no_builder_cache: Annotated[bool, typer.Option("--noBuilderCache", help="Use no timing cache.")] = False,
-    dynamic_plugins: Annotated[
-        Path | None, typer.Option("--dynamicPlugins", help="libluvc_plugins.so, for engines that call its kernels.")
-    ] = None,
+    dynamic_plugins: engine_options.DynamicPlugins = None,
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the device; default: its largest variant.")
     ] = None,

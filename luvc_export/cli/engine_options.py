@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,9 @@ Images = Annotated[int, typer.Option("--images", help="Images of a conversation.
 MemPoolSize = Annotated[str, typer.Option("--memPoolSize", help="workspace:MiB, scratch memory of one layer.")]
 OptimizationLevel = Annotated[
     int, typer.Option("--builderOptimizationLevel", help="0 (fast build) to 5 (fast engine).")
+]
+DynamicPlugins = Annotated[
+    Path | None, typer.Option("--dynamicPlugins", help="libluvc_plugins.so, for engines that call its kernels.")
 ]
 
 _KIB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2}

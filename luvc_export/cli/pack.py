@@ -46,6 +46,7 @@ def pack(
     ] = None,
     mem_pool_size: engine_options.MemPoolSize = "workspace:1024",
     optimization_level: engine_options.OptimizationLevel = 3,
+    dynamic_plugins: engine_options.DynamicPlugins = None,
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the board; default: its largest variant.")
     ] = None,
@@ -87,14 +88,17 @@ def pack(
             kv=kv,  # type: ignore[arg-type]
             text_capacity=text_capacity,
             images=images,
-            options=BuildOptions(engine_options.workspace(mem_pool_size), optimization_level),
+            options=BuildOptions(
+                engine_options.workspace(mem_pool_size), optimization_level, dynamic_plugins=dynamic_plugins
+            ),
             wheels_folder=wheels,
             device_memory_gib=device_memory,
             overwrite=overwrite,
             progress=tell,
         )
     if as_json:
-        print(json.dumps({"pack": str(output), "missing": written.missing, **asdict(written.pack)}))
+        told = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
+        print(json.dumps({**told, **asdict(written.pack)}))
         return
     _show(written)
 
@@ -175,7 +179,14 @@ def _show(written: Packed) -> None:
     table.add_row("memory, predicted", f"{made.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering")
     table.add_row("cases", f"{made.cases}, answered here by ONNX Runtime in {made.reference_dtype}")
     table.add_row("wheels", ", ".join(made.wheels))
+    if made.plugins:
+        table.add_row("plugins", f"{made.plugins}, which the graphs call")
     console.print(table)
+    if written.others:
+        console.print(
+            f"a pack holds one plan for one image size; not in it: {', '.join(written.others)} (--plan NAME)",
+            soft_wrap=True,
+        )
     for line in written.missing:
         console.print(f"[yellow]no wheel[/yellow] of {line} for Python {made.python}, {device.machine}", soft_wrap=True)
     if written.missing:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import Step
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Answer:
 
     Args:
         prompt_ids: Tokens of the prompt, a placeholder for each image.
-        token_ids: What was said, greedily; the end token included.
+        token_ids: What was said, greedily (as the decoder itself chose, where it does); the end token included.
         text: The same as text.
         logits: float32 [len(token_ids), vocab]: row i chose token i, after the reference's tokens before it.
         kept: For each pruning layer with a budget above 0, int64 [G, keep]: visual tokens that enter it.
@@ -59,16 +60,21 @@ def answer(
     started = perf_counter()
     step = session.run(request.token_ids, seen, blocks=request.blocks)
     times.append(("prefill", _since(started)))
-    kept, rows, tokens = step.kept, [step.logits[0, -1]], [int(step.logits[0, -1].argmax())]
+    kept, rows, tokens = step.kept, [step.logits[0, -1]], [_chosen(step)]
     while len(tokens) < (longest if told is None else len(told)) and (told is not None or tokens[-1] not in ends):
         next_token = tokens[-1] if told is None else told[len(tokens) - 1]
         started = perf_counter()
         step = session.run([next_token], None, step.state)
         times.append(("decode", _since(started)))
         rows.append(step.logits[0, -1])
-        tokens.append(int(rows[-1].argmax()))
+        tokens.append(_chosen(step))
     text = session.encoder.tokenizer.decode(tokens)
     return Answer(tuple(request.token_ids), tuple(tokens), text, np.stack(rows), kept, tuple(times))
+
+
+def _chosen(step: Step) -> int:
+    """The token that greedy decoding takes: the one the decoder chose, where it does."""
+    return int(step.logits[0, -1].argmax()) if step.chosen is None else step.chosen
 
 
 def _since(started: float) -> float:

@@ -110,8 +110,8 @@ def _engines(bundle: Bundle, pack: Pack, target: Target) -> EngineEntry | None:
         if (entry.plan, entry.target) == (pack.plan, pack.target):
             try:
                 check_library(entry, target.library.backend, library.load(target.library).__version__)
-                for engine in (entry.vision, entry.decoder):
-                    bundle.read_engine(engine).close()
+                for code in entry.code:
+                    bundle.read_engine(code).close()
             except LuvcError as error:
                 _say("engines", f"built again: {error.what}")
                 return None
@@ -141,7 +141,7 @@ def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEn
         pack.precision,
         pack.kv,
         pack.capacity,
-        pack.options,
+        pack.options(bundle.folder),
         pack.footprint,
         tell,
     )
@@ -149,6 +149,12 @@ def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEn
 
 
 def _on_cpu(bundle: Bundle, pack: Pack) -> Session:
+    if pack.plugins:
+        raise MachineError(
+            "ONNX Runtime does not run the plugins that these graphs call",
+            where=f"--backend cpu, {pack.plugins}",
+            fix="leave --backend cpu out on the board, or check a pack made without --dynamicPlugins",
+        )
     if pack.kv == "inplace":
         return Session(bundle, InplaceOrt(bundle, pack.plan, pack.capacity), pack.plan)
     return Session(bundle, "cpu", pack.plan)

@@ -55,7 +55,7 @@ def make(
         figures[f"median_{name}_ms"] = median(value for each, value in times if each == name)
     backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"] = entry.backend if entry else "onnxruntime"
     plan = bundle.entry(pack.plan)
-    made = {part.file: part.record for part in (entry.vision, entry.decoder)} if entry else bundle.manifest.files
+    made = {part.file: part.record for part in entry.code} if entry else bundle.manifest.files
     names = list(made) if entry else [plan.vision, plan.decoder]
     return Verified(
         plan=pack.plan,

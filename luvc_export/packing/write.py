@@ -17,10 +17,10 @@ from luvc_export.calibration.cases import Case
 from luvc_export.engines import memory, targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.pack import record, wheels
-from luvc_export.engines.pack.record import CASES, WHEELS, CasesKind, Pack
+from luvc_export.engines.pack.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.packing import bootstrap, cases
+from luvc_export.packing import bootstrap, cases, plugins
 from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.contents import SCRIPT, Progress, copy_files, given_wheels, write_manifest
 from luvc_export.packing.own_wheel import write_wheel
@@ -43,11 +43,19 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Packed:
-    """A pack that was written: what the device's Python will not find, a line each."""
+    """A pack that was written.
+
+    Args:
+        folder: Where.
+        pack: What its installer is told.
+        missing: What the device's Python will not find, a line each.
+        others: Plans of the bundle that are not in it.
+    """
 
     folder: Path
     pack: Pack
     missing: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 def write_pack(
@@ -88,7 +96,8 @@ def write_pack(
         progress: Told (stage, fraction of it done).
 
     Raises:
-        UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit.
+        UsageError: An unknown target or plan, a target without a system of its own, a case that does not fit, plugins
+            for another machine.
         BundleError: The bundle has no weights, or they cannot lie flat beside the graphs.
         PlanError: The plan does not fit on the device.
         MachineError: Memory or packages are missing here.
@@ -96,13 +105,14 @@ def write_pack(
     device, options = targets.find(target), options or BuildOptions()
     python = _system(device)
     options.check(device.library)
+    plugins.check(options.dynamic_plugins, device)
     bundles.check_target(Path(output), overwrite)
     entry, manifest = bundle.entry(plan), bundle.manifest
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), device)
     given = given_wheels(wheels_folder)
     precision = precision or (manifest.dtype if manifest.dtype != "fp32" else device.spec.precisions[0])
-    spec = device.with_kv(kv or device.spec.kv)
+    spec = options.spec(device.with_kv(kv or device.spec.kv))
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images)
     cache = memory.Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
     progress(f"graphs for {target}", 0.0)
@@ -118,6 +128,8 @@ def write_pack(
         copy_files(bundle, folder, files, progress)
         write_manifest(folder, manifest, name, replace(entry, vision=files[0], decoder=files[1]), precision, capacity)
         listed = {path.name for path in folder.iterdir()}
+        if options.dynamic_plugins is not None:
+            shutil.copyfile(options.dynamic_plugins, folder / PLUGINS)
         for part in (CASES, WHEELS):
             (folder / part).mkdir()
         cases.write(folder / CASES, asked.cases, answers)
@@ -145,12 +157,14 @@ def write_pack(
             wheels=(own.name, *(wheel.name for wheel in given)),
             cases=asked.kind,
             files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
+            plugins=PLUGINS if options.dynamic_plugins else None,
             tools={"luvc-export": __version__, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
         )
         record.write(folder, pack)
     machine = device.device.machine or ""
     names = [wheels.parse(wheel.name) for wheel in given]
-    return Packed(Path(output), pack, tuple(wheels.missing(names, python, machine)))
+    others = tuple(each for each in manifest.plans if each != name)
+    return Packed(Path(output), pack, tuple(wheels.missing(names, python, machine)), others)
 
 
 def _system(device: Target) -> str:

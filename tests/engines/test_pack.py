@@ -29,6 +29,7 @@ from luvc_export.bundle import Bundle
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import main
 from luvc_export.engines import targets
+from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.pack import record
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, UsageError
@@ -40,6 +41,7 @@ from luvc_export.packing.contents import copy_files
 from luvc_export.packing.on_device import install_and_verify
 from luvc_export.packing.own_wheel import sources, write_wheel
 from luvc_export.packing.write import Chosen, Packed, check_room, write_pack
+from luvc_export.plugin_contract import DOMAIN
 
 #: For the board, not for this machine.
 WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
@@ -136,6 +138,7 @@ def test_a_pack_is_a_whole_bundle_that_names_no_place_of_this_machine(packs: dic
 def test_a_pack_says_which_wheels_are_missing(packs: dict[str, Packed]) -> None:
     others = ("pillow>=11", "tokenizers>=0.21", "jinja2>=3.1.6", "markupsafe>=2.0")
     assert packs["6.2"].missing == others and packs["6.2"].pack.python == "3.10"
+    assert packs["6.2"].others == ("none", "even")
     assert packs["7.2"].missing == (f"numpy>=1.26 (there is {WHEEL})", *others) and packs["7.2"].pack.python == "3.12"
     assert (packs["6.2"].folder / "wheels" / WHEEL).is_file()
 
@@ -169,6 +172,35 @@ def test_a_pack_with_caches_in_place_passes(packs: dict[str, Packed], tmp_path: 
     assert "generated pictures and prompts" in out and "power mode MODE_30W, not MAXN" in out
     (signed,) = bundles.load(pack).manifest.verified
     assert signed.power_mode == "MODE_30W" and len(signed.warnings) == 1
+
+
+def test_plugins_travel_with_the_pack(
+    demo_bundle: Bundle, tmp_path: Path, board: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs call them, the builder is given the pack's own copy, and ONNX Runtime says that it cannot."""
+    library = tmp_path / "mine.so"
+    library.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + (183).to_bytes(2, "little") + bytes(64))
+    asked = Chosen("generated", cases.generated(demo_bundle.manifest.image.size, 1), 1)
+    options = BuildOptions(dynamic_plugins=library)
+    written = write_pack(
+        demo_bundle, TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", text_capacity=96, options=options
+    )
+    domains = [{node.domain for node in model.graph.node} for model in graphs(written)]
+    assert all(DOMAIN in found for found in domains) and written.pack.plugins == record.PLUGINS
+    assert (written.folder / record.PLUGINS).read_bytes() == library.read_bytes()
+    assert record.read(written.folder).options(written.folder).dynamic_plugins == written.folder / record.PLUGINS
+    refused(verify(written.folder, board), 3, "ONNX Runtime does not run the plugins", "made without --dynamicPlugins")
+    given: list[BuildOptions] = []
+
+    def stop(*arguments: Any) -> None:
+        given.append(arguments[7])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_device, "install", stop)
+    assert verify(written.folder, board, backend="tensorrt")[0] == 130
+    assert given[0].dynamic_plugins == written.folder / record.PLUGINS
+    change_byte(written.folder / record.PLUGINS)
+    refused(verify(written.folder, board), 2, "has changed since it was made", record.PLUGINS)
 
 
 def test_another_jetpack_and_too_little_memory_are_refused(pack: Path, tmp_path: Path, verify: Any) -> None:

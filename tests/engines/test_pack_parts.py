@@ -17,6 +17,7 @@ from luvc_export.engines.pack import check, facts, wheels
 from luvc_export.engines.pack.facts import Clock, Facts
 from luvc_export.errors import UsageError
 from luvc_export.manifest_engines import Footprint
+from luvc_export.packing import plugins
 from luvc_export.packing.answer import Answer
 from luvc_export.packing.judge import judge
 
@@ -153,6 +154,25 @@ def test_bounds_are_those_of_the_package() -> None:
     for item in wheels.REQUIRED:
         if item.distribution != "markupsafe":  # jinja2's own
             assert f'"{item.distribution}>={item.at_least}"' in text
+
+
+def elf(folder: Path, machine: int) -> Path:
+    """The head of a shared library for ``machine`` (elf.h)."""
+    path = folder / "libluvc_plugins.so"
+    path.write_bytes(
+        b"\x7fELF\2\1\1" + bytes(9) + (3).to_bytes(2, "little") + machine.to_bytes(2, "little") + bytes(64)
+    )
+    return path
+
+
+def test_plugins_are_for_the_board(tmp_path: Path) -> None:
+    plugins.check(None, ORIN)
+    plugins.check(elf(tmp_path, 183), ORIN)
+    with pytest.raises(UsageError, match=r"not for the board\n.*\n.*x86_64\n.*aarch64\n.*build it on the board"):
+        plugins.check(elf(tmp_path, 62), ORIN)
+    (tmp_path / "text.so").write_text("no library")
+    with pytest.raises(UsageError, match="no ELF file"):
+        plugins.check(tmp_path / "text.so", ORIN)
 
 
 def reference() -> Answer:
