@@ -3,12 +3,14 @@
 #   kernels   (nvcc)      tests, compute-sanitizer, timing
 #   tests     (pytest)    tests/gpu
 #   layers    (torch)     compressed against uncompressed LLM layers under a CUDA graph
+#   native    (library)   native kernels against torch and ONNX Runtime
 #   engines   (TensorRT)  the bundled model's engines against ONNX Runtime
 # Results go to docs/measurements. Without a GPU nothing is checked: it says so and exits 3. A part that misses its tool
 # is named and skipped; a part that fails makes the exit code 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # from a checkout that is not installed too
 failed=""
 
 gpu=$("$python" -c '
@@ -51,6 +53,19 @@ kernels() {
   "$build/luvc_bench" | tee "docs/measurements/kernels-${name// /-}.jsonl"
 }
 
+# pytest's exit code 3 is an error of its own, not something this machine lacks.
+tests() {
+  "$python" -m pytest tests/gpu || return 1
+}
+
+native() {
+  local out=docs/measurements/kernels-against-torch-${name// /-}.jsonl code=0
+  mkdir -p docs/measurements
+  "$python" tests/gpu/time_kernels.py >"$out.part" || code=$?
+  if [ "$code" -eq 0 ]; then mv "$out.part" "$out"; else rm -f "$out.part"; fi
+  return "$code"
+}
+
 # A part: exit code 3 says that this machine lacks something for it, which the part has printed.
 part() {
   local title=$1 code=0
@@ -65,8 +80,9 @@ part() {
 }
 
 part kernels kernels "${1:-}"
-part tests "$python" -m pytest tests/gpu
+part tests tests
 part layers "$python" tests/gpu/time_layers.py
+part native native
 part engines "$python" tests/gpu/time_engines.py
 if [ -n "$failed" ]; then
   echo "gpu-check: failed:$failed" >&2

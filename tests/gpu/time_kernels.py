@@ -1,6 +1,6 @@
 """Time SpectrumPrune against torch eager and against its ONNX form in ONNX Runtime: medians as JSON lines.
 
-    python tests/gpu/time_kernels.py > docs/measurements/kernels-against-torch.jsonl
+    python tests/gpu/time_kernels.py      # make gpu-check keeps it in docs/measurements
 
 ``--device cpu`` only shows that the script runs: its figures compare a reference implementation.
 """
@@ -20,7 +20,7 @@ import onnxruntime as ort
 import torch
 
 from luvc_export.engines import native
-from luvc_export.errors import MachineError
+from luvc_export.errors import LuvcError, MachineError
 from luvc_export.export.compression import scores, spu
 
 EPSILON = 1e-6
@@ -130,11 +130,14 @@ def main(arguments: list[str] | None = None) -> int:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise MachineError("no CUDA device")
         library = native.Native()
+        if options.device == "cuda" and not library.has_cuda:
+            fix = "build a CUDA preset (plugins/README.md) and name it in $LUVC_NATIVE_LIBRARY"
+            raise MachineError("the native library has no CUDA kernels", where=str(library.path), fix=fix)
         for tokens in options.tokens:
             for channels in options.channels:
                 print(json.dumps(time_shape(library, tokens, channels, options.device, options.runs)), flush=True)
-    except MachineError as error:
-        print(error, file=sys.stderr)
+    except LuvcError as error:
+        print(f"time_kernels: nothing more was measured: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

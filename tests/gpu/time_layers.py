@@ -27,6 +27,9 @@ MODELS = ("qwen2.5-vl-3b", "qwen2.5-vl-7b")
 #: One replay against plain execution of the same kernels: only the choice of a split may differ.
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
 
+#: Runs before a capture: libraries choose kernels and take workspaces in the first ones.
+_WARM_UP = 3
+
 Run = Callable[[], tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]
 
 
@@ -37,7 +40,8 @@ def as_graph(run: Run, device: str) -> Run:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        run()
+        for _ in range(_WARM_UP):
+            run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -51,7 +55,12 @@ def as_graph(run: Run, device: str) -> Run:
 
 
 def time_plan(model: Model, plan: Plan, text: int, runs: int) -> dict[str, Any]:
-    """Prefill of one image and ``text`` tokens, then a decode step: medians, cache size, whether graphs agree."""
+    """Prefill of one image and ``text`` tokens, then a decode step: medians, cache size, whether graphs agree.
+
+    ``peak_mib`` is what torch held at most: weights, caches and both graphs.
+    """
+    if model.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     decoder = model.decoder(plan)
     prompt = model.prompt(plan, text)
     with torch.no_grad(), torch.device(model.device):
@@ -59,12 +68,22 @@ def time_plan(model: Model, plan: Plan, text: int, runs: int) -> dict[str, Any]:
         prefill = as_graph(lambda: decoder(**prompt), model.device)
         row: dict[str, Any] = {"prefill_ms": median_ms(prefill, model.device, runs)}
         got, _, got_kept = prefill()
-        limit = TOLERANCE[model.dtype] * float(expected.abs().max())
-        row["same"] = bool((got - expected).abs().max() <= limit) and all(map(torch.equal, got_kept, kept))
+        row["same"] = _close(got, expected, model.dtype) and all(map(torch.equal, got_kept, kept))
         step = model.step(plan, text, past)
-        row["decode_ms"] = median_ms(as_graph(lambda: decoder(**step), model.device), model.device, runs)
+        told = decoder(**step)[0]
+        decode = as_graph(lambda: decoder(**step), model.device)
+        row["decode_ms"] = median_ms(decode, model.device, runs)
+        row["same"] &= _close(decode()[0], told, model.dtype)
     row["kv_mib"] = sum(cache.numel() * cache.element_size() for cache in past) / 2**20
+    if model.device == "cuda":
+        row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return row
+
+
+def _close(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Logits of a replay against those of plain execution in ``dtype``; a NaN is never close."""
+    limit = TOLERANCE[dtype] * float(expected.abs().max())
+    return bool((got - expected).abs().max() <= limit)
 
 
 def time_model(name: str, device: str, dtype: torch.dtype, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -101,8 +101,7 @@ def test_a_step_brings_its_token_and_no_logits(
     assert len(wanted.token_ids) == LENGTH
     for _ in range(2):
         del brought[:]
-        got = ours.generate(*question, max_new_tokens=LENGTH)
-        assert got.token_ids == wanted.token_ids
+        assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
         assert brought[2:] == [BYTES_OF_A_STEP] * (LENGTH - 1), "after the picture's and the prompt's"
     assert opened["decoder"].runs == 2 * LENGTH, "no step for nothing where the length is known"
     assert len(backend._decoder._blocks) == (1 if kv == "inplace" else 2)
