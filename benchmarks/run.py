@@ -84,11 +84,9 @@ def ask(what: str, file: str, own: bool, options: dict[str, Any]) -> dict[str, A
 
 
 def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
-    """Markdown: medians, and each peer's time to first token by ours."""
-    rows = [
-        "| | version | visual tokens a layer | first token s | by luvc-export thirds | decode tokens/s | peak GiB |"
-    ]
-    rows.append("|---|---|---|---|---|---|---|")
+    """Markdown: medians, and each time to first token by that of the first of ``names``."""
+    heads = ["", "version", "visual tokens a layer", "first token s", f"by {names[0]}", "decode tokens/s", "peak GiB"]
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     ours = found.get(names[0])
     base = statistics.median(t for run in ours for t in run["ttft_s"]) if ours else None
     for name in names:

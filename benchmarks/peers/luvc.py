@@ -7,7 +7,6 @@ from typing import Any
 
 import common
 
-
 #: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block.
 PLANS: dict[str, dict[str, Any]] = {
     "none": {"schedule": "none"},
