@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -79,6 +80,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+            print(f"error: {error.strerror}\n  where: {error.filename or 'the disk'}", file=sys.stderr)
+            print("  fix: check the path, its permissions and the space left", file=sys.stderr)
+            sys.exit(2)
         print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
         print("  fix: run again with --debug and report what it prints", file=sys.stderr)
         sys.exit(1)

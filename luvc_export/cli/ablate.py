@@ -22,7 +22,7 @@ def ablate(
     text: Annotated[
         int | None, typer.Option("--text", help="Text tokens in costs; the median prompt's by default.")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare every way to prune or merge on one task, settings searched on another split; write tables and plots.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.errors import UsageError
 
 
@@ -18,13 +19,13 @@ def bench(
     vs: Annotated[
         str | None, typer.Option("--vs", metavar="OTHER", help="Run in turns with FOLDER, FOLDER#PLAN or #PLAN.")
     ] = None,
-    plan: Annotated[str | None, typer.Option("--plan", help="One of the bundle's plans.")] = None,
+    plan: options.BundlePlan = None,
     images: Annotated[int, typer.Option("--images", help="Images in the prompt.")] = 1,
     text: Annotated[int, typer.Option("--text", help="Text tokens in the prompt.")] = 64,
     new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens of the answer, all of them made.")] = 16,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs that count.")] = 5,
     warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Runs before those.")] = 1,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all cores.")] = None,
+    threads: options.Threads = None,
     backend: Annotated[str, typer.Option("--backend", help="cpu or cuda.")] = "cpu",
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
@@ -100,19 +101,17 @@ def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_j
     from luvc_export.runtime.bench.measure import measure
 
     options.choice("--sweep", kind, ("tokens", "budget"))
+    check_writable(output / f"sweep-{kind}.png", "--output")
     found = points(first, kind)  # type: ignore[arg-type]
     machine = measure_machine(first.threads)
     with options.progress(quiet=as_json) as tell:
         timed = measure([point.case for point in found], repeats, warm_up, tell)
-    output.mkdir(parents=True, exist_ok=True)
     files = {
         output / f"sweep-{kind}.png": curve(found, timed, kind, machine),  # type: ignore[arg-type]
         output / f"sweep-{kind}.html": page(found, timed, kind, machine).encode(),  # type: ignore[arg-type]
     }
     for path, data in files.items():
-        scratch = path.with_name(f".{path.name}.part")
-        scratch.write_bytes(data)
-        scratch.replace(path)
+        write_whole(path, data)
     if as_json:
         cases = [{"tokens_a_layer": point.tokens, **one.to_json()} for point, one in zip(found, timed, strict=True)]
         given = {"machine": asdict(machine), "cases": cases, "exponent": growth(found, timed)}

@@ -15,16 +15,17 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     precision: Annotated[str, typer.Option("--precision", help="int8, fp8, int4; for the CPU: q8, q4, q4f16.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Folder of pictures, JSON Lines file, or a task such as glyph.")
+        str | None,
+        typer.Option("--data", help="Needed: a folder of pictures, a JSON Lines file, or a task such as glyph."),
     ] = None,
     min_agreement: Annotated[
         float, typer.Option("--min-agreement", help="Share of answers that must stay the same.")
     ] = 0.99,
-    plan: Annotated[str | None, typer.Option("--plan", help="One of the bundle's plans.")] = None,
+    plan: options.BundlePlan = None,
     target: Annotated[str | None, typer.Option("--target", help="Refuse what this target cannot run.")] = None,
     count: Annotated[int, typer.Option("--count", help="Cases taken from the set, half of them held out.")] = 256,
     prompt: Annotated[str | None, typer.Option("--prompt", help="For pictures without a text file.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer.")] = None,
+    max_new_tokens: options.Longest = None,
     method: Annotated[str, typer.Option("--range", help="Range of activations: max, percentile, entropy.")] = "max",
     percentile: Annotated[float, typer.Option("--percentile", help="For --range percentile.")] = 99.99,
     smooth: Annotated[float, typer.Option("--smooth", help="SmoothQuant's alpha for int8; 0 turns it off.")] = 0.5,
@@ -35,7 +36,7 @@ def calibrate(
     ranges: Annotated[Path | None, typer.Option("--cache", help="File that keeps ranges between runs.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a new bundle instead.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan of that name.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.

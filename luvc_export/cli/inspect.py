@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
 
 
 def inspect(
@@ -78,11 +79,10 @@ def inspect(
 def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
     from luvc_export.export.surgeon import render, render_html, surgery_report
 
+    check_writable(html, "--html")
     report = surgery_report(loaded)
     if html is not None:
-        scratch = html.with_name(f".{html.name}.part")
-        scratch.write_text(render_html(report), encoding="utf-8")
-        scratch.replace(html)
+        write_whole(html, render_html(report))
     if as_json:
         print(json.dumps({name: [asdict(part) for part in parts] for name, parts in report.items()}))
         return

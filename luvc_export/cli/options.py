@@ -31,8 +31,15 @@ Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below t
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
-LastLayer = Annotated[str | None, typer.Option("--last-layer", help="drop, kv_only or full.")]
+LastLayer = Annotated[
+    str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
+]
 Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
+Longest = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer; default: the task's own, or 32 tokens.")
+]
+BundlePlan = Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")]
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="SET", help="Calibration set: a folder of pictures, a JSON Lines file, or a task."),

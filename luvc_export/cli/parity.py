@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
 
 
 def parity(
@@ -27,11 +28,11 @@ def parity(
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
     image_size: options.ImageSize = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer.")] = None,
+    max_new_tokens: options.Longest = None,
     retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
     locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write a page with plots.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare two models on the same questions: tensors, kept tokens, answers. Exit code 1 if a gate fails.
@@ -53,6 +54,7 @@ def parity(
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
     if split is not None and task is None:
         raise UsageError("only a task has splits", where="--split", got=split, fix="--task NAME, or leave it out")
+    check_writable(report, "--report")
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
     if min(count, observe, batch) < 1:
         raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
@@ -76,10 +78,7 @@ def parity(
             progress=tell,
         )
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        scratch = report.with_name(f".{report.name}.part")
-        scratch.write_text(html.page(result), encoding="utf-8")
-        scratch.replace(report)
+        write_whole(report, html.page(result))
     if as_json:
         print(json.dumps(result.to_json()))
     else:

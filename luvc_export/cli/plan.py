@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.plan import Plan
 from luvc_export.planning import DEFAULT_SCHEDULE
 
@@ -47,7 +48,7 @@ def plan(
         str | None, typer.Option("--prompt", help="For pictures of a folder without a text file.")
     ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer.")] = None,
+    max_new_tokens: options.Longest = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -76,6 +77,7 @@ def plan(
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    check_writable(output, "--output")
     switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     if data is not None:
@@ -108,9 +110,7 @@ def plan(
         )
     costs = cost(made, checkpoint.family.decoder_shape(checkpoint.config), counted)
     if output is not None:
-        scratch = output.with_name(f".{output.name}.part")
-        scratch.write_text(json.dumps(made.to_json(), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(output)
+        write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
     if as_json and data is None:
         print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()}))
     if not as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.errors import UsageError
 
 
@@ -17,7 +19,16 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
     image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
-    plan: Annotated[str | None, typer.Option("--plan", help="One of the bundle's plans.")] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", help="Folder of frames, or an animated GIF, WebP or PNG.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Frames to look at; default: what the bundle takes, at most 16.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
+    ] = None,
+    plan: options.BundlePlan = None,
     backend: Annotated[str, typer.Option("--backend", help="cpu, cuda, tensorrt, or tensorrt:TARGET.")] = "cpu",
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
@@ -27,7 +38,7 @@ def run(
     top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    threads: options.Threads = None,
     show_kept: Annotated[
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
@@ -38,20 +49,31 @@ def run(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Ask a bundle a question about pictures.
+    """Ask a bundle a question about pictures or a video.
 
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
     """
     from luvc_export.pipeline import load_bundle
 
-    if show_kept is not None and not image:
-        raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image")
+    if show_kept is not None and not (image or video):
+        raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
+    if video is None and (frames, fps) != (None, None):
+        raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
+    check_writable(show_kept, "--show-kept")
     session = load_bundle(bundle, backend, plan, threads=threads, verify=verify, allow_unverified=allow_unverified)
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in sampling.items() if value is not None}
-    pictures = list(image or [])
-    stream = session.generate(pictures, prompt, stream=True, **sampling)
+    seen: dict[str, Any] = {"image": list(image or [])}
+    film = None
+    if video is not None:
+        from luvc_export.runtime.video import open_video
+
+        with options.progress(quiet=as_json) as tell:
+            wanted = session.video_frames() if frames is None else frames
+            film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
+        seen |= {"video": film.frames, "fps": film.fps}
+    stream = session.generate(prompt=prompt, stream=True, **seen, **sampling)
     for piece in stream:
         if not as_json:
             print(piece, end="", flush=True)
@@ -68,6 +90,7 @@ def run(
                     "timings": result.timings.to_json(),
                     "image_size": result.selection.size,
                     "tiles": result.selection.tiles,
+                    "video": {"frames": len(film.frames), "of": film.of, "fps": film.fps} if film else None,
                     "show_kept": str(show_kept) if show_kept else None,
                 }
             )
@@ -75,6 +98,8 @@ def run(
         return
     print()
     ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
+    if film is not None:
+        print(f"{len(film.frames)} of {film.of} frames, {film.fps:.3g} a second", file=sys.stderr)
     if said := fit_line(result.selection, ways):
         print(said, file=sys.stderr)
     print(timing_line(result.timings), file=sys.stderr)
@@ -106,10 +131,10 @@ def save_survival(generation: Any, path: Path) -> None:
     from luvc_export.survival import draw
 
     plan, selection = generation.past.session.plan, generation.selection
-    kept = {layer: indices[0] for layer, indices in selection.kept.items()}
+    tokens = plan.vision_tokens
+    kept = {layer: indices[0][indices[0] < tokens] for layer, indices in selection.kept.items()}
     kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
     sheet = draw(generation.past.images[0][0], plan.grid, selection.merged_into[0], kept)
-    scratch = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(scratch, format="PNG")
-    scratch.replace(path)
+    drawn = io.BytesIO()
+    sheet.save(drawn, format="PNG")
+    write_whole(path, drawn.getvalue())
