@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/luvc-export demo
 
 test: $(RTX_STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

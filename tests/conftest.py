@@ -26,9 +26,12 @@ settings.load_profile("repo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order for two workers: the longest modules first, and what needs the demo bundle after the one that makes it."""
+    """Order for two workers: the longest modules first, and what needs the demo bundle after the one that makes it.
+
+    pytest-xdist keeps this order only with ``--no-loadscope-reorder``; else modules of few, long tests end the run.
+    """
     waits = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
-    longest = ("test_main_job.py", "test_family_graphs.py")
+    longest = ("test_main_job.py", "test_family_graphs.py", "test_bundling.py")
     items.sort(key=lambda item: (item.path.name not in longest, item.path in waits and item.path.name != longest[0]))
 
 

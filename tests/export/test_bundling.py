@@ -71,7 +71,10 @@ def test_a_shard_that_went_away_is_named(bundle: Path, sharded: Path) -> None:
 
 def test_graphs_alone_refuse_to_run_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").mkdir()
-    shutil.copyfile(CHECKPOINT / "config.json", tmp_path / "config" / "config.json")
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    config["text_config"] |= {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    config["vision_config"] |= {"depth": 1, "fullatt_block_indexes": [0]}
+    (tmp_path / "config" / "config.json").write_text(json.dumps(config))
     plan = make_plan(str(tmp_path / "config"), "none", image_size=IMAGE_SIZE)
     made = export_bundle(str(tmp_path / "config"), tmp_path / "b", plan, image_size=IMAGE_SIZE, weights="none")
     assert made.manifest.weights.mode == "none" and not (tmp_path / "b" / "weights").exists()
