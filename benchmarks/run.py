@@ -2,7 +2,7 @@
 
 Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--only NAME ...]
 
-Makes the checkpoint (Qwen2.5-VL-3B's layer shapes, fp32), exports it, makes ``benchmarks/.venv`` from requirements.txt,
+Makes the checkpoint (Qwen2.5-VL-3B's layer shapes, fp32), exports it, makes environments from the requirements files,
 converts for each peer, then times one process after another, in turns, all cores, fp32. What is made stays in OUT. A
 peer that cannot run says why in the table. A peer is a file in peers/ with ``prepare`` and ``times``.
 """
@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-VENV = HERE / ".venv"
 PICTURE = "896x896"
-#: Name, file in peers/, its own environment, options.
-PEERS: tuple[tuple[str, str, bool, dict[str, Any]], ...] = (
-    ("luvc-export thirds", "luvc", False, {"plan": "thirds"}),
-    ("luvc-export early", "luvc", False, {"plan": "early"}),
-    ("luvc-export none", "luvc", False, {"plan": "none"}),
-    ("transformers SDPA", "transformers_sdpa", False, {}),
-    ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", True, {}),
-    ("OpenVINO GenAI", "openvino_genai_vlm", True, {}),
-    ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", True, {"pruned": True}),
+#: Name, file in peers/, the requirements of its own environment (None: the project's), options.
+PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
+    ("luvc-export thirds", "luvc", None, {"plan": "thirds"}),
+    ("luvc-export early", "luvc", None, {"plan": "early"}),
+    ("luvc-export none", "luvc", None, {"plan": "none"}),
+    ("transformers SDPA", "transformers_sdpa", None, {}),
+    ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", "requirements-genai.txt", {}),
+    ("OpenVINO GenAI", "openvino_genai_vlm", "requirements.txt", {}),
+    ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", "requirements.txt", {"pruned": True}),
 )
 
 
@@ -42,9 +41,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="Words of the peers' names.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    if not VENV.is_dir():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        subprocess.run([str(VENV / "bin/pip"), "install", "-q", "-r", str(HERE / "requirements.txt")], check=True)
     common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out)}
     if not (given.out / "checkpoint").is_dir():
         sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", "fp32"]
@@ -52,16 +48,16 @@ def main() -> None:
         subprocess.run([*command, *sizes], check=True)
     chosen = [peer for peer in PEERS if not given.only or any(word in peer[0] for word in given.only)]
     errors: dict[str, str] = {}
-    for name, file, own, options in chosen:
-        made = ask("prepare", file, own, {**common, **options})
+    for name, file, requirements, options in chosen:
+        made = ask("prepare", file, requirements, {**common, **options})
         if "error" in made:
             errors[name] = made["error"]
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(given.rounds):
-        for name, file, own, options in chosen:
+        for name, file, requirements, options in chosen:
             if name in errors:
                 continue
-            made = ask("times", file, own, {**common, **options})
+            made = ask("times", file, requirements, {**common, **options})
             if "error" in made:
                 errors[name] = made["error"]
             else:
@@ -70,10 +66,20 @@ def main() -> None:
     print(table([name for name, *_ in chosen], found, errors))
 
 
-def ask(what: str, file: str, own: bool, options: dict[str, Any]) -> dict[str, Any]:
+def environment(requirements: str | None) -> str:
+    """Python of the environment with ``requirements``, made if it is not there; the project's for None."""
+    if requirements is None:
+        return sys.executable
+    folder = HERE / requirements.replace("requirements", ".venv").removesuffix(".txt")
+    if not folder.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(folder / "bin/pip"), "install", "-q", "-r", str(HERE / requirements)], check=True)
+    return str(folder / "bin/python")
+
+
+def ask(what: str, file: str, requirements: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Call ``what`` of a peer in a process of its own; its last line is the answer."""
-    python = VENV / "bin/python" if own else Path(sys.executable)
-    command = [str(python), str(HERE / "peers" / f"{file}.py"), what, json.dumps(options)]
+    command = [environment(requirements), str(HERE / "peers" / f"{file}.py"), what, json.dumps(options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and lines:
