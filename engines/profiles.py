@@ -113,10 +113,10 @@ def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[in
     axes = _CACHE_AXES if cache else _AXES.get(name, "")
     keep = plan.keep[int(name.split(".")[1])] if cache else 0
     sizes = {
-        "n": max(1, call.groups),
+        "n": max(1, call.groups) * plan.joint_images,
         "B": call.batch,
         "G": call.groups,
-        "V": call.groups * plan.vision_tokens,
+        "V": call.groups * plan.span_tokens,
         "T": call.text,
         "M": max(call.text, call.past_text),
         "L": call.logits,

@@ -124,6 +124,13 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             fix="leave --video out and ask about frames as pictures",
         )
     for name, plan in plans.items():
+        if plan.joint_images > 1 and not options.video:
+            raise UsageError(
+                "a budget that images share is for videos",
+                where=name,
+                got=f"{plan.joint_images} images to a budget",
+                expected="one image to a budget, or a bundle with --video",
+            )
         _check_plan(checkpoint, name, plan, image_size(options, name))
     context = checkpoint.family.decoder_shape(checkpoint.config).context
     if not 1 <= options.text_capacity <= context:
@@ -137,7 +144,7 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
 
 def image_size(options: Options, name: str) -> tuple[int, int]:
     """Height and width of the images of the plan ``name``: ``NAME@HxW`` says its own."""
-    own = re.fullmatch(r"[^@]+@(\d+)x(\d+)", name)
+    own = re.fullmatch(r".+@(\d+)x(\d+)", name)
     return (int(own[1]), int(own[2])) if own else options.image_size
 
 
@@ -303,6 +310,7 @@ def make_manifest(
             marker=checkpoint.family.template_marker(checkpoint.config),
             cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
             video=video,
+            tiling=checkpoint.family.tiling,
         ),
         decoder=shape,
         planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,

@@ -79,11 +79,12 @@ class Decoder(nn.Module):
             Logits fp32 [B, n, vocab], present caches in the order of ``past``, and for each prune with a budget
             above 0 the kept indices int64 [B, G, keep] into the encoder's visual tokens.
         """
-        groups, count = visual_embeds.shape[1], self.plan.vision_tokens
+        groups, count = visual_embeds.shape[1], self.plan.span_tokens
         text_cos, text_sin = self.rope(position_ids)
         cos, sin = self.rope(visual_position_ids)
         if self.shared_order:
-            visual_order = visual_order.unflatten(1, (groups, count))[:, :, :1].expand(-1, -1, count).flatten(1, 2)
+            images, own = groups * self.plan.joint_images, self.plan.vision_tokens
+            visual_order = visual_order.unflatten(1, (images, own))[:, :, :1].expand(-1, -1, own).flatten(1, 2)
         visual = visual_embeds.flatten(1, 2)
         planes = visual[:, :, self.hidden :] if self.planes else None
         index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)

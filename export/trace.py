@@ -70,12 +70,12 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, deb
     plan = decoder.plan
     axes = int(decoder.rope.axes.max()) + 1
     batch, groups, text, past_text, rows, past_groups = 2, 2, 3, 5, 2, 3
-    span = groups * plan.vision_tokens
+    span = groups * plan.span_tokens
     names = {name: torch.export.Dim(name) for name in ("batch", "groups", "text", "text_total", "logits")}
     b, g, t = names["batch"], names["groups"], names["text"]
-    visual_span = plan.vision_tokens * g
+    visual_span = plan.span_tokens * g
     inputs: list[tuple[Tensor, dict[int, Any]]] = [
-        (torch.zeros(batch, groups, plan.vision_tokens, shape.hidden, dtype=dtype), {0: b, 1: g}),
+        (torch.zeros(batch, groups, plan.span_tokens, shape.hidden, dtype=dtype), {0: b, 1: g}),
         (torch.zeros(batch, text, dtype=torch.int64), {0: b, 1: t}),
         (torch.zeros(axes, batch, span), {1: b, 2: visual_span}),
         (torch.zeros(axes, batch, text), {1: b, 2: t}),

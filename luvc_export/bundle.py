@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -60,8 +61,14 @@ class Bundle:
         """
         self.entry(plan)
         name, own = plan or self.manifest.default_plan, self.manifest.image.size
-        named = {key: entry for key, entry in self.manifest.plans.items() if key.startswith(f"{name}@")}
+        other = re.compile(re.escape(name) + r"@\d+x\d+")
+        named = {key: entry for key, entry in self.manifest.plans.items() if other.fullmatch(key)}
         return {self.entry(name).size or own: name} | {entry.size or own: key for key, entry in named.items()}
+
+    def video_plan(self, plan: str | None = None) -> str | None:
+        """Name of the plan that shares budgets over whole videos beside ``plan``: ``NAME@video``; None without one."""
+        name = f"{plan or self.manifest.default_plan}@video"
+        return name if name in self.manifest.plans else None
 
     def path(self, name: str) -> Path:
         """Path of bundle file ``name``.

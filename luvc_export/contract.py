@@ -1,6 +1,7 @@
 """Names and meanings of graph inputs and outputs: the contract between export, engines and runtime.
 
-Shapes use n images, F frames, B rows of a batch, G images a row, N_0 visual tokens an image, D hidden size, T new text
+Shapes use n images, F frames, B rows of a batch, G images a row, N_0 visual tokens an image (with a joint budget, G
+groups of ``joint_images`` images each and the N_0 of a whole group), D hidden size, T new text
 tokens, P past text tokens, Hkv key/value heads, Dh head size and A rotary position axes (1, 3, or 3 per copy).
 
 vision:  image uint8 [n, F, H, W, 3] -> visual_embeds [n, N_0, D], visual_positions float32 [n, N_0, 2 * copies]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+#: How a family's processor chooses among grids of tiles, see ``runtime.tiling``.
+Tiling = Literal["best_resolution", "closest_ratio", "longest_edge"]
+
 
 @dataclass(frozen=True)
 class Cut:

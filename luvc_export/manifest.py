@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from luvc_export.cut import Cut, Video
+from luvc_export.cut import Cut, Tiling, Video
 from luvc_export.errors import BundleError
 from luvc_export.file_record import FileRecord
 from luvc_export.manifest_engines import EngineEntry, Verified
@@ -59,6 +59,7 @@ class Prompt:
         marker: What the chat template writes for a picture; None for the image token itself.
         cuts: Ways to make images of a picture; none means that the image token alone stands for it.
         video: How a video is asked about; None where the bundle takes none.
+        tiling: Which of ``cuts`` a picture gets, as the family's processor chooses.
     """
 
     image_token_id: int
@@ -69,6 +70,7 @@ class Prompt:
     marker: str | None = None
     cuts: tuple[Cut, ...] = ()
     video: Video | None = None
+    tiling: Tiling = "best_resolution"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def make_plan(
     kv_mib: float | None = None,
     text: int = 64,
     last_layer: LastLayer | None = None,
+    joint_images: int = 1,
     revision: str | None = None,
     **switches: Any,
 ) -> Plan:
@@ -54,6 +55,7 @@ def make_plan(
         kv_mib: Solve for a KV cache of this many MiB (16-bit), ``text`` text tokens counted.
         text: Text tokens for the two above.
         last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
+        joint_images: Images that share one budget: those of a video, see ``images_of_video``.
         revision: Hub revision.
         **switches: Other fields of ``Plan``: score, rho, axis, spectrum, merge_mode, positions, windows, size_bias,
             reducer, seed, topk_limit.
@@ -66,9 +68,8 @@ def make_plan(
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     size = image_size or default_image_size(checkpoint)
-    request = Request(
-        schedule, merge_keep, tuple(merge_at) if merge_at is not None else None, speedup, kv_mib, text, last_layer
-    )
+    blocks = tuple(merge_at) if merge_at is not None else None
+    request = Request(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images)
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     return solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
 
@@ -82,6 +83,7 @@ def export_bundle(
     fit: Fit = "pad",
     tiles: Sequence[tuple[int, int]] = ((1, 1),),
     video: bool = False,
+    joint_frames: int | None = None,
     text_capacity: int = 1024,
     dtype: str = "fp32",
     weights: WeightsMode = "copy",
@@ -103,6 +105,8 @@ def export_bundle(
         fit: How pictures of another shape are brought to it.
         tiles: Grids (rows, columns) of tiles a picture may be cut to, where the family does that.
         video: Take videos too, where the family does.
+        joint_frames: Where ``plans`` is a schedule's name: beside it, a plan ``NAME@video`` whose budgets are for a
+            whole video of so many frames, which it keeps the best tokens of. Implies ``video``.
         text_capacity: Text tokens, prompt and answer, the bundle is sized for.
         dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
         weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
@@ -122,10 +126,22 @@ def export_bundle(
             got=f"--weights {weights}",
             expected="--weights copy",
         )
+    if joint_frames is not None and not isinstance(plans, str):
+        raise UsageError(
+            "plans say themselves how many images share their budgets",
+            where="joint_frames",
+            got=joint_frames,
+            fix="make_plan(..., joint_images=N) for the plan NAME@video",
+        )
     checkpoint = _checkpoint(model, revision, weights=weights != "none")
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
-        plans = {sized(plans, size, sizes[0]): make_plan(checkpoint, plans, image_size=size) for size in sizes}
+        shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
+        plans = {
+            sized(plans + kind, size, sizes[0]): make_plan(checkpoint, plans, image_size=size, joint_images=images)
+            for kind, images in shared.items()
+            for size in sizes
+        }
     elif isinstance(plans, Plan):
         plans = {plans.schedule.replace(" ", "-"): plans}
     if not plans:
@@ -135,6 +151,7 @@ def export_bundle(
         check_model(plan, *shapes)
     from luvc_export.export.bundling import Options, write_bundle
 
+    video = video or joint_frames is not None
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)
     tell = progress or (lambda stage, done: None)
     if lora is None:
@@ -259,6 +276,23 @@ def load_bundle(
     bundle, name = bundles.load(folder, full=verify), backend or "cpu"
     chosen = open_backend(name, bundle, plan, threads, allow_unverified=True) if allow_unverified else name
     return Session(bundle, chosen, plan, threads)
+
+
+def images_of_video(checkpoint: Checkpoint, frames: int) -> int:
+    """Images that a video of ``frames`` frames becomes: ``Plan.joint_images``.
+
+    Raises:
+        UsageError: The family takes no video, or ``frames`` do not fill its images.
+    """
+    video = checkpoint.family.video(checkpoint.config)
+    if video is None or frames < 1 or frames % video.frames:
+        raise UsageError(
+            "so many frames make no video for this model",
+            where="joint_frames",
+            got=frames,
+            expected="a family that takes videos" if video is None else f"a multiple of {video.frames}",
+        )
+    return frames // video.frames
 
 
 def as_sizes(image_size: tuple[int, int] | Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:

@@ -43,7 +43,8 @@ class Plan:
 
     Args:
         grid: Units (rows, columns) of one image before merging.
-        keep: Visual tokens per image that enter each LLM layer; one int per layer, never growing.
+        keep: Visual tokens per image (with ``joint_images``, of all of them together) that enter each LLM layer; one
+            int per layer, never growing.
         merges: OIM passes in the order in which they run; blocks never descend.
         last_layer: ``drop`` lets no visual token into the last layer (``keep[-1] == 0``); ``kv_only`` gives the last
             layer their keys and values but computes nothing else for them (exact for the logits); ``full`` is the
@@ -60,6 +61,8 @@ class Plan:
         reducer: How the visual span shrinks inside the LLM: ``prune`` keeps the best tokens, ``merge`` merges
             neighbours on the span's grid (ours): budgets must then be rectangles, see ``stage_grids``.
         seed: Of the score ``random``.
+        joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
+            time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         topk_limit: Largest K the targets of this plan accept, None for no limit.
         schedule: Name of the schedule that made ``keep``, for people.
     """
@@ -78,6 +81,7 @@ class Plan:
     size_bias: bool = False
     reducer: Reducer = "prune"
     seed: int = 0
+    joint_images: int = 1
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
     schedule: str = "list"
     schema_version: int = SCHEMA_VERSION
@@ -110,9 +114,14 @@ class Plan:
         return self.merged_grid[0] * self.merged_grid[1]
 
     @property
+    def span_tokens(self) -> int:
+        """Visual tokens that share a budget when they leave the encoder: N_0 of every one of ``joint_images``."""
+        return self.joint_images * self.vision_tokens
+
+    @property
     def prunes(self) -> tuple[tuple[int, int, int], ...]:
         """Every place where the visual span shrinks, as (layer, tokens before, tokens kept)."""
-        before = (self.vision_tokens, *self.keep)
+        before = (self.span_tokens, *self.keep)
         return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
 
     @property
@@ -185,6 +194,10 @@ def _switch_problems(plan: Plan) -> list[str]:
         choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
         if choices and getattr(plan, name) not in choices:
             problems.append(f"{name}: got {getattr(plan, name)!r}, expected one of {', '.join(choices)}")
+    if plan.joint_images < 1:
+        problems.append(f"joint_images: got {plan.joint_images}, expected at least 1")
+    if plan.joint_images > 1 and plan.reducer == "merge":
+        problems.append("reducer: merging in the LLM needs one grid; images that share a budget have several")
     if not 0 < plan.rho <= 1:
         problems.append(f"rho: got {plan.rho}, expected a fraction in (0, 1]")
     return problems
@@ -213,8 +226,8 @@ def _budget_problems(plan: Plan) -> list[str]:
     if not plan.keep:
         return ["keep: empty, expected one budget per LLM layer"]
     for layer, count in enumerate(plan.keep):
-        if not 0 <= count <= plan.vision_tokens:
-            problems.append(f"keep[{layer}]: got {count}, expected 0 to {plan.vision_tokens} (what the encoder gives)")
+        if not 0 <= count <= plan.span_tokens:
+            problems.append(f"keep[{layer}]: got {count}, expected 0 to {plan.span_tokens} (what the encoder gives)")
         if layer and count > plan.keep[layer - 1]:
             problems.append(f"keep[{layer}]: grows from {plan.keep[layer - 1]} to {count}; pruned tokens do not return")
     if plan.last_layer == "drop" and plan.keep[-1]:

@@ -26,6 +26,7 @@ class Request:
         speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
         kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
+        joint_images: Images that share one budget, see ``Plan``.
         last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
     """
 
@@ -36,6 +37,7 @@ class Request:
     kv_mib: float | None = None
     text: int = 64
     last_layer: LastLayer | None = None
+    joint_images: int = 1
 
 
 def solve(request: Request, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, **switches: Any) -> Plan:
@@ -47,13 +49,14 @@ def solve(request: Request, grid: tuple[int, int], llm: DecoderShape, encoder: E
     name = request.schedule if isinstance(request.schedule, str) else "list"
     if request.speedup is not None and request.kv_mib is not None:
         raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
+    switches["joint_images"] = request.joint_images
     if name == "none":
-        keep = (grid[0] * grid[1],) * llm.layers
+        keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
         last = request.last_layer or "full"
         return Plan(grid, keep, last_layer=last, schedule="none", **switches)
     merges = place_merges(grid, request.merge_keep, encoder, request.merge_at)
     rows, columns = grid[0] - sum(m.rows for m in merges), grid[1] - sum(m.columns for m in merges)
-    tokens, full = rows * columns, grid[0] * grid[1]
+    tokens, full = rows * columns * request.joint_images, grid[0] * grid[1] * request.joint_images
     if request.speedup is not None:
         name, keep = f"speedup {request.speedup:g}", solve_speedup(llm, full, tokens, request.text, request.speedup)
     elif request.kv_mib is not None:

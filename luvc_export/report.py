@@ -24,7 +24,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one plan in LLM prefill with ``text`` text tokens and ``images`` images.
+    """Cost of one plan in LLM prefill with ``text`` text tokens and ``images`` images, or joint groups of them.
 
     ``flops_ratio`` and ``kv_ratio`` are the uncompressed model's divided by the plan's; KV elements take 2 bytes.
     """
@@ -45,7 +45,7 @@ class Cost:
 def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1) -> Cost:
     """Cost of ``plan`` on an LLM of ``shape``."""
     keep = [images * count for count in plan.keep]
-    full = [images * plan.units] * plan.layers
+    full = [images * plan.units * plan.joint_images] * plan.layers
     flops, kv = prefill_flops(shape, keep, text, plan.last_layer), kv_bytes(shape, keep, text)
     stages = []
     for tokens, members in groupby(range(plan.layers), key=lambda layer: keep[layer]):

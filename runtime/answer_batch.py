@@ -15,6 +15,7 @@ from luvc_export.layout import arrange
 from luvc_export.runtime import batching
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.generation import Generation, Selection
+from luvc_export.runtime.graphs import grouped
 from luvc_export.runtime.line import Line
 from luvc_export.runtime.pictures import Picture
 from luvc_export.runtime.request import Request
@@ -119,8 +120,8 @@ def answer_batch(
         )
         for row, request in enumerate(requests)
     ]
-    embeds = np.asarray(seen.embeds)
-    feeds = batching.feeds(layouts, embeds.reshape(rows, images, *embeds.shape[1:]), all_logits=False)
+    embeds = grouped(session.plan, np.asarray(seen.embeds), rows)
+    feeds = batching.feeds(layouts, embeds, all_logits=False)
     out, cache = session.backend.decode(feeds, None)
     kept = {layer: out[contract.kept_name(layer)] for layer, _, keep in session.plan.prunes if keep}
     prefilled = perf_counter()

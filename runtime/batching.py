@@ -71,7 +71,7 @@ def next_feeds(
     position = np.array([layout.next_position for layout in layouts]) + done
     order = np.array([layout.next_order for layout in layouts]) + done
     return {
-        contract.VISUAL_EMBEDS: np.zeros((rows, 0, plan.vision_tokens, hidden), np.float32),
+        contract.VISUAL_EMBEDS: np.zeros((rows, 0, plan.span_tokens, hidden), np.float32),
         contract.INPUT_IDS: tokens.reshape(rows, 1).astype(np.int64),
         contract.VISUAL_POSITION_IDS: np.zeros((axes, rows, 0), np.float32),
         contract.POSITION_IDS: np.broadcast_to(position[None, :, None], (axes, rows, 1)).astype(np.float32),

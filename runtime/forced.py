@@ -19,7 +19,7 @@ def forced_places(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: i
     Args:
         plan: Of the graph.
         forced: Layer -> int64 [G, keep] as in ``Step.kept``, ascending.
-        groups: G, images.
+        groups: G, images or groups of images that share a budget.
 
     Returns:
         Inputs by contract name, each int64 [1, G, keep].
@@ -28,7 +28,7 @@ def forced_places(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: i
         UsageError: A prune is not told, or told what the one before did not keep.
     """
     feeds: dict[str, Array] = {}
-    entering = np.broadcast_to(np.arange(plan.vision_tokens), (groups, plan.vision_tokens))
+    entering = np.broadcast_to(np.arange(plan.span_tokens), (groups, plan.span_tokens))
     for layer, _, keep in plan.prunes:
         if not keep:
             continue

@@ -21,7 +21,8 @@ class Selection:
     Args:
         grid: Units (rows, columns) of a picture before merging; they lie row by row on the canvas.
         merged_into: int64 [n, rows * columns], the visual token each unit became part of; None if the graph is silent.
-        kept: For each pruning layer with a budget above 0, int64 [n, keep]: visual tokens that enter it.
+        kept: For each pruning layer with a budget above 0, int64 [n, keep]: visual tokens that enter it. Where a
+            video shares a budget, [videos, keep], counted through its images.
         placements: Where its picture lies on each image's canvas.
         size: Height and width of that canvas: of the bundle's image sizes, the one that was used.
         tiles: Rows and columns of tiles each picture was cut to.

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export import contract
+from luvc_export.errors import UsageError
 from luvc_export.layout import Block, arrange
 from luvc_export.manifest import Manifest
 from luvc_export.plan import Plan
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Backend, Cache, Chooser, Chosen
+from luvc_export.runtime.backend import Array, Backend, Cache, Chooser, Chosen
 from luvc_export.runtime.forced import forced_places
 from luvc_export.runtime.state import Seen, State, Step
 
@@ -63,6 +64,9 @@ class Graphs:
             all_logits: Logits of every text token (parity); otherwise of the last one.
             forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep] as in ``Step.kept``, ascending.
 
+        Raises:
+            UsageError: Fewer images, or more, than share a budget.
+
         Returns:
             ``Step``; its logits are those of text tokens only, in order.
         """
@@ -70,7 +74,7 @@ class Graphs:
         seen = seen or self.see(np.zeros((0,), np.uint8))
         feeds, after = self._prepare(token_ids, placeholder, seen, state, blocks, all_logits)
         if self._debug:
-            feeds |= forced_places(self.plan, forced or {}, len(seen.embeds))
+            feeds |= forced_places(self.plan, forced or {}, len(seen.embeds) // self.plan.joint_images)
         out, cache = self.backend.decode(feeds, state.cache if state else None)
         names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
@@ -113,6 +117,27 @@ class Graphs:
             blocks,
         )
         text = layout.input_ids.shape[1]
-        feeds = batching.feeds([layout], seen.embeds[None], all_logits)
+        feeds = batching.feeds([layout], grouped(self.plan, seen.embeds), all_logits)
         feeds[contract.TEXT_MASK] = np.ones((1, past + text), np.bool_)
         return feeds, lambda cache: State(cache, past + text, layout.next_position, layout.next_order)
+
+
+def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
+    """Visual embeddings [n, N_0, D] as the decoder takes them, [rows, G, span, D].
+
+    A single row of single images may stay on its device.
+
+    Raises:
+        UsageError: A plan's shared budget is for more images, or fewer.
+    """
+    if rows == plan.joint_images == 1:
+        return embeds[None]
+    groups, rest = divmod(len(embeds) // rows, plan.joint_images)
+    if rest:
+        raise UsageError(
+            "the plan shares its budget over another number of images",
+            where="images",
+            got=len(embeds) // rows,
+            expected=f"a multiple of {plan.joint_images}",
+        )
+    return np.asarray(embeds).reshape(rows, groups, plan.span_tokens, embeds.shape[-1])

@@ -90,35 +90,6 @@ def fill_images(frames: Sequence[Image.Image], spec: ImageInput) -> list[Prepare
     return [Prepared(np.stack([np.asarray(image, np.uint8) for image, _ in group]), group[0][1]) for group in groups]
 
 
-def best_fit(size: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> int:
-    """Which of ``canvases`` (height, width) shows most of a picture of ``size`` (width, height), then wastes least.
-
-    The rule of LLaVA-NeXT (``select_best_resolution`` in transformers): the picture is scaled into each canvas and its
-    area there, never counted above its own, is compared.
-    """
-
-    def merit(canvas: tuple[int, int]) -> tuple[int, int]:
-        scale = min(canvas[1] / size[0], canvas[0] / size[1])
-        area = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
-        return area, area - canvas[0] * canvas[1]
-
-    return max(range(len(canvases)), key=lambda index: merit(canvases[index]))
-
-
-def choose_cut(cuts: Sequence[Cut], size: tuple[int, int], image: tuple[int, int], pictures: int) -> Cut:
-    """The cut that fits a picture of ``size`` (width, height) best, of those for prompts of so many pictures.
-
-    Args:
-        cuts: The bundle's.
-        size: Of the picture.
-        image: Height and width of one image.
-        pictures: How many pictures the prompt has.
-    """
-    fitting = [cut for cut in cuts if cut.used in ("always", "alone" if pictures == 1 else "together")]
-    canvases = [(cut.tiles[0] * image[0], cut.tiles[1] * image[1]) for cut in fitting]
-    return fitting[best_fit(size, canvases)]
-
-
 def _frames(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
     still = np.asarray(image, dtype=np.uint8)
     return np.broadcast_to(still, (spec.frames, *still.shape))

@@ -215,7 +215,7 @@ def _clip(frames: Any, fps: Any) -> Clip:
             where="video",
             got="an empty list" if isinstance(frames, list | tuple) else type(frames).__name__,
             expected="[picture, picture, ...]",
-            fix="read the file with PyAV, OpenCV or ffmpeg and pass the frames you want looked at",
+            fix="luvc_export.runtime.video.open_video(PATH) gives frames and fps of a folder or an animated picture",
         )
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
         raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))

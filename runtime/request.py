@@ -13,9 +13,12 @@ from luvc_export import layout
 from luvc_export.cut import Cut, Video
 from luvc_export.errors import UsageError
 from luvc_export.manifest import Manifest
+from luvc_export.plan import Plan
 from luvc_export.runtime.pictures import open_picture
-from luvc_export.runtime.preprocess import Placement, Prepared, choose_cut, cut_up, fill_images
+from luvc_export.runtime.preprocess import Placement, Prepared, cut_up, fill_images
 from luvc_export.runtime.prompt import Clip, PromptEncoder, Question
+from luvc_export.runtime.tiling import choose_cut
+from luvc_export.runtime.video import spread
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,16 @@ def open_media(asked: Question) -> Question:
     return replace(asked, media=media)
 
 
-def make_request(asked: Question, encoder: PromptEncoder, manifest: Manifest, size: tuple[int, int]) -> Request:
+def make_request(
+    asked: Question, encoder: PromptEncoder, manifest: Manifest, size: tuple[int, int], plan: Plan
+) -> Request:
     """Fit opened pictures and frames to images of ``size`` (height, width) and write the prompt around them.
 
+    Where ``plan`` shares a budget over a whole video, every video gets the frames the plan was made for: evenly taken
+    from those given, some more than once where there are fewer.
+
     Raises:
-        UsageError: The prompt does not fit the pictures, or the bundle takes no video.
+        UsageError: The prompt does not fit the pictures, the bundle takes no video, or the plan only videos.
     """
     spec = replace(manifest.image, size=size)
     parts = list[tuple[str | int, ...]]()
@@ -69,6 +77,7 @@ def make_request(asked: Question, encoder: PromptEncoder, manifest: Manifest, si
     for item in asked.media:
         if isinstance(item, Clip):
             video = _video(manifest)
+            item = _filled(item, plan.joint_images * video.frames) if plan.joint_images > 1 else item
             moments = fill_images([open_picture(frame) for frame in item.frames], spec)
             parts.append(_written(video, len(item.frames), len(moments), item.fps))
             if video.step is not None:
@@ -76,8 +85,15 @@ def make_request(asked: Question, encoder: PromptEncoder, manifest: Manifest, si
                 blocks[len(prepared)] = layout.Clip(len(moments), video.step * seconds)
             prepared += moments
             continue
+        if plan.joint_images > 1:
+            raise UsageError(
+                "this plan shares one budget over a whole video, so it takes no pictures",
+                where="image",
+                expected=f"videos, seen as {plan.joint_images} images each",
+                fix="ask with the plan of the same name without @video",
+            )
         picture = open_picture(item)
-        cut: Cut = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures))
+        cut: Cut = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
         parts.append(cut.written)
         tiles.append(cut.tiles)
         if cut.mosaic:
@@ -100,6 +116,11 @@ def _video(manifest: Manifest) -> Video:
             fix="export it again with --video, or ask about single frames as pictures",
         )
     return manifest.prompt.video
+
+
+def _filled(clip: Clip, frames: int) -> Clip:
+    """``clip`` in so many frames, as long as before."""
+    return Clip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
 
 
 def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | int, ...]:

@@ -15,13 +15,14 @@ from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.generation import Generation, Stream
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.pictures import Picture, open_picture
-from luvc_export.runtime.preprocess import best_fit
-from luvc_export.runtime.prompt import Clip, PromptEncoder, Question, question
+from luvc_export.runtime.pictures import Picture
+from luvc_export.runtime.prompt import PromptEncoder, question
 from luvc_export.runtime.request import Request, make_request, open_media
 from luvc_export.runtime.room import room
 from luvc_export.runtime.sampling import sampling_from
+from luvc_export.runtime.sisters import Sisters
 from luvc_export.runtime.template import Message
+from luvc_export.runtime.video import DEFAULT_FPS, DEFAULT_FRAMES
 
 
 class Session:
@@ -53,9 +54,9 @@ class Session:
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan = self.bundle.entry(plan).plan
         self.size = self.bundle.entry(plan).size or self.bundle.manifest.image.size
-        self._sizes = self.bundle.sizes_of(plan) if isinstance(backend, str) else {self.size: ""}
-        self._another = partial(Session, self.bundle, backend, threads=threads, debug=debug)
-        self._others: dict[tuple[int, int], Session] = {}
+        another = partial(Session, self.bundle, backend, threads=threads, debug=debug)
+        named = isinstance(backend, str)
+        self._sisters = Sisters(self, plan or self.bundle.manifest.default_plan, another if named else None)
         if isinstance(backend, str):
             backend = open_backend(backend, self.bundle, plan, threads, debug)
         self.backend = backend
@@ -72,7 +73,7 @@ class Session:
         messages: Sequence[Message] | None = None,
         *,
         video: Sequence[Picture] | None = None,
-        fps: float = 2.0,
+        fps: float = DEFAULT_FPS,
         after: Generation | None = None,
         stream: Literal[False] = False,
         **sampling: Any,
@@ -86,7 +87,7 @@ class Session:
         messages: Sequence[Message] | None = None,
         *,
         video: Sequence[Picture] | None = None,
-        fps: float = 2.0,
+        fps: float = DEFAULT_FPS,
         after: Generation | None = None,
         stream: Literal[True],
         **sampling: Any,
@@ -99,7 +100,7 @@ class Session:
         messages: Sequence[Message] | None = None,
         *,
         video: Sequence[Picture] | None = None,
-        fps: float = 2.0,
+        fps: float = DEFAULT_FPS,
         after: Generation | None = None,
         stream: bool = False,
         **sampling: Any,
@@ -107,7 +108,7 @@ class Session:
         """Answer a question about pictures, a video, or neither.
 
         Of a bundle with several image sizes, the one that fits the largest picture best is used for all of them
-        (``Generation.selection.size``).
+        (``Generation.selection.size``). A plan ``NAME@video`` beside this one answers questions about videos alone.
 
         Args:
             image: A picture (path, bytes, PIL image, array) or a list of them.
@@ -131,8 +132,8 @@ class Session:
         started = perf_counter()
         asked = open_media(question(image, prompt, messages, video, fps))
         past: Past | None = after.past if after else None
-        chosen = past.session if past else self.fitting(asked)
-        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size)
+        chosen = past.session if past else self._sisters.fitting(asked)
+        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
         budget = chosen.room(request, options.max_new_tokens)
         ready = perf_counter() - started
         continued = past if past and goes_on(request, past) else None
@@ -168,11 +169,11 @@ class Session:
         for row, ask in enumerate(requests):
             with in_row(row):
                 check_ask(ask)
-                fps = ask.get("fps", 2.0)
+                fps = ask.get("fps", DEFAULT_FPS)
                 given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
                 asked = open_media(given)
-                chosen = self.fitting(asked)
-                request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size)
+                chosen = self._sisters.fitting(asked)
+                request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
                 budgets.append(chosen.room(request, options.max_new_tokens))
                 ready.append((chosen, request))
         groups, spent = alike(ready), perf_counter() - started
@@ -184,16 +185,12 @@ class Session:
             answers |= zip(rows, found, strict=True)
         return [answers[row] for row in range(len(requests))]
 
-    def fitting(self, asked: Question) -> Session:
-        """The session for the image size that fits the largest picture of ``asked`` best: this one, or a sister."""
-        shown = [item.frames[0] if isinstance(item, Clip) else item for item in asked.media]
-        if len(self._sizes) == 1 or not shown:
-            return self
-        largest = max((open_picture(picture).size for picture in shown), key=lambda size: size[0] * size[1])
-        size = [*self._sizes][best_fit(largest, [*self._sizes])]
-        if size != self.size and size not in self._others:
-            self._others[size] = self._another(plan=self._sizes[size])
-        return self if size == self.size else self._others[size]
+    def video_frames(self, most: int = DEFAULT_FRAMES) -> int:
+        """How many frames of a video this bundle looks at: those its video plan was made for, else ``most`` that fit.
+
+        ``runtime.video.open_video`` samples so many.
+        """
+        return self._sisters.video_frames(most)
 
     def prepare(
         self,
@@ -201,11 +198,11 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         video: Sequence[Picture] | None = None,
-        fps: float = 2.0,
+        fps: float = DEFAULT_FPS,
     ) -> Request:
         """Preprocess pictures for this session's image size and tokenise; arguments as of ``generate``."""
         asked = open_media(question(image, prompt, messages, video, fps))
-        return make_request(asked, self.encoder, self.bundle.manifest, self.size)
+        return make_request(asked, self.encoder, self.bundle.manifest, self.size, self.plan)
 
     def room(self, request: Request, wanted: int | None = None) -> int:
         """How many tokens may be generated, see ``runtime.room``."""

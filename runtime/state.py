@@ -39,7 +39,8 @@ class State:
 class Step:
     """Logits float32 [1, n, vocab], the state after them, what was kept, and the token a decoder itself chose.
 
-    ``kept`` holds for each pruning layer with a budget above 0 int64 [G, keep]: tokens of the vision graph, ascending.
+    ``kept`` holds for each pruning layer with a budget above 0 int64 [G, keep]: tokens of the vision graph, ascending;
+    where images share a budget, counted through all of a group.
     """
 
     logits: NDArray[np.float32]

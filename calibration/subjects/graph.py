@@ -15,6 +15,7 @@ from luvc_export import contract
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.places import places
 from luvc_export.calibration.subjects.base import LOGITS, VISION, Kept, Observation, Said, probe, same_images
+from luvc_export.errors import UsageError
 from luvc_export.layout import Layout, PositionKind, arrange
 from luvc_export.manifest import ImageInput
 from luvc_export.plan import Plan
@@ -81,6 +82,13 @@ class GraphSubject:
     """See ``base.Subject``."""
 
     def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, runner: Runner, hidden: int) -> None:
+        if plan.joint_images > 1:
+            raise UsageError(
+                "cases are about pictures, and this plan's budgets are for whole videos",
+                where=name,
+                got=f"{plan.joint_images} images to a budget",
+                fix="choose the plan for pictures",
+            )
         self.name, self.dtype, self.plan = name, dtype, plan
         self.can_force = runner.can_force
         self.runner, self.prompting, self._width = runner, prompting, hidden

@@ -49,6 +49,13 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     Raises:
         UsageError: Inputs do not fit the plan, or hold videos.
     """
+    if plan.joint_images > 1:
+        raise UsageError(
+            "compression inside transformers takes one image to a budget",
+            where="plan.joint_images",
+            got=plan.joint_images,
+            fix="export a bundle with --video and ask that",
+        )
     family = families.find(
         str(model.config.model_type),  # type: ignore[union-attr]
         type(model).__name__,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from luvc_export.errors import PlanError, did_you_mean
@@ -130,7 +131,7 @@ def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | Non
         raise PlanError(
             "this score compares two layers, and there is none before the first prune",
             where="plan.keep[0]",
-            got=f"score {plan.score!r} keeping {plan.keep[0]} of {plan.vision_tokens} tokens at layer 0",
+            got=f"score {plan.score!r} keeping {plan.keep[0]} of {plan.span_tokens} tokens at layer 0",
             fix="prune from layer 1 on, or choose another score",
         )
     made: Tensor | None = module.constant(plan, layer, tokens) if hasattr(module, "constant") else None
@@ -140,12 +141,13 @@ def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | Non
 def basis(plan: Plan, tokens: int, channels: int) -> Tensor:
     """The plan's low-pass basis for ``tokens`` visual tokens of ``channels`` channels.
 
-    ``2d`` needs the grid: once tokens were pruned it is broken and the span is filtered in 1-D.
+    ``2d`` needs the grid: once tokens were pruned it is broken and the span is filtered in 1-D. With a joint budget
+    every image has its own block, so that scores are those of the image alone.
     """
     if plan.axis == "channel":
         return spu.lowpass_basis(channels, plan.rho)
-    if plan.spectrum == "2d" and tokens == plan.vision_tokens:
-        return spu.lowpass_basis_2d(*plan.merged_grid, plan.rho)
+    if plan.spectrum == "2d" and tokens == plan.span_tokens:
+        return torch.block_diag(*[spu.lowpass_basis_2d(*plan.merged_grid, plan.rho)] * plan.joint_images)
     return spu.lowpass_basis(tokens, plan.rho)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from luvc_export.cut import Cut, Video
+from luvc_export.cut import Cut, Tiling, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.decoder import Decoder
 from luvc_export.export.rope import Rope
@@ -47,12 +47,14 @@ class Family(ABC):
         model_type: Name in ``config.json``.
         position_kind: How the LLM places visual tokens, see ``luvc_export.manifest.Prompt``.
         pixels: Normalisation of the family's processor.
+        tiling: How that processor chooses among grids of tiles.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
     """
 
     model_type: str
     position_kind: Literal["mrope", "sequential"] = "sequential"
     pixels: Pixels = Pixels()
+    tiling: Tiling = "best_resolution"
     limits: tuple[str, ...] = ()
 
     @abstractmethod

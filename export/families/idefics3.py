@@ -56,6 +56,7 @@ class Idefics3(Family):
     model_type = "idefics3"
     limits: tuple[str, ...] = ()
     pixels = replace(HALF, resample="lanczos")
+    tiling = "longest_edge"
 
     def build(self, config: Any) -> nn.Module:
         """Idefics3ForConditionalGeneration."""

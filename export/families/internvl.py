@@ -72,6 +72,7 @@ class InternVL(Family):
     model_type = "internvl"
     limits = ("video",)
     pixels = IMAGENET
+    tiling = "closest_ratio"
 
     def build(self, config: Any) -> nn.Module:
         """InternVLForConditionalGeneration."""

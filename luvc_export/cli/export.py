@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.errors import UsageError
 from luvc_export.plan import Plan
 from luvc_export.planning import DEFAULT_SCHEDULE
 
@@ -29,6 +30,14 @@ def export(
         typer.Option("--tiles", metavar="RxC", help="Rows x columns of tiles a picture may be cut to; repeat."),
     ] = None,
     video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
+    joint_frames: Annotated[
+        int | None,
+        typer.Option(
+            "--joint-frames",
+            metavar="N",
+            help="Beside each plan one whose budgets N frames of a video share; implies --video.",
+        ),
+    ] = None,
     fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
     text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
@@ -56,11 +65,13 @@ def export(
 
     [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-size 896x896[/dim]
 
+    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
+
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
     from luvc_export.bundle import check_target
     from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.pipeline import default_image_size, export_bundle, sized
+    from luvc_export.pipeline import default_image_size, export_bundle, images_of_video, sized
     from luvc_export.report import cost
 
     check_target(output, overwrite)
@@ -74,8 +85,17 @@ def export(
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
     names = plan or [DEFAULT_SCHEDULE]
     sizes = [size for size in map(options.size, image_size or []) if size] or [default_image_size(checkpoint)]
+    shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
+    fixed = [name for name in names if options.plan_name(name) != name]
+    if fixed and joint_frames is not None:
+        raise UsageError(
+            "fixed budgets are for one picture or for one video",
+            where="--joint-frames",
+            got=f"--plan {fixed[0]}",
+            expected="a schedule's name; or a plan file that says joint_images, with --video",
+        )
     plans = {
-        sized(options.plan_name(name), size, sizes[0]): options.make(
+        sized(options.plan_name(name) + kind, size, sizes[0]): options.make(
             checkpoint,
             name,
             size,
@@ -87,8 +107,11 @@ def export(
             rho=rho,
             axis=axis,
             spectrum=spectrum,
+            joint_images=images,
         )
+        for kind, images in shared.items()
         for name in names
+        if name != "none" or not kind
         for size in sizes
     }
     with options.progress(quiet=as_json) as tell:
@@ -99,7 +122,7 @@ def export(
             image_size=sizes,
             fit=fit,  # type: ignore[arg-type]
             tiles=[options.grid(one) for one in tiles or ["1x1"]],
-            video=video,
+            video=video or joint_frames is not None,
             text_capacity=text_capacity,
             dtype=dtype,
             weights="none" if no_weights else weights,  # type: ignore[arg-type]

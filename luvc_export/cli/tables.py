@@ -17,6 +17,8 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
     if plan.merges:
         after = ", ".join(f"block {m.block}: -{m.rows} rows -{m.columns} columns" for m in plan.merges)
         merged += f", merged to {plan.vision_tokens} ({after})"
+    if plan.joint_images > 1:
+        merged += f"; {plan.joint_images} images share a budget"
     table = Table(
         title=f"{plan.schedule}: {merged}",
         caption=(

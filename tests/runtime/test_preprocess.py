@@ -9,7 +9,8 @@ from PIL import Image
 from luvc_export.cut import Cut
 from luvc_export.errors import BundleError
 from luvc_export.manifest import Fit, ImageInput
-from luvc_export.runtime.preprocess import best_fit, cut_up, preprocess
+from luvc_export.runtime.preprocess import cut_up, preprocess
+from luvc_export.runtime.tiling import best_fit
 
 GREY = (127, 127, 127)
 WIDE = Image.new("RGB", (80, 40), (255, 0, 0))

@@ -110,7 +110,7 @@ def test_a_bundle_without_video_says_how_to_get_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("video", "fps", "said"),
     [
-        ("clip.mp4", 2, r"a video is a list of its frames(.|\n)*got: str(.|\n)*PyAV"),
+        ("clip.mp4", 2, r"a video is a list of its frames(.|\n)*got: str(.|\n)*open_video"),
         ([], 2, "an empty list"),
         ([np.zeros((4, 4, 3), np.uint8)], 0, "frames per second is a number above 0"),
     ],

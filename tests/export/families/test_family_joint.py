@@ -1,0 +1,136 @@
+"""A video with one budget for all of it: the best tokens of the whole film stay, in torch and in the graph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import family_chat
+import family_harness as harness
+import numpy as np
+import pytest
+from family_harness import TOLERANCE, Case, case
+from test_family_answers import session
+from test_family_video import CHAT, FPS, VIDEO, frames
+from torch_backend import TorchBackend
+
+from luvc_export import export_bundle
+from luvc_export.errors import UsageError
+from luvc_export.plan import Plan
+from luvc_export.planning import Request, solve
+from luvc_export.runtime.session import Session
+
+#: Images of a video: two frames each.
+MOMENTS = 3
+
+
+def joint(tiny: Case, schedule: str = "thirds") -> Plan:
+    shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
+    return solve(Request(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_budget_is_of_the_whole_video(name: str, tmp_path: Path) -> None:
+    """Scores are those of a budget per image; what stays are the highest of all moments together."""
+    tiny = case(name)
+    plan = joint(tiny)
+    first, before, keep = plan.prunes[0]
+    assert (before, keep) == (MOMENTS * tiny.thirds.vision_tokens, plan.keep[first])
+    own = session(tiny, tmp_path, plan, video=True)
+    request = own.prepare(messages=CHAT, video=frames(tiny, 2 * MOMENTS), fps=FPS)
+    scores: list[Any] = []
+    for used in (plan, tiny.thirds):
+        decoder = tiny.family.decoder(tiny.model, used)
+        torch_ = TorchBackend(tiny, used)
+        torch_.decoder = decoder
+        real, seen = decoder.score, []
+        decoder.score = lambda given, real=real, seen=seen: seen.append(real(given)) or seen[-1]  # type: ignore[func-returns-value]
+        asked = _with_plan(own, used, torch_)
+        step = asked.run(request.token_ids, asked.see(request.images), blocks=request.blocks)
+        scores.append((seen[0].numpy(), step.kept[used.prunes[0][0]]))
+    (together, kept), (alone, each) = scores
+    assert together.shape == (1, 1, before)
+    assert np.abs(together.ravel() - alone.ravel()).max() < TOLERANCE
+    assert kept.shape == (1, keep)
+    assert {*kept[0].tolist()} == {*np.argsort(-together.ravel())[:keep].tolist()}
+    places = {(moment, int(token)) for moment, row in enumerate(each) for token in row}
+    assert places != {divmod(int(token), tiny.thirds.vision_tokens) for token in kept[0]}
+
+
+def _with_plan(own: Session, plan: Plan, backend: TorchBackend) -> Session:
+    entry = replace(own.bundle.manifest.plans["plan"], plan=plan)
+    manifest = replace(own.bundle.manifest, plans={"plan": entry})
+    return Session(replace(own.bundle, manifest=manifest), backend)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_uncompressed_it_is_the_same_model(name: str, tmp_path: Path) -> None:
+    tiny = case(name)
+    shown = frames(tiny, 2 * MOMENTS)
+    answers = [
+        session(tiny, tmp_path / str(index), plan, video=True).generate(
+            messages=CHAT, video=shown, fps=FPS, max_new_tokens=8
+        )
+        for index, plan in enumerate((tiny.plan, joint(tiny, "none")))
+    ]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert answers[0].visual_tokens == answers[1].visual_tokens
+
+
+def test_a_video_is_brought_to_the_frames_of_the_plan(tmp_path: Path) -> None:
+    """Evenly taken or repeated, as long as before; two videos are two groups; pictures and text have their rules."""
+    tiny = case("qwen3_vl")
+    ours, shown = session(tiny, tmp_path, joint(tiny), video=True), frames(tiny, 12)
+    assert ours.video_frames() == 2 * MOMENTS
+    for given, places in ((12, (0, 2, 4, 6, 8, 10)), (3, (0, 0, 1, 1, 2, 2))):
+        request = ours.prepare(messages=CHAT, video=shown[:given], fps=FPS)
+        assert np.array_equal(request.images.reshape(-1, *tiny.size, 3), np.stack([shown[place] for place in places]))
+    parts: list[Any] = [{"type": "video", "video": part} for part in (shown[:6], shown[6:])]
+    parts.append({"type": "text", "text": "?"})
+    found = ours.generate(messages=[{"role": "user", "content": parts}], max_new_tokens=2)
+    assert found.visual_tokens == tuple(2 * keep for keep in ours.plan.keep)
+    assert len(ours.generate(prompt="Hi", max_new_tokens=2).token_ids) == 2
+    with pytest.raises(UsageError, match=r"shares one budget over a whole video(.|\n)*without @video"):
+        ours.generate(shown[0], "?")
+
+
+def test_the_filter_has_a_block_for_every_image() -> None:
+    """One line through the whole film would be another filter, and give other scores."""
+    tiny = case("qwen2_vl")
+    first = joint(tiny).prunes[0][0]
+    film, line = (
+        getattr(tiny.family.decoder(tiny.model, replace(joint(tiny), spectrum=spectrum)), f"basis_{first}")
+        for spectrum in ("2d", "1d")
+    )
+    blocks = film.reshape(MOMENTS, tiny.thirds.vision_tokens, MOMENTS, -1)
+    off = [blocks[i, :, j] for i in range(MOMENTS) for j in range(MOMENTS) if i != j]
+    assert not any(block.any() for block in off)
+    assert harness.difference(film @ film.T, line @ line.T) > 0.01
+
+
+def test_the_graph_equals_torch_and_videos_find_their_plan(tmp_path: Path) -> None:
+    """One bundle: pictures take the plan with a budget each, videos the one they share; kept sets are equal."""
+    tiny = case("qwen3_vl")
+    plan = joint(tiny)
+    source = family_chat.save(tiny, tmp_path / "checkpoint")
+    plans = {"thirds": tiny.thirds, "thirds@video": plan}
+    bundle = export_bundle(str(source), tmp_path / "bundle", plans, image_size=tiny.size, video=True)
+    assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
+    ours, shown = Session(bundle, threads=1), frames(tiny, 2 * MOMENTS)
+    torch_ = Session(bundle, TorchBackend(tiny, plan), plan="thirds@video")
+    graph = Session(bundle, threads=1, plan="thirds@video")
+    request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
+    steps = [one.run(request.token_ids, one.see(request.images), blocks=request.blocks) for one in (graph, torch_)]
+    assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
+    assert {*steps[0].kept} == {*steps[1].kept} and steps[0].kept
+    for layer, kept in steps[1].kept.items():
+        assert np.array_equal(steps[0].kept[layer], kept)
+    for one in (ours, torch_):
+        found = one.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=8)
+        assert found.visual_tokens == plan.keep
+        assert len(found.token_ids) == 8
+    rows = ours.generate_batch([{"messages": CHAT, "video": part, "fps": FPS} for part in (shown, shown[::-1])])
+    assert all(row.visual_tokens == plan.keep for row in rows)
+    assert ours.generate(shown[0], "?", max_new_tokens=2).visual_tokens == tiny.thirds.keep
+    assert ours.video_frames() == 2 * MOMENTS

@@ -1,0 +1,85 @@
+"""Each family's pictures get the grid of tiles that its transformers processor chooses, whatever their shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers.image_processing_utils import select_best_resolution
+from transformers.image_utils import SizeDict
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+from luvc_export.cut import Cut
+from luvc_export.export import families
+from luvc_export.runtime.tiling import RULES, choose_cut
+
+TILE = 28
+MOST = 6
+#: Every grid a processor could make of up to six tiles, in an order of its own.
+GRIDS = [(rows, columns) for rows in range(1, MOST + 1) for columns in range(1, MOST + 1) if rows * columns <= MOST]
+
+
+def sizes() -> list[tuple[int, int]]:
+    """Width and height of pictures: all kinds, and exactly on the borders."""
+    random = np.random.default_rng(0)
+    drawn = [(int(w), int(h)) for w, h in random.integers(8, 400, (300, 2))]
+    exact = [(columns * TILE * k // 2, rows * TILE * k // 2) for rows, columns in GRIDS for k in (1, 2, 3)]
+    return drawn + exact
+
+
+def _best_resolution(width: int, height: int) -> tuple[int, int]:
+    found = select_best_resolution((height, width), [(rows * TILE, columns * TILE) for rows, columns in GRIDS])
+    return found[0] // TILE, found[1] // TILE
+
+
+def _closest_ratio(width: int, height: int) -> tuple[int, int]:
+    columns, rows = get_optimal_tiled_canvas((height, width), (TILE, TILE), 1, MOST)
+    return rows, columns
+
+
+def _longest_edge(width: int, height: int) -> tuple[int, int]:
+    """Idefics3's processor on a picture: resized to its longest edge, then to whole tiles, then split."""
+    processor: Any = Idefics3ImageProcessorPil()
+    picture = np.zeros((3, height, width), np.float32)
+    resized = processor.resize(picture, SizeDict(longest_edge=4 * TILE))
+    whole = processor.resize_for_vision_encoder(resized, TILE)
+    _, rows, columns = processor.split_images(whole, {"longest_edge": TILE})
+    return (rows, columns) if rows else (1, 1)
+
+
+THEIRS = {"best_resolution": _best_resolution, "closest_ratio": _closest_ratio, "longest_edge": _longest_edge}
+#: Idefics3 fills the longest row there is: four tiles.
+FOUR = [(rows, columns) for rows in range(1, 5) for columns in range(1, 5) if 4 in (rows, columns)]
+
+
+@pytest.mark.parametrize("rule", THEIRS)
+def test_a_rule_is_that_of_transformers(rule: Any) -> None:
+    grids = FOUR if rule == "longest_edge" else GRIDS
+    cuts = [Cut((index,), grid) for index, grid in enumerate(grids)]
+    chosen = set()
+    for width, height in sizes()[:: 3 if rule == "longest_edge" else 1]:
+        found = choose_cut(cuts, (width, height), (TILE, TILE), 1, rule).tiles
+        assert found == THEIRS[rule](width, height), (width, height)
+        chosen.add(found)
+    assert len(chosen) > len(grids) // 2
+
+
+def test_rules_differ() -> None:
+    """A check of one rule against another fails, so the comparison above can."""
+    both = ("best_resolution", "closest_ratio")
+    best, closest = ([RULES[rule](size, GRIDS, (TILE, TILE)) for size in sizes()] for rule in both)
+    assert best != closest
+
+
+def test_a_grid_the_bundle_lacks_is_replaced() -> None:
+    cuts = [Cut((0,), (1, 1)), Cut((1,), (2, 2))]
+    assert choose_cut(cuts, (100, 20), (TILE, TILE), 1, "longest_edge").tiles in ((1, 1), (2, 2))
+
+
+def test_families_name_the_rule_of_their_processor() -> None:
+    rules = {name: families.find(name, "test").tiling for name in families.built_in()}
+    assert {name for name, rule in rules.items() if rule == "closest_ratio"} == {"internvl"}
+    assert {name for name, rule in rules.items() if rule == "longest_edge"} == {"idefics3", "smolvlm"}
+    assert rules["llava_onevision"] == "best_resolution"
