@@ -161,7 +161,7 @@ def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
         fixed = dict.fromkeys(range(1, 5))
     elif name == contract.VISUAL_EMBEDS:
         last = len(shape or ()) - 1
-        fixed = {last - 1: surgery.plan.vision_tokens, last: None}
+        fixed = {last - 1: surgery.plan.span_tokens, last: None}
     elif name.startswith(("past_key_values.", "present.")):
         fixed = {1: None, 3: None}
     for axis, wanted in fixed.items() if shape is not None else ():
