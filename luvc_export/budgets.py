@@ -92,8 +92,9 @@ def solve_speedup(shape: DecoderShape, full: int, tokens: int, text: int, speedu
     """Mildest staged schedule of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
 
     Raises:
-        PlanError: Not even dropping every visual token reaches it.
+        PlanError: Not even dropping every visual token reaches it, or it is no positive number.
     """
+    _check_positive("speedup", speedup)
     target = sum(prefill_flops(shape, [full] * shape.layers, text)) / speedup
     return _solve(shape, tokens, "speedup", target, lambda keep: sum(prefill_flops(shape, keep, text)))
 
@@ -102,11 +103,17 @@ def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, elem
     """Mildest staged schedule whose KV cache with ``text`` text tokens fits ``mebibytes`` MiB.
 
     Raises:
-        PlanError: The text alone needs more.
+        PlanError: The text alone needs more, or it is no positive number.
     """
+    _check_positive("kv-mib", mebibytes)
     return _solve(
         shape, tokens, "kv-mib", mebibytes * 2**20, lambda keep: sum(kv_bytes(shape, keep, text, element_bytes))
     )
+
+
+def _check_positive(goal: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise PlanError(f"--{goal} is no goal", got=value, expected="a positive number", fix=f"--{goal} 2")
 
 
 def _solve(

@@ -83,6 +83,14 @@ def test_what_cannot_be_met_says_what_is_reached() -> None:
         budgets.solve_kv(QWEN_3B, 768, 2000, 1)
 
 
+@pytest.mark.parametrize("goal", [0.0, -2.0, math.nan, math.inf])
+def test_a_goal_is_a_positive_number(goal: float) -> None:
+    with pytest.raises(PlanError, match=r"--speedup is no goal\n.*got: .*\n.*positive number"):
+        budgets.solve_speedup(QWEN_3B, 1024, 768, 64, goal)
+    with pytest.raises(PlanError, match="--kv-mib is no goal"):
+        budgets.solve_kv(QWEN_3B, 768, 64, goal)
+
+
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.2, 1.0))
 def test_merge_removals_come_near_the_share(rows: int, columns: int, keep: float) -> None:
     removed = budgets.merge_removals((rows, columns), keep)

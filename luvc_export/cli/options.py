@@ -34,7 +34,7 @@ Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 
 LastLayer = Annotated[
     str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
 ]
-Text = Annotated[int, typer.Option("--text", help="Text tokens counted in costs.")]
+Text = Annotated[int, typer.Option("--text", min=1, help="Text tokens counted in costs.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
 Longest = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer; default: the task's own, or 32 tokens.")

@@ -36,7 +36,8 @@ def plan(
     spectrum: options.Spectrum = Plan.spectrum,
     last_layer: options.LastLayer = None,
     text: Annotated[
-        int | None, typer.Option("--text", help="Text tokens counted in costs: 64, or with --data the median prompt's.")
+        int | None,
+        typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
     data: options.Data = None,
