@@ -25,6 +25,7 @@ PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("luvc-export early", "luvc", None, {"plan": "early"}),
     ("luvc-export none", "luvc", None, {"plan": "none"}),
     ("transformers SDPA", "transformers_sdpa", None, {}),
+    ("transformers.exporters, graphs alone", "transformers_onnx", None, {}),
     ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", "requirements-genai.txt", {}),
     ("OpenVINO GenAI", "openvino_genai_vlm", "requirements.txt", {}),
     ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", "requirements.txt", {"pruned": True}),
