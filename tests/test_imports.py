@@ -87,10 +87,16 @@ def test_bare_names_are_refused() -> None:
 
 def test_the_public_names_import_lazily_and_help_is_light() -> None:
     code = (
-        "import sys, luvc_export, luvc_export.cli; print(luvc_export.load_bundle.__name__);"
-        "print([m for m in ('torch', 'transformers', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
+        "import sys, luvc_export, luvc_export.cli\n"
+        "sys.argv = ['luvc-export', '--help']\n"
+        "try: luvc_export.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'PIL', 'matplotlib'}\n"
+        "print(sorted(heavy & sys.modules.keys()), 'luvc_export.pipeline' in sys.modules)\n"
+        "print(luvc_export.load_bundle.__name__, sorted(heavy & sys.modules.keys()))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n")[:2] == ["load_bundle", "[]"]
+    assert "make-random" in result.stdout
+    assert result.stdout.splitlines()[-2:] == ["[] False", "load_bundle []"]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = luvc_export.nothing
