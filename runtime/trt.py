@@ -117,7 +117,7 @@ class TrtBackend:
         """See ``Chooser.choose``: the token comes to the host, its logit with it, and no other logits.
 
         Raises:
-            UsageError: See ``decode``.
+            UsageError: See ``decode``; or the engines choose no tokens.
         """
         self.gpu.activate()
         return self._decoder.choose(feeds, cache, after)

@@ -65,6 +65,12 @@ class TrtDecoder:
         self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None
     ) -> tuple[TrtToken, TrtCache]:
         """See ``TrtBackend.choose``."""
+        if not self.chooses:
+            raise UsageError(
+                "these engines choose no tokens",
+                where=self._entry.decoder.file,
+                fix=f"luvc-export build --target {self._entry.target} again, or take the logits of decode",
+            )
         call, state = self._start(feeds, cache, after, front=True)
         return TrtToken(call, self, self._number), state
 

@@ -138,6 +138,7 @@ def rtx(source: Path) -> None:
         print(f"no TensorRT-RTX here: {error}")
         return
     targets: list[TargetSpec] = [RTX, TRT103]
+    planned = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)
     for half in ("vision", "decoder"):
         model = onnx.load(source / f"{half}.thirds.onnx", load_external_data=False)
         for target in targets:
@@ -150,7 +151,7 @@ def rtx(source: Path) -> None:
                 for index in range(network.num_inputs):
                     tensor = network.get_input(index)
                     sizes = SIZES.get(tensor.name, ([1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 100, 0]))
-                    tokens = {"visual_position_ids": 64, "visual_order": 64}.get(tensor.name)
+                    tokens = planned.vision_tokens if tensor.name in ("visual_position_ids", "visual_order") else None
                     sizes = tuple([tokens if s == 15 else s for s in size_] for size_ in sizes)
                     shape = list(tensor.shape)
                     fixed = [[h if h >= 0 else w for h, w in zip(shape, s, strict=True)] for s in sizes]

@@ -18,7 +18,7 @@ from luvc_export.bundle import Bundle
 from luvc_export.calibration.subjects.engine import EngineRunner
 from luvc_export.calibration.tasks import find
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import CheckFailed
+from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.runtime import trt_buffers
 from luvc_export.runtime.cuda import Gpu
 from luvc_export.runtime.session import Session
@@ -145,6 +145,9 @@ def test_engines_of_before_answer_as_before(
     assert not backend.chooses
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
+    request = ours.prepare(*question)
+    with pytest.raises(UsageError, match=r"choose no tokens\n(.|\n)*build --target stand-in again"):
+        ours.choose(5, ours.run(request.token_ids, ours.see(request.images)).state)
 
 
 def steps(ours: Session, question: tuple[Any, str], count: int) -> list[Any]:
