@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import MachineError, UsageError, did_you_mean
 
 #: What each part of the tool needs: distribution names, and the extra that brings them.
 PARTS = {
@@ -25,7 +25,10 @@ PARTS = {
 
 
 def doctor(
-    need: Annotated[list[str] | None, typer.Option("--need", help="Exit 3 unless this part works; repeat.")] = None,
+    need: Annotated[
+        list[str] | None,
+        typer.Option("--need", help="Exit 3 unless this part works, such as export; repeat. Default: run on CPU."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and how to get what does not.
@@ -34,6 +37,7 @@ def doctor(
     """
     from luvc_export.runtime.memory import available_bytes
 
+    needed = [_named(name) for name in need or ["run on CPU"]]
     memory = available_bytes()
     parts = {name: _part(*spec) for name, spec in PARTS.items()}
     machine = {
@@ -48,12 +52,17 @@ def doctor(
         print(json.dumps({"machine": machine, "parts": parts}))
     else:
         _print(machine, parts)
-    for name in need or ["run on CPU"]:
-        match = next((part for part in PARTS if part.lower().startswith(name.lower())), None)
-        if match is None:
-            raise UsageError("unknown part", where="--need", got=name, expected=", ".join(PARTS))
-        if parts[match]["missing"]:
-            raise MachineError(f"{match} does not work here", got=parts[match]["missing"], fix=parts[match]["fix"])
+    for name in needed:
+        if parts[name]["missing"]:
+            raise MachineError(f"{name} does not work here", got=parts[name]["missing"], fix=parts[name]["fix"])
+
+
+def _named(name: str) -> str:
+    """The shortest part that begins with ``name``, in any case: ``tensorrt`` is not ``TensorRT-RTX``."""
+    match = min((part for part in PARTS if name and part.lower().startswith(name.lower())), key=len, default=None)
+    if match is None:
+        raise UsageError("unknown part", where="--need", got=repr(name), expected=did_you_mean(name, PARTS))
+    return match
 
 
 def _part(packages: tuple[str, ...], extra: str | None) -> dict[str, Any]:
