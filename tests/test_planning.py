@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luvc_export.budgets import kv_bytes
 from luvc_export.errors import PlanError
+from luvc_export.plan import Plan
 from luvc_export.planning import Request, place_merges, solve
 from luvc_export.shapes import DecoderShape, EncoderShape
 
@@ -45,3 +47,25 @@ def test_budgets_of_another_model_and_a_windowed_block_are_refused_together() ->
         solve(Request([10, 5, 0], merge_at=(8,)), (32, 32), LLM, VISION)
     assert "got 3 budgets, the model has 36 layers" in str(error.value)
     assert "after block 8; full-attention blocks are 7, 15, 23, 31" in str(error.value)
+
+
+def test_a_joint_budget_counts_every_image_and_speeds_up_as_much() -> None:
+    """Budgets, FLOPs and cache are those of the whole video."""
+    one = solve(Request("thirds"), (16, 16), LLM, VISION)
+    film = solve(Request("thirds", joint_images=8), (16, 16), LLM, VISION)
+    assert film.span_tokens == 8 * one.vision_tokens and film.merges == one.merges
+    assert film.keep == tuple(8 * keep for keep in one.keep)
+    assert film.prunes[0][1] == film.span_tokens
+    cached = solve(Request(kv_mib=20, joint_images=8), (16, 16), LLM, VISION)
+    assert sum(kv_bytes(LLM, cached.keep, 64)) <= 20 * 2**20 < sum(kv_bytes(LLM, film.keep, 64))
+    assert solve(Request("none", joint_images=8), (16, 16), LLM, VISION).keep[0] == 8 * 256
+    assert Plan.from_json(film.to_json()) == film
+
+
+def test_joint_budgets_that_cannot_be() -> None:
+    with pytest.raises(PlanError, match="joint_images: got 0"):
+        Plan((2, 2), (4, 0), joint_images=0)
+    with pytest.raises(PlanError, match="reducer: merging in the LLM needs one grid"):
+        Plan((2, 2), (4, 0), joint_images=2, reducer="merge")
+    with pytest.raises(PlanError, match=r"keep\[0\]: got 9, expected 0 to 8"):
+        Plan((2, 2), (9, 0), joint_images=2)
