@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.plan import Plan
+from luvc_export.plan import MergePass, Plan
 from luvc_export.report import Cost
+
+
+def _removed(step: MergePass) -> str:
+    """-5 rows -4 columns."""
+    return " ".join(f"-{count} {name}" for name, count in (("rows", step.rows), ("columns", step.columns)) if count)
 
 
 def cost_table(plan: Plan, cost: Cost) -> Any:
@@ -15,7 +20,7 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
     rows, columns = plan.grid
     merged = f"{rows}x{columns} = {plan.units} units"
     if plan.merges:
-        after = ", ".join(f"block {m.block}: -{m.rows} rows -{m.columns} columns" for m in plan.merges)
+        after = ", ".join(f"block {m.block}: {_removed(m)}" for m in plan.merges)
         merged += f", merged to {plan.vision_tokens} ({after})"
     if plan.joint_images > 1:
         merged += f"; {plan.joint_images} images share a budget"
