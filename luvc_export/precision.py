@@ -34,6 +34,11 @@ class QuantisedPrecision:
     portable: bool
     title: str
 
+    @property
+    def tensorrt_only(self) -> bool:
+        """ONNX Runtime cannot run it: it has no FP4 (1.31)."""
+        return self.arithmetic == "nvfp4"
+
     def plan_name(self, plan: str) -> str:
         """Name of ``plan`` in this precision; one for another image size, ``NAME@HxW``, keeps that at the end."""
         name, at, size = plan.partition("@")
@@ -46,6 +51,10 @@ PRECISIONS: dict[str, QuantisedPrecision] = {
         QuantisedPrecision("int8", "_int8", "int8", 8, True, True, "INT8 weights and activations, explicit Q/DQ"),
         QuantisedPrecision("fp8", "_fp8", "fp8", 8, True, True, "FP8 E4M3 weights and activations, explicit Q/DQ"),
         QuantisedPrecision("int4", "_int4", "int4", 4, False, True, "INT4 weights in blocks, explicit DQ"),
+        QuantisedPrecision(
+            "nvfp4", "_nvfp4", "nvfp4", 4, True, True, "FP4 E2M1 weights and activations in blocks of 16"
+        ),
+        QuantisedPrecision("nvfp4a16", "_nvfp4a16", "nvfp4", 4, False, True, "FP4 E2M1 weights in blocks of 16"),
         QuantisedPrecision("q8", "_quantized", "int8", 8, False, False, "INT8 weights, activations as they come (CPU)"),
         QuantisedPrecision("q4", "_q4", "int4", 4, False, False, "INT4 weights in blocks, MatMulNBits (CPU)"),
         QuantisedPrecision("q4f16", "_q4f16", "int4", 4, False, False, "as q4, in a bundle of dtype fp16"),

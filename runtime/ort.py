@@ -16,6 +16,7 @@ from luvc_export import contract
 from luvc_export.bundle import MANIFEST, Bundle
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.manifest import PlanEntry
+from luvc_export.precision import find
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
@@ -63,7 +64,7 @@ class OrtBackend:
 
     Raises:
         UsageError: An unknown device, a bundle without weights, or no debug graph in it.
-        MachineError: onnxruntime or its CUDA provider is missing.
+        MachineError: onnxruntime or its CUDA provider is missing, or the plan is in a precision of TensorRT alone.
     """
 
     def __init__(
@@ -73,6 +74,14 @@ class OrtBackend:
         decoder = entry.decoder_debug if debug else entry.decoder
         if decoder is None:
             raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
+        quantised = entry.quantised
+        if quantised is not None and "simulated" not in quantised.recipe and find(quantised.precision).tensorrt_only:
+            raise MachineError(
+                "ONNX Runtime has no operators for this precision",
+                where=str(bundle.folder / entry.decoder),
+                got=quantised.precision,
+                fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
+            )
         if bundle.manifest.weights.mode == "none":
             raise UsageError(
                 "this bundle has no weights: it can be timed and inspected, not asked",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from luvc_export.calibration.quantise import fp4
 from luvc_export.calibration.quantise.placing import Placed
 from luvc_export.calibration.quantise.rounding import FP8_MAX, INT8_MAX
 from luvc_export.calibration.quantise.shelf import Shelf
@@ -29,10 +31,18 @@ class Inserter:
         shelf: Where the weights of every site lie.
         precision: Of every site.
         dtype: Arithmetic of the graph.
+        simulate: Operators ONNX Runtime has in place of NVFP4's; see ``fp4``.
     """
 
-    def __init__(self, graph: ir.Graph, shelf: Shelf, precision: QuantisedPrecision, dtype: type[np.generic]) -> None:
-        self.graph, self.shelf, self.precision, self.dtype = graph, shelf, precision, dtype
+    def __init__(
+        self,
+        graph: ir.Graph,
+        shelf: Shelf,
+        precision: QuantisedPrecision,
+        dtype: type[np.generic],
+        simulate: bool = False,
+    ) -> None:
+        self.graph, self.shelf, self.precision, self.dtype, self.simulate = graph, shelf, precision, dtype, simulate
 
     def apply(self, sites: Mapping[str, Site], placed: Mapping[str, Placed]) -> None:
         """Quantise ``sites``, each as ``placed`` says."""
@@ -50,6 +60,7 @@ class Inserter:
 
     def _product(self, name: str, at: str, product: ir.Node, how: Placed, folded: bool) -> ir.Value:
         activation = product.inputs[0]
+        assert activation is not None
         weight, scale = (self.shelf.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale"))
         if how.factor is not None and not folded:
             inverse = self._constant(f"{name}.divided_by", (1 / how.factor).astype(self.dtype))
@@ -62,11 +73,57 @@ class Inserter:
             given = {"K": how.rows, "N": how.columns, "bits": 4, "block_size": how.block or how.rows}
             given["accuracy_level"] = _ACCURACY_LEVEL
             return self._node("MatMulNBits", [activation, weight, scale], f"{at}.product", product, _CONTRIB, given)
+        if self.precision.arithmetic == "nvfp4":
+            return self._fp4(name, at, product, activation, how)
         axis = {"axis": 0, "block_size": how.block} if how.block else {"axis": 1}
         widened = self._node("DequantizeLinear", [weight, scale], f"{at}.weight_dequantized", product, "", axis)
         if how.range is not None:
             activation = self._rounded(at, product, activation, how.range)
         return self._node("MatMul", [activation, widened], f"{at}.product", product)
+
+    def _fp4(self, name: str, at: str, product: ir.Node, activation: ir.Value, how: Placed) -> ir.Value:
+        """A product of NVFP4 numbers, in the graph's own arithmetic."""
+
+        def emit(
+            op: str,
+            inputs: Sequence[ir.Value | None],
+            name: str,
+            domain: str = "",
+            attributes: Mapping[str, Any] | None = None,
+            outputs: int = 1,
+        ) -> tuple[ir.Value, ...]:
+            return self._nodes(op, inputs, name, product, domain, attributes, outputs)
+
+        if self.simulate:
+            self.shelf.put(f"{name}.weight_simulated", lambda: ir.tensor(self._widened(name, how)))
+            widened = self.shelf.take(self.graph, f"{name}.weight_simulated")
+        else:
+            parts = (
+                self.shelf.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale", "global_scale")
+            )
+            widened = fp4.weight(emit, name, *parts)
+        if how.range is not None:
+            if not self.simulate:
+                self.graph.opset_imports.setdefault(fp4.DOMAIN, 1)
+            rounding = fp4.simulated if self.simulate else fp4.activation
+            activation = rounding(emit, self._constant, at, activation, how.range)
+            activation = self._narrowed(activation, f"{at}.input_cast", product)
+        return self._node(
+            "MatMul", [activation, self._narrowed(widened, f"{at}.weight_cast", product)], f"{at}.product", product
+        )
+
+    def _narrowed(self, value: ir.Value, name: str, before: ir.Node) -> ir.Value:
+        """fp32 in the graph's arithmetic."""
+        if self.dtype is np.float32:
+            return value
+        return self._node("Cast", [value], name, before, attributes={"to": int(ir.DataType.FLOAT16)})
+
+    def _widened(self, name: str, how: Placed) -> NDArray[np.float32]:
+        parts = [
+            self.shelf.array(f"{name}.weight_{part}").astype(np.float32)
+            for part in ("quantized", "scale", "global_scale")
+        ]
+        return np.asarray(parts[0] * np.repeat(parts[1] * parts[2], how.block or 1, 0), np.float32)
 
     def _rounded(self, at: str, product: ir.Node, activation: ir.Value | None, top: float) -> ir.Value:
         """Q and DQ of an activation, symmetric, as TensorRT wants them."""
@@ -103,12 +160,25 @@ class Inserter:
         name: str,
         before: ir.Node,
         domain: str = "",
-        attributes: Mapping[str, int] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
-        node = ir.node(op, inputs, attributes=attributes, domain=domain, name=name)
-        node.outputs[0].name = name
+        return self._nodes(op, inputs, name, before, domain, attributes)[0]
+
+    def _nodes(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        before: ir.Node,
+        domain: str = "",
+        attributes: Mapping[str, Any] | None = None,
+        outputs: int = 1,
+    ) -> tuple[ir.Value, ...]:
+        node = ir.node(op, inputs, attributes=attributes, domain=domain, name=name, num_outputs=outputs)
+        for number, out in enumerate(node.outputs):
+            out.name = f"{name}.{number}" if number else name
         self.graph.insert_before(before, node)
-        return node.outputs[0]
+        return tuple(node.outputs)
 
     def _replace(self, product: ir.Node, out: ir.Value) -> None:
         old = product.outputs[0]

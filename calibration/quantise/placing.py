@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from luvc_export.calibration.quantise.blocks import stored_scales
 from luvc_export.calibration.quantise.rounding import Rounded
 from luvc_export.calibration.quantise.shelf import Shelf
 from luvc_export.precision import QuantisedPrecision
@@ -43,9 +45,10 @@ def place(
     top: float | None,
     dtype: type[np.generic],
 ) -> Placed:
-    """Write ``weight`` (``factor`` already in it) for ``precision``; scales in ``dtype``."""
+    """Write ``weight`` (``factor`` already in it) for ``precision``; scales in ``dtype``, NVFP4's as it has them."""
     rows, columns = weight.values.shape
-    values, scale = weight.values, weight.scale.astype(dtype)
+    values: NDArray[Any] = weight.values
+    scale: NDArray[Any] = weight.scale.astype(dtype)
     if precision.name == "q8":
         # Unsigned around 128: pairs of products with signed weights overflow 16 bits on CPUs without VNNI.
         values, scale = (values.astype(np.int16) + 128).astype(np.uint8), weight.scale
@@ -53,6 +56,10 @@ def place(
         # As MatMulNBits reads them: two a byte, the even row low, [N, K / block, block / 2], 8 standing for zero.
         codes = (values.astype(np.int8).T + 8).astype(np.uint8).reshape(columns, -1, weight.block or rows)
         values, scale = codes[:, :, ::2] | codes[:, :, 1::2] << 4, np.ascontiguousarray(scale.T)
+    elif weight.tensor is not None:
+        scale = stored_scales(weight)
+        whole = np.array(weight.tensor, np.float32)
+        shelf.put(f"{name}.weight_global_scale", lambda: ir.tensor(whole))
     shelf.put(f"{name}.weight_quantized", lambda: ir.tensor(values))
     shelf.put(f"{name}.weight_scale", lambda: ir.tensor(scale))
     return Placed(rows, columns, weight.block, factor, top)

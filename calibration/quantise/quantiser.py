@@ -86,10 +86,11 @@ class Quantiser:
     def _files(self) -> tuple[str, str]:
         return self.entry.vision, self.entry.decoder
 
-    def write(self, folder: Path, high: Collection[str], data: CalibrationData) -> PlanEntry:
+    def write(self, folder: Path, high: Collection[str], data: CalibrationData, simulate: bool = False) -> PlanEntry:
         """Write both graphs and their weights to ``folder``, all sites but ``high`` quantised.
 
-        In the folder given at first, weights that this choice does not use stay for the next one.
+        In the folder given at first, weights that this choice does not use stay for the next one. With ``simulate``,
+        precisions ONNX Runtime has not are numbers of that precision in fp32.
         """
         shelf = self._shelf if folder == self._shelf.folder else Shelf(folder, self._shelf.name)
         written = []
@@ -97,7 +98,7 @@ class Quantiser:
             model = self._load(file)
             found = {name: site for name, site in sites(model.graph).items() if name in self._placed}
             chosen = {name: site for name, site in found.items() if name not in high}
-            Inserter(model.graph, self._shelf, self.recipe.precision, self._dtype).apply(chosen, self._placed)
+            Inserter(model.graph, self._shelf, self.recipe.precision, self._dtype, simulate).apply(chosen, self._placed)
             RemoveUnusedNodesPass()(model)
             for name, value in model.graph.initializers.items():
                 if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
@@ -107,14 +108,17 @@ class Quantiser:
         kept = self.bundle.manifest.dtype
         layers = {name: kept if name in high else self.recipe.precision.name for name in self.names}
         layers |= dict.fromkeys(self.high, kept)
-        made = Quantisation(self.recipe.precision.name, shelf.name, layers, self.recipe.to_json(), data)
+        said = self.recipe.to_json()
+        if simulate and self.recipe.precision.tensorrt_only:
+            said["simulated"] = kept
+        made = Quantisation(self.recipe.precision.name, shelf.name, layers, said, data)
         vision, decoder = written
         return dataclasses.replace(self.entry, vision=vision, decoder=decoder, decoder_debug=None, quantised=made)
 
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
-        """A bundle, in the folder given at first, whose only plan is the choice that keeps ``high``."""
+        """A bundle, in the folder given at first, whose one plan keeps ``high``, as ONNX Runtime can run it."""
         folder, manifest = self._shelf.folder, self.bundle.manifest
-        entry = self.write(folder, high, data)
+        entry = self.write(folder, high, data, simulate=True)
         files = {}
         for name, known in manifest.files.items():
             if not name.endswith(".onnx") and not name.startswith("weights"):

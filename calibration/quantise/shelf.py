@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 #: Larger tensors lie in the file, each at a page's start as runtimes that map files want; others in the graphs.
 INLINE_BYTES = 1024
@@ -45,6 +47,10 @@ class Shelf:
             self.name, offset, tensor.nbytes, tensor.dtype, shape=shape, name=name, base_dir=self.folder
         )
         return large
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The tensor called ``name``, read."""
+        return self._placed[name].numpy()
 
     def take(self, graph: ir.Graph, name: str) -> ir.Value:
         """An initializer of ``graph`` with the tensor called ``name``."""

@@ -2,9 +2,9 @@
 
 Run: python docs/results/quantisation_measure.py FOLDER [QUESTIONS]. Exports the bundled checkpoint with plans ``even``
 (the default), ``thirds`` (score residual, rho 0.1) and ``none`` into FOLDER, adds every precision on the task's search
-part with nothing kept high but the defaults (``--min-agreement 0``), asks all of them the same held-out questions, and times one question on
-one thread (CPU time of the thread, median). Answers and times are kept in FOLDER: a run that was interrupted goes on
-where it stopped.
+part with nothing kept high but the defaults (``--min-agreement 0``), asks all of them the same held-out questions, and
+times one question on one thread (CPU time of the thread, median). Answers and times are kept in FOLDER: a run that was
+interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from luvc_export import bundle as bundles
 from luvc_export import export_bundle, make_plan
 from luvc_export.calibration import datasets, intervals
 from luvc_export.calibration.ablation.store import Store, pack, unpack
+from luvc_export.calibration.quantise import cache
 from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.subjects import open_bundle
 from luvc_export.calibration.tasks import find
@@ -30,6 +32,8 @@ from luvc_export.precision import PRECISIONS
 TASK = find("glyph")
 OUTPUT = Path(__file__).with_suffix("").parent / "quantisation.md"
 MEASURED = {"even": ("int8", "int4", "fp8", "q8", "q4"), "thirds": ("int8", "int4"), "none": ("int8", "int4")}
+#: Also measured, on stand-ins: ONNX Runtime has no FP4.
+SIMULATED = {"even": ("nvfp4", "nvfp4a16")}
 RUNS = 30
 
 
@@ -53,6 +57,17 @@ def made(folder: Path) -> Path:
                 calibrate(loaded, data, recipe, plan=plan, min_agreement=0, ranges_file=file, threads=1)
                 print(f"made {plan} in {name}", flush=True)
     return target
+
+
+def stand_in(folder: Path, bundle: bundles.Bundle, plan: str, name: str) -> bundles.Bundle:
+    """A bundle with the numbers of a precision that ONNX Runtime cannot run."""
+    target = folder / f"{plan}.{name}"
+    if not (target / bundles.MANIFEST).is_file():
+        target.mkdir(exist_ok=True)
+        data = datasets.load(TASK.name)
+        seen = cache.load(folder / f"ranges.{plan}.npz", cache.about(bundle, plan, data.split()[0]))
+        Quantiser(bundle, plan, Recipe(PRECISIONS[name]), seen, target).trial((), data.record)
+    return bundles.load(target)
 
 
 def right(folder: Path, plan: str, cases: list[Any]) -> list[bool]:
@@ -104,23 +119,30 @@ def main(folder: Path, count: int) -> None:
     pictures = [case.picture for case in cases]
     store = Store(folder / "measured.json", {"model": bundle.manifest.source.sha256, "count": count})
     lines = []
-    rows = [(plan, name) for plan, names in MEASURED.items() for name in (None, *names)]
+    rows = [
+        (bundle, plan, name) for plan, names in MEASURED.items() for name in (None, *names, *SIMULATED.get(plan, ()))
+    ]
     full: list[bool] = []
-    for plan, name in rows:
+    for made_of, plan, name in rows:
+        item = stand_in(folder, made_of, plan, name) if name in SIMULATED.get(plan, ()) else made_of
         which = plan if name is None else f"{plan}{PRECISIONS[name].suffix}"
-        key = _hashes(bundle, which)
-        packed = store.of(["right", *key], lambda which=which: pack(right(bundle.folder, which, cases)))
+        key = _hashes(item, which)
+        packed = store.of(["right", *key], lambda item=item, which=which: pack(right(item.folder, which, cases)))
         answers = unpack(packed, count)
         full = answers if name is None else full
-        took = store.of(["times", *key], lambda which=which: times(bundle.folder, which, single))
+        took = (
+            {}
+            if item is not bundle
+            else store.of(["times", *key], lambda item=item, which=which: times(item.folder, which, single))
+        )
         lost = intervals.difference(full, answers, pictures)
-        entry = bundle.entry(which).quantised
+        entry = item.entry(which).quantised
         kept = sum(kind != entry.precision for kind in entry.layers.values()) if entry else 0
         cells = [plan, name or bundle.manifest.dtype, f"{kept}" if entry else ""]
-        cells += [f"{size(bundle, which):.2f}", f"{np.mean(answers):.4f}"]
+        cells += ["" if item is not bundle else f"{size(item, which):.2f}", f"{np.mean(answers):.4f}"]
         cells += [f"{100 * lost.value:+.2f} ({100 * lost.low:+.2f} to {100 * lost.high:+.2f})" if name else ""]
         cells += ["" if name is None else "yes" if lost.value <= 0.01 and lost.high <= 0.015 else "**no**"]
-        cells += [f"{took[part]:.2f}" for part in ("vision", "prefill", "token")]
+        cells += ["" if item is not bundle else f"{took[part]:.2f}" for part in ("vision", "prefill", "token")]
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     OUTPUT.write_text(page(bundle, lines, count), encoding="utf-8")
@@ -149,6 +171,7 @@ every row. Ranges and scales come from {data.cases} cases of the search part ({d
 Nothing is kept high but the patch embedding, the token embedding and lm_head (column "high": products).
 Lost points are paired against the same plan unquantised, with a 95 % interval that takes questions about one picture
 as a cluster; "within" means at most 1 point lost and an upper bound of at most 1.5.
+Rows of nvfp4 and nvfp4a16 are stand-ins, the same numbers computed in fp32: ONNX Runtime has no FP4.
 Times are CPU milliseconds of one thread on the machine that ran the command (onnxruntime {onnxruntime.__version__}),
 median of {RUNS} questions; the model has 3.7 M parameters, so they say little about large ones. No GPU was used.
 

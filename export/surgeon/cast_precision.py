@@ -158,7 +158,7 @@ class _Retyping:
         if node.domain == DOMAIN:
             self._fused(node)
             return
-        if node.op == "Cast":
+        if node.op in ("Cast", "TRT_FP4DynamicQuantize"):
             return
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
             self._rounding(node)
@@ -177,7 +177,19 @@ class _Retyping:
             self._to(node, range(len(node.inputs)), int(_FLOAT))
 
     def _rounding(self, node: gs.Node) -> None:
-        """Q and DQ: the float side and the scale are low, so that products on both sides of them are."""
+        """Q and DQ: the float side and the scale are low, so that products on both sides of them are.
+
+        Two DQ, the first making the scale of the second (NVFP4), stay fp32, and what they make is cast: the scale of
+        the whole is too small for fp16.
+        """
+        if _of_two(node):
+            after = [item for item in readers(node.outputs[0]) if item.op != node.op]
+            narrow = self.surgery.emit("Cast", [node.outputs[0]], to=int(self.code))[0] if after else None
+            for item in after:
+                item.inputs[item.inputs.index(node.outputs[0])] = narrow
+            if narrow is not None:
+                self._lower(narrow)
+            return
         self._to(node, (1,) if node.op == "DequantizeLinear" else (0, 1), self.code)
         if node.op == "DequantizeLinear":
             self._lower(node.outputs[0])
@@ -211,3 +223,13 @@ class _Retyping:
                     self.low.add(id(cast))
                 self.casts[id(tensor), code] = cast
             node.inputs[index] = self.casts[id(tensor), code]
+
+
+def _of_two(node: gs.Node) -> bool:
+    """Whether a DequantizeLinear makes the scale of another, or takes its scale from another."""
+    if node.op != "DequantizeLinear":
+        return False
+    made = node.inputs[1].inputs
+    return bool(made and made[0].op == node.op) or any(
+        reader.inputs[1] is node.outputs[0] for reader in readers(node.outputs[0], node.op)
+    )

@@ -27,12 +27,14 @@ from luvc_export.target import Precision, TargetSpec
 
 #: Domain of fused nodes, which carry ONNX bodies. Plugin nodes, which carry none, are of another.
 DOMAIN = "luvc"
+#: TensorRT's own operators, which ONNX files may hold (``TRT_FP4DynamicQuantize``).
+TENSORRT_DOMAIN = "trt"
 PLAN_KEY = "luvc.plan"
 #: Operators that only pass on or reshape what a weight file holds: a back-end folds them when it loads.
 WEIGHT_OPS = ("Cast", "Transpose", "Concat", "Reshape")
 
 #: Quantised element types numpy has no name for: graphsurgeon would turn their constants into floats by reading them.
-_NARROW = (onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.INT4)
+_NARROW = (onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.INT4, onnx.TensorProto.FLOAT4E2M1)
 
 Part = Literal["vision", "decoder"]
 
@@ -110,7 +112,7 @@ class Surgery:
         model.functions.extend(function for name, function in self.functions.items() if name in used)
         del model.opset_import[:]
         model.opset_import.append(onnx.helper.make_opsetid("", self.graph.opset))
-        for domain in (DOMAIN, PLUGIN_DOMAIN):
+        for domain in (DOMAIN, PLUGIN_DOMAIN, TENSORRT_DOMAIN):
             if any(node.domain == domain for node in model.graph.node):
                 model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
         for function in model.functions:

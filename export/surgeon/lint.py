@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from luvc_export import contract
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list
-from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, value
+from luvc_export.export.surgeon.graph import DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
 from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
@@ -52,6 +52,9 @@ FORBIDDEN = frozenset(
         "SequenceMap",
     ]
 )
+
+#: Operators of TensorRT's own that quantised plans hold; only targets with kernels for them are given such plans.
+TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
 _TYPES = {
     contract.IMAGE: np.uint8,
@@ -118,6 +121,9 @@ def _operators(surgery: Surgery) -> Iterator[str]:
         elif node.domain == DOMAIN:
             if not surgery.target.functions:
                 yield f"{DOMAIN}::{node.op} ({node.name}): the target reads no functions"
+        elif (node.domain, node.op) in TENSORRT:
+            if surgery.target.functions:
+                yield f"{node.domain}::{node.op} ({node.name}): ONNX Runtime has no such operator"
         elif node.domain not in (None, ""):
             yield f"{node.domain}::{node.op} ({node.name}): not an operator of ONNX"
         if node.op == "TopK":

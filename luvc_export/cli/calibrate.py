@@ -13,7 +13,9 @@ from luvc_export.cli import options
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    precision: Annotated[str, typer.Option("--precision", help="int8, fp8, int4; for the CPU: q8, q4, q4f16.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
+    ],
     data: Annotated[
         str | None,
         typer.Option("--data", help="Needed: a folder of pictures, a JSON Lines file, or a task such as glyph."),
@@ -29,7 +31,7 @@ def calibrate(
     method: Annotated[str, typer.Option("--range", help="Range of activations: max, percentile, entropy.")] = "max",
     percentile: Annotated[float, typer.Option("--percentile", help="For --range percentile.")] = 99.99,
     smooth: Annotated[float, typer.Option("--smooth", help="SmoothQuant's alpha for int8; 0 turns it off.")] = 0.5,
-    rtn: Annotated[bool, typer.Option("--rtn", help="Round INT4 weights to nearest, without AWQ.")] = False,
+    rtn: Annotated[bool, typer.Option("--rtn", help="Round four-bit weights to nearest.")] = False,
     keep_high: Annotated[
         list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
     ] = None,

@@ -91,6 +91,21 @@ def test_rounding_is_to_the_nearest_by_column_and_block() -> None:
     assert rounding.int8(np.zeros((4, 4), np.float32)).widened().max() == 0, "no division by nothing"
 
 
+def test_nvfp4_weights_are_e2m1_by_e4m3_block_scales_by_one_scale() -> None:
+    weight = RANDOM.normal(size=(64, 24)).astype(np.float32) * np.float32(0.02)
+    form = blocks.nvfp4(weight)
+    assert form is not None and form.tensor == pytest.approx(np.abs(weight).max() / (6 * 448))
+    made = blocks.nearest(weight, form)
+    codes = np.abs(made.values.astype(np.float32))
+    assert set(np.unique(codes)) <= {0, 0.5, 1, 1.5, 2, 3, 4, 6} and codes.max() == 6
+    stored = blocks.stored_scales(made)
+    assert stored.shape == (4, 24) and stored.astype(np.float32).max() == 448
+    again = codes * np.sign(weight) * np.repeat(stored.astype(np.float32) * np.float32(form.tensor), 16, 0)
+    np.testing.assert_allclose(made.widened(), again, rtol=1e-6)
+    assert (np.abs(made.widened() - weight) <= np.repeat(made.scale, 16, 0) * 1.01 + 1e-7).all(), "half a step of 2"
+    assert blocks.nvfp4(np.ones((24, 4), np.float32)) is None
+
+
 def test_clipping_by_importance_loses_less_where_it_matters() -> None:
     weight = RANDOM.normal(size=(128, 64)).astype(np.float32)
     weight[5] *= 3
@@ -182,6 +197,9 @@ def test_an_unsupported_precision_names_the_others() -> None:
         ("jetson-agx-orin-jp72", {"int8", "int4"}),
         ("jetson-orin-nano-jp62", {"int8"}),
         ("h100", {"int8", "int4", "fp8"}),
+        ("rtx-blackwell", {"int8", "int4", "fp8", "nvfp4", "nvfp4a16"}),
+        ("b200", {"int8", "int4", "fp8", "nvfp4", "nvfp4a16"}),
+        ("jetson-thor", {"int8", "int4", "fp8", "nvfp4", "nvfp4a16"}),
         ("l4", {"int8", "int4", "fp8"}),
         ("cpu", {"int8", "int4", "q8", "q4", "q4f16"}),
     ],

@@ -28,8 +28,9 @@ from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.subjects import open_bundle
 from luvc_export.calibration.subjects.base import LOGITS
 from luvc_export.cli import app
-from luvc_export.errors import UsageError
+from luvc_export.errors import MachineError, UsageError
 from luvc_export.precision import PRECISIONS
+from luvc_export.runtime.ort import OrtBackend
 
 PLAN = "thirds"
 
@@ -49,7 +50,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def quantise(bundle: Bundle, seen: dict[str, Statistics], folder: Path, name: str) -> Quantiser:
-    return Quantiser(bundle, PLAN, Recipe(PRECISIONS[name], aware=name == "int4"), seen, folder)
+    return Quantiser(bundle, PLAN, Recipe(PRECISIONS[name], aware=name in ("int4", "nvfp4")), seen, folder)
 
 
 def test_ranges_of_a_pruned_layer_come_from_the_tokens_it_keeps(
@@ -95,7 +96,7 @@ def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(demo_bundl
     assert not any("norm" in name for name in found)
 
 
-@pytest.mark.parametrize("name", ["int8", "fp8", "int4", "q8", "q4"])
+@pytest.mark.parametrize("name", ["int8", "fp8", "int4", "nvfp4", "q8", "q4"])
 def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
     demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
 ) -> None:
@@ -172,6 +173,22 @@ def test_cached_ranges_come_back_and_those_of_another_model_do_not(
             cache.load(quantised[1], cache.about(bundle, plan, cases))
     with pytest.raises(UsageError, match="no cache of ranges"):
         cache.load(demo_bundle.path("tokenizer.json"), wanted)
+
+
+def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(
+    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
+) -> None:
+    made = quantise(demo_bundle, seen, tmp_path, "nvfp4")
+    entry = made.write(tmp_path, (), data.record)
+    graph = ir.load(tmp_path / entry.decoder).graph
+    dynamic = [node for node in graph if node.op_type == "TRT_FP4DynamicQuantize"]
+    kinds = [value.dtype for value in graph.initializers.values()]
+    assert len(dynamic) == kinds.count(ir.DataType.FLOAT4E2M1) == kinds.count(ir.DataType.FLOAT8E4M3FN) > 8
+    assert graph.opset_imports["trt"] == 1 and entry.quantised is not None
+    assert "simulated" not in entry.quantised.recipe
+    manifest = dataclasses.replace(demo_bundle.manifest, plans={**demo_bundle.manifest.plans, made.name: entry})
+    with pytest.raises(MachineError, match=r"ONNX Runtime has no operators for this precision(.|\n)*nvfp4"):
+        OrtBackend(Bundle(tmp_path, manifest), entry)
 
 
 def test_the_search_runs_on_real_graphs_and_the_map_is_written(
