@@ -119,7 +119,7 @@ def test_tensorrt_rtx_builds_it(demo_bundle: Bundle, graphs: tuple[str, dict[str
 def test_graphs_for_onnx_runtime_hold_no_operator_of_tensorrt(graphs: tuple[str, dict[str, Path]]) -> None:
     precision, files = graphs
     if precision == "nvfp4":
-        with pytest.raises(CheckFailed, match="TRT_FP4DynamicQuantize(.|\n)*ONNX Runtime has no such operator"):
+        with pytest.raises(CheckFailed, match=r"TRT_FP4DynamicQuantize(.|\n)*ONNX Runtime has no such operator"):
             operate(onnx.load(files["decoder"], load_external_data=False), ORT_CPU)
 
 
