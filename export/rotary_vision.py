@@ -111,10 +111,18 @@ class RotaryVision(nn.Module):
         return x.reshape(-1, x.shape[1] // self.patches, self.patches * x.shape[2])
 
     def _patches(self, image: Tensor) -> Tensor:
-        """Patches [n, rows, columns, 2, 2, channel, frame, row, column]; one frame fills both temporal places."""
+        """Patches [n, rows, columns, 2, 2, channel, frame, row, column], of real frames with some of these axes joined.
+
+        One frame fills both temporal places.
+        """
         patch, merge, frames = self.config.patch_size, self.config.spatial_merge_size, self.config.temporal_patch_size
         rows, columns = self.plan.grid
-        pixels = self.normalise(image).expand(-1, frames, -1, -1, -1)
+        pixels = self.normalise(image)
+        if image.shape[1] > 1:  # in two steps: TensorRT takes eight axes, and no surgery brings them down here
+            tiles = pixels.reshape(-1, merge, patch, columns, merge, patch, 3).permute(0, 3, 1, 4, 6, 2, 5)
+            tiles = tiles.reshape(-1, frames, rows * columns * merge * merge, 3, patch * patch)
+            return tiles.permute(0, 2, 3, 1, 4)
+        pixels = pixels.expand(-1, frames, -1, -1, -1)
         pixels = pixels.reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
         return pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
 

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import family_chat
 import family_harness as harness
 import numpy as np
 import pytest
-from family_harness import TOLERANCE, case
+from family_harness import TOLERANCE, Case, build, case
+from PIL import Image
 from test_family_answers import chat, pictures
+from test_family_joint import MOMENTS, joint
+from test_family_video import CHAT, FPS, frames
 from torch_backend import TorchBackend
 
 from luvc_export import build_engine, contract, export_bundle
 from luvc_export.bundle import Bundle, load
+from luvc_export.cli import main
 from luvc_export.export import families
+from luvc_export.plan import Plan
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
 FAMILIES = families.built_in()
-#: The family whose bundle takes a second image size.
-BUCKETS = "qwen3_vl"
+#: The family whose bundle takes a second image size, and the one whose bundle has a plan for whole videos too.
+BUCKETS, FILMS = "qwen2_vl", "qwen3_vl"
+
+
+@cache
+def small(name: str) -> Case:
+    """The tiny model with two LLM layers, a prune and a drop: tracing takes its time by the layer.
+
+    DeepStack's planes need the third.
+    """
+    family = families.find(name, "test")
+    config = family.tiny_config()
+    if name == FILMS:
+        return case(name)
+    text = config.get_text_config()
+    text.num_hidden_layers = 2
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:2]
+    made = build(family, config)
+    return replace(made, thirds=_halved(made.thirds))
+
+
+def _halved(plan: Plan) -> Plan:
+    return replace(plan, keep=(plan.vision_tokens // 2, 0))
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +60,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @cache
     def export(name: str) -> Bundle:
-        tiny, folder = case(name), tmp_path_factory.mktemp(name)
+        tiny, folder = small(name), tmp_path_factory.mktemp(name)
         plans = {"thirds": tiny.thirds}
         if name == BUCKETS:
             (height, width), plan = tiny.wide
-            plans[f"thirds@{height}x{width}"] = plan
-        source = family_chat.save(tiny, folder / "checkpoint")
-        return export_bundle(str(source), folder / "bundle", plans, image_size=tiny.size, text_capacity=256)
+            plans[f"thirds@{height}x{width}"] = _halved(plan)
+        if name == FILMS:
+            plans["thirds@video"] = joint(tiny)
+        options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "video": name == FILMS}
+        return export_bundle(str(family_chat.save(tiny, folder / "checkpoint")), folder / "bundle", plans, **options)
 
     return export
 
@@ -60,12 +92,12 @@ def _same(ours: Session, torch_: Session, ids: list[int], images: Any, before: t
 @pytest.mark.parametrize("name", FAMILIES)
 def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
     """Vision; then prefill of two images, of text alone, and a decode step, all from one decoder graph; then a chat."""
-    tiny = case(name)
-    plan, images = tiny.thirds, tiny.images(2)
+    tiny = small(name)
+    bundle = exported(name)
+    plan, images = tiny.thirds, tiny.images(2).expand(-1, bundle.manifest.image.frames, -1, -1, -1).contiguous()
     assert plan.merges
     assert plan.vision_tokens < plan.units
     assert [keep for _, _, keep in plan.prunes if keep]
-    bundle = exported(name)
     ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
     found, expected = ours.see(images.numpy()), torch_.see(images.numpy())
     assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
@@ -81,8 +113,9 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
 
 def test_the_size_that_fits_a_picture_is_used_and_said(exported: Any) -> None:
     """One bundle, two sizes, one file of weights; a chat stays with the size it began with."""
-    tiny, bundle = case(BUCKETS), exported(BUCKETS)
-    (height, width), wide = tiny.wide
+    tiny, bundle = small(BUCKETS), exported(BUCKETS)
+    (height, width), plan = tiny.wide
+    wide = _halved(plan)
     both = Session(bundle, threads=1)
     assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
     for size, plan in ((tiny.size, tiny.thirds), ((height, width), wide)):
@@ -102,4 +135,57 @@ def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> N
     build_engine(bundle.folder, "rtx-ada", "thirds", precision="fp16")
     entry = load(bundle.folder).engine("thirds", "rtx-ada")
     assert {item.name for item in entry.vision.inputs} == {contract.IMAGE}
-    assert {*contract.past_names(case(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}
+    assert {*contract.past_names(small(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}
+
+
+def test_run_takes_a_folder_of_frames(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve frames on disk, six of them looked at, under the plan for whole videos."""
+    tiny, bundle = case(FILMS), exported(FILMS)
+    for index, frame in enumerate(frames(tiny, 12)):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    asked = [
+        "--prompt",
+        "What then?",
+        "--max-new-tokens",
+        "2",
+        "--show-kept",
+        str(tmp_path / "kept" / "k.png"),
+        "--json",
+    ]
+    argv = ["luvc-export", "run", str(bundle.folder), "--video", str(tmp_path), "--fps", "4", *asked]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    said = json.loads(capsys.readouterr().out)
+    assert said["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12}
+    assert tuple(said["timings"]["visual_tokens"]) == bundle.manifest.plans["thirds@video"].plan.keep
+    assert (tmp_path / "kept" / "k.png").is_file()
+
+
+def test_videos_find_their_plan_and_keep_what_torch_keeps(exported: Any) -> None:
+    """One bundle: pictures take the plan with a budget each, videos the one they share."""
+    tiny, bundle = case(FILMS), exported(FILMS)
+    plan = bundle.manifest.plans["thirds@video"].plan
+    assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
+    ours, shown = Session(bundle, threads=1), frames(tiny, 2 * MOMENTS)
+    torch_ = Session(bundle, TorchBackend(tiny, plan), plan="thirds@video")
+    graph = Session(bundle, threads=1, plan="thirds@video")
+    request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
+    steps = [one.run(request.token_ids, one.see(request.images), blocks=request.blocks) for one in (graph, torch_)]
+    assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
+    assert {*steps[0].kept} == {*steps[1].kept} and steps[0].kept
+    for layer, kept in steps[1].kept.items():
+        assert np.array_equal(steps[0].kept[layer], kept)
+    for one in (ours, torch_):
+        found = one.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=8)
+        assert found.visual_tokens == plan.keep
+        assert len(found.token_ids) == 8
+    rows = ours.generate_batch(
+        [{"messages": CHAT, "video": part, "fps": FPS} for part in (shown, shown[::-1])], max_new_tokens=4
+    )
+    assert all(row.visual_tokens == plan.keep for row in rows)
+    assert ours.generate(shown[0], "?", max_new_tokens=2).visual_tokens == tiny.thirds.keep
+    assert ours.video_frames() == 2 * MOMENTS

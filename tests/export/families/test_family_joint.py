@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import family_chat
 import family_harness as harness
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from test_family_answers import session
 from test_family_video import CHAT, FPS, VIDEO, frames
 from torch_backend import TorchBackend
 
-from luvc_export import export_bundle
 from luvc_export.errors import UsageError
 from luvc_export.plan import Plan
 from luvc_export.planning import Request, solve
@@ -107,30 +105,3 @@ def test_the_filter_has_a_block_for_every_image() -> None:
     off = [blocks[i, :, j] for i in range(MOMENTS) for j in range(MOMENTS) if i != j]
     assert not any(block.any() for block in off)
     assert harness.difference(film @ film.T, line @ line.T) > 0.01
-
-
-def test_the_graph_equals_torch_and_videos_find_their_plan(tmp_path: Path) -> None:
-    """One bundle: pictures take the plan with a budget each, videos the one they share; kept sets are equal."""
-    tiny = case("qwen3_vl")
-    plan = joint(tiny)
-    source = family_chat.save(tiny, tmp_path / "checkpoint")
-    plans = {"thirds": tiny.thirds, "thirds@video": plan}
-    bundle = export_bundle(str(source), tmp_path / "bundle", plans, image_size=tiny.size, video=True)
-    assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
-    ours, shown = Session(bundle, threads=1), frames(tiny, 2 * MOMENTS)
-    torch_ = Session(bundle, TorchBackend(tiny, plan), plan="thirds@video")
-    graph = Session(bundle, threads=1, plan="thirds@video")
-    request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
-    steps = [one.run(request.token_ids, one.see(request.images), blocks=request.blocks) for one in (graph, torch_)]
-    assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
-    assert {*steps[0].kept} == {*steps[1].kept} and steps[0].kept
-    for layer, kept in steps[1].kept.items():
-        assert np.array_equal(steps[0].kept[layer], kept)
-    for one in (ours, torch_):
-        found = one.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=8)
-        assert found.visual_tokens == plan.keep
-        assert len(found.token_ids) == 8
-    rows = ours.generate_batch([{"messages": CHAT, "video": part, "fps": FPS} for part in (shown, shown[::-1])])
-    assert all(row.visual_tokens == plan.keep for row in rows)
-    assert ours.generate(shown[0], "?", max_new_tokens=2).visual_tokens == tiny.thirds.keep
-    assert ours.video_frames() == 2 * MOMENTS
