@@ -169,6 +169,8 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--dtype", "fp8"], ["did you mean"]),
         (["--merge-keep", "0"], ["must be a fraction"]),
         (["--score", "lo"], ["did you mean 'low'"]),
+        (["--joint-frames", "7"], ["so many frames make no video", "a multiple of 2"]),
+        (["--joint-frames", "4", "--plan", "60,40,30,20,10,0"], ["fixed budgets are for one picture or for one video"]),
     ],
 )
 def test_export_refuses_what_does_not_fit(cli: Cli, tmp_path: Path, args: list[str], texts: list[str]) -> None:
@@ -200,6 +202,13 @@ def test_run_refuses_bad_bundles_pictures_and_prompts(
     refused(cli("run", demo_bundle.folder, "--temperature", "-1", *ask), "temperature")
     refused(cli("run", demo_bundle.folder, "--show-kept", tmp_path / "k.png", *ask), "--image")
     refused(cli("run", tmp_path, *ask), "not a bundle")
+    film, shown = tmp_path / "film.mp4", tmp_path / "frames"
+    film.write_bytes(b"\x00\x00\x00\x18ftypmp42")
+    shown.mkdir()
+    shutil.copy(picture, shown / "1.png")
+    refused(cli("run", demo_bundle.folder, "--video", film, *ask), "films are not read", "ffmpeg -i")
+    refused(cli("run", demo_bundle.folder, "--video", shown, *ask), "this bundle takes no video", "--video")
+    refused(cli("run", demo_bundle.folder, "--image", picture, "--frames", "3", *ask), "pass --video")
     weights = copied_bundle / "weights"
     data = bytearray(weights.read_bytes())
     data[1000] ^= 1
