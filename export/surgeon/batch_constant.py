@@ -73,8 +73,9 @@ def _compute(surgery: Surgery, tensor: gs.Tensor, decided: set[int], images: int
             return constant
         if id(item) not in known:
             node = item.inputs[0]
-            if node.op == "Shape" and strip(node.inputs[0], "Cast").name == "image":
-                full = np.array([images, *node.inputs[0].shape[1:]], np.int64)
+            picture = strip(node.inputs[0], "Cast") if node.op == "Shape" else None
+            if picture is not None and picture.name == "image":
+                full = np.array([images, *picture.shape[1:]], np.int64)
                 results = [full[node.attrs.get("start", 0) : node.attrs.get("end", len(full))]]
             else:
                 results = evaluate.node(node, [run(t) for t in node.inputs if t.name], surgery.graph.opset)
