@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from surgery_harness import INLINED, Traced, broken, cut, fired, operators, small
+from surgery_harness import INLINED, Traced, broken, cut, fired, opened, operators, run, small
 
 from luvc_export.export.surgeon import batch_constant, evaluate, fold_shapes, fuse_orthogonal_merge, inline_functions
 
@@ -36,3 +36,19 @@ def test_folding_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch, what:
         )
         monkeypatch.setattr(batch_constant, "_repeats", lambda blocks: True)
     assert broken(traced.vision, lambda: cut(traced.vision, fold_shapes), traced, "constants")
+
+
+def test_the_number_of_pictures_is_read_behind_a_cast_without_a_shape() -> None:
+    """Nobody inferred a shape of the Cast; the picture's own is enough."""
+    surgery = opened(
+        "g (uint8[n, 1, 2, 2, 3] image) => (float[n, 2] y)"
+        " <float[n, 2] block, int64[1] two = {2}, float[1, 2] row = {3, 4}, int64[3] axes = {1, 2, 3},"
+        " int64[1] first = {0}, int64[1] last = {2}, int64[1] on = {1}> {"
+        " pixels = Cast<to = 1>(image) count = Shape<start = 0, end = 1>(pixels)"
+        " sizes = Concat<axis = 0>(count, two) block = Expand(row, sizes)"
+        " means = ReduceMean<keepdims = 0>(pixels, axes) both = Slice(means, first, last, on) y = Mul(block, both) }"
+    )
+    surgery.running = "fold_shapes"
+    assert batch_constant.fold(surgery, 100)
+    made = run(surgery.close(), {"image": np.full((3, 1, 2, 2, 3), 5, np.uint8)})
+    assert made["y"].tolist() == [[15.0, 20.0]] * 3
