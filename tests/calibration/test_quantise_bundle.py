@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def quantise(bundle: Bundle, seen: dict[str, Statistics], folder: Path, name: str) -> Quantiser:
-    return Quantiser(bundle, PLAN, Recipe(PRECISIONS[name], aware=name in ("int4", "nvfp4")), seen, folder)
+    return Quantiser(bundle, PLAN, Recipe(PRECISIONS[name], aware=name == "int4"), seen, folder)
 
 
 def test_ranges_of_a_pruned_layer_come_from_the_tokens_it_keeps(
