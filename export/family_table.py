@@ -47,19 +47,19 @@ processor the matching option (`do_image_splitting=False`, `crop_to_patches=Fals
 processor always cuts the only picture of a prompt; `--tiles` with the grids of its `image_grid_pinpoints` does so too.
 
 Of several sizes, the runtime takes the one that shows most of the picture and wastes least. Of several grids it takes
-the one that the family's processor would: the best resolution (LLaVA-OneVision), the closest aspect ratio (InternVL), or
-as many tiles along the longest edge as there are (Idefics3, SmolVLM); `prompt.tiling` in `luvc.json` names the rule. A
-processor knows more grids than a bundle may have been exported with: where its grid is missing, the nearest by the same
-rule (for the longest edge: by the best resolution) stands in.
-LLaVA-OneVision crops the margins of padded tiles away after its encoder; here they stay, as budgets are fixed. The two
-are equal for pictures that have the shape of the grid.
+the one that the family's processor would: the best resolution (LLaVA-OneVision), the closest aspect ratio (InternVL),
+or as many tiles along the longest edge as there are (Idefics3, SmolVLM); `prompt.tiling` in `luvc.json` names the
+rule. A processor knows more grids than a bundle may have been exported with: where its grid is missing, the nearest
+by the same rule (for the longest edge: by the best resolution) stands in. LLaVA-OneVision crops the margins of padded
+tiles away after its encoder; here they stay, as budgets are fixed. The two are equal for pictures that have the shape
+of the grid.
 
 ## Videos
 
 `--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
 `Session.generate(video=[frame, ...], fps=2)` takes frames; `run --video` a folder of them, or an animated GIF, WebP or
-PNG, of which it takes frames evenly in time (`luvc_export.runtime.video.open_video`). Films are not read: their decoders
-are large and would meet untrusted files. The error for one prints the ffmpeg command that makes a folder.
+PNG, of which it takes frames evenly in time (`luvc_export.runtime.video.open_video`). Films are not read: their
+decoders are large and would meet untrusted files. The error for one prints the ffmpeg command that makes a folder.
 
 Each pair of frames is one image with a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N frames
 share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as fixed as
@@ -75,7 +75,8 @@ each on its own: memory grows with every one that was used, while the file is th
 
 `Session.generate_batch([{"image": ..., "prompt": ...}, ...])` answers rows that differ in text and pictures; each gets
 the answer it would get alone. Rows with equally many images of one size share a call, the others follow one another.
-An ended row runs on until the last one ends. ONNX Runtime takes any number of rows, the TensorRT back-end one at a time.
+An ended row runs on until the last one ends. ONNX Runtime takes any number of rows, the TensorRT back-end one at a
+time.
 
 ## Several turns
 
