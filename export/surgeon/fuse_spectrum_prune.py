@@ -174,7 +174,7 @@ def _fuse(surgery: Surgery, top: gs.Node, second: gs.Node, score: Score, whole: 
     for role in ("order", "cos", "sin"):
         before, text, _ = roles[role]
         if id(before) not in whole:
-            visual = _of_rank(before, roles[role][2], len(text.shape or ()))
+            visual = _of_rank(surgery, before, roles[role][2], len(text.shape or ()))
             whole[id(before)] = surgery.emit("Concat", [visual, text], axis=1)[0]
             whole[id(before)].dtype = before.dtype
         full[role] = whole[id(before)]
@@ -220,12 +220,19 @@ def _travellers(chosen: gs.Tensor) -> list[tuple[gs.Tensor, gs.Tensor]]:
     return found
 
 
-def _of_rank(before: gs.Tensor, joined: gs.Tensor, rank: int) -> gs.Tensor:
-    """``before`` as it was reshaped to the rank of the text part, above the gather that ``joined`` comes from."""
+def _of_rank(surgery: Surgery, before: gs.Tensor, joined: gs.Tensor, rank: int) -> gs.Tensor:
+    """``before`` as it was reshaped to the rank of the text part, above the gather that ``joined`` comes from.
+
+    Images still apart, [B, G, N, ...], are laid side by side where the graph does so for the gather alone.
+    """
     gather = up(strip(source(joined).inputs[0], "Reshape"), "Gather")  # type: ignore[union-attr]
     tensor = gather.inputs[0] if gather is not None else before
     while tensor is not before and len(tensor.shape or ()) != rank:
         tensor = source(tensor).inputs[0]  # type: ignore[union-attr]
+    shape = list(tensor.shape or ())
+    if len(shape) == rank + 1:
+        tensor = surgery.emit("Reshape", [tensor, [0, -1, *map(int, shape[3:])]])[0]
+        tensor.dtype = before.dtype
     result: gs.Tensor = tensor
     return result
 
