@@ -1,6 +1,6 @@
 """One random-weight model and prompt through luvc-export and its peers, one table of ratios.
 
-Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--only NAME ...]
+Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--runs 2] [--only NAME ...]
 
 Makes the checkpoint (Qwen2.5-VL-3B's layer shapes, fp32), exports it, makes environments from the requirements files,
 converts for each peer, then times one process after another, in turns, all cores, fp32. What is made stays in OUT. A
@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=9)
     parser.add_argument("--encoder-blocks", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=2, help="Timed runs of a peer in each round.")
     parser.add_argument("--only", nargs="*", help="Words of the peers' names.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out)}
+    common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
     if not (given.out / "checkpoint").is_dir():
         sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", "fp32"]
         command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", common["checkpoint"]]

@@ -59,6 +59,8 @@ def answer(version: str, visual: float, ttft: list[float], speed: list[float]) -
 
 def main(prepare: Callable[[dict[str, Any]], None], times: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Run what the command line asks for; the last line of output is the answer."""
+    global RUNS
     what, options = sys.argv[1], json.loads(sys.argv[2])
+    RUNS = options.get("runs", RUNS)
     made = times(options) if what == "times" else (prepare(options) or {})
     print("\n" + json.dumps(made), flush=True)
