@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from luvc_export.bundle import Bundle
 from luvc_export.calibration.compare import Comparison
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import agreement, bisect, cache, ranges
-from luvc_export.calibration.quantise.quantiser import Quantiser
-from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+from luvc_export.calibration.quantise.quantiser import Quantiser, load
+from luvc_export.calibration.quantise.recipe import Recipe, Scales
+from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.subjects import open_bundle
 from luvc_export.calibration.subjects.base import Subject
@@ -56,6 +58,7 @@ def calibrate(
     ranges_file: Path | None = None,
     overwrite: bool = False,
     threads: int | None = None,
+    modelopt: ModelOpt | None = None,
     progress: Progress = lambda stage, done: None,
 ) -> Calibrated:
     """Add a quantised plan to a bundle. Ranges come from one half of ``data``, agreement from the other.
@@ -71,16 +74,29 @@ def calibrate(
         ranges_file: Where ranges are kept between runs.
         overwrite: Replace a plan of that name, or the bundle at ``output``.
         threads: CPU threads.
+        modelopt: Who decides scales; None for this package.
         progress: Told (stage, fraction done).
 
     Raises:
         UsageError: A choice that means nothing or does not fit the bundle.
+        MachineError: nvidia-modelopt is missing or failed.
+        CheckFailed: What nvidia-modelopt decided does not fit the bundle's graphs.
     """
     plan = plan or bundle.manifest.default_plan
     check(bundle, plan, recipe, min_agreement, overwrite, output)
     fitted, held = data.split()
-    seen = _ranges(bundle, plan, fitted, ranges_file, threads, progress)
-    keep = _matching(keep_high, seen)
+    seen: Mapping[str, Statistics | Scales | str]
+    if modelopt is None:
+        seen = _ranges(bundle, plan, fitted, ranges_file, threads, progress)
+        keep = _matching(keep_high, seen)
+    else:
+        if ranges_file is not None:
+            raise UsageError("nvidia-modelopt keeps no ranges between runs", where="--cache", got=str(ranges_file))
+        recipe = dataclasses.replace(recipe, backend=f"nvidia-modelopt {modelopt.check(bundle, recipe)}")
+        entry = bundle.entry(plan)
+        models = {"vision": load(bundle, entry.vision), "decoder": load(bundle, entry.decoder)}
+        keep = _matching(keep_high, [name for model in models.values() for name in sites(model.graph)])
+        seen = modelopt.scales(models, recipe, bundle, plan, fitted, keep, threads, progress)
     with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch:
         quantiser = Quantiser(bundle, plan, recipe, seen, Path(scratch), keep, progress)
         record = data.record
@@ -168,7 +184,7 @@ def _ranges(
     return seen
 
 
-def _matching(patterns: Sequence[str], names: dict[str, Statistics]) -> set[str]:
+def _matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
         try:

@@ -16,7 +16,7 @@ from luvc_export.bundle import Bundle, record, write_manifest
 from luvc_export.calibration.quantise.insert import Inserter
 from luvc_export.calibration.quantise.placing import Placed, place
 from luvc_export.calibration.quantise.ranges import link
-from luvc_export.calibration.quantise.recipe import Recipe, decide
+from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.shelf import Shelf, read
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
@@ -35,7 +35,7 @@ class Quantiser:
         bundle: The bundle.
         plan: Name of one of its plans.
         recipe: How.
-        seen: Statistics of every site (see ``ranges.collect``).
+        seen: Of every site its statistics (see ``ranges.collect``), or what was decided elsewhere.
         folder: An empty folder for rounded weights and trial graphs.
         keep: Sites that stay high because the user wants it.
         progress: Told (stage, fraction done).
@@ -53,7 +53,7 @@ class Quantiser:
         bundle: Bundle,
         plan: str,
         recipe: Recipe,
-        seen: Mapping[str, Statistics],
+        seen: Mapping[str, Statistics | Scales | str],
         folder: Path,
         keep: Collection[str] = (),
         progress: Progress = lambda stage, done: None,
@@ -65,7 +65,7 @@ class Quantiser:
         self._shelf = Shelf(folder, f"weights.{self.name}")
         self._placed: dict[str, Placed] = {}
         self.high: dict[str, str] = {}
-        found = {name: site for file in self._files for name, site in sites(self._load(file).graph).items()}
+        found = {name: site for file in self._files for name, site in sites(load(self.bundle, file).graph).items()}
         for number, (name, site) in enumerate(found.items()):
             progress("rounding weights", (number + 1) / len(found))
             if name in keep or site.high:
@@ -95,7 +95,7 @@ class Quantiser:
         shelf = self._shelf if folder == self._shelf.folder else Shelf(folder, self._shelf.name)
         written = []
         for file in self._files:
-            model = self._load(file)
+            model = load(self.bundle, file)
             found = {name: site for name, site in sites(model.graph).items() if name in self._placed}
             chosen = {name: site for name, site in found.items() if name not in high}
             Inserter(model.graph, self._shelf, self.recipe.precision, self._dtype, simulate).apply(chosen, self._placed)
@@ -131,17 +131,18 @@ class Quantiser:
         write_manifest(folder, made)
         return Bundle(folder, made)
 
-    def _load(self, file: str) -> ir.Model:
-        """A graph of the bundle; its weights lie where the bundle says and are read when they are used."""
-        model = ir.from_proto(onnx.load(self.bundle.path(file), load_external_data=False))
-        base = self.bundle.manifest.weights.folder or self.bundle.folder
-        for value in model.graph.initializers.values():
-            outside = value.const_value
-            if isinstance(outside, ir.ExternalTensor):
-                outside.base_dir = self.bundle.folder / base
-                shape = ir.Shape(outside.shape.numpy())
-                value.const_value = ir.LazyTensor(partial(read, outside), outside.dtype, shape, name=outside.name)
-        return model
+
+def load(bundle: Bundle, file: str) -> ir.Model:
+    """A graph of a bundle; its weights lie where the bundle says and are read when they are used."""
+    model = ir.from_proto(onnx.load(bundle.path(file), load_external_data=False))
+    base = bundle.manifest.weights.folder or bundle.folder
+    for value in model.graph.initializers.values():
+        outside = value.const_value
+        if isinstance(outside, ir.ExternalTensor):
+            outside.base_dir = bundle.folder / base
+            shape = ir.Shape(outside.shape.numpy())
+            value.const_value = ir.LazyTensor(partial(read, outside), outside.dtype, shape, name=outside.name)
+    return model
 
 
 def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:

@@ -29,6 +29,7 @@ class Recipe:
         smooth: SmoothQuant's alpha for INT8 activations, 0 to 1; 0 moves nothing.
         aware: Four-bit weights are scaled, clipped (AWQ) and rounded (GPTQ) by what activations say, instead of rounded
             to nearest.
+        backend: Name and version of what else decided; empty for this package.
 
     Raises:
         UsageError: A value that means nothing.
@@ -39,6 +40,7 @@ class Recipe:
     percentile: float = 99.99
     smooth: float = 0.5
     aware: bool = True
+    backend: str = ""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -56,6 +58,8 @@ class Recipe:
         said = {}
         if self.precision.ranges:
             said["range"] = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
+        if self.backend:
+            return said | {"backend": self.backend}
         if self.precision.name == "int8":
             said["smooth"] = f"{self.smooth:g}"
         if self.precision.weights == 4:
@@ -72,8 +76,25 @@ class Decision:
     range: float | None = None
 
 
-def decide(recipe: Recipe, weight: Floats, seen: Statistics) -> Decision | str:
+@dataclass(frozen=True)
+class Scales:
+    """INT8 scales that were decided elsewhere.
+
+    Args:
+        activation: Of what enters the site: its range is 127 times this.
+        weight: Of the columns [N].
+    """
+
+    activation: float
+    weight: Floats
+
+
+def decide(recipe: Recipe, weight: Floats, seen: Statistics | Scales | str) -> Decision | str:
     """What to do with a weight [K, N]; a text where it must stay high, saying why."""
+    if isinstance(seen, str):
+        return seen
+    if isinstance(seen, Scales):
+        return Decision(rounding.int8(weight, seen.weight), None, seen.activation * rounding.INT8_MAX)
     if recipe.precision.weights == 4:
         return _four_bits(recipe, weight, seen)
     if not recipe.precision.ranges:

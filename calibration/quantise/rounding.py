@@ -32,9 +32,10 @@ class Rounded(NamedTuple):
         return self.values.astype(np.float32) * scale
 
 
-def int8(weight: Floats) -> Rounded:
-    """One scale a column: the largest magnitude becomes 127."""
-    scale = scale_to(np.abs(weight).max(0), INT8_MAX)
+def int8(weight: Floats, scale: Floats | None = None) -> Rounded:
+    """One scale a column [N]: the largest magnitude becomes 127 unless ``scale`` says otherwise."""
+    if scale is None:
+        scale = scale_to(np.abs(weight).max(0), INT8_MAX)
     return Rounded(np.clip(np.rint(weight / scale), -INT8_MAX, INT8_MAX).astype(np.int8), scale)
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from luvc_export.cli import options
+
+if TYPE_CHECKING:
+    from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+
+BACKENDS = ("luvc", "modelopt")
 
 
 def calibrate(
@@ -30,12 +35,18 @@ def calibrate(
     max_new_tokens: options.Longest = None,
     method: Annotated[str, typer.Option("--range", help="Range of activations: max, percentile, entropy.")] = "max",
     percentile: Annotated[float, typer.Option("--percentile", help="For --range percentile.")] = 99.99,
-    smooth: Annotated[float, typer.Option("--smooth", help="SmoothQuant's alpha for int8; 0 turns it off.")] = 0.5,
+    smooth: Annotated[
+        float | None, typer.Option("--smooth", help="SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
+    ] = None,
     rtn: Annotated[bool, typer.Option("--rtn", help="Round four-bit weights to nearest.")] = False,
     keep_high: Annotated[
         list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
     ] = None,
     ranges: Annotated[Path | None, typer.Option("--cache", help="File that keeps ranges between runs.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="Who decides scales: luvc, or modelopt (int8).")] = "luvc",
+    modelopt_python: Annotated[
+        Path | None, typer.Option("--modelopt-python", help="Python of an environment with nvidia-modelopt.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a new bundle instead.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan of that name.")] = False,
     threads: options.Threads = None,
@@ -53,6 +64,9 @@ def calibrate(
     from luvc_export.errors import UsageError
     from luvc_export.precision import check_target, find
 
+    other = _modelopt(backend, modelopt_python)
+    if smooth is None:
+        smooth = 0.0 if other else 0.5
     recipe = Recipe(find(precision), method, percentile, smooth, not rtn)
     if target is not None:
         check_target(recipe.precision, targets.find(target))
@@ -78,6 +92,7 @@ def calibrate(
             ranges_file=ranges,
             overwrite=overwrite,
             threads=threads,
+            modelopt=other,
             progress=tell,
         )
     report = _report(made)
@@ -97,6 +112,24 @@ def calibrate(
     print(f"layers    | {quantised} quantised, {len(report['high'])} high")
     for name in report["high"]:
         print(f"  high    | {name}{' (needed for agreement)' if name in made.found.high else ''}")
+
+
+def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
+    from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+    from luvc_export.errors import UsageError, did_you_mean
+
+    if backend not in BACKENDS:
+        raise UsageError(
+            "unknown back-end", where="--backend", got=repr(backend), expected=did_you_mean(backend, BACKENDS)
+        )
+    if (backend == "modelopt") != (python is not None):
+        raise UsageError(
+            "--backend modelopt and --modelopt-python belong together",
+            where="--modelopt-python",
+            got=python,
+            expected="the Python of an environment with nvidia-modelopt, for --backend modelopt alone",
+        )
+    return None if python is None else ModelOpt(python)
 
 
 def _report(made: Any) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""Ask nvidia-modelopt for scales: write the folder, run the worker with the other Python, read what came back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from luvc_export.bundle import Bundle
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.quantise.modelopt import calls, graph, result
+from luvc_export.calibration.quantise.recipe import Recipe, Scales
+from luvc_export.errors import MachineError, UsageError
+
+Progress = Callable[[str, float], None]
+
+#: What was run from end to end with nvidia-modelopt 0.47.0 (docs/calibration.md).
+PRECISIONS, METHODS = ("int8",), ("max", "entropy")
+WORKER = Path(__file__).with_name("worker.py")
+_LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class ModelOpt:
+    """nvidia-modelopt in another environment.
+
+    Args:
+        python: The Python of an environment that has it.
+        worker: What that Python runs; see ``worker``.
+    """
+
+    python: Path
+    worker: Path = WORKER
+
+    def check(self, bundle: Bundle, recipe: Recipe) -> str:
+        """Check that it can do what is asked for; its version.
+
+        Raises:
+            UsageError: Another precision, range or dtype than it is offered for.
+            MachineError: The environment lacks it, or has too old a one.
+        """
+        for name, got, known in (
+            ("--precision", recipe.precision.name, PRECISIONS),
+            ("--range", recipe.method, METHODS),
+            ("--smooth", f"{recipe.smooth:g}", ("0",)),
+            ("dtype of the bundle", bundle.manifest.dtype, ("fp32",)),
+        ):
+            if got not in known:
+                raise UsageError(
+                    "this was not seen to work with nvidia-modelopt",
+                    where=name,
+                    got=got,
+                    expected=", ".join(known),
+                    fix="leave out --backend modelopt, or change this",
+                )
+        with tempfile.TemporaryDirectory(prefix="luvc-modelopt-") as folder:
+            return self._run(["--version"], Path(folder)).strip()
+
+    def scales(
+        self,
+        models: Mapping[str, ir.Model],
+        recipe: Recipe,
+        bundle: Bundle,
+        plan: str,
+        data: CalibrationSet,
+        keep: Collection[str] = (),
+        threads: int | None = None,
+        progress: Progress = lambda stage, done: None,
+    ) -> dict[str, Scales | str]:
+        """Decisions by site: scales, or why it stays high. Sites that are high anyway are not asked about.
+
+        Args:
+            models: The graphs ``vision`` and ``decoder`` of ``plan``; they are of no use afterwards.
+            recipe: How to quantise, checked.
+            bundle: The bundle.
+            plan: Name of one of its plans.
+            data: What to calibrate with.
+            keep: Sites that stay high because the user wants it.
+            threads: CPU threads of the recording; nvidia-modelopt takes its own.
+            progress: Told (stage, fraction done).
+
+        Raises:
+            MachineError: The worker failed; its last lines are in the text.
+            CheckFailed: What it decided does not fit our graphs.
+        """
+        found: dict[str, Scales | str] = {}
+        with tempfile.TemporaryDirectory(prefix="luvc-modelopt-") as scratch:
+            folders = {name: Path(scratch, name) for name in models}
+            products = {}
+            for name, model in models.items():
+                folders[name].mkdir()
+                products[name] = graph.write(model, folders[name], keep)
+                request = {
+                    "mode": recipe.precision.name,
+                    "method": recipe.method,
+                    "operators": ["MatMul"],
+                    "products": list(products[name]),
+                }
+                (folders[name] / "request.json").write_text(json.dumps(request, indent=1), encoding="utf-8")
+            calls.record(bundle, plan, data, folders, threads, progress)
+            for number, (name, folder) in enumerate(folders.items()):
+                progress(f"nvidia-modelopt on {name}", number / len(folders))
+                self._run([str(folder)], folder)
+                found |= result.read(folder / result.RESULT, products[name])
+        return found
+
+    def _run(self, words: list[str], folder: Path) -> str:
+        """Run the worker in ``folder``; what it printed. It ends with this process, also on Ctrl-C."""
+        found = shutil.which(self.python)
+        if found is None:
+            raise UsageError(
+                "this Python cannot be run",
+                where="--modelopt-python",
+                got=str(self.python),
+                expected="the Python of an environment with nvidia-modelopt",
+            )
+        # -I: the worker's own folder is not searched for modules, nor are this environment's variables read.
+        command = [str(Path(found).absolute()), "-I", str(self.worker), *words]
+        said = folder / "worker.log"
+        with said.open("wb") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+            )
+            try:
+                code = process.wait()
+            finally:
+                process.kill()
+                process.wait()
+        text = said.read_text(encoding="utf-8", errors="replace")
+        if code:
+            last = "\n    ".join(text.strip().splitlines()[-_LAST_LINES:])
+            raise MachineError(
+                "nvidia-modelopt failed",
+                where=str(self.python),
+                got=f"exit code {code}, last lines:\n    {last or '(none)'}",
+                fix="see docs/calibration.md for an environment that works, or leave out --backend modelopt",
+            )
+        return text

@@ -1,0 +1,98 @@
+"""What enters the graphs of a plan while it answers: every call as arrays by input name, in one npz file a graph."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from luvc_export import contract
+from luvc_export.bundle import Bundle
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.subjects import open_bundle
+from luvc_export.calibration.subjects.bundle import BundleRunner
+from luvc_export.runtime.backend import Array, Backend, Cache
+from luvc_export.runtime.ort import OrtCache
+
+Progress = Callable[[str, float], None]
+
+INPUTS = "inputs.npz"
+
+
+def record(
+    bundle: Bundle,
+    plan: str,
+    data: CalibrationSet,
+    folders: Mapping[str, Path],
+    threads: int | None = None,
+    progress: Progress = lambda stage, done: None,
+) -> None:
+    """Write ``INPUTS`` to the folders of ``vision`` and ``decoder``: all calls of the answers to ``data``.
+
+    Cases run one at a time, prefill and answer, as ranges are collected. An array is called ``NUMBER/INPUT``.
+
+    Raises:
+        UsageError: A picture cannot be prepared.
+    """
+    subject = open_bundle(str(bundle.folder), plan, threads)
+    assert isinstance(subject.runner, BundleRunner)
+    with _Calls(folders["vision"] / INPUTS) as vision, _Calls(folders["decoder"] / INPUTS) as decoder:
+        subject.runner.free = _Recording(subject.runner.free, bundle, vision, decoder)
+        for number, case in enumerate(data.cases):
+            subject.answer([case], data.longest)
+            progress("recording calls", (number + 1) / len(data.cases))
+
+
+class _Calls:
+    """An npz file that grows by a call at a time, uncompressed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._count = 0
+
+    def __enter__(self) -> _Calls:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, feeds: Mapping[str, Array]) -> None:
+        """Write one call."""
+        for name, array in feeds.items():
+            with self._file.open(f"{self._count:06d}/{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+        self._count += 1
+
+
+class _Recording:
+    """A back-end that writes down what it is asked; see ``Backend``."""
+
+    def __init__(self, inner: Backend, bundle: Bundle, vision: _Calls, decoder: _Calls) -> None:
+        self.name, self.largest_batch = inner.name, inner.largest_batch
+        self._inner, self._shape, self._vision, self._decoder = inner, bundle.manifest.decoder, vision, decoder
+
+    def load(self, images: bool = True) -> None:
+        self._inner.load(images)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        return self._inner.placement()
+
+    def vision(self, images: Any) -> dict[str, Array]:
+        self._vision.add({contract.IMAGE: np.asarray(images, np.uint8)})
+        return self._inner.vision(images)
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
+        names = contract.past_names(self._shape.layers)
+        if isinstance(cache, OrtCache):
+            past = [value.numpy() for value in cache.values]
+        else:
+            rows = len(feeds[contract.INPUT_IDS])
+            past = [np.zeros((rows, self._shape.kv_heads, 0, self._shape.head_dim), np.float32)] * len(names)
+        self._decoder.add({**feeds, **dict(zip(names, past, strict=True))})
+        return self._inner.decode(feeds, cache)
