@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 LAYERS, AT_SIDE = (4, 8, 16), 896
-SIDES, AT_LAYERS = (448, 896, 1344, 1792), 8
+SIDES, AT_LAYERS = (448, 896, 1792), 8
 PLANS = ("none", "thirds")
 ROUNDS = 2
 TEXT = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 2}
