@@ -119,6 +119,8 @@ def draw(middle: dict[tuple[int, int, str], float], path: Path) -> None:
         for power, style in ((1, ":"), (2, "--")):
             axis.loglog([x0, x1], [y0, y0 * (x1 / x0) ** power], style, color="grey", label=f"slope {power}")
         axis.set(xlabel=name, ylabel="prefill, s")
+        axis.set_xticks([x for x, _ in plans[PLANS[0]]], [f"{x:,}" for x, _ in plans[PLANS[0]]])
+        axis.minorticks_off()
         axis.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
