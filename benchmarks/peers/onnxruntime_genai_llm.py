@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,8 @@ def prepare(options: dict[str, Any]) -> None:
     """Build the LLM with token ids as input, fp32."""
     made = Path(options["out"]) / "genai"
     if not (made / "genai_config.json").is_file():
-        from onnxruntime_genai.models.builder import create_model
-
-        create_model(None, options["checkpoint"], str(made), "fp32", "cpu", str(made / "cache"))
+        tool = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", options["checkpoint"], "-o", str(made)]
+        subprocess.run([*tool, "-p", "fp32", "-e", "cpu", "-c", str(made / "cache")], check=True)
 
 
 def times(options: dict[str, Any]) -> dict[str, Any]:
