@@ -25,7 +25,7 @@ PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("luvc-export early", "luvc", None, {"plan": "early"}),
     ("luvc-export none", "luvc", None, {"plan": "none"}),
     ("transformers SDPA", "transformers_sdpa", None, {}),
-    ("transformers.exporters, graphs alone", "transformers_onnx", None, {}),
+    ("transformers.exporters, LLM alone", "transformers_onnx", None, {}),
     ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", "requirements-genai.txt", {}),
     ("OpenVINO GenAI", "openvino_genai_vlm", "requirements.txt", {}),
     ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", "requirements.txt", {"pruned": True}),
@@ -93,23 +93,34 @@ def ask(what: str, file: str, requirements: str | None, options: dict[str, Any])
 
 def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
     """Markdown: medians, and each time to first token by that of the first of ``names``."""
-    heads = ["", "version", "visual tokens a layer", "first token s", f"by {names[0]}", "decode tokens/s", "peak GiB"]
+    heads = ["", "version", "visual tokens a layer", "first token s", f"by {names[0]}", "LLM s", f"by {names[0]}"]
+    heads += ["decode tokens/s", "peak GiB"]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    ours = found.get(names[0])
-    base = statistics.median(t for run in ours for t in run["ttft_s"]) if ours else None
     for name in names:
         if name in errors:
-            rows.append(f"| {name} | | | cannot run: {errors[name]} | | | |")
+            rows.append(f"| {name} | | | cannot run: {errors[name]} |" + " |" * (len(heads) - 4))
             continue
         runs = found[name]
-        first = [t for run in runs for t in run["ttft_s"]]
-        spread = f"{statistics.median(first):.2f} ({min(first):.2f} to {max(first):.2f})"
+        cells = [name, runs[0]["version"], f"{runs[0]['visual_tokens']:.0f}"]
+        for what in ("ttft_s", "prefill_s"):
+            cells += spread(
+                [t for run in runs for t in run[what]], [t for run in found.get(names[0], []) for t in run[what]]
+            )
         speed = [s for run in runs for s in run["tokens_per_s"]]
-        by = f"{statistics.median(first) / base:.2f}x" if base else ""
         peak = max(run["peak_gib"] for run in runs)
-        cells = [name, runs[0]["version"], f"{runs[0]['visual_tokens']:.0f}", spread, by]
         rows.append("| " + " | ".join([*cells, f"{statistics.median(speed):.2f}", f"{peak:.1f}"]) + " |")
     return "\n".join(rows)
+
+
+def spread(times: list[float], base: list[float]) -> tuple[str, str]:
+    """Median with its range, and its ratio to the median of ``base``; empty where nothing was timed."""
+    if not times:
+        return "", ""
+    middle = statistics.median(times)
+    return (
+        f"{middle:.2f} ({min(times):.2f} to {max(times):.2f})",
+        f"{middle / statistics.median(base):.2f}x" if base else "",
+    )
 
 
 if __name__ == "__main__":

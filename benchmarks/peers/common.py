@@ -52,9 +52,12 @@ def timed(first: Callable[[], Any], whole: Callable[[], Any]) -> tuple[list[floa
     return ttft, speed
 
 
-def answer(version: str, visual: float, ttft: list[float], speed: list[float]) -> dict[str, Any]:
-    """What ``times`` returns."""
-    return {"version": version, "visual_tokens": visual, "ttft_s": ttft, "tokens_per_s": speed, "peak_gib": peak_gib()}
+def answer(
+    version: str, visual: float, ttft: list[float] | None, speed: list[float], prefill: list[float] | None = None
+) -> dict[str, Any]:
+    """What ``times`` returns; ``ttft`` is None without an image, ``prefill`` if the LLM was not timed alone."""
+    times = {"ttft_s": ttft or [], "prefill_s": prefill or [], "tokens_per_s": speed}
+    return {"version": version, "visual_tokens": visual, **times, "peak_gib": peak_gib()}
 
 
 def main(prepare: Callable[[dict[str, Any]], None], times: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -49,7 +49,8 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     samples = [subject.run(case) for _ in range(common.RUNS)]
     keep = subject.session.plan.keep
     ttft, speed = [s.ttft_ms / 1000 for s in samples], [s.tokens_per_s for s in samples]
-    return common.answer(luvc_export.__version__, sum(keep) / len(keep), ttft, speed)
+    prefill = [s.prefill_ms / 1000 for s in samples]
+    return common.answer(luvc_export.__version__, sum(keep) / len(keep), ttft, speed, prefill)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
         for _ in range(count):
             generator.generate_next_token()
 
-    ttft, speed = common.timed(lambda: generate(1), lambda: generate(common.NEW))
-    return common.answer(f"onnxruntime-genai {og.__version__}", common.VISUAL, ttft, speed)
+    prefill, speed = common.timed(lambda: generate(1), lambda: generate(common.NEW))
+    return common.answer(f"onnxruntime-genai {og.__version__}", common.VISUAL, None, speed, prefill)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Graphs of ``transformers.exporters`` in ONNX Runtime, with its fusions for the CPU and fixed shapes.
 
-They come one a part of ``generate`` and nothing drives them, so what is timed is the sum of their runs: encoder,
-language model and head for the first token, ``decode`` for the next. Joining image and text between them is left out.
+They come one a part of ``generate`` and nothing drives them, so what is timed is each graph's run: language model and
+head for the first token (the head over every row, as it was captured), ``decode`` for the next. No part of this
+model is recognised as its encoder.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
             seconds.setdefault(name, []).append(perf_counter() - begin)
     first = [sum(runs[i] for name, runs in seconds.items() if name != "decode") for i in range(1, common.RUNS + 1)]
     version = f"transformers {transformers.__version__}, onnxruntime {onnxruntime.__version__}"
-    return common.answer(version, common.VISUAL, first, [1 / s for s in seconds["decode"][1:]])
+    return common.answer(version, common.VISUAL, None, [1 / s for s in seconds["decode"][1:]], first)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import common
@@ -42,9 +43,12 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
             return model.generate(**given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
 
+    llm: list[float] = []
+    model.model.language_model.register_forward_pre_hook(lambda *_: llm.append(-perf_counter()))
+    model.model.language_model.register_forward_hook(lambda *_: llm.append(llm.pop() + perf_counter()))
     ttft, speed = common.timed(lambda: generate(1), lambda: generate(common.NEW))
     version = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    return common.answer(version, common.VISUAL, ttft, speed)
+    return common.answer(version, common.VISUAL, ttft, speed, llm[1 : common.RUNS + 1])
 
 
 if __name__ == "__main__":
