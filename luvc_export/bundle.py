@@ -167,13 +167,7 @@ def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
     root = Path(folder)
     manifest_path = root / MANIFEST
     if not manifest_path.is_file():
-        raise BundleError(
-            "this is not a bundle",
-            where=str(root),
-            got="no such folder" if not root.is_dir() else f"no {MANIFEST} in it",
-            expected="a folder written by luvc-export export",
-            fix="luvc-export export MODEL -o BUNDLE",
-        )
+        raise _no_bundle(root)
     if manifest_path.stat().st_size > _MANIFEST_LIMIT:
         raise BundleError("the manifest is too large to be one", where=str(manifest_path))
     try:
@@ -295,3 +289,21 @@ def _edges_sha256(path: Path) -> str:
         first = file.read(_EDGE)
         file.seek(-_EDGE, os.SEEK_END)
         return hashlib.sha256(first + file.read(_EDGE)).hexdigest()
+
+
+def _no_bundle(root: Path) -> BundleError:
+    """What ``root`` is instead, and the folder that may have been meant: around a file, or one level below."""
+    if root.is_dir():
+        got, near = f"a folder without {MANIFEST}", sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
+    else:
+        got = "a file" if root.exists() else "no such folder"
+        near = [root.parent] if (root.parent / MANIFEST).is_file() else []
+    model = root if (root / "config.json").is_file() else "MODEL"
+    given = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
+    return BundleError(
+        "this is not a bundle",
+        where=str(root),
+        got=got,
+        expected=f"a folder with {MANIFEST}, as luvc-export export writes it",
+        fix=given if near else f"luvc-export export {model} -o BUNDLE",
+    )

@@ -101,6 +101,29 @@ def test_no_bundle_and_no_plan(tmp_path: Path, demo_bundle: Bundle) -> None:
         demo_bundle.entry("third")
 
 
+@pytest.mark.parametrize(
+    ("given", "got", "fix"),
+    [
+        ("out/bundle/luvc.json", "a file", "give the bundle's folder: {}/out/bundle"),
+        ("out/bundle/decoder.onnx", "a file", "give the bundle's folder: {}/out/bundle"),
+        ("out/bundle/gone.onnx", "no such folder", "give the bundle's folder: {}/out/bundle"),
+        ("out", "a folder without luvc.json", "give the bundle's folder: {}/out/bundle"),
+        ("picture.png", "a file", "luvc-export export MODEL -o BUNDLE"),
+        ("nowhere", "no such folder", "luvc-export export MODEL -o BUNDLE"),
+        ("model", "a folder without luvc.json", "luvc-export export {}/model -o BUNDLE"),
+    ],
+)
+def test_what_is_no_bundle_is_named(tmp_path: Path, given: str, got: str, fix: str) -> None:
+    for name in ("out/bundle/luvc.json", "out/bundle/decoder.onnx", "picture.png", "model/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(BundleError) as caught:
+        bundle.load(tmp_path / given)
+    error = caught.value
+    assert (error.where, error.got, error.fix) == (str(tmp_path / given), got, fix.format(tmp_path))
+    assert error.expected == "a folder with luvc.json, as luvc-export export writes it"
+
+
 def test_large_files_are_hashed_by_their_edges_and_fully_on_demand(
     copied_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

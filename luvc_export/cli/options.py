@@ -35,7 +35,7 @@ LastLayer = Annotated[
     str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
 ]
 Text = Annotated[int, typer.Option("--text", min=1, help="Text tokens counted in costs.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; default: all cores.")]
 Longest = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer; default: the task's own, or 32 tokens.")
 ]

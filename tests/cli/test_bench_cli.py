@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,23 +10,9 @@ import pytest
 from PIL import Image
 
 from luvc_export.bundle import Bundle
-from luvc_export.cli import main
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luvc-export", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "140")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
-
-    return run
 
 
 def test_bench_compares_two_plans(cli: Cli, demo_bundle: Bundle) -> None:

@@ -24,20 +24,6 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run ``luvc-export ARGS`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luvc-export", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
-
-    return run
-
-
-@pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A copy of the bundled checkpoint that a test may damage."""
     return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 import pytest
 
-from luvc_export.cli import main
-
+Cli = Callable[..., tuple[int, str, str]]
 PARTS = {"TensorRT-RTX": (("numpy",), "rtx"), "TensorRT": (("no-such-package",), None)}
 
 
@@ -20,11 +19,7 @@ PARTS = {"TensorRT-RTX": (("numpy",), "rtx"), "TensorRT": (("no-such-package",),
         ("", 2, "unknown part"),
     ],
 )
-def test_the_part_that_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, code: int, said: str
-) -> None:
+def test_the_part_that_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, code: int, said: str) -> None:
     monkeypatch.setattr("luvc_export.cli.doctor.PARTS", PARTS)
-    monkeypatch.setattr(sys, "argv", ["luvc-export", "doctor", f"--need={name}"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert (stop.value.code or 0) == code and said in capsys.readouterr().err
+    got, _, err = cli("doctor", f"--need={name}")
+    assert got == code and said in err

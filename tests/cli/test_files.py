@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from luvc_export.cli import main
 from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import UsageError
+
+Cli = Callable[..., tuple[int, str, str]]
 
 
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
@@ -56,24 +57,17 @@ def test_a_file_is_written_whole_or_stays(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_what_the_system_refuses_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, code: int, said: str
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: OSError, code: int, said: str
 ) -> None:
     def refuse(*args: object, **named: object) -> None:
         raise error
 
     monkeypatch.setattr("luvc_export.export.checkpoint.open_checkpoint", refuse)
-    monkeypatch.setattr(sys, "argv", ["luvc-export", "plan", str(CHECKPOINT)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out, err = capsys.readouterr()
-    assert stop.value.code == code and said in err and "fix:" in err and "Traceback" not in out + err
+    got, out, err = cli("plan", CHECKPOINT)
+    assert got == code and said in err and "fix:" in err and "Traceback" not in out + err
 
 
-def test_a_plan_is_refused_before_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_is_refused_before_it_is_made(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luvc_export.export.checkpoint.open_checkpoint", lambda *a, **k: 1 / 0)
-    monkeypatch.setattr(sys, "argv", ["luvc-export", "plan", str(CHECKPOINT), "-o", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2 and "it is a folder" in capsys.readouterr().err
+    code, _, err = cli("plan", CHECKPOINT, "-o", tmp_path)
+    assert code == 2 and "it is a folder" in err

@@ -1,0 +1,28 @@
+"""The command line, run in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from luvc_export.cli import main
+
+#: Takes words, gives (exit code, stdout, stderr).
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``luvc-export ARGS`` in this process, on a terminal of 140 columns: (exit code, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["luvc-export", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "140")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
+
+    return run
