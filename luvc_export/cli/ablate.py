@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_folder, check_model
 
 
 def ablate(
@@ -37,6 +38,9 @@ def ablate(
 
     if min(count, side, search, 1 if text is None else text) < 1 or side > count:
         raise UsageError("numbers must be at least 1, and --side at most --count", where="ablate")
+    check_folder(output, "--output")
+    if model is not None:
+        check_model(model)
     found = tasks.find(task, split)
     said = f"luvc-export ablate --task {task} -o {output}"
     usual: list[tuple[str, object, object]] = [

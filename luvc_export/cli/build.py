@@ -59,7 +59,7 @@ def build(
     from luvc_export.engines.options import BuildOptions
     from luvc_export.pipeline import build_engine
 
-    engine_options.check(precision, kv)
+    engine_options.check(precision, kv, device_memory)
     chosen = BuildOptions(
         workspace_mib=engine_options.workspace(mem_pool_size),
         builder_optimization_level=optimization_level,

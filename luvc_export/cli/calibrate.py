@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_folder, check_writable
 
 if TYPE_CHECKING:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
@@ -77,6 +78,8 @@ def calibrate(
             expected="a folder of pictures, a JSON Lines file, or a task",
             fix="--data glyph for the bundled model",
         )
+    check_folder(output, "--output")
+    check_writable(ranges, "--cache")
     loaded = bundles.load(bundle)
     work.check(loaded, plan or loaded.manifest.default_plan, recipe, min_agreement, overwrite, output)
     with options.progress(quiet=as_json) as tell:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_folder
 from luvc_export.errors import CheckFailed, UsageError
 
 PLANS = ("none", "even")
@@ -38,6 +39,7 @@ def demo(
 
     if pictures < 1:
         raise UsageError("at least one picture is needed", where="--pictures", got=pictures)
+    check_folder(output, "--output")
     folder = bundle(output, as_json)
     sessions = {name: load_bundle(folder, plan=name) for name in PLANS}
     asked = list(cases("heldout", len(KINDS) * pictures, seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -32,12 +33,16 @@ DynamicPlugins = Annotated[
 _KIB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2}
 
 
-def check(precision: str | None, kv: str | None) -> None:
-    """Check the two words where they are given.
+def check(precision: str | None, kv: str | None, device_memory: float | None) -> None:
+    """Check two words and the memory in GiB where they are given.
 
     Raises:
-        UsageError: One is unknown.
+        UsageError: A word is unknown, or the memory is no positive number.
     """
+    if device_memory is not None and not 0 < device_memory < math.inf:
+        raise UsageError(
+            "there is no such memory", where="--device-memory", got=device_memory, expected="GiB, a positive number"
+        )
     if precision is not None:
         options.choice("--precision", precision, ("fp16", "bf16", "fp32"))
     if kv is not None:

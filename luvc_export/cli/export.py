@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_folder, check_model
 from luvc_export.errors import UsageError
 from luvc_export.plan import Plan
 from luvc_export.planning import DEFAULT_SCHEDULE
@@ -75,6 +76,8 @@ def export(
     from luvc_export.report import cost
 
     check_target(output, overwrite)
+    check_folder(output, "--output")
+    check_model(model, revision)
     choices = {
         "--fit": (fit, ("pad", "stretch", "crop")),
         "--dtype": (dtype, ("fp32", "fp16", "bf16")),

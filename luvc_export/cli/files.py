@@ -1,4 +1,4 @@
-"""Files that verbs write: refused before the work where they cannot be, and whole or not at all."""
+"""Files and folders that verbs read and write: refused before the work; written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,16 +20,59 @@ def check_writable(path: Path | None, flag: str) -> None:
     """
     if path is None:
         return
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    reason = None
-    if path.is_dir():
-        reason = "it is a folder"
-    elif not above.is_dir():
-        reason = f"{above} is no folder"
-    elif not os.access(above, os.W_OK):
-        reason = f"{above} is not writable"
+    reason = "it is a folder" if path.is_dir() else _closed(path.absolute().parent)
     if reason:
         raise UsageError("the file cannot be written", where=f"{flag} {path}", got=reason, fix="name another file")
+
+
+def check_folder(path: Path | None, flag: str) -> None:
+    """Refuse a folder that cannot be made or written into, before the work it would end; None is fine.
+
+    Args:
+        path: Folder to write; it and folders above it may be missing.
+        flag: Option that named it.
+
+    Raises:
+        UsageError: It, or the nearest above it that exists, is no folder or not writable.
+    """
+    reason = None if path is None else "it is a file" if path.is_file() else _closed(path.absolute())
+    if reason:
+        raise UsageError("the folder cannot be written", where=f"{flag} {path}", got=reason, fix="name another folder")
+
+
+def check_model(model: str, revision: str | None = None) -> None:
+    """Refuse what lies here and is no checkpoint folder; names of the hub pass.
+
+    Raises:
+        UsageError: It is a file, or a bundle; or a folder, which has no ``revision``.
+    """
+    path = Path(model)
+    if path.is_file():
+        known = any((path.parent / name).is_file() for name in ("config.json", "luvc.json"))
+        raise UsageError(
+            "this is a file, and a model is a folder",
+            where=model,
+            expected="a folder with config.json and safetensors, or a hub id OWNER/NAME",
+            fix=f"give the folder: {path.parent}" if known else None,
+        )
+    if (path / "luvc.json").is_file() and not (path / "config.json").is_file():
+        raise UsageError(
+            "this is a bundle, not a checkpoint",
+            where=model,
+            got="luvc.json and no config.json",
+            expected="a folder with config.json and safetensors, or a hub id OWNER/NAME",
+            fix=f"luvc-export inspect {model} names the checkpoint it was exported from",
+        )
+    if revision is not None and path.is_dir():
+        raise UsageError("a folder has no revisions", where=f"--revision {revision}", got=model, fix="leave it out")
+
+
+def _closed(folder: Path) -> str | None:
+    """Why nothing can be written in ``folder``, which may be missing; None if it can."""
+    above = next(one for one in (folder, *folder.parents) if one.exists())
+    if not above.is_dir():
+        return f"{above} is no folder"
+    return None if os.access(above, os.W_OK) else f"{above} is not writable"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
+from luvc_export.cli.files import check_folder
 
 
 def make_random(
@@ -34,6 +35,7 @@ def make_random(
     from luvc_export.export.synthetic import checkpoint, presets
 
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
+    check_folder(output, "--output")
     preset = presets.resized(presets.find(config), layers, encoder_blocks)
     with options.progress(quiet=as_json) as tell:
         count = checkpoint.write(preset, output, dtype, seed, tell)

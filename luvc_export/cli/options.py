@@ -45,6 +45,9 @@ Data = Annotated[
     typer.Option("--data", metavar="SET", help="Calibration set: a folder of pictures, a JSON Lines file, or a task."),
 ]
 
+#: Budgets of a plan; those below 0 are refused as budgets, not as an unknown name.
+_BUDGETS = re.compile(r"[\s,]*-?\d+(?:[\s,]+-?\d+)*[\s,]*")
+
 
 def size(text: str | None) -> tuple[int, int] | None:
     """Parse ``HxW``, or one number for a square; None stays None.
@@ -88,8 +91,8 @@ def make(model: Any, plan: str, image_size: tuple[int, int] | None, **choices: A
         except ValueError as error:
             raise PlanError("the plan file is not JSON", where=str(path), got=str(error)) from error
     schedule: str | list[int] = plan
-    if re.fullmatch(r"[\d\s,]+", plan):
-        schedule = [int(part) for part in re.split(r"[\s,]+", plan.strip(", ")) if part]
+    if _BUDGETS.fullmatch(plan):
+        schedule = [int(part) for part in re.split(r"[\s,]+", plan) if part]
     return make_plan(model, schedule, image_size=image_size, **choices)
 
 
@@ -103,15 +106,20 @@ def progress(quiet: bool) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
+    bar = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
 
-        def tell(stage: str, done: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=1.0)
-            bar.update(tasks[stage], completed=done)
+    def tell(stage: str, done: float) -> None:
+        if stage not in tasks:
+            bar.start()  # here and not before: an empty bar leaves an empty line
+            tasks[stage] = bar.add_task(stage, total=1.0)
+        bar.update(tasks[stage], completed=done)
 
+    try:
         yield tell
+    finally:
+        if tasks:
+            bar.stop()
 
 
 def choice(flag: str, value: str, known: tuple[str, ...]) -> None:
@@ -128,4 +136,4 @@ def plan_name(plan: str) -> str:
     """Name of a plan in the bundle: the schedule, the file's stem, or ``list``."""
     if plan.endswith(".json"):
         return re.sub(r"[^\w.-]", "-", Path(plan).stem)
-    return "list" if re.fullmatch(r"[\d\s,]+", plan) else plan
+    return "list" if _BUDGETS.fullmatch(plan) else plan

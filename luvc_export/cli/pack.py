@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luvc_export.cli import engine_options, options
+from luvc_export.cli.files import check_folder, check_model
 from luvc_export.errors import UsageError
 from luvc_export.planning import DEFAULT_SCHEDULE
 
@@ -68,7 +69,8 @@ def pack(
 
     find(target)
     check_target(output, overwrite)
-    engine_options.check(precision, kv)
+    check_folder(output, "--output")
+    engine_options.check(precision, kv, device_memory)
     if count < 1:
         raise UsageError("there must be a case to verify with", where="--count", got=count)
     if cases is not None and task is not None:
@@ -126,6 +128,7 @@ def _opened(
     from luvc_export.calibration import tasks
     from luvc_export.pipeline import export_bundle
 
+    check_model(model)
     size = options.size(image_size) or (tasks.find(task).image_size if task else None)
     name = options.plan_name(plan or DEFAULT_SCHEDULE)
     plans = {name: options.make(model, plan or DEFAULT_SCHEDULE, size)}

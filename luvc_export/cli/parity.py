@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.cli.files import check_model, check_writable, write_whole
 
 
 def parity(
@@ -43,7 +43,7 @@ def parity(
 
     [dim]luvc-export parity torch:demo trt:demo-out/bundle#even --task glyph[/dim]
     """
-    from luvc_export.calibration import html, tasks
+    from luvc_export.calibration import html, subjects, tasks
     from luvc_export.calibration.cases import read_jsonl
     from luvc_export.calibration.parity import open_pair
     from luvc_export.calibration.parity import parity as run
@@ -58,6 +58,11 @@ def parity(
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
     if min(count, observe, batch) < 1:
         raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
+    if not 0 <= retention <= 1:
+        raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
+    for spec in map(subjects.parse, (reference, candidate)):
+        if not spec.is_bundle:
+            check_model(spec.model)
     found = tasks.find(task, split) if task else None
     if found:
         asked = list(found.cases(found.report[0], count, found.report[1]))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.plan import Plan
 from luvc_export.planning import DEFAULT_SCHEDULE
 
@@ -79,6 +79,8 @@ def plan(
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     check_writable(output, "--output")
+    check_folder(save, "--save")
+    check_model(model, revision)
     switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     if data is not None:

@@ -147,6 +147,7 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--image-size", "big"], ["cannot read the image size"]),
         (["--plan", "third"], ["did you mean 'thirds'"]),
         (["--plan", "1000,20,0"], ["got 1000, expected 0 to 80"]),
+        (["--plan=-5,3,0"], ["got -5, expected 0 to 80"]),
         (["--plan", "60,20,0"], ["got 3 budgets, the model has 6 layers"]),
         (["--plan", "nowhere.json"], ["no such plan file"]),
         (["--speedup", "99"], ["--speedup cannot be met"]),
@@ -200,6 +201,29 @@ def test_run_refuses_bad_bundles_pictures_and_prompts(
     data[1000] ^= 1
     weights.write_bytes(data)
     refused(cli("run", copied_bundle, "--image", picture, *ask), "weights", "has changed since it was exported")
+
+
+def test_parity_refuses_before_it_compares(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "luvc.json").touch()
+    ask = ("parity", "hf:demo", tmp_path / "luvc.json", "--task", "glyph")
+    refused(cli(*ask), "this is a file, and a model is a folder", f"give the folder: {tmp_path}")
+    refused(cli("parity", f"hf:{tmp_path}", "demo", "--task", "glyph"), "this is a bundle, not a checkpoint")
+    for share in ("7", "-1", "nan"):
+        refused(cli(*ask, f"--retention={share}"), "a share must lie between 0 and 1", "--retention")
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
+def test_no_such_memory(cli: Cli, tmp_path: Path, value: str) -> None:
+    refused(cli("build", tmp_path, "--target", "rtx-ada", f"--device-memory={value}"), "there is no such memory")
+
+
+def test_so_many_threads_are_refused(cli: Cli, tmp_path: Path) -> None:
+    """100,000 of them once took the machine's memory."""
+    refused(cli("run", tmp_path, "--prompt", "?", "--threads", 100_000), "--threads", "1024")
+
+
+def test_an_error_follows_no_empty_line(cli: Cli, tmp_path: Path) -> None:
+    assert cli("build", tmp_path, "--target", "rtx-ada")[2].startswith("error: this is not a bundle")
 
 
 def test_a_back_end_this_machine_lacks_is_exit_3(cli: Cli, demo_bundle: Bundle, picture: Path) -> None:
