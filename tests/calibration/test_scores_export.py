@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from luvc_export.export.decoder import Decoder
 from luvc_export.plan import Plan
 
 GRID, ROWS, IMAGES = (4, 4), 2, 2
-SCORES = ("random", "stride", "v2drop", "fastv", "dart", "residual")
+SCORES = tuple(scores.names())
+#: Tokens kept of each image: more than DART's pivots, so that it looks for their opposites too.
+KEEP = 10
 
 
 def made(plan: Plan) -> tuple[Decoder, Any]:
@@ -33,9 +34,11 @@ def made(plan: Plan) -> tuple[Decoder, Any]:
     config.text_config.layer_types = ["full_attention"] * plan.layers
     torch.manual_seed(0)
     model = family.build(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             parameter.normal_(0, 1.5 * parameter.shape[1] ** -0.5)
+        elif "norm" in name:  # after a norm of equal weights all tokens are equally long
+            parameter.uniform_(0.5, 1.5)
     return family.decoder(model, plan).eval(), family.decoder_shape(config)
 
 
@@ -69,15 +72,24 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def pruning(name: str) -> Plan:
+    return Plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5)
+
+
 def mixed() -> tuple[Decoder, Any]:
-    """A decoder that prunes with another score before every layer but the first: one trace proves them all."""
-    plan = Plan(GRID, (16, *range(14, 14 - 2 * len(SCORES), -2)), last_layer="full")
-    decoder, shape = made(plan)
-    for layer, name in enumerate(SCORES, 1):
-        own = dataclasses.replace(plan, score=name)
-        setattr(decoder, f"basis_{layer}", scores.constant(own, layer, plan.keep[layer - 1], 64))
-    turn = itertools.cycle(SCORES)
-    decoder.score = lambda given: scores.score(next(turn))(given)
+    """A decoder whose prune ranks every image by another score: one trace proves them all."""
+    decoder, shape = made(pruning("norm"))
+    bases = [scores.constant(pruning(name), 1, 16, 64) for name in SCORES]
+
+    def score(given: scores.ScoreInput) -> torch.Tensor:
+        image = torch.arange(given.normed.shape[1])[:, None]
+        ranks = torch.zeros(given.normed.shape[:3])
+        for number, (name, basis) in enumerate(zip(SCORES, bases, strict=True)):
+            own = scores.score(name)(dataclasses.replace(given, basis=basis))
+            ranks = torch.where(image == number, own, ranks)
+        return ranks
+
+    decoder.score = score
     return decoder, shape
 
 
@@ -91,26 +103,31 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path) -> None:
     graph, layers = session(decoder, shape, tmp_path / "decoder.onnx"), decoder.plan.layers
     outputs = [item.name for item in graph.get_outputs()]
     past = [torch.zeros(ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * layers)
-    inputs = feeds(1)
+    inputs = feeds(1, len(SCORES))
     for turn in range(2):
         logits, presents, kept = decoder(*inputs.values(), past)
         names = dict(zip(contract.past_names(layers), past, strict=True))
         ran = graph.run(None, {n: t.numpy() for n, t in {**inputs, **names}.items()})
         out = dict(zip(outputs, ran, strict=True))
-        for layer, indices in enumerate(kept if turn == 0 else [], 1):
-            assert indices.shape == (ROWS, IMAGES, decoder.plan.keep[layer])
+        for indices in kept if turn == 0 else []:
+            assert indices.shape == (ROWS, len(SCORES), KEEP)
             assert (np.diff(indices.numpy()) > 0).all()
-            np.testing.assert_array_equal(out[contract.kept_name(layer)], indices.numpy(), err_msg=SCORES[layer - 1])
+            for image, name in enumerate(SCORES):
+                found = out[contract.kept_name(1)][:, image]
+                np.testing.assert_array_equal(found, indices[:, image].numpy(), err_msg=name)
+                _, _, (alone,) = made(pruning(name))[0](*inputs.values(), past)
+                np.testing.assert_array_equal(found, alone[:, image].numpy(), err_msg=f"{name} alone")
         np.testing.assert_allclose(out[contract.LOGITS], logits.numpy(), atol=2e-4)
         assert logits.std() > 0.5
         for present, wanted in zip(contract.present_names(layers), presents, strict=True):
             np.testing.assert_allclose(out[present], wanted.numpy(), atol=2e-4)
         mask = torch.cat([inputs[contract.TEXT_MASK], torch.ones(ROWS, 1, dtype=torch.bool)], 1)
-        inputs, past = {**feeds(2, images=0, text=1, past=50), contract.TEXT_MASK: mask}, presents
+        inputs, past = {**feeds(2, images=0, text=1, past=200), contract.TEXT_MASK: mask}, presents
 
 
 def test_scores_are_found_by_their_files() -> None:
-    assert set(scores.names()) >= {*SCORES, "low", "ratio", "norm", "pyramiddrop"}
+    known = {"random", "stride", "v2drop", "fastv", "dart", "residual", "low", "ratio", "norm", "pyramiddrop"}
+    assert set(scores.names()) >= known
     assert [name for name in scores.names() if scores.reads_text(name)] == ["fastv", "pyramiddrop"]
     with pytest.raises(PlanError, match="did you mean 'v2drop'"):
         scores.score("v2drops")
