@@ -1,6 +1,7 @@
 # ruff: noqa: D103
 """Pictures, questions and tokenizer: deterministic, disjoint, and right by a recomputation of their own."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ WORD = {"one": 1, "two": 2, "three": 3, "four": 4}
 STEP = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}
 
 
+@functools.cache
 def board(split, seed, picture, *more):
     """The picture as {(row, column): (digit, colour)}, from 1."""
     _, scene = render(generator(split, seed, picture, *more), split)
