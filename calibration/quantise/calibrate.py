@@ -85,17 +85,16 @@ def calibrate(
     plan = plan or bundle.manifest.default_plan
     check(bundle, plan, recipe, min_agreement, overwrite, output)
     fitted, held = data.split()
+    entry = bundle.entry(plan)
+    models = {"vision": load(bundle, entry.vision), "decoder": load(bundle, entry.decoder)}
+    keep = _matching(keep_high, [name for model in models.values() for name in sites(model.graph)])
     seen: Mapping[str, Statistics | Scales | str]
     if modelopt is None:
         seen = _ranges(bundle, plan, fitted, ranges_file, threads, progress)
-        keep = _matching(keep_high, seen)
     else:
         if ranges_file is not None:
             raise UsageError("nvidia-modelopt keeps no ranges between runs", where="--cache", got=str(ranges_file))
         recipe = dataclasses.replace(recipe, backend=f"nvidia-modelopt {modelopt.check(bundle, recipe)}")
-        entry = bundle.entry(plan)
-        models = {"vision": load(bundle, entry.vision), "decoder": load(bundle, entry.decoder)}
-        keep = _matching(keep_high, [name for model in models.values() for name in sites(model.graph)])
         seen = modelopt.scales(models, recipe, bundle, plan, fitted, keep, threads, progress)
     with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch:
         quantiser = Quantiser(bundle, plan, recipe, seen, Path(scratch), keep, progress)

@@ -20,9 +20,11 @@ def bench(
         str | None, typer.Option("--vs", metavar="OTHER", help="Run in turns with FOLDER, FOLDER#PLAN or #PLAN.")
     ] = None,
     plan: options.BundlePlan = None,
-    images: Annotated[int, typer.Option("--images", help="Images in the prompt.")] = 1,
-    text: Annotated[int, typer.Option("--text", help="Text tokens in the prompt.")] = 64,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens of the answer, all of them made.")] = 16,
+    images: Annotated[int, typer.Option("--images", min=0, help="Images in the prompt.")] = 1,
+    text: Annotated[int, typer.Option("--text", min=1, help="Text tokens in the prompt.")] = 64,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", min=1, help="Tokens of the answer, all of them made.")
+    ] = 16,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs that count.")] = 5,
     warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Runs before those.")] = 1,
     threads: options.Threads = None,

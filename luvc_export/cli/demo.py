@@ -22,7 +22,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle and pictures.")] = Path(
         "demo-out"
     ),
-    seed: Annotated[int, typer.Option("--seed", help="Which pictures are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which pictures are drawn.")] = 0,
     pictures: Annotated[int, typer.Option("--pictures", help="How many pictures to ask about.")] = 1,
     as_json: options.Json = False,
 ) -> None:

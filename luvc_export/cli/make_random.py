@@ -25,7 +25,7 @@ def make_random(
         int | None, typer.Option("--encoder-blocks", help="Vision encoder blocks; default: as published.")
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="fp32, fp16 or bf16: how weights are stored.")] = "bf16",
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the weights.")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Write a checkpoint of random weights with a real model's layer shapes, to time without a download.

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -25,7 +29,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
         self._process = context.Process(target=_serve, args=(case, profile, far), daemon=True)
-        self._process.start()
+        with _deaf():
+            self._process.start()
         far.close()
         self._where = str(case.bundle)
         try:
@@ -90,10 +95,24 @@ class Worker:
         )
 
 
-def _serve(case: Case, profile: str | None, pipe: Connection) -> None:
-    from luvc_export.runtime.bench.subject import Subject
-
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started here begin without Ctrl-C: before ``_serve`` runs, Python would answer it with a traceback."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(case: Case, profile: str | None, pipe: Connection) -> None:
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from luvc_export.runtime.bench.subject import Subject
+
         subject = Subject(case, profile)
         pipe.send((True, None))
         while True:

@@ -54,6 +54,9 @@ def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_pa
         (("--sweep", "tokens", "--vs", "#none"), "two jobs"),
         (("--plan", "third"), "did you mean 'thirds'"),
         (("--text", 1000), "these lengths cannot be timed"),
+        (("--text", 0), "'--text'"),
+        (("--images", -1), "'--images'"),
+        (("--new-tokens", 0), "'--new-tokens'"),
     ],
 )
 def test_bad_input_is_refused(cli: Cli, demo_bundle: Bundle, args: tuple[object, ...], said: str) -> None:

@@ -222,6 +222,20 @@ def test_so_many_threads_are_refused(cli: Cli, tmp_path: Path) -> None:
     refused(cli("run", tmp_path, "--prompt", "?", "--threads", 100_000), "--threads", "1024")
 
 
+@pytest.mark.parametrize("words", [("demo",), ("make-random", "smolvlm-256m")])
+def test_a_seed_is_not_negative(cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+    refused(cli(*words, "-o", tmp_path / "new", "--seed=-1"), "'--seed'")
+
+
+@pytest.mark.parametrize(("pattern", "said"), [("(", "no regular expression"), ("nothing", "no product matches")])
+def test_calibrate_refuses_a_pattern_before_it_collects(
+    cli: Cli, demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, pattern: str, said: str
+) -> None:
+    monkeypatch.setattr("luvc_export.calibration.quantise.calibrate._ranges", lambda *given: 1 / 0)
+    words = ("calibrate", demo_bundle.folder, "--precision", "int8", "--data", "glyph", "--count", 56)
+    refused(cli(*words, "--keep-high", pattern), said, "--keep-high")
+
+
 def test_an_error_follows_no_empty_line(cli: Cli, tmp_path: Path) -> None:
     assert cli("build", tmp_path, "--target", "rtx-ada")[2].startswith("error: this is not a bundle")
 
