@@ -25,14 +25,26 @@ settings.register_profile("repo", deadline=None, derandomize=True, max_examples=
 settings.load_profile("repo")
 
 
+#: Makes the demo bundle, while the other worker has what does not need it.
+FIRST = "test_main_job.py"
+#: Modules of more than ten seconds, longest first by what ``--durations`` said; what takes little ends the run. Those
+#: that need surgeon's ``traced`` stand apart from the one that makes it.
+LONGEST = (
+    "test_family_graphs.py", "test_scores_export.py", "test_equal.py", "test_bundling.py", "test_weight_ratio.py",
+    "test_call_plugins.py", "test_rtx.py", "test_budgets_from_data.py", "test_packaging.py", "test_ablation.py",
+    "test_sabotage.py", "test_quantise_bundle.py", "test_quantise_engines.py", "test_build_bundle.py",
+    "test_bench_cli.py", "test_pack.py", "test_modelopt_backend.py", "test_cli.py", "test_trt.py", "test_trt_choose.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order for two workers: the longest modules first, and what needs the demo bundle after the one that makes it.
 
     pytest-xdist keeps this order only with ``--no-loadscope-reorder``; else modules of few, long tests end the run.
     """
     waits = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
-    longest = ("test_main_job.py", "test_family_graphs.py", "test_bundling.py")
-    items.sort(key=lambda item: (item.path.name not in longest, item.path in waits and item.path.name != longest[0]))
+    turns = {name: turn for turn, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path.name != FIRST, item.path in waits, turns.get(item.path.name, len(LONGEST))))
 
 
 @pytest.fixture(scope="session")
