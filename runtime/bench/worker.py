@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
         self._process = context.Process(target=_serve, args=(case, profile, far), daemon=True)
-        with _deaf():
+        with _ctrl_c_waits():
             self._process.start()
         far.close()
         self._where = str(case.bundle)
@@ -96,21 +96,26 @@ class Worker:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes started here begin without Ctrl-C: before ``_serve`` runs, Python would answer it with a traceback."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+def _ctrl_c_waits() -> Iterator[None]:
+    """Hold Ctrl-C back, here and in processes started here, until the block ends or ``_serve`` begins.
+
+    Before ``_serve`` runs, Python would answer it with a traceback of its own start.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # its start lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(case: Case, profile: str | None, pipe: Connection) -> None:
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         from luvc_export.runtime.bench.subject import Subject
 
         subject = Subject(case, profile)

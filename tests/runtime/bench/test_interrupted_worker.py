@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -25,28 +26,40 @@ class Interrupted(ModuleType):
 def test_ctrl_c_while_it_imports_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "luvc_export.runtime.bench.subject"
     monkeypatch.setitem(sys.modules, name, Interrupted(name))
-    before = signal.getsignal(signal.SIGINT)
     near, far = multiprocessing.Pipe()
-    try:
-        worker._serve(Case(Path(), None, 1, 1, 1), None, far)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    worker._serve(Case(Path()), None, far)
     assert not near.poll()
 
 
-def test_it_starts_without_ctrl_c() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    assert before is not signal.SIG_IGN
-    with worker._deaf():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) is before
-    seen = []
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on this system")
+def test_ctrl_c_while_it_starts_waits_and_is_not_lost() -> None:
+    def held() -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
-    def elsewhere() -> None:
-        with worker._deaf():
-            seen.append(signal.getsignal(signal.SIGINT))
+    passed = False
+    with pytest.raises(KeyboardInterrupt), worker._ctrl_c_waits():
+        assert held()
+        started = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))",
+            ],
+            capture_output=True,
+            check=True,
+        )
+        os.kill(os.getpid(), signal.SIGINT)
+        passed = True
+    assert passed and started.stdout.strip() == b"True" and not held()
 
-    other = threading.Thread(target=elsewhere)
-    other.start()
-    other.join()
-    assert seen == [before]
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on this system")
+def test_ctrl_c_that_waited_ends_the_process_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = multiprocessing.Pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        worker._serve(Case(Path()), None, far)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert not near.poll()
