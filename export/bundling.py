@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import onnxscript.optimizer
 
 from luvc_export import __version__, bundle
 from luvc_export.errors import CheckpointError, PlanError, UsageError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.families.base import Normalise
+from luvc_export.export.forced_decoder import forced_decoder
+from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import operate
 from luvc_export.manifest import Fit, ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
 from luvc_export.plan import Plan
@@ -201,39 +202,31 @@ def _write_graphs(
     size, frames = image_size(options, name), video.frames if video else 1
     vision = family.vision(skeleton.model, plan, _normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
+    flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[options.dtype]
+    layers = trace.selections(decoder) if options.debug else []
+    files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
-        (f"vision.{name}.onnx", vision, lambda: trace.trace_vision(vision, size, frames)),
-        (
-            f"decoder.{name}.onnx",
-            trace.FlatDecoder(decoder),
-            lambda: trace.trace_decoder(decoder, shape, weights.DTYPES[options.dtype]),
-        ),
+        (files[0], vision, lambda: trace.trace_vision(vision, size, frames)),
+        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype)),
     ]
-    if options.debug and trace.selections(decoder):
-        steps.append(
-            (
-                f"decoder.{name}.debug.onnx",
-                trace.FlatDecoder(decoder, debug=True),
-                lambda: trace.trace_decoder(decoder, shape, weights.DTYPES[options.dtype], debug=True),
-            )
-        )
     for file, module, traced in steps[1:] if seen else steps:
         progress(f"tracing {file}", 0.0)
         model = traced()
         inputs = weights.detach(model, module, skeleton.names)
         progress(f"tracing {file}", 0.6)
-        onnxscript.optimizer.optimize_ir(model)
+        simplify(model)
         weights.attach(model, inputs, places)
         used |= weights.used(model)
         model.producer_name, model.producer_version = "luvc-export", __version__
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
         trace.check(model)
+        if layers and module is flat:
+            (folder / files[2]).write_bytes(ir.to_proto(forced_decoder(model, layers)).SerializeToString())
         proto = ir.to_proto(model)
-        if options.surgery and not (isinstance(module, trace.FlatDecoder) and module.debug):
+        if options.surgery:
             proto, _ = operate(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
         (folder / file).write_bytes(proto.SerializeToString())
         progress(f"tracing {file}", 1.0)
-    files = [file for file, _, _ in steps]
     own = size if size != options.image_size else None
     return PlanEntry(plan, seen or files[0], files[1], files[2] if len(files) > 2 else None, size=own)
 

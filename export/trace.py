@@ -35,15 +35,14 @@ FORBIDDEN = (
 class FlatDecoder(nn.Module):
     """The decoder with past caches and outputs in a row, as a graph has them."""
 
-    def __init__(self, decoder: Decoder, debug: bool = False) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.decoder, self.debug = decoder, debug
+        self.decoder = decoder
 
-    def forward(self, inputs: Sequence[Tensor], past: Sequence[Tensor], forced: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor], past: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Outputs: logits, present caches, kept indices of every prune."""
-        chosen = dict(zip(selections(self.decoder), forced, strict=True)) if self.debug else None
-        logits, presents, kept = self.decoder(*inputs, past, chosen)
-        return logits, *presents, *([] if self.debug else kept)
+        logits, presents, kept = self.decoder(*inputs, past)
+        return logits, *presents, *kept
 
 
 def selections(decoder: Decoder) -> list[int]:
@@ -58,14 +57,13 @@ def trace_vision(vision: nn.Module, size: tuple[int, int], frames: int) -> ir.Mo
     return _trace(vision, (image,), ({0: torch.export.Dim("images")},), [contract.IMAGE], outputs)
 
 
-def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, debug: bool = False) -> ir.Model:
+def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> ir.Model:
     """Trace the decoder with batch, images, text and cache lengths symbolic.
 
     Args:
         decoder: Module with its plan.
         shape: Sizes of its caches.
         dtype: Of embeddings and caches.
-        debug: Take the kept indices as inputs ``forced_indices.N`` instead of choosing them.
     """
     plan = decoder.plan
     axes = int(decoder.rope.axes.max()) + 1
@@ -90,15 +88,12 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, deb
         for _ in ("key", "value"):
             past.append(torch.zeros(batch, shape.kv_heads, length, shape.head_dim, dtype=dtype))
             past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
-    layers = selections(decoder) if debug else []
-    forced = [torch.arange(plan.keep[layer]).expand(batch, groups, -1).contiguous() for layer in layers]
-    input_names = [*contract.DECODER_INPUTS, *contract.past_names(plan.layers), *map(contract.forced_name, layers)]
-    kept = [] if debug else [contract.kept_name(layer) for layer in selections(decoder)]
+    kept = [contract.kept_name(layer) for layer in selections(decoder)]
     return _trace(
-        FlatDecoder(decoder, debug),
-        ([tensor for tensor, _ in inputs], past, forced),
-        ([dims for _, dims in inputs], past_dims, [{0: b, 1: g} for _ in forced]),
-        input_names,
+        FlatDecoder(decoder),
+        ([tensor for tensor, _ in inputs], past),
+        ([dims for _, dims in inputs], past_dims),
+        [*contract.DECODER_INPUTS, *contract.past_names(plan.layers)],
         [contract.LOGITS, *contract.present_names(plan.layers), *kept],
     )
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-import onnxscript.optimizer
 import pytest
 import torch
 
@@ -19,6 +18,7 @@ from luvc_export.errors import PlanError
 from luvc_export.export import families, trace
 from luvc_export.export.compression import scores
 from luvc_export.export.decoder import Decoder
+from luvc_export.export.simplify import simplify
 from luvc_export.plan import Plan
 
 GRID, ROWS, IMAGES = (4, 4), 2, 2
@@ -64,7 +64,7 @@ def feeds(seed: int, images: int = IMAGES, text: int = 5, past: int = 0) -> dict
 
 def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSession:
     model = trace.trace_decoder(decoder, shape, torch.float32)
-    onnxscript.optimizer.optimize_ir(model)
+    simplify(model)
     trace.check(model)
     ir.save(model, path)
     options = onnxruntime.SessionOptions()

@@ -12,10 +12,10 @@ import family_chat
 import family_harness as harness
 import numpy as np
 import pytest
-from family_harness import TOLERANCE, Case, build, case
+from family_harness import TOLERANCE, Case, build
 from PIL import Image
 from test_family_answers import chat, pictures
-from test_family_joint import MOMENTS, joint
+from test_family_joint import MOMENTS
 from test_family_video import CHAT, FPS, frames
 from torch_backend import TorchBackend
 
@@ -28,30 +28,48 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
 FAMILIES = families.built_in()
-#: The family whose bundle takes a second image size, and the one whose bundle has a plan for whole videos too.
-BUCKETS, FILMS = "qwen2_vl", "qwen3_vl"
+#: Families whose bundle takes a second image size, has a plan for whole videos too, or carries DeepStack's planes.
+BUCKETS, FILMS, PLANES = "qwen2_vl", "qwen2_5_vl", "qwen3_vl"
 
 
 @cache
 def small(name: str) -> Case:
-    """The tiny model with two LLM layers, a prune and a drop: tracing takes its time by the layer.
+    """The tiny model with as few layers as show merges on both axes, a prune and a drop: tracing takes time by each.
 
-    DeepStack's planes need the third.
+    DeepStack's two planes need a third layer, and its encoder no third block.
     """
     family = families.find(name, "test")
     config = family.tiny_config()
-    if name == FILMS:
-        return case(name)
     text = config.get_text_config()
-    text.num_hidden_layers = 2
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:2]
+    if name == PLANES:
+        config.vision_config.depth = 2
+    else:
+        text.num_hidden_layers = 2
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:2]
     made = build(family, config)
-    return replace(made, thirds=_halved(made.thirds))
+    return replace(made, thirds=_once(made.thirds))
 
 
-def _halved(plan: Plan) -> Plan:
-    return replace(plan, keep=(plan.vision_tokens // 2, 0))
+def _once(plan: Plan) -> Plan:
+    """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
+    merged = replace(plan.merges[-1], rows=1, columns=1)
+    rows, columns = plan.grid
+    units = (rows - 1) * (columns - 1)
+    keep = (units // 2, 0) if plan.layers == 2 else (units, units // 2, 0)
+    return replace(plan, merges=(merged,), keep=keep)
+
+
+def _wide(tiny: Case) -> tuple[tuple[int, int], Plan]:
+    """Another size, whose tokens are all kept up to the last layer."""
+    size, plan = tiny.wide
+    return size, replace(plan, merges=(), keep=(plan.units, 0))
+
+
+def _film(tiny: Case) -> Plan:
+    """The same budget, shared by the moments of a film."""
+    plan = tiny.thirds
+    return replace(plan, keep=tuple(MOMENTS * keep for keep in plan.keep), joint_images=MOMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +81,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
         tiny, folder = small(name), tmp_path_factory.mktemp(name)
         plans = {"thirds": tiny.thirds}
         if name == BUCKETS:
-            (height, width), plan = tiny.wide
-            plans[f"thirds@{height}x{width}"] = _halved(plan)
+            (height, width), plan = _wide(tiny)
+            plans[f"thirds@{height}x{width}"] = plan
         if name == FILMS:
-            plans["thirds@video"] = joint(tiny)
+            plans["thirds@video"] = _film(tiny)
         options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "video": name == FILMS}
         return export_bundle(str(family_chat.save(tiny, folder / "checkpoint")), folder / "bundle", plans, **options)
 
@@ -114,8 +132,7 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
 def test_the_size_that_fits_a_picture_is_used_and_said(exported: Any) -> None:
     """One bundle, two sizes, one file of weights; a chat stays with the size it began with."""
     tiny, bundle = small(BUCKETS), exported(BUCKETS)
-    (height, width), plan = tiny.wide
-    wide = _halved(plan)
+    (height, width), wide = _wide(tiny)
     both = Session(bundle, threads=1)
     assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
     for size, plan in ((tiny.size, tiny.thirds), ((height, width), wide)):
@@ -142,7 +159,7 @@ def test_run_takes_a_folder_of_frames(
     exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Twelve frames on disk, six of them looked at, under the plan for whole videos."""
-    tiny, bundle = case(FILMS), exported(FILMS)
+    tiny, bundle = small(FILMS), exported(FILMS)
     for index, frame in enumerate(frames(tiny, 12)):
         Image.fromarray(frame).save(tmp_path / f"{index}.png")
     asked = [
@@ -167,7 +184,7 @@ def test_run_takes_a_folder_of_frames(
 
 def test_videos_find_their_plan_and_keep_what_torch_keeps(exported: Any) -> None:
     """One bundle: pictures take the plan with a budget each, videos the one they share."""
-    tiny, bundle = case(FILMS), exported(FILMS)
+    tiny, bundle = small(FILMS), exported(FILMS)
     plan = bundle.manifest.plans["thirds@video"].plan
     assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
     ours, shown = Session(bundle, threads=1), frames(tiny, 2 * MOMENTS)

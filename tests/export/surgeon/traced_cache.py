@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
 
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
+from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon.graph import PLAN_KEY
 from luvc_export.plan import MergePass, Plan
 
@@ -39,6 +39,6 @@ def write(folder: Path) -> None:
     }
     folder.mkdir()
     for half, graph in halves.items():
-        onnxscript.optimizer.optimize_ir(graph)
+        simplify(graph)
         graph.metadata_props[PLAN_KEY] = json.dumps(PLAN.to_json())
         ir.save(graph, folder / f"{half}.onnx")
