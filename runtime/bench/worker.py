@@ -97,7 +97,7 @@ class Worker:
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Hold Ctrl-C back, here and in processes started here, until the block ends or ``_serve`` begins.
+    """Hold Ctrl-C back, in this thread and in processes started here, until the block ends or ``_serve`` begins.
 
     Before ``_serve`` runs, Python would answer it with a traceback of its own start.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def test_ctrl_c_while_it_starts_waits_and_is_not_lost() -> None:
             capture_output=True,
             check=True,
         )
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         passed = True
     assert passed and started.stdout.strip() == b"True" and not held()
 
@@ -58,7 +57,7 @@ def test_ctrl_c_that_waited_ends_the_process_quietly(monkeypatch: pytest.MonkeyP
     near, far = multiprocessing.Pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         worker._serve(Case(Path()), None, far)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
