@@ -10,6 +10,8 @@ from pathlib import Path
 
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# torch traces graphs of few layers a fifth faster without this cache (six layers: 17 s for 24; 24 layers: the same).
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 # A shell's background jobs start with SIGINT ignored, and so would what the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
