@@ -32,10 +32,11 @@ FIRST = "test_main_job.py"
 #: Modules of more than ten seconds, longest first by what ``--durations`` said; what takes little ends the run. Those
 #: that need surgeon's ``traced`` stand apart from the one that makes it.
 LONGEST = (
-    "test_family_graphs.py", "test_scores_export.py", "test_equal.py", "test_bundling.py", "test_weight_ratio.py",
-    "test_call_plugins.py", "test_rtx.py", "test_budgets_from_data.py", "test_packaging.py", "test_ablation.py",
-    "test_sabotage.py", "test_quantise_bundle.py", "test_quantise_engines.py", "test_build_bundle.py",
-    "test_bench_cli.py", "test_pack.py", "test_modelopt_backend.py", "test_cli.py", "test_trt.py", "test_trt_choose.py",
+    "test_family_graphs.py", "test_family_plans.py", "test_scores_export.py", "test_equal.py", "test_bundling.py",
+    "test_weight_ratio.py", "test_call_plugins.py", "test_rtx.py", "test_budgets_from_data.py", "test_packaging.py",
+    "test_ablation.py", "test_sabotage.py", "test_quantise_bundle.py", "test_quantise_engines.py",
+    "test_build_bundle.py", "test_bench_cli.py", "test_pack.py", "test_modelopt_backend.py", "test_cli.py",
+    "test_trt.py", "test_trt_choose.py",
 )  # fmt: skip
 
 

@@ -1,0 +1,126 @@
+"""Several plans in one bundle: image sizes, and a budget that a whole video shares. One family shows it for all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import family_chat
+import family_harness as harness
+import numpy as np
+import pytest
+from family_harness import TOLERANCE
+from PIL import Image
+from test_family_graphs import small
+from test_family_joint import MOMENTS
+from test_family_video import CHAT, FPS, frames
+from torch_backend import TorchBackend
+
+from luvc_export import build_engine, export_bundle
+from luvc_export.bundle import Bundle
+from luvc_export.cli import main
+from luvc_export.plan import Plan
+from luvc_export.runtime.session import Session
+
+FAMILY = "qwen2_vl"
+
+
+def _wide() -> tuple[tuple[int, int], Plan]:
+    """Another size, whose tokens are all kept up to the last layer."""
+    size, plan = small(FAMILY).wide
+    return size, replace(plan, merges=(), keep=(plan.units, 0))
+
+
+def _plans() -> dict[str, Plan]:
+    """Two sizes without a prune, and a film of the first size with one."""
+    (height, width), wide = _wide()
+    first = replace(small(FAMILY).thirds, merges=())
+    units = first.units
+    film = replace(first, keep=(MOMENTS * units // 2, 0), joint_images=MOMENTS)
+    return {"thirds": replace(first, keep=(units, 0)), f"thirds@{height}x{width}": wide, "thirds@video": film}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    tiny, folder = small(FAMILY), tmp_path_factory.mktemp(FAMILY)
+    options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "video": True}
+    made = str(family_chat.save(tiny, folder / "checkpoint"))
+    return export_bundle(made, folder / "bundle", _plans(), **options)
+
+
+def test_the_size_that_fits_a_picture_is_used_and_said(bundle: Bundle) -> None:
+    """One bundle, two sizes, one file of weights; a chat stays with the size it began with."""
+    tiny, near = small(FAMILY), _plans()["thirds"]
+    (height, width), wide = _wide()
+    both = Session(bundle, threads=1)
+    assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
+    for size, plan in ((tiny.size, near), ((height, width), wide)):
+        picture = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+        found = both.generate(picture, "what?", max_new_tokens=4)
+        assert found.selection.size == size
+        alone = Session(bundle, TorchBackend(tiny, plan), plan=bundle.sizes_of()[size])
+        assert found.token_ids == alone.generate(picture, "what?", max_new_tokens=4).token_ids
+        assert found.visual_tokens == plan.keep
+    assert [path.name for path in bundle.folder.iterdir()].count("weights") == 1
+
+
+def test_run_takes_a_folder_of_frames(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve frames on disk, six of them looked at, under the plan for whole videos."""
+    tiny = small(FAMILY)
+    for index, frame in enumerate(frames(tiny, 12)):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    asked = [
+        "--prompt",
+        "What then?",
+        "--max-new-tokens",
+        "2",
+        "--show-kept",
+        str(tmp_path / "kept" / "k.png"),
+        "--json",
+    ]
+    argv = ["luvc-export", "run", str(bundle.folder), "--video", str(tmp_path), "--fps", "4", *asked]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    said = json.loads(capsys.readouterr().out)
+    assert said["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12}
+    assert tuple(said["timings"]["visual_tokens"]) == bundle.manifest.plans["thirds@video"].plan.keep
+    assert (tmp_path / "kept" / "k.png").is_file()
+
+
+def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle) -> None:
+    """One bundle: pictures take the plan with a budget each, videos the one they share."""
+    tiny = small(FAMILY)
+    plan = bundle.manifest.plans["thirds@video"].plan
+    assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
+    ours, shown = Session(bundle, threads=1), frames(tiny, 2 * MOMENTS)
+    torch_ = Session(bundle, TorchBackend(tiny, plan), plan="thirds@video")
+    graph = Session(bundle, threads=1, plan="thirds@video")
+    request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
+    steps = [one.run(request.token_ids, one.see(request.images), blocks=request.blocks) for one in (graph, torch_)]
+    assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
+    assert {*steps[0].kept} == {*steps[1].kept} and steps[0].kept
+    for layer, kept in steps[1].kept.items():
+        assert np.array_equal(steps[0].kept[layer], kept)
+    for one in (ours, torch_):
+        found = one.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=8)
+        assert found.visual_tokens == plan.keep
+        assert len(found.token_ids) == 8
+    rows = ours.generate_batch(
+        [{"messages": CHAT, "video": part, "fps": FPS} for part in (shown, shown[::-1])], max_new_tokens=4
+    )
+    assert all(row.visual_tokens == plan.keep for row in rows)
+    assert ours.generate(shown[0], "?", max_new_tokens=2).visual_tokens == bundle.manifest.plans["thirds"].plan.keep
+    assert ours.video_frames() == 2 * MOMENTS
+
+
+def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:
+    """Its pictures are two frames: what cuts them into patches must stay within TensorRT's eight axes."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
+    assert bundle.manifest.image.frames == 2
+    build_engine(bundle.folder, "rtx-ada", "thirds@video", precision="fp16")
