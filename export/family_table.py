@@ -26,8 +26,9 @@ For every family below, tests in `tests/export/families` show, with tiny random 
 - a chat with a system prompt and no, one or two pictures: the same token ids as transformers' processor makes, the same
   32 tokens as `generate`; a second turn that keeps the pictures of the first in the caches;
 - tiles and videos where the table has them: the same ids and tokens as transformers;
-- ONNX graphs of the default plan (merging in the encoder, pruning in the LLM) that keep the same tokens and give the
-  same logits as the torch modules: with pictures, with text alone, and for a decode step;
+- ONNX graphs of a plan that does what the default one does (its score; one merge on both axes in the encoder, one prune
+  and the drop of all in the LLM) that keep the same tokens and give the same logits as the torch modules: with
+  pictures, with text alone, and for a decode step;
 - rows of a padded batch equal to rows alone;
 - a saved checkpoint found tensor by tensor under the names of its repository.
 
