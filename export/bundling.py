@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import platform
-import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from luvc_export import __version__, bundle
-from luvc_export.errors import CheckpointError, PlanError, UsageError
+from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.families.base import Normalise
+from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.forced_decoder import forced_decoder
+from luvc_export.export.options import Options, check_size, image_size
+from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import operate
-from luvc_export.manifest import Fit, ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
+from luvc_export.manifest import PlanEntry, Tensor, WeightsMode
 from luvc_export.plan import Plan
 from luvc_export.target import ORT_CPU
 
@@ -33,30 +32,6 @@ Progress = Callable[[str, float], None]
 _SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
-#: Pillow's filters by the number ``preprocessor_config.json`` gives.
-_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything about a bundle beside its plans; fields as in ``manifest``.
-
-    Attributes:
-        tiles: Grids (rows, columns) of tiles a picture may be cut to, each tile an image of ``image_size``.
-        debug: Also write decoder graphs that take the kept indices as inputs (parity).
-        video: Give images as many frames as the family's videos have; a picture then fills all of them.
-        surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
-    """
-
-    image_size: tuple[int, int]
-    fit: Fit = "pad"
-    text_capacity: int = 1024
-    dtype: str = "fp32"
-    weights: WeightsMode = "copy"
-    debug: bool = False
-    surgery: bool = True
-    tiles: tuple[tuple[int, int], ...] = ((1, 1),)
-    video: bool = False
 
 
 def write_bundle(
@@ -108,76 +83,6 @@ def write_bundle(
     return bundle.Bundle(output, manifest)
 
 
-def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
-    """Check image sizes, tiles, video and text capacity against the family and the plans.
-
-    Raises:
-        UsageError: A side is no multiple of the unit, the family has no such tiles or no video, or the text does not
-            fit the model's context.
-        PlanError: A plan was made for another grid.
-    """
-    checkpoint.family.cuts(checkpoint.config, options.tiles)
-    if options.video and checkpoint.family.video(checkpoint.config) is None:
-        raise UsageError(
-            f"{checkpoint.family.model_type} takes no video here",
-            where="--video",
-            expected="a family of docs/families.md that does",
-            fix="leave --video out and ask about frames as pictures",
-        )
-    for name, plan in plans.items():
-        if plan.joint_images > 1 and not options.video:
-            raise UsageError(
-                "a budget that images share is for videos",
-                where=name,
-                got=f"{plan.joint_images} images to a budget",
-                expected="one image to a budget, or a bundle with --video",
-            )
-        _check_plan(checkpoint, name, plan, image_size(options, name))
-    context = checkpoint.family.decoder_shape(checkpoint.config).context
-    if not 1 <= options.text_capacity <= context:
-        raise UsageError(
-            "the text capacity does not fit the model",
-            where="--text-capacity",
-            got=options.text_capacity,
-            expected=f"1 to {context} (the model's context)",
-        )
-
-
-def image_size(options: Options, name: str) -> tuple[int, int]:
-    """Height and width of the images of the plan ``name``: ``NAME@HxW`` says its own."""
-    own = re.fullmatch(r".+@(\d+)x(\d+)", name)
-    return (int(own[1]), int(own[2])) if own else options.image_size
-
-
-def _check_plan(checkpoint: Checkpoint, name: str, plan: Plan, size: tuple[int, int]) -> None:
-    unit, fixed = checkpoint.family.unit_pixels(checkpoint.config), checkpoint.family.image_size(checkpoint.config)
-    height, width = size
-    if fixed and fixed != size:
-        raise UsageError(
-            "this model takes one image size only",
-            where="--image-size",
-            got=f"{height}x{width}",
-            expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
-            fix=f"--image-size {fixed[0]}x{fixed[1]}",
-        )
-    if not fixed and (height % unit or width % unit or min(height, width) < unit):
-        nearest = tuple(max(unit, round(side / unit) * unit) for side in (height, width))
-        raise UsageError(
-            "the image size does not fit the model",
-            where="--image-size",
-            got=f"{height}x{width}",
-            expected=f"multiples of {unit}",
-            fix=f"--image-size {nearest[0]}x{nearest[1]}",
-        )
-    if plan.grid != (height // unit, width // unit):
-        raise PlanError(
-            "the plan is for another image size",
-            where=name,
-            got=f"grid {plan.grid}",
-            expected=f"{(height // unit, width // unit)} for {height}x{width}",
-        )
-
-
 def _sees_alike(one: Plan, other: Plan) -> bool:
     """Whether one vision graph serves both plans: the LLM's budgets and scores are not in it."""
     return all(getattr(one, name) == getattr(other, name) for name in _SEEN)
@@ -200,7 +105,7 @@ def _write_graphs(
     shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
     video = family.video(config) if options.video else None
     size, frames = image_size(options, name), video.frames if video else 1
-    vision = family.vision(skeleton.model, plan, _normalise(checkpoint))
+    vision = family.vision(skeleton.model, plan, normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[options.dtype]
     layers = trace.selections(decoder) if options.debug else []
@@ -240,92 +145,3 @@ def _copy_weights(folder: Path, tensors: Any, places: dict[str, Tensor], progres
         progress("copying weights", done / max(total, 1))
 
     weights.write_copy(folder, tensors, places, tell)
-
-
-def _processor(checkpoint: Checkpoint) -> dict[str, Any]:
-    path = checkpoint.folder / "preprocessor_config.json"
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return data
-
-
-def _normalise(checkpoint: Checkpoint) -> Normalise:
-    given, pixels = _processor(checkpoint), checkpoint.family.pixels
-    return Normalise(
-        given.get("rescale_factor", pixels.rescale),
-        list(given.get("image_mean", pixels.mean)),
-        list(given.get("image_std", pixels.std)),
-    )
-
-
-def make_manifest(
-    checkpoint: Checkpoint,
-    options: Options,
-    entries: dict[str, PlanEntry],
-    mode: WeightsMode,
-    places: dict[str, Tensor],
-    used: set[str],
-    files: dict[str, Any],
-) -> Manifest:
-    """``luvc.json`` of an export: what the checkpoint, its family and the options say.
-
-    Args:
-        checkpoint: Source.
-        options: As given.
-        entries: Plans by name, the default one first.
-        mode: Of the weights.
-        places: Where every tensor of the checkpoint lies.
-        used: Names of the tensors that graphs use.
-        files: Records of the bundle's files.
-    """
-    given, pixels = _processor(checkpoint), checkpoint.family.pixels
-    shape = checkpoint.family.decoder_shape(checkpoint.config)
-    video = checkpoint.family.video(checkpoint.config) if options.video else None
-    mean = given.get("image_mean", pixels.mean)
-    number = given.get("resample")
-    resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
-    copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
-    return Manifest(
-        source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
-        dtype=options.dtype,  # type: ignore[arg-type]
-        image=ImageInput(
-            options.image_size,
-            options.fit,
-            (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
-            resample,
-            video.frames if video else 1,
-        ),
-        prompt=Prompt(
-            image_token_id=checkpoint.family.image_token_id(checkpoint.config),
-            eos_token_ids=_eos(checkpoint),
-            text_capacity=options.text_capacity,
-            position_kind=checkpoint.family.position_kind,
-            position_copies=copies,
-            marker=checkpoint.family.template_marker(checkpoint.config),
-            cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
-            video=video,
-            tiling=checkpoint.family.tiling,
-        ),
-        decoder=shape,
-        planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,
-        default_plan=next(iter(entries)),
-        plans=entries,
-        weights=Weights(
-            mode,
-            str(checkpoint.folder.resolve()) if mode == "reference" else None,
-            {name: places[name] for name in sorted(used)} if mode == "reference" else {},
-        ),
-        files=files,
-        tools={"luvc-export": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")},
-    )
-
-
-def _eos(checkpoint: Checkpoint) -> tuple[int, ...]:
-    path = checkpoint.folder / "generation_config.json"
-    given = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-    if given is None:
-        given = getattr(checkpoint.config, "eos_token_id", None)
-    if given is None:
-        given = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
-    values = given if isinstance(given, list) else [given]
-    return tuple(int(value) for value in values if value is not None)

@@ -149,7 +149,8 @@ def export_bundle(
     shapes = checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
     for plan in plans.values():
         check_model(plan, *shapes)
-    from luvc_export.export.bundling import Options, write_bundle
+    from luvc_export.export.bundling import write_bundle
+    from luvc_export.export.options import Options
 
     video = video or joint_frames is not None
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)

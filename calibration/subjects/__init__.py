@@ -19,8 +19,8 @@ from luvc_export.calibration.subjects.huggingface import HuggingFace
 from luvc_export.calibration.subjects.text import Tokens
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.export.bundling import Options, check_size
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+from luvc_export.export.options import Options, check_size
 from luvc_export.manifest import ImageInput
 from luvc_export.plan import Plan
 from luvc_export.runtime.prompt import PromptEncoder, question

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from luvc_export import contract
 from luvc_export.calibration.subjects.base import Kept
 from luvc_export.calibration.subjects.graph import Decoded
-from luvc_export.export.bundling import _normalise
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.decoder import Decoder
+from luvc_export.export.processor import normalise
 from luvc_export.export.weights import DTYPES
 from luvc_export.plan import Plan
 from luvc_export.runtime.batching import Feeds
@@ -59,7 +59,7 @@ class TorchRunner:
 
     def __init__(self, checkpoint: Checkpoint, model: nn.Module, plan: Plan) -> None:
         self.plan = plan
-        self.encoder = checkpoint.family.vision(model, plan, _normalise(checkpoint)).eval()
+        self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval()
         self.decoder = checkpoint.family.decoder(model, plan).eval()
         self.shape = checkpoint.family.decoder_shape(checkpoint.config)
         self.dtype = next(model.parameters()).dtype

@@ -18,8 +18,9 @@ import onnxruntime as ort
 
 from luvc_export import make_plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
-from luvc_export.export.bundling import Options, write_bundle
+from luvc_export.export.bundling import write_bundle
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.options import Options
 from luvc_export.export.surgeon import operate
 from luvc_export.export.surgeon.graph import size
 from luvc_export.target import ORT_CPU, TargetSpec

@@ -12,10 +12,12 @@ import pytest
 from family_harness import GREEDY, Case, case
 from torch_backend import TorchBackend
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import Bundle, record
 from luvc_export.errors import UsageError
-from luvc_export.export import bundling, families
+from luvc_export.export import families
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.exported_manifest import make_manifest
+from luvc_export.export.options import Options
 from luvc_export.manifest import PlanEntry
 from luvc_export.plan import Plan
 from luvc_export.runtime.session import Session
@@ -26,10 +28,10 @@ FAMILIES = families.built_in()
 def session(tiny: Case, folder: Path, plan: Plan, **options: Any) -> Session:
     """A bundle's session on the torch modules: everything but the graphs is what an export writes."""
     checkpoint = open_checkpoint(str(family_chat.save(tiny, folder)))
-    chosen = bundling.Options(tiny.size, **options)
-    files = {path.name: bundling.bundle.record(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
+    chosen = Options(tiny.size, **options)
+    files = {path.name: record(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
     entries = {"plan": PlanEntry(plan, "", "")}
-    manifest = bundling.make_manifest(checkpoint, chosen, entries, "copy", {}, set(), files)
+    manifest = make_manifest(checkpoint, chosen, entries, "copy", {}, set(), files)
     return Session(Bundle(folder, manifest), TorchBackend(tiny, plan))
 
 

@@ -90,14 +90,14 @@ def test_videos_and_pictures_stand_where_the_messages_say(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", sorted({*FAMILIES} - {*VIDEO}))
 def test_families_without_video_refuse_at_export(name: str, tmp_path: Path) -> None:
-    from luvc_export.export import bundling
     from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.export.options import Options, check_size
 
     tiny = case(name)
     tiny.config.save_pretrained(tmp_path)
     checkpoint = open_checkpoint(str(tmp_path), weights=False)
     with pytest.raises(UsageError, match=f"{name} takes no video here(.|\n)*leave --video out"):
-        bundling.check_size(checkpoint, {}, bundling.Options(tiny.size, video=True))
+        check_size(checkpoint, {}, Options(tiny.size, video=True))
 
 
 def test_a_bundle_without_video_says_how_to_get_one(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""``luvc.json`` of an export: what the checkpoint, its family and the options say."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from luvc_export import __version__
+from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.options import Options
+from luvc_export.export.processor import processor
+from luvc_export.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
+
+#: Pillow's filters by the number ``preprocessor_config.json`` gives.
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+
+
+def make_manifest(
+    checkpoint: Checkpoint,
+    options: Options,
+    entries: dict[str, PlanEntry],
+    mode: WeightsMode,
+    places: dict[str, Tensor],
+    used: set[str],
+    files: dict[str, Any],
+) -> Manifest:
+    """The manifest to write.
+
+    Args:
+        checkpoint: Source.
+        options: As given.
+        entries: Plans by name, the default one first.
+        mode: Of the weights.
+        places: Where every tensor of the checkpoint lies.
+        used: Names of the tensors that graphs use.
+        files: Records of the bundle's files.
+    """
+    given, pixels = processor(checkpoint), checkpoint.family.pixels
+    shape = checkpoint.family.decoder_shape(checkpoint.config)
+    video = checkpoint.family.video(checkpoint.config) if options.video else None
+    mean = given.get("image_mean", pixels.mean)
+    number = given.get("resample")
+    resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
+    copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
+    return Manifest(
+        source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
+        dtype=options.dtype,  # type: ignore[arg-type]
+        image=ImageInput(
+            options.image_size,
+            options.fit,
+            (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
+            resample,
+            video.frames if video else 1,
+        ),
+        prompt=Prompt(
+            image_token_id=checkpoint.family.image_token_id(checkpoint.config),
+            eos_token_ids=_eos(checkpoint),
+            text_capacity=options.text_capacity,
+            position_kind=checkpoint.family.position_kind,
+            position_copies=copies,
+            marker=checkpoint.family.template_marker(checkpoint.config),
+            cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
+            video=video,
+            tiling=checkpoint.family.tiling,
+        ),
+        decoder=shape,
+        planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,
+        default_plan=next(iter(entries)),
+        plans=entries,
+        weights=Weights(
+            mode,
+            str(checkpoint.folder.resolve()) if mode == "reference" else None,
+            {name: places[name] for name in sorted(used)} if mode == "reference" else {},
+        ),
+        files=files,
+        tools={"luvc-export": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")},
+    )
+
+
+def _eos(checkpoint: Checkpoint) -> tuple[int, ...]:
+    path = checkpoint.folder / "generation_config.json"
+    given = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    if given is None:
+        given = getattr(checkpoint.config, "eos_token_id", None)
+    if given is None:
+        given = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
+    values = given if isinstance(given, list) else [given]
+    return tuple(int(value) for value in values if value is not None)

@@ -1,0 +1,103 @@
+"""Everything about a bundle beside its plans, and whether it fits the family and the plans."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from luvc_export.errors import PlanError, UsageError
+from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.manifest import Fit, WeightsMode
+from luvc_export.plan import Plan
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a bundle beside its plans; fields as in ``manifest``.
+
+    Attributes:
+        tiles: Grids (rows, columns) of tiles a picture may be cut to, each tile an image of ``image_size``.
+        debug: Also write decoder graphs that take the kept indices as inputs (parity).
+        video: Give images as many frames as the family's videos have; a picture then fills all of them.
+        surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
+    """
+
+    image_size: tuple[int, int]
+    fit: Fit = "pad"
+    text_capacity: int = 1024
+    dtype: str = "fp32"
+    weights: WeightsMode = "copy"
+    debug: bool = False
+    surgery: bool = True
+    tiles: tuple[tuple[int, int], ...] = ((1, 1),)
+    video: bool = False
+
+
+def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
+    """Check image sizes, tiles, video and text capacity against the family and the plans.
+
+    Raises:
+        UsageError: A side is no multiple of the unit, the family has no such tiles or no video, or the text does not
+            fit the model's context.
+        PlanError: A plan was made for another grid.
+    """
+    checkpoint.family.cuts(checkpoint.config, options.tiles)
+    if options.video and checkpoint.family.video(checkpoint.config) is None:
+        raise UsageError(
+            f"{checkpoint.family.model_type} takes no video here",
+            where="--video",
+            expected="a family of docs/families.md that does",
+            fix="leave --video out and ask about frames as pictures",
+        )
+    for name, plan in plans.items():
+        if plan.joint_images > 1 and not options.video:
+            raise UsageError(
+                "a budget that images share is for videos",
+                where=name,
+                got=f"{plan.joint_images} images to a budget",
+                expected="one image to a budget, or a bundle with --video",
+            )
+        _check_plan(checkpoint, name, plan, image_size(options, name))
+    context = checkpoint.family.decoder_shape(checkpoint.config).context
+    if not 1 <= options.text_capacity <= context:
+        raise UsageError(
+            "the text capacity does not fit the model",
+            where="--text-capacity",
+            got=options.text_capacity,
+            expected=f"1 to {context} (the model's context)",
+        )
+
+
+def image_size(options: Options, name: str) -> tuple[int, int]:
+    """Height and width of the images of the plan ``name``: ``NAME@HxW`` says its own."""
+    own = re.fullmatch(r".+@(\d+)x(\d+)", name)
+    return (int(own[1]), int(own[2])) if own else options.image_size
+
+
+def _check_plan(checkpoint: Checkpoint, name: str, plan: Plan, size: tuple[int, int]) -> None:
+    unit, fixed = checkpoint.family.unit_pixels(checkpoint.config), checkpoint.family.image_size(checkpoint.config)
+    height, width = size
+    if fixed and fixed != size:
+        raise UsageError(
+            "this model takes one image size only",
+            where="--image-size",
+            got=f"{height}x{width}",
+            expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
+            fix=f"--image-size {fixed[0]}x{fixed[1]}",
+        )
+    if not fixed and (height % unit or width % unit or min(height, width) < unit):
+        nearest = tuple(max(unit, round(side / unit) * unit) for side in (height, width))
+        raise UsageError(
+            "the image size does not fit the model",
+            where="--image-size",
+            got=f"{height}x{width}",
+            expected=f"multiples of {unit}",
+            fix=f"--image-size {nearest[0]}x{nearest[1]}",
+        )
+    if plan.grid != (height // unit, width // unit):
+        raise PlanError(
+            "the plan is for another image size",
+            where=name,
+            got=f"grid {plan.grid}",
+            expected=f"{(height // unit, width // unit)} for {height}x{width}",
+        )
