@@ -22,36 +22,31 @@ from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
 FAMILIES = families.built_in()
-#: The family that carries DeepStack's planes.
-PLANES = "qwen3_vl"
 
 
 @cache
 def small(name: str) -> Case:
     """The tiny model with as few layers as show merges on both axes, a prune and a drop: tracing takes time by each.
 
-    DeepStack's two planes need a third layer, and its encoder no third block.
+    DeepStack keeps the plane from before the merge, which is pruned before the first layer and added after it.
     """
     family = families.find(name, "test")
     config = family.tiny_config()
     text = config.get_text_config()
-    if name == PLANES:
-        config.vision_config.depth = 2
-    else:
-        text.num_hidden_layers = 2
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:2]
+    text.num_hidden_layers = 2
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:2]
+    if hasattr(config.vision_config, "deepstack_visual_indexes"):
+        config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 2, [0]
     made = build(family, config)
     return replace(made, thirds=_once(made.thirds))
 
 
 def _once(plan: Plan) -> Plan:
     """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
-    merged = replace(plan.merges[-1], rows=1, columns=1)
     rows, columns = plan.grid
-    units = (rows - 1) * (columns - 1)
-    keep = (units // 2, 0) if plan.layers == 2 else (units, units // 2, 0)
-    return replace(plan, merges=(merged,), keep=keep)
+    merged = replace(plan.merges[-1], rows=1, columns=1)
+    return replace(plan, merges=(merged,), keep=((rows - 1) * (columns - 1) // 2, 0))
 
 
 @pytest.fixture(scope="module")
