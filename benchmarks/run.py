@@ -92,7 +92,7 @@ def ask(what: str, file: str, requirements: str | None, options: dict[str, Any])
 
 
 def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
-    """Markdown: medians, and each time to first token by that of the first of ``names``."""
+    """Markdown: medians, and each time to first token and of the LLM by that of the first of ``names``."""
     heads = ["", "version", "visual tokens a layer", "first token s", f"by {names[0]}", "LLM s", f"by {names[0]}"]
     heads += ["decode tokens/s", "peak GiB"]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]

@@ -1,7 +1,7 @@
 """What the exporter leaves, made small: functions inlined, constants folded, casts, reshapes and slices of no use gone.
 
 The steps are those of ``onnxscript.optimizer.optimize_ir`` without the rewrites that cannot fire on these graphs (no
-convolution, no clip, no scatter). One of them, which looks for slices that are a split, took half of its time.
+convolution, no clip, no scatter). The one that looks for slices that are a split took half of their time.
 """
 
 from __future__ import annotations

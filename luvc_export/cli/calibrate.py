@@ -119,12 +119,9 @@ def calibrate(
 
 def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
-    from luvc_export.errors import UsageError, did_you_mean
+    from luvc_export.errors import UsageError
 
-    if backend not in BACKENDS:
-        raise UsageError(
-            "unknown back-end", where="--backend", got=repr(backend), expected=did_you_mean(backend, BACKENDS)
-        )
+    options.choice("--backend", backend, BACKENDS)
     if (backend == "modelopt") != (python is not None):
         raise UsageError(
             "--backend modelopt and --modelopt-python belong together",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import pytest
+from cli_words import Cli
 
 from luvc_export.cli import main
-
-#: Takes words, gives (exit code, stdout, stderr).
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli_words import Cli
 from PIL import Image
 
 from luvc_export.bundle import Bundle
 
-Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
 
 

@@ -7,10 +7,10 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli_words import Cli
 from PIL import Image
 
 from luvc_export.bundle import Bundle
@@ -20,7 +20,6 @@ from luvc_export.demo.questions import cases
 from luvc_export.plan import Plan
 
 SIZE = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

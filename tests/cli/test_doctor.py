@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
+from cli_words import Cli
 
-Cli = Callable[..., tuple[int, str, str]]
 PARTS = {"TensorRT-RTX": (("numpy",), "rtx"), "TensorRT": (("no-such-package",), None)}
 
 

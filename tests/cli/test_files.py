@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli_words import Cli
 
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import UsageError
-
-Cli = Callable[..., tuple[int, str, str]]
 
 
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:

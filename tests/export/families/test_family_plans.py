@@ -18,7 +18,7 @@ from test_family_joint import MOMENTS
 from test_family_video import CHAT, FPS, frames
 from torch_backend import TorchBackend
 
-from luvc_export import build_engine, export_bundle
+from luvc_export import build_engine, contract, export_bundle
 from luvc_export.bundle import Bundle
 from luvc_export.cli import main
 from luvc_export.plan import Plan
@@ -123,4 +123,5 @@ def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:
     """Its pictures are two frames: what cuts them into patches must stay within TensorRT's eight axes."""
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     assert bundle.manifest.image.frames == 2
-    build_engine(bundle.folder, "rtx-ada", "thirds@video", precision="fp16")
+    made = build_engine(bundle.folder, "rtx-ada", "thirds@video", precision="fp16")
+    assert made.engine("thirds@video", "rtx-ada").vision.inputs[0].name == contract.IMAGE
