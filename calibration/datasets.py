@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
 from luvc_export.calibration.cases import Case, Question, read_jsonl
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.manifest import CalibrationData
-from luvc_export.runtime.pictures import Picture, open_picture
+from luvc_export.runtime.media.pictures import Picture, open_picture
 
 #: Cases taken where nobody says how many.
 COUNT = 256

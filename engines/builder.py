@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luvc_export import plugin_library
-from luvc_export.engines import layers, library, timing, watching
+from luvc_export.bundle.manifest import Binding, Profile
+from luvc_export.core import plugin_library
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import Profiles, Target
+from luvc_export.engines import build_monitor, kernel_caches, layer_information, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, MachineError, UsageError
-from luvc_export.manifest_engines import Binding, Profile
-from luvc_export.plan import Plan
-from luvc_export.target import Profiles, Target
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -83,7 +83,7 @@ def build(
     target: Target,
     capacity: Capacity,
     options: BuildOptions,
-    progress: watching.Progress = lambda stage, done: None,
+    progress: build_monitor.Progress = lambda stage, done: None,
     kind: Profiles | None = None,
 ) -> Built:
     """Build one engine and write it to ``output``, whole or not at all.
@@ -108,7 +108,7 @@ def build(
     library.check_builds(target)
     trt = library.load(target.library)
     _check_refit(target, options)
-    log, interrupt = watching.logger(trt), watching.Interrupt()
+    log, interrupt = build_monitor.logger(trt), build_monitor.Interrupt()
     builder = trt.Builder(log)
     if options.dynamic_plugins is not None:
         plugin_library.register(builder.get_plugin_registry(), options.dynamic_plugins, log.lines)
@@ -116,7 +116,7 @@ def build(
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse(graph.data, str(graph.folder / graph.name))
     _check_parsed(parser, parsed, log.lines, graph.name)
-    _check_read(layers.unread(network), graph.name)
+    _check_read(layer_information.unread(network), graph.name)
     inputs, outputs = _bindings(network)
     shapes = {item.name: item.shape for item in inputs}
     made = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
@@ -124,13 +124,13 @@ def build(
     for profile in made:
         _add(builder, config, profile)
     cache, cache_path = _timing_cache(trt, config, target, options)
-    config.progress_monitor = watching.monitor(trt, f"building {output.name}", progress, interrupt)
+    config.progress_monitor = build_monitor.monitor(trt, f"building {output.name}", progress, interrupt)
     with interrupt.watching():
         data = builder.build_serialized_network(network, config)
     _check_built(data, log.lines, graph.name)
-    _check_read(watching.unused_inputs(log.lines), graph.name)
+    _check_read(build_monitor.unused_inputs(log.lines), graph.name)
     if cache_path is not None:
-        timing.save(cache, cache_path)
+        kernel_caches.save(cache, cache_path)
     scratch = output.with_name(f".{output.name}.part")
     try:
         with scratch.open("wb") as file:
@@ -139,8 +139,8 @@ def build(
     finally:
         scratch.unlink(missing_ok=True)
     loaded = _load(trt, log, target, data, options.dynamic_plugins)
-    described = layers.of_network(network) if loaded is None else layers.of_engine(trt, loaded)
-    memory = layers.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
+    described = layer_information.of_network(network) if loaded is None else layer_information.of_engine(trt, loaded)
+    memory = layer_information.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
     lines = "".join(f"[{severity}] {message}\n" for severity, message in log.lines)
     return Built(inputs, outputs, made, memory, json.dumps(described, indent=1), lines)
 
@@ -163,7 +163,7 @@ def _check_parsed(parser: Any, parsed: bool, lines: list[tuple[str, str]], name:
         raise CheckFailed(
             "TensorRT's parser refuses the graph",
             where=name,
-            got="\n    ".join(told) or watching.problems(lines),
+            got="\n    ".join(told) or build_monitor.problems(lines),
             fix="export the bundle again with this version of luvc-export; if that does not help, report these nodes",
         )
 
@@ -227,15 +227,15 @@ def _timing_cache(trt: Any, config: Any, target: Target, options: BuildOptions) 
     capability = library.compute_capability()
     if not target.library.timing_cache or options.no_builder_cache or capability is None:
         return None, None
-    default = timing.cache_file("timing", target.library.backend, trt.__version__, capability)
+    default = kernel_caches.cache_file("timing", target.library.backend, trt.__version__, capability)
     path = options.timing_cache or default
-    return timing.attach(config, path), path
+    return kernel_caches.attach(config, path), path
 
 
 def _check_built(data: Any, lines: list[tuple[str, str]], name: str) -> None:
     if data is not None:
         return
-    told = watching.problems(lines)
+    told = build_monitor.problems(lines)
     if "out of memory" in told.lower() or "OutOfMemory" in told:
         raise MachineError(
             "memory ran out while building",

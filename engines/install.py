@@ -10,16 +10,15 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, Manifest, PluginLibrary
+from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import builder, library
+from luvc_export.engines.build_monitor import Progress
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
-from luvc_export.engines.watching import Progress
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.manifest import Manifest
-from luvc_export.manifest_engines import EngineEntry, EngineFile, Footprint, PluginLibrary
-from luvc_export.target import Kv, Precision, Target
 
 #: A plan of a small model is kernels more than weights (measured: 10 MB beside 5 MB of weights).
 _PLAN_BYTES = 32 << 20

@@ -7,8 +7,8 @@ import importlib
 import platform
 from typing import Any
 
+from luvc_export.core.target import Library, Target
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.target import Library, Target
 
 _GET = {
     "tensorrt_rtx": "pip install 'luvc-export[rtx]' (Linux, x86-64)",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luvc_export.bundle.manifest import Footprint
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import PlanError
-from luvc_export.manifest_engines import Footprint
-from luvc_export.plan import Plan
-from luvc_export.shapes import DecoderShape
-from luvc_export.target import Kv, Precision, Target
 
 #: Scratch memory of an engine of one MatMul as TensorRT-RTX 1.7.1 reports it: 8,192,000 bytes.
 _SCRATCH = 8_192_000

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from luvc_export.core.operators import OPERATORS
+from luvc_export.core.target import Library, TargetSpec
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.plugin_contract import OPERATORS
-from luvc_export.target import Library, TargetSpec
 
 HardwareCompatibility = Literal["none", "ampere+", "sameComputeCapability"]
 ProfilingVerbosity = Literal["none", "layer_names_only", "detailed"]

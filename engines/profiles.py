@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luvc_export import contract
+from luvc_export.bundle.manifest import Profile
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import Profiles
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.manifest_engines import Profile
-from luvc_export.plan import Plan
-from luvc_export.target import Profiles
 
 #: Letters of axes: image count n, batch B, groups G, visual span V = G * N_0, new text T, all text M, logits L, and K,
 #: the rows of this layer's cache. A dot is an axis the contract fixes.
 _AXES = {
-    contract.IMAGE: "n....",
-    contract.VISUAL_EMBEDS: "BG..",
-    contract.INPUT_IDS: "BT",
-    contract.VISUAL_POSITION_IDS: ".BV",
-    contract.POSITION_IDS: ".BT",
-    contract.VISUAL_ORDER: "BV",
-    contract.ORDER: "BT",
-    contract.TEXT_MASK: "BM",
-    contract.LOGITS_INDICES: "BL",
+    graph_io.IMAGE: "n....",
+    graph_io.VISUAL_EMBEDS: "BG..",
+    graph_io.INPUT_IDS: "BT",
+    graph_io.VISUAL_POSITION_IDS: ".BV",
+    graph_io.POSITION_IDS: ".BT",
+    graph_io.VISUAL_ORDER: "BV",
+    graph_io.ORDER: "BT",
+    graph_io.TEXT_MASK: "BM",
+    graph_io.LOGITS_INDICES: "BL",
 }
 _CACHE_AXES = "B.K."
 #: New text tokens of a typical prompt: best shape of prefill.
@@ -89,7 +89,7 @@ def profiles(
     none = _Call(1, 0, 1, 0, 0, 1)
     most = _Call(full.batch, full.images, full.text, full.images, full.text, full.logits)
     prompt = _Call(1, 1, min(_PROMPT, full.text), 0, 0, 1)
-    if contract.IMAGE in shapes:
+    if graph_io.IMAGE in shapes:
         return (_profile("image", shapes, plan, _Call(1, 1, 1, 0, 0, 1), _Call(1, 1, 1, 0, 0, 1), most),)
     if kind == "wide":
         return (_profile("wide", shapes, plan, none, prompt, most),)

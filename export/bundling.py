@@ -11,19 +11,20 @@ from typing import Any
 
 import onnx_ir as ir
 
-from luvc_export import __version__, bundle
+from luvc_export import __version__
+from luvc_export.bundle import folder as bundle
+from luvc_export.bundle.manifest import PlanEntry, Tensor, WeightsMode
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
-from luvc_export.export.forced_decoder import forced_decoder
+from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.options import Options, check_size, image_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import operate
-from luvc_export.manifest import PlanEntry, Tensor, WeightsMode
-from luvc_export.plan import Plan
-from luvc_export.target import ORT_CPU
 
 #: Told (stage, fraction done of it).
 Progress = Callable[[str, float], None]

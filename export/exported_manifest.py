@@ -8,10 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 from luvc_export import __version__
+from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.options import Options
 from luvc_export.export.processor import processor
-from luvc_export.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
 
 #: Pillow's filters by the number ``preprocessor_config.json`` gives.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")

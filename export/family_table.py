@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from luvc_export.core.planning import Request, solve
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import TEXT_MODELS, Family
-from luvc_export.export.plain_vision import PlainVision
-from luvc_export.planning import Request, solve
+from luvc_export.export.towers.learned_position_vit import PlainVision
 
 HEAD = """# Families
 
@@ -59,7 +59,7 @@ of the grid.
 
 `--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
 `Session.generate(video=[frame, ...], fps=2)` takes frames; `run --video` a folder of them, or an animated GIF, WebP or
-PNG, of which it takes frames evenly in time (`luvc_export.runtime.video.open_video`). Films are not read: their
+PNG, of which it takes frames evenly in time (`luvc_export.runtime.media.video.open_video`). Films are not read: their
 decoders are large and would meet untrusted files. The error for one prints the ffmpeg command that makes a folder.
 
 Each pair of frames is one image with a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N frames

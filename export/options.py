@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from luvc_export.bundle.manifest import Fit, WeightsMode
+from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.manifest import Fit, WeightsMode
-from luvc_export.plan import Plan
 
 
 @dataclass(frozen=True)

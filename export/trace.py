@@ -17,10 +17,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from luvc_export import contract
+from luvc_export.core import graph_io
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed
-from luvc_export.export.decoder import Decoder
-from luvc_export.shapes import DecoderShape
+from luvc_export.export.llm.decoder import Decoder
 
 OPSET = 23
 IR_VERSION = 10
@@ -53,8 +53,8 @@ def selections(decoder: Decoder) -> list[int]:
 def trace_vision(vision: nn.Module, size: tuple[int, int], frames: int) -> ir.Model:
     """Trace the vision graph for images of ``size`` (height, width); the number of images stays symbolic."""
     image = torch.zeros(2, frames, *size, 3, dtype=torch.uint8)
-    outputs = [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO]
-    return _trace(vision, (image,), ({0: torch.export.Dim("images")},), [contract.IMAGE], outputs)
+    outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
+    return _trace(vision, (image,), ({0: torch.export.Dim("images")},), [graph_io.IMAGE], outputs)
 
 
 def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> ir.Model:
@@ -88,13 +88,13 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> 
         for _ in ("key", "value"):
             past.append(torch.zeros(batch, shape.kv_heads, length, shape.head_dim, dtype=dtype))
             past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
-    kept = [contract.kept_name(layer) for layer in selections(decoder)]
+    kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
     return _trace(
         FlatDecoder(decoder),
         ([tensor for tensor, _ in inputs], past),
         ([dims for _, dims in inputs], past_dims),
-        [*contract.DECODER_INPUTS, *contract.past_names(plan.layers)],
-        [contract.LOGITS, *contract.present_names(plan.layers), *kept],
+        [*graph_io.DECODER_INPUTS, *graph_io.past_names(plan.layers)],
+        [graph_io.LOGITS, *graph_io.present_names(plan.layers), *kept],
     )
 
 

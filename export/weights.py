@@ -16,9 +16,9 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from luvc_export.bundle.manifest import Tensor
 from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
-from luvc_export.manifest import Tensor
 
 WEIGHTS_FILE = "weights"
 #: TensorRT and memory mapping like page-aligned tensors (the ONNX external-data text recommends 4,096).

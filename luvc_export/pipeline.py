@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luvc_export import bundle as bundles
-from luvc_export import precision as precisions
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.manifest import Fit, Footprint, PlanEntry, WeightsMode
+from luvc_export.core import precision as precisions
+from luvc_export.core.plan import LastLayer, Plan
+from luvc_export.core.planning import DEFAULT_SCHEDULE, Request, check_model, solve
+from luvc_export.core.target import Kv, Precision, TargetSpec
 from luvc_export.errors import BundleError, MachineError, UsageError
-from luvc_export.manifest import Fit, PlanEntry, WeightsMode
-from luvc_export.manifest_engines import Footprint
-from luvc_export.plan import LastLayer, Plan
-from luvc_export.planning import DEFAULT_SCHEDULE, Request, check_model, solve
-from luvc_export.target import Kv, Precision, TargetSpec
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import Graph
@@ -344,7 +343,7 @@ def target_graphs(
         import onnx
 
         from luvc_export.export.surgeon import operate
-        from luvc_export.export.surgeon.peak import peak_bytes, weight_bytes
+        from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
     except ModuleNotFoundError as error:
         raise MachineError(
             "turning a bundle's graphs into a target's needs more packages than running",

@@ -16,7 +16,7 @@ failed=""
 gpu=$("$python" -c '
 import sys
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.cuda import Gpu
+from luvc_export.runtime.cuda.device import Gpu
 try:
     info = Gpu().info
 except LuvcError as error:

@@ -1,10 +1,10 @@
-"""Write common/contract.h from luvc_export/plugin_contract.py. ``python plugins/make_contract.py``."""
+"""Write common/contract.h from luvc_export/core/operators.py. ``python plugins/make_contract.py``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from luvc_export.plugin_contract import (
+from luvc_export.core.operators import (
     ANY,
     FLOATS,
     MAX_PAYLOADS,
@@ -20,7 +20,7 @@ from luvc_export.plugin_contract import (
 HEADER = Path(__file__).resolve().parent / "common" / "contract.h"
 
 _INTRODUCTION = """\
-// What the plugins read and write. Made by plugins/make_contract.py from luvc_export/plugin_contract.py: change that.
+// What the plugins read and write. Made by plugins/make_contract.py from luvc_export/core/operators.py: change that.
 #pragma once
 
 #include <array>

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
@@ -41,6 +41,6 @@ def open_backend(
     if debug:
         fix = "use the cpu or cuda back-end"
         raise UsageError("engines have no debug graph, their prunes cannot be told what to keep", where=name, fix=fix)
-    from luvc_export.runtime.trt import TrtBackend
+    from luvc_export.runtime.tensorrt.backend import TrtBackend
 
     return TrtBackend(bundle, plan, target or None, allow_unverified=allow_unverified)

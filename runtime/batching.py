@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export import contract
-from luvc_export.layout import Layout
-from luvc_export.plan import Plan
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.token_layout import Layout
 
 #: Logical place of padding: after everything, so that no real token sees it, while it sees something itself.
 _LAST = 2**40
@@ -41,14 +41,14 @@ def feeds(layouts: Sequence[Layout], embeds: NDArray[Any], all_logits: bool = Tr
     rows = len(layouts)
     lengths = np.array([layout.input_ids.shape[1] for layout in layouts])
     return {
-        contract.VISUAL_EMBEDS: embeds,
-        contract.INPUT_IDS: text("input_ids", 0),
-        contract.VISUAL_POSITION_IDS: visual("visual_position_ids"),
-        contract.POSITION_IDS: text("position_ids", 0),
-        contract.VISUAL_ORDER: visual("visual_order"),
-        contract.ORDER: text("order", _LAST),
-        contract.TEXT_MASK: np.arange(longest) < lengths[:, None],
-        contract.LOGITS_INDICES: (
+        graph_io.VISUAL_EMBEDS: embeds,
+        graph_io.INPUT_IDS: text("input_ids", 0),
+        graph_io.VISUAL_POSITION_IDS: visual("visual_position_ids"),
+        graph_io.POSITION_IDS: text("position_ids", 0),
+        graph_io.VISUAL_ORDER: visual("visual_order"),
+        graph_io.ORDER: text("order", _LAST),
+        graph_io.TEXT_MASK: np.arange(longest) < lengths[:, None],
+        graph_io.LOGITS_INDICES: (
             np.broadcast_to(np.arange(longest), (rows, longest)).copy() if all_logits else lengths[:, None] - 1
         ),
     }
@@ -71,12 +71,12 @@ def next_feeds(
     position = np.array([layout.next_position for layout in layouts]) + done
     order = np.array([layout.next_order for layout in layouts]) + done
     return {
-        contract.VISUAL_EMBEDS: np.zeros((rows, 0, plan.span_tokens, hidden), np.float32),
-        contract.INPUT_IDS: tokens.reshape(rows, 1).astype(np.int64),
-        contract.VISUAL_POSITION_IDS: np.zeros((axes, rows, 0), np.float32),
-        contract.POSITION_IDS: np.broadcast_to(position[None, :, None], (axes, rows, 1)).astype(np.float32),
-        contract.VISUAL_ORDER: np.zeros((rows, 0), np.int64),
-        contract.ORDER: order.reshape(rows, 1).astype(np.int64),
-        contract.TEXT_MASK: np.concatenate([text_mask, np.ones((rows, 1), np.bool_)], 1),
-        contract.LOGITS_INDICES: np.zeros((rows, 1), np.int64),
+        graph_io.VISUAL_EMBEDS: np.zeros((rows, 0, plan.span_tokens, hidden), np.float32),
+        graph_io.INPUT_IDS: tokens.reshape(rows, 1).astype(np.int64),
+        graph_io.VISUAL_POSITION_IDS: np.zeros((axes, rows, 0), np.float32),
+        graph_io.POSITION_IDS: np.broadcast_to(position[None, :, None], (axes, rows, 1)).astype(np.float32),
+        graph_io.VISUAL_ORDER: np.zeros((rows, 0), np.int64),
+        graph_io.ORDER: order.reshape(rows, 1).astype(np.int64),
+        graph_io.TEXT_MASK: np.concatenate([text_mask, np.ones((rows, 1), np.bool_)], 1),
+        graph_io.LOGITS_INDICES: np.zeros((rows, 1), np.int64),
     }

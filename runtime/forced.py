@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export import contract
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.plan import Plan
 from luvc_export.runtime.backend import Array
 
 
@@ -41,6 +41,6 @@ def forced_places(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: i
                 got=f"int64 {list(indices.shape)}",
                 expected=f"[{groups}, {keep}] different tokens that the prune before kept, ascending",
             )
-        feeds[contract.forced_name(layer)] = np.array(places, np.int64).reshape(1, groups, keep)
+        feeds[graph_io.forced_name(layer)] = np.array(places, np.int64).reshape(1, groups, keep)
         entering = indices
     return feeds

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export import contract
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.token_layout import Block, arrange
 from luvc_export.errors import UsageError
-from luvc_export.layout import Block, arrange
-from luvc_export.manifest import Manifest
-from luvc_export.plan import Plan
 from luvc_export.runtime import batching
 from luvc_export.runtime.backend import Array, Backend, Cache, Chooser, Chosen
 from luvc_export.runtime.forced import forced_places
@@ -42,7 +42,7 @@ class Graphs:
             copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
             return Seen(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
         out = self.backend.vision(images)
-        return Seen(out[contract.VISUAL_EMBEDS], out[contract.VISUAL_POSITIONS], out.get(contract.MERGED_INTO))
+        return Seen(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO))
 
     def run(
         self,
@@ -76,10 +76,10 @@ class Graphs:
         if self._debug:
             feeds |= forced_places(self.plan, forced or {}, len(seen.embeds) // self.plan.joint_images)
         out, cache = self.backend.decode(feeds, state.cache if state else None)
-        names = {layer: contract.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
-        token = out.get(contract.NEXT_TOKEN)
-        return Step(out[contract.LOGITS], after(cache), kept, None if token is None else int(token[0, 0]))
+        token = out.get(graph_io.NEXT_TOKEN)
+        return Step(out[graph_io.LOGITS], after(cache), kept, None if token is None else int(token[0, 0]))
 
     def choose(self, token: int | Chosen, state: State) -> tuple[Chosen, State]:
         """Go on with ``token`` after ``state``: what the decoder itself chooses next, before it is there.
@@ -118,7 +118,7 @@ class Graphs:
         )
         text = layout.input_ids.shape[1]
         feeds = batching.feeds([layout], grouped(self.plan, seen.embeds), all_logits)
-        feeds[contract.TEXT_MASK] = np.ones((1, past + text), np.bool_)
+        feeds[graph_io.TEXT_MASK] = np.ones((1, past + text), np.bool_)
         return feeds, lambda cache: State(cache, past + text, layout.next_position, layout.next_order)
 
 

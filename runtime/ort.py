@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export import contract
-from luvc_export.bundle import MANIFEST, Bundle
+from luvc_export.bundle.folder import MANIFEST, Bundle
+from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.core import graph_io
+from luvc_export.core.precision import find
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
-from luvc_export.manifest import PlanEntry
-from luvc_export.precision import find
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
@@ -108,23 +108,23 @@ class OrtBackend:
         """See ``Backend.vision``."""
         session = self._vision
         binding = session.io_binding()
-        binding.bind_ortvalue_input(contract.IMAGE, self._value(images, "tensor(uint8)"))
+        binding.bind_ortvalue_input(graph_io.IMAGE, self._value(images, "tensor(uint8)"))
         shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.visual_width)
-        shapes = {contract.VISUAL_EMBEDS: shape}
+        shapes = {graph_io.VISUAL_EMBEDS: shape}
         return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
         layers = self._bundle.manifest.decoder.layers
-        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[contract.INPUT_IDS]))
+        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[graph_io.INPUT_IDS]))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for name, value in zip(contract.past_names(layers), past, strict=True):
+        for name, value in zip(graph_io.past_names(layers), past, strict=True):
             binding.bind_ortvalue_input(name, value)
-        present = contract.present_names(layers)
+        present = graph_io.present_names(layers)
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
@@ -224,7 +224,7 @@ class OrtBackend:
     def _empty_cache(self, rows: int) -> tuple[Any, ...]:
         shape = self._bundle.manifest.decoder
         empty = np.zeros((rows, shape.kv_heads, 0, shape.head_dim), np.float32)
-        return tuple(self._value(empty, self._decoder_kinds[name]) for name in contract.past_names(shape.layers))
+        return tuple(self._value(empty, self._decoder_kinds[name]) for name in graph_io.past_names(shape.layers))
 
     def _run(
         self, session: Any, binding: Any, outputs: list[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]

@@ -8,21 +8,21 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Literal, overload
 
-from luvc_export.bundle import Bundle, load
-from luvc_export.runtime.answer import Past, answer, goes_on
-from luvc_export.runtime.answer_batch import Ask, alike, answer_batch, check_ask, check_rows, in_row
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.backends import open_backend
-from luvc_export.runtime.generation import Generation, Stream
+from luvc_export.runtime.generation.answer import Past, answer, goes_on
+from luvc_export.runtime.generation.answer_batch import Ask, alike, answer_batch, check_ask, check_rows, in_row
+from luvc_export.runtime.generation.plan_routing import Sisters
+from luvc_export.runtime.generation.result import Generation, Stream
+from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.pictures import Picture
-from luvc_export.runtime.prompt import PromptEncoder, question
-from luvc_export.runtime.request import Request, make_request, open_media
-from luvc_export.runtime.room import room
-from luvc_export.runtime.sampling import sampling_from
-from luvc_export.runtime.sisters import Sisters
-from luvc_export.runtime.template import Message
-from luvc_export.runtime.video import DEFAULT_FPS, DEFAULT_FRAMES
+from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
+from luvc_export.runtime.prompt.encoder import PromptEncoder, question
+from luvc_export.runtime.prompt.request import Request, make_request, open_media
+from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.prompt.token_limit import room
 
 
 class Session:
@@ -31,14 +31,14 @@ class Session:
     ``see`` and ``run`` are those of ``Graphs``: one graph at a time, for tools that look inside.
 
     Args:
-        bundle: A bundle's folder, or one already read with ``luvc_export.bundle.load``.
+        bundle: A bundle's folder, or one already read with ``luvc_export.bundle.folder.load``.
         backend: A name (``runtime.backends``), or an object that follows ``runtime.backend.Backend``.
         plan: Name of a plan; None for the bundle's default.
         threads: CPU threads; None for all cores.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
 
     Raises:
-        BundleError: See ``luvc_export.bundle.load``.
+        BundleError: See ``luvc_export.bundle.folder.load``.
         UsageError: Unknown back-end or plan, or a bundle without weights.
         MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load).
     """

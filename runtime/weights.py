@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle import MANIFEST, Bundle
+from luvc_export.bundle.folder import MANIFEST, Bundle
+from luvc_export.bundle.manifest import Tensor
 from luvc_export.errors import BundleError
-from luvc_export.manifest import Tensor
 
 #: Numpy type a tensor is mapped as, and its ONNX element type, by lower-case name (ours, numpy's, safetensors').
 #: numpy has no bf16 and no fp8, so their bits are mapped.

@@ -20,7 +20,7 @@ import demo_cache
 import pytest
 from hypothesis import settings
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.engines.native import LIBRARY_NAME, LIBRARY_VARIABLE, Native
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
@@ -36,7 +36,7 @@ LONGEST = (
     "test_weight_ratio.py", "test_call_plugins.py", "test_rtx.py", "test_budgets_from_data.py", "test_packaging.py",
     "test_ablation.py", "test_sabotage.py", "test_quantise_bundle.py", "test_quantise_engines.py",
     "test_build_bundle.py", "test_bench_cli.py", "test_pack.py", "test_modelopt_backend.py", "test_cli.py",
-    "test_trt.py", "test_trt_choose.py",
+    "test_trt_backend.py", "test_trt_choose.py",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from made_once import made_once
 
 from luvc_export import export_bundle, make_plan
-from luvc_export.bundle import Bundle, load
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
 PLANS = ("none", "even", "thirds")

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from luvc_export import load_bundle
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.token_layout import Layout, arrange
 from luvc_export.demo import CHECKPOINT
 from luvc_export.demo.questions import KINDS, Case, cases
 from luvc_export.export.families import find
 from luvc_export.export.families.base import Normalise
-from luvc_export.layout import Layout, arrange
 from luvc_export.runtime.session import Session
 
 PICTURES = 36

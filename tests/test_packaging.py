@@ -26,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"luvc_export"}
-    for part in ("export/decoder.py", "engines/__init__.py", "runtime/session.py", "calibration/__init__.py"):
+    for part in ("export/llm/decoder.py", "engines/__init__.py", "runtime/session.py", "calibration/__init__.py"):
         assert f"luvc_export/{part}" in names
     assert "luvc_export/demo/checkpoint/model.safetensors" in names
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export").rglob("*.py")}

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from luvc_export import contract
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.subjects.base import ends
-from luvc_export.calibration.subjects.compressed import TorchRunner
-from luvc_export.calibration.subjects.text import Tokens
+from luvc_export.calibration.runners.base import ends
+from luvc_export.calibration.runners.compressed import TorchRunner
+from luvc_export.calibration.runners.text import Tokens
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.token_layout import Layout, arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
-from luvc_export.layout import Layout, arrange
-from luvc_export.plan import Plan
 from luvc_export.runtime import batching
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
@@ -128,8 +128,8 @@ class Engine:
             layouts.append(self.arrange(runner, shared, places))
         visual = embeds[[list(self.asked[lot[0]].pictures) for lot in lots]]
         feeds = batching.feeds(layouts, visual)
-        last = feeds[contract.TEXT_MASK].sum(1) - 1
-        feeds[contract.LOGITS_INDICES] = last[:, None]
+        last = feeds[graph_io.TEXT_MASK].sum(1) - 1
+        feeds[graph_io.LOGITS_INDICES] = last[:, None]
         with torch.no_grad():
             logits, presents, _ = _run(runner, feeds, runner.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
@@ -137,7 +137,7 @@ class Engine:
         found = []
         for first in range(0, len(rows), _QUESTIONS):
             some = rows[first : first + _QUESTIONS]
-            found += self._continue(runner, some, layouts, feeds[contract.TEXT_MASK], logits, presents, whole)
+            found += self._continue(runner, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole)
         return found
 
     def _continue(
@@ -167,7 +167,7 @@ class Engine:
             feeds = batching.feeds(
                 parts, np.zeros((len(rows), 0, runner.plan.vision_tokens, runner.shape.hidden), np.float32)
             )
-            feeds[contract.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[contract.TEXT_MASK]], 1)
+            feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
                 guesses = _run(runner, feeds, [part.index_select(0, parents) for part in presents])[0].argmax(-1)
         found = []
@@ -190,7 +190,7 @@ class Engine:
 
 
 def _run(runner: TorchRunner, feeds: batching.Feeds, past: list[Tensor]) -> Any:
-    inputs = [torch.tensor(feeds[name]) for name in contract.DECODER_INPUTS]
+    inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
     return runner.decoder(*inputs, past)
 
 

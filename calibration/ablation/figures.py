@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.calibration.plots import canvas, png
+from luvc_export.calibration.parity.plots import canvas, png
 
 
 def horizon(found: dict[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luvc_export.calibration import subjects
+from luvc_export.calibration import runners
 from luvc_export.calibration.ablation import figures, tables
 from luvc_export.calibration.ablation.engine import Engine
 from luvc_export.calibration.ablation.store import Store, weights_hash
@@ -58,7 +58,7 @@ def ablate(
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(where)
-    loaded = subjects.load_model(checkpoint)
+    loaded = runners.load_model(checkpoint)
     reported = list(task.cases(task.report[0], count, task.report[1]))
     searched = list(task.cases(task.search[0], search, task.search[1]))
     engines = {

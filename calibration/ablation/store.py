@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.core.plan import Plan
 from luvc_export.export.compression import scores
-from luvc_export.plan import Plan
 
 
 class Store:

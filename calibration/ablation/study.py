@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from luvc_export.budgets import kv_bytes
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import timing, variants
 from luvc_export.calibration.ablation.engine import Engine
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.calibration.plots import mean_tokens
-from luvc_export.plan import Plan
-from luvc_export.planning import Request, solve
-from luvc_export.report import cost
+from luvc_export.calibration.parity.plots import mean_tokens
+from luvc_export.core.budgets import kv_bytes
+from luvc_export.core.cost_report import cost
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import Request, solve
 
 Progress = Callable[[str, float], None]
 

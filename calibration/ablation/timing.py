@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from luvc_export import contract
 from luvc_export.calibration.ablation.engine import Engine
-from luvc_export.calibration.subjects.compressed import TorchRunner
-from luvc_export.plan import Plan
+from luvc_export.calibration.runners.compressed import TorchRunner
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.runtime import batching
 
 
@@ -69,9 +69,9 @@ def _ready(engine: Engine, runner: TorchRunner, asked: Any, text: int) -> tuple[
     prompt = (asked.prompt + tail * text)[: text + 1]
     layout = engine.arrange(runner, prompt, positions[chosen])
     feeds = batching.feeds([layout], embeds[[chosen]])
-    feeds[contract.LOGITS_INDICES] = np.array([[text - 1]])
+    feeds[graph_io.LOGITS_INDICES] = np.array([[text - 1]])
     unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
     size = (runner.plan.grid[0] * unit, runner.plan.grid[1] * unit)
     image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
-    inputs = [torch.tensor(feeds[name]) for name in contract.DECODER_INPUTS]
+    inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
     return image, inputs, runner.empty(1)

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from luvc_export.budgets import prefill_flops, rectangles, solve_speedup
+from luvc_export.core.budgets import prefill_flops, rectangles, solve_speedup
+from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.planning import place_merges
+from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.compression import scores
-from luvc_export.plan import MergePass, Plan
-from luvc_export.planning import place_merges
-from luvc_export.shapes import DecoderShape, EncoderShape
 
 SEEDS = (0, 1, 2)
 RHOS = (0.05, 0.1, 0.25, 0.5)

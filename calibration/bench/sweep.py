@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from luvc_export.bundle import load
+from luvc_export.bundle.folder import load
 from luvc_export.runtime.bench.case import Case
 from luvc_export.runtime.bench.measure import Timed, exponent
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from luvc_export.calibration.budgets.run import Result
 from luvc_export.calibration.budgets.trials import Trial
-from luvc_export.calibration.plots import canvas, png
+from luvc_export.calibration.parity.plots import canvas, png
 
 
 def horizon(result: Result) -> bytes:

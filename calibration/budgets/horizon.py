@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from luvc_export.calibration.budgets.space import Space
 from luvc_export.calibration.budgets.trials import Trial, Trials
-from luvc_export.plan import Plan
+from luvc_export.core.plan import Plan
 
 #: Layers at which the curve is drawn, at most, beside those that the bisection visits.
 _POINTS = 9

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration import subjects
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.engine import Engine
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.cases import Question
 from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.core.plan import Plan
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.manifest import ImageInput
-from luvc_export.plan import Plan
-from luvc_export.runtime.preprocess import preprocess
+from luvc_export.runtime.media.preprocess import preprocess
 
 #: Prompts in one call when the uncompressed model answers.
 _BATCH = 16
@@ -104,7 +104,7 @@ def _answers(
         for index in left:
             answers[index] = engine.asked[index].answer if right[index] else []
         left = [index for index in left if not right[index]]
-    subject = subjects.open_torch(checkpoint, none, image, model=model)
+    subject = runners.open_torch(checkpoint, none, image, model=model)
     for first in range(0, len(left), _BATCH):
         some = left[first : first + _BATCH]
         for index, said in zip(some, subject.answer([cases[i] for i in some], data.longest), strict=True):

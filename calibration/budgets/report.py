@@ -10,7 +10,7 @@ from luvc_export.calibration.budgets import figure
 from luvc_export.calibration.budgets.run import Result
 from luvc_export.calibration.budgets.trials import Trial
 from luvc_export.calibration.intervals import Interval
-from luvc_export.plan import Plan
+from luvc_export.core.plan import Plan
 
 
 def write(result: Result, folder: Path, command: str) -> list[Path]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luvc_export.calibration import subjects
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.budgets import evidence, horizon
 from luvc_export.calibration.budgets.check import Against, against, all_plain, passes, plain
@@ -20,13 +21,12 @@ from luvc_export.calibration.budgets.search import search
 from luvc_export.calibration.budgets.space import Space
 from luvc_export.calibration.budgets.trials import Trial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.core.cost_report import cost
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import Request, place_merges, solve
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
-from luvc_export.manifest import ImageInput
-from luvc_export.plan import Plan
-from luvc_export.planning import Request, place_merges, solve
-from luvc_export.report import cost
 
 Progress = Callable[[str, float], None]
 
@@ -167,7 +167,7 @@ def budgets(
     }
     with tempfile.TemporaryDirectory() as scratch:
         store = Store((folder or Path(scratch)) / MEASUREMENTS, about)
-        model = subjects.load_model(checkpoint)
+        model = runners.load_model(checkpoint)
         image = ImageInput(image_size, "pad", (128, 128, 128))
         progress("the uncompressed model's answers", 0.0)
         parts = []

@@ -13,7 +13,7 @@ from functools import partial
 
 from luvc_export.calibration.budgets.space import Keep, Merges, Space
 from luvc_export.calibration.budgets.trials import Trial, Trials
-from luvc_export.plan import TENSORRT_TOPK_LIMIT
+from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
 
 #: (blocks of layers at most, what a step leaves of a block's tokens), coarse to fine.
 STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))

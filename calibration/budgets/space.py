@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from luvc_export.plan import MergePass, Plan
+from luvc_export.core.plan import MergePass, Plan
 
 Merges = tuple[MergePass, ...]
 Keep = tuple[int, ...]

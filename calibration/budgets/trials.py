@@ -10,7 +10,7 @@ from typing import Protocol
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.budgets import evidence
 from luvc_export.calibration.intervals import Interval
-from luvc_export.plan import Plan
+from luvc_export.core.plan import Plan
 
 #: Shares of the questions after which a plan may be given up.
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)

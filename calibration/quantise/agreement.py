@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.compare import Comparison, compare
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.metrics import prediction
-from luvc_export.calibration.subjects.base import LOGITS, Kept, Observation, Said, Subject
+from luvc_export.calibration.parity.compare import Comparison, compare
+from luvc_export.calibration.parity.metrics import prediction
+from luvc_export.calibration.runners.base import LOGITS, Kept, Observation, Said, Subject
 
 Progress = Callable[[str, float], None]
 

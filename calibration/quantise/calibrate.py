@@ -9,20 +9,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
-from luvc_export.calibration.compare import Comparison
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.quantise import agreement, bisect, cache, ranges
+from luvc_export.calibration.parity.compare import Comparison
+from luvc_export.calibration.quantise import agreement, bisect, ranges
+from luvc_export.calibration.quantise import ranges as cache
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
-from luvc_export.calibration.subjects import open_bundle
-from luvc_export.calibration.subjects.base import Subject
+from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners.base import Subject
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.manifest import CalibrationData
 
 Progress = Callable[[str, float], None]
 

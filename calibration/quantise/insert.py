@@ -10,12 +10,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise import fp4
-from luvc_export.calibration.quantise.placing import Placed
-from luvc_export.calibration.quantise.rounding import FP8_MAX, INT8_MAX
-from luvc_export.calibration.quantise.shelf import Shelf
+from luvc_export.calibration.quantise.numerics import fp4
+from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX, INT8_MAX
 from luvc_export.calibration.quantise.sites import Site, constants, evaluate
-from luvc_export.precision import QuantisedPrecision
+from luvc_export.calibration.quantise.weight_packing import Placed, Shelf
+from luvc_export.core.precision import QuantisedPrecision
 
 _CONTRIB = "com.microsoft"
 _NORMS = ("RMSNormalization", "LayerNormalization")

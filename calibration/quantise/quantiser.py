@@ -12,16 +12,15 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from luvc_export.bundle import Bundle, record, write_manifest
+from luvc_export.bundle.folder import Bundle, record, write_manifest
+from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
 from luvc_export.calibration.quantise.insert import Inserter
-from luvc_export.calibration.quantise.placing import Placed, place
 from luvc_export.calibration.quantise.ranges import link
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
-from luvc_export.calibration.quantise.shelf import Shelf, read
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.calibration.quantise.weight_packing import Placed, Shelf, place, read
 from luvc_export.errors import BundleError
-from luvc_export.manifest import CalibrationData, PlanEntry, Quantisation
 
 Progress = Callable[[str, float], None]
 

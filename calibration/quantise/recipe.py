@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise import blocks, rounding, scaling
-from luvc_export.calibration.quantise.compensation import compensated
-from luvc_export.calibration.quantise.rounding import Rounded
-from luvc_export.calibration.quantise.statistics import Statistics
-from luvc_export.calibration.quantise.thresholds import METHODS
+from luvc_export.calibration.quantise.numerics import blocks, rounding, scaling
+from luvc_export.calibration.quantise.numerics.compensation import compensated
+from luvc_export.calibration.quantise.numerics.rounding import Rounded
+from luvc_export.calibration.quantise.statistics import METHODS, Statistics
+from luvc_export.core.precision import QuantisedPrecision
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.precision import QuantisedPrecision
 
 Floats = NDArray[np.float32]
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from luvc_export import bundle as bundles
 from luvc_export import export_bundle, make_plan
+from luvc_export.bundle import folder as bundles
 from luvc_export.calibration import datasets, intervals
 from luvc_export.calibration.ablation.store import Store, pack, unpack
-from luvc_export.calibration.quantise import cache
+from luvc_export.calibration.quantise import ranges
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
-from luvc_export.calibration.subjects import open_bundle
+from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.tasks import find
-from luvc_export.precision import PRECISIONS
+from luvc_export.core.precision import PRECISIONS
 
 TASK = find("glyph")
 OUTPUT = Path(__file__).with_suffix("").parent / "quantisation.md"
@@ -65,7 +65,7 @@ def stand_in(folder: Path, bundle: bundles.Bundle, plan: str, name: str) -> bund
     if not (target / bundles.MANIFEST).is_file():
         target.mkdir(exist_ok=True)
         data = datasets.load(TASK.name)
-        seen = cache.load(folder / f"ranges.{plan}.npz", cache.about(bundle, plan, data.split()[0]))
+        seen = ranges.load(folder / f"ranges.{plan}.npz", ranges.about(bundle, plan, data.split()[0]))
         Quantiser(bundle, plan, Recipe(PRECISIONS[name]), seen, target).trial((), data.record)
     return bundles.load(target)
 

@@ -17,13 +17,13 @@ import onnx
 import onnxruntime as ort
 
 from luvc_export import make_plan
+from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.export.bundling import write_bundle
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.options import Options
 from luvc_export.export.surgeon import operate
 from luvc_export.export.surgeon.graph import size
-from luvc_export.target import ORT_CPU, TargetSpec
 
 HERE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HERE / "tests" / "export" / "surgeon"))

@@ -6,9 +6,9 @@ host reference or the CUDA kernels run. ``python -m luvc_export.engines.native``
 the kernels on this machine's GPU.
 """
 
+from luvc_export.core.operators import SCORES
 from luvc_export.engines.native.kernels import Native, Payload
 from luvc_export.engines.native.library import LIBRARY_NAME, LIBRARY_VARIABLE, PLUGINS_NAME, find, load_plugins
-from luvc_export.plugin_contract import SCORES
 
 __all__ = [
     "LIBRARY_NAME",

@@ -11,18 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luvc_export.engines.native.abi import (
-    DTYPES,
-    MergeShape,
-    MergeTensors,
-    PayloadRecord,
-    PruneShape,
-    PruneTensors,
-)
+from luvc_export.core.operators import SCORES
+from luvc_export.engines.native.abi import DTYPES, MergeShape, MergeTensors, PayloadRecord, PruneShape, PruneTensors
 from luvc_export.engines.native.dlpack import Tensor, View, borrow, expect_rank
 from luvc_export.engines.native.loaded import Loaded, Workspace
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.plugin_contract import SCORES
 
 _FLOATS, _INDICES = ("float32", "float16", "bfloat16"), ("int32", "int64")
 

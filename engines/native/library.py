@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from luvc_export import plugin_library
+from luvc_export.core import plugin_library
 from luvc_export.errors import MachineError
 
 LIBRARY_VARIABLE = "LUVC_NATIVE_LIBRARY"

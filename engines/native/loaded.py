@@ -5,14 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from luvc_export.engines.native.abi import (
-    ABI_MAJOR,
-    ABI_MINOR,
-    CUDA_ERROR,
-    DEVICES,
-    NO_CUDA,
-    WORKSPACE_ALIGNMENT,
-)
+from luvc_export.engines.native.abi import ABI_MAJOR, ABI_MINOR, CUDA_ERROR, DEVICES, NO_CUDA, WORKSPACE_ALIGNMENT
 from luvc_export.engines.native.dlpack import Tensor, borrow
 from luvc_export.engines.native.library import BUILD_COMMAND, LIBRARY_NAME, find
 from luvc_export.errors import MachineError, UsageError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
+from luvc_export.core.target import Target
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.target import Target
 
 
 def names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luvc_export.target import PRIMITIVE_OPSET, Library, Precision, Profiles, TargetSpec
+from luvc_export.core.target import PRIMITIVE_OPSET, Library, Precision, Profiles, TargetSpec
 
 _FLOATS: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
 

@@ -1,6 +1,6 @@
 """Any CPU with ONNX Runtime: it runs the bundle's own graphs, no engine is built."""
 
-from luvc_export.target import ORT_CPU, Device, Library, Target
+from luvc_export.core.target import ORT_CPU, Device, Library, Target
 
 TARGET = Target(
     "cpu",

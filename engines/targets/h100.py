@@ -1,7 +1,7 @@
 """NVIDIA H100 with TensorRT from 10.15."""
 
+from luvc_export.core.target import Device, Target
 from luvc_export.engines.targets._generations import DATACENTER_SOURCES, TENSORRT_10_15, native
-from luvc_export.target import Device, Target
 
 TARGET = Target(
     "h100",

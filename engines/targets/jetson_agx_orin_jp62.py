@@ -1,7 +1,7 @@
 """Jetson AGX Orin with JetPack 6.2."""
 
+from luvc_export.core.target import Device, Target
 from luvc_export.engines.targets._generations import JETPACK_6_2_SOURCES, TENSORRT_10_3, primitive
-from luvc_export.target import Device, Target
 
 TARGET = Target(
     "jetson-agx-orin-jp62",

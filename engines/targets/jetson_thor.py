@@ -1,7 +1,7 @@
 """Jetson Thor with JetPack 7.2; JetPack 7.0 and 7.1 hold TensorRT 10.13, which has no Attention."""
 
+from luvc_export.core.target import Device, Target
 from luvc_export.engines.targets._generations import JETPACK_7_2_SOURCES, TENSORRT_10_16, native
-from luvc_export.target import Device, Target
 
 TARGET = Target(
     "jetson-thor",

@@ -1,7 +1,7 @@
 """GeForce RTX 50 and RTX PRO Blackwell with TensorRT-RTX 1.7; engines are built on any x86-64 Linux, without a GPU."""
 
+from luvc_export.core.target import Device, Target
 from luvc_export.engines.targets._generations import RTX_SOURCES, TENSORRT_RTX_1_7, native
-from luvc_export.target import Device, Target
 
 TARGET = Target(
     "rtx-blackwell",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luvc_export.plan import MergeMode, MergePass
+from luvc_export.core.plan import MergeMode, MergePass
 
 
 class Units(NamedTuple):

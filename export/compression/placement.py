@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from luvc_export.core.plan import Plan
+from luvc_export.core.token_layout import arrange
 from luvc_export.errors import UsageError
 from luvc_export.export import families
-from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import Family, Normalise
-from luvc_export.layout import arrange
-from luvc_export.plan import Plan
+from luvc_export.export.llm.decoder import Decoder
 
 
 class PrunedCache(DynamicCache):

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from luvc_export.cut import Cut, Tiling, Video
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.core.tiling import Cut, Tiling, Video
 from luvc_export.errors import CheckpointError, UsageError
-from luvc_export.export.decoder import Decoder
-from luvc_export.export.rope import Rope
-from luvc_export.plan import Plan
-from luvc_export.shapes import DecoderShape, EncoderShape
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import Rope
 
 #: Text models ``Decoder`` computes: pre-norm, gated MLP, one rotary frequency set, optional per-head norms.
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
@@ -45,7 +45,7 @@ class Family(ABC):
 
     Attributes:
         model_type: Name in ``config.json``.
-        position_kind: How the LLM places visual tokens, see ``luvc_export.manifest.Prompt``.
+        position_kind: How the LLM places visual tokens, see ``luvc_export.bundle.manifest.Prompt``.
         pixels: Normalisation of the family's processor.
         tiling: How that processor chooses among grids of tiles.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from luvc_export.cut import Cut
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import Cut
 from luvc_export.errors import CheckpointError
-from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import (
     HALF,
     POSITION_COPIES,
@@ -22,10 +23,9 @@ from luvc_export.export.families.base import (
     rotary_embedding,
 )
 from luvc_export.export.layers import norm
-from luvc_export.export.plain_vision import PlainVision
-from luvc_export.export.rope import Rope
-from luvc_export.plan import Plan
-from luvc_export.shapes import EncoderShape
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import Rope
+from luvc_export.export.towers.learned_position_vit import PlainVision
 
 FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 

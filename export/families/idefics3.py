@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
-from luvc_export.cut import Cut
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import Cut
 from luvc_export.export.families.base import HALF, Family, Normalise, expand_images
 from luvc_export.export.layers import norm
-from luvc_export.export.plain_vision import PlainVision
-from luvc_export.plan import Plan
-from luvc_export.shapes import EncoderShape
+from luvc_export.export.towers.learned_position_vit import PlainVision
 
 
 class Vision(PlainVision):

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from luvc_export.cut import Cut
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import Cut
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import IMAGENET, Family, Normalise, channels_first, expand_images
 from luvc_export.export.layers import norm
-from luvc_export.export.plain_vision import Parts, PlainVision
-from luvc_export.plan import Plan
-from luvc_export.shapes import EncoderShape
+from luvc_export.export.towers.learned_position_vit import Parts, PlainVision
 
 
 class Vision(PlainVision):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import Family, Normalise, channels_first, expand_images
 from luvc_export.export.layers import norm
-from luvc_export.export.plain_vision import PlainVision
-from luvc_export.plan import Plan
-from luvc_export.shapes import EncoderShape
+from luvc_export.export.towers.learned_position_vit import PlainVision
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 

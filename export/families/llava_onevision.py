@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from luvc_export.cut import Cut
+from luvc_export.core.plan import Plan
+from luvc_export.core.tiling import Cut
 from luvc_export.errors import UsageError
-from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import HALF, channels_first, expand_images
 from luvc_export.export.families.llava import Llava
-from luvc_export.plan import Plan
+from luvc_export.export.llm.decoder import Decoder
 
 
 class NewlineDecoder(Decoder):

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from luvc_export.cut import Video
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import Video
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import norm
-from luvc_export.export.mrope import MropeFamily
-from luvc_export.export.rope import mrope_axes
-from luvc_export.export.rotary_vision import RotaryVision
-from luvc_export.plan import Plan
-from luvc_export.shapes import EncoderShape
+from luvc_export.export.llm.mrope import MropeFamily
+from luvc_export.export.llm.rope import mrope_axes
+from luvc_export.export.towers.rotary_position_vit import RotaryVision
 
 
 class Vision(RotaryVision):

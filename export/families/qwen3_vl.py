@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from luvc_export.cut import Video
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import Video
 from luvc_export.export.families.base import HALF, Normalise
 from luvc_export.export.layers import norm
-from luvc_export.export.mrope import MropeFamily
-from luvc_export.export.rotary_vision import RotaryVision
-from luvc_export.plan import Plan
-from luvc_export.shapes import EncoderShape
+from luvc_export.export.llm.mrope import MropeFamily
+from luvc_export.export.towers.rotary_position_vit import RotaryVision
 
 
 class Vision(RotaryVision):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
-from luvc_export.target import PRIMITIVE_OPSET
+from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.core.target import PRIMITIVE_OPSET
 
 _T = onnx.TensorProto
 _FLOATS = frozenset({_T.FLOAT, _T.FLOAT16, _T.BFLOAT16})

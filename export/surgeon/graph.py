@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import Precision, TargetSpec
 from luvc_export.errors import CheckFailed
-from luvc_export.plan import Plan
-from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
-from luvc_export.target import Precision, TargetSpec
 
 #: Domain of fused nodes, which carry ONNX bodies. Plugin nodes, which carry none, are of another.
 DOMAIN = "luvc"

@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from luvc_export import contract
+from luvc_export.core import graph_io
+from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list
 from luvc_export.export.surgeon.graph import DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
-from luvc_export.plugin_contract import DOMAIN as PLUGIN_DOMAIN
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
 FORBIDDEN = frozenset(
@@ -57,19 +57,19 @@ FORBIDDEN = frozenset(
 TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
 _TYPES = {
-    contract.IMAGE: np.uint8,
-    contract.INPUT_IDS: np.int64,
-    contract.VISUAL_POSITION_IDS: np.float32,
-    contract.POSITION_IDS: np.float32,
-    contract.VISUAL_ORDER: np.int64,
-    contract.ORDER: np.int64,
-    contract.TEXT_MASK: np.bool_,
-    contract.LOGITS_INDICES: np.int64,
-    contract.LOGITS: np.float32,
-    contract.NEXT_TOKEN: np.int64,
-    contract.NEXT_LOGIT: np.float32,
-    contract.MERGED_INTO: np.int64,
-    contract.VISUAL_POSITIONS: np.float32,
+    graph_io.IMAGE: np.uint8,
+    graph_io.INPUT_IDS: np.int64,
+    graph_io.VISUAL_POSITION_IDS: np.float32,
+    graph_io.POSITION_IDS: np.float32,
+    graph_io.VISUAL_ORDER: np.int64,
+    graph_io.ORDER: np.int64,
+    graph_io.TEXT_MASK: np.bool_,
+    graph_io.LOGITS_INDICES: np.int64,
+    graph_io.LOGITS: np.float32,
+    graph_io.NEXT_TOKEN: np.int64,
+    graph_io.NEXT_LOGIT: np.float32,
+    graph_io.MERGED_INTO: np.int64,
+    graph_io.VISUAL_POSITIONS: np.float32,
 }
 
 
@@ -144,12 +144,12 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
     outputs = {tensor.name: tensor for tensor in surgery.graph.outputs}
     if surgery.part == "vision":
-        wanted_in, wanted_out = [contract.IMAGE], [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS]
+        wanted_in, wanted_out = [graph_io.IMAGE], [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
     else:
         layers = surgery.plan.layers
-        wanted_in = [*contract.DECODER_INPUTS, *contract.past_names(layers)]
-        chosen = [contract.NEXT_TOKEN, contract.NEXT_LOGIT] if surgery.target.next_token else []
-        wanted_out = [contract.LOGITS, *chosen, *contract.present_names(layers)]
+        wanted_in = [*graph_io.DECODER_INPUTS, *graph_io.past_names(layers)]
+        chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token else []
+        wanted_out = [graph_io.LOGITS, *chosen, *graph_io.present_names(layers)]
     for kind, names, found in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in found)
     for name, tensor in {**inputs, **outputs}.items():
@@ -163,9 +163,9 @@ def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
     """Sizes that the plan fixes and the graph leaves open, or fixes otherwise."""
     shape = tensor.shape
     fixed: dict[int, int | None] = {}
-    if name == contract.IMAGE:
+    if name == graph_io.IMAGE:
         fixed = dict.fromkeys(range(1, 5))
-    elif name == contract.VISUAL_EMBEDS:
+    elif name == graph_io.VISUAL_EMBEDS:
         last = len(shape or ()) - 1
         fixed = {last - 1: surgery.plan.span_tokens, last: None}
     elif name.startswith(("past_key_values.", "present.")):

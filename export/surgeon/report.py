@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import BundleError
 
 #: Metadata key of the JSON list of reports in a graph.

@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 
 from luvc_export import __version__
-from luvc_export.cli import ablate as ablate_verb
-from luvc_export.cli import bench as bench_verb
-from luvc_export.cli import build as build_verb
-from luvc_export.cli import calibrate as calibrate_verb
-from luvc_export.cli import demo as demo_verb
-from luvc_export.cli import doctor, export, inspect, make_random, plan, run
-from luvc_export.cli import pack as pack_verb
-from luvc_export.cli import parity as parity_verb
-from luvc_export.cli import targets as targets_verb
+from luvc_export.cli.commands import ablate as ablate_verb
+from luvc_export.cli.commands import bench as bench_verb
+from luvc_export.cli.commands import build as build_verb
+from luvc_export.cli.commands import calibrate as calibrate_verb
+from luvc_export.cli.commands import demo as demo_verb
+from luvc_export.cli.commands import doctor, export, inspect, make_random, plan, run
+from luvc_export.cli.commands import pack as pack_verb
+from luvc_export.cli.commands import parity as parity_verb
+from luvc_export.cli.commands import targets as targets_verb
 from luvc_export.errors import LuvcError
 
 #: Exit code of a process that SIGINT ended, as shells and typer have it.

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError, UsageError, did_you_mean
-from luvc_export.plan import Plan
 
 ImageSize = Annotated[
     str | None, typer.Option("--image-size", metavar="HxW", help="Image input; default: the family's, or 672x672.")

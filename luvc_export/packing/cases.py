@@ -15,10 +15,10 @@ from PIL import Image
 
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.tasks import Task
-from luvc_export.engines.pack.record import CASES
 from luvc_export.errors import BundleError
 from luvc_export.packing.answer import Answer
-from luvc_export.runtime.pictures import open_picture
+from luvc_export.packing.record import CASES
+from luvc_export.runtime.media.pictures import open_picture
 
 _LIST, _ARRAYS = "cases.json", "reference.npz"
 #: Questions a task may have about one picture; more of them only mean fewer cases than asked for.

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
-from luvc_export.engines.pack import wheels
+import luvc_export
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
+from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError
-from luvc_export.manifest import Manifest, PlanEntry, Weights
+from luvc_export.packing import wheels
 from luvc_export.runtime.graphfile import outside_weights
-from luvc_export.target import Precision
 
 Progress = Callable[[str, float], None]
 
@@ -101,3 +106,69 @@ def write_manifest(
         verified=(),
     )
     bundles.write_manifest(folder, changed)
+
+
+#: The oldest time a zip file can hold: two wheels of the same sources are the same bytes.
+_TIME = (1980, 1, 1, 0, 0, 0)
+_WHEEL = "Wheel-Version: 1.0\nGenerator: luvc-export\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write the wheel into ``folder`` and return its path."""
+    version = luvc_export.__version__
+    info = f"luvc_export-{version}.dist-info"
+    path = folder / f"luvc_export-{version}-py3-none-any.whl"
+    metadata = f"Metadata-Version: 2.1\nName: luvc-export\nVersion: {version}\nRequires-Python: >=3.10\n"
+    files = {**sources(), f"{info}/METADATA": metadata.encode(), f"{info}/WHEEL": _WHEEL.encode()}
+    lines = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, _TIME)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def sources() -> dict[str, bytes]:
+    """Every Python source of the package, the four linked folders of a checkout too, by its name in the wheel."""
+    root = Path(luvc_export.__file__).parent
+    found = {}
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                found[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    return dict(sorted(found.items()))
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+#: ``e_machine`` of ELF files (elf.h: EM_X86_64, EM_AARCH64), at byte 18.
+_MACHINES = {62: "x86_64", 183: "aarch64"}
+_HEADER = 20
+
+
+def check_plugins(library: Path | None, target: Target) -> None:
+    """Check that the plugin library, if there is one, is for the target's machine.
+
+    Raises:
+        UsageError: It is no shared library, or one for another machine.
+    """
+    if library is None:
+        return
+    with library.open("rb") as file:
+        head = file.read(_HEADER)
+    whole = len(head) == _HEADER and head[:4] == b"\x7fELF"
+    found = _MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine") if whole else "no ELF file"
+    if found != target.device.machine:
+        raise UsageError(
+            "this plugin library is not for the board",
+            where=f"--dynamicPlugins {library}",
+            got=found,
+            expected=str(target.device.machine),
+            fix="build it on the board with its TensorRT (plugins/README.md) and bring it here, or leave the option "
+            "out: engines build without plugins",
+        )

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export import contract
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core import graph_io
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.ort import OrtBackend, OrtCache
-from luvc_export.runtime.trt_call import PAST_GROUPS, PAST_TEXT
+from luvc_export.runtime.tensorrt.call import PAST_GROUPS, PAST_TEXT
 
 _ELEMENTS = {"fp32": np.float32, "fp16": np.float16}
 
@@ -80,15 +80,15 @@ class InplaceOrt:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], InplaceCache]:
         """See ``Backend.decode``."""
         held = cache if isinstance(cache, InplaceCache) else self._empty()
-        given = feeds[contract.TEXT_MASK]
+        given = feeds[graph_io.TEXT_MASK]
         mask = np.zeros((1, self._capacity.text), np.bool_)
         mask[:, : given.shape[1]] = given
-        told: dict[str, Array] = {contract.TEXT_MASK: mask}
+        told: dict[str, Array] = {graph_io.TEXT_MASK: mask}
         told |= {
             name: np.array([value], np.int64) for name, value in ((PAST_TEXT, held.text), (PAST_GROUPS, held.images))
         }
         outputs, values = self._inner.decode({**feeds, **told}, held.values)
-        images = held.images + feeds[contract.VISUAL_EMBEDS].shape[1]
+        images = held.images + feeds[graph_io.VISUAL_EMBEDS].shape[1]
         return outputs, InplaceCache(values, images, given.shape[1], self._keep)
 
     def placement(self) -> dict[str, dict[str, int]]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
-from luvc_export.calibration.tolerances import tolerances
-from luvc_export.compatibility import check_library
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.engine_checks import check_library
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.calibration.parity.tolerances import tolerances
+from luvc_export.core.target import Target
 from luvc_export.engines import builder, library, targets
 from luvc_export.engines.install import install
-from luvc_export.engines.pack import check, facts, record
-from luvc_export.engines.pack.record import Pack
 from luvc_export.errors import LuvcError, MachineError
-from luvc_export.manifest_engines import EngineEntry
-from luvc_export.packing import cases, sign_off
+from luvc_export.packing import cases, device_check, device_facts, record, validation_record
 from luvc_export.packing.answer import Answer, answer
+from luvc_export.packing.comparison import Verdict, judge
 from luvc_export.packing.inplace import InplaceOrt
-from luvc_export.packing.judge import Verdict, judge
+from luvc_export.packing.record import Pack
 from luvc_export.runtime.session import Session
-from luvc_export.target import Target
 
 _INTERRUPTED = 130
 
@@ -42,12 +41,12 @@ def install_and_verify(folder: Path, backend: str, root: Path, rebuild: bool) ->
 def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
     _say("files")
     pack = record.read(folder)
-    bundle = sign_off.take_back(_load(folder), pack, backend)
+    bundle = validation_record.take_back(_load(folder), pack, backend)
     count = len(pack.files) + len(bundle.manifest.files)
     _say("files", f"{count} as they were made; plan {pack.plan}, {pack.precision}, for {pack.target}")
     target = targets.find(pack.target)
     entry = _engines(bundle, pack, target) if backend == "tensorrt" and not rebuild else None
-    found = facts.read(root)
+    found = device_facts.read(root)
     warnings = _check_device(found, pack, target, building=backend == "tensorrt" and entry is None)
     if backend == "tensorrt":
         bundle, entry = (bundle, entry) if entry else _build(bundle, pack, target)
@@ -56,13 +55,13 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
         _say("engines", "none are built: ONNX Runtime answers with the pack's graphs, which says nothing of TensorRT")
         session = _on_cpu(bundle, pack)
     verdicts, times = _answer_cases(folder, session, pack)
-    signed = sign_off.make(
+    signed = validation_record.make(
         bundle, pack, target, entry if backend == "tensorrt" else None, found, verdicts, times, warnings
     )
     passed = all(verdict.passed for verdict in verdicts.values())
-    sign_off.write_report(folder, found, verdicts, signed, passed)
+    validation_record.write_report(folder, found, verdicts, signed, passed)
     if passed:
-        sign_off.sign(folder, signed)
+        validation_record.sign(folder, signed)
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
     good = sum(verdict.passed for verdict in verdicts.values())
     outcome = "PASSED" if passed else "FAILED"
@@ -83,15 +82,15 @@ def _say(stage: str, text: str = "...") -> None:
     print(f"{stage:<10}| {text}", flush=True)
 
 
-def _check_device(found: facts.Facts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
-    system = f"Jetson Linux {check.numbers(found.l4t)}" if found.l4t else "no Jetson Linux"
+def _check_device(found: device_facts.Facts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
+    system = f"Jetson Linux {device_check.numbers(found.l4t)}" if found.l4t else "no Jetson Linux"
     free = f"{found.memory / 2**20:,.0f} MiB free" if found.memory is not None else "memory unknown"
     _say(
         "device", f"{found.model or 'unknown board'}, {system}, TensorRT package {found.tensorrt or 'unknown'}, {free}"
     )
     clocks = ", ".join(f"{item.name} {item.lowest:.0f}-{item.highest:.0f} MHz" for item in found.clocks)
     _say("power", f"mode {found.power_mode or 'unknown'}; clocks {clocks or 'unknown'}")
-    findings = check.check(found, target, pack.footprint, building)
+    findings = device_check.check(found, target, pack.footprint, building)
     for warning in findings.warnings:
         _say("warning", warning)
     if findings.problems:

@@ -10,23 +10,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luvc_export import __version__
-from luvc_export import bundle as bundles
-from luvc_export import precision as precisions
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
+from luvc_export.core import precision as precisions
+from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import memory, targets
 from luvc_export.engines.options import BuildOptions
-from luvc_export.engines.pack import record, wheels
-from luvc_export.engines.pack.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.packing import bootstrap, cases, plugins
+from luvc_export.packing import bootstrap, cases, record, wheels
 from luvc_export.packing.answer import Answer, answer
-from luvc_export.packing.contents import SCRIPT, Progress, copy_files, given_wheels, write_manifest
-from luvc_export.packing.own_wheel import write_wheel
+from luvc_export.packing.contents import (
+    SCRIPT,
+    Progress,
+    check_plugins,
+    copy_files,
+    given_wheels,
+    write_manifest,
+    write_wheel,
+)
+from luvc_export.packing.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.pipeline import target_graphs
 from luvc_export.runtime.session import Session
-from luvc_export.target import Kv, Precision, Target
 
 #: Tokens of an answer where nobody says how many.
 _LONGEST = 8
@@ -105,7 +111,7 @@ def write_pack(
     device, options = targets.find(target), options or BuildOptions()
     python = _system(device)
     options.check(device.library)
-    plugins.check(options.dynamic_plugins, device)
+    check_plugins(options.dynamic_plugins, device)
     bundles.check_target(Path(output), overwrite)
     entry, manifest = bundle.entry(plan), bundle.manifest
     if entry.quantised is not None:

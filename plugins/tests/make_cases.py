@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from luvc_export.core.plan import MergePass
 from luvc_export.export.compression import oim, scores, spu
-from luvc_export.plan import MergePass
 
 CASES = Path(__file__).resolve().parent / "cases"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

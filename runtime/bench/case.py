@@ -68,7 +68,7 @@ class Facts:
         anonymous_mib: What of the memory held after the last run no file backs; None if unknown.
         kv_mib: Every layer's cache after the last token.
         visual_tokens: In each layer's cache.
-        prefill_flops: LLM layers and the logits of one token, see ``luvc_export.budgets``.
+        prefill_flops: LLM layers and the logits of one token, see ``luvc_export.core.budgets``.
         decode_bytes: Weights and cache one decode step reads.
     """
 

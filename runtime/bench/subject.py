@@ -8,10 +8,10 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.budgets import prefill_flops
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.core.budgets import prefill_flops
+from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.manifest import Manifest
-from luvc_export.plan import Plan
 from luvc_export.runtime.bench.case import Case, Facts, Sample
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.ort import OrtBackend
@@ -118,7 +118,7 @@ class Subject:
 
 
 def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
-    """FLOPs of prefill: every LLM layer (``luvc_export.budgets``) and the logits of one token."""
+    """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
     return sum(prefill_flops(shape, keep, text, plan.last_layer)) + 2 * shape.hidden * shape.vocab

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from luvc_export.calibration import subjects
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.subjects.graph import GraphSubject
+from luvc_export.calibration.runners.graph import GraphSubject
 from luvc_export.calibration.tasks import find
+from luvc_export.core.plan import Plan
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
-from luvc_export.manifest import ImageInput
 from luvc_export.pipeline import make_plan
-from luvc_export.plan import Plan
 
 torch.set_num_threads(1)
 
@@ -49,12 +49,12 @@ def compressed(checkpoint: Checkpoint) -> Callable[[Plan], GraphSubject]:
     """A fresh compressed torch model with a model of its own, to be spoilt at will."""
 
     def make(plan: Plan) -> GraphSubject:
-        subjects._model.cache_clear()
-        return subjects.open_torch(checkpoint, plan, IMAGE)
+        runners._model.cache_clear()
+        return runners.open_torch(checkpoint, plan, IMAGE)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def reference(checkpoint: Checkpoint, plan: Plan) -> Any:
-    return subjects.open_torch(checkpoint, plan, IMAGE)
+    return runners.open_torch(checkpoint, plan, IMAGE)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luvc_export.calibration import intervals, metrics
-from luvc_export.calibration.selection import overlaps
-from luvc_export.calibration.tolerances import TABLE, tolerances
+from luvc_export.calibration import intervals
+from luvc_export.calibration.parity import metrics
+from luvc_export.calibration.parity.selection import overlaps
+from luvc_export.calibration.parity.tolerances import TABLE, tolerances
 
 
 def test_a_difference_counts_every_element() -> None:

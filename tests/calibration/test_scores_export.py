@@ -13,13 +13,13 @@ import onnxruntime
 import pytest
 import torch
 
-from luvc_export import contract
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError
 from luvc_export.export import families, trace
 from luvc_export.export.compression import scores
-from luvc_export.export.decoder import Decoder
+from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.simplify import simplify
-from luvc_export.plan import Plan
 
 GRID, ROWS, IMAGES = (4, 4), 2, 2
 SCORES = tuple(scores.names())
@@ -51,14 +51,14 @@ def feeds(seed: int, images: int = IMAGES, text: int = 5, past: int = 0) -> dict
     row, column = torch.meshgrid(torch.arange(GRID[0]), torch.arange(GRID[1]), indexing="ij")
     place = torch.stack([torch.zeros_like(row), row, column]).flatten(1).float().repeat(1, images)
     return {
-        contract.VISUAL_EMBEDS: torch.randn(ROWS, images, GRID[0] * GRID[1], 64, generator=draw),
-        contract.INPUT_IDS: torch.randint(0, 200, (ROWS, text), generator=draw),
-        contract.VISUAL_POSITION_IDS: place[:, None].expand(3, ROWS, visual).contiguous(),
-        contract.POSITION_IDS: (order + 3.0).expand(3, -1, -1).contiguous(),
-        contract.VISUAL_ORDER: torch.arange(visual).expand(ROWS, -1).contiguous(),
-        contract.ORDER: order.contiguous(),
-        contract.TEXT_MASK: mask,
-        contract.LOGITS_INDICES: torch.zeros(ROWS, 1, dtype=torch.int64),
+        graph_io.VISUAL_EMBEDS: torch.randn(ROWS, images, GRID[0] * GRID[1], 64, generator=draw),
+        graph_io.INPUT_IDS: torch.randint(0, 200, (ROWS, text), generator=draw),
+        graph_io.VISUAL_POSITION_IDS: place[:, None].expand(3, ROWS, visual).contiguous(),
+        graph_io.POSITION_IDS: (order + 3.0).expand(3, -1, -1).contiguous(),
+        graph_io.VISUAL_ORDER: torch.arange(visual).expand(ROWS, -1).contiguous(),
+        graph_io.ORDER: order.contiguous(),
+        graph_io.TEXT_MASK: mask,
+        graph_io.LOGITS_INDICES: torch.zeros(ROWS, 1, dtype=torch.int64),
     }
 
 
@@ -106,23 +106,23 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path) -> None:
     inputs = feeds(1, len(SCORES))
     for turn in range(2):
         logits, presents, kept = decoder(*inputs.values(), past)
-        names = dict(zip(contract.past_names(layers), past, strict=True))
+        names = dict(zip(graph_io.past_names(layers), past, strict=True))
         ran = graph.run(None, {n: t.numpy() for n, t in {**inputs, **names}.items()})
         out = dict(zip(outputs, ran, strict=True))
         for indices in kept if turn == 0 else []:
             assert indices.shape == (ROWS, len(SCORES), KEEP)
             assert (np.diff(indices.numpy()) > 0).all()
             for image, name in enumerate(SCORES):
-                found = out[contract.kept_name(1)][:, image]
+                found = out[graph_io.kept_name(1)][:, image]
                 np.testing.assert_array_equal(found, indices[:, image].numpy(), err_msg=name)
                 _, _, (alone,) = made(pruning(name))[0](*inputs.values(), past)
                 np.testing.assert_array_equal(found, alone[:, image].numpy(), err_msg=f"{name} alone")
-        np.testing.assert_allclose(out[contract.LOGITS], logits.numpy(), atol=2e-4)
+        np.testing.assert_allclose(out[graph_io.LOGITS], logits.numpy(), atol=2e-4)
         assert logits.std() > 0.5
-        for present, wanted in zip(contract.present_names(layers), presents, strict=True):
+        for present, wanted in zip(graph_io.present_names(layers), presents, strict=True):
             np.testing.assert_allclose(out[present], wanted.numpy(), atol=2e-4)
-        mask = torch.cat([inputs[contract.TEXT_MASK], torch.ones(ROWS, 1, dtype=torch.bool)], 1)
-        inputs, past = {**feeds(2, images=0, text=1, past=200), contract.TEXT_MASK: mask}, presents
+        mask = torch.cat([inputs[graph_io.TEXT_MASK], torch.ones(ROWS, 1, dtype=torch.bool)], 1)
+        inputs, past = {**feeds(2, images=0, text=1, past=200), graph_io.TEXT_MASK: mask}, presents
 
 
 def test_scores_are_found_by_their_files() -> None:
@@ -164,7 +164,7 @@ def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.
 
     for number in range(ROWS):
         one = {n: t[:, number : number + 1] if "position" in n else t[number : number + 1] for n, t in inputs.items()}
-        text = int(one[contract.TEXT_MASK].sum())
+        text = int(one[graph_io.TEXT_MASK].sum())
         taken: list[torch.Tensor] = []
 
         def attention(
@@ -178,7 +178,7 @@ def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.
         plain = copy.copy(decoder)
         plain.plan = Plan(GRID, (16, 16), last_layer="full")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("luvc_export.export.decoder.attention", attention)
+            patch.setattr("luvc_export.export.llm.decoder.attention", attention)
             plain(*one.values(), [torch.zeros(1, 2, 0, 16)] * 4)
         for layer, row in enumerate(taken):
             rows[layer].append(row)
@@ -186,8 +186,9 @@ def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.
 
 
 def test_the_merge_of_the_span_is_oim_on_its_grid() -> None:
-    from luvc_export.export.compression import llm_merge, oim
-    from luvc_export.plan import MergePass
+    from luvc_export.core.plan import MergePass
+    from luvc_export.export.compression import oim
+    from luvc_export.export.llm import llm_merge
 
     x = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
     units = oim.merge(oim.start(x.reshape(3, 4, 4, 8)), MergePass(0, 1, 2))

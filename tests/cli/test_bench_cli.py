@@ -9,7 +9,7 @@ import pytest
 from cli_words import Cli
 from PIL import Image
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
 

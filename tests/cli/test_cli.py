@@ -13,11 +13,11 @@ import pytest
 from cli_words import Cli
 from PIL import Image
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
+from luvc_export.core.plan import Plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
-from luvc_export.plan import Plan
 
 SIZE = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
 

@@ -18,6 +18,6 @@ PARTS = {"TensorRT-RTX": (("numpy",), "rtx"), "TensorRT": (("no-such-package",),
     ],
 )
 def test_the_part_that_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, code: int, said: str) -> None:
-    monkeypatch.setattr("luvc_export.cli.doctor.PARTS", PARTS)
+    monkeypatch.setattr("luvc_export.cli.commands.doctor.PARTS", PARTS)
     got, _, err = cli("doctor", f"--need={name}")
     assert got == code and said in err

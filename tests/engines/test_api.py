@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from luvc_export import engines, plugin_library
+from luvc_export import engines
+from luvc_export.core import plugin_library
 
 FOLDER = Path(engines.__file__).resolve().parent
 FILES = [FOLDER / f"{name}.py" for name in ("builder", "layers", "library", "timing", "watching")]

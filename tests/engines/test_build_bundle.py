@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from luvc_export import build_engine, contract
-from luvc_export.bundle import load
+from luvc_export import build_engine
+from luvc_export.bundle.folder import load
 from luvc_export.cli import main
+from luvc_export.core import graph_io
 from luvc_export.engines import targets
 from luvc_export.errors import BundleError, CheckFailed, MachineError, PlanError, UsageError
 from luvc_export.runtime import memory
@@ -54,10 +55,10 @@ def test_the_entry_describes_the_engines(built: Path, target: str, precision: st
     plan, shape = bundle.entry("thirds").plan, bundle.manifest.decoder
     assert (entry.kv, entry.backend, entry.text_capacity) == (kv, "tensorrt_rtx", bundle.manifest.prompt.text_capacity)
     assert entry.compute_capabilities == (targets.find(target).device.compute_capability,)
-    assert [item.name for item in entry.vision.inputs] == [contract.IMAGE]
+    assert [item.name for item in entry.vision.inputs] == [graph_io.IMAGE]
     inputs = {item.name: item for item in entry.decoder.inputs}
-    assert set(inputs) - {"past_text", "past_groups"} == {*contract.DECODER_INPUTS, *contract.past_names(plan.layers)}
-    assert inputs[contract.VISUAL_EMBEDS].shape == (-1, -1, plan.vision_tokens, shape.hidden)
+    assert set(inputs) - {"past_text", "past_groups"} == {*graph_io.DECODER_INPUTS, *graph_io.past_names(plan.layers)}
+    assert inputs[graph_io.VISUAL_EMBEDS].shape == (-1, -1, plan.vision_tokens, shape.hidden)
     for layer, keep in enumerate(plan.keep):
         cache = inputs[f"past_key_values.{layer}.value"]
         rows = entry.images * keep + entry.text_capacity
@@ -82,7 +83,7 @@ def test_a_second_build_replaces_the_first(built: Path, capsys: pytest.CaptureFi
     assert code == 0 and json.loads(out)["engine"]["text_capacity"] == 32
     after, entry = load(built, full=True).manifest, load(built).engine("thirds", "rtx-ada")
     assert (entry.precision, entry.kv) == ("bf16", "inplace")
-    assert {contract.NEXT_TOKEN, contract.NEXT_LOGIT} < {item.name for item in entry.decoder.outputs}
+    assert {graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT} < {item.name for item in entry.decoder.outputs}
     assert len(after.engines) == 2 and before.engine("thirds", "rtx-blackwell") in after.engines
     assert not [path for path in built.iterdir() if path.name.startswith(".")]
 
@@ -188,8 +189,8 @@ def test_damaged_weights_are_refused(copied_bundle: Path) -> None:
 
 
 def _unchecked(folder: Path) -> Any:
-    from luvc_export.bundle import Bundle
-    from luvc_export.manifest import Manifest
+    from luvc_export.bundle.folder import Bundle
+    from luvc_export.bundle.manifest import Manifest
 
     return Bundle(folder, Manifest.from_json(json.loads((folder / "luvc.json").read_text(encoding="utf-8")), "x"))
 

@@ -13,12 +13,12 @@ from typing import Any
 import onnx.parser
 import pytest
 
-from luvc_export.engines import builder, layers, library, targets, timing, watching
+from luvc_export.core.plan import Plan
+from luvc_export.engines import build_monitor, builder, kernel_caches, layer_information, library, targets
 from luvc_export.engines.builder import Graph
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, MachineError, UsageError
-from luvc_export.plan import Plan
 
 PLAN = Plan((1, 4), (4, 4), last_layer="full")
 RTX = targets.find("rtx-ada")
@@ -73,7 +73,7 @@ def test_an_input_the_parser_drops_is_an_error(name: str, tmp_path: Path) -> Non
 
 
 def test_what_the_builder_warns_of_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "unread", lambda network: [])
+    monkeypatch.setattr(layer_information, "unread", lambda network: [])
     with pytest.raises(CheckFailed, match="read by nothing: Unused Input: n"):
         build(DROPPED["input n"], tmp_path / "x.engine")
     assert not list(tmp_path.iterdir())
@@ -123,22 +123,25 @@ def test_a_build_in_a_thread_takes_no_signals(tmp_path: Path) -> None:
 
 
 def test_activation_memory_is_read_from_the_log() -> None:
-    assert layers.activation_bytes([("INFO", "Total Activation Memory: 12 bytes"), ("INFO", "done")]) == 12
-    assert layers.activation_bytes([("INFO", "done")]) is None
+    assert layer_information.activation_bytes([("INFO", "Total Activation Memory: 12 bytes"), ("INFO", "done")]) == 12
+    assert layer_information.activation_bytes([("INFO", "done")]) is None
 
 
 def test_unused_inputs_and_errors_are_read_from_the_log() -> None:
     lines = [("WARNING", "x.cpp:1: Unused Input: n"), ("ERROR", "bad"), ("INFO", "used input")]
-    assert watching.unused_inputs(lines) == ["x.cpp:1: Unused Input: n"]
-    assert watching.problems(lines) == "bad" and watching.problems([]) == "no reason given"
+    assert build_monitor.unused_inputs(lines) == ["x.cpp:1: Unused Input: n"]
+    assert build_monitor.problems(lines) == "bad" and build_monitor.problems([]) == "no reason given"
 
 
 def test_caches_are_of_a_version_and_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = timing.cache_file("timing", "tensorrt", "10.3.0.26", "8.7")
+    path = kernel_caches.cache_file("timing", "tensorrt", "10.3.0.26", "8.7")
     assert path == tmp_path / "luvc-export" / "tensorrt-10.3.0.26-sm87.timing"
     assert (
-        timing.cache_file("runtime", "tensorrt_rtx", "1.7.1.116", "12.0").name == "tensorrt_rtx-1.7.1.116-sm120.runtime"
+        kernel_caches.cache_file("runtime", "tensorrt_rtx", "1.7.1.116", "12.0").name
+        == "tensorrt_rtx-1.7.1.116-sm120.runtime"
     )
-    others = {timing.cache_file("timing", "tensorrt", v, c) for v in ("10.3.0", "10.16.1") for c in ("8.7", "8.9")}
+    others = {
+        kernel_caches.cache_file("timing", "tensorrt", v, c) for v in ("10.3.0", "10.16.1") for c in ("8.7", "8.9")
+    }
     assert len(others) == 4

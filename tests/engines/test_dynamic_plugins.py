@@ -14,19 +14,19 @@ from typing import Any
 import onnx
 import pytest
 
-from luvc_export import build_engine, bundle
-from luvc_export.bundle import Bundle
-from luvc_export.cli.engine_tables import facts
+from luvc_export import build_engine
+from luvc_export.bundle import folder
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Footprint, Manifest
+from luvc_export.cli.tables.engines import facts
+from luvc_export.core.operators import DOMAIN
+from luvc_export.core.plan import Plan
 from luvc_export.engines import builder, install, library, targets
 from luvc_export.engines.memory import Cache
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
-from luvc_export.manifest import Manifest
-from luvc_export.manifest_engines import Footprint
 from luvc_export.pipeline import target_graphs
-from luvc_export.plan import Plan
-from luvc_export.plugin_contract import DOMAIN
 
 ORIN, RTX = targets.find("jetson-agx-orin-jp62"), targets.find("rtx-ada")
 CAPACITY = Capacity(32)
@@ -89,9 +89,9 @@ def installed(opened: Bundle, options: BuildOptions, monkeypatch: pytest.MonkeyP
 def test_the_bundle_carries_the_library(
     copied_bundle: Path, rubbish: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = Bundle(copied_bundle, bundle.load(copied_bundle).manifest)
+    plain = Bundle(copied_bundle, folder.load(copied_bundle).manifest)
     made = installed(plain, BuildOptions(dynamic_plugins=rubbish), monkeypatch)
-    entry = bundle.load(copied_bundle, full=True).engine("thirds", ORIN.name)
+    entry = folder.load(copied_bundle, full=True).engine("thirds", ORIN.name)
     assert entry.plugins is not None and entry.code == (entry.vision, entry.decoder, entry.plugins)
     assert made.manifest == Manifest.from_json(json.loads((copied_bundle / "luvc.json").read_text("utf-8")), "x")
     with made.read_engine(entry.plugins) as data:
@@ -101,12 +101,12 @@ def test_the_bundle_carries_the_library(
 
     (copied_bundle / entry.plugins.file).write_bytes(b"On library")
     with pytest.raises(BundleError, match="a plugin library has changed since it was built; it is executable code"):
-        bundle.load(copied_bundle, full=True)
+        folder.load(copied_bundle, full=True)
     assert made.read_engine(entry.plugins, allow_unverified=True)[:] == b"On library"
     outside = dataclasses.replace(entry.plugins, file="../x.so")
     with pytest.raises(LuvcError, match="leaves its folder"):
         made.read_engine(outside, allow_unverified=True)
 
     installed(made, BuildOptions(), monkeypatch)
-    assert bundle.load(copied_bundle).engine("thirds", ORIN.name).plugins is None
+    assert folder.load(copied_bundle).engine("thirds", ORIN.name).plugins is None
     assert not (copied_bundle / entry.plugins.file).exists()

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from luvc_export.budgets import kv_bytes
+from luvc_export.bundle.manifest import Footprint
+from luvc_export.core.budgets import kv_bytes
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.engines import memory, targets
 from luvc_export.engines.memory import Cache
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import PlanError
-from luvc_export.manifest_engines import Footprint
-from luvc_export.plan import Plan
-from luvc_export.shapes import DecoderShape
 
 MIB = 2**20
 SHAPE = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)

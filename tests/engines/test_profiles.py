@@ -6,47 +6,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luvc_export import contract
+from luvc_export.core import graph_io
+from luvc_export.core.plan import MergePass, Plan
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, UsageError
-from luvc_export.plan import MergePass, Plan
 
 PLAN = Plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 SHAPES = {
-    contract.VISUAL_EMBEDS: (-1, -1, PLAN.vision_tokens, 64),
-    contract.INPUT_IDS: (-1, -1),
-    contract.VISUAL_POSITION_IDS: (3, -1, -1),
-    contract.POSITION_IDS: (3, -1, -1),
-    contract.VISUAL_ORDER: (-1, -1),
-    contract.ORDER: (-1, -1),
-    contract.TEXT_MASK: (-1, -1),
-    contract.LOGITS_INDICES: (-1, -1),
-    **dict.fromkeys(contract.past_names(3), (-1, 2, -1, 32)),
+    graph_io.VISUAL_EMBEDS: (-1, -1, PLAN.vision_tokens, 64),
+    graph_io.INPUT_IDS: (-1, -1),
+    graph_io.VISUAL_POSITION_IDS: (3, -1, -1),
+    graph_io.POSITION_IDS: (3, -1, -1),
+    graph_io.VISUAL_ORDER: (-1, -1),
+    graph_io.ORDER: (-1, -1),
+    graph_io.TEXT_MASK: (-1, -1),
+    graph_io.LOGITS_INDICES: (-1, -1),
+    **dict.fromkeys(graph_io.past_names(3), (-1, 2, -1, 32)),
 }
 
 
 def test_one_wide_profile() -> None:
     (wide,) = profiles(SHAPES, PLAN, Capacity(256, images=2, batch=4), "wide")
     assert wide.name == "wide"
-    assert wide.minimum[contract.VISUAL_EMBEDS] == (1, 0, 15, 64)
-    assert wide.maximum[contract.VISUAL_EMBEDS] == (4, 2, 15, 64)
+    assert wide.minimum[graph_io.VISUAL_EMBEDS] == (1, 0, 15, 64)
+    assert wide.maximum[graph_io.VISUAL_EMBEDS] == (4, 2, 15, 64)
     assert wide.maximum["past_key_values.1.key"] == (4, 2, 2 * 6 + 256, 32)
     assert wide.maximum["past_key_values.2.key"] == (4, 2, 256, 32)
-    assert wide.maximum[contract.LOGITS_INDICES] == (4, 1)
-    assert wide.optimum[contract.INPUT_IDS] == (1, 64)
+    assert wide.maximum[graph_io.LOGITS_INDICES] == (4, 1)
+    assert wide.optimum[graph_io.INPUT_IDS] == (1, 64)
 
 
 def test_prefill_and_decode() -> None:
     prefill, decode = profiles(SHAPES, PLAN, Capacity(256), "pair")
     assert (prefill.name, decode.name) == ("prefill", "decode")
-    assert decode.minimum[contract.INPUT_IDS] == decode.maximum[contract.INPUT_IDS] == (1, 1)
-    assert decode.maximum[contract.VISUAL_EMBEDS] == (1, 0, 15, 64)
+    assert decode.minimum[graph_io.INPUT_IDS] == decode.maximum[graph_io.INPUT_IDS] == (1, 1)
+    assert decode.maximum[graph_io.VISUAL_EMBEDS] == (1, 0, 15, 64)
     assert decode.optimum["past_key_values.0.key"] == (1, 2, 12 + 128, 32)
     assert prefill.optimum["past_key_values.0.key"] == (1, 2, 0, 32)
 
 
 def test_pictures() -> None:
-    (image,) = profiles({contract.IMAGE: (-1, 1, 56, 84, 3)}, PLAN, Capacity(16, images=3), "pair")
+    (image,) = profiles({graph_io.IMAGE: (-1, 1, 56, 84, 3)}, PLAN, Capacity(16, images=3), "pair")
     assert (image.minimum["image"][0], image.maximum["image"][0]) == (1, 3)
 
 
@@ -59,7 +59,7 @@ def test_fixed_sizes_are_in_no_profile() -> None:
 @pytest.mark.parametrize("shape", [(-1, 2, 3), (-1, 0, -1, 64)])
 def test_an_open_size_the_contract_fixes_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(CheckFailed, match="open sizes that the contract does not know"):
-        profiles({**SHAPES, contract.VISUAL_EMBEDS: shape}, PLAN, Capacity(256), "wide")
+        profiles({**SHAPES, graph_io.VISUAL_EMBEDS: shape}, PLAN, Capacity(256), "wide")
     with pytest.raises(CheckFailed, match="where: new_input"):
         profiles({**SHAPES, "new_input": (-1,)}, PLAN, Capacity(256), "wide")
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import luvc_export
 from luvc_export.cli import app
+from luvc_export.core.target import Library
 from luvc_export.engines import library, targets
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.target import Library
 
 ROOT = Path(luvc_export.__file__).resolve().parents[1]
 DESIGNED = {f"jetson-{board}-jp{jetpack}" for board in ("orin-nano", "orin-nx", "agx-orin") for jetpack in (62, 72)}

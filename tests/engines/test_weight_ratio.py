@@ -11,6 +11,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.target import Profiles
 from luvc_export.engines import builder, targets
 from luvc_export.engines.memory import Cache, predict
 from luvc_export.engines.options import BuildOptions
@@ -18,10 +21,7 @@ from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.export import families, trace
 from luvc_export.export.surgeon import operate
 from luvc_export.export.surgeon.graph import PLAN_KEY
-from luvc_export.export.surgeon.peak import peak_bytes, weight_bytes
-from luvc_export.plan import Plan
-from luvc_export.shapes import DecoderShape
-from luvc_export.target import Profiles
+from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
 
 RTX = targets.find("rtx-ada")
 PLAN = Plan(grid=(4, 6), keep=(12,), last_layer="full")

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from luvc_export import contract
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.errors import CheckFailed
 from luvc_export.export import trace
-from luvc_export.plan import Plan
 
 GRAPHS = [
     "vision.none.onnx",
@@ -52,14 +52,14 @@ def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> No
     entry = demo_bundle.entry(plan)
     keep = entry.plan.keep
     vision, decoder = (load(demo_bundle, file).graph for file in (entry.vision, entry.decoder))
-    assert [i.name for i in vision.input] == [contract.IMAGE]
-    assert [o.name for o in vision.output] == [contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO]
-    assert [i.name for i in decoder.input] == [*contract.DECODER_INPUTS, *contract.past_names(len(keep))]
-    prunes = [contract.kept_name(layer) for layer, _, kept in demo_bundle.entry(plan).plan.prunes if kept]
-    assert [o.name for o in decoder.output] == [contract.LOGITS, *contract.present_names(len(keep)), *prunes]
+    assert [i.name for i in vision.input] == [graph_io.IMAGE]
+    assert [o.name for o in vision.output] == [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
+    assert [i.name for i in decoder.input] == [*graph_io.DECODER_INPUTS, *graph_io.past_names(len(keep))]
+    prunes = [graph_io.kept_name(layer) for layer, _, kept in demo_bundle.entry(plan).plan.prunes if kept]
+    assert [o.name for o in decoder.output] == [graph_io.LOGITS, *graph_io.present_names(len(keep)), *prunes]
     kinds = {i.name: i.type.tensor_type.elem_type for i in decoder.input}
-    assert kinds[contract.POSITION_IDS] == kinds[contract.VISUAL_POSITION_IDS] == TensorProto.FLOAT
-    assert kinds[contract.TEXT_MASK] == TensorProto.BOOL
+    assert kinds[graph_io.POSITION_IDS] == kinds[graph_io.VISUAL_POSITION_IDS] == TensorProto.FLOAT
+    assert kinds[graph_io.TEXT_MASK] == TensorProto.BOOL
     symbols = {i.name: i.type.tensor_type.shape.dim[2].dim_param for i in decoder.input if i.name.startswith("past")}
     for layer in range(len(keep)):
         assert symbols[f"past_key_values.{layer}.key"] == f"past_{keep[layer]}"

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luvc_export.export.decoder import Decoder
-from luvc_export.export.rope import Rope, mrope_axes
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import Request, solve
+from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import Rope, mrope_axes
 from luvc_export.export.synthetic import presets
-from luvc_export.plan import Plan
-from luvc_export.planning import Request, solve
-from luvc_export.shapes import DecoderShape, EncoderShape
 
 #: Qwen2.5-VL's encoder has 32 blocks, four of them with full attention (its config.json).
 ENCODER = EncoderShape(32, 1280, 3420, 4, 4, (7, 15, 23, 31))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.cuda import Gpu
+from luvc_export.runtime.cuda.device import Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASUREMENTS = ROOT / "docs" / "measurements"

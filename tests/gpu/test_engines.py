@@ -13,19 +13,20 @@ import onnx.parser
 import pytest
 import time_engines
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.tasks import find
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import Target
 from luvc_export.engines import library
 from luvc_export.errors import MachineError
-from luvc_export.export.surgeon import choose_token, operate
+from luvc_export.export.surgeon import operate
 from luvc_export.export.surgeon.graph import PLAN_KEY
+from luvc_export.export.surgeon.passes import append_argmax
 from luvc_export.pipeline import build_engine
-from luvc_export.plan import Plan
-from luvc_export.runtime.cuda import Gpu
+from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.trt import TrtBackend
-from luvc_export.runtime.trt_library import make_log
-from luvc_export.target import Target
+from luvc_export.runtime.tensorrt.backend import TrtBackend
+from luvc_export.runtime.tensorrt.library import make_log
 
 pytestmark = pytest.mark.gpu
 
@@ -86,7 +87,7 @@ def tied() -> onnx.ModelProto:
 @pytest.mark.parametrize("places", [(70_000, 151_935), (0, 1), (5, 100_000, 150_000), tuple(range(40, 60))])
 def test_of_equal_logits_the_first_is_chosen(target: Target, places: tuple[int, ...], tmp_path: Path) -> None:
     """As ONNX says of TopK and numpy of argmax; TensorRT's documentation does not say."""
-    made, _ = operate(tied(), target.spec, passes=(choose_token,))
+    made, _ = operate(tied(), target.spec, passes=(append_argmax,))
     logits = np.random.default_rng(0).normal(size=(1, 1, VOCABULARY)).astype(np.float32)
     logits[..., list(places)] = 9.5
     assert choose(target, made.SerializeToString(), logits) == (places[0], 9.5)

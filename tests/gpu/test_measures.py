@@ -13,7 +13,7 @@ import torch
 from layer_shapes import plans, shape_of
 
 from luvc_export.errors import MachineError
-from luvc_export.runtime.cuda import Gpu
+from luvc_export.runtime.cuda.device import Gpu
 
 TINY = ["--device", "cpu", "--tiny", "--grid", "8", "8", "--text", "9", "--runs", "1"]
 

@@ -19,16 +19,16 @@ from typing import Any
 from measuring import MEASUREMENTS, machine, require_gpu, write
 
 from luvc_export import export_bundle, make_plan
-from luvc_export.bundle import load
+from luvc_export.bundle.folder import load
 from luvc_export.calibration.tasks import find
+from luvc_export.core.target import Target
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.engines import library, targets
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.pipeline import build_engine
-from luvc_export.runtime.cuda import Gpu
+from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.trt import TrtBackend
-from luvc_export.target import Target
+from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 
 class HostChooses(TrtBackend):

@@ -20,8 +20,8 @@ import torch
 from layer_shapes import Model, plans, shape_of
 from measuring import MEASUREMENTS, machine, median_ms, require_gpu, write
 
+from luvc_export.core.plan import Plan
 from luvc_export.errors import LuvcError
-from luvc_export.plan import Plan
 
 MODELS = ("qwen2.5-vl-3b", "qwen2.5-vl-7b")
 #: One replay against plain execution of the same kernels: only the choice of a split may differ.

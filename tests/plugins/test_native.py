@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from luvc_export.core.plan import MergePass
 from luvc_export.engines import native
 from luvc_export.engines.native.__main__ import main
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export.compression import oim, scores, spu
-from luvc_export.plan import MergePass
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from luvc_export.plugin_contract import (
+from luvc_export.core.operators import (
     MAX_PAYLOADS,
     OPERATORS,
     ORTHOGONAL_MERGE,

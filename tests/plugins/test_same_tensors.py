@@ -16,7 +16,7 @@ import torch
 from case_file import CASES, Case, load
 
 from luvc_export.engines.native import SCORES, Native
-from luvc_export.export.surgeon import merge_body, prune_body
+from luvc_export.export.surgeon.fused import merge_body, prune_body
 
 PRUNES = sorted(
     path for path in CASES.glob("prune_*.bin") if not any(w in path.name for w in ("nan", "equal", "bfloat"))

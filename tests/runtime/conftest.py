@@ -7,7 +7,7 @@ import pytest
 import tiny_bundle
 from numpy.typing import NDArray
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.session import Session
 
 

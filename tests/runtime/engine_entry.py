@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from luvc_export import contract
-from luvc_export.file_record import FileRecord
-from luvc_export.manifest_engines import Binding, EngineEntry, EngineFile, Footprint, Profile
-from luvc_export.plan import Plan
-from luvc_export.shapes import DecoderShape
+from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint, Profile
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
 
 
 def entry(shape: DecoderShape, plan: Plan, kv: str, images: int, text: int, dtype: str = "float16") -> EngineEntry:
@@ -14,9 +13,9 @@ def entry(shape: DecoderShape, plan: Plan, kv: str, images: int, text: int, dtyp
     rows = [images * keep + text if kv == "inplace" else -1 for keep in plan.keep]
     caches = tuple(
         Binding(name, dtype, (-1, shape.kv_heads, rows[index // 2], shape.head_dim))
-        for index, name in enumerate(contract.past_names(shape.layers))
+        for index, name in enumerate(graph_io.past_names(shape.layers))
     )
-    limits = ({contract.INPUT_IDS: (1, size)} for size in (1, 1, text))
+    limits = ({graph_io.INPUT_IDS: (1, size)} for size in (1, 1, text))
     profile = Profile("wide", *limits)
     file = EngineFile("decoder.engine", FileRecord("0", 0), caches, (), (profile,), 0, None, "", "")
     return EngineEntry(

@@ -17,15 +17,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import TargetSpec
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.export.surgeon import operate
-from luvc_export.file_record import FileRecord
-from luvc_export.manifest_engines import Binding, EngineEntry, EngineFile, Footprint
-from luvc_export.plan import Plan
-from luvc_export.runtime.cuda import Gpu
-from luvc_export.runtime.trt import TrtBackend
-from luvc_export.target import TargetSpec
+from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 SPECS = {

@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 import tiny_bundle
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session

@@ -10,11 +10,11 @@ import pytest
 import tiny_bundle
 from numpy.typing import NDArray
 
-from luvc_export import bundle as bundles
-from luvc_export import contract
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.errors import BundleError, CheckFailed, UsageError
-from luvc_export.plan import Plan
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.forced import forced_places
 from luvc_export.runtime.ort import OrtBackend
@@ -193,10 +193,10 @@ class Scripted:
         if self.calls == self.interrupt:
             self.interrupt = -1
             raise KeyboardInterrupt
-        logits = np.zeros_like(out[contract.LOGITS])
+        logits = np.zeros_like(out[graph_io.LOGITS])
         logits[..., self.answer[self.calls]] = np.nan if self.calls == self.bad else 1
         self.calls += 1
-        return {**out, contract.LOGITS: logits}, after
+        return {**out, graph_io.LOGITS: logits}, after
 
     def placement(self) -> dict[str, dict[str, int]]:
         return self.real.placement()
@@ -329,7 +329,7 @@ def test_states_are_values(session: Session) -> None:
 
 
 def test_what_the_pictures_were_brought_to_is_said(session: Session, picture: Picture) -> None:
-    from luvc_export.cli.run import fit_line
+    from luvc_export.cli.commands.run import fit_line
 
     selection = session.generate(picture, "hello", max_new_tokens=1).selection
     assert (selection.size, selection.tiles) == ((4, 4), ((1, 1),))

@@ -10,10 +10,10 @@ import pytest
 import tiny_bundle
 from onnx import helper
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Weights
 from luvc_export.errors import BundleError, MachineError
-from luvc_export.manifest import Weights
 from luvc_export.runtime import memory
 from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
 from luvc_export.runtime.session import Session

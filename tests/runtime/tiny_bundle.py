@@ -15,12 +15,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from luvc_export import bundle as bundles
-from luvc_export.bundle import Bundle
-from luvc_export.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Weights
-from luvc_export.manifest import Tensor as Place
-from luvc_export.plan import Plan
-from luvc_export.shapes import DecoderShape
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Weights
+from luvc_export.bundle.manifest import Tensor as Place
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
 
 WIDTH, TOKENS, VOCAB, LAYERS = 4, 4, 260, 2
 KEEP = (2, 0)

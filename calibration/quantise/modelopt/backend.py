@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.modelopt import calls, graph, result
 from luvc_export.calibration.quantise.recipe import Recipe, Scales

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from luvc_export import contract
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
-from luvc_export.calibration.subjects import open_bundle
-from luvc_export.calibration.subjects.bundle import BundleRunner
+from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners.bundle import BundleRunner
+from luvc_export.core import graph_io
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.ort import OrtCache
 
@@ -84,15 +84,15 @@ class _Recording:
         return self._inner.placement()
 
     def vision(self, images: Any) -> dict[str, Array]:
-        self._vision.add({contract.IMAGE: np.asarray(images, np.uint8)})
+        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8)})
         return self._inner.vision(images)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
-        names = contract.past_names(self._shape.layers)
+        names = graph_io.past_names(self._shape.layers)
         if isinstance(cache, OrtCache):
             past = [value.numpy() for value in cache.values]
         else:
-            rows = len(feeds[contract.INPUT_IDS])
+            rows = len(feeds[graph_io.INPUT_IDS])
             past = [np.zeros((rows, self._shape.kv_heads, 0, self._shape.head_dim), np.float32)] * len(names)
         self._decoder.add({**feeds, **dict(zip(names, past, strict=True))})
         return self._inner.decode(feeds, cache)

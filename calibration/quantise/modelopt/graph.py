@@ -12,8 +12,8 @@ import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from luvc_export.calibration.quantise.shelf import Shelf
 from luvc_export.calibration.quantise.sites import Site, sites
+from luvc_export.calibration.quantise.weight_packing import Shelf
 
 GRAPH, WEIGHTS = "graph.onnx", "graph.weights"
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from luvc_export.core.plan import MergePass
 from luvc_export.export.compression import oim
-from luvc_export.plan import MergePass
 
 
 def explicit_groups(x: Tensor, removed: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from luvc_export import load_bundle, make_plan
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from luvc_export.core.plan import MergePass, Plan
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import scores, spu
-from luvc_export.plan import MergePass, Plan
 
 
 def fft_lowpass(z: Tensor, rho: float, dim: int) -> Tensor:

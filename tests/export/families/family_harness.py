@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import Request, solve
+from luvc_export.core.token_layout import Layout, arrange
 from luvc_export.export import families
-from luvc_export.export.decoder import Decoder
 from luvc_export.export.families.base import Family, Normalise
-from luvc_export.layout import Layout, arrange
-from luvc_export.plan import Plan
-from luvc_export.planning import Request, solve
+from luvc_export.export.llm.decoder import Decoder
 
 #: fp32, sums in another order; logits have a standard deviation of at least 1.
 TOLERANCE = 1e-4

@@ -12,14 +12,14 @@ import pytest
 from family_harness import GREEDY, Case, case
 from torch_backend import TorchBackend
 
-from luvc_export.bundle import Bundle, record
+from luvc_export.bundle.folder import Bundle, record
+from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options
-from luvc_export.manifest import PlanEntry
-from luvc_export.plan import Plan
 from luvc_export.runtime.session import Session
 
 FAMILIES = families.built_in()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from family_harness import Case, build, case
 
+from luvc_export.core.plan import Plan
 from luvc_export.errors import CheckpointError, PlanError
 from luvc_export.export import families
-from luvc_export.plan import Plan
 
 FAMILIES = families.built_in()
 FOUND = {name: families.find(name, "test") for name in FAMILIES}

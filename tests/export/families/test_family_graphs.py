@@ -14,10 +14,11 @@ from family_harness import TOLERANCE, Case, build
 from test_family_answers import chat, pictures
 from torch_backend import TorchBackend
 
-from luvc_export import build_engine, contract, export_bundle
-from luvc_export.bundle import Bundle, load
+from luvc_export import build_engine, export_bundle
+from luvc_export.bundle.folder import Bundle, load
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.export import families
-from luvc_export.plan import Plan
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
@@ -106,5 +107,5 @@ def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> N
     bundle = exported(name)
     build_engine(bundle.folder, "rtx-ada", "thirds", precision="fp16")
     entry = load(bundle.folder).engine("thirds", "rtx-ada")
-    assert {item.name for item in entry.vision.inputs} == {contract.IMAGE}
-    assert {*contract.past_names(small(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}
+    assert {item.name for item in entry.vision.inputs} == {graph_io.IMAGE}
+    assert {*graph_io.past_names(small(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}

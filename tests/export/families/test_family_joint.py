@@ -14,9 +14,9 @@ from test_family_answers import session
 from test_family_video import CHAT, FPS, VIDEO, frames
 from torch_backend import TorchBackend
 
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import Request, solve
 from luvc_export.errors import UsageError
-from luvc_export.plan import Plan
-from luvc_export.planning import Request, solve
 from luvc_export.runtime.session import Session
 
 #: Images of a video: two frames each.

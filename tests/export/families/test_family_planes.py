@@ -8,10 +8,10 @@ import torch
 from family_harness import SABOTAGE, case
 from torch import Tensor
 
-from luvc_export.export import planes
+from luvc_export.core.plan import MergePass
+from luvc_export.core.planning import Request, solve
 from luvc_export.export.compression import oim
-from luvc_export.plan import MergePass
-from luvc_export.planning import Request, solve
+from luvc_export.export.towers import feature_planes
 
 
 def _state(seed: int = 3) -> oim.Units:
@@ -22,7 +22,7 @@ def _state(seed: int = 3) -> oim.Units:
 def test_a_plane_equal_to_the_tokens_stays_equal() -> None:
     units, saved = _state(), [_state().x]
     for step in (MergePass(0, 2, 3), MergePass(1, 1, 0), MergePass(1, 0, 2)):
-        units, saved = planes.merge(units, saved, step, "mean")
+        units, saved = feature_planes.merge(units, saved, step, "mean")
         assert saved[0].shape == units.x.shape
         assert torch.allclose(saved[0], units.x, atol=1e-6)
 
@@ -31,7 +31,7 @@ def test_planes_change_nothing_of_the_tokens() -> None:
     alone = with_planes = _state()
     for step in (MergePass(0, 2, 3), MergePass(1, 1, 1)):
         alone = oim.merge(alone, step)
-        with_planes, _ = planes.merge(with_planes, [torch.randn(2, *with_planes.x.shape[1:3], 4)], step, "mean")
+        with_planes, _ = feature_planes.merge(with_planes, [torch.randn(2, *with_planes.x.shape[1:3], 4)], step, "mean")
     for left, right in zip(alone, with_planes, strict=True):
         assert torch.equal(left, right)
 
@@ -40,7 +40,7 @@ def test_a_plane_is_the_mean_over_every_original_unit() -> None:
     units, plane = _state(), torch.randn(2, 6, 7, 3)
     saved = [plane]
     for step in (MergePass(0, 2, 3), MergePass(1, 1, 1)):
-        units, saved = planes.merge(units, saved, step, "mean")
+        units, saved = feature_planes.merge(units, saved, step, "mean")
     joined = units.merged_into[1] == 4
     expected = plane[1].flatten(0, 1)[joined].mean(0)
     assert torch.allclose(saved[0][1].flatten(0, 1)[4], expected, atol=1e-6)

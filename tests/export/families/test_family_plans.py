@@ -18,10 +18,11 @@ from test_family_joint import MOMENTS
 from test_family_video import CHAT, FPS, frames
 from torch_backend import TorchBackend
 
-from luvc_export import build_engine, contract, export_bundle
-from luvc_export.bundle import Bundle
+from luvc_export import build_engine, export_bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
-from luvc_export.plan import Plan
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.runtime.session import Session
 
 FAMILY = "qwen2_vl"
@@ -124,4 +125,4 @@ def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     assert bundle.manifest.image.frames == 2
     made = build_engine(bundle.folder, "rtx-ada", "thirds@video", precision="fp16")
-    assert made.engine("thirds@video", "rtx-ada").vision.inputs[0].name == contract.IMAGE
+    assert made.engine("thirds@video", "rtx-ada").vision.inputs[0].name == graph_io.IMAGE

@@ -11,8 +11,8 @@ import torch
 from family_harness import TOLERANCE, Case, case
 from torch import Tensor
 
+from luvc_export.core.plan import Plan
 from luvc_export.export import families
-from luvc_export.plan import Plan
 
 FAMILIES = families.built_in()
 

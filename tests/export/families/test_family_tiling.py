@@ -11,9 +11,9 @@ from transformers.image_utils import SizeDict
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from luvc_export.cut import Cut
+from luvc_export.core.tiling import Cut
 from luvc_export.export import families
-from luvc_export.runtime.tiling import RULES, choose_cut
+from luvc_export.runtime.media.tile_selection import RULES, choose_cut
 
 TILE = 28
 MOST = 6

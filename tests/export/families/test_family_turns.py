@@ -12,7 +12,7 @@ from test_family_answers import chat, pictures, session, theirs
 from torch_backend import TorchBackend
 
 from luvc_export.export import families
-from luvc_export.runtime.generation import Generation
+from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.session import Session
 
 FAMILIES = families.built_in()

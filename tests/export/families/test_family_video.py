@@ -16,7 +16,7 @@ from test_family_answers import session
 
 from luvc_export.errors import UsageError
 from luvc_export.export import families
-from luvc_export.export.mrope import flat_patches
+from luvc_export.export.llm.mrope import flat_patches
 
 FAMILIES = families.built_in()
 VIDEO = [name for name in FAMILIES if families.find(name, "test").video(case(name).config)]

@@ -13,9 +13,9 @@ from family_harness import Case
 from numpy.typing import NDArray
 from torch import Tensor
 
-from luvc_export import contract
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.export import trace
-from luvc_export.plan import Plan
 from luvc_export.runtime.backend import Array, Cache
 
 
@@ -45,24 +45,24 @@ class TorchBackend:
     def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
         with torch.no_grad():
             found = self.encoder(torch.from_numpy(images))
-        names = (contract.VISUAL_EMBEDS, contract.VISUAL_POSITIONS, contract.MERGED_INTO)
+        names = (graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO)
         return {name: value.numpy() for name, value in zip(names, found, strict=True)}
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TorchCache]:
         past = (
             cache.values
             if isinstance(cache, TorchCache)
-            else tuple(harness.empty_past(self.tiny, len(feeds[contract.INPUT_IDS])))
+            else tuple(harness.empty_past(self.tiny, len(feeds[graph_io.INPUT_IDS])))
         )
-        given: list[Any] = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in contract.DECODER_INPUTS]
+        given: list[Any] = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in graph_io.DECODER_INPUTS]
         with torch.no_grad():
             logits, presents, kept = self.decoder(*given, past)
         if self.printable:
             token = torch.arange(logits.shape[-1])
             logits = logits - 1e4 * ((token < 4) | (token > 93))
-        names = [contract.kept_name(layer) for layer in trace.selections(self.decoder)]
+        names = [graph_io.kept_name(layer) for layer in trace.selections(self.decoder)]
         found = {name: value.numpy() for name, value in zip(names, kept, strict=True)}
-        return {contract.LOGITS: logits.numpy(), **found}, TorchCache(tuple(presents))
+        return {graph_io.LOGITS: logits.numpy(), **found}, TorchCache(tuple(presents))
 
     def placement(self) -> dict[str, dict[str, int]]:
         return {}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from luvc_export.core.operators import DOMAIN
 from luvc_export.engines.native import Native, Payload
-from luvc_export.plugin_contract import DOMAIN
 
 Array = NDArray[Any]
 

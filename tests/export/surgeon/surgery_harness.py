@@ -13,11 +13,11 @@ import onnx.parser
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from luvc_export.core.plan import Plan
+from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.export.surgeon import operate
 from luvc_export.export.surgeon.graph import PLAN_KEY, Surgery
 from luvc_export.export.surgeon.tolerance import TOLERANCES
-from luvc_export.plan import Plan
-from luvc_export.target import ORT_CPU, TargetSpec
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -10,9 +10,9 @@ import pytest
 from surgery_harness import INLINED, INPLACE, RTX, TRT103, Traced, cut, equal, operators, run
 from surgery_harness import feeds as random_feeds
 
+from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.export.surgeon import PASSES
-from luvc_export.export.surgeon import fold_shapes as folding
-from luvc_export.target import ORT_CPU, TargetSpec
+from luvc_export.export.surgeon.passes import fold_shapes as folding
 
 KINDS = {"fuse_qkv": "products", "fuse_gate_up": "products", "fold_shapes": "constants"}
 NAMES = [item.__name__.rsplit(".", 1)[-1] for item in PASSES]

@@ -8,9 +8,10 @@ import onnx
 import pytest
 from surgery_harness import INLINED, Traced, cut, edited, small
 
+from luvc_export.core.target import TargetSpec
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon import fuse_spectrum_prune, lint
-from luvc_export.target import TargetSpec
+from luvc_export.export.surgeon import lint
+from luvc_export.export.surgeon.passes import fuse_spectrum_prune
 
 
 def _topk_over(model: onnx.ModelProto) -> None:

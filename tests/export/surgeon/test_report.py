@@ -11,10 +11,10 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from surgery_harness import RTX, Traced, cut, small
 
+from luvc_export.core.target import ORT_CPU
 from luvc_export.export.surgeon import PASSES, GraphReport, operate, render, render_html
 from luvc_export.export.surgeon.graph import size
 from luvc_export.export.surgeon.report import REPORT_KEY
-from luvc_export.target import ORT_CPU
 
 
 def test_report_travels_with_the_graph(traced: Traced) -> None:
@@ -70,7 +70,7 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
         for key, value in (("location", "nowhere"), ("offset", str(48 * number)), ("length", "48")):
             tensor.external_data.add(key=key, value=value)
         model.graph.initializer.append(tensor)
-    from luvc_export.export.surgeon import fuse_gate_up
+    from luvc_export.export.surgeon.passes import fuse_gate_up
 
     made = cut(onnx.shape_inference.infer_shapes(model), fuse_gate_up, target=RTX)
     assert [n.op_type for n in made.graph.node] == ["Concat", "Cast", "Transpose", "MatMul", "Split", "Sigmoid", "Mul"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from surgery_harness import RTX, TRT103, Traced, cut
 
-from luvc_export.target import TargetSpec
+from luvc_export.core.target import TargetSpec
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from luvc_export.core.plan import MergePass, Plan
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon.graph import PLAN_KEY
-from luvc_export.plan import MergePass, Plan
 
 PLAN = Plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 

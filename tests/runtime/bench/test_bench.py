@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luvc_export.budgets import prefill_flops
-from luvc_export.bundle import Bundle
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.budgets import prefill_flops
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.runtime.bench import profile as profiling
 from luvc_export.runtime.bench.case import METRICS, Case, Facts, Sample

@@ -1,0 +1,1 @@
+"""Two models on the same cases: every difference measured, gated, located and shown."""

@@ -1,0 +1,206 @@
+"""Run two models on the same cases and measure every difference. Nothing is judged here: see ``gates``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from luvc_export.calibration import intervals
+from luvc_export.calibration.cases import Case
+from luvc_export.calibration.parity.metrics import Difference, Prediction, difference, edit_distance, prediction
+from luvc_export.calibration.parity.selection import Overlap, overlaps
+from luvc_export.calibration.parity.tolerances import tolerances
+from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, Subject
+from luvc_export.core.plan import Plan
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything one case showed.
+
+    Attributes:
+        tensors: Difference of each tensor by name, in order of computation; with forced indices where the models
+            chose others. Empty where that is impossible.
+        prediction: Difference of the logits at every text position.
+        overlap: Per prune, of what each model chooses by itself.
+        forced: Whether the tensors come from a run with the other model's indices.
+    """
+
+    tensors: dict[str, Difference]
+    prediction: Prediction | None
+    overlap: dict[int, Overlap]
+    forced: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Both greedy answers to one case. ``diverged`` is the first token that differs, None if none does."""
+
+    kind: str
+    picture: int
+    prompt: str
+    right: str | None
+    reference: Said
+    candidate: Said
+    diverged: int | None
+    edits: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on many cases.
+
+    Attributes:
+        same: Whether both have the same plan, so that every tensor should agree.
+        stops: Whether a right answer must end.
+        example: The candidate's observation of the first case with a picture, and that picture.
+    """
+
+    reference: Subject
+    candidate: Subject
+    same: bool
+    stops: bool
+    measured: list[Measured]
+    answered: list[Answered]
+    example: tuple[Case, Observation] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def right(self, who: str) -> list[bool]:
+        """Whether each answer of ``who`` (``reference`` or ``candidate``) is right."""
+        answers = [(getattr(item, who), item.right) for item in self.answered]
+        return [
+            said.text.strip() == (right or "").strip() and (said.ended or not self.stops) for said, right in answers
+        ]
+
+    @property
+    def known(self) -> bool:
+        """Whether every case has a right answer."""
+        return all(item.right is not None for item in self.answered)
+
+    def retention(self) -> intervals.Interval:
+        """Accuracy by the reference's; where no right answer is known, agreement with the reference's answers."""
+        pictures = [item.picture for item in self.answered]
+        if self.known:
+            return intervals.retention(self.right("candidate"), self.right("reference"), pictures)
+        return intervals.accuracy([item.edits == 0 for item in self.answered], pictures)
+
+
+def compare(
+    reference: Subject,
+    candidate: Subject,
+    cases: Sequence[Case],
+    *,
+    observe: int,
+    longest: int,
+    stops: bool = False,
+    batch: int = 2,
+    progress: Progress = lambda stage, done: None,
+) -> Comparison:
+    """Compare on ``cases``, the first ``observe`` of them tensor by tensor.
+
+    Args:
+        reference: What is trusted.
+        candidate: What is not.
+        cases: Questions.
+        observe: How many are looked into.
+        longest: Longest answer in tokens.
+        stops: Whether a right answer must end.
+        batch: Cases a call; above 1, so that every element of a batch is under test.
+        progress: Told (stage, fraction done).
+    """
+    same = _effective(reference.plan) == _effective(candidate.plan)
+    tie = tolerances(reference.dtype, candidate.dtype).tie.value
+    measured: list[Measured] = []
+    example: tuple[Case, Observation] | None = None
+    for first in range(0, observe, batch):
+        some = cases[first : min(first + batch, observe)]
+        observed, seen = _observe(reference, candidate, some, same, tie)
+        measured += observed
+        example = example or next(((c, o) for c, o in zip(some, seen, strict=True) if c.images), None)
+        progress("tensors and tokens", (first + len(some)) / observe)
+    answered: list[Answered] = []
+    for first in range(0, len(cases), 16):
+        some = cases[first : first + 16]
+        pairs = zip(some, reference.answer(some, longest), candidate.answer(some, longest), strict=True)
+        answered += [_answered(*pair) for pair in pairs]
+        progress("answers", (first + len(some)) / len(cases))
+    made = Comparison(reference, candidate, same, stops, measured, answered, example)
+    return Comparison(**{**vars(made), "notes": _notes(made)})
+
+
+def _effective(plan: Plan) -> Plan:
+    """The plan without what names it, and without switches of things it does not do."""
+    plain = Plan(plan.grid, plan.keep, plan.merges, plan.last_layer)
+    if any(keep for _, _, keep in plan.prunes):
+        return dataclasses.replace(plan, schedule="list", topk_limit=None)
+    if not plan.merges:
+        return dataclasses.replace(plain, topk_limit=None)
+    kept = {name: getattr(plan, name) for name in ("merge_mode", "positions", "windows", "size_bias")}
+    return dataclasses.replace(plain, topk_limit=None, **kept)
+
+
+def _observe(
+    reference: Subject, candidate: Subject, cases: Sequence[Case], same: bool, tie: float
+) -> tuple[list[Measured], list[Observation]]:
+    left, right = reference.observe(cases), candidate.observe(cases)
+    seen, forced = right, False
+    comparable = [True] * len(cases)
+    agree = [_same_kept(a.kept, b.kept) for a, b in zip(left, right, strict=True)]
+    chosen = same and any(item.kept for item in left)
+    overlap: list[dict[int, Overlap]] = [{} for _ in cases]
+    if chosen:
+        overlap = [overlaps(a.kept, b.kept, a.scores or b.scores, tie) for a, b in zip(left, right, strict=True)]
+        if not all(agree):
+            if candidate.can_force:
+                right, forced = candidate.observe(cases, [item.kept for item in left]), True
+            elif reference.can_force:
+                left, forced = reference.observe(cases, [item.kept for item in right]), True
+            else:
+                comparable = agree
+    result = []
+    for a, b, met, usable in zip(left, right, overlap, comparable, strict=True):
+        pairs = {name: _rows(a, b, name) for name in a.tensors if name in b.tensors} if usable else {}
+        tensors = {name: difference(*pair) for name, pair in pairs.items()}
+        guess = prediction(*pairs[LOGITS]) if LOGITS in pairs else None
+        result.append(Measured(tensors, guess, met, forced))
+    return result, seen
+
+
+def _rows(left: Observation, right: Observation, name: str):  # type: ignore[no-untyped-def]
+    """The tensor of both; only its text rows where the plans let in different numbers of visual tokens."""
+    a, b = left.tensors[name], right.tensors[name]
+    if a.shape == b.shape or name == VISION or left.text != right.text:
+        return a, b
+    return a[-left.text :], b[-right.text :]
+
+
+def _same_kept(left: Kept, right: Kept) -> bool:
+    return left.keys() == right.keys() and all(
+        (left[n].shape == right[n].shape and (left[n] == right[n]).all()) for n in left
+    )
+
+
+def _answered(case: Case, left: Said, right: Said) -> Answered:
+    pairs = enumerate(zip(left.tokens, right.tokens, strict=False))
+    diverged = next((i for i, (a, b) in pairs if a != b), None)
+    if diverged is None and len(left.tokens) != len(right.tokens):
+        diverged = min(len(left.tokens), len(right.tokens))
+    return Answered(
+        case.kind, case.picture, case.prompt, case.answer, left, right, diverged, edit_distance(left.text, right.text)
+    )
+
+
+def _notes(made: Comparison) -> list[str]:
+    notes = []
+    skipped = sum(not item.tensors for item in made.measured)
+    if skipped:
+        notes.append(
+            f"{skipped} of {len(made.measured)} cases kept other tokens and neither model takes forced indices:"
+            " their tensors are not compared. Export with --debug-graph."
+        )
+    if not made.same:
+        notes.append("the plans differ: tensors are shown (text rows) and not judged; retention is.")
+    return notes

@@ -1,0 +1,151 @@
+"""Judge a comparison: every gate is one line, PASSED or FAILED, with its number, its limit and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from luvc_export.calibration.parity.compare import Comparison
+from luvc_export.calibration.parity.metrics import Difference
+from luvc_export.calibration.parity.tolerances import RETENTION, Limit, Tolerances, tolerances
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One verdict: ``got`` must be at most (``high``) or at least the limit. ``where`` says what was worst."""
+
+    level: str
+    name: str
+    got: float
+    limit: float
+    high: bool
+    why: str
+    where: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate holds; what is not a number never does."""
+        return bool(self.got <= self.limit) if self.high else bool(self.got >= self.limit)
+
+    def line(self) -> str:
+        """One line for people."""
+        verdict, sign = "PASSED" if self.passed else "FAILED", "<=" if self.high else ">="
+        where = f" ({self.where})" if self.where else ""
+        return f"{verdict} | {self.level} | {self.name}: {self.got:.6g} {sign} {self.limit:.6g}{where}"
+
+
+def judge(made: Comparison, limit: Tolerances | None = None, retention: float = RETENTION.value) -> list[Gate]:
+    """Every gate that applies: with one plan on both sides, tensors, tokens and answers; with two, retention."""
+    limit = limit or tolerances(made.reference.dtype, made.candidate.dtype)
+    gates = [_nonfinite(made)]
+    if made.same:
+        gates += [*_tensors(made, limit), *_tokens(made, limit), *_answers(made, limit)]
+    if made.answered and (not made.same or made.known):
+        kept = made.retention()
+        where = f"95 % interval {kept.low:.4f} to {kept.high:.4f}, {len(made.answered)} questions"
+        if made.known and not any(made.right("reference")):
+            where = "the reference answers nothing right: ask something it knows"
+        floor = retention if not made.same else min(retention, limit.exact.value)
+        gates.append(Gate("answers", "retention", kept.value, floor, False, RETENTION.why, where))
+    return gates
+
+
+def _nonfinite(made: Comparison) -> Gate:
+    count, where = 0, ""
+    for number, item in enumerate(made.measured):
+        for name, gap in item.tensors.items():
+            if gap.nonfinite and not count:
+                where = f"first in case {number}, {name}"
+            count += gap.nonfinite
+    return Gate("tensors", "elements that are not finite", count, 0, True, "no arithmetic excuses NaN", where)
+
+
+def _tensors(made: Comparison, limit: Tolerances) -> list[Gate]:
+    compared = [item for item in made.measured if item.tensors]
+    if not compared:
+        return [Gate("tensors", "cases compared", 0, 1, False, "nothing compared proves nothing")]
+
+    def gate(name: str, pick: Callable[[Difference], float], bound: Limit, high: bool) -> Gate:
+        worst, where = (-np.inf if high else np.inf), ""
+        for number, item in enumerate(made.measured):
+            for tensor, gap in item.tensors.items():
+                value = pick(gap)
+                if (value > worst if high else value < worst) or np.isnan(value):
+                    worst, where = value, f"case {number}, {tensor}"
+        return Gate("tensors", name, float(worst), bound.value, high, bound.why, where)
+
+    guesses = [item.prediction for item in compared if item.prediction]
+    rows = sum(guess.rows for guess in guesses)
+    agree = sum(guess.agree for guess in guesses) / max(rows, 1)
+    kl = [guess.kl for guess in guesses]
+    return [
+        gate("relative L2", lambda gap: gap.rel_l2, limit.rel_l2, True),
+        gate("worst row, relative L2", lambda gap: gap.worst_row, limit.worst_row, True),
+        gate("cosine", lambda gap: gap.cosine, limit.cosine, False),
+        Gate("tensors", "KL of predictions", max(kl, default=np.inf), limit.kl.value, True, limit.kl.why),
+        Gate(
+            "tensors",
+            "top-1 agreement",
+            agree,
+            limit.top1.value,
+            False,
+            limit.top1.why,
+            f"{rows} positions, every case",
+        ),
+    ]
+
+
+def _tokens(made: Comparison, limit: Tolerances) -> list[Gate]:
+    found = [item for case in made.measured for item in case.overlap.values()]
+    gates = []
+    if found:
+        kept = sum(item.kept for item in found)
+        shared = sum(item.shared for item in found) / max(kept, 1)
+        odd = sum(item.unexplained for item in found)
+        tied, after = sum(item.tied for item in found), sum(item.after for item in found)
+        detail = f"{kept} kept tokens; {tied} in ties, {after} after an earlier difference, {odd} unexplained"
+        gates.append(Gate("tokens", "kept-set overlap", shared, limit.overlap.value, False, limit.overlap.why, detail))
+        gates.append(
+            Gate(
+                "tokens",
+                "kept tokens that no tie explains",
+                odd / max(kept, 1),
+                limit.unexplained.value,
+                True,
+                limit.unexplained.why,
+            )
+        )
+    return gates
+
+
+def _answers(made: Comparison, limit: Tolerances) -> list[Gate]:
+    if not made.answered:
+        return []
+    parted = [item.diverged for item in made.answered if item.diverged is not None]
+    where = f"earliest divergence at token {min(parted)}" if parted else f"{len(made.answered)} answers"
+    return [
+        Gate(
+            "tokens",
+            "greedy agreement",
+            1 - len(parted) / len(made.answered),
+            limit.greedy.value,
+            False,
+            limit.greedy.why,
+            where,
+        ),
+        Gate(
+            "answers",
+            "same text",
+            _share([item.edits == 0 for item in made.answered]),
+            limit.exact.value,
+            False,
+            limit.exact.why,
+            f"largest edit distance {max(item.edits for item in made.answered)}",
+        ),
+    ]
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)

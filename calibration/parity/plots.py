@@ -1,0 +1,112 @@
+"""Plots of a parity result, as PNG bytes. matplotlib's object interface: no global state, no display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from luvc_export.calibration.intervals import accuracy
+from luvc_export.calibration.parity.compare import Comparison
+from luvc_export.calibration.parity.locate import Step
+from luvc_export.calibration.parity.tolerances import Tolerances
+from luvc_export.core.plan import Plan
+from luvc_export.errors import MachineError
+from luvc_export.runtime.media.preprocess import preprocess
+from luvc_export.runtime.media.token_visualisation import draw
+
+_FLOOR = 1e-9
+
+
+def canvas(width: float = 7.2, height: float = 3.2) -> tuple[Any, Any]:
+    """A figure and its one pair of axes.
+
+    Raises:
+        MachineError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MachineError("plots need matplotlib", got=str(error), fix="pip install 'luvc-export[report]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def png(figure: Any) -> bytes:
+    """A figure as PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def error_by_layer(steps: Sequence[Step], limit: Tolerances) -> bytes:
+    """Relative L2 error of every tensor, worst case, against its limit."""
+    figure, axes = canvas()
+    for part, marker in (("in", "o"), ("key", "^"), ("value", "v")):
+        some = [(i, step) for i, step in enumerate(steps) if step.tensor.endswith(f" {part}")]
+        if some:
+            heights = [_height(step) for _, step in some]
+            axes.plot(
+                [i for i, _ in some],
+                heights,
+                marker=marker,
+                linewidth=0.8,
+                label=f"hidden state {part}" if part == "in" else part,
+            )
+    ends = [(i, step) for i, step in enumerate(steps) if " " not in step.tensor]
+    axes.plot([i for i, _ in ends], [_height(step) for _, step in ends], "ks", label="vision, logits")
+    axes.axhline(limit.rel_l2.value, color="crimson", linestyle="--", label="limit")
+    marks = [(i, step.tensor.split()[1]) for i, step in enumerate(steps) if step.tensor.endswith(" key")]
+    axes.set_xticks([i for i, _ in marks], [name for _, name in marks])
+    axes.set(yscale="log", xlabel="layer", ylabel="relative L2 error, worst case")
+    axes.legend(fontsize=8, ncols=3)
+    return png(figure)
+
+
+def _height(step: Step) -> float:
+    return 10.0 if not np.isfinite(step.rel_l2) else max(step.rel_l2, _FLOOR)
+
+
+def survival(made: Comparison) -> bytes | None:
+    """What merges and which tokens survive in the example's first picture; None where the candidate cannot tell."""
+    if made.example is None or made.example[1].merged_into is None:
+        return None
+    case, seen = made.example
+    assert seen.merged_into is not None
+    plan = made.candidate.plan
+    kept = {layer: indices[0] for layer, indices in seen.kept.items()}
+    kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
+    spec = getattr(getattr(made.candidate, "prompting", None), "image", None)
+    if spec is None:
+        return None
+    sheet = draw(preprocess(case.images[0], spec).pixels[0], plan.grid, seen.merged_into[0], kept, panel=240)
+    buffer = io.BytesIO()
+    sheet.quantize(128, Image.Quantize.MEDIANCUT).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def accuracy_by_budget(made: Comparison) -> bytes | None:
+    """Accuracy of both models against mean visual tokens a layer, with 95 % intervals; None without right answers."""
+    if not made.answered or not made.known:
+        return None
+    figure, axes = canvas(4.8)
+    pictures = [item.picture for item in made.answered]
+    for who, marker in (("reference", "o"), ("candidate", "s")):
+        found = accuracy(made.right(who), pictures)
+        tokens = mean_tokens(getattr(made, who).plan)
+        error = [[found.value - found.low], [found.high - found.value]]
+        axes.errorbar([tokens], [found.value], yerr=error, fmt=marker, capsize=4, label=who)
+    axes.set(xlabel="visual tokens a layer, mean", ylabel="accuracy")
+    axes.set_xlim(left=0)
+    axes.legend()
+    return png(figure)
+
+
+def mean_tokens(plan: Plan) -> float:
+    """Visual tokens an image has in a layer, on average over layers."""
+    return sum(plan.keep) / plan.layers

@@ -1,0 +1,96 @@
+"""A comparison and its verdict as data and as lines of text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from luvc_export.calibration.intervals import accuracy
+from luvc_export.calibration.parity.compare import Comparison
+from luvc_export.calibration.parity.gates import Gate
+from luvc_export.calibration.parity.locate import Located, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What ``luvc-export parity`` gives: the measurements, the gates, the walk through the layers."""
+
+    comparison: Comparison
+    gates: list[Gate]
+    steps: list[Step]
+    located: Located | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+    def lines(self, locate: bool = False) -> list[str]:
+        """Lines for people, the verdict last."""
+        made = self.comparison
+        found = [f"reference | {made.reference.name}, {made.reference.dtype}"]
+        found.append(f"candidate | {made.candidate.name}, {made.candidate.dtype}")
+        found.append(f"cases     | {len(made.measured)} tensor by tensor, {len(made.answered)} answered")
+        found += [f"note      | {note}" for note in made.notes]
+        if locate:
+            found += [
+                f"{'departs' if step.departs else 'ok     '} | {step.tensor}: relative L2 {step.rel_l2:.3g},"
+                f" worst row {step.worst_row:.3g}, largest {step.max_abs:.3g}, case {step.case}"
+                for step in self.steps
+            ]
+        found += [gate.line() for gate in self.gates]
+        if made.same and self.located and (locate or not self.passed):
+            found.append(f"first departs | {self.located.tensor}: look at {self.located.suspect}")
+        failed = sum(not gate.passed for gate in self.gates)
+        found.append(
+            f"PASSED | all {len(self.gates)} gates" if self.passed else f"FAILED | {failed} of {len(self.gates)} gates"
+        )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; numbers that are not finite become text."""
+        made = self.comparison
+        answers = []
+        for item in made.answered:
+            answers.append(
+                {**dataclasses.asdict(item), "reference": item.reference.text, "candidate": item.candidate.text}
+            )
+        pictures = [item.picture for item in made.answered]
+        data = {
+            "passed": self.passed,
+            "reference": {
+                "name": made.reference.name,
+                "dtype": made.reference.dtype,
+                "plan": made.reference.plan.to_json(),
+            },
+            "candidate": {
+                "name": made.candidate.name,
+                "dtype": made.candidate.dtype,
+                "plan": made.candidate.plan.to_json(),
+            },
+            "same_plan": made.same,
+            "notes": made.notes,
+            "gates": [{**dataclasses.asdict(gate), "passed": gate.passed} for gate in self.gates],
+            "located": dataclasses.asdict(self.located) if self.located else None,
+            "tensors": [dataclasses.asdict(step) for step in self.steps],
+            "cases": [dataclasses.asdict(item) for item in made.measured],
+            "answers": answers,
+        }
+        if made.answered and made.known:
+            data["accuracy"] = {
+                who: accuracy(made.right(who), pictures)._asdict() for who in ("reference", "candidate")
+            }
+            data["retention"] = made.retention()._asdict()
+        plain: dict[str, Any] = _plain(data)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

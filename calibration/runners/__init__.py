@@ -1,0 +1,160 @@
+"""What can be compared, by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``trt:BUNDLE``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration.runners.base import Subject, ends
+from luvc_export.calibration.runners.bundle import BundleRunner
+from luvc_export.calibration.runners.compressed import TorchRunner, load_model, quiet
+from luvc_export.calibration.runners.engine import EngineRunner
+from luvc_export.calibration.runners.graph import GraphSubject, Prompting
+from luvc_export.calibration.runners.huggingface import HuggingFace
+from luvc_export.calibration.runners.text import Tokens
+from luvc_export.core.plan import Plan
+from luvc_export.demo import CHECKPOINT
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+from luvc_export.export.options import Options, check_size
+from luvc_export.runtime.prompt.encoder import PromptEncoder, question
+from luvc_export.runtime.tensorrt.backend import TrtBackend
+
+KINDS = ("hf", "torch", "onnx", "trt")
+__all__ = [
+    "KINDS",
+    "Spec",
+    "load_model",
+    "open_bundle",
+    "open_engine",
+    "open_huggingface",
+    "open_torch",
+    "parse",
+    "quiet",
+]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A subject's description: kind, path or hub id, and the plan named after ``#`` (None for the default).
+
+    ``target`` says whose engines, where a bundle has some for several.
+    """
+
+    kind: str
+    model: str
+    plan: str | None = None
+    target: str | None = None
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether ``model`` is a bundle's folder."""
+        return self.kind in ("onnx", "trt")
+
+
+def parse(text: str) -> Spec:
+    """Read ``[hf:|torch:|onnx:|trt:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
+
+    Engines may name a target as well: ``trt:BUNDLE#PLAN@TARGET``, the plan left out for the default.
+    ``demo`` as the model means the bundled checkpoint.
+
+    Raises:
+        UsageError: Unknown kind.
+    """
+    match = re.fullmatch(r"(?:(\w{2,}):)?(.*?)(?:#([^#]*))?", text.strip())
+    assert match is not None
+    kind, model, plan = match.groups()
+    if kind is not None and kind not in KINDS:
+        raise UsageError("unknown kind of model", where="parity", got=text, expected=did_you_mean(kind, KINDS))
+    if not model:
+        raise UsageError(
+            "no model is named", where="parity", got=repr(text), expected="hf:MODEL, torch:MODEL or a bundle"
+        )
+    kind = kind or ("onnx" if (Path(model) / bundles.MANIFEST).is_file() else "hf")
+    plan, _, target = (plan or "").partition("@") if kind == "trt" else (plan, "", "")
+    spec = Spec(kind, model, plan or None, target or None)
+    return replace(spec, model=str(CHECKPOINT)) if model == "demo" and not spec.is_bundle else spec
+
+
+def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphSubject:
+    """A bundle's plan as a subject.
+
+    Raises:
+        BundleError: See ``luvc_export.bundle.folder.load``.
+    """
+    loaded = bundles.load(folder)
+    entry, manifest = loaded.entry(plan), loaded.manifest
+    name = f"{folder} (ONNX, {plan or manifest.default_plan})"
+    dtype = entry.quantised.precision if entry.quantised else manifest.dtype
+    runner = BundleRunner(loaded, plan, threads)
+    return GraphSubject(name, dtype, entry.plan, _prompting(loaded), runner, manifest.visual_width)
+
+
+def open_engine(
+    bundle: Bundle, plan: str | None = None, target: str | None = None, backend: TrtBackend | None = None
+) -> GraphSubject:
+    """The engines of a bundle's plan as a subject; ``backend`` runs them, None opens it on this machine.
+
+    Raises:
+        UsageError: There are no such engines, or ``target`` must choose.
+        MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
+    """
+    made, entry = bundle.engine(plan, target), bundle.entry(plan)
+    runner = EngineRunner(backend or TrtBackend(bundle, plan, target), made, entry.plan)
+    dtype = entry.quantised.precision if entry.quantised else made.precision
+    name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
+    return GraphSubject(name, dtype, entry.plan, _prompting(bundle), runner, bundle.manifest.visual_width)
+
+
+def _prompting(bundle: Bundle) -> Prompting:
+    """Prompts as the runtime makes them."""
+    manifest, encoder = bundle.manifest, PromptEncoder(bundle)
+    return Prompting(
+        lambda case: encoder.encode(question(list(case.images), case.prompt, None)),
+        lambda ids: str(encoder.tokenizer.decode(list(ids))),
+        manifest.prompt.image_token_id,
+        manifest.prompt.position_kind,
+        manifest.image,
+        frozenset(manifest.prompt.eos_token_ids),
+    )
+
+
+def open_torch(
+    checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32", model: Any = None
+) -> GraphSubject:
+    """A checkpoint with a plan as a subject, in torch; ``model`` is the checkpoint's, loaded here if None.
+
+    Raises:
+        PlanError: The plan is for another image size.
+    """
+    check_size(checkpoint, {plan.schedule: plan}, Options(image.size, image.fit))
+    model = _model(checkpoint.folder, dtype) if model is None else model
+    tokens = Tokens(checkpoint)
+    config = model.generation_config
+    prompting = Prompting(
+        tokens.encode,
+        tokens.decode,
+        tokens.image_token_id,
+        checkpoint.family.position_kind,
+        image,
+        ends(config.eos_token_id),
+    )
+    width = checkpoint.family.visual_width(checkpoint.config)
+    runner = TorchRunner(checkpoint, model, plan)
+    return GraphSubject(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, width)
+
+
+def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Subject:
+    """A checkpoint as transformers runs it."""
+    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), image, dtype)
+
+
+@lru_cache(maxsize=2)
+def _model(folder: Path, dtype: str):  # type: ignore[no-untyped-def]
+    return load_model(open_checkpoint(str(folder)), dtype)

@@ -1,0 +1,71 @@
+"""An exported bundle's graphs, through the runtime's ONNX Runtime back-end; its engines: see ``engine``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.calibration.runners.base import Kept
+from luvc_export.calibration.runners.graph import Decoded
+from luvc_export.calibration.runners.probes import hidden_name, probed
+from luvc_export.core import graph_io
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.batching import Feeds
+from luvc_export.runtime.ort import OrtBackend
+
+
+class BundleRunner:
+    """See ``graph.Runner``. Hidden states come from a copy of the graph that has them as outputs as well.
+
+    Args:
+        bundle: A checked bundle.
+        plan: Name of one of its plans.
+        threads: CPU threads.
+    """
+
+    largest_batch: int | None = None
+
+    def __init__(self, bundle: Bundle, plan: str | None = None, threads: int | None = None) -> None:
+        entry = bundle.entry(plan)
+        if bundle.manifest.dtype == "bf16":
+            raise UsageError(
+                "parity reads caches through numpy, which has no bf16",
+                where=str(bundle.folder),
+                fix="export the same plan in fp32 or fp16 and compare that",
+            )
+        self.plan, self.manifest = entry.plan, bundle.manifest
+        self.can_force = entry.decoder_debug is not None or not any(keep for _, _, keep in entry.plan.prunes)
+        watched = probed(bundle, entry)
+        self.free: Backend = OrtBackend(watched, watched.entry(plan), "cpu", threads)
+        self.debug: Backend = self.free
+        if entry.decoder_debug is not None:
+            self.debug = OrtBackend(watched, watched.entry(plan), "cpu", threads, debug=True)
+
+    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+        """See ``graph.Runner``."""
+        out = self.free.vision(images)
+        return out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO)
+
+    def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
+        """See ``graph.Runner``."""
+        told = {graph_io.forced_name(layer): places for layer, places in (forced or {}).items()}
+        backend = self.free if forced is None else self.debug
+        out, after = backend.decode({**feeds, **told}, cache)
+        names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
+        hidden = [hidden_name(layer) for layer in range(self.plan.layers)]
+        return Decoded(
+            out[graph_io.LOGITS],
+            {layer: out[name] for layer, name in names.items() if name in out},
+            {},
+            [out[name] for name in hidden] if all(name in out for name in hidden) else [],
+            after,
+        )
+
+    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """See ``graph.Runner``."""
+        arrays = [value.numpy().astype(np.float32) for value in cache.values]
+        return list(zip(arrays[::2], arrays[1::2], strict=True))

@@ -1,0 +1,128 @@
+"""The compressed model in torch: the very modules the exporter traces, run eagerly with the checkpoint's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from luvc_export.calibration.runners.base import Kept
+from luvc_export.calibration.runners.graph import Decoded
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.processor import normalise
+from luvc_export.export.weights import DTYPES
+from luvc_export.runtime.batching import Feeds
+
+
+def load_model(checkpoint: Checkpoint, dtype: str = "fp32") -> Any:
+    """The checkpoint through transformers' own class, in ``dtype``."""
+    with torch.device("meta"):
+        kind: Any = type(checkpoint.family.build(checkpoint.config))
+    with quiet():
+        model = kind.from_pretrained(checkpoint.folder, dtype=DTYPES[dtype], local_files_only=True)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar while transformers loads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class TorchRunner:
+    """See ``graph.Runner``.
+
+    Args:
+        checkpoint: Where the model is from.
+        model: From ``load_model``.
+        plan: Compression.
+    """
+
+    can_force = True
+    largest_batch: int | None = None
+
+    def __init__(self, checkpoint: Checkpoint, model: nn.Module, plan: Plan) -> None:
+        self.plan = plan
+        self.encoder = checkpoint.family.vision(model, plan, normalise(checkpoint)).eval()
+        self.decoder = checkpoint.family.decoder(model, plan).eval()
+        self.shape = checkpoint.family.decoder_shape(checkpoint.config)
+        self.dtype = next(model.parameters()).dtype
+
+    @torch.no_grad()
+    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+        """See ``graph.Runner``."""
+        embeds, positions, merged = self.encoder(torch.tensor(images))
+        return embeds.float().numpy(), positions.float().numpy(), merged.numpy()
+
+    @torch.no_grad()
+    def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
+        """See ``graph.Runner``."""
+        inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
+        inputs[0] = inputs[0].to(self.dtype)
+        past = cache if cache is not None else self.empty(len(inputs[1]))
+        told = None if forced is None else {layer: torch.tensor(places) for layer, places in forced.items()}
+        with Watch(self.decoder) as watch:
+            logits, presents, kept = self.decoder(*inputs, past, told)
+        layers = [layer for layer, _, keep in self.plan.prunes if keep]
+        return Decoded(
+            logits.numpy(),
+            {layer: indices.numpy() for layer, indices in zip(layers, kept, strict=False)},
+            dict(zip(layers, watch.scores, strict=False)),
+            watch.hidden,
+            presents,
+        )
+
+    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """See ``graph.Runner``."""
+        arrays = [part.float().numpy() for part in cache]
+        return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def empty(self, rows: int) -> list[Tensor]:
+        """Caches of nothing."""
+        none = torch.zeros(rows, self.shape.kv_heads, 0, self.shape.head_dim, dtype=self.dtype)
+        return [none] * (2 * self.shape.layers)
+
+
+class Watch:
+    """Collects, while it is entered, the scores of every prune and the hidden state that enters each layer."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.scores: list[NDArray[np.float32]] = []
+        self.hidden: list[NDArray[np.float32]] = []
+
+    def __enter__(self) -> Watch:
+        self._score, self._layer = self.decoder.score, self.decoder._layer
+        self.decoder.score = self._scored
+        self.decoder._layer = self._entered  # type: ignore[method-assign, assignment]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.decoder.score = self._score
+        del self.decoder._layer
+
+    def _scored(self, given: Any) -> Tensor:
+        score = self._score(given)
+        self.scores.append(score.float().numpy())
+        return score
+
+    def _entered(self, layer: nn.Module, x: Tensor, *rest: Any) -> Any:
+        self.hidden.append(x.float().numpy())
+        inner: Callable[..., Any] = self._layer
+        return inner(layer, x, *rest)

@@ -1,0 +1,193 @@
+"""A subject made of a vision graph and a decoder graph, whatever runs them: torch modules, ONNX Runtime, an engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration.cases import Case
+from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, probe, same_images
+from luvc_export.calibration.runners.indices import places
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.token_layout import Layout, PositionKind, arrange
+from luvc_export.errors import UsageError
+from luvc_export.runtime import batching
+from luvc_export.runtime.media.preprocess import preprocess
+
+#: Pictures whose visual embeddings are remembered: questions about one picture come together.
+_REMEMBERED = 64
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What one decoder call gives for a batch.
+
+    Attributes:
+        logits: [B, n, vocab].
+        kept: Per prune [B, G, keep].
+        scores: Per prune [B, G, N]; empty where the runner cannot tell.
+        hidden: Entering each layer [B, S, D]; empty where the runner cannot tell.
+        cache: For the next call.
+    """
+
+    logits: NDArray[np.float32]
+    kept: Kept
+    scores: dict[int, NDArray[np.float32]]
+    hidden: list[NDArray[np.float32]]
+    cache: Any
+
+
+class Runner(Protocol):
+    """Runs the two graphs of one plan in batches.
+
+    Attributes:
+        can_force: Whether ``decode`` takes ``forced``.
+        largest_batch: Prompts a call of ``decode`` at most, None for any number.
+    """
+
+    can_force: bool
+    largest_batch: int | None
+
+    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], places [n, H0 * W0]."""
+
+    def decode(self, feeds: batching.Feeds, cache: Any, forced: Kept | None) -> Decoded:
+        """Run the decoder; ``forced`` holds places in the span that enters each prune, [B, G, keep]."""
+
+    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Keys and values of every layer, [B, Hkv, S, Dh]."""
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How cases become token ids with one placeholder a picture, and pixels; and how answers end."""
+
+    encode: Callable[[Case], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    image_token_id: int
+    position_kind: PositionKind
+    image: ImageInput
+    eos: frozenset[int]
+
+
+class GraphSubject:
+    """See ``base.Subject``."""
+
+    def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, runner: Runner, hidden: int) -> None:
+        if plan.joint_images > 1:
+            raise UsageError(
+                "cases are about pictures, and this plan's budgets are for whole videos",
+                where=name,
+                got=f"{plan.joint_images} images to a budget",
+                fix="choose the plan for pictures",
+            )
+        self.name, self.dtype, self.plan = name, dtype, plan
+        self.can_force = runner.can_force
+        self.runner, self.prompting, self._width = runner, prompting, hidden
+        self._seen: OrderedDict[bytes, tuple[Any, ...]] = OrderedDict()
+
+    def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
+        """See ``base.Subject``."""
+        found: dict[int, Observation] = {}
+        for members in same_images(cases, self.runner.largest_batch):
+            some = [cases[index] for index in members]
+            told = None
+            if forced is not None and some[0].images:
+                told = {layer: np.stack([forced[i][layer] for i in members]) for layer in forced[members[0]]}
+            found |= dict(zip(members, self._observe(some, told), strict=True))
+        return [found[index] for index in range(len(cases))]
+
+    def _observe(self, cases: Sequence[Case], forced: Kept | None) -> list[Observation]:
+        layouts, embeds, merged = self._ready(cases)
+        feeds = batching.feeds(layouts, embeds)
+        told = None if forced is None else places(self.plan, forced)
+        out = self.runner.decode(feeds, None, told)
+        caches = self.runner.rows(out.cache)
+        longest = feeds[graph_io.INPUT_IDS].shape[1]
+        result = []
+        for row, layout in enumerate(layouts):
+            text = layout.input_ids.shape[1]
+            cut = longest - text
+            tensors = {VISION: embeds[row].reshape(-1, embeds.shape[-1]).astype(np.float32)}
+            for layer, (key, value) in enumerate(caches):
+                if out.hidden:
+                    tensors[probe(layer, "in")] = _cut(out.hidden[layer][row], cut)
+                for part, values in (("key", key), ("value", value)):
+                    tensors[probe(layer, part)] = _cut(values[row].swapaxes(0, 1).reshape(values.shape[2], -1), cut)
+            tensors[LOGITS] = _cut(out.logits[row], cut)
+            kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
+            scores = {layer: values[row] for layer, values in out.scores.items()}
+            result.append(Observation(tensors, text, kept, scores, None if merged is None else merged[row]))
+        return result
+
+    def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
+        """See ``base.Subject``."""
+        said: dict[int, Said] = {}
+        for members in same_images(cases, self.runner.largest_batch):
+            said |= dict(zip(members, self._answer([cases[i] for i in members], longest), strict=True))
+        return [said[index] for index in range(len(cases))]
+
+    def _answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
+        layouts, embeds, _ = self._ready(cases)
+        feeds = batching.feeds(layouts, embeds, all_logits=False)
+        words: list[list[int]] = [[] for _ in cases]
+        out = self.runner.decode(feeds, None, None)
+        for step in range(longest):
+            tokens = out.logits[:, -1].argmax(-1)
+            for line, token in zip(words, tokens.tolist(), strict=True):
+                if not line or line[-1] not in self.prompting.eos:
+                    line.append(token)
+            if step + 1 == longest or all(line[-1] in self.prompting.eos for line in words):
+                break
+            feeds = batching.next_feeds(layouts, tokens, feeds[graph_io.TEXT_MASK], self._width, self.plan)
+            out = self.runner.decode(feeds, out.cache, None)
+        eos = self.prompting.eos
+        return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
+
+    def _ready(self, cases: Sequence[Case]) -> tuple[list[Layout], NDArray[Any], NDArray[np.int64] | None]:
+        """Layouts, embeddings [B, G, N_0, D] and merge maps [B, G, H0 * W0] of cases with equally many pictures."""
+        seen = [[self._look(picture) for picture in case.images] for case in cases]
+        layouts = []
+        for case, looks in zip(cases, seen, strict=True):
+            positions = (
+                np.stack([look[1] for look in looks])
+                if looks
+                else np.zeros((0, self.plan.vision_tokens, 2), np.float32)
+            )
+            layouts.append(
+                arrange(
+                    self.prompting.encode(case),
+                    self.prompting.image_token_id,
+                    positions,
+                    self.plan.grid,
+                    self.prompting.position_kind,
+                )
+            )
+        if not seen[0]:
+            return layouts, np.zeros((len(cases), 0, self.plan.vision_tokens, self._width), np.float32), None
+        embeds = np.stack([np.stack([look[0] for look in looks]) for looks in seen])
+        maps = [[look[2] for look in looks] for looks in seen]
+        return layouts, embeds, None if maps[0][0] is None else np.array(maps)
+
+    def _look(self, picture: Any) -> tuple[Any, ...]:
+        pixels = preprocess(picture, self.prompting.image).pixels
+        key = hashlib.sha256(pixels.tobytes()).digest()
+        if key not in self._seen:
+            embeds, positions, merged = self.runner.vision(pixels[None])
+            self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0])
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        return self._seen[key]
+
+
+def _cut(values: NDArray[Any], padding: int) -> NDArray[np.float32]:
+    """Leave out the last ``padding`` rows."""
+    return np.asarray(values[: len(values) - padding], np.float32)

@@ -1,0 +1,91 @@
+"""Look inside a bundle's decoder: a copy of its graphs whose layers' entering hidden states are outputs too."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+import onnx
+
+from luvc_export.bundle.folder import Bundle, record
+from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+
+
+def hidden_name(layer: int) -> str:
+    """Output that holds the hidden state entering ``layer``."""
+    return f"hidden.{layer}"
+
+
+def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
+    """Make what enters each layer an output ``hidden.N``; False, and nothing changed, if one is not found.
+
+    What enters a layer is what its attention's output is added to: from the output projection's weight, whose name is
+    the checkpoint's, down to the first Add of two computed tensors. That holds before and after surgery, which moves
+    norms, fuses projections and prunes, but leaves the residual sum alone. A last layer that computes text alone
+    (``kv_only``) adds a Slice of what entered.
+    """
+    graph = model.graph
+    weights = {item.name for item in graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    sources = []
+    for layer in range(plan.layers):
+        found = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
+        if found is None:
+            return False
+        if layer + 1 == plan.layers and plan.last_layer == "kv_only" and found in makers:
+            found = makers[found].input[0]
+        sources.append(found)
+    kind = next(item for item in graph.input if item.name == graph_io.VISUAL_EMBEDS).type.tensor_type.elem_type
+    for layer, source in enumerate(sources):
+        graph.node.append(onnx.helper.make_node("Identity", [source], [hidden_name(layer)]))
+        graph.output.append(onnx.helper.make_tensor_value_info(hidden_name(layer), kind, None))
+    return True
+
+
+def _added_to(weight: str, weights: set[str], readers: dict[str, list[onnx.NodeProto]]) -> str | None:
+    """The tensor to which the product with ``weight`` is added; biases, casts and a norm may stand between."""
+    here = next((name for name in weights if weight in name and "visual" not in name), None)
+    for _ in range(8):
+        following = readers.get(here or "", [])
+        if len(following) != 1:
+            return None
+        node = following[0]
+        others = [name for name in node.input if name != here and name not in weights]
+        if node.op_type == "Add" and others:
+            return str(others[0])
+        here = node.output[0]
+    return None
+
+
+def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
+    """A copy of ``bundle`` in a temporary folder (removed with the object) whose decoders of ``entry`` are probed.
+
+    Weights are hard links where the file system has them. Graphs whose layers are not found stay as they are.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="luvc-parity-"))
+    files = dict(bundle.manifest.files)
+    for name in files:
+        source, target = bundle.folder / name, folder / name
+        if name in (entry.decoder, entry.decoder_debug):
+            model = onnx.load(source, load_external_data=False)
+            add_hidden_outputs(model, entry.plan)
+            onnx.save(model, target)
+            files[name] = record(target)
+        else:
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copyfile(source, target)
+    copy = Bundle(folder, dataclasses.replace(bundle.manifest, files=files))
+    weakref.finalize(copy, shutil.rmtree, folder, True)
+    return copy

@@ -1,0 +1,33 @@
+"""DART (EMNLP'25): a few pivots of large key norm, then for each pivot the tokens least similar to it.
+
+The paper takes half of its pivots from the text; here all eight are visual, so that what stays does not depend on the
+question (a departure). Pivots take turns and never share a token, which a masked TopK per pivot says statically.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from luvc_export.export.compression.row_reductions import mark, norms, sums
+from luvc_export.export.compression.scores import ScoreInput
+
+PIVOTS = 8
+
+
+def score(given: ScoreInput) -> Tensor:
+    """1 for exactly the K chosen tokens, 0 for the others, fp32 [B, G, N]."""
+    assert given.look is not None
+    tokens = given.normed.shape[2]
+    pivots = min(PIVOTS, given.keep)
+    places = torch.topk(sums(given.look.keys().float().abs()), pivots).indices
+    unit = given.normed / norms(given.normed)[..., None].clamp(min=1e-12)
+    chosen = mark(places, tokens)
+    share, extra = divmod(given.keep - pivots, pivots)
+    for number in range(pivots):
+        pick = share + (number < extra)
+        if pick:
+            pivot = (unit * mark(places[..., number : number + 1], tokens)[..., None]).sum(2, keepdim=True)
+            far = 1 - sums(unit * pivot)
+            chosen = chosen + mark(torch.topk(far - 4.0 * chosen, pick).indices, tokens)
+    return chosen

@@ -1,0 +1,21 @@
+"""Keep random tokens: the baseline that beats many published methods. Constant indices from ``plan.seed``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from luvc_export.core.plan import Plan
+from luvc_export.export.compression.scores import ScoreInput
+
+
+def constant(plan: Plan, layer: int, tokens: int) -> Tensor:
+    """A random rank of every token, fp32 [N], the same for every picture; another one at every layer and seed."""
+    generator = torch.Generator().manual_seed(1000 * plan.seed + layer)
+    return torch.randperm(tokens, generator=generator).float()
+
+
+def score(given: ScoreInput) -> Tensor:
+    """The constant rank [B, G, N]."""
+    assert given.basis is not None
+    return given.basis.expand(given.normed.shape[:3])

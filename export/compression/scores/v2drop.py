@@ -1,0 +1,16 @@
+"""V2Drop (CVPR'26): how far the layer before moved a token, ||h_l - h_(l-1)||; those that moved most stay."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from luvc_export.export.compression.row_reductions import norms
+from luvc_export.export.compression.scores import ScoreInput
+
+NEEDS_LAYER_BEFORE = True
+
+
+def score(given: ScoreInput) -> Tensor:
+    """L2 norm of the change [B, G, N]."""
+    assert given.look is not None and given.look.before is not None
+    return norms(given.look.hidden.float() - given.look.before.float())

@@ -1,0 +1,1 @@
+"""The LLM half: decoder layers with pruning between them, rotary positions, the debug variant."""

@@ -1,0 +1,307 @@
+"""The LLM half, visual span first: one module for prefill and decode, pruned layer by layer to fixed budgets.
+
+Inside, the sequence is [visual G * N | text T] whatever the prompt: physical order does not matter to attention, the
+mask is built from each token's logical order. Every slice is then static, a prune is slice, gather, concatenate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from luvc_export.core.plan import Plan
+from luvc_export.export.compression import scores, spu
+from luvc_export.export.layers import attention, norm, rotate, split_heads
+from luvc_export.export.llm import llm_merge
+from luvc_export.export.llm.last_row_attention import last_row
+from luvc_export.export.llm.rope import Rope
+
+
+class Decoder(nn.Module):
+    """Decoder of a transformers text model with the usual names (Qwen2, Qwen3, Llama, Mistral, SmolLM).
+
+    Args:
+        text: Text model with ``embed_tokens``, ``layers`` and ``norm``.
+        lm_head: Linear to the vocabulary.
+        head_dim: Size of one attention head.
+        rope: Angles from position ids.
+        plan: Budgets; ``plan.layers`` must equal the model's.
+        planes: DeepStack planes beside each visual token: ``visual_embeds`` is [B, G, N_0, (1 + planes) * D], and
+            plane i is added to the visual tokens that are left after layer i.
+        shared_order: Tokens of one image see each other both ways: all take the order of its first one.
+    """
+
+    def __init__(
+        self,
+        text: Any,
+        lm_head: Any,
+        head_dim: int,
+        rope: Rope,
+        plan: Plan,
+        planes: int = 0,
+        shared_order: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed_tokens: Any = text.embed_tokens
+        self.layers: Any = text.layers
+        self.norm: Any = text.norm
+        self.lm_head: Any = lm_head
+        self.rope = rope
+        self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
+        self.scale = float(head_dim) ** -0.5
+        self.score = scores.score(plan.score)
+        self.hidden = hidden = text.embed_tokens.weight.shape[1]
+        for layer, tokens, keep in plan.prunes:
+            if keep and plan.reducer == "prune":
+                self.register_buffer(f"basis_{layer}", scores.constant(plan, layer, tokens, hidden), persistent=False)
+
+    def forward(
+        self,
+        visual_embeds: Tensor,
+        input_ids: Tensor,
+        visual_position_ids: Tensor,
+        position_ids: Tensor,
+        visual_order: Tensor,
+        order: Tensor,
+        text_mask: Tensor,
+        logits_indices: Tensor,
+        past: Sequence[Tensor],
+        forced: dict[int, Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Run prefill (empty ``past``) or decode (G = 0); shapes in ``luvc_export.core.graph_io``.
+
+        ``past`` is key, value of layer 0, key, value of layer 1, and so on; ``forced`` gives, per pruning layer, the
+        indices [B, G, keep] that replace the selection (parity). The other inputs are the graph's.
+
+        Returns:
+            Logits fp32 [B, n, vocab], present caches in the order of ``past``, and for each prune with a budget
+            above 0 the kept indices int64 [B, G, keep] into the encoder's visual tokens.
+        """
+        groups, count = visual_embeds.shape[1], self.plan.span_tokens
+        text_cos, text_sin = self.rope(position_ids)
+        cos, sin = self.rope(visual_position_ids)
+        if self.shared_order:
+            images, own = groups * self.plan.joint_images, self.plan.vision_tokens
+            visual_order = visual_order.unflatten(1, (images, own))[:, :, :1].expand(-1, -1, own).flatten(1, 2)
+        visual = visual_embeds.flatten(1, 2)
+        planes = visual[:, :, self.hidden :] if self.planes else None
+        index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)
+        span = Span(visual_order, cos, sin, index, planes)
+        x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
+        presents: list[Tensor] = []
+        kept: list[Tensor] = []
+        mask = None
+        last = self.plan.layers - 1
+        before: Tensor | None = None
+        mass = llm_merge.Mass(torch.ones_like(visual_order, dtype=torch.float32), visual_position_ids)
+        for number, layer in enumerate(self.layers):
+            keep = self.plan.keep[number]
+            if number == self.planes:
+                span = span._replace(planes=None)  # all are added: nothing more to carry through prunes
+            if keep < count:
+                if keep and self.plan.reducer == "merge":
+                    x, span, mass = self._merge(number, x, span, mass, groups, count)
+                elif keep:
+                    rows = Rows(
+                        before, torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1), order, text_mask
+                    )
+                    chosen = None if forced is None else forced[number]
+                    x, span = self._prune(number, x, span, groups, count, chosen, rows)
+                    kept.append(span.kept)
+                else:
+                    x, span = x[:, groups * count :], span.empty()
+                count, mask = keep, None
+            key, value = past[2 * number], past[2 * number + 1]
+            if mask is None:
+                mask = causal_mask(span.order, order, text_mask, key.shape[2])
+                cos, sin = torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1)
+            before = x
+            text_only = groups * count if number == last and self.plan.last_layer == "kv_only" else 0
+            x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
+            presents += [key, value]
+            if number < self.planes and number != last:
+                x = self._add_plane(x, span, number)
+        first_text = groups * count if self.plan.last_layer != "kv_only" else 0
+        return self._logits(x[:, first_text:], logits_indices), presents, kept
+
+    def _add_plane(self, x: Tensor, span: Span, number: int) -> Tensor:
+        """DeepStack after layer ``number``: the plane reaches the visual rows of x, the text rows stay."""
+        assert span.planes is not None
+        plane = span.planes[:, :, number * self.hidden : (number + 1) * self.hidden]
+        return torch.cat([x[:, : plane.shape[1]] + plane, x[:, plane.shape[1] :]], 1)
+
+    def _prune(
+        self, number: int, x: Tensor, span: Span, groups: int, count: int, chosen: Tensor | None, rows: Rows
+    ) -> tuple[Tensor, Span]:
+        keep = self.plan.keep[number]
+        visual = x[:, : groups * count]
+        if chosen is None:
+            normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
+            given = scores.ScoreInput(
+                normed.unflatten(1, (groups, count)),
+                getattr(self, f"basis_{number}"),
+                self.plan.axis,
+                keep,
+                self._look(number, x, visual, groups, count, rows),
+            )
+            chosen = spu.select(self.score(given), keep)
+        flat = spu.flat_index(chosen, count)
+        visual = spu.gather(visual, flat, groups, count, keep)
+        return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
+
+    def _look(self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows) -> scores.Look:
+        """What baselines read beside the normed span; nothing of it is computed unless they do."""
+        layer, inside = self.layers[number], (groups, count)
+
+        def attention_row(earlier: bool) -> Tensor:
+            entered, of = (x, layer) if not earlier else (rows.before, self.layers[number - 1])
+            assert entered is not None
+            valid, last = rows.valid(groups * count)
+            row = last_row(self, of, entered, rows.cos, rows.sin, valid, last, groups * count)
+            return row.unflatten(1, inside)
+
+        def keys() -> Tensor:
+            key: Tensor = layer.self_attn.k_proj(self.norm_of(layer.input_layernorm, visual))
+            return key.unflatten(1, inside)
+
+        before = None if rows.before is None else rows.before[:, : groups * count].unflatten(1, inside)
+        return scores.Look(visual.unflatten(1, inside), before, attention_row, keys)
+
+    def _merge(
+        self, number: int, x: Tensor, span: Span, mass: llm_merge.Mass, groups: int, count: int
+    ) -> tuple[Tensor, Span, llm_merge.Mass]:
+        """Merge the span to its next grid; what merges is alike after the layer's input norm."""
+        grids = [self.plan.merged_grid, *(grid for at, grid in self.plan.stage_grids.items() if at < number)]
+        keep, target = self.plan.keep[number], self.plan.stage_grids[number]
+        visual, batch, dtype = x[:, : groups * count], x.shape[0], x.dtype
+        normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
+        axes = mass.positions.shape[0]
+        parts = [visual, mass.positions.permute(1, 2, 0), span.order[:, :, None].float()]
+        parts += [] if span.planes is None else [span.planes]
+        flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
+        merged, sizes = llm_merge.merge(flat[0], flat[1:], mass.sizes.reshape(batch * groups, count), grids[-1], target)
+        rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
+        positions = rows[1].reshape(batch, groups * keep, axes).permute(2, 0, 1)
+        cos, sin = self.rope(positions)
+        index = span.kept[:, :, :keep]
+        planes = None if span.planes is None else rows[3].to(dtype)
+        span = Span(rows[2][:, :, 0].floor().to(torch.int64), cos, sin, index, planes)
+        mass = llm_merge.Mass(sizes.reshape(batch, groups * keep), positions)
+        return torch.cat([rows[0].to(dtype), x[:, groups * count :]], 1), span, mass
+
+    def _layer(
+        self,
+        layer: Any,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        past_key: Tensor,
+        past_value: Tensor,
+        text_only: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One block. The first ``text_only`` rows give keys and values and nothing else."""
+        attn = layer.self_attn
+        cos, sin = self.angles(layer, cos), self.angles(layer, sin)
+        normed = self.norm_of(layer.input_layernorm, x)
+        key, value = (split_heads(projection(normed), self.head_dim) for projection in (attn.k_proj, attn.v_proj))
+        query = split_heads(attn.q_proj(normed[:, text_only:]), self.head_dim)
+        if hasattr(attn, "q_norm"):
+            query, key = self.norm_of(attn.q_norm, query), self.norm_of(attn.k_norm, key)
+        key = rotate(key, cos, sin)
+        query = rotate(query, cos[:, text_only:], sin[:, text_only:])
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        attended = attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.scale))
+        x = x[:, text_only:] + self.after_attention(layer, attended)
+        return x + self.feed_forward(layer, x), key, value
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Text embeddings [B, T, D]. This and the four below are what a family's own text model may override."""
+        embeds: Tensor = self.embed_tokens(input_ids)
+        return embeds
+
+    def norm_of(self, module: Any, x: Tensor) -> Tensor:
+        """Norm of a transformers module."""
+        return norm(module, x)
+
+    def angles(self, layer: Any, cache: Tensor) -> Tensor:
+        """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
+        return cache
+
+    def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
+        """What is added to the hidden states after attention."""
+        return attended
+
+    def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
+        """What is added to the hidden states after the MLP."""
+        out: Tensor = layer.mlp(self.norm_of(layer.post_attention_layernorm, x))
+        return out
+
+    def _logits(self, text: Tensor, logits_indices: Tensor) -> Tensor:
+        batch, length, hidden = text.shape
+        flat = logits_indices + length * torch.arange(batch)[:, None]
+        rows = text.reshape(batch * length, hidden).index_select(0, flat.flatten())
+        return self.lm_head(self.norm_of(self.norm, rows)).unflatten(0, (batch, -1)).float()
+
+
+class Rows(NamedTuple):
+    """What a score may read beside the span.
+
+    The hidden states that entered the layer before [B, S, D] or None, cos and sin [B, S, Dh / 2] of the span and the
+    text, the text's order [B, T] and its mask [B, P + T].
+    """
+
+    before: Tensor | None
+    cos: Tensor
+    sin: Tensor
+    order: Tensor
+    text_mask: Tensor
+
+    def valid(self, visual: int) -> tuple[Tensor, Tensor]:
+        """Which of [visual | text] rows are no padding, bool [B, visual + T], and where the last text row is, [B]."""
+        batch, length = self.order.shape
+        text = self.text_mask[:, self.text_mask.shape[1] - length :]
+        last = torch.where(text, self.order, -1).to(torch.float32).argmax(1) + visual
+        return torch.cat([torch.ones(batch, visual, dtype=torch.bool), text], 1), last
+
+
+class Span(NamedTuple):
+    """What travels with the visual span.
+
+    Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N], DeepStack planes [B, G * N, planes * D] or None.
+    """
+
+    order: Tensor
+    cos: Tensor
+    sin: Tensor
+    kept: Tensor
+    planes: Tensor | None = None
+
+    def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
+        """Keep the rows at ``flat`` (``spu.flat_index``)."""
+        index = spu.gather(self.kept.flatten(1), flat, groups, tokens, keep)
+        order, cos, sin = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
+        planes = None if self.planes is None else spu.gather(self.planes, flat, groups, tokens, keep)
+        return Span(order, cos, sin, index.unflatten(1, (groups, keep)), planes)
+
+    def empty(self) -> Span:
+        """No visual token left."""
+        planes = None if self.planes is None else self.planes[:, :0]
+        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.kept[:, :, :0], planes)
+
+
+def causal_mask(visual_order: Tensor, order: Tensor, text_mask: Tensor, past: int) -> Tensor:
+    """Who may look at whom: bool [B, 1, V + T, past + V + T].
+
+    A key is seen when it is past or its order is not greater than the query's, and it is no padding: the last P + T
+    columns are text as ``text_mask`` [B, P + T] says, those before them visual and always valid.
+    """
+    queries = torch.cat([visual_order, order], 1)
+    before = torch.full((queries.shape[0], past), -1, dtype=queries.dtype)
+    keys = torch.cat([before, queries], 1)
+    column = torch.arange(keys.shape[1]) - (keys.shape[1] - text_mask.shape[1])
+    valid = text_mask.index_select(1, column.clamp(min=0)) | (column < 0)
+    return ((keys[:, None, :] <= queries[:, :, None]) & valid[:, None, :])[:, None]

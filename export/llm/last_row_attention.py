@@ -1,0 +1,54 @@
+"""One row of attention: the last text token against the visual tokens, without asking the fused kernel for weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from luvc_export.export.layers import rotate, split_heads
+
+if TYPE_CHECKING:
+    from luvc_export.export.llm.decoder import Decoder
+
+
+def last_row(
+    decoder: Decoder, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, valid: Tensor, last: Tensor, visual: int
+) -> Tensor:
+    """Attention of each prompt's last text token in ``layer``, mean over heads, fp32 [B, visual].
+
+    The past of a conversation is left out: it would scale each head's row and change no order inside a head.
+
+    Args:
+        decoder: For the family's norms and scale.
+        layer: Whose projections are used.
+        x: [B, S, D] that enters it, visual tokens first.
+        cos: [B, S, Dh / 2], as ``sin``.
+        sin: See ``cos``.
+        valid: bool [B, S], False for padding.
+        last: int64 [B], place in S of the last text token.
+        visual: Visual tokens, the first of S.
+    """
+    attn = layer.self_attn
+    cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
+    batch, length = x.shape[:2]
+    flat = last + length * torch.arange(batch)
+    normed = decoder.norm_of(layer.input_layernorm, x)
+    row = _rows(normed, flat)
+    query = split_heads(attn.q_proj(row), decoder.head_dim)
+    key = split_heads(attn.k_proj(normed), decoder.head_dim)
+    if hasattr(attn, "q_norm"):
+        query, key = decoder.norm_of(attn.q_norm, query), decoder.norm_of(attn.k_norm, key)
+    query, key = rotate(query, _rows(cos, flat), _rows(sin, flat)), rotate(key, cos, sin)
+    shared = query.shape[1] // key.shape[1]
+    query = query.reshape(batch, key.shape[1], shared, decoder.head_dim)
+    weights = (query.float() @ key.float().transpose(2, 3)) * decoder.scale
+    weights = torch.where(valid[:, None, None], weights, -1e30).softmax(-1)
+    return weights.mean((1, 2))[:, :visual]
+
+
+def _rows(values: Tensor, flat: Tensor) -> Tensor:
+    """[B, S, C] -> [B, 1, C] at ``flat`` places of B * S."""
+    batch, length, channels = values.shape
+    return values.reshape(batch * length, channels).index_select(0, flat).reshape(batch, 1, channels)

@@ -1,0 +1,1 @@
+"""The passes of graph surgery, one a file."""

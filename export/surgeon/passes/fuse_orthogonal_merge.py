@@ -1,0 +1,301 @@
+"""Every planned merge pass becomes one node ``luvc::OrthogonalMerge``.
+
+requires: a vision graph whose plan merges.
+matches: per axis, two TopK (largest over neighbour cosines, smallest over integer keys) and the one-hot assignment
+they make; axis passes are paired by the plan's rows and columns, and their sizes must agree with it.
+apply: the node takes hidden states, sizes, positions and position copies on the grid and gives them back on the
+smaller grid, with the place of every unit; composing places over several passes stays one GatherElements outside. The
+body does the same arithmetic in the same order: bit-equal. State that nothing reads later is fed what is at hand and
+stays unread.
+ensures: one node per merge pass of the plan, in order, with its numbers; no TopK outside.
+must not touch: a TopK that belongs to anything else; an assignment whose sizes are not the plan's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.fused import merge_body
+from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, strip, up, value
+
+_INTEGER = ("Add", "Sub", "Mul", "Div", "Mod", "Cast", "And", "Equal", "Less", "Where")
+_TO_STATE = ("Reshape", "Transpose", "Cast")
+
+
+@dataclass
+class Axis:
+    """One axis pass as found: the one-hot assignment, its width, how many leave, and what it moves."""
+
+    assignment: gs.Tensor
+    width: int
+    removed: int
+    x: gs.Tensor
+    sizes: gs.Tensor | None
+    positions: gs.Tensor | None
+    copies: gs.Tensor | None
+    out: dict[str, gs.Tensor]
+    gather: gs.Node
+
+
+def requires(surgery: Surgery) -> str | None:
+    """A vision graph with merges in its plan."""
+    if surgery.part != "vision":
+        return "the decoder merges nothing"
+    if not any(step.rows or step.columns for step in surgery.plan.merges):
+        return "the plan merges nothing"
+    return "done already" if any(node.domain in (DOMAIN, PLUGIN_DOMAIN) for node in surgery.graph.nodes) else None
+
+
+def apply(surgery: Surgery) -> int:
+    """Find axis passes, pair them by the plan, replace each pair."""
+    surgery.graph.toposort()
+    found = [axis for top in surgery.nodes("TopK") if (axis := _axis(top)) is not None]
+    planned = [step for step in surgery.plan.merges if step.rows or step.columns]
+    wanted = [count for step in planned for count in (step.columns, step.rows) if count]
+    if [axis.removed for axis in found] != wanted:
+        surgery.skip(f"axis passes remove {[axis.removed for axis in found]}, the plan {wanted}")
+        return 0
+    height, width = surgery.plan.grid
+    for step in planned:
+        axes = [found.pop(0) for count in (step.columns, step.rows) if count]
+        expected = [size for size, count in ((width, step.columns), (height, step.rows)) if count]
+        if [axis.width for axis in axes] != expected:
+            surgery.skip(f"axis passes are {[axis.width for axis in axes]} wide, the plan {expected}")
+            return 0
+        _replace(surgery, axes, step.rows, step.columns, height, width)
+        height, width = height - step.rows, width - step.columns
+    return len(planned)
+
+
+def ensures(surgery: Surgery, fired: int) -> None:
+    """One node a pass with the plan's numbers.
+
+    Raises:
+        CheckFailed: Nodes and plan differ, or a TopK is left outside.
+    """
+    surgery.graph.cleanup().toposort()
+    got = [(n.attrs["rows"], n.attrs["columns"]) for n in surgery.graph.nodes if n.domain == DOMAIN]
+    wanted = [(step.rows, step.columns) for step in surgery.plan.merges if step.rows or step.columns]
+    left = [node.name for node in surgery.graph.nodes if node.op == "TopK"]
+    if fired and (got != wanted or left):
+        raise CheckFailed("the fused merges are not the plan's", got=(got, left), expected=wanted)
+
+
+def _axis(top: gs.Node) -> Axis | None:
+    """The axis pass whose integer-key TopK is ``top``; None for any other TopK."""
+    key = up(top.inputs[0], "Where")
+    count, shape = value(top.inputs[1]), top.inputs[0].shape
+    if top.attrs.get("largest", 1) or key is None or count is None or not shape:
+        return None
+    assignment = next(
+        (
+            cast.outputs[0]
+            for column in readers(top.outputs[0], "Unsqueeze")
+            for equal in readers(column.outputs[0], "Equal")
+            for cast in readers(equal.outputs[0], "Cast")
+        ),
+        None,
+    )
+    ranked = _upstream(key, "TopK")
+    if assignment is None or ranked is None:
+        return None
+    x = strip(ranked.inputs[0], "Max", "Slice", "ReduceSum", "Mul", "Div", "Cast", "Reshape")
+    moved = _moved(assignment, x)
+    return (
+        None if moved is None else Axis(assignment, int(shape[-1]), int(shape[-1]) - int(count.ravel()[0]), x, *moved)
+    )
+
+
+def _moved(
+    a: gs.Tensor, x: gs.Tensor
+) -> tuple[gs.Tensor | None, gs.Tensor | None, gs.Tensor | None, dict[str, gs.Tensor], gs.Node] | None:
+    """What the one-hot products of ``a`` move, and the results on the way out; what nothing reads is not there."""
+    products = [node for node in readers(a, "MatMul") if node.inputs[0] is a]
+    plain = [n for n in products if value(n.inputs[1]) is None and up(n.inputs[1], "Mul") is None]
+    if len(plain) > 1:
+        return None
+    out = {"sizes": plain[0].outputs[0]} if plain else {}
+    positions = copies = None
+    for node in products:
+        heavy = up(node.inputs[1], "Mul")
+        quotient = readers(node.outputs[0], "Div")
+        if heavy is not None and quotient:
+            if strip(heavy.inputs[0], "Cast", "Reshape") is x:
+                out["x"] = quotient[0].outputs[0]
+            else:
+                positions, out["positions"] = heavy.inputs[0], quotient[0].outputs[0]
+        elif value(node.inputs[1]) is not None:
+            for hot in _picks(node.outputs[0]):
+                for pick in readers(hot, "MatMul"):
+                    if strip(pick.inputs[1], "Cast", "Reshape") is x:
+                        chosen = _last_where(pick.outputs[0])
+                        out["x"] = chosen if chosen is not None else out.get("x", pick.outputs[0])
+                    else:
+                        copies = strip(pick.inputs[1], "Slice", *_TO_STATE)
+                        parts = readers(pick.outputs[0], "Concat")
+                        out["copies"] = parts[0].outputs[0] if parts else pick.outputs[0]
+    gather = next((g for m in readers(a, "Mul") for g in _downstream(m, "GatherElements")), None)
+    if gather is None:
+        return None
+    sizes = plain[0].inputs[1] if plain else None
+    return sizes, positions, copies, out, gather
+
+
+def _picks(rank: gs.Tensor) -> list[gs.Tensor]:
+    """One-hot tensors that select the n-th member of every kept token."""
+    return [
+        cast.outputs[0]
+        for number in readers(rank, "Mul")
+        for equal in readers(number.outputs[0], "Equal")
+        for cast in readers(equal.outputs[0], "Cast")
+    ]
+
+
+def _last_where(tensor: gs.Tensor) -> gs.Tensor | None:
+    """The last of the selections that start from ``tensor`` (the ``max`` mode)."""
+    found = None
+    while nodes := readers(tensor, "Where"):
+        tensor = found = nodes[0].outputs[0]
+    return found
+
+
+def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height: int, width: int) -> None:
+    first, last = axes[0], axes[-1]
+    state = {
+        "x": strip(first.x, *_TO_STATE),
+        "sizes": strip(first.sizes, *_TO_STATE) if first.sizes is not None else None,
+        "positions": strip(first.positions, *_TO_STATE) if first.positions is not None else None,
+        "copies": strip(first.copies, *_TO_STATE) if first.copies is not None else None,
+    }
+    spare = state["positions"] if state["positions"] is not None else state["copies"]
+    if spare is None:
+        raise CheckFailed("a merge moves no positions", where=first.gather.name)
+    if state["sizes"] is None:
+        unread = surgery.emit("Gather", [spare, np.array(0)], axis=-1)[0]
+        unread.dtype, unread.shape = spare.dtype, list(spare.shape[:-1])
+        state["sizes"] = unread
+    channels = int(first.out["x"].shape[-1])  # of a unit: x may have come from its patches, one by one
+    planes = {
+        kind: int((state[kind] if state[kind] is not None else spare).shape[-1]) for kind in ("positions", "copies")
+    }
+    inputs = [
+        _on_grid(surgery, state["x"], [height, width, channels]),
+        _on_grid(surgery, state["sizes"], [height, width]),
+        *(_on_grid(surgery, state[k] if state[k] is not None else spare, [height, width, planes[k]]) for k in planes),
+    ]
+    exits = {kind: _exit(tensor, bool(rows)) for kind, tensor in last.out.items()}
+    made = surgery.emit(
+        merge_body.merge_name(columns > 0, rows > 0),
+        inputs,
+        count=5,
+        domain=DOMAIN,
+        height=height,
+        width=width,
+        rows=rows,
+        columns=columns,
+        mode=surgery.plan.merge_mode,
+    )
+    images = inputs[0].shape[0] if inputs[0].shape else None
+    grid = [images, height - rows, width - columns]
+    for new, tensor, tail in zip(
+        made, inputs, ([channels], [], [planes["positions"]], [planes["copies"]]), strict=False
+    ):
+        new.dtype, new.shape = tensor.dtype, grid + tail
+    made[4].dtype, made[4].shape = int, [images, height * width]
+    for kind, new in zip(("x", "sizes", "positions", "copies"), made, strict=False):
+        for old in exits.get(kind, ()):
+            surgery.replace(old, new)
+    before, after = _leaf(first.gather.inputs[1]), _sink(surgery, last.gather.outputs[0])
+    if _is_count(before):
+        surgery.replace(after, made[4])
+    else:
+        surgery.replace(after, surgery.emit("GatherElements", [made[4], before], like=[after], axis=1)[0])
+    slots = planes["copies"] // 2
+    body = merge_body.orthogonal_merge(columns > 0, rows > 0)
+    surgery.functions[body.name] = body
+    surgery.functions["MergeAxis"] = merge_body.merge_axis(surgery.plan.merge_mode, slots)
+
+
+def _is_count(tensor: gs.Tensor) -> bool:
+    """0, 1, 2, ... for every image: gathering by it changes nothing."""
+    copy = up(tensor, "Expand")
+    array = value(copy.inputs[0]) if copy is not None else None
+    return array is not None and array.ndim == 1 and np.array_equal(array, np.arange(array.size))
+
+
+def _on_grid(surgery: Surgery, tensor: gs.Tensor, tail: list[int]) -> gs.Tensor:
+    shape = list(tensor.shape or ())
+    if shape[1:] == tail:
+        return tensor
+    out = surgery.emit("Reshape", [tensor, [-1, *tail]])[0]
+    out.dtype, out.shape = tensor.dtype, [shape[0] if shape else None, *tail]
+    return out
+
+
+def _exit(tensor: gs.Tensor, flipped: bool) -> list[gs.Tensor]:
+    """Where a moved tensor is back on the grid: past Cast and Reshape, and past the transposition after rows."""
+    tensors = [tensor] + [node.outputs[0] for node in readers(tensor, "Cast")]
+    shaped = [node.outputs[0] for t in tensors for node in readers(t, "Reshape")]
+    shaped += [node.outputs[0] for t in list(shaped) for node in readers(t, "Cast")]
+    if not flipped:
+        return shaped
+    return [node.outputs[0] for t in shaped for node in readers(t, "Transpose")]
+
+
+def _upstream(node: gs.Node, op: str) -> gs.Node | None:
+    queue, seen = [node], {id(node)}
+    while queue:
+        for tensor in queue.pop(0).inputs:
+            above = source(tensor)
+            if above is not None and id(above) not in seen:
+                if above.op == op:
+                    return above
+                seen.add(id(above))
+                queue.append(above)
+    return None
+
+
+def _downstream(node: gs.Node, op: str) -> list[gs.Node]:
+    """Nodes of ``op`` that read what ``node`` makes as data (input 0), through shape and integer work."""
+    for tensor in node.outputs:
+        for below in readers(tensor):
+            if below.op == op:
+                return [below] if below.inputs[0] is tensor else []
+            if below.op in ("ReduceSum", "Reshape", "Add", "Cast") and (found := _downstream(below, op)):
+                return found
+    return []
+
+
+def _leaf(tensor: gs.Tensor) -> gs.Tensor:
+    """The one tensor that integer arithmetic above ``tensor`` starts from."""
+    node = source(tensor)
+    if node is None or node.op not in _INTEGER:
+        return tensor
+    leaves = [_leaf(item) for item in node.inputs if value(item) is None]
+    if len({id(item) for item in leaves}) != 1:
+        raise CheckFailed("places of merged units have more than one origin", where=node.name)
+    return leaves[0]
+
+
+def _sink(surgery: Surgery, tensor: gs.Tensor) -> gs.Tensor:
+    """The one tensor that integer arithmetic below ``tensor`` ends in."""
+    region, queue, ends = {id(tensor)}, [tensor], []
+    while queue:
+        item = queue.pop()
+        below = readers(item)
+        if not below or any(node.op not in _INTEGER for node in below) or any(item is o for o in surgery.graph.outputs):
+            ends.append(item)
+            continue
+        for node in below:
+            for out in node.outputs:
+                if id(out) not in region:
+                    region.add(id(out))
+                    queue.append(out)
+    if len(ends) != 1:
+        raise CheckFailed("places of merged units end in more than one tensor", got=len(ends))
+    return ends[0]

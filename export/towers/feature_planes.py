@@ -1,0 +1,31 @@
+"""Feature planes: hidden states saved along the encoder that stay aligned with the units merged after them.
+
+DeepStack (Qwen3-VL) and towers that join several feature layers (LLaVA) use hidden states of earlier blocks. Each plane
+receives every OIM pass after its block with the decision made on the main state, so that plane and token fit. How
+DeepStack and merging go together is a reconstruction, not in the abstract of arXiv 2512.09010.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from luvc_export.core.plan import MergeMode, MergePass
+from luvc_export.export.compression import oim
+
+
+def merge(units: oim.Units, planes: list[Tensor], step: MergePass, mode: MergeMode) -> tuple[oim.Units, list[Tensor]]:
+    """One pass over ``units`` and, by the same decision and size-weighted mean, over every plane [n, H, W, C']."""
+    if not planes:
+        return oim.merge(units, step, mode), planes
+    rows, columns = units.x.shape[1:3]
+    own_place = torch.arange(rows * columns).expand(units.x.shape[0], -1)
+    merged = oim.merge(units._replace(merged_into=own_place), step, mode)
+    kept = merged.x.shape[1] * merged.x.shape[2]
+    joins = (torch.arange(kept)[:, None] == merged.merged_into[:, None, :]).float()
+    sizes = units.sizes.flatten(1)[:, :, None]
+    moved = []
+    for plane in planes:
+        mean = joins @ (plane.flatten(1, 2).float() * sizes) / (joins @ sizes)
+        moved.append(mean.to(plane.dtype).reshape(-1, *merged.x.shape[1:3], plane.shape[3]))
+    return merged._replace(merged_into=merged.merged_into.gather(1, units.merged_into)), moved

@@ -1,0 +1,177 @@
+"""Vision towers with learned absolute positions and full attention (CLIP, SigLIP and their kin), merged unit by unit.
+
+A unit is ``side`` x ``side`` patches: 1 where each patch becomes a token, the pixel-shuffle or pooling factor
+elsewhere, so that what is behind the tower still meets whole groups. Attention does not care about the order of tokens,
+so they stay unit by unit; class tokens stand before them, set aside from merging. A learned position is added once,
+before the first merge, and needs nothing after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from luvc_export.core.plan import Plan
+from luvc_export.errors import PlanError
+from luvc_export.export.compression import oim
+from luvc_export.export.families.base import POSITION_COPIES, Normalise
+from luvc_export.export.layers import attention, norm, split_heads
+from luvc_export.export.llm.rope import places
+from luvc_export.export.towers import feature_planes
+
+
+class Parts(NamedTuple):
+    """One encoder block, whatever its names: norms, projections, MLP; ``scales`` are LayerScale vectors or None."""
+
+    before: Any
+    query: Any
+    key: Any
+    value: Any
+    out: Any
+    after: Any
+    mlp: Any
+    scales: tuple[Tensor, Tensor] | None = None
+    query_norm: Any = None
+    key_norm: Any = None
+
+
+class PlainVision(nn.Module):
+    """Tower on its one grid; a family overrides ``finish`` and, where its names differ, the rest.
+
+    Args:
+        tower: Vision model with ``embeddings`` and encoder layers.
+        plan: Grid and merges.
+        normalise: Pixel arithmetic.
+        grid: Units (rows, columns) the tower is made for.
+        side: Patches per side of a unit.
+        features: Hidden states to give to ``finish``, k being the state after k blocks; ascending.
+
+    Raises:
+        PlanError: The plan is for another grid.
+    """
+
+    def __init__(
+        self, tower: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int, features: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        if plan.grid != grid:
+            raise PlanError(
+                "this model takes one image size only",
+                where="plan.grid",
+                got=plan.grid,
+                expected=f"{grid}, the grid its position embeddings are learned for",
+                fix="leave out the image size",
+            )
+        self.tower: Any = tower
+        self.config: Any = tower.config
+        self.plan, self.normalise, self.side, self.features = plan, normalise, side, features
+        self.head_dim = self.config.hidden_size // self.config.num_attention_heads
+        self.copies = POSITION_COPIES if plan.positions == "multi" else 1
+        self.scale = float(self.head_dim) ** -0.5
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], fp32 positions [n, N_0, 2 * copies], places [n, H0 * W0]."""
+        x, aside = self._start(image)
+        units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies)
+        saved: dict[int, Tensor] = {}
+        last = self.features[-1]
+        for number, layer in enumerate(self.layers()[:last]):
+            x = self._block(self.parts(layer), x, units, aside)
+            passes = [step for step in self.plan.merges if step.block == number]
+            if number + 1 in self.features or passes:
+                units = units._replace(x=self._as_units(x, aside, *units.x.shape[1:3]))
+            if number + 1 in self.features and number + 1 != last:
+                saved[number + 1] = units.x
+            for step in passes:
+                units, moved = feature_planes.merge(units, list(saved.values()), step, self.plan.merge_mode)
+                saved = dict(zip(saved, moved, strict=True))
+            if passes:
+                x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)
+        found = [self._as_tokens(plane) for plane in (*saved.values(), units.x)]
+        return self.finish(found), places(units, self.plan).flatten(1, 2), units.merged_into
+
+    def finish(self, found: list[Tensor]) -> Tensor:
+        """From each wanted hidden state [n, U * side * side, C] (unit by unit) to embeddings [n, U, D]."""
+        raise NotImplementedError
+
+    def layers(self) -> Any:
+        """Encoder blocks."""
+        return self.tower.encoder.layers
+
+    def parts(self, layer: Any) -> Parts:
+        """Names of CLIP, SigLIP and Idefics."""
+        a = layer.self_attn
+        return Parts(layer.layer_norm1, a.q_proj, a.k_proj, a.v_proj, a.out_proj, layer.layer_norm2, layer.mlp)
+
+    def patch(self) -> Any:
+        """Convolution that embeds a patch."""
+        return self.tower.embeddings.patch_embedding
+
+    def positions(self) -> Tensor:
+        """Learned positions [class tokens + patches, C], patches row by row."""
+        table: Tensor = self.tower.embeddings.position_embedding.weight
+        return table
+
+    def class_token(self) -> Tensor | None:
+        """Class token [1, C] that stands first; None where there is none."""
+        return None
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What happens to [n, class tokens + patches, C] before the first block."""
+        return x
+
+    def _start(self, image: Tensor) -> tuple[Tensor, int]:
+        """Embedded tokens [n, class tokens + U * side * side, C] and the number of class tokens."""
+        (rows, columns), side, conv = self.plan.grid, self.side, self.patch()
+        patch = conv.weight.shape[-1]
+        pixels = self.normalise(image)[:, 0, : rows * side * patch, : columns * side * patch]
+        pixels = pixels.reshape(-1, rows, side, patch, columns, side, patch, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+        pixels = pixels.reshape(-1, rows * columns * side * side, 3 * patch * patch).to(conv.weight.dtype)
+        x = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
+        table, token = self.positions(), self.class_token()
+        aside = 0 if token is None else 1
+        x = x + table[aside:].index_select(0, self._unit_order())
+        if token is not None:
+            x = torch.cat([(token + table[:1]).expand(x.shape[0], 1, -1), x], 1)
+        return self.enter(x), aside
+
+    def _unit_order(self) -> Tensor:
+        """Raster patch at each place when patches stand unit by unit, int64 [U * side * side]."""
+        rows, columns = self.plan.grid
+        raster = torch.arange(rows * columns * self.side**2)
+        return raster.reshape(rows, self.side, columns, self.side).transpose(1, 2).flatten()
+
+    def _as_units(self, x: Tensor, aside: int, rows: int, columns: int) -> Tensor:
+        """Tokens -> units [n, rows, columns, side * side * C], class tokens left out.
+
+        By a gather: the surgery pass that recognises a merge looks through slices for the state that was merged.
+        """
+        if aside:
+            x = x.index_select(1, torch.arange(aside, aside + rows * columns * self.side**2))
+        return x.reshape(-1, rows, columns, self.side**2 * x.shape[2])
+
+    def _as_tokens(self, units: Tensor) -> Tensor:
+        """Units [n, rows, columns, side * side * C] -> tokens [n, U * side * side, C]."""
+        rows, columns, width = units.shape[1:]
+        return units.reshape(-1, rows * columns * self.side**2, width // self.side**2)
+
+    def _block(self, parts: Parts, x: Tensor, units: oim.Units, aside: int) -> Tensor:
+        normed = norm(parts.before, x)
+        query, key, value = parts.query(normed), parts.key(normed), parts.value(normed)
+        if parts.query_norm is not None:
+            query, key = norm(parts.query_norm, query), norm(parts.key_norm, key)
+        query, key, value = (split_heads(part, self.head_dim) for part in (query, key, value))
+        out = parts.out(attention(query, key, value, self._bias(units, aside, x.dtype), self.scale))
+        x = x + (out if parts.scales is None else out * parts.scales[0])
+        out = parts.mlp(norm(parts.after, x))
+        return x + (out if parts.scales is None else out * parts.scales[1])
+
+    def _bias(self, units: oim.Units, aside: int, dtype: torch.dtype) -> Tensor | None:
+        """log(size) of every key's unit [n, 1, tokens, tokens], 0 for class tokens; None unless the plan asks."""
+        if not self.plan.size_bias:
+            return None
+        sizes = units.sizes.flatten(1).log()[:, :, None].expand(-1, -1, self.side**2).flatten(1)
+        rows = nn.functional.pad(sizes, (aside, 0)).to(dtype)[:, None, None, :]
+        return rows.expand(-1, -1, rows.shape[-1], -1)

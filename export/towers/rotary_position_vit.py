@@ -1,0 +1,200 @@
+"""Encoder of the Qwen-VL families: square groups of patches as units, 2-D rotary positions, windows or none."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from luvc_export.core.plan import Plan
+from luvc_export.export.compression import oim
+from luvc_export.export.families.base import POSITION_COPIES, Normalise
+from luvc_export.export.layers import attention, norm, rotate, split_heads
+from luvc_export.export.llm.rope import Rope, places
+from luvc_export.export.towers import feature_planes
+from luvc_export.export.towers.windows import layout
+
+
+class RotaryVision(nn.Module):
+    """Encoder on one static grid: tokens stay in window order, and go back to raster order only to merge.
+
+    Window order lasts from block to block (full attention does not care), so windows are slices, not gathers. A family
+    overrides ``finish``, and ``learned_positions`` and ``finish_plane`` where it has them.
+
+    Args:
+        visual: Encoder with ``patch_embed.proj``, ``blocks`` and ``merger``.
+        plan: Grid and merges.
+        normalise: Pixel arithmetic.
+        hidden: Channels C of a patch.
+        window: Units per window side, 0 for none.
+        full: Blocks that see the whole image.
+        tapped: Blocks whose output is also given out, as planes after the embeddings.
+    """
+
+    inner: Tensor
+
+    def __init__(
+        self,
+        visual: Any,
+        plan: Plan,
+        normalise: Normalise,
+        hidden: int,
+        window: int,
+        full: tuple[int, ...],
+        tapped: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        config = visual.config
+        self.visual: Any = visual
+        self.config: Any = config
+        self.normalise, self.plan = normalise, plan
+        self.hidden, self.window, self.full, self.tapped = hidden, window, full, tapped
+        self.head_dim = hidden // config.num_heads
+        self.copies = POSITION_COPIES if plan.positions == "multi" else 1
+        frequencies = self.head_dim // 4
+        inv_freq = config.rope_parameters["rope_theta"] ** -(torch.arange(frequencies) / frequencies)
+        self.rope = Rope(inv_freq.repeat(2), [0] * frequencies + [1] * frequencies)
+        merge = config.spatial_merge_size
+        self.patches = merge * merge
+        self.patch_size = 3 * config.temporal_patch_size * config.patch_size**2
+        inner = torch.stack(torch.meshgrid(torch.arange(merge), torch.arange(merge), indexing="ij"), -1)
+        self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], fp32 positions [n, N_0, 2 * copies], places [n, H0 * W0].
+
+        With tapped blocks the embeddings are [n, N_0, (1 + planes) * D], each token followed by its planes.
+        """
+        return self.from_patches(self._patches(image))
+
+    def from_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, from normalised patches unit by unit, as transformers' processors write them.
+
+        Args:
+            pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
+        """
+        units, saved = oim.start(self._embed(pixels), self.copies), list[Tensor]()
+        stage = self._enter(units)
+        x = stage.x
+        for number, block in enumerate(self.visual.blocks):
+            x = self._block(block, x, stage.whole if number in self.full else stage.windows)
+            if number in self.tapped:
+                saved.append(self._leave(units, x, stage).x)
+            passes = [step for step in self.plan.merges if step.block == number]
+            if passes:
+                units = self._leave(units, x, stage)
+                for step in passes:
+                    units, saved = feature_planes.merge(units, saved, step, self.plan.merge_mode)
+                stage = self._enter(units)
+                x = stage.x
+        embeds = self.finish(x).index_select(1, stage.raster)
+        if saved:
+            tokens = (plane.reshape(-1, x.shape[1], self.hidden) for plane in saved)
+            embeds = torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(tokens))], -1)
+        return embeds, places(units, self.plan).flatten(1, 2), units.merged_into
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Patch merger: [n, U * patches, C] -> [n, U, D]."""
+        raise NotImplementedError
+
+    def finish_plane(self, index: int, x: Tensor) -> Tensor:
+        """Merger of plane ``index``: [n, U * patches, C] -> [n, U, D]."""
+        raise NotImplementedError
+
+    def learned_positions(self, rows: int, columns: int) -> Tensor | None:
+        """Learned embedding of every patch in unit order [rows * columns * patches, C]; None where there is none."""
+        return None
+
+    def per_unit(self, x: Tensor) -> Tensor:
+        """[n, U * patches, C] -> [n, U, patches * C]."""
+        return x.reshape(-1, x.shape[1] // self.patches, self.patches * x.shape[2])
+
+    def _patches(self, image: Tensor) -> Tensor:
+        """Patches [n, rows, columns, 2, 2, channel, frame, row, column], of real frames with some of these axes joined.
+
+        One frame fills both temporal places.
+        """
+        patch, merge, frames = self.config.patch_size, self.config.spatial_merge_size, self.config.temporal_patch_size
+        rows, columns = self.plan.grid
+        pixels = self.normalise(image)
+        if image.shape[1] > 1:  # in two steps: TensorRT takes eight axes, and no surgery brings them down here
+            tiles = pixels.reshape(-1, merge, patch, columns, merge, patch, 3).permute(0, 3, 1, 4, 6, 2, 5)
+            tiles = tiles.reshape(-1, frames, rows * columns * merge * merge, 3, patch * patch)
+            return tiles.permute(0, 2, 3, 1, 4)
+        pixels = pixels.expand(-1, frames, -1, -1, -1)
+        pixels = pixels.reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
+        return pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        """Patches of every unit, embedded: [n, rows, columns, patches * C]."""
+        rows, columns = self.plan.grid
+        pixels = pixels.reshape(-1, rows * columns * self.patches, self.patch_size)
+        proj = self.visual.patch_embed.proj
+        x = nn.functional.linear(pixels.to(proj.weight.dtype), proj.weight.reshape(self.hidden, -1), proj.bias)
+        learned = self.learned_positions(rows, columns)
+        x = x if learned is None else x + learned
+        return x.reshape(-1, rows, columns, self.patches * self.hidden)
+
+    def _enter(self, units: oim.Units) -> Stage:
+        """Put raster units into window order, with rotary caches and size bias of every window batch."""
+        rows, columns = units.x.shape[1:3]
+        windows = layout(rows, columns, self.window, self.plan.grid if self.plan.windows == "area" else None)
+        order = torch.tensor(windows.order)
+        length = rows * columns * self.patches
+        x = units.x.flatten(1, 2).index_select(1, order).reshape(-1, length, self.hidden)
+        place = units.positions.flatten(1, 2).index_select(1, order)
+        patch = place[:, :, None] * self.config.spatial_merge_size + self.inner
+        cos, sin = self.rope(patch.reshape(-1, length, 2).permute(2, 0, 1))
+        bias = None
+        if self.plan.size_bias:
+            sizes = units.sizes.flatten(1).index_select(1, order).log()[:, :, None]
+            bias = sizes.expand(-1, -1, self.patches).reshape(-1, length).to(x.dtype)
+        whole = Window(0, length, length, cos, sin, bias)
+        batches, begin = [], 0
+        for number, members in windows.batches:
+            end, inside = begin + number * members * self.patches, members * self.patches
+            caches = [part[:, begin:end].reshape(-1, inside, self.head_dim // 2) for part in (cos, sin)]
+            inside_bias = None if bias is None else bias[:, begin:end].reshape(-1, inside)
+            batches.append(Window(begin, end, inside, caches[0], caches[1], inside_bias))
+            begin = end
+        return Stage(x, [whole], batches, torch.tensor(windows.inverse))
+
+    def _leave(self, units: oim.Units, x: Tensor, stage: Stage) -> oim.Units:
+        """Back to raster order."""
+        return units._replace(x=self.per_unit(x).index_select(1, stage.raster).reshape(units.x.shape))
+
+    def _block(self, block: Any, x: Tensor, windows: list[Window]) -> Tensor:
+        qkv = block.attn.qkv(norm(block.norm1, x))
+        outs = [self._attend(qkv, window) for window in windows]
+        x = x + block.attn.proj(torch.cat(outs, 1) if len(outs) > 1 else outs[0])
+        return x + block.mlp(norm(block.norm2, x))
+
+    def _attend(self, qkv: Tensor, window: Window) -> Tensor:
+        """Attention inside the windows of one batch: [n, S, 3 * C] -> [n, end - begin, C]."""
+        parts = qkv[:, window.begin : window.end].reshape(-1, window.length, qkv.shape[2]).chunk(3, -1)
+        query, key, value = (split_heads(part, self.head_dim) for part in parts)
+        query, key = rotate(query, window.cos, window.sin), rotate(key, window.cos, window.sin)
+        mask = None if window.bias is None else window.bias[:, None, None, :].expand(-1, -1, window.length, -1)
+        out = attention(query, key, value, mask, self.head_dim**-0.5)
+        return out.reshape(-1, window.end - window.begin, self.hidden)
+
+
+class Window(NamedTuple):
+    """Equal windows side by side: tokens begin..end, ``length`` each, caches [windows, length, Dh / 2]."""
+
+    begin: int
+    end: int
+    length: int
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor | None
+
+
+class Stage(NamedTuple):
+    """Encoder state between merges: tokens in window order, one window for all, the windows, and the way back."""
+
+    x: Tensor
+    whole: list[Window]
+    windows: list[Window]
+    raster: Tensor

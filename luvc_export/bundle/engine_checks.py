@@ -1,0 +1,71 @@
+"""Whether engines load in a library and on a device: known from ``luvc.json`` before their bytes are given to either.
+
+A plan loads in exactly the version that built it, all numbers alike ("version numbers must match (in major, minor,
+patch, and build)", TensorRT release properties, developer.nvidia.com/docs/drive/drive-os/7.0.3), unless it was built
+version-compatible: then in later versions of the same or the next major (docs.nvidia.com, TensorRT, version
+compatibility). It runs on the compute capability it was built for; ``ampere+`` plans run on 8.0 and later, Jetson
+excepted (docs.nvidia.com, TensorRT, hardware compatibility).
+"""
+
+from __future__ import annotations
+
+from luvc_export.bundle.manifest import EngineEntry, Manifest, Verified
+from luvc_export.errors import MachineError
+
+_AMPERE = (8, 0)
+
+
+def check_library(entry: EngineEntry, backend: str, version: str) -> None:
+    """Check that library ``backend`` of ``version`` (its ``__version__``) loads these engines.
+
+    Raises:
+        MachineError: It is another library or version.
+    """
+    built, have = _numbers(entry.version), _numbers(version)
+    shared = min(len(built), len(have))  # __version__ of 10.3 leaves the build number out
+    same = built[:shared] == have[:shared]
+    later = entry.version_compatible and have >= built and have[0] - built[0] <= 1
+    if entry.backend != backend or not (same or later):
+        raise MachineError(
+            "these engines were built by another version of TensorRT",
+            where=f"engines of plan {entry.plan!r} for {entry.target}",
+            got=f"{backend} {version}",
+            expected=f"{entry.backend} {entry.version}" + (" or later" if entry.version_compatible else ""),
+            fix=f"luvc-export build BUNDLE --target {entry.target}, with the version installed here",
+        )
+
+
+def check_device(entry: EngineEntry, compute_capability: str, integrated: bool = False) -> None:
+    """Check that these engines run on a GPU of ``compute_capability``; ``integrated`` is a Jetson's.
+
+    Raises:
+        MachineError: They were built for another.
+    """
+    same = compute_capability in entry.compute_capabilities
+    ampere = entry.hardware_compatibility == "ampere+" and not integrated and _numbers(compute_capability) >= _AMPERE
+    if not (same or ampere):
+        raise MachineError(
+            "these engines were built for another kind of GPU",
+            where=f"engines of plan {entry.plan!r} for {entry.target}",
+            got=f"compute capability {compute_capability}",
+            expected=", ".join(entry.compute_capabilities),
+            fix="luvc-export targets, and luvc-export build BUNDLE --target for this one",
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def changed(signed: Verified, manifest: Manifest) -> tuple[str, ...]:
+    """Files ``signed`` speaks of that ``manifest`` no longer names with that hash; none: the sign-off stands."""
+    code = {part.file: part.record for entry in manifest.engines for part in entry.code}
+    now = {name: record.sha256 for name, record in {**manifest.files, **code}.items()}
+    return tuple(name for name, digest in signed.files.items() if now.get(name) != digest)
+
+
+def standing(entry: EngineEntry, manifest: Manifest) -> Verified | None:
+    """The newest sign-off that stands for these very engines."""
+    own = {entry.vision.file, entry.decoder.file}
+    found = [item for item in manifest.verified if own <= set(item.files) and not changed(item, manifest)]
+    return max(found, key=lambda item: item.date, default=None)

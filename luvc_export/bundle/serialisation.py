@@ -1,0 +1,55 @@
+"""Plain data from JSON into frozen dataclasses, checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from luvc_export.core.plan import Plan
+from luvc_export.errors import BundleError
+
+R = TypeVar("R")
+
+
+def from_plain(cls: type[R], data: object, where: str) -> R:
+    """Build dataclass ``cls`` from a JSON object, descending by type hints; ``where`` names the file in errors.
+
+    Raises:
+        BundleError: A missing or unknown field, or a value of the wrong type.
+    """
+    if cls is Plan:
+        return typing.cast(R, Plan.from_json(data, where))
+    if not isinstance(data, dict):
+        raise BundleError("expected a JSON object", where=where, got=type(data).__name__)
+    fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, cls))}
+    required = {
+        name
+        for name, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    unknown, missing = sorted(set(data) - set(fields)), sorted(required - set(data))
+    if unknown or missing:
+        raise BundleError("the fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
+    hints = get_type_hints(cls)
+    return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast(type, hint), value, where)
+    if origin in (typing.Union, types.UnionType):
+        return value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal and value in args:
+        return value
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple and isinstance(value, list):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(_value(kind, item, where) for kind, item in zip(inner, value, strict=True))
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BundleError("a value has the wrong type", where=where, got=repr(value)[:80], expected=str(hint))

@@ -1,0 +1,1 @@
+"""The verbs of ``luvc-export``, one a file."""

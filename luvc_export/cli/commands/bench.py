@@ -1,0 +1,126 @@
+"""``luvc-export bench``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.errors import UsageError
+
+
+def bench(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or FOLDER#PLAN.")],
+    vs: Annotated[
+        str | None, typer.Option("--vs", metavar="OTHER", help="Run in turns with FOLDER, FOLDER#PLAN or #PLAN.")
+    ] = None,
+    plan: options.BundlePlan = None,
+    images: Annotated[int, typer.Option("--images", min=0, help="Images in the prompt.")] = 1,
+    text: Annotated[int, typer.Option("--text", min=1, help="Text tokens in the prompt.")] = 64,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", min=1, help="Tokens of the answer, all of them made.")
+    ] = 16,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs that count.")] = 5,
+    warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Runs before those.")] = 1,
+    threads: options.Threads = None,
+    backend: Annotated[str, typer.Option("--backend", help="cpu or cuda.")] = "cpu",
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the sweep's PNG and HTML.")] = Path(),
+    as_json: options.Json = False,
+) -> None:
+    """Time a bundle on noise: vision, prefill, first token, decode, memory, merges and prunes alone.
+
+    [dim]luvc-export bench qwen-bundle --plan thirds --vs '#none'
+    luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
+    """
+    from luvc_export.runtime.bench.case import Case
+    from luvc_export.runtime.bench.machine import measure_machine
+    from luvc_export.runtime.bench.measure import measure
+    from luvc_export.runtime.bench.profile import profile
+
+    first = _case(bundle, plan, Case(Path(), None, images, text, new_tokens, backend, threads))
+    if sweep is not None:
+        if vs is not None:
+            raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")
+        _sweep(first, sweep, repeats, warm_up, output, as_json)
+        return
+    cases = [first]
+    if vs is not None:
+        cases.append(_case(vs, None, first))
+    machine = measure_machine(threads)
+    with options.progress(quiet=as_json) as tell:
+        timed = measure(cases, repeats, warm_up, tell)
+        profiles = []
+        for index, case in enumerate(cases):
+            tell("profiling", index / len(cases))
+            profiles.append(profile(case))
+        tell("profiling", 1.0)
+    if as_json:
+        print(json.dumps(_json(timed, profiles, machine)))
+        return
+    from rich.console import Console
+
+    from luvc_export.cli.tables.bench import bench_table
+
+    Console().print(bench_table(timed, profiles, machine))
+
+
+def _case(named: str, plan: str | None, like: Any) -> Any:
+    """``FOLDER``, ``FOLDER#PLAN`` or ``#PLAN`` as a case like ``like``; a plan beside it decides."""
+    folder, _, inside = named.partition("#")
+    path, chosen = Path(folder) if folder else like.bundle, plan or inside or None
+    return replace(like, bundle=path, plan=chosen, label=f"{path.name}#{chosen}" if chosen else path.name)
+
+
+def _json(timed: Any, profiles: Any, machine: Any) -> dict[str, Any]:
+    from luvc_export.runtime.bench.case import METRICS
+    from luvc_export.runtime.bench.machine import roofline
+    from luvc_export.runtime.bench.measure import ratio
+
+    runs = []
+    for one, profile in zip(timed, profiles, strict=True):
+        parts = {name: asdict(part) for name, part in profile.items()}
+        reached = asdict(roofline(one, machine)) if one.samples[0].decode_ms else {}
+        runs.append({**one.to_json(), "profile": parts, "roofline": reached})
+    data: dict[str, Any] = {"machine": asdict(machine), "cases": runs}
+    if len(timed) == 2:
+        data["ratios"] = {metric: asdict(ratio(timed[0], timed[1], metric)) for metric in METRICS}
+    cleaned: dict[str, Any] = json.loads(json.dumps(data), parse_constant=lambda text: None)
+    return cleaned
+
+
+def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_json: bool) -> None:
+    from luvc_export.calibration.bench.page import curve, page
+    from luvc_export.calibration.bench.sweep import growth, points
+    from luvc_export.runtime.bench.machine import measure_machine
+    from luvc_export.runtime.bench.measure import measure
+
+    options.choice("--sweep", kind, ("tokens", "budget"))
+    check_writable(output / f"sweep-{kind}.png", "--output")
+    found = points(first, kind)  # type: ignore[arg-type]
+    machine = measure_machine(first.threads)
+    with options.progress(quiet=as_json) as tell:
+        timed = measure([point.case for point in found], repeats, warm_up, tell)
+    files = {
+        output / f"sweep-{kind}.png": curve(found, timed, kind, machine),  # type: ignore[arg-type]
+        output / f"sweep-{kind}.html": page(found, timed, kind, machine).encode(),  # type: ignore[arg-type]
+    }
+    for path, data in files.items():
+        write_whole(path, data)
+    if as_json:
+        cases = [{"tokens_a_layer": point.tokens, **one.to_json()} for point, one in zip(found, timed, strict=True)]
+        given = {"machine": asdict(machine), "cases": cases, "exponent": growth(found, timed)}
+        print(json.dumps({**given, "files": [str(path) for path in files]}))
+        return
+    for point, one in zip(found, timed, strict=True):
+        stat = one.stat("prefill_ms")
+        print(f"{one.facts.label}: {point.tokens:.0f} tokens a layer, prefill {stat.median:.4g} ms")
+    print(f"prefill grows as tokens to the power {growth(found, timed):.2f}")
+    print("wrote " + ", ".join(map(str, files)))

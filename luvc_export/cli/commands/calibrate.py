@@ -1,0 +1,155 @@
+"""``luvc-export calibrate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_folder, check_writable
+
+if TYPE_CHECKING:
+    from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+
+BACKENDS = ("luvc", "modelopt")
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Needed: a folder of pictures, a JSON Lines file, or a task such as glyph."),
+    ] = None,
+    min_agreement: Annotated[
+        float, typer.Option("--min-agreement", help="Share of answers that must stay the same.")
+    ] = 0.99,
+    plan: options.BundlePlan = None,
+    target: Annotated[str | None, typer.Option("--target", help="Refuse what this target cannot run.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Cases taken from the set, half of them held out.")] = 256,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="For pictures without a text file.")] = None,
+    max_new_tokens: options.Longest = None,
+    method: Annotated[str, typer.Option("--range", help="Range of activations: max, percentile, entropy.")] = "max",
+    percentile: Annotated[float, typer.Option("--percentile", help="For --range percentile.")] = 99.99,
+    smooth: Annotated[
+        float | None, typer.Option("--smooth", help="SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
+    ] = None,
+    rtn: Annotated[bool, typer.Option("--rtn", help="Round four-bit weights to nearest.")] = False,
+    keep_high: Annotated[
+        list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
+    ] = None,
+    ranges: Annotated[Path | None, typer.Option("--cache", help="File that keeps ranges between runs.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="Who decides scales: luvc, or modelopt (int8).")] = "luvc",
+    modelopt_python: Annotated[
+        Path | None, typer.Option("--modelopt-python", help="Python of an environment with nvidia-modelopt.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a new bundle instead.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan of that name.")] = False,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.
+
+    [dim]luvc-export calibrate demo-out/bundle --precision int8 --data glyph --min-agreement 0.99[/dim]
+    """
+    from luvc_export.bundle import folder as bundles
+    from luvc_export.calibration import datasets
+    from luvc_export.calibration.quantise import calibrate as work
+    from luvc_export.calibration.quantise.recipe import Recipe
+    from luvc_export.core.precision import check_target, find
+    from luvc_export.engines import targets
+    from luvc_export.errors import UsageError
+
+    other = _modelopt(backend, modelopt_python)
+    if smooth is None:
+        smooth = 0.0 if other else 0.5
+    recipe = Recipe(find(precision), method, percentile, smooth, not rtn)
+    if target is not None:
+        check_target(recipe.precision, targets.find(target))
+    if data is None:
+        raise UsageError(
+            "calibration needs data: random data would give ranges of nothing",
+            where="--data",
+            expected="a folder of pictures, a JSON Lines file, or a task",
+            fix="--data glyph for the bundled model",
+        )
+    check_folder(output, "--output")
+    check_writable(ranges, "--cache")
+    loaded = bundles.load(bundle)
+    work.check(loaded, plan or loaded.manifest.default_plan, recipe, min_agreement, overwrite, output)
+    with options.progress(quiet=as_json) as tell:
+        cases = datasets.load(data, count=count, prompt=prompt, longest=max_new_tokens, progress=tell)
+        made = work.calibrate(
+            loaded,
+            cases,
+            recipe,
+            plan=plan,
+            min_agreement=min_agreement,
+            keep_high=keep_high or (),
+            output=output,
+            ranges_file=ranges,
+            overwrite=overwrite,
+            threads=threads,
+            modelopt=other,
+            progress=tell,
+        )
+    report = _report(made)
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"plan      | {made.plan} in {made.bundle.folder}, {made.bytes / 2**20:.2f} MiB")
+    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
+    print(
+        f"agreement | {made.found.agreement:.4f} of {len(made.made.answered)} held-out answers, asked {min_agreement:g}"
+    )
+    if report["accuracy"]:
+        before, after = report["accuracy"]["reference"], report["accuracy"]["quantised"]
+        print(f"accuracy  | {before:.4f} -> {after:.4f}")
+    print(f"trials    | {len(made.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
+    quantised = report["quantised"]
+    print(f"layers    | {quantised} quantised, {len(report['high'])} high")
+    for name in report["high"]:
+        print(f"  high    | {name}{' (needed for agreement)' if name in made.found.high else ''}")
+
+
+def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
+    from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+    from luvc_export.errors import UsageError
+
+    options.choice("--backend", backend, BACKENDS)
+    if (backend == "modelopt") != (python is not None):
+        raise UsageError(
+            "--backend modelopt and --modelopt-python belong together",
+            where="--modelopt-python",
+            got=python,
+            expected="the Python of an environment with nvidia-modelopt, for --backend modelopt alone",
+        )
+    return None if python is None else ModelOpt(python)
+
+
+def _report(made: Any) -> dict[str, Any]:
+    entry = made.bundle.manifest.plans[made.plan].quantised
+    known = made.made.known
+    right = {who: made.made.right(who) for who in ("reference", "candidate")} if known else {}
+    share = {who: sum(answers) / len(answers) for who, answers in right.items()}
+    return {
+        "bundle": str(made.bundle.folder),
+        "plan": made.plan,
+        "bytes": made.bytes,
+        "agreement": made.found.agreement,
+        "answers": len(made.made.answered),
+        "accuracy": {"reference": share["reference"], "quantised": share["candidate"]} if known else None,
+        "high": [name for name, precision in entry.layers.items() if precision != entry.precision],
+        "quantised": sum(precision == entry.precision for precision in entry.layers.values()),
+        "needed": list(made.found.high),
+        "trials": [{"high": len(item.high), "agreement": item.agreement} for item in made.found.trials],
+    }
+
+
+def _trial(item: dict[str, Any]) -> str:
+    return f"{item['high']} high {item['agreement']:.4f}"

@@ -1,0 +1,135 @@
+"""``luvc-export demo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_folder
+from luvc_export.errors import CheckFailed, UsageError
+
+PLANS = ("none", "even")
+
+#: Longest answer of the task in tokens, and its end.
+_LONGEST = 8
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle and pictures.")] = Path(
+        "demo-out"
+    ),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which pictures are drawn.")] = 0,
+    pictures: Annotated[int, typer.Option("--pictures", help="How many pictures to ask about.")] = 1,
+    as_json: options.Json = False,
+) -> None:
+    """Export the bundled model with and without compression and ask both about freshly drawn pictures.
+
+    [dim]luvc-export demo --seed 7 --pictures 3[/dim]
+    """
+    from PIL import Image
+
+    from luvc_export.cli.commands.run import save_survival
+    from luvc_export.core.cost_report import cost
+    from luvc_export.demo.questions import KINDS, cases
+    from luvc_export.pipeline import load_bundle
+
+    if pictures < 1:
+        raise UsageError("at least one picture is needed", where="--pictures", got=pictures)
+    check_folder(output, "--output")
+    folder = bundle(output, as_json)
+    sessions = {name: load_bundle(folder, plan=name) for name in PLANS}
+    asked = list(cases("heldout", len(KINDS) * pictures, seed))
+    first: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    with options.progress(quiet=as_json) as tell:
+        for number, case in enumerate(asked):
+            answers = {}
+            for name, session in sessions.items():
+                result = session.generate(case.images, case.prompt, max_new_tokens=_LONGEST)
+                answers[name] = result.text
+                first.setdefault(name, result)
+            rows.append({"kind": case.kind, "question": case.prompt, "right": case.answer, "answers": answers})
+            tell("asking both", (number + 1) / len(asked))
+    names = [f"picture-{number}.png" for number in range(2)]
+    for name, image in zip(names, asked[len(KINDS) - 1].images, strict=True):
+        Image.fromarray(image).save(output / name)
+    save_survival(first["even"], output / "kept.png")
+    manifest = sessions["none"].bundle.manifest
+    request = sessions["none"].prepare(asked[0].images, asked[0].prompt)
+    text = len(request.token_ids) - len(request.images)
+    costs = {name: cost(manifest.plans[name].plan, manifest.decoder, text) for name in PLANS}
+    correct = {name: sum(row["answers"][name] == row["right"] for row in rows) for name in PLANS}
+    summary = {
+        "correct": correct,
+        "asked": len(rows),
+        "questions": rows,
+        "cost": {name: costs[name].to_json() for name in PLANS},
+        "timings": {name: first[name].timings.to_json() for name in PLANS},
+        "bundle": str(folder),
+        "pictures": [str(output / name) for name in (*names, "kept.png")],
+    }
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        _print(summary, rows[: len(KINDS)], costs, first)
+    if min(correct.values()) < 0.8 * len(rows):
+        raise CheckFailed("the demo answered too many questions wrong", got=correct, expected=f"80 % of {len(rows)}")
+
+
+def bundle(output: Path, quiet: bool) -> Path:
+    """Export the bundled checkpoint with every demo plan, or reuse a whole bundle that this version wrote."""
+    from luvc_export import __version__
+    from luvc_export.bundle.folder import MANIFEST, load
+    from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+    from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.pipeline import export_bundle, make_plan
+
+    folder = output / "bundle"
+    checkpoint = open_checkpoint(str(CHECKPOINT))
+    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in PLANS}
+    if (folder / MANIFEST).is_file():
+        manifest = load(folder).manifest
+        same = plans.items() <= {name: entry.plan for name, entry in manifest.plans.items()}.items()
+        if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == __version__:
+            return folder
+    with options.progress(quiet) as tell:
+        export_bundle(
+            checkpoint, folder, plans, image_size=IMAGE_SIZE, text_capacity=256, overwrite=True, progress=tell
+        )
+    return folder
+
+
+def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    answers = Table(title="the first picture's questions", caption="✓ right; wrong answers in red")
+    for name in ("question", "right answer", *PLANS):
+        answers.add_column(name)
+    for row in rows:
+        given = [row["answers"][name] for name in PLANS]
+        shown = ["✓" if text == row["right"] else f"[red]{text}[/red]" for text in given]
+        answers.add_row(row["question"], row["right"], *shown)
+    console.print(answers)
+    table = Table(title="cost of one picture")
+    for name in ("", "none (uncompressed)", PLANS[1]):
+        table.add_column(name, justify="right" if name else "left")
+    timings = [first[name].timings for name in PLANS]
+    lines = {
+        "right answers": [f"{summary['correct'][name]} of {summary['asked']}" for name in PLANS],
+        "visual tokens by layer": [" ".join(map(str, t.visual_tokens)) for t in timings],
+        "LLM prefill MFLOPs": [f"{costs[n].flops / 1e6:.1f} ({costs[n].flops_ratio:.2f}x fewer)" for n in PLANS],
+        "KV cache (fp32)": [f"{t.kv_mib * 1024:.0f} KiB" for t in timings],
+        "vision": [f"{t.vision_ms:.1f} ms" for t in timings],
+        "prefill": [f"{t.prefill_ms:.1f} ms" for t in timings],
+        "first token": [f"{t.ttft_ms:.1f} ms" for t in timings],
+    }
+    for name, values in lines.items():
+        table.add_row(name, *values)
+    console.print(table)
+    console.print("pictures: " + ", ".join(summary["pictures"]))

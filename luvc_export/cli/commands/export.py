@@ -1,0 +1,148 @@
+"""``luvc-export export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_folder, check_model
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import DEFAULT_SCHEDULE
+from luvc_export.errors import UsageError
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
+    plan: Annotated[
+        list[str] | None,
+        typer.Option("--plan", help="even (default), thirds, linear, cosine, none, a JSON file or 64,32,0; repeat."),
+    ] = None,
+    image_size: Annotated[
+        list[str] | None,
+        typer.Option("--image-size", metavar="HxW", help="Image input; repeat. Default: the family's or 672x672."),
+    ] = None,
+    tiles: Annotated[
+        list[str] | None,
+        typer.Option("--tiles", metavar="RxC", help="Rows x columns of tiles a picture may be cut to; repeat."),
+    ] = None,
+    video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
+    joint_frames: Annotated[
+        int | None,
+        typer.Option(
+            "--joint-frames",
+            metavar="N",
+            help="Beside each plan one whose budgets N frames of a video share; implies --video.",
+        ),
+    ] = None,
+    fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
+    text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
+    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
+    weights: Annotated[str, typer.Option("--weights", help="copy, or reference the checkpoint's files.")] = "copy",
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
+    ] = None,
+    merge_keep: options.MergeKeep = 0.75,
+    speedup: options.Speedup = None,
+    kv_mib: options.KvMib = None,
+    score: options.Score = Plan.score,
+    rho: options.Rho = Plan.rho,
+    axis: options.Axis = Plan.axis,
+    spectrum: options.Spectrum = Plan.spectrum,
+    last_layer: options.LastLayer = None,
+    debug_graph: Annotated[
+        bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a checkpoint to a bundle of compressed ONNX graphs.
+
+    [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-size 896x896[/dim]
+
+    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
+
+    [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
+    """
+    from luvc_export.bundle.folder import check_target
+    from luvc_export.core.cost_report import cost
+    from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.pipeline import default_image_size, export_bundle, images_of_video, sized
+
+    check_target(output, overwrite)
+    check_folder(output, "--output")
+    check_model(model, revision)
+    choices = {
+        "--fit": (fit, ("pad", "stretch", "crop")),
+        "--dtype": (dtype, ("fp32", "fp16", "bf16")),
+        "--weights": (weights, ("copy", "reference")),
+    }
+    for flag, (value, known) in choices.items():
+        options.choice(flag, value, known)
+    checkpoint = open_checkpoint(model, revision, weights=not no_weights)
+    names = plan or [DEFAULT_SCHEDULE]
+    sizes = [size for size in map(options.size, image_size or []) if size] or [default_image_size(checkpoint)]
+    shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
+    fixed = [name for name in names if options.plan_name(name) != name]
+    if fixed and joint_frames is not None:
+        raise UsageError(
+            "fixed budgets are for one picture or for one video",
+            where="--joint-frames",
+            got=f"--plan {fixed[0]}",
+            expected="a schedule's name; or a plan file that says joint_images, with --video",
+        )
+    plans = {
+        sized(options.plan_name(name) + kind, size, sizes[0]): options.make(
+            checkpoint,
+            name,
+            size,
+            merge_keep=merge_keep,
+            speedup=speedup if name != "none" else None,
+            kv_mib=kv_mib if name != "none" else None,
+            last_layer=last_layer if name != "none" else None,
+            score=score,
+            rho=rho,
+            axis=axis,
+            spectrum=spectrum,
+            joint_images=images,
+        )
+        for kind, images in shared.items()
+        for name in names
+        if name != "none" or not kind
+        for size in sizes
+    }
+    with options.progress(quiet=as_json) as tell:
+        written = export_bundle(
+            checkpoint,
+            output,
+            plans,
+            image_size=sizes,
+            fit=fit,  # type: ignore[arg-type]
+            tiles=[options.grid(one) for one in tiles or ["1x1"]],
+            video=video or joint_frames is not None,
+            text_capacity=text_capacity,
+            dtype=dtype,
+            weights="none" if no_weights else weights,  # type: ignore[arg-type]
+            debug=debug_graph,
+            overwrite=overwrite,
+            lora=str(lora) if lora else None,
+            progress=tell,
+        )
+    shape = written.manifest.decoder
+    if as_json:
+        costs = {name: cost(made, shape).to_json() for name, made in plans.items()}
+        print(json.dumps({"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs}))
+        return
+    from rich.console import Console
+
+    from luvc_export.cli.tables.plans import cost_table
+
+    for made in plans.values():
+        Console().print(cost_table(made, cost(made, shape)))
+    print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")

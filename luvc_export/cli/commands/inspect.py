@@ -1,0 +1,109 @@
+"""``luvc-export inspect``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    text: options.Text = 64,
+    surgery: Annotated[bool, typer.Option("--surgery", help="Show what graph surgery did.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="HTML", help="Write the surgery report as one page.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check a bundle and show what is in it.
+
+    [dim]luvc-export inspect qwen-bundle --verify
+    luvc-export inspect qwen-bundle --surgery --html surgery.html[/dim]
+    """
+    from luvc_export.bundle.engine_checks import changed
+    from luvc_export.bundle.folder import load
+    from luvc_export.core.cost_report import cost
+
+    loaded = load(bundle, full=verify)
+    manifest = loaded.manifest
+    if surgery or html is not None:
+        _surgery(loaded, html, as_json)
+        return
+    for code in (part for engines in manifest.engines for part in engines.code):
+        loaded.read_engine(code).close()
+    costs = {name: cost(entry.plan, manifest.decoder, text) for name, entry in manifest.plans.items()}
+    if as_json:
+        data = {
+            "manifest": manifest.to_json(),
+            "cost": {name: value.to_json() for name, value in costs.items()},
+            "changed_since_verified": [changed(signed, manifest) for signed in manifest.verified],
+        }
+        print(json.dumps(data))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from luvc_export.cli.tables.engines import bindings, facts
+    from luvc_export.cli.tables.plans import cost_table
+    from luvc_export.cli.tables.trust import sign_off, trust
+
+    console = Console()
+    console.print(_facts(manifest))
+    files = Table(title="files")
+    for name, side in (("name", "left"), ("MiB", "right"), ("sha256", "left")):
+        files.add_column(name, justify=side)  # type: ignore[arg-type]
+    for name, record in manifest.files.items():
+        files.add_row(name, f"{record.bytes / 2**20:.2f}", record.sha256[:16])
+    console.print(files)
+    for name, entry in manifest.plans.items():
+        console.print(cost_table(entry.plan, costs[name]))
+    for engines in manifest.engines:
+        described = facts(engines)
+        described.add_row("trust", trust(engines, manifest))
+        console.print(described)
+        console.print(bindings("vision", engines.vision))
+        console.print(bindings("decoder", engines.decoder))
+    for signed in manifest.verified:
+        console.print(sign_off(signed, manifest))
+    console.print("every hash is right" if verify else "hashes are right (large files by size, time stamp and edges)")
+
+
+def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
+    from luvc_export.export.surgeon import render, render_html, surgery_report
+
+    check_writable(html, "--html")
+    report = surgery_report(loaded)
+    if html is not None:
+        write_whole(html, render_html(report))
+    if as_json:
+        print(json.dumps({name: [asdict(part) for part in parts] for name, parts in report.items()}))
+        return
+    from rich.console import Console
+
+    Console().print(render(report))
+    if html is not None:
+        print(f"wrote {html}")
+
+
+def _facts(manifest: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(show_header=False, title="bundle")
+    source, image, prompt = manifest.source, manifest.image, manifest.prompt
+    table.add_row("source", f"{source.model} ({source.model_type})")
+    table.add_row("arithmetic", manifest.dtype)
+    table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
+    table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")
+    where = f", in {manifest.weights.folder}" if manifest.weights.folder else ""
+    table.add_row("weights", f"{manifest.weights.mode}{where}")
+    table.add_row("plans", ", ".join(n + (" (default)" * (n == manifest.default_plan)) for n in manifest.plans))
+    table.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
+    return table

@@ -1,0 +1,198 @@
+"""``luvc-export pack``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luvc_export.cli import engine_options, options
+from luvc_export.cli.files import check_folder, check_model
+from luvc_export.core.planning import DEFAULT_SCHEDULE
+from luvc_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from luvc_export.bundle.folder import Bundle
+    from luvc_export.engines.profiles import Capacity
+    from luvc_export.packing.write import Chosen, Packed
+    from luvc_export.runtime.session import Session
+
+
+def pack(
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_BUNDLE", help="Checkpoint folder or hub id, or a bundle.")],
+    target: Annotated[str, typer.Option("--target", help="Board, as luvc-export targets lists them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Plan of the bundle, or the schedule to export; default: its default.")
+    ] = None,
+    precision: engine_options.Precision = None,
+    kv: engine_options.Kv = None,
+    text_capacity: engine_options.TextCapacity = None,
+    images: engine_options.Images = 1,
+    image_size: options.ImageSize = None,
+    cases: Annotated[
+        Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Ask this: glyph, or a module that has a TASK.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Cases to store.")] = 4,
+    wheels: Annotated[
+        Path | None, typer.Option("--wheels", metavar="DIR", help="Wheels for the board's Python, to put in.")
+    ] = None,
+    mem_pool_size: engine_options.MemPoolSize = "workspace:1024",
+    optimization_level: engine_options.OptimizationLevel = 3,
+    dynamic_plugins: engine_options.DynamicPlugins = None,
+    device_memory: Annotated[
+        float | None, typer.Option("--device-memory", help="GiB free on the board; default: its largest variant.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing pack.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a folder that builds the engines on a board and proves them there.
+
+    Copy it to the board and run ./install-and-verify: no network, no torch. Without --cases and --task, it compares
+    numbers on generated pictures.
+
+    [dim]luvc-export pack qwen-bundle --target jetson-agx-orin-jp62 --wheels wheels -o qwen-orin
+    luvc-export pack Qwen/Qwen2.5-VL-3B-Instruct --target jetson-agx-orin-jp72 --cases mine.jsonl -o qwen-orin[/dim]
+    """
+    from luvc_export.bundle.folder import check_target
+    from luvc_export.engines.options import BuildOptions
+    from luvc_export.engines.targets import find
+    from luvc_export.packing.write import write_pack
+
+    find(target)
+    check_target(output, overwrite)
+    check_folder(output, "--output")
+    engine_options.check(precision, kv, device_memory)
+    if count < 1:
+        raise UsageError("there must be a case to verify with", where="--count", got=count)
+    if cases is not None and task is not None:
+        raise UsageError("say once what to ask", where="pack", expected="--cases FILE, --task NAME, or neither")
+    chosen = _questions(cases, task, count)
+    with (
+        options.progress(quiet=as_json) as tell,
+        _opened(model, plan, image_size, task, text_capacity, output, tell) as (bundle, name),
+    ):
+        written = write_pack(
+            bundle,
+            target,
+            output,
+            chosen,
+            name,
+            precision=precision,  # type: ignore[arg-type]
+            kv=kv,  # type: ignore[arg-type]
+            text_capacity=text_capacity,
+            images=images,
+            options=BuildOptions(
+                engine_options.workspace(mem_pool_size), optimization_level, dynamic_plugins=dynamic_plugins
+            ),
+            wheels_folder=wheels,
+            device_memory_gib=device_memory,
+            overwrite=overwrite,
+            progress=tell,
+        )
+    if as_json:
+        told = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
+        print(json.dumps({**told, **asdict(written.pack)}))
+        return
+    _show(written)
+
+
+@contextmanager
+def _opened(
+    model: str,
+    plan: str | None,
+    image_size: str | None,
+    task: str | None,
+    text_capacity: int | None,
+    output: Path,
+    tell: Any,
+) -> Iterator[tuple[Bundle, str | None]]:
+    """The bundle at ``model`` and the plan's name in it; a checkpoint is exported for the moment."""
+    from luvc_export.bundle import folder as bundles
+
+    if (Path(model) / bundles.MANIFEST).is_file():
+        if image_size is not None:
+            raise UsageError(
+                "a bundle has its image size", where="--image-size", fix="export it again, or leave it out"
+            )
+        yield bundles.load(model), plan
+        return
+    from luvc_export.calibration import tasks
+    from luvc_export.pipeline import export_bundle
+
+    check_model(model)
+    size = options.size(image_size) or (tasks.find(task).image_size if task else None)
+    name = options.plan_name(plan or DEFAULT_SCHEDULE)
+    plans = {name: options.make(model, plan or DEFAULT_SCHEDULE, size)}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        capacity = {} if text_capacity is None else {"text_capacity": text_capacity}
+        made = export_bundle(
+            model,
+            Path(folder) / "bundle",
+            plans,
+            image_size=size,
+            weights="reference",
+            progress=tell,
+            **capacity,  # type: ignore[arg-type]
+        )
+        yield made, name
+
+
+def _questions(cases: Path | None, task: str | None, count: int) -> Any:
+    """What to ask, once the session that answers is known."""
+    from luvc_export.calibration import tasks
+    from luvc_export.calibration.cases import read_jsonl
+    from luvc_export.packing.cases import generated, of_task
+    from luvc_export.packing.write import Chosen
+
+    given = list(islice(read_jsonl(cases), count)) if cases else None
+    found = tasks.find(task) if task else None
+
+    def choose(session: Session, capacity: Capacity) -> Chosen:
+        if given is not None:
+            return Chosen("file", given)
+        if found is not None:
+            return Chosen("task", of_task(found, count, capacity.images), found.longest)
+        return Chosen("generated", generated(session.size, count))
+
+    return choose
+
+
+def _show(written: Packed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from luvc_export.engines import targets
+    from luvc_export.packing import wheels
+
+    made, console = written.pack, Console()
+    device = targets.find(made.target).device
+    table = Table(title=f"pack of plan {made.plan} for {made.target}", show_header=False)
+    table.add_row("graphs", f"{targets.find(made.target).spec.dialect} dialect, {made.precision}, KV {made.kv}")
+    table.add_row("capacity", f"{made.text_capacity} text tokens, {made.images} image{'s' * (made.images != 1)}")
+    table.add_row("memory, predicted", f"{made.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering")
+    table.add_row("cases", f"{made.cases}, answered here by ONNX Runtime in {made.reference_dtype}")
+    table.add_row("wheels", ", ".join(made.wheels))
+    if made.plugins:
+        table.add_row("plugins", f"{made.plugins}, which the graphs call")
+    console.print(table)
+    if written.others:
+        console.print(
+            f"a pack holds one plan for one image size; not in it: {', '.join(written.others)} (--plan NAME)",
+            soft_wrap=True,
+        )
+    for line in written.missing:
+        console.print(f"[yellow]no wheel[/yellow] of {line} for Python {made.python}, {device.machine}", soft_wrap=True)
+    if written.missing:
+        console.print("without them the board must have these packages itself; to fetch them, with a network:")
+        console.print(f"  {wheels.download(made.python, device.machine or '')}", soft_wrap=True)
+    console.print(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there", soft_wrap=True)

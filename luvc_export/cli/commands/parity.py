@@ -1,0 +1,96 @@
+"""``luvc-export parity``."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_model, check_writable, write_whole
+
+
+def parity(
+    reference: Annotated[
+        str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
+    ],
+    candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
+    cases: Annotated[
+        Path | None, typer.Option("--cases", help="JSON Lines file: image, prompt and optionally answer.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="glyph, or a module that has a TASK.")] = None,
+    split: options.Split = None,
+    count: Annotated[int, typer.Option("--count", help="Cases to answer.")] = 90,
+    observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
+    image_size: options.ImageSize = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
+    max_new_tokens: options.Longest = None,
+    retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
+    locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
+    report: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write a page with plots.")] = None,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare two models on the same questions: tensors, kept tokens, answers. Exit code 1 if a gate fails.
+
+    [dim]luvc-export parity hf:demo demo-out/bundle#none --task glyph --report parity.html[/dim]
+
+    Engines are trt:BUNDLE#PLAN, or trt:BUNDLE#PLAN@TARGET, on the GPU they were built for.
+
+    [dim]luvc-export parity torch:demo trt:demo-out/bundle#even --task glyph[/dim]
+    """
+    from luvc_export.calibration import runners, tasks
+    from luvc_export.calibration.cases import read_jsonl
+    from luvc_export.calibration.parity import html
+    from luvc_export.calibration.parity.run import open_pair
+    from luvc_export.calibration.parity.run import parity as run
+    from luvc_export.errors import CheckFailed, UsageError
+    from luvc_export.pipeline import DEFAULT_IMAGE_SIZE
+
+    if (cases is None) == (task is None):
+        raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
+    if split is not None and task is None:
+        raise UsageError("only a task has splits", where="--split", got=split, fix="--task NAME, or leave it out")
+    check_writable(report, "--report")
+    options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
+    if min(count, observe, batch) < 1:
+        raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
+    if not 0 <= retention <= 1:
+        raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
+    for spec in map(runners.parse, (reference, candidate)):
+        if not spec.is_bundle:
+            check_model(spec.model)
+    found = tasks.find(task, split) if task else None
+    if found:
+        asked = list(found.cases(found.report[0], count, found.report[1]))
+    else:
+        asked = list(islice(read_jsonl(cases or Path()), count))
+    size = found.image_size if found else options.size(image_size) or DEFAULT_IMAGE_SIZE
+    left, right = open_pair(reference, candidate, size, dtype, threads)
+    with options.progress(quiet=as_json) as tell:
+        result = run(
+            left,
+            right,
+            asked,
+            observe=observe,
+            longest=max_new_tokens or (found.longest if found else 32),
+            stops=found.stops if found else False,
+            batch=batch,
+            retention=retention,
+            progress=tell,
+        )
+    if report is not None:
+        write_whole(report, html.page(result))
+    if as_json:
+        print(json.dumps(result.to_json()))
+    else:
+        print("\n".join(result.lines(locate)))
+        if report is not None:
+            print(f"report    | {report}")
+    if not result.passed:
+        failed = [gate.name for gate in result.gates if not gate.passed]
+        raise CheckFailed("the models do not agree", got=", ".join(failed), expected="every gate passed")

@@ -1,0 +1,188 @@
+"""``luvc-export plan``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import DEFAULT_SCHEDULE
+
+#: Options that only a search reads, and those it would contradict.
+_SEARCH = ("retention", "count", "prompt", "held_out", "save", "max_new_tokens")
+_DIRECT = ("schedule", "speedup", "kv_mib", "last_layer")
+
+
+def plan(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
+    schedule: options.PlanName = DEFAULT_SCHEDULE,
+    image_size: options.ImageSize = None,
+    merge_keep: Annotated[
+        float | None,
+        typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75; --data tries 1, 0.75 and 0.5."),
+    ] = None,
+    speedup: options.Speedup = None,
+    kv_mib: options.KvMib = None,
+    score: options.Score = Plan.score,
+    rho: options.Rho = Plan.rho,
+    axis: options.Axis = Plan.axis,
+    spectrum: options.Spectrum = Plan.spectrum,
+    last_layer: options.LastLayer = None,
+    text: Annotated[
+        int | None,
+        typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
+    data: options.Data = None,
+    retention: Annotated[
+        float, typer.Option("--retention", help="Share of answers that must stay what they are uncompressed.")
+    ] = 0.99,
+    count: Annotated[int, typer.Option("--count", help="Questions taken from --data at most.")] = 2000,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="For pictures of a folder without a text file.")
+    ] = None,
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
+    max_new_tokens: options.Longest = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", metavar="DIR", help="Folder for report, plots and measurements; a search goes on there."
+        ),
+    ] = None,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make a plan and show what it costs; with --data, search the cheapest one that keeps the model's answers.
+
+    Exit code 1 if the searched plan does not hold on the part of the data that was held out.
+
+    [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-size 896x896 --speedup 2[/dim]
+
+    [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
+    """
+    from luvc_export.cli.tables.plans import cost_table
+    from luvc_export.core.cost_report import cost
+    from luvc_export.errors import UsageError
+    from luvc_export.export.checkpoint import open_checkpoint
+
+    given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+    wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
+    if wrong and data is None:
+        raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
+    if wrong:
+        raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    check_writable(output, "--output")
+    check_folder(save, "--save")
+    check_model(model, revision)
+    switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum}
+    checkpoint = open_checkpoint(model, revision, weights=data is not None)
+    if data is not None:
+        result = _search(
+            checkpoint,
+            data,
+            options.size(image_size),
+            {"count": count, "prompt": prompt, "longest": max_new_tokens},
+            {"retention": retention, "held_out": held_out, "merge_keep": merge_keep, "text": text, **switches},
+            save,
+            _command(context, given),
+            quiet=as_json,
+        )
+        _show(result, as_json)
+        if not result.passed:
+            raise result.failure
+        made, counted = result.chosen.plan, result.text
+    else:
+        counted = 64 if text is None else text
+        made = options.make(
+            checkpoint,
+            schedule,
+            options.size(image_size),
+            merge_keep=0.75 if merge_keep is None else merge_keep,
+            speedup=speedup,
+            kv_mib=kv_mib,
+            text=counted,
+            last_layer=last_layer,
+            **switches,
+        )
+    costs = cost(made, checkpoint.family.decoder_shape(checkpoint.config), counted)
+    if output is not None:
+        write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
+    if as_json and data is None:
+        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()}))
+    if not as_json:
+        from rich.console import Console
+
+        Console().print(cost_table(made, costs))
+
+
+def _search(
+    checkpoint: Any,
+    source: str,
+    size: tuple[int, int] | None,
+    reading: dict[str, Any],
+    choices: dict[str, Any],
+    save: Path | None,
+    command: str,
+    quiet: bool,
+) -> Any:
+    """Read the data, search, and write the report into ``save``."""
+    from luvc_export.calibration import datasets, tasks
+    from luvc_export.calibration.budgets import report
+    from luvc_export.calibration.budgets.run import budgets
+    from luvc_export.calibration.parity.plots import canvas
+    from luvc_export.pipeline import default_image_size
+
+    if save is not None:
+        canvas()  # a missing matplotlib is told before the search, not after it
+    if size is None:
+        known = source in tasks.names()
+        size = tasks.find(source).image_size if known else default_image_size(checkpoint)
+    with options.progress(quiet) as tell:
+        found = datasets.load(source, progress=tell, **reading)
+        result = budgets(checkpoint, found, size, folder=save, progress=tell, **choices)
+    if save is not None:
+        report.write(result, save, command)
+    return result
+
+
+def _show(result: Any, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from luvc_export.calibration.budgets import report
+
+    if as_json:
+        print(json.dumps(result.to_json()))
+        return
+    console = Console()
+    for title, head, rows in (
+        ("frontier, calibration part", report.FRONTIER, report.frontier_rows(result)),
+        ("held-out part", report.HELD_OUT, report.held_out_rows(result)),
+    ):
+        table = Table(*head, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in report.summary(result):
+        console.print(line, highlight=False)
+
+
+def _flag(name: str) -> str:
+    return "--plan" if name == "schedule" else "--" + name.replace("_", "-")
+
+
+def _command(context: typer.Context, given: list[str]) -> str:
+    """The command line that makes the same again."""
+    params = context.params
+    words = ["luvc-export", "plan", str(params["model"])]
+    for name in given:
+        if name not in ("model", "as_json"):
+            words += [_flag(name), str(params[name])]
+    return shlex.join(words)

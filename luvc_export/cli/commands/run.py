@@ -1,0 +1,140 @@
+"""``luvc-export run``."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.errors import UsageError
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", help="Folder of frames, or an animated GIF, WebP or PNG.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Frames to look at; default: what the bundle takes, at most 16.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
+    ] = None,
+    plan: options.BundlePlan = None,
+    backend: Annotated[str, typer.Option("--backend", help="cpu, cuda, tensorrt, or tensorrt:TARGET.")] = "cpu",
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
+    threads: options.Threads = None,
+    show_kept: Annotated[
+        Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    allow_unverified: Annotated[
+        bool,
+        typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Ask a bundle a question about pictures or a video.
+
+    [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
+    """
+    from luvc_export.pipeline import load_bundle
+
+    if show_kept is not None and not (image or video):
+        raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
+    if video is None and (frames, fps) != (None, None):
+        raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
+    check_writable(show_kept, "--show-kept")
+    session = load_bundle(bundle, backend, plan, threads=threads, verify=verify, allow_unverified=allow_unverified)
+    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
+    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    seen: dict[str, Any] = {"image": list(image or [])}
+    film = None
+    if video is not None:
+        from luvc_export.runtime.media.video import open_video
+
+        with options.progress(quiet=as_json) as tell:
+            wanted = session.video_frames() if frames is None else frames
+            film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
+        seen |= {"video": film.frames, "fps": film.fps}
+    stream = session.generate(prompt=prompt, stream=True, **seen, **sampling)
+    for piece in stream:
+        if not as_json:
+            print(piece, end="", flush=True)
+    result = stream.result
+    if show_kept is not None:
+        save_survival(result, show_kept)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "text": result.text,
+                    "token_ids": result.token_ids,
+                    "finish_reason": result.finish_reason,
+                    "timings": result.timings.to_json(),
+                    "image_size": result.selection.size,
+                    "tiles": result.selection.tiles,
+                    "video": {"frames": len(film.frames), "of": film.of, "fps": film.fps} if film else None,
+                    "show_kept": str(show_kept) if show_kept else None,
+                }
+            )
+        )
+        return
+    print()
+    ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
+    if film is not None:
+        print(f"{len(film.frames)} of {film.of} frames, {film.fps:.3g} a second", file=sys.stderr)
+    if said := fit_line(result.selection, ways):
+        print(said, file=sys.stderr)
+    print(timing_line(result.timings), file=sys.stderr)
+
+
+def timing_line(timings: Any) -> str:
+    """One line for people: times, speed, cache, visual tokens by layer."""
+    speed = timings.tokens_per_s
+    tokens = " ".join(map(str, timings.visual_tokens))
+    return (
+        f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
+        + (f", {speed:.1f} tokens/s" if speed else "")
+        + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
+    )
+
+
+def fit_line(selection: Any, known: int) -> str | None:
+    """What the pictures were brought to, where the bundle had a choice (``known`` image sizes and grids of tiles)."""
+    if known < 2 or not selection.placements:
+        return None
+    tiles = "".join(f", {rows}x{columns} tiles" for rows, columns in selection.tiles if (rows, columns) != (1, 1))
+    return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
+
+
+def save_survival(generation: Any, path: Path) -> None:
+    """Draw merges and survivors of the answer's first image to ``path``."""
+    import numpy as np
+
+    from luvc_export.runtime.media.token_visualisation import draw
+
+    plan, selection = generation.past.session.plan, generation.selection
+    tokens = plan.vision_tokens
+    kept = {layer: indices[0][indices[0] < tokens] for layer, indices in selection.kept.items()}
+    kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
+    sheet = draw(generation.past.images[0][0], plan.grid, selection.merged_into[0], kept)
+    drawn = io.BytesIO()
+    sheet.save(drawn, format="PNG")
+    write_whole(path, drawn.getvalue())

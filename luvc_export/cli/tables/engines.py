@@ -1,0 +1,100 @@
+"""Tables of engines for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from luvc_export.bundle.manifest import EngineEntry, EngineFile
+
+_CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
+
+
+def facts(entry: EngineEntry) -> Any:
+    """What one pair of engines is and needs."""
+    from rich.table import Table
+
+    table = Table(title=f"engines of plan {entry.plan} for {entry.target}", show_header=False)
+    table.add_row("arithmetic, KV cache", f"{entry.precision}, {entry.kv}")
+    table.add_row("loads in", f"{entry.backend} {entry.version}" + (" or later" if entry.version_compatible else ""))
+    table.add_row("runs on", _hardware(entry))
+    sizes = f"{entry.text_capacity} text tokens, {_count(entry.images, 'image')}, batch {entry.batch}"
+    table.add_row("capacity", sizes)
+    for part, engine in (("vision", entry.vision), ("decoder", entry.decoder)):
+        table.add_row(part, _size(engine))
+    if entry.plugins:
+        table.add_row("plugins", f"{entry.plugins.file}, sha256 {entry.plugins.record.sha256[:16]}")
+    need = entry.footprint
+    parts = f"weights {_mib(need.weights)}, KV {_mib(need.kv)}, activations {_mib(need.activations)}"
+    table.add_row("memory, predicted", f"{_mib(need.running)} MiB ({parts})")
+    if entry.refit:
+        table.add_row("weights", "not in the plan: refit before use" if entry.stripped else "can be refitted")
+    return table
+
+
+def fits(entry: EngineEntry) -> str:
+    """On which variants of the target the engines fit."""
+    from luvc_export.engines import targets
+    from luvc_export.engines.memory import smallest_fit
+
+    record = targets.find(entry.target)
+    least = smallest_fit(entry.footprint, record)
+    sizes = ", ".join(map(str, record.device.memory_gib))
+    return f"predicted to fit from {least} GiB on ({record.title}: {sizes} GiB)" if least else "predicted not to fit"
+
+
+def bindings(part: str, engine: EngineFile) -> Any:
+    """Inputs and outputs of one engine, with the shapes of every profile."""
+    from rich.table import Table
+
+    table = Table(title=f"{engine.file} ({part})")
+    for name in ("", "name", "dtype", "shape", *(f"profile {profile.name}" for profile in engine.profiles)):
+        table.add_column(name)
+    for kind, items in (("in", engine.inputs), ("out", engine.outputs)):
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for item in items:
+            ranges = [_range(profile.minimum, profile.maximum, item.name) for profile in engine.profiles]
+            cache = _CACHE.fullmatch(item.name)
+            rows.setdefault((cache[1] if cache else item.name, item.dtype, _shape(item.shape), *ranges), []).append(
+                cache[2] if cache else ""
+            )
+        for (name, *cells), layers in rows.items():
+            table.add_row(kind, f"{name}.{_layers(layers)}.key, value" if layers[0] else name, *cells)
+        table.add_section()
+    return table
+
+
+def _layers(names: list[str]) -> str:
+    """Layer numbers as ``0-3``: layers of one shape follow each other."""
+    first, last = names[0], names[-1]
+    return first if first == last else f"{first}-{last}"
+
+
+def _range(low: dict[str, tuple[int, ...]], high: dict[str, tuple[int, ...]], name: str) -> str:
+    if name not in low:
+        return ""
+    pairs = zip(low[name], high[name], strict=True)
+    return "x".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join("?" if size < 0 else str(size) for size in shape)
+
+
+def _size(engine: EngineFile) -> str:
+    ratio = f"{engine.record.bytes / engine.weight_bytes:.2f}x its weights of {_mib(engine.weight_bytes)}"
+    scratch = f", activations {_mib(engine.activation_bytes)}" if engine.activation_bytes is not None else ""
+    return f"{_mib(engine.record.bytes)} MiB, {ratio}{scratch}"
+
+
+def _hardware(entry: EngineEntry) -> str:
+    level = "" if entry.hardware_compatibility == "none" else f", {entry.hardware_compatibility}"
+    return f"compute capability {', '.join(entry.compute_capabilities)}{level}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f}"

@@ -1,0 +1,41 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luvc_export.core.cost_report import Cost
+from luvc_export.core.plan import MergePass, Plan
+
+
+def _removed(step: MergePass) -> str:
+    """-5 rows -4 columns."""
+    return " ".join(f"-{count} {name}" for name, count in (("rows", step.rows), ("columns", step.columns)) if count)
+
+
+def cost_table(plan: Plan, cost: Cost) -> Any:
+    """A rich table of the plan's stages."""
+    from rich.table import Table
+
+    rows, columns = plan.grid
+    merged = f"{rows}x{columns} = {plan.units} units"
+    if plan.merges:
+        after = ", ".join(f"block {m.block}: {_removed(m)}" for m in plan.merges)
+        merged += f", merged to {plan.vision_tokens} ({after})"
+    if plan.joint_images > 1:
+        merged += f"; {plan.joint_images} images share a budget"
+    table = Table(
+        title=f"{plan.schedule}: {merged}",
+        caption=(
+            f"{cost.text} text tokens; prefill FLOPs {cost.flops_ratio:.2f}x fewer,"
+            f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed"
+        ),
+    )
+    for name in ("layers", "visual tokens", "prefill GFLOPs", "KV MiB (16-bit)"):
+        table.add_column(name, justify="right")
+    for stage in cost.stages:
+        layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"
+        table.add_row(layers, f"{stage.tokens}", f"{stage.flops / 1e9:.3g}", f"{stage.kv_bytes / 2**20:.3g}")
+    table.add_section()
+    table.add_row("all", "", f"{cost.flops / 1e9:.3g}", f"{cost.kv_bytes / 2**20:.3g}")
+    return table

@@ -1,0 +1,102 @@
+"""Precisions a bundle's graphs can be quantised to, and which targets take them.
+
+Names and file suffixes are those of the ONNX community's folders (huggingface.co/docs/transformers.js, "dtypes"): an
+``int8`` plan is ``decoder.PLAN_int8.onnx``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luvc_export.core.target import Quantised, Target
+from luvc_export.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class QuantisedPrecision:
+    """One way to quantise.
+
+    Args:
+        name: What users say.
+        suffix: Of plan and file names.
+        arithmetic: What a target must have kernels for.
+        weights: Bits of a weight.
+        ranges: Activations are quantised by ranges from data.
+        portable: Explicit Q/DQ of ONNX, which TensorRT reads; otherwise operators of ONNX Runtime.
+        title: For people.
+    """
+
+    name: str
+    suffix: str
+    arithmetic: Quantised
+    weights: int
+    ranges: bool
+    portable: bool
+    title: str
+
+    @property
+    def tensorrt_only(self) -> bool:
+        """ONNX Runtime cannot run it: it has no FP4 (1.31)."""
+        return self.arithmetic == "nvfp4"
+
+    def plan_name(self, plan: str) -> str:
+        """Name of ``plan`` in this precision; one for another image size, ``NAME@HxW``, keeps that at the end."""
+        name, at, size = plan.partition("@")
+        return f"{name}{self.suffix}{at}{size}"
+
+
+PRECISIONS: dict[str, QuantisedPrecision] = {
+    item.name: item
+    for item in (
+        QuantisedPrecision("int8", "_int8", "int8", 8, True, True, "INT8 weights and activations, explicit Q/DQ"),
+        QuantisedPrecision("fp8", "_fp8", "fp8", 8, True, True, "FP8 E4M3 weights and activations, explicit Q/DQ"),
+        QuantisedPrecision("int4", "_int4", "int4", 4, False, True, "INT4 weights in blocks, explicit DQ"),
+        QuantisedPrecision(
+            "nvfp4", "_nvfp4", "nvfp4", 4, True, True, "FP4 E2M1 weights and activations in blocks of 16"
+        ),
+        QuantisedPrecision("nvfp4a16", "_nvfp4a16", "nvfp4", 4, False, True, "FP4 E2M1 weights in blocks of 16"),
+        QuantisedPrecision("q8", "_quantized", "int8", 8, False, False, "INT8 weights, activations as they come (CPU)"),
+        QuantisedPrecision("q4", "_q4", "int4", 4, False, False, "INT4 weights in blocks, MatMulNBits (CPU)"),
+        QuantisedPrecision("q4f16", "_q4f16", "int4", 4, False, False, "as q4, in a bundle of dtype fp16"),
+    )
+}
+
+
+def find(name: str) -> QuantisedPrecision:
+    """The precision called ``name``.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(
+            "unsupported precision", where="--precision", got=repr(name), expected=did_you_mean(name, PRECISIONS)
+        )
+    return PRECISIONS[name]
+
+
+def check_target(precision: QuantisedPrecision, target: Target) -> None:
+    """Check that ``target`` runs ``precision``.
+
+    Raises:
+        UsageError: It does not; says which ones it runs.
+    """
+    reason = _refusal(precision, target)
+    if reason:
+        fits = [item.name for item in PRECISIONS.values() if _refusal(item, target) is None]
+        raise UsageError(
+            f"{target.title} cannot run this precision: {reason}",
+            where=f"--target {target.name}",
+            got=precision.name,
+            expected=", ".join([*fits, *target.spec.precisions]),
+        )
+
+
+def _refusal(precision: QuantisedPrecision, target: Target) -> str | None:
+    if precision.arithmetic not in target.quantised:
+        return f"it has no {precision.arithmetic.upper()} kernels"
+    if not precision.portable and target.library.backend != "onnxruntime":
+        return f"{target.library.backend} does not read operators of ONNX Runtime"
+    if precision.name == "int4" and target.spec.dialect == "primitive":
+        return "its ONNX parser ends at opset 20, which has no 4-bit type"
+    return None

@@ -1,0 +1,206 @@
+"""What a target can do, as frozen records: passes and builders ask for a capability, never for a device's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args, get_type_hints
+
+from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
+from luvc_export.errors import UsageError
+
+Dialect = Literal["onnx", "primitive"]
+Kv = Literal["concat", "attention", "inplace"]
+Precision = Literal["fp32", "fp16", "bf16"]
+Fp32Attention = Literal["native", "decomposable"]
+Profiles = Literal["none", "wide", "pair"]
+Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
+
+#: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
+PRIMITIVE_OPSET = 20
+#: TensorScatter, which writes a cache in place, is of opset 24.
+INPLACE_OPSET = 24
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """Capabilities of one back-end on one device.
+
+    Args:
+        name: For people and messages only.
+        dialect: ``onnx`` has Attention, RotaryEmbedding and RMSNormalization (opset 23 or 24); ``primitive`` has not.
+        opset: Opset of the graphs.
+        ir_version: IR version of the graphs, at most 10.
+        topk_limit: Largest K of a TopK; None for no limit.
+        precisions: What it computes in, best first.
+        kv: How a cache grows: ``concat`` beside Attention, inside ``attention`` (past and present of Attention-23), or
+            ``inplace`` (TensorScatter-24 into a cache of fixed capacity).
+        plugins: Operators of the domain ``luvc`` it has kernels for.
+        functions: It reads local ONNX functions, so fused nodes may stay as they are.
+        joined_products: Products that share an input pay as one. ONNX Runtime copies a joined weight when it loads.
+        packed_heads: Attention and RotaryEmbedding take [B, S, heads * Dh].
+        bytes: Tensors of bytes may be reshaped and transposed (TensorRT takes them as network inputs only).
+        softmax_precision: Attention's attribute of that name is read (TensorRT-RTX 1.7 refuses it).
+        fp32_attention: Attention in fp32 as it stands, or only when marked decomposable.
+        profiles: Optimisation profiles of an engine: none, one wide one, or prefill and decode.
+        next_token: The decoder gives its most likely next token, so that greedy decoding leaves logits on the device.
+
+    Raises:
+        UsageError: Lists every field that does not fit the others.
+    """
+
+    name: str
+    dialect: Dialect
+    opset: int = 23
+    ir_version: int = 10
+    topk_limit: int | None = TENSORRT_TOPK_LIMIT
+    precisions: tuple[Precision, ...] = ("fp32",)
+    kv: Kv = "concat"
+    plugins: frozenset[str] = frozenset()
+    functions: bool = False
+    joined_products: bool = True
+    packed_heads: bool = False
+    bytes: bool = False
+    softmax_precision: bool = False
+    fp32_attention: Fp32Attention = "native"
+    profiles: Profiles = "none"
+    next_token: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, hint in get_type_hints(TargetSpec).items():
+            choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
+            if choices and getattr(self, name) not in choices:
+                problems.append(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.dialect == "primitive" and self.opset > PRIMITIVE_OPSET:
+            problems.append(f"opset: got {self.opset}, the primitive dialect ends at {PRIMITIVE_OPSET}")
+        if self.dialect == "onnx" and self.opset not in (23, 24):
+            problems.append(f"opset: got {self.opset}, the onnx dialect is 23 or 24")
+        if self.kv == "inplace" and self.opset < INPLACE_OPSET:
+            problems.append(f"kv: inplace needs TensorScatter of opset 24, got opset {self.opset}")
+        if self.kv == "attention" and not (self.packed_heads and self.dialect == "onnx"):
+            problems.append("kv: attention needs packed heads and the onnx dialect")
+        if self.ir_version > 10:
+            problems.append(f"ir_version: got {self.ir_version}, runtimes of the field read up to 10")
+        if not self.precisions:
+            problems.append("precisions: empty")
+        if problems:
+            lines = "\n".join(f"  - {problem}" for problem in problems)
+            raise UsageError(f"the target {self.name!r} contradicts itself:\n{lines}")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library that builds and runs a target's engines.
+
+    Args:
+        backend: Its Python module.
+        at_least: First version that will do, such as (10, 3).
+        below: First version that will not.
+        cross_build: It builds for compute capabilities this machine lacks, without a GPU even.
+        refit: It builds engines whose weights can be replaced, and plans without weights.
+        portable: It builds version-compatible and hardware-compatible plans.
+        timing_cache: It reads and writes timing caches (TensorRT-RTX compiles on the device and keeps a runtime cache).
+        plugins: Its parser takes calls of plugins (that of TensorRT-RTX 1.7 ends the process: plugins/README.md).
+    """
+
+    backend: Backend
+    at_least: tuple[int, ...]
+    below: tuple[int, ...]
+    cross_build: bool = False
+    refit: bool = True
+    portable: bool = True
+    timing_cache: bool = True
+    plugins: bool = True
+
+    def takes(self, version: str) -> bool:
+        """Whether ``version`` (such as 10.3.0.26) is in the range."""
+        numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
+        return self.at_least <= numbers < self.below
+
+    @property
+    def range(self) -> str:
+        """The range for people: ``tensorrt >=10.3,<10.4``."""
+        low, high = (".".join(map(str, end)) for end in (self.at_least, self.below))
+        return f"{self.backend} >={low},<{high}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU or board, and the system it comes with.
+
+    Args:
+        compute_capability: Such as 8.7; None for a CPU.
+        memory_gib: Sizes it is sold with, smallest first, in GiB as the maker counts them; empty where it is the
+            host's.
+        unified: CPU and GPU share that memory, so a plan held while loading counts too.
+        machine: ``platform.machine()`` of the host; None for any.
+        jetpack: JetPack it is flashed with, such as 6.2.
+        l4t: First release of Jetson Linux that will do, and the first that will not: (36, 4), (37,).
+        python: Python of that system, for wheels: 3.10.
+    """
+
+    compute_capability: str | None = None
+    memory_gib: tuple[int, ...] = ()
+    unified: bool = False
+    machine: str | None = None
+    jetpack: str | None = None
+    l4t: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device with one generation of software.
+
+    Args:
+        name: Name of its file under engines/targets, with hyphens.
+        title: For people.
+        spec: What its graphs may hold. ``spec.kv`` is the form a build takes by default.
+        library: What builds and runs its engines.
+        device: What they run on.
+        kv_forms: Forms of the cache its parser takes.
+        quantised: Quantised products it has kernels for.
+        sources: Where each value comes from: field name to a URL or a document and its section.
+    """
+
+    name: str
+    title: str
+    spec: TargetSpec
+    library: Library
+    device: Device
+    kv_forms: tuple[Kv, ...]
+    quantised: tuple[Quantised, ...]
+    sources: dict[str, str]
+
+    def with_kv(self, kv: Kv) -> TargetSpec:
+        """The spec with another form of the cache.
+
+        Raises:
+            UsageError: The target's parser does not take it.
+        """
+        if kv not in self.kv_forms:
+            raise UsageError(
+                "the target does not take this form of the KV cache",
+                where=self.name,
+                got=kv,
+                expected=", ".join(self.kv_forms),
+            )
+        return replace(self.spec, kv=kv, opset=INPLACE_OPSET if kv == "inplace" else self.spec.opset)
+
+
+#: ONNX Runtime on a CPU: no TopK limit; its Attention takes packed heads and grows the cache itself, fused nodes
+#: run as fast from their bodies as inlined beforehand, and so do products apart as joined (docs/surgery.md). Bundles
+#: hold graphs made for it.
+ORT_CPU = TargetSpec(
+    "cpu",
+    "onnx",
+    topk_limit=None,
+    precisions=("fp32", "fp16", "bf16"),
+    kv="attention",
+    functions=True,
+    joined_products=False,
+    packed_heads=True,
+    bytes=True,
+    softmax_precision=True,
+)

@@ -1,0 +1,130 @@
+"""``pack.json``: what the installer of a pack needs to know beside ``luvc.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.manifest import FileRecord, Footprint
+from luvc_export.bundle.serialisation import from_plain
+from luvc_export.engines.options import BuildOptions
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import BundleError
+from luvc_export.packing.wheels import Requirement
+
+RECORD, SCRIPT, BOOTSTRAP = "pack.json", "install-and-verify", "bootstrap.py"
+#: Folders: wheels as they came, what they unpack to on the device, and stored cases.
+WHEELS, SITE, CASES = "wheels", "site", "cases"
+PLUGINS = "libluvc_plugins.so"
+#: Written by every run, whether it passed or not.
+REPORT = "verify.json"
+SCHEMA_VERSION = 1
+
+#: ``task`` and ``file``: questions somebody wrote; ``generated``: pictures and prompts that only compare numbers.
+CasesKind = Literal["task", "file", "generated"]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The whole of ``pack.json``.
+
+    Args:
+        target: Name of the target.
+        plan: Name of the bundle's plan.
+        precision: Arithmetic of the graphs.
+        reference_dtype: Arithmetic the stored outputs were made in.
+        kv: Form of the cache.
+        text_capacity: Text tokens of a conversation.
+        images: Images of a conversation.
+        workspace_mib: Scratch memory of one layer while building.
+        builder_optimization_level: As of trtexec.
+        weight_bytes: Of the vision and the decoder graph, in their precision.
+        footprint: Predicted memory.
+        python: Python of the target's system: 3.10.
+        requirements: What that Python must find.
+        wheels: Files in ``wheels``, the runtime's own first.
+        cases: What kind of questions are stored.
+        files: Everything that ``luvc.json`` does not list, by path from the pack.
+        tools: Versions that made it.
+        plugins: Library with the plugins that the graphs call; None where they call none.
+    """
+
+    target: str
+    plan: str
+    precision: Literal["fp32", "fp16", "bf16"]
+    reference_dtype: Literal["fp32", "fp16", "bf16"]
+    kv: Literal["concat", "inplace"]
+    text_capacity: int
+    images: int
+    workspace_mib: int
+    builder_optimization_level: int
+    weight_bytes: tuple[int, int]
+    footprint: Footprint
+    python: str
+    requirements: tuple[Requirement, ...]
+    wheels: tuple[str, ...]
+    cases: CasesKind
+    files: dict[str, FileRecord]
+    tools: dict[str, str]
+    plugins: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def capacity(self) -> Capacity:
+        """The largest call of the engines."""
+        return Capacity(self.text_capacity, self.images)
+
+    def options(self, folder: Path) -> BuildOptions:
+        """How TensorRT is told to build; ``folder`` is where the pack lies."""
+        plugins = folder / self.plugins if self.plugins else None
+        return BuildOptions(self.workspace_mib, self.builder_optimization_level, dynamic_plugins=plugins)
+
+
+def write(folder: Path, pack: Pack) -> None:
+    """Write ``pack.json``."""
+    (folder / RECORD).write_text(json.dumps(dataclasses.asdict(pack), indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Pack:
+    """Read ``pack.json`` and check every file it lists.
+
+    Raises:
+        BundleError: It is missing or wrong, or a file is missing or has changed.
+    """
+    path = folder / RECORD
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            "this is not a pack", where=str(path), got=str(error), fix="luvc-export pack again"
+        ) from error
+    pack = from_plain(Pack, data, str(path))
+    for name, expected in pack.files.items():
+        parts = Path(name).parts
+        if Path(name).is_absolute() or ".." in parts or len(parts) > 2:
+            raise BundleError("a file name in the pack leaves its folder", where=str(path), got=repr(name))
+        check_file(folder / name, expected)
+    return pack
+
+
+def check_file(path: Path, expected: FileRecord) -> None:
+    """Hash all of a file, large or not.
+
+    Raises:
+        BundleError: It is missing or has changed.
+    """
+    if not path.is_file():
+        raise BundleError("a file of the pack is missing", where=str(path), fix="copy the pack again")
+    found = bundles.record(path)
+    if found.sha256 != expected.sha256:
+        raise BundleError(
+            "a file of the pack has changed since it was made",
+            where=str(path),
+            got=f"{found.bytes} bytes, sha256 {found.sha256[:16]}...",
+            expected=f"{expected.bytes} bytes, sha256 {expected.sha256[:16]}...",
+            fix="copy the pack again, or make it again",
+        )

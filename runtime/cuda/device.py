@@ -1,0 +1,256 @@
+"""One GPU: memory, copies, streams, events and graphs, as few calls as the engines need."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.cuda.driver import NO_DEVICE, OUT_OF_MEMORY, CudaError, Driver
+from luvc_export.runtime.memory import gib
+
+# CUdevice_attribute, CUstream_flags, CUstreamCaptureMode, CUevent_flags of cuda.h.
+_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
+_NON_BLOCKING, _THREAD_LOCAL, _DISABLE_TIMING = 1, 1, 2
+
+
+@dataclass(frozen=True)
+class GpuInfo:
+    """A GPU: name, compute capability, whether it shares the host's memory, and the CUDA version of its driver."""
+
+    name: str
+    capability: tuple[int, int]
+    integrated: bool
+    driver: tuple[int, int]
+
+
+class Memory:
+    """Bytes on the GPU, or page-locked on the host; given back when this object goes."""
+
+    def __init__(self, address: int, nbytes: int, free: Callable[[], object]) -> None:
+        self.address, self.nbytes = address, nbytes
+        self._finalizer = weakref.finalize(self, free)
+        self._finalizer.atexit = False  # the process gives everything back, and the context may be gone by then
+
+    def array(self) -> NDArray[np.uint8]:
+        """The bytes of page-locked host memory; the array keeps them alive."""
+        view: Any = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
+        view.owner = self
+        return np.ctypeslib.as_array(view)
+
+
+class Graph:
+    """Captured work of a stream."""
+
+    def __init__(self, driver: Driver, handle: ctypes.c_void_p) -> None:
+        self._driver, self._handle = driver, handle
+        finalizer = weakref.finalize(self, driver.try_call, "cuGraphExecDestroy", handle)
+        finalizer.atexit = False
+
+    def launch(self, stream: int) -> None:
+        """Run the captured work on ``stream``."""
+        self._driver("cuGraphLaunch", self._handle, stream)
+
+
+class Event:
+    """A point in a stream's work."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._driver, self._handle = gpu.driver, ctypes.c_void_p()
+        self._driver("cuEventCreate", ctypes.byref(self._handle), _DISABLE_TIMING)
+        finalizer = weakref.finalize(self, self._driver.try_call, "cuEventDestroy_v2", self._handle)
+        finalizer.atexit = False
+
+    def record(self, stream: int) -> None:
+        """Stand behind all work that is on ``stream`` now."""
+        self._driver("cuEventRecord", self._handle, stream)
+
+    def wait(self) -> None:
+        """Wait until the stream has come here; at once where nothing was recorded."""
+        self._driver("cuEventSynchronize", self._handle)
+
+
+class Gpu:
+    """GPU ``ordinal``, through its primary context, which the CUDA runtime, TensorRT and torch use too.
+
+    Args:
+        ordinal: As CUDA counts, after CUDA_VISIBLE_DEVICES.
+        library: Driver library, see ``Driver``.
+
+    Raises:
+        MachineError: No driver, or no such GPU.
+    """
+
+    def __init__(self, ordinal: int = 0, library: str | None = None) -> None:
+        self.driver = driver = Driver(library)
+        self.ordinal = ordinal
+        count, device, self._context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+        code = driver.try_call("cuInit", 0)
+        if not code:
+            driver("cuDeviceGetCount", ctypes.byref(count))
+        if code in (0, NO_DEVICE) and not 0 <= ordinal < count.value:
+            raise MachineError(
+                "there is no such GPU",
+                where="CUDA",
+                got=f"GPU {ordinal} of {count.value}",
+                fix="check nvidia-smi and CUDA_VISIBLE_DEVICES, or choose the cpu back-end",
+            )
+        if code:
+            fix = "check the driver (nvidia-smi) and that this user may use the GPU, or choose the cpu back-end"
+            raise CudaError("CUDA does not start", code, where="cuInit", got=driver.describe(code), fix=fix)
+        driver("cuDeviceGet", ctypes.byref(device), ordinal)
+        driver("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self.activate()
+        self.info = self._read_info(device)
+
+    def activate(self) -> None:
+        """Make this GPU current in the calling thread."""
+        self.driver("cuCtxSetCurrent", self._context)
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes. On an integrated GPU that is the host's memory."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self.driver("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value, total.value
+
+    def allocate(self, nbytes: int, what: str) -> Memory:
+        """Allocate ``nbytes`` (at least 1) for ``what``; CUDA aligns to 256 bytes, as TensorRT asks.
+
+        Raises:
+            MachineError: The GPU has not that much left.
+        """
+        address = ctypes.c_uint64()
+        code = self.driver.try_call("cuMemAlloc_v2", ctypes.byref(address), max(nbytes, 1))
+        if code == OUT_OF_MEMORY:
+            raise MachineError(
+                "there is not enough memory on the GPU",
+                where=what,
+                got=f"{gib(self.memory()[0])} free",
+                expected=gib(nbytes),
+                fix="close other programs on the GPU, or use an engine with fewer images, less text or lower budgets",
+            )
+        if code:
+            raise CudaError("a CUDA call failed", code, where="cuMemAlloc", got=self.driver.describe(code))
+        return Memory(address.value, nbytes, _freeing(self.driver, "cuMemFree_v2", address.value))
+
+    def pinned(self, nbytes: int) -> Memory:
+        """Allocate page-locked host memory: copies from and to it do not wait."""
+        address = ctypes.c_void_p()
+        self.driver("cuMemHostAlloc", ctypes.byref(address), max(nbytes, 1), 0)
+        return Memory(int(address.value or 0), nbytes, _freeing(self.driver, "cuMemFreeHost", address.value))
+
+    def upload(self, address: int, source: int, nbytes: int, stream: int) -> None:
+        """Copy from host address ``source``; it must stay until the stream has done so."""
+        if nbytes:
+            self.driver("cuMemcpyHtoDAsync_v2", address, source, nbytes, stream)
+
+    def download(self, target: int, address: int, nbytes: int, stream: int) -> None:
+        """Copy to host address ``target``; it is there when the stream has done so."""
+        if nbytes:
+            self.driver("cuMemcpyDtoHAsync_v2", target, address, nbytes, stream)
+
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """Copy on the GPU."""
+        if nbytes:
+            self.driver("cuMemcpyDtoDAsync_v2", target, source, nbytes, stream)
+
+    def clear(self, address: int, nbytes: int, stream: int) -> None:
+        """Set bytes to zero."""
+        if nbytes:
+            self.driver("cuMemsetD8Async", address, 0, nbytes, stream)
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for all work of ``stream``."""
+        self.driver("cuStreamSynchronize", stream)
+
+    def new_stream(self) -> int:
+        """Create a stream that never waits for the default one; it lives as long as this object."""
+        handle = ctypes.c_void_p()
+        self.driver("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING)
+        finalizer = weakref.finalize(self, self.driver.try_call, "cuStreamDestroy_v2", handle)
+        finalizer.atexit = False
+        return int(handle.value or 0)
+
+    def capture(self, stream: int, work: Callable[[], object]) -> Graph:
+        """Record what ``work`` puts on ``stream``, without running it.
+
+        Raises:
+            CudaError: Something in it cannot be recorded. The stream is usable again.
+        """
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self.driver("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+        try:
+            work()
+        except BaseException:
+            self.driver.try_call("cuStreamEndCapture", stream, ctypes.byref(graph))
+            if graph:
+                self.driver.try_call("cuGraphDestroy", graph)
+            raise
+        self.driver("cuStreamEndCapture", stream, ctypes.byref(graph))
+        try:
+            self.driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
+        finally:
+            self.driver.try_call("cuGraphDestroy", graph)
+        return Graph(self.driver, executable)
+
+    def elapsed_ms(self, stream: int, work: Callable[[], object]) -> float:
+        """Run ``work`` on ``stream`` and return the milliseconds the GPU took for it."""
+        marks = [ctypes.c_void_p(), ctypes.c_void_p()]
+        for mark in marks:
+            self.driver("cuEventCreate", ctypes.byref(mark), 0)
+        try:
+            self.driver("cuEventRecord", marks[0], stream)
+            work()
+            self.driver("cuEventRecord", marks[1], stream)
+            self.driver("cuEventSynchronize", marks[1])
+            took = ctypes.c_float()
+            self.driver("cuEventElapsedTime", ctypes.byref(took), *marks)
+            return took.value
+        finally:
+            for mark in marks:
+                self.driver.try_call("cuEventDestroy_v2", mark)
+
+    def _read_info(self, device: ctypes.c_int) -> GpuInfo:
+        name, version = ctypes.create_string_buffer(256), ctypes.c_int()
+        self.driver("cuDeviceGetName", name, len(name), device)
+        self.driver("cuDriverGetVersion", ctypes.byref(version))
+        values = []
+        for attribute in (_MAJOR, _MINOR, _INTEGRATED):
+            value = ctypes.c_int()
+            self.driver("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+            values.append(value.value)
+        driver = (version.value // 1000, version.value % 1000 // 10)
+        return GpuInfo(name.value.decode(), (values[0], values[1]), bool(values[2]), driver)
+
+
+def stream_handle(stream: Any) -> int:
+    """CUDA stream of the caller as an integer.
+
+    Args:
+        stream: An integer, an object that follows cuda-python's ``__cuda_stream__`` protocol, or torch's stream.
+
+    Raises:
+        UsageError: It is none of these, or the default stream, which cannot be captured into a graph.
+    """
+    if hasattr(stream, "__cuda_stream__"):
+        stream = stream.__cuda_stream__()[1]
+    stream = getattr(stream, "cuda_stream", stream)
+    if not isinstance(stream, int) or isinstance(stream, bool) or stream in (0, 1, 2):
+        raise UsageError(
+            "this is no CUDA stream to run engines on",
+            where="stream",
+            got=repr(stream),
+            expected="a stream of its own: a handle, torch.cuda.Stream, or an object with __cuda_stream__",
+            fix="create a stream; the default stream waits for all others and cannot be captured",
+        )
+    return stream
+
+
+def _freeing(driver: Driver, name: str, address: int | None) -> Callable[[], object]:
+    return lambda: driver.try_call(name, address)

@@ -1,0 +1,1 @@
+"""From logits to an answer: sampling, one sequence or several, text as it comes."""

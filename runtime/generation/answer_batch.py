@@ -1,0 +1,161 @@
+"""Several requests at once under one plan: text padded on the right, every row as it would be alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from luvc_export.core import graph_io
+from luvc_export.core.token_layout import arrange
+from luvc_export.errors import LuvcError, UsageError, did_you_mean
+from luvc_export.runtime import batching
+from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.generation.result import Generation, Selection
+from luvc_export.runtime.generation.sampling import Sampling
+from luvc_export.runtime.generation.sequence import Line
+from luvc_export.runtime.generation.timing import Timings
+from luvc_export.runtime.graphs import grouped
+from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.prompt.template import Message
+
+if TYPE_CHECKING:
+    from luvc_export.runtime.session import Session
+
+
+class Ask(TypedDict, total=False):
+    """One question of a batch: arguments of ``Session.generate`` by name."""
+
+    image: Picture | Sequence[Picture] | None
+    prompt: str | None
+    messages: Sequence[Message] | None
+    video: Sequence[Picture] | None
+    fps: float
+
+
+@contextmanager
+def in_row(row: int) -> Iterator[None]:
+    """Say in errors which of the questions it was."""
+    try:
+        yield
+    except LuvcError as error:
+        where = f"requests[{row}]" + (f": {error.where}" if error.where else "")
+        told = {"got": error.got, "expected": error.expected, "fix": error.fix}
+        raise type(error)(error.what, where=where, **told) from error  # type: ignore[arg-type]
+
+
+def check_ask(given: Mapping[str, Any]) -> None:
+    """Refuse names that ``Ask`` does not have.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name in given:
+        if name not in Ask.__annotations__:
+            raise UsageError(
+                "unknown part of a question",
+                got=name,
+                expected=did_you_mean(name, Ask.__annotations__),
+            )
+
+
+def alike(requests: Sequence[tuple[Session, Request]]) -> list[list[int]]:
+    """Rows that can run together: same session (image size), equally many images; in the order of their first."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for row, (session, request) in enumerate(requests):
+        found.setdefault((id(session), len(request.images)), []).append(row)
+    return [*found.values()]
+
+
+def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
+    """Refuse more rows than a back-end takes in one call.
+
+    Raises:
+        UsageError: Names both numbers.
+    """
+    limit, most = backend.largest_batch, max(map(len, groups), default=0)
+    if limit is not None and most > limit:
+        raise UsageError(
+            "this back-end takes fewer questions at a time",
+            where=f"backend {backend.name}",
+            got=f"{most} rows",
+            expected=f"at most {limit}",
+            fix="ask one after another with generate, or open the bundle with the cpu back-end",
+        )
+
+
+def answer_batch(
+    session: Session, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
+) -> list[Generation]:
+    """Generate one answer for each of ``requests``, which have equally many images.
+
+    A row that has ended runs on until the last one ends; what it makes then is thrown away. Padding is masked, and
+    stands after everything in logical order, so that no token sees it.
+
+    Args:
+        session: Runs the graphs.
+        requests: Rows.
+        options: How tokens are chosen; each row draws with a random state of its own.
+        budgets: Tokens at most, per row.
+        ready: Seconds that preparing took.
+    """
+    prompt, rows, images = session.bundle.manifest.prompt, len(requests), len(requests[0].images)
+    session.backend.load(images=images > 0)
+    lines = [Line(session.encoder, options, session.ends, budget) for budget in budgets]
+    start = perf_counter()
+    seen = session.see(np.concatenate([request.images for request in requests]))
+    looked = perf_counter()
+    layouts = [
+        arrange(
+            list(request.token_ids),
+            prompt.image_token_id,
+            seen.positions[row * images : (row + 1) * images],
+            session.plan.grid,
+            prompt.position_kind,
+            blocks=request.blocks,
+        )
+        for row, request in enumerate(requests)
+    ]
+    embeds = grouped(session.plan, np.asarray(seen.embeds), rows)
+    feeds = batching.feeds(layouts, embeds, all_logits=False)
+    out, cache = session.backend.decode(feeds, None)
+    kept = {layer: out[graph_io.kept_name(layer)] for layer, _, keep in session.plan.prunes if keep}
+    prefilled = perf_counter()
+    ended = [0.0] * rows
+    while True:
+        for row, line in enumerate(lines):
+            if not line.done:
+                line.choose(out[graph_io.LOGITS][row, -1])
+                line.piece()
+                ended[row] = perf_counter()
+        if len(lines[0].ids) == 1:
+            first = perf_counter()
+        if all(line.done for line in lines):
+            break
+        tokens = np.array([line.ids[-1] for line in lines])
+        mask = feeds[graph_io.TEXT_MASK]
+        feeds = batching.next_feeds(layouts, tokens, mask, embeds.shape[-1], session.plan)
+        out, cache = session.backend.decode(feeds, cache)
+    visual = tuple(length - feeds[graph_io.TEXT_MASK].shape[1] for length in cache.lengths)
+    answers = []
+    for row, (request, line) in enumerate(zip(requests, lines, strict=True)):
+        timings = Timings(
+            preprocess_ms=ready * 1000,
+            vision_ms=(looked - start) * 1000 if images else 0.0,
+            prefill_ms=(prefilled - looked) * 1000,
+            ttft_ms=(ready + first - start) * 1000,
+            decode_tokens=len(line.ids) - 1,
+            decode_ms=(ended[row] - first) * 1000 if len(line.ids) > 1 else 0.0,
+            kv_mib=cache.nbytes / rows / 2**20,
+            visual_tokens=visual,
+        )
+        own = slice(row * images, (row + 1) * images)
+        merged = None if seen.merged_into is None else seen.merged_into[own]
+        mine = {layer: indices[row] for layer, indices in kept.items()}
+        selection = Selection(session.plan.grid, merged, mine, request.placements, session.size, request.tiles)
+        answers.append(Generation(line.text, tuple(line.ids), line.finish_reason, timings, visual, selection))
+    return answers

@@ -1,0 +1,94 @@
+"""What ``Session.generate`` gives back: the whole answer, or an iterator over its text."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.timing import Timings
+from luvc_export.runtime.media.preprocess import Placement
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What became of the pictures' visual units: enough to draw it.
+
+    Args:
+        grid: Units (rows, columns) of a picture before merging; they lie row by row on the canvas.
+        merged_into: int64 [n, rows * columns], the visual token each unit became part of; None if the graph is silent.
+        kept: For each pruning layer with a budget above 0, int64 [n, keep]: visual tokens that enter it. Where a
+            video shares a budget, [videos, keep], counted through its images.
+        placements: Where its picture lies on each image's canvas.
+        size: Height and width of that canvas: of the bundle's image sizes, the one that was used.
+        tiles: Rows and columns of tiles each picture was cut to.
+    """
+
+    grid: tuple[int, int]
+    merged_into: NDArray[np.int64] | None
+    kept: dict[int, NDArray[np.int64]]
+    placements: tuple[Placement, ...]
+    size: tuple[int, int]
+    tiles: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Args:
+        text: Without special tokens and without the stop string that ended it.
+        token_ids: Every token made, the end token included.
+        finish_reason: ``stop`` (end token or stop string) or ``length``.
+        timings: Times and sizes.
+        visual_tokens: Visual tokens of all pictures in each layer's cache.
+        selection: What merging and pruning did to the pictures.
+        reused: Tokens of the prompt, an image counting as one, that were in the caches already (``after``).
+        past: What the caches hold now, for ``after`` of the next turn.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    timings: Timings
+    visual_tokens: tuple[int, ...]
+    selection: Selection = field(compare=False, repr=False)
+    reused: int = 0
+    past: Any = field(default=None, compare=False, repr=False)
+
+
+class Stream:
+    """Iterator over the pieces of an answer; they are never empty. ``result`` is the ``Generation`` when it is done."""
+
+    def __init__(self, pieces: Generator[str, None, Generation]) -> None:
+        self._pieces = pieces
+        self._result: Generation | None = None
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as stop:
+            self._result = self._result or stop.value
+            raise
+
+    def close(self) -> None:
+        """Stop generating; there will be no result."""
+        self._pieces.close()
+
+    @property
+    def result(self) -> Generation:
+        """The whole answer.
+
+        Raises:
+            UsageError: The stream has not been read to its end.
+        """
+        if self._result is None:
+            raise UsageError("the answer is not complete", where="Stream.result", fix="read the stream to its end")
+        return self._result

@@ -1,0 +1,69 @@
+"""One answer in the making: the tokens chosen so far, their text, and whether it has ended."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luvc_export.runtime.generation.detokenise import TextStream
+from luvc_export.runtime.generation.sampling import Logits, Sampler, Sampling, check_finite
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+
+
+class Line:
+    """Takes logits one step at a time.
+
+    Args:
+        encoder: Turns tokens into text.
+        options: How tokens are chosen, and the strings that end the answer.
+        ends: Tokens that end it.
+        budget: Tokens at most.
+    """
+
+    def __init__(self, encoder: PromptEncoder, options: Sampling, ends: frozenset[int], budget: int) -> None:
+        self._sampler, self._text = Sampler(options), TextStream(encoder.tokenizer, options.stop)
+        self._ends, self._budget = ends, budget
+        self.ids: list[int] = []
+        self.done = False
+
+    def choose(self, logits: Logits) -> None:
+        """Choose the next token from float32 logits [vocab].
+
+        Raises:
+            CheckFailed: See ``Sampler``.
+        """
+        self.ids.append(self._sampler(logits, len(self.ids)))
+
+    def take(self, token: int, logit: float) -> None:
+        """Take the most likely token, chosen elsewhere.
+
+        Raises:
+            CheckFailed: Its logit is not finite.
+        """
+        check_finite(logit, len(self.ids))
+        self.ids.append(token)
+
+    @property
+    def greedy(self) -> bool:
+        """The most likely token is always taken: nobody needs the other logits."""
+        return self._sampler.sampling.temperature == 0
+
+    def piece(self) -> str:
+        """The text that the last token adds, and at the end what was held back; sets ``done``."""
+        if self.ids[-1] in self._ends:
+            self.done = True
+            return self._text.flush()
+        found = self._text.push(self.ids[-1])
+        if self._text.stopped or len(self.ids) == self._budget:
+            self.done = True
+            return found + self._text.flush()
+        return found
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self._text.text
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]:
+        """``stop`` after an end token or a stop string."""
+        return "stop" if self._text.stopped or self.ids[-1] in self._ends else "length"

@@ -1,0 +1,88 @@
+"""Which image size or grid of tiles a picture gets: the rules of the families' processors, on what a bundle has.
+
+A processor chooses among every grid it knows, a bundle among those it was exported with; where these are the same, so
+is the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from luvc_export.core.tiling import Cut, Tiling
+
+Pair = tuple[int, int]
+
+
+def best_fit(size: Pair, canvases: Sequence[Pair]) -> int:
+    """Which of ``canvases`` (height, width) shows most of a picture of ``size`` (width, height), then wastes least.
+
+    The rule of LLaVA-NeXT (``select_best_resolution`` in transformers): the picture is scaled into each canvas and its
+    area there, never counted above its own, is compared.
+    """
+
+    def merit(canvas: Pair) -> Pair:
+        scale = min(canvas[1] / size[0], canvas[0] / size[1])
+        area = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
+        return area, area - canvas[0] * canvas[1]
+
+    return max(range(len(canvases)), key=lambda index: merit(canvases[index]))
+
+
+def _best_resolution(size: Pair, grids: Sequence[Pair], tile: Pair) -> int:
+    return best_fit(size, [(rows * tile[0], columns * tile[1]) for rows, columns in grids])
+
+
+def _closest_ratio(size: Pair, grids: Sequence[Pair], tile: Pair) -> int:
+    """The aspect ratio nearest to the picture's; of equal ones the larger while the picture has half its pixels.
+
+    ``get_optimal_tiled_canvas`` of transformers, which InternVL's processor uses, in its order of grids.
+    """
+    area, best, nearest = size[0] * size[1], 0, math.inf
+    order = sorted(range(len(grids)), key=lambda i: (grids[i][0] * grids[i][1], grids[i][1], grids[i][0]))
+    for index in order:
+        rows, columns = grids[index]
+        distance = abs(size[0] / size[1] - columns / rows)
+        large = area > 0.5 * tile[0] * tile[1] * rows * columns
+        if distance < nearest or (distance == nearest and large):
+            best, nearest = index, distance
+    return best
+
+
+def _longest_edge(size: Pair, grids: Sequence[Pair], tile: Pair) -> int:
+    """The long side of the picture fills the longest row of tiles there is, the short one as many as it needs.
+
+    ``resize`` and ``resize_for_vision_encoder`` of Idefics3's processor. Where the bundle lacks that grid, the best
+    resolution.
+    """
+    width, height = size
+    longest = max(max(grid) for grid in grids)
+    side = tile[1] if width >= height else tile[0]
+    long = longest * side
+    short = int(long / (width / height)) if width >= height else int(long * (width / height))
+    short = max(1, short + short % 2)
+    ratio = long / short if width >= height else short / long
+    short = math.ceil((int(long / ratio) if width >= height else int(long * ratio)) / side)
+    wanted = (short, longest) if width >= height else (longest, short)
+    return grids.index(wanted) if wanted in grids else _best_resolution(size, grids, tile)
+
+
+RULES: dict[Tiling, Callable[[Pair, Sequence[Pair], Pair], int]] = {
+    "best_resolution": _best_resolution,
+    "closest_ratio": _closest_ratio,
+    "longest_edge": _longest_edge,
+}
+
+
+def choose_cut(cuts: Sequence[Cut], size: Pair, image: Pair, pictures: int, tiling: Tiling = "best_resolution") -> Cut:
+    """The cut a picture of ``size`` (width, height) gets, of those for prompts of so many pictures.
+
+    Args:
+        cuts: The bundle's.
+        size: Of the picture.
+        image: Height and width of one image.
+        pictures: How many pictures the prompt has.
+        tiling: The family's rule.
+    """
+    fitting = [cut for cut in cuts if cut.used in ("always", "alone" if pictures == 1 else "together")]
+    return fitting[RULES[tiling](size, [cut.tiles for cut in fitting], image)]

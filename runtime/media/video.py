@@ -1,0 +1,173 @@
+"""A folder of frames, or an animated picture -> frames sampled evenly in time.
+
+Films (mp4 and the like) are not read: their decoders are large and meet untrusted files. ffmpeg makes a folder of one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.media.pictures import MAX_PIXELS, open_picture
+
+#: Frames a folder or file may have.
+MAX_FRAMES = 100_000
+#: Pixels of all frames of one file: they must be decompressed one after another. 2,000 frames of 1920x1080.
+MAX_FILE_PIXELS = 2**32
+#: What a list of frames, or a folder, is taken for.
+DEFAULT_FPS = 2.0
+#: Where neither the plan nor the caller says how many.
+DEFAULT_FRAMES = 16
+
+_FORMATS = ("GIF", "WEBP", "PNG")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Frames of a video, upright RGB, and how many of them make a second. ``of`` is how many there were."""
+
+    frames: tuple[Image.Image, ...]
+    fps: float
+    of: int
+
+
+def spread(frames: Sequence[_T], count: int) -> tuple[_T, ...]:
+    """``count`` of ``frames``, evenly; some more than once where there are fewer."""
+    return tuple(frames[index * len(frames) // count] for index in range(count))
+
+
+def open_video(
+    source: str | os.PathLike[str],
+    frames: int = DEFAULT_FRAMES,
+    fps: float | None = None,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Sampled:
+    """Read at most ``frames`` frames, evenly spread over the video.
+
+    Args:
+        source: A folder of pictures (in the order of their names, numbers by value) or an animated GIF, WebP or PNG.
+        frames: At most.
+        fps: Frames a second of the source; None takes what the file says, 2 for a folder.
+        progress: Told the fraction done.
+
+    Raises:
+        UsageError: Nothing there, a film, a still picture, damaged frames, or too many or too large ones.
+    """
+    path = Path(source)
+    if fps is not None and not 0 < fps < float("inf"):
+        raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
+    if frames < 1:
+        raise UsageError("a video needs frames", where="frames", got=frames, expected="at least 1")
+    if path.is_dir():
+        return _folder(path, frames, fps or DEFAULT_FPS, progress)
+    if not path.is_file():
+        raise UsageError(
+            "there is no such video", where=str(path), expected="a folder of frames or an animated picture"
+        )
+    return _animation(path, frames, fps, progress)
+
+
+def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], None]) -> Sampled:
+    known = Image.registered_extensions()
+    names: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_file() and not entry.name.startswith(".") and Path(entry.name).suffix.lower() in known:
+                names.append(entry.name)
+            _check_count(len(names), str(path))
+    if not names:
+        raise UsageError("the folder holds no pictures", where=str(path), fix=_ffmpeg("FILM", str(path)))
+    chosen = spread(sorted(names, key=_by_number), min(frames, len(names)))
+    pictures = []
+    for index, name in enumerate(chosen):
+        pictures.append(open_picture(path / name))
+        progress((index + 1) / len(chosen))
+    return Sampled(tuple(pictures), fps * len(chosen) / len(names), len(names))
+
+
+def _animation(path: Path, frames: int, fps: float | None, progress: Callable[[float], None]) -> Sampled:
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked instead
+            with Image.open(file, formats=_FORMATS) as image:
+                return _frames_of(image, frames, fps, str(path), progress)
+    except UsageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UsageError(
+            "this file is no animated picture, and films are not read",
+            where=str(path),
+            expected="a folder of frames, or an animated GIF, WebP or PNG",
+            fix=_ffmpeg(str(path), "FRAMES"),
+        ) from error
+    except Exception as error:  # decoders raise almost anything on bad files
+        raise UsageError(
+            "the video is damaged or truncated",
+            where=str(path),
+            got=f"{type(error).__name__}: {error}",
+            fix="copy or download it again",
+        ) from error
+
+
+def _frames_of(
+    image: Image.Image, frames: int, fps: float | None, where: str, progress: Callable[[float], None]
+) -> Sampled:
+    width, height = image.size
+    pixels, count = width * height, 0
+    if pixels > MAX_PIXELS:
+        raise _too_large(where, f"frames of {width}x{height}", f"at most {MAX_PIXELS:,} pixels each")
+    count = getattr(image, "n_frames", 1)
+    _check_count(count, where)
+    if count * pixels > MAX_FILE_PIXELS:
+        raise _too_large(where, f"{count} frames of {width}x{height}", f"at most {MAX_FILE_PIXELS:,} pixels in all")
+    if count == 1:
+        raise UsageError("this is a still picture", where=where, expected="a video", fix="pass it as a picture")
+    ends: list[float] = []
+    for index in range(count):
+        image.seek(index)
+        image.load()  # WebP says how long a frame stays only then
+        ends.append((ends[-1] if ends else 0.0) + max(float(image.info.get("duration") or 0), 0.0))
+        progress(0.5 * (index + 1) / count)
+    if fps is not None or not ends[-1] > 0:
+        ends = [(index + 1) * 1000 / (fps or DEFAULT_FPS) for index in range(count)]
+    wanted = min(frames, count)
+    times = [index * ends[-1] / wanted for index in range(wanted)]
+    places = [next(index for index, end in enumerate(ends) if end > time) for time in times]
+    pictures = []
+    for index, place in enumerate(places):
+        image.seek(place)
+        pictures.append(open_picture(image.copy()))
+        progress(0.5 + 0.5 * (index + 1) / wanted)
+    return Sampled(tuple(pictures), wanted * 1000 / ends[-1], count)
+
+
+def _by_number(name: str) -> list[tuple[int, int | str]]:
+    """Sort key: runs of digits count by value, so that 10.png follows 9.png."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(1, int(part)) if index % 2 else (0, part) for index, part in enumerate(parts)]
+
+
+def _check_count(count: int, where: str) -> None:
+    if count > MAX_FRAMES:
+        raise _too_large(where, f"more than {MAX_FRAMES:,} frames", f"at most {MAX_FRAMES:,}")
+
+
+def _too_large(where: str, got: str, expected: str) -> UsageError:
+    fix = "take fewer or smaller frames; the model sees a few small ones anyway"
+    return UsageError("the video is too large", where=where, got=got, expected=expected, fix=fix)
+
+
+def _ffmpeg(film: str, folder: str) -> str:
+    """The command that makes a folder of frames, for a shell."""
+    from shlex import quote
+
+    return f"mkdir -p {quote(folder)} && ffmpeg -i {quote(film)} -vf fps=2 {quote(folder)}/%06d.jpg"

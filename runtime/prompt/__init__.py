@@ -1,0 +1,1 @@
+"""A question and its pictures as token ids: chat template, placeholders, limits."""

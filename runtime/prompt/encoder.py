@@ -1,0 +1,222 @@
+"""A question (or chat messages) and pictures -> token ids with one placeholder per image the pictures are cut to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.tiling import Cut
+from luvc_export.errors import BundleError, UsageError
+from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of a video, in order, and how many of them make a second."""
+
+    frames: tuple[Picture, ...]
+    fps: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order."""
+
+    messages: tuple[Message, ...]
+    media: tuple[Picture | Clip, ...]
+    plain: str | None = None
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The media that are no videos."""
+        return tuple(item for item in self.media if not isinstance(item, Clip))
+
+
+def question(
+    image: Picture | Sequence[Picture] | None,
+    prompt: str | None,
+    messages: Sequence[Message] | None,
+    video: Sequence[Picture] | None = None,
+    fps: float = 2.0,
+) -> Question:
+    """Bring the ways of asking into one form. With ``prompt``, the pictures come first, then the video, then the text.
+
+    Image parts of ``messages`` may carry their picture (``{"type": "image", "image": ...}``; ``path``, ``url``);
+    if none does, they stand for ``image`` in order. A video part may carry its frames (``{"type": "video", "video":
+    [...], "fps": 2}``) or stand for ``video``.
+
+    Raises:
+        UsageError: Neither or both of ``prompt`` and ``messages``, or pictures given in two ways.
+    """
+    given = _pictures(image)
+    clip = _clip(video, fps) if video is not None else None
+    if (prompt is None) == (messages is None):
+        raise UsageError(
+            "give a prompt or messages",
+            where="generate",
+            got="both" if prompt is not None else "neither",
+            expected="prompt='...' or messages=[{'role': 'user', 'content': ...}]",
+        )
+    if prompt is not None:
+        if not isinstance(prompt, str):
+            raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
+        kinds = ["image"] * len(given) + ["video"] * (clip is not None)
+        content: list[Message] = [*({"type": kind} for kind in kinds)]
+        media = given if clip is None else (*given, clip)
+        return Question(({"role": "user", "content": [*content, {"type": "text", "text": prompt}]},), media, prompt)
+    listed = tuple(messages or ())
+    for index, message in enumerate(listed):
+        if not isinstance(message, dict) or "role" not in message:
+            raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
+    parts = _media_parts(listed)
+    carried = [_carried(part) for part in parts if part["type"] == "image"]
+    inside = [picture for picture in carried if picture is not None]
+    if inside and (given or len(inside) < len(carried)):
+        raise UsageError(
+            "pictures are given in two ways",
+            where="messages",
+            got=f"{len(inside)} of {len(carried)} image parts carry one, image= gives {len(given)}",
+            expected="all of them in the messages, or all of them as image=",
+        )
+    pictures = iter(inside or given)
+    found: list[Picture | Clip] = []
+    for part in parts:
+        if part["type"] == "image":
+            found += islice(pictures, 1)
+        elif "video" in part:
+            found.append(_clip(part["video"], part.get("fps", fps)))
+        elif clip is not None:
+            found.append(clip)
+    return Question(listed, (*found, *pictures))
+
+
+class PromptEncoder:
+    """The bundle's tokenizer and chat template. ``tokenizer`` is a ``tokenizers.Tokenizer``.
+
+    Raises:
+        BundleError: A file cannot be read, or the tokenizer does not know the image token.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        prompt = bundle.manifest.prompt
+        self.image_token_id = prompt.image_token_id
+        self.cuts = prompt.cuts or (Cut((self.image_token_id,)),)
+        self.tokenizer = _load_tokenizer(bundle)
+        self.template: ChatTemplate | None = load_template(bundle)
+        self._where = str(bundle.folder)
+        image_token = self.tokenizer.id_to_token(self.image_token_id)
+        if image_token is None:
+            raise BundleError(
+                "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
+            )
+        self._image_token = str(image_token)
+        self.marker = prompt.marker or self._image_token
+        markers = [self.marker, *([prompt.video.marker] if prompt.video else [])]
+        self._markers = re.compile("|".join(re.escape(marker) for marker in markers))
+
+    def render(self, asked: Question) -> str:
+        """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
+
+        Raises:
+            UsageError: See ``ChatTemplate.render``; or messages for a bundle without a template.
+        """
+        if self.template is not None:
+            return self.template.render(asked.messages)
+        if asked.plain is None:
+            raise UsageError(
+                "this bundle has no chat template, so it cannot take messages",
+                where=self._where,
+                fix="pass prompt= (pictures first, then the text as it is)",
+            )
+        return self.marker * len(asked.media) + asked.plain
+
+    def encode(self, asked: Question, written: Sequence[tuple[str | int, ...]] | None = None) -> list[int]:
+        """Token ids of the prompt.
+
+        ``written`` says what stands for each of ``asked.media``; None writes the bundle's first cut. Markers become
+        text before the tokenizer sees it, as in transformers' processors, so that what stands around a picture may join
+        with its surroundings. Special tokens of the tokenizer's own are added unless the template has written them
+        (transformers' rule).
+
+        Raises:
+            UsageError: See ``render``; or another number of markers than of pictures and videos.
+        """
+        rendered = self.render(asked)
+        around = self._markers.split(rendered)
+        chosen = [self.cuts[0].written] * len(asked.media) if written is None else list(written)
+        if len(around) != len(chosen) + 1:
+            raise self._miscounted(rendered, len(around) - 1, len(chosen))
+        text, runs = around[0], list[tuple[int, ...]]()
+        for parts, after in zip(chosen, around[1:], strict=True):
+            for is_id, run in groupby(parts, lambda part: isinstance(part, int)):
+                if is_id:
+                    runs.append(tuple(int(part) for part in run))
+                    text += self._image_token
+                else:
+                    text += "".join(str(part) for part in run)
+            text += after
+        bos = self.template.special.get("bos_token") if self.template else None
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
+        if (found := ids.count(self.image_token_id)) != len(runs):
+            raise self._miscounted(rendered, found - len(runs) + len(chosen), len(chosen))
+        spelled = iter(runs)
+        return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
+
+    def _miscounted(self, text: str, found: int, given: int) -> UsageError:
+        return UsageError(
+            f"the prompt has places for {found} pictures, but {given} are given",
+            where="prompt",
+            got=repr(text[:200]),
+            expected=f"one {self.marker} per picture",
+            fix="give as many pictures as there are image parts, and do not write the placeholder in the text",
+        )
+
+
+def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+    path = bundle.path(TOKENIZER)
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises the bare Exception
+        raise BundleError("the tokenizer cannot be read", where=str(path), got=str(error)) from error
+    tokenizer.no_truncation()  # saved with some tokenizers, and would silently cut a long prompt
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _pictures(image: Any) -> tuple[Picture, ...]:
+    if image is None:
+        return ()
+    return tuple(image) if isinstance(image, list | tuple) else (image,)
+
+
+def _media_parts(messages: Sequence[Message]) -> list[Message]:
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return [part for part in parts if isinstance(part, dict) and part.get("type") in ("image", "video")]
+
+
+def _carried(part: Message) -> Any:
+    return part.get("image", part.get("path", part.get("url")))
+
+
+def _clip(frames: Any, fps: Any) -> Clip:
+    if not isinstance(frames, list | tuple) or not frames:
+        raise UsageError(
+            "a video is a list of its frames",
+            where="video",
+            got="an empty list" if isinstance(frames, list | tuple) else type(frames).__name__,
+            expected="[picture, picture, ...]",
+            fix="runtime.media.video.open_video(PATH) gives frames and fps of a folder or an animated picture",
+        )
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+        raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
+    return Clip(tuple(frames), float(fps))

@@ -1,0 +1,133 @@
+"""A question with its pictures and videos -> what the graphs take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.core import token_layout
+from luvc_export.core.plan import Plan
+from luvc_export.core.tiling import Cut, Video
+from luvc_export.errors import UsageError
+from luvc_export.runtime.media.pictures import open_picture
+from luvc_export.runtime.media.preprocess import Placement, Prepared, cut_up, fill_images
+from luvc_export.runtime.media.tile_selection import choose_cut
+from luvc_export.runtime.media.video import spread
+from luvc_export.runtime.prompt.encoder import Clip, PromptEncoder, Question
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question made ready.
+
+    Args:
+        token_ids: With a placeholder per image.
+        images: uint8 [n, F, H, W, 3], the pictures, their tiles, or moments of videos.
+        placements: Where its picture lies on each image.
+        tiles: Rows and columns of tiles of each picture.
+        blocks: Images that belong together, see ``layout.arrange``.
+    """
+
+    token_ids: tuple[int, ...]
+    images: NDArray[np.uint8]
+    placements: tuple[Placement, ...]
+    tiles: tuple[tuple[int, int], ...] = ()
+    blocks: Mapping[int, token_layout.Block] = field(default_factory=dict)
+
+    def rest(self, tokens: int, images: int) -> Request:
+        """What is left after the first ``tokens`` ids and ``images`` images. ``tiles`` stay those of all pictures."""
+        blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
+        return Request(self.token_ids[tokens:], self.images[images:], self.placements[images:], self.tiles, blocks)
+
+
+def open_media(asked: Question) -> Question:
+    """``asked`` with every picture and frame opened: upright RGB.
+
+    Raises:
+        UsageError: One of them is no picture.
+    """
+    media = tuple(
+        replace(item, frames=tuple(open_picture(frame) for frame in item.frames))
+        if isinstance(item, Clip)
+        else open_picture(item)
+        for item in asked.media
+    )
+    return replace(asked, media=media)
+
+
+def make_request(
+    asked: Question, encoder: PromptEncoder, manifest: Manifest, size: tuple[int, int], plan: Plan
+) -> Request:
+    """Fit opened pictures and frames to images of ``size`` (height, width) and write the prompt around them.
+
+    Where ``plan`` shares a budget over a whole video, every video gets the frames the plan was made for: evenly taken
+    from those given, some more than once where there are fewer.
+
+    Raises:
+        UsageError: The prompt does not fit the pictures, the bundle takes no video, or the plan only videos.
+    """
+    spec = replace(manifest.image, size=size)
+    parts = list[tuple[str | int, ...]]()
+    prepared, tiles, blocks = list[Prepared](), list[tuple[int, int]](), dict[int, token_layout.Block]()
+    for item in asked.media:
+        if isinstance(item, Clip):
+            video = _video(manifest)
+            item = _filled(item, plan.joint_images * video.frames) if plan.joint_images > 1 else item
+            moments = fill_images([open_picture(frame) for frame in item.frames], spec)
+            parts.append(_written(video, len(item.frames), len(moments), item.fps))
+            if video.step is not None:
+                seconds = video.frames / item.fps if video.step_of == "second" else 1.0
+                blocks[len(prepared)] = token_layout.Clip(len(moments), video.step * seconds)
+            prepared += moments
+            continue
+        if plan.joint_images > 1:
+            raise UsageError(
+                "this plan shares one budget over a whole video, so it takes no pictures",
+                where="image",
+                expected=f"videos, seen as {plan.joint_images} images each",
+                fix="ask with the plan of the same name without @video",
+            )
+        picture = open_picture(item)
+        cut: Cut = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
+        parts.append(cut.written)
+        tiles.append(cut.tiles)
+        if cut.mosaic:
+            blocks[len(prepared) + (cut.whole == "first")] = token_layout.Mosaic(cut.tiles)
+        prepared += cut_up(picture, spec, cut)
+    token_ids = tuple(encoder.encode(asked, parts))
+    images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
+    for index, one in enumerate(prepared):
+        images[index] = one.pixels
+    return Request(token_ids, images, tuple(one.placement for one in prepared), tuple(tiles), blocks)
+
+
+def _video(manifest: Manifest) -> Video:
+    if manifest.prompt.video is None:
+        raise UsageError(
+            "this bundle takes no video",
+            where="video",
+            got=f"a bundle of {manifest.source.model_type}",
+            expected="one exported with --video, which Qwen-VL families have",
+            fix="export it again with --video, or ask about single frames as pictures",
+        )
+    return manifest.prompt.video
+
+
+def _filled(clip: Clip, frames: int) -> Clip:
+    """``clip`` in so many frames, as long as before."""
+    return Clip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
+
+
+def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | int, ...]:
+    """What stands for a video: its images one after another, each with its time where the family writes it."""
+    written: list[Any] = []
+    for index in range(images):
+        first, last = index * video.frames, min((index + 1) * video.frames, frames) - 1
+        seconds = (first / fps + last / fps) / 2
+        written += [part.format(seconds=f"{seconds:.1f}") if isinstance(part, str) else part for part in video.written]
+    return tuple(written)

@@ -1,0 +1,185 @@
+"""TensorRT and TensorRT-RTX as back-end: the engines of one plan, with every buffer planned and kept on the GPU."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from luvc_export.bundle.engine_checks import check_device, check_library
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import EngineFile
+from luvc_export.core import graph_io
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.backend import Array, Cache, Chosen
+from luvc_export.runtime.cuda.device import Gpu, stream_handle
+from luvc_export.runtime.memory import gib
+from luvc_export.runtime.tensorrt.buffers import Buffer
+from luvc_export.runtime.tensorrt.cache import TrtCache
+from luvc_export.runtime.tensorrt.call import chooses, decode_profile, prefill_profile
+from luvc_export.runtime.tensorrt.decoder import TrtDecoder
+from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache_file
+from luvc_export.runtime.tensorrt.execution_slot import Lane
+from luvc_export.runtime.tensorrt.library import deserialize, load_library, make_log
+from luvc_export.runtime.tensorrt.memory_plan import plan_kv
+from luvc_export.runtime.tensorrt.vision import TrtVision
+
+
+class TrtBackend:
+    """The engines of a plan, loaded when first used and kept. See docs/trt-runtime.md.
+
+    Args:
+        bundle: A checked bundle with engines.
+        plan: Name of a plan; None for the bundle's default.
+        target: Which engines, where the bundle has some for several targets.
+        device: GPU, as CUDA counts.
+        stream: The caller's stream, as ``cuda.stream_handle`` takes it; None for one of its own.
+        graphs: Capture CUDA graphs.
+        allow_unverified: Load engines that are not those ``luvc.json`` names. An engine is executable code.
+        gpu: A GPU already opened, in place of ``device``.
+        opener: Opens engines with another executor than the library they were built with.
+
+    Raises:
+        UsageError: The bundle has no such engines, or they hold no weights.
+        BundleError: The engines do not fit the plan.
+        MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
+    """
+
+    name = "tensorrt"
+    #: Caches are laid out for one row, whatever batch the engines were built for.
+    largest_batch = 1
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        plan: str | None = None,
+        target: str | None = None,
+        *,
+        device: int = 0,
+        stream: Any = None,
+        graphs: bool = True,
+        allow_unverified: bool = False,
+        gpu: Gpu | None = None,
+        opener: Callable[[EngineFile], Engine] | None = None,
+    ) -> None:
+        self._bundle, self._keep = bundle, bundle.entry(plan).plan.keep
+        self._entry = entry = bundle.engine(plan, target)
+        if entry.stripped:
+            fix = f"luvc-export build --target {entry.target} without --strip-weights"
+            raise UsageError("these engines have no weights", where=entry.decoder.file, fix=fix)
+        self._kv = plan_kv(bundle.manifest.decoder, bundle.entry(plan).plan, entry)
+        self._graphs, self._unverified = graphs, allow_unverified
+        if opener is None:
+            self._trt = load_library(entry.backend)
+            check_library(entry, entry.backend, self._trt.__version__)
+        self.gpu = gpu or Gpu(device)
+        self._capability = ".".join(map(str, self.gpu.info.capability))
+        if opener is None:
+            check_device(entry, self._capability, self.gpu.info.integrated)
+        self._opener = opener or self._open_with_library
+        self._stream = self.gpu.new_stream() if stream is None else stream_handle(stream)
+        self._scratch = Buffer(self.gpu, self._stream, "scratch memory of the engines")
+        self._engines: dict[str, Engine] = {}
+
+    def load(self, images: bool = True) -> None:
+        """See ``Backend.load``."""
+        self.gpu.activate()
+        _ = self._decoder, self._vision if images else None
+
+    def vision(self, images: Any) -> dict[str, Array]:
+        """See ``Backend.vision``. ``visual_embeds`` stays on the GPU (``GpuTensor``), where ``decode`` reads it.
+
+        Args:
+            images: uint8 [n, F, H, W, 3]: a host array, or a tensor of any library that lies on this GPU.
+
+        Raises:
+            UsageError: More images than the engine takes, or another shape, dtype or GPU.
+        """
+        self.gpu.activate()
+        return self._vision(images)
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
+        """See ``Backend.decode``.
+
+        Raises:
+            UsageError: The caches have no room, or ``cache`` is another back-end's.
+        """
+        self.gpu.activate()
+        return self._decoder(feeds, cache)
+
+    @property
+    def chooses(self) -> bool:
+        """See ``Chooser.chooses``: these engines give their most likely next token."""
+        return chooses(self._entry)
+
+    def choose(self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None) -> tuple[Chosen, Cache]:
+        """See ``Chooser.choose``: the token comes to the host, its logit with it, and no other logits.
+
+        Raises:
+            UsageError: See ``decode``; or the engines choose no tokens.
+        """
+        self.gpu.activate()
+        return self._decoder.choose(feeds, cache, after)
+
+    def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
+        """Keys (rotated) and values of every layer, float32 [1, Hkv, rows, Dh], copied to the host.
+
+        Rows are in the order of ``contract``, visual before text, wherever the engines keep them.
+        """
+        self.gpu.activate()
+        return self._decoder.rows(cache)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """See ``Backend.placement``; layers after the builder has fused them."""
+        return {name: {self.gpu.info.name: engine.layers} for name, engine in self._engines.items()}
+
+    @cached_property
+    def _vision(self) -> TrtVision:
+        file = self._entry.vision
+        (lane,) = self._lanes("vision", file, 0)
+        return TrtVision(self.gpu, self._stream, lane, file)
+
+    @cached_property
+    def _decoder(self) -> TrtDecoder:
+        file = self._entry.decoder
+        prefill, decode = self._lanes("decoder", file, prefill_profile(file), decode_profile(file))
+        lanes = {"prefill": prefill, "decode": decode}
+        return TrtDecoder(self.gpu, self._stream, lanes, self._entry, self._keep, self._kv)
+
+    def _lanes(self, name: str, file: EngineFile, *profiles: int) -> list[Lane]:
+        """Open an engine, and make lanes with a context each: a graph of one stays valid while another runs."""
+        if not self._engines:
+            self._check_memory()
+        engine = self._engines[name] = self._opener(file)
+        self._scratch.reserve(engine.scratch_bytes)
+        graphs = self._graphs and not engine.captures_itself
+        contexts = [engine.context(profile, self._stream) for profile in profiles]
+        front = (graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT)
+        return [Lane(self.gpu, self._stream, context, self._scratch, file, graphs, front) for context in contexts]
+
+    def _open_with_library(self, file: EngineFile) -> Engine:
+        data = self._bundle.read_engine(file, self._unverified)
+        library = self._entry.plugins
+        plugins = None if library is None else self._bundle.read_engine(library, self._unverified)
+        log = make_log(self._trt)
+        runtime, engine = deserialize(self._trt, log, data, str(self._bundle.folder / file.file), plugins)
+        cache = runtime_cache_file(file, self._trt.__version__, self._capability)
+        static = self._entry.kv == "inplace" or file is self._entry.vision
+        opened = TrtEngine(self._trt, (runtime, log), engine, file, static and self._graphs, cache)
+        weakref.finalize(self, opened.save_runtime_cache)
+        return opened
+
+    def _check_memory(self) -> None:
+        """Refuse engines that cannot fit before any is read, by the prediction made when they were built."""
+        free, total = self.gpu.memory()
+        footprint = self._entry.footprint
+        needed = footprint.peak if self.gpu.info.integrated else footprint.running
+        if needed > free:
+            raise MachineError(
+                "there is not enough memory on the GPU",
+                where=str(self._bundle.folder),
+                got=f"{gib(free)} of {gib(total)} free",
+                expected=f"{gib(needed)} for weights, caches and activations",
+                fix="close other programs on the GPU, or use engines with fewer images, less text or lower budgets",
+            )

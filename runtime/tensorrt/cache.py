@@ -1,0 +1,54 @@
+"""Caches on the GPU that keep the promise of ``backend.Cache``: one that a caller still holds never changes.
+
+An engine either writes its new rows behind the old ones in the same memory (``inplace``) or reads one block of caches
+and writes another (``concat``). So that a state can be continued more than once, a block is written only where no
+living state would notice: behind the last row of every state that lies in it, or where none lies. Continuing an old
+state while a later one is still held copies the block first. An ordinary answer drops each state as it makes the next
+and never copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from luvc_export.runtime.cuda.device import Memory
+from luvc_export.runtime.cuda.pool import Block, Lease, Pool
+
+
+class TrtCache(Lease):
+    """A state of the caches.
+
+    Args:
+        block: Where they lie.
+        lengths: Rows of each layer.
+        text: Text tokens held.
+        images: Images held.
+    """
+
+    def __init__(self, block: Block, lengths: tuple[int, ...], text: int, images: int) -> None:
+        self.lengths, self.text, self.images = lengths, text, images
+        super().__init__(block)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the block, which has room for the whole conversation."""
+        return self.block.memory.nbytes
+
+
+def behind(pool: Pool, cache: TrtCache, copy: Callable[[Memory, Memory], None]) -> Block:
+    """A block with the rows of ``cache`` that may be written behind them: its own, or a copy.
+
+    Args:
+        pool: Blocks of caches.
+        cache: The state to continue.
+        copy: Copies all of one memory to another, in stream order.
+
+    Raises:
+        MachineError: There is no memory for a copy.
+    """
+    others = [lease for lease in cache.block.leases if isinstance(lease, TrtCache) and lease is not cache]
+    if all(other.text < cache.text for other in others):
+        return cache.block
+    block = pool.free()
+    copy(block.memory, cache.block.memory)
+    return block

@@ -1,0 +1,101 @@
+"""What one call of the decoder engine is fed, and which profile takes it: arithmetic on shapes, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from luvc_export.bundle.manifest import EngineEntry, EngineFile, Profile
+from luvc_export.core import graph_io
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backend import Array
+from luvc_export.runtime.cuda.tensor import to_engine
+from luvc_export.runtime.tensorrt.cache import TrtCache
+
+PAST_TEXT, PAST_GROUPS = "past_text", "past_groups"
+
+
+def decode_profile(file: EngineFile) -> int:
+    """Index of the profile made for one token at a time: the one with the smallest largest text."""
+    return min(range(len(file.profiles)), key=lambda index: (_text(file.profiles[index]), index))
+
+
+def prefill_profile(file: EngineFile) -> int:
+    """Index of the profile made for prompts: the one with the largest text."""
+    return max(range(len(file.profiles)), key=lambda index: (_text(file.profiles[index]), -index))
+
+
+def chooses(entry: EngineEntry) -> bool:
+    """Whether the decoder engine gives its next token as it takes tokens."""
+    kinds = {binding.name: binding.dtype for binding in (*entry.decoder.inputs, *entry.decoder.outputs)}
+    given = {graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT} <= set(kinds)
+    return given and kinds[graph_io.NEXT_TOKEN] == kinds[graph_io.INPUT_IDS] == "int64"
+
+
+def check_room(entry: EngineEntry, cache: TrtCache | None, images: int, text: int) -> None:
+    """Check that a call with ``images`` and ``text`` tokens behind ``cache`` fits the caches.
+
+    Raises:
+        UsageError: Too much text, too many images, or images behind text where caches are written in place.
+    """
+    held_text, held_images = (cache.text, cache.images) if cache else (0, 0)
+    for what, held, new, most in (
+        ("text tokens", held_text, text, entry.text_capacity),
+        ("images", held_images, images, entry.images),
+    ):
+        if held + new > most:
+            raise UsageError(
+                f"the engines do not hold so many {what}",
+                where=entry.decoder.file,
+                got=f"{held} held, {new} more",
+                expected=f"at most {most}",
+                fix=f"luvc-export build --target {entry.target} with more of them, or ask less",
+            )
+    if entry.kv == "inplace" and images and cache:
+        raise UsageError(
+            "these engines take images with the first call of a conversation only",
+            where=entry.decoder.file,
+            got=f"{images} images behind {held_text} text tokens",
+            fix=f"ask about all images at once, or luvc-export build --target {entry.target} --kv concat",
+        )
+
+
+def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCache | None) -> dict[str, Array]:
+    """Host arrays of one call in the engine's dtypes, by input name; caches and visual embeddings left out.
+
+    In place, ``text_mask`` covers every text slot and two inputs say what the caches hold (docs/surgery.md).
+    """
+    given = {name: array for name, array in feeds.items() if name != graph_io.VISUAL_EMBEDS}
+    if entry.kv == "inplace":
+        mask = np.zeros((1, entry.text_capacity), np.bool_)
+        mask[:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
+        held = {PAST_TEXT: cache.text if cache else 0, PAST_GROUPS: cache.images if cache else 0}
+        given |= {graph_io.TEXT_MASK: mask, **{name: np.array([value], np.int64) for name, value in held.items()}}
+    kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
+    return {name: to_engine(array, kinds[name]) for name, array in given.items() if name in kinds}
+
+
+def check_shapes(file: EngineFile, index: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the shapes of all inputs against profile ``index``.
+
+    Raises:
+        UsageError: One is outside; names it, its range and what to build.
+    """
+    profile = file.profiles[index]
+    for binding in file.inputs:
+        shape = shapes[binding.name]
+        low, high = (limits.get(binding.name, binding.shape) for limits in (profile.minimum, profile.maximum))
+        fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        if not fits:
+            raise UsageError(
+                "an input does not fit the engine",
+                where=f"{file.file}: {binding.name}, profile {profile.name!r}",
+                got=list(shape),
+                expected=f"{list(low)} to {list(high)}",
+                fix="ask less, or luvc-export build the engines with larger capacities",
+            )
+
+
+def _text(profile: Profile) -> int:
+    return profile.maximum[graph_io.INPUT_IDS][1]

@@ -1,0 +1,158 @@
+"""The decoder engine: prompts on one lane, single tokens on another, caches in blocks that are planned beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.core import graph_io
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backend import Array, Cache, Chosen
+from luvc_export.runtime.cuda.device import Gpu, Memory
+from luvc_export.runtime.cuda.dlpack import ITEMSIZE
+from luvc_export.runtime.cuda.pool import Lease, Pool
+from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
+from luvc_export.runtime.tensorrt.cache import TrtCache, behind
+from luvc_export.runtime.tensorrt.call import (
+    check_room,
+    check_shapes,
+    chooses,
+    decode_profile,
+    decoder_arrays,
+    prefill_profile,
+)
+from luvc_export.runtime.tensorrt.device_token import TrtToken
+from luvc_export.runtime.tensorrt.execution_slot import Call, Lane
+from luvc_export.runtime.tensorrt.memory_plan import KvPlan
+
+
+class TrtDecoder:
+    """Runs the decoder engine.
+
+    Args:
+        gpu: Where it runs.
+        stream: Stream of the lanes.
+        lanes: By profile.
+        entry: What the manifest says of the engines.
+        keep: Visual tokens an image leaves in each layer.
+        kv: Where caches lie.
+    """
+
+    def __init__(
+        self, gpu: Gpu, stream: int, lanes: Mapping[str, Lane], entry: EngineEntry, keep: tuple[int, ...], kv: KvPlan
+    ) -> None:
+        self._gpu, self._stream, self._lanes, self._entry, self._keep, self._kv = gpu, stream, lanes, entry, keep, kv
+        self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
+        self._past, self._present = graph_io.past_names(len(keep)), graph_io.present_names(len(keep))
+        self._blocks = Pool(self._allocate)
+        self._newest = gpu.allocate(ITEMSIZE["int64"], "the newest token")
+        self._number = 0
+
+    @property
+    def chooses(self) -> bool:
+        """The engine gives its most likely next token."""
+        return chooses(self._entry)
+
+    def __call__(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TrtCache]:
+        """See ``TrtBackend.decode``."""
+        call, after = self._start(feeds, cache, None, front=False)
+        return call.read(), after
+
+    def choose(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None
+    ) -> tuple[TrtToken, TrtCache]:
+        """See ``TrtBackend.choose``."""
+        if not self.chooses:
+            raise UsageError(
+                "these engines choose no tokens",
+                where=self._entry.decoder.file,
+                fix=f"luvc-export build --target {self._entry.target} again, or take the logits of decode",
+            )
+        call, state = self._start(feeds, cache, after, front=True)
+        return TrtToken(call, self, self._number), state
+
+    def _start(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None, front: bool
+    ) -> tuple[Call, TrtCache]:
+        if cache is not None and not isinstance(cache, TrtCache):
+            raise UsageError("this cache is of another back-end", where="cache", got=type(cache).__name__)
+        images, text = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape[1]
+        check_room(self._entry, cache, images, text)
+        feeds, resident = self._token(feeds, after)
+        arrays = decoder_arrays(self._entry, feeds, cache)
+        visual, dtype = feeds[graph_io.VISUAL_EMBEDS], self._kinds[graph_io.VISUAL_EMBEDS]
+        if isinstance(visual, GpuTensor) and visual.gpu is self._gpu and visual.dtype_name == dtype:
+            resident[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
+        else:
+            arrays[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
+        inplace = self._entry.kv == "inplace"
+        target = behind(self._blocks, cache, self._copy) if inplace and cache else self._blocks.free()
+        source = target if inplace or not cache else cache.block
+        lease = Lease(target)
+        resident |= self._caches(source.memory, self._kv.rows if inplace else cache.lengths if cache else None)
+        present = {
+            name: target.memory.address + self._kv.region.offsets[past]
+            for name, past in zip(self._present, self._past, strict=True)
+        }
+        single = not images and text == 1
+        profile = (decode_profile if single else prefill_profile)(self._entry.decoder)
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        check_shapes(self._entry.decoder, profile, shapes | {name: shape for name, (_, shape) in resident.items()})
+        copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.chooses else {}
+        lane = self._lanes["decode" if single else "prefill"]
+        self._number += 1
+        call = lane.start(arrays, resident, lambda _: present, copies, front)
+        images, text = images + (cache.images if cache else 0), text + (cache.text if cache else 0)
+        state = TrtCache(target, tuple(images * keep + text for keep in self._keep), text, images)
+        del lease
+        return call, state
+
+    def _token(
+        self, feeds: Mapping[str, Array], after: Chosen | None
+    ) -> tuple[Mapping[str, Array], dict[str, tuple[int, tuple[int, ...]]]]:
+        """Feeds, and where ``input_ids`` lies if it is the token that the last call chose on the GPU."""
+        if after is None:
+            return feeds, {}
+        if isinstance(after, TrtToken) and after.decoder is self and after.number == self._number:
+            others = {name: array for name, array in feeds.items() if name != graph_io.INPUT_IDS}
+            return others, {graph_io.INPUT_IDS: (self._newest.address, after.shape)}
+        return {**feeds, graph_io.INPUT_IDS: np.array([[after.read()[0]]], np.int64)}, {}
+
+    def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
+        """See ``TrtBackend.rows``."""
+        raw = np.asarray(GpuTensor(self._gpu, cache, (self._kv.region.nbytes,), "uint8", self._stream))
+        inplace, (heads, size) = self._entry.kv == "inplace", self._kv.shape
+        arrays = []
+        for index, name in enumerate(self._past):
+            layer = index // 2
+            filled = cache.lengths[layer]
+            # In place, visual rows end where the slots of text begin (docs/surgery.md).
+            first = (self._entry.images - cache.images) * self._keep[layer] if inplace else 0
+            shape = (1, heads, self._kv.rows[layer] if inplace else filled, size)
+            start, nbytes = self._kv.region.offsets[name], math.prod(shape) * self._kv.itemsize
+            values = to_host(raw[start : start + nbytes], self._kinds[name], shape)
+            arrays.append(values[:, :, first : first + filled])
+        return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def _caches(self, memory: Memory, rows: tuple[int, ...] | None) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Address and shape of every cache that is read; without ``rows`` they are empty."""
+        heads, size = self._kv.shape
+        return {
+            name: (
+                memory.address + self._kv.region.offsets[name],
+                (1, heads, rows[index // 2] if rows else 0, size),
+            )
+            for index, name in enumerate(self._past)
+        }
+
+    def _allocate(self) -> Memory:
+        memory = self._gpu.allocate(self._kv.region.nbytes, "caches of keys and values")
+        # Attention gives masked slots no weight, but 0 times a NaN of unwritten memory is NaN.
+        self._gpu.clear(memory.address, memory.nbytes, self._stream)
+        return memory
+
+    def _copy(self, target: Memory, source: Memory) -> None:
+        self._gpu.copy(target.address, source.address, source.nbytes, self._stream)

@@ -1,0 +1,85 @@
+"""How much GPU memory the caches take and where each lies: decided from the plan before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
+from luvc_export.errors import BundleError
+from luvc_export.runtime.cuda.dlpack import ITEMSIZE
+
+#: TensorRT wants device addresses aligned to 256 bytes (``IExecutionContext.set_device_memory``, NvInferRuntime.h).
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Region:
+    """Tensors side by side in one block: the offset of each in bytes, aligned, and the size of the block."""
+
+    offsets: dict[str, int]
+    nbytes: int
+
+
+def pack(sizes: Mapping[str, int]) -> Region:
+    """Place tensors of ``sizes`` bytes one after another, each aligned."""
+    offsets, end = {}, 0
+    for name, nbytes in sizes.items():
+        offsets[name] = end
+        end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return Region(offsets, end)
+
+
+@dataclass(frozen=True)
+class KvPlan:
+    """Keys and values of every layer.
+
+    Args:
+        rows: Rows a layer's cache holds at most: its visual tokens of all images and the text capacity.
+        shape: (kv heads, head size).
+        itemsize: Bytes of an element.
+        sets: Sets of caches an answer needs: ``concat`` reads one and writes the other, ``inplace`` has one.
+        region: Where each cache lies in a set, by input name.
+    """
+
+    rows: tuple[int, ...]
+    shape: tuple[int, int]
+    itemsize: int
+    sets: int
+    region: Region
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sets of one answer."""
+        return self.sets * self.region.nbytes
+
+
+def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
+    """Plan the caches of one conversation with as many images and as much text as the engines take.
+
+    Raises:
+        BundleError: The engines' fixed capacities are not those of the plan.
+    """
+    rows = tuple(entry.images * keep + entry.text_capacity for keep in plan.keep)
+    inputs = {binding.name: binding for binding in entry.decoder.inputs}
+    names = graph_io.past_names(shape.layers)
+    missing = [name for name in names if name not in inputs]
+    if missing:
+        raise BundleError("an engine lacks a cache", where=entry.decoder.file, got=f"no input {missing[0]!r}")
+    for layer, name in ((index // 2, name) for index, name in enumerate(names)):
+        expected = (shape.kv_heads, rows[layer] if entry.kv == "inplace" else -1, shape.head_dim)
+        if inputs[name].shape[1:] != expected:
+            raise BundleError(
+                "a cache of the engine does not fit the plan",
+                where=f"{entry.decoder.file}: {name}",
+                got=list(inputs[name].shape),
+                expected=["batch", *expected],
+                fix="luvc-export build the engines again",
+            )
+    itemsize = ITEMSIZE[inputs[names[0]].dtype]
+    row = shape.kv_heads * shape.head_dim * itemsize
+    region = pack({name: rows[index // 2] * row for index, name in enumerate(names)})
+    return KvPlan(rows, (shape.kv_heads, shape.head_dim), itemsize, 1 if entry.kv == "inplace" else 2, region)

@@ -1,0 +1,89 @@
+"""The vision engine: pictures from the host or from the GPU, embeddings that stay on the GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from luvc_export.bundle.manifest import EngineFile
+from luvc_export.core import graph_io
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backend import Array
+from luvc_export.runtime.cuda.device import Gpu, Memory
+from luvc_export.runtime.cuda.dlpack import CUDA, CUDA_MANAGED, ITEMSIZE, Borrowed, borrow
+from luvc_export.runtime.cuda.pool import Lease, Pool
+from luvc_export.runtime.cuda.tensor import GpuTensor
+from luvc_export.runtime.tensorrt.call import check_shapes
+from luvc_export.runtime.tensorrt.execution_slot import Lane
+from luvc_export.runtime.tensorrt.memory_plan import ALIGNMENT
+
+
+class TrtVision:
+    """Runs the vision engine.
+
+    Args:
+        gpu: Where it runs.
+        stream: Stream of the lane.
+        lane: Of its only profile.
+        file: What the manifest says of it.
+    """
+
+    def __init__(self, gpu: Gpu, stream: int, lane: Lane, file: EngineFile) -> None:
+        self._gpu, self._stream, self._lane, self._file = gpu, stream, lane, file
+        made = next(binding for binding in file.outputs if binding.name == graph_io.VISUAL_EMBEDS)
+        self._dtype = made.dtype
+        images = file.profiles[0].maximum[graph_io.IMAGE][0]
+        self._most = images * math.prod(made.shape[1:]) * ITEMSIZE[made.dtype]
+        self._blocks = Pool(self._allocate)
+
+    def __call__(self, images: Any) -> dict[str, Array]:
+        """See ``TrtBackend.vision``."""
+        arrays: dict[str, Array] = {}
+        resident: dict[str, tuple[int, tuple[int, ...]]] = {}
+        borrowed = self._borrow(images)
+        if borrowed is not None:
+            resident[graph_io.IMAGE] = (borrowed.address, borrowed.shape)
+        else:
+            arrays[graph_io.IMAGE] = np.ascontiguousarray(images)
+        given = borrowed or arrays[graph_io.IMAGE]
+        if str(given.dtype) != "uint8":
+            raise UsageError("pictures are bytes", where=graph_io.IMAGE, got=str(given.dtype), expected="uint8")
+        check_shapes(self._file, 0, {graph_io.IMAGE: tuple(given.shape)})
+        lease = Lease(self._blocks.free())
+        sizes: dict[str, tuple[int, ...]] = {}
+
+        def results(made: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+            sizes.update(made)
+            return {graph_io.VISUAL_EMBEDS: lease.block.memory.address}
+
+        outputs = self._lane.call(arrays, resident, results)
+        embeds = GpuTensor(self._gpu, lease, sizes[graph_io.VISUAL_EMBEDS], self._dtype, self._stream)
+        return {**outputs, graph_io.VISUAL_EMBEDS: cast(Array, embeds)}
+
+    def _allocate(self) -> Memory:
+        return self._gpu.allocate(self._most, "visual embeddings")
+
+    def _borrow(self, images: Any) -> Borrowed | None:
+        """Pictures that lie on a GPU; None where they lie on the host."""
+        if isinstance(images, np.ndarray) or not hasattr(images, "__dlpack_device__"):
+            return None
+        kind, ordinal = images.__dlpack_device__()
+        if kind not in (CUDA, CUDA_MANAGED):
+            return None
+        if ordinal != self._gpu.ordinal:
+            raise UsageError(
+                "the pictures lie on another GPU", where=graph_io.IMAGE, got=ordinal, expected=self._gpu.ordinal
+            )
+        borrowed = borrow(images, graph_io.IMAGE, self._stream)
+        if borrowed.address % ALIGNMENT:
+            raise UsageError(
+                "the pictures do not start where an engine can read them",
+                where=graph_io.IMAGE,
+                got=f"address {borrowed.address:#x}",
+                expected=f"a multiple of {ALIGNMENT}",
+                fix="pass a copy: tensor.clone()",
+            )
+        return borrowed

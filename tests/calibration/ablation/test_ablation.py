@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration import runners
+from luvc_export.calibration.ablation import variants
+from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.store import Store, pack, unpack
+from luvc_export.calibration.ablation.variants import Shapes
+from luvc_export.calibration.tasks import Task, find
+from luvc_export.core.plan import Plan
+from luvc_export.errors import UsageError
+from luvc_export.export.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return find("glyph")
+
+
+@pytest.fixture(scope="module")
+def shapes(checkpoint: Checkpoint, task: Task) -> Shapes:
+    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    grid = (task.image_size[0] // unit, task.image_size[1] // unit)
+    return Shapes(
+        grid, checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
+    )
+
+
+def severe(shapes: Shapes, **switches: Any) -> Plan:
+    """So few tokens that some answers change."""
+    keep = (shapes.units, *(shapes.units // 8,) * (shapes.llm.layers - 2), 0)
+    return dataclasses.replace(Plan(shapes.grid, keep), **switches)
+
+
+@pytest.mark.parametrize("switches", [{}, {"score": "fastv"}, {"score": "random"}, {"reducer": "merge"}], ids=str)
+def test_the_engine_says_what_greedy_decoding_says(
+    checkpoint: Checkpoint, task: Task, shapes: Shapes, switches: dict[str, Any]
+) -> None:
+    cases = list(task.cases(task.report[0], 12, 3))
+    image = ImageInput(task.image_size, "pad", (128, 128, 128))
+    plan = variants.merged(severe(shapes)) if "reducer" in switches else severe(shapes, **switches)
+    subject = runners.open_torch(checkpoint, plan, image)
+    said = subject.answer(cases, task.longest)
+    told = [dataclasses.replace(case, answer=item.text) for case, item in zip(cases, said, strict=True)]
+    model = runners.load_model(checkpoint)
+    ended = all(item.ended for item in said)
+    assert Engine(checkpoint, model, told, stops=ended and task.stops).right(plan) == [True] * len(cases)
+    right = [item.text == case.answer for item, case in zip(said, cases, strict=True)]
+    if ended or not task.stops:
+        assert Engine(checkpoint, model, cases, task.stops).right(plan) == right
+
+
+def test_uncompressed_and_kv_only_agree(checkpoint: Checkpoint, task: Task, shapes: Shapes) -> None:
+    cases = list(task.cases(task.report[0], 18, 0))
+    engine = Engine(checkpoint, runners.load_model(checkpoint), cases, task.stops)
+    full = engine.right(shapes.none())
+    assert engine.right(dataclasses.replace(shapes.none(), last_layer="kv_only")) == full
+    assert sum(full) >= 0.8 * len(cases)
+
+
+def test_groups_compare_equal_budgets(shapes: Shapes) -> None:
+    half = variants.halved(shapes, 4)
+    rows = variants.methods(half, half)
+    assert {name for row in rows for name in [row.name.split(",")[0]]} >= {
+        "random",
+        "stride",
+        "v2drop",
+        "dart",
+        "fastv",
+        "merge",
+    }
+    assert all(plan.keep == half.keep for row in rows for plan in row.plans if plan.reducer == "prune")
+    merge = rows[-1].plans[0]
+    assert merge.reducer == "merge" and abs(sum(merge.keep) - sum(half.keep)) < 0.15 * sum(half.keep)
+    assert len(next(row for row in rows if row.name == "random").plans) == 3
+    assert len(list(variants.readings(half))) == 36
+    assert sum(variants.smaller(shapes, 40).grid) >= 12
+    early = variants.one_shot(shapes, 20)
+    assert not {"v2drop", "fastv"} & {row.name for row in variants.methods(early, half)}
+    for share in (0.75, 0.5):
+        assert all(
+            abs(row.plans[0].keep[0] - share * shapes.units) < 0.2 * shapes.units
+            for row in variants.encoder_merges(shapes, share)
+        )
+
+
+def test_the_search_and_the_report_share_no_picture(task: Task) -> None:
+    searched, reported = (
+        {image.tobytes() for case in task.cases(split[0], 60, split[1]) for image in case.images}
+        for split in (task.search, task.report)
+    )
+    assert not searched & reported
+
+
+def test_a_store_measures_once_and_only_for_the_same_model(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def measure() -> str:
+        calls.append(1)
+        return pack([True, False, True])
+
+    for _ in range(2):
+        store = Store(tmp_path / "m.json", {"weights": "a"})
+        assert unpack(store.of(["x"], measure), 3) == [True, False, True]
+    assert len(calls) == 1
+    Store(tmp_path / "m.json", {"weights": "b"}).of(["x"], measure)
+    assert len(calls) == 2
+
+
+def test_an_unknown_task_suggests_one() -> None:
+    with pytest.raises(UsageError, match="did you mean 'glyph'"):
+        find("glyphs")
+
+
+def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole document with invented verdicts: every section is written, nothing is measured."""
+    from luvc_export.calibration.ablation import run as runs
+    from luvc_export.calibration.ablation import timing
+
+    def right(self: Engine, plan: Plan) -> list[bool]:
+        share = min(1.0, 0.5 + sum(plan.keep) / (2 * plan.units * plan.layers))
+        return (np.arange(len(self.cases)) % 100 < 100 * share).tolist()
+
+    def measure(engine: Engine, plans: Sequence[Plan], rounds: int = 0, text: int = 0) -> list[timing.Times]:
+        return [timing.Times(1.0, sum(plan.keep) / 10, 1.0 + sum(plan.keep) / 10) for plan in plans]
+
+    monkeypatch.setattr(Engine, "right", right)
+    monkeypatch.setattr(timing, "measure", measure)
+    data = runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
+    text = (tmp_path / "ablation.md").read_text()
+    for heading in (
+        "In short",
+        "Horizon",
+        "Half the LLM",
+        "equal measured time",
+        "evenly",
+        "OIM",
+        "Last layer",
+        "Search",
+    ):
+        assert heading in text
+    names = {"ablation.md", "ablation.json", "ablation-measurements.json"}
+    names |= {f"ablation-{plot}.png" for plot in ("horizon", "budget", "time")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert len(data["search"]) == 36 and len(data["main"]) == 12 and len(data["schedules"]) > 30

@@ -1,0 +1,309 @@
+"""Budgets from data: the search on invented models whose needs are known, and once on the bundled one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.calibration import datasets, runners
+from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.store import Store
+from luvc_export.calibration.budgets import check, evidence, frontier, horizon, part, search
+from luvc_export.calibration.budgets.space import Space
+from luvc_export.calibration.budgets.trials import Trials
+from luvc_export.cli import main
+from luvc_export.core.plan import Plan
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.errors import UsageError
+from luvc_export.export.checkpoint import Checkpoint
+
+GRID, LAYERS = (6, 8), 5
+UNITS = GRID[0] * GRID[1]
+SPACE = Space(GRID, LAYERS, LAYERS)
+
+
+@dataclass
+class Invented:
+    """Questions that are answered as before if and only if each layer sees at least the tokens they need."""
+
+    needs: list[list[int]]
+    name: str = "calibration"
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def clusters(self) -> Sequence[int]:
+        return range(len(self.needs))
+
+    def agrees(self, plan: Plan, some: range) -> list[bool]:
+        self.asked.append(len(some))
+        return [all(k >= n for k, n in zip(plan.keep, self.needs[i], strict=True)) for i in some]
+
+
+def cost_of(plan: Plan) -> int:
+    return 1 + sum(plan.keep)
+
+
+@pytest.fixture
+def tries(tmp_path: Path) -> Callable[..., Trials]:
+    def make(asked: Invented, bar: float = 0.9) -> Trials:
+        return Trials(asked, bar, cost_of, Store(tmp_path / f"{len(list(tmp_path.iterdir()))}.json", {}))
+
+    return make
+
+
+def constant(need: Sequence[int], count: int = 80) -> Invented:
+    return Invented([list(need)] * count)
+
+
+needs = st.lists(
+    st.lists(st.integers(0, UNITS), min_size=LAYERS, max_size=LAYERS).map(lambda n: sorted(n, reverse=True)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=20)
+@given(needs, st.integers(0, LAYERS))
+def test_the_search_holds_the_bar_below_what_is_easy_to_find(needs: list[list[int]], looks: int) -> None:
+    """Never dearer than the cheapest even schedule up to the horizon; no step of any layer is left to take."""
+    kinds = [[n if layer < looks else 0 for layer, n in enumerate(need)] for need in needs]
+    asked = Invented([kinds[i % len(kinds)] for i in range(80)])
+    store = Store(Path("/nonexistent/never-written.json"), {})
+    store.save = lambda: None  # type: ignore[method-assign]
+    trials = Trials(asked, 0.9, cost_of, store)
+    seen = horizon.find(trials, SPACE)
+    most = [max(kind[layer] for kind in kinds) for layer in range(LAYERS)]
+    assert seen.layer == max((layer + 1 for layer in range(LAYERS) if most[layer]), default=0)
+    space = Space(GRID, LAYERS, seen.layer)
+    found = search.search(trials, space)
+    assert found is not None and found.holds and all(k >= n for k, n in zip(found.plan.keep, most, strict=True))
+    assert sum(found.plan.keep) <= max(most) * seen.layer
+    for layer in range(seen.layer):
+        less = search.lowered(found.plan.keep[: seen.layer], (layer, layer + 1), search.STEPS[-1][1])
+        assert less is None or not trials.of(space.plan((), less)).holds
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=120), st.integers(1, 14))
+def test_agreement_is_a_bound_and_all_agreeing_proves_most(agrees: list[bool], each: int) -> None:
+    clusters = [index // each for index in range(len(agrees))]
+    found = evidence.agreement(agrees, clusters)
+    assert found.low <= found.value <= found.high and found.value == pytest.approx(np.mean(agrees))
+    every = evidence.agreement([True] * len(agrees), clusters)
+    assert every.low >= found.low or found.value < 1
+    assert evidence.at_best([], clusters) == every.low
+
+
+def test_the_paired_difference_knows_its_sign() -> None:
+    ours, theirs = [True] * 40, [True] * 30 + [False] * 10
+    gap = evidence.difference(ours, theirs, range(40))
+    assert gap.value == 0.25 and 0 < gap.low < gap.high
+    assert evidence.difference(ours, ours, range(40)) == (0, 0, 0)
+
+
+def test_a_hopeless_plan_is_asked_few_questions_and_one_that_holds_all(tries: Callable[..., Trials]) -> None:
+    asked = constant([20, 20, 20, 20, 0], 800)
+    trials = tries(asked, 0.99)
+    assert not trials.of(SPACE.plan((), (19,) * 4)).holds and asked.asked == [100]
+    held = trials.of(SPACE.plan((), (20,) * 4))
+    assert held.holds and held.whole and sum(asked.asked) == 900
+    assert trials.of(SPACE.plan((), (20,) * 4)) is held and sum(asked.asked) == 900, "asked once"
+    assert trials.whole(SPACE.plan((), (19,) * 4)).wrong == 800 and sum(asked.asked) == 1600
+
+
+def test_the_horizon_bisects_and_draws_the_rest(tries: Callable[..., Trials]) -> None:
+    layers = 32
+    space = Space(GRID, layers, layers)
+    asked = constant([10] * 21 + [0] * 11)
+    trials = tries(asked)
+    seen = horizon.find(trials, space)
+    assert seen.layer == 21 and {20, 21, 0, 31} <= seen.curve.keys() and len(seen.curve) < 16
+    assert [layer for layer, trial in seen.curve.items() if trial.wrong] == [n for n in seen.curve if n < 21]
+
+
+def test_a_model_that_looks_to_the_end_has_no_horizon(tries: Callable[..., Trials]) -> None:
+    trials = tries(constant([9] * LAYERS))
+    assert horizon.find(trials, SPACE).layer == LAYERS
+    found = search.search(trials, SPACE)
+    assert found is not None and found.plan.last_layer == "kv_only" and set(found.plan.keep) == {9}
+
+
+def test_a_score_with_a_layer_before_keeps_the_first_layer_whole(tries: Callable[..., Trials]) -> None:
+    space = Space(GRID, LAYERS, LAYERS - 1, whole=1, switches={"score": "v2drop"})
+    found = search.search(tries(constant([5, 5, 5, 5, 0])), space)
+    assert found is not None and found.plan.keep == (UNITS, 5, 5, 5, 0)
+
+
+def test_the_frontier_is_finished_and_has_no_plan_that_another_beats(tries: Callable[..., Trials]) -> None:
+    rng = np.random.default_rng(3)
+    asked = Invented([sorted(rng.integers(4, 20, LAYERS).tolist(), reverse=True) for _ in range(400)])
+    trials = tries(asked, 0.98)
+    assert search.search(trials, SPACE) is not None
+    line = frontier.frontier(trials)
+    assert all(trial.whole for trial in line) and len(line) > 2
+    assert [t.flops for t in line] == sorted((t.flops for t in line), reverse=True)
+    assert [t.agreement.value for t in line] == sorted((t.agreement.value for t in line), reverse=True)
+    other = trials.whole(SPACE.plan((), (30,) * LAYERS))
+    peer = frontier.peer(trials, other)
+    assert peer.wrong <= other.wrong and peer.flops <= other.flops
+
+
+def test_beating_takes_fewer_flops_and_no_lost_agreement(tries: Callable[..., Trials]) -> None:
+    fresh = tries(Invented([[20, 10, 10, 10, 0]] * 40 + [[30, 30, 30, 30, 0]] * 40))
+    small, even, large = (fresh.whole(SPACE.plan((), keep)) for keep in ((20, 10, 10, 10), (21,) * 4, (30,) * 4))
+    assert check.against("even", small, even, fresh).beats
+    lost = check.against("large", small, large, fresh)
+    assert not lost.beats and "does not beat it" in lost.verdict and lost.gap.value == -0.5
+    close = tries(Invented([[20, 10, 10, 10, 0]] * 79 + [[30, 30, 30, 30, 0]]))
+    less, more = (close.whole(SPACE.plan((), keep)) for keep in ((20, 10, 10, 10), (30,) * 4))
+    unsure = check.against("large", less, more, close)
+    assert not unsure.beats and "undecided" in unsure.verdict
+    dear = check.against("even", large, even, fresh)
+    assert not dear.beats and "nothing cheaper than even" in dear.verdict
+
+
+# The bundled model.
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``luvc-export plan`` on the bundled model: (exit code, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["luvc-export", "plan", str(CHECKPOINT), *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
+
+    return run
+
+
+SMALL = ("--data", "glyph", "--count", 56, "--retention", 0.7, "--merge-keep", 1)
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large steps alone: so few questions carry no finer ones, and it is quicker."""
+    monkeypatch.setattr(search, "STEPS", ((2, 0.7),))
+
+
+def test_a_search_reports_saves_and_goes_on(
+    plan: Cli, coarse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = tmp_path / "search", tmp_path / "plan.json"
+    code, out, err = plan(*SMALL, "--save", folder, "-o", file, "--json")
+    assert code == 0, err
+    data = json.loads(out)
+    found = Plan.from_json(json.loads(file.read_text()))
+    assert found == Plan.from_json(data["plan"]) and found.keep == tuple(data["held_out"]["keep"])
+    assert found.keep[data["horizon"] :] == (0,) * (found.layers - data["horizon"])
+    assert data["calibration"]["holds"] and data["held_out"]["agreement"][0] >= 0.7 and data["passed"]
+    assert data["calibration"]["asked"] + data["held_out"]["asked"] == 56
+    assert {item["default"] for item in data["compared"]} == {"thirds", "even"}
+    names = {"md", "json", "-horizon.png", "-frontier.png", "-measurements.json"}
+    assert {path.name.removeprefix("budgets").removeprefix(".") for path in folder.iterdir()} == names
+    page = (folder / "budgets.md").read_text()
+    assert f"--save {folder}" in page and " ".join(map(str, found.keep)) in page
+    with Image.open(folder / "budgets-frontier.png") as picture:
+        assert picture.width > 500
+
+    def again(*_: object) -> list[bool]:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(Engine, "right", again)
+    code, out, err = plan(*SMALL, "--save", folder)
+    assert code == 0, err
+    assert "Chosen" in out and "held-out part" in out
+
+
+def test_a_calibration_part_that_lies_is_caught_on_the_held_out_part(
+    plan: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = part.Part.agrees
+
+    def lie(self: part.Part, plan: Plan, some: range) -> list[bool]:
+        return [True] * len(some) if self.name == "calibration" else honest(self, plan, some)
+
+    monkeypatch.setattr(part.Part, "agrees", lie)
+    code, out, err = plan(*SMALL, "--save", tmp_path / "search", "-o", tmp_path / "plan.json")
+    assert code == 1 and "does not hold on the held-out part" in err and "at least 0.7" in err
+    assert "Traceback" not in err and not (tmp_path / "plan.json").exists()
+    assert "does NOT hold" in out and "does NOT hold" in (tmp_path / "search" / "budgets.md").read_text()
+
+
+def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for number, case in enumerate(datasets.load("glyph", count=20).cases[::4]):
+        Image.fromarray(case.images[0]).resize((60 + number, 50)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(case.prompt)
+    data = datasets.load(tmp_path, longest=4)
+    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    layers = checkpoint.family.decoder_shape(checkpoint.config).layers
+    space = Space((IMAGE_SIZE[0] // unit, IMAGE_SIZE[1] // unit), layers, layers)
+    store, image = Store(tmp_path / "store.json", {}), ImageInput(IMAGE_SIZE, "pad", (128, 128, 128))
+    made = part.Part("calibration", checkpoint, runners.load_model(checkpoint), data, image, space.none(), store)
+    assert made.agrees(space.none(), range(5)) == [True] * 5
+    assert not all(made.agrees(space.plan((), ()), range(5))), "blind"
+    assert all(1 <= len(asked.answer) <= 4 for asked in made.engine.asked)
+
+
+def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:
+    clusters = [index // 3 for index in range(30)]
+    order = part.shuffled(clusters)
+    assert sorted(order) == list(range(30)) and order != list(range(30)) and order == part.shuffled(clusters)
+    assert all(order[i + 1] - order[i] == 1 for i in range(30) if i % 3 < 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--retention", 0.9], ["belong to a search", "--retention", "give --data too"]),
+        (["--data", "glyph", "--plan", "even"], ["searches the budgets itself", "--plan"]),
+        (["--data", "glyph", "--count", 100], ["too few questions", "the lower bound would be 0.8", "--count"]),
+        (["--data", "glyph", "--count", 70, "--retention", 1.5], ["between 0 and 1", "--retention"]),
+        (["--data", "glyph", "--count", 70, "--held-out", 0], ["between 0 and 1", "--held-out"]),
+        (["--data", "glyf"], ["no such calibration set", "did you mean 'glyph'"]),
+        (["--data", "{empty}"], ["the calibration set is empty"]),
+        (["--data", "{alike}", "--prompt", "what?"], ["all pictures of the calibration set are identical"]),
+        (["--data", "{broken}", "--prompt", "what?"], ["broken.png"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_set_is_refused_and_nothing_is_written(
+    plan: Cli, tmp_path: Path, arguments: list[object], texts: list[str]
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for name in ("empty", "alike", "broken"):
+        (tmp_path / name).mkdir()
+    for name in ("alike/a.png", "alike/b.png", "broken/a.png", "broken/broken.png"):
+        Image.fromarray(picture).save(tmp_path / name)
+    whole = (tmp_path / "broken" / "broken.png").read_bytes()
+    (tmp_path / "broken" / "broken.png").write_bytes(whole[: len(whole) // 2])
+    written = [
+        str(argument).format(**{n: tmp_path / n for n in ("empty", "alike", "broken")}) for argument in arguments
+    ]
+    extra = ["--save", tmp_path / "search"] if "--data" in written else []
+    code, _, err = plan(*written, *extra, "-o", tmp_path / "plan.json")
+    assert code == 2 and all(text in err for text in texts), err
+    assert "Traceback" not in err and not (tmp_path / "search").exists() and not (tmp_path / "plan.json").exists()
+
+
+def test_merging_too_much_is_an_answer_and_not_a_crash(tries: Callable[..., Trials]) -> None:
+    half = Space(GRID, LAYERS, LAYERS - 1, merges=((),))
+    assert search.search(tries(constant([UNITS + 1, 0, 0, 0, 0])), half) is None
+
+
+def test_a_part_of_nothing_cannot_be_asked_for() -> None:
+    with pytest.raises(UsageError, match="too few pictures"):
+        datasets.load("glyph", count=20).split(0.01)

@@ -1,0 +1,201 @@
+"""Every gate is shown a fault it must catch: a gate that cannot fail is a defect."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from luvc_export.calibration.cases import Case
+from luvc_export.calibration.parity.result import Result
+from luvc_export.calibration.parity.run import parity
+from luvc_export.calibration.runners.graph import GraphSubject
+from luvc_export.calibration.tasks import find
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.export.llm import decoder as decoder_module
+
+Make = Callable[[Plan], GraphSubject]
+
+
+def run(reference: Any, candidate: Any, cases: Sequence[Case]) -> Result:
+    task = find("glyph")
+    return parity(reference, candidate, cases, observe=len(cases), longest=task.longest, stops=task.stops, batch=2)
+
+
+def failed(result: Result) -> set[str]:
+    return {gate.name for gate in result.gates if not gate.passed}
+
+
+def located(result: Result) -> str:
+    assert result.located is not None
+    return result.located.tensor
+
+
+def test_two_equal_models_pass_every_gate(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    result = run(reference, compressed(plan), cases)
+    assert failed(result) == set()
+    assert result.located is None
+    assert {gate.level for gate in result.gates} == {"tensors", "tokens", "answers"}
+    assert result.lines()[-1] == f"PASSED | all {len(result.gates)} gates"
+
+
+def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    subject = compressed(plan)
+    layer = next(layer for layer, _, keep in plan.prunes if keep)
+    honest, decoder = subject.runner.decoder.score, subject.runner.decoder
+    swapped = 0
+
+    def score(given: Any) -> torch.Tensor:
+        nonlocal swapped
+        values = honest(given).clone()
+        if values.shape[-1] == plan.vision_tokens and not swapped and values.shape[1]:
+            order = values[0, 0].argsort(descending=True)
+            values[0, 0, order[plan.keep[layer] - 3]] = values[0, 0].min() - 1
+            swapped += 1
+        return values
+
+    decoder.score = score
+    result = run(reference, subject, cases)
+    assert swapped == 1
+    assert "kept tokens that no tie explains" in failed(result)
+    assert not failed(result) & {"relative L2", "cosine"}
+    assert result.comparison.measured[0].overlap[layer].unexplained == 1
+    assert result.comparison.measured[0].forced
+
+
+def test_with_forced_indices_a_swap_leaves_the_tensors_alone(
+    reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]
+) -> None:
+    subject = compressed(plan)
+    honest = subject.runner.decoder.score
+    subject.runner.decoder.score = lambda given: -honest(given)
+    result = run(reference, subject, cases)
+    assert {"kept-set overlap", "kept tokens that no tie explains"} <= failed(result)
+    assert not failed(result) & {"relative L2", "cosine", "KL of predictions", "top-1 agreement"}
+
+
+@pytest.mark.parametrize("block", [0, 4])
+def test_a_weight_scaled_by_1_01(
+    reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], block: int
+) -> None:
+    subject = compressed(plan)
+    with torch.no_grad():
+        subject.runner.decoder.layers[block].mlp.down_proj.weight.mul_(1.01)
+    result = run(reference, subject, cases)
+    assert "relative L2" in failed(result)
+    assert located(result) == f"layer {block + 1} in"
+    assert "FAILED" in result.lines()[-1] and any("first departs" in line for line in result.lines())
+
+
+def test_a_scaled_key_projection_is_located_at_its_key(
+    reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]
+) -> None:
+    subject = compressed(plan)
+    with torch.no_grad():
+        subject.runner.decoder.layers[2].self_attn.k_proj.weight.mul_(1.01)
+    result = run(reference, subject, cases)
+    assert located(result) == "layer 2 key"
+    assert "key projection" in result.located.suspect  # type: ignore[union-attr]
+
+
+def test_a_scaled_encoder_weight_is_located_in_vision(
+    reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]
+) -> None:
+    subject = compressed(plan)
+    with torch.no_grad():
+        weights = dict(subject.runner.encoder.named_parameters())
+        next(weights[name] for name in weights if "blocks.1." in name and "down_proj.weight" in name).mul_(1.01)
+    assert located(run(reference, subject, cases)) == "vision"
+
+
+def test_a_nan(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    subject = compressed(plan)
+    with torch.no_grad():
+        subject.runner.decoder.layers[3].mlp.down_proj.weight[0, 0] = float("nan")
+    result = run(reference, subject, cases)
+    assert {"elements that are not finite", "relative L2", "cosine", "KL of predictions"} <= failed(result)
+    assert located(result) == "layer 4 in"
+
+
+def test_a_wrong_second_element_of_a_batch(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    subject = compressed(plan)
+    honest = subject.runner.decode
+
+    def decode(feeds: Any, cache: Any, forced: Any) -> Any:
+        out = honest(feeds, cache, forced)
+        if len(out.logits) < 2:
+            return out
+        logits = out.logits.copy()
+        logits[1] = logits[0, ::-1]
+        return dataclasses.replace(out, logits=logits)
+
+    subject.runner.decode = decode
+    result = run(reference, subject, cases)
+    assert {"relative L2", "KL of predictions", "top-1 agreement"} <= failed(result)
+    assert [item.tensors["logits"].rel_l2 < 1e-4 for item in result.comparison.measured] == [True, False] * 2
+
+
+@pytest.mark.parametrize("name", [graph_io.POSITION_IDS, graph_io.VISUAL_POSITION_IDS])
+def test_shifted_position_ids(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], name: str) -> None:
+    subject = compressed(plan)
+    honest = subject.runner.decode
+    subject.runner.decode = lambda feeds, cache, forced: honest({**feeds, name: feeds[name] + 1}, cache, forced)
+    result = run(reference, subject, cases)
+    assert {"relative L2", "cosine"} <= failed(result)
+    assert located(result) == "layer 0 key"
+
+
+def test_an_off_by_one_mask(
+    reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = compressed(plan)
+    honest_mask, honest_decode = decoder_module.causal_mask, subject.runner.decode
+
+    def mask(visual_order: torch.Tensor, order: torch.Tensor, text_mask: torch.Tensor, past: int) -> torch.Tensor:
+        exact = honest_mask(visual_order, order, text_mask, past)
+        return exact | exact.roll(-1, 2)  # every token also sees what its neighbour sees
+
+    def decode(*args: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder_module, "causal_mask", mask)
+            return honest_decode(*args)
+
+    subject.runner.decode = decode
+    result = run(reference, subject, cases)
+    assert {"relative L2", "cosine"} <= failed(result)
+    assert located(result) == "layer 1 in"
+
+
+def test_a_wrong_answer_fails_the_answers(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    subject = compressed(plan)
+    honest = subject.answer
+    subject.answer = lambda some, longest: [  # type: ignore[method-assign]
+        dataclasses.replace(said, text="wrong!", tokens=(0,)) for said in honest(some, longest)
+    ]
+    result = run(reference, subject, cases)
+    assert failed(result) == {"greedy agreement", "same text", "retention"}
+    assert all(item.diverged == 0 and item.edits >= 3 for item in result.comparison.answered)
+
+
+def test_nothing_compared_fails(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    subject = compressed(plan)
+    honest = subject.observe
+    subject.observe = lambda some, forced=None: [  # type: ignore[method-assign]
+        dataclasses.replace(item, tensors={}) for item in honest(some, forced)
+    ]
+    assert "cases compared" in failed(run(reference, subject, cases))
+
+
+def test_another_shape_fails(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
+    subject = compressed(plan)
+    honest = subject.observe
+    subject.observe = lambda some, forced=None: [  # type: ignore[method-assign]
+        dataclasses.replace(item, tensors={n: np.pad(t, ((0, 0), (0, 1))) for n, t in item.tensors.items()})
+        for item in honest(some, forced)
+    ]
+    assert {"relative L2", "cosine", "KL of predictions", "top-1 agreement"} <= failed(run(reference, subject, cases))

@@ -1,0 +1,278 @@
+"""A bundle gains quantised plans: ranges of its own compressed graph, files whole or not at all, clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from typer.testing import CliRunner
+
+from luvc_export import load_bundle
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.calibration import datasets
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.quantise import ranges
+from luvc_export.calibration.quantise import ranges as cache
+from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.quantiser import Quantiser
+from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.calibration.quantise.sites import sites
+from luvc_export.calibration.quantise.statistics import Statistics
+from luvc_export.calibration.quantise.weight_packing import read
+from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners.base import LOGITS
+from luvc_export.cli import app
+from luvc_export.core.precision import PRECISIONS
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.ort import OrtBackend
+
+PLAN = "thirds"
+
+
+@pytest.fixture(scope="module")
+def data() -> CalibrationSet:
+    return datasets.load("glyph", count=28)
+
+
+@pytest.fixture(scope="module")
+def seen(demo_bundle: Bundle, data: CalibrationSet) -> dict[str, Statistics]:
+    return ranges.collect(demo_bundle, PLAN, data, threads=1)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def quantise(bundle: Bundle, seen: dict[str, Statistics], folder: Path, name: str) -> Quantiser:
+    return Quantiser(bundle, PLAN, Recipe(PRECISIONS[name], aware=name == "int4"), seen, folder)
+
+
+def test_ranges_of_a_pruned_layer_come_from_the_tokens_it_keeps(
+    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics]
+) -> None:
+    plan = demo_bundle.entry(PLAN).plan
+    images = sum(len(case.images) for case in data.cases)
+    rows = [
+        next(item.rows for name, item in seen.items() if f"language_model.layers.{layer}.self_attn.q_proj" in name)
+        for layer in range(plan.layers)
+    ]
+    text = rows[-1] - images * plan.keep[-1]
+    assert text > 0 and len(set(plan.keep)) > 2
+    assert rows == [images * keep + text for keep in plan.keep]
+
+
+def test_ranges_of_a_pruned_layer_are_those_of_its_own_input(demo_bundle: Bundle, data: CalibrationSet) -> None:
+    """The norm of the rows that parity sees entering a layer, recomputed, has the channels' magnitudes."""
+    entry = demo_bundle.entry(PLAN)
+    layer = entry.plan.prunes[0][0]
+    one = dataclasses.replace(data, cases=data.cases[:1], pixels=data.pixels[:1], longest=1)
+    found = ranges.collect(demo_bundle, PLAN, one, threads=1)
+    rows = open_bundle(str(demo_bundle.folder), PLAN, 1).observe(one.cases)[0].tensors[f"layer {layer} in"]
+    name = f"model.language_model.layers.{layer}"
+    stored = ir.load(demo_bundle.path(entry.decoder)).graph.initializers[f"{name}.input_layernorm.weight"].const_value
+    assert isinstance(stored, ir.ExternalTensor)
+    normed = rows / np.sqrt(np.square(rows).mean(-1, keepdims=True) + 1e-6) * read(stored).numpy().astype(np.float32)
+    made = found[f"{name}.self_attn.q_proj"]
+    assert made.rows == len(rows) < len(rows) + entry.plan.vision_tokens - entry.plan.keep[layer]
+    np.testing.assert_allclose(made.largest, np.abs(normed).max(0), rtol=1e-3)
+
+
+def test_every_product_with_a_weight_is_a_site_and_the_ends_stay_high(demo_bundle: Bundle) -> None:
+    entry = demo_bundle.entry(PLAN)
+    found = {}
+    for file in (entry.vision, entry.decoder):
+        found |= sites(ir.load(demo_bundle.path(file)).graph)
+    layers = range(entry.plan.layers)
+    for part in (
+        *(f"self_attn.{letter}_proj" for letter in "qkvo"),
+        *(f"mlp.{way}_proj" for way in ("gate", "up", "down")),
+    ):
+        assert all(f"model.language_model.layers.{layer}.{part}" in found for layer in layers)
+    assert any("visual.blocks.0" in name for name in found) and any("merger" in name for name in found)
+    assert {name.rsplit(".", 1)[-1] for name, site in found.items() if site.high} == {"proj", "embed_tokens"}
+    assert not any("norm" in name for name in found)
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8", "int4", "nvfp4", "q8", "q4"])
+def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
+    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str
+) -> None:
+    made = quantise(demo_bundle, seen, tmp_path, name)
+    cases = data.cases[:2]
+    reference = [item.tensors[LOGITS] for item in open_bundle(str(demo_bundle.folder), PLAN, 1).observe(cases)]
+
+    def moved(high: tuple[str, ...]) -> float:
+        trial = made.trial(high, data.record)
+        logits = [item.tensors[LOGITS] for item in open_bundle(str(trial.folder), made.name, 1).observe(cases)]
+        pairs = list(zip(reference, logits, strict=True))
+        return float(max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in pairs))
+
+    assert moved(made.names) < 1e-5
+    assert 1e-4 < moved(()) < 0.5
+
+
+@pytest.fixture(scope="module")
+def quantised(
+    demo_bundle: Bundle, data: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, Path]:
+    """The demo bundle with an INT8 plan, and the cache of its ranges."""
+    folder = tmp_path_factory.mktemp("quantised")
+    file = folder / "ranges.npz"
+    recipe = Recipe(PRECISIONS["int8"])
+    options = {"plan": PLAN, "min_agreement": 0.5, "ranges_file": file, "threads": 1}
+    return calibrate(demo_bundle, data, recipe, output=folder / "bundle", **options).bundle, file  # type: ignore[arg-type]
+
+
+def test_the_plan_lies_beside_the_others_and_answers(quantised: tuple[Bundle, Path], data: CalibrationSet) -> None:
+    bundle = bundles.load(quantised[0].folder, full=True)
+    entry = bundle.entry(f"{PLAN}_int8")
+    assert entry.quantised is not None and entry.quantised.data == data.record
+    assert (entry.vision, entry.decoder) == (f"vision.{PLAN}_int8.onnx", f"decoder.{PLAN}_int8.onnx")
+    assert set(entry.quantised.layers.values()) == {"int8", "fp32"} and entry.quantised.recipe["range"] == "max"
+    assert entry.plan == bundle.entry(PLAN).plan and bundle.manifest.default_plan != f"{PLAN}_int8"
+    sizes = [bundle.manifest.files[name].bytes for name in ("weights", entry.quantised.weights)]
+    assert sizes[1] < 0.6 * sizes[0]
+    case = data.cases[0]
+    said = load_bundle(bundle.folder, plan=f"{PLAN}_int8", threads=1).generate(case.images, case.prompt)
+    assert said.text
+
+
+def test_a_quantised_plan_is_not_quantised_again(quantised: tuple[Bundle, Path], data: CalibrationSet) -> None:
+    with pytest.raises(UsageError, match="quantised already"):
+        calibrate(quantised[0], data, Recipe(PRECISIONS["int4"]), plan=f"{PLAN}_int8")
+    with pytest.raises(UsageError, match="--overwrite"):
+        calibrate(quantised[0], data, Recipe(PRECISIONS["int8"]), plan=PLAN)
+
+
+def test_cached_ranges_come_back_and_those_of_another_model_do_not(
+    demo_bundle: Bundle, quantised: tuple[Bundle, Path], data: CalibrationSet
+) -> None:
+    half = data.split()[0]
+    wanted = cache.about(demo_bundle, PLAN, half)
+    found = cache.load(quantised[1], wanted)
+    again = ranges.collect(demo_bundle, PLAN, half, threads=1)
+    assert found.keys() == again.keys()
+    for name, item in again.items():
+        assert found[name].rows == item.rows
+        np.testing.assert_array_equal(found[name].largest, item.largest)
+        np.testing.assert_array_equal(found[name].counts, item.counts)
+    manifest = demo_bundle.manifest
+    other = Bundle(
+        demo_bundle.folder,
+        dataclasses.replace(manifest, source=dataclasses.replace(manifest.source, sha256="f" * 64)),
+    )
+    for bundle, plan, cases, said in (
+        (other, PLAN, half, "another model"),
+        (demo_bundle, "none", half, "another plan"),
+        (demo_bundle, PLAN, data, "another data set"),
+    ):
+        with pytest.raises(UsageError, match=f"cached ranges are of {said}"):
+            cache.load(quantised[1], cache.about(bundle, plan, cases))
+    with pytest.raises(UsageError, match="no cache of ranges"):
+        cache.load(demo_bundle.path("tokenizer.json"), wanted)
+
+
+def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(
+    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
+) -> None:
+    made = quantise(demo_bundle, seen, tmp_path, "nvfp4")
+    entry = made.write(tmp_path, (), data.record)
+    graph = ir.load(tmp_path / entry.decoder).graph
+    dynamic = [node for node in graph if node.op_type == "TRT_FP4DynamicQuantize"]
+    kinds = [value.dtype for value in graph.initializers.values()]
+    assert len(dynamic) == kinds.count(ir.DataType.FLOAT4E2M1) == kinds.count(ir.DataType.FLOAT8E4M3FN) > 8
+    assert graph.opset_imports["trt"] == 1 and entry.quantised is not None
+    assert "simulated" not in entry.quantised.recipe
+    manifest = dataclasses.replace(demo_bundle.manifest, plans={**demo_bundle.manifest.plans, made.name: entry})
+    with pytest.raises(MachineError, match=r"ONNX Runtime has no operators for this precision(.|\n)*nvfp4"):
+        OrtBackend(Bundle(tmp_path, manifest), entry)
+
+
+def test_the_search_runs_on_real_graphs_and_the_map_is_written(
+    demo_bundle: Bundle, data: CalibrationSet, tmp_path: Path
+) -> None:
+    """Ranges cut to the median break the last layer; the search must find sites of it to keep high."""
+    recipe = Recipe(PRECISIONS["int8"], "percentile", 50, smooth=0)
+    made = calibrate(
+        demo_bundle,
+        data,
+        recipe,
+        plan=PLAN,
+        min_agreement=0.9,
+        keep_high=[
+            r"visual",
+            rf"layers\.[0-{demo_bundle.entry(PLAN).plan.layers - 2}]\.",
+            "layers.*mlp.gate",
+            "o_proj",
+        ],
+        output=tmp_path / "bundle",
+        threads=1,
+    )
+    assert made.found.trials[0].agreement < 0.9 <= made.found.agreement
+    assert 0 < len(made.found.high) <= 2
+    entry = made.bundle.entry(made.plan)
+    assert entry.quantised is not None
+    assert {name for name, kind in entry.quantised.layers.items() if kind == "int8"}.isdisjoint(made.found.high)
+
+
+def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, data: CalibrationSet) -> None:
+    before = contents(copied_bundle)
+
+    def stop(stage: str, done: float) -> None:
+        if stage.startswith("agreement"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(bundles.load(copied_bundle), data, Recipe(PRECISIONS["q8"]), plan=PLAN, threads=1, progress=stop)
+    assert contents(copied_bundle) == before
+    assert [path.name for path in copied_bundle.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--precision", "int8"], "calibration needs data"),
+        (["--precision", "int8", "--data", "EMPTY"], "the calibration set is empty"),
+        (["--precision", "int8", "--data", "TORN", "--prompt", "what?"], "damaged or truncated"),
+        (["--precision", "int8", "--data", "SAME", "--prompt", "what?"], "all pictures of the calibration set"),
+        (["--precision", "int9", "--data", "glyph"], "unsupported precision"),
+        (["--precision", "fp8", "--data", "glyph", "--target", "jetson-agx-orin-jp72"], "cannot run this precision"),
+        (["--precision", "int8", "--data", "glyph", "--min-agreement", "2"], "no such share"),
+        (["--precision", "q4f16", "--data", "glyph"], "needs a bundle of dtype fp16"),
+        (["--precision", "int8", "--data", "glyph", "--keep-high", "nothing", "--count", "28"], "no product matches"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_is_written(
+    copied_bundle: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    for name in ("EMPTY", "TORN", "SAME"):
+        (tmp_path / name).mkdir()
+    picture = Image.fromarray(rng.integers(0, 256, (28, 28, 3), np.uint8))
+    for name in "abc":
+        picture.save(tmp_path / "SAME" / f"{name}.png")
+    shutil.copytree(tmp_path / "SAME", tmp_path / "TORN", dirs_exist_ok=True)
+    (tmp_path / "TORN" / "b.png").write_bytes((tmp_path / "SAME" / "b.png").read_bytes()[:60])
+    before = contents(copied_bundle)
+    words = [str(tmp_path / word) if word.isupper() else word for word in options]
+    result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
+    assert isinstance(result.exception, UsageError) and said in str(result.exception)
+    assert contents(copied_bundle) == before
+
+
+def test_the_command_says_what_it_did(copied_bundle: Path) -> None:
+    words = ["--precision", "q8", "--data", "glyph", "--count", "28", "--plan", PLAN, "--min-agreement", "0.5"]
+    result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
+    assert result.exception is None
+    said = json.loads(result.stdout)
+    assert said["plan"] == f"{PLAN}_quantized" and said["agreement"] >= 0.5 and said["needed"] == []
+    assert f"decoder.{PLAN}_quantized.onnx" in contents(copied_bundle)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luvc_export.core.plan import SCHEMA_VERSION, MergePass, Plan
+from luvc_export.errors import PlanError
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    grid = (draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+    rows, columns = grid
+    merges = []
+    block = 0
+    for _ in range(draw(st.integers(0, 3))):
+        block += draw(st.integers(0, 4))
+        merge = MergePass(block, draw(st.integers(0, rows // 2)), draw(st.integers(0, columns // 2)))
+        rows, columns = rows - merge.rows, columns - merge.columns
+        merges.append(merge)
+    keep = sorted(draw(st.lists(st.integers(0, rows * columns), min_size=1, max_size=12)), reverse=True)
+    last = draw(st.sampled_from(["drop", "kv_only", "full"]))
+    if last == "drop":
+        keep[-1] = 0
+    return Plan(grid, tuple(keep), tuple(merges), last_layer=last, rho=draw(st.floats(0.01, 1)))
+
+
+@given(plans())
+def test_json_round_trip_gives_an_equal_plan(plan: Plan) -> None:
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@given(plans())
+def test_prunes_are_exactly_where_the_span_shrinks(plan: Plan) -> None:
+    count = plan.vision_tokens
+    seen = {layer: (before, kept) for layer, before, kept in plan.prunes}
+    for layer, keep in enumerate(plan.keep):
+        assert seen.get(layer) == ((count, keep) if keep < count else None)
+        count = keep
+
+
+def test_every_problem_is_in_one_error() -> None:
+    with pytest.raises(PlanError) as error:
+        Plan((4, 4), (16, 20, 30, 3), score="low")
+    text = str(error.value)
+    assert "keep[1]: got 20, expected 0 to 16" in text
+    assert "keep[2]: grows from 20 to 30" in text
+    assert "last_layer 'drop' lets none in" in text
+
+
+def test_switches_and_merges_are_checked_together() -> None:
+    with pytest.raises(PlanError) as error:
+        Plan((4, 5), (4, 0), (MergePass(3, 3, 0), MergePass(1, 0, 2)), rho=1.5, axis="time")  # type: ignore[arg-type]
+    text = str(error.value)
+    assert "axis: got 'time', expected one of token, channel" in text
+    assert "rho: got 1.5" in text
+    assert "merges[0]: 3 rows of 4: a pass removes 0 to 2" in text
+    assert "merges[1]: block 1 comes after block 3" in text
+
+
+def test_topk_limit_of_the_target() -> None:
+    grid = (100, 100)
+    Plan(grid, (10_000, 3_840, 0))
+    with pytest.raises(PlanError, match="selecting 3841 of 10000 needs TopK K <= 3840"):
+        Plan(grid, (10_000, 3_841, 0))
+    assert Plan(grid, (10_000, 9_000, 0), topk_limit=None).keep[1] == 9_000
+
+
+def test_newer_schema_names_field_and_fix() -> None:
+    data = Plan((2, 2), (4, 0)).to_json() | {"schema_version": SCHEMA_VERSION + 1}
+    with pytest.raises(PlanError) as error:
+        Plan.from_json(data, "p.json")
+    assert "p.json.schema_version" in str(error.value) and "update luvc-export" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"keep": [4, "x"]}, "the plan cannot be read"),
+        ({"keep": [4, 0.5]}, "not a whole number"),
+        ({"grid": 3}, "the plan cannot be read"),
+        ({"colour": 1}, r"unknown \['colour'\]"),
+        ({"merges": [{"block": 0}]}, "the plan cannot be read"),
+        ({"merges": [3]}, "the plan cannot be read"),
+        ({"rho": "much"}, "the plan cannot be read"),
+    ],
+)
+def test_malformed_json_is_a_plan_error(change: dict[str, object], text: str) -> None:
+    with pytest.raises(PlanError, match=text):
+        Plan.from_json(Plan((2, 2), (4, 0)).to_json() | change)
+
+
+def test_missing_field_is_named() -> None:
+    data = Plan((2, 2), (4, 0)).to_json()
+    del data["keep"]
+    with pytest.raises(PlanError, match=r"missing \['keep'\]"):
+        Plan.from_json(data)

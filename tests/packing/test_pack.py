@@ -1,0 +1,392 @@
+"""Packs written, installed and verified: on a root with a JetPack's release files, with ONNX Runtime for TensorRT.
+
+``--backend cpu`` is a documented option of the script, which runs the graphs that engines are built from; nothing here
+stands in for TensorRT itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jetson_root
+import numpy as np
+import onnx
+import pytest
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.calibration.tasks import find
+from luvc_export.cli import main
+from luvc_export.core.operators import DOMAIN
+from luvc_export.engines import targets
+from luvc_export.engines.options import BuildOptions
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.export.surgeon import allow_list, lint
+from luvc_export.export.surgeon.graph import Surgery
+from luvc_export.packing import bootstrap, cases, on_device, record
+from luvc_export.packing.answer import Answer
+from luvc_export.packing.contents import copy_files, sources, write_wheel
+from luvc_export.packing.on_device import install_and_verify
+from luvc_export.packing.write import Chosen, Packed, check_room, write_pack
+
+#: For the board, not for this machine.
+WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
+TARGETS = {"6.2": "jetson-agx-orin-jp62", "7.2": "jetson-agx-orin-jp72"}
+
+
+@pytest.fixture(scope="module")
+def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Packed]:
+    """One pack for each JetPack; never changed."""
+    root = tmp_path_factory.mktemp("packs")
+    wheels = root / "wheels"
+    wheels.mkdir()
+    zipfile.ZipFile(wheels / WHEEL, "w").close()
+    task = find("glyph")
+    asked: dict[str, Callable[..., Chosen]] = {
+        "6.2": lambda session, capacity: Chosen("task", cases.of_task(task, 2, capacity.images), task.longest),
+        "7.2": lambda session, capacity: Chosen("generated", cases.generated(session.size, 1), 3),
+    }
+    return {
+        jetpack: write_pack(
+            demo_bundle, target, root / target, asked[jetpack], "thirds", text_capacity=96, wheels_folder=wheels
+        )
+        for jetpack, target in TARGETS.items()
+    }
+
+
+@pytest.fixture
+def pack(packs: dict[str, Packed], tmp_path: Path) -> Path:
+    """A copy of the pack for JetPack 6.2 that a test may damage."""
+    return Path(shutil.copytree(packs["6.2"].folder, tmp_path / "pack"))
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    return jetson_root.write(tmp_path / "board")
+
+
+def script(pack: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(pack / record.SCRIPT), *map(str, arguments)]
+    env = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=env, cwd=pack.parent, capture_output=True, text=True, check=False)
+
+
+def refused(result: tuple[int, str, str], code: int, *texts: str) -> None:
+    assert result[0] == code, result
+    assert "Traceback" not in result[1] + result[2]
+    assert result[1].splitlines()[-1] == "NOT VERIFIED"
+    for text in texts:
+        assert text in result[2], result[2]
+
+
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The script's second half in this process: (exit code, stdout, stderr)."""
+
+    def run(pack: Path, board: Path, backend: str = "cpu") -> tuple[int, str, str]:
+        code = install_and_verify(pack, backend, board, rebuild=False)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def graphs(pack: Packed) -> list[onnx.ModelProto]:
+    entry = bundles.load(pack.folder).entry()
+    return [onnx.load(pack.folder / name, load_external_data=False) for name in (entry.vision, entry.decoder)]
+
+
+def test_graphs_for_jetpack_6_2_hold_only_what_tensorrt_10_3_reads(packs: dict[str, Packed]) -> None:
+    for model in graphs(packs["6.2"]):
+        assert list(allow_list.problems(model)) == []
+        spec = targets.find(TARGETS["6.2"]).spec
+        lint.ensures(Surgery.open(model, spec), 0)
+        model.graph.node[0].op_type = "RMSNormalization"
+        with pytest.raises(CheckFailed, match=r"RMSNormalization .*: not on the list"):
+            lint.ensures(Surgery.open(model, spec), 0)
+    newer = {node.op_type for model in graphs(packs["7.2"]) for node in model.graph.node}
+    assert {"Attention", "TensorScatter"} <= newer
+    assert any(list(allow_list.problems(model)) for model in graphs(packs["7.2"]))
+
+
+def test_a_pack_is_a_whole_bundle_that_names_no_place_of_this_machine(packs: dict[str, Packed]) -> None:
+    for packed in packs.values():
+        manifest = bundles.load(packed.folder, full=True).manifest
+        assert manifest.weights.mode == "copy" and manifest.dtype == "fp16" and not manifest.verified
+        assert list(manifest.plans) == ["thirds"] and manifest.prompt.text_capacity == 96
+        named = set(manifest.files) | set(packed.pack.files) | {bundles.MANIFEST, record.RECORD}
+        files = {path.relative_to(packed.folder).as_posix() for path in packed.folder.rglob("*") if path.is_file()}
+        assert files == named
+        for name in (bundles.MANIFEST, record.RECORD, record.SCRIPT, "cases/cases.json"):
+            text = (packed.folder / name).read_text(encoding="utf-8")
+            assert str(packed.folder.parent) not in text and str(Path.home()) not in text.split()
+
+
+def test_a_pack_says_which_wheels_are_missing(packs: dict[str, Packed]) -> None:
+    others = ("pillow>=11", "tokenizers>=0.21", "jinja2>=3.1.6", "markupsafe>=2.0")
+    assert packs["6.2"].missing == others and packs["6.2"].pack.python == "3.10"
+    assert packs["6.2"].others == ("none", "even")
+    assert packs["7.2"].missing == (f"numpy>=1.26 (there is {WHEEL})", *others) and packs["7.2"].pack.python == "3.12"
+    assert (packs["6.2"].folder / "wheels" / WHEEL).is_file()
+
+
+def test_the_script_passes_without_torch_and_network(pack: Path, board: Path, tmp_path: Path) -> None:
+    guard = tmp_path / "guard"
+    for name in ("torch", "transformers", "onnx"):
+        (guard / name).mkdir(parents=True)
+        (guard / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')\n")
+    (guard / "sitecustomize.py").write_text("import socket\ndel socket.socket\n")
+    result = script(pack, "--backend", "cpu", "--root", board, PYTHONPATH=str(guard))
+    assert (result.returncode, result.stderr) == (0, ""), result
+    assert result.stdout.splitlines()[-1].startswith("PASSED: 2 of 2 cases, onnxruntime")
+    assert "says nothing of TensorRT" in result.stdout and "mode MAXN" in result.stdout
+    assert (pack / "site/luvc_export/packing/on_device.py").is_file(), "it ran from its own wheel"
+    manifest = bundles.load(pack, full=True).manifest
+    (signed,) = manifest.verified
+    assert (signed.backend, signed.target, signed.system) == ("onnxruntime", TARGETS["6.2"], "36.4.3")
+    assert signed.device == "NVIDIA Jetson AGX Orin Developer Kit" and signed.cases == 2 and signed.warnings == ()
+    assert signed.files == {name: manifest.files[name].sha256 for name in signed.files} and len(signed.files) == 2
+    assert 0 < signed.figures["worst_rel_l2"] < 2e-2 and signed.figures["median_prefill_ms"] > 0
+    report = json.loads((pack / record.REPORT).read_text())
+    assert report["passed"] and report["facts"]["clocks"][0]["lowest"] == report["facts"]["clocks"][0]["highest"]
+
+
+def test_a_pack_with_caches_in_place_passes(packs: dict[str, Packed], tmp_path: Path, verify: Any) -> None:
+    pack = Path(shutil.copytree(packs["7.2"].folder, tmp_path / "pack"))
+    board = jetson_root.write(tmp_path / "board", "7.2", mode=2)
+    code, out, err = verify(pack, board)
+    assert (code, err) == (0, ""), out
+    assert "generated pictures and prompts" in out and "power mode MODE_30W, not MAXN" in out
+    (signed,) = bundles.load(pack).manifest.verified
+    assert signed.power_mode == "MODE_30W" and len(signed.warnings) == 1
+
+
+def test_plugins_travel_with_the_pack(
+    demo_bundle: Bundle, tmp_path: Path, board: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs call them, the builder is given the pack's own copy, and ONNX Runtime says that it cannot."""
+    library = tmp_path / "mine.so"
+    library.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + (183).to_bytes(2, "little") + bytes(64))
+    asked = Chosen("generated", cases.generated(demo_bundle.manifest.image.size, 1), 1)
+    options = BuildOptions(dynamic_plugins=library)
+    written = write_pack(
+        demo_bundle, TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", text_capacity=96, options=options
+    )
+    domains = [{node.domain for node in model.graph.node} for model in graphs(written)]
+    assert all(DOMAIN in found for found in domains) and written.pack.plugins == record.PLUGINS
+    assert (written.folder / record.PLUGINS).read_bytes() == library.read_bytes()
+    assert record.read(written.folder).options(written.folder).dynamic_plugins == written.folder / record.PLUGINS
+    refused(verify(written.folder, board), 3, "ONNX Runtime does not run the plugins", "made without --dynamicPlugins")
+    given: list[BuildOptions] = []
+
+    def stop(*arguments: Any) -> None:
+        given.append(arguments[7])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_device, "install", stop)
+    assert verify(written.folder, board, backend="tensorrt")[0] == 130
+    assert given[0].dynamic_plugins == written.folder / record.PLUGINS
+    change_byte(written.folder / record.PLUGINS)
+    refused(verify(written.folder, board), 2, "has changed since it was made", record.PLUGINS)
+
+
+def test_another_jetpack_and_too_little_memory_are_refused(pack: Path, tmp_path: Path, verify: Any) -> None:
+    newer = jetson_root.write(tmp_path / "newer", "7.2")
+    refused(verify(pack, newer), 3, "this device is not what the pack was made for", "Jetson Linux 39.2.0", "10.16")
+    full = jetson_root.write(tmp_path / "full", free_kib=1024)
+    refused(verify(pack, full), 3, "1 MiB of memory free", "plan while loading")
+    refused(verify(pack, tmp_path / "nothing"), 3, "this is no Jetson")
+
+
+def test_without_tensorrt_no_engine_is_built(pack: Path, board: Path, verify: Any) -> None:
+    refused(verify(pack, board, backend="tensorrt"), 3, "tensorrt is not installed", "JetPack")
+    assert not list(pack.glob("*.engine")) and not bundles.load(pack).manifest.verified
+
+
+@pytest.mark.parametrize("name", ["decoder.thirds.jetson-agx-orin-jp62.onnx", "weights", "cases/reference.npz"])
+def test_a_changed_byte_is_refused(pack: Path, board: Path, verify: Any, name: str) -> None:
+    change_byte(pack / name)
+    refused(verify(pack, board), 2, "has changed since it was", name.split("/")[-1])
+
+
+def test_a_changed_wheel_is_refused_before_it_is_unpacked(pack: Path, board: Path) -> None:
+    change_byte(next((pack / "wheels").glob("luvc_export-*.whl")))
+    result = script(pack, "--backend", "cpu", "--root", board)
+    refused((result.returncode, result.stdout, result.stderr), 2, "a wheel of the pack is missing or has changed")
+    assert not (pack / "site").exists()
+
+
+def test_missing_packages_are_named(pack: Path, board: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    result = script(pack, "--backend", "cpu", "--root", board, PYTHON=str(tmp_path / "bare/bin/python"))
+    got = "no numpy; no pillow; no tokenizers; no jinja2; no markupsafe; no onnxruntime"
+    refused((result.returncode, result.stdout, result.stderr), 3, got, f"does not take: {WHEEL}", "Python 3.10")
+    result = script(pack, PYTHON="no-such-python")
+    assert result.returncode == 3 and "there is no no-such-python here" in result.stderr
+
+
+def test_another_weight_fails_and_takes_the_sign_off_back(pack: Path, board: Path, verify: Any) -> None:
+    assert verify(pack, board)[0] == 0 and bundles.load(pack).manifest.verified
+    manifest = bundles.load(pack).manifest
+    data = np.fromfile(pack / "weights", np.uint8)
+    data[len(data) // 4 : len(data) // 2] = 0
+    data.tofile(pack / "weights")
+    files = manifest.files | {"weights": bundles.record(pack / "weights")}
+    bundles.write_manifest(pack, replace(manifest, files=files))
+    code, out, err = verify(pack, board)
+    assert (code, err) == (1, "")
+    assert out.splitlines()[-1].startswith("FAILED")
+    assert not bundles.load(pack).manifest.verified
+
+
+def test_another_reference_fails(pack: Path, board: Path, verify: Any) -> None:
+    path = pack / "cases/reference.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["1.logits"][0, 5] += 100
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    data = json.loads((pack / record.RECORD).read_text())
+    data["files"]["cases/reference.npz"] |= {"sha256": bundles.record(path).sha256, "bytes": path.stat().st_size}
+    (pack / record.RECORD).write_text(json.dumps(data))
+    code, out, err = verify(pack, board)
+    assert (code, err) == (1, "")
+    assert out.splitlines()[-1].startswith("FAILED: 1 of 2 cases") and "logits differ by" in out
+    report = json.loads((pack / record.REPORT).read_text())
+    assert not report["passed"] and [case["passed"] for case in report["cases"].values()] == [True, False]
+
+
+def test_ctrl_c_ends_a_run_and_a_second_goes_on(pack: Path, board: Path, verify: Any) -> None:
+    memory = board / "proc/meminfo"
+    text = memory.read_text()
+    memory.unlink()
+    os.mkfifo(memory)
+    command = [str(pack / record.SCRIPT), "--backend", "cpu", "--root", str(board)]
+    env = {"PATH": os.environ["PATH"], "PYTHON": sys.executable}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with memory.open("w"):  # opens when the script reads it: it is in the middle
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run it again to go on" in err and "Traceback" not in err
+    memory.unlink()
+    memory.write_text(text)
+    assert verify(pack, board)[0] == 0
+
+
+def test_ctrl_c_between_cases_signs_nothing(
+    pack: Path, board: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_device, "judge", stop)
+    code, _, err = verify(pack, board)
+    assert code == 130 and "what was built is kept" in err
+    assert not bundles.load(pack, full=True).manifest.verified
+
+
+def test_engines_are_built_from_the_pack_and_kept(
+    packs: dict[str, Packed], tmp_path: Path, verify: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With TensorRT-RTX, whose graphs are JetPack 7.2's: it builds without a GPU, and stops where one is needed."""
+    pytest.importorskip("tensorrt_rtx", reason="engines are built with tensorrt-rtx")
+    pack = Path(shutil.copytree(packs["7.2"].folder, tmp_path / "pack"))
+    path = pack / record.RECORD
+    path.write_text(path.read_text().replace(f'"target": "{TARGETS["7.2"]}"', '"target": "rtx-ada"'))
+    code, out, _ = verify(pack, tmp_path / "nothing", backend="tensorrt")
+    if code == 0:
+        pytest.skip("there is a GPU: tests/gpu runs engines")
+    assert code == 3 and "building decoder.thirds.rtx-ada.engine" in out
+    (entry,) = bundles.load(pack, full=True).manifest.engines
+    assert entry.kv == "inplace" and not bundles.load(pack).manifest.verified
+    assert "those of an earlier run are kept" in verify(pack, tmp_path / "nothing", backend="tensorrt")[1]
+    change_byte(pack / entry.decoder.file)
+    assert on_device._engines(bundles.load(pack), record.read(pack), targets.find("rtx-ada")) is None
+    assert "built again: an engine has changed since it was built" in capsys.readouterr().out
+
+
+def change_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path)
+    again = tmp_path / "again"
+    again.mkdir()
+    assert write_wheel(again).read_bytes() == wheel.read_bytes()
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*command, "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
+    installed = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.py")}
+    assert installed == set(sources()) and "luvc_export/runtime/session.py" in installed
+    for name, data in sources().items():
+        ast.parse(data, name, feature_version=(3, 10))
+    ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "checkpoint"
+    elsewhere.mkdir()
+    (copied_bundle / "weights").rename(elsewhere / "weights")
+    data = json.loads((copied_bundle / bundles.MANIFEST).read_text())
+    del data["files"]["weights"]
+    data["weights"] = {"mode": "reference", "folder": str(elsewhere), "tensors": {}}
+    (copied_bundle / bundles.MANIFEST).write_text(json.dumps(data))
+    bundle, folder = bundles.load(copied_bundle), tmp_path / "pack"
+    folder.mkdir()
+    graphs = [bundle.entry("thirds").vision, bundle.entry("thirds").decoder]
+    for name in graphs:
+        shutil.copyfile(copied_bundle / name, folder / name)
+    copy_files(bundle, folder, graphs, lambda stage, done: None)
+    names = {path.name for path in folder.iterdir()}
+    assert {"weights", "tokenizer.json"} <= names and not names & {"decoder.even.onnx", "decoder.thirds.debug.onnx"}
+
+
+def test_a_case_that_does_not_fit_the_engines_names_the_flag() -> None:
+    made = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
+    check_room(made, 9, Capacity(text=4, images=2), "case 0")
+    with pytest.raises(UsageError, match="--text-capacity 4"):
+        check_room(made, 9, Capacity(text=3, images=2), "case 0")
+    with pytest.raises(UsageError, match="--images 2"):
+        check_room(made, 9, Capacity(text=4, images=1), "case 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--target", "h100"), "packs are for boards that come with a system of their own"),
+        (("--target", "jetson-agx-orin-jp63"), "did you mean 'jetson-agx-orin-jp62'"),
+        (("--target", TARGETS["6.2"], "--kv", "inplace"), "the target does not take this form of the KV cache"),
+        (("--target", TARGETS["6.2"], "--wheels", "nowhere"), "no such folder"),
+        (("--target", TARGETS["6.2"], "--count", "0"), "there must be a case"),
+        (("--target", TARGETS["6.2"], "--task", "glyph", "--cases", "x.jsonl"), "say once what to ask"),
+        (("--target", TARGETS["6.2"], "--image-size", "64x64"), "a bundle has its image size"),
+        (("--target", TARGETS["6.2"], "--plan", "half"), "the bundle has no such plan"),
+    ],
+)
+def test_bad_usage_writes_nothing(
+    demo_bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    text: str,
+) -> None:
+    given = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
+    monkeypatch.setattr(sys, "argv", list(given))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and text in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
