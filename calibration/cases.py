@@ -35,7 +35,7 @@ class Case(Protocol):
 
 
 @dataclass(frozen=True)
-class Question:
+class FileCase:
     """A case from a file; see ``Case``."""
 
     images: tuple[Path, ...]
@@ -45,7 +45,7 @@ class Question:
     picture: int = 0
 
 
-def read_jsonl(path: Path) -> list[Question]:
+def read_jsonl(path: Path) -> list[FileCase]:
     """Read cases, one JSON object a line.
 
     Its fields: ``image`` (a path or a list of them, relative to the file), ``prompt``, and optionally ``answer`` and
@@ -56,7 +56,7 @@ def read_jsonl(path: Path) -> list[Question]:
     """
     if not path.is_file():
         raise UsageError("there is no such file of cases", where=str(path), fix="--cases FILE.jsonl, or --task glyph")
-    found: list[Question] = []
+    found: list[FileCase] = []
     clusters: dict[tuple[Path, ...], int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
@@ -68,7 +68,7 @@ def read_jsonl(path: Path) -> list[Question]:
     return found
 
 
-def _question(line: str, where: str, folder: Path, clusters: dict[tuple[Path, ...], int]) -> Question:
+def _question(line: str, where: str, folder: Path, clusters: dict[tuple[Path, ...], int]) -> FileCase:
     try:
         data = json.loads(line)
     except ValueError as error:
@@ -92,6 +92,6 @@ def _question(line: str, where: str, folder: Path, clusters: dict[tuple[Path, ..
     for image in images:
         if not image.is_file():
             raise UsageError("a picture of this case is not there", where=where, got=str(image))
-    return Question(
+    return FileCase(
         images, data["prompt"], answer, str(data.get("kind", "question")), clusters.setdefault(images, len(clusters))
     )

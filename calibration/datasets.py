@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
@@ -20,14 +20,13 @@ from PIL import Image
 
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
-from luvc_export.calibration.cases import Case, Question, read_jsonl
+from luvc_export.calibration.cases import Case, FileCase, read_jsonl
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
 
 #: Cases taken where nobody says how many.
 COUNT = 256
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def load(
     )
 
 
-def _folder(folder: Path, prompt: str | None) -> list[Question]:
+def _folder(folder: Path, prompt: str | None) -> list[FileCase]:
     extensions = Image.registered_extensions()
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in extensions)
     if not paths:
@@ -170,11 +169,11 @@ def _folder(folder: Path, prompt: str | None) -> list[Question]:
                 expected=f"text in {beside.name}",
                 fix="write it there, or pass --prompt for every picture without one",
             )
-        found.append(Question((path,), text))
+        found.append(FileCase((path,), text))
     return found
 
 
-def _clustered(cases: Sequence[Question], pixels: Sequence[tuple[str, ...]]) -> tuple[Case, ...]:
+def _clustered(cases: Sequence[FileCase], pixels: Sequence[tuple[str, ...]]) -> tuple[Case, ...]:
     """Give all questions that share a picture, by its pixels and through others, one cluster."""
     parent: dict[str, str] = {}
 

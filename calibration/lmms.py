@@ -90,7 +90,7 @@ class BundleModel:
         sampling = {name: value for name, value in sampling.items() if value is not None}
         prompt = context.replace("<image>", "").strip()
         request = self.session.prepare(pictures, prompt)
-        room = self.session.room(request)
+        room = self.session.token_limit(request)
         wanted = min(int(kwargs.get("max_new_tokens") or DEFAULT_NEW_TOKENS), room)
         return self.session.generate(pictures, prompt, max_new_tokens=wanted, **sampling).text
 

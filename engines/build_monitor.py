@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: Told (stage, fraction of it done).
-Progress = Callable[[str, float], None]
+from luvc_export.core.progress import Progress
 
 _UNUSED = "unused input"
 

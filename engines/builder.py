@@ -16,29 +16,21 @@ from typing import Any
 
 from luvc_export.bundle.manifest import Binding, Profile
 from luvc_export.core import plugin_library
+from luvc_export.core.element_types import BY_TENSORRT
 from luvc_export.core.plan import Plan
+from luvc_export.core.progress import Progress
 from luvc_export.core.target import Profiles, Target
 from luvc_export.engines import build_monitor, kernel_caches, layer_information, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, MachineError, UsageError
 
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-    "UINT8": "uint8",
-}
 _FLAGS = {"version_compatible": "VERSION_COMPATIBLE", "refit": "REFIT", "strip_weights": "STRIP_PLAN"}
 _LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
 
 
 @dataclass(frozen=True)
-class Graph:
+class BuildInput:
     """A graph to build from.
 
     Args:
@@ -78,12 +70,12 @@ class Built:
 
 
 def build(
-    graph: Graph,
+    graph: BuildInput,
     output: Path,
     target: Target,
     capacity: Capacity,
     options: BuildOptions,
-    progress: build_monitor.Progress = lambda stage, done: None,
+    progress: Progress = lambda stage, done: None,
     kind: Profiles | None = None,
 ) -> Built:
     """Build one engine and write it to ``output``, whole or not at all.
@@ -186,7 +178,7 @@ def _bindings(network: Any) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
 
 
 def _binding(tensor: Any) -> Binding:
-    return Binding(tensor.name, _DTYPES[tensor.dtype.name], tuple(int(size) for size in tensor.shape))
+    return Binding(tensor.name, BY_TENSORRT[tensor.dtype.name].name, tuple(int(size) for size in tensor.shape))
 
 
 def _configure(trt: Any, builder: Any, target: Target, options: BuildOptions) -> Any:

@@ -13,9 +13,9 @@ from pathlib import Path
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, Manifest, PluginLibrary
+from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import builder, library
-from luvc_export.engines.build_monitor import Progress
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
@@ -27,7 +27,7 @@ _PLAN_BYTES = 32 << 20
 def install(
     bundle: Bundle,
     plan: str,
-    graphs: tuple[builder.Graph, builder.Graph],
+    graphs: tuple[builder.BuildInput, builder.BuildInput],
     target: Target,
     precision: Precision,
     kv: Kv,
@@ -101,7 +101,7 @@ def _take_plugins(options: BuildOptions, copy: Path) -> tuple[PluginLibrary | No
 
 
 def _build(
-    graph: builder.Graph,
+    graph: builder.BuildInput,
     name: str,
     scratch: Path,
     target: Target,

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from luvc_export.errors import UsageError
 
-Kind = Literal["timing", "runtime"]
+CacheKind = Literal["timing", "runtime"]
 
 
-def cache_file(kind: Kind, backend: str, version: str, compute_capability: str) -> Path:
+def cache_file(kind: CacheKind, backend: str, version: str, compute_capability: str) -> Path:
     """Path such as ``~/.cache/luvc-export/tensorrt-10.3.0.26-sm87.timing``; its folder may not exist yet."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     sm = compute_capability.replace(".", "")

@@ -18,7 +18,7 @@ def of_network(network: Any) -> dict[str, Any]:
     layers = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        outputs = [layer.get_output(place) for place in range(layer.num_outputs)]
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
         described = [
             {"name": out.name, "dtype": out.dtype.name, "shape": None if _unknown(out) else list(out.shape)}
             for out in outputs
@@ -32,12 +32,12 @@ def unread(network: Any) -> list[str]:
     made = [network.get_layer(index) for index in range(network.num_layers)]
     read = {network.get_output(index).name for index in range(network.num_outputs)}
     for layer in made:
-        tensors = (layer.get_input(place) for place in range(layer.num_inputs))
+        tensors = (layer.get_input(index) for index in range(layer.num_inputs))
         read |= {tensor.name for tensor in tensors if tensor is not None}
     inputs = (network.get_input(index).name for index in range(network.num_inputs))
     found = [f"input {name}" for name in inputs if name not in read]
     for layer in made:
-        if not any(layer.get_output(place).name in read for place in range(layer.num_outputs)):
+        if not any(layer.get_output(index).name in read for index in range(layer.num_outputs)):
             found.append(f"{layer.type.name} ({layer.name})")
     return found
 

@@ -49,11 +49,11 @@ def compute_capability() -> str | None:
     device, values = ctypes.c_int(), (ctypes.c_int * 2)()
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
         return None
-    for place, attribute in enumerate((_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR)):
+    for index, attribute in enumerate((_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR)):
         value = ctypes.c_int()
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
             return None
-        values[place] = value.value
+        values[index] = value.value
     return f"{values[0]}.{values[1]}"
 
 

@@ -30,7 +30,7 @@ _TEXT = 64
 
 
 @dataclass(frozen=True)
-class Cache:
+class KvCacheSpec:
     """The KV cache of a build: its plan, sizes, element type and form."""
 
     plan: Plan
@@ -57,7 +57,7 @@ class Cache:
         return self.text + self.capacity.images * sum(self.plan.keep) * self.row
 
 
-def predict(weights: tuple[int, int], cache: Cache, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
+def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
     """Memory of vision and decoder engine together; they run one after the other and share activations.
 
     Args:
@@ -99,7 +99,9 @@ def smallest_fit(footprint: Footprint, target: Target) -> int | None:
     return next((size for size in target.device.memory_gib if needed(footprint, target) <= size * share), None)
 
 
-def check_fits(footprint: Footprint, target: Target, cache: Cache, device_memory_gib: float | None = None) -> None:
+def check_fits(
+    footprint: Footprint, target: Target, cache: KvCacheSpec, device_memory_gib: float | None = None
+) -> None:
     """Refuse engines the device cannot hold, and say what it could.
 
     Raises:
@@ -118,7 +120,7 @@ def check_fits(footprint: Footprint, target: Target, cache: Cache, device_memory
     )
 
 
-def _advice(footprint: Footprint, while_loading: int, have: int, cache: Cache) -> str:
+def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheSpec) -> str:
     """The budget that would fit, if one would: fewer visual tokens, else less text."""
     room = have - (footprint.running - footprint.kv)
     if footprint.weights > while_loading or room < cache.plan.layers * cache.row:

@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from luvc_export import __version__
 from luvc_export.bundle import folder as bundle
-from luvc_export.bundle.manifest import PlanEntry, Tensor, WeightsMode
+from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
 from luvc_export.core.plan import Plan
+from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
@@ -24,10 +25,7 @@ from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.options import Options, check_size, image_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
-from luvc_export.export.surgeon import operate
-
-#: Told (stage, fraction done of it).
-Progress = Callable[[str, float], None]
+from luvc_export.export.surgeon import run_passes
 
 #: What of a plan the vision graph depends on.
 _SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
@@ -65,7 +63,7 @@ def write_bundle(
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(
             mode, lambda t: weights.reference_plan(checkpoint.folder, t)
         )
-        places: dict[str, Tensor] = place(tensors)
+        places: dict[str, WeightTensor] = place(tensors)
         used: set[str] = set()
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
@@ -94,7 +92,7 @@ def _write_graphs(
     skeleton: weights.Skeleton,
     plan: Plan,
     name: str,
-    places: dict[str, Tensor],
+    places: dict[str, WeightTensor],
     folder: Path,
     options: Options,
     used: set[str],
@@ -130,14 +128,14 @@ def _write_graphs(
             (folder / files[2]).write_bytes(ir.to_proto(forced_decoder(model, layers)).SerializeToString())
         proto = ir.to_proto(model)
         if options.surgery:
-            proto, _ = operate(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
+            proto, _ = run_passes(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
         (folder / file).write_bytes(proto.SerializeToString())
         progress(f"tracing {file}", 1.0)
     own = size if size != options.image_size else None
     return PlanEntry(plan, seen or files[0], files[1], files[2] if len(files) > 2 else None, size=own)
 
 
-def _copy_weights(folder: Path, tensors: Any, places: dict[str, Tensor], progress: Progress) -> None:
+def _copy_weights(folder: Path, tensors: Any, places: dict[str, WeightTensor], progress: Progress) -> None:
     total, done = sum(place.bytes for place in places.values()), 0
 
     def tell(count: int) -> None:

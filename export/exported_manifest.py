@@ -8,7 +8,16 @@ from importlib.metadata import version
 from typing import Any
 
 from luvc_export import __version__
-from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Tensor, Weights, WeightsMode
+from luvc_export.bundle.manifest import (
+    ImageInput,
+    Manifest,
+    PlanEntry,
+    Prompt,
+    Source,
+    Weights,
+    WeightsMode,
+    WeightTensor,
+)
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.options import Options
 from luvc_export.export.processor import processor
@@ -22,7 +31,7 @@ def make_manifest(
     options: Options,
     entries: dict[str, PlanEntry],
     mode: WeightsMode,
-    places: dict[str, Tensor],
+    places: dict[str, WeightTensor],
     used: set[str],
     files: dict[str, Any],
 ) -> Manifest:

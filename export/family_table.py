@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from luvc_export.core.planning import Request, solve
+from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import TEXT_MODELS, Family
-from luvc_export.export.towers.learned_position_vit import PlainVision
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
 HEAD = """# Families
 
@@ -133,12 +133,12 @@ def row(family: Family) -> list[str]:
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     size, unit = family.image_size(config), family.unit_pixels(config)
     grid = (size[0] // unit, size[1] // unit) if size else (4, 4)
-    plan = solve(Request("none"), grid, llm, encoder)
+    plan = solve(PlanRequest("none"), grid, llm, encoder)
     decoder = family.decoder(model, plan)
     pixels = torch.nn.Identity()
     vision = family.vision(model, plan, pixels)  # type: ignore[arg-type]
     traits = ["windows and full attention" if encoder.window else "full attention"]
-    if isinstance(vision, PlainVision):
+    if isinstance(vision, LearnedPositionViT):
         traits += ["learned positions"] + ["class token set aside"] * (vision.class_token() is not None)
     else:
         traits += ["rotary positions"] + ["learned positions, interpolated"] * hasattr(model.model.visual, "pos_embed")

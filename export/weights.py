@@ -16,7 +16,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from luvc_export.bundle.manifest import Tensor
+from luvc_export.bundle.manifest import WeightTensor
+from luvc_export.core.element_types import BY_NAME, BY_PRECISION, BY_SAFETENSORS
 from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
 
@@ -24,9 +25,9 @@ WEIGHTS_FILE = "weights"
 #: TensorRT and memory mapping like page-aligned tensors (the ONNX external-data text recommends 4,096).
 ALIGNMENT = 4096
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
-_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {name: getattr(torch, BY_PRECISION[name].name) for name in ("fp32", "fp16", "bf16")}
+#: Types of safetensors files that a checkpoint may hold its weights in.
+_STORED = tuple(BY_PRECISION[name].safetensors for name in DTYPES)
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,17 @@ def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) ->
             )
 
 
-def copy_plan(tensors: dict[str, StoredTensor]) -> dict[str, Tensor]:
+def copy_plan(tensors: dict[str, StoredTensor]) -> dict[str, WeightTensor]:
     """Places of ``tensors`` in one flat file, page-aligned, sorted by name."""
     placed, offset = {}, 0
     for name, tensor in sorted(tensors.items()):
-        placed[name] = Tensor(WEIGHTS_FILE, offset, tensor.bytes, _NAMES[tensor.dtype], tensor.shape)
+        placed[name] = WeightTensor(WEIGHTS_FILE, offset, tensor.bytes, BY_SAFETENSORS[tensor.dtype].name, tensor.shape)
         offset += -(-tensor.bytes // ALIGNMENT) * ALIGNMENT
     return placed
 
 
 def write_copy(
-    folder: Path, tensors: dict[str, StoredTensor], placed: dict[str, Tensor], progress: Callable[[int], None]
+    folder: Path, tensors: dict[str, StoredTensor], placed: dict[str, WeightTensor], progress: Callable[[int], None]
 ) -> None:
     """Write the weights file; ``progress`` is told the bytes of each tensor when it is done."""
     with (folder / WEIGHTS_FILE).open("wb") as out:
@@ -130,10 +131,12 @@ def write_copy(
         os.fsync(out.fileno())
 
 
-def reference_plan(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, Tensor]:
+def reference_plan(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, WeightTensor]:
     """Places of ``tensors`` in the checkpoint's own files."""
     return {
-        name: Tensor(t.file.relative_to(folder).as_posix(), t.offset, t.bytes, _NAMES[t.dtype], t.shape)
+        name: WeightTensor(
+            t.file.relative_to(folder).as_posix(), t.offset, t.bytes, BY_SAFETENSORS[t.dtype].name, t.shape
+        )
         for name, t in sorted(tensors.items())
     }
 
@@ -158,7 +161,7 @@ def detach(model: ir.Model, module: nn.Module, names: dict[int, str]) -> list[ir
     return list(weights.values())
 
 
-def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Tensor]) -> None:
+def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, WeightTensor]) -> None:
     """Turn ``detach``'s inputs back into initializers, external at their place; a Cast bridges another stored dtype.
 
     Without a place (``--no-weights``) the tensor keeps its dtype and points past the end of a file that is not there.
@@ -171,7 +174,7 @@ def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Tenso
         place = placed.get(name)
         shape = ir.Shape([int(d) for d in value.shape])  # type: ignore[union-attr, arg-type]
         assert dtype is not None
-        in_file = dtype if place is None else {v: _STORED[k] for k, v in _NAMES.items()}[place.dtype]
+        in_file = dtype if place is None else ir.DataType(BY_NAME[place.dtype].onnx)
         bytes_ = int(torch.Size(shape.numpy()).numel() * in_file.itemsize) if place is None else place.bytes
         tensor = ir.ExternalTensor(
             place.file if place else WEIGHTS_FILE, place.offset if place else 0, bytes_, in_file, shape=shape, name=name

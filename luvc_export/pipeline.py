@@ -11,15 +11,15 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Fit, Footprint, PlanEntry, WeightsMode
 from luvc_export.core import precision as precisions
 from luvc_export.core.plan import LastLayer, Plan
-from luvc_export.core.planning import DEFAULT_SCHEDULE, Request, check_model, solve
+from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest, check_model, solve
+from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
 from luvc_export.errors import BundleError, MachineError, UsageError
 
 if TYPE_CHECKING:
-    from luvc_export.engines.builder import Graph
-    from luvc_export.engines.memory import Cache
+    from luvc_export.engines.builder import BuildInput
+    from luvc_export.engines.memory import KvCacheSpec
     from luvc_export.engines.options import BuildOptions
-    from luvc_export.export.bundling import Progress
     from luvc_export.export.checkpoint import Checkpoint
     from luvc_export.runtime.session import Session
 
@@ -68,7 +68,7 @@ def make_plan(
     unit = family.unit_pixels(config)
     size = image_size or default_image_size(checkpoint)
     blocks = tuple(merge_at) if merge_at is not None else None
-    request = Request(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images)
+    request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images)
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     return solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
 
@@ -205,7 +205,7 @@ def build_engine(
     """
     from luvc_export.engines import library, targets
     from luvc_export.engines.install import install
-    from luvc_export.engines.memory import Cache, building, check_fits
+    from luvc_export.engines.memory import KvCacheSpec, building, check_fits
     from luvc_export.engines.options import BuildOptions as Options
     from luvc_export.engines.profiles import Capacity
     from luvc_export.runtime import memory
@@ -223,7 +223,7 @@ def build_engine(
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
     spec = options.spec(record.with_kv(kv or record.spec.kv))
-    cache = Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
     graphs, footprint = target_graphs(opened, entry, spec, cache, options.workspace_mib)
     check_fits(footprint, record, cache, device_memory_gib)
     memory.require(
@@ -326,8 +326,8 @@ def _checkpoint(model: str | Checkpoint, revision: str | None, weights: bool) ->
 
 
 def target_graphs(
-    bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: Cache, workspace_mib: int
-) -> tuple[tuple[Graph, Graph], Footprint]:
+    bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: KvCacheSpec, workspace_mib: int
+) -> tuple[tuple[BuildInput, BuildInput], Footprint]:
     """Vision and decoder graph of a plan in a target's dialect, and the memory they will need.
 
     Raises:
@@ -335,14 +335,14 @@ def target_graphs(
         MachineError: The packages that surgery needs are not installed.
         CheckFailed: The target does not take the graphs.
     """
-    from luvc_export.engines.builder import Graph
+    from luvc_export.engines.builder import BuildInput
     from luvc_export.engines.memory import predict
     from luvc_export.engines.profiles import profiles
 
     try:
         import onnx
 
-        from luvc_export.export.surgeon import operate
+        from luvc_export.export.surgeon import run_passes
         from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
     except ModuleNotFoundError as error:
         raise MachineError(
@@ -357,10 +357,10 @@ def target_graphs(
             where=str(bundle.folder),
             fix="export it again without --no-weights",
         )
-    made: list[Graph] = []
+    made: list[BuildInput] = []
     peaks: list[int] = []
     for name in (entry.vision, entry.decoder):
-        model, _ = operate(
+        model, _ = run_passes(
             onnx.load(bundle.path(name), load_external_data=False),
             spec,
             cache.precision,
@@ -375,6 +375,6 @@ def target_graphs(
         peaks.append(peak_bytes(model, largest))
         folder = Path(weights.folder) if weights.folder else bundle.folder
         size = weight_bytes(model, cache.precision)
-        made.append(Graph(name, model.SerializeToString(), folder, entry.plan, size))
+        made.append(BuildInput(name, model.SerializeToString(), folder, entry.plan, size))
     footprint = predict((made[0].weight_bytes, made[1].weight_bytes), cache, (peaks[0], peaks[1]), workspace_mib)
     return (made[0], made[1]), footprint

@@ -14,7 +14,7 @@ from luvc_export.core.operators import (
     VERSION,
     Attribute,
     Operator,
-    Tensor,
+    OperatorTensor,
 )
 
 HEADER = Path(__file__).resolve().parent / "common" / "contract.h"
@@ -61,7 +61,7 @@ def camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def enumeration(title: str, tensors: tuple[Tensor, ...]) -> str:
+def enumeration(title: str, tensors: tuple[OperatorTensor, ...]) -> str:
     """Places of tensors; a payload, which may be several, is the first of them."""
     names = [f"kFirst{camel(tensor.name)}" if tensor.payload else f"k{camel(tensor.name)}" for tensor in tensors]
     return f"enum {title} {{ {', '.join(names)} }};"
@@ -73,8 +73,8 @@ def mask(types: tuple[str, ...]) -> str:
     return named.get(types) or " | ".join(f"bit(LUVC_{kind.upper()})" for kind in types)
 
 
-def tensor_table(title: str, tensors: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> str:
-    """Rows of ``Tensor``."""
+def tensor_table(title: str, tensors: tuple[OperatorTensor, ...], inputs: tuple[OperatorTensor, ...]) -> str:
+    """Rows of ``OperatorTensor``."""
     places = {tensor.name: place for place, tensor in enumerate(inputs)}
     rows = [
         f'{{"{t.name}", {len(t.shape)}, {mask(t.types)}, {places.get(t.like, -1)}, {str(t.payload).lower()}}}'

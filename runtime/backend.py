@@ -59,22 +59,24 @@ class Backend(Protocol):
         """Nodes of each loaded graph by the device that runs them: ``{"decoder": {"CPU": 812}}``."""
 
 
-class Chosen(Protocol):
-    """The most likely next token, which the decoder chose where its logits are. It may still be on its way."""
+class PendingToken(Protocol):
+    """The most likely next token, which the decoder picked where its logits are. It may still be on its way."""
 
     def read(self) -> tuple[int, float]:
         """Wait for it: its id, and its logit. That is not finite where the logits are not."""
 
 
 @runtime_checkable
-class Chooser(Protocol):
-    """A back-end whose decoder may choose tokens itself: greedy decoding leaves the logits where they are."""
+class DeviceSampler(Protocol):
+    """A back-end whose decoder may pick tokens itself: greedy decoding leaves the logits where they are."""
 
     @property
-    def chooses(self) -> bool:
+    def samples(self) -> bool:
         """Whether this decoder does."""
 
-    def choose(self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None) -> tuple[Chosen, Cache]:
+    def sample(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None
+    ) -> tuple[PendingToken, Cache]:
         """As ``Backend.decode``, but returns before the token is there.
 
         Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Layout
+from luvc_export.core.token_layout import TokenLayout
 
 #: Logical place of padding: after everything, so that no real token sees it, while it sees something itself.
 _LAST = 2**40
@@ -18,7 +18,7 @@ _LAST = 2**40
 Feeds = dict[str, NDArray[Any]]
 
 
-def feeds(layouts: Sequence[Layout], embeds: NDArray[Any], all_logits: bool = True) -> Feeds:
+def feeds(layouts: Sequence[TokenLayout], embeds: NDArray[Any], all_logits: bool = True) -> Feeds:
     """Decoder inputs for B prompts of equally many images.
 
     Args:
@@ -55,7 +55,7 @@ def feeds(layouts: Sequence[Layout], embeds: NDArray[Any], all_logits: bool = Tr
 
 
 def next_feeds(
-    layouts: Sequence[Layout], tokens: NDArray[np.int64], text_mask: NDArray[np.bool_], hidden: int, plan: Plan
+    layouts: Sequence[TokenLayout], tokens: NDArray[np.int64], text_mask: NDArray[np.bool_], hidden: int, plan: Plan
 ) -> Feeds:
     """Decoder inputs of one more token per prompt, [B], after ``text_mask`` [B, P] texts and ``step`` earlier ones.
 

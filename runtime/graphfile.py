@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from luvc_export.core.element_types import BY_ONNX, BY_PRECISION
 from luvc_export.errors import BundleError
 
 # Field numbers of onnx.proto.
@@ -14,9 +15,7 @@ _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _ATTRIBUTE_INT = 1, 2, 4, 5, 3
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 13, 14
 
-#: Bytes of an element by ONNX element type; types not listed take no part in predictions.
-_ITEMSIZE = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2, 17: 1}
-_HALF = (10, 16)
+_HALF = tuple(BY_PRECISION[name].onnx for name in ("fp16", "bf16"))
 
 _Message = dict[int, list[int | memoryview]]
 
@@ -58,7 +57,7 @@ def outside_weights(path: Path) -> dict[str, OutsideWeight]:
                 count = math.prod(_numbers(tensor.get(_TENSOR_DIMS, [])))
                 kind = _numbers(tensor.get(_TENSOR_TYPE, []))[0]
                 name = _text(tensor, _TENSOR_NAME)
-                stored = count * _ITEMSIZE.get(kind, 0)
+                stored = count * _itemsize(kind)
                 found[name] = OutsideWeight(pairs.get("location", ""), stored, count * _cpu_itemsize(name, kind, folds))
         return found
     except (ValueError, IndexError) as error:
@@ -86,10 +85,10 @@ def _cpu_itemsize(name: str, kind: int, folds: dict[str, tuple[str, int | None]]
         name, to = folds[name]
         if to != kind:  # a Cast to its own type is removed
             kind = to or kind
-            size += _ITEMSIZE.get(kind, 0)
+            size += _itemsize(kind)
     if kind in _HALF:
         return size + 4
-    return size or _ITEMSIZE.get(kind, 0)
+    return size or _itemsize(kind)
 
 
 def _message(value: int | memoryview) -> _Message:
@@ -151,3 +150,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError(f"a number of more than ten bytes at byte {at}")
+
+
+def _itemsize(kind: int) -> int:
+    """Bytes of an element; types that are not listed take no part in predictions."""
+    return BY_ONNX[kind].itemsize if kind in BY_ONNX else 0

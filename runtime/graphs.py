@@ -13,9 +13,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Block, arrange
 from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Array, Backend, Cache, Chooser, Chosen
-from luvc_export.runtime.forced import forced_places
-from luvc_export.runtime.state import Seen, State, Step
+from luvc_export.runtime.backend import Array, Backend, Cache, DeviceSampler, PendingToken
+from luvc_export.runtime.state import State, Step, VisualFeatures
 
 #: No tokenizer has it.
 NO_TOKEN = -1
@@ -34,20 +33,22 @@ class Graphs:
     def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
 
-    def see(self, images: NDArray[np.uint8]) -> Seen:
+    def encode_images(self, images: NDArray[np.uint8]) -> VisualFeatures:
         """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows."""
         manifest, tokens = self.manifest, self.plan.vision_tokens
         if not len(images):
             embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
             copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
-            return Seen(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
+            return VisualFeatures(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
         out = self.backend.vision(images)
-        return Seen(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO))
+        return VisualFeatures(
+            out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO)
+        )
 
     def run(
         self,
         token_ids: Sequence[int],
-        seen: Seen | None = None,
+        seen: VisualFeatures | None = None,
         state: State | None = None,
         *,
         blocks: Mapping[int, Block] | None = None,
@@ -71,35 +72,35 @@ class Graphs:
             ``Step``; its logits are those of text tokens only, in order.
         """
         placeholder = self.manifest.prompt.image_token_id if seen else NO_TOKEN
-        seen = seen or self.see(np.zeros((0,), np.uint8))
+        seen = seen or self.encode_images(np.zeros((0,), np.uint8))
         feeds, after = self._prepare(token_ids, placeholder, seen, state, blocks, all_logits)
         if self._debug:
-            feeds |= forced_places(self.plan, forced or {}, len(seen.embeds) // self.plan.joint_images)
+            feeds |= forced_indices(self.plan, forced or {}, len(seen.embeds) // self.plan.joint_images)
         out, cache = self.backend.decode(feeds, state.cache if state else None)
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
         token = out.get(graph_io.NEXT_TOKEN)
         return Step(out[graph_io.LOGITS], after(cache), kept, None if token is None else int(token[0, 0]))
 
-    def choose(self, token: int | Chosen, state: State) -> tuple[Chosen, State]:
-        """Go on with ``token`` after ``state``: what the decoder itself chooses next, before it is there.
+    def sample(self, token: int | PendingToken, state: State) -> tuple[PendingToken, State]:
+        """Go on with ``token`` after ``state``: what the decoder itself picks next, before it is there.
 
         Args:
-            token: An id, or what the step that gave ``state`` chose.
+            token: An id, or what the step that gave ``state`` picked.
             state: What came before.
         """
-        assert isinstance(self.backend, Chooser)
+        assert isinstance(self.backend, DeviceSampler)
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
-        nothing = self.see(np.zeros((0,), np.uint8))
+        nothing = self.encode_images(np.zeros((0,), np.uint8))
         feeds, after = self._prepare([token_id], NO_TOKEN, nothing, state, None, False)
-        chosen, cache = self.backend.choose(feeds, state.cache, before)
-        return chosen, after(cache)
+        picked, cache = self.backend.sample(feeds, state.cache, before)
+        return picked, after(cache)
 
     def _prepare(
         self,
         token_ids: Sequence[int],
         placeholder: int,
-        seen: Seen,
+        seen: VisualFeatures,
         state: State | None,
         blocks: Mapping[int, Block] | None,
         all_logits: bool,
@@ -141,3 +142,36 @@ def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
             expected=f"a multiple of {plan.joint_images}",
         )
     return np.asarray(embeds).reshape(rows, groups, plan.span_tokens, embeds.shape[-1])
+
+
+def forced_indices(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: int) -> dict[str, Array]:
+    """Turn indices of the vision graph's tokens into indices of the span that enters each prune, as graphs count.
+
+    Args:
+        plan: Of the graph.
+        forced: Layer -> int64 [G, keep] as in ``Step.kept``, ascending.
+        groups: G, images or groups of images that share a budget.
+
+    Returns:
+        Inputs by contract name, each int64 [1, G, keep].
+
+    Raises:
+        UsageError: A prune is not told, or told what the one before did not keep.
+    """
+    feeds: dict[str, Array] = {}
+    entering = np.broadcast_to(np.arange(plan.span_tokens), (groups, plan.span_tokens))
+    for layer, _, keep in plan.prunes:
+        if not keep:
+            continue
+        indices = forced.get(layer, np.zeros((0, keep), np.int64))
+        inside = [np.flatnonzero(np.isin(row, wanted)) for row, wanted in zip(entering, indices, strict=False)]
+        if indices.shape != (groups, keep) or any(len(found) != keep for found in inside):
+            raise UsageError(
+                "a debug session must be told what each prune keeps",
+                where=f"forced[{layer}]",
+                got=f"int64 {list(indices.shape)}",
+                expected=f"[{groups}, {keep}] different tokens that the prune before kept, ascending",
+            )
+        feeds[graph_io.forced_name(layer)] = np.array(inside, np.int64).reshape(1, groups, keep)
+        entering = indices
+    return feeds

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import MANIFEST, Bundle
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
+from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.core.precision import find
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
@@ -24,15 +25,10 @@ from luvc_export.runtime.weights import reference_arrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-_BF16 = 16
-_NUMPY = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(bfloat16)": np.uint16,  # its bits: numpy has no bf16
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-    "tensor(uint8)": np.uint8,
-}
+#: numpy type by ONNX Runtime's name of a type; bf16 as its bits.
+_NUMPY = {f"tensor({kind.name})": np.dtype(kind.storage) for kind in ELEMENT_TYPES}
+_NUMPY["tensor(float)"] = _NUMPY.pop("tensor(float32)")
+_BF16 = BY_NAME["bfloat16"].onnx
 
 
 @dataclass(frozen=True)

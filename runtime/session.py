@@ -8,39 +8,25 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Literal, overload
 
-from luvc_export.bundle.folder import Bundle, load
+from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.backend import Backend
-from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.generation.answer import Past, answer, goes_on
 from luvc_export.runtime.generation.answer_batch import Ask, alike, answer_batch, check_ask, check_rows, in_row
-from luvc_export.runtime.generation.plan_routing import Sisters
+from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.sampling import sampling_from
-from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
-from luvc_export.runtime.prompt.encoder import PromptEncoder, question
-from luvc_export.runtime.prompt.request import Request, make_request, open_media
+from luvc_export.runtime.prompt.encoder import question
+from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
 from luvc_export.runtime.prompt.template import Message
-from luvc_export.runtime.prompt.token_limit import room
 
 
-class Session:
-    """Runs one plan of a bundle. Holds no conversation, so an interrupted answer leaves it usable.
+class Session(LoadedPlan):
+    """Answers questions with one plan of a bundle. Holds no conversation, so an interrupted answer leaves it usable.
 
-    ``see`` and ``run`` are those of ``Graphs``: one graph at a time, for tools that look inside.
-
-    Args:
-        bundle: A bundle's folder, or one already read with ``luvc_export.bundle.folder.load``.
-        backend: A name (``runtime.backends``), or an object that follows ``runtime.backend.Backend``.
-        plan: Name of a plan; None for the bundle's default.
-        threads: CPU threads; None for all cores.
-        debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
-
-    Raises:
-        BundleError: See ``luvc_export.bundle.folder.load``.
-        UsageError: Unknown back-end or plan, or a bundle without weights.
-        MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load).
+    Arguments and errors: see ``LoadedPlan``.
     """
 
     def __init__(
@@ -51,19 +37,10 @@ class Session:
         threads: int | None = None,
         debug: bool = False,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
-        self.plan = self.bundle.entry(plan).plan
-        self.size = self.bundle.entry(plan).size or self.bundle.manifest.image.size
-        another = partial(Session, self.bundle, backend, threads=threads, debug=debug)
+        super().__init__(bundle, backend, plan, threads, debug)
         named = isinstance(backend, str)
-        self._sisters = Sisters(self, plan or self.bundle.manifest.default_plan, another if named else None)
-        if isinstance(backend, str):
-            backend = open_backend(backend, self.bundle, plan, threads, debug)
-        self.backend = backend
-        self.encoder = PromptEncoder(self.bundle)
-        graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
-        self.see, self.run, self.choose = graphs.see, graphs.run, graphs.choose
-        self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+        another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug)
+        self._router = PlanRouter(self, (lambda name: another(plan=name)) if named else None)
 
     @overload
     def generate(
@@ -132,9 +109,9 @@ class Session:
         started = perf_counter()
         asked = open_media(question(image, prompt, messages, video, fps))
         past: Past | None = after.past if after else None
-        chosen = past.session if past else self._sisters.fitting(asked)
+        chosen = past.loaded if past else self._router.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
-        budget = chosen.room(request, options.max_new_tokens)
+        budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
         ready = perf_counter() - started
         continued = past if past and goes_on(request, past) else None
         pieces = Stream(answer(chosen, request, options, budget, ready, continued))
@@ -164,7 +141,7 @@ class Session:
             MachineError: See the class.
         """
         options, started = sampling_from(sampling), perf_counter()
-        ready: list[tuple[Session, Request]] = []
+        ready: list[tuple[LoadedPlan, Request]] = []
         budgets: list[int] = []
         for row, ask in enumerate(requests):
             with in_row(row):
@@ -172,9 +149,9 @@ class Session:
                 fps = ask.get("fps", DEFAULT_FPS)
                 given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
                 asked = open_media(given)
-                chosen = self._sisters.fitting(asked)
+                chosen = self._router.fitting(asked)
                 request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
-                budgets.append(chosen.room(request, options.max_new_tokens))
+                budgets.append(token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens))
                 ready.append((chosen, request))
         groups, spent = alike(ready), perf_counter() - started
         check_rows(self.backend, groups)
@@ -190,7 +167,7 @@ class Session:
 
         ``runtime.video.open_video`` samples so many.
         """
-        return self._sisters.video_frames(most)
+        return self._router.video_frames(most)
 
     def prepare(
         self,
@@ -204,6 +181,6 @@ class Session:
         asked = open_media(question(image, prompt, messages, video, fps))
         return make_request(asked, self.encoder, self.bundle.manifest, self.size, self.plan)
 
-    def room(self, request: Request, wanted: int | None = None) -> int:
-        """How many tokens may be generated, see ``runtime.room``."""
-        return room(self.bundle.manifest, self.plan, request, wanted)
+    def token_limit(self, request: Request, wanted: int | None = None) -> int:
+        """How many tokens may be generated, see ``runtime.prompt.request.token_limit``."""
+        return token_limit(self.bundle.manifest, self.plan, request, wanted)

@@ -11,7 +11,7 @@ from luvc_export.runtime.backend import Array, Cache
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisualFeatures:
     """What the vision graph gives.
 
     Args:

@@ -10,22 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import MANIFEST, Bundle
-from luvc_export.bundle.manifest import Tensor
+from luvc_export.bundle.manifest import WeightTensor
+from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.errors import BundleError
-
-#: Numpy type a tensor is mapped as, and its ONNX element type, by lower-case name (ours, numpy's, safetensors').
-#: numpy has no bf16 and no fp8, so their bits are mapped.
-DTYPES: dict[str, tuple[type[np.generic], int]] = {
-    **dict.fromkeys(("fp32", "float32", "f32"), (np.float32, 1)),
-    **dict.fromkeys(("fp16", "float16", "f16"), (np.float16, 10)),
-    **dict.fromkeys(("bf16", "bfloat16"), (np.uint16, 16)),
-    **dict.fromkeys(("fp8", "float8_e4m3fn", "f8_e4m3"), (np.uint8, 17)),
-    **dict.fromkeys(("int64", "i64"), (np.int64, 7)),
-    **dict.fromkeys(("int32", "i32"), (np.int32, 6)),
-    **dict.fromkeys(("int8", "i8"), (np.int8, 3)),
-    **dict.fromkeys(("uint8", "u8"), (np.uint8, 2)),
-    **dict.fromkeys(("bool",), (np.bool_, 9)),
-}
 
 
 def reference_arrays(bundle: Bundle) -> dict[str, tuple[NDArray[Any], int]]:
@@ -55,10 +42,11 @@ def reference_arrays(bundle: Bundle) -> dict[str, tuple[NDArray[Any], int]]:
     return arrays
 
 
-def _view(file: NDArray[np.uint8], name: str, tensor: Tensor, where: str) -> tuple[NDArray[Any], int]:
-    if tensor.dtype.lower() not in DTYPES:
-        raise BundleError("unknown weight type", where=where, got=tensor.dtype, expected=", ".join(DTYPES))
-    numpy_type, onnx_type = DTYPES[tensor.dtype.lower()]
+def _view(file: NDArray[np.uint8], name: str, tensor: WeightTensor, where: str) -> tuple[NDArray[Any], int]:
+    if tensor.dtype.lower() not in BY_ANY_NAME:
+        raise BundleError("unknown weight type", where=where, got=tensor.dtype, expected=", ".join(BY_ANY_NAME))
+    kind = BY_ANY_NAME[tensor.dtype.lower()]
+    numpy_type, onnx_type = np.dtype(kind.storage), kind.onnx
     needed = math.prod(tensor.shape) * np.dtype(numpy_type).itemsize
     if tensor.bytes != needed or min((tensor.offset, *tensor.shape)) < 0:
         raise BundleError(

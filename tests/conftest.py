@@ -36,7 +36,7 @@ LONGEST = (
     "test_weight_ratio.py", "test_call_plugins.py", "test_rtx.py", "test_budgets_from_data.py", "test_packaging.py",
     "test_ablation.py", "test_sabotage.py", "test_quantise_bundle.py", "test_quantise_engines.py",
     "test_build_bundle.py", "test_bench_cli.py", "test_pack.py", "test_modelopt_backend.py", "test_cli.py",
-    "test_trt_backend.py", "test_trt_choose.py",
+    "test_trt_backend.py", "test_device_sampling.py",
 )  # fmt: skip
 
 

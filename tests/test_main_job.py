@@ -15,9 +15,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcess
 
 from luvc_export import load_bundle
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.token_layout import Layout, arrange
+from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.demo import CHECKPOINT
-from luvc_export.demo.questions import KINDS, Case, cases
+from luvc_export.demo.questions import KINDS, GlyphCase, cases
 from luvc_export.export.families import find
 from luvc_export.export.families.base import Normalise
 from luvc_export.runtime.session import Session
@@ -37,7 +37,7 @@ def model() -> Any:
 
 
 @lru_cache(maxsize=1)
-def pictures() -> list[list[Case]]:
+def pictures() -> list[list[GlyphCase]]:
     """Held-out questions, one of each kind a picture; those about the same pictures together."""
     asked = cases("heldout", PICTURES * len(KINDS))
     return [list(group) for _, group in groupby(asked, key=lambda case: (case.picture, len(case.images)))]
@@ -55,12 +55,12 @@ def greedy(session: Session, token_ids: Sequence[int], seen: Any) -> list[int]:
     return ids
 
 
-def shown(session: Session, asked: Sequence[Case]) -> Any:
+def shown(session: Session, asked: Sequence[GlyphCase]) -> Any:
     """What the vision graph sees of the pictures that all of ``asked`` are about."""
-    return session.see(session.prepare(asked[0].images, asked[0].prompt).images)
+    return session.encode_images(session.prepare(asked[0].images, asked[0].prompt).images)
 
 
-def tokens(session: Session, asked: Sequence[Case]) -> list[Sequence[int]]:
+def tokens(session: Session, asked: Sequence[GlyphCase]) -> list[Sequence[int]]:
     """Token ids of each prompt, a placeholder per picture: the same for every plan of a bundle."""
     return [session.prepare(case.images, case.prompt).token_ids for case in asked]
 
@@ -95,7 +95,7 @@ def after_pictures(images: Sequence[NDArray[np.uint8]], image: int, rows: Sequen
 
 
 def departures(
-    session: Session, asked: Sequence[Case], prompts: Sequence[Sequence[int]], said: Sequence[Sequence[int]]
+    session: Session, asked: Sequence[GlyphCase], prompts: Sequence[Sequence[int]], said: Sequence[Sequence[int]]
 ) -> list[str]:
     """Prompts to which transformers does not greedily give the tokens that were ``said``; all about the same pictures.
 
@@ -167,7 +167,7 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
     asked = ties = 0
     for group in [group for group in pictures() if len(group[0].images) == 1][:TORCH_PICTURES]:
         images = session.prepare(group[0].images, group[0].prompt).images
-        seen = session.see(images)
+        seen = session.encode_images(images)
         with torch.no_grad():
             embeds, positions, merged = vision(torch.from_numpy(images))
         np.testing.assert_allclose(seen.embeds, embeds.numpy(), atol=TOLERANCE)
@@ -195,7 +195,7 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
     assert asked >= 190 and ties <= asked // 20
 
 
-def decoder_arrays(placed: Layout) -> tuple[NDArray[Any], ...]:
+def decoder_arrays(placed: TokenLayout) -> tuple[NDArray[Any], ...]:
     """The layout's arrays in the order of the decoder's inputs."""
     return placed.input_ids, placed.visual_position_ids, placed.position_ids, placed.visual_order, placed.order
 
@@ -227,7 +227,7 @@ def test_a_forced_swap_moves_the_logits(demo_bundle: Bundle) -> None:
     debug = Session(demo_bundle, plan="thirds", threads=1, debug=True)
     case = pictures()[0][0]
     request = debug.prepare(case.images, case.prompt)
-    seen = debug.see(request.images)
+    seen = debug.encode_images(request.images)
     plain = load_bundle(demo_bundle.folder, plan="thirds", threads=1).run(request.token_ids, seen)
     kept = {layer: index.copy() for layer, index in plain.kept.items()}
     last = max(kept)

@@ -40,11 +40,11 @@ def folder(options: dict[str, Any]) -> Path:
 def times(options: dict[str, Any]) -> dict[str, Any]:
     """Time one plan."""
     import luvc_export
-    from luvc_export.runtime.bench.case import Case
-    from luvc_export.runtime.bench.subject import Subject
+    from luvc_export.runtime.bench.case import BenchCase
+    from luvc_export.runtime.bench.loaded_case import LoadedCase
 
-    case = Case(folder(options), options["plan"], text=common.TEXT, new_tokens=common.NEW)
-    subject = Subject(case)
+    case = BenchCase(folder(options), options["plan"], text=common.TEXT, new_tokens=common.NEW)
+    subject = LoadedCase(case)
     subject.run(case)
     samples = [subject.run(case) for _ in range(common.RUNS)]
     keep = subject.session.plan.keep

@@ -11,11 +11,12 @@ import torch
 
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation import figures, tables
-from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.ablation.study import Progress, Study, plain, run
+from luvc_export.calibration.ablation.study import Study, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.tasks import Task
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 
@@ -62,9 +63,9 @@ def ablate(
     reported = list(task.cases(task.report[0], count, task.report[1]))
     searched = list(task.cases(task.search[0], search, task.search[1]))
     engines = {
-        "report": Engine(checkpoint, loaded, reported, task.stops),
-        "side": Engine(checkpoint, loaded, reported[:side], task.stops),
-        "search": Engine(checkpoint, loaded, searched, task.stops),
+        "report": PlanEvaluator(checkpoint, loaded, reported, task.stops),
+        "side": PlanEvaluator(checkpoint, loaded, reported[:side], task.stops),
+        "search": PlanEvaluator(checkpoint, loaded, searched, task.stops),
     }
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     grid = (task.image_size[0] // unit, task.image_size[1] // unit)

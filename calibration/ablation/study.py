@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,16 +10,15 @@ import numpy as np
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import timing, variants
-from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.cost_report import cost
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import Request, solve
-
-Progress = Callable[[str, float], None]
+from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.progress import Progress
 
 #: Methods whose accuracy is measured at several budgets.
 CURVE = ("SPU, settings searched", "random", "stride", "v2drop", "merge")
@@ -53,7 +52,9 @@ class Study:
         progress: Told (stage, fraction).
     """
 
-    def __init__(self, engines: dict[str, Engine], shapes: Shapes, store: Store, text: int, progress: Progress) -> None:
+    def __init__(
+        self, engines: dict[str, PlanEvaluator], shapes: Shapes, store: Store, text: int, progress: Progress
+    ) -> None:
         self.engines, self.shapes, self.store, self.text, self.progress = engines, shapes, store, text, progress
 
     def rows(self, stage: str, some: Sequence[Variant], split: str = "report") -> list[Row]:
@@ -167,9 +168,9 @@ def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> lis
     literal: dict[str, Any] = variants.LITERAL
 
     def thirds(name: str, keep: float = 0.75, **switches: Any) -> Variant:
-        return Variant(name, (solve(Request("thirds", keep), shapes.grid, shapes.llm, shapes.encoder, **switches),))
+        return Variant(name, (solve(PlanRequest("thirds", keep), shapes.grid, shapes.llm, shapes.encoder, **switches),))
 
-    default = solve(Request(), shapes.grid, shapes.llm, shapes.encoder)
+    default = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
     some = [
         Variant(f"default: {default.schedule}, {default.score}", (default,)),
         Variant(f"{default.schedule}, SPU as the abstract says", (replace(default, **literal),)),

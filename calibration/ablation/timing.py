@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.runners.compressed import TorchRunner
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
@@ -24,7 +24,7 @@ class Times(NamedTuple):
     ttft: float
 
 
-def measure(engine: Engine, plans: Sequence[Plan], rounds: int = 9, text: int = 32) -> list[Times]:
+def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text: int = 32) -> list[Times]:
     """Times of ``plans`` on one picture and one prompt.
 
     Processor time of one thread does not count what other programs take; taking turns spreads what remains.
@@ -62,8 +62,8 @@ def measure(engine: Engine, plans: Sequence[Plan], rounds: int = 9, text: int = 
     return found
 
 
-def _ready(engine: Engine, runner: TorchRunner, asked: Any, text: int) -> tuple[Any, Any, Any]:
-    embeds, positions = engine.see(runner)
+def _ready(engine: PlanEvaluator, runner: TorchRunner, asked: Any, text: int) -> tuple[Any, Any, Any]:
+    embeds, positions = engine.encode_images(runner)
     chosen = list(asked.pictures)
     tail = [token for token in asked.prompt if token != engine.image_token]
     prompt = (asked.prompt + tail * text)[: text + 1]

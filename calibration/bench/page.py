@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luvc_export.calibration.bench.sweep import Kind, Point, growth
+from luvc_export.calibration.bench.sweep import Point, SweepAxis, growth
 from luvc_export.calibration.parity.html import document, figure, table
 from luvc_export.calibration.parity.plots import canvas, png
 from luvc_export.runtime.bench.machine import Machine
@@ -17,7 +17,7 @@ _AXIS = {
 _CURVES = (("prefill_ms", "prefill", "o"), ("ttft_ms", "time to first token, images included", "s"))
 
 
-def curve(found: Sequence[Point], timed: Sequence[Timed], kind: Kind, machine: Machine) -> bytes:
+def curve(found: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machine: Machine) -> bytes:
     """PNG: time over tokens with quartiles, and what the arithmetic alone would take at the machine's matrix rate.
 
     Raises:
@@ -30,14 +30,14 @@ def curve(found: Sequence[Point], timed: Sequence[Timed], kind: Kind, machine: M
         stats = [one.stat(metric) for _, one in both]
         middle = [stat.median for stat in stats]
         error = [[s.median - s.low for s in stats], [s.high - s.median for s in stats]]
-        places = [point.tokens for point, _ in both]
-        axes.errorbar(places, middle, yerr=error, marker=marker, capsize=3, linewidth=1, label=name)
+        x = [point.tokens for point, _ in both]
+        axes.errorbar(x, middle, yerr=error, marker=marker, capsize=3, linewidth=1, label=name)
     limit = [1000 * one.facts.prefill_flops / machine.flops for one in timed]
     axes.plot(tokens, limit, "k--", linewidth=1, label="prefill at the measured matrix rate")
     if kind == "budget":
         for point, one in zip(found, timed, strict=True):
-            place = (point.tokens, one.stat("ttft_ms").median)
-            axes.annotate(one.facts.plan, place, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+            point_at = (point.tokens, one.stat("ttft_ms").median)
+            axes.annotate(one.facts.plan, point_at, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.set(xlabel=_AXIS[kind], ylabel="milliseconds")
     axes.set_xlim(0, 1.1 * max(tokens))
     axes.set_ylim(bottom=0)
@@ -46,7 +46,7 @@ def curve(found: Sequence[Point], timed: Sequence[Timed], kind: Kind, machine: M
     return png(drawn)
 
 
-def page(found: Sequence[Point], timed: Sequence[Timed], kind: Kind, machine: Machine) -> str:
+def page(found: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machine: Machine) -> str:
     """HTML with the curve and every figure in it.
 
     Raises:

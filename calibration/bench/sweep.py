@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from luvc_export.bundle.folder import load
-from luvc_export.runtime.bench.case import Case
+from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.measure import Timed, exponent
 
-Kind = Literal["tokens", "budget"]
+SweepAxis = Literal["tokens", "budget"]
 
 _STEPS = 6
 _IMAGES = (1, 2, 3)
@@ -25,11 +25,11 @@ class Point:
         tokens: Visual and text tokens a layer sees, mean over layers.
     """
 
-    case: Case
+    case: BenchCase
     tokens: float
 
 
-def points(case: Case, kind: Kind) -> list[Point]:
+def points(case: BenchCase, kind: SweepAxis) -> list[Point]:
     """The cases of a sweep around ``case``, fewest tokens first.
 
     ``tokens``: text doubles from 32 to what the bundle takes, without images; then 1, 2 and 3 images.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.calibration.budgets import evidence
-from luvc_export.calibration.budgets.trials import Trial, Trials
+from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.intervals import Interval
 
 
@@ -23,8 +23,8 @@ class Against:
     """
 
     name: str
-    ours: Trial
-    theirs: Trial
+    ours: PlanTrial
+    theirs: PlanTrial
     gap: Interval
 
     @property
@@ -62,13 +62,13 @@ class Against:
         }
 
 
-def against(name: str, ours: Trial, theirs: Trial, held_out: Trials) -> Against:
+def against(name: str, ours: PlanTrial, theirs: PlanTrial, held_out: Trials) -> Against:
     """Measure two plans on the held-out part."""
     gap = evidence.difference(held_out.verdicts(ours.plan), held_out.verdicts(theirs.plan), held_out.part.clusters)
     return Against(name, held_out.whole(ours.plan), held_out.whole(theirs.plan), gap)
 
 
-def passes(trial: Trial, bar: float) -> bool:
+def passes(trial: PlanTrial, bar: float) -> bool:
     """Whether the chosen plan still agrees at the bar on questions that had no part in choosing it.
 
     The estimate is judged, not its lower bound: the bound was held on the calibration part with a margin that another
@@ -77,7 +77,7 @@ def passes(trial: Trial, bar: float) -> bool:
     return trial.whole and trial.agreement.value >= bar
 
 
-def plain(trial: Trial) -> dict[str, Any]:
+def plain(trial: PlanTrial) -> dict[str, Any]:
     """A trial as JSON data."""
     return {
         "keep": list(trial.plan.keep),
@@ -90,6 +90,6 @@ def plain(trial: Trial) -> dict[str, Any]:
     }
 
 
-def all_plain(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def all_plain(trials: Sequence[PlanTrial]) -> list[dict[str, Any]]:
     """Several."""
     return [plain(trial) for trial in trials]

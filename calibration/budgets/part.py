@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
-from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store
-from luvc_export.calibration.cases import Question
+from luvc_export.calibration.cases import FileCase
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
 from luvc_export.export.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ class Part:
         cases = fitted(data, order, image)
         self.clusters = [case.picture for case in cases]
         answers = store.of([name, "answers"], lambda: _answers(checkpoint, model, cases, data, image, none))
-        self.engine = Engine(checkpoint, model, cases, data.stops, answers)
+        self.engine = PlanEvaluator(checkpoint, model, cases, data.stops, answers)
 
     def agrees(self, plan: Plan, some: range) -> list[bool]:
         """Whether each question of ``some`` is answered, greedily, as without compression."""
@@ -74,11 +74,11 @@ class Part:
 def shuffled(clusters: Sequence[int]) -> list[int]:
     """Indices of the questions, whole clusters in a random order that depends on nothing."""
     numbers = list(dict.fromkeys(clusters))
-    places = dict(zip(numbers, np.random.default_rng(0).permutation(len(numbers)), strict=True))
-    return sorted(range(len(clusters)), key=lambda index: places[clusters[index]])
+    ranks = dict(zip(numbers, np.random.default_rng(0).permutation(len(numbers)), strict=True))
+    return sorted(range(len(clusters)), key=lambda index: ranks[clusters[index]])
 
 
-def fitted(data: CalibrationSet, order: Sequence[int], image: ImageInput) -> list[Question]:
+def fitted(data: CalibrationSet, order: Sequence[int], image: ImageInput) -> list[FileCase]:
     """Cases in ``order``, their pictures as a bundle's runtime would hand them to the graph, equal ones one array."""
     known: dict[str, NDArray[np.uint8]] = {}
     cases = []
@@ -88,18 +88,18 @@ def fitted(data: CalibrationSet, order: Sequence[int], image: ImageInput) -> lis
             if key not in known:
                 known[key] = preprocess(picture, image).pixels[0]
         images: Any = tuple(known[key] for key in data.pixels[index])
-        cases.append(Question(images, case.prompt, case.answer, case.kind, case.picture))
+        cases.append(FileCase(images, case.prompt, case.answer, case.kind, case.picture))
     return cases
 
 
 def _answers(
-    checkpoint: Checkpoint, model: Any, cases: list[Question], data: CalibrationSet, image: ImageInput, none: Plan
+    checkpoint: Checkpoint, model: Any, cases: list[FileCase], data: CalibrationSet, image: ImageInput, none: Plan
 ) -> list[list[int]]:
     """Tokens of the uncompressed model's greedy answers; right answers that it gives need not be decoded one by one."""
     answers: list[list[int]] = [[] for _ in cases]
     left = list(range(len(cases)))
     if data.known and data.stops:
-        engine = Engine(checkpoint, model, cases, data.stops)
+        engine = PlanEvaluator(checkpoint, model, cases, data.stops)
         right = engine.right(none)
         for index in left:
             answers[index] = engine.asked[index].answer if right[index] else []

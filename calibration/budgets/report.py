@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from luvc_export.calibration.budgets import figure
-from luvc_export.calibration.budgets.run import Result
-from luvc_export.calibration.budgets.trials import Trial
+from luvc_export.calibration.budgets import report
+from luvc_export.calibration.budgets.run import SearchResult
+from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.intervals import Interval
+from luvc_export.calibration.parity.plots import canvas, png
 from luvc_export.core.plan import Plan
 
 
-def write(result: Result, folder: Path, command: str) -> list[Path]:
+def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
     """Write ``budgets.md``, ``budgets.json`` and two pictures, each whole or not at all.
 
     Raises:
         MachineError: matplotlib is not installed.
     """
     made = {
-        "budgets-horizon.png": figure.horizon(result),
-        "budgets-frontier.png": figure.frontier(result),
+        "budgets-horizon.png": report.horizon(result),
+        "budgets-frontier.png": report.frontier(result),
         "budgets.json": (json.dumps({"command": command, **result.to_json()}, indent=1) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
     }
@@ -33,7 +35,7 @@ def write(result: Result, folder: Path, command: str) -> list[Path]:
     return [folder / name for name in made]
 
 
-def page(result: Result, command: str) -> str:
+def page(result: SearchResult, command: str) -> str:
     """The document; every number in it was measured by the run that writes it."""
     data, chosen = result.about, result.chosen
     lines = [
@@ -81,7 +83,7 @@ def page(result: Result, command: str) -> str:
     return "\n".join(lines)
 
 
-def summary(result: Result) -> list[str]:
+def summary(result: SearchResult) -> list[str]:
     """What was found, one sentence each."""
     layer, layers = result.horizon.layer, result.none.layers
     found, checked = result.chosen, result.checked.agreement
@@ -101,13 +103,13 @@ FRONTIER = ("visual tokens by layer", "prefill FLOPs", "fewer", "agreement", "di
 HELD_OUT = ("plan", "visual tokens by layer", "fewer", "agreement", "disagree")
 
 
-def horizon_rows(result: Result) -> list[Sequence[str]]:
+def horizon_rows(result: SearchResult) -> list[Sequence[str]]:
     """The horizon curve as text."""
     curve = result.horizon.curve
     return [(str(layer), str(trial.asked), interval(trial.agreement)) for layer, trial in curve.items()]
 
 
-def frontier_rows(result: Result) -> list[Sequence[str]]:
+def frontier_rows(result: SearchResult) -> list[Sequence[str]]:
     """The frontier and the default plans as text, dearest first."""
     named = [(trial, name) for name, trial in result.defaults.items()]
     rows = [(trial, "") for trial in result.frontier if trial not in result.defaults.values()] + named
@@ -125,9 +127,9 @@ def frontier_rows(result: Result) -> list[Sequence[str]]:
     ]
 
 
-def held_out_rows(result: Result) -> list[Sequence[str]]:
+def held_out_rows(result: SearchResult) -> list[Sequence[str]]:
     """Everything that was asked on the held-out part."""
-    rows: list[tuple[str, Trial]] = [("chosen", result.checked)]
+    rows: list[tuple[str, PlanTrial]] = [("chosen", result.checked)]
     for item in result.compared:
         rows += [(item.name, item.theirs), (f"searched, as good as {item.name}", item.ours)]
     return [
@@ -156,3 +158,56 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _keep(plan: Plan) -> str:
     merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.merges else ""
     return merged + " ".join(map(str, plan.keep))
+
+
+def horizon(result: SearchResult) -> bytes:
+    """Agreement by the layer before which all visual tokens go, as PNG.
+
+    Raises:
+        MachineError: matplotlib is not installed.
+    """
+    figure, axes = canvas(6.4, 3.6)
+    curve = result.horizon.curve
+    _points(axes, list(curve), list(curve.values()), "o-", "all visual tokens dropped before the layer")
+    axes.axhline(result.bar, color="crimson", linestyle="--", label=f"bar {result.bar:g}")
+    layers = result.none.layers
+    end = f"horizon: layer {result.horizon.layer}" if result.horizon.layer < layers else "horizon: none"
+    axes.axvline(result.horizon.layer, color="grey", linestyle=":", label=end)
+    step = max(1, layers // 12)
+    axes.set_xticks(range(0, layers + 1, step))
+    axes.set(xlabel="layer", ylabel="agreement, calibration part", ylim=(0, 1.03))
+    axes.legend(fontsize=8)
+    return png(figure)
+
+
+def frontier(result: SearchResult) -> bytes:
+    """Agreement against prefill FLOPs by the uncompressed model's, as PNG.
+
+    Raises:
+        MachineError: matplotlib is not installed.
+    """
+    figure, axes = canvas(6.8, 4.2)
+    share = [trial.flops / result.flops for trial in result.frontier]
+    _points(axes, share, result.frontier, "o-", f"frontier, calibration part ({result.chosen.asked} questions)")
+    for mark, item in zip("sD^v", result.compared, strict=False):
+        _points(axes, [item.theirs.flops / result.flops], [item.theirs], mark, f"{item.name}, held-out part")
+    _points(
+        axes,
+        [result.checked.flops / result.flops],
+        [result.checked],
+        "*",
+        f"chosen, held-out part ({result.checked.asked} questions)",
+        markersize=13,
+    )
+    axes.axhline(result.bar, color="crimson", linestyle="--", label=f"bar {result.bar:g}")
+    axes.set(xlabel="prefill FLOPs, share of the uncompressed model's", ylabel="agreement with the uncompressed model")
+    axes.legend(fontsize=8, loc="lower right")
+    return png(figure)
+
+
+def _points(axes: Any, x: list[Any], trials: list[PlanTrial], mark: str, label: str, **style: Any) -> None:
+    values = [trial.agreement for trial in trials]
+    error = [[value.value - value.low for value in values], [value.high - value.value for value in values]]
+    axes.errorbar(
+        x, [value.value for value in values], yerr=error, fmt=mark, capsize=2, linewidth=0.9, label=label, **style
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,20 @@ from typing import Any
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.budgets import evidence, horizon
+from luvc_export.calibration.budgets import evidence
 from luvc_export.calibration.budgets.check import Against, against, all_plain, passes, plain
-from luvc_export.calibration.budgets.frontier import frontier, peer
-from luvc_export.calibration.budgets.horizon import Horizon
 from luvc_export.calibration.budgets.part import Part
-from luvc_export.calibration.budgets.search import search
-from luvc_export.calibration.budgets.space import Space
-from luvc_export.calibration.budgets.trials import Trial, Trials
+from luvc_export.calibration.budgets.search import frontier, peer, search
+from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
+from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.cost_report import cost
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import Request, place_merges, solve
+from luvc_export.core.planning import PlanRequest, place_merges, solve
+from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
-
-Progress = Callable[[str, float], None]
 
 #: Shares of the units that merging in the encoder may keep.
 MERGE_KEEPS = (1.0, 0.75, 0.5)
@@ -43,7 +39,7 @@ MEASUREMENTS = "budgets-measurements.json"
 
 
 @dataclass(frozen=True)
-class Result:
+class SearchResult:
     """What the search found.
 
     Attributes:
@@ -68,10 +64,10 @@ class Result:
     text: int
     images: int
     horizon: Horizon
-    chosen: Trial
-    checked: Trial
-    frontier: list[Trial]
-    defaults: dict[str, Trial]
+    chosen: PlanTrial
+    checked: PlanTrial
+    frontier: list[PlanTrial]
+    defaults: dict[str, PlanTrial]
     compared: list[Against]
     tried: int
     about: dict[str, Any]
@@ -126,7 +122,7 @@ def budgets(
     folder: Path | None = None,
     progress: Progress = lambda stage, done: None,
     **switches: Any,
-) -> Result:
+) -> SearchResult:
     """Search the cheapest plan of a checkpoint that keeps its answers.
 
     Args:
@@ -182,7 +178,7 @@ def budgets(
         trials, fresh = (Trials(part, retention, flops, store) for part in parts)
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
-            made = solve(Request(name, merge_keep or Request.merge_keep), grid, llm, encoder, **switches)
+            made = solve(PlanRequest(name, merge_keep or PlanRequest.merge_keep), grid, llm, encoder, **switches)
             defaults[name] = made
         return _search(trials, fresh, space, defaults, counted, images, about, progress)
 
@@ -196,7 +192,7 @@ def _search(
     images: int,
     about: dict[str, Any],
     progress: Progress,
-) -> Result:
+) -> SearchResult:
     none = trials.whole(space.none())
     if not none.holds:
         raise CheckFailed(
@@ -206,7 +202,7 @@ def _search(
             fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
         )
     progress("horizon", 0.0)
-    seen = horizon.find(trials, space)
+    seen = find_horizon(trials, space)
     progress("horizon", 1.0)
     space = dataclasses.replace(space, horizon=seen.layer)
     chosen = search(trials, space, progress)
@@ -225,7 +221,7 @@ def _search(
     checked = fresh.whole(chosen.plan)
     compared = [against(name, peer(trials, other), other, fresh) for name, other in baselines.items()]
     progress("held-out part", 1.0)
-    return Result(
+    return SearchResult(
         trials.bar,
         space.none(),
         none.flops,

@@ -8,23 +8,23 @@ back, and the descent goes on without it, as long as that ends cheaper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from luvc_export.calibration.budgets.space import Keep, Merges, Space
-from luvc_export.calibration.budgets.trials import Trial, Trials
+from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.core.plan import TENSORRT_TOPK_LIMIT
+from luvc_export.core.progress import Progress
 
 #: (blocks of layers at most, what a step leaves of a block's tokens), coarse to fine.
 STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))
 
 Block = tuple[int, int]
-Progress = Callable[[str, float], None]
 
 
-def search(trials: Trials, space: Space, progress: Progress = lambda stage, done: None) -> Trial | None:
+def search(trials: Trials, space: Space, progress: Progress = lambda stage, done: None) -> PlanTrial | None:
     """The cheapest plan of ``space`` that was found to hold, or None if not even the full one does."""
-    best: Trial | None = None
+    best: PlanTrial | None = None
     for merges in space.merges:
         stage = f"budgets, {space.encoded(merges)} tokens encoded"
         progress(stage, 0.0)
@@ -43,7 +43,7 @@ def descend(
     steps: Collection[tuple[int, float]],
     progress: Callable[[float], None] = lambda done: None,
     fixed: Collection[int] = (),
-) -> Trial | None:
+) -> PlanTrial | None:
     """Lower blocks from ``keep`` on until no step holds; layers in ``fixed`` keep what they have.
 
     Returns:
@@ -61,7 +61,7 @@ def descend(
                 for block in alive
                 if (made := lowered(keep, block, factor))
             )
-            tried: list[tuple[Trial, Keep]] = []
+            tried: list[tuple[PlanTrial, Keep]] = []
             for _, block, made in moves:
                 trial = trials.of(space.plan(merges, made))
                 if not trial.holds:
@@ -79,10 +79,10 @@ def descend(
     return here
 
 
-def shake(trials: Trials, space: Space, best: Trial, progress: Progress = lambda stage, done: None) -> Trial:
+def shake(trials: Trials, space: Space, best: PlanTrial, progress: Progress = lambda stage, done: None) -> PlanTrial:
     """Give one block some tokens back and lower the others, again and again while that is cheaper."""
     count, factor = STEPS[-1]
-    found: Trial | None = best
+    found: PlanTrial | None = best
     while found:
         best, found = found, None
         keep = best.plan.keep[: space.horizon]
@@ -121,3 +121,37 @@ def raised(keep: Keep, block: Block, factor: float, most: int) -> Keep | None:
     bottom = min(most, int(keep[block[0]] / factor) + 1)
     made = (*(max(count, bottom) for count in keep[: block[1]]), *keep[block[1] :])
     return None if made == keep else made
+
+
+#: Plans below this agreement are of no interest.
+_LOWEST = 0.9
+
+
+def pareto(trials: Iterable[PlanTrial]) -> list[PlanTrial]:
+    """Those no other one beats, dearest first."""
+    found: list[PlanTrial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.flops, -trial.agreement.value)):
+        if not found or trial.agreement.value > found[-1].agreement.value:
+            found.append(trial)
+    return found[::-1]
+
+
+def frontier(trials: Trials) -> list[PlanTrial]:
+    """The frontier of everything tried, each plan of it asked every question.
+
+    A plan that was given up early is known from few questions: those that look good are finished until nothing
+    unfinished is left among the best.
+    """
+    while True:
+        found = pareto(trial for trial in trials.made.values() if trial.agreement.value >= _LOWEST)
+        open_ = [trial for trial in found if not trial.whole]
+        if not open_:
+            return found
+        for trial in open_:
+            trials.whole(trial.plan)
+
+
+def peer(trials: Trials, other: PlanTrial) -> PlanTrial:
+    """The cheapest plan, asked every question, that agrees at least as well as ``other`` there."""
+    equal = [trial for trial in trials.made.values() if trial.whole and trial.wrong <= other.wrong]
+    return min(equal, key=lambda trial: (trial.flops, trial.wrong))

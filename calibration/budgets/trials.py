@@ -27,7 +27,7 @@ class Asks(Protocol):
 
 
 @dataclass(frozen=True)
-class Trial:
+class PlanTrial:
     """A plan and what is known of it.
 
     Attributes:
@@ -66,14 +66,14 @@ class Trials:
         bar: float,
         flops: Callable[[Plan], int],
         store: Store,
-        told: Callable[[Trial], None] = lambda trial: None,
+        told: Callable[[PlanTrial], None] = lambda trial: None,
     ) -> None:
         self.part, self.bar, self.flops, self.store, self.told = part, bar, flops, store, told
-        self.made: dict[str, Trial] = {}
+        self.made: dict[str, PlanTrial] = {}
         count = len(part.clusters)
         self.stops = sorted({max(1, round(share * count)) for share in RUNGS})
 
-    def of(self, plan: Plan) -> Trial:
+    def of(self, plan: Plan) -> PlanTrial:
         """Ask until the bar is out of reach even if all other answers agreed.
 
         On the safe side: disagreements that crowd in one picture widen the interval, and more of them elsewhere may
@@ -81,11 +81,11 @@ class Trials:
         """
         return self._try(plan, self.stops, give_up=True)
 
-    def glance(self, plan: Plan) -> Trial:
+    def glance(self, plan: Plan) -> PlanTrial:
         """Ask the first questions alone."""
         return self._try(plan, self.stops[:1], give_up=True)
 
-    def whole(self, plan: Plan) -> Trial:
+    def whole(self, plan: Plan) -> PlanTrial:
         """Ask every question."""
         return self._try(plan, self.stops, give_up=False)
 
@@ -96,7 +96,7 @@ class Trials:
     def _steps(self, stops: Sequence[int]) -> list[range]:
         return [range(first, last) for first, last in zip([0, *stops], stops, strict=False)]
 
-    def _try(self, plan: Plan, stops: Sequence[int], give_up: bool) -> Trial:
+    def _try(self, plan: Plan, stops: Sequence[int], give_up: bool) -> PlanTrial:
         key = json.dumps(plan_key(plan), sort_keys=True)
         before = self.made.get(key)
         if before and (before.whole or before.asked >= stops[-1]):
@@ -109,7 +109,7 @@ class Trials:
         asked, whole = len(agrees), len(agrees) == len(self.part.clusters)
         found = evidence.agreement(agrees, self.part.clusters[:asked])
         holds = whole and found.low >= self.bar
-        trial = Trial(plan, self.flops(plan), found, asked, asked - sum(agrees), whole, holds)
+        trial = PlanTrial(plan, self.flops(plan), found, asked, asked - sum(agrees), whole, holds)
         self.made[key] = trial
         self.told(trial)
         return trial

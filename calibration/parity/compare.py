@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from luvc_export.calibration import intervals
@@ -11,10 +11,9 @@ from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.metrics import Difference, Prediction, difference, edit_distance, prediction
 from luvc_export.calibration.parity.selection import Overlap, overlaps
 from luvc_export.calibration.parity.tolerances import tolerances
-from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, Subject
+from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Runner, Said
 from luvc_export.core.plan import Plan
-
-Progress = Callable[[str, float], None]
+from luvc_export.core.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Comparison:
         example: The candidate's observation of the first case with a picture, and that picture.
     """
 
-    reference: Subject
-    candidate: Subject
+    reference: Runner
+    candidate: Runner
     same: bool
     stops: bool
     measured: list[Measured]
@@ -89,8 +88,8 @@ class Comparison:
 
 
 def compare(
-    reference: Subject,
-    candidate: Subject,
+    reference: Runner,
+    candidate: Runner,
     cases: Sequence[Case],
     *,
     observe: int,
@@ -143,7 +142,7 @@ def _effective(plan: Plan) -> Plan:
 
 
 def _observe(
-    reference: Subject, candidate: Subject, cases: Sequence[Case], same: bool, tie: float
+    reference: Runner, candidate: Runner, cases: Sequence[Case], same: bool, tie: float
 ) -> tuple[list[Measured], list[Observation]]:
     left, right = reference.observe(cases), candidate.observe(cases)
     seen, forced = right, False

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from luvc_export.calibration.parity import plots
-from luvc_export.calibration.parity.locate import Step
-from luvc_export.calibration.parity.result import Result
+from luvc_export.calibration.parity.locate import LocatedTensor
+from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.tolerances import tolerances
 
 _STYLE = (
@@ -19,7 +19,7 @@ _STYLE = (
 )
 
 
-def page(result: Result) -> str:
+def page(result: ParityResult) -> str:
     """The page as text.
 
     Raises:
@@ -93,7 +93,7 @@ def figure(png: bytes, caption: str) -> str:
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{alt}</figcaption></figure>'
 
 
-def _step(step: Step) -> tuple[str, ...]:
+def _step(step: LocatedTensor) -> tuple[str, ...]:
     errors = (step.rel_l2, step.worst_row, step.max_abs)
     return (step.tensor, *(f"{e:.3g}" for e in errors), f"{step.cosine:.9g}", str(step.nonfinite), str(step.case))
 

@@ -11,7 +11,7 @@ from luvc_export.calibration.runners.base import LOGITS, VISION
 
 
 @dataclass(frozen=True)
-class Step:
+class LocatedTensor:
     """Worst case of one tensor: errors, whether it departs, and in which case it is worst."""
 
     tensor: str
@@ -32,7 +32,7 @@ class Located:
     suspect: str
 
 
-def walk(made: Comparison, limit: Tolerances | None = None) -> list[Step]:
+def walk(made: Comparison, limit: Tolerances | None = None) -> list[LocatedTensor]:
     """Every tensor in order, worst over all cases."""
     limit = limit or tolerances(made.reference.dtype, made.candidate.dtype)
     names = list(dict.fromkeys(name for item in made.measured for name in item.tensors))
@@ -44,11 +44,11 @@ def walk(made: Comparison, limit: Tolerances | None = None) -> list[Step]:
         )
         nonfinite = sum(item.tensors[name].nonfinite for item in made.measured if name in item.tensors)
         departs = bool(nonfinite or gap.rel_l2 > limit.rel_l2.value or gap.cosine < limit.cosine.value)
-        steps.append(Step(name, gap.rel_l2, gap.worst_row, gap.max_abs, gap.cosine, nonfinite, departs, case))
+        steps.append(LocatedTensor(name, gap.rel_l2, gap.worst_row, gap.max_abs, gap.cosine, nonfinite, departs, case))
     return steps
 
 
-def first(steps: list[Step]) -> Located | None:
+def first(steps: list[LocatedTensor]) -> Located | None:
     """The first departing tensor, None if all agree."""
     bad = [step.tensor for step in steps if step.departs]
     if not bad:

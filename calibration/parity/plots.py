@@ -11,7 +11,7 @@ from PIL import Image
 
 from luvc_export.calibration.intervals import accuracy
 from luvc_export.calibration.parity.compare import Comparison
-from luvc_export.calibration.parity.locate import Step
+from luvc_export.calibration.parity.locate import LocatedTensor
 from luvc_export.calibration.parity.tolerances import Tolerances
 from luvc_export.core.plan import Plan
 from luvc_export.errors import MachineError
@@ -44,7 +44,7 @@ def png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def error_by_layer(steps: Sequence[Step], limit: Tolerances) -> bytes:
+def error_by_layer(steps: Sequence[LocatedTensor], limit: Tolerances) -> bytes:
     """Relative L2 error of every tensor, worst case, against its limit."""
     figure, axes = canvas()
     for part, marker in (("in", "o"), ("key", "^"), ("value", "v")):
@@ -68,7 +68,7 @@ def error_by_layer(steps: Sequence[Step], limit: Tolerances) -> bytes:
     return png(figure)
 
 
-def _height(step: Step) -> float:
+def _height(step: LocatedTensor) -> float:
     return 10.0 if not np.isfinite(step.rel_l2) else max(step.rel_l2, _FLOOR)
 
 

@@ -9,16 +9,16 @@ from typing import Any
 from luvc_export.calibration.intervals import accuracy
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.parity.gates import Gate
-from luvc_export.calibration.parity.locate import Located, Step
+from luvc_export.calibration.parity.locate import Located, LocatedTensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class ParityResult:
     """What ``luvc-export parity`` gives: the measurements, the gates, the walk through the layers."""
 
     comparison: Comparison
     gates: list[Gate]
-    steps: list[Step]
+    steps: list[LocatedTensor]
     located: Located | None
 
     @property

@@ -9,22 +9,23 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.parity.compare import Progress, compare
+from luvc_export.calibration.parity.compare import compare
 from luvc_export.calibration.parity.gates import judge
 from luvc_export.calibration.parity.locate import first, walk
-from luvc_export.calibration.parity.result import Result
+from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.tolerances import RETENTION
 from luvc_export.calibration.runners import Spec
-from luvc_export.calibration.runners.base import Subject
+from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import Request, solve
+from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
 
 def parity(
-    reference: Subject,
-    candidate: Subject,
+    reference: Runner,
+    candidate: Runner,
     cases: Sequence[Case],
     *,
     observe: int = 16,
@@ -33,19 +34,19 @@ def parity(
     batch: int = 2,
     retention: float = RETENTION.value,
     progress: Progress = lambda stage, done: None,
-) -> Result:
+) -> ParityResult:
     """Measure, judge, locate. Arguments as of ``compare.compare``; ``retention`` as of ``gates.judge``."""
     some = min(observe, len(cases))
     made = compare(
         reference, candidate, cases, observe=some, longest=longest, stops=stops, batch=batch, progress=progress
     )
     steps = walk(made)
-    return Result(made, judge(made, retention=retention), steps, first(steps) if made.same else None)
+    return ParityResult(made, judge(made, retention=retention), steps, first(steps) if made.same else None)
 
 
 def open_pair(
     left: str, right: str, image_size: tuple[int, int], dtype: str = "fp32", threads: int | None = None
-) -> tuple[Subject, Subject]:
+) -> tuple[Runner, Runner]:
     """Open reference and candidate (see ``subjects.parse``) on one canvas: a bundle's, or ``image_size``, padded.
 
     A torch model without ``#PLAN`` takes the plan of the bundle it is compared with, else ``thirds``.
@@ -67,7 +68,7 @@ def open_pair(
 
 def _open(
     spec: Spec, image: ImageInput | None, size: tuple[int, int], plan: Plan | None, dtype: str, threads: int | None
-) -> Subject:
+) -> Runner:
     if spec.kind == "onnx":
         return runners.open_bundle(spec.model, spec.plan, threads)
     if spec.kind == "trt":
@@ -89,4 +90,4 @@ def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
-    return solve(Request(schedule=name), (size[0] // unit, size[1] // unit), *shapes)
+    return solve(PlanRequest(schedule=name), (size[0] // unit, size[1] // unit), *shapes)

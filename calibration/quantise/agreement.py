@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,9 +10,8 @@ from luvc_export.calibration.cases import Case
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison, compare
 from luvc_export.calibration.parity.metrics import prediction
-from luvc_export.calibration.runners.base import LOGITS, Kept, Observation, Said, Subject
-
-Progress = Callable[[str, float], None]
+from luvc_export.calibration.runners.base import LOGITS, Kept, Observation, Runner, Said
+from luvc_export.core.progress import Progress
 
 #: Cases whose predictions rank the sites.
 OBSERVED = 8
@@ -21,14 +20,14 @@ OBSERVED = 8
 class Remembered:
     """A subject that is asked the same cases again and again but answers once; see ``subjects.base.Subject``."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Runner) -> None:
         self.subject = subject
         self.name, self.dtype, self.plan, self.can_force = subject.name, subject.dtype, subject.plan, subject.can_force
         self._said: dict[tuple[int, ...], list[Said]] = {}
         self._seen: dict[tuple[int, ...], list[Observation]] = {}
 
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
-        """See ``Subject``; nothing is remembered of forced runs."""
+        """See ``Runner``; nothing is remembered of forced runs."""
         if forced is not None:
             return self.subject.observe(cases, forced)
         key = tuple(map(id, cases))
@@ -37,7 +36,7 @@ class Remembered:
         return self._seen[key]
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
-        """See ``Subject``."""
+        """See ``Runner``."""
         key = (longest, *map(id, cases))
         if key not in self._said:
             self._said[key] = self.subject.answer(cases, longest)
@@ -45,8 +44,8 @@ class Remembered:
 
 
 def answers(
-    reference: Subject,
-    candidate: Subject,
+    reference: Runner,
+    candidate: Runner,
     data: CalibrationSet,
     progress: Progress = lambda stage, done: None,
 ) -> Comparison:
@@ -61,7 +60,7 @@ def share(made: Comparison) -> float:
     return float(np.mean([item.edits == 0 for item in made.answered]))
 
 
-def moved(reference: Subject, candidate: Subject, cases: Sequence[Case]) -> float:
+def moved(reference: Runner, candidate: Runner, cases: Sequence[Case]) -> float:
     """How far predictions move: KL divergence at the worst text position of a case in nats, mean over cases."""
     pairs = zip(reference.observe(cases), candidate.observe(cases), strict=True)
     return float(np.mean([prediction(one.tensors[LOGITS], other.tensors[LOGITS]).kl for one, other in pairs]))

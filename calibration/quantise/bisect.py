@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Progress = Callable[[str, float], None]
+from luvc_export.core.progress import Progress
 
 
 @dataclass(frozen=True)
-class Trial:
+class SiteTrial:
     """One choice that was measured."""
 
     high: tuple[str, ...]
@@ -27,7 +27,7 @@ class Found:
 
     high: tuple[str, ...]
     agreement: float
-    trials: tuple[Trial, ...]
+    trials: tuple[SiteTrial, ...]
 
 
 def fewest(
@@ -44,12 +44,12 @@ def fewest(
         wanted: Smallest share that will do; with every site high it is taken to be reached.
         progress: Told (stage, fraction done).
     """
-    trials: list[Trial] = []
+    trials: list[SiteTrial] = []
 
     def measure(high: tuple[str, ...]) -> bool:
         known = next((trial for trial in trials if set(trial.high) == set(high)), None)
         if known is None:
-            known = Trial(high, agreement(high))
+            known = SiteTrial(high, agreement(high))
             trials.append(known)
         return known.agreement >= wanted
 

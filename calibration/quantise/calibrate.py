@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,15 @@ from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement, bisect, ranges
-from luvc_export.calibration.quantise import ranges as cache
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.base import Subject
+from luvc_export.calibration.runners.base import Runner
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def calibrate(
         reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
         measured: dict[tuple[str, ...], Comparison] = {}
 
-        def trial(high: tuple[str, ...]) -> Subject:
+        def trial(high: tuple[str, ...]) -> Runner:
             return open_bundle(str(quantiser.trial(high, record).folder), quantiser.name, threads)
 
         def agrees(high: tuple[str, ...]) -> float:
@@ -175,12 +173,12 @@ def check(
 def _ranges(
     bundle: Bundle, plan: str, data: CalibrationSet, file: Path | None, threads: int | None, progress: Progress
 ) -> dict[str, Statistics]:
-    wanted = cache.about(bundle, plan, data)
+    wanted = ranges.description(bundle, plan, data)
     if file is not None and file.exists():
-        return cache.load(file, wanted)
+        return ranges.load_ranges(file, wanted)
     seen = ranges.collect(bundle, plan, data, threads, progress)
     if file is not None:
-        cache.save(file, wanted, seen)
+        ranges.save_ranges(file, wanted, seen)
     return seen
 
 
@@ -214,11 +212,11 @@ def _write(
     engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
     with bundles.writing(target, overwrite or output is None) as folder:
         for source in sorted(bundle.folder.rglob("*")):
-            place = folder / source.relative_to(bundle.folder)
+            target_folder = folder / source.relative_to(bundle.folder)
             if source.is_dir():
-                place.mkdir()
+                target_folder.mkdir()
             elif source.name not in gone and source.name != bundles.MANIFEST:
-                ranges.link(source, place)
+                ranges.link(source, target_folder)
         entry = quantiser.write(folder, high, record)
         assert entry.quantised is not None
         files = {name: known for name, known in manifest.files.items() if name not in gone}

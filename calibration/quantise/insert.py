@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from luvc_export.calibration.quantise.numerics import fp4
 from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX, INT8_MAX
 from luvc_export.calibration.quantise.sites import Site, constants, evaluate
-from luvc_export.calibration.quantise.weight_packing import Placed, Shelf
+from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker
 from luvc_export.core.precision import QuantisedPrecision
 
 _CONTRIB = "com.microsoft"
@@ -27,7 +27,7 @@ class Inserter:
 
     Args:
         graph: The graph.
-        shelf: Where the weights of every site lie.
+        packer: Where the weights of every site lie.
         precision: Of every site.
         dtype: Arithmetic of the graph.
         simulate: Operators ONNX Runtime has in place of NVFP4's; see ``fp4``.
@@ -36,14 +36,14 @@ class Inserter:
     def __init__(
         self,
         graph: ir.Graph,
-        shelf: Shelf,
+        packer: WeightPacker,
         precision: QuantisedPrecision,
         dtype: type[np.generic],
         simulate: bool = False,
     ) -> None:
-        self.graph, self.shelf, self.precision, self.dtype, self.simulate = graph, shelf, precision, dtype, simulate
+        self.graph, self.packer, self.precision, self.dtype, self.simulate = graph, packer, precision, dtype, simulate
 
-    def apply(self, sites: Mapping[str, Site], placed: Mapping[str, Placed]) -> None:
+    def apply(self, sites: Mapping[str, Site], placed: Mapping[str, PackedWeight]) -> None:
         """Quantise ``sites``, each as ``placed`` says."""
         if not self.precision.portable and sites:
             self.graph.opset_imports.setdefault(_CONTRIB, 1)
@@ -57,10 +57,10 @@ class Inserter:
                     out = self._node("Add", [out, product.inputs[2]], f"{at}.biased", product)
                 self._replace(product, out)
 
-    def _product(self, name: str, at: str, product: ir.Node, how: Placed, folded: bool) -> ir.Value:
+    def _product(self, name: str, at: str, product: ir.Node, how: PackedWeight, folded: bool) -> ir.Value:
         activation = product.inputs[0]
         assert activation is not None
-        weight, scale = (self.shelf.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale"))
+        weight, scale = (self.packer.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale"))
         if how.factor is not None and not folded:
             inverse = self._constant(f"{name}.divided_by", (1 / how.factor).astype(self.dtype))
             activation = self._node("Mul", [activation, inverse], f"{at}.divided", product)
@@ -80,7 +80,7 @@ class Inserter:
             activation = self._rounded(at, product, activation, how.range)
         return self._node("MatMul", [activation, widened], f"{at}.product", product)
 
-    def _fp4(self, name: str, at: str, product: ir.Node, activation: ir.Value, how: Placed) -> ir.Value:
+    def _fp4(self, name: str, at: str, product: ir.Node, activation: ir.Value, how: PackedWeight) -> ir.Value:
         """A product of NVFP4 numbers, in the graph's own arithmetic."""
 
         def emit(
@@ -94,11 +94,11 @@ class Inserter:
             return self._nodes(op, inputs, name, product, domain, attributes, outputs)
 
         if self.simulate:
-            self.shelf.put(f"{name}.weight_simulated", lambda: ir.tensor(self._widened(name, how)))
-            widened = self.shelf.take(self.graph, f"{name}.weight_simulated")
+            self.packer.put(f"{name}.weight_simulated", lambda: ir.tensor(self._widened(name, how)))
+            widened = self.packer.take(self.graph, f"{name}.weight_simulated")
         else:
             parts = (
-                self.shelf.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale", "global_scale")
+                self.packer.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale", "global_scale")
             )
             widened = fp4.weight(emit, name, *parts)
         if how.range is not None:
@@ -117,9 +117,9 @@ class Inserter:
             return value
         return self._node("Cast", [value], name, before, attributes={"to": int(ir.DataType.FLOAT16)})
 
-    def _widened(self, name: str, how: Placed) -> NDArray[np.float32]:
+    def _widened(self, name: str, how: PackedWeight) -> NDArray[np.float32]:
         parts = [
-            self.shelf.array(f"{name}.weight_{part}").astype(np.float32)
+            self.packer.array(f"{name}.weight_{part}").astype(np.float32)
             for part in ("quantized", "scale", "global_scale")
         ]
         return np.asarray(parts[0] * np.repeat(parts[1] * parts[2], how.block or 1, 0), np.float32)
@@ -132,7 +132,7 @@ class Inserter:
         codes = self._node("QuantizeLinear", [activation, scale, zero], f"{at}.input_quantized", product)
         return self._node("DequantizeLinear", [codes, scale, zero], f"{at}.input_dequantized", product)
 
-    def _fold(self, site: Site, how: Placed) -> bool:
+    def _fold(self, site: Site, how: PackedWeight) -> bool:
         """Divide the norm before a site by its factor, if nothing else reads that norm."""
         activation = site.products[0].inputs[0]
         norm = activation.producer() if activation is not None else None
@@ -149,8 +149,8 @@ class Inserter:
         return True
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        self.shelf.put(name, lambda: ir.tensor(array))
-        return self.shelf.take(self.graph, name)
+        self.packer.put(name, lambda: ir.tensor(array))
+        return self.packer.take(self.graph, name)
 
     def _node(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +19,10 @@ from luvc_export.calibration.quantise.ranges import link
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
-from luvc_export.calibration.quantise.weight_packing import Placed, Shelf, place, read
+from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker, pack_weight, read
+from luvc_export.core.element_types import BY_PRECISION
+from luvc_export.core.progress import Progress
 from luvc_export.errors import BundleError
-
-Progress = Callable[[str, float], None]
-
-_DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16}
 
 
 class Quantiser:
@@ -60,9 +58,9 @@ class Quantiser:
         self.bundle, self.plan, self.recipe = bundle, plan, recipe
         self.name = recipe.precision.plan_name(plan)
         self.entry = bundle.entry(plan)
-        self._dtype = _DTYPES[bundle.manifest.dtype]
-        self._shelf = Shelf(folder, f"weights.{self.name}")
-        self._placed: dict[str, Placed] = {}
+        self._dtype = np.dtype(BY_PRECISION[bundle.manifest.dtype].name).type
+        self._packer = WeightPacker(folder, f"weights.{self.name}")
+        self._placed: dict[str, PackedWeight] = {}
         self.high: dict[str, str] = {}
         found = {name: site for file in self._files for name, site in sites(load(self.bundle, file).graph).items()}
         for number, (name, site) in enumerate(found.items()):
@@ -76,8 +74,8 @@ class Quantiser:
             if isinstance(decided, str):
                 self.high[name] = decided
                 continue
-            self._placed[name] = place(
-                self._shelf, name, recipe.precision, decided.weight, decided.factor, decided.range, self._dtype
+            self._placed[name] = pack_weight(
+                self._packer, name, recipe.precision, decided.weight, decided.factor, decided.range, self._dtype
             )
         self.names = tuple(self._placed)
 
@@ -91,17 +89,19 @@ class Quantiser:
         In the folder given at first, weights that this choice does not use stay for the next one. With ``simulate``,
         precisions ONNX Runtime has not are numbers of that precision in fp32.
         """
-        shelf = self._shelf if folder == self._shelf.folder else Shelf(folder, self._shelf.name)
+        packer = self._packer if folder == self._packer.folder else WeightPacker(folder, self._packer.name)
         written = []
         for file in self._files:
             model = load(self.bundle, file)
             found = {name: site for name, site in sites(model.graph).items() if name in self._placed}
             chosen = {name: site for name, site in found.items() if name not in high}
-            Inserter(model.graph, self._shelf, self.recipe.precision, self._dtype, simulate).apply(chosen, self._placed)
+            Inserter(model.graph, self._packer, self.recipe.precision, self._dtype, simulate).apply(
+                chosen, self._placed
+            )
             RemoveUnusedNodesPass()(model)
             for name, value in model.graph.initializers.items():
                 if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
-                    value.const_value = shelf.put(name, partial(_itself, value.const_value))
+                    value.const_value = packer.put(name, partial(_itself, value.const_value))
             written.append(f"{file.split('.')[0]}.{self.name}.onnx")
             (folder / written[-1]).write_bytes(ir.to_proto(model).SerializeToString())
         kept = self.bundle.manifest.dtype
@@ -110,13 +110,13 @@ class Quantiser:
         said = self.recipe.to_json()
         if simulate and self.recipe.precision.tensorrt_only:
             said["simulated"] = kept
-        made = Quantisation(self.recipe.precision.name, shelf.name, layers, said, data)
+        made = Quantisation(self.recipe.precision.name, packer.name, layers, said, data)
         vision, decoder = written
         return dataclasses.replace(self.entry, vision=vision, decoder=decoder, decoder_debug=None, quantised=made)
 
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
         """A bundle, in the folder given at first, whose one plan keeps ``high``, as ONNX Runtime can run it."""
-        folder, manifest = self._shelf.folder, self.bundle.manifest
+        folder, manifest = self._packer.folder, self.bundle.manifest
         entry = self.write(folder, high, data, simulate=True)
         files = {}
         for name, known in manifest.files.items():
@@ -124,7 +124,7 @@ class Quantiser:
                 if not (folder / name).exists():
                     link(self.bundle.folder / name, folder / name)
                 files[name] = known
-        for name in (entry.vision, entry.decoder, self._shelf.name):
+        for name in (entry.vision, entry.decoder, self._packer.name):
             files[name] = record(folder / name)
         made = dataclasses.replace(manifest, plans={self.name: entry}, default_plan=self.name, files=files, engines=())
         write_manifest(folder, made)

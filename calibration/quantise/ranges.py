@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -24,10 +24,9 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleRunner
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Backend, Cache
-
-Progress = Callable[[str, float], None]
 
 _MARK = "luvc.enters."
 
@@ -137,7 +136,7 @@ def link(source: Path, target: Path) -> None:
 _ARRAYS = ("counts", "largest", "total", "sample")
 
 
-def about(bundle: Bundle, plan: str, data: CalibrationSet) -> dict[str, Any]:
+def description(bundle: Bundle, plan: str, data: CalibrationSet) -> dict[str, Any]:
     """What ranges depend on."""
     entry, manifest = bundle.entry(plan), bundle.manifest
     files = [entry.vision, entry.decoder, *(name for name in manifest.files if name == "weights")]
@@ -149,7 +148,7 @@ def about(bundle: Bundle, plan: str, data: CalibrationSet) -> dict[str, Any]:
     }
 
 
-def save(path: Path, made_for: dict[str, Any], seen: Mapping[str, Statistics]) -> None:
+def save_ranges(path: Path, made_for: dict[str, Any], seen: Mapping[str, Statistics]) -> None:
     """Write through a temporary name."""
     arrays = {f"{name}/{part}": getattr(item, part) for name, item in seen.items() for part in _ARRAYS}
     arrays |= {f"{name}/scalars": np.array([item.rows, item.edge]) for name, item in seen.items()}
@@ -160,7 +159,7 @@ def save(path: Path, made_for: dict[str, Any], seen: Mapping[str, Statistics]) -
     scratch.replace(path)
 
 
-def load(path: Path, wanted: dict[str, Any]) -> dict[str, Statistics]:
+def load_ranges(path: Path, wanted: dict[str, Any]) -> dict[str, Statistics]:
     """Read ranges that were collected for ``wanted``.
 
     Raises:

@@ -20,7 +20,7 @@ INLINE_BYTES = 1024
 ALIGNMENT = 4096
 
 
-class Shelf:
+class WeightPacker:
     """Tensors in ``folder / name``.
 
     Args:
@@ -85,8 +85,8 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Placed:
-    """How one site is quantised; its weight and scales are on the shelf under ``NAME.weight_*``.
+class PackedWeight:
+    """How one site is quantised; its weight and scales are on the packer under ``NAME.weight_*``.
 
     Attributes:
         rows: K of the weight.
@@ -103,15 +103,15 @@ class Placed:
     range: float | None
 
 
-def place(
-    shelf: Shelf,
+def pack_weight(
+    packer: WeightPacker,
     name: str,
     precision: QuantisedPrecision,
     weight: Rounded,
     factor: Floats | None,
     top: float | None,
     dtype: type[np.generic],
-) -> Placed:
+) -> PackedWeight:
     """Write ``weight`` (``factor`` already in it) for ``precision``; scales in ``dtype``, NVFP4's as it has them."""
     rows, columns = weight.values.shape
     values: NDArray[Any] = weight.values
@@ -126,7 +126,7 @@ def place(
     elif weight.tensor is not None:
         scale = stored_scales(weight)
         whole = np.array(weight.tensor, np.float32)
-        shelf.put(f"{name}.weight_global_scale", lambda: ir.tensor(whole))
-    shelf.put(f"{name}.weight_quantized", lambda: ir.tensor(values))
-    shelf.put(f"{name}.weight_scale", lambda: ir.tensor(scale))
-    return Placed(rows, columns, weight.block, factor, top)
+        packer.put(f"{name}.weight_global_scale", lambda: ir.tensor(whole))
+    packer.put(f"{name}.weight_quantized", lambda: ir.tensor(values))
+    packer.put(f"{name}.weight_scale", lambda: ir.tensor(scale))
+    return PackedWeight(rows, columns, weight.block, factor, top)

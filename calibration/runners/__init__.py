@@ -11,11 +11,11 @@ from typing import Any
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import ImageInput
-from luvc_export.calibration.runners.base import Subject, ends
+from luvc_export.calibration.runners.base import Runner, ends
 from luvc_export.calibration.runners.bundle import BundleRunner
 from luvc_export.calibration.runners.compressed import TorchRunner, load_model, quiet
 from luvc_export.calibration.runners.engine import EngineRunner
-from luvc_export.calibration.runners.graph import GraphSubject, Prompting
+from luvc_export.calibration.runners.graph import GraphRunner, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core.plan import Plan
@@ -82,7 +82,7 @@ def parse(text: str) -> Spec:
     return replace(spec, model=str(CHECKPOINT)) if model == "demo" and not spec.is_bundle else spec
 
 
-def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphSubject:
+def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
     """A bundle's plan as a subject.
 
     Raises:
@@ -93,12 +93,12 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     dtype = entry.quantised.precision if entry.quantised else manifest.dtype
     runner = BundleRunner(loaded, plan, threads)
-    return GraphSubject(name, dtype, entry.plan, _prompting(loaded), runner, manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded), runner, manifest.visual_width)
 
 
 def open_engine(
     bundle: Bundle, plan: str | None = None, target: str | None = None, backend: TrtBackend | None = None
-) -> GraphSubject:
+) -> GraphRunner:
     """The engines of a bundle's plan as a subject; ``backend`` runs them, None opens it on this machine.
 
     Raises:
@@ -109,7 +109,7 @@ def open_engine(
     runner = EngineRunner(backend or TrtBackend(bundle, plan, target), made, entry.plan)
     dtype = entry.quantised.precision if entry.quantised else made.precision
     name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
-    return GraphSubject(name, dtype, entry.plan, _prompting(bundle), runner, bundle.manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(bundle), runner, bundle.manifest.visual_width)
 
 
 def _prompting(bundle: Bundle) -> Prompting:
@@ -127,7 +127,7 @@ def _prompting(bundle: Bundle) -> Prompting:
 
 def open_torch(
     checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32", model: Any = None
-) -> GraphSubject:
+) -> GraphRunner:
     """A checkpoint with a plan as a subject, in torch; ``model`` is the checkpoint's, loaded here if None.
 
     Raises:
@@ -147,10 +147,10 @@ def open_torch(
     )
     width = checkpoint.family.visual_width(checkpoint.config)
     runner = TorchRunner(checkpoint, model, plan)
-    return GraphSubject(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, width)
+    return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, width)
 
 
-def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Subject:
+def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Runner:
     """A checkpoint as transformers runs it."""
     return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), image, dtype)
 

@@ -52,7 +52,7 @@ class Said:
     ended: bool
 
 
-class Subject(Protocol):
+class Runner(Protocol):
     """A model under comparison.
 
     Attributes:

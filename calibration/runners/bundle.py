@@ -52,7 +52,7 @@ class BundleRunner:
 
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """See ``graph.Runner``."""
-        told = {graph_io.forced_name(layer): places for layer, places in (forced or {}).items()}
+        told = {graph_io.forced_name(layer): indices for layer, indices in (forced or {}).items()}
         backend = self.free if forced is None else self.debug
         out, after = backend.decode({**feeds, **told}, cache)
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}

@@ -76,7 +76,7 @@ class TorchRunner:
         inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
         inputs[0] = inputs[0].to(self.dtype)
         past = cache if cache is not None else self.empty(len(inputs[1]))
-        told = None if forced is None else {layer: torch.tensor(places) for layer, places in forced.items()}
+        told = None if forced is None else {layer: torch.tensor(indices) for layer, indices in forced.items()}
         with Watch(self.decoder) as watch:
             logits, presents, kept = self.decoder(*inputs, past, told)
         layers = [layer for layer, _, keep in self.plan.prunes if keep]

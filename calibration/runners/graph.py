@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, probe, same_images
-from luvc_export.calibration.runners.indices import places
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Layout, PositionKind, arrange
+from luvc_export.core.token_layout import PositionKind, TokenLayout, arrange
 from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.media.preprocess import preprocess
@@ -45,7 +44,7 @@ class Decoded:
     cache: Any
 
 
-class Runner(Protocol):
+class GraphCalls(Protocol):
     """Runs the two graphs of one plan in batches.
 
     Attributes:
@@ -57,10 +56,10 @@ class Runner(Protocol):
     largest_batch: int | None
 
     def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], places [n, H0 * W0]."""
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0]."""
 
     def decode(self, feeds: batching.Feeds, cache: Any, forced: Kept | None) -> Decoded:
-        """Run the decoder; ``forced`` holds places in the span that enters each prune, [B, G, keep]."""
+        """Run the decoder; ``forced`` holds indices of the span that enters each prune, [B, G, keep]."""
 
     def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Keys and values of every layer, [B, Hkv, S, Dh]."""
@@ -78,10 +77,12 @@ class Prompting:
     eos: frozenset[int]
 
 
-class GraphSubject:
+class GraphRunner:
     """See ``base.Subject``."""
 
-    def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, runner: Runner, hidden: int) -> None:
+    def __init__(
+        self, name: str, dtype: str, plan: Plan, prompting: Prompting, runner: GraphCalls, hidden: int
+    ) -> None:
         if plan.joint_images > 1:
             raise UsageError(
                 "cases are about pictures, and this plan's budgets are for whole videos",
@@ -108,7 +109,7 @@ class GraphSubject:
     def _observe(self, cases: Sequence[Case], forced: Kept | None) -> list[Observation]:
         layouts, embeds, merged = self._ready(cases)
         feeds = batching.feeds(layouts, embeds)
-        told = None if forced is None else places(self.plan, forced)
+        told = None if forced is None else span_indices(self.plan, forced)
         out = self.runner.decode(feeds, None, told)
         caches = self.runner.rows(out.cache)
         longest = feeds[graph_io.INPUT_IDS].shape[1]
@@ -152,9 +153,9 @@ class GraphSubject:
         eos = self.prompting.eos
         return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
 
-    def _ready(self, cases: Sequence[Case]) -> tuple[list[Layout], NDArray[Any], NDArray[np.int64] | None]:
+    def _ready(self, cases: Sequence[Case]) -> tuple[list[TokenLayout], NDArray[Any], NDArray[np.int64] | None]:
         """Layouts, embeddings [B, G, N_0, D] and merge maps [B, G, H0 * W0] of cases with equally many pictures."""
-        seen = [[self._look(picture) for picture in case.images] for case in cases]
+        seen = [[self._prepared(picture) for picture in case.images] for case in cases]
         layouts = []
         for case, looks in zip(cases, seen, strict=True):
             positions = (
@@ -177,7 +178,7 @@ class GraphSubject:
         maps = [[look[2] for look in looks] for looks in seen]
         return layouts, embeds, None if maps[0][0] is None else np.array(maps)
 
-    def _look(self, picture: Any) -> tuple[Any, ...]:
+    def _prepared(self, picture: Any) -> tuple[Any, ...]:
         pixels = preprocess(picture, self.prompting.image).pixels
         key = hashlib.sha256(pixels.tobytes()).digest()
         if key not in self._seen:
@@ -191,3 +192,22 @@ class GraphSubject:
 def _cut(values: NDArray[Any], padding: int) -> NDArray[np.float32]:
     """Leave out the last ``padding`` rows."""
     return np.asarray(values[: len(values) - padding], np.float32)
+
+
+def span_indices(plan: Plan, kept: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    """Turn kept tokens of the encoder [B, G, keep] into indices of the span that enters each prune, as graphs count.
+
+    A token that the prune before had dropped has no index: it becomes the first one, which is wrong and will show.
+    """
+    result: dict[int, NDArray[np.int64]] = {}
+    entering: NDArray[np.int64] | None = None
+    for layer, _, keep in plan.prunes:
+        if not keep:
+            continue
+        wanted = kept[layer]
+        if entering is None:
+            result[layer] = wanted
+        else:
+            result[layer] = (wanted[..., :, None] == entering[..., None, :]).argmax(-1)
+        entering = wanted
+    return result

@@ -24,12 +24,12 @@ TEXT, NEW, RUNS = 64, 12, 3
 
 def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
     """Times of one plan in this process; the first prefill does not count."""
+    from luvc_export.runtime.bench.loaded_case import flops, weight_bytes
     from luvc_export.runtime.bench.profile import read
-    from luvc_export.runtime.bench.subject import flops, weight_bytes
     from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
     from luvc_export.runtime.ort import OrtBackend
     from luvc_export.runtime.session import Session
-    from luvc_export.runtime.state import Seen
+    from luvc_export.runtime.state import VisualFeatures
 
     begin = perf_counter()
     session = Session(bundle, plan=plan)
@@ -44,7 +44,7 @@ def one(bundle: str, plan: str, text: int) -> dict[str, Any]:
     rows, columns = np.unravel_index(np.arange(made.vision_tokens), made.grid)
     positions = np.stack([rows, columns], 1)[None].astype(np.float32)
     embeds = 0.02 * random.standard_normal((1, made.vision_tokens, manifest.decoder.hidden)).astype(np.float32)
-    seen = Seen(embeds, positions)
+    seen = VisualFeatures(embeds, positions)
     ids = [*map(int, random.integers(0, 1000, text))]
     ids = [*ids[: text // 2], manifest.prompt.image_token_id, *ids[text // 2 :]]
     prefill, outside = [], []

@@ -89,7 +89,7 @@ def times(folder: Path, plan: str, cases: list[Any]) -> dict[str, float]:
     for case in cases:
         request = session.prepare(case.images, case.prompt)
         marks = [time.thread_time()]
-        seen = session.see(request.images)
+        seen = session.encode_images(request.images)
         marks.append(time.thread_time())
         step = session.run(request.token_ids, seen)
         marks.append(time.thread_time())

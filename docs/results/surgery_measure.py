@@ -22,7 +22,7 @@ from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.export.bundling import write_bundle
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.options import Options
-from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.graph import size
 
 HERE = Path(__file__).resolve().parents[2]
@@ -85,13 +85,13 @@ def main(folder: Path) -> None:
         made = {}
         for target in (ORT_CPU, INLINED, CONCAT):
             made[target.name] = source / f"{half}.{plan}.{target.name}.onnx"
-            made[target.name].write_bytes(operate(model, target)[0].SerializeToString())
+            made[target.name].write_bytes(run_passes(model, target)[0].SerializeToString())
         inlined = onnx.load(made["inlined"], load_external_data=False)
         before = slimmed(path)
         print(f"{path.name}: traced {size(model)}, after onnxslim {before}, after surgery with functions inlined"
               f" {size(inlined)} ({100 - 100 * size(inlined) / before:.0f} % fewer), that after onnxslim"
               f" {slimmed(made['inlined'])}")  # fmt: skip
-        parsed = operate(model, ORT_CPU)[1]
+        parsed = run_passes(model, ORT_CPU)[1]
         steps = ", ".join(f"{p.name} {p.fired} ({p.before} -> {p.after})" for p in parsed.passes if p.fired)
         print(f"  passes for {ORT_CPU.name}: {steps}")
         plan_ = make_plan(str(CHECKPOINT), plan, image_size=IMAGE_SIZE)
@@ -112,7 +112,7 @@ def inplace(source: Path, capacity: int = 64) -> None:
         path = source / f"decoder.{plan}.onnx"
         model = onnx.load(path, load_external_data=False)
         fixed = source / f"decoder.{plan}.inplace.onnx"
-        made = operate(model, INPLACE, text_capacity=capacity)[0]
+        made = run_passes(model, INPLACE, text_capacity=capacity)[0]
         fixed.write_bytes(made.SerializeToString())
         plan_ = make_plan(str(CHECKPOINT), plan, image_size=IMAGE_SIZE)
         for name, case in (("prefill", TEXT), ("decode", STEP)):
@@ -145,7 +145,7 @@ def rtx(source: Path) -> None:
         for target in targets:
             for precision in ("fp32", "fp16"):
                 path = source / f"{half}.thirds.{target.name}.{precision}.onnx"
-                path.write_bytes(operate(model, target, precision)[0].SerializeToString())  # type: ignore[arg-type]
+                path.write_bytes(run_passes(model, target, precision)[0].SerializeToString())  # type: ignore[arg-type]
                 log, begin = Log(), time.time()
                 builder, network, errors = parse(path.read_bytes(), log, str(path))
                 config, profile = builder.create_builder_config(), builder.create_optimization_profile()

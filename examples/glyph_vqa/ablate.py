@@ -11,14 +11,14 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from luvc_export.demo.questions import Case, Question
+from luvc_export.demo.questions import GlyphCase, GlyphQuestion
 
 from .answer import Asker
 from .decoder import Prefix, decode
 from .pack import Packer, shared_prefix
 
 
-def rows_of(cases: list[Case]) -> list[list[int]]:
+def rows_of(cases: list[GlyphCase]) -> list[list[int]]:
     """Return indices of cases grouped by the pictures they show, two-picture cases apart."""
     rows: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, case in enumerate(cases):
@@ -38,7 +38,7 @@ def thin(prefix: Prefix, keep: float, seed: int) -> Prefix:
 @torch.no_grad()
 def scores(
     asker: Asker,
-    cases: list[Case],
+    cases: list[GlyphCase],
     seen: dict[int, Tensor],
     drop_before: int | None = None,
     keep: float = 1.0,
@@ -53,7 +53,7 @@ def scores(
     for row in rows_of(cases):
         images = cases[row[0]].images
         visual = torch.cat([seen[id(image)] for image in images])[None]
-        packed = packer.pack([[Question(cases[i].kind, cases[i].prompt, cases[i].answer) for i in row]])
+        packed = packer.pack([[GlyphQuestion(cases[i].kind, cases[i].prompt, cases[i].answer) for i in row]])
         prefix = shared_prefix(text.embed_tokens, packer.prefix_ids(len(images)), asker.image_token, visual)
         start = int(prefix.positions.max()) + 1
         if keep < 1:

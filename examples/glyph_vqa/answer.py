@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from luvc_export.demo.questions import Case
+from luvc_export.demo.questions import GlyphCase
 
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 
@@ -43,14 +43,14 @@ class Asker:
         features = self.model.model.visual(vision["pixel_values"], grid_thw=grid).pooler_output
         return features.view(len(grid), -1, features.shape[-1]), grid[:1]
 
-    def ids(self, case: Case, tokens: int) -> list[int]:
+    def ids(self, case: GlyphCase, tokens: int) -> list[int]:
         """Return the chat's token ids with `tokens` image tokens per picture."""
         content = [*({"type": "image"} for _ in case.images), {"type": "text", "text": case.prompt}]
         messages = [{"role": "user", "content": content}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * tokens)).input_ids
 
-    def answers(self, cases: list[Case], batch: int = 50) -> list[str]:
+    def answers(self, cases: list[GlyphCase], batch: int = 50) -> list[str]:
         """Return the greedy answers, each up to <|im_end|>.
 
         The picture and the chat header before a question run once for all questions that share them; questions of
@@ -70,7 +70,7 @@ class Asker:
         return answers
 
     @torch.no_grad()
-    def converse(self, rows: list[list[Case]]) -> list[str]:
+    def converse(self, rows: list[list[GlyphCase]]) -> list[str]:
         """Return the answers to rows of cases; all cases of a row show the same pictures, all rows equally many."""
         seen, grid = self.embed([row[0] for row in rows])
         pictures = [seen[id(image)] for row in rows for image in row[0].images]
@@ -99,7 +99,7 @@ class Asker:
                 answers[i] = self.tokenizer.decode(words)
         return answers
 
-    def embed(self, cases: list[Case], batch: int = 32) -> tuple[dict[int, Tensor], Tensor]:
+    def embed(self, cases: list[GlyphCase], batch: int = 32) -> tuple[dict[int, Tensor], Tensor]:
         """Return visual embeddings [N, D] by picture identity, and the patch grid [1, 3]."""
         images = list({id(image): image for case in cases for image in case.images}.values())
         seen, grid = {}, torch.zeros(1, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luvc_export.demo.questions import ONE_PICTURE, Question, ask
+from luvc_export.demo.questions import ONE_PICTURE, GlyphQuestion, ask
 from luvc_export.demo.scene import Scene
 
 OPEN_AT = 0.6  # ability in every kind it builds on at which a kind opens
@@ -39,7 +39,7 @@ class Curriculum:
 
     def draw(
         self, rng: np.random.Generator, scenes: list[Scene], count: int
-    ) -> tuple[list[list[Question]], list[list[Question]]]:
+    ) -> tuple[list[list[GlyphQuestion]], list[list[GlyphQuestion]]]:
         """Return `count` questions about each picture, and half as many about each of the first pairs of pictures.
 
         A quarter of the pictures are asked about in pairs, once pairs have opened.
@@ -48,7 +48,7 @@ class Curriculum:
         weights = np.array([1.1 - self.ability.get(k, 0.0) for k in kinds]) ** 2
         single = []
         for scene in scenes:
-            row: list[Question] = []
+            row: list[GlyphQuestion] = []
             while len(row) < count:
                 question = ask(kinds[rng.choice(len(kinds), p=weights / weights.sum())], rng, scene, scene)
                 if question is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from luvc_export.demo.questions import KINDS, SEVERAL_HOPS, Case, cases
+from luvc_export.demo.questions import KINDS, SEVERAL_HOPS, GlyphCase, cases
 from luvc_export.demo.scene import HEIGHT, WIDTH
 
 from .ablate import scores
@@ -44,16 +44,16 @@ def by_kind(asked: Sequence[tuple[str, int, str, bool]]) -> dict:
     return table
 
 
-def chunks(split: str, count: int, seed: int, blank: bool = False) -> list[list[Case]]:
+def chunks(split: str, count: int, seed: int, blank: bool = False) -> list[list[GlyphCase]]:
     """Yield `count` cases of every kind, some pictures at a time; `blank` replaces every picture by even grey."""
     missing = dict.fromkeys(KINDS, count)
-    chunk: list[Case] = []
+    chunk: list[GlyphCase] = []
     grey = np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8)  # one object, so that it is encoded once
     for case in cases(split, 1 << 40, seed):
         if missing[case.kind]:
             missing[case.kind] -= 1
             images = (grey,) * len(case.images) if blank else case.images
-            chunk.append(Case(images, case.prompt, case.answer, case.kind, case.picture))
+            chunk.append(GlyphCase(images, case.prompt, case.answer, case.kind, case.picture))
         done = not any(missing.values())
         if chunk and (done or case.picture - chunk[0].picture >= CHUNK):
             yield chunk

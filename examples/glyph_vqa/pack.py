@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from luvc_export.demo.questions import CHAINS, DEPENDENT, MOVES, NUMBER, Question
+from luvc_export.demo.questions import CHAINS, DEPENDENT, MOVES, NUMBER, GlyphQuestion
 from luvc_export.demo.scene import GRID, NAMES
 
 from .decoder import Prefix
@@ -58,7 +58,7 @@ class Packer:
         image = "<|vision_start|>" + "<|image_pad|>" * (GRID[0] * GRID[1]) + "<|vision_end|>"
         return self.tokenizer.encode("<|im_start|>user\n" + image * pictures).ids
 
-    def pack(self, rows: list[list[Question]]) -> Packed:
+    def pack(self, rows: list[list[GlyphQuestion]]) -> Packed:
         """Pack rows of equally many questions, padding on the right to the longest."""
         sequences, answers, anchors, trail, hops, by_digit = [], [], [], [], [], []
         counted, among, spoken, last = [], [], [], []

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from luvc_export.demo.questions import Question
+from luvc_export.demo.questions import GlyphQuestion
 from luvc_export.demo.scene import Scene, generator, lay_out, render, token_owner
 
 from .curriculum import Curriculum
@@ -92,7 +92,7 @@ class Hop(See):
 
     def forms(
         self, step: int, visual: Tensor, scenes: list[Scene]
-    ) -> Iterator[tuple[int, Tensor, list[list[Question]]]]:
+    ) -> Iterator[tuple[int, Tensor, list[list[GlyphQuestion]]]]:
         """Yield (pictures per row, visual embeddings, questions): all pictures alone, then some of them in pairs."""
         rng = generator("train", self.args.seed, step, 3)
         single, double = self.curriculum.draw(rng, scenes, self.args.questions)

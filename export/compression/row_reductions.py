@@ -22,7 +22,7 @@ def sums(x: Tensor) -> Tensor:
     return x.reshape(batch * groups * tokens, width).sum(-1).reshape(batch, groups, tokens)
 
 
-def mark(places: Tensor, tokens: int) -> Tensor:
-    """1.0 at the given places, 0.0 elsewhere: int64 [B, G, P], all different -> fp32 [B, G, tokens]."""
-    hits = torch.arange(tokens)[:, None] == places[:, :, None, :]
+def mark(indices: Tensor, tokens: int) -> Tensor:
+    """1.0 at the given indices, 0.0 elsewhere: int64 [B, G, P], all different -> fp32 [B, G, tokens]."""
+    hits = torch.arange(tokens)[:, None] == indices[:, :, None, :]
     return sums(hits.to(torch.float32))

@@ -12,7 +12,7 @@ from torch import nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
-from luvc_export.core.tiling import Cut, Tiling, Video
+from luvc_export.core.tiling import Tiling, TilingRule, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -54,7 +54,7 @@ class Family(ABC):
     model_type: str
     position_kind: Literal["mrope", "sequential"] = "sequential"
     pixels: Pixels = Pixels()
-    tiling: Tiling = "best_resolution"
+    tiling: TilingRule = "best_resolution"
     limits: tuple[str, ...] = ()
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Family(ABC):
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
         return self.decoder_shape(config).hidden
 
-    def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Cut, ...]:
+    def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Tiling, ...]:
         """Ways to make images of a picture, one for each grid of tiles (rows, columns).
 
         Raises:
@@ -145,7 +145,7 @@ class Family(ABC):
         """
         return tuple(self.cut(config, grid) for grid in grids)
 
-    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """One of ``cuts``. The image token alone stands for a picture unless a family says otherwise."""
         if grid != (1, 1):
             raise UsageError(
@@ -155,7 +155,7 @@ class Family(ABC):
                 expected="no tiles: the picture is one image",
                 fix="--image-size sets how large it is" if self.image_size(config) is None else "leave --tiles out",
             )
-        return Cut((self.image_token_id(config),))
+        return Tiling((self.image_token_id(config),))
 
     def video(self, config: Any) -> Video | None:
         """How videos are asked about; None where the family has none, or not here."""

@@ -11,7 +11,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import (
     HALF,
@@ -25,7 +25,7 @@ from luvc_export.export.families.base import (
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
-from luvc_export.export.towers.learned_position_vit import PlainVision
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
 FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 
@@ -36,7 +36,7 @@ def gemma_norm(module: Any, x: Tensor) -> Tensor:
     return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, module.eps).to(x.dtype)
 
 
-class Vision(PlainVision):
+class Vision(LearnedPositionViT):
     """Tower, last norm, mean over each unit's patches, and projection."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
@@ -140,7 +140,7 @@ class Gemma3(Family):
         decoder.scale = float(text.query_pre_attn_scalar) ** -0.5
         return decoder
 
-    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """The processor's marks around a picture."""
         plain = super().cut(config, grid)
         return replace(plain, written=("\n\n<start_of_image>", *plain.written, "<end_of_image>\n\n"))

@@ -11,13 +11,13 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.export.families.base import HALF, Family, Normalise, expand_images
 from luvc_export.export.layers import norm
-from luvc_export.export.towers.learned_position_vit import PlainVision
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
 
-class Vision(PlainVision):
+class Vision(LearnedPositionViT):
     """Tower, last norm, pixel shuffle (each unit's patches side by side) and projection."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
@@ -85,7 +85,7 @@ class Idefics3(Family):
         side = self._side(model.config)
         return Vision(model.model, plan, normalise, (side, side), model.config.scale_factor)
 
-    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """Tiles row by row, each behind its label, then the whole picture; an uncut one as a whole alone."""
         image, fake = self.image_token_id(config), "<fake_token_around_image>"
         written: list[str | int] = []
@@ -94,7 +94,7 @@ class Idefics3(Family):
                 written += [f"{fake}<row_{row + 1}_col_{column + 1}>", image]
             written.append("\n")
         written += ["\n"] if written else []
-        return Cut((*written, f"{fake}<global-img>", image, fake), grid, "last" if len(written) > 1 else "none")
+        return Tiling((*written, f"{fake}<global-img>", image, fake), grid, "last" if len(written) > 1 else "none")
 
     def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
         """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""

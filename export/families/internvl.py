@@ -10,14 +10,14 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import IMAGENET, Family, Normalise, channels_first, expand_images
 from luvc_export.export.layers import norm
-from luvc_export.export.towers.learned_position_vit import Parts, PlainVision
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT, Parts
 
 
-class Vision(PlainVision):
+class Vision(LearnedPositionViT):
     """Tower, pixel shuffle (each unit's patches side by side) and projector."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int) -> None:
@@ -110,9 +110,9 @@ class InternVL(Family):
             )
         return Vision(model.model, plan, normalise, self._grid(config), self._side(config))
 
-    def cut(self, config: Any, grid: tuple[int, int]) -> Cut:
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """Tiles row by row and the whole picture after them, all between one pair of marks."""
-        plain = Cut((), grid, "none" if grid == (1, 1) else "last")
+        plain = Tiling((), grid, "none" if grid == (1, 1) else "last")
         return replace(plain, written=("<img>", *[self.image_token_id(config)] * plain.images, "</img>"))
 
     def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from luvc_export.core.shapes import EncoderShape
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import Family, Normalise, channels_first, expand_images
 from luvc_export.export.layers import norm
-from luvc_export.export.towers.learned_position_vit import PlainVision
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
-class Vision(PlainVision):
+class Vision(LearnedPositionViT):
     """Tower and projector. Several feature layers are joined channel by channel, in the order of the config."""
 
     def __init__(self, model: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import UsageError
 from luvc_export.export.families.base import HALF, channels_first, expand_images
 from luvc_export.export.families.llava import Llava
@@ -48,7 +48,7 @@ class LlavaOnevision(Llava):
         decoder.newline = model.model.image_newline
         return decoder
 
-    def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Cut, ...]:
+    def cuts(self, config: Any, grids: Sequence[tuple[int, int]] = ((1, 1),)) -> tuple[Tiling, ...]:
         """A picture and a newline; tiles for the only picture of a prompt: the whole, then a newline after each row.
 
         Raises:
@@ -56,7 +56,7 @@ class LlavaOnevision(Llava):
         """
         image, newline = self.image_token_id(config), config.text_config.vocab_size
         vision = config.vision_config
-        base = Cut((image, newline))
+        base = Tiling((image, newline))
         if [*grids] == [(1, 1)]:
             return (base,)
         side, size = vision.image_size // vision.patch_size, vision.image_size
@@ -71,7 +71,9 @@ class LlavaOnevision(Llava):
                     got=f"{grid[0]}x{grid[1]}",
                     expected=", ".join(f"{rows}x{columns}" for rows, columns in allowed),
                 )
-        made = [Cut((image,) * (1 + r * c) + (newline,) * (r * side), (r, c), "first", True, "alone") for r, c in grids]
+        made = [
+            Tiling((image,) * (1 + r * c) + (newline,) * (r * side), (r, c), "first", True, "alone") for r, c in grids
+        ]
         return replace(base, used="together"), *made
 
     def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
 from luvc_export.export.llm.rope import mrope_axes
-from luvc_export.export.towers.rotary_position_vit import RotaryVision
+from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 
-class Vision(RotaryVision):
+class Vision(RotaryPositionViT):
     """Encoder whose patch merger norms each patch, then joins the patches of a unit."""
 
     def finish(self, x: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from luvc_export.core.tiling import Video
 from luvc_export.export.families.base import HALF, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
-from luvc_export.export.towers.rotary_position_vit import RotaryVision
+from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 
-class Vision(RotaryVision):
+class Vision(RotaryPositionViT):
     """Encoder whose tapped blocks give DeepStack planes, each through a merger of its own."""
 
     def finish(self, x: Tensor) -> Tensor:

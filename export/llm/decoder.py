@@ -145,14 +145,16 @@ class Decoder(nn.Module):
                 getattr(self, f"basis_{number}"),
                 self.plan.axis,
                 keep,
-                self._look(number, x, visual, groups, count, rows),
+                self._layer_context(number, x, visual, groups, count, rows),
             )
             chosen = spu.select(self.score(given), keep)
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
 
-    def _look(self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows) -> scores.Look:
+    def _layer_context(
+        self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows
+    ) -> scores.LayerContext:
         """What baselines read beside the normed span; nothing of it is computed unless they do."""
         layer, inside = self.layers[number], (groups, count)
 
@@ -168,7 +170,7 @@ class Decoder(nn.Module):
             return key.unflatten(1, inside)
 
         before = None if rows.before is None else rows.before[:, : groups * count].unflatten(1, inside)
-        return scores.Look(visual.unflatten(1, inside), before, attention_row, keys)
+        return scores.LayerContext(visual.unflatten(1, inside), before, attention_row, keys)
 
     def _merge(
         self, number: int, x: Tensor, span: Span, mass: llm_merge.Mass, groups: int, count: int

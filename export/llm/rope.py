@@ -39,7 +39,7 @@ class Rope(nn.Module):
         return angle.cos() * self.scaling, angle.sin() * self.scaling
 
 
-def places(units: oim.Units, plan: Plan) -> Tensor:
+def merged_positions(units: oim.Units, plan: Plan) -> Tensor:
     """(row, column) pairs that units carry into the LLM [B, H, W, 2 * copies]: their mean, or several originals."""
     return units.copies if plan.positions == "multi" else units.positions
 

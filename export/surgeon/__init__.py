@@ -3,8 +3,8 @@
 ``operate`` runs the passes, ``surgery_report`` reads back what they did, ``render`` and ``render_html`` show it.
 """
 
+from luvc_export.export.surgeon.pipeline import PASSES, run_passes
 from luvc_export.export.surgeon.render import render, render_html
 from luvc_export.export.surgeon.report import GraphReport, PassReport, surgery_report
-from luvc_export.export.surgeon.run_passes import PASSES, operate
 
-__all__ = ["PASSES", "GraphReport", "PassReport", "operate", "render", "render_html", "surgery_report"]
+__all__ = ["PASSES", "GraphReport", "PassReport", "render", "render_html", "run_passes", "surgery_report"]

@@ -6,26 +6,25 @@ import json
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from luvc_export.core.element_types import BY_PRECISION
+from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families
-from luvc_export.export.synthetic import tokens
 from luvc_export.export.synthetic.presets import Preset
 
 #: Weights are normal with this deviation, as transformers initialises these models (``initializer_range``).
 DEVIATION = 0.02
 SHARD_BYTES = 2 * 2**30
 _CHUNK = 2**22
-_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-
-Progress = Callable[[str, float], None]
 
 
 def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, progress: Progress | None = None) -> int:
@@ -64,11 +63,11 @@ def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, prog
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
     try:
         scratch.chmod(0o755)
-        config = preset.config | {"torch_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]}
+        config = preset.config | {"torch_dtype": BY_PRECISION[dtype].name}
         _json(scratch / "config.json", config)
         if preset.processor:
             _json(scratch / "preprocessor_config.json", preset.processor)
-        tokens.write(preset, scratch)
+        write_tokenizer(preset, scratch)
         _shards(scratch, shapes, dtype, seed, progress or (lambda stage, done: None))
         if output.exists():
             output.rmdir()
@@ -146,7 +145,7 @@ def _header(shapes: dict[str, tuple[int, ...]], dtype: str) -> bytes:
     entries, at = {}, 0
     for name, shape in shapes.items():
         end = at + int(np.prod(shape)) * _itemsize(dtype)
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        entries[name] = {"dtype": BY_PRECISION[dtype].safetensors, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
     text += b" " * (-len(text) % 8)
@@ -159,3 +158,50 @@ def _itemsize(dtype: str) -> int:
 
 def _json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+_TURN = "<|im_start|>"
+
+
+def write_tokenizer(preset: Preset, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json (with the chat template) and generation_config.json."""
+    end = preset.end
+    make_tokenizer(preset).save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": end or None,
+        "pad_token": end or None,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": chat_template(preset),
+    }
+    _json(folder / "tokenizer_config.json", {name: value for name, value in settings.items() if value is not None})
+    (folder / "chat_template.jinja").write_text(chat_template(preset), encoding="utf-8")
+    ends = [number for number, text in preset.tokens.items() if text == end]
+    _json(folder / "generation_config.json", {"eos_token_id": ends[0], "do_sample": False} if ends else {})
+
+
+def make_tokenizer(preset: Preset) -> Tokenizer:
+    """Bytes at the lowest free ids, special tokens at theirs, fillers between, up to the last special token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    free = iter(number for number in range(len(alphabet) + len(preset.tokens)) if number not in preset.tokens)
+    vocabulary = {letter: next(free) for letter in alphabet} | {text: n for n, text in preset.tokens.items()}
+    taken = set(vocabulary.values())
+    vocabulary |= {f"<|unused{n}|>": n for n in range(max(preset.tokens)) if n not in taken}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(text, special=True) for text in preset.tokens.values()])
+    return made
+
+
+def chat_template(preset: Preset) -> str:
+    """A chat template in the form these models share."""
+    turn = _TURN if _TURN in preset.tokens.values() else ""
+    return (
+        "{% for m in messages %}{{ '" + turn + "' + m['role'] + '\n' }}"
+        "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}{{ '" + preset.image + "' }}"
+        "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
+        "{{ '" + preset.end + "\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '" + turn + "assistant\n' }}{% endif %}"
+    ).replace("\n", "\\n")

@@ -18,7 +18,7 @@ from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, split_heads
-from luvc_export.export.llm.rope import places
+from luvc_export.export.llm.rope import merged_positions
 from luvc_export.export.towers import feature_planes
 
 
@@ -37,7 +37,7 @@ class Parts(NamedTuple):
     key_norm: Any = None
 
 
-class PlainVision(nn.Module):
+class LearnedPositionViT(nn.Module):
     """Tower on its one grid; a family overrides ``finish`` and, where its names differ, the rest.
 
     Args:
@@ -72,7 +72,7 @@ class PlainVision(nn.Module):
         self.scale = float(self.head_dim) ** -0.5
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], fp32 positions [n, N_0, 2 * copies], places [n, H0 * W0]."""
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0]."""
         x, aside = self._start(image)
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies)
         saved: dict[int, Tensor] = {}
@@ -90,7 +90,7 @@ class PlainVision(nn.Module):
             if passes:
                 x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)
         found = [self._as_tokens(plane) for plane in (*saved.values(), units.x)]
-        return self.finish(found), places(units, self.plan).flatten(1, 2), units.merged_into
+        return self.finish(found), merged_positions(units, self.plan).flatten(1, 2), units.merged_into
 
     def finish(self, found: list[Tensor]) -> Tensor:
         """From each wanted hidden state [n, U * side * side, C] (unit by unit) to embeddings [n, U, D]."""

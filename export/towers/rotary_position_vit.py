@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +13,11 @@ from luvc_export.core.plan import Plan
 from luvc_export.export.compression import oim
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm.rope import Rope, places
+from luvc_export.export.llm.rope import Rope, merged_positions
 from luvc_export.export.towers import feature_planes
-from luvc_export.export.towers.windows import layout
 
 
-class RotaryVision(nn.Module):
+class RotaryPositionViT(nn.Module):
     """Encoder on one static grid: tokens stay in window order, and go back to raster order only to merge.
 
     Window order lasts from block to block (full attention does not care), so windows are slices, not gathers. A family
@@ -62,7 +63,7 @@ class RotaryVision(nn.Module):
         self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], fp32 positions [n, N_0, 2 * copies], places [n, H0 * W0].
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 
         With tapped blocks the embeddings are [n, N_0, (1 + planes) * D], each token followed by its planes.
         """
@@ -92,7 +93,7 @@ class RotaryVision(nn.Module):
         if saved:
             tokens = (plane.reshape(-1, x.shape[1], self.hidden) for plane in saved)
             embeds = torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(tokens))], -1)
-        return embeds, places(units, self.plan).flatten(1, 2), units.merged_into
+        return embeds, merged_positions(units, self.plan).flatten(1, 2), units.merged_into
 
     def finish(self, x: Tensor) -> Tensor:
         """Patch merger: [n, U * patches, C] -> [n, U, D]."""
@@ -136,7 +137,7 @@ class RotaryVision(nn.Module):
         x = x if learned is None else x + learned
         return x.reshape(-1, rows, columns, self.patches * self.hidden)
 
-    def _enter(self, units: oim.Units) -> Stage:
+    def _enter(self, units: oim.Units) -> EncoderState:
         """Put raster units into window order, with rotary caches and size bias of every window batch."""
         rows, columns = units.x.shape[1:3]
         windows = layout(rows, columns, self.window, self.plan.grid if self.plan.windows == "area" else None)
@@ -158,9 +159,9 @@ class RotaryVision(nn.Module):
             inside_bias = None if bias is None else bias[:, begin:end].reshape(-1, inside)
             batches.append(Window(begin, end, inside, caches[0], caches[1], inside_bias))
             begin = end
-        return Stage(x, [whole], batches, torch.tensor(windows.inverse))
+        return EncoderState(x, [whole], batches, torch.tensor(windows.inverse))
 
-    def _leave(self, units: oim.Units, x: Tensor, stage: Stage) -> oim.Units:
+    def _leave(self, units: oim.Units, x: Tensor, stage: EncoderState) -> oim.Units:
         """Back to raster order."""
         return units._replace(x=self.per_unit(x).index_select(1, stage.raster).reshape(units.x.shape))
 
@@ -191,10 +192,57 @@ class Window(NamedTuple):
     bias: Tensor | None
 
 
-class Stage(NamedTuple):
+class EncoderState(NamedTuple):
     """Encoder state between merges: tokens in window order, one window for all, the windows, and the way back."""
 
     x: Tensor
     whole: list[Window]
     windows: list[Window]
     raster: Tensor
+
+
+@dataclass(frozen=True)
+class WindowLayout:
+    """Units in window order.
+
+    Attributes:
+        order: Raster index of the unit at each place.
+        batches: (windows, units per window) of each run of equal windows, in that order.
+    """
+
+    order: tuple[int, ...]
+    batches: tuple[tuple[int, int], ...]
+
+    @property
+    def inverse(self) -> tuple[int, ...]:
+        """Place of each raster unit in window order."""
+        places = [0] * len(self.order)
+        for place, unit in enumerate(self.order):
+            places[unit] = place
+        return tuple(places)
+
+
+def edges(size: int, window: int, original: int | None = None) -> list[int]:
+    """Where windows begin and end along one axis of ``size`` units.
+
+    With ``original`` (the axis before merging) a window covers the same picture area as before: its edges are scaled.
+    """
+    whole = original or size
+    starts = [*range(0, whole, window), whole]
+    return sorted({round(start * size / whole) for start in starts})
+
+
+def layout(rows: int, columns: int, window: int, original: tuple[int, int] | None = None) -> WindowLayout:
+    """Windows of ``window`` x ``window`` units on a ``rows`` x ``columns`` grid; 0 means one window for all."""
+    side = window or max(rows, columns)
+    row_edges = edges(rows, side, original[0] if original else None)
+    column_edges = edges(columns, side, original[1] if original else None)
+    windows = [
+        [row * columns + column for row in range(top, bottom) for column in range(left, right)]
+        for top, bottom in pairwise(row_edges)
+        for left, right in pairwise(column_edges)
+    ]
+    windows.sort(key=len, reverse=True)
+    lengths = [len(members) for members in windows]
+    batches = tuple((lengths.count(length), length) for length in sorted(set(lengths), reverse=True))
+    return WindowLayout(tuple(unit for members in windows for unit in members), batches)

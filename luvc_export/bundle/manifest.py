@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from luvc_export.bundle.serialisation import from_plain
+from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
-from luvc_export.core.tiling import Cut, Tiling, Video
+from luvc_export.core.tiling import Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
 
@@ -244,9 +244,9 @@ class Prompt:
     position_kind: Literal["mrope", "sequential"] = "mrope"
     position_copies: int = 1
     marker: str | None = None
-    cuts: tuple[Cut, ...] = ()
+    cuts: tuple[Tiling, ...] = ()
     video: Video | None = None
-    tiling: Tiling = "best_resolution"
+    tiling: TilingRule = "best_resolution"
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class PlanEntry:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class WeightTensor:
     """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference)."""
 
     file: str
@@ -310,7 +310,7 @@ class Weights:
 
     mode: WeightsMode
     folder: str | None = None
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, WeightTensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -361,4 +361,4 @@ class Manifest:
                 expected=f"at most {SCHEMA_VERSION}",
                 fix="pip install --upgrade luvc-export, or export the bundle again",
             )
-        return from_plain(cls, data, where)
+        return from_json_data(cls, data, where)

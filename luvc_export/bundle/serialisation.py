@@ -13,7 +13,7 @@ from luvc_export.errors import BundleError
 R = TypeVar("R")
 
 
-def from_plain(cls: type[R], data: object, where: str) -> R:
+def from_json_data(cls: type[R], data: object, where: str) -> R:
     """Build dataclass ``cls`` from a JSON object, descending by type hints; ``where`` names the file in errors.
 
     Raises:
@@ -39,7 +39,7 @@ def from_plain(cls: type[R], data: object, where: str) -> R:
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_plain(typing.cast(type, hint), value, where)
+        return from_json_data(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):
         return value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where)
     if origin is Literal and value in args:

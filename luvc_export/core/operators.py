@@ -1,7 +1,7 @@
 """What the TensorRT plugins read and write: the one description of both, for the surgeon, the kernels and C++.
 
 ``plugins/make_contract.py`` turns it into ``plugins/common/contract.h``, which the plugins take every name and place
-from; the surgeon checks its nodes against it (export/surgeon/fused/plugin_node.py).
+from; the surgeon checks its nodes against it (export/surgeon/fused/plugin_call.py).
 What is computed: plugins/include/luvc.
 
 Shapes: G groups (images of all rows of a batch), N tokens each, K kept, D channels, M low-pass basis columns; B images
@@ -26,11 +26,11 @@ MAX_PAYLOADS = 7
 FLOATS = ("float32", "float16", "bfloat16")
 ANY = (*FLOATS, "int32", "int64")
 
-Kind = Literal["INT", "INTS", "FLOAT", "STRING"]
+AttributeKind = Literal["INT", "INTS", "FLOAT", "STRING"]
 
 
 @dataclass(frozen=True)
-class Tensor:
+class OperatorTensor:
     """An input or output.
 
     Attributes:
@@ -60,7 +60,7 @@ class Attribute:
     """
 
     name: str
-    kind: Kind
+    kind: AttributeKind
     choices: tuple[str, ...] = ()
     optional: bool = False
 
@@ -70,23 +70,23 @@ class Operator:
     """A plugin: its name, tensors and attributes, in order."""
 
     name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[OperatorTensor, ...]
+    outputs: tuple[OperatorTensor, ...]
     attributes: tuple[Attribute, ...]
 
 
 SPECTRUM_PRUNE = Operator(
     "SpectrumPrune",
     (
-        Tensor("values", FLOATS, ("G", "N", "D")),
-        Tensor("norm_weight", FLOATS, ("D",)),
-        Tensor("basis", ("float32",), ("N", "M")),
-        Tensor("payload", ANY, payload=True),
+        OperatorTensor("values", FLOATS, ("G", "N", "D")),
+        OperatorTensor("norm_weight", FLOATS, ("D",)),
+        OperatorTensor("basis", ("float32",), ("N", "M")),
+        OperatorTensor("payload", ANY, payload=True),
     ),
     (
-        Tensor("kept_values", FLOATS, ("G", "keep", "D"), like="values"),
-        Tensor("indices", ("int64",), ("G", "keep")),
-        Tensor("kept_payload", ANY, like="payload", payload=True),
+        OperatorTensor("kept_values", FLOATS, ("G", "keep", "D"), like="values"),
+        OperatorTensor("indices", ("int64",), ("G", "keep")),
+        OperatorTensor("kept_payload", ANY, like="payload", payload=True),
     ),
     (
         Attribute("keep", "INT"),
@@ -99,15 +99,15 @@ SPECTRUM_PRUNE = Operator(
 ORTHOGONAL_MERGE = Operator(
     "OrthogonalMerge",
     (
-        Tensor("values", FLOATS, ("B", "H", "W", "C")),
-        Tensor("sizes", ("float32",), ("B", "H", "W")),
-        Tensor("positions", ("float32",), ("B", "H", "W", "P")),
+        OperatorTensor("values", FLOATS, ("B", "H", "W", "C")),
+        OperatorTensor("sizes", ("float32",), ("B", "H", "W")),
+        OperatorTensor("positions", ("float32",), ("B", "H", "W", "P")),
     ),
     (
-        Tensor("merged_values", FLOATS, ("B", "H-removed_rows", "W-removed_columns", "C"), like="values"),
-        Tensor("merged_sizes", ("float32",), ("B", "H-removed_rows", "W-removed_columns")),
-        Tensor("merged_positions", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "P")),
-        Tensor("merged_into", ("int32",), ("B", "H", "W")),
+        OperatorTensor("merged_values", FLOATS, ("B", "H-removed_rows", "W-removed_columns", "C"), like="values"),
+        OperatorTensor("merged_sizes", ("float32",), ("B", "H-removed_rows", "W-removed_columns")),
+        OperatorTensor("merged_positions", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "P")),
+        OperatorTensor("merged_into", ("int32",), ("B", "H", "W")),
     ),
     (Attribute("removed_columns", "INT"), Attribute("removed_rows", "INT")),
 )

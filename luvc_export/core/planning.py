@@ -16,7 +16,7 @@ DEFAULT_SCHEDULE = "even"
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What a user asks of a plan.
 
     Args:
@@ -40,7 +40,9 @@ class Request:
     joint_images: int = 1
 
 
-def solve(request: Request, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, **switches: Any) -> Plan:
+def solve(
+    request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, **switches: Any
+) -> Plan:
     """The plan of ``request`` for a model of these shapes and an image of ``grid`` units.
 
     Raises:

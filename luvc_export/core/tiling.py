@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: How a family's processor chooses among grids of tiles, see ``runtime.tiling``.
-Tiling = Literal["best_resolution", "closest_ratio", "longest_edge"]
+TilingRule = Literal["best_resolution", "closest_ratio", "longest_edge"]
 
 
 @dataclass(frozen=True)
-class Cut:
+class Tiling:
     """One way to make images of a picture, and what the prompt holds for them.
 
     Args:

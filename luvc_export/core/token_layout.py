@@ -1,6 +1,6 @@
 """Where every token of a prompt stands: text apart from visual tokens, with order and rotary positions of each.
 
-The graphs take the visual span and the text span separately (see ``contract``); this is the one place that says which
+The graphs take the visual span and the text span separately (see ``graph_io``); this is the one place that says which
 positions and which logical order they carry. numpy only: the runtime, the torch side and parity all use it.
 """
 
@@ -46,8 +46,8 @@ Block = Mosaic | Clip
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Decoder inputs of one prompt (batch axis of 1); shapes as in ``contract``.
+class TokenLayout:
+    """Decoder inputs of one prompt (batch axis of 1); shapes as in ``graph_io``.
 
     Attributes:
         next_position: Rotary position of the first token to be generated, on every axis.
@@ -72,7 +72,7 @@ def arrange(
     first_position: int = 0,
     first_order: int = 0,
     blocks: Mapping[int, Block] | None = None,
-) -> Layout:
+) -> TokenLayout:
     """Lay out a prompt that holds one ``image_token_id`` per image.
 
     Positions are those of the uncompressed model: ``mrope`` gives a visual token (p, p + row, p + column) and goes on
@@ -101,29 +101,29 @@ def arrange(
             expected="one placeholder per image",
             fix="pass as many images as the messages mention",
         )
-    pen = _Pen(visual_positions, grid, kind, first_position, first_order)
-    place, seen = 0, 0
-    while place < len(token_ids):
-        if token_ids[place] != image_token_id:
-            pen.text(token_ids[place])
-            place += 1
+    writer = _LayoutWriter(visual_positions, grid, kind, first_position, first_order)
+    index, seen = 0, 0
+    while index < len(token_ids):
+        if token_ids[index] != image_token_id:
+            writer.text(token_ids[index])
+            index += 1
             continue
         block = (blocks or {}).get(seen)
         if isinstance(block, Mosaic):
-            ends = token_ids[place + block.images : place + block.images + block.tiles[0] * grid[0]]
-            pen.mosaic(seen, block.tiles, ends)
-            place += len(ends)
+            ends = token_ids[index + block.images : index + block.images + block.tiles[0] * grid[0]]
+            writer.mosaic(seen, block.tiles, ends)
+            index += len(ends)
         elif isinstance(block, Clip):
-            pen.clip(seen, block)
+            writer.clip(seen, block)
         else:
-            pen.image(seen)
+            writer.image(seen)
         count = block.images if block else 1
-        place, seen = place + count, seen + count
-    return pen.layout()
+        index, seen = index + count, seen + count
+    return writer.layout()
 
 
 @dataclass
-class _Pen:
+class _LayoutWriter:
     """Writes tokens one after another: where it stands is ``position`` and ``order``."""
 
     visual_positions: NDArray[np.float32]
@@ -144,7 +144,7 @@ class _Pen:
         self.position, self.order = self.position + 1, self.order + 1
 
     def image(self, index: int) -> None:
-        row, column = self._places(index)
+        row, column = self._positions(index)
         rows, columns = self.grid
         if self.kind == "mrope":
             self.visual[:, :, index] = np.stack([np.zeros_like(row), row, column], 1) + self.position
@@ -168,7 +168,7 @@ class _Pen:
         rows, columns = self.grid
         wide = tiles[1] * columns + 1
         for index in range(tiles[0] * tiles[1]):
-            row, column = self._places(first + index)
+            row, column = self._positions(first + index)
             row, column = row + index // tiles[1] * rows, column + index % tiles[1] * columns
             self.visual[:, 0, first + index] = row * wide + column + self.position
             self.visual_order[first + index] = self.order + np.floor(row[0]) * wide + np.floor(column[0])
@@ -176,16 +176,16 @@ class _Pen:
             self.words.append((token, self.position + row_end * wide - 1, self.order + row_end * wide - 1))
         self.position, self.order = self.position + tiles[0] * rows * wide, self.order + tiles[0] * rows * wide
 
-    def _places(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _positions(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Rows and columns of an image's tokens, each [copies, N_0]."""
         place = self.visual_positions[index].reshape(-1, self.copies, 2)
         return place[:, :, 0].T, place[:, :, 1].T
 
-    def layout(self) -> Layout:
+    def layout(self) -> TokenLayout:
         images, tokens = self.visual_order.shape
         axes = self.copies * self.axes
         ids, positions, orders = (np.array([word[i] for word in self.words], np.int64) for i in range(3))
-        return Layout(
+        return TokenLayout(
             ids[None],
             np.broadcast_to(positions.astype(np.float32), (axes, 1, len(ids))).copy(),
             self.visual.reshape(axes, 1, images * tokens),

@@ -21,7 +21,7 @@ MOVES = {"right": (0, 1), "left": (0, -1), "below": (1, 0)}
 
 
 @dataclass(frozen=True)
-class Question:
+class GlyphQuestion:
     """A question of one kind about one or two pictures, its answer, and the digits its words lead to.
 
     `among` is every digit that a question about how many counts.
@@ -35,7 +35,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Case:
+class GlyphCase:
     """What an evaluation asks: uint8 pictures [H, W, 3], the user's text alone, the answer, the kind, the cluster."""
 
     images: tuple[NDArray[np.uint8], ...]
@@ -61,33 +61,33 @@ def move(scene: Scene, mark: Mark, step: str) -> Mark | None:
     return scene.at(mark.row + down, mark.column + across)
 
 
-def colour_of(rng: np.random.Generator, scene: Scene) -> Question:
+def colour_of(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask for the colour of a digit."""
     mark = pick(rng, list(scene.marks))
-    return Question("colour_of_digit", f"colour of {mark.digit}?", mark.colour, (mark,))
+    return GlyphQuestion("colour_of_digit", f"colour of {mark.digit}?", mark.colour, (mark,))
 
 
-def digit_of(rng: np.random.Generator, scene: Scene) -> Question:
+def digit_of(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask for the digit of a colour that only one digit has."""
     mark = pick(rng, scene.unique())
-    return Question("digit_of_colour", f"digit of {mark.colour}?", str(mark.digit), (mark,))
+    return GlyphQuestion("digit_of_colour", f"digit of {mark.colour}?", str(mark.digit), (mark,))
 
 
-def at_place(rng: np.random.Generator, scene: Scene) -> Question:
+def at_place(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask what is in a cell: colour and digit."""
     mark = pick(rng, list(scene.marks))
     text = f"what is at row {NUMBER[mark.row]} column {NUMBER[mark.column]}?"
-    return Question("at_place", text, f"{mark.colour} {mark.digit}", (None, mark))
+    return GlyphQuestion("at_place", text, f"{mark.colour} {mark.digit}", (None, mark))
 
 
-def where_is(rng: np.random.Generator, scene: Scene) -> Question:
+def where_is(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask for the row and column of a digit."""
     mark = pick(rng, list(scene.marks))
     answer = f"row {NUMBER[mark.row]} column {NUMBER[mark.column]}"
-    return Question("where_is", f"where is {mark.digit}?", answer, (mark,))
+    return GlyphQuestion("where_is", f"where is {mark.digit}?", answer, (mark,))
 
 
-def count(rng: np.random.Generator, scene: Scene) -> Question:
+def count(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask how many digits have a colour; every number the picture offers, from 0, is equally likely the answer."""
     numbers: dict[int, list[str]] = {}
     for name in NAMES:
@@ -95,13 +95,13 @@ def count(rng: np.random.Generator, scene: Scene) -> Question:
     number = int(pick(rng, sorted(numbers)))
     name = pick(rng, numbers[number])
     among = tuple(m for m in scene.marks if m.colour == name)
-    return Question("count", f"how many {name}?", str(number), (None,), among)
+    return GlyphQuestion("count", f"how many {name}?", str(number), (None,), among)
 
 
-def path(kind: str, *menus: tuple[str, ...]) -> Callable[[np.random.Generator, Scene], Question | None]:
+def path(kind: str, *menus: tuple[str, ...]) -> Callable[[np.random.Generator, Scene], GlyphQuestion | None]:
     """Return the maker of a question that starts at a colour and takes one step of each menu, then asks the colour."""
 
-    def make(rng: np.random.Generator, scene: Scene) -> Question | None:
+    def make(rng: np.random.Generator, scene: Scene) -> GlyphQuestion | None:
         for _ in range(40):
             trail, steps = [pick(rng, scene.unique())], []
             for menu in menus:
@@ -112,36 +112,36 @@ def path(kind: str, *menus: tuple[str, ...]) -> Callable[[np.random.Generator, S
                 trail.append(reached)
             if len(trail) == len(menus) + 1 and len(set(trail)) == len(trail):
                 text = f"from {trail[0].colour} go {' then '.join(steps)}: colour?"
-                return Question(kind, text, trail[-1].colour, tuple(trail))
+                return GlyphQuestion(kind, text, trail[-1].colour, tuple(trail))
         return None
 
     return make
 
 
-def larger(rng: np.random.Generator, scene: Scene) -> Question:
+def larger(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask which of two colours has the larger digit."""
     a, b = rng.permutation(len(scene.unique()))[:2]
     a, b = scene.unique()[a], scene.unique()[b]
     answer = max(a, b, key=lambda m: m.digit).colour
-    return Question("larger", f"larger of {a.colour} and {b.colour}?", answer, (a, b))
+    return GlyphQuestion("larger", f"larger of {a.colour} and {b.colour}?", answer, (a, b))
 
 
-def total(rng: np.random.Generator, scene: Scene) -> Question:
+def total(rng: np.random.Generator, scene: Scene) -> GlyphQuestion:
     """Ask for the sum of the digits of two colours."""
     a, b = rng.permutation(len(scene.unique()))[:2]
     a, b = scene.unique()[a], scene.unique()[b]
-    return Question("sum", f"sum of {a.colour} and {b.colour}?", str(a.digit + b.digit), (a, b))
+    return GlyphQuestion("sum", f"sum of {a.colour} and {b.colour}?", str(a.digit + b.digit), (a, b))
 
 
-def two_pictures(rng: np.random.Generator, scene: Scene, other: Scene) -> Question:
+def two_pictures(rng: np.random.Generator, scene: Scene, other: Scene) -> GlyphQuestion:
     """Ask one question of each of two pictures, in one sentence."""
     a, b = pick(rng, list(scene.marks)), pick(rng, other.unique())
     text = f"first colour of {a.digit}, second digit of {b.colour}?"
-    return Question("two_pictures", text, f"{a.colour} {b.digit}", (a, b))
+    return GlyphQuestion("two_pictures", text, f"{a.colour} {b.digit}", (a, b))
 
 
 SPACE, NEXT = tuple(MOVES), ("next",)
-ONE_PICTURE: dict[str, Callable[[np.random.Generator, Scene], Question | None]] = {
+ONE_PICTURE: dict[str, Callable[[np.random.Generator, Scene], GlyphQuestion | None]] = {
     "colour_of_digit": colour_of,
     "digit_of_colour": digit_of,
     "at_place": at_place,
@@ -162,14 +162,14 @@ SEVERAL_HOPS = (*CHAINS, "larger", "sum", "two_pictures")
 DEPENDENT = ("at_place", *CHAINS)  # a later key word can be looked up only with what the words before it gave
 
 
-def ask(kind: str, rng: np.random.Generator, scene: Scene, other: Scene) -> Question | None:
+def ask(kind: str, rng: np.random.Generator, scene: Scene, other: Scene) -> GlyphQuestion | None:
     """Return a question of a kind about a picture (and a second one), or None where the picture allows none."""
     if kind == "two_pictures":
         return two_pictures(rng, scene, other)
     return ONE_PICTURE[kind](rng, scene)
 
 
-def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[Case]:
+def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[GlyphCase]:
     """Yield `count` cases of a split (train, heldout, harder): every picture is asked one question of each kind.
 
     The question of a kind about a picture depends on split, seed, picture and kind alone, not on the other kinds.
@@ -189,5 +189,5 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
             if question is not None and made < count:
                 made += 1
                 images = (image, second) if kind == "two_pictures" else (image,)
-                yield Case(images, question.text, question.answer, kind, picture)
+                yield GlyphCase(images, question.text, question.answer, kind, picture)
         picture += 1

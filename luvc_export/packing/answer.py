@@ -51,11 +51,11 @@ def answer(
         LuvcError: See ``Session.generate``.
     """
     request = session.prepare(list(pictures), prompt)
-    session.room(request, longest)
+    session.token_limit(request, longest)
     ends = session.bundle.manifest.prompt.eos_token_ids
     times: list[tuple[str, float]] = []
     started = perf_counter()
-    seen = session.see(request.images) if len(request.images) else None
+    seen = session.encode_images(request.images) if len(request.images) else None
     times.append(("vision", _since(started)))
     started = perf_counter()
     step = session.run(request.token_ids, seen, blocks=request.blocks)

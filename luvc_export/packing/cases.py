@@ -41,7 +41,7 @@ def write(folder: Path, cases: Sequence[Case], answers: Sequence[Answer]) -> Non
     entries: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
     for index, (case, answer) in enumerate(zip(cases, answers, strict=True)):
-        files = [f"{index}-{place}.png" for place in range(len(case.images))]
+        files = [f"{index}-{number}.png" for number in range(len(case.images))]
         for file, picture in zip(files, case.images, strict=True):
             open_picture(picture).save(folder / file)
         entries.append(

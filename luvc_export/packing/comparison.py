@@ -44,7 +44,7 @@ class Verdict:
         return not self.reasons
 
 
-def judge(reference: Answer, found: Answer, limits: Tolerances) -> Verdict:
+def compare_answers(reference: Answer, found: Answer, limits: Tolerances) -> Verdict:
     """Compare ``found``, which was told the reference's tokens, with ``reference``."""
     if found.prompt_ids != reference.prompt_ids:
         return Verdict(("the prompt has other tokens than the reference's",), np.inf, np.inf, 0.0, 0.0)

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +14,12 @@ import luvc_export
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
+from luvc_export.core.progress import Progress
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.packing import wheels
 from luvc_export.runtime.graphfile import outside_weights
-
-Progress = Callable[[str, float], None]
 
 #: POSIX sh: JetPack's Python may be called otherwise than python3, so it can be named.
 SCRIPT = """#!/bin/sh

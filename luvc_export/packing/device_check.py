@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luvc_export.bundle.manifest import Footprint
 from luvc_export.core.target import Target
 from luvc_export.engines import memory
-from luvc_export.packing.device_facts import Facts
+from luvc_export.packing.device_facts import DeviceFacts
 
 #: Jetson's mode without limits: MAXN, and MAXN_SUPER where there is one.
 _UNLIMITED = "MAXN"
@@ -22,7 +22,7 @@ class Findings:
     warnings: tuple[str, ...]
 
 
-def check(facts: Facts, target: Target, footprint: Footprint, building: bool) -> Findings:
+def check(facts: DeviceFacts, target: Target, footprint: Footprint, building: bool) -> Findings:
     """Compare a device with the record of its target.
 
     Args:
@@ -40,7 +40,7 @@ def numbers(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _system(facts: Facts, target: Target) -> list[str]:
+def _system(facts: DeviceFacts, target: Target) -> list[str]:
     found = []
     if target.device.l4t is not None:
         low, high = target.device.l4t
@@ -56,7 +56,7 @@ def _system(facts: Facts, target: Target) -> list[str]:
     return found
 
 
-def _memory(facts: Facts, target: Target, footprint: Footprint, building: bool) -> list[str]:
+def _memory(facts: DeviceFacts, target: Target, footprint: Footprint, building: bool) -> list[str]:
     wanted = memory.needed(footprint, target)
     if facts.memory is None:
         return []
@@ -70,12 +70,12 @@ def _memory(facts: Facts, target: Target, footprint: Footprint, building: bool) 
     return []
 
 
-def _unknown(facts: Facts, target: Target) -> list[str]:
+def _unknown(facts: DeviceFacts, target: Target) -> list[str]:
     silent = {"memory": facts.memory is None, "TensorRT package": facts.tensorrt is None}
     return [f"nothing says the {name}, so it was not checked" for name, missing in silent.items() if missing]
 
 
-def _speed(facts: Facts) -> list[str]:
+def _speed(facts: DeviceFacts) -> list[str]:
     found = []
     best = _best(facts.power_modes)
     if facts.power_mode is None:

@@ -44,7 +44,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Facts:
+class DeviceFacts:
     """A device; None or nothing where its files do not say.
 
     Args:
@@ -66,13 +66,13 @@ class Facts:
     clocks: tuple[Clock, ...]
 
 
-def read(root: Path) -> Facts:
+def read(root: Path) -> DeviceFacts:
     """Read the files of the system whose root folder is ``root``; nothing is run, so any image can be asked."""
     packages = _packages(_text(root / "var/lib/dpkg/status"))
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     modes = dict(_MODES.findall(_text(root / "etc/nvpmodel.conf")))
     mode = _MODE.search(_text(root / "var/lib/nvpmodel/status"))
-    return Facts(
+    return DeviceFacts(
         model=_text(root / "proc/device-tree/model").strip("\0\n ") or None,
         l4t=_l4t(_text(root / "etc/nv_tegra_release"), packages),
         tensorrt=next((_upstream(packages[name]) for name in packages if _TENSORRT_PACKAGE.fullmatch(name)), None),

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
+from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.ort import OrtBackend, OrtCache
 from luvc_export.runtime.tensorrt.call import PAST_GROUPS, PAST_TEXT
-
-_ELEMENTS = {"fp32": np.float32, "fp16": np.float16}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class InplaceOrt:
 
     def __init__(self, bundle: Bundle, plan: str, capacity: Capacity) -> None:
         dtype = bundle.manifest.dtype
-        if dtype not in _ELEMENTS:
+        if dtype == "bf16":
             raise MachineError(
                 "ONNX Runtime's CPU back-end computes nothing in bf16",
                 where=str(bundle.folder),
@@ -67,7 +66,7 @@ class InplaceOrt:
         self._rows = [
             (1, shape.kv_heads, capacity.images * keep + capacity.text, shape.head_dim) for keep in self._keep
         ]
-        self._element = _ELEMENTS[dtype]
+        self._element = np.dtype(BY_PRECISION[dtype].name)
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""

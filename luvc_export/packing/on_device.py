@@ -16,7 +16,7 @@ from luvc_export.engines.install import install
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.packing import cases, device_check, device_facts, record, validation_record
 from luvc_export.packing.answer import Answer, answer
-from luvc_export.packing.comparison import Verdict, judge
+from luvc_export.packing.comparison import Verdict, compare_answers
 from luvc_export.packing.inplace import InplaceOrt
 from luvc_export.packing.record import Pack
 from luvc_export.runtime.session import Session
@@ -82,7 +82,7 @@ def _say(stage: str, text: str = "...") -> None:
     print(f"{stage:<10}| {text}", flush=True)
 
 
-def _check_device(found: device_facts.Facts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
+def _check_device(found: device_facts.DeviceFacts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
     system = f"Jetson Linux {device_check.numbers(found.l4t)}" if found.l4t else "no Jetson Linux"
     free = f"{found.memory / 2**20:,.0f} MiB free" if found.memory is not None else "memory unknown"
     _say(
@@ -122,7 +122,7 @@ def _engines(bundle: Bundle, pack: Pack, target: Target) -> EngineEntry | None:
 def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEntry]:
     entry = bundle.entry(pack.plan)
     graphs = [
-        builder.Graph(name, bundle.path(name).read_bytes(), bundle.folder, entry.plan, size)
+        builder.BuildInput(name, bundle.path(name).read_bytes(), bundle.folder, entry.plan, size)
         for name, size in zip((entry.vision, entry.decoder), pack.weight_bytes, strict=True)
     ]
     told = set[str]()
@@ -169,7 +169,7 @@ def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str,
     for stored in cases.read(folder):
         reference = stored.answer
         found = answer(session, stored.pictures, stored.prompt, len(reference.token_ids), reference.token_ids)
-        verdict = judge(reference, found, limits)
+        verdict = compare_answers(reference, found, limits)
         times += found.milliseconds if verdicts else ()
         verdicts[stored.name] = verdict
         _say("case", f"{'PASSED' if verdict.passed else 'FAILED'} {stored.name}: {_figures(verdict, found)}")

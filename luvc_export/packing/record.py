@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import FileRecord, Footprint
-from luvc_export.bundle.serialisation import from_plain
+from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError
@@ -102,7 +102,7 @@ def read(folder: Path) -> Pack:
         raise BundleError(
             "this is not a pack", where=str(path), got=str(error), fix="luvc-export pack again"
         ) from error
-    pack = from_plain(Pack, data, str(path))
+    pack = from_json_data(Pack, data, str(path))
     for name, expected in pack.files.items():
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or len(parts) > 2:

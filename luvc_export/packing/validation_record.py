@@ -38,7 +38,7 @@ def make(
     pack: Pack,
     target: Target,
     entry: EngineEntry | None,
-    found: device_facts.Facts,
+    found: device_facts.DeviceFacts,
     verdicts: dict[str, Verdict],
     times: list[tuple[str, float]],
     warnings: tuple[str, ...],
@@ -78,7 +78,7 @@ def _version(backend: str) -> str:
 
 
 def write_report(
-    folder: Path, found: device_facts.Facts, verdicts: dict[str, Verdict], signed: Verified, passed: bool
+    folder: Path, found: device_facts.DeviceFacts, verdicts: dict[str, Verdict], signed: Verified, passed: bool
 ) -> None:
     """Everything about this run, whether it passed or not."""
     data: dict[str, Any] = {

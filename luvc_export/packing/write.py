@@ -14,6 +14,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
 from luvc_export.core import precision as precisions
+from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import memory, targets
 from luvc_export.engines.options import BuildOptions
@@ -23,7 +24,6 @@ from luvc_export.packing import bootstrap, cases, record, wheels
 from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.contents import (
     SCRIPT,
-    Progress,
     check_plugins,
     copy_files,
     given_wheels,
@@ -39,7 +39,7 @@ _LONGEST = 8
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PackCases:
     """Questions a pack stores, and of what kind they are."""
 
     kind: CasesKind
@@ -68,7 +68,7 @@ def write_pack(
     bundle: Bundle,
     target: str,
     output: str | os.PathLike[str],
-    chosen: Callable[[Session, Capacity], Chosen],
+    chosen: Callable[[Session, Capacity], PackCases],
     plan: str | None = None,
     *,
     precision: Precision | None = None,
@@ -120,7 +120,7 @@ def write_pack(
     precision = precision or (manifest.dtype if manifest.dtype != "fp32" else device.spec.precisions[0])
     spec = options.spec(device.with_kv(kv or device.spec.kv))
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images)
-    cache = memory.Cache(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    cache = memory.KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
     progress(f"graphs for {target}", 0.0)
     graphs, footprint = target_graphs(bundle, entry, spec, cache, options.workspace_mib)
     memory.check_fits(footprint, device, cache, device_memory_gib)
@@ -190,9 +190,9 @@ def _reference(
     bundle: Bundle,
     plan: str | None,
     capacity: Capacity,
-    chosen: Callable[[Session, Capacity], Chosen],
+    chosen: Callable[[Session, Capacity], PackCases],
     progress: Progress,
-) -> tuple[Chosen, list[Answer]]:
+) -> tuple[PackCases, list[Answer]]:
     """Questions, and the bundle's own answers to them."""
     if bundle.manifest.dtype == "bf16":
         raise MachineError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """One thing to time.
 
     Args:
@@ -57,7 +57,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CaseFacts:
     """What does not change between runs.
 
     Args:

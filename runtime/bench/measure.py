@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from luvc_export.runtime.bench.case import METRICS, Case, Facts, Sample
+from luvc_export.core.progress import Progress
+from luvc_export.runtime.bench.case import METRICS, BenchCase, CaseFacts, Sample
 from luvc_export.runtime.bench.worker import Worker
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Stat:
 class Timed:
     """One case and all its runs, warm-up left out."""
 
-    facts: Facts
+    facts: CaseFacts
     samples: tuple[Sample, ...]
 
     def stat(self, metric: str) -> Stat:
@@ -52,7 +51,7 @@ class Timed:
 
 
 def measure(
-    cases: Sequence[Case], repeats: int = 5, warm_up: int = 1, progress: Progress = lambda stage, done: None
+    cases: Sequence[BenchCase], repeats: int = 5, warm_up: int = 1, progress: Progress = lambda stage, done: None
 ) -> list[Timed]:
     """Load every bundle and plan in a process of its own, warm each case up, then run them in turns.
 
@@ -76,7 +75,7 @@ def measure(
         return [Timed(workers[_group(case)].facts(case), tuple(runs)) for case, runs in zip(cases, found, strict=True)]
 
 
-def _group(case: Case) -> Hashable:
+def _group(case: BenchCase) -> Hashable:
     """Cases that one process can serve."""
     return case.bundle, case.plan, case.backend, case.threads
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.errors import BundleError
-from luvc_export.runtime.bench.case import Case
+from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.worker import Worker
 
 _KERNEL = "_kernel_time"
@@ -26,7 +26,7 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
-class Profile:
+class KernelTimes:
     """Milliseconds of one graph's kernels in one run.
 
     Args:
@@ -42,7 +42,7 @@ class Profile:
     operators: dict[str, float]
 
 
-def profile(case: Case, runs: int = 3) -> dict[str, Profile]:
+def profile(case: BenchCase, runs: int = 3) -> dict[str, KernelTimes]:
     """Profile vision and prefill of ``case``, mean of ``runs`` after one to warm up.
 
     Raises:
@@ -60,7 +60,7 @@ def profile(case: Case, runs: int = 3) -> dict[str, Profile]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read(path: Path, runs: int) -> Profile:
+def read(path: Path, runs: int) -> KernelTimes:
     """Read a profile of 1 + ``runs`` runs and leave the first out.
 
     Raises:
@@ -78,7 +78,7 @@ def read(path: Path, runs: int) -> Profile:
         for part, names in _PARTS.items():
             parts[part] += cost if any(name in event["name"] for name in names) else 0.0
     most_first = dict(sorted(spent.items(), key=lambda item: -item[1]))
-    return Profile(sum(spent.values()), parts["merge"], parts["prune"], most_first)
+    return KernelTimes(sum(spent.values()), parts["merge"], parts["prune"], most_first)
 
 
 def _is_kernel(event: Any) -> bool:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from luvc_export.errors import LuvcError, MachineError
-from luvc_export.runtime.bench.case import Case, Facts, Sample
+from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
 
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
@@ -25,7 +25,7 @@ class Worker:
         MachineError: The process was killed, most likely for its memory.
     """
 
-    def __init__(self, case: Case, profile: str | None = None) -> None:
+    def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
         self._process = context.Process(target=_serve, args=(case, profile, far), daemon=True)
@@ -39,18 +39,18 @@ class Worker:
             self.close()
             raise
 
-    def run(self, case: Case) -> Sample:
-        """``Subject.run`` there."""
+    def run(self, case: BenchCase) -> Sample:
+        """``Runner.run`` there."""
         sample: Sample = self._ask("run", case)
         return sample
 
-    def facts(self, case: Case) -> Facts:
-        """``Subject.facts`` there."""
-        facts: Facts = self._ask("facts", case)
+    def facts(self, case: BenchCase) -> CaseFacts:
+        """``Runner.facts`` there."""
+        facts: CaseFacts = self._ask("facts", case)
         return facts
 
     def profiles(self) -> dict[str, str]:
-        """``Subject.profiles`` there."""
+        """``Runner.profiles`` there."""
         files: dict[str, str] = self._ask("profiles")
         return files
 
@@ -68,7 +68,7 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, what: str, *given: Case) -> Any:
+    def _ask(self, what: str, *given: BenchCase) -> Any:
         try:
             self._pipe.send((what, given))
         except _GONE as error:
@@ -112,13 +112,13 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(case: Case, profile: str | None, pipe: Connection) -> None:
+def _serve(case: BenchCase, profile: str | None, pipe: Connection) -> None:
     try:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        from luvc_export.runtime.bench.subject import Subject
+        from luvc_export.runtime.bench.loaded_case import LoadedCase
 
-        subject = Subject(case, profile)
+        subject = LoadedCase(case, profile)
         pipe.send((True, None))
         while True:
             what, given = pipe.recv()

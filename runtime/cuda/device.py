@@ -45,7 +45,7 @@ class Memory:
         return np.ctypeslib.as_array(view)
 
 
-class Graph:
+class CudaGraph:
     """Captured work of a stream."""
 
     def __init__(self, driver: Driver, handle: ctypes.c_void_p) -> None:
@@ -177,7 +177,7 @@ class Gpu:
         finalizer.atexit = False
         return int(handle.value or 0)
 
-    def capture(self, stream: int, work: Callable[[], object]) -> Graph:
+    def capture(self, stream: int, work: Callable[[], object]) -> CudaGraph:
         """Record what ``work`` puts on ``stream``, without running it.
 
         Raises:
@@ -197,7 +197,7 @@ class Gpu:
             self.driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
         finally:
             self.driver.try_call("cuGraphDestroy", graph)
-        return Graph(self.driver, executable)
+        return CudaGraph(self.driver, executable)
 
     def elapsed_ms(self, stream: int, work: Callable[[], object]) -> float:
         """Run ``work`` on ``stream`` and return the milliseconds the GPU took for it."""

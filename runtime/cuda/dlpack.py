@@ -12,21 +12,13 @@ from ctypes import POINTER, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uin
 from dataclasses import dataclass
 from typing import Any
 
+from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.errors import UsageError
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 
 #: DLDataTypeCode and bits of each dtype.
-TYPES = {
-    "float32": (2, 32),
-    "float16": (2, 16),
-    "bfloat16": (4, 16),
-    "int64": (0, 64),
-    "int32": (0, 32),
-    "uint8": (1, 8),
-    "bool": (6, 8),
-}
-ITEMSIZE = {name: bits // 8 for name, (_, bits) in TYPES.items()}
+TYPES = {kind.name: (kind.dlpack, 8 * kind.itemsize) for kind in ELEMENT_TYPES if kind.dlpack is not None}
 
 
 class _Tensor(ctypes.Structure):
@@ -85,7 +77,7 @@ class Borrowed:
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+        return math.prod(self.shape) * BY_NAME[self.dtype].itemsize
 
 
 def lend(address: int, shape: tuple[int, ...], dtype: str, device: tuple[int, int], owner: object) -> object:
@@ -94,9 +86,9 @@ def lend(address: int, shape: tuple[int, ...], dtype: str, device: tuple[int, in
     code, bits = TYPES[dtype]
     tensor = _Tensor(address, *device, len(shape), code, bits, 1, sizes, None, 0)
     managed = _Managed(tensor, None, ctypes.cast(_deleter, c_void_p))
-    place = ctypes.addressof(managed)
-    _lent[place] = (managed, sizes, owner)
-    return _new(place, b"dltensor", ctypes.cast(_destructor, c_void_p))
+    address = ctypes.addressof(managed)
+    _lent[address] = (managed, sizes, owner)
+    return _new(address, b"dltensor", ctypes.cast(_destructor, c_void_p))
 
 
 def borrow(tensor: Any, where: str, stream: int | None = None) -> Borrowed:

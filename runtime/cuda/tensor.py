@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.cuda.dlpack import CUDA, ITEMSIZE, lend
+from luvc_export.runtime.cuda.dlpack import CUDA, lend
 from luvc_export.runtime.cuda.pool import Lease
 
 
@@ -57,7 +58,7 @@ class GpuTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
-        return math.prod(self.shape) * ITEMSIZE[self.dtype_name]
+        return math.prod(self.shape) * BY_NAME[self.dtype_name].itemsize
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,15 +16,13 @@ from luvc_export.runtime import batching
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.generation.result import Generation, Selection
 from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.generation.sequence import Line
+from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import Timings
 from luvc_export.runtime.graphs import grouped
+from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.prompt.template import Message
-
-if TYPE_CHECKING:
-    from luvc_export.runtime.session import Session
 
 
 class Ask(TypedDict, total=False):
@@ -63,11 +61,11 @@ def check_ask(given: Mapping[str, Any]) -> None:
             )
 
 
-def alike(requests: Sequence[tuple[Session, Request]]) -> list[list[int]]:
-    """Rows that can run together: same session (image size), equally many images; in the order of their first."""
+def alike(requests: Sequence[tuple[LoadedPlan, Request]]) -> list[list[int]]:
+    """Rows that can run together: same plan (image size), equally many images; in the order of their first."""
     found: dict[tuple[int, int], list[int]] = {}
-    for row, (session, request) in enumerate(requests):
-        found.setdefault((id(session), len(request.images)), []).append(row)
+    for row, (loaded, request) in enumerate(requests):
+        found.setdefault((id(loaded), len(request.images)), []).append(row)
     return [*found.values()]
 
 
@@ -89,7 +87,7 @@ def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
 
 
 def answer_batch(
-    session: Session, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
+    loaded: LoadedPlan, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
 ) -> list[Generation]:
     """Generate one answer for each of ``requests``, which have equally many images.
 
@@ -97,65 +95,67 @@ def answer_batch(
     stands after everything in logical order, so that no token sees it.
 
     Args:
-        session: Runs the graphs.
+        loaded: Runs the graphs.
         requests: Rows.
         options: How tokens are chosen; each row draws with a random state of its own.
         budgets: Tokens at most, per row.
         ready: Seconds that preparing took.
     """
-    prompt, rows, images = session.bundle.manifest.prompt, len(requests), len(requests[0].images)
-    session.backend.load(images=images > 0)
-    lines = [Line(session.encoder, options, session.ends, budget) for budget in budgets]
+    prompt, rows, images = loaded.bundle.manifest.prompt, len(requests), len(requests[0].images)
+    loaded.backend.load(images=images > 0)
+    sequences = [TokenSequence(loaded.encoder, options, loaded.ends, budget) for budget in budgets]
     start = perf_counter()
-    seen = session.see(np.concatenate([request.images for request in requests]))
-    looked = perf_counter()
+    features = loaded.encode_images(np.concatenate([request.images for request in requests]))
+    encoded = perf_counter()
     layouts = [
         arrange(
             list(request.token_ids),
             prompt.image_token_id,
-            seen.positions[row * images : (row + 1) * images],
-            session.plan.grid,
+            features.positions[row * images : (row + 1) * images],
+            loaded.plan.grid,
             prompt.position_kind,
             blocks=request.blocks,
         )
         for row, request in enumerate(requests)
     ]
-    embeds = grouped(session.plan, np.asarray(seen.embeds), rows)
+    embeds = grouped(loaded.plan, np.asarray(features.embeds), rows)
     feeds = batching.feeds(layouts, embeds, all_logits=False)
-    out, cache = session.backend.decode(feeds, None)
-    kept = {layer: out[graph_io.kept_name(layer)] for layer, _, keep in session.plan.prunes if keep}
+    out, cache = loaded.backend.decode(feeds, None)
+    kept = {layer: out[graph_io.kept_name(layer)] for layer, _, keep in loaded.plan.prunes if keep}
     prefilled = perf_counter()
     ended = [0.0] * rows
     while True:
-        for row, line in enumerate(lines):
-            if not line.done:
-                line.choose(out[graph_io.LOGITS][row, -1])
-                line.piece()
+        for row, sequence in enumerate(sequences):
+            if not sequence.done:
+                sequence.sample(out[graph_io.LOGITS][row, -1])
+                sequence.piece()
                 ended[row] = perf_counter()
-        if len(lines[0].ids) == 1:
+        if len(sequences[0].ids) == 1:
             first = perf_counter()
-        if all(line.done for line in lines):
+        if all(sequence.done for sequence in sequences):
             break
-        tokens = np.array([line.ids[-1] for line in lines])
+        tokens = np.array([sequence.ids[-1] for sequence in sequences])
         mask = feeds[graph_io.TEXT_MASK]
-        feeds = batching.next_feeds(layouts, tokens, mask, embeds.shape[-1], session.plan)
-        out, cache = session.backend.decode(feeds, cache)
+        feeds = batching.next_feeds(layouts, tokens, mask, embeds.shape[-1], loaded.plan)
+        out, cache = loaded.backend.decode(feeds, cache)
     visual = tuple(length - feeds[graph_io.TEXT_MASK].shape[1] for length in cache.lengths)
     answers = []
-    for row, (request, line) in enumerate(zip(requests, lines, strict=True)):
+    for row, (request, sequence) in enumerate(zip(requests, sequences, strict=True)):
         timings = Timings(
             preprocess_ms=ready * 1000,
-            vision_ms=(looked - start) * 1000 if images else 0.0,
-            prefill_ms=(prefilled - looked) * 1000,
+            vision_ms=(encoded - start) * 1000 if images else 0.0,
+            prefill_ms=(prefilled - encoded) * 1000,
             ttft_ms=(ready + first - start) * 1000,
-            decode_tokens=len(line.ids) - 1,
-            decode_ms=(ended[row] - first) * 1000 if len(line.ids) > 1 else 0.0,
+            decode_tokens=len(sequence.ids) - 1,
+            decode_ms=(ended[row] - first) * 1000 if len(sequence.ids) > 1 else 0.0,
             kv_mib=cache.nbytes / rows / 2**20,
             visual_tokens=visual,
         )
         own = slice(row * images, (row + 1) * images)
-        merged = None if seen.merged_into is None else seen.merged_into[own]
+        merged = None if features.merged_into is None else features.merged_into[own]
         mine = {layer: indices[row] for layer, indices in kept.items()}
-        selection = Selection(session.plan.grid, merged, mine, request.placements, session.size, request.tiles)
-        answers.append(Generation(line.text, tuple(line.ids), line.finish_reason, timings, visual, selection))
+        selection = Selection(loaded.plan.grid, merged, mine, request.placements, loaded.size, request.tiles)
+        answers.append(
+            Generation(sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection)
+        )
     return answers

@@ -52,10 +52,10 @@ class TextStream:
         if self.stopped:
             return ""
         pending = self._held + new
-        places = [place for place in (pending.find(stop) for stop in self._stop) if place >= 0]
-        if places:
+        starts = [start for start in (pending.find(stop) for stop in self._stop) if start >= 0]
+        if starts:
             self.stopped = True
-            keep = min(places)
+            keep = min(starts)
         else:
             keep = len(pending) - (0 if final else self._beginning(pending))
         self._held = pending[keep:]

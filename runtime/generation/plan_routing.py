@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import open_picture
 from luvc_export.runtime.media.tile_selection import best_fit
-from luvc_export.runtime.prompt.encoder import Clip, Question
-
-if TYPE_CHECKING:
-    from luvc_export.runtime.session import Session
+from luvc_export.runtime.prompt.encoder import Question, VideoClip
 
 
-class Sisters:
-    """A session and those of the plans beside its own (``NAME@HxW``, ``NAME@video``), opened when first needed.
+class PlanRouter:
+    """A plan and those beside it (``NAME@HxW``, ``NAME@video``), opened when first needed.
 
     Args:
-        own: The session.
-        name: Name of its plan.
-        another: Opens the session of another plan; None where there are no others.
+        own: The plan.
+        another: Opens another plan of the bundle by name; None where there are no others.
     """
 
-    def __init__(self, own: Session, name: str, another: Callable[[str], Session] | None) -> None:
-        self._own, self._name, self._another = own, name, another
-        self._opened = {name: own}
+    def __init__(self, own: LoadedPlan, another: Callable[[str], LoadedPlan] | None) -> None:
+        self._own, self._name, self._another = own, own.plan_name, another
+        self._opened = {own.plan_name: own}
 
-    def fitting(self, asked: Question) -> Session:
-        """The session for a question with opened pictures.
+    def fitting(self, asked: Question) -> LoadedPlan:
+        """The plan for a question with opened pictures.
 
         A plan that shares budgets over whole videos takes questions whose media are videos alone; then, of the image
         sizes, the one that fits the largest picture best.
         """
-        shown = [item.frames[0] if isinstance(item, Clip) else item for item in asked.media]
+        shown = [item.frames[0] if isinstance(item, VideoClip) else item for item in asked.media]
         if self._another is None or not shown:
             return self._own
-        name = self._for_videos() if all(isinstance(item, Clip) for item in asked.media) else self._name
+        name = self._for_videos() if all(isinstance(item, VideoClip) for item in asked.media) else self._name
         sizes = self._bundle.sizes_of(name)
         largest = max((open_picture(picture).size for picture in shown), key=lambda size: size[0] * size[1])
         return self._open([*sizes.values()][best_fit(largest, [*sizes])])
@@ -57,7 +53,7 @@ class Sisters:
     def _for_videos(self) -> str:
         return self._bundle.video_plan(self._name) or self._name
 
-    def _open(self, name: str) -> Session:
+    def _open(self, name: str) -> LoadedPlan:
         if name not in self._opened:
             assert self._another is not None
             self._opened[name] = self._another(name)

@@ -9,7 +9,7 @@ from luvc_export.runtime.generation.sampling import Logits, Sampler, Sampling, c
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 
 
-class Line:
+class TokenSequence:
     """Takes logits one step at a time.
 
     Args:
@@ -25,16 +25,16 @@ class Line:
         self.ids: list[int] = []
         self.done = False
 
-    def choose(self, logits: Logits) -> None:
-        """Choose the next token from float32 logits [vocab].
+    def sample(self, logits: Logits) -> None:
+        """Append the token that sampling draws from float32 logits [vocab].
 
         Raises:
             CheckFailed: See ``Sampler``.
         """
         self.ids.append(self._sampler(logits, len(self.ids)))
 
-    def take(self, token: int, logit: float) -> None:
-        """Take the most likely token, chosen elsewhere.
+    def append(self, token: int, logit: float) -> None:
+        """Append the most likely token, sampled elsewhere.
 
         Raises:
             CheckFailed: Its logit is not finite.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from luvc_export.bundle.manifest import ImageInput
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
 
@@ -60,7 +60,7 @@ def preprocess(source: Picture, spec: ImageInput) -> Prepared:
     return cut_up(open_picture(source), spec)[0]
 
 
-def cut_up(picture: Image.Image, spec: ImageInput, cut: Cut | None = None) -> list[Prepared]:
+def cut_up(picture: Image.Image, spec: ImageInput, cut: Tiling | None = None) -> list[Prepared]:
     """The images of an upright RGB ``picture``, in the order in which the prompt names them.
 
     Tiles are cut from one canvas as large as all of them; the whole picture is that canvas made small. A still picture

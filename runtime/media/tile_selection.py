@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from luvc_export.core.tiling import Cut, Tiling
+from luvc_export.core.tiling import Tiling, TilingRule
 
 Pair = tuple[int, int]
 
@@ -67,14 +67,16 @@ def _longest_edge(size: Pair, grids: Sequence[Pair], tile: Pair) -> int:
     return grids.index(wanted) if wanted in grids else _best_resolution(size, grids, tile)
 
 
-RULES: dict[Tiling, Callable[[Pair, Sequence[Pair], Pair], int]] = {
+RULES: dict[TilingRule, Callable[[Pair, Sequence[Pair], Pair], int]] = {
     "best_resolution": _best_resolution,
     "closest_ratio": _closest_ratio,
     "longest_edge": _longest_edge,
 }
 
 
-def choose_cut(cuts: Sequence[Cut], size: Pair, image: Pair, pictures: int, tiling: Tiling = "best_resolution") -> Cut:
+def choose_cut(
+    cuts: Sequence[Tiling], size: Pair, image: Pair, pictures: int, tiling: TilingRule = "best_resolution"
+) -> Tiling:
     """The cut a picture of ``size`` (width, height) gets, of those for prompts of so many pictures.
 
     Args:

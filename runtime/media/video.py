@@ -141,10 +141,10 @@ def _frames_of(
         ends = [(index + 1) * 1000 / (fps or DEFAULT_FPS) for index in range(count)]
     wanted = min(frames, count)
     times = [index * ends[-1] / wanted for index in range(wanted)]
-    places = [next(index for index, end in enumerate(ends) if end > time) for time in times]
+    indices = [next(index for index, end in enumerate(ends) if end > time) for time in times]
     pictures = []
-    for index, place in enumerate(places):
-        image.seek(place)
+    for index, frame in enumerate(indices):
+        image.seek(frame)
         pictures.append(open_picture(image.copy()))
         progress(0.5 + 0.5 * (index + 1) / wanted)
     return Sampled(tuple(pictures), wanted * 1000 / ends[-1], count)

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
@@ -20,7 +20,7 @@ TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Clip:
+class VideoClip:
     """Frames of a video, in order, and how many of them make a second."""
 
     frames: tuple[Picture, ...]
@@ -32,13 +32,13 @@ class Question:
     """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order."""
 
     messages: tuple[Message, ...]
-    media: tuple[Picture | Clip, ...]
+    media: tuple[Picture | VideoClip, ...]
     plain: str | None = None
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
         """The media that are no videos."""
-        return tuple(item for item in self.media if not isinstance(item, Clip))
+        return tuple(item for item in self.media if not isinstance(item, VideoClip))
 
 
 def question(
@@ -88,7 +88,7 @@ def question(
             expected="all of them in the messages, or all of them as image=",
         )
     pictures = iter(inside or given)
-    found: list[Picture | Clip] = []
+    found: list[Picture | VideoClip] = []
     for part in parts:
         if part["type"] == "image":
             found += islice(pictures, 1)
@@ -109,7 +109,7 @@ class PromptEncoder:
     def __init__(self, bundle: Bundle) -> None:
         prompt = bundle.manifest.prompt
         self.image_token_id = prompt.image_token_id
-        self.cuts = prompt.cuts or (Cut((self.image_token_id,)),)
+        self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.tokenizer = _load_tokenizer(bundle)
         self.template: ChatTemplate | None = load_template(bundle)
         self._where = str(bundle.folder)
@@ -208,7 +208,7 @@ def _carried(part: Message) -> Any:
     return part.get("image", part.get("path", part.get("url")))
 
 
-def _clip(frames: Any, fps: Any) -> Clip:
+def _clip(frames: Any, fps: Any) -> VideoClip:
     if not isinstance(frames, list | tuple) or not frames:
         raise UsageError(
             "a video is a list of its frames",
@@ -219,4 +219,4 @@ def _clip(frames: Any, fps: Any) -> Clip:
         )
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
         raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
-    return Clip(tuple(frames), float(fps))
+    return VideoClip(tuple(frames), float(fps))

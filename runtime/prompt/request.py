@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import token_layout
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import Cut, Video
+from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.pictures import open_picture
 from luvc_export.runtime.media.preprocess import Placement, Prepared, cut_up, fill_images
 from luvc_export.runtime.media.tile_selection import choose_cut
 from luvc_export.runtime.media.video import spread
-from luvc_export.runtime.prompt.encoder import Clip, PromptEncoder, Question
+from luvc_export.runtime.prompt.encoder import PromptEncoder, Question, VideoClip
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def open_media(asked: Question) -> Question:
     """
     media = tuple(
         replace(item, frames=tuple(open_picture(frame) for frame in item.frames))
-        if isinstance(item, Clip)
+        if isinstance(item, VideoClip)
         else open_picture(item)
         for item in asked.media
     )
@@ -75,7 +75,7 @@ def make_request(
     parts = list[tuple[str | int, ...]]()
     prepared, tiles, blocks = list[Prepared](), list[tuple[int, int]](), dict[int, token_layout.Block]()
     for item in asked.media:
-        if isinstance(item, Clip):
+        if isinstance(item, VideoClip):
             video = _video(manifest)
             item = _filled(item, plan.joint_images * video.frames) if plan.joint_images > 1 else item
             moments = fill_images([open_picture(frame) for frame in item.frames], spec)
@@ -93,7 +93,7 @@ def make_request(
                 fix="ask with the plan of the same name without @video",
             )
         picture = open_picture(item)
-        cut: Cut = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
+        cut: Tiling = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
         parts.append(cut.written)
         tiles.append(cut.tiles)
         if cut.mosaic:
@@ -118,9 +118,9 @@ def _video(manifest: Manifest) -> Video:
     return manifest.prompt.video
 
 
-def _filled(clip: Clip, frames: int) -> Clip:
+def _filled(clip: VideoClip, frames: int) -> VideoClip:
     """``clip`` in so many frames, as long as before."""
-    return Clip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
+    return VideoClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
 
 
 def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | int, ...]:
@@ -131,3 +131,31 @@ def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | 
         seconds = (first / fps + last / fps) / 2
         written += [part.format(seconds=f"{seconds:.1f}") if isinstance(part, str) else part for part in video.written]
     return tuple(written)
+
+
+def token_limit(manifest: Manifest, plan: Plan, request: Request, wanted: int | None = None) -> int:
+    """How many tokens may be generated: ``wanted``, or as many as fit.
+
+    Raises:
+        UsageError: The prompt, or the prompt and ``wanted``, do not fit the model's context (counted without
+            compression, as its positions are) or the bundle's text capacity; or there is no text.
+    """
+    text = len(request.token_ids) - len(request.images)
+    if not text:
+        raise UsageError("the prompt has no text", where="prompt", fix="ask something")
+    visual = len(request.images) * plan.units
+    limits = (
+        ("the model's context", manifest.decoder.context - visual, "ask less, or about fewer pictures"),
+        ("the bundle's text capacity", manifest.prompt.text_capacity, "export with a larger --text-capacity"),
+    )
+    for name, limit, fix in limits:
+        if text + (wanted or 1) > limit:
+            places = f" + {visual} visual places" if "context" in name else ""
+            raise UsageError(
+                f"the prompt is longer than {name}",
+                where="prompt" if text >= limit else "prompt and max_new_tokens",
+                got=f"{text} text tokens{places} + {wanted or 'at least 1'} new",
+                expected=f"at most {limit + (visual if places else 0)} in all",
+                fix=fix if text >= limit else f"max_new_tokens of {limit - text} or less; or {fix}",
+            )
+    return wanted or min(limit for _, limit, _ in limits) - text

@@ -12,15 +12,15 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core import graph_io
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.backend import Array, Cache, Chosen
+from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, stream_handle
 from luvc_export.runtime.memory import gib
 from luvc_export.runtime.tensorrt.buffers import Buffer
 from luvc_export.runtime.tensorrt.cache import TrtCache
-from luvc_export.runtime.tensorrt.call import chooses, decode_profile, prefill_profile
+from luvc_export.runtime.tensorrt.call import decode_profile, prefill_profile, samples_tokens
 from luvc_export.runtime.tensorrt.decoder import TrtDecoder
 from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache_file
-from luvc_export.runtime.tensorrt.execution_slot import Lane
+from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
 from luvc_export.runtime.tensorrt.library import deserialize, load_library, make_log
 from luvc_export.runtime.tensorrt.memory_plan import plan_kv
 from luvc_export.runtime.tensorrt.vision import TrtVision
@@ -109,18 +109,20 @@ class TrtBackend:
         return self._decoder(feeds, cache)
 
     @property
-    def chooses(self) -> bool:
-        """See ``Chooser.chooses``: these engines give their most likely next token."""
-        return chooses(self._entry)
+    def samples(self) -> bool:
+        """See ``DeviceSampler.samples``: these engines give their most likely next token."""
+        return samples_tokens(self._entry)
 
-    def choose(self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None) -> tuple[Chosen, Cache]:
-        """See ``Chooser.choose``: the token comes to the host, its logit with it, and no other logits.
+    def sample(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None
+    ) -> tuple[PendingToken, Cache]:
+        """See ``DeviceSampler.sample``: the token comes to the host, its logit with it, and no other logits.
 
         Raises:
-            UsageError: See ``decode``; or the engines choose no tokens.
+            UsageError: See ``decode``; or the engines pick no tokens.
         """
         self.gpu.activate()
-        return self._decoder.choose(feeds, cache, after)
+        return self._decoder.sample(feeds, cache, after)
 
     def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [1, Hkv, rows, Dh], copied to the host.
@@ -137,18 +139,18 @@ class TrtBackend:
     @cached_property
     def _vision(self) -> TrtVision:
         file = self._entry.vision
-        (lane,) = self._lanes("vision", file, 0)
-        return TrtVision(self.gpu, self._stream, lane, file)
+        (slot,) = self._slots("vision", file, 0)
+        return TrtVision(self.gpu, self._stream, slot, file)
 
     @cached_property
     def _decoder(self) -> TrtDecoder:
         file = self._entry.decoder
-        prefill, decode = self._lanes("decoder", file, prefill_profile(file), decode_profile(file))
-        lanes = {"prefill": prefill, "decode": decode}
-        return TrtDecoder(self.gpu, self._stream, lanes, self._entry, self._keep, self._kv)
+        prefill, decode = self._slots("decoder", file, prefill_profile(file), decode_profile(file))
+        slots = {"prefill": prefill, "decode": decode}
+        return TrtDecoder(self.gpu, self._stream, slots, self._entry, self._keep, self._kv)
 
-    def _lanes(self, name: str, file: EngineFile, *profiles: int) -> list[Lane]:
-        """Open an engine, and make lanes with a context each: a graph of one stays valid while another runs."""
+    def _slots(self, name: str, file: EngineFile, *profiles: int) -> list[ExecutionSlot]:
+        """Open an engine, and make slots with a context each: a graph of one stays valid while another runs."""
         if not self._engines:
             self._check_memory()
         engine = self._engines[name] = self._opener(file)
@@ -156,7 +158,9 @@ class TrtBackend:
         graphs = self._graphs and not engine.captures_itself
         contexts = [engine.context(profile, self._stream) for profile in profiles]
         front = (graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT)
-        return [Lane(self.gpu, self._stream, context, self._scratch, file, graphs, front) for context in contexts]
+        return [
+            ExecutionSlot(self.gpu, self._stream, context, self._scratch, file, graphs, front) for context in contexts
+        ]
 
     def _open_with_library(self, file: EngineFile) -> Engine:
         data = self._bundle.read_engine(file, self._unverified)

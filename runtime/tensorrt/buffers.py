@@ -7,7 +7,7 @@ from collections.abc import Callable
 from luvc_export.runtime.cuda.device import Event, Gpu, Memory
 
 
-class Turn:
+class StagingBuffer:
     """Page-locked host memory of one call: what goes down, what comes up, and when both are done with."""
 
     def __init__(self, gpu: Gpu) -> None:

@@ -26,7 +26,7 @@ def prefill_profile(file: EngineFile) -> int:
     return max(range(len(file.profiles)), key=lambda index: (_text(file.profiles[index]), -index))
 
 
-def chooses(entry: EngineEntry) -> bool:
+def samples_tokens(entry: EngineEntry) -> bool:
     """Whether the decoder engine gives its next token as it takes tokens."""
     kinds = {binding.name: binding.dtype for binding in (*entry.decoder.inputs, *entry.decoder.outputs)}
     given = {graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT} <= set(kinds)

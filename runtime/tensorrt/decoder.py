@@ -1,4 +1,4 @@
-"""The decoder engine: prompts on one lane, single tokens on another, caches in blocks that are planned beforehand."""
+"""The decoder engine: prompts on one slot, single tokens on another, caches in blocks that are planned beforehand."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import numpy as np
 
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
+from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import UsageError
-from luvc_export.runtime.backend import Array, Cache, Chosen
+from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.dlpack import ITEMSIZE
 from luvc_export.runtime.cuda.pool import Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
 from luvc_export.runtime.tensorrt.cache import TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
     check_room,
     check_shapes,
-    chooses,
     decode_profile,
     decoder_arrays,
     prefill_profile,
+    samples_tokens,
 )
-from luvc_export.runtime.tensorrt.device_token import TrtToken
-from luvc_export.runtime.tensorrt.execution_slot import Call, Lane
+from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
 from luvc_export.runtime.tensorrt.memory_plan import KvPlan
 
 
@@ -34,40 +33,46 @@ class TrtDecoder:
 
     Args:
         gpu: Where it runs.
-        stream: Stream of the lanes.
-        lanes: By profile.
+        stream: Stream of the slots.
+        slots: By profile.
         entry: What the manifest says of the engines.
         keep: Visual tokens an image leaves in each layer.
         kv: Where caches lie.
     """
 
     def __init__(
-        self, gpu: Gpu, stream: int, lanes: Mapping[str, Lane], entry: EngineEntry, keep: tuple[int, ...], kv: KvPlan
+        self,
+        gpu: Gpu,
+        stream: int,
+        slots: Mapping[str, ExecutionSlot],
+        entry: EngineEntry,
+        keep: tuple[int, ...],
+        kv: KvPlan,
     ) -> None:
-        self._gpu, self._stream, self._lanes, self._entry, self._keep, self._kv = gpu, stream, lanes, entry, keep, kv
+        self._gpu, self._stream, self._slots, self._entry, self._keep, self._kv = gpu, stream, slots, entry, keep, kv
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
         self._past, self._present = graph_io.past_names(len(keep)), graph_io.present_names(len(keep))
         self._blocks = Pool(self._allocate)
-        self._newest = gpu.allocate(ITEMSIZE["int64"], "the newest token")
+        self._newest = gpu.allocate(BY_NAME["int64"].itemsize, "the newest token")
         self._number = 0
 
     @property
-    def chooses(self) -> bool:
+    def samples(self) -> bool:
         """The engine gives its most likely next token."""
-        return chooses(self._entry)
+        return samples_tokens(self._entry)
 
     def __call__(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], TrtCache]:
         """See ``TrtBackend.decode``."""
         call, after = self._start(feeds, cache, None, front=False)
         return call.read(), after
 
-    def choose(
-        self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None
+    def sample(
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None
     ) -> tuple[TrtToken, TrtCache]:
-        """See ``TrtBackend.choose``."""
-        if not self.chooses:
+        """See ``TrtBackend.sample``."""
+        if not self.samples:
             raise UsageError(
-                "these engines choose no tokens",
+                "these engines pick no tokens",
                 where=self._entry.decoder.file,
                 fix=f"luvc-export build --target {self._entry.target} again, or take the logits of decode",
             )
@@ -75,7 +80,7 @@ class TrtDecoder:
         return TrtToken(call, self, self._number), state
 
     def _start(
-        self, feeds: Mapping[str, Array], cache: Cache | None, after: Chosen | None, front: bool
+        self, feeds: Mapping[str, Array], cache: Cache | None, after: PendingToken | None, front: bool
     ) -> tuple[Call, TrtCache]:
         if cache is not None and not isinstance(cache, TrtCache):
             raise UsageError("this cache is of another back-end", where="cache", got=type(cache).__name__)
@@ -101,17 +106,17 @@ class TrtDecoder:
         profile = (decode_profile if single else prefill_profile)(self._entry.decoder)
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check_shapes(self._entry.decoder, profile, shapes | {name: shape for name, (_, shape) in resident.items()})
-        copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.chooses else {}
-        lane = self._lanes["decode" if single else "prefill"]
+        copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
+        slot = self._slots["decode" if single else "prefill"]
         self._number += 1
-        call = lane.start(arrays, resident, lambda _: present, copies, front)
+        call = slot.start(arrays, resident, lambda _: present, copies, front)
         images, text = images + (cache.images if cache else 0), text + (cache.text if cache else 0)
         state = TrtCache(target, tuple(images * keep + text for keep in self._keep), text, images)
         del lease
         return call, state
 
     def _token(
-        self, feeds: Mapping[str, Array], after: Chosen | None
+        self, feeds: Mapping[str, Array], after: PendingToken | None
     ) -> tuple[Mapping[str, Array], dict[str, tuple[int, tuple[int, ...]]]]:
         """Feeds, and where ``input_ids`` lies if it is the token that the last call chose on the GPU."""
         if after is None:
@@ -156,3 +161,23 @@ class TrtDecoder:
 
     def _copy(self, target: Memory, source: Memory) -> None:
         self._gpu.copy(target.address, source.address, source.nbytes, self._stream)
+
+
+class TrtToken:
+    """``PendingToken`` of the TensorRT back-end.
+
+    Args:
+        call: Brings it up.
+        decoder: Whose it is.
+        number: Of the call, as the decoder counts: only the newest token still lies on the GPU.
+    """
+
+    shape = (1, 1)
+
+    def __init__(self, call: Call, decoder: object, number: int) -> None:
+        self._call, self.decoder, self.number = call, decoder, number
+
+    def read(self) -> tuple[int, float]:
+        """See ``PendingToken.read``."""
+        outputs = self._call.read()
+        return int(outputs[graph_io.NEXT_TOKEN][0, 0]), float(outputs[graph_io.NEXT_LOGIT][0, 0])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
+from luvc_export.core.element_types import BY_NAME
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import BundleError
-from luvc_export.runtime.cuda.dlpack import ITEMSIZE
 
 #: TensorRT wants device addresses aligned to 256 bytes (``IExecutionContext.set_device_memory``, NvInferRuntime.h).
 ALIGNMENT = 256
@@ -79,7 +79,7 @@ def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
                 expected=["batch", *expected],
                 fix="luvc-export build the engines again",
             )
-    itemsize = ITEMSIZE[inputs[names[0]].dtype]
+    itemsize = BY_NAME[inputs[names[0]].dtype].itemsize
     row = shape.kv_heads * shape.head_dim * itemsize
     region = pack({name: rows[index // 2] * row for index, name in enumerate(names)})
     return KvPlan(rows, (shape.kv_heads, shape.head_dim), itemsize, 1 if entry.kv == "inplace" else 2, region)

@@ -10,14 +10,15 @@ import numpy as np
 
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core import graph_io
+from luvc_export.core.element_types import BY_NAME
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.dlpack import CUDA, CUDA_MANAGED, ITEMSIZE, Borrowed, borrow
+from luvc_export.runtime.cuda.dlpack import CUDA, CUDA_MANAGED, Borrowed, borrow
 from luvc_export.runtime.cuda.pool import Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor
 from luvc_export.runtime.tensorrt.call import check_shapes
-from luvc_export.runtime.tensorrt.execution_slot import Lane
+from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
 from luvc_export.runtime.tensorrt.memory_plan import ALIGNMENT
 
 
@@ -26,17 +27,17 @@ class TrtVision:
 
     Args:
         gpu: Where it runs.
-        stream: Stream of the lane.
-        lane: Of its only profile.
+        stream: Stream of the slot.
+        slot: Of its only profile.
         file: What the manifest says of it.
     """
 
-    def __init__(self, gpu: Gpu, stream: int, lane: Lane, file: EngineFile) -> None:
-        self._gpu, self._stream, self._lane, self._file = gpu, stream, lane, file
+    def __init__(self, gpu: Gpu, stream: int, slot: ExecutionSlot, file: EngineFile) -> None:
+        self._gpu, self._stream, self._slot, self._file = gpu, stream, slot, file
         made = next(binding for binding in file.outputs if binding.name == graph_io.VISUAL_EMBEDS)
         self._dtype = made.dtype
         images = file.profiles[0].maximum[graph_io.IMAGE][0]
-        self._most = images * math.prod(made.shape[1:]) * ITEMSIZE[made.dtype]
+        self._most = images * math.prod(made.shape[1:]) * BY_NAME[made.dtype].itemsize
         self._blocks = Pool(self._allocate)
 
     def __call__(self, images: Any) -> dict[str, Array]:
@@ -59,7 +60,7 @@ class TrtVision:
             sizes.update(made)
             return {graph_io.VISUAL_EMBEDS: lease.block.memory.address}
 
-        outputs = self._lane.call(arrays, resident, results)
+        outputs = self._slot.call(arrays, resident, results)
         embeds = GpuTensor(self._gpu, lease, sizes[graph_io.VISUAL_EMBEDS], self._dtype, self._stream)
         return {**outputs, graph_io.VISUAL_EMBEDS: cast(Array, embeds)}
 

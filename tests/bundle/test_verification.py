@@ -14,7 +14,7 @@ from luvc_export.bundle.engine_checks import changed, standing
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, Manifest, Verified
 from luvc_export.cli import main
-from luvc_export.cli.tables.trust import trust
+from luvc_export.cli.tables.engines import trust
 
 
 def file(name: str, digest: str) -> EngineFile:

@@ -9,7 +9,7 @@ import torch
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.runners.graph import GraphSubject
+from luvc_export.calibration.runners.graph import GraphRunner
 from luvc_export.calibration.tasks import find
 from luvc_export.core.plan import Plan
 from luvc_export.demo import IMAGE_SIZE
@@ -45,10 +45,10 @@ def cases() -> Sequence[Case]:
 
 
 @pytest.fixture
-def compressed(checkpoint: Checkpoint) -> Callable[[Plan], GraphSubject]:
+def compressed(checkpoint: Checkpoint) -> Callable[[Plan], GraphRunner]:
     """A fresh compressed torch model with a model of its own, to be spoilt at will."""
 
-    def make(plan: Plan) -> GraphSubject:
+    def make(plan: Plan) -> GraphRunner:
         runners._model.cache_clear()
         return runners.open_torch(checkpoint, plan, IMAGE)
 

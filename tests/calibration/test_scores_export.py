@@ -146,7 +146,7 @@ def test_attention_scores_are_those_of_the_model() -> None:
     honest = decoder.score
 
     def watch(given: Any) -> torch.Tensor:
-        seen.update({earlier: given.look.attention(earlier) for earlier in (False, True)})
+        seen.update({earlier: given.context.attention(earlier) for earlier in (False, True)})
         return honest(given)
 
     decoder.score = watch

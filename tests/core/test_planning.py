@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import Request, place_merges, solve
+from luvc_export.core.planning import PlanRequest, place_merges, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
 
@@ -15,50 +15,50 @@ VISION = EncoderShape(blocks=32, hidden=1280, intermediate=3420, unit=4, window=
 
 
 def test_default_spreads_merging_over_the_later_full_attention_blocks() -> None:
-    plan = solve(Request("thirds"), (32, 32), LLM, VISION)
+    plan = solve(PlanRequest("thirds"), (32, 32), LLM, VISION)
     assert [merge.block for merge in plan.merges] == [15, 23, 31]
     assert plan.merged_grid == (27, 28)
     assert plan.keep[0] == 27 * 28 and plan.keep[-1] == 0 and plan.schedule == "thirds"
 
 
 def test_none_keeps_everything_and_merges_nothing() -> None:
-    plan = solve(Request("none"), (5, 7), LLM, VISION)
+    plan = solve(PlanRequest("none"), (5, 7), LLM, VISION)
     assert plan.keep == (35,) * 36 and plan.merges == () and plan.last_layer == "full" and plan.prunes == ()
 
 
 def test_kv_only_keeps_the_last_stage() -> None:
-    plan = solve(Request(last_layer="kv_only"), (32, 32), LLM, VISION)
+    plan = solve(PlanRequest(last_layer="kv_only"), (32, 32), LLM, VISION)
     assert plan.keep[-1] == plan.keep[-2] > 0
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1.0))
 def test_any_share_of_any_grid_is_a_valid_plan(rows: int, columns: int, share: float) -> None:
-    plan = solve(Request(merge_keep=share), (rows, columns), LLM, VISION)
+    plan = solve(PlanRequest(merge_keep=share), (rows, columns), LLM, VISION)
     assert plan.merges == place_merges((rows, columns), share, VISION)
 
 
 def test_speedup_and_kv_together_are_refused() -> None:
     with pytest.raises(PlanError, match="both choose the budgets"):
-        solve(Request(speedup=2, kv_mib=20), (32, 32), LLM, VISION)
+        solve(PlanRequest(speedup=2, kv_mib=20), (32, 32), LLM, VISION)
 
 
 def test_budgets_of_another_model_and_a_windowed_block_are_refused_together() -> None:
     with pytest.raises(PlanError) as error:
-        solve(Request([10, 5, 0], merge_at=(8,)), (32, 32), LLM, VISION)
+        solve(PlanRequest([10, 5, 0], merge_at=(8,)), (32, 32), LLM, VISION)
     assert "got 3 budgets, the model has 36 layers" in str(error.value)
     assert "after block 8; full-attention blocks are 7, 15, 23, 31" in str(error.value)
 
 
 def test_a_joint_budget_counts_every_image_and_speeds_up_as_much() -> None:
     """Budgets, FLOPs and cache are those of the whole video."""
-    one = solve(Request("thirds"), (16, 16), LLM, VISION)
-    film = solve(Request("thirds", joint_images=8), (16, 16), LLM, VISION)
+    one = solve(PlanRequest("thirds"), (16, 16), LLM, VISION)
+    film = solve(PlanRequest("thirds", joint_images=8), (16, 16), LLM, VISION)
     assert film.span_tokens == 8 * one.vision_tokens and film.merges == one.merges
     assert film.keep == tuple(8 * keep for keep in one.keep)
     assert film.prunes[0][1] == film.span_tokens
-    cached = solve(Request(kv_mib=20, joint_images=8), (16, 16), LLM, VISION)
+    cached = solve(PlanRequest(kv_mib=20, joint_images=8), (16, 16), LLM, VISION)
     assert sum(kv_bytes(LLM, cached.keep, 64)) <= 20 * 2**20 < sum(kv_bytes(LLM, film.keep, 64))
-    assert solve(Request("none", joint_images=8), (16, 16), LLM, VISION).keep[0] == 8 * 256
+    assert solve(PlanRequest("none", joint_images=8), (16, 16), LLM, VISION).keep[0] == 8 * 256
     assert Plan.from_json(film.to_json()) == film
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from luvc_export.core.plan import Plan
 from luvc_export.engines import build_monitor, builder, kernel_caches, layer_information, library, targets
-from luvc_export.engines.builder import Graph
+from luvc_export.engines.builder import BuildInput
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, MachineError, UsageError
@@ -34,11 +34,11 @@ DROPPED = {
 REFUSED = "g (float[4, 4] x) => (float[4, 4] y) { a = Relu(x) y = Whatever (a) }"
 
 
-def graph(text: str, opset: int = 24) -> Graph:
+def graph(text: str, opset: int = 24) -> BuildInput:
     model: Any = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
     for index, node in enumerate(model.graph.node):
         node.name = f"node_{index}"
-    return Graph("graph.onnx", model.SerializeToString(), Path(), PLAN, 64)
+    return BuildInput("graph.onnx", model.SerializeToString(), Path(), PLAN, 64)
 
 
 def build(text: str, output: Path, **options: Any) -> builder.Built:
@@ -81,7 +81,9 @@ def test_what_the_builder_warns_of_is_an_error_too(tmp_path: Path, monkeypatch: 
 
 def test_rubbish_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="Failed to parse the ONNX model"):
-        builder.build(Graph("x.onnx", b"rubbish", tmp_path, PLAN, 1), tmp_path / "x", RTX, Capacity(8), BuildOptions())
+        builder.build(
+            BuildInput("x.onnx", b"rubbish", tmp_path, PLAN, 1), tmp_path / "x", RTX, Capacity(8), BuildOptions()
+        )
 
 
 def test_replaceable_weights_need_a_gpu(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from luvc_export.cli.tables.engines import facts
 from luvc_export.core.operators import DOMAIN
 from luvc_export.core.plan import Plan
 from luvc_export.engines import builder, install, library, targets
-from luvc_export.engines.memory import Cache
+from luvc_export.engines.memory import KvCacheSpec
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
@@ -42,7 +42,7 @@ def rubbish(tmp_path: Path) -> Path:
 def calls(opened: Bundle, options: BuildOptions) -> list[set[str]]:
     """Plugins that the vision and the decoder graph of ``thirds`` call, as the builder gets them."""
     entry, spec = opened.entry("thirds"), options.spec(ORIN.with_kv("concat"))
-    cache = Cache(entry.plan, opened.manifest.decoder, CAPACITY, "fp16", spec.kv)
+    cache = KvCacheSpec(entry.plan, opened.manifest.decoder, CAPACITY, "fp16", spec.kv)
     graphs, _ = target_graphs(opened, entry, spec, cache, options.workspace_mib)
     models = [onnx.load_from_string(graph.data) for graph in graphs]
     return [{node.op_type for node in model.graph.node if node.domain == DOMAIN} for model in models]
@@ -62,7 +62,7 @@ def test_a_library_without_plugins_is_refused_before_any_work(demo_bundle: Bundl
 def test_tensorrt_refuses_a_file_that_is_no_library(rubbish: Path, tmp_path: Path) -> None:
     """Before the graph is parsed: it is rubbish too."""
     taking = dataclasses.replace(RTX, library=dataclasses.replace(RTX.library, plugins=True))
-    graph = builder.Graph("x.onnx", b"rubbish", tmp_path, Plan((1, 4), (4, 4), last_layer="full"), 1)
+    graph = builder.BuildInput("x.onnx", b"rubbish", tmp_path, Plan((1, 4), (4, 4), last_layer="full"), 1)
     with pytest.raises(MachineError, match=r"did not load the plugins[\s\S]*TENSORRT_ROOT") as got:
         builder.build(graph, tmp_path / "x.engine", taking, CAPACITY, BuildOptions(dynamic_plugins=rubbish))
     assert str(rubbish) in str(got.value) and [path.name for path in tmp_path.iterdir()] == [rubbish.name]
@@ -81,7 +81,7 @@ def installed(opened: Bundle, options: BuildOptions, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(builder, "build", build)
     monkeypatch.setattr(library, "load", lambda wanted: module)
     plan = opened.entry("thirds").plan
-    graphs = tuple(builder.Graph(f"{name}.onnx", b"", opened.folder, plan, 1) for name in ("vision", "decoder"))
+    graphs = tuple(builder.BuildInput(f"{name}.onnx", b"", opened.folder, plan, 1) for name in ("vision", "decoder"))
     sizes, tell = Footprint(0, 0, 0, 0, 0), lambda stage, done: None
     return install.install(opened, "thirds", graphs, ORIN, "fp16", "concat", CAPACITY, options, sizes, tell)  # type: ignore[arg-type]
 

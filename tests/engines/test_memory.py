@@ -10,19 +10,19 @@ from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.engines import memory, targets
-from luvc_export.engines.memory import Cache
+from luvc_export.engines.memory import KvCacheSpec
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import PlanError
 
 MIB = 2**20
 SHAPE = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)
 PLAN = Plan((32, 32), (1024,) * 35 + (0,), last_layer="full")
-CACHE = Cache(PLAN, SHAPE, Capacity(1024), "fp16", "inplace")
+CACHE = KvCacheSpec(PLAN, SHAPE, Capacity(1024), "fp16", "inplace")
 NANO = targets.find("jetson-orin-nano-jp72")
 ADA = targets.find("rtx-ada")
 
 
-def footprint(cache: Cache = CACHE, weights: int = 4000) -> Footprint:
+def footprint(cache: KvCacheSpec = CACHE, weights: int = 4000) -> Footprint:
     return memory.predict((1300 * MIB, (weights - 1300) * MIB), cache, (100 * MIB, 300 * MIB), 1024)
 
 

@@ -15,11 +15,11 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.target import Profiles
 from luvc_export.engines import builder, targets
-from luvc_export.engines.memory import Cache, predict
+from luvc_export.engines.memory import KvCacheSpec, predict
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.export import families, trace
-from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.graph import PLAN_KEY
 from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
 
@@ -30,7 +30,7 @@ MOST = 1.15
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> builder.Graph:
+def large(tmp_path_factory: pytest.TempPathFactory) -> builder.BuildInput:
     """One wide layer (tracing takes longest, by the layer), random fp16 weights beside the graph, for ``RTX``."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
@@ -47,18 +47,18 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> builder.Graph:
     traced.metadata_props[PLAN_KEY] = json.dumps(PLAN.to_json())
     folder = tmp_path_factory.mktemp("large")
     ir.save(traced, folder / "traced.onnx", external_data="weights")
-    made, _ = operate(
+    made, _ = run_passes(
         onnx.load(folder / "traced.onnx", load_external_data=False), RTX.spec, "fp16", text_capacity=CAPACITY.text
     )
-    return builder.Graph("decoder.onnx", made.SerializeToString(), folder, PLAN, weight_bytes(made, "fp16"))
+    return builder.BuildInput("decoder.onnx", made.SerializeToString(), folder, PLAN, weight_bytes(made, "fp16"))
 
 
 @pytest.fixture(scope="module")
-def wide(large: builder.Graph, tmp_path_factory: pytest.TempPathFactory) -> tuple[builder.Built, float]:
+def wide(large: builder.BuildInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[builder.Built, float]:
     return build(large, tmp_path_factory.mktemp("wide") / "wide.engine", RTX.spec.profiles)
 
 
-def build(graph: builder.Graph, output: Path, kind: Profiles) -> tuple[builder.Built, float]:
+def build(graph: builder.BuildInput, output: Path, kind: Profiles) -> tuple[builder.Built, float]:
     """What was built, and how many times its weights the plan is."""
     built = builder.build(graph, output, RTX, CAPACITY, BuildOptions(), kind=kind)
     ratio = output.stat().st_size / graph.weight_bytes
@@ -66,25 +66,25 @@ def build(graph: builder.Graph, output: Path, kind: Profiles) -> tuple[builder.B
     return built, ratio
 
 
-def test_one_wide_profile_holds_the_weights_once(large: builder.Graph, wide: tuple[builder.Built, float]) -> None:
+def test_one_wide_profile_holds_the_weights_once(large: builder.BuildInput, wide: tuple[builder.Built, float]) -> None:
     assert large.weight_bytes >= 150e6
     built, ratio = wide
     assert len(built.profiles) == 1
     assert 1 <= ratio <= MOST
 
 
-def test_two_profiles_would_fail_that(large: builder.Graph, tmp_path: Path) -> None:
+def test_two_profiles_would_fail_that(large: builder.BuildInput, tmp_path: Path) -> None:
     built, ratio = build(large, tmp_path / "pair.engine", "pair")
     assert [profile.name for profile in built.profiles] == ["prefill", "decode"]
     assert ratio > MOST
 
 
-def test_activations_are_predicted(large: builder.Graph, wide: tuple[builder.Built, float]) -> None:
+def test_activations_are_predicted(large: builder.BuildInput, wide: tuple[builder.Built, float]) -> None:
     built, _ = wide
     model: Any = onnx.load_from_string(large.data)
     (profile,) = profiles({item.name: item.shape for item in built.inputs}, PLAN, CAPACITY, "wide")
     shape = DecoderShape(len(PLAN.keep), 1536, 12, 2, 128, 16384, 256, 2048)
-    cache = Cache(PLAN, shape, CAPACITY, "fp16", "inplace")
+    cache = KvCacheSpec(PLAN, shape, CAPACITY, "fp16", "inplace")
     footprint = predict((0, large.weight_bytes), cache, (0, peak_bytes(model, profile.maximum)), 1)
     assert built.activation_bytes is not None
     assert built.activation_bytes <= footprint.activations <= 3 * built.activation_bytes

@@ -19,7 +19,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.target import Target
 from luvc_export.engines import library
 from luvc_export.errors import MachineError
-from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.graph import PLAN_KEY
 from luvc_export.export.surgeon.passes import append_argmax
 from luvc_export.pipeline import build_engine
@@ -66,10 +66,10 @@ def test_steps_under_way_do_not_disturb_each_other(built: Bundle, target: Target
     request = session.prepare(case.images[0], case.prompt)
 
     def tokens(read: Callable[[Any], Any]) -> list[int]:
-        step = session.run(request.token_ids, session.see(request.images))
+        step = session.run(request.token_ids, session.encode_images(request.images))
         token, state, made = int(step.logits[0, -1].argmax()), step.state, []
         for _ in range(12):
-            token, state = session.choose(token, state)
+            token, state = session.sample(token, state)
             made.append(read(token))
         return [item if isinstance(item, int) else item.read()[0] for item in made]
 
@@ -87,7 +87,7 @@ def tied() -> onnx.ModelProto:
 @pytest.mark.parametrize("places", [(70_000, 151_935), (0, 1), (5, 100_000, 150_000), tuple(range(40, 60))])
 def test_of_equal_logits_the_first_is_chosen(target: Target, places: tuple[int, ...], tmp_path: Path) -> None:
     """As ONNX says of TopK and numpy of argmax; TensorRT's documentation does not say."""
-    made, _ = operate(tied(), target.spec, passes=(append_argmax,))
+    made, _ = run_passes(tied(), target.spec, passes=(append_argmax,))
     logits = np.random.default_rng(0).normal(size=(1, 1, VOCABULARY)).astype(np.float32)
     logits[..., list(places)] = 9.5
     assert choose(target, made.SerializeToString(), logits) == (places[0], 9.5)

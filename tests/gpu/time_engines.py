@@ -34,7 +34,7 @@ from luvc_export.runtime.tensorrt.backend import TrtBackend
 class HostChooses(TrtBackend):
     """The same engines with logits copied to the host at every step, as before they chose tokens."""
 
-    chooses = False  # type: ignore[assignment]
+    samples = False  # type: ignore[assignment]
 
 
 def usable(capability: str) -> list[Target]:
@@ -96,7 +96,7 @@ def measure(folder: Path, questions: int, tokens: int) -> list[dict[str, Any]]:
             for graphs, kind in ((True, TrtBackend), (True, HostChooses), (False, TrtBackend)):
                 ours = Session(bundle, kind(bundle, target=target.name, graphs=graphs))
                 row = {"target": target.name, "kv": kv, "cuda_graphs": graphs, "questions": questions}
-                row["token_chosen_on"] = "gpu" if ours.backend.chooses else "host"
+                row["token_chosen_on"] = "gpu" if ours.backend.samples else "host"
                 rows.append(row | compare(expected, ours, asked[:questions], tokens))
     return rows
 

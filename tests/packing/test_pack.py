@@ -39,7 +39,7 @@ from luvc_export.packing import bootstrap, cases, on_device, record
 from luvc_export.packing.answer import Answer
 from luvc_export.packing.contents import copy_files, sources, write_wheel
 from luvc_export.packing.on_device import install_and_verify
-from luvc_export.packing.write import Chosen, Packed, check_room, write_pack
+from luvc_export.packing.write import PackCases, Packed, check_room, write_pack
 
 #: For the board, not for this machine.
 WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
@@ -54,9 +54,9 @@ def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict
     wheels.mkdir()
     zipfile.ZipFile(wheels / WHEEL, "w").close()
     task = find("glyph")
-    asked: dict[str, Callable[..., Chosen]] = {
-        "6.2": lambda session, capacity: Chosen("task", cases.of_task(task, 2, capacity.images), task.longest),
-        "7.2": lambda session, capacity: Chosen("generated", cases.generated(session.size, 1), 3),
+    asked: dict[str, Callable[..., PackCases]] = {
+        "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.images), task.longest),
+        "7.2": lambda session, capacity: PackCases("generated", cases.generated(session.size, 1), 3),
     }
     return {
         jetpack: write_pack(
@@ -178,7 +178,7 @@ def test_plugins_travel_with_the_pack(
     """The graphs call them, the builder is given the pack's own copy, and ONNX Runtime says that it cannot."""
     library = tmp_path / "mine.so"
     library.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + (183).to_bytes(2, "little") + bytes(64))
-    asked = Chosen("generated", cases.generated(demo_bundle.manifest.image.size, 1), 1)
+    asked = PackCases("generated", cases.generated(demo_bundle.manifest.image.size, 1), 1)
     options = BuildOptions(dynamic_plugins=library)
     written = write_pack(
         demo_bundle, TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", text_capacity=96, options=options

@@ -17,8 +17,8 @@ from luvc_export.engines import targets
 from luvc_export.errors import UsageError
 from luvc_export.packing import contents, device_check, device_facts, wheels
 from luvc_export.packing.answer import Answer
-from luvc_export.packing.comparison import judge
-from luvc_export.packing.device_facts import Clock, Facts
+from luvc_export.packing.comparison import compare_answers
+from luvc_export.packing.device_facts import Clock, DeviceFacts
 
 MIB = 2**20
 ORIN = targets.find("jetson-agx-orin-jp62")
@@ -28,7 +28,7 @@ LIMITS = tolerances("fp32", "fp16")
 
 def test_a_board_is_read_from_its_files(tmp_path: Path) -> None:
     found = device_facts.read(jetson_root.write(tmp_path, mode=3, held=False))
-    assert found == Facts(
+    assert found == DeviceFacts(
         "NVIDIA Jetson AGX Orin Developer Kit",
         (36, 4, 3),
         "10.3.0.30",
@@ -53,7 +53,7 @@ def test_a_removed_package_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_is_no_board_says_nothing(tmp_path: Path) -> None:
-    assert device_facts.read(tmp_path) == Facts(None, None, None, None, None, (), ())
+    assert device_facts.read(tmp_path) == DeviceFacts(None, None, None, None, None, (), ())
 
 
 def findings(tmp_path: Path, building: bool = False, **board: object) -> device_check.Findings:
@@ -103,7 +103,7 @@ def test_no_board_is_refused_and_what_is_unknown_is_said(tmp_path: Path) -> None
     ],
 )
 def test_a_mode_below_the_fastest_is_warned_of(modes: tuple[str, ...], mode: str, warned: bool) -> None:
-    slow = Facts("board", (36, 4, 3), "10.3.0.30", 2**40, mode, modes, (Clock("gpu", 1.0, 1.0, 1.0),))
+    slow = DeviceFacts("board", (36, 4, 3), "10.3.0.30", 2**40, mode, modes, (Clock("gpu", 1.0, 1.0, 1.0),))
     assert bool(device_check.check(slow, ORIN, FOOTPRINT, False).warnings) == warned
 
 
@@ -188,19 +188,21 @@ def swapped(answer: Answer, count: int) -> Answer:
 
 
 def test_the_same_answer_passes() -> None:
-    verdict = judge(reference(), reference(), LIMITS)
+    verdict = compare_answers(reference(), reference(), LIMITS)
     assert verdict.passed and (verdict.rel_l2, verdict.overlap, verdict.tokens) == (0.0, 1.0, 1.0)
 
 
 def test_one_swapped_token_passes_with_the_logits_that_follow_it() -> None:
     off = replace(reference(), logits=reference().logits * np.float32(1.03))
-    assert not judge(reference(), off, LIMITS).passed
-    assert judge(reference(), swapped(off, 1), LIMITS).passed
+    assert not compare_answers(reference(), off, LIMITS).passed
+    assert compare_answers(reference(), swapped(off, 1), LIMITS).passed
 
 
 def test_more_swapped_tokens_pass_only_where_the_logits_do_not_show_it() -> None:
-    assert judge(reference(), swapped(reference(), 3), LIMITS).passed
-    verdict = judge(reference(), swapped(replace(reference(), logits=reference().logits * np.float32(1.03)), 3), LIMITS)
+    assert compare_answers(reference(), swapped(reference(), 3), LIMITS).passed
+    verdict = compare_answers(
+        reference(), swapped(replace(reference(), logits=reference().logits * np.float32(1.03)), 3), LIMITS
+    )
     assert "3 tokens of one image are not those the reference keeps" in verdict.reasons[0]
 
 
@@ -209,8 +211,8 @@ def test_a_word_may_be_another_only_in_a_tie() -> None:
     for answer, other in ((near, 9.9), (far, 9.0)):
         answer.logits[1, 30] = other
     other_word = (7, 30, 9)
-    assert judge(near, replace(near, token_ids=other_word), LIMITS).passed
-    assert "word 2 is another" in judge(far, replace(far, token_ids=other_word), LIMITS).reasons[0]
+    assert compare_answers(near, replace(near, token_ids=other_word), LIMITS).passed
+    assert "word 2 is another" in compare_answers(far, replace(far, token_ids=other_word), LIMITS).reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -226,5 +228,5 @@ def test_a_word_may_be_another_only_in_a_tie() -> None:
     ],
 )
 def test_a_departing_answer_fails(sabotage, reason: str) -> None:  # type: ignore[no-untyped-def]
-    verdict = judge(reference(), sabotage(reference()), LIMITS)
+    verdict = compare_answers(reference(), sabotage(reference()), LIMITS)
     assert not verdict.passed and any(reason in line for line in verdict.reasons), verdict

@@ -22,7 +22,7 @@ from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRe
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import TargetSpec
 from luvc_export.engines.profiles import Capacity, profiles
-from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon import run_passes
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
@@ -121,14 +121,14 @@ class Engines:
 
 
 def describe(
-    bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: Any = "pair", chooses: bool = True
+    bundle: Bundle, plan_name: str, kv: str, capacity: Capacity, kind: Any = "pair", next_token: bool = True
 ) -> Engines:
-    """What a build would write for ``plan_name``, from the graphs after surgery alone; ``chooses`` as of today."""
+    """What a build would write for ``plan_name``, from the graphs after surgery alone; ``next_token`` as of today."""
     entry = bundle.entry(plan_name)
     models, files = {}, {}
     for name, file in (("vision", entry.vision), ("decoder", entry.decoder)):
         form = kv if name == "decoder" else "concat"
-        models[name] = model = _after_surgery(bundle.path(file), form, capacity, chooses)
+        models[name] = model = _after_surgery(bundle.path(file), form, capacity, next_token)
         files[name] = _file(name, model, entry.plan, capacity, kind)
     made = EngineEntry(
         **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
@@ -142,9 +142,9 @@ def describe(
 
 
 @functools.cache
-def _after_surgery(path: Path, kv: str, capacity: Capacity, chooses: bool) -> onnx.ModelProto:
-    model, spec = onnx.load(path, load_external_data=False), dataclasses.replace(SPECS[kv], next_token=chooses)
-    return operate(model, spec, text_capacity=capacity.text, images=capacity.images)[0]
+def _after_surgery(path: Path, kv: str, capacity: Capacity, next_token: bool) -> onnx.ModelProto:
+    model, spec = onnx.load(path, load_external_data=False), dataclasses.replace(SPECS[kv], next_token=next_token)
+    return run_passes(model, spec, text_capacity=capacity.text, images=capacity.images)[0]
 
 
 def _file(name: str, model: onnx.ModelProto, plan: Plan, capacity: Capacity, kind: Any) -> EngineFile:

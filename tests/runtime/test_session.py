@@ -16,7 +16,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.errors import BundleError, CheckFailed, UsageError
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.forced import forced_places
+from luvc_export.runtime.graphs import forced_indices
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State
@@ -44,7 +44,7 @@ def chat(*parts: str) -> list[dict[str, Any]]:
 def test_logits_are_those_computed_by_hand(session: Session, picture: Picture, parts: tuple[str, ...]) -> None:
     images = [picture, picture[::-1]][: parts.count("<image>")]
     request = session.prepare(images, messages=chat(*parts))
-    step = session.run(request.token_ids, session.see(request.images), all_logits=True)
+    step = session.run(request.token_ids, session.encode_images(request.images), all_logits=True)
     wanted = tiny_bundle.expected(list(request.token_ids), request.images)
     np.testing.assert_allclose(step.logits[0], wanted, atol=1e-4)
     assert wanted.std() > 1
@@ -55,7 +55,7 @@ def test_logits_are_those_computed_by_hand(session: Session, picture: Picture, p
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_decoding_equals_a_longer_prompt(session: Session, picture: Picture, images: int) -> None:
     request = session.prepare([picture, picture[::-1]][:images], "hello")
-    step = session.run(request.token_ids, session.see(request.images))
+    step = session.run(request.token_ids, session.encode_images(request.images))
     ids = list(request.token_ids)
     for _ in range(5):
         ids.append(int(step.logits[0, -1].argmax()))
@@ -68,7 +68,7 @@ def test_decoding_equals_a_longer_prompt(session: Session, picture: Picture, ima
 
 def test_a_state_can_be_continued_more_than_once(session: Session, picture: Picture) -> None:
     request = session.prepare(picture, "hello")
-    state = session.run(request.token_ids, session.see(request.images)).state
+    state = session.run(request.token_ids, session.encode_images(request.images)).state
     first = session.run([65, 66], state=state, all_logits=True).logits
     session.run([70], state=state)
     np.testing.assert_array_equal(session.run([65, 66], state=state, all_logits=True).logits, first)
@@ -78,7 +78,7 @@ def test_a_state_can_be_continued_more_than_once(session: Session, picture: Pict
 def test_a_later_turn_may_bring_a_picture(session: Session, picture: Picture) -> None:
     request = session.prepare(None, "hello")
     state = session.run(request.token_ids).state
-    seen = session.see(picture[None, None])
+    seen = session.encode_images(picture[None, None])
     step = session.run([IMAGE, 65], seen, state, all_logits=True)
     ids = [*request.token_ids, IMAGE, 65]
     np.testing.assert_allclose(step.logits[0, 0], tiny_bundle.expected(ids, picture[None, None])[-1], atol=1e-3)
@@ -98,7 +98,7 @@ def test_a_later_turn_may_bring_a_picture(session: Session, picture: Picture) ->
 def test_weights_and_types(fresh: Path, picture: Picture, mode: str, dtype: str, io: str, tolerance: float) -> None:
     session = Session(tiny_bundle.write(fresh, mode, dtype, io), threads=1)
     request = session.prepare(picture, "hello")
-    step = session.run(request.token_ids, session.see(request.images), all_logits=True)
+    step = session.run(request.token_ids, session.encode_images(request.images), all_logits=True)
     wanted = tiny_bundle.expected(list(request.token_ids), request.images)
     np.testing.assert_allclose(step.logits[0], wanted, atol=tolerance)
     after = session.run([65], state=step.state)
@@ -110,7 +110,7 @@ def test_weights_and_types(fresh: Path, picture: Picture, mode: str, dtype: str,
 def test_a_debug_session_is_told_what_to_keep(bundle: Bundle, picture: Picture) -> None:
     session = Session(bundle, threads=1, debug=True)
     request = session.prepare([picture, picture[::-1]], "hello")
-    seen = session.see(request.images)
+    seen = session.encode_images(request.images)
     step = session.run(request.token_ids, seen, all_logits=True, forced={0: np.array([[0, 3], [0, 3]])})
     ids = list(request.token_ids)
     np.testing.assert_allclose(step.logits[0], tiny_bundle.expected(ids, request.images, (0, 3)), atol=1e-4)
@@ -126,14 +126,14 @@ def test_a_debug_session_is_told_what_to_keep(bundle: Bundle, picture: Picture) 
 def test_forced_indices_become_places_in_the_span_that_is_left() -> None:
     plan = Plan((3, 3), keep=(6, 3, 2, 0))
     kept = {0: np.array([[0, 2, 3, 5, 7, 8]]), 1: np.array([[2, 5, 8]]), 2: np.array([[5, 8]])}
-    feeds = forced_places(plan, kept, 1)
+    feeds = forced_indices(plan, kept, 1)
     assert {name: array.tolist() for name, array in feeds.items()} == {
         "forced_indices.0": [[[0, 2, 3, 5, 7, 8]]],
         "forced_indices.1": [[[1, 3, 5]]],
         "forced_indices.2": [[[1, 2]]],
     }
     with pytest.raises(UsageError, match=r"forced\[1\]"):
-        forced_places(plan, {**kept, 1: np.array([[1, 5, 8]])}, 1)  # 1 was not kept before
+        forced_indices(plan, {**kept, 1: np.array([[1, 5, 8]])}, 1)  # 1 was not kept before
 
 
 def test_an_answer_and_what_it_cost(session: Session, picture: Picture) -> None:

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Weights
-from luvc_export.bundle.manifest import Tensor as Place
+from luvc_export.bundle.manifest import WeightTensor as Place
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 

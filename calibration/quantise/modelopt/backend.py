@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.modelopt import calls, graph, result
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
+from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
-
-Progress = Callable[[str, float], None]
 
 #: What was run from end to end with nvidia-modelopt 0.47.0 (docs/calibration.md).
 PRECISIONS, METHODS = ("int8",), ("max", "entropy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,10 +15,9 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleRunner
 from luvc_export.core import graph_io
+from luvc_export.core.progress import Progress
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.ort import OrtCache
-
-Progress = Callable[[str, float], None]
 
 INPUTS = "inputs.npz"
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from luvc_export.calibration.quantise.sites import Site, sites
-from luvc_export.calibration.quantise.weight_packing import Shelf
+from luvc_export.calibration.quantise.weight_packing import WeightPacker
 
 GRAPH, WEIGHTS = "graph.onnx", "graph.weights"
 
@@ -36,13 +36,13 @@ def write(model: ir.Model, folder: Path, keep: Collection[str] = ()) -> dict[str
     Returns:
         Products by the name of their MatMul node: all but those of sites that stay high.
     """
-    graph, shelf = model.graph, Shelf(folder, WEIGHTS)
+    graph, packer = model.graph, WeightPacker(folder, WEIGHTS)
     products: dict[str, Product] = {}
     for name, site in sites(graph).items():
         if site.high or name in keep:
             continue
-        columns = int(shelf.put(f"{name}.weight_plain", partial(_weight, site)).shape.numpy()[1])
-        weight = shelf.take(graph, f"{name}.weight_plain")
+        columns = int(packer.put(f"{name}.weight_plain", partial(_weight, site)).shape.numpy()[1])
+        weight = packer.take(graph, f"{name}.weight_plain")
         for number, product in enumerate(site.products):
             at = f"{name}.{number}"
             products[at] = Product(name, columns)
@@ -50,7 +50,7 @@ def write(model: ir.Model, folder: Path, keep: Collection[str] = ()) -> dict[str
     RemoveUnusedNodesPass()(model)
     for name, value in graph.initializers.items():
         if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
-            value.const_value = shelf.put(name, partial(_itself, value.const_value))
+            value.const_value = packer.put(name, partial(_itself, value.const_value))
     inlined = onnx.inliner.inline_local_functions(ir.to_proto(model))
     (folder / GRAPH).write_bytes(_used_domains_only(inlined).SerializeToString())
     return products

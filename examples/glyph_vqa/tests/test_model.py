@@ -17,7 +17,7 @@ from glyph_vqa.pack import Packer, shared_prefix
 from glyph_vqa.tokenizer import VOCABULARY, special_ids, write_tokenizer
 from glyph_vqa.train import train
 
-from luvc_export.demo.questions import Question, cases
+from luvc_export.demo.questions import GlyphQuestion, cases
 from luvc_export.demo.scene import generator, render
 
 
@@ -39,7 +39,9 @@ def packed_logits(asker, pictures, drop_before=None):
     """Logits of two packed questions [2, T, V] and their ids [2, T], about one or two pictures."""
     images = np.stack([render(generator("heldout", i), "heldout")[0] for i in range(pictures)])
     packer = Packer(asker.tokenizer.backend_tokenizer)
-    packed = packer.pack([[Question("a", "colour of 7?", "red"), Question("b", "sum of red and blue?", "13")]])
+    packed = packer.pack(
+        [[GlyphQuestion("a", "colour of 7?", "red"), GlyphQuestion("b", "sum of red and blue?", "13")]]
+    )
     text = asker.model.model.language_model
     with torch.no_grad():
         visual = encode(asker.model, images).flatten(0, 1)[None]
@@ -76,7 +78,7 @@ def test_dropping_before_the_first_layer_hides_the_picture_and_later_drops_do_no
 def decode_grey(asker, drop_before):
     """Largest change of the logits when the visual embeddings are replaced and dropped before a layer."""
     packer, text = Packer(asker.tokenizer.backend_tokenizer), asker.model.model.language_model
-    ids = packer.pack([[Question("a", "colour of 7?", "red")]]).ids
+    ids = packer.pack([[GlyphQuestion("a", "colour of 7?", "red")]]).ids
     outs = []
     for visual in (torch.zeros(1, 108, 192), torch.ones(1, 108, 192)):
         prefix = shared_prefix(text.embed_tokens, packer.prefix_ids(1), asker.image_token, visual)

@@ -22,7 +22,7 @@ from luvc_export.export.compression.row_reductions import norms
 
 
 @dataclass(frozen=True)
-class Look:
+class LayerContext:
     """The model around a prune; what is a function is computed only when a score asks for it.
 
     Attributes:
@@ -49,14 +49,14 @@ class ScoreInput:
             whatever its ``constant`` gives.
         axis: ``token`` or ``channel``.
         keep: K, how many will stay.
-        look: More of the model.
+        context: More of the model.
     """
 
     normed: Tensor
     basis: Tensor | None
     axis: str
     keep: int = 0
-    look: Look | None = None
+    context: LayerContext | None = None
 
 
 Score = Callable[[ScoreInput], Tensor]

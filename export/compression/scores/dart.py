@@ -17,17 +17,17 @@ PIVOTS = 8
 
 def score(given: ScoreInput) -> Tensor:
     """1 for exactly the K chosen tokens, 0 for the others, fp32 [B, G, N]."""
-    assert given.look is not None
+    assert given.context is not None
     tokens = given.normed.shape[2]
     pivots = min(PIVOTS, given.keep)
-    places = torch.topk(sums(given.look.keys().float().abs()), pivots).indices
+    indices = torch.topk(sums(given.context.keys().float().abs()), pivots).indices
     unit = given.normed / norms(given.normed)[..., None].clamp(min=1e-12)
-    chosen = mark(places, tokens)
+    chosen = mark(indices, tokens)
     share, extra = divmod(given.keep - pivots, pivots)
     for number in range(pivots):
         pick = share + (number < extra)
         if pick:
-            pivot = (unit * mark(places[..., number : number + 1], tokens)[..., None]).sum(2, keepdim=True)
+            pivot = (unit * mark(indices[..., number : number + 1], tokens)[..., None]).sum(2, keepdim=True)
             far = 1 - sums(unit * pivot)
             chosen = chosen + mark(torch.topk(far - 4.0 * chosen, pick).indices, tokens)
     return chosen

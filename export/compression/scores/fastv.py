@@ -15,5 +15,5 @@ NEEDS_LAYER_BEFORE = True
 
 def score(given: ScoreInput) -> Tensor:
     """Attention received in the layer before [B, G, N]."""
-    assert given.look is not None
-    return given.look.attention(True)
+    assert given.context is not None
+    return given.context.attention(True)

@@ -14,5 +14,5 @@ READS_TEXT = True
 
 def score(given: ScoreInput) -> Tensor:
     """Attention received in the coming layer [B, G, N]."""
-    assert given.look is not None
-    return given.look.attention(False)
+    assert given.context is not None
+    return given.context.attention(False)

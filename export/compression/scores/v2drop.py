@@ -12,5 +12,5 @@ NEEDS_LAYER_BEFORE = True
 
 def score(given: ScoreInput) -> Tensor:
     """L2 norm of the change [B, G, N]."""
-    assert given.look is not None and given.look.before is not None
-    return norms(given.look.hidden.float() - given.look.before.float())
+    assert given.context is not None and given.context.before is not None
+    return norms(given.context.hidden.float() - given.context.before.float())

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS, ORTHOGONAL_MERGE, SCORES, SPECTRUM_PRUNE
 from luvc_export.errors import CheckFailed, did_you_mean
-from luvc_export.export.surgeon.fused import plugin_calls, plugin_node
+from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery
 
 
@@ -50,7 +50,7 @@ def apply(surgery: Surgery) -> int:
         if (reason := why_not(surgery, node)) is not None:
             surgery.skip(f"{node.op} stays an ONNX function: {reason}")
             continue
-        calls = {SPECTRUM_PRUNE.name: plugin_calls.prune, ORTHOGONAL_MERGE.name: plugin_calls.merge}
+        calls = {SPECTRUM_PRUNE.name: plugin_call.prune, ORTHOGONAL_MERGE.name: plugin_call.merge}
         calls[plugin_of(node)](surgery, node)
         surgery.graph.cleanup()
         fired += 1
@@ -66,7 +66,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: Lists where they differ from the contract.
     """
     nodes = [node for node in surgery.graph.nodes if node.domain == PLUGIN_DOMAIN]
-    lines = [f"  - {node.name}: {problem}" for node in nodes for problem in plugin_node.problems(node)]
+    lines = [f"  - {node.name}: {problem}" for node in nodes for problem in plugin_call.problems(node)]
     if lines:
         raise CheckFailed("a plugin node does not fit its contract:\n" + "\n".join(lines))
 

@@ -21,12 +21,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
+from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, kind_of, readers, value
 
 _TYPES = {
-    "fp16": (onnx.TensorProto.FLOAT16, np.dtype(np.float16)),
-    "bf16": (onnx.TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
+    "fp16": (BY_PRECISION["fp16"].onnx, np.dtype(np.float16)),
+    "bf16": (BY_PRECISION["bf16"].onnx, np.dtype(ml_dtypes.bfloat16)),
 }
 _FLOAT = onnx.TensorProto.FLOAT
 #: What arithmetic is done in; other element types hold quantised weights, which stay as they are.

@@ -28,7 +28,7 @@ _MOVES = ("Reshape", "Transpose", "Cast")
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreChain:
     """What a score sub-graph was found to be. ``norm`` is the RMSNormalization it starts from."""
 
     kind: str
@@ -88,7 +88,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
         raise CheckFailed("the fused prunes are not the plan's", got=got, expected=wanted)
 
 
-def match_score(score: gs.Tensor) -> Score | None:
+def match_score(score: gs.Tensor) -> ScoreChain | None:
     """Recognise low, residual and ratio along tokens or channels."""
     node = source(strip(score, "Reshape"))
     if node is None:
@@ -110,7 +110,7 @@ def match_score(score: gs.Tensor) -> Score | None:
     axis, basis, norm = found
     if plain is not None and up(strip(plain, *_MOVES), "RMSNormalization") is not norm:
         return None
-    return Score(kind, axis, basis, norm)
+    return ScoreChain(kind, axis, basis, norm)
 
 
 def _lowpass(filtered: gs.Tensor) -> tuple[Axis, gs.Tensor, gs.Node] | None:
@@ -138,7 +138,9 @@ def _untransposed(tensor: gs.Tensor) -> bool:
     return True
 
 
-def _fuse(surgery: Surgery, top: gs.Node, second: gs.Node, score: Score, whole: dict[int, gs.Tensor]) -> gs.Node | None:
+def _fuse(
+    surgery: Surgery, top: gs.Node, second: gs.Node, score: ScoreChain, whole: dict[int, gs.Tensor]
+) -> gs.Node | None:
     """Replace one prune; ``whole`` maps visual tensors of earlier prunes to the whole sequence."""
     k = value(top.inputs[1])
     cut = up(score.norm.inputs[0], "Slice")

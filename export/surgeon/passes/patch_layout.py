@@ -26,7 +26,7 @@ _AXES = 8
 
 
 @dataclass
-class Layout:
+class PatchChain:
     """The chain as found: arithmetic from image on, frames to copy, sizes and order of the transposition."""
 
     chain: list[gs.Node]
@@ -72,7 +72,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
                 raise CheckFailed("a tensor has more axes than TensorRT takes", where=node.name, got=len(tensor.shape))
 
 
-def _layout(turn: gs.Node) -> Layout | None:
+def _layout(turn: gs.Node) -> PatchChain | None:
     shaped = up(turn.inputs[0], "Reshape")
     sizes = value(shaped.inputs[1]) if shaped is not None else None
     after = readers(turn.outputs[0])
@@ -98,7 +98,7 @@ def _layout(turn: gs.Node) -> Layout | None:
         tensor = node.inputs[0]
     if tensor.name != "image" or tensor.shape[1] != 1 or not chain or int(sizes[1]) != frames or sizes[-1] != 3:
         return None
-    return Layout(chain, frames, [int(size) for size in sizes], list(turn.attrs["perm"]), turn)
+    return PatchChain(chain, frames, [int(size) for size in sizes], list(turn.attrs["perm"]), turn)
 
 
 def _late_cast(surgery: Surgery) -> tuple[list[gs.Node], gs.Node] | None:
@@ -135,7 +135,7 @@ def _per_colour(tensor: gs.Tensor) -> bool:
     return array is not None and (array.size == 1 or array.shape == (3,))
 
 
-def _rewrite(surgery: Surgery, layout: Layout) -> None:
+def _rewrite(surgery: Surgery, layout: PatchChain) -> None:
     sizes, perm = list(layout.sizes), list(layout.perm)
     inner = int(np.prod([sizes[axis] for axis in perm[perm.index(1) + 1 :]]))
     del sizes[1]

@@ -40,12 +40,12 @@ def bench(
     [dim]luvc-export bench qwen-bundle --plan thirds --vs '#none'
     luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
     """
-    from luvc_export.runtime.bench.case import Case
+    from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.machine import measure_machine
     from luvc_export.runtime.bench.measure import measure
     from luvc_export.runtime.bench.profile import profile
 
-    first = _case(bundle, plan, Case(Path(), None, images, text, new_tokens, backend, threads))
+    first = _case(bundle, plan, BenchCase(Path(), None, images, text, new_tokens, backend, threads))
     if sweep is not None:
         if vs is not None:
             raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")

@@ -51,9 +51,8 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
-    from luvc_export.cli.tables.engines import bindings, facts
+    from luvc_export.cli.tables.engines import bindings, facts, sign_off, trust
     from luvc_export.cli.tables.plans import cost_table
-    from luvc_export.cli.tables.trust import sign_off, trust
 
     console = Console()
     console.print(_facts(manifest))

@@ -21,7 +21,7 @@ from luvc_export.errors import UsageError
 if TYPE_CHECKING:
     from luvc_export.bundle.folder import Bundle
     from luvc_export.engines.profiles import Capacity
-    from luvc_export.packing.write import Chosen, Packed
+    from luvc_export.packing.write import PackCases, Packed
     from luvc_export.runtime.session import Session
 
 
@@ -152,17 +152,17 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
     from luvc_export.calibration import tasks
     from luvc_export.calibration.cases import read_jsonl
     from luvc_export.packing.cases import generated, of_task
-    from luvc_export.packing.write import Chosen
+    from luvc_export.packing.write import PackCases
 
     given = list(islice(read_jsonl(cases), count)) if cases else None
     found = tasks.find(task) if task else None
 
-    def choose(session: Session, capacity: Capacity) -> Chosen:
+    def choose(session: Session, capacity: Capacity) -> PackCases:
         if given is not None:
-            return Chosen("file", given)
+            return PackCases("file", given)
         if found is not None:
-            return Chosen("task", of_task(found, count, capacity.images), found.longest)
-        return Chosen("generated", generated(session.size, count))
+            return PackCases("task", of_task(found, count, capacity.images), found.longest)
+        return PackCases("generated", generated(session.size, count))
 
     return choose
 

@@ -130,7 +130,7 @@ def save_survival(generation: Any, path: Path) -> None:
 
     from luvc_export.runtime.media.token_visualisation import draw
 
-    plan, selection = generation.past.session.plan, generation.selection
+    plan, selection = generation.past.loaded.plan, generation.selection
     tokens = plan.vision_tokens
     kept = {layer: indices[0][indices[0] < tokens] for layer, indices in selection.kept.items()}
     kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from luvc_export.runtime.bench.machine import Machine, Roofline, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, ratio
-from luvc_export.runtime.bench.profile import Profile
+from luvc_export.runtime.bench.profile import KernelTimes
 
 _ROWS = (
     ("preprocess ms", "preprocess_ms"),
@@ -21,7 +21,7 @@ _ROWS = (
 )
 
 
-def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, Profile]], machine: Machine) -> Table:
+def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTimes]], machine: Machine) -> Table:
     """Medians and spread, a column a case, and the second by the first, run by run."""
     rates = f"{machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s"
     table = Table(title=f"this machine: {rates}, {machine.threads} threads")
@@ -79,7 +79,7 @@ def _decode(limit: Roofline) -> str:
     return f"{limit.decode:.0%}" if limit.decode == limit.decode else "no second token"
 
 
-def _part(profile: Profile | None, part: str) -> str:
+def _part(profile: KernelTimes | None, part: str) -> str:
     if profile is None or not profile.total_ms:
         return "not run"
     cost: float = getattr(profile, f"{part}_ms")

@@ -11,7 +11,7 @@ import pytest
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation import variants
-from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, pack, unpack
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.tasks import Task, find
@@ -52,15 +52,15 @@ def test_the_engine_says_what_greedy_decoding_says(
     told = [dataclasses.replace(case, answer=item.text) for case, item in zip(cases, said, strict=True)]
     model = runners.load_model(checkpoint)
     ended = all(item.ended for item in said)
-    assert Engine(checkpoint, model, told, stops=ended and task.stops).right(plan) == [True] * len(cases)
+    assert PlanEvaluator(checkpoint, model, told, stops=ended and task.stops).right(plan) == [True] * len(cases)
     right = [item.text == case.answer for item, case in zip(said, cases, strict=True)]
     if ended or not task.stops:
-        assert Engine(checkpoint, model, cases, task.stops).right(plan) == right
+        assert PlanEvaluator(checkpoint, model, cases, task.stops).right(plan) == right
 
 
 def test_uncompressed_and_kv_only_agree(checkpoint: Checkpoint, task: Task, shapes: Shapes) -> None:
     cases = list(task.cases(task.report[0], 18, 0))
-    engine = Engine(checkpoint, runners.load_model(checkpoint), cases, task.stops)
+    engine = PlanEvaluator(checkpoint, runners.load_model(checkpoint), cases, task.stops)
     full = engine.right(shapes.none())
     assert engine.right(dataclasses.replace(shapes.none(), last_layer="kv_only")) == full
     assert sum(full) >= 0.8 * len(cases)
@@ -125,14 +125,14 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     from luvc_export.calibration.ablation import run as runs
     from luvc_export.calibration.ablation import timing
 
-    def right(self: Engine, plan: Plan) -> list[bool]:
+    def right(self: PlanEvaluator, plan: Plan) -> list[bool]:
         share = min(1.0, 0.5 + sum(plan.keep) / (2 * plan.units * plan.layers))
         return (np.arange(len(self.cases)) % 100 < 100 * share).tolist()
 
-    def measure(engine: Engine, plans: Sequence[Plan], rounds: int = 0, text: int = 0) -> list[timing.Times]:
+    def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 0, text: int = 0) -> list[timing.Times]:
         return [timing.Times(1.0, sum(plan.keep) / 10, 1.0 + sum(plan.keep) / 10) for plan in plans]
 
-    monkeypatch.setattr(Engine, "right", right)
+    monkeypatch.setattr(PlanEvaluator, "right", right)
     monkeypatch.setattr(timing, "measure", measure)
     data = runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     text = (tmp_path / "ablation.md").read_text()

@@ -16,10 +16,10 @@ from PIL import Image
 
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import datasets, runners
-from luvc_export.calibration.ablation.engine import Engine
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store
-from luvc_export.calibration.budgets import check, evidence, frontier, horizon, part, search
-from luvc_export.calibration.budgets.space import Space
+from luvc_export.calibration.budgets import check, evidence, part, search
+from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
 from luvc_export.cli import main
 from luvc_export.core.plan import Plan
@@ -81,7 +81,7 @@ def test_the_search_holds_the_bar_below_what_is_easy_to_find(needs: list[list[in
     store = Store(Path("/nonexistent/never-written.json"), {})
     store.save = lambda: None  # type: ignore[method-assign]
     trials = Trials(asked, 0.9, cost_of, store)
-    seen = horizon.find(trials, SPACE)
+    seen = find_horizon(trials, SPACE)
     most = [max(kind[layer] for kind in kinds) for layer in range(LAYERS)]
     assert seen.layer == max((layer + 1 for layer in range(LAYERS) if most[layer]), default=0)
     space = Space(GRID, LAYERS, seen.layer)
@@ -125,14 +125,14 @@ def test_the_horizon_bisects_and_draws_the_rest(tries: Callable[..., Trials]) ->
     space = Space(GRID, layers, layers)
     asked = constant([10] * 21 + [0] * 11)
     trials = tries(asked)
-    seen = horizon.find(trials, space)
+    seen = find_horizon(trials, space)
     assert seen.layer == 21 and {20, 21, 0, 31} <= seen.curve.keys() and len(seen.curve) < 16
     assert [layer for layer, trial in seen.curve.items() if trial.wrong] == [n for n in seen.curve if n < 21]
 
 
 def test_a_model_that_looks_to_the_end_has_no_horizon(tries: Callable[..., Trials]) -> None:
     trials = tries(constant([9] * LAYERS))
-    assert horizon.find(trials, SPACE).layer == LAYERS
+    assert find_horizon(trials, SPACE).layer == LAYERS
     found = search.search(trials, SPACE)
     assert found is not None and found.plan.last_layer == "kv_only" and set(found.plan.keep) == {9}
 
@@ -148,12 +148,12 @@ def test_the_frontier_is_finished_and_has_no_plan_that_another_beats(tries: Call
     asked = Invented([sorted(rng.integers(4, 20, LAYERS).tolist(), reverse=True) for _ in range(400)])
     trials = tries(asked, 0.98)
     assert search.search(trials, SPACE) is not None
-    line = frontier.frontier(trials)
+    line = search.frontier(trials)
     assert all(trial.whole for trial in line) and len(line) > 2
     assert [t.flops for t in line] == sorted((t.flops for t in line), reverse=True)
     assert [t.agreement.value for t in line] == sorted((t.agreement.value for t in line), reverse=True)
     other = trials.whole(SPACE.plan((), (30,) * LAYERS))
-    peer = frontier.peer(trials, other)
+    peer = search.peer(trials, other)
     assert peer.wrong <= other.wrong and peer.flops <= other.flops
 
 
@@ -222,7 +222,7 @@ def test_a_search_reports_saves_and_goes_on(
     def again(*_: object) -> list[bool]:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(Engine, "right", again)
+    monkeypatch.setattr(PlanEvaluator, "right", again)
     code, out, err = plan(*SMALL, "--save", folder)
     assert code == 0, err
     assert "Chosen" in out and "held-out part" in out

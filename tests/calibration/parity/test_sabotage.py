@@ -11,27 +11,27 @@ import pytest
 import torch
 
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.parity.result import Result
+from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.run import parity
-from luvc_export.calibration.runners.graph import GraphSubject
+from luvc_export.calibration.runners.graph import GraphRunner
 from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.export.llm import decoder as decoder_module
 
-Make = Callable[[Plan], GraphSubject]
+Make = Callable[[Plan], GraphRunner]
 
 
-def run(reference: Any, candidate: Any, cases: Sequence[Case]) -> Result:
+def run(reference: Any, candidate: Any, cases: Sequence[Case]) -> ParityResult:
     task = find("glyph")
     return parity(reference, candidate, cases, observe=len(cases), longest=task.longest, stops=task.stops, batch=2)
 
 
-def failed(result: Result) -> set[str]:
+def failed(result: ParityResult) -> set[str]:
     return {gate.name for gate in result.gates if not gate.passed}
 
 
-def located(result: Result) -> str:
+def located(result: ParityResult) -> str:
     assert result.located is not None
     return result.located.tensor
 

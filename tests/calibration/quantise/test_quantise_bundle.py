@@ -19,7 +19,6 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import ranges
-from luvc_export.calibration.quantise import ranges as cache
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
@@ -155,8 +154,8 @@ def test_cached_ranges_come_back_and_those_of_another_model_do_not(
     demo_bundle: Bundle, quantised: tuple[Bundle, Path], data: CalibrationSet
 ) -> None:
     half = data.split()[0]
-    wanted = cache.about(demo_bundle, PLAN, half)
-    found = cache.load(quantised[1], wanted)
+    wanted = ranges.description(demo_bundle, PLAN, half)
+    found = ranges.load_ranges(quantised[1], wanted)
     again = ranges.collect(demo_bundle, PLAN, half, threads=1)
     assert found.keys() == again.keys()
     for name, item in again.items():
@@ -174,9 +173,9 @@ def test_cached_ranges_come_back_and_those_of_another_model_do_not(
         (demo_bundle, PLAN, data, "another data set"),
     ):
         with pytest.raises(UsageError, match=f"cached ranges are of {said}"):
-            cache.load(quantised[1], cache.about(bundle, plan, cases))
+            ranges.load_ranges(quantised[1], ranges.description(bundle, plan, cases))
     with pytest.raises(UsageError, match="no cache of ranges"):
-        cache.load(demo_bundle.path("tokenizer.json"), wanted)
+        ranges.load_ranges(demo_bundle.path("tokenizer.json"), wanted)
 
 
 def test_nvfp4_is_measured_on_a_stand_in_and_written_as_tensorrt_reads_it(

@@ -18,7 +18,7 @@ from luvc_export.core.precision import PRECISIONS
 from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon import run_passes
 
 PLAN = "thirds"
 DATA = datasets.load("glyph", count=14)
@@ -96,7 +96,7 @@ def test_tensorrt_rtx_builds_it(demo_bundle: Bundle, graphs: tuple[str, dict[str
         pytest.skip("the same operators as in what is built")
     spec = targets.find("rtx-blackwell" if "fp4" in precision else "rtx-ada").with_kv("concat")
     given = onnx.load(files[half], load_external_data=False)
-    model, _ = operate(given, spec, "fp16")
+    model, _ = run_passes(given, spec, "fp16")
     network, engine = build(trt, model, files[half], demo_bundle.entry(PLAN).plan.vision_tokens)
     assert engine is not None and engine.nbytes > 0
     kind, code = {
@@ -120,7 +120,7 @@ def test_graphs_for_onnx_runtime_hold_no_operator_of_tensorrt(graphs: tuple[str,
     precision, files = graphs
     if precision == "nvfp4":
         with pytest.raises(CheckFailed, match=r"TRT_FP4DynamicQuantize(.|\n)*ONNX Runtime has no such operator"):
-            operate(onnx.load(files["decoder"], load_external_data=False), ORT_CPU)
+            run_passes(onnx.load(files["decoder"], load_external_data=False), ORT_CPU)
 
 
 def test_the_older_parser_takes_int8_and_is_refused_four_bits(graphs: tuple[str, dict[str, Path]]) -> None:
@@ -129,9 +129,9 @@ def test_the_older_parser_takes_int8_and_is_refused_four_bits(graphs: tuple[str,
     model = onnx.load(files["decoder"], load_external_data=False)
     if "4" in precision:
         with pytest.raises(CheckFailed, match=r"DequantizeLinear(.|\n)*(block_size|INT4|FLOAT4E2M1)"):
-            operate(model, spec, "fp16")
+            run_passes(model, spec, "fp16")
         return
-    made, _ = operate(model, spec, "fp16")
+    made, _ = run_passes(model, spec, "fp16")
     count = {op: sum(node.op_type == op for node in made.graph.node) for op in ("QuantizeLinear", "DequantizeLinear")}
     weights = sum(len(item.dims) == 2 and item.name.endswith("weight_quantized") for item in model.graph.initializer)
     assert count["DequantizeLinear"] == count["QuantizeLinear"] + weights > 16

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import Request, solve
-from luvc_export.core.token_layout import Layout, arrange
+from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.llm.decoder import Decoder
@@ -44,7 +44,7 @@ class Case:
         """Another image size, and the default plan for it."""
         unit = self.family.unit_pixels(self.config)
         shapes = self.family.decoder_shape(self.config), self.family.encoder_shape(self.config)
-        return (2 * unit, 6 * unit), solve(Request(schedule="thirds", merge_keep=0.5), (2, 6), *shapes)
+        return (2 * unit, 6 * unit), solve(PlanRequest(schedule="thirds", merge_keep=0.5), (2, 6), *shapes)
 
     def normalise(self) -> Normalise:
         pixels = self.family.pixels
@@ -88,7 +88,7 @@ def build(family: Family, config: Any, seed: int = 0) -> Case:
     size = family.image_size(config) or (4 * unit, 6 * unit)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     grid = size[0] // unit, size[1] // unit
-    none, thirds = (solve(Request(schedule=name, merge_keep=0.5), grid, *shapes) for name in ("none", "thirds"))
+    none, thirds = (solve(PlanRequest(schedule=name, merge_keep=0.5), grid, *shapes) for name in ("none", "thirds"))
     return Case(family, config, model, size, none, thirds)
 
 
@@ -112,7 +112,7 @@ class Run:
     """Decoder inputs of one prompt; tests change them to sabotage."""
 
     embeds: Tensor
-    layout: Layout
+    layout: TokenLayout
     change: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def inputs(self) -> list[Tensor]:
@@ -130,7 +130,9 @@ class Run:
         return [self.change.get(name, lambda given: given)(value) for name, value in named.items()]
 
 
-def see(case: Case, plan: Plan, images: Tensor, vision: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def encode_images(
+    case: Case, plan: Plan, images: Tensor, vision: nn.Module | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings, positions and places of ``images``; zero rows without any."""
     if not len(images):
         width = case.family.visual_width(case.config)

@@ -111,7 +111,7 @@ def test_tiles_laid_out_one_by_one_move_the_answer(tmp_path: Path) -> None:
     tiny = case("llava_onevision")
     ours = session(tiny, tmp_path, tiny.plan, tiles=((1, 2),))
     request = ours.prepare(scenery(tiny, 1, 2), messages=chat(1))
-    seen = ours.see(request.images)
+    seen = ours.encode_images(request.images)
     right, wrong = (ours.run(request.token_ids, seen, blocks=blocks).logits for blocks in (request.blocks, {}))
     assert harness.difference(right, wrong) > harness.SABOTAGE
 

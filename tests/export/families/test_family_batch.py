@@ -18,7 +18,7 @@ CLOSE = 2e-5
 def _rows(tiny: Case) -> list[Run]:
     """Two prompts of two images each, one with four words less, and other pictures."""
     plan, images = tiny.thirds, tiny.images(4)
-    embeds, positions, _ = harness.see(tiny, plan, images)
+    embeds, positions, _ = harness.encode_images(tiny, plan, images)
     ids = tiny.prompt(2)
     prompts = ids, ids[2:-2]
     return [

@@ -56,13 +56,13 @@ def test_the_documented_family_from_outside(site: Path) -> None:
     for count in (0, 1, 2):
         images, ids = tiny.images(count), tiny.prompt(count)
         given = harness.reference(tiny, ids, images)
-        run = harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images)[:2])
+        run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])
         decoder = family.decoder(tiny.model, tiny.plan)
         expected = harness.reference_logits(tiny, given)
         assert expected.std() >= 1
         assert harness.difference(harness.logits(tiny, decoder, run), expected) < harness.TOLERANCE
         assert harness.greedy(tiny, decoder, run, 4) == harness.reference_greedy(tiny, given, 4)
-    assert harness.see(tiny, tiny.thirds, tiny.images(1))[0].shape[1] == tiny.thirds.vision_tokens
+    assert harness.encode_images(tiny, tiny.thirds, tiny.images(1))[0].shape[1] == tiny.thirds.vision_tokens
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_other_image_sizes_run_where_positions_are_computed(name: str) -> None:
     unit = tiny.family.unit_pixels(tiny.config)
     image = torch.zeros(1, 1, 3 * unit, 5 * unit, 3, dtype=torch.uint8)
     plan = Plan((3, 5), (15,) * tiny.plan.layers, last_layer="full")
-    assert harness.see(tiny, plan, image)[0].shape[1] == 15
+    assert harness.encode_images(tiny, plan, image)[0].shape[1] == 15
 
 
 @pytest.mark.parametrize("name", ["llava", "internvl", "idefics3", "llava_onevision"])
@@ -120,7 +120,7 @@ def test_llava_on_a_siglip_tower_and_mistral() -> None:
     other = build(tiny.family, type(config)(**values))
     images = other.images(1)
     given = harness.reference(other, other.prompt(1), images)
-    embeds, positions, _ = harness.see(other, other.plan, images)
+    embeds, positions, _ = harness.encode_images(other, other.plan, images)
     run = harness.lay_out(other, other.plan, other.prompt(1), embeds, positions)
     found = harness.logits(other, other.family.decoder(other.model, other.plan), run)
     assert harness.difference(found, harness.reference_logits(other, given)) < harness.TOLERANCE

@@ -67,7 +67,9 @@ def _same(ours: Session, torch_: Session, ids: list[int], images: Any, before: t
     """Run both; logits, caches and kept tokens must agree. Return both states."""
     steps: list[Step] = []
     for session, state in zip((ours, torch_), before, strict=True):
-        steps.append(session.run(ids, session.see(images) if images is not None else None, state, all_logits=True))
+        steps.append(
+            session.run(ids, session.encode_images(images) if images is not None else None, state, all_logits=True)
+        )
     found, expected = steps
     assert harness.difference(found.logits, expected.logits) < TOLERANCE
     assert expected.logits.std() >= 1
@@ -89,7 +91,7 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
     assert plan.vision_tokens < plan.units
     assert [keep for _, _, keep in plan.prunes if keep]
     ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
-    found, expected = ours.see(images.numpy()), torch_.see(images.numpy())
+    found, expected = ours.encode_images(images.numpy()), torch_.encode_images(images.numpy())
     assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
     assert harness.difference(found.positions, expected.positions) < TOLERANCE
     assert np.array_equal(found.merged_into, expected.merged_into)

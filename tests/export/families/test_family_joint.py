@@ -15,7 +15,7 @@ from test_family_video import CHAT, FPS, VIDEO, frames
 from torch_backend import TorchBackend
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import Request, solve
+from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session import Session
 
@@ -25,7 +25,7 @@ MOMENTS = 3
 
 def joint(tiny: Case, schedule: str = "thirds") -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    return solve(Request(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
+    return solve(PlanRequest(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
 
 
 @pytest.mark.parametrize("name", VIDEO)
@@ -45,7 +45,7 @@ def test_the_budget_is_of_the_whole_video(name: str, tmp_path: Path) -> None:
         real, seen = decoder.score, []
         decoder.score = lambda given, real=real, seen=seen: seen.append(real(given)) or seen[-1]  # type: ignore[func-returns-value]
         asked = _with_plan(own, used, torch_)
-        step = asked.run(request.token_ids, asked.see(request.images), blocks=request.blocks)
+        step = asked.run(request.token_ids, asked.encode_images(request.images), blocks=request.blocks)
         scores.append((seen[0].numpy(), step.kept[used.prunes[0][0]]))
     (together, kept), (alone, each) = scores
     assert together.shape == (1, 1, before)

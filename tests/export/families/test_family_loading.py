@@ -67,7 +67,7 @@ def test_both_halves_run_without_a_weight(name: str, tmp_path: Path) -> None:
     skeleton = weights.skeleton(open_checkpoint(str(tmp_path), weights=False), "bf16")
     assert {parameter.dtype for parameter in skeleton.model.parameters()} == {torch.bfloat16}
     vision = tiny.family.vision(skeleton.model, tiny.thirds, Normalise(1 / 255, [0.5] * 3, [0.5] * 3))
-    seen = harness.see(tiny, tiny.thirds, tiny.images(1), vision)
+    seen = harness.encode_images(tiny, tiny.thirds, tiny.images(1), vision)
     decoder = tiny.family.decoder(skeleton.model, tiny.thirds)
     run = harness.lay_out(tiny, tiny.thirds, tiny.prompt(1), *seen[:2])
     past = [cache.to(torch.bfloat16) for cache in harness.empty_past(tiny)]

@@ -59,7 +59,7 @@ def test_the_merged_checkpoint_computes_what_peft_computes(
         model = type(case("qwen2_vl").model).from_pretrained(scratch, attn_implementation="eager").eval()
     assert not scratch.exists()
     ours = Case(tiny.family, model.config, model, tiny.size, tiny.plan, tiny.thirds)
-    seen = harness.see(ours, ours.plan, ours.images(1))
+    seen = harness.encode_images(ours, ours.plan, ours.images(1))
     run = harness.lay_out(ours, ours.plan, ours.prompt(1), *seen[:2])
     found = harness.logits(ours, ours.family.decoder(ours.model, ours.plan), run)
     assert harness.difference(found, after) < TOLERANCE

@@ -21,7 +21,7 @@ WINDOWED = [name for name, family in FOUND.items() if family.encoder_shape(famil
 def test_vision_embeddings_equal_transformers(name: str) -> None:
     tiny = case(name)
     images, ids = tiny.images(2), tiny.prompt(2)
-    embeds, positions, places = harness.see(tiny, tiny.plan, images)
+    embeds, positions, places = harness.encode_images(tiny, tiny.plan, images)
     expected = harness.reference_embeds(tiny, harness.reference(tiny, ids, images))
     expected = expected.unflatten(0, (2, -1))[:, : tiny.plan.units]  # what follows is no patch (OneVision's newline)
     assert harness.difference(embeds, expected) < TOLERANCE
@@ -38,7 +38,7 @@ def test_logits_and_greedy_tokens_equal_transformers(name: str, images: int) -> 
     given = harness.reference(tiny, ids, pictures)
     expected = harness.reference_logits(tiny, given)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
-    embeds, positions, _ = harness.see(tiny, tiny.plan, pictures)
+    embeds, positions, _ = harness.encode_images(tiny, tiny.plan, pictures)
     run = harness.lay_out(tiny, tiny.plan, ids, embeds, positions)
     assert expected.std() >= 1
     assert harness.difference(harness.logits(tiny, decoder, run), expected) < TOLERANCE
@@ -65,7 +65,7 @@ def test_sabotage_moves_the_logits(name: str, sabotage: str) -> None:
         pytest.skip("one position axis")
     ids, images = tiny.prompt(2), tiny.images(2)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
-    run = harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images)[:2])
+    run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])
     right = harness.logits(tiny, decoder, run)
     run.change = dict([SABOTAGES[sabotage]])
     assert harness.difference(harness.logits(tiny, decoder, run), right) > SABOTAGE
@@ -75,6 +75,6 @@ def test_sabotage_moves_the_logits(name: str, sabotage: str) -> None:
 def test_ignoring_the_encoder_windows_moves_the_embeddings(name: str) -> None:
     tiny = case(name)
     vision, images = tiny.vision(tiny.plan), tiny.images(1)
-    right = harness.see(tiny, tiny.plan, images, vision)[0]
+    right = harness.encode_images(tiny, tiny.plan, images, vision)[0]
     vision.full = tuple(range(tiny.family.encoder_shape(tiny.config).blocks))
-    assert harness.difference(harness.see(tiny, tiny.plan, images, vision)[0], right) > SABOTAGE
+    assert harness.difference(harness.encode_images(tiny, tiny.plan, images, vision)[0], right) > SABOTAGE

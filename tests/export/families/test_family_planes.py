@@ -9,7 +9,7 @@ from family_harness import SABOTAGE, case
 from torch import Tensor
 
 from luvc_export.core.plan import MergePass
-from luvc_export.core.planning import Request, solve
+from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.compression import oim
 from luvc_export.export.towers import feature_planes
 
@@ -53,9 +53,9 @@ def test_the_second_plane_is_pruned_with_its_tokens(kept: bool) -> None:
     family, config = tiny.family, tiny.config
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     merged = tiny.thirds.vision_tokens
-    request = Request(schedule=(merged, merged // 2, merged // 2), merge_keep=0.5, last_layer="full")
+    request = PlanRequest(schedule=(merged, merged // 2, merged // 2), merge_keep=0.5, last_layer="full")
     plan = solve(request, tiny.plan.grid, *shapes)
-    embeds, positions, _ = harness.see(tiny, plan, tiny.images(2))
+    embeds, positions, _ = harness.encode_images(tiny, plan, tiny.images(2))
     run = harness.lay_out(tiny, plan, tiny.prompt(2), embeds, positions)
     decoder = family.decoder(tiny.model, plan)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_the_second_plane_is_pruned_with_its_tokens(kept: bool) -> None:
 def test_a_plane_that_is_left_out_moves_the_logits() -> None:
     tiny = case("qwen3_vl")
     hidden = tiny.family.decoder_shape(tiny.config).hidden
-    embeds, positions, _ = harness.see(tiny, tiny.plan, tiny.images(2))
+    embeds, positions, _ = harness.encode_images(tiny, tiny.plan, tiny.images(2))
     run = harness.lay_out(tiny, tiny.plan, tiny.prompt(2), embeds, positions)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     right = harness.logits(tiny, decoder, run)

@@ -103,7 +103,9 @@ def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle) -> Non
     torch_ = Session(bundle, TorchBackend(tiny, plan), plan="thirds@video")
     graph = Session(bundle, threads=1, plan="thirds@video")
     request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
-    steps = [one.run(request.token_ids, one.see(request.images), blocks=request.blocks) for one in (graph, torch_)]
+    steps = [
+        one.run(request.token_ids, one.encode_images(request.images), blocks=request.blocks) for one in (graph, torch_)
+    ]
     assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
     assert {*steps[0].kept} == {*steps[1].kept} and steps[0].kept
     for layer, kept in steps[1].kept.items():

@@ -27,7 +27,7 @@ def _ids(tiny: Case, pattern: str) -> list[int]:
 def _difference(tiny: Case, pattern: str) -> float:
     images, ids = tiny.images(pattern.count("I") + pattern.count("T")), _ids(tiny, pattern)
     expected = harness.reference_logits(tiny, harness.reference(tiny, ids, images))
-    run = harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images)[:2])
+    run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])
     assert expected.std() >= 1
     return harness.difference(harness.logits(tiny, tiny.family.decoder(tiny.model, tiny.plan), run), expected)
 
@@ -49,7 +49,7 @@ def test_tiles_are_images_between_one_pair_of_marks(name: str) -> None:
 def test_gemma_images_are_seen_both_ways() -> None:
     tiny = case("gemma3")
     images, ids = tiny.images(1), tiny.prompt(1)
-    run = harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, images)[:2])
+    run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, images)[:2])
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     right = harness.logits(tiny, decoder, run)
     assert decoder.shared_order
@@ -59,7 +59,7 @@ def test_gemma_images_are_seen_both_ways() -> None:
 
 def test_one_frequency_for_all_layers_moves_gemma() -> None:
     tiny = case("gemma3")
-    run = harness.lay_out(tiny, tiny.plan, tiny.prompt(1), *harness.see(tiny, tiny.plan, tiny.images(1))[:2])
+    run = harness.lay_out(tiny, tiny.plan, tiny.prompt(1), *harness.encode_images(tiny, tiny.plan, tiny.images(1))[:2])
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
     right = harness.logits(tiny, decoder, run)
     half = decoder.head_dim // 2

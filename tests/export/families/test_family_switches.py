@@ -18,7 +18,7 @@ FAMILIES = families.built_in()
 
 
 def _logits(tiny: Case, plan: Plan) -> Tensor:
-    run = harness.lay_out(tiny, plan, tiny.prompt(1), *harness.see(tiny, plan, tiny.images(1))[:2])
+    run = harness.lay_out(tiny, plan, tiny.prompt(1), *harness.encode_images(tiny, plan, tiny.images(1))[:2])
     return harness.logits(tiny, tiny.family.decoder(tiny.model, plan), run)
 
 
@@ -47,7 +47,7 @@ def test_merging_identical_units_changes_nothing_but_their_number(name: str) -> 
     """A picture of one colour: after a merge every unit is still the mean of equals, and sizes and places add up."""
     tiny = case(name)
     images = torch.full_like(tiny.images(1), 90)
-    embeds, positions, places = harness.see(tiny, tiny.thirds, images)
+    embeds, positions, places = harness.encode_images(tiny, tiny.thirds, images)
     assert embeds.shape[1] == positions.shape[1] == tiny.thirds.vision_tokens
     sizes = torch.bincount(places[0], minlength=tiny.thirds.vision_tokens)
     assert sizes.min() >= 1

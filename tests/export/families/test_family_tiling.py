@@ -11,7 +11,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from luvc_export.core.tiling import Cut
+from luvc_export.core.tiling import Tiling
 from luvc_export.export import families
 from luvc_export.runtime.media.tile_selection import RULES, choose_cut
 
@@ -57,7 +57,7 @@ FOUR = [(rows, columns) for rows in range(1, 5) for columns in range(1, 5) if 4 
 @pytest.mark.parametrize("rule", THEIRS)
 def test_a_rule_is_that_of_transformers(rule: Any) -> None:
     grids = FOUR if rule == "longest_edge" else GRIDS
-    cuts = [Cut((index,), grid) for index, grid in enumerate(grids)]
+    cuts = [Tiling((index,), grid) for index, grid in enumerate(grids)]
     chosen = set()
     for width, height in sizes()[:: 3 if rule == "longest_edge" else 1]:
         found = choose_cut(cuts, (width, height), (TILE, TILE), 1, rule).tiles
@@ -74,7 +74,7 @@ def test_rules_differ() -> None:
 
 
 def test_a_grid_the_bundle_lacks_is_replaced() -> None:
-    cuts = [Cut((0,), (1, 1)), Cut((1,), (2, 2))]
+    cuts = [Tiling((0,), (1, 1)), Tiling((1,), (2, 2))]
     assert choose_cut(cuts, (100, 20), (TILE, TILE), 1, "longest_edge").tiles in ((1, 1), (2, 2))
 
 

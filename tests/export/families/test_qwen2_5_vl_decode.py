@@ -18,7 +18,7 @@ def decoded(images: int) -> tuple[torch.Tensor, torch.Tensor]:
     given = harness.reference(tiny, ids + forced, pictures)
     expected = harness.reference_logits(tiny, given)
     decoder = tiny.family.decoder(tiny.model, tiny.plan)
-    run = harness.lay_out(tiny, tiny.plan, ids, *harness.see(tiny, tiny.plan, pictures)[:2])
+    run = harness.lay_out(tiny, tiny.plan, ids, *harness.encode_images(tiny, tiny.plan, pictures)[:2])
     inputs, past, rows = run.inputs(), harness.empty_past(tiny), []
     with torch.no_grad():
         for step, token in enumerate([*forced, 3]):
@@ -42,7 +42,7 @@ def test_ignored_windows_reach_the_logits() -> None:
     vision = tiny.vision(tiny.plan)
 
     def logits() -> torch.Tensor:
-        seen = harness.see(tiny, tiny.plan, images, vision)[:2]
+        seen = harness.encode_images(tiny, tiny.plan, images, vision)[:2]
         return harness.logits(tiny, decoder, harness.lay_out(tiny, tiny.plan, ids, *seen))
 
     right = logits()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import ORT_CPU, TargetSpec
-from luvc_export.export.surgeon import operate
+from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.graph import PLAN_KEY, Surgery
 from luvc_export.export.surgeon.tolerance import TOLERANCES
 
@@ -118,12 +118,12 @@ def equal(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan, kind: str
 def cut(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **options: Any) -> onnx.ModelProto:
     """The graph after ``passes`` (the whole list where none is named)."""
     chosen = {"passes": passes} if passes else {}
-    return operate(model, target, **chosen, **options)[0]
+    return run_passes(model, target, **chosen, **options)[0]
 
 
 def fired(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **options: Any) -> tuple[int, str]:
     """How often the last of ``passes`` fired, and its reason."""
-    report = operate(model, target, passes=passes, **options)[1].passes[-1]
+    report = run_passes(model, target, passes=passes, **options)[1].passes[-1]
     return report.fired, report.reason
 
 

@@ -12,24 +12,24 @@ from rich.console import Console
 from surgery_harness import RTX, Traced, cut, small
 
 from luvc_export.core.target import ORT_CPU
-from luvc_export.export.surgeon import PASSES, GraphReport, operate, render, render_html
+from luvc_export.export.surgeon import PASSES, GraphReport, render, render_html, run_passes
 from luvc_export.export.surgeon.graph import size
 from luvc_export.export.surgeon.report import REPORT_KEY
 
 
 def test_report_travels_with_the_graph(traced: Traced) -> None:
-    made, report = operate(traced.decoder, ORT_CPU)
+    made, report = run_passes(traced.decoder, ORT_CPU)
     text = {p.key: p.value for p in made.metadata_props}[REPORT_KEY]
     assert GraphReport.from_json(json.loads(text)[0]) == report
     assert [item.name for item in report.passes] == [item.__name__.rsplit(".", 1)[-1] for item in PASSES]
     assert all(item.fired or item.reason or item.name == "lint" for item in report.passes)
     assert (report.passes[0].before, report.passes[-1].after) == (size(traced.decoder), size(made))
-    assert len(json.loads({p.key: p.value for p in operate(made, ORT_CPU)[0].metadata_props}[REPORT_KEY])) == 2
+    assert len(json.loads({p.key: p.value for p in run_passes(made, ORT_CPU)[0].metadata_props}[REPORT_KEY])) == 2
 
 
 def test_work_by_layer(traced: Traced) -> None:
     """Layer 2 sees text alone; its products are those of 64 text tokens."""
-    layers = {row["layer"]: row for row in operate(traced.decoder, ORT_CPU)[1].layers}
+    layers = {row["layer"]: row for row in run_passes(traced.decoder, ORT_CPU)[1].layers}
     text, hidden, kv, inner = 64, 64, 32, 128
     products = 2 * text * hidden * (hidden * 2 + kv * 2 + inner * 3)
     assert layers["layers.2"]["flops"] == products + 4 * text * text * hidden
@@ -38,7 +38,7 @@ def test_work_by_layer(traced: Traced) -> None:
 
 
 def test_tables_and_page(traced: Traced) -> None:
-    reports = {"decoder.onnx": [operate(traced.decoder, ORT_CPU)[1]]}
+    reports = {"decoder.onnx": [run_passes(traced.decoder, ORT_CPU)[1]]}
     console = Console(file=io.StringIO(), width=140)
     console.print(render(reports))
     shown = console.file.getvalue()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import pytest
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export.checkpoint import open_checkpoint
-from luvc_export.export.synthetic import checkpoint, presets, tokens
+from luvc_export.export.synthetic import checkpoint, presets
 
 #: Parameters of the published checkpoints, as their model cards and safetensors indices give them.
 PARAMETERS = {
@@ -70,7 +70,7 @@ def test_values_are_normal_and_repeatable() -> None:
 
 def test_special_tokens_keep_their_ids() -> None:
     preset = presets.find("smolvlm-256m")
-    made = tokens.make(preset)
+    made = checkpoint.make_tokenizer(preset)
     assert all(made.token_to_id(text) == number for number, text in preset.tokens.items())
     ids = made.encode("<|im_start|>user\nwhat?<image>", add_special_tokens=False).ids
     assert ids[0] == 1 and ids[-1] == 49190 and made.decode(ids) == "user\nwhat?"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.vision_utils import get_vision_window_index
 
-from luvc_export.export.towers.windows import edges, layout
+from luvc_export.export.towers.rotary_position_vit import edges, layout
 
 
 @given(st.integers(1, 14), st.integers(1, 14))

@@ -14,13 +14,13 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.runtime.bench import profile as profiling
-from luvc_export.runtime.bench.case import METRICS, Case, Facts, Sample
+from luvc_export.runtime.bench.case import METRICS, BenchCase, CaseFacts, Sample
+from luvc_export.runtime.bench.loaded_case import LoadedCase, flops, weight_bytes
 from luvc_export.runtime.bench.machine import Machine, measure_machine, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, exponent, measure, ratio
-from luvc_export.runtime.bench.subject import Subject, flops, weight_bytes
 from luvc_export.runtime.bench.worker import Worker
 
-FACTS = Facts("a", "half", 1.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
+FACTS = CaseFacts("a", "half", 1.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
 
 
 def timed(*prefill: float) -> Timed:
@@ -28,12 +28,12 @@ def timed(*prefill: float) -> Timed:
 
 
 @pytest.fixture
-def case(bundle: Bundle) -> Case:
-    return Case(bundle.folder, "half", images=1, text=6, new_tokens=3, threads=1, label="tiny")
+def case(bundle: Bundle) -> BenchCase:
+    return BenchCase(bundle.folder, "half", images=1, text=6, new_tokens=3, threads=1, label="tiny")
 
 
-def test_a_run_takes_the_lengths_it_is_told(case: Case) -> None:
-    subject = Subject(case)
+def test_a_run_takes_the_lengths_it_is_told(case: BenchCase) -> None:
+    subject = LoadedCase(case)
     sample = subject.run(case)
     two = replace(case, images=2, new_tokens=1)
     alone = subject.run(two)
@@ -55,7 +55,7 @@ def test_costs_are_those_of_the_budgets(bundle: Bundle) -> None:
     assert weight_bytes(manifest, "cpu") == 4 * (2 * (4 * 16 + 3 * 4 * 8) + 4 * 260)
 
 
-def test_cases_run_in_turns_each_plan_in_a_process(case: Case) -> None:
+def test_cases_run_in_turns_each_plan_in_a_process(case: BenchCase) -> None:
     told: list[tuple[str, float]] = []
     first, second = measure([case, replace(case, text=12)], 2, 1, lambda stage, done: told.append((stage, done)))
     assert len(first.samples) == len(second.samples) == 2
@@ -64,7 +64,7 @@ def test_cases_run_in_turns_each_plan_in_a_process(case: Case) -> None:
     assert set(data["stats"]) == set(METRICS) and len(data["runs"]) == 2 and data["facts"]["peak_mib"] > 10
 
 
-def test_what_fails_in_the_process_is_raised_here(case: Case, tmp_path: Path) -> None:
+def test_what_fails_in_the_process_is_raised_here(case: BenchCase, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="this is not a bundle") as error:
         Worker(replace(case, bundle=tmp_path))
     assert error.value.exit_code == 2
@@ -102,13 +102,13 @@ def test_a_profile_tells_merges_and_prunes_apart(tmp_path: Path) -> None:
     events = [event(name, 1000 * (i + 1) * (run + 1), 10 * run + i) for run in range(3) for i, name in enumerate(names)]
     (tmp_path / "p.json").write_text(json.dumps([{"cat": "Session"}, *reversed(events)]))
     found = profiling.read(tmp_path / "p.json", 2)  # runs of 2x and 3x count, the first does not
-    assert found == profiling.Profile(15.0, 5.0, 7.5, {"MatMul": 15.0})
+    assert found == profiling.KernelTimes(15.0, 5.0, 7.5, {"MatMul": 15.0})
     (tmp_path / "p.json").write_text(json.dumps(events[1:]))
     with pytest.raises(BundleError, match="no whole runs"):
         profiling.read(tmp_path / "p.json", 2)
 
 
-def test_a_real_profile_has_every_kernel(case: Case) -> None:
+def test_a_real_profile_has_every_kernel(case: BenchCase) -> None:
     found = profiling.profile(case, runs=1)
     assert set(found) == {"vision", "decoder"} and found["decoder"].operators["MatMul"] > 0
     assert found["decoder"].prune_ms == found["vision"].merge_ms == 0.0  # the tiny bundle has no fused nodes

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from luvc_export.runtime.bench import worker
-from luvc_export.runtime.bench.case import Case
+from luvc_export.runtime.bench.case import BenchCase
 
 
 class Interrupted(ModuleType):
@@ -23,10 +23,10 @@ class Interrupted(ModuleType):
 
 
 def test_ctrl_c_while_it_imports_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "luvc_export.runtime.bench.subject"
+    name = "luvc_export.runtime.bench.loaded_case"
     monkeypatch.setitem(sys.modules, name, Interrupted(name))
     near, far = multiprocessing.Pipe()
-    worker._serve(Case(Path()), None, far)
+    worker._serve(BenchCase(Path()), None, far)
     assert not near.poll()
 
 
@@ -58,7 +58,7 @@ def test_ctrl_c_that_waited_ends_the_process_quietly(monkeypatch: pytest.MonkeyP
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         signal.raise_signal(signal.SIGINT)
-        worker._serve(Case(Path()), None, far)
+        worker._serve(BenchCase(Path()), None, far)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert not near.poll()

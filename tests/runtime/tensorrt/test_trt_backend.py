@@ -79,7 +79,7 @@ def test_logits_of_every_token_and_every_kept_index_are_ort_s(
     request = expected.prepare([image, image], prompt)
     steps = []
     for item in (expected, ours):
-        first = item.run(request.token_ids, item.see(request.images), all_logits=True)
+        first = item.run(request.token_ids, item.encode_images(request.images), all_logits=True)
         steps.append((first, item.run([5], state=first.state)))
     for theirs, got in zip(*steps, strict=True):
         np.testing.assert_allclose(got.logits, theirs.logits, rtol=1e-4, atol=1e-4)
@@ -107,7 +107,7 @@ def test_a_state_can_be_continued_twice(
 ) -> None:
     ours, _ = session(engines[kv], gpu)
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.see(request.images))
+    first = ours.run(request.token_ids, ours.encode_images(request.images))
 
     def then(state: State, *tokens: int) -> Any:
         for token in tokens:
@@ -138,7 +138,7 @@ def test_caches_take_what_was_planned_and_no_more(
 def logits(ours: Session, question: tuple[Any, str], tokens: int) -> list[float]:
     """A prompt and then ``tokens`` given ones, whatever the model would say: their logits."""
     request = ours.prepare(*question)
-    step = ours.run(request.token_ids, ours.see(request.images))
+    step = ours.run(request.token_ids, ours.encode_images(request.images))
     found = [step.logits]
     for token in range(5, 5 + tokens):
         step = ours.run([token], state=step.state)
@@ -153,15 +153,15 @@ def test_single_tokens_are_replayed_from_a_graph(
     wanted = logits(session(engines["inplace"], gpu, graphs=False)[0], question, 6)
     ours, opened = session(engines["inplace"], gpu)
     backend: Any = ours.backend
-    lanes, enqueued = None, []
+    slots, enqueued = None, []
     for _ in range(3):
         assert logits(ours, question, 6) == wanted
-        lanes = backend._decoder._lanes
+        slots = backend._decoder._slots
         enqueued.append(len(opened["decoder"]._calls))
-        assert lanes["decode"].replay.graph is not None
+        assert slots["decode"].replay.graph is not None
     assert enqueued == [1 + 2, 3 + 1, 4], "the second prompt is captured, the third replayed"
     assert opened["decoder"].runs == 3 * 7
-    assert lanes is not None and lanes["prefill"].replay.graph is not None
+    assert slots is not None and slots["prefill"].replay.graph is not None
 
 
 def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
@@ -170,8 +170,8 @@ def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, 
     backend: Any = ours.backend
     for _ in range(3):
         assert logits(ours, question, 4) == wanted
-    assert backend._decoder._lanes["decode"].replay.graph is None
-    assert backend._decoder._lanes["prefill"].replay.graph is not None
+    assert backend._decoder._slots["decode"].replay.graph is None
+    assert backend._decoder._slots["prefill"].replay.graph is not None
 
 
 def test_a_graph_goes_when_shapes_change(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
@@ -215,7 +215,7 @@ def test_a_caller_s_stream_and_pictures_on_the_gpu(
 def test_embeddings_may_come_from_the_host(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
     ours, _ = session(engines["concat"], gpu)
     request = ours.prepare(*question)
-    seen = ours.see(request.images)
+    seen = ours.encode_images(request.images)
     copied = dataclasses.replace(seen, embeds=np.asarray(seen.embeds))
     logits = [ours.run(request.token_ids, item).logits for item in (seen, copied)]
     np.testing.assert_array_equal(*logits)
@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], gpu: Gpu, que
     ours, _ = session(engines["inplace"], gpu)
     backend: Any = ours.backend
     request = ours.prepare(*question)
-    seen = ours.see(request.images)
+    seen = ours.encode_images(request.images)
     first = ours.run(request.token_ids, seen)
     with pytest.raises(UsageError, match=r"take images with the first call of a conversation only\n(.|\n)*--kv concat"):
         ours.run(request.token_ids, seen, first.state)
@@ -260,7 +260,7 @@ def test_too_little_memory_for_another_state(
 ) -> None:
     ours, _ = session(engines["inplace"], gpu)
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.see(request.images))
+    first = ours.run(request.token_ids, ours.encode_images(request.images))
     held = ours.run([5], state=first.state)
     monkeypatch.setenv("STAND_IN_BYTES", "1000")
     with pytest.raises(MachineError, match=r"not enough memory on the GPU\n.*caches of keys and values"):

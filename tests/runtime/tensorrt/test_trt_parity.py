@@ -18,10 +18,10 @@ from ort_engine import Engines
 from luvc_export.bundle.folder import Bundle, write_manifest
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.parity.result import Result
+from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.run import parity
 from luvc_export.calibration.parity.tolerances import TABLE, tolerances
-from luvc_export.calibration.runners.graph import GraphSubject
+from luvc_export.calibration.runners.graph import GraphRunner
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import main
 from luvc_export.core import graph_io
@@ -43,7 +43,7 @@ def cases() -> Sequence[Case]:
 
 
 @pytest.fixture(scope="module")
-def reference(demo_bundle: Bundle) -> GraphSubject:
+def reference(demo_bundle: Bundle) -> GraphRunner:
     return runners.open_bundle(str(demo_bundle.folder), PLAN, threads=1)
 
 
@@ -51,22 +51,22 @@ def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
     return ort_engine.describe(bundle, PLAN, kv, capacity)
 
 
-def subject(made: Engines) -> GraphSubject:
+def subject(made: Engines) -> GraphRunner:
     backend, _ = made.backend(Gpu(library=stand_in.library()))
     return runners.open_engine(made.bundle, PLAN, backend=backend)
 
 
-def compared(reference: Any, candidate: Any, cases: Sequence[Case], longest: int = 4) -> Result:
+def compared(reference: Any, candidate: Any, cases: Sequence[Case], longest: int = 4) -> ParityResult:
     return parity(reference, candidate, cases, longest=longest, stops=True)
 
 
-def failed(result: Result) -> set[str]:
+def failed(result: ParityResult) -> set[str]:
     return {gate.name for gate in result.gates if not gate.passed}
 
 
 @pytest.mark.parametrize("kv", ["concat", "inplace"])
 def test_engines_agree_with_their_bundle_at_every_level(
-    demo_bundle: Bundle, reference: GraphSubject, cases: Sequence[Case], kv: str
+    demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], kv: str
 ) -> None:
     candidate = subject(engines(demo_bundle, kv))
     assert (candidate.dtype, candidate.can_force) == ("fp32", False) and "engines for stand-in" in candidate.name
@@ -79,7 +79,7 @@ def test_engines_agree_with_their_bundle_at_every_level(
 
 
 def test_engines_that_give_few_logits_a_call_are_asked_again(
-    demo_bundle: Bundle, reference: GraphSubject, cases: Sequence[Case]
+    demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]
 ) -> None:
     candidate = subject(engines(demo_bundle, "concat", dataclasses.replace(CAPACITY, logits=7)))
     result = compared(reference, candidate, cases[:1], 1)
@@ -88,7 +88,7 @@ def test_engines_that_give_few_logits_a_call_are_asked_again(
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_tolerances_are_those_of_the_engine_s_precision(
-    demo_bundle: Bundle, reference: GraphSubject, precision: str
+    demo_bundle: Bundle, reference: GraphRunner, precision: str
 ) -> None:
     made = engines(demo_bundle, "concat")
     entry: Any = dataclasses.replace(made.bundle.manifest.engines[0], precision=precision)
@@ -107,7 +107,7 @@ def scaled(made: Engines, weight: str) -> Engines:
     return dataclasses.replace(made, models={**made.models, "decoder": model})
 
 
-def test_a_scaled_weight_of_the_engine(demo_bundle: Bundle, reference: GraphSubject, cases: Sequence[Case]) -> None:
+def test_a_scaled_weight_of_the_engine(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
     candidate = subject(scaled(engines(demo_bundle, "concat"), "layers.1.mlp.down_proj.weight"))
     result = compared(reference, candidate, cases[:1], 1)
     assert "relative L2" in failed(result) and result.located is not None
@@ -116,7 +116,7 @@ def test_a_scaled_weight_of_the_engine(demo_bundle: Bundle, reference: GraphSubj
 
 @pytest.mark.parametrize(("name", "shift"), [(graph_io.POSITION_IDS, 1), (graph_io.ORDER, -1000)])
 def test_a_shifted_input_of_the_engine(
-    demo_bundle: Bundle, reference: GraphSubject, cases: Sequence[Case], name: str, shift: int
+    demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], name: str, shift: int
 ) -> None:
     """Rotary positions of text one further, and text that comes before every picture."""
     candidate = subject(engines(demo_bundle, "inplace"))
@@ -126,9 +126,7 @@ def test_a_shifted_input_of_the_engine(
     assert {"relative L2", "worst row, relative L2"} <= failed(compared(reference, candidate, cases[:1], 1))
 
 
-def test_rows_of_the_wrong_place_in_a_cache(
-    demo_bundle: Bundle, reference: GraphSubject, cases: Sequence[Case]
-) -> None:
+def test_rows_of_the_wrong_place_in_a_cache(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
     """Logits are right: keys and values alone show it."""
     candidate = subject(engines(demo_bundle, "inplace"))
     backend = candidate.runner.backend  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from luvc_export.core import operators
 from luvc_export.core.operators import DOMAIN
 from luvc_export.engines.native import Native
 from luvc_export.errors import CheckFailed
-from luvc_export.export.surgeon.fused import plugin_calls, visual_rows
+from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.passes import (
     call_plugins,
     fuse_orthogonal_merge,
@@ -188,7 +188,7 @@ PRUNE, MERGE = operators.SPECTRUM_PRUNE, operators.ORTHOGONAL_MERGE
             "vision",
             drifted(
                 "OrthogonalMerge",
-                outputs=(*MERGE.outputs[:3], operators.Tensor("merged_into", ("int64",), ("B", "H", "W"))),
+                outputs=(*MERGE.outputs[:3], operators.OperatorTensor("merged_into", ("int64",), ("B", "H", "W"))),
             ),
             "merged_into is int32, the contract has int64",
         ),
@@ -212,13 +212,13 @@ def test_a_contract_that_drifts_is_caught(
 
 
 def test_a_node_that_drifts_is_caught(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin_calls, "IDENTITY", {"plugin_namespace": "", "plugin_version": "1"})
+    monkeypatch.setattr(plugin_call, "IDENTITY", {"plugin_namespace": "", "plugin_version": "1"})
     with pytest.raises(CheckFailed, match="attribute plugin_namespace"):
         cut(traced.decoder, target=PLUGINS)
 
 
 def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = visual_rows.VisualRows.with_text
+    made = plugin_call.VisualRows.with_text
 
     def without_last(self: Any, kept: Any, sequence: Any, tail: list[int]) -> Any:
         wrong = self._emit("Sub", [self.end, self.groups])
@@ -227,7 +227,7 @@ def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypa
         self.end = right
         return joined
 
-    monkeypatch.setattr(visual_rows.VisualRows, "with_text", without_last)
+    monkeypatch.setattr(plugin_call.VisualRows, "with_text", without_last)
     graph = cut(traced.decoder, target=PLUGINS)
     given = feeds(traced.decoder, traced.plan, CASES["prefill"])
     try:

@@ -76,7 +76,7 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def operate(
+def run_passes(
     model: onnx.ModelProto,
     target: TargetSpec,
     precision: Precision = "fp32",

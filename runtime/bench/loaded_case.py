@@ -12,7 +12,7 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.runtime.bench.case import Case, Facts, Sample
+from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
@@ -20,7 +20,7 @@ from luvc_export.runtime.session import Session
 _MIB = 2**20
 
 
-class Subject:
+class LoadedCase:
     """The bundle, plan and back-end of ``case``, loaded at once. ``run`` takes any case that has the same.
 
     Args:
@@ -31,7 +31,7 @@ class Subject:
         LuvcError: See ``Session``.
     """
 
-    def __init__(self, case: Case, profile: str | None = None) -> None:
+    def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
         self.session = Session(case.bundle, case.backend, case.plan, case.threads)
         assert isinstance(self.session.backend, OrtBackend)
@@ -41,10 +41,10 @@ class Subject:
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
         self.backend.load(images=case.images > 0)
         self.load_ms = 1000 * (perf_counter() - begin)
-        self._asked: dict[Case, tuple[list[int], NDArray[np.uint8]]] = {}
-        self._cache: dict[Case, tuple[int, tuple[int, ...]]] = {}
+        self._asked: dict[BenchCase, tuple[list[int], NDArray[np.uint8]]] = {}
+        self._cache: dict[BenchCase, tuple[int, tuple[int, ...]]] = {}
 
-    def run(self, case: Case) -> Sample:
+    def run(self, case: BenchCase) -> Sample:
         """Answer once.
 
         Raises:
@@ -57,7 +57,7 @@ class Subject:
         if case.images:
             self.session.prepare([self.picture] * case.images, "What is it?")
         marks.append(perf_counter())
-        seen = self.session.see(images)
+        seen = self.session.encode_images(images)
         marks.append(perf_counter())
         step = self.session.run(token_ids, seen)
         marks.append(perf_counter())
@@ -76,12 +76,12 @@ class Subject:
         ttft = 1000 * (marks[4] - marks[0])
         return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total)
 
-    def facts(self, case: Case) -> Facts:
+    def facts(self, case: BenchCase) -> CaseFacts:
         """What is known of a case that has run."""
         manifest = self.session.bundle.manifest
         peak, anonymous = peak_bytes(), anonymous_bytes()
         cache, visual = self._cache[case]
-        return Facts(
+        return CaseFacts(
             label=case.label,
             plan=case.plan or manifest.default_plan,
             load_ms=self.load_ms,
@@ -93,7 +93,7 @@ class Subject:
             decode_bytes=weight_bytes(manifest, self.backend.name) + cache,
         )
 
-    def _question(self, case: Case) -> tuple[list[int], NDArray[np.uint8]]:
+    def _question(self, case: BenchCase) -> tuple[list[int], NDArray[np.uint8]]:
         """Random token ids around the images' placeholders, and noise."""
         manifest = self.session.bundle.manifest
         capacity, spec = manifest.prompt.text_capacity, manifest.image

@@ -24,7 +24,7 @@ from luvc_export.calibration.runners.compressed import TorchRunner
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Layout, arrange
+from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.runtime import batching
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
     pictures: tuple[int, ...]
 
 
-class Engine:
+class PlanEvaluator:
     """Answers cases under plans.
 
     Args:
@@ -82,7 +82,7 @@ class Engine:
     def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
         runner = TorchRunner(self.checkpoint, self.model, plan)
-        embeds, positions = self.see(runner)
+        embeds, positions = self.encode_images(runner)
         whole = scores.reads_text(plan.score) and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         chosen = range(len(self.asked)) if cases is None else cases
@@ -100,7 +100,7 @@ class Engine:
                     verdict[index] = right
         return [verdict[index] for index in chosen]
 
-    def see(self, runner: TorchRunner) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def encode_images(self, runner: TorchRunner) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Embeddings [pictures, N_0, D] and positions of every picture, remembered by what concerns the encoder."""
         plan = runner.plan
         names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
@@ -120,12 +120,12 @@ class Engine:
         self, runner: TorchRunner, lots: list[list[int]], embeds: Any, positions: Any, whole: bool
     ) -> list[tuple[int, bool]]:
         """Prefill each lot's shared part (or its one whole prompt), then its questions; the verdict by case."""
-        layouts: list[Layout] = []
+        layouts: list[TokenLayout] = []
         for lot in lots:
             asked = self.asked[lot[0]]
             shared = asked.prompt if whole else asked.prompt[: self._shared(asked)]
-            places = positions[list(asked.pictures)]
-            layouts.append(self.arrange(runner, shared, places))
+            visual_positions = positions[list(asked.pictures)]
+            layouts.append(self.arrange(runner, shared, visual_positions))
         visual = embeds[[list(self.asked[lot[0]].pictures) for lot in lots]]
         feeds = batching.feeds(layouts, visual)
         last = feeds[graph_io.TEXT_MASK].sum(1) - 1
@@ -144,7 +144,7 @@ class Engine:
         self,
         runner: TorchRunner,
         rows: list[tuple[int, int]],
-        layouts: list[Layout],
+        layouts: list[TokenLayout],
         mask: NDArray[np.bool_],
         logits: Tensor,
         presents: list[Tensor],
@@ -159,7 +159,7 @@ class Engine:
         parents = torch.tensor([number for number, _ in rows])
         guesses: Any = None
         if any(tails):
-            none = self.see(runner)[1][:0]
+            none = self.encode_images(runner)[1][:0]
             parts = [
                 self.arrange(runner, tail or [0], none, layouts[number])
                 for tail, (number, _) in zip(tails, rows, strict=True)
@@ -182,11 +182,13 @@ class Engine:
         """Length of the prompt up to its last placeholder."""
         return len(asked.prompt) - asked.prompt[::-1].index(self.image_token) if asked.pictures else 1
 
-    def arrange(self, runner: TorchRunner, ids: list[int], places: Any, before: Layout | None = None) -> Layout:
+    def arrange(
+        self, runner: TorchRunner, ids: list[int], visual_positions: Any, before: TokenLayout | None = None
+    ) -> TokenLayout:
         """Positions and order of a prompt, or of what follows ``before``."""
         kind = self.checkpoint.family.position_kind
         begin = (before.next_position, before.next_order) if before else (0, 0)
-        return arrange(ids, self.image_token, places, runner.plan.grid, kind, *begin)
+        return arrange(ids, self.image_token, visual_positions, runner.plan.grid, kind, *begin)
 
 
 def _run(runner: TorchRunner, feeds: batching.Feeds, past: list[Tensor]) -> Any:

@@ -70,14 +70,14 @@ def brought(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch, engines: dict[str, Engines]) -> None:
     """Answers as long as they may be: the bundled model says one word."""
-    monkeypatch.setattr("luvc_export.runtime.generation.answer.Line", _Endless)
+    monkeypatch.setattr("luvc_export.runtime.generation.answer.TokenSequence", _Endless)
 
 
 class _Endless:
     def __new__(cls, encoder: Any, options: Any, ends: Any, budget: int) -> Any:
-        from luvc_export.runtime.generation.sequence import Line
+        from luvc_export.runtime.generation.sequence import TokenSequence
 
-        return Line(encoder, options, frozenset(), budget)
+        return TokenSequence(encoder, options, frozenset(), budget)
 
 
 def session(made: Engines, gpu: Gpu) -> tuple[Session, Any, dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_a_step_brings_its_token_and_no_logits(
     kv: str,
 ) -> None:
     ours, backend, opened = session(engines[kv], gpu)
-    assert backend.chooses
+    assert backend.samples
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert len(wanted.token_ids) == LENGTH
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_a_step_brings_its_token_and_no_logits(
         assert brought[2:] == [BYTES_OF_A_STEP] * (LENGTH - 1), "after the picture's and the prompt's"
     assert opened["decoder"].runs == 2 * LENGTH, "no step for nothing where the length is known"
     assert len(backend._decoder._blocks) == (1 if kv == "inplace" else 2)
-    assert (backend._decoder._lanes["decode"].replay.graph is not None) == (kv == "inplace")
+    assert (backend._decoder._slots["decode"].replay.graph is not None) == (kv == "inplace")
 
 
 def test_an_answer_that_ends_early_leaves_a_state_to_go_on_from(
@@ -141,24 +141,24 @@ def test_drawing_takes_logits(
 def test_engines_of_before_answer_as_before(
     demo_bundle: Bundle, expected: Session, gpu: Gpu, endless: None, question: tuple[Any, str]
 ) -> None:
-    ours, backend, _ = session(ort_engine.describe(demo_bundle, "thirds", "inplace", CAPACITY, chooses=False), gpu)
-    assert not backend.chooses
+    ours, backend, _ = session(ort_engine.describe(demo_bundle, "thirds", "inplace", CAPACITY, next_token=False), gpu)
+    assert not backend.samples
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
     request = ours.prepare(*question)
     with pytest.raises(UsageError, match=r"choose no tokens\n(.|\n)*build --target stand-in again"):
-        ours.choose(5, ours.run(request.token_ids, ours.see(request.images)).state)
+        ours.sample(5, ours.run(request.token_ids, ours.encode_images(request.images)).state)
 
 
 def steps(ours: Session, question: tuple[Any, str], count: int) -> list[Any]:
     """``count`` steps put on the stream one after another, none of them read."""
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.see(request.images))
+    first = ours.run(request.token_ids, ours.encode_images(request.images))
     token: Any = int(first.logits[0, -1].argmax())
     assert first.chosen == token
     made, state = [], first.state
     for _ in range(count):
-        token, state = ours.choose(token, state)
+        token, state = ours.sample(token, state)
         made.append(token)
     return made
 
@@ -178,11 +178,11 @@ def test_a_token_that_is_not_the_newest_goes_by_the_host(
 ) -> None:
     ours, _, _ = session(engines["concat"], gpu)
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.see(request.images))
-    old, after = ours.choose(5, first.state)
-    new, _ = ours.choose(old, after)
-    ours.choose(7, first.state)
-    again, _ = ours.choose(old, after)
+    first = ours.run(request.token_ids, ours.encode_images(request.images))
+    old, after = ours.sample(5, first.state)
+    new, _ = ours.sample(old, after)
+    ours.sample(7, first.state)
+    again, _ = ours.sample(old, after)
     assert again.read() == new.read()
 
 
@@ -206,7 +206,7 @@ def test_sabotage(
         assert ours.generate(*question, max_new_tokens=LENGTH).token_ids[1:] != wanted
         return
     if broken == "host memory is taken too soon":
-        monkeypatch.setattr(buffers.Turn, "take", _grow_only)
+        monkeypatch.setattr(buffers.StagingBuffer, "take", _grow_only)
     else:
         monkeypatch.setattr(gpu, "copy", lambda *_: None)
     made = steps(ours, question, LENGTH - 1)
@@ -236,7 +236,7 @@ def test_parity_holds_the_chosen_token_against_the_logits(
     runner = EngineRunner(backend, made.engine("thirds"), ours.plan)
     honest = backend.decode
     backend.decode = lambda feeds, cache: asked.append(feeds) or honest(feeds, cache)  # type: ignore[func-returns-value]
-    ours.run(request.token_ids, ours.see(request.images), all_logits=True)
+    ours.run(request.token_ids, ours.encode_images(request.images), all_logits=True)
     runner.decode(asked[0], None, None)
     opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda found: found + 1
     with pytest.raises(CheckFailed, match=r"another token than its logits say"):

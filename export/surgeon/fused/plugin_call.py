@@ -1,0 +1,234 @@
+"""A plugin call in place of a fused node: what the plugin takes, and plain ONNX for the rest.
+
+A prune hands over the visual rows of every image and, as payloads, those of what travels with them (order, cos, sin,
+index) as far as anything reads them; the kept rows are joined with the text, and normed rows are the norm of those. A
+merge hands over the grid, the counts and the positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from luvc_export.core.operators import (
+    DOMAIN,
+    NAMESPACE,
+    OPERATORS,
+    ORTHOGONAL_MERGE,
+    SPECTRUM_PRUNE,
+    VERSION,
+    Operator,
+    OperatorTensor,
+)
+from luvc_export.export.surgeon.graph import Surgery, kind_of
+
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+
+
+def prune(surgery: Surgery, node: gs.Node) -> None:
+    """``luvc::SpectrumPrune`` by its plugin."""
+    hidden, weight, basis, *travel, index = node.inputs
+    kept_hidden, *kept_travel, kept_index, kept_normed, chosen = node.outputs
+    keep = node.attrs["keep"]
+    rows = VisualRows(surgery, index, node.attrs["tokens"], keep)
+    carried = [(source, old) for source, old in zip(travel, kept_travel, strict=True) if surgery.is_read(old)]
+    tails = [list(old.shape[2:]) for _, old in carried]
+    payloads = [rows.visual(source, tail) for (source, _), tail in zip(carried, tails, strict=True)]
+    if surgery.is_read(kept_index):
+        payloads.append(rows.images(index, []))
+    tail = list(kept_hidden.shape[2:])
+    attributes = {"keep": keep, "score": node.attrs["score"], "epsilon": node.attrs["epsilon"]}
+    if payloads:
+        attributes["token_axes"] = [1] * len(payloads)
+    values = rows.visual(hidden, tail)
+    kept, indices, *kept_payloads = surgery.emit(
+        SPECTRUM_PRUNE.name, [values, weight, basis, *payloads], count=2 + len(payloads), domain=DOMAIN,
+        **attributes, **IDENTITY,
+    )  # fmt: skip
+    indices.dtype, indices.shape = _INT64, [None, keep]
+    for new, source in zip([kept, *kept_payloads], [values, *payloads], strict=True):
+        new.dtype, new.shape = source.dtype, [None, keep, *source.shape[2:]]
+    joined = rows.with_text(kept, hidden, tail)
+    surgery.replace(kept_hidden, joined)
+    for new, (source, old), rest in zip(kept_payloads, carried, tails, strict=False):
+        surgery.replace(old, rows.with_text(new, source, rest))
+    for new, old in ((indices, chosen), (kept_payloads[-1] if payloads else None, kept_index)):
+        if surgery.is_read(old):
+            surgery.replace(old, rows.by_row(new))
+    if surgery.is_read(kept_normed):
+        epsilon = node.attrs["epsilon"]
+        made = surgery.emit("RMSNormalization", [joined, weight], like=[kept_normed], axis=-1, epsilon=epsilon)
+        surgery.replace(kept_normed, made[0])
+
+
+def merge(surgery: Surgery, node: gs.Node) -> None:
+    """``luvc::OrthogonalMerge``, over both axes or one, by its plugin."""
+    x, sizes, positions, _ = node.inputs
+    height, width = node.attrs["height"], node.attrs["width"]
+    *state, into = surgery.emit(
+        ORTHOGONAL_MERGE.name, [x, sizes, positions], count=4, domain=DOMAIN,
+        removed_columns=node.attrs["columns"], removed_rows=node.attrs["rows"], **IDENTITY,
+    )  # fmt: skip
+    grid = [height - node.attrs["rows"], width - node.attrs["columns"]]
+    for new, old, source in zip(state, node.outputs, node.inputs, strict=False):
+        new.dtype, new.shape = source.dtype, [source.shape[0], *grid, *source.shape[3:]]
+        surgery.replace(old, new)
+    into.dtype, into.shape = _INT32, [x.shape[0], height, width]
+    places = node.outputs[4]
+    if surgery.is_read(places):
+        wide = surgery.emit("Cast", [into], to=int(onnx.TensorProto.INT64))[0]
+        wide.dtype, wide.shape = _INT64, into.shape
+        surgery.replace(places, surgery.emit("Reshape", [wide, [-1, height * width]], like=[places])[0])
+
+
+#: What TensorRT's parser looks a creator up by, beside the operator's name.
+IDENTITY = {"plugin_namespace": NAMESPACE, "plugin_version": VERSION}
+_PYTHON = {"INT": int, "INTS": list, "FLOAT": float, "STRING": str}
+
+_Pair = tuple[str, OperatorTensor, gs.Tensor]
+
+
+def problems(node: gs.Node) -> list[str]:
+    """Where ``node`` differs from the contract of its operator, a line each; none when it fits."""
+    operator = OPERATORS.get(node.op)
+    if operator is None:
+        return [f"{node.op} is no plugin"]
+    found = list(_attributes(operator, node.attrs))
+    pairs: list[_Pair] = []
+    for side, tensors, given in (("inputs", operator.inputs, node.inputs), ("outputs", operator.outputs, node.outputs)):
+        wanted = _spread(tensors, len(node.attrs.get("token_axes", ())))
+        if len(wanted) != len(given):
+            found.append(f"{len(given)} {side}, the contract has {len(wanted)}")
+        pairs += [(name, tensor, here) for (name, tensor), here in zip(wanted, given, strict=False)]
+    return found or [*_types(pairs), *_sizes(pairs, node.attrs), *_payloads(pairs, node.attrs)]
+
+
+def _spread(tensors: tuple[OperatorTensor, ...], payloads: int) -> list[tuple[str, OperatorTensor]]:
+    """Names and tensors, with one of each payload."""
+    found = []
+    for tensor in tensors:
+        names = [f"{tensor.name}.{place}" for place in range(payloads)] if tensor.payload else [tensor.name]
+        found += [(name, tensor) for name in names]
+    return found
+
+
+def _attributes(operator: Operator, given: dict[str, Any]) -> Iterator[str]:
+    known = {attribute.name: attribute for attribute in operator.attributes}
+    yield from (f"attribute {name} is not in the contract" for name in given if name not in {**known, **IDENTITY})
+    for name, text in IDENTITY.items():
+        if given.get(name) != text:
+            yield f"attribute {name} is {given.get(name)!r}, the contract has {text!r}"
+    for name, attribute in known.items():
+        if name not in given:
+            if not attribute.optional:
+                yield f"attribute {name} is missing"
+        elif not isinstance(given[name], _PYTHON[attribute.kind]):
+            yield f"attribute {name} is {given[name]!r}, the contract has {attribute.kind}"
+        elif attribute.choices and given[name] not in attribute.choices:
+            yield f"attribute {name} is {given[name]!r}, the contract has {', '.join(attribute.choices)}"
+
+
+def _types(pairs: list[_Pair]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for name, wanted, given in pairs:
+        kind = kind_of(given)
+        if kind is None:
+            continue
+        seen[name] = str(kind)
+        like = wanted.like and name.replace(wanted.name, wanted.like)
+        allowed = (seen[like],) if like in seen else wanted.types
+        if seen[name] not in allowed:
+            yield f"{name} is {kind}, the contract has {', '.join(allowed)}"
+
+
+def _sizes(pairs: list[_Pair], attributes: dict[str, Any]) -> Iterator[str]:
+    known = {name: size for name, size in attributes.items() if isinstance(size, int)}
+    for name, wanted, given in pairs:
+        if wanted.payload or given.shape is None:
+            continue
+        if len(given.shape) != len(wanted.shape):
+            yield f"{name} has {len(given.shape)} axes, the contract has [{', '.join(wanted.shape)}]"
+            continue
+        for letter, size in zip(wanted.shape, given.shape, strict=True):
+            whole, _, removed = letter.partition("-")
+            if not isinstance(size, int) or (removed and whole not in known):
+                continue
+            expected = known[whole] - known[removed] if removed else known.setdefault(letter, size)
+            if size != expected:
+                yield f"{name} has {letter} = {size}, expected {expected}"
+
+
+def _payloads(pairs: list[_Pair], attributes: dict[str, Any]) -> Iterator[str]:
+    """Tokens at the axis that is named, and the same sizes but for them after."""
+    tensors = {name: given for name, _, given in pairs}
+    for place, axis in enumerate(attributes.get("token_axes", ())):
+        source, kept = tensors[f"payload.{place}"].shape, tensors[f"kept_payload.{place}"].shape
+        values = tensors["values"].shape
+        if source is None or kept is None or values is None:
+            continue
+        if not 1 <= axis < len(source) or source[axis] != values[1]:
+            yield f"payload.{place} is {list(source)}, expected {values[1]} tokens at axis {axis}"
+            continue
+        wanted = [attributes["keep"] if n == axis else size for n, size in enumerate(source)]
+        known = [(a, b) for a, b in zip(wanted, kept, strict=False) if isinstance(a, int) and isinstance(b, int)]
+        if len(wanted) != len(kept) or any(a != b for a, b in known):
+            yield f"kept_payload.{place} is {list(kept)}, expected {wanted}"
+
+
+_TO_THE_END = [np.iinfo(np.int64).max]
+
+
+class VisualRows:
+    """B rows of a batch, G images a row, N tokens an image of which K are kept; B and G are computed in the graph.
+
+    Args:
+        surgery: Where nodes go.
+        index: int64 [B, G, N], any tensor of that shape.
+        tokens: N.
+        keep: K.
+    """
+
+    def __init__(self, surgery: Surgery, index: gs.Tensor, tokens: int, keep: int) -> None:
+        self.surgery, self.tokens, self.keep = surgery, tokens, keep
+        self.batch, self.groups = (self._emit("Shape", [index], start=axis, end=axis + 1) for axis in (0, 1))
+        self.end = self._emit("Mul", [self.groups, [tokens]])
+        self.kept_end = self._emit("Mul", [self.groups, [keep]])
+
+    def visual(self, sequence: gs.Tensor, tail: list[int]) -> gs.Variable:
+        """[B, S, tail] -> [B G, N, tail]."""
+        part = self._emit("Slice", [sequence, [0], self.end, [1]], sequence, [None, None, *tail])
+        return self.images(part, tail)
+
+    def images(self, rows: gs.Tensor, tail: list[int]) -> gs.Variable:
+        """[B, G N, tail] or [B, G, N, tail] -> [B G, N, tail]."""
+        return self._emit("Reshape", [rows, [-1, self.tokens, *tail]], rows, [None, self.tokens, *tail])
+
+    def with_text(self, kept: gs.Tensor, sequence: gs.Tensor, tail: list[int]) -> gs.Variable:
+        """[B G, K, tail] and the text rows of [B, S, tail] -> [B, G K + T, tail]."""
+        sizes = self._emit("Concat", [self.batch, self.kept_end, *([tail] if tail else [])], axis=0)
+        shape = [None, None, *tail]
+        visual = self._emit("Reshape", [kept, sizes], sequence, shape, allowzero=1)
+        text = self._emit("Slice", [sequence, self.end, _TO_THE_END, [1]], sequence, shape)
+        return self._emit("Concat", [visual, text], sequence, shape, axis=1)
+
+    def by_row(self, kept: gs.Tensor) -> gs.Variable:
+        """[B G, K] -> [B, G, K]."""
+        sizes = self._emit("Concat", [self.batch, self.groups, [self.keep]], axis=0)
+        return self._emit("Reshape", [kept, sizes], kept, [None, None, self.keep], allowzero=1)
+
+    def _emit(
+        self,
+        op: str,
+        inputs: Sequence[Any],
+        like: gs.Tensor | None = None,
+        shape: list[int | None] | None = None,
+        **attributes: Any,
+    ) -> gs.Variable:
+        """A node whose output has the type of ``like`` and this shape; without one, int64 sizes."""
+        out = self.surgery.emit(op, inputs, **attributes)[0]
+        out.dtype, out.shape = (np.dtype(np.int64), None) if like is None else (like.dtype, shape)
+        return out
