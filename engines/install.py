@@ -80,7 +80,7 @@ def install(
             refit=options.refit or options.strip_weights,
             stripped=options.strip_weights,
             batch=capacity.batch,
-            images=capacity.images,
+            images=capacity.groups,
             text_capacity=capacity.text,
             vision=vision,
             decoder=decoder,

@@ -54,7 +54,7 @@ class KvCacheSpec:
     @property
     def bytes(self) -> int:
         """Bytes of all layers, full."""
-        return self.text + self.capacity.images * sum(self.plan.keep) * self.row
+        return sum(self.plan.cache_rows(self.capacity.groups, self.capacity.text)) * self.row
 
 
 def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
@@ -126,7 +126,7 @@ def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheS
     if footprint.weights > while_loading or room < cache.plan.layers * cache.row:
         return "no budget would fit: weights alone are too much; quantise them, or choose another target"
     if room >= cache.text:
-        tokens = (room - cache.text) // cache.row // cache.capacity.images + cache.plan.layers * _TEXT
+        tokens = (room - cache.text) // cache.row // cache.capacity.groups + cache.plan.layers * _TEXT
         tenths = tokens * 2 * cache.shape.kv_heads * cache.shape.head_dim * 2 * 10 // 2**20
         return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"
     return (

@@ -40,7 +40,7 @@ class Capacity:
 
     Args:
         text: Text tokens of a conversation, prompt and answer; also of one call.
-        images: Images of a conversation.
+        groups: What shares a budget, in one conversation: single images, or with ``joint_images`` so many each.
         batch: Rows of a batch.
         logits: Positions of a call whose logits are wanted: 1 to generate, ``text`` to compare every position.
 
@@ -49,19 +49,19 @@ class Capacity:
     """
 
     text: int
-    images: int = 1
+    groups: int = 1
     batch: int = 1
     logits: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("text", "images", "batch", "logits"):
+        for name in ("text", "groups", "batch", "logits"):
             if getattr(self, name) < 1:
                 raise UsageError("a capacity must be positive", where=name, got=getattr(self, name))
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call: images and text that are new, images and text in the cache."""
+    """One call: groups and text that are new, groups and text in the cache."""
 
     batch: int
     groups: int
@@ -87,14 +87,14 @@ def profiles(
     """
     full = capacity
     none = _Call(1, 0, 1, 0, 0, 1)
-    most = _Call(full.batch, full.images, full.text, full.images, full.text, full.logits)
+    most = _Call(full.batch, full.groups, full.text, full.groups, full.text, full.logits)
     prompt = _Call(1, 1, min(_PROMPT, full.text), 0, 0, 1)
     if graph_io.IMAGE in shapes:
         return (_profile("image", shapes, plan, _Call(1, 1, 1, 0, 0, 1), _Call(1, 1, 1, 0, 0, 1), most),)
     if kind == "wide":
         return (_profile("wide", shapes, plan, none, prompt, most),)
     step = _Call(1, 0, 1, 1, max(1, full.text // 2), 1)
-    last = _Call(full.batch, 0, 1, full.images, full.text, 1)
+    last = _Call(full.batch, 0, 1, full.groups, full.text, 1)
     return (
         _profile("prefill", shapes, plan, none, prompt, most),
         _profile("decode", shapes, plan, none, step, last),
@@ -111,7 +111,6 @@ def _profile(name: str, shapes: Mapping[str, Sequence[int]], plan: Plan, *calls:
 def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[int, ...]:
     cache = name.startswith("past_key_values.")
     axes = _CACHE_AXES if cache else _AXES.get(name, "")
-    keep = plan.keep[int(name.split(".")[1])] if cache else 0
     sizes = {
         "n": max(1, call.groups) * plan.joint_images,
         "B": call.batch,
@@ -120,7 +119,7 @@ def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[in
         "T": call.text,
         "M": max(call.text, call.past_text),
         "L": call.logits,
-        "K": call.past_groups * keep + call.past_text,
+        "K": plan.cache_rows(call.past_groups, call.past_text)[int(name.split(".")[1])] if cache else 0,
     }
     if len(axes) != len(shape) or any(size == -1 and axis == "." for size, axis in zip(shape, axes, strict=True)):
         raise CheckFailed("an input has open sizes that the contract does not know", where=name, got=list(shape))

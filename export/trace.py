@@ -83,8 +83,7 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> 
         (torch.zeros(batch, rows, dtype=torch.int64), {0: b, 1: names["logits"]}),
     ]
     past, past_dims = [], []
-    for keep in plan.keep:
-        length = past_groups * keep + past_text
+    for keep, length in zip(plan.keep, plan.cache_rows(past_groups, past_text), strict=True):
         for _ in ("key", "value"):
             past.append(torch.zeros(batch, shape.kv_heads, length, shape.head_dim, dtype=dtype))
             past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})

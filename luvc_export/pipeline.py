@@ -365,7 +365,7 @@ def target_graphs(
             spec,
             cache.precision,
             text_capacity=cache.capacity.text,
-            images=cache.capacity.images,
+            groups=cache.capacity.groups,
         )
         shapes = {
             item.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in item.type.tensor_type.shape.dim]

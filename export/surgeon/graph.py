@@ -49,7 +49,7 @@ class Surgery:
         plan: What was planned.
         precision: Wanted arithmetic.
         text_capacity: Text rows of caches of fixed capacity.
-        images: Images of such caches.
+        groups: Images, or groups of them that share a budget, of such caches.
         functions: ONNX function bodies by operator name.
         reasons: Why the running pass left something alone.
     """
@@ -59,7 +59,7 @@ class Surgery:
     plan: Plan
     precision: Precision = "fp32"
     text_capacity: int | None = None
-    images: int = 1
+    groups: int = 1
     functions: dict[str, onnx.FunctionProto] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     running: str = ""

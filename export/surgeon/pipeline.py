@@ -82,7 +82,7 @@ def run_passes(
     precision: Precision = "fp32",
     *,
     text_capacity: int | None = None,
-    images: int = 1,
+    groups: int = 1,
     passes: tuple[Pass, ...] = PASSES,
 ) -> tuple[onnx.ModelProto, GraphReport]:
     """Run every pass on a traced graph; external weights are not read.
@@ -92,14 +92,14 @@ def run_passes(
         target: What to make it for.
         precision: Arithmetic wanted.
         text_capacity: Text tokens a cache of fixed capacity holds; needed for the KV form ``inplace`` alone.
-        images: Images such a cache holds.
+        groups: Images, or groups of them that share a budget, that such a cache holds.
         passes: The list, for tests.
 
     Raises:
         CheckFailed: A pass broke its promise, or lint found something.
     """
     surgery = Surgery.open(model, target, precision)
-    surgery.text_capacity, surgery.images = text_capacity, images
+    surgery.text_capacity, surgery.groups = text_capacity, groups
     reports = []
     before = size(model)
     for item in passes:

@@ -123,7 +123,7 @@ class EngineEntry:
         refit: Weights can be replaced.
         stripped: Weights are not in the plan: refit before use.
         batch: Largest batch.
-        images: Largest number of images of one prompt.
+        images: Largest number of groups (images, or whole videos with a joint budget) of one prompt, see ``groups``.
         text_capacity: Largest number of text tokens, prompt and answer; also of one call.
         vision: Vision engine.
         decoder: Decoder engine.
@@ -149,6 +149,11 @@ class EngineEntry:
     decoder: EngineFile
     footprint: Footprint
     plugins: PluginLibrary | None = None
+
+    @property
+    def groups(self) -> int:
+        """Largest number of groups of one prompt that share a budget; in ``luvc.json`` it is called images."""
+        return self.images
 
     @property
     def code(self) -> tuple[EngineFile | PluginLibrary, ...]:

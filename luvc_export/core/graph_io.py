@@ -33,6 +33,10 @@ VISUAL_ORDER = "visual_order"
 ORDER = "order"
 TEXT_MASK = "text_mask"
 LOGITS_INDICES = "logits_indices"
+#: Of decoders whose caches have a fixed capacity (KV form ``inplace``), both int64 [1]: text tokens and groups that the
+#: caches hold. ``text_mask`` is then [B, text capacity], over text slots.
+PAST_TEXT = "past_text"
+PAST_GROUPS = "past_groups"
 LOGITS = "logits"
 #: Of decoders whose target chooses tokens (``TargetSpec.next_token``), both [B, 1]: the most likely token after the
 #: last position asked about, int64, and its logit, float32, infinite where any logit is not a number.

@@ -118,6 +118,17 @@ class Plan:
         """Visual tokens that share a budget when they leave the encoder: N_0 of every one of ``joint_images``."""
         return self.joint_images * self.vision_tokens
 
+    def cache_rows(self, groups: int, text: int) -> tuple[int, ...]:
+        """Rows of each LLM layer's KV cache: what the layer keeps of every group, then the text.
+
+        Every buffer, profile, mask and prediction of a cache follows from this.
+
+        Args:
+            groups: What shares a budget: single images, or with ``joint_images`` so many images each.
+            text: Text tokens, prompt and answer.
+        """
+        return tuple(groups * keep + text for keep in self.keep)
+
     @property
     def prunes(self) -> tuple[tuple[int, int, int], ...]:
         """Every place where the visual span shrinks, as (layer, tokens before, tokens kept)."""

@@ -15,22 +15,16 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.ort import OrtBackend, OrtCache
-from luvc_export.runtime.tensorrt.call import PAST_GROUPS, PAST_TEXT
 
 
 @dataclass(frozen=True)
 class InplaceCache:
-    """Caches of full capacity, and what they hold."""
+    """Caches of full capacity, and what they hold: rows in use of each layer, groups and text tokens."""
 
     values: OrtCache
-    images: int
+    lengths: tuple[int, ...]
+    groups: int
     text: int
-    keep: tuple[int, ...]
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Rows in use of each layer."""
-        return tuple(self.images * keep + self.text for keep in self.keep)
 
     @property
     def nbytes(self) -> int:
@@ -62,9 +56,9 @@ class InplaceOrt:
                 fix="make the pack with --precision fp16 to check it here, or run it on the device",
             )
         entry, shape = bundle.entry(plan), bundle.manifest.decoder
-        self._inner, self._capacity, self._keep = OrtBackend(bundle, entry), capacity, entry.plan.keep
+        self._inner, self._capacity, self._plan = OrtBackend(bundle, entry), capacity, entry.plan
         self._rows = [
-            (1, shape.kv_heads, capacity.images * keep + capacity.text, shape.head_dim) for keep in self._keep
+            (1, shape.kv_heads, rows, shape.head_dim) for rows in entry.plan.cache_rows(capacity.groups, capacity.text)
         ]
         self._element = np.dtype(BY_PRECISION[dtype].name)
 
@@ -83,12 +77,11 @@ class InplaceOrt:
         mask = np.zeros((1, self._capacity.text), np.bool_)
         mask[:, : given.shape[1]] = given
         told: dict[str, Array] = {graph_io.TEXT_MASK: mask}
-        told |= {
-            name: np.array([value], np.int64) for name, value in ((PAST_TEXT, held.text), (PAST_GROUPS, held.images))
-        }
+        held_counts = {graph_io.PAST_TEXT: held.text, graph_io.PAST_GROUPS: held.groups}
+        told |= {name: np.array([count], np.int64) for name, count in held_counts.items()}
         outputs, values = self._inner.decode({**feeds, **told}, held.values)
-        images = held.images + feeds[graph_io.VISUAL_EMBEDS].shape[1]
-        return outputs, InplaceCache(values, images, given.shape[1], self._keep)
+        groups, text = held.groups + feeds[graph_io.VISUAL_EMBEDS].shape[1], given.shape[1]
+        return outputs, InplaceCache(values, self._plan.cache_rows(groups, text), groups, text)
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``."""
@@ -98,4 +91,4 @@ class InplaceOrt:
         from onnxruntime import OrtValue
 
         empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, self._element)) for shape in self._rows for _ in range(2)]
-        return InplaceCache(OrtCache(tuple(empty)), 0, 0, self._keep)
+        return InplaceCache(OrtCache(tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)

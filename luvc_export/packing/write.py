@@ -221,7 +221,7 @@ def check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) -
     images = made.prompt_ids.count(placeholder)
     text = len(made.prompt_ids) - images + len(made.token_ids)
     for what, count, most, flag in (
-        ("images", images, capacity.images, "--images"),
+        ("images", images, capacity.groups, "--images"),
         ("text tokens", text, capacity.text, "--text-capacity"),
     ):
         if count > most:

@@ -63,7 +63,7 @@ class TrtBackend:
         gpu: Gpu | None = None,
         opener: Callable[[EngineFile], Engine] | None = None,
     ) -> None:
-        self._bundle, self._keep = bundle, bundle.entry(plan).plan.keep
+        self._bundle, self._plan = bundle, bundle.entry(plan).plan
         self._entry = entry = bundle.engine(plan, target)
         if entry.stripped:
             fix = f"luvc-export build --target {entry.target} without --strip-weights"
@@ -147,7 +147,7 @@ class TrtBackend:
         file = self._entry.decoder
         prefill, decode = self._slots("decoder", file, prefill_profile(file), decode_profile(file))
         slots = {"prefill": prefill, "decode": decode}
-        return TrtDecoder(self.gpu, self._stream, slots, self._entry, self._keep, self._kv)
+        return TrtDecoder(self.gpu, self._stream, slots, self._entry, self._plan, self._kv)
 
     def _slots(self, name: str, file: EngineFile, *profiles: int) -> list[ExecutionSlot]:
         """Open an engine, and make slots with a context each: a graph of one stays valid while another runs."""

@@ -22,11 +22,11 @@ class TrtCache(Lease):
         block: Where they lie.
         lengths: Rows of each layer.
         text: Text tokens held.
-        images: Images held.
+        groups: Groups held.
     """
 
-    def __init__(self, block: Block, lengths: tuple[int, ...], text: int, images: int) -> None:
-        self.lengths, self.text, self.images = lengths, text, images
+    def __init__(self, block: Block, lengths: tuple[int, ...], text: int, groups: int) -> None:
+        self.lengths, self.text, self.groups = lengths, text, groups
         super().__init__(block)
 
     @property

@@ -13,8 +13,6 @@ from luvc_export.runtime.backend import Array
 from luvc_export.runtime.cuda.tensor import to_engine
 from luvc_export.runtime.tensorrt.cache import TrtCache
 
-PAST_TEXT, PAST_GROUPS = "past_text", "past_groups"
-
 
 def decode_profile(file: EngineFile) -> int:
     """Index of the profile made for one token at a time: the one with the smallest largest text."""
@@ -33,16 +31,16 @@ def samples_tokens(entry: EngineEntry) -> bool:
     return given and kinds[graph_io.NEXT_TOKEN] == kinds[graph_io.INPUT_IDS] == "int64"
 
 
-def check_room(entry: EngineEntry, cache: TrtCache | None, images: int, text: int) -> None:
-    """Check that a call with ``images`` and ``text`` tokens behind ``cache`` fits the caches.
+def check_room(entry: EngineEntry, cache: TrtCache | None, groups: int, text: int) -> None:
+    """Check that a call with ``groups`` of images and ``text`` tokens behind ``cache`` fits the caches.
 
     Raises:
         UsageError: Too much text, too many images, or images behind text where caches are written in place.
     """
-    held_text, held_images = (cache.text, cache.images) if cache else (0, 0)
+    held_text, held_groups = (cache.text, cache.groups) if cache else (0, 0)
     for what, held, new, most in (
         ("text tokens", held_text, text, entry.text_capacity),
-        ("images", held_images, images, entry.images),
+        ("images", held_groups, groups, entry.groups),
     ):
         if held + new > most:
             raise UsageError(
@@ -52,11 +50,11 @@ def check_room(entry: EngineEntry, cache: TrtCache | None, images: int, text: in
                 expected=f"at most {most}",
                 fix=f"luvc-export build --target {entry.target} with more of them, or ask less",
             )
-    if entry.kv == "inplace" and images and cache:
+    if entry.kv == "inplace" and groups and cache:
         raise UsageError(
             "these engines take images with the first call of a conversation only",
             where=entry.decoder.file,
-            got=f"{images} images behind {held_text} text tokens",
+            got=f"{groups} images behind {held_text} text tokens",
             fix=f"ask about all images at once, or luvc-export build --target {entry.target} --kv concat",
         )
 
@@ -70,7 +68,7 @@ def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCac
     if entry.kv == "inplace":
         mask = np.zeros((1, entry.text_capacity), np.bool_)
         mask[:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
-        held = {PAST_TEXT: cache.text if cache else 0, PAST_GROUPS: cache.images if cache else 0}
+        held = {graph_io.PAST_TEXT: cache.text if cache else 0, graph_io.PAST_GROUPS: cache.groups if cache else 0}
         given |= {graph_io.TEXT_MASK: mask, **{name: np.array([value], np.int64) for name, value in held.items()}}
     kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
     return {name: to_engine(array, kinds[name]) for name, array in given.items() if name in kinds}

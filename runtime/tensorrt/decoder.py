@@ -10,6 +10,7 @@ import numpy as np
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME
+from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, Memory
@@ -36,7 +37,7 @@ class TrtDecoder:
         stream: Stream of the slots.
         slots: By profile.
         entry: What the manifest says of the engines.
-        keep: Visual tokens an image leaves in each layer.
+        plan: Says how many rows each layer keeps.
         kv: Where caches lie.
     """
 
@@ -46,12 +47,12 @@ class TrtDecoder:
         stream: int,
         slots: Mapping[str, ExecutionSlot],
         entry: EngineEntry,
-        keep: tuple[int, ...],
+        plan: Plan,
         kv: KvPlan,
     ) -> None:
-        self._gpu, self._stream, self._slots, self._entry, self._keep, self._kv = gpu, stream, slots, entry, keep, kv
+        self._gpu, self._stream, self._slots, self._entry, self._plan, self._kv = gpu, stream, slots, entry, plan, kv
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-        self._past, self._present = graph_io.past_names(len(keep)), graph_io.present_names(len(keep))
+        self._past, self._present = graph_io.past_names(plan.layers), graph_io.present_names(plan.layers)
         self._blocks = Pool(self._allocate)
         self._newest = gpu.allocate(BY_NAME["int64"].itemsize, "the newest token")
         self._number = 0
@@ -84,8 +85,8 @@ class TrtDecoder:
     ) -> tuple[Call, TrtCache]:
         if cache is not None and not isinstance(cache, TrtCache):
             raise UsageError("this cache is of another back-end", where="cache", got=type(cache).__name__)
-        images, text = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape[1]
-        check_room(self._entry, cache, images, text)
+        groups, text = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape[1]
+        check_room(self._entry, cache, groups, text)
         feeds, resident = self._token(feeds, after)
         arrays = decoder_arrays(self._entry, feeds, cache)
         visual, dtype = feeds[graph_io.VISUAL_EMBEDS], self._kinds[graph_io.VISUAL_EMBEDS]
@@ -102,7 +103,7 @@ class TrtDecoder:
             name: target.memory.address + self._kv.region.offsets[past]
             for name, past in zip(self._present, self._past, strict=True)
         }
-        single = not images and text == 1
+        single = not groups and text == 1
         profile = (decode_profile if single else prefill_profile)(self._entry.decoder)
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check_shapes(self._entry.decoder, profile, shapes | {name: shape for name, (_, shape) in resident.items()})
@@ -110,8 +111,8 @@ class TrtDecoder:
         slot = self._slots["decode" if single else "prefill"]
         self._number += 1
         call = slot.start(arrays, resident, lambda _: present, copies, front)
-        images, text = images + (cache.images if cache else 0), text + (cache.text if cache else 0)
-        state = TrtCache(target, tuple(images * keep + text for keep in self._keep), text, images)
+        groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
+        state = TrtCache(target, self._plan.cache_rows(groups, text), text, groups)
         del lease
         return call, state
 
@@ -130,12 +131,13 @@ class TrtDecoder:
         """See ``TrtBackend.rows``."""
         raw = np.asarray(GpuTensor(self._gpu, cache, (self._kv.region.nbytes,), "uint8", self._stream))
         inplace, (heads, size) = self._entry.kv == "inplace", self._kv.shape
+        empty = self._plan.cache_rows(self._entry.groups - cache.groups, 0)
         arrays = []
         for index, name in enumerate(self._past):
             layer = index // 2
             filled = cache.lengths[layer]
             # In place, visual rows end where the slots of text begin (docs/surgery.md).
-            first = (self._entry.images - cache.images) * self._keep[layer] if inplace else 0
+            first = empty[layer] if inplace else 0
             shape = (1, heads, self._kv.rows[layer] if inplace else filled, size)
             start, nbytes = self._kv.region.offsets[name], math.prod(shape) * self._kv.itemsize
             values = to_host(raw[start : start + nbytes], self._kinds[name], shape)

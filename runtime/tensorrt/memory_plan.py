@@ -38,7 +38,7 @@ class KvPlan:
     """Keys and values of every layer.
 
     Args:
-        rows: Rows a layer's cache holds at most: its visual tokens of all images and the text capacity.
+        rows: Rows a layer's cache holds at most: see ``Plan.cache_rows``.
         shape: (kv heads, head size).
         itemsize: Bytes of an element.
         sets: Sets of caches an answer needs: ``concat`` reads one and writes the other, ``inplace`` has one.
@@ -63,7 +63,7 @@ def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
     Raises:
         BundleError: The engines' fixed capacities are not those of the plan.
     """
-    rows = tuple(entry.images * keep + entry.text_capacity for keep in plan.keep)
+    rows = plan.cache_rows(entry.groups, entry.text_capacity)
     inputs = {binding.name: binding for binding in entry.decoder.inputs}
     names = graph_io.past_names(shape.layers)
     missing = [name for name in names if name not in inputs]

@@ -30,7 +30,7 @@ def test_the_cache_is_that_of_the_budgets() -> None:
     assert sum(kv_bytes(SHAPE, PLAN.keep, 1024)) == CACHE.bytes
     assert dataclasses.replace(CACHE, kv="concat").bytes == 2 * CACHE.bytes
     assert dataclasses.replace(CACHE, precision="fp32").bytes == 2 * CACHE.bytes
-    two = dataclasses.replace(CACHE, capacity=Capacity(1024, images=2, batch=3))
+    two = dataclasses.replace(CACHE, capacity=Capacity(1024, groups=2, batch=3))
     assert two.bytes == 3 * sum(kv_bytes(SHAPE, [2 * keep for keep in PLAN.keep], 1024))
 
 

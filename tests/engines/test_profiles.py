@@ -26,7 +26,7 @@ SHAPES = {
 
 
 def test_one_wide_profile() -> None:
-    (wide,) = profiles(SHAPES, PLAN, Capacity(256, images=2, batch=4), "wide")
+    (wide,) = profiles(SHAPES, PLAN, Capacity(256, groups=2, batch=4), "wide")
     assert wide.name == "wide"
     assert wide.minimum[graph_io.VISUAL_EMBEDS] == (1, 0, 15, 64)
     assert wide.maximum[graph_io.VISUAL_EMBEDS] == (4, 2, 15, 64)
@@ -46,7 +46,7 @@ def test_prefill_and_decode() -> None:
 
 
 def test_pictures() -> None:
-    (image,) = profiles({graph_io.IMAGE: (-1, 1, 56, 84, 3)}, PLAN, Capacity(16, images=3), "pair")
+    (image,) = profiles({graph_io.IMAGE: (-1, 1, 56, 84, 3)}, PLAN, Capacity(16, groups=3), "pair")
     assert (image.minimum["image"][0], image.maximum["image"][0]) == (1, 3)
 
 

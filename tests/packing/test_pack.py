@@ -55,7 +55,7 @@ def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict
     zipfile.ZipFile(wheels / WHEEL, "w").close()
     task = find("glyph")
     asked: dict[str, Callable[..., PackCases]] = {
-        "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.images), task.longest),
+        "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.groups), task.longest),
         "7.2": lambda session, capacity: PackCases("generated", cases.generated(session.size, 1), 3),
     }
     return {
@@ -355,11 +355,11 @@ def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, t
 
 def test_a_case_that_does_not_fit_the_engines_names_the_flag() -> None:
     made = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
-    check_room(made, 9, Capacity(text=4, images=2), "case 0")
+    check_room(made, 9, Capacity(text=4, groups=2), "case 0")
     with pytest.raises(UsageError, match="--text-capacity 4"):
-        check_room(made, 9, Capacity(text=3, images=2), "case 0")
+        check_room(made, 9, Capacity(text=3, groups=2), "case 0")
     with pytest.raises(UsageError, match="--images 2"):
-        check_room(made, 9, Capacity(text=4, images=1), "case 0")
+        check_room(made, 9, Capacity(text=4, groups=1), "case 0")
 
 
 @pytest.mark.parametrize(

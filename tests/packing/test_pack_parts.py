@@ -165,13 +165,13 @@ def elf(folder: Path, machine: int) -> Path:
 
 
 def test_plugins_are_for_the_board(tmp_path: Path) -> None:
-    contents.check(None, ORIN)
-    contents.check(elf(tmp_path, 183), ORIN)
+    contents.check_plugins(None, ORIN)
+    contents.check_plugins(elf(tmp_path, 183), ORIN)
     with pytest.raises(UsageError, match=r"not for the board\n.*\n.*x86_64\n.*aarch64\n.*build it on the board"):
-        contents.check(elf(tmp_path, 62), ORIN)
+        contents.check_plugins(elf(tmp_path, 62), ORIN)
     (tmp_path / "text.so").write_text("no library")
     with pytest.raises(UsageError, match="no ELF file"):
-        contents.check(tmp_path / "text.so", ORIN)
+        contents.check_plugins(tmp_path / "text.so", ORIN)
 
 
 def reference() -> Answer:

@@ -134,7 +134,7 @@ def describe(
         **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
         **{"version": "10.3.0", "compute_capabilities": ("8.9",), "version_compatible": False},  # type: ignore[arg-type]
         **{"hardware_compatibility": "none", "refit": False, "stripped": False, "batch": 1},  # type: ignore[arg-type]
-        **{"images": capacity.images, "text_capacity": capacity.text, **files},  # type: ignore[arg-type]
+        **{"images": capacity.groups, "text_capacity": capacity.text, **files},  # type: ignore[arg-type]
         footprint=Footprint(1 << 20, 1 << 20, 1 << 20, 0, 1 << 20),
     )
     manifest = dataclasses.replace(bundle.manifest, engines=(made,))
@@ -144,7 +144,7 @@ def describe(
 @functools.cache
 def _after_surgery(path: Path, kv: str, capacity: Capacity, next_token: bool) -> onnx.ModelProto:
     model, spec = onnx.load(path, load_external_data=False), dataclasses.replace(SPECS[kv], next_token=next_token)
-    return run_passes(model, spec, text_capacity=capacity.text, images=capacity.images)[0]
+    return run_passes(model, spec, text_capacity=capacity.text, groups=capacity.groups)[0]
 
 
 def _file(name: str, model: onnx.ModelProto, plan: Plan, capacity: Capacity, kind: Any) -> EngineFile:

@@ -2,8 +2,8 @@
 
 requires: a decoder, the KV form ``inplace`` (opset 24), and the text capacity.
 matches: the Concat of past and new rows in front of every Attention, and the mask of each stage.
-apply: TensorScatter writes the new rows of layer l into a cache of ``images * keep_l + text_capacity`` rows; masks
-are explicit, over slots. The contract changes as docs/surgery.md says: ``text_mask`` is [B, text_capacity] over text
+apply: TensorScatter writes the new rows of a layer into a cache of ``Plan.cache_rows`` of the capacity; masks are
+explicit, over slots. The contract changes as docs/surgery.md says: ``text_mask`` is [B, text_capacity] over text
 slots, ``past_text`` and ``past_groups`` (int64 [1]) say what the cache holds. Visual rows end where text slots begin,
 so a call with fewer images leaves its first slots empty. What Attention sums is the same, in rows of other length.
 ensures: every cache has a fixed capacity, and no Concat of past and new rows is left.
@@ -19,8 +19,6 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers, source, strip, up
 
-PAST_TEXT, PAST_GROUPS = "past_text", "past_groups"
-
 
 def requires(surgery: Surgery) -> str | None:
     """A target that wants it, and what capacities follow from."""
@@ -28,10 +26,10 @@ def requires(surgery: Surgery) -> str | None:
         return "the vision graph has no cache"
     if surgery.target.kv != "inplace":
         return f"the target's KV form is {surgery.target.kv}"
-    if any(tensor.name == PAST_TEXT for tensor in surgery.graph.inputs):
+    if any(tensor.name == graph_io.PAST_TEXT for tensor in surgery.graph.inputs):
         return "done already"
     if surgery.text_capacity is None:
-        raise CheckFailed("in-place caches need the text capacity", fix="operate(..., text_capacity=...)")
+        raise CheckFailed("in-place caches need the text capacity", fix="run_passes(..., text_capacity=...)")
     return None
 
 
@@ -42,15 +40,17 @@ def apply(surgery: Surgery) -> int:
     inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
     text_mask = inputs[graph_io.TEXT_MASK]
     text_mask.shape = [text_mask.shape[0], capacity]
-    past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [1]) for name in (PAST_TEXT, PAST_GROUPS))
+    held = (graph_io.PAST_TEXT, graph_io.PAST_GROUPS)
+    past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [1]) for name in held)
     surgery.graph.inputs += [past_text, past_groups]
     groups = surgery.emit("Shape", [inputs[graph_io.VISUAL_EMBEDS]], start=1, end=2)[0]
     batch = surgery.emit("Shape", [inputs[graph_io.INPUT_IDS]], start=0, end=1)[0]
     starts: dict[int, gs.Tensor] = {}
     masks: dict[tuple[int, int], gs.Tensor] = {}
     fired = 0
+    rows = surgery.plan.cache_rows(surgery.groups, capacity)
     for layer, keep in enumerate(surgery.plan.keep):
-        visual = surgery.images * keep
+        visual = rows[layer] - capacity
         if keep not in starts:
             new = surgery.emit("Mul", [groups, [keep]])[0]
             room = surgery.emit("Sub", [[visual], new])[0]
@@ -61,7 +61,7 @@ def apply(surgery: Surgery) -> int:
             if len(joins) != 1:
                 raise CheckFailed("a cache is not joined to new rows once", where=name)
             present = joins[0].outputs[0]
-            past.shape = [past.shape[0], past.shape[1], visual + capacity, past.shape[3]]
+            past.shape = [past.shape[0], past.shape[1], rows[layer], past.shape[3]]
             where = surgery.emit("Expand", [starts[keep], batch])[0]
             made = surgery.emit("TensorScatter", [past, joins[0].inputs[1], where], like=[past], axis=-2, mode="linear")
             surgery.replace(present, made[0])

@@ -161,7 +161,7 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
         if given is not None:
             return PackCases("file", given)
         if found is not None:
-            return PackCases("task", of_task(found, count, capacity.images), found.longest)
+            return PackCases("task", of_task(found, count, capacity.groups), found.longest)
         return PackCases("generated", generated(session.size, count))
 
     return choose

@@ -64,7 +64,7 @@ def test_where_it_is_not_wanted(traced: Traced) -> None:
 
 
 def test_lint_misses_an_output(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(append_argmax.contract, "NEXT_TOKEN", "next_tokn")
+    monkeypatch.setattr(append_argmax.graph_io, "NEXT_TOKEN", "next_tokn")
     made = cut(traced.decoder, append_argmax, target=CHOOSING)
     monkeypatch.undo()
     with pytest.raises(CheckFailed, match="output next_token of the contract is missing"):

@@ -30,7 +30,7 @@ from luvc_export.runtime.cuda.device import Gpu
 
 PLAN = "thirds"
 #: Room for more images than are asked about, so that rows in place do not start where their cache does.
-CAPACITY = Capacity(text=96, images=2, logits=96)
+CAPACITY = Capacity(text=96, groups=2, logits=96)
 
 
 @pytest.fixture(scope="module")

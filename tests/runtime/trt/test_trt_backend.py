@@ -24,7 +24,7 @@ from luvc_export.runtime.cuda.tensor import GpuTensor
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import State
 
-CAPACITY = Capacity(text=96, images=2, logits=96)
+CAPACITY = Capacity(text=96, groups=2, logits=96)
 FORMS = ("concat", "inplace")
 
 

@@ -23,7 +23,7 @@ from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.tensorrt import buffers
 
-CAPACITY = Capacity(text=96, images=1, logits=96)
+CAPACITY = Capacity(text=96, groups=1, logits=96)
 FORMS = ("concat", "inplace")
 #: ``next_token`` int64 at 0 and ``next_logit`` float32 at 256, where an engine's next output may start.
 BYTES_OF_A_STEP = 256 + 4
