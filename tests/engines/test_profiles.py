@@ -64,7 +64,7 @@ def test_an_open_size_the_contract_fixes_is_refused(shape: tuple[int, ...]) -> N
         profiles({**SHAPES, "new_input": (-1,)}, PLAN, Capacity(256), "wide")
 
 
-@pytest.mark.parametrize("name", ["text", "images", "batch", "logits"])
+@pytest.mark.parametrize("name", ["text", "groups", "batch", "logits"])
 def test_capacities_are_positive(name: str) -> None:
     with pytest.raises(UsageError, match=f"where: {name}"):
         Capacity(**{"text": 8, name: 0})

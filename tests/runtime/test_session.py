@@ -251,10 +251,10 @@ def test_logits_that_are_not_numbers_name_the_step(bundle: Bundle) -> None:
         scripted(bundle, "abcdef", bad=2).generate(None, "hello", max_new_tokens=5)
 
 
-def test_room(session: Session, picture: Picture) -> None:
-    assert session.room(session.prepare(None, "hello")) == 43
-    assert session.room(session.prepare(None, "hello"), 3) == 3
-    assert session.room(session.prepare([picture] * 10, "hello")) == 64 - 40 - 5
+def test_token_limit(session: Session, picture: Picture) -> None:
+    assert session.token_limit(session.prepare(None, "hello")) == 43
+    assert session.token_limit(session.prepare(None, "hello"), 3) == 3
+    assert session.token_limit(session.prepare([picture] * 10, "hello")) == 64 - 40 - 5
     assert len(session.generate(None, "hello").token_ids) <= 43
 
 

@@ -146,7 +146,7 @@ def test_engines_of_before_answer_as_before(
     wanted = expected.generate(*question, max_new_tokens=LENGTH)
     assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
     request = ours.prepare(*question)
-    with pytest.raises(UsageError, match=r"choose no tokens\n(.|\n)*build --target stand-in again"):
+    with pytest.raises(UsageError, match=r"pick no tokens\n(.|\n)*build --target stand-in again"):
         ours.sample(5, ours.run(request.token_ids, ours.encode_images(request.images)).state)
 
 
