@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
@@ -24,23 +24,12 @@ from luvc_export.errors import MachineError, UsageError
 _PLAN_BYTES = 32 << 20
 
 
-def install(
-    bundle: Bundle,
-    plan: str,
-    graphs: tuple[builder.BuildInput, builder.BuildInput],
-    target: Target,
-    precision: Precision,
-    kv: Kv,
-    capacity: Capacity,
-    options: BuildOptions,
-    footprint: Footprint,
-    progress: Progress,
-) -> Bundle:
-    """Build vision and decoder engine into ``bundle``, all or nothing, and return it as it is then.
+@dataclass(frozen=True)
+class PreparedBuild:
+    """All that building the two engines of a plan takes; made by ``luvc_export.pipeline.prepare_build``, or by a pack.
 
     Args:
-        bundle: A checked bundle.
-        plan: Name of its plan.
+        plan: Name of the plan.
         graphs: Vision and decoder graph in the target's dialect.
         target: What to build for.
         precision: Arithmetic of the graphs.
@@ -48,30 +37,44 @@ def install(
         capacity: The largest call.
         options: How to build.
         footprint: Predicted memory.
-        progress: Told (stage, fraction done).
+    """
+
+    plan: str
+    graphs: tuple[builder.BuildInput, builder.BuildInput]
+    target: Target
+    precision: Precision
+    kv: Kv
+    capacity: Capacity
+    options: BuildOptions
+    footprint: Footprint
+
+
+def install(bundle: Bundle, prepared: PreparedBuild, progress: Progress) -> Bundle:
+    """Build vision and decoder engine into ``bundle``, all or nothing, and return it as it is then.
 
     Raises:
         LuvcError: See ``builder.build``.
         MachineError: The disk is too small.
         UsageError: The bundle cannot be written to.
     """
-    _check_disk(bundle.folder, sum(graph.weight_bytes for graph in graphs) + 2 * _PLAN_BYTES)
+    plan, target, capacity = prepared.plan, prepared.target, prepared.capacity
+    _check_disk(bundle.folder, sum(graph.weight_bytes for graph in prepared.graphs) + 2 * _PLAN_BYTES)
     version = library.load(target.library).__version__
     try:
         scratch = Path(tempfile.mkdtemp(prefix=".build.", suffix=".part", dir=bundle.folder))
     except PermissionError as error:
         raise UsageError("the bundle cannot be written to", where=str(bundle.folder), got=str(error)) from error
     try:
-        plugins, options = _take_plugins(options, scratch / f"plugins.{plan}.{target.name}.so")
+        plugins, options = _take_plugins(prepared.options, scratch / f"plugins.{plan}.{target.name}.so")
         vision, decoder = (
             _build(graph, f"{part}.{plan}.{target.name}", scratch, target, capacity, options, progress)
-            for part, graph in zip(("vision", "decoder"), graphs, strict=True)
+            for part, graph in zip(("vision", "decoder"), prepared.graphs, strict=True)
         )
         entry = EngineEntry(
             plan=plan,
             target=target.name,
-            precision=precision,
-            kv="inplace" if kv == "inplace" else "concat",
+            precision=prepared.precision,
+            kv="inplace" if prepared.kv == "inplace" else "concat",
             backend="tensorrt" if target.library.backend == "tensorrt" else "tensorrt_rtx",
             version=version,
             compute_capabilities=(str(target.device.compute_capability),),
@@ -84,7 +87,7 @@ def install(
             text_capacity=capacity.text,
             vision=vision,
             decoder=decoder,
-            footprint=footprint,
+            footprint=prepared.footprint,
             plugins=plugins,
         )
         return _move_in(bundle.folder, scratch, entry)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from luvc_export.pipeline import export_bundle as export_bundle
     from luvc_export.pipeline import load_bundle as load_bundle
     from luvc_export.pipeline import make_plan as make_plan
+    from luvc_export.pipeline import make_plans as make_plans
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _PUBLIC = {
     "export_bundle": "luvc_export.pipeline",
     "load_bundle": "luvc_export.pipeline",
     "make_plan": "luvc_export.pipeline",
+    "make_plans": "luvc_export.pipeline",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -74,14 +74,12 @@ def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def make(model: Any, plan: str, image_size: tuple[int, int] | None, **choices: Any) -> Plan:
-    """The plan a user named: a schedule, budgets, or a file.
+def plan_source(plan: str) -> str | list[int] | Plan:
+    """What a user named with ``--plan``: a schedule, budgets, or the plan in a file.
 
     Raises:
-        PlanError: See ``luvc_export.make_plan``.
+        PlanError: There is no such file, or it holds no plan.
     """
-    from luvc_export.pipeline import make_plan
-
     if plan.endswith(".json"):
         path = Path(plan)
         if not path.is_file():
@@ -90,10 +88,7 @@ def make(model: Any, plan: str, image_size: tuple[int, int] | None, **choices: A
             return Plan.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
         except ValueError as error:
             raise PlanError("the plan file is not JSON", where=str(path), got=str(error)) from error
-    schedule: str | list[int] = plan
-    if _BUDGETS.fullmatch(plan):
-        schedule = [int(part) for part in re.split(r"[\s,]+", plan) if part]
-    return make_plan(model, schedule, image_size=image_size, **choices)
+    return [int(part) for part in re.split(r"[\s,]+", plan) if part] if _BUDGETS.fullmatch(plan) else plan
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.core.target import Target
 from luvc_export.engines import builder, library, targets
-from luvc_export.engines.install import install
+from luvc_export.engines.install import PreparedBuild, install
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.packing import cases, device_check, device_facts, record, validation_record
 from luvc_export.packing.answer import Answer, answer
@@ -132,8 +132,7 @@ def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEn
             told.add(stage)
             _say("engines", stage)
 
-    built = install(
-        bundle,
+    prepared = PreparedBuild(
         pack.plan,
         (graphs[0], graphs[1]),
         target,
@@ -142,8 +141,8 @@ def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEn
         pack.capacity,
         pack.options(bundle.folder),
         pack.footprint,
-        tell,
     )
+    built = install(bundle, prepared, tell)
     return built, built.engine(pack.plan, pack.target)
 
 

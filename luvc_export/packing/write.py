@@ -13,10 +13,9 @@ from luvc_export import __version__
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
-from luvc_export.core import precision as precisions
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
-from luvc_export.engines import memory, targets
+from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
@@ -31,7 +30,7 @@ from luvc_export.packing.contents import (
     write_wheel,
 )
 from luvc_export.packing.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
-from luvc_export.pipeline import target_graphs
+from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.session import Session
 
 #: Tokens of an answer where nobody says how many.
@@ -113,26 +112,28 @@ def write_pack(
     options.check(device.library)
     check_plugins(options.dynamic_plugins, device)
     bundles.check_target(Path(output), overwrite)
-    entry, manifest = bundle.entry(plan), bundle.manifest
-    if entry.quantised is not None:
-        precisions.check_target(precisions.find(entry.quantised.precision), device)
     given = given_wheels(wheels_folder)
-    precision = precision or (manifest.dtype if manifest.dtype != "fp32" else device.spec.precisions[0])
-    spec = options.spec(device.with_kv(kv or device.spec.kv))
-    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images)
-    cache = memory.KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
-    progress(f"graphs for {target}", 0.0)
-    graphs, footprint = target_graphs(bundle, entry, spec, cache, options.workspace_mib)
-    memory.check_fits(footprint, device, cache, device_memory_gib)
-    progress(f"graphs for {target}", 1.0)
+    prepared = prepare_build(
+        bundle,
+        target,
+        plan,
+        precision=precision,
+        kv=kv,
+        text_capacity=text_capacity,
+        images=images,
+        options=options,
+        device_memory_gib=device_memory_gib,
+        progress=progress,
+    )
+    name, capacity, manifest = prepared.plan, prepared.capacity, bundle.manifest
     asked, answers = _reference(bundle, plan, capacity, chosen, progress)
     with bundles.writing(output, overwrite) as folder:
-        name = plan or manifest.default_plan
         files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
-        for file, graph in zip(files, graphs, strict=True):
+        for file, graph in zip(files, prepared.graphs, strict=True):
             (folder / file).write_bytes(graph.data)
         copy_files(bundle, folder, files, progress)
-        write_manifest(folder, manifest, name, replace(entry, vision=files[0], decoder=files[1]), precision, capacity)
+        entry = replace(bundle.entry(plan), vision=files[0], decoder=files[1])
+        write_manifest(folder, manifest, name, entry, prepared.precision, capacity)
         listed = {path.name for path in folder.iterdir()}
         if options.dynamic_plugins is not None:
             shutil.copyfile(options.dynamic_plugins, folder / PLUGINS)
@@ -149,15 +150,15 @@ def write_pack(
         pack = Pack(
             target=target,
             plan=name,
-            precision=precision,
+            precision=prepared.precision,
             reference_dtype=manifest.dtype,
-            kv="inplace" if spec.kv == "inplace" else "concat",
+            kv="inplace" if prepared.kv == "inplace" else "concat",
             text_capacity=capacity.text,
             images=images,
             workspace_mib=options.workspace_mib,
             builder_optimization_level=options.builder_optimization_level,
-            weight_bytes=(graphs[0].weight_bytes, graphs[1].weight_bytes),
-            footprint=footprint,
+            weight_bytes=(prepared.graphs[0].weight_bytes, prepared.graphs[1].weight_bytes),
+            footprint=prepared.footprint,
             python=python,
             requirements=wheels.REQUIRED,
             wheels=(own.name, *(wheel.name for wheel in given)),

@@ -13,7 +13,8 @@ from luvc_export import engines
 from luvc_export.core import plugin_library
 
 FOLDER = Path(engines.__file__).resolve().parent
-FILES = [FOLDER / f"{name}.py" for name in ("builder", "layer_information", "library", "kernel_caches", "build_monitor")]
+NAMES = ("builder", "layer_information", "library", "kernel_caches", "build_monitor")
+FILES = [FOLDER / f"{name}.py" for name in NAMES]
 FILES.append(Path(plugin_library.__file__))
 LISTED = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))
 OLD, NEW = ({name: set(members.split()) for name, members in LISTED[version].items()} for version in ("10.3", "11.1"))

@@ -22,11 +22,10 @@ from luvc_export.cli.tables.engines import facts
 from luvc_export.core.operators import DOMAIN
 from luvc_export.core.plan import Plan
 from luvc_export.engines import builder, install, library, targets
-from luvc_export.engines.memory import KvCacheSpec
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
-from luvc_export.pipeline import target_graphs
+from luvc_export.pipeline import prepare_build
 
 ORIN, RTX = targets.find("jetson-agx-orin-jp62"), targets.find("rtx-ada")
 CAPACITY = Capacity(32)
@@ -41,10 +40,10 @@ def rubbish(tmp_path: Path) -> Path:
 
 def calls(opened: Bundle, options: BuildOptions) -> list[set[str]]:
     """Plugins that the vision and the decoder graph of ``thirds`` call, as the builder gets them."""
-    entry, spec = opened.entry("thirds"), options.spec(ORIN.with_kv("concat"))
-    cache = KvCacheSpec(entry.plan, opened.manifest.decoder, CAPACITY, "fp16", spec.kv)
-    graphs, _ = target_graphs(opened, entry, spec, cache, options.workspace_mib)
-    models = [onnx.load_from_string(graph.data) for graph in graphs]
+    prepared = prepare_build(
+        opened, ORIN.name, "thirds", precision="fp16", kv="concat", text_capacity=CAPACITY.text, options=options
+    )
+    models = [onnx.load_from_string(graph.data) for graph in prepared.graphs]
     return [{node.op_type for node in model.graph.node if node.domain == DOMAIN} for model in models]
 
 
@@ -83,7 +82,8 @@ def installed(opened: Bundle, options: BuildOptions, monkeypatch: pytest.MonkeyP
     plan = opened.entry("thirds").plan
     graphs = tuple(builder.BuildInput(f"{name}.onnx", b"", opened.folder, plan, 1) for name in ("vision", "decoder"))
     sizes, tell = Footprint(0, 0, 0, 0, 0), lambda stage, done: None
-    return install.install(opened, "thirds", graphs, ORIN, "fp16", "concat", CAPACITY, options, sizes, tell)  # type: ignore[arg-type]
+    prepared = install.PreparedBuild("thirds", graphs, ORIN, "fp16", "concat", CAPACITY, options, sizes)  # type: ignore[arg-type]
+    return install.install(opened, prepared, tell)
 
 
 def test_the_bundle_carries_the_library(

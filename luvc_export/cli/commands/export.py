@@ -12,7 +12,6 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE
-from luvc_export.errors import UsageError
 
 
 def export(
@@ -73,7 +72,7 @@ def export(
     from luvc_export.bundle.folder import check_target
     from luvc_export.core.cost_report import cost
     from luvc_export.export.checkpoint import open_checkpoint
-    from luvc_export.pipeline import default_image_size, export_bundle, images_of_video, sized
+    from luvc_export.pipeline import export_bundle, make_plans
 
     check_target(output, overwrite)
     check_folder(output, "--output")
@@ -86,37 +85,21 @@ def export(
     for flag, (value, known) in choices.items():
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
-    names = plan or [DEFAULT_SCHEDULE]
-    sizes = [size for size in map(options.size, image_size or []) if size] or [default_image_size(checkpoint)]
-    shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
-    fixed = [name for name in names if options.plan_name(name) != name]
-    if fixed and joint_frames is not None:
-        raise UsageError(
-            "fixed budgets are for one picture or for one video",
-            where="--joint-frames",
-            got=f"--plan {fixed[0]}",
-            expected="a schedule's name; or a plan file that says joint_images, with --video",
-        )
-    plans = {
-        sized(options.plan_name(name) + kind, size, sizes[0]): options.make(
-            checkpoint,
-            name,
-            size,
-            merge_keep=merge_keep,
-            speedup=speedup if name != "none" else None,
-            kv_mib=kv_mib if name != "none" else None,
-            last_layer=last_layer if name != "none" else None,
-            score=score,
-            rho=rho,
-            axis=axis,
-            spectrum=spectrum,
-            joint_images=images,
-        )
-        for kind, images in shared.items()
-        for name in names
-        if name != "none" or not kind
-        for size in sizes
-    }
+    sizes = [size for size in map(options.size, image_size or []) if size]
+    plans = make_plans(
+        checkpoint,
+        {options.plan_name(name): options.plan_source(name) for name in plan or [DEFAULT_SCHEDULE]},
+        image_size=sizes,
+        joint_frames=joint_frames,
+        merge_keep=merge_keep,
+        speedup=speedup,
+        kv_mib=kv_mib,
+        last_layer=last_layer,  # type: ignore[arg-type]
+        score=score,
+        rho=rho,
+        axis=axis,
+        spectrum=spectrum,
+    )
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(
             checkpoint,

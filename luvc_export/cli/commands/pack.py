@@ -126,12 +126,12 @@ def _opened(
         yield bundles.load(model), plan
         return
     from luvc_export.calibration import tasks
-    from luvc_export.pipeline import export_bundle
+    from luvc_export.pipeline import export_bundle, make_plans
 
     check_model(model)
     size = options.size(image_size) or (tasks.find(task).image_size if task else None)
     name = options.plan_name(plan or DEFAULT_SCHEDULE)
-    plans = {name: options.make(model, plan or DEFAULT_SCHEDULE, size)}
+    plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_SCHEDULE)}, image_size=size)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         capacity = {} if text_capacity is None else {"text_capacity": text_capacity}

@@ -49,7 +49,7 @@ def parity(
     from luvc_export.calibration.parity.run import open_pair
     from luvc_export.calibration.parity.run import parity as run
     from luvc_export.errors import CheckFailed, UsageError
-    from luvc_export.pipeline import DEFAULT_IMAGE_SIZE
+    from luvc_export.pipeline.plans import DEFAULT_IMAGE_SIZE
 
     if (cases is None) == (task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")

@@ -71,6 +71,7 @@ def plan(
     from luvc_export.core.cost_report import cost
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.pipeline import make_plan
 
     given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
@@ -100,16 +101,22 @@ def plan(
         made, counted = result.chosen.plan, result.text
     else:
         counted = 64 if text is None else text
-        made = options.make(
-            checkpoint,
-            schedule,
-            options.size(image_size),
-            merge_keep=0.75 if merge_keep is None else merge_keep,
-            speedup=speedup,
-            kv_mib=kv_mib,
-            text=counted,
-            last_layer=last_layer,
-            **switches,
+        source = options.plan_source(schedule)
+        size = options.size(image_size)
+        made = (
+            source
+            if isinstance(source, Plan)
+            else make_plan(
+                checkpoint,
+                source,
+                image_size=size,
+                merge_keep=0.75 if merge_keep is None else merge_keep,
+                speedup=speedup,
+                kv_mib=kv_mib,
+                text=counted,
+                last_layer=last_layer,  # type: ignore[arg-type]
+                **switches,
+            )
         )
     costs = cost(made, checkpoint.family.decoder_shape(checkpoint.config), counted)
     if output is not None:
@@ -137,7 +144,7 @@ def _search(
     from luvc_export.calibration.budgets import report
     from luvc_export.calibration.budgets.run import budgets
     from luvc_export.calibration.parity.plots import canvas
-    from luvc_export.pipeline import default_image_size
+    from luvc_export.pipeline.plans import default_image_size
 
     if save is not None:
         canvas()  # a missing matplotlib is told before the search, not after it

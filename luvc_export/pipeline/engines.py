@@ -1,0 +1,215 @@
+"""A bundle's plan to engines: prepared for any target, built where its library is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.manifest import Footprint, PlanEntry
+from luvc_export.core import precision as precisions
+from luvc_export.core.progress import Progress
+from luvc_export.core.target import Kv, Precision, TargetSpec
+from luvc_export.errors import BundleError, MachineError
+
+if TYPE_CHECKING:
+    from luvc_export.engines.builder import BuildInput
+    from luvc_export.engines.install import PreparedBuild
+    from luvc_export.engines.memory import KvCacheSpec
+    from luvc_export.engines.options import BuildOptions
+
+
+def prepare_build(
+    bundle: bundles.Bundle,
+    target: str,
+    plan: str | None = None,
+    *,
+    precision: Precision | None = None,
+    kv: Kv | None = None,
+    text_capacity: int | None = None,
+    images: int = 1,
+    batch: int = 1,
+    logits: int = 1,
+    options: BuildOptions | None = None,
+    device_memory_gib: float | None = None,
+    progress: Progress | None = None,
+) -> PreparedBuild:
+    """Bring a plan's graphs into a target's dialect and predict what its engines will need; nothing is built.
+
+    The bundle's own graphs, made for ONNX Runtime, go through surgery once more; no weight is read for that, and no
+    torch is needed.
+
+    Args:
+        bundle: Folder, or a checked bundle.
+        target: Name of a target (``luvc-export targets``).
+        plan: One of the bundle's plans; None for its default.
+        precision: Arithmetic; None for the bundle's own if that is 16-bit, else the target's first.
+        kv: Form of the cache; None for the target's own.
+        text_capacity: Text tokens of a conversation; None for the bundle's.
+        images: Images of a conversation.
+        batch: Rows of a batch.
+        logits: Positions of one call whose logits are wanted; 1 to generate.
+        options: How TensorRT builds.
+        device_memory_gib: Memory of the device; None for the target's largest variant.
+        progress: Told (stage, fraction of it done).
+
+    Raises:
+        UsageError: An unknown target or plan, or an option that does not fit.
+        PlanError: The plan does not fit on the device.
+        BundleError: The bundle has no weights.
+        MachineError: The packages that surgery needs are missing.
+        CheckFailed: The target does not take the graphs.
+    """
+    from luvc_export.engines import targets
+    from luvc_export.engines.install import PreparedBuild
+    from luvc_export.engines.memory import KvCacheSpec, check_fits
+    from luvc_export.engines.options import BuildOptions as Options
+    from luvc_export.engines.profiles import Capacity
+
+    tell = progress or (lambda stage, done: None)
+    record, options = targets.find(target), options or Options()
+    options.check(record.library)
+    manifest, entry = bundle.manifest, bundle.entry(plan)
+    if entry.quantised is not None:
+        precisions.check_target(precisions.find(entry.quantised.precision), record)
+    if precision is None:
+        precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
+    capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
+    spec = options.spec(record.with_kv(kv or record.spec.kv))
+    cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
+    tell(f"graphs for {target}", 0.0)
+    graphs, footprint = _target_graphs(bundle, entry, spec, cache, options.workspace_mib)
+    check_fits(footprint, record, cache, device_memory_gib)
+    tell(f"graphs for {target}", 1.0)
+    name = plan or manifest.default_plan
+    return PreparedBuild(name, graphs, record, precision, spec.kv, capacity, options, footprint)
+
+
+def build_engine(
+    bundle: str | os.PathLike[str] | bundles.Bundle,
+    target: str,
+    plan: str | None = None,
+    *,
+    precision: Precision | None = None,
+    kv: Kv | None = None,
+    text_capacity: int | None = None,
+    images: int = 1,
+    batch: int = 1,
+    logits: int = 1,
+    options: BuildOptions | None = None,
+    device_memory_gib: float | None = None,
+    progress: Progress | None = None,
+) -> bundles.Bundle:
+    """Build vision and decoder engine of one plan into a bundle, all or nothing; see docs/engines.md.
+
+    The bundle's own graphs, made for ONNX Runtime, go through surgery once more for the target; no weight is read for
+    that, and no torch is needed.
+
+    Args:
+        bundle: Folder, or a checked bundle.
+        target: Name of a target (``luvc-export targets``).
+        plan: One of the bundle's plans; None for its default.
+        precision: Arithmetic; None for the bundle's own if that is 16-bit, else the target's first.
+        kv: Form of the cache; None for the target's own.
+        text_capacity: Text tokens of a conversation; None for the bundle's.
+        images: Images of a conversation.
+        batch: Rows of a batch.
+        logits: Positions of one call whose logits are wanted; 1 to generate.
+        options: How TensorRT builds.
+        device_memory_gib: Memory of the device; None for the target's largest variant.
+        progress: Told (stage, fraction of it done).
+
+    Raises:
+        UsageError: An unknown target or plan, an option that does not fit, or a plan too large for the target.
+        BundleError: The bundle is missing, damaged, or without weights.
+        MachineError: This machine lacks TensorRT, its version, a GPU, memory, or the packages that surgery needs.
+        CheckFailed: TensorRT refused a graph.
+    """
+    from luvc_export.engines import library, targets
+    from luvc_export.engines.install import install
+    from luvc_export.engines.memory import building
+    from luvc_export.runtime import memory
+
+    record = targets.find(target)
+    if options is not None:
+        options.check(record.library)
+    library.check_builds(record)
+    library.load(record.library)
+    opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.load(bundle)
+    prepared = prepare_build(
+        opened,
+        target,
+        plan,
+        precision=precision,
+        kv=kv,
+        text_capacity=text_capacity,
+        images=images,
+        batch=batch,
+        logits=logits,
+        options=options,
+        device_memory_gib=device_memory_gib,
+        progress=progress,
+    )
+    memory.require(
+        building(prepared.footprint),
+        str(opened.folder),
+        f"to build engines of {memory.gib(prepared.footprint.weights)} of weights",
+        "build on a machine with more memory, or close other programs",
+    )
+    return install(opened, prepared, progress or (lambda stage, done: None))
+
+
+def _target_graphs(
+    bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: KvCacheSpec, workspace_mib: int
+) -> tuple[tuple[BuildInput, BuildInput], Footprint]:
+    """Vision and decoder graph of a plan in a target's dialect, and the memory they will need.
+
+    Raises:
+        BundleError: The bundle has no weights.
+        MachineError: The packages that surgery needs are not installed.
+        CheckFailed: The target does not take the graphs.
+    """
+    from luvc_export.engines.builder import BuildInput
+    from luvc_export.engines.memory import predict
+    from luvc_export.engines.profiles import profiles
+
+    try:
+        import onnx
+
+        from luvc_export.export.surgeon import run_passes
+        from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            "turning a bundle's graphs into a target's needs more packages than running",
+            got=f"no module {error.name}",
+            fix="pip install 'luvc-export[export]', or build from a folder that luvc-export pack wrote",
+        ) from error
+    weights = bundle.manifest.weights
+    if weights.mode == "none":
+        raise BundleError(
+            "this bundle has no weights to build from",
+            where=str(bundle.folder),
+            fix="export it again without --no-weights",
+        )
+    made: list[BuildInput] = []
+    peaks: list[int] = []
+    for name in (entry.vision, entry.decoder):
+        model, _ = run_passes(
+            onnx.load(bundle.path(name), load_external_data=False),
+            spec,
+            cache.precision,
+            text_capacity=cache.capacity.text,
+            groups=cache.capacity.groups,
+        )
+        shapes = {
+            item.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in item.type.tensor_type.shape.dim]
+            for item in model.graph.input
+        }
+        largest = profiles(shapes, entry.plan, cache.capacity, "wide")[0].maximum
+        peaks.append(peak_bytes(model, largest))
+        folder = Path(weights.folder) if weights.folder else bundle.folder
+        size = weight_bytes(model, cache.precision)
+        made.append(BuildInput(name, model.SerializeToString(), folder, entry.plan, size))
+    footprint = predict((made[0].weight_bytes, made[1].weight_bytes), cache, (peaks[0], peaks[1]), workspace_mib)
+    return (made[0], made[1]), footprint

@@ -1,0 +1,104 @@
+"""A checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.manifest import Fit, WeightsMode
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import DEFAULT_SCHEDULE, check_model
+from luvc_export.core.progress import Progress
+from luvc_export.errors import UsageError
+from luvc_export.pipeline.plans import as_sizes, default_image_size, make_plans, open_model
+
+if TYPE_CHECKING:
+    from luvc_export.export.checkpoint import Checkpoint
+
+
+def export_bundle(
+    model: str | Checkpoint,
+    output: str | os.PathLike[str],
+    plans: str | Plan | Mapping[str, Plan] = DEFAULT_SCHEDULE,
+    *,
+    image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+    fit: Fit = "pad",
+    tiles: Sequence[tuple[int, int]] = ((1, 1),),
+    video: bool = False,
+    joint_frames: int | None = None,
+    text_capacity: int = 1024,
+    dtype: str = "fp32",
+    weights: WeightsMode = "copy",
+    debug: bool = False,
+    overwrite: bool = False,
+    revision: str | None = None,
+    lora: str | None = None,
+    progress: Progress | None = None,
+) -> bundles.Bundle:
+    """Export a checkpoint to a bundle of ONNX graphs with the plans' compression inside.
+
+    Args:
+        model: Folder or hub id, or an opened checkpoint.
+        output: Folder to write; appears whole or not at all.
+        plans: A schedule's name, a plan, or several plans by name, the first being the default. A plan ``NAME@HxW`` is
+            ``NAME`` for images of another size; the runtime takes the one that fits a picture best.
+        image_size: Height and width of the image input in pixels; None for the family's own size. Several where
+            ``plans`` is a schedule's name.
+        fit: How pictures of another shape are brought to it.
+        tiles: Grids (rows, columns) of tiles a picture may be cut to, where the family does that.
+        video: Take videos too, where the family does.
+        joint_frames: Where ``plans`` is a schedule's name: beside it, a plan ``NAME@video`` whose budgets are for a
+            whole video of so many frames, which it keeps the best tokens of. Implies ``video``.
+        text_capacity: Text tokens, prompt and answer, the bundle is sized for.
+        dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
+        weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
+        debug: Also write decoder graphs that take the kept indices as inputs.
+        overwrite: Replace an existing bundle.
+        revision: Hub revision.
+        lora: Folder of a peft adapter to merge into the weights first.
+        progress: Told (stage, fraction of it done).
+
+    Raises:
+        LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
+    """
+    if lora is not None and weights != "copy":
+        raise UsageError(
+            "merged weights lie nowhere but in the bundle",
+            where="--lora",
+            got=f"--weights {weights}",
+            expected="--weights copy",
+        )
+    if joint_frames is not None and not isinstance(plans, str):
+        raise UsageError(
+            "plans say themselves how many images share their budgets",
+            where="joint_frames",
+            got=joint_frames,
+            fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME",
+        )
+    checkpoint = open_model(model, revision, weights=weights != "none")
+    sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
+    if isinstance(plans, str):
+        plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames)
+    elif isinstance(plans, Plan):
+        plans = {plans.schedule.replace(" ", "-"): plans}
+    if not plans:
+        raise UsageError("there is nothing to export", where="plans", expected="at least one plan")
+    shapes = checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
+    for plan in plans.values():
+        check_model(plan, *shapes)
+    from luvc_export.export.bundling import write_bundle
+    from luvc_export.export.options import Options
+
+    video = video or joint_frames is not None
+    options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)
+    tell = progress or (lambda stage, done: None)
+    if lora is None:
+        return write_bundle(checkpoint, dict(plans), Path(output), options, overwrite, tell)
+    from luvc_export.export.lora import merged
+
+    bundles.check_target(Path(output), overwrite)
+    with merged(checkpoint, lora) as whole:
+        return write_bundle(whole, dict(plans), Path(output), options, overwrite, tell)

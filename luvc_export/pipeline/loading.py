@@ -1,0 +1,43 @@
+"""A bundle to a session."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from luvc_export.bundle import folder as bundles
+
+if TYPE_CHECKING:
+    from luvc_export.runtime.session import Session
+
+
+def load_bundle(
+    folder: str | os.PathLike[str],
+    backend: str | None = None,
+    plan: str | None = None,
+    *,
+    threads: int | None = None,
+    verify: bool = False,
+    allow_unverified: bool = False,
+) -> Session:
+    """Check a bundle and give a session that answers questions about pictures.
+
+    Args:
+        folder: Bundle.
+        backend: ``cpu`` (default), ``cuda``, ``tensorrt``, or ``tensorrt:TARGET``.
+        plan: One of the bundle's plans; None for its default.
+        threads: CPU threads; None for all cores.
+        verify: Hash large weight files too.
+        allow_unverified: Load engines other than those ``luvc.json`` names. An engine is executable code: it may do
+            whatever its author wants on this machine.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, unsafe or newer.
+        MachineError: The back-end is not installed, or memory is short.
+    """
+    from luvc_export.runtime.backends import open_backend
+    from luvc_export.runtime.session import Session
+
+    bundle, name = bundles.load(folder, full=verify), backend or "cpu"
+    chosen = open_backend(name, bundle, plan, threads, allow_unverified=True) if allow_unverified else name
+    return Session(bundle, chosen, plan, threads)

@@ -1,0 +1,187 @@
+"""Plans for a checkpoint: one, or all that an export writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from luvc_export.core.plan import LastLayer, Plan
+from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest, solve
+from luvc_export.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from luvc_export.export.checkpoint import Checkpoint
+
+#: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
+DEFAULT_IMAGE_SIZE = (672, 672)
+
+ImageSize = tuple[int, int]
+#: A schedule's name, one budget per LLM layer, or a plan that is taken as it is.
+PlanSource = str | Sequence[int] | Plan
+
+
+def make_plan(
+    model: str | Checkpoint,
+    schedule: str | Sequence[int] = DEFAULT_SCHEDULE,
+    *,
+    image_size: tuple[int, int] | None = None,
+    merge_keep: float = 0.75,
+    merge_at: Sequence[int] | None = None,
+    speedup: float | None = None,
+    kv_mib: float | None = None,
+    text: int = 64,
+    last_layer: LastLayer | None = None,
+    joint_images: int = 1,
+    revision: str | None = None,
+    **switches: Any,
+) -> Plan:
+    """Make a plan for a checkpoint; only its config is read.
+
+    Args:
+        model: Folder or hub id, or an opened checkpoint.
+        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
+        image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
+        merge_keep: Share of units that merging in the encoder keeps.
+        merge_at: Encoder blocks to merge after, instead of the default spread.
+        speedup: Solve for this factor on LLM prefill FLOPs, ``text`` text tokens counted.
+        kv_mib: Solve for a KV cache of this many MiB (16-bit), ``text`` text tokens counted.
+        text: Text tokens for the two above.
+        last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
+        joint_images: Images that share one budget: those of a video, see ``images_of_video``.
+        revision: Hub revision.
+        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, merge_mode, positions, windows, size_bias,
+            reducer, seed, topk_limit.
+
+    Raises:
+        PlanError: The plan cannot be made; lists every problem.
+        CheckpointError: No such checkpoint or family.
+    """
+    checkpoint = open_model(model, revision, weights=False)
+    family, config = checkpoint.family, checkpoint.config
+    unit = family.unit_pixels(config)
+    size = image_size or default_image_size(checkpoint)
+    blocks = tuple(merge_at) if merge_at is not None else None
+    request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images)
+    grid = (max(1, size[0] // unit), max(1, size[1] // unit))
+    return solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
+
+
+def make_plans(
+    model: str | Checkpoint,
+    sources: Sequence[str] | Mapping[str, PlanSource] = (DEFAULT_SCHEDULE,),
+    *,
+    image_size: ImageSize | Sequence[ImageSize] | None = None,
+    joint_frames: int | None = None,
+    speedup: float | None = None,
+    kv_mib: float | None = None,
+    last_layer: LastLayer | None = None,
+    revision: str | None = None,
+    **choices: Any,
+) -> dict[str, Plan]:
+    """Make every plan of a bundle, by the names ``export_bundle`` takes; only the checkpoint's config is read.
+
+    A plan has its source's name; for an image size other than the first it is ``NAME@HxW``, and with ``joint_frames``
+    there is ``NAME@video`` beside it. ``none`` prunes nothing, so what shapes budgets does not touch it.
+
+    Args:
+        model: Folder or hub id, or an opened checkpoint.
+        sources: Names of schedules; or by name, schedules, budgets or plans. The first becomes the bundle's default.
+        image_size: Height and width in pixels, one or several; None for the family's own size.
+        joint_frames: Also make plans whose budgets so many frames of a video share.
+        speedup: See ``make_plan``.
+        kv_mib: See ``make_plan``.
+        last_layer: See ``make_plan``.
+        revision: Hub revision.
+        **choices: Other arguments of ``make_plan``.
+
+    Raises:
+        PlanError: A plan cannot be made; lists every problem.
+        CheckpointError: No such checkpoint or family.
+        UsageError: ``joint_frames`` with fixed budgets, or they make no video for this model.
+    """
+    checkpoint = open_model(model, revision, weights=False)
+    named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
+    fixed = [name for name, source in named.items() if not isinstance(source, str)]
+    if fixed and joint_frames is not None:
+        raise UsageError(
+            "fixed budgets are for one picture or for one video",
+            where="--joint-frames",
+            got=f"--plan {fixed[0]}",
+            expected="a schedule's name; or a plan file that says joint_images, with --video",
+        )
+    sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
+    shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
+    solving: dict[str, Any] = {"speedup": speedup, "kv_mib": kv_mib, "last_layer": last_layer}
+    plans = {}
+    for kind, images in shared.items():
+        for name, source in named.items():
+            if source == "none" and kind:
+                continue
+            for size in sizes:
+                plans[_plan_name(name + kind, size, sizes[0])] = (
+                    source
+                    if isinstance(source, Plan)
+                    else make_plan(
+                        checkpoint,
+                        source,
+                        image_size=size,
+                        joint_images=images,
+                        **({} if source == "none" else solving),
+                        **choices,
+                    )
+                )
+    return plans
+
+
+def images_of_video(checkpoint: Checkpoint, frames: int) -> int:
+    """Images that a video of ``frames`` frames becomes: ``Plan.joint_images``.
+
+    Raises:
+        UsageError: The family takes no video, or ``frames`` do not fill its images.
+    """
+    video = checkpoint.family.video(checkpoint.config)
+    if video is None or frames < 1 or frames % video.frames:
+        raise UsageError(
+            "so many frames make no video for this model",
+            where="joint_frames",
+            got=frames,
+            expected="a family that takes videos" if video is None else f"a multiple of {video.frames}",
+        )
+    return frames // video.frames
+
+
+def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSize]:
+    """Image sizes (height, width), however many were given."""
+    given = list(image_size or ())
+    return [(given[0], given[1])] if given and isinstance(given[0], int) else given  # type: ignore[list-item, return-value]
+
+
+def default_image_size(checkpoint: Checkpoint) -> ImageSize:
+    """Height and width a checkpoint was made for, or ``DEFAULT_IMAGE_SIZE`` where the family takes any."""
+    return checkpoint.family.image_size(checkpoint.config) or DEFAULT_IMAGE_SIZE
+
+
+def open_model(model: str | Checkpoint, revision: str | None, weights: bool) -> Checkpoint:
+    """Open a checkpoint, unless it is open already.
+
+    Raises:
+        MachineError: The packages that exporting needs are missing.
+        CheckpointError: No such checkpoint or family.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return model
+    try:
+        from luvc_export.export.checkpoint import open_checkpoint
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            "exporting needs more packages than running",
+            got=f"no module {error.name}",
+            fix="pip install 'luvc-export[export,cpu]'",
+        ) from error
+    return open_checkpoint(os.fspath(model), revision, weights)
+
+
+def _plan_name(plan: str, size: tuple[int, int], first: tuple[int, int]) -> str:
+    """Name of ``plan`` for images of ``size`` in a bundle whose first size is ``first``."""
+    return plan if size == first else f"{plan}@{size[0]}x{size[1]}"
