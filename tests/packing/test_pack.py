@@ -191,7 +191,7 @@ def test_plugins_travel_with_the_pack(
     given: list[BuildOptions] = []
 
     def stop(*arguments: Any) -> None:
-        given.append(arguments[7])
+        given.append(arguments[1].options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(on_device, "install", stop)
@@ -289,7 +289,7 @@ def test_ctrl_c_between_cases_signs_nothing(
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(on_device, "judge", stop)
+    monkeypatch.setattr(on_device, "compare_answers", stop)
     code, _, err = verify(pack, board)
     assert code == 130 and "what was built is kept" in err
     assert not bundles.load(pack, full=True).manifest.verified
