@@ -11,7 +11,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from luvc_export import __version__
 from luvc_export.bundle import folder as bundle
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
 from luvc_export.core.plan import Plan
@@ -26,6 +25,7 @@ from luvc_export.export.options import Options, check_size, image_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.version import VERSION
 
 #: What of a plan the vision graph depends on.
 _SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
@@ -121,7 +121,7 @@ def _write_graphs(
         simplify(model)
         weights.attach(model, inputs, places)
         used |= weights.used(model)
-        model.producer_name, model.producer_version = "luvc-export", __version__
+        model.producer_name, model.producer_version = "luvc-export", VERSION
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
         trace.check(model)
         if layers and module is flat:

@@ -7,7 +7,6 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from luvc_export import __version__
 from luvc_export.bundle.manifest import (
     ImageInput,
     Manifest,
@@ -21,6 +20,7 @@ from luvc_export.bundle.manifest import (
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.options import Options
 from luvc_export.export.processor import processor
+from luvc_export.version import VERSION
 
 #: Pillow's filters by the number ``preprocessor_config.json`` gives.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -84,7 +84,7 @@ def make_manifest(
             {name: places[name] for name in sorted(used)} if mode == "reference" else {},
         ),
         files=files,
-        tools={"luvc-export": __version__, "python": platform.python_version()}
+        tools={"luvc-export": VERSION, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")},
     )
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from luvc_export import moved
+from luvc_export.version import VERSION
+
 if TYPE_CHECKING:
     from luvc_export.pipeline import build_engine as build_engine
     from luvc_export.pipeline import export_bundle as export_bundle
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from luvc_export.pipeline import make_plan as make_plan
     from luvc_export.pipeline import make_plans as make_plans
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _PUBLIC = {
     "build_engine": "luvc_export.pipeline",
@@ -26,6 +29,8 @@ _PUBLIC = {
     "make_plans": "luvc_export.pipeline",
 }
 __all__ = ["__version__", *_PUBLIC]
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

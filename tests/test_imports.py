@@ -14,6 +14,15 @@ import luvc_export
 ROOT = Path(luvc_export.__file__).resolve().parent
 PARTS = ("export", "engines", "runtime", "calibration")
 GLUE = ("cli", "pipeline", "packing")
+#: Rooms and modules of the root that everything may use, each with what it may use itself.
+SHARED = {
+    "errors": set[str](),
+    "version": set[str](),
+    "moved": set[str](),
+    "core": {"errors"},
+    "bundle": {"core", "errors"},
+    "demo": {"errors"},
+}
 ALLOWED = {
     "core": set[str](),
     "runtime": set[str](),
@@ -75,6 +84,54 @@ def test_a_part_imports_only_what_it_may(part: str) -> None:
                 assert used not in GLUE or part == "core" or typing_only, f"{path} imports {module}"
                 if part in ("runtime", "engines", "core"):
                     assert words[0] not in HEAVY, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("room", sorted(SHARED))
+def test_a_shared_room_imports_only_what_it_may(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py")) if (ROOT / room).is_dir() else [ROOT / f"{room}.py"]
+    for path in files:
+        for module, _ in imports(path):
+            words = module.split(".")
+            if words[0] == "luvc_export" and len(words) > 1:
+                assert words[1] in SHARED[room] | {room}, f"{path} imports {module}"
+
+
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules of this package it imports, those inside functions and for type checkers too."""
+    files = {}
+    for path in SOURCES:
+        inside = ROOT / path.relative_to(ROOT.parent) if not path.is_relative_to(ROOT) else path
+        parts = ("luvc_export", *inside.relative_to(ROOT).with_suffix("").parts)
+        files[".".join(parts).removesuffix(".__init__")] = path
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        used = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                used |= {name if name in files else str(node.module) for name in names}
+            elif isinstance(node, ast.Import):
+                used |= {alias.name for alias in node.names}
+        found[module] = used & set(files) - {module}
+    return found
+
+
+def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import each other: what is left when modules that import nothing left are taken away in turn."""
+    left = {module: set(used) for module, used in edges.items()}
+    while free := [module for module, used in left.items() if not used & left.keys()]:
+        for module in free:
+            del left[module]
+    while ends := [module for module in left if not any(module in used for used in left.values())]:
+        for module in ends:
+            del left[module]
+    return [sorted(left)] if left else []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert cycles(graph()) == []
+    assert len(graph()) > 200
+    assert cycles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set(), "e": {"a"}}) == [["a", "b", "c"]], "sabotage"
 
 
 def test_bare_names_are_refused() -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from luvc_export.export.layers import rotate, split_heads
 
-if TYPE_CHECKING:
-    from luvc_export.export.llm.decoder import Decoder
+
+class FamilyAttention(Protocol):
+    """What of a family's decoder one row of attention is made with."""
+
+    head_dim: int
+    scale: float
+
+    def angles(self, layer: Any, cache: Tensor) -> Tensor:
+        """What of a rotary cache ``layer`` uses, [B, S, Dh / 2]."""
+
+    def norm_of(self, module: Any, x: Tensor) -> Tensor:
+        """Norm of a transformers module."""
 
 
 def last_row(
-    decoder: Decoder, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, valid: Tensor, last: Tensor, visual: int
+    decoder: FamilyAttention, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, valid: Tensor, last: Tensor, visual: int
 ) -> Tensor:
     """Attention of each prompt's last text token in ``layer``, mean over heads, fp32 [B, visual].
 

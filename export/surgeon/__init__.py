@@ -1,10 +1,22 @@
 """Graph surgery: traced graphs become what a target runs fast and right. See docs/surgery.md.
 
-``operate`` runs the passes, ``surgery_report`` reads back what they did, ``render`` and ``render_html`` show it.
+``run_passes`` runs the passes, ``surgery_report`` reads back what they did, ``render`` and ``render_html`` show it.
 """
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
 
 from luvc_export.export.surgeon.pipeline import PASSES, run_passes
 from luvc_export.export.surgeon.render import render, render_html
 from luvc_export.export.surgeon.report import GraphReport, PassReport, surgery_report
 
 __all__ = ["PASSES", "GraphReport", "PassReport", "render", "render_html", "run_passes", "surgery_report"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "operate":
+        warnings.warn("surgeon.operate is surgeon.run_passes now", DeprecationWarning, stacklevel=2)
+        return run_passes
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from luvc_export import __version__
 from luvc_export.cli.commands import ablate as ablate_verb
 from luvc_export.cli.commands import bench as bench_verb
 from luvc_export.cli.commands import build as build_verb
@@ -19,6 +18,7 @@ from luvc_export.cli.commands import pack as pack_verb
 from luvc_export.cli.commands import parity as parity_verb
 from luvc_export.cli.commands import targets as targets_verb
 from luvc_export.errors import LuvcError
+from luvc_export.version import VERSION
 
 #: Exit code of a process that SIGINT ended, as shells and typer have it.
 _INTERRUPTED = 130
@@ -54,7 +54,7 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")] = False,
 ) -> None:
     if version:
-        print(f"luvc-export {__version__}")
+        print(f"luvc-export {VERSION}")
         raise typer.Exit
 
 

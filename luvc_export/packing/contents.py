@@ -20,6 +20,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.packing import wheels
 from luvc_export.runtime.graphfile import outside_weights
+from luvc_export.version import VERSION
 
 #: POSIX sh: JetPack's Python may be called otherwise than python3, so it can be named.
 SCRIPT = """#!/bin/sh
@@ -113,7 +114,7 @@ _WHEEL = "Wheel-Version: 1.0\nGenerator: luvc-export\nRoot-Is-Purelib: true\nTag
 
 def write_wheel(folder: Path) -> Path:
     """Write the wheel into ``folder`` and return its path."""
-    version = luvc_export.__version__
+    version = VERSION
     info = f"luvc_export-{version}.dist-info"
     path = folder / f"luvc_export-{version}-py3-none-any.whl"
     metadata = f"Metadata-Version: 2.1\nName: luvc-export\nVersion: {version}\nRequires-Python: >=3.10\n"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from luvc_export import __version__
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
@@ -32,6 +31,7 @@ from luvc_export.packing.contents import (
 from luvc_export.packing.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.session import Session
+from luvc_export.version import VERSION
 
 #: Tokens of an answer where nobody says how many.
 _LONGEST = 8
@@ -165,7 +165,7 @@ def write_pack(
             cases=asked.kind,
             files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
             plugins=PLUGINS if options.dynamic_plugins else None,
-            tools={"luvc-export": __version__, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
+            tools={"luvc-export": VERSION, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
         )
         record.write(folder, pack)
     machine = device.device.machine or ""

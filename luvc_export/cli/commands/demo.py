@@ -82,11 +82,11 @@ def demo(
 
 def bundle(output: Path, quiet: bool) -> Path:
     """Export the bundled checkpoint with every demo plan, or reuse a whole bundle that this version wrote."""
-    from luvc_export import __version__
     from luvc_export.bundle.folder import MANIFEST, load
     from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import export_bundle, make_plan
+    from luvc_export.version import VERSION
 
     folder = output / "bundle"
     checkpoint = open_checkpoint(str(CHECKPOINT))
@@ -94,7 +94,7 @@ def bundle(output: Path, quiet: bool) -> Path:
     if (folder / MANIFEST).is_file():
         manifest = load(folder).manifest
         same = plans.items() <= {name: entry.plan for name, entry in manifest.plans.items()}.items()
-        if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == __version__:
+        if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder
     with options.progress(quiet) as tell:
         export_bundle(
