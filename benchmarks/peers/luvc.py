@@ -44,10 +44,10 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     from luvc_export.runtime.bench.loaded_case import LoadedCase
 
     case = BenchCase(folder(options), options["plan"], text=common.TEXT, new_tokens=common.NEW)
-    subject = LoadedCase(case)
-    subject.run(case)
-    samples = [subject.run(case) for _ in range(common.RUNS)]
-    keep = subject.session.plan.keep
+    runner = LoadedCase(case)
+    runner.run(case)
+    samples = [runner.run(case) for _ in range(common.RUNS)]
+    keep = runner.session.plan.keep
     ttft, speed = [s.ttft_ms / 1000 for s in samples], [s.tokens_per_s for s in samples]
     prefill = [s.prefill_ms / 1000 for s in samples]
     return common.answer(luvc_export.__version__, sum(keep) / len(keep), ttft, speed, prefill)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import ends
-from luvc_export.calibration.runners.compressed import TorchRunner
+from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
@@ -46,7 +46,7 @@ class PlanEvaluator:
 
     Args:
         checkpoint: Where ``model`` is from.
-        model: From ``subjects.load_model``, fp32.
+        model: From ``runners.load_model``, fp32.
         cases: Questions with answers.
         stops: Whether a right answer must end.
         answers: Tokens that count as right for each case, in place of its own answer and end.
@@ -81,8 +81,8 @@ class PlanEvaluator:
 
     def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
-        runner = TorchRunner(self.checkpoint, self.model, plan)
-        embeds, positions = self.encode_images(runner)
+        calls = TorchCalls(self.checkpoint, self.model, plan)
+        embeds, positions = self.encode_images(calls)
         whole = scores.reads_text(plan.score) and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         chosen = range(len(self.asked)) if cases is None else cases
@@ -96,13 +96,13 @@ class PlanEvaluator:
         for lots in batches.values():
             for first in range(0, len(lots), _PICTURES):
                 some = lots[first : first + _PICTURES]
-                for index, right in self._ask(runner, some, embeds, positions, whole):
+                for index, right in self._ask(calls, some, embeds, positions, whole):
                     verdict[index] = right
         return [verdict[index] for index in chosen]
 
-    def encode_images(self, runner: TorchRunner) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def encode_images(self, calls: TorchCalls) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Embeddings [pictures, N_0, D] and positions of every picture, remembered by what concerns the encoder."""
-        plan = runner.plan
+        plan = calls.plan
         names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
         kept = {name: getattr(plan, name) for name in names}
         key = Plan(keep=(0,), **kept)
@@ -112,12 +112,12 @@ class PlanEvaluator:
             found = []
             for first in range(0, len(self.pictures), _PICTURES):
                 some = [np.asarray(_resized(p, size)) for p in self.pictures[first : first + _PICTURES]]
-                found.append(runner.vision(np.stack(some)[:, None]))
+                found.append(calls.vision(np.stack(some)[:, None]))
             self._seen[key] = tuple(np.concatenate(parts) for parts in list(zip(*found, strict=True))[:2])  # type: ignore[assignment]
         return self._seen[key]
 
     def _ask(
-        self, runner: TorchRunner, lots: list[list[int]], embeds: Any, positions: Any, whole: bool
+        self, calls: TorchCalls, lots: list[list[int]], embeds: Any, positions: Any, whole: bool
     ) -> list[tuple[int, bool]]:
         """Prefill each lot's shared part (or its one whole prompt), then its questions; the verdict by case."""
         layouts: list[TokenLayout] = []
@@ -125,24 +125,24 @@ class PlanEvaluator:
             asked = self.asked[lot[0]]
             shared = asked.prompt if whole else asked.prompt[: self._shared(asked)]
             visual_positions = positions[list(asked.pictures)]
-            layouts.append(self.arrange(runner, shared, visual_positions))
+            layouts.append(self.arrange(calls, shared, visual_positions))
         visual = embeds[[list(self.asked[lot[0]].pictures) for lot in lots]]
         feeds = batching.feeds(layouts, visual)
         last = feeds[graph_io.TEXT_MASK].sum(1) - 1
         feeds[graph_io.LOGITS_INDICES] = last[:, None]
         with torch.no_grad():
-            logits, presents, _ = _run(runner, feeds, runner.empty(len(lots)))
+            logits, presents, _ = _run(calls, feeds, calls.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
         rows.sort(key=lambda row: len(self.asked[row[1]].prompt) + len(self.asked[row[1]].answer))
         found = []
         for first in range(0, len(rows), _QUESTIONS):
             some = rows[first : first + _QUESTIONS]
-            found += self._continue(runner, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole)
+            found += self._continue(calls, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole)
         return found
 
     def _continue(
         self,
-        runner: TorchRunner,
+        calls: TorchCalls,
         rows: list[tuple[int, int]],
         layouts: list[TokenLayout],
         mask: NDArray[np.bool_],
@@ -159,17 +159,17 @@ class PlanEvaluator:
         parents = torch.tensor([number for number, _ in rows])
         guesses: Any = None
         if any(tails):
-            none = self.encode_images(runner)[1][:0]
+            none = self.encode_images(calls)[1][:0]
             parts = [
-                self.arrange(runner, tail or [0], none, layouts[number])
+                self.arrange(calls, tail or [0], none, layouts[number])
                 for tail, (number, _) in zip(tails, rows, strict=True)
             ]
             feeds = batching.feeds(
-                parts, np.zeros((len(rows), 0, runner.plan.vision_tokens, runner.shape.hidden), np.float32)
+                parts, np.zeros((len(rows), 0, calls.plan.vision_tokens, calls.shape.hidden), np.float32)
             )
             feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
-                guesses = _run(runner, feeds, [part.index_select(0, parents) for part in presents])[0].argmax(-1)
+                guesses = _run(calls, feeds, [part.index_select(0, parents) for part in presents])[0].argmax(-1)
         found = []
         for row, (number, index) in enumerate(rows):
             answer, start = self.asked[index].answer, starts[row]
@@ -183,17 +183,17 @@ class PlanEvaluator:
         return len(asked.prompt) - asked.prompt[::-1].index(self.image_token) if asked.pictures else 1
 
     def arrange(
-        self, runner: TorchRunner, ids: list[int], visual_positions: Any, before: TokenLayout | None = None
+        self, calls: TorchCalls, ids: list[int], visual_positions: Any, before: TokenLayout | None = None
     ) -> TokenLayout:
         """Positions and order of a prompt, or of what follows ``before``."""
         kind = self.checkpoint.family.position_kind
         begin = (before.next_position, before.next_order) if before else (0, 0)
-        return arrange(ids, self.image_token, visual_positions, runner.plan.grid, kind, *begin)
+        return arrange(ids, self.image_token, visual_positions, calls.plan.grid, kind, *begin)
 
 
-def _run(runner: TorchRunner, feeds: batching.Feeds, past: list[Tensor]) -> Any:
+def _run(calls: TorchCalls, feeds: batching.Feeds, past: list[Tensor]) -> Any:
     inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
-    return runner.decoder(*inputs, past)
+    return calls.decoder(*inputs, past)
 
 
 def _resized(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:

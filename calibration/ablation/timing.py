@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.runners.compressed import TorchRunner
+from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime import batching
@@ -37,19 +37,19 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
     """
     index = next(i for i, asked in enumerate(engine.asked) if len(asked.pictures) == 1)
     asked = engine.asked[index]
-    runners = [TorchRunner(engine.checkpoint, engine.model, plan) for plan in plans]
-    ready = [_ready(engine, runner, asked, text) for runner in runners]
+    runners = [TorchCalls(engine.checkpoint, engine.model, plan) for plan in plans]
+    ready = [_ready(engine, calls, asked, text) for calls in runners]
     taken: list[list[tuple[float, float]]] = [[] for _ in plans]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for turn in range(rounds + 1):
-            for runner, (image, inputs, past), times in zip(runners, ready, taken, strict=True):
+            for calls, (image, inputs, past), times in zip(runners, ready, taken, strict=True):
                 with torch.no_grad():
                     begin = time.thread_time()
-                    runner.encoder(image)
+                    calls.encoder(image)
                     middle = time.thread_time()
-                    runner.decoder(*inputs, past)
+                    calls.decoder(*inputs, past)
                     end = time.thread_time()
                 if turn:
                     times.append((1000 * (middle - begin), 1000 * (end - middle)))
@@ -62,16 +62,16 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
     return found
 
 
-def _ready(engine: PlanEvaluator, runner: TorchRunner, asked: Any, text: int) -> tuple[Any, Any, Any]:
-    embeds, positions = engine.encode_images(runner)
+def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> tuple[Any, Any, Any]:
+    embeds, positions = engine.encode_images(calls)
     chosen = list(asked.pictures)
     tail = [token for token in asked.prompt if token != engine.image_token]
     prompt = (asked.prompt + tail * text)[: text + 1]
-    layout = engine.arrange(runner, prompt, positions[chosen])
+    layout = engine.arrange(calls, prompt, positions[chosen])
     feeds = batching.feeds([layout], embeds[[chosen]])
     feeds[graph_io.LOGITS_INDICES] = np.array([[text - 1]])
     unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
-    size = (runner.plan.grid[0] * unit, runner.plan.grid[1] * unit)
+    size = (calls.plan.grid[0] * unit, calls.plan.grid[1] * unit)
     image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
     inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
-    return image, inputs, runner.empty(1)
+    return image, inputs, calls.empty(1)

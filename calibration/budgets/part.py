@@ -28,7 +28,7 @@ class Part:
     Args:
         name: For the store: ``calibration`` or ``held-out``.
         checkpoint: Where ``model`` is from.
-        model: From ``subjects.load_model``, fp32.
+        model: From ``runners.load_model``, fp32.
         data: Cases.
         image: What pictures are fitted to.
         none: The uncompressed plan.
@@ -104,9 +104,9 @@ def _answers(
         for index in left:
             answers[index] = engine.asked[index].answer if right[index] else []
         left = [index for index in left if not right[index]]
-    subject = runners.open_torch(checkpoint, none, image, model=model)
+    runner = runners.open_torch(checkpoint, none, image, model=model)
     for first in range(0, len(left), _BATCH):
         some = left[first : first + _BATCH]
-        for index, said in zip(some, subject.answer([cases[i] for i in some], data.longest), strict=True):
+        for index, said in zip(some, runner.answer([cases[i] for i in some], data.longest), strict=True):
             answers[index] = list(said.tokens)
     return answers

@@ -36,7 +36,7 @@ class Gate:
         return f"{verdict} | {self.level} | {self.name}: {self.got:.6g} {sign} {self.limit:.6g}{where}"
 
 
-def judge(made: Comparison, limit: Tolerances | None = None, retention: float = RETENTION.value) -> list[Gate]:
+def check_gates(made: Comparison, limit: Tolerances | None = None, retention: float = RETENTION.value) -> list[Gate]:
     """Every gate that applies: with one plan on both sides, tensors, tokens and answers; with two, retention."""
     limit = limit or tolerances(made.reference.dtype, made.candidate.dtype)
     gates = [_nonfinite(made)]

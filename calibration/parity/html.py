@@ -53,7 +53,7 @@ def page(result: ParityResult) -> str:
     body.append(table(("", "level", "gate", "got", "limit", "worst", "why this limit"), rows, raw=1))
     if result.steps:
         body.append(figure(plots.error_by_layer(result.steps, limit), "Error by layer, worst case over every element."))
-    picture = plots.survival(made)
+    picture = plots.kept_tokens(made)
     if picture:
         body.append(figure(picture, "What merges, and which visual tokens survive, in the first case's picture."))
     budget = plots.accuracy_by_budget(made)

@@ -72,7 +72,7 @@ def _height(step: LocatedTensor) -> float:
     return 10.0 if not np.isfinite(step.rel_l2) else max(step.rel_l2, _FLOOR)
 
 
-def survival(made: Comparison) -> bytes | None:
+def kept_tokens(made: Comparison) -> bytes | None:
     """What merges and which tokens survive in the example's first picture; None where the candidate cannot tell."""
     if made.example is None or made.example[1].merged_into is None:
         return None

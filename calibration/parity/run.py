@@ -10,7 +10,7 @@ from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.compare import compare
-from luvc_export.calibration.parity.gates import judge
+from luvc_export.calibration.parity.gates import check_gates
 from luvc_export.calibration.parity.locate import first, walk
 from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.tolerances import RETENTION
@@ -35,19 +35,19 @@ def parity(
     retention: float = RETENTION.value,
     progress: Progress = lambda stage, done: None,
 ) -> ParityResult:
-    """Measure, judge, locate. Arguments as of ``compare.compare``; ``retention`` as of ``gates.judge``."""
+    """Measure, check the gates, locate. Arguments as of ``compare.compare``; ``retention`` as of ``check_gates``."""
     some = min(observe, len(cases))
     made = compare(
         reference, candidate, cases, observe=some, longest=longest, stops=stops, batch=batch, progress=progress
     )
     steps = walk(made)
-    return ParityResult(made, judge(made, retention=retention), steps, first(steps) if made.same else None)
+    return ParityResult(made, check_gates(made, retention=retention), steps, first(steps) if made.same else None)
 
 
 def open_pair(
     left: str, right: str, image_size: tuple[int, int], dtype: str = "fp32", threads: int | None = None
 ) -> tuple[Runner, Runner]:
-    """Open reference and candidate (see ``subjects.parse``) on one canvas: a bundle's, or ``image_size``, padded.
+    """Open reference and candidate (see ``runners.parse``) on one canvas: a bundle's, or ``image_size``, padded.
 
     A torch model without ``#PLAN`` takes the plan of the bundle it is compared with, else ``thirds``.
 

@@ -18,28 +18,28 @@ OBSERVED = 8
 
 
 class Remembered:
-    """A subject that is asked the same cases again and again but answers once; see ``subjects.base.Subject``."""
+    """A runner that is asked the same cases again and again but answers once; see ``runners.base.Runner``."""
 
-    def __init__(self, subject: Runner) -> None:
-        self.subject = subject
-        self.name, self.dtype, self.plan, self.can_force = subject.name, subject.dtype, subject.plan, subject.can_force
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.name, self.dtype, self.plan, self.can_force = runner.name, runner.dtype, runner.plan, runner.can_force
         self._said: dict[tuple[int, ...], list[Said]] = {}
         self._seen: dict[tuple[int, ...], list[Observation]] = {}
 
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
         """See ``Runner``; nothing is remembered of forced runs."""
         if forced is not None:
-            return self.subject.observe(cases, forced)
+            return self.runner.observe(cases, forced)
         key = tuple(map(id, cases))
         if key not in self._seen:
-            self._seen[key] = self.subject.observe(cases)
+            self._seen[key] = self.runner.observe(cases)
         return self._seen[key]
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``Runner``."""
         key = (longest, *map(id, cases))
         if key not in self._said:
-            self._said[key] = self.subject.answer(cases, longest)
+            self._said[key] = self.runner.answer(cases, longest)
         return self._said[key]
 
 
@@ -49,7 +49,7 @@ def answers(
     data: CalibrationSet,
     progress: Progress = lambda stage, done: None,
 ) -> Comparison:
-    """Both subjects' answers to every case."""
+    """Both runners' answers to every case."""
     return compare(
         reference, candidate, data.cases, observe=0, longest=data.longest, stops=data.stops, progress=progress
     )

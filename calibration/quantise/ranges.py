@@ -23,7 +23,7 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleRunner
+from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Backend, Cache
@@ -46,11 +46,11 @@ def collect(
     found: dict[str, Statistics] = {}
     with tempfile.TemporaryDirectory(prefix="luvc-ranges-") as folder:
         owners = _write_watched(bundle, plan, Path(folder))
-        subject = open_bundle(folder, plan, threads)
-        assert isinstance(subject.runner, BundleRunner)
-        subject.runner.free = _Watching(subject.runner.free, owners, found)
+        runner = open_bundle(folder, plan, threads)
+        assert isinstance(runner.calls, BundleCalls)
+        runner.calls.free = _Watching(runner.calls.free, owners, found)
         for number, case in enumerate(data.cases):
-            subject.answer([case], data.longest)
+            runner.answer([case], data.longest)
             progress("collecting ranges", (number + 1) / len(data.cases))
     return found
 

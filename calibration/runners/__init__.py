@@ -12,9 +12,9 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration.runners.base import Runner, ends
-from luvc_export.calibration.runners.bundle import BundleRunner
-from luvc_export.calibration.runners.compressed import TorchRunner, load_model, quiet
-from luvc_export.calibration.runners.engine import EngineRunner
+from luvc_export.calibration.runners.bundle import BundleCalls
+from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
+from luvc_export.calibration.runners.engine import EngineCalls
 from luvc_export.calibration.runners.graph import GraphRunner, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.calibration.runners.text import Tokens
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Spec:
-    """A subject's description: kind, path or hub id, and the plan named after ``#`` (None for the default).
+    """A runner's description: kind, path or hub id, and the plan named after ``#`` (None for the default).
 
     ``target`` says whose engines, where a bundle has some for several.
     """
@@ -83,7 +83,7 @@ def parse(text: str) -> Spec:
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
-    """A bundle's plan as a subject.
+    """A bundle's plan as a runner.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
@@ -92,24 +92,24 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     entry, manifest = loaded.entry(plan), loaded.manifest
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     dtype = entry.quantised.precision if entry.quantised else manifest.dtype
-    runner = BundleRunner(loaded, plan, threads)
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded), runner, manifest.visual_width)
+    calls = BundleCalls(loaded, plan, threads)
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded), calls, manifest.visual_width)
 
 
 def open_engine(
     bundle: Bundle, plan: str | None = None, target: str | None = None, backend: TrtBackend | None = None
 ) -> GraphRunner:
-    """The engines of a bundle's plan as a subject; ``backend`` runs them, None opens it on this machine.
+    """The engines of a bundle's plan as a runner; ``backend`` runs them, None opens it on this machine.
 
     Raises:
         UsageError: There are no such engines, or ``target`` must choose.
         MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
     """
     made, entry = bundle.engine(plan, target), bundle.entry(plan)
-    runner = EngineRunner(backend or TrtBackend(bundle, plan, target), made, entry.plan)
+    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), made, entry.plan)
     dtype = entry.quantised.precision if entry.quantised else made.precision
     name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(bundle), runner, bundle.manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(bundle), calls, bundle.manifest.visual_width)
 
 
 def _prompting(bundle: Bundle) -> Prompting:
@@ -128,7 +128,7 @@ def _prompting(bundle: Bundle) -> Prompting:
 def open_torch(
     checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32", model: Any = None
 ) -> GraphRunner:
-    """A checkpoint with a plan as a subject, in torch; ``model`` is the checkpoint's, loaded here if None.
+    """A checkpoint with a plan as a runner, in torch; ``model`` is the checkpoint's, loaded here if None.
 
     Raises:
         PlanError: The plan is for another image size.
@@ -146,8 +146,8 @@ def open_torch(
         ends(config.eos_token_id),
     )
     width = checkpoint.family.visual_width(checkpoint.config)
-    runner = TorchRunner(checkpoint, model, plan)
-    return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, runner, width)
+    calls = TorchCalls(checkpoint, model, plan)
+    return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, calls, width)
 
 
 def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Runner:

@@ -32,8 +32,8 @@ class Observation:
             [text, vocab]. Rows are visual tokens first, then text.
         text: Text tokens, the last rows of every tensor but ``vision``.
         kept: Per prune with a budget above 0, tokens of the encoder that stay, int64 [G, keep].
-        scores: Per prune, what they were ranked by [G, N], where the subject can tell; N counts what entered.
-        merged_into: Visual token of each unit [G, H0 * W0], where the subject can tell.
+        scores: Per prune, what they were ranked by [G, N], where the runner can tell; N counts what entered.
+        merged_into: Visual token of each unit [G, H0 * W0], where the runner can tell.
     """
 
     tensors: dict[str, NDArray[np.float32]]

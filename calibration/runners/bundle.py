@@ -18,7 +18,7 @@ from luvc_export.runtime.batching import Feeds
 from luvc_export.runtime.ort import OrtBackend
 
 
-class BundleRunner:
+class BundleCalls:
     """See ``graph.Runner``. Hidden states come from a copy of the graph that has them as outputs as well.
 
     Args:

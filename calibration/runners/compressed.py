@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class TorchRunner:
+class TorchCalls:
     """See ``graph.Runner``.
 
     Args:

@@ -19,7 +19,7 @@ from luvc_export.runtime.tensorrt.backend import TrtBackend
 from luvc_export.runtime.tensorrt.call import prefill_profile
 
 
-class EngineRunner:
+class EngineCalls:
     """See ``graph.Runner``. Engines show no hidden states and cannot be told what to keep.
 
     Args:

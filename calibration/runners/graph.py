@@ -1,4 +1,4 @@
-"""A subject made of a vision graph and a decoder graph, whatever runs them: torch modules, ONNX Runtime, an engine."""
+"""A runner made of a vision graph and a decoder graph, whatever runs them: torch modules, ONNX Runtime, an engine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Decoded:
     Attributes:
         logits: [B, n, vocab].
         kept: Per prune [B, G, keep].
-        scores: Per prune [B, G, N]; empty where the runner cannot tell.
-        hidden: Entering each layer [B, S, D]; empty where the runner cannot tell.
+        scores: Per prune [B, G, N]; empty where the calls cannot tell.
+        hidden: Entering each layer [B, S, D]; empty where the calls cannot tell.
         cache: For the next call.
     """
 
@@ -78,11 +78,9 @@ class Prompting:
 
 
 class GraphRunner:
-    """See ``base.Subject``."""
+    """See ``base.Runner``."""
 
-    def __init__(
-        self, name: str, dtype: str, plan: Plan, prompting: Prompting, runner: GraphCalls, hidden: int
-    ) -> None:
+    def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, calls: GraphCalls, hidden: int) -> None:
         if plan.joint_images > 1:
             raise UsageError(
                 "cases are about pictures, and this plan's budgets are for whole videos",
@@ -91,14 +89,14 @@ class GraphRunner:
                 fix="choose the plan for pictures",
             )
         self.name, self.dtype, self.plan = name, dtype, plan
-        self.can_force = runner.can_force
-        self.runner, self.prompting, self._width = runner, prompting, hidden
+        self.can_force = calls.can_force
+        self.calls, self.prompting, self._width = calls, prompting, hidden
         self._seen: OrderedDict[bytes, tuple[Any, ...]] = OrderedDict()
 
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
-        """See ``base.Subject``."""
+        """See ``base.Runner``."""
         found: dict[int, Observation] = {}
-        for members in same_images(cases, self.runner.largest_batch):
+        for members in same_images(cases, self.calls.largest_batch):
             some = [cases[index] for index in members]
             told = None
             if forced is not None and some[0].images:
@@ -110,8 +108,8 @@ class GraphRunner:
         layouts, embeds, merged = self._ready(cases)
         feeds = batching.feeds(layouts, embeds)
         told = None if forced is None else span_indices(self.plan, forced)
-        out = self.runner.decode(feeds, None, told)
-        caches = self.runner.rows(out.cache)
+        out = self.calls.decode(feeds, None, told)
+        caches = self.calls.rows(out.cache)
         longest = feeds[graph_io.INPUT_IDS].shape[1]
         result = []
         for row, layout in enumerate(layouts):
@@ -130,9 +128,9 @@ class GraphRunner:
         return result
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
-        """See ``base.Subject``."""
+        """See ``base.Runner``."""
         said: dict[int, Said] = {}
-        for members in same_images(cases, self.runner.largest_batch):
+        for members in same_images(cases, self.calls.largest_batch):
             said |= dict(zip(members, self._answer([cases[i] for i in members], longest), strict=True))
         return [said[index] for index in range(len(cases))]
 
@@ -140,7 +138,7 @@ class GraphRunner:
         layouts, embeds, _ = self._ready(cases)
         feeds = batching.feeds(layouts, embeds, all_logits=False)
         words: list[list[int]] = [[] for _ in cases]
-        out = self.runner.decode(feeds, None, None)
+        out = self.calls.decode(feeds, None, None)
         for step in range(longest):
             tokens = out.logits[:, -1].argmax(-1)
             for line, token in zip(words, tokens.tolist(), strict=True):
@@ -149,7 +147,7 @@ class GraphRunner:
             if step + 1 == longest or all(line[-1] in self.prompting.eos for line in words):
                 break
             feeds = batching.next_feeds(layouts, tokens, feeds[graph_io.TEXT_MASK], self._width, self.plan)
-            out = self.runner.decode(feeds, out.cache, None)
+            out = self.calls.decode(feeds, out.cache, None)
         eos = self.prompting.eos
         return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
 
@@ -157,10 +155,10 @@ class GraphRunner:
         """Layouts, embeddings [B, G, N_0, D] and merge maps [B, G, H0 * W0] of cases with equally many pictures."""
         seen = [[self._prepared(picture) for picture in case.images] for case in cases]
         layouts = []
-        for case, looks in zip(cases, seen, strict=True):
+        for case, rows in zip(cases, seen, strict=True):
             positions = (
-                np.stack([look[1] for look in looks])
-                if looks
+                np.stack([features[1] for features in rows])
+                if rows
                 else np.zeros((0, self.plan.vision_tokens, 2), np.float32)
             )
             layouts.append(
@@ -174,15 +172,15 @@ class GraphRunner:
             )
         if not seen[0]:
             return layouts, np.zeros((len(cases), 0, self.plan.vision_tokens, self._width), np.float32), None
-        embeds = np.stack([np.stack([look[0] for look in looks]) for looks in seen])
-        maps = [[look[2] for look in looks] for looks in seen]
+        embeds = np.stack([np.stack([features[0] for features in rows]) for rows in seen])
+        maps = [[features[2] for features in rows] for rows in seen]
         return layouts, embeds, None if maps[0][0] is None else np.array(maps)
 
     def _prepared(self, picture: Any) -> tuple[Any, ...]:
         pixels = preprocess(picture, self.prompting.image).pixels
         key = hashlib.sha256(pixels.tobytes()).digest()
         if key not in self._seen:
-            embeds, positions, merged = self.runner.vision(pixels[None])
+            embeds, positions, merged = self.calls.vision(pixels[None])
             self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0])
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)

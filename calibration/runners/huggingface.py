@@ -22,7 +22,7 @@ from luvc_export.runtime.media.preprocess import preprocess
 
 
 class HuggingFace:
-    """See ``base.Subject``; one prompt at a time, since padding is not what is under test here.
+    """See ``base.Runner``; one prompt at a time, since padding is not what is under test here.
 
     Args:
         checkpoint: Where ``model`` is from.
@@ -47,7 +47,7 @@ class HuggingFace:
 
     @torch.no_grad()
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
-        """See ``base.Subject``."""
+        """See ``base.Runner``."""
         return [self._observe(case) for case in cases]
 
     def _observe(self, case: Case) -> Observation:
@@ -66,7 +66,7 @@ class HuggingFace:
 
     @torch.no_grad()
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
-        """See ``base.Subject``."""
+        """See ``base.Runner``."""
         config = self.model.generation_config
         eos = ends(config.eos_token_id)
         said = []

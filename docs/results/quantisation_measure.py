@@ -72,10 +72,10 @@ def stand_in(folder: Path, bundle: bundles.Bundle, plan: str, name: str) -> bund
 
 def right(folder: Path, plan: str, cases: list[Any]) -> list[bool]:
     """Whether each case is answered right, greedily."""
-    subject, found = open_bundle(str(folder), plan, 1), []
+    runner, found = open_bundle(str(folder), plan, 1), []
     for first in range(0, len(cases), 16):
         some = cases[first : first + 16]
-        for case, said in zip(some, subject.answer(some, TASK.longest), strict=True):
+        for case, said in zip(some, runner.answer(some, TASK.longest), strict=True):
             found.append(said.text.strip() == case.answer and said.ended)
     return found
 

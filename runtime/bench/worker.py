@@ -118,11 +118,11 @@ def _serve(case: BenchCase, profile: str | None, pipe: Connection) -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         from luvc_export.runtime.bench.loaded_case import LoadedCase
 
-        subject = LoadedCase(case, profile)
+        runner = LoadedCase(case, profile)
         pipe.send((True, None))
         while True:
             what, given = pipe.recv()
-            pipe.send((True, getattr(subject, what)(*given)))
+            pipe.send((True, getattr(runner, what)(*given)))
     except (*_GONE, KeyboardInterrupt):
         return
     except LuvcError as error:

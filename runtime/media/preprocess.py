@@ -57,10 +57,10 @@ def preprocess(source: Picture, spec: ImageInput) -> Prepared:
         UsageError: The source is no picture (see ``open_picture``).
         BundleError: The bundle names a resampling filter that Pillow does not have.
     """
-    return cut_up(open_picture(source), spec)[0]
+    return tile_picture(open_picture(source), spec)[0]
 
 
-def cut_up(picture: Image.Image, spec: ImageInput, cut: Tiling | None = None) -> list[Prepared]:
+def tile_picture(picture: Image.Image, spec: ImageInput, cut: Tiling | None = None) -> list[Prepared]:
     """The images of an upright RGB ``picture``, in the order in which the prompt names them.
 
     Tiles are cut from one canvas as large as all of them; the whole picture is that canvas made small. A still picture

@@ -74,7 +74,7 @@ RULES: dict[TilingRule, Callable[[Pair, Sequence[Pair], Pair], int]] = {
 }
 
 
-def choose_cut(
+def choose_tiling(
     cuts: Sequence[Tiling], size: Pair, image: Pair, pictures: int, tiling: TilingRule = "best_resolution"
 ) -> Tiling:
     """The cut a picture of ``size`` (width, height) gets, of those for prompts of so many pictures.

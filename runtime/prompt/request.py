@@ -15,8 +15,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.pictures import open_picture
-from luvc_export.runtime.media.preprocess import Placement, Prepared, cut_up, fill_images
-from luvc_export.runtime.media.tile_selection import choose_cut
+from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
+from luvc_export.runtime.media.tile_selection import choose_tiling
 from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question, VideoClip
 
@@ -93,12 +93,12 @@ def make_request(
                 fix="ask with the plan of the same name without @video",
             )
         picture = open_picture(item)
-        cut: Tiling = choose_cut(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
-        parts.append(cut.written)
-        tiles.append(cut.tiles)
-        if cut.mosaic:
-            blocks[len(prepared) + (cut.whole == "first")] = token_layout.Mosaic(cut.tiles)
-        prepared += cut_up(picture, spec, cut)
+        tiling: Tiling = choose_tiling(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
+        parts.append(tiling.written)
+        tiles.append(tiling.tiles)
+        if tiling.mosaic:
+            blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)
+        prepared += tile_picture(picture, spec, tiling)
     token_ids = tuple(encoder.encode(asked, parts))
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
     for index, one in enumerate(prepared):

@@ -13,7 +13,7 @@ import numpy as np
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners import open_bundle
-from luvc_export.calibration.runners.bundle import BundleRunner
+from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.core import graph_io
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.backend import Array, Backend, Cache
@@ -37,12 +37,12 @@ def record(
     Raises:
         UsageError: A picture cannot be prepared.
     """
-    subject = open_bundle(str(bundle.folder), plan, threads)
-    assert isinstance(subject.runner, BundleRunner)
+    runner = open_bundle(str(bundle.folder), plan, threads)
+    assert isinstance(runner.calls, BundleCalls)
     with _Calls(folders["vision"] / INPUTS) as vision, _Calls(folders["decoder"] / INPUTS) as decoder:
-        subject.runner.free = _Recording(subject.runner.free, bundle, vision, decoder)
+        runner.calls.free = _Recording(runner.calls.free, bundle, vision, decoder)
         for number, case in enumerate(data.cases):
-            subject.answer([case], data.longest)
+            runner.answer([case], data.longest)
             progress("recording calls", (number + 1) / len(data.cases))
 
 

@@ -51,7 +51,7 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
-    from luvc_export.cli.tables.engines import bindings, facts, sign_off, trust
+    from luvc_export.cli.tables.engines import bindings, facts, trust, validation
     from luvc_export.cli.tables.plans import cost_table
 
     console = Console()
@@ -71,7 +71,7 @@ def inspect(
         console.print(bindings("vision", engines.vision))
         console.print(bindings("decoder", engines.decoder))
     for signed in manifest.verified:
-        console.print(sign_off(signed, manifest))
+        console.print(validation(signed, manifest))
     console.print("every hash is right" if verify else "hashes are right (large files by size, time stamp and edges)")
 
 

@@ -109,7 +109,7 @@ def trust(entry: EngineEntry, manifest: Manifest) -> str:
     return f"{known}; " + (f"signed off {_where(signed)}" if signed else "nobody signed off that they answer right")
 
 
-def sign_off(signed: Verified, manifest: Manifest) -> Any:
+def validation(signed: Verified, manifest: Manifest) -> Any:
     """What a device found when every stored case passed on it (docs/pack.md)."""
     from rich.table import Table
 

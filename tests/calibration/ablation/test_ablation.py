@@ -47,8 +47,8 @@ def test_the_engine_says_what_greedy_decoding_says(
     cases = list(task.cases(task.report[0], 12, 3))
     image = ImageInput(task.image_size, "pad", (128, 128, 128))
     plan = variants.merged(severe(shapes)) if "reducer" in switches else severe(shapes, **switches)
-    subject = runners.open_torch(checkpoint, plan, image)
-    said = subject.answer(cases, task.longest)
+    runner = runners.open_torch(checkpoint, plan, image)
+    said = runner.answer(cases, task.longest)
     told = [dataclasses.replace(case, answer=item.text) for case, item in zip(cases, said, strict=True)]
     model = runners.load_model(checkpoint)
     ended = all(item.ended for item in said)

@@ -67,14 +67,12 @@ def test_a_spoilt_candidate_exits_with_1(
     honest = runners.open_torch
 
     def spoilt(*args: Any, **kwargs: Any) -> Any:
-        subject = honest(*args, **kwargs)
-        run = subject.runner.decode
+        runner = honest(*args, **kwargs)
+        run = runner.calls.decode
         spoilt.turn = not spoilt.turn  # type: ignore[attr-defined]
         if spoilt.turn:  # type: ignore[attr-defined]
-            subject.runner.decode = lambda feeds, *rest: run(
-                {**feeds, "position_ids": feeds["position_ids"] + 1}, *rest
-            )
-        return subject
+            runner.calls.decode = lambda feeds, *rest: run({**feeds, "position_ids": feeds["position_ids"] + 1}, *rest)
+        return runner
 
     spoilt.turn = True  # type: ignore[attr-defined]
     monkeypatch.setattr(runners, "open_torch", spoilt)

@@ -45,9 +45,9 @@ def test_two_equal_models_pass_every_gate(reference: Any, compressed: Make, plan
 
 
 def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
-    subject = compressed(plan)
+    runner = compressed(plan)
     layer = next(layer for layer, _, keep in plan.prunes if keep)
-    honest, decoder = subject.runner.decoder.score, subject.runner.decoder
+    honest, decoder = runner.calls.decoder.score, runner.calls.decoder
     swapped = 0
 
     def score(given: Any) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, ca
         return values
 
     decoder.score = score
-    result = run(reference, subject, cases)
+    result = run(reference, runner, cases)
     assert swapped == 1
     assert "kept tokens that no tie explains" in failed(result)
     assert not failed(result) & {"relative L2", "cosine"}
@@ -71,10 +71,10 @@ def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, ca
 def test_with_forced_indices_a_swap_leaves_the_tensors_alone(
     reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]
 ) -> None:
-    subject = compressed(plan)
-    honest = subject.runner.decoder.score
-    subject.runner.decoder.score = lambda given: -honest(given)
-    result = run(reference, subject, cases)
+    runner = compressed(plan)
+    honest = runner.calls.decoder.score
+    runner.calls.decoder.score = lambda given: -honest(given)
+    result = run(reference, runner, cases)
     assert {"kept-set overlap", "kept tokens that no tie explains"} <= failed(result)
     assert not failed(result) & {"relative L2", "cosine", "KL of predictions", "top-1 agreement"}
 
@@ -83,10 +83,10 @@ def test_with_forced_indices_a_swap_leaves_the_tensors_alone(
 def test_a_weight_scaled_by_1_01(
     reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], block: int
 ) -> None:
-    subject = compressed(plan)
+    runner = compressed(plan)
     with torch.no_grad():
-        subject.runner.decoder.layers[block].mlp.down_proj.weight.mul_(1.01)
-    result = run(reference, subject, cases)
+        runner.calls.decoder.layers[block].mlp.down_proj.weight.mul_(1.01)
+    result = run(reference, runner, cases)
     assert "relative L2" in failed(result)
     assert located(result) == f"layer {block + 1} in"
     assert "FAILED" in result.lines()[-1] and any("first departs" in line for line in result.lines())
@@ -95,10 +95,10 @@ def test_a_weight_scaled_by_1_01(
 def test_a_scaled_key_projection_is_located_at_its_key(
     reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]
 ) -> None:
-    subject = compressed(plan)
+    runner = compressed(plan)
     with torch.no_grad():
-        subject.runner.decoder.layers[2].self_attn.k_proj.weight.mul_(1.01)
-    result = run(reference, subject, cases)
+        runner.calls.decoder.layers[2].self_attn.k_proj.weight.mul_(1.01)
+    result = run(reference, runner, cases)
     assert located(result) == "layer 2 key"
     assert "key projection" in result.located.suspect  # type: ignore[union-attr]
 
@@ -106,25 +106,25 @@ def test_a_scaled_key_projection_is_located_at_its_key(
 def test_a_scaled_encoder_weight_is_located_in_vision(
     reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]
 ) -> None:
-    subject = compressed(plan)
+    runner = compressed(plan)
     with torch.no_grad():
-        weights = dict(subject.runner.encoder.named_parameters())
+        weights = dict(runner.calls.encoder.named_parameters())
         next(weights[name] for name in weights if "blocks.1." in name and "down_proj.weight" in name).mul_(1.01)
-    assert located(run(reference, subject, cases)) == "vision"
+    assert located(run(reference, runner, cases)) == "vision"
 
 
 def test_a_nan(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
-    subject = compressed(plan)
+    runner = compressed(plan)
     with torch.no_grad():
-        subject.runner.decoder.layers[3].mlp.down_proj.weight[0, 0] = float("nan")
-    result = run(reference, subject, cases)
+        runner.calls.decoder.layers[3].mlp.down_proj.weight[0, 0] = float("nan")
+    result = run(reference, runner, cases)
     assert {"elements that are not finite", "relative L2", "cosine", "KL of predictions"} <= failed(result)
     assert located(result) == "layer 4 in"
 
 
 def test_a_wrong_second_element_of_a_batch(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
-    subject = compressed(plan)
-    honest = subject.runner.decode
+    runner = compressed(plan)
+    honest = runner.calls.decode
 
     def decode(feeds: Any, cache: Any, forced: Any) -> Any:
         out = honest(feeds, cache, forced)
@@ -134,18 +134,18 @@ def test_a_wrong_second_element_of_a_batch(reference: Any, compressed: Make, pla
         logits[1] = logits[0, ::-1]
         return dataclasses.replace(out, logits=logits)
 
-    subject.runner.decode = decode
-    result = run(reference, subject, cases)
+    runner.calls.decode = decode
+    result = run(reference, runner, cases)
     assert {"relative L2", "KL of predictions", "top-1 agreement"} <= failed(result)
     assert [item.tensors["logits"].rel_l2 < 1e-4 for item in result.comparison.measured] == [True, False] * 2
 
 
 @pytest.mark.parametrize("name", [graph_io.POSITION_IDS, graph_io.VISUAL_POSITION_IDS])
 def test_shifted_position_ids(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], name: str) -> None:
-    subject = compressed(plan)
-    honest = subject.runner.decode
-    subject.runner.decode = lambda feeds, cache, forced: honest({**feeds, name: feeds[name] + 1}, cache, forced)
-    result = run(reference, subject, cases)
+    runner = compressed(plan)
+    honest = runner.calls.decode
+    runner.calls.decode = lambda feeds, cache, forced: honest({**feeds, name: feeds[name] + 1}, cache, forced)
+    result = run(reference, runner, cases)
     assert {"relative L2", "cosine"} <= failed(result)
     assert located(result) == "layer 0 key"
 
@@ -153,8 +153,8 @@ def test_shifted_position_ids(reference: Any, compressed: Make, plan: Plan, case
 def test_an_off_by_one_mask(
     reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = compressed(plan)
-    honest_mask, honest_decode = decoder_module.causal_mask, subject.runner.decode
+    runner = compressed(plan)
+    honest_mask, honest_decode = decoder_module.causal_mask, runner.calls.decode
 
     def mask(visual_order: torch.Tensor, order: torch.Tensor, text_mask: torch.Tensor, past: int) -> torch.Tensor:
         exact = honest_mask(visual_order, order, text_mask, past)
@@ -165,37 +165,37 @@ def test_an_off_by_one_mask(
             patch.setattr(decoder_module, "causal_mask", mask)
             return honest_decode(*args)
 
-    subject.runner.decode = decode
-    result = run(reference, subject, cases)
+    runner.calls.decode = decode
+    result = run(reference, runner, cases)
     assert {"relative L2", "cosine"} <= failed(result)
     assert located(result) == "layer 1 in"
 
 
 def test_a_wrong_answer_fails_the_answers(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
-    subject = compressed(plan)
-    honest = subject.answer
-    subject.answer = lambda some, longest: [  # type: ignore[method-assign]
+    runner = compressed(plan)
+    honest = runner.answer
+    runner.answer = lambda some, longest: [  # type: ignore[method-assign]
         dataclasses.replace(said, text="wrong!", tokens=(0,)) for said in honest(some, longest)
     ]
-    result = run(reference, subject, cases)
+    result = run(reference, runner, cases)
     assert failed(result) == {"greedy agreement", "same text", "retention"}
     assert all(item.diverged == 0 and item.edits >= 3 for item in result.comparison.answered)
 
 
 def test_nothing_compared_fails(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
-    subject = compressed(plan)
-    honest = subject.observe
-    subject.observe = lambda some, forced=None: [  # type: ignore[method-assign]
+    runner = compressed(plan)
+    honest = runner.observe
+    runner.observe = lambda some, forced=None: [  # type: ignore[method-assign]
         dataclasses.replace(item, tensors={}) for item in honest(some, forced)
     ]
-    assert "cases compared" in failed(run(reference, subject, cases))
+    assert "cases compared" in failed(run(reference, runner, cases))
 
 
 def test_another_shape_fails(reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case]) -> None:
-    subject = compressed(plan)
-    honest = subject.observe
-    subject.observe = lambda some, forced=None: [  # type: ignore[method-assign]
+    runner = compressed(plan)
+    honest = runner.observe
+    runner.observe = lambda some, forced=None: [  # type: ignore[method-assign]
         dataclasses.replace(item, tensors={n: np.pad(t, ((0, 0), (0, 1))) for n, t in item.tensors.items()})
         for item in honest(some, forced)
     ]
-    assert {"relative L2", "cosine", "KL of predictions", "top-1 agreement"} <= failed(run(reference, subject, cases))
+    assert {"relative L2", "cosine", "KL of predictions", "top-1 agreement"} <= failed(run(reference, runner, cases))

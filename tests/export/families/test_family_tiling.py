@@ -13,7 +13,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 from luvc_export.core.tiling import Tiling
 from luvc_export.export import families
-from luvc_export.runtime.media.tile_selection import RULES, choose_cut
+from luvc_export.runtime.media.tile_selection import RULES, choose_tiling
 
 TILE = 28
 MOST = 6
@@ -60,7 +60,7 @@ def test_a_rule_is_that_of_transformers(rule: Any) -> None:
     cuts = [Tiling((index,), grid) for index, grid in enumerate(grids)]
     chosen = set()
     for width, height in sizes()[:: 3 if rule == "longest_edge" else 1]:
-        found = choose_cut(cuts, (width, height), (TILE, TILE), 1, rule).tiles
+        found = choose_tiling(cuts, (width, height), (TILE, TILE), 1, rule).tiles
         assert found == THEIRS[rule](width, height), (width, height)
         chosen.add(found)
     assert len(chosen) > len(grids) // 2
@@ -75,7 +75,7 @@ def test_rules_differ() -> None:
 
 def test_a_grid_the_bundle_lacks_is_replaced() -> None:
     cuts = [Tiling((0,), (1, 1)), Tiling((1,), (2, 2))]
-    assert choose_cut(cuts, (100, 20), (TILE, TILE), 1, "longest_edge").tiles in ((1, 1), (2, 2))
+    assert choose_tiling(cuts, (100, 20), (TILE, TILE), 1, "longest_edge").tiles in ((1, 1), (2, 2))
 
 
 def test_families_name_the_rule_of_their_processor() -> None:

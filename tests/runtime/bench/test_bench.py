@@ -33,18 +33,18 @@ def case(bundle: Bundle) -> BenchCase:
 
 
 def test_a_run_takes_the_lengths_it_is_told(case: BenchCase) -> None:
-    subject = LoadedCase(case)
-    sample = subject.run(case)
+    runner = LoadedCase(case)
+    sample = runner.run(case)
     two = replace(case, images=2, new_tokens=1)
-    alone = subject.run(two)
+    alone = runner.run(two)
     assert sample.ttft_ms >= sample.preprocess_ms + sample.vision_ms + sample.prefill_ms
     assert 0 < sample.outside_ms < sample.total_ms and math.isnan(alone.tokens_per_s)
-    facts = subject.facts(case)
-    assert facts.visual_tokens == (2, 0) and subject.facts(two).visual_tokens == (4, 0)
+    facts = runner.facts(case)
+    assert facts.visual_tokens == (2, 0) and runner.facts(two).visual_tokens == (4, 0)
     rows = (2 + 6 + 2) + (6 + 2)  # the last token is not fed back
     assert facts.kv_mib * 2**20 == 2 * 4 * 4 * rows
     with pytest.raises(UsageError, match="expected: at least 1 and 1, together at most 48"):
-        subject.run(replace(case, text=47))
+        runner.run(replace(case, text=47))
 
 
 def test_costs_are_those_of_the_budgets(bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from luvc_export.bundle.manifest import Fit, ImageInput
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError
-from luvc_export.runtime.media.preprocess import cut_up, preprocess
+from luvc_export.runtime.media.preprocess import preprocess, tile_picture
 from luvc_export.runtime.media.tile_selection import best_fit
 
 GREY = (127, 127, 127)
@@ -91,7 +91,7 @@ def test_the_canvas_that_shows_most_and_wastes_least(size: tuple[int, int], best
 
 def test_tiles_are_parts_of_one_canvas_and_say_where_the_picture_lies() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8))
-    left, right, whole = cut_up(picture, spec("pad", size=(8, 8)), Tiling((), (1, 2), "last"))
+    left, right, whole = tile_picture(picture, spec("pad", size=(8, 8)), Tiling((), (1, 2), "last"))
     assert np.array_equal(np.concatenate([left.pixels[0], right.pixels[0]], 1), np.asarray(picture))
     assert right.placement.to_picture(2, 3) == (10, 3)
     assert whole.placement.to_picture(4, 4) == (8, 4)

@@ -14,7 +14,7 @@ import stand_in
 from ort_engine import Engines
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.calibration.runners.engine import EngineRunner
+from luvc_export.calibration.runners.engine import EngineCalls
 from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.engines.profiles import Capacity
@@ -233,11 +233,11 @@ def test_parity_holds_the_chosen_token_against_the_logits(
 ) -> None:
     ours, backend, opened = session(engines["inplace"], gpu)
     made, request, asked = engines["inplace"].bundle, ours.prepare(*question), []
-    runner = EngineRunner(backend, made.engine("thirds"), ours.plan)
+    calls = EngineCalls(backend, made.engine("thirds"), ours.plan)
     honest = backend.decode
     backend.decode = lambda feeds, cache: asked.append(feeds) or honest(feeds, cache)  # type: ignore[func-returns-value]
     ours.run(request.token_ids, ours.encode_images(request.images), all_logits=True)
-    runner.decode(asked[0], None, None)
+    calls.decode(asked[0], None, None)
     opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda found: found + 1
     with pytest.raises(CheckFailed, match=r"another token than its logits say"):
-        runner.decode(asked[0], None, None)
+        calls.decode(asked[0], None, None)

@@ -51,7 +51,7 @@ def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
     return ort_engine.describe(bundle, PLAN, kv, capacity)
 
 
-def subject(made: Engines) -> GraphRunner:
+def runner(made: Engines) -> GraphRunner:
     backend, _ = made.backend(Gpu(library=stand_in.library()))
     return runners.open_engine(made.bundle, PLAN, backend=backend)
 
@@ -68,7 +68,7 @@ def failed(result: ParityResult) -> set[str]:
 def test_engines_agree_with_their_bundle_at_every_level(
     demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], kv: str
 ) -> None:
-    candidate = subject(engines(demo_bundle, kv))
+    candidate = runner(engines(demo_bundle, kv))
     assert (candidate.dtype, candidate.can_force) == ("fp32", False) and "engines for stand-in" in candidate.name
     result = compared(reference, candidate, cases, find("glyph").longest)
     assert result.passed and result.located is None, result.lines()
@@ -81,7 +81,7 @@ def test_engines_agree_with_their_bundle_at_every_level(
 def test_engines_that_give_few_logits_a_call_are_asked_again(
     demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]
 ) -> None:
-    candidate = subject(engines(demo_bundle, "concat", dataclasses.replace(CAPACITY, logits=7)))
+    candidate = runner(engines(demo_bundle, "concat", dataclasses.replace(CAPACITY, logits=7)))
     result = compared(reference, candidate, cases[:1], 1)
     assert not failed(result) & {"relative L2", "KL of predictions", "top-1 agreement"}
 
@@ -93,7 +93,7 @@ def test_tolerances_are_those_of_the_engine_s_precision(
     made = engines(demo_bundle, "concat")
     entry: Any = dataclasses.replace(made.bundle.manifest.engines[0], precision=precision)
     manifest = dataclasses.replace(made.bundle.manifest, engines=(entry,))
-    candidate = subject(dataclasses.replace(made, bundle=Bundle(demo_bundle.folder, manifest)))
+    candidate = runner(dataclasses.replace(made, bundle=Bundle(demo_bundle.folder, manifest)))
     assert tolerances(reference.dtype, candidate.dtype) is TABLE[precision]
 
 
@@ -108,7 +108,7 @@ def scaled(made: Engines, weight: str) -> Engines:
 
 
 def test_a_scaled_weight_of_the_engine(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
-    candidate = subject(scaled(engines(demo_bundle, "concat"), "layers.1.mlp.down_proj.weight"))
+    candidate = runner(scaled(engines(demo_bundle, "concat"), "layers.1.mlp.down_proj.weight"))
     result = compared(reference, candidate, cases[:1], 1)
     assert "relative L2" in failed(result) and result.located is not None
     assert result.located.tensor == "layer 2 key" and "layer 1's attention" in result.located.suspect
@@ -119,8 +119,8 @@ def test_a_shifted_input_of_the_engine(
     demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case], name: str, shift: int
 ) -> None:
     """Rotary positions of text one further, and text that comes before every picture."""
-    candidate = subject(engines(demo_bundle, "inplace"))
-    backend = candidate.runner.backend  # type: ignore[attr-defined]
+    candidate = runner(engines(demo_bundle, "inplace"))
+    backend = candidate.calls.backend  # type: ignore[attr-defined]
     honest = backend.decode
     backend.decode = lambda feeds, cache: honest({**feeds, name: feeds[name] + shift}, cache)
     assert {"relative L2", "worst row, relative L2"} <= failed(compared(reference, candidate, cases[:1], 1))
@@ -128,8 +128,8 @@ def test_a_shifted_input_of_the_engine(
 
 def test_rows_of_the_wrong_place_in_a_cache(demo_bundle: Bundle, reference: GraphRunner, cases: Sequence[Case]) -> None:
     """Logits are right: keys and values alone show it."""
-    candidate = subject(engines(demo_bundle, "inplace"))
-    backend = candidate.runner.backend  # type: ignore[attr-defined]
+    candidate = runner(engines(demo_bundle, "inplace"))
+    backend = candidate.calls.backend  # type: ignore[attr-defined]
     honest = backend.rows
     backend.rows = lambda cache: [(key, np.roll(value, 1, 2)) for key, value in honest(cache)]
     result = compared(reference, candidate, cases[:1], 1)
