@@ -34,7 +34,8 @@ JETPACK_6_2_SOURCES = {
     "device.python": "https://developer.nvidia.com/embedded/jetpack-sdk-62 (Ubuntu 22.04, whose Python is 3.10)",
     "device.compute_capability": CUDA_GPUS,
     "device.memory_gib": JETSON_MODULES,
-    "quantised": f"{SUPPORT_MATRIX}, hardware and precision, 8.7: no FP8",
+    "quantised": f"{SUPPORT_MATRIX}, hardware and precision, 8.7: no FP8; {_OPERATORS}, branch 10.1-GA: opset 9 to 20, "
+    "and ONNX has INT4 from 21",
     "kv_forms": f"{_OPERATORS}, branch 10.1-GA: no TensorScatter",
 }
 JETPACK_7_2_SOURCES = {

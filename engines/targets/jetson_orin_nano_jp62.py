@@ -12,6 +12,6 @@ TARGET = Target(
         "8.7", memory_gib=(4, 8), unified=True, machine="aarch64", jetpack="6.2", l4t=((36, 4), (37,)), python="3.10"
     ),
     kv_forms=("concat",),
-    quantised=("int8", "int4"),
+    quantised=("int8",),
     sources=JETPACK_6_2_SOURCES,
 )

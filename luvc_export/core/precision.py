@@ -93,10 +93,10 @@ def check_target(precision: QuantisedPrecision, target: Target) -> None:
 
 
 def _refusal(precision: QuantisedPrecision, target: Target) -> str | None:
-    if precision.arithmetic not in target.quantised:
-        return f"it has no {precision.arithmetic.upper()} kernels"
     if not precision.portable and target.library.backend != "onnxruntime":
         return f"{target.library.backend} does not read operators of ONNX Runtime"
-    if precision.name == "int4" and target.spec.dialect == "primitive":
-        return "its ONNX parser ends at opset 20, which has no 4-bit type"
+    if not target.says(precision.arithmetic):
+        return f"its graphs end at opset {target.spec.opset}, which has no type for {precision.arithmetic.upper()}"
+    if precision.arithmetic not in target.quantised:
+        return f"it has no {precision.arithmetic.upper()} kernels"
     return None

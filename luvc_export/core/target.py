@@ -18,6 +18,8 @@ Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
 
 #: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
 PRIMITIVE_OPSET = 20
+#: Opset in which ONNX gets the type that a quantised product needs (QuantizeLinear's types by version in its changelog).
+QUANTISED_OPSETS: dict[Quantised, int] = {"int8": 10, "fp8": 19, "int4": 21, "nvfp4": 23}
 #: TensorScatter, which writes a cache in place, is of opset 24.
 INPLACE_OPSET = 24
 
@@ -160,8 +162,11 @@ class Target:
         library: What builds and runs its engines.
         device: What they run on.
         kv_forms: Forms of the cache its parser takes.
-        quantised: Quantised products it has kernels for.
+        quantised: Quantised products it has kernels for, of those that graphs of ``spec.opset`` can say.
         sources: Where each value comes from: field name to a URL or a document and its section.
+
+    Raises:
+        UsageError: A quantised product needs a later opset than the target's graphs have.
     """
 
     name: str
@@ -172,6 +177,20 @@ class Target:
     kv_forms: tuple[Kv, ...]
     quantised: tuple[Quantised, ...]
     sources: dict[str, str]
+
+    def __post_init__(self) -> None:
+        unsaid = [f"{name} (opset {QUANTISED_OPSETS[name]})" for name in self.quantised if not self.says(name)]
+        if unsaid:
+            raise UsageError(
+                "the target's graphs have no type for a quantised product",
+                where=f"{self.name}: quantised",
+                got=", ".join(unsaid),
+                expected=f"types of opset {self.spec.opset}",
+            )
+
+    def says(self, quantised: Quantised) -> bool:
+        """Whether graphs of ``spec.opset`` have the type that this product needs."""
+        return QUANTISED_OPSETS[quantised] <= self.spec.opset
 
     def with_kv(self, kv: Kv) -> TargetSpec:
         """The spec with another form of the cache.

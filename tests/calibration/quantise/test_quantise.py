@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -214,6 +215,30 @@ def test_targets_refuse_what_they_cannot_run(target: str, works: set[str]) -> No
             check_target(precision, record)
         offered = str(caught.value).split("expected: ")[1].split("\n")[0]
         assert works <= set(offered.split(", ")) and name not in offered.split(", ")
+
+
+@pytest.mark.parametrize("board", ["agx-orin", "orin-nx", "orin-nano"])
+def test_a_precision_that_graphs_cannot_say_is_in_no_record_and_refused_for_that(board: str) -> None:
+    record = targets.find(f"jetson-{board}-jp62")
+    assert record.quantised == ("int8",) and not record.says("int4")
+    with pytest.raises(UsageError, match="its graphs end at opset 20, which has no type for INT4"):
+        check_target(PRECISIONS["int4"], record)
+    with pytest.raises(UsageError, match="tensorrt does not read operators of ONNX Runtime"):
+        check_target(PRECISIONS["q4"], record)
+    newer = targets.find(f"jetson-{board}-jp72")
+    with pytest.raises(UsageError, match="it has no FP8 kernels"):
+        check_target(PRECISIONS["fp8"], newer)
+    with pytest.raises(UsageError, match=r"no type for a quantised product(.|\n)*got: int4 \(opset 21\)"):
+        dataclasses.replace(record, quantised=newer.quantised)
+
+
+def test_a_condition_asks_for_capabilities() -> None:
+    """A record with a newer opset takes what a record of the same name with an older one refuses."""
+    record = targets.find("jetson-orin-nano-jp62")
+    able = dataclasses.replace(
+        record, spec=dataclasses.replace(record.spec, dialect="onnx", opset=23), quantised=("int8", "int4")
+    )
+    check_target(PRECISIONS["int4"], able)
 
 
 class Model:
