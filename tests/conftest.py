@@ -19,9 +19,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import demo_cache
 import pytest
 from hypothesis import settings
+from native_kernels import LIBRARY_NAME, LIBRARY_VARIABLE, Native
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.engines.native import LIBRARY_NAME, LIBRARY_VARIABLE, Native
 
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repo")

@@ -18,7 +18,7 @@ Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
 
 #: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
 PRIMITIVE_OPSET = 20
-#: Opset in which ONNX gets the type that a quantised product needs (QuantizeLinear's types by version in its changelog).
+#: Opset in which ONNX gets the type that a quantised product needs (versions of QuantizeLinear).
 QUANTISED_OPSETS: dict[Quantised, int] = {"int8": 10, "fp8": 19, "int4": 21, "nvfp4": 23}
 #: TensorScatter, which writes a cache in place, is of opset 24.
 INPLACE_OPSET = 24

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import native_kernels as native
 import pytest
 import torch
 
-from luvc_export.engines import native
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export.compression import oim, spu
 

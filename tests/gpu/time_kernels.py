@@ -14,12 +14,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
-from luvc_export.engines import native
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script: tests/ holds native_kernels
+import native_kernels as native
+
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.export.compression import scores, spu
 

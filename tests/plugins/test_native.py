@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import native_kernels as native
 import numpy as np
 import pytest
 import torch
+from native_kernels.__main__ import main
 
 from luvc_export.core.plan import MergePass
-from luvc_export.engines import native
-from luvc_export.engines.native.__main__ import main
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export.compression import oim, scores, spu
 

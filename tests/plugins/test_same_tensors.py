@@ -14,8 +14,8 @@ import onnxruntime as ort
 import pytest
 import torch
 from case_file import CASES, Case, load
+from native_kernels import SCORES, Native
 
-from luvc_export.engines.native import SCORES, Native
 from luvc_export.export.surgeon.fused import merge_body, prune_body
 
 PRUNES = sorted(

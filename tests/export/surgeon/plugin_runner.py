@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from native_kernels import Native, Payload
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from luvc_export.core.operators import DOMAIN
-from luvc_export.engines.native import Native, Payload
 
 Array = NDArray[Any]
 

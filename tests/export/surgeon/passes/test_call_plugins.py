@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from native_kernels import Native
 from plugin_runner import run_with_kernels
 from surgery_harness import CASES, INLINED, PLUGINS, PLUGINS103, TRT103, Traced, cut, edited, feeds, fired, inputs, run
 
 from luvc_export.core import operators
 from luvc_export.core.operators import DOMAIN
-from luvc_export.engines.native import Native
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.passes import (

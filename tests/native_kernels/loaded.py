@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from luvc_export.engines.native.abi import ABI_MAJOR, ABI_MINOR, CUDA_ERROR, DEVICES, NO_CUDA, WORKSPACE_ALIGNMENT
-from luvc_export.engines.native.dlpack import Tensor, borrow
-from luvc_export.engines.native.library import BUILD_COMMAND, LIBRARY_NAME, find
 from luvc_export.errors import MachineError, UsageError
+from native_kernels.abi import ABI_MAJOR, ABI_MINOR, CUDA_ERROR, DEVICES, NO_CUDA, WORKSPACE_ALIGNMENT
+from native_kernels.dlpack import Tensor, borrow
+from native_kernels.library import BUILD_COMMAND, LIBRARY_NAME, find
 
 
 class Loaded:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.core.operators import SCORES
-from luvc_export.engines.native.abi import DTYPES, MergeShape, MergeTensors, PayloadRecord, PruneShape, PruneTensors
-from luvc_export.engines.native.dlpack import Tensor, View, borrow, expect_rank
-from luvc_export.engines.native.loaded import Loaded, Workspace
 from luvc_export.errors import UsageError, did_you_mean
+from native_kernels.abi import DTYPES, MergeShape, MergeTensors, PayloadRecord, PruneShape, PruneTensors
+from native_kernels.dlpack import Tensor, View, borrow, expect_rank
+from native_kernels.loaded import Loaded, Workspace
 
 _FLOATS, _INDICES = ("float32", "float16", "bfloat16"), ("int32", "int64")
 

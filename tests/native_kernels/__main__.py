@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from luvc_export.engines.native.kernels import Native
-from luvc_export.engines.native.library import BENCH_NAME, LIBRARY_NAME, find
 from luvc_export.errors import LuvcError
+from native_kernels.kernels import Native
+from native_kernels.library import BENCH_NAME, LIBRARY_NAME, find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Say what was found, or run the benchmark; the exit codes are the command line's."""
-    parser = argparse.ArgumentParser(prog="python -m luvc_export.engines.native", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m native_kernels", description=__doc__)
     parser.add_argument("--bench", action="store_true", help="time the kernels on this GPU, JSON lines on stdout")
     parser.add_argument("--library", type=Path, help=f"path of {LIBRARY_NAME}")
     options = parser.parse_args(arguments)
