@@ -13,8 +13,9 @@ from luvc_export.calibration import runners
 from luvc_export.calibration.ablation import figures, tables
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.ablation.study import Study, plain, run
+from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
+from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
@@ -22,6 +23,12 @@ from luvc_export.export.checkpoint import open_checkpoint
 
 #: Changes when a record's meaning does, so that old measurements are not mixed in.
 RECORDS = 1
+
+#: What the page and its plots are made of.
+FIGURES = "ablation.json"
+
+#: What an interrupted run goes on with; thousands of verdicts, so not for git.
+MEASUREMENTS = "ablation-measurements.json"
 
 
 def ablate(
@@ -85,15 +92,30 @@ def ablate(
     if text is None:
         text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked]))
     store = Store(
-        output / "ablation-measurements.json",
+        output / MEASUREMENTS,
         {key: about[key] for key in ("task", "weights", "report", "search", "records")},
     )
     found = run(Study(engines, shapes, store, text, progress))
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "ablation.md").write_text(tables.page(found, about), encoding="utf-8")
-    (output / "ablation-horizon.png").write_bytes(figures.horizon(found))
-    (output / "ablation-budget.png").write_bytes(figures.curve(found, "tokens"))
-    (output / "ablation-time.png").write_bytes(figures.curve(found, "time"))
     data: dict[str, Any] = {"about": about, **plain(found)}
-    (output / "ablation.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / FIGURES).write_text(dumps(data) + "\n", encoding="utf-8")
+    write_pages(output)
     return data
+
+
+def write_pages(folder: Path) -> None:
+    """Write ``ablation.md`` and its plots from the figures in ``ablation.json`` beside them.
+
+    Raises:
+        UsageError: There are no figures.
+        MachineError: matplotlib is not installed.
+    """
+    file = folder / FIGURES
+    if not file.is_file():
+        raise UsageError("no figures to write a page from", where=str(file), fix="luvc-export ablate -o FOLDER")
+    data = json.loads(file.read_text(encoding="utf-8"))
+    about, found = data.pop("about"), from_plain(data)
+    (folder / "ablation.md").write_text(tables.page(found, about), encoding="utf-8")
+    (folder / "ablation-horizon.png").write_bytes(figures.horizon(found))
+    (folder / "ablation-budget.png").write_bytes(figures.curve(found, "tokens"))
+    (folder / "ablation-time.png").write_bytes(figures.curve(found, "time"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -221,3 +221,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def from_plain(data: Any) -> Any:
+    """The rows again of what ``plain`` gave, after a file of JSON too."""
+    if isinstance(data, dict) and data.keys() == {item.name for item in fields(Row)}:
+        return Row(
+            **{
+                **data,
+                "keep": tuple(data["keep"]),
+                "accuracy": intervals.Interval(*data["accuracy"]),
+                "retention": intervals.Interval(*data["retention"]),
+                "times": timing.Times(**data["times"]),
+            }
+        )
+    if isinstance(data, dict):
+        return {key: from_plain(value) for key, value in data.items()}
+    return [from_plain(value) for value in data] if isinstance(data, list) else data

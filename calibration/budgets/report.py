@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from luvc_export.calibration.budgets import report
 from luvc_export.calibration.budgets.run import SearchResult
 from luvc_export.calibration.budgets.trials import PlanTrial
+from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.parity.plots import canvas, png
 from luvc_export.core.plan import Plan
@@ -24,7 +24,7 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
     made = {
         "budgets-horizon.png": report.horizon(result),
         "budgets-frontier.png": report.frontier(result),
-        "budgets.json": (json.dumps({"command": command, **result.to_json()}, indent=1) + "\n").encode(),
+        "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from luvc_export.calibration.compact_json import dumps
 from luvc_export.demo.questions import KINDS, SEVERAL_HOPS, GlyphCase, cases
 from luvc_export.demo.scene import HEIGHT, WIDTH
 
@@ -119,7 +120,7 @@ def main() -> None:
         result["blank"] = accuracy(asker, "heldout", args.count, args.seed, blank=True)
     if args.horizon or args.random is not None:
         result["ablations"] = ablations(asker, args.ablation_count, args.seed, args.horizon, args.random)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(dumps(result) + "\n")
 
 
 if __name__ == "__main__":

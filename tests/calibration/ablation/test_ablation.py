@@ -11,6 +11,7 @@ import pytest
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation import variants
+from luvc_export.calibration.ablation.__main__ import main
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, pack, unpack
 from luvc_export.calibration.ablation.variants import Shapes
@@ -125,7 +126,10 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     from luvc_export.calibration.ablation import run as runs
     from luvc_export.calibration.ablation import timing
 
+    asked: list[Plan] = []
+
     def right(self: PlanEvaluator, plan: Plan) -> list[bool]:
+        asked.append(plan)
         share = min(1.0, 0.5 + sum(plan.keep) / (2 * plan.units * plan.layers))
         return (np.arange(len(self.cases)) % 100 < 100 * share).tolist()
 
@@ -150,4 +154,20 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     names = {"ablation.md", "ablation.json", "ablation-measurements.json"}
     names |= {f"ablation-{plot}.png" for plot in ("horizon", "budget", "time")}
     assert {path.name for path in tmp_path.iterdir()} == names
+    for name in names - {"ablation.json"}:
+        (tmp_path / name).unlink()
+    assert main([str(tmp_path)]) == 0, "page and plots are made of the figures alone"
+    assert (tmp_path / "ablation.md").read_text() == text
+    assert {path.name for path in tmp_path.iterdir()} == names - {"ablation-measurements.json"}
+    asked.clear()
+    runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
+    assert asked and (tmp_path / "ablation.md").read_text() == text, "without the store everything is measured anew"
+    asked.clear()
+    runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
+    assert not asked, "with it nothing is"
     assert len(data["search"]) == 36 and len(data["main"]) == 12 and len(data["schedules"]) > 30
+
+
+def test_no_figures_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "no figures to write a page from" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -1,0 +1,97 @@
+"""The pages of results say what the committed figures say, and the figures are small."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import luvc_export
+from luvc_export.calibration.ablation import run as ablation
+from luvc_export.calibration.ablation import tables
+from luvc_export.calibration.ablation.study import from_plain
+from luvc_export.calibration.budgets import report
+from luvc_export.calibration.budgets.check import Against
+from luvc_export.calibration.budgets.run import MEASUREMENTS, SearchResult
+from luvc_export.calibration.budgets.space import Horizon
+from luvc_export.calibration.budgets.trials import PlanTrial
+from luvc_export.calibration.intervals import Interval
+
+ROOT = Path(luvc_export.__file__).resolve().parents[1]
+RESULTS = ROOT / "docs/results"
+
+#: Lines of JSON under docs/ and examples/ together.
+JSON_LINES = 6000
+
+
+def test_the_ablation_page_is_its_figures() -> None:
+    data = json.loads((RESULTS / "ablation.json").read_text(encoding="utf-8"))
+    about = data.pop("about")
+    page = (RESULTS / "ablation.md").read_text(encoding="utf-8")
+    assert tables.page(from_plain(data), about) == page
+    data["one_shot"][0]["kinds"]["count"] += 0.01
+    assert tables.page(from_plain(data), about) != page
+
+
+def search_result(data: dict[str, Any]) -> SearchResult:
+    """What ``budgets.json`` was written from, as far as the page and its plots read it."""
+    units = data["plan"]["grid"][0] * data["plan"]["grid"][1]
+
+    def trial(item: dict[str, Any]) -> PlanTrial:
+        merged = item["vision_tokens"] < units
+        plan: Any = SimpleNamespace(
+            keep=tuple(item["keep"]),
+            layers=len(item["keep"]),
+            units=units,
+            vision_tokens=item["vision_tokens"],
+            merges=(merged,) if merged else (),
+        )
+        whole = item["asked"] in (data["calibration"]["asked"], data["held_out"]["asked"])
+        interval = Interval(*item["agreement"])
+        return PlanTrial(plan, item["flops"], interval, item["asked"], item["disagree"], whole, item["holds"])
+
+    chosen = trial(data["calibration"])
+    return SearchResult(
+        data["retention"],
+        chosen.plan,
+        data["uncompressed_flops"],
+        data["text"],
+        data["images"],
+        Horizon(data["horizon"], {int(layer): trial(item) for layer, item in data["horizon_curve"].items()}),
+        chosen,
+        trial(data["held_out"]),
+        [trial(item) for item in data["frontier"]],
+        {name: trial(item) for name, item in data["defaults"].items()},
+        [
+            Against(item["default"], trial(item["ours"]), trial(item["theirs"]), Interval(*item["difference"]))
+            for item in data["compared"]
+        ],
+        data["tried"],
+        data["about"],
+    )
+
+
+def test_the_budgets_page_is_its_figures() -> None:
+    data = json.loads((RESULTS / "budgets.json").read_text(encoding="utf-8"))
+    page = (RESULTS / "budgets.md").read_text(encoding="utf-8")
+    assert report.page(search_result(data), data["command"]) == page
+    other = copy.deepcopy(data)
+    other["compared"][0]["theirs"]["disagree"] += 1
+    assert report.page(search_result(other), data["command"]) != page
+    assert json.loads((RESULTS / "budgets-plan.json").read_text(encoding="utf-8")) == data["plan"]
+
+
+def test_figures_are_small_and_stores_stay_out() -> None:
+    ignored = [
+        line for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines() if line.endswith(".json")
+    ]
+    stores = (MEASUREMENTS, ablation.MEASUREMENTS)
+    assert all(any(fnmatch.fnmatch(store, pattern) for pattern in ignored) for store in stores)
+    files = [path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.json")]
+    files = [path for path in files if not any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored)]
+    assert len(files) >= 5
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    assert lines <= JSON_LINES, f"{lines} lines of JSON under docs/ and examples/, {JSON_LINES} are enough for figures"
