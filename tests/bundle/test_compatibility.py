@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from luvc_export.bundle.engine_checks import check_device, check_library
-from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint
-from luvc_export.errors import MachineError
+from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint, Profile
+from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.errors import BundleError, MachineError
 
 FILE = EngineFile("x.engine", FileRecord("0", 1), (), (), (), 1, None, "x.json", "x.log")
 ENTRY = EngineEntry(
@@ -69,10 +71,27 @@ def test_ampere_and_later_but_no_jetson() -> None:
             check_device(entry, capability, integrated)
 
 
-def test_an_entry_goes_through_json() -> None:
-    import json
-
-    from luvc_export.bundle import serialisation as module
-
-    data = json.loads(json.dumps(dataclasses.asdict(ENTRY)))
-    assert module._value(EngineEntry, data, "x") == ENTRY
+def test_an_entry_goes_through_json_and_what_is_wrong_in_it_is_named() -> None:
+    shapes = {"image": (1, 1, 56, 84, 3)}
+    file = dataclasses.replace(
+        FILE,
+        inputs=(Binding("image", "uint8", (-1, 1, 56, 84, 3)),),
+        profiles=(Profile("image", shapes, shapes, shapes),),
+    )
+    entry = dataclasses.replace(ENTRY, vision=file, compute_capabilities=("8.6", "8.9"))
+    written = json.dumps(dataclasses.asdict(entry))
+    read = from_json_data(EngineEntry, json.loads(written), "luvc.json")
+    assert read == entry and read.vision.inputs[0].shape == (-1, 1, 56, 84, 3) and read.vision != read.decoder
+    for path, value, message in (
+        (("batch",), "1", r"wrong type(.|\n)*batch"),
+        (("vision", "inputs"), [{"name": "image"}], r"the fields are wrong(.|\n)*vision: inputs(.|\n)*dtype"),
+        (("decoder", "record", "bytes"), 1.5, r"wrong type(.|\n)*decoder: record: bytes"),
+        (("luck",), 1, r"the fields are wrong(.|\n)*unknown \['luck'\]"),
+    ):
+        data = json.loads(written)
+        place = data
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        with pytest.raises(BundleError, match=message):
+            from_json_data(EngineEntry, data, "luvc.json")

@@ -16,15 +16,25 @@ def test_cost_counts_every_layer_and_the_uncompressed_is_one() -> None:
     costs = cost(plan, SHAPE, text=8)
     assert [(s.first, s.last, s.tokens) for s in costs.stages] == [(0, 1, 20), (2, 2, 10), (3, 3, 0)]
     assert sum(s.kv_bytes for s in costs.stages) == costs.kv_bytes == 2 * 2 * 16 * 2 * (20 + 20 + 10 + 4 * 8)
-    assert costs.flops_ratio > 1 and costs.kv_ratio > 1
+    assert costs.kv_ratio == pytest.approx(4 * (25 + 8) / (20 + 20 + 10 + 4 * 8))
     full = cost(Plan((5, 5), (25,) * 4, last_layer="full"), SHAPE, text=8)
+    assert costs.flops == flops(28, 28, 18, 8) and full.flops == flops(33, 33, 33, 33)
+    assert costs.flops_ratio == pytest.approx(flops(33, 33, 33, 33) / flops(28, 28, 18, 8))
     assert full.flops_ratio == full.kv_ratio == 1
-    assert full.flops / costs.flops == pytest.approx(costs.flops_ratio)
+
+
+def flops(*tokens: int) -> int:
+    """By hand, of layers with so many tokens: two operations a weight and token, two products of all with all."""
+    weights = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128
+    return sum(2 * count * weights + 2 * 2 * count * count * 64 for count in tokens)
 
 
 def test_two_images_take_twice_the_rows() -> None:
     plan = Plan((5, 5), (25, 10, 5, 0))
-    assert cost(plan, SHAPE, images=2).stages[1].tokens == 20
+    one, two = cost(plan, SHAPE), cost(plan, SHAPE, images=2)
+    assert [stage.tokens for stage in two.stages] == [50, 20, 10, 0]
+    rows = [(stage.kv_bytes - 64 * 2 * 2 * 16 * 2) for stage in (*one.stages, *two.stages)]
+    assert rows[4:] == [2 * row for row in rows[:4]] and rows[0] == 25 * 2 * 2 * 16 * 2, "text is there once"
 
 
 def test_survival_picture_darkens_what_was_dropped() -> None:

@@ -187,9 +187,16 @@ def swapped(answer: Answer, count: int) -> Answer:
     return replace(answer, kept=kept)
 
 
-def test_the_same_answer_passes() -> None:
-    verdict = compare_answers(reference(), reference(), LIMITS)
-    assert verdict.passed and (verdict.rel_l2, verdict.overlap, verdict.tokens) == (0.0, 1.0, 1.0)
+def test_an_answer_that_differs_by_rounding_passes_with_its_figures() -> None:
+    exact = reference()
+    rounded = exact.logits.astype(np.float16).astype(np.float32) + np.float32(1e-3)
+    verdict = compare_answers(exact, replace(exact, logits=rounded), LIMITS)
+    error = np.linalg.norm(rounded - exact.logits) / np.linalg.norm(exact.logits)
+    assert verdict.passed and (verdict.overlap, verdict.tokens) == (1.0, 1.0)
+    assert verdict.rel_l2 == pytest.approx(error, rel=1e-4) and 1e-4 < error < 2e-2
+    ours, theirs = (np.exp(x.astype(np.float64)) for x in (rounded, exact.logits))
+    ours, theirs = (p / p.sum(-1, keepdims=True) for p in (ours, theirs))
+    assert verdict.kl == pytest.approx((theirs * np.log(theirs / ours)).sum(-1).max(), rel=1e-2, abs=1e-9)
 
 
 def test_one_swapped_token_passes_with_the_logits_that_follow_it() -> None:

@@ -238,6 +238,8 @@ def test_a_condition_asks_for_capabilities() -> None:
     able = dataclasses.replace(
         record, spec=dataclasses.replace(record.spec, dialect="onnx", opset=23), quantised=("int8", "int4")
     )
+    with pytest.raises(UsageError, match="no type for INT4"):
+        check_target(PRECISIONS["int4"], record)
     check_target(PRECISIONS["int4"], able)
 
 

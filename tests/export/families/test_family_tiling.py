@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import SizeDict
+from transformers.models.auto.image_processing_auto import (
+    IMAGE_PROCESSOR_MAPPING_NAMES,
+    get_image_processor_class_from_name,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
@@ -73,13 +79,28 @@ def test_rules_differ() -> None:
     assert best != closest
 
 
-def test_a_grid_the_bundle_lacks_is_replaced() -> None:
+@pytest.mark.parametrize(("size", "tiles"), [((100, 20), (2, 2)), ((10, 2), (1, 1))])
+def test_a_grid_the_bundle_lacks_is_replaced_by_the_best_resolution(
+    size: tuple[int, int], tiles: tuple[int, int]
+) -> None:
+    """Both want one row of two tiles; the larger one shows more in four tiles, the smaller wastes less in one."""
     cuts = [Tiling((0,), (1, 1)), Tiling((1,), (2, 2))]
-    assert choose_tiling(cuts, (100, 20), (TILE, TILE), 1, "longest_edge").tiles in ((1, 1), (2, 2))
+    assert choose_tiling(cuts, size, (TILE, TILE), 1, "longest_edge").tiles == tiles
+    assert choose_tiling([*cuts, Tiling((2,), (1, 2))], size, (TILE, TILE), 1, "longest_edge").tiles == (1, 2)
 
 
 def test_families_name_the_rule_of_their_processor() -> None:
-    rules = {name: families.find(name, "test").tiling for name in families.built_in()}
-    assert {name for name, rule in rules.items() if rule == "closest_ratio"} == {"internvl"}
-    assert {name for name, rule in rules.items() if rule == "longest_edge"} == {"idefics3", "smolvlm"}
-    assert rules["llava_onevision"] == "best_resolution"
+    """Which of transformers' functions above the family's image processor calls."""
+    calls = {
+        "select_best_resolution": "best_resolution",
+        "get_optimal_tiled_canvas": "closest_ratio",
+        "resize_for_vision_encoder": "longest_edge",
+    }
+    found = {}
+    for name in families.built_in():
+        processor = get_image_processor_class_from_name(IMAGE_PROCESSOR_MAPPING_NAMES[name]["pil"])
+        source = inspect.getsource(sys.modules[processor.__module__])
+        if rules := [rule for call, rule in calls.items() if f"{call}(" in source]:
+            (found[name],) = rules
+    assert set(found.values()) == set(THEIRS)
+    assert found == {name: families.find(name, "test").tiling for name in found}
