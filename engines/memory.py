@@ -63,7 +63,7 @@ def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int]
     Args:
         weights: Weight bytes of vision and decoder.
         cache: The KV cache.
-        peaks: Largest bytes of live tensors of each (``export.surgeon.peak``).
+        peaks: Largest bytes of live tensors of each (``export.surgeon.peak_memory``).
         workspace_mib: Scratch memory a build may use.
     """
     return Footprint(

@@ -165,7 +165,7 @@ class Session(LoadedPlan):
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:
         """How many frames of a video this bundle looks at: those its video plan was made for, else ``most`` that fit.
 
-        ``runtime.video.open_video`` samples so many.
+        ``runtime.media.video.open_video`` samples so many.
         """
         return self._router.video_frames(most)
 

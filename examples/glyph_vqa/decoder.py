@@ -2,7 +2,7 @@
 
 A plain forward pass would run the 108 visual tokens once per question. Here the prefix (chat header and pictures) runs
 once, and each question attends to the prefix's keys and values and to its own tokens. The weights are those of the
-transformers model, and so is the result (tests/test_decoder.py holds the two against each other).
+transformers model, and so is the result (tests/test_model.py holds the two against each other).
 """
 
 from __future__ import annotations

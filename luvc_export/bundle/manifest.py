@@ -83,7 +83,7 @@ class PluginLibrary:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of memory a pair of engines is predicted to need (``luvc_export.footprint``).
+    """Bytes of memory a pair of engines is predicted to need (``engines.memory``).
 
     ``loading`` is the largest plan file, held beside the weights while it is read; it counts on boards whose CPU and
     GPU share memory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: How a family's processor chooses among grids of tiles, see ``runtime.tiling``.
+#: How a family's processor chooses among grids of tiles, see ``runtime.media.tile_selection``.
 TilingRule = Literal["best_resolution", "closest_ratio", "longest_edge"]
 
 

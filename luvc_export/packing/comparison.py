@@ -1,6 +1,6 @@
 """Whether an answer is the reference's, within the tolerances of the coarser dtype of the two.
 
-Limits are those of ``calibration.tolerances``, with their reasons. A pack holds few cases and no scores, so what
+Limits are those of ``calibration.parity.tolerances``, with their reasons. A pack holds few cases and no scores, so what
 differs is judged by what it does, where parity counts shares over many and knows which scores tie:
 
 - One kept token of an image may be another: two scores next to the last place tie. The logits follow it, so only what

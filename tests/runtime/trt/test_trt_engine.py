@@ -13,7 +13,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.tensorrt import engine
 
-#: What a name in trt_engine.py is an object of.
+#: What a name in engine.py is an object of.
 OWNERS = {
     r"self\._context": "IExecutionContext",
     r"context": "IExecutionContext",
