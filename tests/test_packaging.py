@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,12 +15,26 @@ import pytest
 import luvc_export
 
 ROOT = Path(luvc_export.__file__).resolve().parents[1]
+PARTS = ("calibration", "engines", "export", "runtime")
+
+
+def checkout(tree: Path) -> Path:
+    """What a build reads of a checkout, links as links."""
+    tree.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    skipped = shutil.ignore_patterns("__pycache__")
+    for folder in ("luvc_export", *PARTS):
+        shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=skipped)
+    return tree
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by pip of a copy: what an older build left in ``build/`` of the checkout would go in as well."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    tree = checkout(folder / "checkout")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, tree]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return next(folder.glob("luvc_export-*.whl"))
 
@@ -28,7 +44,7 @@ def test_the_wheel_has_one_top_level_name_every_part_and_the_model(wheel: Path) 
     assert {name.split("/")[0].split("-")[0] for name in names} == {"luvc_export"}
     for part in ("export/llm/decoder.py", "engines/__init__.py", "runtime/session.py", "calibration/__init__.py"):
         assert f"luvc_export/{part}" in names
-    assert "luvc_export/demo/checkpoint/model.safetensors" in names
+    assert {"luvc_export/demo/checkpoint/model.safetensors", "luvc_export/py.typed"} <= set(names)
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "luvc_export").rglob("*.py")}
     assert sources <= set(names), sorted(sources - set(names))
 
@@ -55,3 +71,57 @@ def test_every_module_of_the_unpacked_wheel_imports(wheel: Path, tmp_path: Path)
     )
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 50
+
+
+def build(what: str, tree: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """What pip and build call, without pip: ``wheel``, ``sdist`` or ``editable`` of a tree, into a folder."""
+    code = f"import sys\nfrom setuptools import build_meta\nprint(build_meta.build_{what}(sys.argv[1]))"
+    out.mkdir(exist_ok=True)
+    command = [sys.executable, "-W", "ignore", "-c", code, str(out)]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+
+
+def test_an_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    made = build("sdist", checkout(tmp_path / "checkout"), tmp_path / "sdist")
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(next((tmp_path / "sdist").glob("luvc_export-*.tar.gz"))) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (tree,) = (tmp_path / "unpacked").iterdir()
+    assert not any((tree / "luvc_export" / part).is_symlink() for part in PARTS)
+    again = build("wheel", tree, tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    found = zipfile.ZipFile(next((tmp_path / "again").glob("*.whl")))
+    first = zipfile.ZipFile(wheel)
+    names = {name for name in first.namelist() if name.startswith("luvc_export/")}
+    assert names == {name for name in found.namelist() if name.startswith("luvc_export/")}
+    assert all(first.read(name) == found.read(name) for name in names)
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Path:
+    """A checkout as git writes it where it makes no links: each is a text file that holds its target."""
+    tree = checkout(tmp_path / "windows")
+    for part in PARTS:
+        (tree / "luvc_export" / part).unlink()
+        (tree / "luvc_export" / part).write_text(f"../{part}")
+    return tree
+
+
+@pytest.mark.parametrize("what", ["wheel", "sdist", "editable"])
+def test_without_the_links_nothing_is_built(windows: Path, what: str) -> None:
+    made = build(what, windows, windows / "out")
+    assert made.returncode != 0 and not list((windows / "out").iterdir())
+    assert "links in luvc_export are missing" in made.stderr and "a file that says '../engines'" in made.stderr
+    assert "git config core.symlinks true" in made.stderr and "Traceback" not in made.stderr
+
+
+def test_one_missing_link_is_enough_and_pip_shows_why(windows: Path) -> None:
+    for part in PARTS[1:]:
+        (windows / "luvc_export" / part).unlink()
+        (windows / "luvc_export" / part).symlink_to(f"../{part}")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "out", "."]
+    made = subprocess.run(command, cwd=windows, capture_output=True, text=True, check=False)
+    said = made.stdout + made.stderr
+    assert made.returncode != 0 and not list(windows.glob("out/*"))
+    assert f"where: luvc_export/{PARTS[0]}" in said and f"where: luvc_export/{PARTS[1]}" not in said
+    assert "git checkout HEAD -- luvc_export/calibration" in said
