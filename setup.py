@@ -1,6 +1,6 @@
 """Stops a build of a checkout whose four links in ``luvc_export`` are missing; pyproject.toml has the rest.
 
-Where git cannot make links (Windows without ``core.symlinks``) it writes each as a small text file, and a wheel made of
+Where git cannot make links (Windows, as it is set up) it writes each as a small text file, and a wheel made of
 that would lack most of the package and say nothing.
 """
 
