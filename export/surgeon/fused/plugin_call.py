@@ -119,7 +119,7 @@ def _spread(tensors: tuple[OperatorTensor, ...], payloads: int) -> list[tuple[st
 def _attributes(operator: Operator, given: dict[str, Any]) -> Iterator[str]:
     known = {attribute.name: attribute for attribute in operator.attributes}
     yield from (f"attribute {name} is not in the contract" for name in given if name not in {**known, **IDENTITY})
-    for name, text in IDENTITY.items():
+    for name, text in (("plugin_namespace", NAMESPACE), ("plugin_version", VERSION)):
         if given.get(name) != text:
             yield f"attribute {name} is {given.get(name)!r}, the contract has {text!r}"
     for name, attribute in known.items():
