@@ -42,7 +42,7 @@ class Talker:
     def prepare(self, pictures: Any, prompt: str) -> Any:
         return (pictures, prompt)
 
-    def room(self, request: Any) -> int:
+    def token_limit(self, request: Any) -> int:
         return 40
 
     def generate(self, pictures: Any, prompt: str, **sampling: Any) -> Any:
