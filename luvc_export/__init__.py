@@ -1,7 +1,7 @@
 """LUVC visual-token compression inside exported graphs: checkpoint in, ONNX bundle and engines out.
 
-The public API is four verbs and a loader; each is imported when first used, so that ``import luvc_export`` needs
-neither torch nor onnxruntime.
+The public API is a few verbs, a loader and ``compressed``, for transformers models. Each is imported when first used,
+so that ``import luvc_export`` needs neither torch nor onnxruntime.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from luvc_export import moved
 from luvc_export.version import VERSION
 
 if TYPE_CHECKING:
+    from luvc_export.export.compression.placement import compressed as compressed
     from luvc_export.pipeline import build_engine as build_engine
     from luvc_export.pipeline import export_bundle as export_bundle
     from luvc_export.pipeline import load_bundle as load_bundle
@@ -23,6 +24,7 @@ __version__ = VERSION
 
 _PUBLIC = {
     "build_engine": "luvc_export.pipeline",
+    "compressed": "luvc_export.export.compression.placement",
     "export_bundle": "luvc_export.pipeline",
     "load_bundle": "luvc_export.pipeline",
     "make_plan": "luvc_export.pipeline",

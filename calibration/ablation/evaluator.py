@@ -83,7 +83,9 @@ class PlanEvaluator:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
         calls = TorchCalls(self.checkpoint, self.model, plan)
         embeds, positions = self.encode_images(calls)
-        whole = scores.reads_text(plan.score) and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
+        whole = (
+            scores.find(plan.score).reads_text and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
+        )
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         chosen = range(len(self.asked)) if cases is None else cases
         for index in chosen:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.core.operators import SCORES
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import scores
 
@@ -60,12 +61,14 @@ def unpack(text: str, count: int) -> list[bool]:
 
 
 def plan_key(plan: Plan) -> dict[str, Any]:
-    """What a plan's measurement depends on: its name for people and switches that its reducer ignores are left out."""
+    """What a plan's measurement depends on: its name for people and switches nothing reads are left out.
+
+    An installed score may read every switch.
+    """
     data, unread = plan.to_json(), {"schedule"}
-    if plan.score not in scores.SCORES or plan.reducer == "merge":
-        unread |= {"rho", "axis", "spectrum"}
-    if plan.score != "random":
-        unread.add("seed")
+    if plan.score in scores.built_in():
+        unread |= set() if plan.score in SCORES else {"rho", "axis", "spectrum"}
+        unread |= set() if plan.score == "random" else {"seed"}
     if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
         unread |= {"score", "rho", "axis", "spectrum", "seed"}
     return {name: value for name, value in data.items() if name not in unread}

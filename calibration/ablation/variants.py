@@ -14,6 +14,7 @@ from luvc_export.export.compression import scores
 
 SEEDS = (0, 1, 2)
 RHOS = (0.05, 0.1, 0.25, 0.5)
+#: Baselines in the order of the tables; installed scores follow.
 SCORES = ("stride", "norm", "v2drop", "dart", "fastv", "pyramiddrop")
 SPEEDUPS = (1.4, 2.0, 2.4)
 
@@ -83,7 +84,12 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = ()) -> list[Variant]:
         ),
     ]
     early = plan.keep[0] < plan.vision_tokens
-    usable = [name for name in SCORES if name not in skip and not (early and scores.needs_layer_before(name))]
+    installed = [name for name in scores.names() if name not in scores.built_in()]
+    usable = [
+        name
+        for name in (*SCORES, *installed)
+        if name not in skip and not (early and scores.find(name).needs_layer_before)
+    ]
     found += [Variant(name, (dataclasses.replace(plan, score=name),)) for name in usable]
     return [*found, Variant("merge", (merged(plan),), "ours: merging inside the LLM")]
 

@@ -151,7 +151,7 @@ def budgets(
     unit = family.unit_pixels(config)
     grid = (image_size[0] // unit, image_size[1] // unit)
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))
-    whole = 1 if scores.needs_layer_before(switches.get("score", Plan.score)) else 0
+    whole = 1 if scores.find(switches.get("score", Plan.score)).needs_layer_before else 0
     space = Space(grid, llm.layers, llm.layers, merges, whole, switches)
     about = {
         "data": data.to_json(),

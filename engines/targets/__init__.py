@@ -1,28 +1,45 @@
-"""Targets, found by file name: ``jetson_thor.py`` is ``jetson-thor``. A new target is one new file with ``TARGET``."""
+"""Targets, found by file name: ``jetson_thor.py`` is ``jetson-thor``. A new target is one new file with ``TARGET``.
+
+A package outside this one adds a target through the entry-point group ``luvc_export.targets``: the entry's name is the
+target's, its value ``module:TARGET``.
+"""
 
 from __future__ import annotations
 
-import pkgutil
-from importlib import import_module
+from typing import Any
 
 from luvc_export.core.target import Target
 from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.registry import Registry
+
+ENTRY_POINTS = "luvc_export.targets"
+
+
+def _misfit(name: str, found: Any) -> str | None:
+    fits = isinstance(found, Target) and found.name == found.spec.name == name
+    return None if fits else f"a Target whose name, and whose graphs' name, is {name!r}"
+
+
+_TARGETS: Registry[Target] = Registry("target", __name__, ENTRY_POINTS, "TARGET", _misfit, dashes=True)
 
 
 def names() -> list[str]:
     """Names of all targets, in alphabetical order."""
-    files = (item.name for item in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in files if not name.startswith("_"))
+    return _TARGETS.names()
+
+
+def built_in() -> list[str]:
+    """Names of the targets of this package."""
+    return _TARGETS.built_in()
 
 
 def find(name: str) -> Target:
-    """The record of one target.
+    """The record of one target. Our own come before installed ones.
 
     Raises:
-        UsageError: There is no such target.
+        UsageError: There is no such target, or an installed one cannot be loaded.
     """
-    known = names()
-    if name not in known:
-        raise UsageError("unknown target", where="--target", got=repr(name), expected=did_you_mean(name, known))
-    target: Target = import_module(f"{__name__}.{name.replace('-', '_')}").TARGET
-    return target
+    found = _TARGETS.get(name)
+    if found is None:
+        raise UsageError("unknown target", where="--target", got=repr(name), expected=did_you_mean(name, names()))
+    return found

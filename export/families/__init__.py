@@ -6,26 +6,31 @@ A package outside this one adds a family through the entry-point group ``luvc_ex
 
 from __future__ import annotations
 
-import pkgutil
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
+from typing import Any
 
 from luvc_export.errors import CheckpointError, did_you_mean
 from luvc_export.export.families.base import Family
+from luvc_export.registry import Registry
 
 ENTRY_POINTS = "luvc_export.families"
 
 
+def _misfit(name: str, found: Any) -> str | None:
+    fits = isinstance(found, Family) and found.model_type == name
+    return None if fits else f"an instance of Family whose model_type is {name!r}"
+
+
+_FAMILIES: Registry[Family] = Registry("family", __name__, ENTRY_POINTS, "FAMILY", _misfit, CheckpointError)
+
+
 def names() -> list[str]:
     """Every ``model_type`` there is a family for, sorted."""
-    return sorted({*built_in(), *_installed()})
+    return _FAMILIES.names()
 
 
 def built_in() -> list[str]:
     """The families of this package, sorted."""
-    found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return sorted(name for name in found if name != "base")
+    return _FAMILIES.built_in()
 
 
 def find(model_type: str, where: str) -> Family:
@@ -34,39 +39,13 @@ def find(model_type: str, where: str) -> Family:
     Raises:
         CheckpointError: No family of that name, or an installed one cannot be loaded.
     """
-    if model_type in built_in():
-        family: Family = import_module(f"{__name__}.{model_type}").FAMILY
-        return family
-    if model_type in _installed():
-        return _load(_installed()[model_type])
-    raise CheckpointError(
-        "no family for this model type",
-        where=where,
-        got=repr(model_type),
-        expected=did_you_mean(model_type, names()),
-        fix="export a checkpoint of one of these families, or add one: docs/adding-a-family.md",
-    )
-
-
-def _installed() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-
-
-def _load(entry: EntryPoint) -> Family:
-    try:
-        found = entry.load()
-    except (ImportError, AttributeError) as error:
+    found = _FAMILIES.get(model_type)
+    if found is None:
         raise CheckpointError(
-            "an installed family cannot be loaded",
-            where=f"{ENTRY_POINTS}: {entry.name} = {entry.value}",
-            got=str(error),
-            fix="update or remove the package that brings it",
-        ) from error
-    if not isinstance(found, Family) or found.model_type != entry.name:
-        raise CheckpointError(
-            "an installed family is none",
-            where=f"{ENTRY_POINTS}: {entry.name} = {entry.value}",
-            got=f"{type(found).__name__} {getattr(found, 'model_type', '')}".strip(),
-            expected=f"an instance of Family whose model_type is {entry.name!r}",
+            "no family for this model type",
+            where=where,
+            got=repr(model_type),
+            expected=did_you_mean(model_type, names()),
+            fix="export a checkpoint of one of these families, or add one: docs/adding-a-family.md",
         )
     return found

@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         self.rope = rope
         self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
         self.scale = float(head_dim) ** -0.5
-        self.score = scores.score(plan.score)
+        self.score = scores.find(plan.score).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         for layer, tokens, keep in plan.prunes:
             if keep and plan.reducer == "prune":

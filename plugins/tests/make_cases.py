@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from luvc_export.core.operators import SCORES
 from luvc_export.core.plan import MergePass
 from luvc_export.export.compression import oim, scores, spu
 
@@ -39,7 +40,7 @@ def prune(name: str, values: Tensor, keep: int, score: str, rho: float, grid: tu
     basis = spu.lowpass_basis(tokens, rho) if grid is None else spu.lowpass_basis_2d(*grid, rho)
     wide = values.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight.float()
-    result = scores.score(score)(scores.ScoreInput(normed[None], basis, "token"))
+    result = scores.find(score).score(scores.ScoreInput(normed[None], basis, "token"))
     keys: dict[str, int | float | str] = {
         "function": "spectrum_prune",
         "groups": groups,
@@ -47,7 +48,7 @@ def prune(name: str, values: Tensor, keep: int, score: str, rho: float, grid: tu
         "channels": channels,
         "frequencies": basis.shape[1],
         "keep": keep,
-        "score": list(scores.SCORES).index(score),
+        "score": SCORES.index(score),
         "epsilon": epsilon,
     }
     tensors = {
@@ -98,7 +99,7 @@ def main() -> None:
     for old in CASES.glob("*.bin"):
         old.unlink()
     for label, dtype in DTYPES.items():
-        for score in scores.SCORES:
+        for score in SCORES:
             prune(f"prune_{score}_{label}", torch.randn(2, 48, 24).to(dtype), 19, score, 0.25)
         first = merge(f"merge_first_{label}", oim.start(torch.randn(2, 8, 10, 12).to(dtype)), 3, 2)
         merge(f"merge_second_{label}", first, 3, 3)
@@ -116,7 +117,7 @@ def main() -> None:
     prune("prune_infinite_ratio", empty_token, 5, "ratio", 0.25)
     merge("merge_odd_sides", oim.start(torch.randn(1, 7, 9, 20)), 4, 3)
     merge("merge_columns_only", oim.start(torch.randn(1, 5, 8, 16)), 2, 0)
-    for score in scores.SCORES:
+    for score in SCORES:
         prune(f"prune_2d_{score}", torch.randn(2, 63, 16), 21, score, 0.3, grid=(7, 9))
     prune("prune_narrow_residual", torch.randn(1, 100, 16), 40, "residual", 0.05)
 

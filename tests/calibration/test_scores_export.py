@@ -85,7 +85,7 @@ def mixed() -> tuple[Decoder, Any]:
         image = torch.arange(given.normed.shape[1])[:, None]
         ranks = torch.zeros(given.normed.shape[:3])
         for number, (name, basis) in enumerate(zip(SCORES, bases, strict=True)):
-            own = scores.score(name)(dataclasses.replace(given, basis=basis))
+            own = scores.find(name).score(dataclasses.replace(given, basis=basis))
             ranks = torch.where(image == number, own, ranks)
         return ranks
 
@@ -128,9 +128,9 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path) -> None:
 def test_scores_are_found_by_their_files() -> None:
     known = {"random", "stride", "v2drop", "fastv", "dart", "residual", "low", "ratio", "norm", "pyramiddrop"}
     assert set(scores.names()) >= known
-    assert [name for name in scores.names() if scores.reads_text(name)] == ["fastv", "pyramiddrop"]
+    assert [name for name in scores.names() if scores.find(name).reads_text] == ["fastv", "pyramiddrop"]
     with pytest.raises(PlanError, match="did you mean 'v2drop'"):
-        scores.score("v2drops")
+        scores.find("v2drops")
 
 
 def test_a_score_of_two_layers_needs_one_before() -> None:

@@ -40,7 +40,7 @@ class Prune(torch.nn.Module):
     def forward(self, values: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         wide = values.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON) * weight.float()
-        score = scores.low(scores.ScoreInput(normed[None], self.basis, "token"))
+        score = scores.find("low").score(scores.ScoreInput(normed[None], self.basis, "token"))
         kept = spu.select(score, self.keep)
         groups, tokens, _ = values.shape
         flat = spu.flat_index(kept, tokens)

@@ -50,7 +50,7 @@ def test_spectrum_prune_equals_the_python_functions(
     basis = spu.lowpass_basis(tokens, 0.25)
     positions = torch.rand(3, groups, tokens)
     cosines = torch.rand(groups, tokens, 16).to(DTYPES[dtype])
-    expected = scores.score(score)(scores.ScoreInput(normed(values, weight, 1e-6)[None], basis, "token"))
+    expected = scores.find(score).score(scores.ScoreInput(normed(values, weight, 1e-6)[None], basis, "token"))
 
     kept_values = torch.empty(groups, keep, channels, dtype=values.dtype)
     indices = torch.empty(groups, keep, dtype=torch.int64)

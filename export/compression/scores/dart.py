@@ -10,24 +10,30 @@ import torch
 from torch import Tensor
 
 from luvc_export.export.compression.row_reductions import mark, norms, sums
-from luvc_export.export.compression.scores import ScoreInput
+from luvc_export.export.compression.scores.base import Score, ScoreInput
 
 PIVOTS = 8
 
 
-def score(given: ScoreInput) -> Tensor:
-    """1 for exactly the K chosen tokens, 0 for the others, fp32 [B, G, N]."""
-    assert given.context is not None
-    tokens = given.normed.shape[2]
-    pivots = min(PIVOTS, given.keep)
-    indices = torch.topk(sums(given.context.keys().float().abs()), pivots).indices
-    unit = given.normed / norms(given.normed)[..., None].clamp(min=1e-12)
-    chosen = mark(indices, tokens)
-    share, extra = divmod(given.keep - pivots, pivots)
-    for number in range(pivots):
-        pick = share + (number < extra)
-        if pick:
-            pivot = (unit * mark(indices[..., number : number + 1], tokens)[..., None]).sum(2, keepdim=True)
-            far = 1 - sums(unit * pivot)
-            chosen = chosen + mark(torch.topk(far - 4.0 * chosen, pick).indices, tokens)
-    return chosen
+class Dart(Score):
+    """Pivots by keys, then what is least like them."""
+
+    def score(self, given: ScoreInput) -> Tensor:
+        """1 for exactly the K chosen tokens, 0 for the others, fp32 [B, G, N]."""
+        assert given.context is not None
+        tokens = given.normed.shape[2]
+        pivots = min(PIVOTS, given.keep)
+        indices = torch.topk(sums(given.context.keys().float().abs()), pivots).indices
+        unit = given.normed / norms(given.normed)[..., None].clamp(min=1e-12)
+        chosen = mark(indices, tokens)
+        share, extra = divmod(given.keep - pivots, pivots)
+        for number in range(pivots):
+            pick = share + (number < extra)
+            if pick:
+                pivot = (unit * mark(indices[..., number : number + 1], tokens)[..., None]).sum(2, keepdim=True)
+                far = 1 - sums(unit * pivot)
+                chosen = chosen + mark(torch.topk(far - 4.0 * chosen, pick).indices, tokens)
+        return chosen
+
+
+SCORE = Dart()

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from luvc_export.export.compression.scores import ScoreInput
-
-READS_TEXT = True
-NEEDS_LAYER_BEFORE = True
+from luvc_export.export.compression.scores.base import Score, ScoreInput
 
 
-def score(given: ScoreInput) -> Tensor:
-    """Attention received in the layer before [B, G, N]."""
-    assert given.context is not None
-    return given.context.attention(True)
+class FastV(Score):
+    """Attention in the layer before."""
+
+    reads_text = True
+    needs_layer_before = True
+
+    def score(self, given: ScoreInput) -> Tensor:
+        """Attention received in the layer before [B, G, N]."""
+        assert given.context is not None
+        return given.context.attention(True)
+
+
+SCORE = FastV()

@@ -5,9 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from luvc_export.export.compression.row_reductions import norms
-from luvc_export.export.compression.scores import ScoreInput
+from luvc_export.export.compression.scores.base import Score, ScoreInput
 
 
-def score(given: ScoreInput) -> Tensor:
-    """L2 norm after the layer's input norm [B, G, N]."""
-    return norms(given.normed)
+class Norm(Score):
+    """Longest tokens."""
+
+    def score(self, given: ScoreInput) -> Tensor:
+        """L2 norm after the layer's input norm [B, G, N]."""
+        return norms(given.normed)
+
+
+SCORE = Norm()

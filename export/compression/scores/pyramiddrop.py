@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from luvc_export.export.compression.scores import ScoreInput
-
-READS_TEXT = True
+from luvc_export.export.compression.scores.base import Score, ScoreInput
 
 
-def score(given: ScoreInput) -> Tensor:
-    """Attention received in the coming layer [B, G, N]."""
-    assert given.context is not None
-    return given.context.attention(False)
+class PyramidDrop(Score):
+    """Attention in the coming layer."""
+
+    reads_text = True
+
+    def score(self, given: ScoreInput) -> Tensor:
+        """Attention received in the coming layer [B, G, N]."""
+        assert given.context is not None
+        return given.context.attention(False)
+
+
+SCORE = PyramidDrop()

@@ -6,16 +6,21 @@ import torch
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
-from luvc_export.export.compression.scores import ScoreInput
+from luvc_export.export.compression.scores.base import Score, ScoreInput
 
 
-def constant(plan: Plan, layer: int, tokens: int) -> Tensor:
-    """A random rank of every token, fp32 [N], the same for every picture; another one at every layer and seed."""
-    generator = torch.Generator().manual_seed(1000 * plan.seed + layer)
-    return torch.randperm(tokens, generator=generator).float()
+class Random(Score):
+    """A rank drawn once."""
+
+    def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor:
+        """A random rank of every token, fp32 [N], the same for every picture; another one at every layer and seed."""
+        generator = torch.Generator().manual_seed(1000 * plan.seed + layer)
+        return torch.randperm(tokens, generator=generator).float()
+
+    def score(self, given: ScoreInput) -> Tensor:
+        """The constant rank [B, G, N]."""
+        assert given.basis is not None
+        return given.basis.expand(given.normed.shape[:3])
 
 
-def score(given: ScoreInput) -> Tensor:
-    """The constant rank [B, G, N]."""
-    assert given.basis is not None
-    return given.basis.expand(given.normed.shape[:3])
+SCORE = Random()

@@ -8,12 +8,11 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from luvc_export import load_bundle, make_plan
+from luvc_export import compressed, load_bundle, make_plan
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
-from luvc_export.export.compression.placement import compressed
 
 UNITS = IMAGE_SIZE[0] * IMAGE_SIZE[1] // 28**2
 IMAGE_TOKEN = json.loads((CHECKPOINT / "config.json").read_text())["image_token_id"]

@@ -84,20 +84,20 @@ def given_input(axis: str = "token") -> tuple[scores.ScoreInput, Tensor]:
 def test_scores_are_the_norms_they_say(axis: str) -> None:
     inputs, smooth = given_input(axis)
     z = inputs.normed
-    torch.testing.assert_close(scores.score("low")(inputs), smooth.norm(dim=-1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(scores.score("residual")(inputs), (z - smooth).norm(dim=-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.find("low").score(inputs), smooth.norm(dim=-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.find("residual").score(inputs), (z - smooth).norm(dim=-1), atol=1e-5, rtol=1e-5)
     expected = smooth.norm(dim=-1) / z.norm(dim=-1)
-    torch.testing.assert_close(scores.score("ratio")(inputs), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.find("ratio").score(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_score_suggests() -> None:
     with pytest.raises(PlanError, match="did you mean 'residual'"):
-        scores.score("residuals")
+        scores.find("residuals")
 
 
 def test_basis_follows_the_plan() -> None:
     plan = Plan((6, 5), (25, 25, 10, 0), (MergePass(1, 1, 0),), spectrum="2d", rho=0.5)
-    assert torch.equal(scores.basis(plan, 25, 8), spu.lowpass_basis_2d(5, 5, 0.5))
-    assert torch.equal(scores.basis(plan, 10, 8), spu.lowpass_basis(10, 0.5)), "the grid is broken after a prune"
+    assert torch.equal(scores.constant(plan, 2, 25, 8), spu.lowpass_basis_2d(5, 5, 0.5))
+    assert torch.equal(scores.constant(plan, 3, 10, 8), spu.lowpass_basis(10, 0.5)), "the grid is broken after a prune"
     channel = Plan((6, 5), (30, 10, 0), axis="channel", rho=0.5)
-    assert torch.equal(scores.basis(channel, 30, 8), spu.lowpass_basis(8, 0.5))
+    assert torch.equal(scores.constant(channel, 1, 30, 8), spu.lowpass_basis(8, 0.5))

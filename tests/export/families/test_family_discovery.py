@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import family_harness as harness
 import pytest
+from installed import installed
 from test_family_answers import SPLITTING
 from test_family_video import VIDEO
 
@@ -20,21 +20,17 @@ from luvc_export.export import families, family_table
 DOCS = Path(luvc_export.__file__).resolve().parent.parent / "docs"
 
 
-def _install(folder: Path, entry_points: str, module: str = "") -> None:
-    """Lay a package out as pip leaves it."""
-    info = folder / "luvc_vipllava-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: luvc-vipllava\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(entry_points)
-    (folder / "luvc_vipllava.py").write_text(module)
+Install = Callable[..., None]
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    sys.modules.pop("luvc_vipllava", None)
-    importlib.invalidate_caches()
+def install(tmp_path: Path) -> Iterator[Install]:
+    with ExitStack() as stack:
+
+        def enter(entry_points: str, module: str = "") -> None:
+            stack.enter_context(installed(tmp_path, entry_points, "luvc_vipllava", module))
+
+        yield enter
 
 
 def test_every_family_is_named_by_its_file() -> None:
@@ -43,11 +39,11 @@ def test_every_family_is_named_by_its_file() -> None:
         assert families.find(name, "test").tiny_config().model_type == name
 
 
-def test_the_documented_family_from_outside(site: Path) -> None:
+def test_the_documented_family_from_outside(install: Install) -> None:
     text = (DOCS / "adding-a-family.md").read_text(encoding="utf-8")
     blocks = dict(re.findall(r"```(python|ini)\n(.*?)```", text, re.DOTALL))
     assert "vipllava" not in families.names()
-    _install(site, blocks["ini"], blocks["python"])
+    install(blocks["ini"], blocks["python"])
     assert "vipllava" in families.names()
     assert "vipllava" not in families.built_in()
     family = families.find("vipllava", "test")
@@ -72,14 +68,14 @@ def test_the_documented_family_from_outside(site: Path) -> None:
         ("FAMILY = 3", "an installed family is none(.|\n)*got: int(.|\n)*model_type is 'vipllava'"),
     ],
 )
-def test_a_broken_package_is_named(site: Path, module: str, said: str) -> None:
-    _install(site, "[luvc_export.families]\nvipllava = luvc_vipllava:FAMILY\n", module)
+def test_a_broken_package_is_named(install: Install, module: str, said: str) -> None:
+    install("[luvc_export.families]\nvipllava = luvc_vipllava:FAMILY\n", module)
     with pytest.raises(CheckpointError, match=said):
         families.find("vipllava", "test")
 
 
-def test_our_own_come_first(site: Path) -> None:
-    _install(site, "[luvc_export.families]\nllava = luvc_vipllava:FAMILY\n", "FAMILY = 3")
+def test_our_own_come_first(install: Install) -> None:
+    install("[luvc_export.families]\nllava = luvc_vipllava:FAMILY\n", "FAMILY = 3")
     assert families.find("llava", "test").model_type == "llava"
 
 

@@ -1,0 +1,86 @@
+"""What is found by name: the files of one of our folders, then what installed packages announce as entry points.
+
+Families, scores, targets and passes are such. A file whose name begins with ``_``, and ``base.py``, is none of them.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from luvc_export.errors import LuvcError, UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """One kind of thing.
+
+    Attributes:
+        kind: What one is called in errors.
+        package: Dotted name of our folder; ``luvc_export.KIND`` entry points are looked up in ``group``.
+        group: Entry-point group: the entry's name is the thing's, its value ``module:NAME``, or a module.
+        attribute: What our own files call theirs (``FAMILY``); empty where the module itself is the thing.
+        misfit: Given the name and what an installed package brings: what was expected instead, None when it fits.
+        error: Raised about an installed one.
+        dashes: Names have ``-`` where files have ``_``.
+    """
+
+    kind: str
+    package: str
+    group: str
+    attribute: str
+    misfit: Callable[[str, Any], str | None]
+    error: type[LuvcError] = UsageError
+    dashes: bool = False
+
+    def built_in(self) -> list[str]:
+        """Names of our own, sorted."""
+        found = (module.name for module in pkgutil.iter_modules(import_module(self.package).__path__))
+        own = (name for name in found if name != "base" and not name.startswith("_"))
+        return sorted(name.replace("_", "-") if self.dashes else name for name in own)
+
+    def names(self) -> list[str]:
+        """Every name there is, sorted."""
+        return sorted({*self.built_in(), *self._installed()})
+
+    def get(self, name: str) -> T | None:
+        """The one called ``name``, ours before an installed one; None if there is neither.
+
+        Raises:
+            LuvcError: (``error``) An installed one cannot be loaded or is none.
+        """
+        if name in self.built_in():
+            module = import_module(f"{self.package}.{name.replace('-', '_') if self.dashes else name}")
+            own: T = getattr(module, self.attribute) if self.attribute else module  # type: ignore[assignment]
+            return own
+        entry = self._installed().get(name)
+        return None if entry is None else self._load(entry)
+
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
+    def _load(self, entry: EntryPoint) -> T:
+        where = f"{self.group}: {entry.name} = {entry.value}"
+        try:
+            found = entry.load()
+        except LuvcError:
+            raise
+        except Exception as error:  # whatever its import runs into
+            raise self.error(
+                f"an installed {self.kind} cannot be loaded",
+                where=where,
+                got=f"{type(error).__name__}: {error}",
+                fix="update or remove the package that brings it",
+            ) from error
+        if (expected := self.misfit(entry.name, found)) is not None:
+            called = getattr(found, "model_type", None) or getattr(found, "name", None) or ""
+            got = f"{type(found).__name__} {called}".strip()
+            raise self.error(f"an installed {self.kind} is none", where=where, got=got, expected=expected)
+        installed: T = found
+        return installed

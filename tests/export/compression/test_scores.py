@@ -1,0 +1,146 @@
+"""The registry of scores: ours by their files, others by entry points, and what a score may not be."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from installed import installed
+from torch import Tensor
+
+from luvc_export.calibration.ablation.store import plan_key
+from luvc_export.calibration.ablation.variants import methods
+from luvc_export.core import operators
+from luvc_export.core.plan import Plan
+from luvc_export.errors import PlanError
+from luvc_export.export.compression import scores
+from luvc_export.export.compression.scores import Score, ScoreInput, _spectrum
+
+ENTRY = "[luvc_export.scores]\nspread = luvc_spread:SCORE\n"
+MODULE = """
+from luvc_export.export.compression.scores.base import Score
+
+class Spread(Score):
+    def score(self, given):
+        return given.normed.var(dim=-1)
+
+SCORE = Spread()
+"""
+
+
+def test_our_scores_and_their_flags() -> None:
+    assert scores.built_in() == [
+        "dart", "fastv", "low", "norm", "pyramiddrop", "random", "ratio", "residual", "stride", "v2drop",
+    ]  # fmt: skip
+    flags = {name: (s.reads_text, s.needs_layer_before) for name in scores.built_in() for s in [scores.find(name)]}
+    assert {name: flag for name, flag in flags.items() if any(flag)} == {
+        "fastv": (True, True),
+        "pyramiddrop": (True, False),
+        "v2drop": (False, True),
+    }
+    spectrum = [name for name in flags if isinstance(scores.find(name), _spectrum.SpectrumScore)]
+    assert spectrum == sorted(operators.SCORES)
+
+
+def test_a_score_is_one_file() -> None:
+    """No file outside the folder names a baseline's file, and none of the folder another score."""
+    folder = Path(scores.__file__).parent
+    for path in folder.glob("*.py"):
+        used = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert not used & {f"{scores.__name__}.{name}" for name in scores.built_in()}, path
+
+
+def test_an_installed_score_is_listed_found_and_compared(tmp_path: Path) -> None:
+    plan = Plan((4, 4), (16, 6, 0))
+    with installed(tmp_path, ENTRY, "luvc_spread", MODULE):
+        assert "spread" in scores.names() and "spread" not in scores.built_in()
+        found = scores.find("spread")
+        assert (found.reads_text, found.needs_layer_before) == (False, False)
+        given = torch.randn(1, 2, 5, 8)
+        assert torch.equal(found.score(ScoreInput(given, None, "token", 2)), given.var(dim=-1))
+        assert scores.constant(Plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
+        assert "spread" in [variant.name for variant in methods(plan, plan)]
+        key = plan_key(Plan((4, 4), (16, 6, 0), score="spread", seed=3))
+        assert {"seed", "rho", "axis", "spectrum"} <= set(key), "it may read every switch"
+    assert "spread" not in scores.names()
+    assert "spread" not in [variant.name for variant in methods(plan, plan)]
+    assert not {"seed", "rho"} & set(plan_key(Plan((4, 4), (16, 6, 0), score="norm")))
+
+
+def test_our_own_come_first(tmp_path: Path) -> None:
+    with installed(tmp_path, "[luvc_export.scores]\nnorm = luvc_spread:SCORE\n", "luvc_spread", "SCORE = 3"):
+        assert type(scores.find("norm")).__name__ == "Norm"
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("", "an installed score cannot be loaded(.|\n)*spread = luvc_spread:SCORE(.|\n)*remove the package"),
+        ("raise RuntimeError('no GPU')", "cannot be loaded(.|\n)*RuntimeError: no GPU"),
+        ("SCORE = 3", "an installed score is none(.|\n)*got: int(.|\n)*an instance of .*Score"),
+        (MODULE.replace("SCORE = Spread()", "SCORE = Spread"), "an installed score is none"),
+        (MODULE.replace("score(self", "scores(self"), r"Spread\.scores(.|\n)*did you mean 'score'"),
+        (MODULE + "SCORE.read_text = True", r"spread\.read_text(.|\n)*did you mean 'reads_text'"),
+    ],
+    ids=["nothing", "import", "number", "class", "method", "instance"],
+)
+def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> None:
+    with installed(tmp_path, ENTRY, "luvc_spread", module), pytest.raises(PlanError, match=said):
+        scores.find("spread")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"read_text": True}, r"Wrong\.read_text(.|\n)*did you mean 'reads_text'"),
+        ({"need_layer_before": True}, r"Wrong\.need_layer_before(.|\n)*did you mean 'needs_layer_before'"),
+        ({"constants": lambda *_: None}, r"Wrong\.constants(.|\n)*did you mean 'constant'"),
+        ({"READS_TEXT": True}, r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_text, score"),
+        ({"reads_text": "yes"}, r"flag is no bool(.|\n)*Wrong\.reads_text(.|\n)*'yes'"),
+        ({"constant": 3}, r"method cannot be called(.|\n)*Wrong\.constant(.|\n)*3"),
+    ],
+    ids=["flag", "other flag", "method", "as before", "type", "no method"],
+)
+def test_a_misspelt_name_is_an_error_when_the_class_is_made(body: dict[str, object], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        type("Wrong", (Score,), {"score": lambda self, given: given.normed, "__qualname__": "Wrong", **body})
+
+
+def test_a_mixin_does_not_hide_a_misspelt_name() -> None:
+    class Mixin:
+        reads_texts = True
+
+    with pytest.raises(PlanError, match="did you mean 'reads_text'"):
+        type("Wrong", (Mixin, Score), {"score": lambda self, given: given.normed})
+
+
+def test_private_helpers_and_subclasses_are_fine() -> None:
+    class Longest(Score):
+        reads_text = True
+        _power = 2
+
+        def score(self, given: ScoreInput) -> Tensor:
+            return self._of(given.normed)
+
+        def _of(self, x: Tensor) -> Tensor:
+            return x.abs().pow(self._power).sum(-1)
+
+    class Shortest(Longest):
+        reads_text = False
+
+        def score(self, given: ScoreInput) -> Tensor:
+            return -super().score(given)
+
+    x = torch.randn(1, 1, 4, 3)
+    assert torch.equal(Shortest().score(ScoreInput(x, None, "token")), -Longest().score(ScoreInput(x, None, "token")))
+    assert (Longest.reads_text, Shortest.reads_text) == (True, False)
+
+
+def test_a_score_needs_its_method() -> None:
+    class Empty(Score):
+        pass
+
+    with pytest.raises(TypeError, match="abstract method"):
+        Empty()  # type: ignore[abstract]
