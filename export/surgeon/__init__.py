@@ -1,6 +1,7 @@
 """Graph surgery: traced graphs become what a target runs fast and right. See docs/surgery.md.
 
-``run_passes`` runs the passes, ``surgery_report`` reads back what they did, ``render`` and ``render_html`` show it.
+``run_passes`` runs the passes of ``pass_list``, ``surgery_report`` reads back what they did, ``render`` and
+``render_html`` show it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from luvc_export.export.surgeon.pipeline import PASSES, run_passes
+from luvc_export.export.surgeon.pipeline import pass_list, run_passes
 from luvc_export.export.surgeon.render import render, render_html
 from luvc_export.export.surgeon.report import GraphReport, PassReport, surgery_report
 
-__all__ = ["PASSES", "GraphReport", "PassReport", "render", "render_html", "run_passes", "surgery_report"]
+__all__ = ["GraphReport", "PassReport", "pass_list", "render", "render_html", "run_passes", "surgery_report"]
 
 
 def __getattr__(name: str) -> Any:

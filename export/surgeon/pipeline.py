@@ -1,4 +1,4 @@
-"""The passes in the order they run. A pass is a module with ``requires``, ``apply`` and ``ensures``.
+"""The passes in the order they run, each found by its file (``passes``).
 
 Passes ask the target for a capability; no pass knows a device. Running the list again on its own result changes
 nothing.
@@ -7,73 +7,21 @@ nothing.
 from __future__ import annotations
 
 import json
-from typing import Protocol
 
 import onnx
 
 from luvc_export.core.target import Precision, TargetSpec
 from luvc_export.errors import LuvcError
 from luvc_export.export.surgeon import flops, lint
+from luvc_export.export.surgeon import passes as registry
 from luvc_export.export.surgeon.graph import Surgery, size
-from luvc_export.export.surgeon.passes import (
-    append_argmax,
-    call_plugins,
-    cast_precision,
-    fold_shapes,
-    fuse_gate_up,
-    fuse_orthogonal_merge,
-    fuse_qkv,
-    fuse_spectrum_prune,
-    inline_functions,
-    inplace_kv,
-    lower_dialect,
-    pack_heads,
-    patch_layout,
-    share_norm,
-    share_rope,
-    unpack_heads,
-)
+from luvc_export.export.surgeon.passes.base import Step
 from luvc_export.export.surgeon.report import REPORT_KEY, GraphReport, PassReport, histogram
 
 
-class Pass(Protocol):
-    """What a pass module offers."""
-
-    __name__: str
-
-    def requires(self, surgery: Surgery) -> str | None:
-        """Why the pass has nothing to do here, or None."""
-
-    def apply(self, surgery: Surgery) -> int:
-        """Change the graph; return how often. ``surgery.skip`` says why something was left alone."""
-
-    def ensures(self, surgery: Surgery, fired: int) -> None:
-        """Check the result.
-
-        Raises:
-            CheckFailed: The pass broke its promise.
-        """
-
-
-PASSES: tuple[Pass, ...] = (
-    patch_layout,
-    fuse_orthogonal_merge,
-    fuse_spectrum_prune,
-    share_rope,
-    share_norm,
-    fuse_qkv,
-    fuse_gate_up,
-    cast_precision,
-    call_plugins,
-    inline_functions,
-    unpack_heads,
-    inplace_kv,
-    pack_heads,
-    append_argmax,
-    lower_dialect,
-    fold_shapes,
-    lint,
-)
+def pass_list() -> tuple[Step, ...]:
+    """What runs, in order: the passes by their ``ORDER``, then ``lint``."""
+    return (*registry.ordered(), lint)
 
 
 def run_passes(
@@ -83,7 +31,7 @@ def run_passes(
     *,
     text_capacity: int | None = None,
     groups: int = 1,
-    passes: tuple[Pass, ...] = PASSES,
+    passes: tuple[Step, ...] | None = None,
 ) -> tuple[onnx.ModelProto, GraphReport]:
     """Run every pass on a traced graph; external weights are not read.
 
@@ -93,7 +41,7 @@ def run_passes(
         precision: Arithmetic wanted.
         text_capacity: Text tokens a cache of fixed capacity holds; needed for the KV form ``inplace`` alone.
         groups: Images, or groups of them that share a budget, that such a cache holds.
-        passes: The list, for tests.
+        passes: In place of ``pass_list``, for tests.
 
     Raises:
         CheckFailed: A pass broke its promise, or lint found something.
@@ -102,7 +50,7 @@ def run_passes(
     surgery.text_capacity, surgery.groups = text_capacity, groups
     reports = []
     before = size(model)
-    for item in passes:
+    for item in pass_list() if passes is None else passes:
         surgery.running, surgery.reasons = item.__name__.rsplit(".", 1)[-1], []
         reason = item.requires(surgery)
         fired = 0

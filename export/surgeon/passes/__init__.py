@@ -1,1 +1,65 @@
-"""The passes of graph surgery, one a file."""
+"""The passes of graph surgery, one a file, found by their names and run by their ``ORDER``.
+
+A package outside this one adds a pass through the entry-point group ``luvc_export.passes``: the entry's name is the
+pass's, its value the module, whose last name it is (docs/research.md). ``lint`` is no file of this folder: it always
+runs last.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.export.surgeon.passes.base import Pass
+from luvc_export.registry import Registry
+
+ENTRY_POINTS = "luvc_export.passes"
+
+
+def _misfit(name: str, found: Any) -> str | None:
+    if not isinstance(found, ModuleType) or found.__name__.rsplit(".", 1)[-1] != name:
+        return f"a module called {name}"
+    lacking = [part for part in ("requires", "apply", "ensures") if not callable(getattr(found, part, None))]
+    lacking += ["ORDER, a whole number"] if type(getattr(found, "ORDER", None)) is not int else []
+    return f"a module that has {', '.join(lacking)} too" if lacking else None
+
+
+_PASSES: Registry[Pass] = Registry("pass", __name__, ENTRY_POINTS, "", _misfit)
+
+
+def find(name: str) -> Pass:
+    """The pass called ``name``. Our own come before installed ones.
+
+    Raises:
+        UsageError: There is none, or an installed one cannot be loaded.
+    """
+    found = _PASSES.get(name)
+    if found is None:
+        raise UsageError("unknown pass", got=repr(name), expected=did_you_mean(name, _PASSES.names()))
+    return found
+
+
+def names() -> list[str]:
+    """Every pass in the order in which they run.
+
+    Raises:
+        UsageError: Two have the same place, or an installed one cannot be loaded.
+    """
+    places: dict[int, str] = {}
+    for name in _PASSES.names():
+        order = find(name).ORDER
+        if order in places:
+            raise UsageError(
+                "two passes have the same place",
+                where=f"{ENTRY_POINTS}: ORDER = {order}",
+                got=f"{places[order]}, {name}",
+                fix="give one of them another ORDER, or remove the package that brings it",
+            )
+        places[order] = name
+    return [places[order] for order in sorted(places)]
+
+
+def ordered() -> tuple[Pass, ...]:
+    """The passes of ``names``."""
+    return tuple(map(find, names()))

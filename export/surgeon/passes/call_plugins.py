@@ -24,6 +24,8 @@ from luvc_export.errors import CheckFailed, did_you_mean
 from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery
 
+ORDER = 90
+
 
 def requires(surgery: Surgery) -> str | None:
     """A fused node, and a target with plugins."""

@@ -25,6 +25,8 @@ from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, kind_of, readers, value
 
+ORDER = 80
+
 _TYPES = {
     "fp16": (BY_PRECISION["fp16"].onnx, np.dtype(np.float16)),
     "bf16": (BY_PRECISION["bf16"].onnx, np.dtype(ml_dtypes.bfloat16)),

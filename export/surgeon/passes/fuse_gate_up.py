@@ -17,6 +17,8 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import joined_weights
 from luvc_export.export.surgeon.graph import Surgery, source
 
+ORDER = 70
+
 _ACTIVATIONS = ("Sigmoid", "Gelu", "Tanh", "Relu", "Swish")
 
 

@@ -23,6 +23,8 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import merge_body
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, strip, up, value
 
+ORDER = 20
+
 _INTEGER = ("Add", "Sub", "Mul", "Div", "Mod", "Cast", "And", "Equal", "Less", "Where")
 _TO_STATE = ("Reshape", "Transpose", "Cast")
 

@@ -19,6 +19,8 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import joined_weights
 from luvc_export.export.surgeon.graph import Surgery, source
 
+ORDER = 60
+
 _WAY = ("Reshape", "Transpose", "RotaryEmbedding", "RMSNormalization", "Concat", "Cast", "Slice", "Add", "Split")
 
 

@@ -24,6 +24,8 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import prune_body
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, readers, source, strip, up, value
 
+ORDER = 30
+
 _MOVES = ("Reshape", "Transpose", "Cast")
 
 

@@ -19,6 +19,8 @@ import onnx.shape_inference
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery
 
+ORDER = 100
+
 
 def requires(surgery: Surgery) -> str | None:
     """Something to inline."""

@@ -19,6 +19,8 @@ from luvc_export.core import graph_io
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers, source, strip, up
 
+ORDER = 120
+
 
 def requires(surgery: Surgery) -> str | None:
     """A target that wants it, and what capacities follow from."""

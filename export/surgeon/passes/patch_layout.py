@@ -21,6 +21,8 @@ import onnx_graphsurgeon as gs
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, readers, source, up, value
 
+ORDER = 10
+
 _ARITHMETIC = ("Cast", "Mul", "Sub", "Div", "Add")
 _AXES = 8
 

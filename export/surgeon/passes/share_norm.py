@@ -14,6 +14,8 @@ import onnx_graphsurgeon as gs
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source
 
+ORDER = 50
+
 
 def requires(surgery: Surgery) -> str | None:
     """At least one fused prune."""

@@ -16,6 +16,8 @@ import onnx_graphsurgeon as gs
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, value
 
+ORDER = 40
+
 _ELEMENTWISE = ("Mul", "Cos", "Sin", "Cast", "Add")
 
 

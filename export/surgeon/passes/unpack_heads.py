@@ -16,6 +16,8 @@ import onnx_graphsurgeon as gs
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.graph import Surgery, up
 
+ORDER = 110
+
 _HEADS_FIRST = [0, 2, 1, 3]
 
 

@@ -11,10 +11,11 @@ from surgery_harness import INLINED, INPLACE, RTX, TRT103, Traced, cut, equal, o
 from surgery_harness import feeds as random_feeds
 
 from luvc_export.core.target import ORT_CPU, TargetSpec
-from luvc_export.export.surgeon import PASSES
+from luvc_export.export.surgeon import pass_list
 from luvc_export.export.surgeon.passes import fold_shapes as folding
 
 KINDS = {"fuse_qkv": "products", "fuse_gate_up": "products", "fold_shapes": "constants"}
+PASSES = pass_list()
 NAMES = [item.__name__.rsplit(".", 1)[-1] for item in PASSES]
 
 
