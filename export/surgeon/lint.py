@@ -20,6 +20,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list
+from luvc_export.export.surgeon.fused import node as fused
 from luvc_export.export.surgeon.graph import DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
@@ -119,6 +120,7 @@ def _operators(surgery: Surgery) -> Iterator[str]:
             if node.op not in surgery.target.plugins:
                 yield f"{PLUGIN_DOMAIN}::{node.op} ({node.name}): the target has no plugin for it"
         elif node.domain == DOMAIN:
+            yield from (f"{DOMAIN}::{node.op} ({node.name}): {problem}" for problem in fused.problems(node))
             if not surgery.target.functions:
                 yield f"{DOMAIN}::{node.op} ({node.name}): the target reads no functions"
         elif (node.domain, node.op) in TENSORRT:

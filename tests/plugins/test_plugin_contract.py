@@ -13,13 +13,12 @@ import pytest
 from luvc_export.core.operators import (
     MAX_PAYLOADS,
     OPERATORS,
-    ORTHOGONAL_MERGE,
     SCORES,
-    SPECTRUM_PRUNE,
     Attribute,
     Operator,
 )
 
+SPECTRUM_PRUNE, ORTHOGONAL_MERGE = OPERATORS["SpectrumPrune"], OPERATORS["OrthogonalMerge"]
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import onnx
 
+from luvc_export.core.operators import MERGE_AXIS, ORTHOGONAL_MERGE
 from luvc_export.core.plan import MergeMode
+from luvc_export.export.surgeon.fused.node import head
 from luvc_export.export.surgeon.fused.prune_body import parse
 
 _CONSTANTS = """zero = Constant <value_int = 0> ()
@@ -21,7 +23,9 @@ _CONSTANTS = """zero = Constant <value_int = 0> ()
     flat = Constant <value_ints = [0, -1]> ()
     last = Constant <value_ints = [9223372036854775807]> ()"""
 
-_STATE = (("x", "0, 2, 1, 3"), ("sizes", "0, 2, 1"), ("positions", "0, 2, 1, 3"), ("copies", "0, 2, 1, 3"))
+#: Names of what merges, as ONNX has them, and how rows and columns change places.
+_TURNED = {3: "0, 2, 1", 4: "0, 2, 1, 3"}
+_STATE = tuple((tensor.onnx, _TURNED[len(tensor.shape)]) for tensor in ORTHOGONAL_MERGE.fused.inputs)
 
 
 def orthogonal_merge(columns: bool = True, rows: bool = True) -> onnx.FunctionProto:
@@ -43,8 +47,7 @@ def orthogonal_merge(columns: bool = True, rows: bool = True) -> onnx.FunctionPr
         steps += [f"merged_{kind} = Identity (c_{kind})" for kind, _ in _STATE]
     steps.append(_PLACES[columns, rows])
     body = "\n    ".join(steps)
-    return parse(f"""{merge_name(columns, rows)} <height, width, rows, columns, mode> (x, sizes, positions, copies)
-  => (merged_x, merged_sizes, merged_positions, merged_copies, places) {{
+    return parse(f"""{head(ORTHOGONAL_MERGE, merge_name(columns, rows))} {{
     {_CONSTANTS}
     {body}
 }}""")
@@ -52,7 +55,8 @@ def orthogonal_merge(columns: bool = True, rows: bool = True) -> onnx.FunctionPr
 
 def merge_name(columns: bool, rows: bool) -> str:
     """Operator name of a pass over both axes, or over one."""
-    return "OrthogonalMerge" + {(True, True): "", (True, False): "Columns", (False, True): "Rows"}[columns, rows]
+    columns_only, rows_only = ORTHOGONAL_MERGE.variants
+    return ORTHOGONAL_MERGE.name if columns and rows else columns_only if columns else rows_only
 
 
 def merge_axis(mode: MergeMode, slots: int) -> onnx.FunctionProto:
@@ -63,8 +67,7 @@ def merge_axis(mode: MergeMode, slots: int) -> onnx.FunctionProto:
         slots: Original positions each unit carries in ``copies``.
     """
     join = _MEAN if mode == "mean" else _LARGEST
-    return parse(f"""MergeAxis <length, removed> (x, sizes, positions, copies)
-  => (new_x, new_sizes, new_positions, new_copies, into) {{
+    return parse(f"""{head(MERGE_AXIS)} {{
     {_CONSTANTS}
     tiny = Constant <value_float = 1e-12> ()
     below = Constant <value_float = -2.0> ()

@@ -24,6 +24,7 @@ from luvc_export.core.operators import (
     Operator,
     OperatorTensor,
 )
+from luvc_export.export.surgeon.fused.node import FusedNode
 from luvc_export.export.surgeon.graph import Surgery, kind_of
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
@@ -31,58 +32,69 @@ _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
 def prune(surgery: Surgery, node: gs.Node) -> None:
     """``luvc::SpectrumPrune`` by its plugin."""
-    hidden, weight, basis, *travel, index = node.inputs
-    kept_hidden, *kept_travel, kept_index, kept_normed, chosen = node.outputs
-    keep = node.attrs["keep"]
-    rows = VisualRows(surgery, index, node.attrs["tokens"], keep)
-    carried = [(source, old) for source, old in zip(travel, kept_travel, strict=True) if surgery.is_read(old)]
+    fused = FusedNode(node)
+    values, weight, basis = (fused.input(name) for name in ("values", "norm_weight", "basis"))
+    kept_values, kept_normed, indices = (fused.output(name) for name in ("kept_values", "kept_normed", "indices"))
+    *travel, (index, kept_index) = fused.travellers()
+    keep = fused.attribute("keep")
+    rows = VisualRows(surgery, index, fused.attribute("tokens"), keep)
+    carried = [(source, old) for source, old in travel if surgery.is_read(old)]
     tails = [list(old.shape[2:]) for _, old in carried]
     payloads = [rows.visual(source, tail) for (source, _), tail in zip(carried, tails, strict=True)]
     if surgery.is_read(kept_index):
         payloads.append(rows.images(index, []))
-    tail = list(kept_hidden.shape[2:])
-    attributes = {"keep": keep, "score": node.attrs["score"], "epsilon": node.attrs["epsilon"]}
-    if payloads:
-        attributes["token_axes"] = [1] * len(payloads)
-    values = rows.visual(hidden, tail)
-    kept, indices, *kept_payloads = surgery.emit(
-        SPECTRUM_PRUNE.name, [values, weight, basis, *payloads], count=2 + len(payloads), domain=DOMAIN,
+    tail = list(kept_values.shape[2:])
+    attributes = _fields(fused) | ({"token_axes": [1] * len(payloads)} if payloads else {})
+    visual = rows.visual(values, tail)
+    kept, places, *kept_payloads = surgery.emit(
+        SPECTRUM_PRUNE.name, [visual, weight, basis, *payloads], count=2 + len(payloads), domain=DOMAIN,
         **attributes, **IDENTITY,
     )  # fmt: skip
-    indices.dtype, indices.shape = _INT64, [None, keep]
-    for new, source in zip([kept, *kept_payloads], [values, *payloads], strict=True):
+    places.dtype, places.shape = _INT64, [None, keep]
+    for new, source in zip([kept, *kept_payloads], [visual, *payloads], strict=True):
         new.dtype, new.shape = source.dtype, [None, keep, *source.shape[2:]]
-    joined = rows.with_text(kept, hidden, tail)
-    surgery.replace(kept_hidden, joined)
+    joined = rows.with_text(kept, values, tail)
+    surgery.replace(kept_values, joined)
     for new, (source, old), rest in zip(kept_payloads, carried, tails, strict=False):
         surgery.replace(old, rows.with_text(new, source, rest))
-    for new, old in ((indices, chosen), (kept_payloads[-1] if payloads else None, kept_index)):
+    for new, old in ((places, indices), (kept_payloads[-1] if payloads else None, kept_index)):
         if surgery.is_read(old):
             surgery.replace(old, rows.by_row(new))
     if surgery.is_read(kept_normed):
-        epsilon = node.attrs["epsilon"]
+        epsilon = fused.attribute("epsilon")
         made = surgery.emit("RMSNormalization", [joined, weight], like=[kept_normed], axis=-1, epsilon=epsilon)
         surgery.replace(kept_normed, made[0])
 
 
 def merge(surgery: Surgery, node: gs.Node) -> None:
     """``luvc::OrthogonalMerge``, over both axes or one, by its plugin."""
-    x, sizes, positions, _ = node.inputs
-    height, width = node.attrs["height"], node.attrs["width"]
+    fused = FusedNode(node)
+    plugin = OPERATORS[ORTHOGONAL_MERGE.name]
+    height, width = fused.attribute("height"), fused.attribute("width")
+    inputs = {tensor.name: fused.input(tensor.name) for tensor in plugin.inputs}
     *state, into = surgery.emit(
-        ORTHOGONAL_MERGE.name, [x, sizes, positions], count=4, domain=DOMAIN,
-        removed_columns=node.attrs["columns"], removed_rows=node.attrs["rows"], **IDENTITY,
-    )  # fmt: skip
-    grid = [height - node.attrs["rows"], width - node.attrs["columns"]]
-    for new, old, source in zip(state, node.outputs, node.inputs, strict=False):
+        plugin.name, [*inputs.values()], count=len(plugin.outputs), domain=DOMAIN, **_fields(fused), **IDENTITY
+    )
+    grid = [height - fused.attribute("removed_rows"), width - fused.attribute("removed_columns")]
+    for (name, source), new in zip(inputs.items(), state, strict=True):
         new.dtype, new.shape = source.dtype, [source.shape[0], *grid, *source.shape[3:]]
-        surgery.replace(old, new)
-    into.dtype, into.shape = _INT32, [x.shape[0], height, width]
-    places = node.outputs[4]
-    if surgery.is_read(places):
+        surgery.replace(fused.output(f"merged_{name}"), new)
+    into.dtype, into.shape = _INT32, [inputs["values"].shape[0], height, width]
+    merged_into = fused.output("merged_into")
+    if surgery.is_read(merged_into):
         wide = surgery.emit("Cast", [into], to=int(onnx.TensorProto.INT64))[0]
         wide.dtype, wide.shape = _INT64, into.shape
-        surgery.replace(places, surgery.emit("Reshape", [wide, [-1, height * width]], like=[places])[0])
+        surgery.replace(merged_into, surgery.emit("Reshape", [wide, [-1, height * width]], like=[merged_into])[0])
+
+
+def _fields(fused: FusedNode) -> dict[str, Any]:
+    """The plugin's fields that the fused node has too, under the plugin's names."""
+    known = {item.name for item in fused.schema.fused.attributes}
+    return {
+        field.name: fused.attribute(field.name)
+        for field in OPERATORS[fused.schema.name].attributes
+        if field.name in known
+    }
 
 
 #: What TensorRT's parser looks a creator up by, beside the operator's name.

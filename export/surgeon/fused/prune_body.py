@@ -10,9 +10,9 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
+from luvc_export.core.operators import SPECTRUM_DROP, SPECTRUM_PRUNE
 from luvc_export.core.plan import Axis
-
-PRUNE_ATTRIBUTES = "tokens, keep, cutoff, frequencies, score, axis, epsilon"
+from luvc_export.export.surgeon.fused.node import head
 
 _FILTER = {
     "token": """
@@ -46,8 +46,7 @@ _SCORE = {
 
 def spectrum_prune(score: str, axis: Axis) -> onnx.FunctionProto:
     """Body that ranks with ``score`` along ``axis``; inputs and outputs as in docs/surgery.md."""
-    return parse(f"""SpectrumPrune <{PRUNE_ATTRIBUTES}> (hidden, norm_weight, basis, order, cos, sin, index)
-  => (kept_hidden, kept_order, kept_cos, kept_sin, kept_index, kept_normed, chosen) {{
+    return parse(f"""{head(SPECTRUM_PRUNE)} {{
     less_one = Constant <value_ints = [-1]> ()
     zero = Constant <value_int = 0> ()
     one = Constant <value_int = 1> ()
@@ -97,8 +96,7 @@ def spectrum_prune(score: str, axis: Axis) -> onnx.FunctionProto:
 
 def spectrum_drop() -> onnx.FunctionProto:
     """A prune that keeps nothing: the text alone goes on, and no score is computed."""
-    return parse("""SpectrumDrop <tokens, keep> (hidden, order, cos, sin, index)
-  => (kept_hidden, kept_order, kept_cos, kept_sin) {
+    return parse(f"""{head(SPECTRUM_DROP)} {{
     one = Constant <value_ints = [1]> ()
     last = Constant <value_ints = [9223372036854775807]> ()
     count = Constant <value_int: int = @tokens> ()
@@ -108,7 +106,7 @@ def spectrum_drop() -> onnx.FunctionProto:
     kept_order = Slice (order, span, last, one)
     kept_cos = Slice (cos, span, last, one)
     kept_sin = Slice (sin, span, last, one)
-}""")
+}}""")
 
 
 def parse(text: str) -> onnx.FunctionProto:

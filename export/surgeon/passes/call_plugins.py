@@ -22,6 +22,7 @@ from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS, ORTHOGONAL_MERGE, SCORES, SPECTRUM_PRUNE
 from luvc_export.errors import CheckFailed, did_you_mean
 from luvc_export.export.surgeon.fused import plugin_call
+from luvc_export.export.surgeon.fused.node import FusedNode, schema_of
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery
 
 ORDER = 90
@@ -75,7 +76,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
 
 def plugin_of(node: gs.Node) -> str:
     """The plugin of a fused node; merges over one axis are variants by name among functions only."""
-    return ORTHOGONAL_MERGE.name if node.op.startswith(ORTHOGONAL_MERGE.name) else str(node.op)
+    return schema_of(node).name
 
 
 def why_not(surgery: Surgery, node: gs.Node) -> str | None:
@@ -83,10 +84,13 @@ def why_not(surgery: Surgery, node: gs.Node) -> str | None:
     plugin = plugin_of(node)
     if plugin not in surgery.target.plugins:
         return "the target has no plugin for it"
+    fused = FusedNode(node)
     if plugin == SPECTRUM_PRUNE.name:
-        if node.attrs["axis"] != "token":
-            return f"the plugin filters along tokens, the plan along {node.attrs['axis']}s"
-        return None if node.attrs["score"] in SCORES else f"the plugin has no score {node.attrs['score']}"
-    if node.attrs["mode"] != "mean":
-        return f"the plugin merges by mean, the plan by {node.attrs['mode']}"
-    return "it carries original positions, the plugin mean ones" if surgery.is_read(node.outputs[3]) else None
+        axis, score = fused.attribute("axis"), fused.attribute("score")
+        if axis != "token":
+            return f"the plugin filters along tokens, the plan along {axis}s"
+        return None if score in SCORES else f"the plugin has no score {score}"
+    if (mode := fused.attribute("mode")) != "mean":
+        return f"the plugin merges by mean, the plan by {mode}"
+    carries = surgery.is_read(fused.output("merged_copies"))
+    return "it carries original positions, the plugin mean ones" if carries else None

@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.fused.node import schema_of
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, is_external, is_weight, kind_of, readers, value
 
 ORDER = 80
@@ -40,9 +41,6 @@ _CARRY = (
     "AveragePool",
 )
 _NORMS = ("RMSNormalization", "LayerNormalization")
-#: Inputs of the fused nodes that hold hidden states or their weights; the others keep their type.
-_LOW_INPUTS = {"SpectrumPrune": (0, 1), "SpectrumDrop": (0,)}
-_LOW_OUTPUTS = {"SpectrumPrune": (0, 5), "SpectrumDrop": (0,)}
 
 
 def requires(surgery: Surgery) -> str | None:
@@ -199,7 +197,8 @@ class _Retyping:
         self.changed += 1
 
     def _fused(self, node: gs.Node) -> None:
-        low_in, low_out = _LOW_INPUTS.get(node.op, (0,)), _LOW_OUTPUTS.get(node.op, (0,))
+        form = schema_of(node).fused
+        low_in, low_out = ([n for n, tensor in enumerate(side) if tensor.low] for side in (form.inputs, form.outputs))
         self._to(node, low_in, self.code)
         self._to(node, [i for i in range(len(node.inputs)) if i not in low_in], int(_FLOAT))
         for index in low_out:

@@ -19,8 +19,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.core.operators import MERGE_AXIS, ORTHOGONAL_MERGE
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import merge_body
+from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, strip, up, value
 
 ORDER = 20
@@ -36,7 +38,7 @@ class Axis:
     assignment: gs.Tensor
     width: int
     removed: int
-    x: gs.Tensor
+    values: gs.Tensor
     sizes: gs.Tensor | None
     positions: gs.Tensor | None
     copies: gs.Tensor | None
@@ -81,7 +83,8 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: Nodes and plan differ, or a TopK is left outside.
     """
     surgery.graph.cleanup().toposort()
-    got = [(n.attrs["rows"], n.attrs["columns"]) for n in surgery.graph.nodes if n.domain == DOMAIN]
+    nodes = [FusedNode(node) for node in surgery.graph.nodes if node.domain == DOMAIN]
+    got = [(node.attribute("removed_rows"), node.attribute("removed_columns")) for node in nodes]
     wanted = [(step.rows, step.columns) for step in surgery.plan.merges if step.rows or step.columns]
     left = [node.name for node in surgery.graph.nodes if node.op == "TopK"]
     if fired and (got != wanted or left):
@@ -128,7 +131,7 @@ def _moved(
         quotient = readers(node.outputs[0], "Div")
         if heavy is not None and quotient:
             if strip(heavy.inputs[0], "Cast", "Reshape") is x:
-                out["x"] = quotient[0].outputs[0]
+                out["values"] = quotient[0].outputs[0]
             else:
                 positions, out["positions"] = heavy.inputs[0], quotient[0].outputs[0]
         elif value(node.inputs[1]) is not None:
@@ -136,7 +139,7 @@ def _moved(
                 for pick in readers(hot, "MatMul"):
                     if strip(pick.inputs[1], "Cast", "Reshape") is x:
                         chosen = _last_where(pick.outputs[0])
-                        out["x"] = chosen if chosen is not None else out.get("x", pick.outputs[0])
+                        out["values"] = chosen if chosen is not None else out.get("values", pick.outputs[0])
                     else:
                         copies = strip(pick.inputs[1], "Slice", *_TO_STATE)
                         parts = readers(pick.outputs[0], "Concat")
@@ -169,7 +172,7 @@ def _last_where(tensor: gs.Tensor) -> gs.Tensor | None:
 def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height: int, width: int) -> None:
     first, last = axes[0], axes[-1]
     state = {
-        "x": strip(first.x, *_TO_STATE),
+        "values": strip(first.values, *_TO_STATE),
         "sizes": strip(first.sizes, *_TO_STATE) if first.sizes is not None else None,
         "positions": strip(first.positions, *_TO_STATE) if first.positions is not None else None,
         "copies": strip(first.copies, *_TO_STATE) if first.copies is not None else None,
@@ -181,46 +184,48 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
         unread = surgery.emit("Gather", [spare, np.array(0)], axis=-1)[0]
         unread.dtype, unread.shape = spare.dtype, list(spare.shape[:-1])
         state["sizes"] = unread
-    channels = int(first.out["x"].shape[-1])  # of a unit: x may have come from its patches, one by one
+    channels = int(first.out["values"].shape[-1])  # of a unit: they may have come from its patches, one by one
     planes = {
         kind: int((state[kind] if state[kind] is not None else spare).shape[-1]) for kind in ("positions", "copies")
     }
-    inputs = [
-        _on_grid(surgery, state["x"], [height, width, channels]),
-        _on_grid(surgery, state["sizes"], [height, width]),
-        *(_on_grid(surgery, state[k] if state[k] is not None else spare, [height, width, planes[k]]) for k in planes),
-    ]
+    tails = {"values": [channels], "sizes": [], "positions": [planes["positions"]], "copies": [planes["copies"]]}
+    inputs = {
+        kind: _on_grid(surgery, state[kind] if state[kind] is not None else spare, [height, width, *tail])
+        for kind, tail in tails.items()
+    }
     exits = {kind: _exit(tensor, bool(rows)) for kind, tensor in last.out.items()}
-    made = surgery.emit(
-        merge_body.merge_name(columns > 0, rows > 0),
+    made = emit(
+        surgery,
+        ORTHOGONAL_MERGE,
         inputs,
-        count=5,
-        domain=DOMAIN,
-        height=height,
-        width=width,
-        rows=rows,
-        columns=columns,
-        mode=surgery.plan.merge_mode,
+        {
+            "height": height,
+            "width": width,
+            "removed_rows": rows,
+            "removed_columns": columns,
+            "mode": surgery.plan.merge_mode,
+        },
+        op=merge_body.merge_name(columns > 0, rows > 0),
     )
-    images = inputs[0].shape[0] if inputs[0].shape else None
+    merged_into, entering = made["merged_into"], inputs["values"]
+    images = entering.shape[0] if entering.shape else None
     grid = [images, height - rows, width - columns]
-    for new, tensor, tail in zip(
-        made, inputs, ([channels], [], [planes["positions"]], [planes["copies"]]), strict=False
-    ):
-        new.dtype, new.shape = tensor.dtype, grid + tail
-    made[4].dtype, made[4].shape = int, [images, height * width]
-    for kind, new in zip(("x", "sizes", "positions", "copies"), made, strict=False):
+    for kind, tail in tails.items():
+        new = made[f"merged_{kind}"]
+        new.dtype, new.shape = inputs[kind].dtype, grid + tail
+    merged_into.dtype, merged_into.shape = int, [images, height * width]
+    for kind in tails:
         for old in exits.get(kind, ()):
-            surgery.replace(old, new)
+            surgery.replace(old, made[f"merged_{kind}"])
     before, after = _leaf(first.gather.inputs[1]), _sink(surgery, last.gather.outputs[0])
     if _is_count(before):
-        surgery.replace(after, made[4])
+        surgery.replace(after, merged_into)
     else:
-        surgery.replace(after, surgery.emit("GatherElements", [made[4], before], like=[after], axis=1)[0])
+        surgery.replace(after, surgery.emit("GatherElements", [merged_into, before], like=[after], axis=1)[0])
     slots = planes["copies"] // 2
     body = merge_body.orthogonal_merge(columns > 0, rows > 0)
     surgery.functions[body.name] = body
-    surgery.functions["MergeAxis"] = merge_body.merge_axis(surgery.plan.merge_mode, slots)
+    surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(surgery.plan.merge_mode, slots)
 
 
 def _is_count(tensor: gs.Tensor) -> bool:

@@ -19,9 +19,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.core.operators import SPECTRUM_DROP, SPECTRUM_PRUNE
 from luvc_export.core.plan import Axis
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import prune_body
+from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, readers, source, strip, up, value
 
 ORDER = 30
@@ -58,7 +60,7 @@ def apply(surgery: Surgery) -> int:
     fired = 0
     surgery.graph.toposort()
     index: gs.Tensor | None = None
-    last: gs.Node | None = None
+    last: FusedNode | None = None
     for top in surgery.nodes("TopK"):
         second = readers(top.outputs[1], "TopK")
         if len(second) != 1 or not top.attrs.get("largest", 1) or second[0].attrs.get("largest", 1):
@@ -69,7 +71,7 @@ def apply(surgery: Surgery) -> int:
             continue
         made = _fuse(surgery, top, second[0], score, whole)
         if made is not None:
-            last, index, fired = made, made.outputs[4], fired + 1
+            last, index, fired = made, made.output("kept_index"), fired + 1
     for layer, tokens, keep in surgery.plan.prunes:
         if not keep:
             fired += _drop(surgery, last, index, tokens, layer)
@@ -83,8 +85,8 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: Budgets of the nodes and of the plan differ.
     """
     surgery.graph.toposort()
-    nodes = [node for node in surgery.graph.nodes if node.domain == DOMAIN]
-    got = [(node.attrs["tokens"], node.attrs["keep"]) for node in nodes]
+    nodes = [FusedNode(node) for node in surgery.graph.nodes if node.domain == DOMAIN]
+    got = [(node.attribute("tokens"), node.attribute("keep")) for node in nodes]
     wanted = [(tokens, keep) for _, tokens, keep in surgery.plan.prunes]
     if fired and got != wanted:
         raise CheckFailed("the fused prunes are not the plan's", got=got, expected=wanted)
@@ -142,7 +144,7 @@ def _untransposed(tensor: gs.Tensor) -> bool:
 
 def _fuse(
     surgery: Surgery, top: gs.Node, second: gs.Node, score: ScoreChain, whole: dict[int, gs.Tensor]
-) -> gs.Node | None:
+) -> FusedNode | None:
     """Replace one prune; ``whole`` maps visual tensors of earlier prunes to the whole sequence."""
     k = value(top.inputs[1])
     cut = up(score.norm.inputs[0], "Slice")
@@ -169,12 +171,12 @@ def _fuse(
             else:
                 others.append(after)
             continue
-        role = "hidden" if before is strip(cut.outputs[0], "Reshape") else _role(joins[0].outputs[0])
+        role = "values" if before is strip(cut.outputs[0], "Reshape") else _role(joins[0].outputs[0])
         roles[role] = (before, joins[0].inputs[1], joins[0].outputs[0])
-    if set(roles) != {"hidden", "order", "cos", "sin"} or index_pair is None:
-        surgery.skip(f"a prune to {keep} carries {sorted(roles)} beside the index, expected hidden, order, cos and sin")
+    if set(roles) != {"values", "order", "cos", "sin"} or index_pair is None:
+        surgery.skip(f"a prune to {keep} carries {sorted(roles)} beside the index, expected values, order, cos and sin")
         return None
-    full = {"hidden": cut.inputs[0]}
+    full = {"values": cut.inputs[0]}
     for role in ("order", "cos", "sin"):
         before, text, _ = roles[role]
         if id(before) not in whole:
@@ -182,34 +184,39 @@ def _fuse(
             whole[id(before)] = surgery.emit("Concat", [visual, text], axis=1)[0]
             whole[id(before)].dtype = before.dtype
         full[role] = whole[id(before)]
-    index = index_pair[0]
-    outs = [roles[role][2] for role in ("hidden", "order", "cos", "sin")]
-    grouped = readers(index_pair[1], "Reshape")[0].outputs[0]
-    made = surgery.emit(
-        "SpectrumPrune",
-        [full["hidden"], score.norm.inputs[1], score.basis, full["order"], full["cos"], full["sin"], index],
-        like=[*outs, grouped, roles["hidden"][2], second.outputs[0]],
-        domain=DOMAIN,
-        tokens=tokens,
-        keep=keep,
-        cutoff=(basis.shape[1] - 1) // 2 if surgery.plan.spectrum == "1d" else -1,
-        frequencies=int(basis.shape[1]),
-        score=score.kind,
-        axis=score.axis,
-        epsilon=float(score.norm.attrs.get("epsilon", 1e-5)),
+    kept = {f"kept_{role}": roles[role][2] for role in ("values", "order", "cos", "sin")}
+    made = emit(
+        surgery,
+        SPECTRUM_PRUNE,
+        full | {"norm_weight": score.norm.inputs[1], "basis": score.basis, "index": index_pair[0]},
+        {
+            "tokens": tokens,
+            "keep": keep,
+            "cutoff": (basis.shape[1] - 1) // 2 if surgery.plan.spectrum == "1d" else -1,
+            "frequencies": int(basis.shape[1]),
+            "score": score.kind,
+            "axis": score.axis,
+            "epsilon": float(score.norm.attrs.get("epsilon", 1e-5)),
+        },
+        like=kept
+        | {
+            "kept_index": readers(index_pair[1], "Reshape")[0].outputs[0],
+            "kept_normed": kept["kept_values"],
+            "indices": second.outputs[0],
+        },
     )
-    for role, new in zip(("order", "cos", "sin"), made[1:4], strict=True):
+    for role in ("order", "cos", "sin"):
         old = next(after for before, after in gathered if before is roles[role][0])
-        whole[id(strip(old, "Reshape"))] = new
-    for old, new in zip(outs, made[:4], strict=True):
-        surgery.replace(old, new)
+        whole[id(strip(old, "Reshape"))] = made[f"kept_{role}"]
+    for name, old in kept.items():
+        surgery.replace(old, made[name])
     for reshape in readers(index_pair[1], "Reshape"):
-        surgery.replace(reshape.outputs[0], made[4])
+        surgery.replace(reshape.outputs[0], made["kept_index"])
     if others:
         surgery.skip("feature planes are gathered beside the prune, by its places")
-    surgery.replace(second.outputs[0], made[6])
-    surgery.functions["SpectrumPrune"] = prune_body.spectrum_prune(score.kind, score.axis)
-    return made[0].inputs[0]
+    surgery.replace(second.outputs[0], made["indices"])
+    surgery.functions[SPECTRUM_PRUNE.name] = prune_body.spectrum_prune(score.kind, score.axis)
+    return FusedNode(made["indices"].inputs[0])
 
 
 def _travellers(chosen: gs.Tensor) -> list[tuple[gs.Tensor, gs.Tensor]]:
@@ -251,25 +258,24 @@ def _role(joined: gs.Tensor) -> str:
     return "order"
 
 
-def _drop(surgery: Surgery, last: gs.Node | None, index: gs.Tensor | None, tokens: int, layer: int) -> int:
+def _drop(surgery: Surgery, last: FusedNode | None, index: gs.Tensor | None, tokens: int, layer: int) -> int:
     """The slice that leaves the text alone, after the last prune or, without one, after the start."""
     cuts = [node for node in surgery.nodes("Slice") if _cuts_visual(node)]
     if len(cuts) != 1 or last is None or index is None:
         surgery.skip(f"the drop before layer {layer} is a plain slice: nothing was ranked before it")
         return 0
-    sequence = cuts[0].inputs[0]
-    made = surgery.emit(
-        "SpectrumDrop",
-        [sequence, *last.outputs[1:4], index],
-        like=[cuts[0].outputs[0], *last.outputs[1:4]],
-        domain=DOMAIN,
-        tokens=tokens,
-        keep=0,
+    rows = {name: last.output(f"kept_{name}") for name in ("order", "cos", "sin")}
+    made = emit(
+        surgery,
+        SPECTRUM_DROP,
+        rows | {"values": cuts[0].inputs[0], "index": index},
+        {"tokens": tokens, "keep": 0},
+        like={"kept_values": cuts[0].outputs[0]} | {f"kept_{name}": tensor for name, tensor in rows.items()},
     )
-    for output in made[1:]:
-        output.shape = None
-    surgery.replace(cuts[0].outputs[0], made[0])
-    surgery.functions["SpectrumDrop"] = prune_body.spectrum_drop()
+    for name in rows:
+        made[f"kept_{name}"].shape = None
+    surgery.replace(cuts[0].outputs[0], made["kept_values"])
+    surgery.functions[SPECTRUM_DROP.name] = prune_body.spectrum_drop()
     return 1
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from luvc_export.core.operators import SPECTRUM_PRUNE
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.fused.node import FusedNode
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source
 
 ORDER = 50
@@ -27,13 +29,13 @@ def apply(surgery: Surgery) -> int:
     fired = 0
     surgery.graph.cleanup()
     for prune in _prunes(surgery):
-        for norm in readers(prune.outputs[0], "RMSNormalization"):
-            if not _same(norm.inputs[1], prune.inputs[1]):
+        for norm in readers(prune.output("kept_values"), "RMSNormalization"):
+            if not _same(norm.inputs[1], prune.input("norm_weight")):
                 surgery.skip("a layer's norm has another weight than the prune's")
-            elif abs(norm.attrs.get("epsilon", 1e-5) - prune.attrs["epsilon"]) > 0:
+            elif abs(norm.attrs.get("epsilon", 1e-5) - prune.attribute("epsilon")) > 0:
                 surgery.skip("a layer's norm has another epsilon than the prune's")
             else:
-                surgery.replace(norm.outputs[0], prune.outputs[5])
+                surgery.replace(norm.outputs[0], prune.output("kept_normed"))
                 fired += 1
     return fired
 
@@ -46,13 +48,14 @@ def ensures(surgery: Surgery, fired: int) -> None:
     """
     surgery.graph.cleanup()
     for prune in _prunes(surgery):
-        for norm in readers(prune.outputs[0], "RMSNormalization"):
-            if _same(norm.inputs[1], prune.inputs[1]) and norm.attrs.get("epsilon", 1e-5) == prune.attrs["epsilon"]:
+        for norm in readers(prune.output("kept_values"), "RMSNormalization"):
+            alike = norm.attrs.get("epsilon", 1e-5) == prune.attribute("epsilon")
+            if alike and _same(norm.inputs[1], prune.input("norm_weight")):
                 raise CheckFailed("a prune's norm is computed again", where=norm.name)
 
 
-def _prunes(surgery: Surgery) -> list[gs.Node]:
-    return [node for node in surgery.nodes("SpectrumPrune") if node.domain == DOMAIN]
+def _prunes(surgery: Surgery) -> list[FusedNode]:
+    return [FusedNode(node) for node in surgery.nodes(SPECTRUM_PRUNE.name) if node.domain == DOMAIN]
 
 
 def _same(first: gs.Tensor, second: gs.Tensor) -> bool:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from luvc_export.core.operators import SPECTRUM_DROP
 from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.fused.node import FusedNode
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, readers, source, value
 
 ORDER = 40
@@ -133,26 +135,27 @@ def _known(first: gs.Tensor, second: gs.Tensor, axis: int) -> gs.Tensor | None:
 
 def _after_drop(surgery: Surgery, join: gs.Node) -> None:
     """The text part of a cache, where a drop leaves nothing else, is the drop's output."""
-    drops = [node for node in surgery.graph.nodes if node.domain == DOMAIN and node.op == "SpectrumDrop"]
+    drops = [FusedNode(node) for node in surgery.nodes(SPECTRUM_DROP.name) if node.domain == DOMAIN]
     if len(drops) != 1:
         return
     text, joined = join.inputs[1], join.outputs[0]
-    which = next((i for i in (2, 3) if _comes_from(drops[0].inputs[i], joined)), None)
+    which = next((name for name in ("cos", "sin") if _comes_from(drops[0].input(name), joined)), None)
     if which is None:
         return
+    dropped = drops[0].output(f"kept_{which}")
     for node in readers(text):
         if node is not join and not (node.op == "Concat" and node.inputs[1] is text):
             for index, tensor in enumerate(node.inputs):
                 if tensor is text:
-                    node.inputs[index] = drops[0].outputs[which]
-    drops[0].outputs[which].dtype, drops[0].outputs[which].shape = text.dtype, text.shape
+                    node.inputs[index] = dropped
+    dropped.dtype, dropped.shape = text.dtype, text.shape
 
 
 def _comes_from(tensor: gs.Tensor, root: gs.Tensor) -> bool:
-    """Through prunes, whose outputs 1 to 3 are inputs 3 to 5 with fewer rows."""
+    """Through prunes, which give what travels back with fewer rows."""
     while tensor is not root:
         node = source(tensor)
         if node is None or node.domain != DOMAIN:
             return False
-        tensor = node.inputs[2 + next(i for i, out in enumerate(node.outputs) if out is tensor)]
+        tensor = next(before for before, after in FusedNode(node).travellers() if after is tensor)
     return True

@@ -165,7 +165,7 @@ def drifted(name: str, **changes: Any) -> operators.Operator:
     return dataclasses.replace(operators.OPERATORS[name], **changes)
 
 
-PRUNE, MERGE = operators.SPECTRUM_PRUNE, operators.ORTHOGONAL_MERGE
+PRUNE, MERGE = operators.OPERATORS["SpectrumPrune"], operators.OPERATORS["OrthogonalMerge"]
 
 
 @pytest.mark.parametrize(
