@@ -17,6 +17,7 @@ from luvc_export.core import operators
 from luvc_export.core.operators import DOMAIN
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import plugin_call
+from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.export.surgeon.passes import (
     call_plugins,
     fuse_orthogonal_merge,
@@ -205,16 +206,21 @@ PRUNE, MERGE = operators.OPERATORS["SpectrumPrune"], operators.OPERATORS["Orthog
 def test_a_contract_that_drifts_is_caught(
     traced: Traced, monkeypatch: pytest.MonkeyPatch, half: str, operator: operators.Operator, message: str
 ) -> None:
+    """A graph made by one contract does not fit another."""
+    made = Surgery.open(cut(getattr(traced, half), target=PLUGINS), PLUGINS)
+    call_plugins.ensures(made, 1)
     monkeypatch.setitem(operators.OPERATORS, operator.name, operator)
     with pytest.raises(CheckFailed) as caught:
-        cut(getattr(traced, half), target=PLUGINS)
+        call_plugins.ensures(made, 1)
     assert message in str(caught.value)
 
 
 def test_a_node_that_drifts_is_caught(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin_call, "IDENTITY", {"plugin_namespace": "", "plugin_version": "1"})
-    with pytest.raises(CheckFailed, match="attribute plugin_namespace"):
-        cut(traced.decoder, target=PLUGINS)
+    made = cut(traced.decoder, target=PLUGINS)
+    for node in calls(made):
+        next(item for item in node.attribute if item.name == "plugin_namespace").s = b"other"
+    with pytest.raises(CheckFailed, match="attribute plugin_namespace is 'other', the contract has 'luvc'"):
+        call_plugins.ensures(Surgery.open(made, PLUGINS), 1)
 
 
 def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import pytest
 from onnx import TensorProto
 from surgery_harness import INPLACE, RTX, Traced, broken, cut, fired
 
+from luvc_export.core.operators import FUSED, SPECTRUM_PRUNE, Schema
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import cast_precision, fuse_spectrum_prune, share_rope
 
@@ -42,5 +45,7 @@ def test_cast_has_nothing_to_do(traced: Traced) -> None:
 
 def test_cast_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     fused = cut(traced.decoder, fuse_spectrum_prune)
-    monkeypatch.setattr(cast_precision, "_LOW_OUTPUTS", {"SpectrumPrune": (0, 2, 3, 5)})
+    form = SPECTRUM_PRUNE.fused
+    wrong = [replace(tensor, low=tensor.low or tensor.name in ("kept_cos", "kept_sin")) for tensor in form.outputs]
+    monkeypatch.setitem(FUSED, "SpectrumPrune", Schema(replace(form, outputs=tuple(wrong))))
     assert broken(fused, lambda: cut(fused, cast_precision, target=RTX, precision="fp16"), traced, "fp16")
