@@ -19,6 +19,7 @@ SHARED = {
     "errors": set[str](),
     "version": set[str](),
     "moved": set[str](),
+    "registry": {"errors"},
     "core": {"errors"},
     "bundle": {"core", "errors"},
     "demo": {"errors"},

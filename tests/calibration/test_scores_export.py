@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from research_page import followed
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
@@ -22,7 +24,6 @@ from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.simplify import simplify
 
 GRID, ROWS, IMAGES = (4, 4), 2, 2
-SCORES = tuple(scores.names())
 #: Tokens kept of each image: more than DART's pivots, so that it looks for their opposites too.
 KEEP = 10
 
@@ -76,15 +77,15 @@ def pruning(name: str) -> Plan:
     return Plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5)
 
 
-def mixed() -> tuple[Decoder, Any]:
+def mixed(names: Sequence[str]) -> tuple[Decoder, Any]:
     """A decoder whose prune ranks every image by another score: one trace proves them all."""
     decoder, shape = made(pruning("norm"))
-    bases = [scores.constant(pruning(name), 1, 16, 64) for name in SCORES]
+    bases = [scores.constant(pruning(name), 1, 16, 64) for name in names]
 
     def score(given: scores.ScoreInput) -> torch.Tensor:
         image = torch.arange(given.normed.shape[1])[:, None]
         ranks = torch.zeros(given.normed.shape[:3])
-        for number, (name, basis) in enumerate(zip(SCORES, bases, strict=True)):
+        for number, (name, basis) in enumerate(zip(names, bases, strict=True)):
             own = scores.find(name).score(dataclasses.replace(given, basis=basis))
             ranks = torch.where(image == number, own, ranks)
         return ranks
@@ -93,26 +94,36 @@ def mixed() -> tuple[Decoder, Any]:
     return decoder, shape
 
 
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[str]:
+    """The score that docs/research.md adds from outside this package."""
+    (tmp_path / "site").mkdir()
+    with followed(tmp_path / "site", "Add a score") as name:
+        yield name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["prune", "merge"])
-def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path) -> None:
+def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -> None:
+    names = scores.names()
+    assert outside in names and set(scores.built_in()) < set(names)
     if reducer == "prune":
-        decoder, shape = mixed()
+        decoder, shape = mixed(names)
     else:
         decoder, shape = made(Plan(GRID, (6,), last_layer="full", reducer="merge"))
     graph, layers = session(decoder, shape, tmp_path / "decoder.onnx"), decoder.plan.layers
     outputs = [item.name for item in graph.get_outputs()]
     past = [torch.zeros(ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * layers)
-    inputs = feeds(1, len(SCORES))
+    inputs = feeds(1, len(names))
     for turn in range(2):
         logits, presents, kept = decoder(*inputs.values(), past)
-        names = dict(zip(graph_io.past_names(layers), past, strict=True))
-        ran = graph.run(None, {n: t.numpy() for n, t in {**inputs, **names}.items()})
+        caches = dict(zip(graph_io.past_names(layers), past, strict=True))
+        ran = graph.run(None, {n: t.numpy() for n, t in {**inputs, **caches}.items()})
         out = dict(zip(outputs, ran, strict=True))
         for indices in kept if turn == 0 else []:
-            assert indices.shape == (ROWS, len(SCORES), KEEP)
+            assert indices.shape == (ROWS, len(names), KEEP)
             assert (np.diff(indices.numpy()) > 0).all()
-            for image, name in enumerate(SCORES):
+            for image, name in enumerate(names):
                 found = out[graph_io.kept_name(1)][:, image]
                 np.testing.assert_array_equal(found, indices[:, image].numpy(), err_msg=name)
                 _, _, (alone,) = made(pruning(name))[0](*inputs.values(), past)

@@ -1,0 +1,114 @@
+"""docs/research.md as a reader follows it: every block runs, and what it adds is listed and used."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from installed import installed
+from research_page import PAGE, SECTIONS, followed
+from typer.testing import CliRunner
+
+from luvc_export import make_plan
+from luvc_export.cli import app
+from luvc_export.core.target import ORT_CPU
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.engines import targets
+from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.export.compression import scores
+from luvc_export.export.surgeon import pass_list, run_passes
+from luvc_export.export.surgeon.graph import PLAN_KEY
+
+
+def negated_twice() -> onnx.ModelProto:
+    text = "g (float[2] x) => (float[2] y) { a = Neg(x)  b = Neg(a)  y = Abs(b) }"
+    model: onnx.ModelProto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> {text}')
+    plan = make_plan(str(CHECKPOINT), "none", image_size=IMAGE_SIZE)
+    model.metadata_props.add(key=PLAN_KEY, value=json.dumps(plan.to_json()))
+    return model
+
+
+def test_the_page_has_these_blocks() -> None:
+    assert {title: len(blocks) for title, blocks in SECTIONS.items()} == {
+        "Compare scores on a live model": 1,
+        "Add a score": 2,
+        "Add a pass": 2,
+        "Add a target": 2,
+    }
+
+
+@pytest.mark.slow
+def test_scores_are_compared_on_a_live_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page's own score among them."""
+    [code] = SECTIONS["Compare scores on a live model"]
+    given: dict[str, Any] = {}
+    with followed(tmp_path, "Add a score") as name:
+        exec(compile(code, str(PAGE), "exec"), given)
+    assert set(given["found"]) == {"uncompressed", name, *scores.built_in()}
+    assert given["found"]["uncompressed"] == len(given["questions"]), "the bundled model knows these"
+    assert re.search(rf"^{name} +\d of {len(given['questions'])}$", capsys.readouterr().out, re.M)
+    assert "forward" not in given["model"].__dict__
+
+
+def test_a_pass_from_outside_runs_and_is_reported(tmp_path: Path) -> None:
+    with followed(tmp_path, "Add a pass") as name:
+        made, report = run_passes(negated_twice(), ORT_CPU, passes=pass_list()[:-1])  # lint wants a decoder's inputs
+    done = {item.name: item for item in report.passes}
+    assert list(done)[-3:] == ["lower_dialect", name, "fold_shapes"]
+    assert (done[name].fired, done[name].before, done[name].after) == (1, 3, 1)
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.array([-2, 3], np.float32)})[0].tolist() == [2, 3]
+
+
+def test_a_pass_that_does_not_keep_its_promise_is_caught(tmp_path: Path) -> None:
+    module, entry = SECTIONS["Add a pass"]
+    lazy = module.replace("surgery.replace(node.outputs[0], first.inputs[0])", "pass")
+    assert lazy != module
+    with (
+        installed(tmp_path, entry, "luvc_double_negation", lazy),
+        pytest.raises(CheckFailed, match="a double negation is left"),
+    ):
+        run_passes(negated_twice(), ORT_CPU, passes=pass_list()[:-1])
+
+
+def test_a_target_from_outside_is_listed(tmp_path: Path) -> None:
+    ours = targets.names()
+    with followed(tmp_path, "Add a target") as name:
+        assert set(targets.names()) - set(ours) == {name}
+        assert name not in targets.built_in()
+        result = CliRunner().invoke(app, ["targets", "--json"])
+        listed = {item["name"]: item for item in json.loads(result.stdout)}
+        assert listed[name]["spec"]["precisions"] == ["fp16"] and listed[name]["title"] == "NVIDIA L4, fp16 only"
+        shown = CliRunner().invoke(app, ["targets", name], env={"COLUMNS": "160"})
+        assert shown.exit_code == 0 and "NVIDIA L4, fp16 only" in shown.stdout
+        assert targets.find(name).with_kv("concat").name == name
+    assert targets.names() == ours
+    with pytest.raises(UsageError, match="unknown target"):
+        targets.find(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("", "an installed target cannot be loaded(.|\n)*l4-fp16 = luvc_l4_fp16:TARGET(.|\n)*remove the package"),
+        ("TARGET = 3", "an installed target is none(.|\n)*got: int(.|\n)*a Target whose name"),
+        (SECTIONS["Add a target"][0].replace('L4.spec, name="l4-fp16"', "L4.spec"), "none(.|\n)*graphs' name, is 'l4-"),
+    ],
+    ids=["nothing", "number", "other name"],
+)
+def test_a_broken_target_is_named(tmp_path: Path, module: str, said: str) -> None:
+    entry = SECTIONS["Add a target"][1]
+    with installed(tmp_path, entry, "luvc_l4_fp16", module), pytest.raises(UsageError, match=said):
+        targets.find("l4-fp16")
+
+
+def test_our_own_targets_come_first(tmp_path: Path) -> None:
+    with installed(tmp_path, "[luvc_export.targets]\nl4 = luvc_l4:TARGET\n", "luvc_l4", "TARGET = 3"):
+        assert targets.find("l4").title == "NVIDIA L4"
