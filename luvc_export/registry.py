@@ -23,7 +23,7 @@ class Registry(Generic[T]):
 
     Attributes:
         kind: What one is called in errors.
-        package: Dotted name of our folder; ``luvc_export.KIND`` entry points are looked up in ``group``.
+        package: Dotted name of our folder.
         group: Entry-point group: the entry's name is the thing's, its value ``module:NAME``, or a module.
         attribute: What our own files call theirs (``FAMILY``); empty where the module itself is the thing.
         misfit: Given the name and what an installed package brings: what was expected instead, None when it fits.

@@ -22,7 +22,7 @@ ROOMS = (*PARTS, "core", "bundle", "packing", "pipeline", "cli")
 #: Files of other projects that docstrings cite, with the project on the same line or the next.
 CITED = {"docs/operators.md", "jetson_containers/l4t_version.py", "jtop/core/nvpmodel.py"}
 #: Groups of entry points, which look like modules.
-GROUPS = {"luvc_export.families", "luvc_export.scores"}
+GROUPS = {f"luvc_export.{kind}" for kind in ("families", "passes", "scores", "targets")}
 #: What is built, written by commands or made by users, not kept.
 MADE = re.compile(r"(^|/)(build|dist|runs|site|wheels|cases|demo-out)/|^x/|[<>*{}A-Z]{2,}|[<>*{}]")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import onnx
@@ -10,7 +9,6 @@ import pytest
 from installed import installed
 from surgery_harness import Traced, operators, small
 
-import luvc_export
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.surgeon import pass_list, passes, run_passes
@@ -47,13 +45,6 @@ def ensures(surgery, fired):
 def test_the_order_of_our_passes() -> None:
     assert passes.names() == ORDER
     assert [step.__name__.rsplit(".", 1)[-1] for step in pass_list()] == [*ORDER, "lint"]
-
-
-def test_the_documentation_has_the_order() -> None:
-    page = Path(luvc_export.__file__).resolve().parents[1] / "docs" / "surgery.md"
-    table = page.read_text(encoding="utf-8").split("## The passes, in order")[1].split("Tolerances")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == [*ORDER, "lint"]
 
 
 def test_every_file_has_a_place() -> None:
