@@ -31,6 +31,32 @@ _NUMPY["tensor(float)"] = _NUMPY.pop("tensor(float32)")
 _BF16 = BY_NAME["bfloat16"].onnx
 
 
+def decoder_file(bundle: Bundle, entry: PlanEntry, debug: bool) -> str:
+    """Name of a plan's decoder, or of its debug graph.
+
+    Raises:
+        UsageError: There is no debug graph.
+    """
+    name = entry.decoder_debug if debug else entry.decoder
+    if name is None:
+        raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
+    return name
+
+
+def check_weights(bundle: Bundle) -> None:
+    """Refuse a bundle of graphs alone.
+
+    Raises:
+        UsageError: It has no weights.
+    """
+    if bundle.manifest.weights.mode == "none":
+        raise UsageError(
+            "this bundle has no weights: it can be timed and inspected, not asked",
+            where=str(bundle.folder / MANIFEST),
+            fix="export it again without --no-weights",
+        )
+
+
 @dataclass(frozen=True)
 class OrtCache:
     """Keys and values as OrtValues on the device that runs the graph: key, value of layer 0, of layer 1, ..."""
@@ -67,9 +93,7 @@ class OrtBackend:
         self, bundle: Bundle, entry: PlanEntry, device: str = "cpu", threads: int | None = None, debug: bool = False
     ) -> None:
         self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
-        decoder = entry.decoder_debug if debug else entry.decoder
-        if decoder is None:
-            raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
+        self._decoder_file = decoder_file(bundle, entry, debug)
         quantised = entry.quantised
         if quantised is not None and "simulated" not in quantised.recipe and find(quantised.precision).tensorrt_only:
             raise MachineError(
@@ -78,13 +102,7 @@ class OrtBackend:
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
-        if bundle.manifest.weights.mode == "none":
-            raise UsageError(
-                "this bundle has no weights: it can be timed and inspected, not asked",
-                where=str(bundle.folder / MANIFEST),
-                fix="export it again without --no-weights",
-            )
-        self._decoder_file = decoder
+        check_weights(bundle)
         self._ort = _import(device)
         #: Prefix of the profile files that sessions opened from now on write; None for none.
         self.profile: str | None = None

@@ -1,0 +1,232 @@
+"""OpenVINO as back-end: the graphs of one plan on an Intel device, keys and values in its tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.core import graph_io
+from luvc_export.core.precision import find
+from luvc_export.errors import LuvcError, MachineError, UsageError
+from luvc_export.runtime import memory
+from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
+from luvc_export.runtime.openvino.model import GraphReader
+from luvc_export.runtime.ort import check_weights, decoder_file
+
+
+@dataclass(frozen=True)
+class OpenVinoCache:
+    """Keys and values as ``openvino.Tensor``: key, value of layer 0, of layer 1, ... No call writes to them again."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Rows of each layer."""
+        return tuple(int(value.shape[2]) for value in self.values[::2])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers together."""
+        return sum(int(value.byte_size) for value in self.values)
+
+
+class OpenVinoBackend:
+    """The graphs of ``entry``, loaded when first used and kept.
+
+    A call gives every output a tensor of its own: OpenVINO's own output tensors are written again by the next call, so
+    a state that is continued twice would find its caches changed.
+
+    Args:
+        bundle: A checked bundle.
+        entry: The plan to run.
+        device: ``CPU``, ``GPU``, ``AUTO``, or one of several such as ``GPU.1``. Only CPU is tested.
+        threads: CPU threads; None for all cores.
+        debug: Run the debug decoder, which takes ``forced_indices``.
+        arithmetic: ``auto``, or one of ``device.ARITHMETICS``.
+        exact_residual: Keep the LLM's residual stream in fp32, see ``islands``.
+
+    Raises:
+        UsageError: An unknown device or arithmetic, a bundle without weights, or no debug graph in it.
+        MachineError: OpenVINO or the device is missing, or lacks the arithmetic or the plan's precision.
+    """
+
+    largest_batch: int | None = None
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        entry: PlanEntry,
+        device: str = "CPU",
+        threads: int | None = None,
+        debug: bool = False,
+        arithmetic: str = "auto",
+        exact_residual: bool = False,
+    ) -> None:
+        self.device = devices.find(device)
+        self.arithmetic = devices.arithmetic(self.device, arithmetic)
+        self.name = f"openvino:{self.device.name}"
+        self._bundle, self._entry, self._threads, self._exact = bundle, entry, threads, exact_residual
+        self._decoder_file = decoder_file(bundle, entry, debug)
+        check_weights(bundle)
+        quantised = entry.quantised
+        if quantised is not None and find(quantised.precision).tensorrt_only and "simulated" not in quantised.recipe:
+            raise MachineError(
+                "OpenVINO has no operators for this precision",
+                where=str(bundle.folder / entry.decoder),
+                got=quantised.precision,
+                fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
+            )
+        self._lock = threading.Lock()
+        #: Time spent inside OpenVINO's calls so far, all graphs together.
+        self.graph_seconds = 0.0
+        #: Whether graphs loaded from now on count the time of their operators.
+        self.profile = False
+
+    def load(self, images: bool = True) -> None:
+        """See ``Backend.load``."""
+        _ = self._decoder, self._vision if images else None
+
+    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+        """See ``Backend.vision``."""
+        outputs = self._run(self._vision, {graph_io.IMAGE: images}, {})
+        return {name: _values(tensor) for name, tensor in outputs.items()}
+
+    def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
+        """See ``Backend.decode``."""
+        layers = self._bundle.manifest.decoder.layers
+        rows = len(feeds[graph_io.INPUT_IDS])
+        past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
+        kept = dict(zip(graph_io.past_names(layers), past, strict=True))
+        outputs = self._run(self._decoder, feeds, kept)
+        present = tuple(outputs.pop(name) for name in graph_io.present_names(layers))
+        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(present)
+
+    def rows(self, cache: OpenVinoCache) -> list[tuple[Array, Array]]:
+        """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]."""
+        arrays = [_floats(value) for value in cache.values]
+        return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """See ``Backend.placement``; nodes after the plug-in has fused them."""
+        found = {}
+        for name, compiled in self._loaded().items():
+            found[name] = {self.device.name: len(compiled.model.get_runtime_model().get_ops())}
+        return found
+
+    def precisions(self) -> dict[str, dict[str, dict[str, int]]]:
+        """What each loaded graph computes in: operators by type and precision, as the plug-in says after compiling."""
+        return {name: compiled.precisions() for name, compiled in self._loaded().items()}
+
+    def _loaded(self) -> dict[str, Compiled]:
+        found = {name: self.__dict__.get(f"_{name}") for name in ("vision", "decoder")}
+        return {name: compiled for name, compiled in found.items() if compiled is not None}
+
+    @cached_property
+    def _reader(self) -> GraphReader:
+        return GraphReader(self._bundle, self._entry)
+
+    @cached_property
+    def _vision(self) -> Compiled:
+        return self._compile(self._entry.vision)
+
+    @cached_property
+    def _decoder(self) -> Compiled:
+        return self._compile(self._decoder_file)
+
+    def _compile(self, name: str) -> Compiled:
+        graph = self._reader.read(name)
+        where = str(self._bundle.path(name))
+        size = 2 if self.arithmetic != "fp32" else 4
+        memory.require(
+            graph.weight_bytes * size // 4,
+            where,
+            f"for weights of {memory.gib(graph.weight_bytes)}, packed for {self.arithmetic}",
+            "use a machine with more memory, close other programs, or export a smaller model",
+        )
+        with self._explained(where):
+            layers = self._bundle.manifest.decoder.layers
+            caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
+            exact = self._exact and name == self._decoder_file
+            return compile_graph(graph, self.device, self.arithmetic, self._threads, exact, caches, self.profile)
+
+    def _empty(self, rows: int) -> list[Any]:
+        shape, library = self._bundle.manifest.decoder, devices.load_library()
+        empty = library.Shape([rows, shape.kv_heads, 0, shape.head_dim])
+        return [library.Tensor(self._decoder.inputs[name][0], empty) for name in graph_io.past_names(shape.layers)]
+
+    def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Run once on arrays ``feeds`` and tensors ``kept``: its outputs, tensors that nothing writes to again."""
+        library = devices.load_library()
+        given = {}
+        for name, array in feeds.items():
+            if name in compiled.inputs:
+                kind, numpy_type = compiled.inputs[name]
+                given[name] = _tensor(library, np.asarray(array), kind, numpy_type)
+        fresh = compiled.fresh()
+        with self._lock, self._explained(compiled.graph.where):
+            for name, tensor in (*given.items(), *kept.items()):
+                compiled.request.set_tensor(name, tensor)
+            for index, tensor in enumerate(fresh):
+                compiled.request.set_output_tensor(index, tensor)
+            begin = perf_counter()
+            compiled.request.infer()
+            self.graph_seconds += perf_counter() - begin
+        return dict(zip(compiled.graph.outputs, fresh, strict=False))
+
+    @contextmanager
+    def _explained(self, where: str) -> Iterator[None]:
+        """Turn OpenVINO's exceptions, which are RuntimeErrors, into ours."""
+        try:
+            yield
+        except LuvcError:
+            raise
+        except MemoryError as error:
+            raise MachineError("there is not enough memory", where=where, got=str(error)) from error
+        except RuntimeError as error:
+            short = " ".join(str(error).split())[-500:]
+            what = "OpenVINO cannot run this graph"
+            if "allocate" in short.lower() or "bad_alloc" in short.lower():
+                what = "there is not enough memory"
+            raise MachineError(
+                what,
+                where=f"{where}, {self.name}, {self.arithmetic}",
+                got=short,
+                fix="choose the cpu back-end (ONNX Runtime), or another plan",
+            ) from error
+
+
+def _values(tensor: Any) -> Array:
+    """A tensor's values on the host, floats as float32. The array keeps the tensor alive."""
+    if tensor.element_type.is_real():
+        return _floats(tensor)
+    array: Array = tensor.data
+    return array
+
+
+def _tensor(library: Any, array: Array, kind: Any, numpy_type: Any) -> Any:
+    """An array as a tensor of an input's type: floats are narrowed as they must be, bf16 rounded to nearest even."""
+    if numpy_type is not None:
+        return library.Tensor(np.ascontiguousarray(array, numpy_type), library.Shape(array.shape), kind)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return library.Tensor(rounded, library.Shape(array.shape), kind)
+
+
+def _floats(tensor: Any) -> Array:
+    array: Array = tensor.data
+    if tensor.element_type.to_string() == "bf16":  # whose bits numpy gets as float16
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)

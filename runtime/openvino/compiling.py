@@ -1,0 +1,114 @@
+"""From a graph to what runs it: arithmetic set, islands marked, caches in the arithmetic's type, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino.device import ARITHMETICS, Device
+from luvc_export.runtime.openvino.islands import residual
+from luvc_export.runtime.openvino.model import Graph
+
+_NUMPY = {
+    "f32": np.float32,
+    "f16": np.float16,
+    "i64": np.int64,
+    "i32": np.int32,
+    "u8": np.uint8,
+    "boolean": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled graph.
+
+    Args:
+        model: ``openvino.CompiledModel``.
+        graph: What it was made of; holds the weights' memory.
+    """
+
+    model: Any
+    graph: Graph
+
+    @cached_property
+    def request(self) -> Any:
+        """The one inference request."""
+        return self.model.create_infer_request()
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[Any, Any]]:
+        """Element type and numpy type of each input by name; numpy has none for bf16."""
+        types = {name: port.get_element_type() for port in self.model.inputs for name in port.get_names()}
+        return {name: (kind, _NUMPY.get(kind.to_string())) for name, kind in types.items()}
+
+    def fresh(self) -> list[Any]:
+        """A tensor for each output, to be grown by the call that writes it."""
+        tensor, shape = devices.load_library().Tensor, devices.load_library().Shape
+        made = []
+        for port in self.model.outputs:
+            sizes = port.get_partial_shape()
+            empty = [0 if size.is_dynamic else size.get_length() for size in sizes] if sizes.rank.is_static else [0]
+            made.append(tensor(port.get_element_type(), shape(empty)))
+        return made
+
+    def precisions(self) -> dict[str, dict[str, int]]:
+        """Operators by type and by the precision they run in, as the plug-in says after compiling."""
+        found: dict[str, dict[str, int]] = {}
+        for node in self.model.get_runtime_model().get_ops():
+            told = node.get_rt_info()
+            kind, precision = (str(told[key].astype(str)) for key in ("layerType", "runtimePrecision"))
+            counts = found.setdefault(kind, {})
+            counts[precision] = counts.get(precision, 0) + 1
+        return found
+
+
+def compile_graph(
+    graph: Graph,
+    device: Device,
+    arithmetic: str,
+    threads: int | None = None,
+    exact_residual: bool = False,
+    caches: Sequence[str] = (),
+    profile: bool = False,
+) -> Compiled:
+    """Compile ``graph``, which is changed.
+
+    Args:
+        graph: From ``model.GraphReader``.
+        device: Where.
+        arithmetic: Of ``ARITHMETICS``.
+        threads: CPU threads; None for all cores.
+        exact_residual: Keep the residual stream in fp32, see ``islands``.
+        caches: Inputs and outputs that go round: they are kept in ``arithmetic``.
+        profile: Count the time of every operator.
+    """
+    library, model = devices.load_library(), graph.model
+    if arithmetic != "fp32":
+        if exact_residual:
+            residual(model)
+        model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None and device.name == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = threads
+    if profile:
+        properties["PERF_COUNT"] = True
+    return Compiled(devices.core().compile_model(model, device.name, properties), graph)
+
+
+def _narrow(library: Any, model: Any, caches: set[str], kind: Any) -> Any:
+    """Give the caches among inputs and outputs another element type; the graph converts at its edge."""
+    preprocess = library.preprocess.PrePostProcessor(model)
+    wide = library.Type.f32
+    for index, port in enumerate(model.inputs):
+        if port.get_names() & caches and port.get_element_type() == wide:
+            preprocess.input(index).tensor().set_element_type(kind)
+    for index, port in enumerate(model.outputs):
+        if port.get_names() & caches and port.get_element_type() == wide:
+            preprocess.output(index).tensor().set_element_type(kind)
+    return preprocess.build()
