@@ -28,7 +28,11 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """``cpu``, ``cuda`` or ``tensorrt``."""
+        """``cpu``, ``cuda``, ``openvino:CPU`` or ``tensorrt``."""
+
+    @property
+    def arithmetic(self) -> str:
+        """What products are computed in: ``fp32``, ``fp16`` or ``bf16``."""
 
     @property
     def largest_batch(self) -> int | None:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import MachineError, UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
 
-NAMES = (*PROVIDERS, "tensorrt")
+NAMES = ("auto", *PROVIDERS, "openvino", "tensorrt")
+ARITHMETICS = ("auto", "fp32", "bf16", "fp16")
+#: Of these a device or a target may be named behind a colon.
+_PLACES = ("openvino", "tensorrt")
+
+
+def check_name(name: str) -> None:
+    """Check what a user named, without opening anything.
+
+    Raises:
+        UsageError: There is no such back-end.
+    """
+    kind, colon, place = name.partition(":")
+    if kind not in NAMES or (colon and (kind not in _PLACES or not place)):
+        raise UsageError("unknown back-end", where="backend", got=repr(name), expected=did_you_mean(name, NAMES))
 
 
 def open_backend(
@@ -17,30 +31,57 @@ def open_backend(
     threads: int | None = None,
     debug: bool = False,
     allow_unverified: bool = False,
+    arithmetic: str = "auto",
 ) -> Backend:
-    """Open a back-end.
+    """Open a back-end. One that is named is opened or refused: nothing takes its place.
 
     Args:
-        name: ``cpu``, ``cuda``, ``tensorrt`` (the bundle's engines, TensorRT-RTX's too), or ``tensorrt:TARGET`` where
-            it has engines for several targets.
+        name: ``cpu``, ``cuda``, ``openvino`` (on the CPU), ``openvino:DEVICE``, ``tensorrt`` (the bundle's engines,
+            TensorRT-RTX's too), ``tensorrt:TARGET`` where it has engines for several targets, or ``auto``
+            (``backend_choice``).
         bundle: A checked bundle.
         plan: Name of a plan; None for the default.
         threads: CPU threads.
         debug: Use the debug decoder.
-        allow_unverified: Load engines that are not those ``luvc.json`` names. An engine is executable code.
+        allow_unverified: Load engines that are not those ``luvc.json`` names. An engine is executable code; ``auto``
+            never does.
+        arithmetic: What products are computed in: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best
+            at. OpenVINO computes a graph in any of them; the others compute what the graph or the engine is in.
 
     Raises:
-        UsageError: An unknown name, or one that has no debug decoder.
-        MachineError: The machine lacks what it needs.
+        UsageError: An unknown name or arithmetic, or a back-end that has no debug decoder.
+        MachineError: The machine lacks what it needs, the arithmetic included.
     """
-    kind, _, target = name.partition(":")
-    if kind not in NAMES or (target and kind != "tensorrt"):
-        raise UsageError("unknown back-end", where="backend", got=repr(name), expected=did_you_mean(name, NAMES))
-    if kind in PROVIDERS:
-        return OrtBackend(bundle, bundle.entry(plan), kind, threads, debug)
-    if debug:
-        fix = "use the cpu or cuda back-end"
-        raise UsageError("engines have no debug graph, their prunes cannot be told what to keep", where=name, fix=fix)
-    from luvc_export.runtime.tensorrt.backend import TrtBackend
+    check_name(name)
+    if arithmetic not in ARITHMETICS:
+        known = did_you_mean(arithmetic, ARITHMETICS)
+        raise UsageError("unknown arithmetic", where="--arithmetic", got=repr(arithmetic), expected=known)
+    if name == "auto":
+        from luvc_export.runtime.backend_choice import choose
 
-    return TrtBackend(bundle, plan, target or None, allow_unverified=allow_unverified)
+        name = choose(bundle, plan, arithmetic, debug).name
+        allow_unverified = False
+    kind, _, place = name.partition(":")
+    if kind == "openvino":
+        from luvc_export.runtime.openvino.backend import OpenVinoBackend
+
+        return OpenVinoBackend(bundle, bundle.entry(plan), place, threads, debug, arithmetic)
+    opened: Backend
+    if kind in PROVIDERS:
+        opened = OrtBackend(bundle, bundle.entry(plan), kind, threads, debug)
+    elif debug:
+        fix = "use the cpu, cuda or openvino back-end"
+        raise UsageError("engines have no debug graph, their prunes cannot be told what to keep", where=name, fix=fix)
+    else:
+        from luvc_export.runtime.tensorrt.backend import TrtBackend
+
+        opened = TrtBackend(bundle, plan, place or None, allow_unverified=allow_unverified)
+    if arithmetic not in ("auto", opened.arithmetic):
+        raise MachineError(
+            "this back-end computes in what the graph or the engine is in",
+            where=f"--backend {name}",
+            got=f"--arithmetic {arithmetic}",
+            expected=f"auto, {opened.arithmetic}",
+            fix="choose --backend openvino, or export with --dtype and leave --arithmetic out",
+        )
+    return opened

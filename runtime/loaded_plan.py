@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from time import perf_counter
+
+import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import PromptEncoder
@@ -22,6 +26,7 @@ class LoadedPlan:
         plan: Name of a plan; None for the bundle's default.
         threads: CPU threads; None for all cores.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
+        arithmetic: See ``runtime.backends.open_backend``.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
@@ -36,15 +41,44 @@ class LoadedPlan:
         plan: str | None = None,
         threads: int | None = None,
         debug: bool = False,
+        arithmetic: str = "auto",
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
         self.plan, self.size = entry.plan, entry.size or self.bundle.manifest.image.size
+        #: What ``auto`` took, and why nothing before it; None where a back-end was named.
+        self.choice: str | None = None
+        if backend == "auto":
+            choice = choose(self.bundle, plan, arithmetic, debug)
+            backend, self.choice = choice.name, choice.line
         if isinstance(backend, str):
-            backend = open_backend(backend, self.bundle, plan, threads, debug)
+            backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
         self.backend = backend
         self.encoder = PromptEncoder(self.bundle)
         graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+
+    def warm_up(self, images: int = 1) -> float:
+        """Load everything and answer once about nothing: what is made at the first call is made now.
+
+        Args:
+            images: Pictures of that question; a group that shares a budget is filled up.
+
+        Returns:
+            Seconds it took.
+
+        Raises:
+            MachineError: See the class.
+        """
+        started = perf_counter()
+        self.backend.load(images=images > 0)
+        manifest, group = self.bundle.manifest, self.plan.joint_images
+        count = -(-images // group) * group
+        picture = np.zeros((count, manifest.image.frames, *self.size, 3), np.uint8)
+        placeholder = manifest.prompt.image_token_id
+        token = int(placeholder == 0)
+        step = self.run([*[placeholder] * count, token], self.encode_images(picture))
+        self.run([token], state=step.state)
+        return perf_counter() - started

@@ -114,6 +114,16 @@ class OrtBackend:
 
     largest_batch: int | None = None
 
+    @property
+    def arithmetic(self) -> str:
+        """See ``Backend.arithmetic``. The CPU provider has fp32 kernels alone for what is stored in half precision."""
+        return "fp32" if self.name == "cpu" else self._bundle.manifest.dtype
+
+    def rows(self, cache: OrtCache) -> list[tuple[Array, Array]]:
+        """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]; not of a bf16 graph."""
+        arrays = [value.numpy().astype(np.float32) for value in cache.values]
+        return list(zip(arrays[::2], arrays[1::2], strict=True))
+
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None

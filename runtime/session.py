@@ -36,10 +36,11 @@ class Session(LoadedPlan):
         plan: str | None = None,
         threads: int | None = None,
         debug: bool = False,
+        arithmetic: str = "auto",
     ) -> None:
-        super().__init__(bundle, backend, plan, threads, debug)
+        super().__init__(bundle, backend, plan, threads, debug, arithmetic)
         named = isinstance(backend, str)
-        another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug)
+        another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug, arithmetic=arithmetic)
         self._router = PlanRouter(self, (lambda name: another(plan=name)) if named else None)
 
     @overload

@@ -45,7 +45,12 @@ def parity(
 
 
 def open_pair(
-    left: str, right: str, image_size: tuple[int, int], dtype: str = "fp32", threads: int | None = None
+    left: str,
+    right: str,
+    image_size: tuple[int, int],
+    dtype: str = "fp32",
+    threads: int | None = None,
+    arithmetic: str = "fp32",
 ) -> tuple[Runner, Runner]:
     """Open reference and candidate (see ``runners.parse``) on one canvas: a bundle's, or ``image_size``, padded.
 
@@ -61,16 +66,23 @@ def open_pair(
         raise UsageError("the bundles see pictures in different ways", got=[(i.size, i.fit) for i in images])
     image = images[0] if images else None
     plan = next((item.entry(spec.plan).plan for spec, item in zip(specs, opened, strict=True) if item), None)
-    return _open(specs[0], image, image_size, plan, dtype, threads), _open(
-        specs[1], image, image_size, plan, dtype, threads
-    )
+    first, second = (_open(spec, image, image_size, plan, dtype, threads, arithmetic) for spec in specs)
+    return first, second
 
 
 def _open(
-    spec: Spec, image: ImageInput | None, size: tuple[int, int], plan: Plan | None, dtype: str, threads: int | None
+    spec: Spec,
+    image: ImageInput | None,
+    size: tuple[int, int],
+    plan: Plan | None,
+    dtype: str,
+    threads: int | None,
+    arithmetic: str,
 ) -> Runner:
     if spec.kind == "onnx":
         return runners.open_bundle(spec.model, spec.plan, threads)
+    if spec.kind == "openvino":
+        return runners.open_openvino(spec.model, spec.plan, threads, arithmetic)
     if spec.kind == "trt":
         return runners.open_engine(bundles.load(spec.model), spec.plan, spec.target)
     checkpoint = open_checkpoint(spec.model)

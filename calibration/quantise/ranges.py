@@ -59,7 +59,7 @@ class _Watching:
     """A back-end that hands every marked output to the statistics of its sites; those of the same outputs share one."""
 
     def __init__(self, inner: Backend, owners: Mapping[str, list[str]], found: dict[str, Statistics]) -> None:
-        self.name, self.largest_batch = inner.name, inner.largest_batch
+        self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
         self._inner, self._owners, self._found = inner, owners, found
         self._outputs: dict[str, tuple[str, ...]] = {}
         for output, sites_ in owners.items():

@@ -26,7 +26,7 @@ from luvc_export.export.options import Options, check_size
 from luvc_export.runtime.prompt.encoder import PromptEncoder, question
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
-KINDS = ("hf", "torch", "onnx", "trt")
+KINDS = ("hf", "torch", "onnx", "openvino", "trt")
 __all__ = [
     "KINDS",
     "Spec",
@@ -34,6 +34,7 @@ __all__ = [
     "open_bundle",
     "open_engine",
     "open_huggingface",
+    "open_openvino",
     "open_torch",
     "parse",
     "quiet",
@@ -55,11 +56,11 @@ class Spec:
     @property
     def is_bundle(self) -> bool:
         """Whether ``model`` is a bundle's folder."""
-        return self.kind in ("onnx", "trt")
+        return self.kind in ("onnx", "openvino", "trt")
 
 
 def parse(text: str) -> Spec:
-    """Read ``[hf:|torch:|onnx:|trt:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
+    """Read ``[hf:|torch:|onnx:|openvino:|trt:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
 
     Engines may name a target as well: ``trt:BUNDLE#PLAN@TARGET``, the plan left out for the default.
     ``demo`` as the model means the bundled checkpoint.
@@ -80,6 +81,24 @@ def parse(text: str) -> Spec:
     plan, _, target = (plan or "").partition("@") if kind == "trt" else (plan, "", "")
     spec = Spec(kind, model, plan or None, target or None)
     return replace(spec, model=str(CHECKPOINT)) if model == "demo" and not spec.is_bundle else spec
+
+
+def open_openvino(
+    folder: str, plan: str | None, threads: int | None = None, arithmetic: str = "fp32", device: str = "CPU"
+) -> GraphRunner:
+    """A bundle's plan in OpenVINO as a runner; its tolerances are those of ``arithmetic``.
+
+    Raises:
+        BundleError: See ``luvc_export.bundle.folder.load``.
+        MachineError: OpenVINO is missing, or the device lacks the arithmetic.
+    """
+    loaded = bundles.load(folder)
+    entry, manifest = loaded.entry(plan), loaded.manifest
+    calls = BundleCalls(loaded, plan, threads, f"openvino:{device}", arithmetic)
+    computed = calls.free.arithmetic
+    dtype = entry.quantised.precision if entry.quantised else computed
+    name = f"{folder} (OpenVINO {device} {computed}, {plan or manifest.default_plan})"
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded), calls, manifest.visual_width)
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:

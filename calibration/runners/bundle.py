@@ -1,4 +1,4 @@
-"""An exported bundle's graphs, through the runtime's ONNX Runtime back-end; its engines: see ``engine``."""
+"""An exported bundle's graphs, through the runtime's ONNX Runtime or OpenVINO; its engines: see ``engine``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from luvc_export.calibration.runners.probes import hidden_name, probed
 from luvc_export.core import graph_io
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.batching import Feeds
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 
 
@@ -25,13 +27,22 @@ class BundleCalls:
         bundle: A checked bundle.
         plan: Name of one of its plans.
         threads: CPU threads.
+        backend: ``cpu`` (ONNX Runtime) or ``openvino:DEVICE``.
+        arithmetic: See ``runtime.backends.open_backend``.
     """
 
     largest_batch: int | None = None
 
-    def __init__(self, bundle: Bundle, plan: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        plan: str | None = None,
+        threads: int | None = None,
+        backend: str = "cpu",
+        arithmetic: str = "auto",
+    ) -> None:
         entry = bundle.entry(plan)
-        if bundle.manifest.dtype == "bf16":
+        if backend == "cpu" and bundle.manifest.dtype == "bf16":
             raise UsageError(
                 "parity reads caches through numpy, which has no bf16",
                 where=str(bundle.folder),
@@ -40,10 +51,10 @@ class BundleCalls:
         self.plan, self.manifest = entry.plan, bundle.manifest
         self.can_force = entry.decoder_debug is not None or not any(keep for _, _, keep in entry.plan.prunes)
         watched = probed(bundle, entry)
-        self.free: Backend = OrtBackend(watched, watched.entry(plan), "cpu", threads)
+        self.free: Backend = open_backend(backend, watched, plan, threads, arithmetic=arithmetic)
         self.debug: Backend = self.free
         if entry.decoder_debug is not None:
-            self.debug = OrtBackend(watched, watched.entry(plan), "cpu", threads, debug=True)
+            self.debug = open_backend(backend, watched, plan, threads, debug=True, arithmetic=arithmetic)
 
     def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
@@ -67,5 +78,5 @@ class BundleCalls:
 
     def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """See ``graph.Runner``."""
-        arrays = [value.numpy().astype(np.float32) for value in cache.values]
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        assert isinstance(self.free, OrtBackend | OpenVinoBackend)
+        return self.free.rows(cache)

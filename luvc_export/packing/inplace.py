@@ -44,7 +44,7 @@ class InplaceOrt:
         MachineError: ONNX Runtime is missing, or has no kernels for the graphs' arithmetic.
     """
 
-    name = "cpu"
+    name, arithmetic = "cpu", "fp32"
     largest_batch = 1
 
     def __init__(self, bundle: Bundle, plan: str, capacity: Capacity) -> None:

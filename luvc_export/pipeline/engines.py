@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Footprint, PlanEntry
 from luvc_export.core import precision as precisions
@@ -157,7 +158,9 @@ def build_engine(
         f"to build engines of {memory.gib(prepared.footprint.weights)} of weights",
         "build on a machine with more memory, or close other programs",
     )
-    return install(opened, prepared, progress or (lambda stage, done: None))
+    built = install(opened, prepared, progress or (lambda stage, done: None))
+    engine_trust.trust(built.engine(plan, target))
+    return built
 
 
 def _target_graphs(

@@ -19,17 +19,20 @@ def load_bundle(
     threads: int | None = None,
     verify: bool = False,
     allow_unverified: bool = False,
+    arithmetic: str = "auto",
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
     Args:
         folder: Bundle.
-        backend: ``cpu`` (default), ``cuda``, ``tensorrt``, or ``tensorrt:TARGET``.
+        backend: ``cpu``, ``cuda``, ``openvino``, ``openvino:DEVICE``, ``tensorrt``, ``tensorrt:TARGET``, or ``auto``
+            (default): the first that runs the plan here, see ``luvc_export.runtime.backend_choice``.
         plan: One of the bundle's plans; None for its default.
         threads: CPU threads; None for all cores.
         verify: Hash large weight files too.
         allow_unverified: Load engines other than those ``luvc.json`` names. An engine is executable code: it may do
-            whatever its author wants on this machine.
+            whatever its author wants on this machine. ``auto`` never does.
+        arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best at.
 
     Raises:
         BundleError: The bundle is missing, damaged, unsafe or newer.
@@ -38,6 +41,8 @@ def load_bundle(
     from luvc_export.runtime.backends import open_backend
     from luvc_export.runtime.session import Session
 
-    bundle, name = bundles.load(folder, full=verify), backend or "cpu"
-    chosen = open_backend(name, bundle, plan, threads, allow_unverified=True) if allow_unverified else name
-    return Session(bundle, chosen, plan, threads)
+    bundle, chosen = bundles.load(folder, full=verify), backend or "auto"
+    if allow_unverified and chosen != "auto":
+        opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
+        return Session(bundle, opened, plan, threads)
+    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic)

@@ -79,7 +79,8 @@ def answer(
     )
     selection = Selection(loaded.plan.grid, features.merged_into, kept, request.placements, loaded.size, request.tiles)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, source.state)
-    return Generation(sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection, done, now)
+    made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection, done, now
+    return Generation(*made, backend=loaded.backend.name, arithmetic=loaded.backend.arithmetic)
 
 
 def goes_on(request: Request, past: Past) -> bool:

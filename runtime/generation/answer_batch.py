@@ -155,7 +155,6 @@ def answer_batch(
         merged = None if features.merged_into is None else features.merged_into[own]
         mine = {layer: indices[row] for layer, indices in kept.items()}
         selection = Selection(loaded.plan.grid, merged, mine, request.placements, loaded.size, request.tiles)
-        answers.append(
-            Generation(sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection)
-        )
+        made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection
+        answers.append(Generation(*made, backend=loaded.backend.name, arithmetic=loaded.backend.arithmetic))
     return answers

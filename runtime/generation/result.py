@@ -49,6 +49,8 @@ class Generation:
         selection: What merging and pruning did to the pictures.
         reused: Tokens of the prompt, an image counting as one, that were in the caches already (``after``).
         past: What the caches hold now, for ``after`` of the next turn.
+        backend: What ran the graphs (``Backend.name``).
+        arithmetic: What products were computed in (``Backend.arithmetic``).
     """
 
     text: str
@@ -59,6 +61,8 @@ class Generation:
     selection: Selection = field(compare=False, repr=False)
     reused: int = 0
     past: Any = field(default=None, compare=False, repr=False)
+    backend: str = field(default="", compare=False)
+    arithmetic: str = field(default="", compare=False)
 
 
 class Stream:

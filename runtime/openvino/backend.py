@@ -56,7 +56,6 @@ class OpenVinoBackend:
         threads: CPU threads; None for all cores.
         debug: Run the debug decoder, which takes ``forced_indices``.
         arithmetic: ``auto``, or one of ``device.ARITHMETICS``.
-        exact_residual: Keep the LLM's residual stream in fp32, see ``islands``.
 
     Raises:
         UsageError: An unknown device or arithmetic, a bundle without weights, or no debug graph in it.
@@ -73,12 +72,11 @@ class OpenVinoBackend:
         threads: int | None = None,
         debug: bool = False,
         arithmetic: str = "auto",
-        exact_residual: bool = False,
     ) -> None:
         self.device = devices.find(device)
         self.arithmetic = devices.arithmetic(self.device, arithmetic)
         self.name = f"openvino:{self.device.name}"
-        self._bundle, self._entry, self._threads, self._exact = bundle, entry, threads, exact_residual
+        self._bundle, self._entry, self._threads = bundle, entry, threads
         self._decoder_file = decoder_file(bundle, entry, debug)
         check_weights(bundle)
         quantised = entry.quantised
@@ -159,8 +157,7 @@ class OpenVinoBackend:
         with self._explained(where):
             layers = self._bundle.manifest.decoder.layers
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
-            exact = self._exact and name == self._decoder_file
-            return compile_graph(graph, self.device, self.arithmetic, self._threads, exact, caches, self.profile)
+            return compile_graph(graph, self.device, self.arithmetic, self._threads, caches, self.profile)
 
     def _empty(self, rows: int) -> list[Any]:
         shape, library = self._bundle.manifest.decoder, devices.load_library()
@@ -184,7 +181,7 @@ class OpenVinoBackend:
             begin = perf_counter()
             compiled.request.infer()
             self.graph_seconds += perf_counter() - begin
-        return dict(zip(compiled.graph.outputs, fresh, strict=False))
+        return dict(zip(compiled.graph.outputs, fresh, strict=True))
 
     @contextmanager
     def _explained(self, where: str) -> Iterator[None]:

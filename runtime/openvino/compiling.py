@@ -11,7 +11,7 @@ import numpy as np
 
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
-from luvc_export.runtime.openvino.islands import residual
+from luvc_export.runtime.openvino.islands import narrow_products
 from luvc_export.runtime.openvino.model import Graph
 
 _NUMPY = {
@@ -73,7 +73,6 @@ def compile_graph(
     device: Device,
     arithmetic: str,
     threads: int | None = None,
-    exact_residual: bool = False,
     caches: Sequence[str] = (),
     profile: bool = False,
 ) -> Compiled:
@@ -84,14 +83,13 @@ def compile_graph(
         device: Where.
         arithmetic: Of ``ARITHMETICS``.
         threads: CPU threads; None for all cores.
-        exact_residual: Keep the residual stream in fp32, see ``islands``.
         caches: Inputs and outputs that go round: they are kept in ``arithmetic``.
         profile: Count the time of every operator.
     """
     library, model = devices.load_library(), graph.model
     if arithmetic != "fp32":
-        if exact_residual:
-            residual(model)
+        if arithmetic == "bf16":
+            narrow_products(library, model, graph.bodies)
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None and device.name == "CPU":

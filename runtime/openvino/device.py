@@ -119,7 +119,9 @@ def arithmetic(device: Device, asked: str) -> str:
         return device.best
     if asked not in ARITHMETICS:
         known = ("auto", *ARITHMETICS)
-        raise UsageError("unknown arithmetic", where="--arithmetic", got=repr(asked), expected=did_you_mean(asked, known))
+        raise UsageError(
+            "unknown arithmetic", where="--arithmetic", got=repr(asked), expected=did_you_mean(asked, known)
+        )
     if asked not in device.arithmetics:
         raise MachineError(
             "this device does not compute in that arithmetic",

@@ -103,7 +103,9 @@ class GraphReader:
             if names:
                 weight = names.pop()
                 kind = written.weights[weight].kind
-                constant = library.op.Constant(_tensor(library, arrays[weight], kind, written.weights[weight].shape), True)
+                constant = library.op.Constant(
+                    _tensor(library, arrays[weight], kind, written.weights[weight].shape), True
+                )
                 constant.set_friendly_name(weight)
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
@@ -118,7 +120,9 @@ class GraphReader:
             BundleError: The manifest does not list its file, or it does not lie in it.
         """
         if outside.kind not in _TYPES:
-            raise BundleError("unknown weight type", where=f"{where}: {weight}", got=f"ONNX element type {outside.kind}")
+            raise BundleError(
+                "unknown weight type", where=f"{where}: {weight}", got=f"ONNX element type {outside.kind}"
+            )
         if self._references is not None:
             found = self._references.get(weight)
             if found is None:

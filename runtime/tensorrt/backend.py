@@ -109,6 +109,11 @@ class TrtBackend:
         return self._decoder(feeds, cache)
 
     @property
+    def arithmetic(self) -> str:
+        """See ``Backend.arithmetic``: what the engines were built in."""
+        return self._entry.precision
+
+    @property
     def samples(self) -> bool:
         """See ``DeviceSampler.samples``: these engines give their most likely next token."""
         return samples_tokens(self._entry)

@@ -176,7 +176,7 @@ def test_streaming_gives_the_same_answer(session: Session, picture: Picture) -> 
 class Scripted:
     """The real back-end, with logits replaced so that the answer is known."""
 
-    name, largest_batch = "cpu", None
+    name, arithmetic, largest_batch = "cpu", "fp32", None
 
     def __init__(self, bundle: Bundle, answer: list[int], interrupt: int = -1, bad: int = -1) -> None:
         self.real = OrtBackend(bundle, bundle.entry(), threads=1)

@@ -73,7 +73,7 @@ class _Recording:
     """A back-end that writes down what it is asked; see ``Backend``."""
 
     def __init__(self, inner: Backend, bundle: Bundle, vision: _Calls, decoder: _Calls) -> None:
-        self.name, self.largest_batch = inner.name, inner.largest_batch
+        self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
         self._inner, self._shape, self._vision, self._decoder = inner, bundle.manifest.decoder, vision, decoder
 
     def load(self, images: bool = True) -> None:

@@ -15,7 +15,7 @@ from luvc_export.cli.files import check_model, check_writable, write_whole
 
 def parity(
     reference: Annotated[
-        str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
+        str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|openvino:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
     ],
     candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
     cases: Annotated[
@@ -28,6 +28,9 @@ def parity(
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
     image_size: options.ImageSize = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", help="Of openvino sides: fp32, bf16, fp16, or auto.")
+    ] = "fp32",
     max_new_tokens: options.Longest = None,
     retention: Annotated[float, typer.Option("--retention", help="Accuracy a compressed plan must keep.")] = 0.99,
     locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
@@ -57,6 +60,7 @@ def parity(
         raise UsageError("only a task has splits", where="--split", got=split, fix="--task NAME, or leave it out")
     check_writable(report, "--report")
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
+    options.choice("--arithmetic", arithmetic, ("auto", "fp32", "bf16", "fp16"))
     if min(count, observe, batch) < 1:
         raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
     if not 0 <= retention <= 1:
@@ -70,7 +74,7 @@ def parity(
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
     size = found.image_size if found else options.size(image_size) or DEFAULT_IMAGE_SIZE
-    left, right = open_pair(reference, candidate, size, dtype, threads)
+    left, right = open_pair(reference, candidate, size, dtype, threads, arithmetic)
     with options.progress(quiet=as_json) as tell:
         result = run(
             left,

@@ -33,7 +33,7 @@ class TorchCache:
 
 
 class TorchBackend:
-    name, largest_batch = "torch", None
+    name, arithmetic, largest_batch = "torch", "fp32", None
 
     def __init__(self, tiny: Case, plan: Plan) -> None:
         self.printable = False  # only tokens whose text is read back as themselves
