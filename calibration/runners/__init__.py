@@ -1,4 +1,4 @@
-"""What can be compared, by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``trt:BUNDLE``."""
+"""What can be compared, by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``openvino:BUNDLE``..."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Spec:
 
 
 def parse(text: str) -> Spec:
-    """Read ``[hf:|torch:|onnx:|openvino:|trt:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx`` and everything else ``hf``.
+    """Read ``[hf:|torch:|onnx:|openvino:|trt:]MODEL[#PLAN]``; without a kind, a bundle is ``onnx``, all else ``hf``.
 
     Engines may name a target as well: ``trt:BUNDLE#PLAN@TARGET``, the plan left out for the default.
     ``demo`` as the model means the bundled checkpoint.

@@ -39,6 +39,17 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help=
 Longest = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer; default: the task's own, or 32 tokens.")
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, tensorrt, or tensorrt:TARGET.",
+    ),
+]
+Arithmetic = Annotated[
+    str,
+    typer.Option("--arithmetic", help="Of products: fp32, bf16, fp16, or auto for what the device is best at."),
+]
 BundlePlan = Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")]
 Data = Annotated[
     str | None,

@@ -16,9 +16,10 @@ class BenchCase:
         images: Images in the prompt, noise.
         text: Text tokens in the prompt.
         new_tokens: Length of the answer; end tokens are ignored, so that every run decodes as much.
-        backend: ``cpu`` or ``cuda``.
+        backend: ``cpu``, ``cuda``, ``openvino``, ``openvino:DEVICE``, or ``auto``.
         threads: CPU threads; None for all cores.
         label: Name in tables.
+        arithmetic: See ``runtime.backends.open_backend``.
     """
 
     bundle: Path
@@ -29,6 +30,7 @@ class BenchCase:
     backend: str = "cpu"
     threads: int | None = None
     label: str = ""
+    arithmetic: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Sample:
         ttft_ms: preprocess, vision, prefill and choosing the first token.
         decode_ms: The other tokens together.
         tokens_per_s: Of those.
-        outside_ms: What of preprocess to the last token was not spent inside ONNX Runtime.
+        outside_ms: What of preprocess to the last token was not spent inside the graphs.
         total_ms: Everything.
     """
 
@@ -63,7 +65,11 @@ class CaseFacts:
     Args:
         label: The case's.
         plan: Name of the plan.
+        backend: What ran the graphs.
+        arithmetic: What products were computed in.
         load_ms: From the bundle's folder to graphs ready to run.
+        compile_ms: What of that the back-end compiled; None where it does not say.
+        first_ms: The first answer after that, whatever it had to make included.
         peak_mib: Most memory the process held, from start to end, mapped weights included; None if unknown.
         anonymous_mib: What of the memory held after the last run no file backs; None if unknown.
         kv_mib: Every layer's cache after the last token.
@@ -74,7 +80,11 @@ class CaseFacts:
 
     label: str
     plan: str
+    backend: str
+    arithmetic: str
     load_ms: float
+    compile_ms: float | None
+    first_ms: float
     peak_mib: float | None
     anonymous_mib: float | None
     kv_mib: float

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.core.plan import Plan
+from luvc_export.core.precision import find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 
@@ -25,7 +27,7 @@ class LoadedCase:
 
     Args:
         case: What to load.
-        profile: Prefix of ONNX Runtime's profile files, one a graph; None for none (profiling slows small graphs).
+        profile: Prefix of profile files, one a graph; None for none (profiling slows small graphs).
 
     Raises:
         LuvcError: See ``Session``.
@@ -33,26 +35,31 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
-        self.session = Session(case.bundle, case.backend, case.plan, case.threads)
-        assert isinstance(self.session.backend, OrtBackend)
-        self.backend = self.session.backend
+        self.session = Session(case.bundle, case.backend, case.plan, case.threads, arithmetic=case.arithmetic)
+        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend):
+            raise UsageError(
+                "bench times graphs, not engines",
+                where="--backend",
+                got=self.session.backend.name,
+                expected="cpu, cuda or openvino",
+            )
+        self.backend: OrtBackend | OpenVinoBackend = self.session.backend
         self.backend.profile = profile
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
         self.backend.load(images=case.images > 0)
         self.load_ms = 1000 * (perf_counter() - begin)
-        self._asked: dict[BenchCase, tuple[list[int], NDArray[np.uint8]]] = {}
+        self.first_ms: float | None = None
+        self._random = np.random.default_rng(0)
         self._cache: dict[BenchCase, tuple[int, tuple[int, ...]]] = {}
 
     def run(self, case: BenchCase) -> Sample:
-        """Answer once.
+        """Answer once, about pictures and a prompt that were not asked before.
 
         Raises:
             UsageError: More text than the bundle's capacity, or less than one token of text or answer.
         """
-        if case not in self._asked:
-            self._asked[case] = self._question(case)
-        token_ids, images = self._asked[case]
+        token_ids, images = self._question(case)
         marks, inside = [perf_counter()], self.backend.graph_seconds
         if case.images:
             self.session.prepare([self.picture] * case.images, "What is it?")
@@ -71,6 +78,7 @@ class LoadedCase:
         self._cache[case] = cache.nbytes, tuple(length - step.state.past_text for length in cache.lengths)
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
+        self.first_ms = total if self.first_ms is None else self.first_ms
         speed = 1000 * (case.new_tokens - 1) / decode if case.new_tokens > 1 else float("nan")
         outside = total - 1000 * (self.backend.graph_seconds - inside)
         ttft = 1000 * (marks[4] - marks[0])
@@ -84,13 +92,17 @@ class LoadedCase:
         return CaseFacts(
             label=case.label,
             plan=case.plan or manifest.default_plan,
+            backend=self.backend.name,
+            arithmetic=self.backend.arithmetic,
             load_ms=self.load_ms,
+            compile_ms=1000 * self.backend.compile_seconds if isinstance(self.backend, OpenVinoBackend) else None,
+            first_ms=self.first_ms or 0.0,
             peak_mib=None if peak is None else peak / _MIB,
             anonymous_mib=None if anonymous is None else anonymous / _MIB,
             kv_mib=cache / _MIB,
             visual_tokens=visual,
             prefill_flops=flops(manifest, self.session.plan, case.images, case.text),
-            decode_bytes=weight_bytes(manifest, self.backend.name) + cache,
+            decode_bytes=weight_bytes(manifest, self._weight_bits()) + cache,
         )
 
     def _question(self, case: BenchCase) -> tuple[list[int], NDArray[np.uint8]]:
@@ -105,12 +117,17 @@ class LoadedCase:
                 expected=f"at least 1 and 1, together at most {capacity} (the bundle's text capacity)",
                 fix="ask for less, or export with a larger --text-capacity",
             )
-        random = np.random.default_rng(0)
+        random = self._random
         images = random.integers(0, 256, (case.images, spec.frames, *spec.size, 3), np.uint8)
         ids = random.integers(0, manifest.decoder.vocab, case.text)
         ids[ids == manifest.prompt.image_token_id] = 0
         text, half = [int(token) for token in ids], case.text // 2
         return [*text[:half], *[manifest.prompt.image_token_id] * case.images, *text[half:]], images
+
+    def _weight_bits(self) -> int:
+        """Of one weight as it is read: a quantised plan's, else those of the arithmetic."""
+        quantised = self.session.bundle.entry(self.session.plan_name).quantised
+        return find(quantised.precision).weights if quantised else {"fp32": 32}.get(self.backend.arithmetic, 16)
 
     def profiles(self) -> dict[str, str]:
         """End profiling; the files by graph."""
@@ -124,13 +141,13 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     return sum(prefill_flops(shape, keep, text, plan.last_layer)) + 2 * shape.hidden * shape.vocab
 
 
-def weight_bytes(manifest: Manifest, backend: str) -> int:
+def weight_bytes(manifest: Manifest, bits: int) -> int:
     """Bytes of the matrices one decode step reads: every projection and the head; of the embedding it reads one row.
 
-    ONNX Runtime's CPU provider computes in fp32 whatever is stored.
+    ``bits`` are those of a weight as it is computed with: ONNX Runtime's CPU provider computes in fp32 whatever is
+    stored.
     """
     shape = manifest.decoder
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
     layer = attention + 3 * shape.hidden * shape.intermediate
-    size = 4 if backend == "cpu" or manifest.dtype == "fp32" else 2
-    return size * (shape.layers * layer + shape.hidden * shape.vocab)
+    return bits * (shape.layers * layer + shape.hidden * shape.vocab) // 8

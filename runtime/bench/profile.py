@@ -1,4 +1,4 @@
-"""Where the time goes inside a graph, from ONNX Runtime's own profile: kernels by operator, merges and prunes alone.
+"""Where the time goes inside a graph, from the back-end's own profile: kernels by operator, merges and prunes alone.
 
 Merges and prunes are functions of the domain ``luvc`` whose nodes carry its name (docs/surgery.md); ONNX Runtime keeps
 the names when it inlines them. Counted is the time of those nodes' kernels: the whole merge, or the whole prune and its
@@ -66,14 +66,18 @@ def read(path: Path, runs: int) -> KernelTimes:
     Raises:
         BundleError: The file holds no kernels.
     """
-    events = [event for event in json.loads(path.read_text(encoding="utf-8")) if _is_kernel(event)]
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(data, dict):  # OpenVINO's, which has left the first run out already
+        events, runs = [event for event in data["mean"] if _is_kernel(event)], 0
+    else:
+        events = [event for event in data if _is_kernel(event)]
     if not events or len(events) % (runs + 1):
         raise BundleError("the profile holds no whole runs", where=str(path), got=f"{len(events)} kernels")
-    kept = sorted(events, key=lambda event: event["ts"])[len(events) // (runs + 1) :]
+    kept = sorted(events, key=lambda event: event["ts"])[len(events) // (runs + 1) if runs else 0 :]
     spent: dict[str, float] = {}
     parts = dict.fromkeys(_PARTS, 0.0)
     for event in kept:
-        cost = event["dur"] / 1000 / runs
+        cost = event["dur"] / 1000 / max(1, runs)
         spent[event["args"]["op_name"]] = spent.get(event["args"]["op_name"], 0.0) + cost
         for part, names in _PARTS.items():
             parts[part] += cost if any(name in event["name"] for name in names) else 0.0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -17,7 +19,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.precision import find
-from luvc_export.errors import LuvcError, MachineError, UsageError
+from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.openvino import device as devices
@@ -90,8 +92,10 @@ class OpenVinoBackend:
         self._lock = threading.Lock()
         #: Time spent inside OpenVINO's calls so far, all graphs together.
         self.graph_seconds = 0.0
-        #: Whether graphs loaded from now on count the time of their operators.
-        self.profile = False
+        #: What of loading was compiling.
+        self.compile_seconds = 0.0
+        #: Prefix of the profile files of graphs loaded from now on; None for none.
+        self.profile: str | None = None
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -116,6 +120,14 @@ class OpenVinoBackend:
         """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]."""
         arrays = [_floats(value) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def end_profiling(self) -> dict[str, str]:
+        """Write the profiles of the loaded graphs: the files, by graph."""
+        files = {}
+        for name, compiled in self._loaded().items():
+            files[name] = f"{self.profile}.{name}.json"
+            Path(files[name]).write_text(json.dumps({"mean": compiled.events()}), encoding="utf-8")
+        return files
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``; nodes after the plug-in has fused them."""
@@ -157,7 +169,10 @@ class OpenVinoBackend:
         with self._explained(where):
             layers = self._bundle.manifest.decoder.layers
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
-            return compile_graph(graph, self.device, self.arithmetic, self._threads, caches, self.profile)
+            begin, counted = perf_counter(), self.profile is not None
+            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted)
+            self.compile_seconds += perf_counter() - begin
+            return compiled
 
     def _empty(self, rows: int) -> list[Any]:
         shape, library = self._bundle.manifest.decoder, devices.load_library()
@@ -181,6 +196,8 @@ class OpenVinoBackend:
             begin = perf_counter()
             compiled.request.infer()
             self.graph_seconds += perf_counter() - begin
+            if self.profile is not None:
+                compiled.count()
         return dict(zip(compiled.graph.outputs, fresh, strict=True))
 
     @contextmanager

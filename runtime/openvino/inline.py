@@ -217,9 +217,8 @@ def _check_inside(attribute: memoryview) -> None:
                 if item.number == _GRAPH_NODE:
                     for inner in _node(item.message()).attributes.values():
                         _check_inside(inner)
-                elif item.number in (_GRAPH_INITIALIZER, _GRAPH_SPARSE):
-                    if _outside(item) is not None or item.number == _GRAPH_SPARSE:
-                        raise ValueError("an inner graph takes its values from outside")
+                elif item.number == _GRAPH_SPARSE or (item.number == _GRAPH_INITIALIZER and _outside(item)):
+                    raise ValueError("an inner graph takes its values from outside")
 
 
 def _node(data: memoryview) -> _Node:

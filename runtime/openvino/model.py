@@ -164,7 +164,7 @@ def _tensor(library: Any, array: NDArray[Any], kind: int, shape: tuple[int, ...]
     if not array.nbytes:
         return library.Tensor(getattr(library.Type, name), library.Shape(shape))
     memory = (ctypes.c_ubyte * array.nbytes).from_address(array.ctypes.data)
-    flat = np.frombuffer(memory, numpy_type)
+    flat: NDArray[Any] = np.frombuffer(memoryview(memory), numpy_type)
     same = bits == 8 * flat.itemsize and name not in ("bf16", "f8e4m3", "boolean")
     if same:
         return library.Tensor(flat.reshape(shape), True)

@@ -12,6 +12,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.errors import UsageError
+from luvc_export.runtime.cpu_features import cpu_features
 
 
 def bench(
@@ -28,7 +29,8 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs that count.")] = 5,
     warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Runs before those.")] = 1,
     threads: options.Threads = None,
-    backend: Annotated[str, typer.Option("--backend", help="cpu or cuda.")] = "cpu",
+    backend: options.Backend = "auto",
+    arithmetic: options.Arithmetic = "auto",
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
     ] = None,
@@ -45,7 +47,8 @@ def bench(
     from luvc_export.runtime.bench.measure import measure
     from luvc_export.runtime.bench.profile import profile
 
-    first = _case(bundle, plan, BenchCase(Path(), None, images, text, new_tokens, backend, threads))
+    asked = BenchCase(Path(), None, images, text, new_tokens, backend, threads, arithmetic=arithmetic)
+    first = _case(bundle, plan, asked)
     if sweep is not None:
         if vs is not None:
             raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")
@@ -89,7 +92,7 @@ def _json(timed: Any, profiles: Any, machine: Any) -> dict[str, Any]:
         parts = {name: asdict(part) for name, part in profile.items()}
         reached = asdict(roofline(one, machine)) if one.samples[0].decode_ms else {}
         runs.append({**one.to_json(), "profile": parts, "roofline": reached})
-    data: dict[str, Any] = {"machine": asdict(machine), "cases": runs}
+    data: dict[str, Any] = {"machine": {**asdict(machine), "cpu_features": cpu_features()}, "cases": runs}
     if len(timed) == 2:
         data["ratios"] = {metric: asdict(ratio(timed[0], timed[1], metric)) for metric in METRICS}
     cleaned: dict[str, Any] = json.loads(json.dumps(data), parse_constant=lambda text: None)

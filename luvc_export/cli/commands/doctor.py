@@ -17,6 +17,7 @@ from luvc_export.errors import MachineError, UsageError, did_you_mean
 #: What each part of the tool needs: distribution names, and the extra that brings them.
 PARTS = {
     "run on CPU": (("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2"), "cpu"),
+    "OpenVINO": (("openvino", "numpy", "pillow", "tokenizers", "jinja2"), "openvino"),
     "export": (("torch", "transformers", "onnx", "onnxscript", "safetensors"), "export"),
     "demo pictures, plots": (("matplotlib",), "report"),
     "TensorRT-RTX": (("tensorrt-rtx",), "rtx"),
@@ -35,6 +36,7 @@ def doctor(
 
     [dim]luvc-export doctor[/dim]
     """
+    from luvc_export.runtime.cpu_features import cpu_features
     from luvc_export.runtime.memory import available_bytes
 
     needed = [_named(name) for name in need or ["run on CPU"]]
@@ -46,7 +48,9 @@ def doctor(
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1) if memory else None,
         "disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
+        "cpu_features": cpu_features(),
         "onnxruntime_providers": _providers(),
+        "openvino_devices": _devices(),
     }
     if as_json:
         print(json.dumps({"machine": machine, "parts": parts}))
@@ -83,6 +87,18 @@ def _providers() -> list[str]:
         return list(import_module("onnxruntime").get_available_providers())
     except ImportError:
         return []
+
+
+def _devices() -> list[str]:
+    """OpenVINO's devices and what they compute in, the best first."""
+    from luvc_export.errors import LuvcError
+    from luvc_export.runtime.openvino import device
+
+    try:
+        found = [device.describe(str(name)) for name in device.core().available_devices]
+    except (LuvcError, RuntimeError):
+        return []
+    return [f"{item.name}: {item.title}, {', '.join(item.arithmetics)}; best in {item.best}" for item in found]
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:

@@ -29,7 +29,8 @@ def run(
         float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
     ] = None,
     plan: options.BundlePlan = None,
-    backend: Annotated[str, typer.Option("--backend", help="cpu, cuda, tensorrt, or tensorrt:TARGET.")] = "cpu",
+    backend: options.Backend = "auto",
+    arithmetic: options.Arithmetic = "auto",
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
     ] = None,
@@ -39,6 +40,9 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
     threads: options.Threads = None,
+    warm_up: Annotated[
+        bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
+    ] = False,
     show_kept: Annotated[
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
@@ -60,7 +64,16 @@ def run(
     if video is None and (frames, fps) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
     check_writable(show_kept, "--show-kept")
-    session = load_bundle(bundle, backend, plan, threads=threads, verify=verify, allow_unverified=allow_unverified)
+    session = load_bundle(
+        bundle,
+        backend,
+        plan,
+        threads=threads,
+        verify=verify,
+        allow_unverified=allow_unverified,
+        arithmetic=arithmetic,
+    )
+    warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in sampling.items() if value is not None}
@@ -92,6 +105,10 @@ def run(
                     "tiles": result.selection.tiles,
                     "video": {"frames": len(film.frames), "of": film.of, "fps": film.fps} if film else None,
                     "show_kept": str(show_kept) if show_kept else None,
+                    "backend": result.backend,
+                    "arithmetic": result.arithmetic,
+                    "choice": session.choice,
+                    "warm_up_ms": None if warmed is None else 1000 * warmed,
                 }
             )
         )
@@ -102,6 +119,9 @@ def run(
         print(f"{len(film.frames)} of {film.of} frames, {film.fps:.3g} a second", file=sys.stderr)
     if said := fit_line(result.selection, ways):
         print(said, file=sys.stderr)
+    said = session.choice or f"backend {result.backend}"
+    ready = "" if warmed is None else f", warmed up in {1000 * warmed:.0f} ms"
+    print(f"{said}, {result.arithmetic}{ready}", file=sys.stderr)
     print(timing_line(result.timings), file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from luvc_export.runtime.bench.machine import Machine, Roofline, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, ratio
 from luvc_export.runtime.bench.profile import KernelTimes
+from luvc_export.runtime.cpu_features import cpu_features
 
 _ROWS = (
     ("preprocess ms", "preprocess_ms"),
@@ -17,14 +18,15 @@ _ROWS = (
     ("prefill ms", "prefill_ms"),
     ("first token ms", "ttft_ms"),
     ("decode tokens/s", "tokens_per_s"),
-    ("outside ONNX Runtime ms", "outside_ms"),
+    ("outside the graphs ms", "outside_ms"),
 )
 
 
 def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTimes]], machine: Machine) -> Table:
     """Medians and spread, a column a case, and the second by the first, run by run."""
     rates = f"{machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s"
-    table = Table(title=f"this machine: {rates}, {machine.threads} threads")
+    features = ", ".join(cpu_features()) or "CPU features unknown"
+    table = Table(title=f"this machine: {rates}, {machine.threads} threads, {features}")
     table.add_column("median ±half of the middle 50 %")
     for one in timed:
         table.add_column(one.facts.label, justify="right")
@@ -44,7 +46,11 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
     add("KV cache MiB", [f"{one.facts.kv_mib:.2f}" for one in timed], _by([one.facts.kv_mib for one in timed]))
     add("peak memory MiB", [_mib(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))
     add("held at the end, no file behind", [_mib(one.facts.anonymous_mib) for one in timed])
+    add("back-end", [f"{one.facts.backend}, {one.facts.arithmetic}" for one in timed])
     add("load ms", [f"{one.facts.load_ms:.0f}" for one in timed], _by([one.facts.load_ms for one in timed]))
+    if any(one.facts.compile_ms is not None for one in timed):
+        add("of that compiling", [_ms(one.facts.compile_ms) for one in timed])
+    add("first answer ms", [f"{one.facts.first_ms:.0f}" for one in timed], _by([one.facts.first_ms for one in timed]))
     add("prefill GFLOPs", [f"{one.facts.prefill_flops / 1e9:.4g}" for one in timed],
         _by([one.facts.prefill_flops for one in timed]))  # fmt: skip
     reached = [roofline(one, machine) for one in timed]
@@ -59,6 +65,10 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
 
 def _stat(stat: Stat) -> str:
     return f"{stat.median:.4g} ±{(stat.high - stat.low) / 2 / stat.median:.0%}"
+
+
+def _ms(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f}"
 
 
 def _share(one: Timed) -> str:
