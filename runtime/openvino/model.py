@@ -134,7 +134,7 @@ class GraphReader:
                     got=f"type {found[1]}, {list(found[0].shape)}",
                     expected=f"type {outside.kind}, {list(outside.shape)}",
                 )
-            return found[0]
+            return _aligned(found[0], outside.kind)
         if outside.location not in self._bundle.manifest.files:
             raise BundleError(
                 "a graph takes a weight from a file the manifest does not list",
@@ -151,7 +151,13 @@ class GraphReader:
                 got=f"{outside.length} bytes at {outside.offset} of {file.size}",
                 expected=f"{needed} bytes for {list(outside.shape)}",
             )
-        return file[outside.offset : outside.offset + needed]
+        return _aligned(file[outside.offset : outside.offset + needed], outside.kind)
+
+
+def _aligned(array: NDArray[Any], kind: int) -> NDArray[Any]:
+    """The array itself, or its copy where it lies at an address that its type is not read from."""
+    size = max(1, _TYPES[kind][1] // 8)
+    return array.copy() if array.nbytes and array.ctypes.data % size else array
 
 
 def _tensor(library: Any, array: NDArray[Any], kind: int, shape: tuple[int, ...]) -> Any:

@@ -104,6 +104,31 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_openvino_answers_as_onnx_runtime(name: str, exported: Any) -> None:
+    """fp32: vision, prefill of two images, decode, text alone and a chat, from the same files."""
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    tiny, bundle = small(name), exported(name)
+    ours, theirs = (Session(bundle, backend, threads=1, arithmetic="fp32") for backend in ("openvino", "cpu"))
+    images = tiny.images(2).numpy()
+    found, expected = ours.encode_images(images), theirs.encode_images(images)
+    assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
+    assert np.array_equal(found.merged_into, expected.merged_into)
+    before: list[Any] = [None, None]
+    for ids, seen in ((tiny.prompt(2), True), ([5], False)):
+        steps = [
+            one.run(ids, one.encode_images(images) if seen else None, state, all_logits=True)
+            for one, state in zip((ours, theirs), before, strict=True)
+        ]
+        assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
+        for layer, kept in steps[1].kept.items():
+            assert np.array_equal(steps[0].kept[layer], kept)
+        before = [step.state for step in steps]
+    for count in (0, 2):
+        said = [one.generate(pictures(tiny, count), messages=chat(count), max_new_tokens=8) for one in (ours, theirs)]
+        assert said[0].token_ids == said[1].token_ids
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     bundle = exported(name)
