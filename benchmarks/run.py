@@ -3,14 +3,16 @@
 Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--runs 2] [--only NAME ...]
 
 Makes the checkpoint (Qwen2.5-VL-3B's layer shapes, fp32), exports it, makes environments from the requirements files,
-converts for each peer, then times one process after another, in turns, all cores, fp32. What is made stays in OUT. A
-peer that cannot run says why in the table. A peer is a file in peers/ with ``prepare`` and ``times``.
+converts for each peer, then times one process after another, in turns, all cores: each peer as it comes, which is
+the arithmetic it chooses by itself, and in fp32. Every run asks about another picture with another prompt. What is made
+stays in OUT. A peer that cannot run says why in the table. A peer is a file in peers/ with ``prepare`` and ``times``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,14 +23,23 @@ HERE = Path(__file__).parent
 PICTURE = "896x896"
 #: Name, file in peers/, the requirements of its own environment (None: the project's), options.
 PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
+    ("luvc-export even", "luvc", None, {"plan": "even"}),
+    ("luvc-export none", "luvc", None, {"plan": "none"}),
     ("luvc-export thirds", "luvc", None, {"plan": "thirds"}),
     ("luvc-export early", "luvc", None, {"plan": "early"}),
-    ("luvc-export none", "luvc", None, {"plan": "none"}),
-    ("transformers SDPA", "transformers_sdpa", None, {}),
-    ("transformers.exporters, LLM alone", "transformers_onnx", None, {}),
-    ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", "requirements-genai.txt", {}),
     ("OpenVINO GenAI", "openvino_genai_vlm", "requirements.txt", {}),
     ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", "requirements.txt", {"pruned": True}),
+    ("transformers SDPA bf16", "transformers_sdpa", None, {"dtype": "bfloat16"}),
+    ("luvc-export even fp32", "luvc", None, {"plan": "even", "arithmetic": "fp32"}),
+    ("luvc-export none fp32", "luvc", None, {"plan": "none", "arithmetic": "fp32"}),
+    ("luvc-export thirds fp32", "luvc", None, {"plan": "thirds", "arithmetic": "fp32"}),
+    ("luvc-export even on ONNX Runtime", "luvc", None, {"plan": "even", "backend": "cpu"}),
+    ("luvc-export none on ONNX Runtime", "luvc", None, {"plan": "none", "backend": "cpu"}),
+    ("OpenVINO GenAI fp32", "openvino_genai_vlm", "requirements.txt", {"fp32": True}),
+    ("OpenVINO GenAI, CDPruner fp32", "openvino_genai_vlm", "requirements.txt", {"pruned": True, "fp32": True}),
+    ("transformers SDPA fp32", "transformers_sdpa", None, {}),
+    ("transformers.exporters, LLM alone", "transformers_onnx", None, {}),
+    ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", "requirements-genai.txt", {}),
 )
 
 
@@ -40,7 +51,8 @@ def main() -> None:
     parser.add_argument("--encoder-blocks", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2, help="Timed runs of a peer in each round.")
-    parser.add_argument("--only", nargs="*", help="Words of the peers' names.")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="Names of the peers, whole; default: all.")
+    parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
@@ -48,12 +60,15 @@ def main() -> None:
         sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", "fp32"]
         command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", common["checkpoint"]]
         subprocess.run([*command, *sizes], check=True)
-    chosen = [peer for peer in PEERS if not given.only or any(word in peer[0] for word in given.only)]
+    chosen = [peer for peer in PEERS if not given.only or peer[0] in given.only]
     errors: dict[str, str] = {}
     for name, file, requirements, options in chosen:
         made = ask("prepare", file, requirements, {**common, **options})
         if "error" in made:
             errors[name] = made["error"]
+    if given.prepare:
+        print(json.dumps(errors, indent=1))
+        return
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(given.rounds):
         for name, file, requirements, options in chosen:
@@ -64,8 +79,19 @@ def main() -> None:
                 errors[name] = made["error"]
             else:
                 found.setdefault(name, []).append(made)
-    (given.out / "results.json").write_text(json.dumps({"runs": found, "errors": errors}, indent=1))
+    (given.out / "results.json").write_text(json.dumps({"runs": found, "errors": errors, "cpu": cpu()}, indent=1))
+    print(cpu() + "\n")
     print(table([name for name, *_ in chosen], found, errors))
+
+
+def cpu() -> str:
+    """Its name, and what of matrix instructions it has."""
+    from luvc_export.runtime.cpu_features import cpu_features
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    cores = len(os.sched_getaffinity(0))
+    return f"{name}, {cores} cores: {', '.join(cpu_features()) or 'no features known'}"
 
 
 def environment(requirements: str | None) -> str:

@@ -1,4 +1,7 @@
-"""What every peer shares: the prompt, how often it is asked, how it answers. Standard library and numpy only."""
+"""What every peer shares: pictures and prompts, how often they are asked, how it answers. Standard library and numpy.
+
+No run asks what another run has asked: a peer that keeps prefixes or pictures would answer from what it kept.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,23 @@ TEXT = 64
 NEW = 9
 RUNS = 2
 IMAGE_TOKEN = 151655
-#: 43 letters: with 21 tokens of the chat template 64 text tokens (one token a byte).
-QUESTION = "what is in the picture, and where does it l"
+#: Letters of a question: with 21 tokens of the chat template 64 text tokens (one token a byte).
+LETTERS = 43
 
 
-def picture() -> np.ndarray:
-    """Noise, uint8 [896, 896, 3]."""
-    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+def picture(run: int) -> np.ndarray:
+    """Noise, uint8 [896, 896, 3], another in each run."""
+    return np.random.default_rng(run).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
-def text_ids() -> list[int]:
-    """64 token ids, the same for all who take ids."""
-    return [int(i) for i in np.random.default_rng(1).integers(300, 100_000, TEXT)]
+def question(run: int) -> str:
+    """Random letters, others in each run: the first one differs already."""
+    return "".join(chr(97 + (int(i) + run) % 26) for i in np.random.default_rng(run).integers(0, 26, LETTERS))
+
+
+def text_ids(run: int) -> list[int]:
+    """64 token ids, others in each run, the same for all who take ids."""
+    return [int(i) for i in np.random.default_rng(1000 + run).integers(300, 100_000, TEXT)]
 
 
 def peak_gib() -> float:
@@ -37,18 +45,21 @@ def peak_gib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
-def timed(first: Callable[[], Any], whole: Callable[[], Any]) -> tuple[list[float], list[float]]:
-    """Seconds to the first token, and tokens a second after it; one warm-up each."""
+def timed(ask: Callable[[int, int], Any]) -> tuple[list[float], list[float]]:
+    """Seconds to the first token, and tokens a second after it.
+
+    ``ask(run, count)`` makes ``count`` tokens about the picture and prompt of ``run``. One run warms up. A run of
+    ``NEW`` tokens follows each timed one, on a new question too; what it takes longer is its other tokens.
+    """
     ttft, speed = [], []
-    first()
-    for _ in range(RUNS):
+    ask(0, 2)
+    for turn in range(RUNS):
         begin = perf_counter()
-        first()
+        ask(1 + 2 * turn, 1)
         ttft.append(perf_counter() - begin)
-    for _ in range(RUNS):
         begin = perf_counter()
-        whole()
-        speed.append((NEW - 1) / (perf_counter() - begin - min(ttft)))
+        ask(2 + 2 * turn, NEW)
+        speed.append((NEW - 1) / max(1e-9, perf_counter() - begin - ttft[-1]))
     return ttft, speed
 
 

@@ -1,4 +1,4 @@
-"""luvc-export itself, on the CPU back-end. Its time to first token includes opening and fitting the picture."""
+"""luvc-export itself, on OpenVINO or ONNX Runtime. Its time to first token includes opening and fitting the picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import common
 #: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block.
 PLANS: dict[str, dict[str, Any]] = {
     "none": {"schedule": "none"},
+    "even": {"schedule": "even"},
     "thirds": {"schedule": "thirds"},
     "early": {"schedule": "thirds", "merge_keep": 0.5, "merge_at": (7,)},
 }
@@ -43,14 +44,30 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.loaded_case import LoadedCase
 
-    case = BenchCase(folder(options), options["plan"], text=common.TEXT, new_tokens=common.NEW)
+    backend, arithmetic = options.get("backend", "openvino"), options.get("arithmetic", "auto")
+    case = BenchCase(
+        folder(options),
+        options["plan"],
+        text=common.TEXT,
+        new_tokens=common.NEW,
+        backend=backend,
+        arithmetic=arithmetic,
+    )
     runner = LoadedCase(case)
     runner.run(case)
     samples = [runner.run(case) for _ in range(common.RUNS)]
     keep = runner.session.plan.keep
     ttft, speed = [s.ttft_ms / 1000 for s in samples], [s.tokens_per_s for s in samples]
     prefill = [s.prefill_ms / 1000 for s in samples]
-    return common.answer(luvc_export.__version__, sum(keep) / len(keep), ttft, speed, prefill)
+    facts = runner.facts(case)
+    version = f"{luvc_export.__version__}, {facts.backend} {facts.arithmetic}"
+    made = common.answer(version, sum(keep) / len(keep), ttft, speed, prefill)
+    return made | {
+        "load_s": facts.load_ms / 1000,
+        "first_answer_s": facts.first_ms / 1000,
+        "prefill_flops": facts.prefill_flops,
+        "decode_bytes": facts.decode_bytes,
+    }
 
 
 if __name__ == "__main__":

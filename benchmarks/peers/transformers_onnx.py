@@ -1,6 +1,6 @@
 """Graphs of ``transformers.exporters`` in ONNX Runtime, with its fusions for the CPU and fixed shapes.
 
-They come one a part of ``generate`` and nothing drives them, so what is timed is each graph's run: language model and
+They come one a part of ``generate`` and nothing drives them, so what is timed is each graph's run on one set of inputs (it keeps none): language model and
 head for the first token (the head over every row, as it was captured), ``decode`` for the next. No part of this
 model is recognised as its encoder.
 """
@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import common
-from transformers_sdpa import question
+from transformers_sdpa import load, question
 
 
 def prepare(options: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def prepare(options: dict[str, Any]) -> None:
     folder = Path(options["out"]) / "transformers-onnx"
     if (folder / "inputs.pt").is_file():
         return
-    model, given = question(options["checkpoint"])
+    model, given = load(options["checkpoint"]), question(0)
     config = OnnxConfig(ort_fusions="cpu")
     with torch.inference_mode():
         parts = decompose_for_generation(model, given)

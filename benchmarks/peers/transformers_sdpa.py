@@ -12,21 +12,28 @@ def prepare(options: dict[str, Any]) -> None:
     """Nothing to convert."""
 
 
-def question(checkpoint: str) -> tuple[Any, dict[str, Any]]:
-    """The model, and what it is asked: one picture between two halves of the text."""
+def load(checkpoint: str, dtype: str = "float32") -> Any:
+    """The model."""
     import torch
     import transformers
 
     kind = transformers.Qwen2_5_VLForConditionalGeneration
-    model = kind.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa").eval()
-    ids = common.text_ids()
+    return kind.from_pretrained(checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
+
+
+def question(run: int, dtype: str = "float32") -> dict[str, Any]:
+    """What ``run`` asks: one picture between two halves of the text."""
+    import torch
+
+    ids = common.text_ids(run)
     half = len(ids) // 2
     whole = [*ids[:half], *[common.IMAGE_TOKEN] * common.VISUAL, *ids[half:]]
     patches = (common.SIDE // 14) ** 2
-    return model, {
+    torch.manual_seed(run)
+    return {
         "input_ids": torch.tensor([whole]),
         "attention_mask": torch.ones(1, len(whole), dtype=torch.int64),
-        "pixel_values": torch.randn(patches, 3 * 2 * 14 * 14),
+        "pixel_values": torch.randn(patches, 3 * 2 * 14 * 14, dtype=getattr(torch, dtype)),
         "image_grid_thw": torch.tensor([[1, common.SIDE // 14, common.SIDE // 14]]),
         "mm_token_type_ids": (torch.tensor([whole]) == common.IMAGE_TOKEN).int(),
     }
@@ -37,18 +44,21 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     import torch
     import transformers
 
-    model, given = question(options["checkpoint"])
+    dtype = options.get("dtype", "float32")
+    model = load(options["checkpoint"], dtype)
 
-    def generate(count: int) -> Any:
+    def generate(run: int, count: int) -> Any:
+        given = question(run, dtype)
         with torch.inference_mode():
             return model.generate(**given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
 
     llm: list[float] = []
     model.model.language_model.register_forward_pre_hook(lambda *_: llm.append(-perf_counter()))
     model.model.language_model.register_forward_hook(lambda *_: llm.append(llm.pop() + perf_counter()))
-    ttft, speed = common.timed(lambda: generate(1), lambda: generate(common.NEW))
-    version = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    return common.answer(version, common.VISUAL, ttft, speed, llm[1 : common.RUNS + 1])
+    ttft, speed = common.timed(generate)
+    version = f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}"
+    calls = 1 + common.NEW  # of a turn: one token, then NEW; after the two of the warm-up
+    return common.answer(version, common.VISUAL, ttft, speed, llm[2::calls][: common.RUNS])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from luvc_export.runtime.bench.machine import Machine, measure_machine, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, exponent, measure, ratio
 from luvc_export.runtime.bench.worker import Worker
 
-FACTS = CaseFacts("a", "half", 1.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
+FACTS = CaseFacts("a", "half", "cpu", "fp32", 1.0, None, 2.0, None, None, 0.5, (2, 0), 2_000_000, 4_000_000)
 
 
 def timed(*prefill: float) -> Timed:
@@ -52,7 +52,7 @@ def test_costs_are_those_of_the_budgets(bundle: Bundle) -> None:
     shape = manifest.decoder
     layers = sum(prefill_flops(shape, (2, 0), 5))
     assert flops(manifest, plan, 1, 5) == layers + 2 * shape.hidden * shape.vocab
-    assert weight_bytes(manifest, "cpu") == 4 * (2 * (4 * 16 + 3 * 4 * 8) + 4 * 260)
+    assert weight_bytes(manifest, 32) == 4 * (2 * (4 * 16 + 3 * 4 * 8) + 4 * 260)
 
 
 def test_cases_run_in_turns_each_plan_in_a_process(case: BenchCase) -> None:

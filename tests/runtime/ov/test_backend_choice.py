@@ -1,0 +1,142 @@
+"""``auto``: the first back-end that runs the plan, said in one line; named ones never give way; engines need trust."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_bundle
+
+from luvc_export import load_bundle
+from luvc_export.bundle import engine_trust
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import EngineEntry, FileRecord
+from luvc_export.errors import MachineError
+from luvc_export.runtime import backend_choice
+from luvc_export.runtime.backend_choice import choose
+from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.session import Session
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def tiny(fresh: Path) -> Bundle:
+    return tiny_bundle.write(fresh)
+
+
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise MachineError("openvino is not installed", fix=devices.INSTALL)
+
+    monkeypatch.setattr(devices, "core", missing)
+
+
+def test_openvino_is_taken_where_there_is_no_cuda(tiny: Bundle) -> None:
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    found = choose(tiny)
+    assert found.name == "openvino"
+    assert found.line.startswith("backend openvino (cuda: ")
+    session = load_bundle(tiny.folder)
+    assert session.choice == found.line and session.backend.name == "openvino:CPU"
+    said = session.generate(None, "a", max_new_tokens=1)
+    assert said.backend == "openvino:CPU" and said.arithmetic == devices.find("CPU").best
+    assert load_bundle(tiny.folder, "cpu").choice is None
+
+
+def test_onnx_runtime_is_what_is_left(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_openvino(monkeypatch)
+    found = choose(tiny)
+    assert found.name == "cpu" and found.line.endswith("openvino: openvino is not installed)")
+    assert Session(tiny, "auto").backend.name == "cpu" and open_backend("auto", tiny).name == "cpu"
+
+
+def test_a_named_back_end_does_not_give_way(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_openvino(monkeypatch)
+    with pytest.raises(MachineError, match="openvino is not installed"):
+        Session(tiny, "openvino")
+
+
+def test_a_plan_it_cannot_run_is_passed_over(tiny: Bundle) -> None:
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    quantised: Any = SimpleNamespace(precision="nvfp4", recipe={})
+    entry = replace(tiny.manifest.plans["half"], quantised=quantised)
+    foreign = replace(tiny, manifest=replace(tiny.manifest, plans={"half": entry}))
+    found = choose(foreign)
+    assert found.name == "cpu" and "openvino: OpenVINO has no operators for this precision" in found.line
+    with pytest.raises(MachineError, match="no operators for this precision"):
+        Session(foreign, "auto")
+
+
+def test_an_arithmetic_passes_over_what_lacks_it(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = devices.Device("CPU", "an old one", ("fp32",), "fp32")
+    monkeypatch.setattr(devices, "find", lambda name: plain)
+    assert choose(tiny, arithmetic="fp32").name == "openvino"
+    with pytest.raises(MachineError, match="in what the graph or the engine is in"):
+        Session(tiny, "auto", arithmetic="bf16")
+
+
+class _Part:
+    def __init__(self, digest: str) -> None:
+        self.record = FileRecord(digest, 1)
+
+
+class _Engines:
+    """What ``choose`` looks at of an entry; the engines' bytes are never asked for."""
+
+    plan, target, backend, precision, stripped = "half", "l4", "tensorrt", "fp16", False
+    code = (_Part("a" * 64), _Part("b" * 64))
+
+
+def test_engines_of_a_stranger_are_never_read(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of TensorRT is imported for them, and ``--allow-unverified`` changes nothing for ``auto``."""
+    loaded: list[str] = []
+    monkeypatch.setattr("luvc_export.runtime.tensorrt.library.load_library", loaded.append)
+    bundle = replace(tiny, manifest=replace(tiny.manifest, engines=(_Engines(),)))  # type: ignore[arg-type]
+    found = choose(bundle)
+    assert found.name != "tensorrt:l4" and "this machine was not told to trust these engines" in found.line
+    assert not loaded
+    assert load_bundle(tiny.folder, "auto", allow_unverified=True).backend.name != "tensorrt"
+
+
+def test_engines_built_here_are_tried(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry: Any = _Engines()
+    engine_trust.trust(entry)
+    assert engine_trust.trusted(entry) and engine_trust.store().stat().st_mode & 0o777 == 0o600
+    bundle = replace(tiny, manifest=replace(tiny.manifest, engines=(entry,)))
+    assert "tensorrt:l4: tensorrt is not installed" in choose(bundle).line
+    monkeypatch.setattr(backend_choice, "_engines", lambda entry, arithmetic: None)
+    assert choose(bundle).name == "tensorrt:l4" and choose(bundle, debug=True).name != "tensorrt:l4"
+
+
+def test_one_changed_byte_is_another_engine() -> None:
+    entry: Any = _Engines()
+    engine_trust.trust(entry)
+    engine_trust.trust(entry)
+    assert engine_trust.store().read_text(encoding="ascii").count("\n") == 2
+    other: Any = _Engines()
+    other.code = (_Part("a" * 64), _Part("c" * 64))
+    assert not engine_trust.trusted(other)
+    engine_trust.store().write_bytes(b"\xff\xfe")
+    assert not engine_trust.trusted(entry)
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    entry: Any = _Engines()
+    engine_trust.store().parent.mkdir(parents=True)
+    engine_trust.store().symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        engine_trust.trust(entry)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_type_of_an_entry_has_what_is_looked_at() -> None:
+    assert {"plan", "target", "backend", "precision", "stripped"} <= set(EngineEntry.__dataclass_fields__)
+    assert isinstance(EngineEntry.code, property)
