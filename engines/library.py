@@ -14,7 +14,10 @@ _GET = {
     "tensorrt_rtx": "pip install 'luvc-export[rtx]' (Linux, x86-64)",
     "tensorrt": "it comes with JetPack on a Jetson; elsewhere see https://docs.nvidia.com/deeplearning/tensorrt",
     "onnxruntime": "pip install 'luvc-export[cpu]'",
+    "openvino": "pip install 'luvc-export[openvino]'",
 }
+#: These run a bundle's own graphs.
+_RUN_AS_THEY_ARE = ("onnxruntime", "openvino")
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 
 
@@ -64,7 +67,7 @@ def check_builds(target: Target) -> None:
         UsageError: The target runs the bundle's graphs as they are.
         MachineError: It needs another kind of machine or GPU.
     """
-    if target.library.backend == "onnxruntime":
+    if target.library.backend in _RUN_AS_THEY_ARE:
         raise UsageError(
             "this target runs the bundle's own graphs: there is no engine to build",
             where=f"--target {target.name}",
@@ -97,7 +100,10 @@ def why_not(target: Target) -> str | None:
     if not target.library.cross_build and found != target.device.compute_capability:
         return "no such GPU"
     try:
-        load(target.library)
+        module = load(target.library)
     except MachineError as error:
         return error.what
+    place = target.device.openvino
+    if place and not any(name.split(".")[0] == place for name in module.Core().available_devices):
+        return f"OpenVINO finds no {place}"
     return None

@@ -1,8 +1,8 @@
 """Graphs of ``transformers.exporters`` in ONNX Runtime, with its fusions for the CPU and fixed shapes.
 
-They come one a part of ``generate`` and nothing drives them, so what is timed is each graph's run on one set of inputs (it keeps none): language model and
-head for the first token (the head over every row, as it was captured), ``decode`` for the next. No part of this
-model is recognised as its encoder.
+They come one a part of ``generate`` and nothing drives them, so what is timed is each graph's run, on one set of inputs
+(it keeps nothing): language model and head for the first token (the head over every row, as it was captured),
+``decode`` for the next. No part of this model is recognised as its encoder.
 """
 
 from __future__ import annotations

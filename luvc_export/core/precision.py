@@ -93,7 +93,7 @@ def check_target(precision: QuantisedPrecision, target: Target) -> None:
 
 
 def _refusal(precision: QuantisedPrecision, target: Target) -> str | None:
-    if not precision.portable and target.library.backend != "onnxruntime":
+    if not precision.portable and target.library.backend not in ("onnxruntime", "openvino"):
         return f"{target.library.backend} does not read operators of ONNX Runtime"
     if not target.says(precision.arithmetic):
         return f"its graphs end at opset {target.spec.opset}, which has no type for {precision.arithmetic.upper()}"

@@ -13,7 +13,7 @@ Kv = Literal["concat", "attention", "inplace"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Fp32Attention = Literal["native", "decomposable"]
 Profiles = Literal["none", "wide", "pair"]
-Backend = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 Quantised = Literal["int8", "int4", "fp8", "nvfp4"]
 
 #: TensorRT 10.3 reads opset 9 to 20 (docs/operators.md of its ONNX parser) and nothing newer than IR 10.
@@ -140,6 +140,7 @@ class Device:
         jetpack: JetPack it is flashed with, such as 6.2.
         l4t: First release of Jetson Linux that will do, and the first that will not: (36, 4), (37,).
         python: Python of that system, for wheels: 3.10.
+        openvino: OpenVINO's name of its kind: ``CPU`` or ``GPU``.
     """
 
     compute_capability: str | None = None
@@ -149,6 +150,7 @@ class Device:
     jetpack: str | None = None
     l4t: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     python: str | None = None
+    openvino: str | None = None
 
 
 @dataclass(frozen=True)

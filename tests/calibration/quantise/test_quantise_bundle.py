@@ -25,11 +25,13 @@ from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.quantise.weight_packing import read
-from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners import open_bundle, open_openvino
 from luvc_export.calibration.runners.base import LOGITS
+from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.cli import app
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 
 PLAN = "thirds"
@@ -115,6 +117,24 @@ def test_nothing_changes_where_all_stay_high_and_little_where_none_does(
 
     assert moved(made.names) < 1e-5
     assert 1e-4 < moved(()) < 0.5
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("int8", {"i8"}), ("q8", {"u8", "i8"}), ("q4", {"u4", "i4"})])
+def test_openvino_runs_products_on_integer_kernels(
+    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path, name: str, kinds: set[str]
+) -> None:
+    """As the plug-in says after compiling: products with weights are in integers, but the one that is kept high."""
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    made = quantise(demo_bundle, seen, tmp_path, name)
+    trial, cases = made.trial((), data.record), data.cases[:2]
+    there = open_openvino(str(trial.folder), made.name, 1)
+    reference = [item.tensors[LOGITS] for item in open_bundle(str(demo_bundle.folder), PLAN, 1).observe(cases)]
+    found = [item.tensors[LOGITS] for item in there.observe(cases)]
+    assert max(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(reference, found, strict=True)) < 0.5
+    assert isinstance(there.calls, BundleCalls) and isinstance(there.calls.free, OpenVinoBackend)
+    for products in (graph["FullyConnected"] for graph in there.calls.free.precisions().values()):
+        assert sum(products.get(kind, 0) for kind in kinds) >= 20
+        assert sum(products.values()) - sum(products.get(kind, 0) for kind in kinds) <= 6  # the first, scores
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,31 @@
+"""Intel GPU, OpenVINO (untested): it runs the bundle's own graphs, no engine is built."""
+
+from dataclasses import replace
+
+from luvc_export.core.target import ORT_CPU, Device, Library, Target
+
+TARGET = Target(
+    "intel-gpu",
+    "Intel GPU, OpenVINO (untested)",
+    replace(ORT_CPU, name="intel-gpu"),
+    Library(
+        "openvino",
+        (2026, 4),
+        (2027,),
+        cross_build=True,
+        refit=False,
+        portable=False,
+        timing_cache=False,
+        plugins=False,
+    ),
+    Device(openvino="GPU"),
+    kv_forms=("attention",),
+    quantised=("int8", "int4"),
+    sources={
+        "spec": "docs/openvino.md: functions are written out at load, the graphs are those of ONNX Runtime",
+        "library": "pyproject.toml: the extra openvino",
+        "device": "https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes.html",
+        "kv_forms": "docs/surgery.md",
+        "quantised": "docs/openvino.md, read from the runtime model of the CPU plug-in",
+    },
+)
