@@ -1,4 +1,4 @@
-"""What can be compared, by a short description: ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``, ``openvino:BUNDLE``..."""
+"""What can be compared, by a short description such as ``hf:MODEL``, ``torch:MODEL``, ``onnx:BUNDLE``: ``KINDS``."""
 
 from __future__ import annotations
 
