@@ -38,11 +38,11 @@ ROOM = re.compile(rf"``((?:{'|'.join(ROOMS)})(?:\.[A-Za-z_]\w*)+)(?:\(.*?\))?``"
 @functools.cache
 def files() -> frozenset[str]:
     """Every file of the checkout, relative, that is not built or hidden."""
-    skipped = {"__pycache__", "build", "dist", "node_modules"}
+    skipped = {"__pycache__", "build", "dist", "node_modules"}  # and environments that benchmarks/run.py makes
     found = set()
     for top in [*FOLDERS, *(path.name for path in ROOT.iterdir() if path.is_file())]:
         for path in [ROOT / top] if (ROOT / top).is_file() else (ROOT / top).rglob("*"):
-            if path.is_file() and not skipped & set(path.parts):
+            if path.is_file() and not skipped & set(path.parts) and "site-packages" not in path.parts:
                 found.add(path.relative_to(ROOT).as_posix())
     return frozenset(found)
 
