@@ -159,9 +159,8 @@ class OpenVinoBackend:
     def _compile(self, name: str) -> Compiled:
         graph = self._reader.read(name)
         where = str(self._bundle.path(name))
-        size = 2 if self.arithmetic != "fp32" else 4
         memory.require(
-            graph.weight_bytes * size // 4,
+            graph.numbers * (4 if self.arithmetic == "fp32" else 2),
             where,
             f"for weights of {memory.gib(graph.weight_bytes)}, packed for {self.arithmetic}",
             "use a machine with more memory, close other programs, or export a smaller model",

@@ -32,6 +32,8 @@ _TYPES: dict[int, tuple[str, int, type[np.generic]]] = {
     22: ("i4", 4, np.uint8),
 }
 
+_REAL = (1, 10, 16)
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -43,6 +45,7 @@ class Graph:
         outputs: Names of its outputs, in order.
         bodies: Functions that were written out, see ``inline.WrittenOut``.
         weight_bytes: Bytes of the outside weights.
+        numbers: How many floating-point numbers they are.
         mapped: What must live as long as anything made of the model: the weights' memory.
     """
 
@@ -51,6 +54,7 @@ class Graph:
     outputs: tuple[str, ...]
     bodies: dict[str, str]
     weight_bytes: int
+    numbers: int
     mapped: tuple[NDArray[Any], ...]
 
 
@@ -111,7 +115,8 @@ class GraphReader:
                 model.remove_parameter(parameter)
         model.validate_nodes_and_infer_types()
         size = constants + sum(array.nbytes for array in arrays.values())
-        return Graph(model, str(path), written.outputs, written.bodies, size, tuple(arrays.values()))
+        real = sum(math.prod(item.shape) for item in written.weights.values() if item.kind in _REAL)
+        return Graph(model, str(path), written.outputs, written.bodies, size, real, tuple(arrays.values()))
 
     def _array(self, weight: str, outside: Outside, where: str) -> NDArray[Any]:
         """The mapped bytes of a weight; nothing is read yet.

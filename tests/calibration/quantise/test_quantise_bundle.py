@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.cli import app
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 
@@ -135,6 +137,20 @@ def test_openvino_runs_products_on_integer_kernels(
     for products in (graph["FullyConnected"] for graph in there.calls.free.precisions().values()):
         assert sum(products.get(kind, 0) for kind in kinds) >= 20
         assert sum(products.values()) - sum(products.get(kind, 0) for kind in kinds) <= 6  # the first, scores
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="pip install 'luvc-export[openvino]'")
+def test_an_int8_encoder_with_a_bf16_llm_is_one_plan(
+    demo_bundle: Bundle, data: CalibrationSet, seen: dict[str, Statistics], tmp_path: Path
+) -> None:
+    if "bf16" not in devices.find("CPU").arithmetics:
+        pytest.skip("this CPU has no bf16")
+    made = quantise(demo_bundle, seen, tmp_path, "int8")
+    trial = made.trial(tuple(name for name in made.names if "language_model" in name), data.record)
+    backend = OpenVinoBackend(trial, trial.entry(made.name), arithmetic="bf16", threads=1)
+    backend.load()
+    found = {graph: kinds["FullyConnected"] for graph, kinds in backend.precisions().items()}
+    assert found["vision"]["i8"] >= 20 and "i8" not in found["decoder"] and found["decoder"]["bf16"] >= 40
 
 
 @pytest.fixture(scope="module")
