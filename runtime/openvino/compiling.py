@@ -118,7 +118,8 @@ def compile_graph(
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None and device.name == "CPU":
-        properties["INFERENCE_NUM_THREADS"] = threads
+        # Pinned, the few threads of several processes would share the first cores and leave the others idle.
+        properties |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     if profile:
         properties["PERF_COUNT"] = True
     return Compiled(devices.core().compile_model(model, device.name, properties), graph)
