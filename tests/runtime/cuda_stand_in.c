@@ -46,10 +46,15 @@ static size_t setting(const char *name, size_t otherwise) {
 }
 static size_t capacity(void) { return setting("STAND_IN_BYTES", (size_t)64 << 20); }
 
+/* Work under way. A host function is Python: its garbage collector may free memory of objects that are long gone, and
+ * must not start the work that waits for this very function. Such memory is not given back. */
+static int performing;
 static void perform(struct Note note) {
+  performing++;
   if (note.kind == COPY) memcpy(note.target, note.source, note.bytes);
   if (note.kind == CLEAR) memset(note.target, 0, note.bytes);
   if (note.kind == CALL) note.call(note.target);
+  performing--;
 }
 static struct Notes *streams;
 static void catch_up(struct Notes *stream, size_t queued) {
@@ -116,8 +121,9 @@ CUresult cuMemAlloc(CUdeviceptr *address, size_t bytes) {
 }
 CUresult cuMemFree(CUdeviceptr address) {
   char *block = (char *)(size_t)address - 256;
-  catch_up_all();
   used -= ((struct Block *)block)->bytes;
+  if (performing) return CUDA_SUCCESS;
+  catch_up_all();
   free(block);
   return CUDA_SUCCESS;
 }
@@ -125,7 +131,12 @@ CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned int flags) {
   (void)flags;
   return posix_memalign(address, 4096, bytes) ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
-CUresult cuMemFreeHost(void *address) { catch_up_all(); free(address); return CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void *address) {
+  if (performing) return CUDA_SUCCESS;
+  catch_up_all();
+  free(address);
+  return CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoDAsync(CUdeviceptr target, const void *source, size_t bytes, CUstream stream) {
   return put(stream, (struct Note){COPY, (void *)(size_t)target, source, bytes, NULL});
 }
@@ -150,6 +161,7 @@ CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
 }
 CUresult cuStreamDestroy(CUstream stream) {
   struct Notes *notes = (struct Notes *)stream, **place = &streams;
+  if (performing) return CUDA_SUCCESS;
   catch_up(notes, notes->queued);
   while (*place != notes) place = &(*place)->next;
   *place = notes->next;
