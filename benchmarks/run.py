@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2, help="Timed runs of a peer in each round.")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="Names of the peers, whole; default: all.")
+    parser.add_argument("--results", default="results.json", help="File in OUT, written after every peer.")
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,8 @@ def main() -> None:
                 errors[name] = made["error"]
             else:
                 found.setdefault(name, []).append(made)
-    (given.out / "results.json").write_text(json.dumps({"runs": found, "errors": errors, "cpu": cpu()}, indent=1))
+            whole = {"runs": found, "errors": errors, "cpu": cpu()}
+            (given.out / given.results).write_text(json.dumps(whole, indent=1))
     print(cpu() + "\n")
     print(table([name for name, *_ in chosen], found, errors))
 
