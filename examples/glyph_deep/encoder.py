@@ -1,0 +1,89 @@
+"""The encoder over a batch of pictures of one size, windows side by side.
+
+transformers runs every window of every picture as an attention of its own; here all windows of one shape run at once.
+The weights are those of the transformers model, and so is the result (the tests hold the two against each other).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from glyph_vqa.model import MERGE, PATCH, patchify
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+WINDOW = 4  # units of a window's side: 112 pixels
+
+
+@cache
+def windows(rows: int, columns: int) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Return the order of units, window by window and by the windows' sizes, and (windows, units) of each size."""
+    units = np.arange(rows * columns).reshape(rows, columns)
+    blocks = [
+        units[r : r + WINDOW, c : c + WINDOW].ravel() for r in range(0, rows, WINDOW) for c in range(0, columns, WINDOW)
+    ]
+    sizes = sorted({len(b) for b in blocks}, reverse=True)
+    order = np.concatenate([b for size in sizes for b in blocks if len(b) == size])
+    return torch.from_numpy(order), tuple((sum(len(b) == size for b in blocks), size) for size in sizes)
+
+
+@cache
+def rotary(rows: int, columns: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines [4 * units, width] of patches in the order of `windows`, as transformers makes them."""
+    y, x = np.mgrid[: rows * MERGE, : columns * MERGE].reshape(2, rows, MERGE, columns, MERGE).transpose(0, 1, 3, 2, 4).reshape(2, -1, 4)
+    order = windows(rows, columns)[0].numpy()
+    where = torch.from_numpy(np.stack([y[order].ravel(), x[order].ravel()], -1)).float()
+    frequencies = 1.0 / (10000.0 ** (torch.arange(0, width // 2, 2).float() / (width // 2)))
+    angles = (where[..., None] * frequencies).flatten(1)
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys [B, heads, N, d]."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    """Return attention [B, heads, N, d] inside the windows of `groups`, or over all when it is empty."""
+    if not groups:
+        return scaled_dot_product_attention(q, k, v)
+    (b, heads, _, d), out, at = q.shape, [], 0
+    for count, units in groups:
+        part = slice(at, at := at + 4 * count * units)
+        inside = [x[:, :, part].reshape(b, heads, count, 4 * units, d).transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
+        mixed = scaled_dot_product_attention(*inside)
+        out.append(mixed.view(b, count, heads, 4 * units, d).transpose(1, 2).reshape(b, heads, -1, d))
+    return torch.cat(out, 2)
+
+
+def block(layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    """Run one encoder block on patches [B, N, D]."""
+    heads = layer.attn.num_heads
+    q, k, v = layer.attn.qkv(layer.norm1(x)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = (rotate(t, cos.to(t.dtype), sin.to(t.dtype)) for t in (q, k))
+    x = x + layer.attn.proj(attend(q, k, v.contiguous(), groups).transpose(1, 2).flatten(2))
+    return x + layer.mlp(layer.norm2(x))
+
+
+def encode(visual: nn.Module, images: np.ndarray, middle: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return visual embeddings [B, units, D] of uint8 pictures [B, H, W, 3].
+
+    The second is what leaves block `middle`, the four patches of a unit side by side [B, units, 4 * width].
+    """
+    b, rows, columns = len(images), images.shape[1] // (PATCH * MERGE), images.shape[2] // (PATCH * MERGE)
+    order, groups = windows(rows, columns)
+    pixels = patchify(images).view(b, rows * columns, 4, -1)[:, order].flatten(1, 2)
+    back = order.argsort()
+    kernel = visual.patch_embed.proj
+    x = nn.functional.linear(pixels, kernel.weight.flatten(1))
+    cos, sin = rotary(rows, columns, x.shape[-1] // visual.blocks[0].attn.num_heads)
+    kept = None
+    for index, layer in enumerate(visual.blocks):
+        x = block(layer, x, cos, sin, () if index in visual.fullatt_block_indexes else groups)
+        if index == middle:
+            kept = x.unflatten(1, (-1, 4)).flatten(2)[:, back]
+    return visual.merger(x).view(b, rows * columns, -1)[:, back], kept

@@ -1,0 +1,106 @@
+"""Stage `see`: the encoder learns what each unit of pictures and pages shows."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from luvc_export.demo.scene import Scene
+
+from . import page, pictures
+from .encoder import encode
+from .labels import FIELDS, NAMES_OF_FIELDS, ROLES, Seen, codebook, of_page, of_scene, symbols
+from .splits import generator
+
+SHARPNESS = 8.0  # logit of a label = SHARPNESS * <output, code>; a perfect output scores 8 against about 0
+MIDDLE = 6  # the block after which a linear reader, used in training alone, tells what a unit itself shows
+MIDDLE_WEIGHT = 0.3
+#: The role a unit must have for the middle reader to be asked for a field: the rest of its line comes later.
+OWN = {"key": "key", "ref": "ref", "line": "number", "tens": "figure", "ones": "figure"}
+
+
+def draw(ground: str, seed: int, number: int, split: str = "train") -> tuple[np.ndarray, Scene | page.Page, Seen]:
+    """Return a picture (plain, textured) or a page (short, page, long), what it holds and what its units show."""
+    if ground in page.FORMATS:
+        rng = generator(split, "pages", seed, list(page.FORMATS).index(ground), number)
+        image, made, shown = page.render(rng, split, ground)
+        return image, made, of_page(made, shown)
+    image, scene = pictures.render(generator(split, ground, seed, number), split, ground)
+    return image, scene, of_scene(scene)
+
+
+def see_loss(visual: Tensor, labels: Tensor, codes: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of visual embeddings [B, units, 192] against labels [B, units, fields], and accuracy by field.
+
+    Cross-entropy of every label on the units that have it, plus the squared distance to the sum of codes (to the code
+    `none` elsewhere), so that the encoder ends on the very vectors the LLM is taught with.
+    """
+    visual = visual.float()
+    on = (labels >= 0).any(-1)
+    missed = (visual - symbols(labels, codes)).square().sum(-1)
+    loss, right = 0.5 * missed.mean() + missed[on].mean(), {}
+    for i, name in enumerate(NAMES_OF_FIELDS):
+        has = labels[..., i] >= 0
+        if has.any():
+            logits = SHARPNESS * visual[has] @ codes[name].T
+            loss = loss + cross_entropy(logits, labels[has][:, i])
+            right[name] = (logits.argmax(-1) == labels[has][:, i]).float().mean().item()
+    return loss, right
+
+
+def own_loss(kept: Tensor, labels: Tensor, reader: nn.Linear) -> Tensor:
+    """Return the loss of a linear reader of the middle block [B, units, 512] on what units themselves show."""
+    role, parts = labels[..., NAMES_OF_FIELDS.index("role")], reader(kept).float().split(list(FIELDS.values()), -1)
+    loss = kept.new_zeros((), dtype=torch.float32)
+    for i, name in enumerate(NAMES_OF_FIELDS):
+        has = labels[..., i] >= 0
+        if name in OWN:
+            has = has & (role == ROLES.index(OWN[name]))
+        if name not in ("row", "column", "head", "role") and has.any():
+            loss = loss + cross_entropy(parts[i][has], labels[has][:, i])
+    return loss
+
+
+class See:
+    """Pictures and pages through the encoder; loss on what each unit shows."""
+
+    def __init__(self, model: nn.Module, args: argparse.Namespace) -> None:
+        self.model, self.args, self.codes = model, args, codebook()
+        torch.manual_seed(args.seed)
+        self.reader = nn.Linear(4 * model.config.vision_config.hidden_size, sum(FIELDS.values()))
+
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """Return the encoder's parameters and the middle reader's by name."""
+        return [*self.model.model.visual.named_parameters(), *self.reader.named_parameters("reader")]
+
+    def step(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step and the accuracy of each field; grounds of one size run together."""
+        loss, figures, pictures = torch.zeros(()), {}, sum(self.args.mix.values())
+        for grounds in (("plain", "textured"), *((name,) for name in page.FORMATS)):
+            made = [
+                draw(ground, self.args.seed, step * self.args.mix[ground] + i)
+                for ground in grounds
+                for i in range(self.args.mix.get(ground, 0))
+            ]
+            if made:
+                images, labels = np.stack([m[0] for m in made]), torch.from_numpy(np.stack([m[2].labels for m in made]))
+                visual, kept = encode(self.model.model.visual, images, MIDDLE)
+                part, right = see_loss(visual, labels, self.codes)
+                part = part + MIDDLE_WEIGHT * own_loss(kept, labels, self.reader)
+                loss = loss + part * (len(made) / pictures)
+                figures |= {f"{grounds[-1]}_{k}": v for k, v in right.items()}
+        return loss, figures
+
+    def state_dict(self) -> dict:
+        """Return what a resumed run or a later stage needs."""
+        return {"model": self.model.state_dict(), "reader": self.reader.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore `state_dict()`; a start from another stage has no reader."""
+        self.model.load_state_dict(state["model"])
+        if "reader" in state:
+            self.reader.load_state_dict(state["reader"])
