@@ -6,6 +6,7 @@ The weights are those of the transformers model, and so is the result (the tests
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -46,37 +47,65 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-b, a], -1) * sin
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return plain attention; with its backward pass in bfloat16 it takes a sixth of the fused kernel's time here."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1, dtype=q.dtype) @ v
+def mix(q: Tensor, k: Tensor, v: Tensor, gone: Tensor | None = None) -> Tensor:
+    """Return plain attention; with its backward pass in bfloat16 it takes a sixth of the fused kernel's time here.
+
+    `gone` [B, N] is true for keys that are not there; where a query sees none, its output is 0.
+    """
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if gone is None:
+        return weights.softmax(-1, dtype=q.dtype) @ v
+    return weights.masked_fill(gone[:, None, None], float("-inf")).softmax(-1).nan_to_num() @ v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...], gone: Tensor | None = None
+) -> Tensor:
     """Return attention [B, heads, N, d] inside the windows of `groups`, or over all when it is empty."""
     if not groups:
-        return mix(q, k, v)
+        return mix(q, k, v, gone)
     (b, heads, _, d), out, at = q.shape, [], 0
     for count, units in groups:
         part = slice(at, at := at + 4 * count * units)
         inside = [x[:, :, part].reshape(b, heads, count, 4 * units, d).transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
-        mixed = mix(*inside)
+        mixed = mix(*inside, None if gone is None else gone[:, part].reshape(b * count, 4 * units))
         out.append(mixed.view(b, count, heads, 4 * units, d).transpose(1, 2).reshape(b, heads, -1, d))
     return torch.cat(out, 2)
 
 
-def block(layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
-    """Run one encoder block on patches [B, N, D]."""
+def block(
+    layer: nn.Module,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    groups: tuple[tuple[int, int], ...],
+    gone: Tensor | None = None,
+) -> Tensor:
+    """Run one encoder block on patches [B, N, D]; nothing attends to those that are `gone` [B, N]."""
     heads = layer.attn.num_heads
     q, k, v = layer.attn.qkv(layer.norm1(x)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = (rotate(t, cos.to(t.dtype), sin.to(t.dtype)) for t in (q, k))
-    x = x + layer.attn.proj(attend(q, k, v.contiguous(), groups).transpose(1, 2).flatten(2))
+    x = x + layer.attn.proj(attend(q, k, v.contiguous(), groups, gone).transpose(1, 2).flatten(2))
     return x + layer.mlp(layer.norm2(x))
 
 
-def encode(visual: nn.Module, images: np.ndarray, middle: int | None = None) -> tuple[Tensor, Tensor | None]:
+@dataclass(frozen=True)
+class Change:
+    """What happens to units after an encoder block: those not in `stay` [B, units] leave, or pairs are averaged."""
+
+    after: int
+    stay: Tensor | None = None
+    pairs: bool = False
+
+
+def encode(
+    visual: nn.Module, images: np.ndarray, middle: int | None = None, change: Change | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return visual embeddings [B, units, D] of uint8 pictures [B, H, W, 3].
 
-    The second is what leaves block `middle`, the four patches of a unit side by side [B, units, 4 * width].
+    The second is what leaves block `middle`, the four patches of a unit side by side [B, units, 4 * width]. A `change`
+    is for measuring alone: units that left are attended to by none after it (their own embeddings mean nothing); of
+    two neighbours in a row that are averaged, both go on with the mean.
     """
     b, rows, columns = len(images), images.shape[1] // (PATCH * MERGE), images.shape[2] // (PATCH * MERGE)
     order, groups = windows(rows, columns)
@@ -85,9 +114,22 @@ def encode(visual: nn.Module, images: np.ndarray, middle: int | None = None) -> 
     kernel = visual.patch_embed.proj
     x = nn.functional.linear(pixels, kernel.weight.flatten(1))
     cos, sin = rotary(rows, columns, x.shape[-1] // visual.blocks[0].attn.num_heads)
-    kept = None
+    kept, gone = None, None
     for index, layer in enumerate(visual.blocks):
-        x = block(layer, x, cos, sin, () if index in visual.fullatt_block_indexes else groups)
+        x = block(layer, x, cos, sin, () if index in visual.fullatt_block_indexes else groups, gone)
         if index == middle:
             kept = x.unflatten(1, (-1, 4)).flatten(2)[:, back]
+        if change is not None and index == change.after:
+            if change.stay is not None:
+                gone = (~change.stay[:, order]).repeat_interleave(4, 1)
+            if change.pairs:
+                x = averaged(x.unflatten(1, (-1, 4))[:, back], rows, columns)[:, order].flatten(1, 2)
     return visual.merger(x).view(b, rows * columns, -1)[:, back], kept
+
+
+def averaged(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Return units [B, rows * columns, 4, D] in which the two of every pair of neighbours in a row are their mean."""
+    x = x.unflatten(1, (rows, columns))
+    even = columns - columns % 2
+    pairs = x[:, :, :even].unflatten(2, (-1, 2)).mean(3, keepdim=True).expand(-1, -1, -1, 2, -1, -1).flatten(2, 3)
+    return torch.cat([pairs, x[:, :, even:]], 2).flatten(1, 2)
