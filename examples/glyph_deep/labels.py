@@ -57,6 +57,8 @@ def of_page(page: Page, shown: Shown) -> Seen:
         for role, units in (("key", shown.keys), ("ref", shown.refs)):
             for r, c in units.get(row, ()):
                 labels[r, c, 4:] = (-1, -1, line.key, row, line.ref if role == "ref" else -1, -1, ROLES.index(role))
+    for (row, column), head in shown.heads.items():
+        labels[row, column, NAMES_OF_FIELDS.index("head")] = head
     table = np.full((len(page.entries), len(FIELDS)), -1, dtype=np.int64)
     for i, e in enumerate(page.entries):
         table[i, 4:] = (*divmod(e.figure, 10), e.key, e.line - 1, e.ref, e.head, ROLES.index("figure"))

@@ -182,10 +182,11 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Shown:
-    """Where things stand: units of keys and references by line, and the share of pixels that have ink."""
+    """Where things stand: units of keys and references by line, heads of columns by unit; the share of inked pixels."""
 
     keys: dict[int, list[tuple[int, int]]]
     refs: dict[int, list[tuple[int, int]]]
+    heads: dict[tuple[int, int], int]
     ink_share: float
 
 
@@ -194,6 +195,7 @@ def draw(rng: np.random.Generator, page: Page) -> tuple[NDArray[np.uint8], Shown
     sheet = Sheet(rng, page)
     keys: dict[int, list[tuple[int, int]]] = {}
     refs: dict[int, list[tuple[int, int]]] = {}
+    heads: dict[tuple[int, int], int] = {}
     style = {name: bool(rng.random() < 0.5) for name in ("rules", "dots", "colon", "bold", "bands", "boxes")}
     at = dict(page.layout[4:])
     for row, line in enumerate(page.lines):
@@ -211,24 +213,25 @@ def draw(rng: np.random.Generator, page: Page) -> tuple[NDArray[np.uint8], Shown
             if line.kind == "list" and style["dots"] and line.ref < 0:
                 sheet.write("." * 6, row, (at["list"][1] - 1) * TOKEN - 30)
         else:
-            furnish(sheet, row, line, page, style)
+            heads |= furnish(sheet, row, line, page, style)
     for entry in page.entries:
         sheet.drop = int(rng.integers(0, 5))
         sheet.write(str(entry.figure), entry.unit[0], sheet.fit(str(entry.figure), entry.unit[1]))
     share = float((sheet.ink > 0.3).mean())
     for side in (0, 1):
         sheet.ink[:, -side] = sheet.ink[-side] = 0.6
-    return sheet.finish(), Shown(keys, refs, share)
+    return sheet.finish(), Shown(keys, refs, heads, share)
 
 
-def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, bool]) -> None:
-    """Print what no question asks about by itself: titles, headings, the heads of a table, prose."""
-    rng = sheet.rng
+def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, bool]) -> dict[tuple[int, int], int]:
+    """Print titles, headings, prose and the heads of a table; return the units of the latter and their heads."""
+    rng, units = sheet.rng, {}
     if line.kind == "header":
         heads, at = page.layout[3], dict(page.layout[4:])["table"]
         for head, column in zip(heads, at, strict=True):
             most = sheet.width - text_ink(sheet.font, sheet.size, HEADS[head]).shape[1] - 1
-            sheet.write(HEADS[head], row, min(most, column * TOKEN + int(rng.integers(-8, 2))))
+            found = sheet.write(HEADS[head], row, min(most, column * TOKEN + int(rng.integers(-8, 2))))
+            units |= dict.fromkeys(found, head)
         sheet.rule(row, 1, page.columns)
     elif line.kind in ("title", "heading"):
         title = TITLES[rng.integers(len(TITLES))]
@@ -239,6 +242,7 @@ def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, boo
             word = PROSE[rng.integers(len(PROSE))]
             sheet.write(word, row, x)
             x += text_ink(sheet.font, sheet.size, word).shape[1] + 7
+    return units
 
 
 def render(rng: np.random.Generator, split: str, form: str) -> tuple[NDArray[np.uint8], Page, Shown]:

@@ -60,7 +60,9 @@ def own_loss(kept: Tensor, labels: Tensor, reader: nn.Linear) -> Tensor:
         has = labels[..., i] >= 0
         if name in OWN:
             has = has & (role == ROLES.index(OWN[name]))
-        if name not in ("row", "column", "head", "role") and has.any():
+        if name == "head":
+            has = has & (role < 0)
+        if name not in ("row", "column", "role") and has.any():
             loss = loss + cross_entropy(parts[i][has], labels[has][:, i])
     return loss
 
