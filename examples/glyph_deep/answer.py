@@ -166,7 +166,7 @@ class Read(Hop):
     def look(self, images: np.ndarray, labels: Tensor, step: int) -> Tensor:
         """Return the encoder's visual embeddings."""
         with torch.no_grad():
-            return encode(self.model.model.visual, images)[0].float()
+            return encode(self.model.model.visual, images).float()
 
 
 def missed(weights: Tensor) -> Tensor:

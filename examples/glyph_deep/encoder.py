@@ -47,28 +47,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-b, a], -1) * sin
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor, gone: Tensor | None = None) -> Tensor:
-    """Return plain attention; with its backward pass in bfloat16 it takes a sixth of the fused kernel's time here.
+def look(q: Tensor, k: Tensor, gone: Tensor | None = None) -> Tensor:
+    """Return attention weights [B, heads, N, N]; plain products, since with its backward pass in bfloat16 it takes a sixth of the fused kernel's time here.
 
-    `gone` [B, N] is true for keys that are not there; where a query sees none, its output is 0.
+    `gone` [B, N] is true for keys that are not there; where a query sees none, its weights are 0.
     """
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if gone is None:
-        return weights.softmax(-1, dtype=q.dtype) @ v
-    return weights.masked_fill(gone[:, None, None], float("-inf")).softmax(-1).nan_to_num() @ v
+        return weights.softmax(-1, dtype=q.dtype)
+    return weights.masked_fill(gone[:, None, None], float("-inf")).softmax(-1).nan_to_num()
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...], gone: Tensor | None = None
 ) -> Tensor:
-    """Return attention [B, heads, N, d] inside the windows of `groups`, or over all when it is empty."""
-    if not groups:
-        return mix(q, k, v, gone)
+    """Return attention [B, heads, N, d] inside the windows of `groups`."""
     (b, heads, _, d), out, at = q.shape, [], 0
     for count, units in groups:
         part = slice(at, at := at + 4 * count * units)
         inside = [x[:, :, part].reshape(b, heads, count, 4 * units, d).transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
-        mixed = mix(*inside, None if gone is None else gone[:, part].reshape(b * count, 4 * units))
+        mixed = look(*inside[:2], None if gone is None else gone[:, part].reshape(b * count, 4 * units)) @ inside[2]
         out.append(mixed.view(b, count, heads, 4 * units, d).transpose(1, 2).reshape(b, heads, -1, d))
     return torch.cat(out, 2)
 
@@ -80,13 +78,18 @@ def block(
     sin: Tensor,
     groups: tuple[tuple[int, int], ...],
     gone: Tensor | None = None,
-) -> Tensor:
-    """Run one encoder block on patches [B, N, D]; nothing attends to those that are `gone` [B, N]."""
+) -> tuple[Tensor, Tensor | None]:
+    """Run one encoder block on patches [B, N, D]; nothing attends to those that are `gone` [B, N].
+
+    The second is the attention [B, heads, N, N] of a block without windows (no `groups`).
+    """
     heads = layer.attn.num_heads
     q, k, v = layer.attn.qkv(layer.norm1(x)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = (rotate(t, cos.to(t.dtype), sin.to(t.dtype)) for t in (q, k))
-    x = x + layer.attn.proj(attend(q, k, v.contiguous(), groups, gone).transpose(1, 2).flatten(2))
-    return x + layer.mlp(layer.norm2(x))
+    q, k, v = rotate(q, cos.to(q.dtype), sin.to(q.dtype)), rotate(k, cos.to(k.dtype), sin.to(k.dtype)), v.contiguous()
+    weights = None if groups else look(q, k, gone)
+    mixed = attend(q, k, v, groups, gone) if weights is None else weights @ v
+    x = x + layer.attn.proj(mixed.transpose(1, 2).flatten(2))
+    return x + layer.mlp(layer.norm2(x)), weights
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,16 @@ class Change:
 
 
 def encode(
-    visual: nn.Module, images: np.ndarray, middle: int | None = None, change: Change | None = None
-) -> tuple[Tensor, Tensor | None]:
+    visual: nn.Module,
+    images: np.ndarray,
+    change: Change | None = None,
+    watched: dict[int, tuple[Tensor, Tensor | None] | None] | None = None,
+) -> Tensor:
     """Return visual embeddings [B, units, D] of uint8 pictures [B, H, W, 3].
 
-    The second is what leaves block `middle`, the four patches of a unit side by side [B, units, 4 * width]. A `change`
-    is for measuring alone: units that left are attended to by none after it (their own embeddings mean nothing); of
+    `watched` maps blocks to what is replaced by their output, the four patches of a unit side by side [B, units,
+    4 * width], and, where a block has no windows, its attention [B, heads, 4 * units, 4 * units], patches in the order
+    of `windows`. A `change` is for measuring alone: units that left are attended to by none after it (their own embeddings mean nothing); of
     two neighbours in a row that are averaged, both go on with the mean.
     """
     b, rows, columns = len(images), images.shape[1] // (PATCH * MERGE), images.shape[2] // (PATCH * MERGE)
@@ -114,17 +121,17 @@ def encode(
     kernel = visual.patch_embed.proj
     x = nn.functional.linear(pixels, kernel.weight.flatten(1))
     cos, sin = rotary(rows, columns, x.shape[-1] // visual.blocks[0].attn.num_heads)
-    kept, gone = None, None
+    gone = None
     for index, layer in enumerate(visual.blocks):
-        x = block(layer, x, cos, sin, () if index in visual.fullatt_block_indexes else groups, gone)
-        if index == middle:
-            kept = x.unflatten(1, (-1, 4)).flatten(2)[:, back]
+        x, weights = block(layer, x, cos, sin, () if index in visual.fullatt_block_indexes else groups, gone)
+        if watched is not None and index in watched:
+            watched[index] = (x.unflatten(1, (-1, 4)).flatten(2)[:, back], weights)
         if change is not None and index == change.after:
             if change.stay is not None:
                 gone = (~change.stay[:, order]).repeat_interleave(4, 1)
             if change.pairs:
                 x = averaged(x.unflatten(1, (-1, 4))[:, back], rows, columns)[:, order].flatten(1, 2)
-    return visual.merger(x).view(b, rows * columns, -1)[:, back], kept
+    return visual.merger(x).view(b, rows * columns, -1)[:, back]
 
 
 def averaged(x: Tensor, rows: int, columns: int) -> Tensor:

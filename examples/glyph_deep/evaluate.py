@@ -28,9 +28,10 @@ from .cases import SPLITS, cases
 from .encoder import Change, encode
 from .labels import NAMES_OF_FIELDS
 from .packing import Packer, shared_prefix
-from .page import FORMATS
+from .page import FORMATS, render
 from .questions import KINDS, SEVERAL_HOPS, Asked
 from .see import draw
+from .splits import generator
 
 HELD_OUT = ("plain", "textured", "pages")
 CHUNK = 60  # pictures in memory at a time
@@ -134,7 +135,7 @@ def embedded(
     for first in range(0, len(images), 12):
         some = np.stack(images[first : first + 12])
         made = change(some)
-        visual, _ = encode(asker.model.model.visual, some, change=made)
+        visual = encode(asker.model.model.visual, some, made)
         for i, image in enumerate(images[first : first + 12]):
             found[id(image)] = (visual[i], None if made is None or made.stay is None else made.stay[i])
     return found
@@ -184,6 +185,16 @@ def encoder_horizon(asker: Asker, split: str, pictures: int, seed: int) -> dict:
     return {name: by_kind(entries, split) for name, entries in asked.items()}
 
 
+def ink_share(pictures: int, seed: int) -> tuple[float, float]:
+    """Return the least and the largest share of a held-out page's pixels that have ink."""
+    form = list(FORMATS).index("page")
+    shares = [
+        render(generator("heldout", "pages", seed, form, number), "heldout", "page")[2].ink_share
+        for number in range(pictures)
+    ]
+    return min(shares), max(shares)
+
+
 def main() -> None:
     """Read the command line, measure, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,8 +223,8 @@ def main() -> None:
             result[part][split] = measure(split)
             print(f"{part} {split}: {time.time() - begun:.0f} s", json.dumps(result[part][split].get("mean")), flush=True)
     if not args.only_accuracy:
+        result["ink_share"] = ink_share(args.pictures, args.seed)
         result["accuracy"]["long"] = accuracy(asker, "long", max(1, args.pictures // 4), args.seed)
-        result["long_units"] = FORMATS["long"][0] * FORMATS["long"][1]
     result["minutes"] = round((time.time() - begun) / 60, 1)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -12,13 +12,15 @@ from torch.nn.functional import cross_entropy
 from luvc_export.demo.scene import Scene
 
 from . import page, pictures
-from .encoder import encode
+from .encoder import encode, windows
 from .labels import FIELDS, NAMES_OF_FIELDS, ROLES, Seen, codebook, of_page, of_scene, symbols
 from .splits import generator
 
 SHARPNESS = 8.0  # logit of a label = SHARPNESS * <output, code>; a perfect output scores 8 against about 0
 MIDDLE = 6  # the block after which a linear reader, used in training alone, tells what a unit itself shows
 MIDDLE_WEIGHT = 0.3
+BINDING = 7  # the full-attention block after it, in three of whose heads units look at what names them
+BINDING_WEIGHT = 0.3
 #: The role a unit must have for the middle reader to be asked for a field: the rest of its line comes later.
 OWN = {"key": "key", "ref": "ref", "line": "number", "tens": "figure", "ones": "figure"}
 
@@ -67,6 +69,37 @@ def own_loss(kept: Tensor, labels: Tensor, reader: nn.Linear) -> Tensor:
     return loss
 
 
+def targets(labels: Tensor, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    """Return (from, to) for three heads: bool [B, units] of those that look, [B, units, units] what they look at.
+
+    Figures and references look at the key of their line, figures at the reference of their line and at the head of
+    their column.
+    """
+    role, head = (labels[..., NAMES_OF_FIELDS.index(name)] for name in ("role", "head"))
+    row = torch.arange(grid[0]).repeat_interleave(grid[1])
+    same = row[:, None] == row
+    figure, key, ref = (role == ROLES.index(name) for name in ("figure", "key", "ref"))
+    names = (role < 0) & (head >= 0)
+    found = [
+        (figure | ref, same & key[:, None]),
+        (figure, same & ref[:, None]),
+        (figure, (head[..., None] == head[:, None]) & names[:, None]),
+    ]
+    return [(those & to.any(-1), to) for those, to in found]
+
+
+def binding_loss(weights: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return -log of the attention [B, heads, 4 * units, 4 * units] that goes where `targets` say, head by head."""
+    back, missed = windows(*grid)[0].argsort(), []
+    for index, (those, to) in enumerate(targets(labels, grid)):
+        picture, unit = those.nonzero().T
+        some = weights[:, index].unflatten(1, (-1, 4))[picture, back[unit]]  # [n, 4, 4 * units]
+        mass = (some.unflatten(-1, (-1, 4)).float().sum(-1)[..., back] * to[picture, unit][:, None]).sum(-1)
+        missed.append(-mass.clamp_min(1e-6).log().flatten())
+    found = torch.cat(missed)
+    return found.mean() if len(found) else weights.new_zeros((), dtype=torch.float32)
+
+
 class See:
     """Pictures and pages through the encoder; loss on what each unit shows."""
 
@@ -90,9 +123,13 @@ class See:
             ]
             if made:
                 images, labels = np.stack([m[0] for m in made]), torch.from_numpy(np.stack([m[2].labels for m in made]))
-                visual, kept = encode(self.model.model.visual, images, MIDDLE)
+                watched = dict.fromkeys((MIDDLE, BINDING))
+                visual = encode(self.model.model.visual, images, watched=watched)
                 part, right = see_loss(visual, labels, self.codes)
-                part = part + MIDDLE_WEIGHT * own_loss(kept, labels, self.reader)
+                part = part + MIDDLE_WEIGHT * own_loss(watched[MIDDLE][0], labels, self.reader)
+                if grounds[0] in page.FORMATS:
+                    bound = binding_loss(watched[BINDING][1], labels, page.FORMATS[grounds[0]])
+                    part, right["bound"] = part + BINDING_WEIGHT * bound, bound.item()
                 loss = loss + part * (len(made) / pictures)
                 figures |= {f"{grounds[-1]}_{k}": v for k, v in right.items()}
         return loss, figures
