@@ -13,11 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from glyph_vqa.decoder import Prefix, decode
-from luvc_export.demo.questions import ask
-from luvc_export.demo.scene import GRID, Scene
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from luvc_export.demo.questions import ask
+from luvc_export.demo.scene import GRID, Scene
 
 from .curriculum import Curriculum
 from .encoder import encode
@@ -119,11 +120,13 @@ class Hop:
         """Return three losses: where words lead, whether they know what to look for, and whether they look."""
         size, sizes = packed.ids[0].numel(), list(FIELDS.values())
         row, token = packed.anchors // size, packed.anchors % size
-        truth = torch.stack([torch.from_numpy(seen[r].table[e]) for r, e in zip(row.tolist(), packed.entry.tolist(), strict=True)])
+        truth = torch.stack(
+            [torch.from_numpy(seen[r].table[e]) for r, e in zip(row.tolist(), packed.entry.tolist(), strict=True)]
+        )
         leads = self.head(hidden.flatten(0, 2)[packed.anchors]).float().split(sizes, -1)
-        trail = sum(
-            cross_entropy(p, truth[:, i], ignore_index=-1, reduction="sum") for i, p in enumerate(leads)
-        ) / (truth >= 0).sum().clamp_min(1)
+        trail = sum(cross_entropy(p, truth[:, i], ignore_index=-1, reduction="sum") for i, p in enumerate(leads)) / (
+            truth >= 0
+        ).sum().clamp_min(1)
         owner = torch.from_numpy(np.stack([s.owner for s in seen]))
         knows, looks = [], []
         for hops, layer in LOOKUP_LAYERS.items():
@@ -137,7 +140,9 @@ class Hop:
                 if chosen.any():
                     knows.append(cross_entropy(part[chosen], truth[some][chosen, i], reduction="none"))
             there = owner[row[some]] == packed.entry[some][:, None]
-            weights = attention[:, list(GUIDED)][row[some], :, token[some]][..., : len(prefix.visual)][..., prefix.visual]
+            weights = attention[:, list(GUIDED)][row[some], :, token[some]][..., : len(prefix.visual)][
+                ..., prefix.visual
+            ]
             looks.append(missed((weights * there[:, None]).sum(-1)[there.any(-1)]))
         if len(packed.spoken):
             at = packed.last + len(prefix.visual)

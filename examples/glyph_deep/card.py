@@ -1,4 +1,4 @@
-"""Write the model card: `python -m glyph_deep.card glyph_deep/evaluation.json --recipe glyph_deep/recipe.json --out X`."""
+"""Write the model card: `python -m glyph_deep.card evaluation.json --recipe recipe.json --out MODEL_CARD.md`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def bars(result: dict) -> str:
         lost = lost_at(result, split, third)
         rows.append([f"points several-hop kinds lose, {split}, before layer {third} of {LAYERS}", f">= {LOST:.0f}",
                      f"{lost:.1f}", yes(lost >= LOST)])  # fmt: skip
-    over = [f"{s}: {k}" for s in BARS for k in KINDS[s] if result["blank"][s][k]["low"] > result["blank"][s][k]["chance"]]
+    over = [
+        f"{s}: {k}" for s in BARS for k in KINDS[s] if result["blank"][s][k]["low"] > result["blank"][s][k]["chance"]
+    ]
     rows.append(["kinds above the best guess on blank pictures", "none", ", ".join(over) or "none", yes(not over)])
     return table(["what", "bar", "figure", "met"], rows)
 
@@ -124,7 +126,10 @@ def accuracies(result: dict) -> str:
             if kind in by_kind:
                 row = [kind.replace("_", " "), percent(by_kind[kind])]
                 if blank:
-                    row += [percent(blank[kind]), f"{100 * blank[kind]['chance']:.1f}" if "chance" in blank[kind] else ""]
+                    row += [
+                        percent(blank[kind]),
+                        f"{100 * blank[kind]['chance']:.1f}" if "chance" in blank[kind] else "",
+                    ]
                 rows.append(row)
         parts.append(table([split, "held out", *(["blank picture", "best guess"] if blank else [])], rows))
     return "\n\n".join(parts)

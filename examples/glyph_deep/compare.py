@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from luvc_export.calibration import intervals
-from luvc_export.calibration.ablation import study as studies
-from luvc_export.calibration.ablation import variants
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import PlanRequest, solve
+
+from luvc_export.calibration import intervals
+from luvc_export.calibration.ablation import study as studies
+from luvc_export.calibration.ablation import variants
+from luvc_export.calibration.ablation.store import Store, weights_hash
+from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.export.checkpoint import open_checkpoint
 
 from .cases import SIZES, cases
@@ -64,7 +65,12 @@ def staged(shapes: Shapes, share: float) -> Plan:
             break
         keep[open_] *= (share * rest - (~open_).sum()) / keep[open_].sum()
         keep = np.minimum(1.0, keep)
-    return Plan(shapes.grid, (shapes.units, *(round(float(k) * shapes.units) for k in keep)), last_layer="full", schedule="staged")
+    return Plan(
+        shapes.grid,
+        (shapes.units, *(round(float(k) * shapes.units) for k in keep)),
+        last_layer="full",
+        schedule="staged",
+    )
 
 
 SCHEDULES = {"even": even, "staged": staged}
@@ -127,7 +133,10 @@ def measure(study: studies.Study) -> dict[str, Any]:
 def compared(plan: Plan, tuned: Plan, chosen: Plan) -> list[Variant]:
     """Return every method at the budgets of `plan`, the default's score and settings among them."""
     own = {name: getattr(chosen, name) for name in ("score", "rho", "axis", "spectrum")}
-    return [Variant("SPU, the default's settings", (replace(plan, **own),), chosen.score), *variants.methods(plan, tuned)]
+    return [
+        Variant("SPU, the default's settings", (replace(plan, **own),), chosen.score),
+        *variants.methods(plan, tuned),
+    ]
 
 
 def scores_of(study: studies.Study, plan: Plan, tuned: Plan, chosen: Plan, stage: str) -> list[studies.Row]:
@@ -140,10 +149,7 @@ def apart(study: studies.Study, rows: Sequence[studies.Row], plan: Plan, tuned: 
     by_name = {v.name: v for v in compared(plan, tuned, chosen)}
     best = max(rows, key=lambda row: row.accuracy.value)
     middle = next(r for r in rows if r.accuracy.value == median_low([row.accuracy.value for row in rows]))
-    right = [
-        np.mean([study._right("report", p) for p in by_name[row.name].plans], axis=0)  # noqa: SLF001 (kept measurements)
-        for row in (best, middle)
-    ]
+    right = [np.mean([study._right("report", p) for p in by_name[row.name].plans], axis=0) for row in (best, middle)]
     pictures = [case.picture for case in study.engines["report"].cases]
     difference = intervals.difference(right[0], right[1], pictures)
     return {"best": best.name, "median": middle.name, "difference": difference,
@@ -185,7 +191,11 @@ def main() -> None:
     found = {g: measure(study_of(g, args.output, args.checkpoint, counts)) for g in args.grounds}
     about = {
         "command": "python -m glyph_deep.compare -o ../docs/results"
-        + "".join(f" --{n} {getattr(args, n)}" for n in ("count", "search", "side") if getattr(args, n) != parser.get_default(n))
+        + "".join(
+            f" --{n} {getattr(args, n)}"
+            for n in ("count", "search", "side")
+            if getattr(args, n) != parser.get_default(n)
+        )
         + (f" --grounds {' '.join(args.grounds)}" if tuple(args.grounds) != GROUNDS else ""),
         "weights": weights_hash(args.checkpoint),
         "counts": [counts.report, counts.search, counts.side],

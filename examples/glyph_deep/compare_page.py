@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.intervals import Interval
 
@@ -46,8 +47,8 @@ def conclusions(found: dict[str, Any]) -> list[str]:
             best, middle, own = rows[told["best"]], rows[told["median"]], rows[DEFAULT]
             verdict = "apart" if told["intervals_apart"] else "not apart"
             lines.append(
-                f"- {ground}, {name.split()[0]}, 25 %: best {best.name} {interval(best.accuracy)}, median {middle.name} "
-                f"{interval(middle.accuracy)}: intervals {verdict}, paired difference {interval(told['difference'])}; "
+                f"- {ground}, {name.split()[0]}, 25 %: best {best.name} {interval(best.accuracy)}, "
+                f"median {middle.name} {interval(middle.accuracy)}: intervals {verdict}, paired difference {interval(told['difference'])}; "
                 f"the default's score {interval(own.accuracy)}."
             )
             if own.accuracy.high < best.accuracy.low:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from luvc_export.demo.questions import ONE_PICTURE
 
 from .questions import PAGE

@@ -32,7 +32,12 @@ def windows(rows: int, columns: int) -> tuple[Tensor, tuple[tuple[int, int], ...
 @cache
 def rotary(rows: int, columns: int, width: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines [4 * units, width] of patches in the order of `windows`, as transformers makes them."""
-    y, x = np.mgrid[: rows * MERGE, : columns * MERGE].reshape(2, rows, MERGE, columns, MERGE).transpose(0, 1, 3, 2, 4).reshape(2, -1, 4)
+    y, x = (
+        np.mgrid[: rows * MERGE, : columns * MERGE]
+        .reshape(2, rows, MERGE, columns, MERGE)
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(2, -1, 4)
+    )
     order = windows(rows, columns)[0].numpy()
     where = torch.from_numpy(np.stack([y[order].ravel(), x[order].ravel()], -1)).float()
     frequencies = 1.0 / (10000.0 ** (torch.arange(0, width // 2, 2).float() / (width // 2)))
@@ -48,7 +53,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def look(q: Tensor, k: Tensor, gone: Tensor | None = None) -> Tensor:
-    """Return attention weights [B, heads, N, N]; plain products, since with its backward pass in bfloat16 it takes a sixth of the fused kernel's time here.
+    """Return attention weights [B, heads, N, N].
+
+    Plain products: in bfloat16, backward pass included, they take a sixth of the fused kernel's time on a CPU.
 
     `gone` [B, N] is true for keys that are not there; where a query sees none, its weights are 0.
     """
@@ -58,9 +65,7 @@ def look(q: Tensor, k: Tensor, gone: Tensor | None = None) -> Tensor:
     return weights.masked_fill(gone[:, None, None], float("-inf")).softmax(-1).nan_to_num()
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...], gone: Tensor | None = None
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...], gone: Tensor | None = None) -> Tensor:
     """Return attention [B, heads, N, d] inside the windows of `groups`."""
     (b, heads, _, d), out, at = q.shape, [], 0
     for count, units in groups:

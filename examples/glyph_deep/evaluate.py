@@ -21,8 +21,9 @@ from glyph_vqa.ablate import rows_of
 from glyph_vqa.answer import Asker
 from glyph_vqa.decoder import Prefix, decode
 from glyph_vqa.intervals import chance, interval
-from luvc_export.demo.questions import Case
 from torch import Tensor
+
+from luvc_export.demo.questions import Case
 
 from .cases import SPLITS, cases
 from .encoder import Change, encode
@@ -177,7 +178,9 @@ def encoder_horizon(asker: Asker, split: str, pictures: int, seed: int) -> dict:
         single = [case for case in chunk if len(case.images) == 1]
         settings: dict[str, Callable[[np.ndarray], Change | None]] = {"nothing": lambda images: None}
         for after in range(depth):
-            settings[f"leave_{after}"] = lambda images, b=after: Change(b, torch.stack([shown[i.tobytes()] for i in images]))
+            settings[f"leave_{after}"] = lambda images, b=after: Change(
+                b, torch.stack([shown[i.tobytes()] for i in images])
+            )
             settings[f"pairs_{after}"] = lambda images, b=after: Change(b, pairs=True)
         for name, change in settings.items():
             right = scores(asker, single, embedded(asker, single, change))
@@ -221,7 +224,9 @@ def main() -> None:
         result[part] = {}
         for split in args.splits:
             result[part][split] = measure(split)
-            print(f"{part} {split}: {time.time() - begun:.0f} s", json.dumps(result[part][split].get("mean")), flush=True)
+            print(
+                f"{part} {split}: {time.time() - begun:.0f} s", json.dumps(result[part][split].get("mean")), flush=True
+            )
     if not args.only_accuracy:
         result["ink_share"] = ink_share(args.pictures, args.seed)
         result["accuracy"]["long"] = accuracy(asker, "long", max(1, args.pictures // 4), args.seed)

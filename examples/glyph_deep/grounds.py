@@ -9,7 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from luvc_export.demo.scene import CELL, COLOURS, COLUMNS, FONTS, HEIGHT, ROWS, WIDTH, Mark, background, font_folder, glyph
+from luvc_export.demo.scene import (
+    CELL,
+    COLOURS,
+    COLUMNS,
+    FONTS,
+    HEIGHT,
+    ROWS,
+    WIDTH,
+    Mark,
+    background,
+    font_folder,
+    glyph,
+)
 
 BANK = 6  # fields of 1/f noise; pictures take turned windows of them
 FIELD = 512  # pixels of a field's side
@@ -94,7 +106,9 @@ def clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[Ma
         draw.ellipse([x - wide, y - radius, x + wide, y + radius], fill=colour)
     for _ in range(int(rng.integers(0, 2 + int(14 * strength)))):
         x, y, dx, dy = (int(v) for v in (*rng.integers(0, (WIDTH, HEIGHT)), *rng.integers(-60, 61, 2)))
-        draw.line([x, y, x + dx, y + dy], fill=tuple(int(v) for v in rng.integers(60, 240, 3)), width=int(rng.integers(1, 4)))
+        draw.line(
+            [x, y, x + dx, y + dy], fill=tuple(int(v) for v in rng.integers(60, 240, 3)), width=int(rng.integers(1, 4))
+        )
     free = sorted({(r, c) for r in range(ROWS) for c in range(COLUMNS)} - {(m.row, m.column) for m in marks})
     for row, column in free:
         if rng.random() < strength:
@@ -105,7 +119,7 @@ def clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[Ma
 
 
 @cache
-def face(font: str, size: int):  # noqa: ANN201 (Pillow's classes)
+def face(font: str, size: int):
     """Return a font of matplotlib's at a size in pixels."""
     from PIL import ImageFont
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from glyph_vqa.model import build, configuration
-from luvc_export.demo import CHECKPOINT
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from luvc_export.demo import CHECKPOINT
 
 from .tokenizer import VOCABULARY, build_tokenizer
 

@@ -24,7 +24,23 @@ KEYS = (
     "lead", "lamp", "door", "desk", "book", "rope", "bell",
 )  # fmt: skip
 HEADS = ("cost", "mass", "size", "rate")  # of the columns of a table
-PROSE = ("as", "per", "note", "all", "sums", "net", "due", "terms", "item", "page", "with", "and", "the", "total", "paid")
+PROSE = (
+    "as",
+    "per",
+    "note",
+    "all",
+    "sums",
+    "net",
+    "due",
+    "terms",
+    "item",
+    "page",
+    "with",
+    "and",
+    "the",
+    "total",
+    "paid",
+)
 TITLES = ("INVOICE", "RECORD", "STOCK LIST", "REGISTER", "NOTES", "ACCOUNT", "SUPPLY", "FORM B")
 BLOCKS = ("table", "list", "form")
 FONTS = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "cmss10", "STIXGeneral", "DejaVuSans-Bold")
@@ -89,8 +105,12 @@ def lay_out(rng: np.random.Generator, form: str) -> Page:
         kinds.insert(int(rng.integers(1, len(kinds) + 1)), "prose")
     kinds = keep_headers(kinds)
     heads = tuple(int(h) for h in rng.permutation(len(HEADS))[:2])
-    at = {"table": tuple(int(v) for v in np.sort(rng.permutation([4, 6, 8][: (columns - 4) // 2])[:2]) + rng.integers(0, 2, 2)),
-          "list": places(rng, columns), "form": places(rng, columns)}  # fmt: skip
+    table = np.sort(rng.permutation([4, 6, 8][: (columns - 4) // 2])[:2]) + rng.integers(0, 2, 2)
+    at = {
+        "table": tuple(int(v) for v in table),
+        "list": places(rng, columns),
+        "form": places(rng, columns),
+    }
     keyed = [i for i, kind in enumerate(kinds) if kind in BLOCKS]
     keys = dict(zip(keyed, (int(k) for k in rng.permutation(len(KEYS))), strict=False))
     chain = [keys[i] for i in keyed if i in keys and kinds[i] != "table"]
@@ -165,7 +185,10 @@ class Sheet:
         y, w = row * TOKEN + self.drop, min(ink.shape[1], self.width - x)
         window = self.ink[y : y + 24, x : x + w]
         np.maximum(window, ink[:, :w], out=window)
-        shares = [(c, ink[:, max(0, c * TOKEN - x) : (c + 1) * TOKEN - x].sum()) for c in range(x // TOKEN, (x + w - 1) // TOKEN + 1)]
+        shares = [
+            (c, ink[:, max(0, c * TOKEN - x) : (c + 1) * TOKEN - x].sum())
+            for c in range(x // TOKEN, (x + w - 1) // TOKEN + 1)
+        ]
         return [(row, c) for c, share in shares if share >= 12 or share == max(s for _, s in shares)]
 
     def fit(self, text: str, column: int) -> int:
@@ -176,7 +199,9 @@ class Sheet:
     def finish(self) -> NDArray[np.uint8]:
         """Return the printed page, uint8 [H, W, 3], with a frame and the grain of paper."""
         out = self.pixels * (1 - self.ink[..., None]) + self.colour * self.ink[..., None]
-        out += self.rng.standard_normal((self.height, self.width, 1), dtype=np.float32) * np.float32(self.rng.uniform(0, 5))
+        out += self.rng.standard_normal((self.height, self.width, 1), dtype=np.float32) * np.float32(
+            self.rng.uniform(0, 5)
+        )
         return out.clip(0, 255).astype(np.uint8)
 
 

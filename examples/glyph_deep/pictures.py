@@ -6,7 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from luvc_export.demo.scene import COLOURS, HEIGHT, WIDTH, Mark, Scene, background, distract, glyph, lay_out, token_owner
+from luvc_export.demo.scene import (
+    COLOURS,
+    HEIGHT,
+    WIDTH,
+    Mark,
+    Scene,
+    background,
+    distract,
+    glyph,
+    lay_out,
+    token_owner,
+)
 
 from .grounds import textured
 from .splits import draw_until

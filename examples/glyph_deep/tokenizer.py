@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from glyph_vqa import tokenizer as bundled
-from luvc_export.demo.scene import NAMES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from luvc_export.demo.scene import NAMES
 
 from .page import HEADS, KEYS, STEPS
 
