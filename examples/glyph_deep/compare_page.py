@@ -48,8 +48,8 @@ def conclusions(found: dict[str, Any]) -> list[str]:
             verdict = "apart" if told["intervals_apart"] else "not apart"
             lines.append(
                 f"- {ground}, {name.split()[0]}, 25 %: best {best.name} {interval(best.accuracy)}, "
-                f"median {middle.name} {interval(middle.accuracy)}: intervals {verdict}, paired difference {interval(told['difference'])}; "
-                f"the default's score {interval(own.accuracy)}."
+                f"median {middle.name} {interval(middle.accuracy)}: intervals {verdict}, "
+                f"paired difference {interval(told['difference'])}; the default's score {interval(own.accuracy)}."
             )
             if own.accuracy.high < best.accuracy.low:
                 worse.append(f"{ground}, {name.split()[0]} ({best.name})")

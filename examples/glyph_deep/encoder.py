@@ -116,8 +116,8 @@ def encode(
 
     `watched` maps blocks to what is replaced by their output, the four patches of a unit side by side [B, units,
     4 * width], and, where a block has no windows, its attention [B, heads, 4 * units, 4 * units], patches in the order
-    of `windows`. A `change` is for measuring alone: units that left are attended to by none after it (their own embeddings mean nothing); of
-    two neighbours in a row that are averaged, both go on with the mean.
+    of `windows`. A `change` is for measuring alone: units that left are attended to by none after it (their own
+    embeddings mean nothing); of two neighbours in a row that are averaged, both go on with the mean.
     """
     b, rows, columns = len(images), images.shape[1] // (PATCH * MERGE), images.shape[2] // (PATCH * MERGE)
     order, groups = windows(rows, columns)

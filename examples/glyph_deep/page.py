@@ -20,8 +20,8 @@ from .splits import draw_until
 
 KEYS = (
     "apple", "pear", "plum", "kiwi", "lemon", "mango", "grape", "peach", "melon", "fig", "olive", "berry", "oak", "elm",
-    "pine", "birch", "maple", "cedar", "cat", "dog", "fox", "owl", "bear", "wolf", "lion", "crow", "iron", "gold", "zinc",
-    "lead", "lamp", "door", "desk", "book", "rope", "bell",
+    "pine", "birch", "maple", "cedar", "cat", "dog", "fox", "owl", "bear", "wolf", "lion", "crow", "iron", "gold",
+    "zinc", "lead", "lamp", "door", "desk", "book", "rope", "bell",
 )  # fmt: skip
 HEADS = ("cost", "mass", "size", "rate")  # of the columns of a table
 PROSE = (
