@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from luvc_export.demo.questions import Case, ask
+from luvc_export.demo.questions import GlyphCase, ask
 from luvc_export.errors import UsageError, did_you_mean
 
 from . import page, pictures
@@ -25,7 +25,7 @@ LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right
 _QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
 
 
-def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[Case]:
+def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[GlyphCase]:
     """Yield `count` cases of a split: every picture or page is asked one question of each kind that it allows.
 
     The question of a kind about a picture depends on split, seed, picture and kind alone, not on the other kinds.
@@ -49,7 +49,7 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
         number += 1
 
 
-def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[Case]:
+def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
     """Yield the cases about one picture or page."""
     if ground in ("pages", "long"):
         form = "page" if ground == "pages" else "long"
@@ -59,7 +59,7 @@ def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str
             rng = generator(share, "pages", *which, _QUESTION, list(PAGE).index(kind))
             asked = PAGE[kind](rng, made)
             if asked is not None:
-                yield Case((image,), asked.text, asked.answer, kind, number)
+                yield GlyphCase((image,), asked.text, asked.answer, kind, number)
         return
     image, scene = pictures.render(generator(share, ground, seed, number), share, ground)
     second, other = pictures.render(generator(share, ground, seed, number, _SECOND), share, ground)
@@ -67,4 +67,4 @@ def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str
         question = ask(kind, generator(share, ground, seed, number, _QUESTION, KINDS[ground].index(kind)), scene, other)
         if question is not None:
             images = (image, second) if kind == "two_pictures" else (image,)
-            yield Case(images, question.text, question.answer, kind, number)
+            yield GlyphCase(images, question.text, question.answer, kind, number)

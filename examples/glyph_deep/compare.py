@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
 from luvc_export.calibration.ablation import variants
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
+from luvc_export.calibration.runners.compressed import load_model
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.checkpoint import open_checkpoint
 
 from .cases import SIZES, cases

@@ -23,7 +23,7 @@ from glyph_vqa.decoder import Prefix, decode
 from glyph_vqa.intervals import chance, interval
 from torch import Tensor
 
-from luvc_export.demo.questions import Case
+from luvc_export.demo.questions import GlyphCase
 
 from .cases import SPLITS, cases
 from .encoder import Change, encode
@@ -63,9 +63,9 @@ def by_kind(asked: Verdicts, split: str) -> dict:
     return table
 
 
-def chunks(split: str, pictures: int, seed: int, blank: bool = False) -> Iterator[list[Case]]:
+def chunks(split: str, pictures: int, seed: int, blank: bool = False) -> Iterator[list[GlyphCase]]:
     """Yield the cases about `pictures` pictures, some at a time; `blank` replaces every picture by even grey."""
-    chunk: list[Case] = []
+    chunk: list[GlyphCase] = []
     grey: np.ndarray | None = None  # one object, so that it is encoded once
     for case in cases(split, 1 << 40, seed):
         if case.picture >= pictures or (chunk and case.picture - chunk[0].picture >= CHUNK):
@@ -75,7 +75,7 @@ def chunks(split: str, pictures: int, seed: int, blank: bool = False) -> Iterato
             return
         if blank:
             grey = np.full_like(case.images[0], 128) if grey is None else grey
-            case = Case((grey,) * len(case.images), case.prompt, case.answer, case.kind, case.picture)
+            case = GlyphCase((grey,) * len(case.images), case.prompt, case.answer, case.kind, case.picture)
         chunk.append(case)
 
 
@@ -98,7 +98,7 @@ def without(prefix: Prefix, stay: Tensor) -> Prefix:
 @torch.no_grad()
 def scores(
     asker: Asker,
-    chunk: Sequence[Case],
+    chunk: Sequence[GlyphCase],
     seen: dict[int, tuple[Tensor, Tensor | None]],
     drop_before: int | None = None,
 ) -> list[bool]:
@@ -128,7 +128,7 @@ def scores(
 
 @torch.no_grad()
 def embedded(
-    asker: Asker, chunk: Sequence[Case], change: Callable[[np.ndarray], Change | None] = lambda images: None
+    asker: Asker, chunk: Sequence[GlyphCase], change: Callable[[np.ndarray], Change | None] = lambda images: None
 ) -> dict[int, tuple[Tensor, Tensor | None]]:
     """Return embeddings and units that stay, by picture identity; `change` says what happens in the encoder."""
     images = list({id(image): image for case in chunk for image in case.images}.values())

@@ -127,7 +127,7 @@ KINDS = {"plain": bundled.KINDS, "textured": bundled.KINDS, "pages": tuple(PAGE)
 SEVERAL_HOPS = {"plain": bundled.SEVERAL_HOPS, "textured": bundled.SEVERAL_HOPS, "pages": PAGE_CHAINS}
 
 
-def of_picture(question: bundled.Question, scene: Scene, other: Scene | None = None) -> Asked:
+def of_picture(question: bundled.GlyphQuestion, scene: Scene, other: Scene | None = None) -> Asked:
     """Return a question of the bundled task with its lookups; marks of a second picture count on from the first's."""
     marks = [*scene.marks, *(other.marks if other else ())]
     words = [w.strip("?:,") for w in question.text.split()]
