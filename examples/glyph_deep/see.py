@@ -17,10 +17,12 @@ from .labels import FIELDS, NAMES_OF_FIELDS, ROLES, Seen, codebook, of_page, of_
 from .splits import generator
 
 SHARPNESS = 8.0  # logit of a label = SHARPNESS * <output, code>; a perfect output scores 8 against about 0
-MIDDLE = 6  # the block after which a linear reader, used in training alone, tells what a unit itself shows
-MIDDLE_WEIGHT = 0.3
+MIDDLE = 6  # the block after which linear readers, used in training alone, tell what a unit itself shows
+BOUND = 8  # the block after which one tells all of its labels
+READER_WEIGHT = 0.3
 BINDING = 7  # the full-attention block after it, in three of whose heads units look at what names them
 BINDING_WEIGHT = 0.3
+READERS = ("reader", "patch", "bound")
 #: The role a unit must have for the middle reader to be asked for a field: the rest of its line comes later.
 OWN = {"key": "key", "ref": "ref", "line": "number", "tens": "figure", "ones": "figure"}
 
@@ -54,17 +56,17 @@ def see_loss(visual: Tensor, labels: Tensor, codes: dict[str, Tensor]) -> tuple[
     return loss, right
 
 
-def own_loss(kept: Tensor, labels: Tensor, reader: nn.Linear) -> Tensor:
-    """Return the loss of a linear reader of the middle block [B, units, 512] on what units themselves show."""
-    role, parts = labels[..., NAMES_OF_FIELDS.index("role")], reader(kept).float().split(list(FIELDS.values()), -1)
-    loss = kept.new_zeros((), dtype=torch.float32)
+def read_loss(logits: Tensor, labels: Tensor, own: bool) -> Tensor:
+    """Return the loss of a reader's logits [B, units, classes]: on all labels, or on what units `own`, by themselves."""
+    role, parts = labels[..., NAMES_OF_FIELDS.index("role")], logits.float().split(list(FIELDS.values()), -1)
+    loss = logits.new_zeros((), dtype=torch.float32)
     for i, name in enumerate(NAMES_OF_FIELDS):
         has = labels[..., i] >= 0
-        if name in OWN:
+        if own and name in OWN:
             has = has & (role == ROLES.index(OWN[name]))
-        if name == "head":
+        if own and name == "head":
             has = has & (role < 0)
-        if name not in ("row", "column", "role") and has.any():
+        if not (own and name in ("row", "column", "role")) and has.any():
             loss = loss + cross_entropy(parts[i][has], labels[has][:, i])
     return loss
 
@@ -106,11 +108,15 @@ class See:
     def __init__(self, model: nn.Module, args: argparse.Namespace) -> None:
         self.model, self.args, self.codes = model, args, codebook()
         torch.manual_seed(args.seed)
-        self.reader = nn.Linear(4 * model.config.vision_config.hidden_size, sum(FIELDS.values()))
+        width, classes = model.config.vision_config.hidden_size, sum(FIELDS.values())
+        self.reader = nn.Linear(4 * width, classes)  # of units after MIDDLE
+        self.patch = nn.Linear(width, classes)  # of the mean of a unit's patches there, which is what attention moves
+        self.bound = nn.Linear(4 * width, classes)  # of units after BOUND
 
     def parameters(self) -> list[tuple[str, Tensor]]:
-        """Return the encoder's parameters and the middle reader's by name."""
-        return [*self.model.model.visual.named_parameters(), *self.reader.named_parameters("reader")]
+        """Return the encoder's parameters and the readers' by name."""
+        readers = [p for name in READERS for p in getattr(self, name).named_parameters(name)]
+        return [*self.model.model.visual.named_parameters(), *readers]
 
     def step(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and the accuracy of each field; grounds of one size run together."""
@@ -123,10 +129,14 @@ class See:
             ]
             if made:
                 images, labels = np.stack([m[0] for m in made]), torch.from_numpy(np.stack([m[2].labels for m in made]))
-                watched = dict.fromkeys((MIDDLE, BINDING))
+                watched = dict.fromkeys((MIDDLE, BINDING, BOUND))
                 visual = encode(self.model.model.visual, images, watched=watched)
                 part, right = see_loss(visual, labels, self.codes)
-                part = part + MIDDLE_WEIGHT * own_loss(watched[MIDDLE][0], labels, self.reader)
+                kept = watched[MIDDLE][0]
+                part = part + READER_WEIGHT * read_loss(self.reader(kept), labels, own=True)
+                patches = self.patch(kept.unflatten(-1, (4, -1)).mean(-2))
+                part = part + READER_WEIGHT * read_loss(patches, labels, own=True)
+                part = part + READER_WEIGHT * read_loss(self.bound(watched[BOUND][0]), labels, own=False)
                 if grounds[0] in page.FORMATS:
                     bound = binding_loss(watched[BINDING][1], labels, page.FORMATS[grounds[0]])
                     part, right["bound"] = part + BINDING_WEIGHT * bound, bound.item()
@@ -136,10 +146,11 @@ class See:
 
     def state_dict(self) -> dict:
         """Return what a resumed run or a later stage needs."""
-        return {"model": self.model.state_dict(), "reader": self.reader.state_dict()}
+        return {"model": self.model.state_dict(), **{name: getattr(self, name).state_dict() for name in READERS}}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore `state_dict()`; a start from another stage has no reader."""
+        """Restore `state_dict()`; a start from another stage has no readers."""
         self.model.load_state_dict(state["model"])
-        if "reader" in state:
-            self.reader.load_state_dict(state["reader"])
+        for name in READERS:
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
