@@ -17,7 +17,7 @@ from glyph_vqa.model import export
 from glyph_vqa.optimise import Optimiser
 from glyph_vqa.train import save
 
-from .model import fresh
+from .model import fresh, load
 from .see import See
 from .tokenizer import write_tokenizer
 
@@ -32,15 +32,18 @@ def stages() -> dict[str, type]:
 
 
 def begin(stage: object, starts: list[Path]) -> None:
-    """Start from earlier stages: `see` gives the encoder, `hop` and `read` all else."""
+    """Start from earlier stages: `see` gives the encoder, `hop` and `read` all else; a checkpoint folder gives both."""
     state = stage.state_dict()
     for folder in starts:
+        if not (folder / "state.pt").exists():
+            state["model"] = load(folder).state_dict()
+            continue
         earlier = torch.load(folder / "state.pt", map_location="cpu")
         name, given = earlier["stage"], earlier["state"]
         for key, value in given.pop("model").items():
             if ("visual" in key) == (name == "see"):
                 state["model"][key] = value
-        state.update(given)
+        state.update({key: value for key, value in given.items() if key in state})
     stage.load_state_dict(state)
 
 
@@ -102,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=["see", "hop", "read"], required=True, help="see: encoder; hop, read: LLM")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; run again to resume")
-    parser.add_argument("--start", type=Path, nargs="*", default=[], help="folders of earlier stages to start from")
+    parser.add_argument(
+        "--start", type=Path, nargs="*", default=[], help="runs, or a checkpoint folder first, to start from"
+    )
     parser.add_argument("--steps", type=int, default=3000, help="optimiser steps in all")
     parser.add_argument("--stop", type=int, help="end at this step, to go on later")
     parser.add_argument("--mix", nargs="+", default=["plain=2", "textured=4", "short=6"], help="pictures a step")

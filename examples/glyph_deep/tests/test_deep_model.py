@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_deep.answer import noisy
+from glyph_deep.answer import Hop, noisy
 from glyph_deep.card import write
 from glyph_deep.cases import cases
 from glyph_deep.encoder import Change, encode
@@ -22,9 +22,10 @@ from glyph_deep.packing import Packer, shared_prefix
 from glyph_deep.page import FORMATS
 from glyph_deep.questions import Asked
 from glyph_deep.see import binding_loss, draw, see_loss, targets
-from glyph_deep.train import train, wait
+from glyph_deep.tokenizer import write_tokenizer
+from glyph_deep.train import begin, train, wait
 from glyph_vqa.decoder import decode
-from glyph_vqa.model import patchify
+from glyph_vqa.model import export, patchify
 
 from luvc_export.demo import CHECKPOINT
 
@@ -162,6 +163,22 @@ def test_a_run_that_was_killed_resumes_on_the_same_path(tmp_path, monkeypatch, s
     assert whole.get("ability") == parts.get("ability")
     for name, value in whole["model"].items():
         assert torch.equal(value, parts["model"][name]), name
+
+
+def test_a_stage_starts_from_a_checkpoint_folder_and_from_the_encoder_of_another_run(tmp_path, grown):
+    model, tokenizer = fresh()
+    for name, parameter in model.named_parameters():
+        parameter.data += 1 if "visual" in name else 2
+    write_tokenizer(tmp_path / "tokenizer")
+    export(model, tmp_path / "tokenizer", tmp_path / "checkpoint")
+    (tmp_path / "see").mkdir()
+    other = {"model": {k: torch.full_like(v, 7) for k, v in fresh()[0].state_dict().items()}}
+    torch.save({"stage": "see", "state": other}, tmp_path / "see" / "state.pt")
+    stage = Hop(fresh()[0], tokenizer, argparse.Namespace(seed=0))
+    begin(stage, [tmp_path / "checkpoint", tmp_path / "see"])
+    for name, value in stage.model.state_dict().items():
+        expected = torch.full_like(value, 7) if "visual" in name else model.state_dict()[name].float()
+        assert torch.equal(value, expected), name
 
 
 def test_a_run_waits_while_the_file_is_there(tmp_path):
