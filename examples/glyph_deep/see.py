@@ -57,7 +57,7 @@ def see_loss(visual: Tensor, labels: Tensor, codes: dict[str, Tensor]) -> tuple[
 
 
 def read_loss(logits: Tensor, labels: Tensor, own: bool) -> Tensor:
-    """Return the loss of a reader's logits [B, units, classes]: on all labels, or on what units `own`, by themselves."""
+    """Return the loss of a reader's logits [B, units, classes]: on all labels or what units show alone (`own`)."""
     role, parts = labels[..., NAMES_OF_FIELDS.index("role")], logits.float().split(list(FIELDS.values()), -1)
     loss = logits.new_zeros((), dtype=torch.float32)
     for i, name in enumerate(NAMES_OF_FIELDS):
