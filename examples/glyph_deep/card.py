@@ -48,8 +48,8 @@ cell), in two steps (above below, follow: the line that a line refers to) and in
 {bars}
 
 Accuracy in percent with 95 % intervals clustered by picture; {pictures} held-out pictures a split, each asked one question of each
-kind it allows. Greedy decoding through transformers; an answer is right when it is the expected text and the model
-stopped. "Best guess" is the share of the most frequent answer (one of the two colours for larger).
+kind it allows. An answer is right when each of its tokens, the end included, has the highest logit after the right ones
+before it, as greedy decoding has it. "Best guess" is the share of the most frequent answer (one of the two colours for larger).
 
 {accuracies}
 
@@ -95,7 +95,7 @@ def bars(result: dict) -> str:
         mean = result["accuracy"][split]["mean"]
         rows.append([f"mean accuracy, {split}", f">= {bar:.0f}", percent(mean), yes(100 * mean["accuracy"] >= bar)])
     third = -(-LAYERS // 3)
-    for split in BARS:
+    for split in result["llm_horizon"]:
         lost = lost_at(result, split, third)
         rows.append([f"points several-hop kinds lose, {split}, before layer {third} of {LAYERS}", f">= {LOST:.0f}",
                      f"{lost:.1f}", yes(lost >= LOST)])  # fmt: skip

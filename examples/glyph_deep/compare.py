@@ -8,7 +8,6 @@ of the spectrum are searched on the search split. A killed run goes on where it 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from luvc_export.export.checkpoint import open_checkpoint
 
 from .cases import SIZES, cases
 from .compare_page import page
+from .evaluate import lines_of
 
 GROUNDS = ("plain", "textured", "pages")
 SHARES = (0.5, 0.25, 0.1)
@@ -95,7 +95,7 @@ def study_of(ground: str, folder: Path, checkpoint: Path, counts: Counts) -> stu
     )
     about = {"ground": ground, "weights": weights_hash(checkpoint), "records": RECORDS}
     text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked]))
-    store = Store(folder / f"glyph-deep-{ground}.json", about)
+    store = Store(folder / f"glyph-deep-{ground}-measurements.json", about)
     return studies.Study(engines, shapes, store, text, lambda stage, done: say(f"{ground}: {stage}", done))
 
 
@@ -200,7 +200,7 @@ def main() -> None:
         "weights": weights_hash(args.checkpoint),
         "counts": [counts.report, counts.search, counts.side],
     }
-    (args.output / "glyph-deep.json").write_text(json.dumps({"about": about, **studies.plain(found)}, indent=1) + "\n")
+    (args.output / "glyph-deep.json").write_text(lines_of({"about": about, **studies.plain(found)}))
     (args.output / "glyph-deep.md").write_text(page(found, about), encoding="utf-8")
 
 
