@@ -21,8 +21,10 @@ LOST = 15.0  # points that kinds of several hops lose at least when the picture 
 TEMPLATE = """# Model card: glyph deep
 
 A Qwen2.5-VL model of {millions} M parameters (float16) with {depth} encoder blocks and {layers} LLM layers, grown from the bundled
-model. It answers questions about coloured digits on pale and busy grounds and about pages of text, and exists to tell
-methods of visual-token compression apart. Weights: sha256 `{digest}`.
+model. It is asked about coloured digits on pale and busy grounds and about pages of text, and exists to tell methods of
+visual-token compression apart. Weights: sha256 `{digest}`.
+
+{status}
 
 Encoder: {depth} blocks of 128, 4 heads, full attention in blocks {full}, windows of 112 pixels in the others, patches of 14
 pixels merged 2 x 2; the bundled encoder's four blocks became blocks {blocks}. LLM: {layers} layers of 192, 6 heads, 2 key-value
@@ -190,7 +192,7 @@ def write(result: dict, recipe: dict) -> str:
         minutes=result["minutes"],
         ink=f"{100 * result['ink_share'][0]:.1f} to {100 * result['ink_share'][1]:.1f} %",
         commands="\n".join(recipe["commands"]),
-        **{k: recipe[k] for k in ("shape", "note", "limits")},
+        **{k: recipe[k] for k in ("status", "shape", "note", "limits")},
     )
 
 
