@@ -39,7 +39,7 @@ class Task:
 
 def names() -> list[str]:
     """Every task of this package."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
 
 
 def find(name: str, split: str | None = None) -> Task:
@@ -50,7 +50,7 @@ def find(name: str, split: str | None = None) -> Task:
     Raises:
         UsageError: There is none, or the task has no such split.
     """
-    where = f"{__name__}.{name}" if name in names() else name
+    where = f"{__name__}.{name.replace('-', '_')}" if name in names() else name
     try:
         task = getattr(import_module(where), "TASK", None)
     except ModuleNotFoundError as error:

@@ -1,0 +1,70 @@
+"""Cases by split: `plain`, `textured`, `pages` and `long` are held out, `search-plain` and so on are for searching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from luvc_export.demo.questions import GlyphCase, ask
+from luvc_export.errors import UsageError, did_you_mean
+
+from . import page, pictures
+from .questions import KINDS, PAGE
+from .splits import GROUNDS, SHARES, generator
+
+SPLITS = {
+    f"{'' if share == 'heldout' else share + '-'}{ground}": (share, ground) for share in SHARES for ground in GROUNDS
+} | {"long": ("heldout", "long")}
+#: Height and width of the pictures of a ground in pixels.
+SIZES = {
+    "plain": (252, 336),
+    "textured": (252, 336),
+    "pages": tuple(28 * n for n in page.FORMATS["page"]),
+    "long": tuple(28 * n for n in page.FORMATS["long"]),
+}
+LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
+_QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
+
+
+def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[GlyphCase]:
+    """Yield `count` cases of a split: every picture or page is asked one question of each kind that it allows.
+
+    The question of a kind about a picture depends on split, seed, picture and kind alone, not on the other kinds.
+
+    Raises:
+        UsageError: There is no split or kind of that name.
+    """
+    if split not in SPLITS:
+        raise UsageError("unknown split", where="glyph-deep", got=repr(split), expected=did_you_mean(split, SPLITS))
+    share, ground = SPLITS[split]
+    known = KINDS["pages" if ground == "long" else ground]
+    for kind in kinds or ():
+        if kind not in known:
+            raise UsageError("unknown kind", where="glyph-deep", got=repr(kind), expected=did_you_mean(kind, known))
+    made, number = 0, 0
+    while made < count:
+        for case in of_picture(share, ground, seed, number, kinds or known):
+            if made < count:
+                made += 1
+                yield case
+        number += 1
+
+
+def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
+    """Yield the cases about one picture or page."""
+    if ground in ("pages", "long"):
+        form = "page" if ground == "pages" else "long"
+        which = (seed, list(page.FORMATS).index(form), number)
+        image, made, _ = page.render(generator(share, "pages", *which), share, form)
+        for kind in kinds:
+            rng = generator(share, "pages", *which, _QUESTION, list(PAGE).index(kind))
+            asked = PAGE[kind](rng, made)
+            if asked is not None:
+                yield GlyphCase((image,), asked.text, asked.answer, kind, number)
+        return
+    image, scene = pictures.render(generator(share, ground, seed, number), share, ground)
+    second, other = pictures.render(generator(share, ground, seed, number, _SECOND), share, ground)
+    for kind in kinds:
+        question = ask(kind, generator(share, ground, seed, number, _QUESTION, KINDS[ground].index(kind)), scene, other)
+        if question is not None:
+            images = (image, second) if kind == "two_pictures" else (image,)
+            yield GlyphCase(images, question.text, question.answer, kind, number)
