@@ -57,7 +57,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     folder = Path(model)
     if not folder.is_dir():
         folder = _download(model, revision, weights)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     family = families.find(str(raw.get("model_type")), str(folder / "config.json"))
     if "quantization_config" in raw:
         method = raw["quantization_config"].get("quant_method", "unknown")
@@ -95,7 +95,12 @@ def _download(model: str, revision: str | None, weights: bool) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint.
+
+    Raises:
+        CheckpointError: The file is missing, or holds none.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -111,7 +116,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _headers(folder: Path) -> dict[str, StoredTensor]:
     if (folder / _INDEX).is_file():
-        files = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
+        files = sorted(set(read_json(folder / _INDEX).get("weight_map", {}).values()))
     else:
         files = ["model.safetensors"]
     tensors: dict[str, StoredTensor] = {}

@@ -19,11 +19,8 @@ from luvc_export.bundle.manifest import (
 )
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.options import Options
-from luvc_export.export.processor import processor
+from luvc_export.export.processor import PictureSettings, picture_settings
 from luvc_export.version import VERSION
-
-#: Pillow's filters by the number ``preprocessor_config.json`` gives.
-_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def make_manifest(
@@ -46,12 +43,9 @@ def make_manifest(
         used: Names of the tensors that graphs use.
         files: Records of the bundle's files.
     """
-    given, pixels = processor(checkpoint), checkpoint.family.pixels
+    given = picture_settings(checkpoint)
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     video = checkpoint.family.video(checkpoint.config) if options.video else None
-    mean = given.get("image_mean", pixels.mean)
-    number = given.get("resample")
-    resample = _FILTERS[number] if isinstance(number, int) and number in range(len(_FILTERS)) else pixels.resample
     copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
     return Manifest(
         source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
@@ -59,8 +53,8 @@ def make_manifest(
         image=ImageInput(
             options.image_size,
             options.fit,
-            (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
-            resample,
+            pad_colour(given),
+            given.resample,
             video.frames if video else 1,
         ),
         prompt=Prompt(
@@ -87,6 +81,12 @@ def make_manifest(
         tools={"luvc-export": VERSION, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")},
     )
+
+
+def pad_colour(given: PictureSettings) -> tuple[int, int, int]:
+    """The mean colour, which normalises to about 0."""
+    red, green, blue = (min(max(round(mean / given.rescale), 0), 255) for mean in given.mean)
+    return red, green, blue
 
 
 def _eos(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from luvc_export.bundle.manifest import Fit, WeightsMode
 from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.processor import check_video, picture_settings
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,18 @@ class Options:
 
 
 def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
-    """Check image sizes, tiles, video and text capacity against the family and the plans.
+    """Check image sizes, tiles, video, text capacity and the processor against the family and the plans.
 
     Raises:
         UsageError: A side is no multiple of the unit, the family has no such tiles or no video, or the text does not
             fit the model's context.
         PlanError: A plan was made for another grid.
+        CheckpointError: The settings of pictures are missing or contradict each other.
     """
     checkpoint.family.cuts(checkpoint.config, options.tiles)
+    picture_settings(checkpoint)
+    if options.video:
+        check_video(checkpoint)
     if options.video and checkpoint.family.video(checkpoint.config) is None:
         raise UsageError(
             f"{checkpoint.family.model_type} takes no video here",

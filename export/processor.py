@@ -1,26 +1,221 @@
-"""What a checkpoint's ``preprocessor_config.json`` says of pictures; the family's own values where it is silent."""
+"""What a checkpoint says of pictures: every place its settings may be, read as transformers reads them.
+
+transformers 4 writes ``preprocessor_config.json``, transformers 5 nests the same under ``image_processor`` of
+``processor_config.json``. Both may be there; where they differ, nobody knows which one the model was trained with.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from luvc_export.export.checkpoint import Checkpoint
+import numpy as np
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.checkpoint import Checkpoint, read_json
 from luvc_export.export.families.base import Normalise
 
+#: File, and the key under which it may nest the settings (None: the file is the settings).
+_PLACES = (("processor_config.json", "image_processor"), ("preprocessor_config.json", None))
+_VIDEO_PLACES = (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None))
+#: Pixel arithmetic.
+_ARITHMETIC = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+#: Settings that change what a graph computes or which pixels it is given.
+_WEIGHTY = (
+    *_ARITHMETIC,
+    "resample",
+    "size",
+    "crop_size",
+    "do_center_crop",
+    "max_image_size",
+    "patch_size",
+    "merge_size",
+    "temporal_patch_size",
+)
+#: Names a processor gives the number of tokens of a picture.
+_TOKENS = ("image_seq_length", "image_seq_len", "num_image_tokens")
+#: Pillow's filters by the number the settings give.
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
-def processor(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The file's content; empty without the file."""
-    path = checkpoint.folder / "preprocessor_config.json"
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return data
+Places = tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """Pixel arithmetic ``(image * rescale - mean) / std`` and the name of a Pillow filter."""
+
+    rescale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: str
+
+
+def picture_settings(checkpoint: Checkpoint) -> PictureSettings:
+    """The settings transformers would use. What the files leave out is what its image processor takes for it.
+
+    A checkpoint opened without weights answers nothing; where it has no settings either, the family's own stand in.
+
+    Raises:
+        CheckpointError: No settings, unreadable ones, or some that contradict each other or the model's config.
+    """
+    places = _given(checkpoint, _PLACES)
+    if not places:
+        if checkpoint.tensors:
+            raise _missing(checkpoint)
+        own = checkpoint.family.pixels
+        return PictureSettings(own.rescale, own.mean, own.std, own.resample)
+    _check_alike(checkpoint, places, _WEIGHTY)
+    made = _transformers(checkpoint)
+    _check_model(checkpoint, made)
+    pixels = checkpoint.family.pixels
+    number = made.resample
+    return PictureSettings(
+        float(made.rescale_factor) if made.do_rescale else 1.0,
+        _channels(made.image_mean) if made.do_normalize else (0.0, 0.0, 0.0),
+        _channels(made.image_std) if made.do_normalize else (1.0, 1.0, 1.0),
+        pixels.resample if number is None else _FILTERS[int(number)],
+    )
 
 
 def normalise(checkpoint: Checkpoint) -> Normalise:
-    """Pixel arithmetic of the vision graph."""
-    given, pixels = processor(checkpoint), checkpoint.family.pixels
-    return Normalise(
-        given.get("rescale_factor", pixels.rescale),
-        list(given.get("image_mean", pixels.mean)),
-        list(given.get("image_std", pixels.std)),
+    """Pixel arithmetic of the vision graph.
+
+    Raises:
+        CheckpointError: See ``picture_settings``.
+    """
+    given = picture_settings(checkpoint)
+    return Normalise(given.rescale, list(given.mean), list(given.std))
+
+
+def check_video(checkpoint: Checkpoint) -> None:
+    """Frames and pictures go through one graph, so a video processor's arithmetic must be the pictures'.
+
+    Raises:
+        CheckpointError: It is another.
+    """
+    _check_alike(checkpoint, _given(checkpoint, _PLACES) | _given(checkpoint, _VIDEO_PLACES), _ARITHMETIC)
+
+
+def _given(checkpoint: Checkpoint, places: Places) -> dict[str, Mapping[str, Any]]:
+    """Settings by the place they are from."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, key in places:
+        path = checkpoint.folder / name
+        if not path.is_file():
+            continue
+        data = read_json(path)
+        inner = data.get(key) if key else data
+        if inner is None:
+            continue
+        if not isinstance(inner, dict):
+            raise CheckpointError(
+                "the processor's settings are not an object", where=f"{path}: {key}", got=type(inner).__name__
+            )
+        found[f"{name}: {key}" if key else name] = inner
+    return found
+
+
+def _check_alike(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> None:
+    for name in names:
+        said = {place: data[name] for place, data in places.items() if data.get(name) is not None}
+        if len({_plain(value) for value in said.values()}) > 1:
+            raise CheckpointError(
+                f"the checkpoint's settings of pictures contradict each other: {name}",
+                where=str(checkpoint.folder),
+                got="; ".join(f"{place} says {value}" for place, value in said.items()),
+                expected="one value",
+                fix="keep what the model was trained with and delete the other",
+            )
+
+
+def _plain(value: Any) -> str:
+    """Two spellings of one setting as one text: a size as one number, as height and width, as floats."""
+    if isinstance(value, Mapping):
+        value = {key: item for key, item in value.items() if item is not None}
+        sides = {value.get("height"), value.get("width")}
+        if set(value) == {"height", "width"} and len(sides) == 1:
+            return _plain(sides.pop())
+        return str(sorted((key, _plain(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return str([_plain(item) for item in value])
+    return f"{float(value):.7g}" if isinstance(value, int | float) else str(value)
+
+
+def _transformers(checkpoint: Checkpoint) -> Any:
+    """transformers' own image processor of the checkpoint."""
+    from transformers import AutoImageProcessor
+
+    try:
+        made = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        for name in ("image_mean", "image_std"):
+            _channels(getattr(made, name))
+        if made.resample is not None and int(made.resample) not in range(len(_FILTERS)):
+            raise ValueError(f"no resampling filter {made.resample}")
+        if made.do_normalize and not np.all(np.array(made.image_std, float) > 0):
+            raise ValueError(f"image_std {made.image_std}")
+    except Exception as error:  # transformers raises almost anything on settings it does not know
+        raise CheckpointError(
+            "the settings of pictures cannot be read",
+            where=str(checkpoint.folder),
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="what AutoImageProcessor.from_pretrained reads",
+        ) from error
+    return made
+
+
+def _channels(values: Any) -> tuple[float, float, float]:
+    red, green, blue = [values] * 3 if isinstance(values, int | float) else values
+    return float(red), float(green), float(blue)
+
+
+def _check_model(checkpoint: Checkpoint, made: Any) -> None:
+    """Whether the processor makes what the model of ``config.json`` takes."""
+    family, config = checkpoint.family, checkpoint.config
+    fixed, unit = family.image_size(config), family.unit_pixels(config)
+    told: list[tuple[str, Any, Any]] = []
+    if fixed:
+        told.append(("size of an image", _made_size(made), fixed))
+        units = (fixed[0] // unit) * (fixed[1] // unit)
+        outer = checkpoint.folder / "processor_config.json"
+        said = read_json(outer) if outer.is_file() else {}
+        told += [(name, said.get(name), units) for name in _TOKENS]
+    else:
+        vision = config.vision_config
+        for name, theirs in (("patch_size", None), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", None)):
+            told.append((name, getattr(made, name, None), getattr(vision, theirs or name, None)))
+    for name, got, expected in told:
+        if None not in (got, expected) and got != expected:
+            raise CheckpointError(
+                f"the processor does not fit the model: {name}",
+                where=str(checkpoint.folder),
+                got=got,
+                expected=f"{expected}, which config.json says",
+                fix="take both files from one checkpoint",
+            )
+
+
+def _made_size(made: Any) -> tuple[int, int] | None:
+    """Height and width of the images a processor makes, None where pictures decide."""
+    tile = _side(getattr(made, "max_image_size", None), "longest_edge")
+    if tile:
+        return tile, tile
+    size = made.crop_size if getattr(made, "do_center_crop", False) else made.size
+    height, width = _side(size, "height"), _side(size, "width")
+    return (height, width) if height and width else None
+
+
+def _side(size: Any, name: str) -> int | None:
+    """A side of a size, which transformers keeps as a dict or as an object."""
+    value = size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
+    return None if value is None else int(value)
+
+
+def _missing(checkpoint: Checkpoint) -> CheckpointError:
+    return CheckpointError(
+        "the checkpoint does not say how its pictures are prepared",
+        where=str(checkpoint.folder),
+        got="no preprocessor_config.json, and no processor_config.json with an image_processor",
+        expected="one of them: without it, colours would be scaled by guess",
+        fix="AutoProcessor.from_pretrained(MODEL).save_pretrained(MODEL) writes it",
     )

@@ -24,7 +24,7 @@ POSITION_COPIES = 4
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixel arithmetic of a family, used where the checkpoint has no ``preprocessor_config.json``.
+    """Pixel arithmetic of a family, used where a checkpoint opened without weights has no processor's settings.
 
     ``(image * rescale - mean) / std``; ``resample`` is a Pillow filter name.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from family_harness import Case
-from family_processors import image_processor
+from family_processors import image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
@@ -140,10 +140,22 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
     ]
 
 
+def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
+    """The settings of pictures as transformers 4 wrote them, for the model's own sizes."""
+    name, vision = str(tiny), tiny.config.vision_config
+    if tiny.family.image_size(tiny.config) is None:
+        own = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
+    else:
+        own = sized(name, tiny.size[0])
+    image_processor(name, **own | changes).save_pretrained(folder)
+    return folder / "preprocessor_config.json"
+
+
 def save(tiny: Case, folder: Path) -> Path:
     """The tiny model as a checkpoint folder with everything a chat needs."""
     name = str(tiny)
     tiny.model.save_pretrained(folder)
+    save_image_processor(tiny, folder)
     (folder / "tokenizer.json").write_text(tokenizer(name).to_str(), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template(name), encoding="utf-8")
     bos = {"bos_token": "<bos>"} if name == "gemma3" else {}

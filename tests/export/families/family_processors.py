@@ -41,6 +41,14 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def sized(name: str, side: int) -> dict[str, Any]:
+    """What makes the processor of a family of one size make images of ``side``."""
+    if name in ("idefics3", "smolvlm"):
+        return {"size": {"longest_edge": side}, "max_image_size": {"longest_edge": side}}
+    square = {"height": side, "width": side}
+    return {"size": {"shortest_edge": side}, "crop_size": square} if name == "llava" else {"size": square}
+
+
 def image_processor(name: str, **changes: Any) -> Any:
     """Without torchvision transformers works on PIL images; so does this test, whatever is installed."""
     module, options = PROCESSORS[name]

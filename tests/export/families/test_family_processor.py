@@ -1,0 +1,134 @@
+"""Settings of pictures: every place transformers reads, the values it takes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import family_chat
+import numpy as np
+import pytest
+import torch
+from family_harness import case, difference
+from family_processors import image_processor
+from transformers import AutoImageProcessor
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export import families
+from luvc_export.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from luvc_export.export.options import Options, check_size
+from luvc_export.export.processor import normalise, picture_settings
+
+FAMILIES = families.built_in()
+#: Values that no family and no class has by itself.
+MEAN, STD = [0.25, 0.5, 0.75], [0.2, 0.3, 0.4]
+OLD, NEW = "preprocessor_config.json", "processor_config.json"
+
+
+def opened(folder: Path, weights: bool = True) -> Checkpoint:
+    """A checkpoint of a config and settings alone; ``weights`` makes it pass for a whole one."""
+    found = open_checkpoint(str(folder), weights=False)
+    return replace(found, tensors={"x": StoredTensor(folder, 0, 0, "F32", ())}) if weights else found
+
+
+def folder_of(name: str, folder: Path, **changes: Any) -> Path:
+    tiny = case(name)
+    tiny.config.save_pretrained(folder)
+    family_chat.save_image_processor(tiny, folder, **changes)
+    return folder
+
+
+def nest(folder: Path, **beside: Any) -> None:
+    """As transformers 5 saves a processor."""
+    inner = json.loads((folder / OLD).read_text())
+    (folder / OLD).unlink()
+    (folder / NEW).write_text(json.dumps({"image_processor": inner, **beside}))
+
+
+def change(folder: Path, **changes: Any) -> None:
+    data = json.loads((folder / OLD).read_text())
+    (folder / OLD).write_text(json.dumps(data | changes))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pixels_are_those_of_transformers(name: str, nested: bool, tmp_path: Path) -> None:
+    """Settings of transformers 4 and 5, and what they leave out: all 256 values of every channel."""
+    tiny = case(name)
+    folder_of(name, tmp_path, image_mean=MEAN, image_std=STD)
+    if nested:
+        nest(tmp_path)
+    shown = np.resize(np.arange(256, dtype=np.uint8), tiny.size)[..., None].repeat(3, 2)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path, local_files_only=True)
+    expected = theirs.normalize(theirs.rescale(shown.transpose(2, 0, 1), 1 / 255), MEAN, STD)
+    found = normalise(opened(tmp_path))(torch.from_numpy(shown)[None, None])[0, 0].permute(2, 0, 1)
+    assert difference(found, expected) < 1e-5
+    assert picture_settings(opened(tmp_path)).mean == tuple(MEAN)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_the_file_leaves_out_is_what_its_class_takes(name: str, tmp_path: Path) -> None:
+    folder_of(name, tmp_path)
+    data = json.loads((tmp_path / OLD).read_text())
+    kept = {key: value for key, value in data.items() if key not in ("image_mean", "image_std", "resample")}
+    (tmp_path / OLD).write_text(json.dumps(kept))
+    found, theirs = picture_settings(opened(tmp_path)), type(image_processor(name))()
+    assert found.mean == tuple(theirs.image_mean)
+    assert found.std == tuple(theirs.image_std)
+
+
+def test_arithmetic_that_is_switched_off(tmp_path: Path) -> None:
+    found = picture_settings(opened(folder_of("llava", tmp_path, do_normalize=False, do_rescale=False)))
+    assert (found.rescale, found.mean, found.std) == (1.0, (0.0,) * 3, (1.0,) * 3)
+
+
+def test_no_settings_at_all(tmp_path: Path) -> None:
+    """Graphs alone take the family's; a checkpoint that shall answer is refused."""
+    case("llava").config.save_pretrained(tmp_path)
+    assert picture_settings(opened(tmp_path, weights=False)).mean == case("llava").family.pixels.mean
+    (tmp_path / NEW).write_text(json.dumps({"processor_class": "LlavaProcessor", "patch_size": 12}))
+    with pytest.raises(CheckpointError, match="does not say how its pictures are prepared(.|\n)*save_pretrained"):
+        check_size(opened(tmp_path), {}, Options((60, 60)))
+
+
+def _other_mean(folder: Path) -> None:
+    (folder / NEW).write_text(json.dumps({"image_processor": {"image_mean": [0.5, 0.5, 0.4]}}))
+
+
+def _other_frames(folder: Path) -> None:
+    (folder / "video_preprocessor_config.json").write_text(json.dumps({"image_std": [0.5, 0.5, 0.4]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("llava", _other_mean, "contradict each other: image_mean(.|\n)*processor_config.json: image_processor says"),
+        ("qwen2_vl", _other_frames, "contradict each other: image_std(.|\n)*video_preprocessor_config.json says"),
+        ("llava", lambda at: change(at, crop_size={"height": 48, "width": 48}), r"size of an image(.|\n)*\(60, 60\)"),
+        ("smolvlm", lambda at: change(at, max_image_size={"longest_edge": 64}), r"size of an image(.|\n)*\(64, 64\)"),
+        ("qwen3_vl", lambda at: change(at, patch_size=16), "fit the model: patch_size(.|\n)*got: 16(.|\n)*expected: 8"),
+        ("gemma3", lambda at: nest(at, image_seq_length=256), "fit the model: image_seq_length(.|\n)*expected: 16"),
+        ("llava", lambda at: change(at, image_std=[0.5, 0, 0.5]), "cannot be read(.|\n)*image_std"),
+        ("llava", lambda at: change(at, image_mean=[0.5, 0.5]), "cannot be read(.|\n)*got: ValueError"),
+        ("llava", lambda at: (at / NEW).write_text("{"), "not JSON(.|\n)*processor_config.json"),
+        ("llava", lambda at: (at / NEW).write_text('{"image_processor": 3}'), "are not an object(.|\n)*got: int"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(name: str, spoil: Any, said: str, tmp_path: Path) -> None:
+    folder_of(name, tmp_path)
+    video = case(name).family.video(case(name).config) is not None
+    options = Options(case(name).size, text_capacity=256, video=video)
+    check_size(opened(tmp_path), {}, options)
+    spoil(tmp_path)
+    with pytest.raises(CheckpointError, match=said):
+        check_size(opened(tmp_path), {}, options)
+
+
+def test_two_spellings_of_one_setting_are_no_contradiction(tmp_path: Path) -> None:
+    folder_of("llava_onevision", tmp_path)
+    inner = json.loads((tmp_path / OLD).read_text())
+    inner |= {"size": 64, "rescale_factor": 0.00392156862745098, "image_mean": [0.5, 0.5, 0.5]}
+    (tmp_path / NEW).write_text(json.dumps({"image_processor": inner}))
+    check_size(opened(tmp_path), {}, Options((64, 64)))
