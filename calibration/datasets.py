@@ -20,10 +20,11 @@ from PIL import Image
 
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
-from luvc_export.calibration.cases import Case, FileCase, read_jsonl
+from luvc_export.calibration.cases import Case, FileCase, asked, read_jsonl
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
+from luvc_export.runtime.prompt.encoder import VideoClip
 
 #: Cases taken where nobody says how many.
 COUNT = 256
@@ -36,7 +37,7 @@ class CalibrationSet:
     Attributes:
         name: Where it is from: a path or a task.
         cases: In order. Cases that share a picture share ``Case.picture``.
-        pixels: Hash of each picture of each case.
+        pixels: Hash of each picture and frame of each case.
         longest: Tokens an answer may have.
         stops: Whether a right answer must end.
     """
@@ -137,7 +138,7 @@ def load(
         )
     pixels = []
     for case in found:
-        pixels.append(tuple(_pixels(picture) for picture in case.images))
+        pixels.append(tuple(_pixels(picture) for picture in _shown(case)))
         progress("reading the calibration set", len(pixels) / len(found))
     different = len({key for keys in pixels for key in keys})
     if different < 2:
@@ -189,6 +190,11 @@ def _clustered(cases: Sequence[FileCase], pixels: Sequence[tuple[str, ...]]) -> 
     numbers: dict[str, int] = {}
     clusters = [numbers.setdefault(root(keys[0]), len(numbers)) for keys in owners]
     return tuple(dataclasses.replace(case, picture=number) for case, number in zip(cases, clusters, strict=True))
+
+
+def _shown(case: Case) -> list[Picture]:
+    media = asked(case).media
+    return [one for item in media for one in (item.frames if isinstance(item, VideoClip) else (item,))]
 
 
 def _pixels(picture: Picture) -> str:

@@ -143,7 +143,7 @@ def _plain(value: Any) -> str:
 
 
 def _transformers(checkpoint: Checkpoint) -> Any:
-    """transformers' own image processor of the checkpoint."""
+    """The checkpoint's image processor, as transformers makes it."""
     from transformers import AutoImageProcessor
 
     try:

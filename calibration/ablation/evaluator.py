@@ -1,44 +1,53 @@
 """Ask a checkpoint thousands of questions under many plans, through the very modules the exporter traces.
 
-Two things make it quick and change no answer. A picture goes through the encoder once per way of merging. And where
-what a prune keeps does not depend on the question, the visual span goes through the decoder once a picture; questions
-continue from its cache. An answer is right when each of its tokens has the highest logit after the right ones before
-it, which is when greedy decoding says it.
+Two things make it quick and change no answer. An image goes through the encoder once per way of merging. And where
+what a prune keeps does not depend on the question, the visual span goes through the decoder once for the same images;
+questions continue from its cache. An answer is right when each of its tokens has the highest logit after the right ones
+before it, which is when greedy decoding says it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.runners.base import ends
+from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import TokenLayout, arrange
+from luvc_export.core.token_layout import Block, Mosaic, TokenLayout, arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.runtime import batching
+from luvc_export.runtime.graphs import grouped
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
 _PICTURES, _QUESTIONS = 24, 64
 
 
 class Asked(NamedTuple):
-    """A case in tokens: the prompt with one placeholder a picture, and the tokens a right answer needs."""
+    """A case in tokens: the prompt with one placeholder an image, and the tokens a right answer needs.
+
+    ``shared`` is the length of the prompt up to its last image and what belongs to it.
+    """
 
     prompt: list[int]
     answer: list[int]
     pictures: tuple[int, ...]
+    blocks: Mapping[int, Block]
+    shared: int
 
 
 class PlanEvaluator:
@@ -50,6 +59,8 @@ class PlanEvaluator:
         cases: Questions with answers.
         stops: Whether a right answer must end.
         answers: Tokens that count as right for each case, in place of its own answer and end.
+        image: What pictures are fitted to, and how they are cut; None makes them as large as a plan's grid. A plan of
+            another grid sees them in that size.
     """
 
     def __init__(
@@ -59,25 +70,51 @@ class PlanEvaluator:
         cases: Sequence[Case],
         stops: bool,
         answers: Sequence[Sequence[int]] | None = None,
+        image: Manifest | None = None,
     ) -> None:
         self.checkpoint, self.model, self.cases = checkpoint, model, cases
-        tokens = Tokens(checkpoint)
+        unit = checkpoint.family.unit_pixels(checkpoint.config)
+        size = checkpoint.family.image_size(checkpoint.config) or (unit, unit)
+        self.image = image or canvas_for(checkpoint, ImageInput(size, "stretch", (128, 128, 128)))
+        self.tokens = Tokens(checkpoint, self.image.prompt)
         end = sorted(ends(model.generation_config.eos_token_id))[:1] if stops else []
-        numbers: dict[int, int] = {}
-        self.pictures: list[NDArray[np.uint8]] = []
-        self.asked: list[Asked] = []
-        for index, case in enumerate(cases):
-            for image in case.images:
-                if id(image) not in numbers:
-                    numbers[id(image)] = len(self.pictures)
-                    self.pictures.append(image)
-            if answers is not None:
-                right = list(answers[index])
-            else:
-                right = [*tokens.tokenizer(case.answer, add_special_tokens=False).input_ids, *end]
-            self.asked.append(Asked(tokens.encode(case), right, tuple(numbers[id(i)] for i in case.images)))
-        self.image_token = tokens.image_token_id
+        self.answers = [
+            list(answers[index])
+            if answers is not None
+            else [*self.tokens.transformers(case.answer, add_special_tokens=False).input_ids, *end]
+            for index, case in enumerate(cases)
+        ]
+        self.image_token = self.image.prompt.image_token_id
+        self._asked: dict[tuple[Any, ...], tuple[list[Asked], list[NDArray[np.uint8]]]] = {}
         self._seen: dict[Plan, tuple[NDArray[Any], NDArray[np.float32]]] = {}
+
+    def asked(self, plan: Plan) -> list[Asked]:
+        """Every case as ``plan`` sees it."""
+        return self._ready(plan)[0]
+
+    def _ready(self, plan: Plan) -> tuple[list[Asked], list[NDArray[np.uint8]]]:
+        """Cases in tokens, and the images they show, uint8 [F, H, W, 3], each once."""
+        key = (plan.grid, plan.joint_images)
+        if key not in self._asked:
+            unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
+            own = self.checkpoint.family.image_size(self.checkpoint.config)
+            size = own or (plan.grid[0] * unit, plan.grid[1] * unit)
+            manifest = replace(self.image, image=replace(self.image.image, size=size))
+            numbers: dict[bytes, int] = {}
+            asked, images = list[Asked](), list[NDArray[np.uint8]]()
+            for case, answer in zip(self.cases, self.answers, strict=True):
+                request = prepare(case, self.tokens, manifest, plan)
+                places = []
+                for pixels in request.images:
+                    number = numbers.setdefault(hashlib.sha256(pixels.tobytes()).digest(), len(images))
+                    if number == len(images):
+                        images.append(pixels)
+                    places.append(number)
+                prompt = list(request.token_ids)
+                shared = _shared(prompt, self.image_token, request.blocks, plan.grid)
+                asked.append(Asked(prompt, answer, tuple(places), request.blocks, shared))
+            self._asked[key] = asked, images
+        return self._asked[key]
 
     def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
@@ -86,11 +123,13 @@ class PlanEvaluator:
         whole = (
             scores.find(plan.score).reads_text and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         )
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        chosen = range(len(self.asked)) if cases is None else cases
+        every = self.asked(plan)
+        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        chosen = range(len(every)) if cases is None else cases
         for index in chosen:
-            asked = self.asked[index]
-            groups[(len(asked.pictures), *((index,) if whole else asked.pictures))].append(index)
+            asked = every[index]
+            alike = (index,) if whole else (asked.pictures, *asked.prompt[: asked.shared])
+            groups[(len(asked.pictures), *alike)].append(index)
         verdict = dict.fromkeys(chosen, False)
         batches: dict[int, list[list[int]]] = defaultdict(list)
         for key, members in groups.items():
@@ -103,18 +142,14 @@ class PlanEvaluator:
         return [verdict[index] for index in chosen]
 
     def encode_images(self, calls: TorchCalls) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Embeddings [pictures, N_0, D] and positions of every picture, remembered by what concerns the encoder."""
+        """Embeddings [images, N_0, D] and positions of every image, remembered by what concerns the encoder."""
         plan = calls.plan
         names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
         kept = {name: getattr(plan, name) for name in names}
-        key = Plan(keep=(0,), **kept)
+        key = Plan(keep=(0,), joint_images=plan.joint_images, **kept)
         if key not in self._seen:
-            unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
-            size = (plan.grid[1] * unit, plan.grid[0] * unit)
-            found = []
-            for first in range(0, len(self.pictures), _PICTURES):
-                some = [np.asarray(_resized(p, size)) for p in self.pictures[first : first + _PICTURES]]
-                found.append(calls.vision(np.stack(some)[:, None]))
+            images = self._ready(plan)[1]
+            found = [calls.vision(np.stack(images[i : i + _PICTURES])) for i in range(0, len(images), _PICTURES)]
             self._seen[key] = tuple(np.concatenate(parts) for parts in list(zip(*found, strict=True))[:2])  # type: ignore[assignment]
         return self._seen[key]
 
@@ -122,20 +157,20 @@ class PlanEvaluator:
         self, calls: TorchCalls, lots: list[list[int]], embeds: Any, positions: Any, whole: bool
     ) -> list[tuple[int, bool]]:
         """Prefill each lot's shared part (or its one whole prompt), then its questions; the verdict by case."""
-        layouts: list[TokenLayout] = []
+        every, layouts = self.asked(calls.plan), list[TokenLayout]()
         for lot in lots:
-            asked = self.asked[lot[0]]
-            shared = asked.prompt if whole else asked.prompt[: self._shared(asked)]
+            asked = every[lot[0]]
+            shared = asked.prompt if whole else asked.prompt[: asked.shared]
             visual_positions = positions[list(asked.pictures)]
-            layouts.append(self.arrange(calls, shared, visual_positions))
-        visual = embeds[[list(self.asked[lot[0]].pictures) for lot in lots]]
-        feeds = batching.feeds(layouts, visual)
+            layouts.append(self.arrange(calls, shared, visual_positions, blocks=asked.blocks))
+        visual = embeds[[place for lot in lots for place in every[lot[0]].pictures]]
+        feeds = batching.feeds(layouts, np.asarray(grouped(calls.plan, visual, len(lots))))
         last = feeds[graph_io.TEXT_MASK].sum(1) - 1
         feeds[graph_io.LOGITS_INDICES] = last[:, None]
         with torch.no_grad():
             logits, presents, _ = _run(calls, feeds, calls.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
-        rows.sort(key=lambda row: len(self.asked[row[1]].prompt) + len(self.asked[row[1]].answer))
+        rows.sort(key=lambda row: len(every[row[1]].prompt) + len(every[row[1]].answer))
         found = []
         for first in range(0, len(rows), _QUESTIONS):
             some = rows[first : first + _QUESTIONS]
@@ -152,10 +187,10 @@ class PlanEvaluator:
         presents: list[Tensor],
         whole: bool,
     ) -> list[tuple[int, bool]]:
-        tails, starts = [], []
+        tails, starts, every = [], [], self.asked(calls.plan)
         for _, index in rows:
-            asked = self.asked[index]
-            question = [] if whole else asked.prompt[self._shared(asked) :]
+            asked = every[index]
+            question = [] if whole else asked.prompt[asked.shared :]
             tails.append([*question, *asked.answer[:-1]])
             starts.append(len(question) - 1)
         parents = torch.tensor([number for number, _ in rows])
@@ -163,34 +198,34 @@ class PlanEvaluator:
         if any(tails):
             none = self.encode_images(calls)[1][:0]
             parts = [
-                self.arrange(calls, tail or [0], none, layouts[number])
+                self.arrange(calls, tail or [0], none, before=layouts[number])
                 for tail, (number, _) in zip(tails, rows, strict=True)
             ]
-            feeds = batching.feeds(
-                parts, np.zeros((len(rows), 0, calls.plan.vision_tokens, calls.shape.hidden), np.float32)
-            )
+            width = self.checkpoint.family.visual_width(self.checkpoint.config)
+            feeds = batching.feeds(parts, np.zeros((len(rows), 0, calls.plan.span_tokens, width), np.float32))
             feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
                 guesses = _run(calls, feeds, [part.index_select(0, parents) for part in presents])[0].argmax(-1)
         found = []
         for row, (number, index) in enumerate(rows):
-            answer, start = self.asked[index].answer, starts[row]
+            answer, start = every[index].answer, starts[row]
             said = [int(logits[number, -1].argmax())] if start < 0 else [int(guesses[row, start])]
             said += [int(token) for token in guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
             found.append((index, said == answer))
         return found
 
-    def _shared(self, asked: Asked) -> int:
-        """Length of the prompt up to its last placeholder."""
-        return len(asked.prompt) - asked.prompt[::-1].index(self.image_token) if asked.pictures else 1
-
     def arrange(
-        self, calls: TorchCalls, ids: list[int], visual_positions: Any, before: TokenLayout | None = None
+        self,
+        calls: TorchCalls,
+        ids: list[int],
+        visual_positions: Any,
+        blocks: Mapping[int, Block] | None = None,
+        before: TokenLayout | None = None,
     ) -> TokenLayout:
         """Positions and order of a prompt, or of what follows ``before``."""
         kind = self.checkpoint.family.position_kind
         begin = (before.next_position, before.next_order) if before else (0, 0)
-        return arrange(ids, self.image_token, visual_positions, calls.plan.grid, kind, *begin)
+        return arrange(ids, self.image_token, visual_positions, calls.plan.grid, kind, *begin, blocks)
 
 
 def _run(calls: TorchCalls, feeds: batching.Feeds, past: list[Tensor]) -> Any:
@@ -198,6 +233,9 @@ def _run(calls: TorchCalls, feeds: batching.Feeds, past: list[Tensor]) -> Any:
     return calls.decoder(*inputs, past)
 
 
-def _resized(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    image = Image.fromarray(picture)
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+def _shared(prompt: list[int], image_token: int, blocks: Mapping[int, Block], grid: tuple[int, int]) -> int:
+    """Length of the prompt up to its last placeholder and the ends of rows that belong to it; 1 without images."""
+    if image_token not in prompt:
+        return 1
+    ends = [block.tiles[0] * grid[0] for block in blocks.values() if isinstance(block, Mosaic)]
+    return len(prompt) - prompt[::-1].index(image_token) + max(ends, default=0)

@@ -90,7 +90,7 @@ def ablate(
         "records": RECORDS,
     }
     if text is None:
-        text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked]))
+        text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked(shapes.none())]))
     store = Store(
         output / MEASUREMENTS,
         {key: about[key] for key in ("task", "weights", "report", "search", "records")},

@@ -35,10 +35,10 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
         rounds: Turns; the first one warms up and is dropped.
         text: Prompt length, reached by repeating a real prompt.
     """
-    index = next(i for i, asked in enumerate(engine.asked) if len(asked.pictures) == 1)
-    asked = engine.asked[index]
+    every = engine.asked(plans[0])
+    index = next(i for i, asked in enumerate(every) if len(asked.pictures) == 1)
     runners = [TorchCalls(engine.checkpoint, engine.model, plan) for plan in plans]
-    ready = [_ready(engine, calls, asked, text) for calls in runners]
+    ready = [_ready(engine, calls, engine.asked(calls.plan)[index], text) for calls in runners]
     taken: list[list[tuple[float, float]]] = [[] for _ in plans]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.budgets import evidence
@@ -18,6 +18,7 @@ from luvc_export.calibration.budgets.search import frontier, peer, search
 from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.runners.canvas import Grids, canvas
 from luvc_export.core.cost_report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import PlanRequest, place_merges, solve
@@ -115,6 +116,8 @@ def budgets(
     data: CalibrationSet,
     image_size: tuple[int, int],
     *,
+    tiles: Grids = ((1, 1),),
+    video: bool = False,
     retention: float = 0.99,
     held_out: float = 0.5,
     merge_keep: float | None = None,
@@ -129,13 +132,15 @@ def budgets(
         checkpoint: With weights.
         data: Pictures and prompts.
         image_size: Height and width, multiples of the family's unit.
+        tiles: Grids of tiles a picture may be cut to, each tile an image with a budget of its own.
+        video: Give images as many frames as the family's videos have, as a bundle with videos does.
         retention: Share of greedy answers that must stay what they are without compression.
         held_out: Share of the pictures that is kept for the check.
         merge_keep: Share of units that merging keeps; None tries ``MERGE_KEEPS``.
         text: Text tokens counted in costs; None for the median prompt's.
         folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
         progress: Told (stage, fraction).
-        **switches: Other fields of ``Plan``, such as ``score`` and ``rho``, the same for all plans.
+        **switches: Other fields of ``Plan``, such as ``score``, ``rho`` and ``joint_images``, the same for all plans.
 
     Raises:
         UsageError: A share is none, or there are too few questions to show the agreement that is asked for.
@@ -161,10 +166,13 @@ def budgets(
         "image_size": list(image_size),
         "records": RECORDS,
     }
+    seen = {"tiles": tiles, "video": video, "joint_images": space.joint_images}
+    if seen != {"tiles": ((1, 1),), "video": False, "joint_images": 1}:
+        about["media"] = json.loads(json.dumps(seen))
     with tempfile.TemporaryDirectory() as scratch:
         store = Store((folder or Path(scratch)) / MEASUREMENTS, about)
         model = runners.load_model(checkpoint)
-        image = ImageInput(image_size, "pad", (128, 128, 128))
+        image = canvas(checkpoint, image_size, tiles=tiles, video=video)
         progress("the uncompressed model's answers", 0.0)
         parts = []
         for number, (name, part) in enumerate((("calibration", learned), ("held-out", kept))):
@@ -178,7 +186,8 @@ def budgets(
         trials, fresh = (Trials(part, retention, flops, store) for part in parts)
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
-            made = solve(PlanRequest(name, merge_keep or PlanRequest.merge_keep), grid, llm, encoder, **switches)
+            share, joint = merge_keep or PlanRequest.merge_keep, space.joint_images
+            made = solve(PlanRequest(name, share, joint_images=joint), grid, llm, encoder, **switches)
             defaults[name] = made
         return _search(trials, fresh, space, defaults, counted, images, about, progress)
 

@@ -89,7 +89,7 @@ def shake(trials: Trials, space: Space, best: PlanTrial, progress: Progress = la
         todo = blocks(space.whole, space.horizon, count)
         for number, block in enumerate(todo):
             progress("shaking the best", number / len(todo))
-            given = raised(keep, block, factor, best.plan.vision_tokens)
+            given = raised(keep, block, factor, best.plan.span_tokens)
             if given is None:
                 continue
             other = descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1]))

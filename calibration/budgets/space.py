@@ -42,8 +42,8 @@ class Space:
         return Plan(self.grid, budgets, merges, last_layer=last, schedule="searched", **self.switches)  # type: ignore[arg-type]
 
     def encoded(self, merges: Merges) -> int:
-        """Tokens that the encoder gives."""
-        return Plan(self.grid, (0,), merges).vision_tokens
+        """Tokens that the encoder gives to a budget."""
+        return Plan(self.grid, (0,), merges).vision_tokens * self.joint_images
 
     def full(self, merges: Merges) -> Keep:
         """All of them, up to the horizon."""
@@ -51,7 +51,13 @@ class Space:
 
     def none(self) -> Plan:
         """The uncompressed plan."""
-        return Plan(self.grid, (self.grid[0] * self.grid[1],) * self.layers, last_layer="full", schedule="none")
+        keep = (self.grid[0] * self.grid[1] * self.joint_images,) * self.layers
+        return Plan(self.grid, keep, last_layer="full", schedule="none", joint_images=self.joint_images)
+
+    @property
+    def joint_images(self) -> int:
+        """Images that share a budget."""
+        return int(self.switches.get("joint_images", 1))
 
 
 #: Layers at which the curve is drawn, at most, beside those that the bisection visits.

@@ -118,7 +118,7 @@ def compare(
         some = cases[first : min(first + batch, observe)]
         observed, seen = _observe(reference, candidate, some, same, tie)
         measured += observed
-        example = example or next(((c, o) for c, o in zip(some, seen, strict=True) if c.images), None)
+        example = example or next(((c, o) for c, o in zip(some, seen, strict=True) if o.first is not None), None)
         progress("tensors and tokens", (first + len(some)) / observe)
     answered: list[Answered] = []
     for first in range(0, len(cases), 16):
@@ -171,7 +171,7 @@ def _observe(
 def _rows(left: Observation, right: Observation, name: str):  # type: ignore[no-untyped-def]
     """The tensor of both; only its text rows where the plans let in different numbers of visual tokens."""
     a, b = left.tensors[name], right.tensors[name]
-    if a.shape == b.shape or name == VISION or left.text != right.text:
+    if a.shape == b.shape or name.startswith(VISION) or left.text != right.text:
         return a, b
     return a[-left.text :], b[-right.text :]
 

@@ -58,7 +58,7 @@ def first(steps: list[LocatedTensor]) -> Located | None:
 
 
 def _suspect(tensor: str, names: set[str]) -> str:
-    if tensor == VISION:
+    if tensor.startswith(VISION):
         return "the vision graph, or the picture's preprocessing"
     if tensor == LOGITS:
         return "the last layer's attention or MLP, the final norm or the output head"

@@ -15,7 +15,6 @@ from luvc_export.calibration.parity.locate import LocatedTensor
 from luvc_export.calibration.parity.tolerances import Tolerances
 from luvc_export.core.plan import Plan
 from luvc_export.errors import MachineError
-from luvc_export.runtime.media.preprocess import preprocess
 from luvc_export.runtime.media.token_visualisation import draw
 
 _FLOOR = 1e-9
@@ -76,15 +75,13 @@ def kept_tokens(made: Comparison) -> bytes | None:
     """What merges and which tokens survive in the example's first picture; None where the candidate cannot tell."""
     if made.example is None or made.example[1].merged_into is None:
         return None
-    case, seen = made.example
+    _, seen = made.example
     assert seen.merged_into is not None
+    assert seen.first is not None
     plan = made.candidate.plan
-    kept = {layer: indices[0] for layer, indices in seen.kept.items()}
+    kept = {layer: indices[0][indices[0] < plan.vision_tokens] for layer, indices in seen.kept.items()}
     kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
-    spec = getattr(getattr(made.candidate, "prompting", None), "image", None)
-    if spec is None:
-        return None
-    sheet = draw(preprocess(case.images[0], spec).pixels[0], plan.grid, seen.merged_into[0], kept, panel=240)
+    sheet = draw(seen.first, plan.grid, seen.merged_into[0], kept, panel=240)
     buffer = io.BytesIO()
     sheet.quantize(128, Image.Quantize.MEDIANCUT).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.manifest import ImageInput
+from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.compare import compare
@@ -16,9 +16,11 @@ from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.tolerances import RETENTION
 from luvc_export.calibration.runners import Spec
 from luvc_export.calibration.runners.base import Runner
+from luvc_export.calibration.runners.canvas import Grids, canvas, canvas_of
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.core.progress import Progress
+from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
@@ -47,33 +49,52 @@ def parity(
 def open_pair(
     left: str,
     right: str,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | None = None,
     dtype: str = "fp32",
     threads: int | None = None,
+    tiles: Grids = ((1, 1),),
+    video: bool = False,
     arithmetic: str = "fp32",
 ) -> tuple[Runner, Runner]:
-    """Open reference and candidate (see ``runners.parse``) on one canvas: a bundle's, or ``image_size``, padded.
+    """Open reference and candidate (see ``runners.parse``) on one canvas: a bundle's, or one made of the options.
 
     A torch model without ``#PLAN`` takes the plan of the bundle it is compared with, else ``thirds``.
+
+    Args:
+        left: Reference.
+        right: Candidate.
+        image_size: Height and width where there is no bundle; None for the checkpoint's own.
+        dtype: Of hf and torch.
+        threads: CPU threads of bundles.
+        tiles: Grids of tiles where there is no bundle.
+        video: Whether images have a video's frames where there is no bundle.
+        arithmetic: Of OpenVINO.
 
     Raises:
         UsageError: Two bundles of different image inputs, or a description that cannot be read.
     """
     specs = runners.parse(left), runners.parse(right)
-    opened = [bundles.load(spec.model) if spec.is_bundle else None for spec in specs]
-    images = [item.manifest.image for item in opened if item]
-    if len({(image.size, image.fit) for image in images}) > 1:
-        raise UsageError("the bundles see pictures in different ways", got=[(i.size, i.fit) for i in images])
-    image = images[0] if images else None
-    plan = next((item.entry(spec.plan).plan for spec, item in zip(specs, opened, strict=True) if item), None)
-    first, second = (_open(spec, image, image_size, plan, dtype, threads, arithmetic) for spec in specs)
+    found = [(bundles.load(spec.model), spec.plan) for spec in specs if spec.is_bundle]
+    images = [
+        (bundle.entry(plan).size or bundle.manifest.image.size, bundle.manifest.image.fit) for bundle, plan in found
+    ]
+    if len({*images}) > 1:
+        raise UsageError("the bundles see pictures in different ways", got=images)
+
+    def seen(checkpoint: Checkpoint) -> Manifest:
+        if found:
+            return canvas_of(checkpoint, *found[0])
+        size = image_size or checkpoint.family.image_size(checkpoint.config) or DEFAULT_IMAGE_SIZE
+        return canvas(checkpoint, size, tiles=tiles, video=video)
+
+    plan = found[0][0].entry(found[0][1]).plan if found else None
+    first, second = (_open(spec, seen, plan, dtype, threads, arithmetic) for spec in specs)
     return first, second
 
 
 def _open(
     spec: Spec,
-    image: ImageInput | None,
-    size: tuple[int, int],
+    seen: Callable[[Checkpoint], Manifest],
     plan: Plan | None,
     dtype: str,
     threads: int | None,
@@ -86,12 +107,12 @@ def _open(
     if spec.kind == "trt":
         return runners.open_engine(bundles.load(spec.model), spec.plan, spec.target)
     checkpoint = open_checkpoint(spec.model)
-    canvas = image or ImageInput(size, "pad", (128, 128, 128))
+    manifest = seen(checkpoint)
     if spec.kind == "hf":
-        return runners.open_huggingface(checkpoint, canvas, dtype)
+        return runners.open_huggingface(checkpoint, manifest, dtype, plan.joint_images if plan else 1)
     if spec.plan is not None or plan is None:
-        plan = _plan(spec.plan or "thirds", checkpoint, canvas.size)
-    return runners.open_torch(checkpoint, plan, canvas, dtype)
+        plan = _plan(spec.plan or "thirds", checkpoint, manifest.image.size)
+    return runners.open_torch(checkpoint, plan, manifest, dtype)
 
 
 def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:

@@ -10,9 +10,10 @@ from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import ImageInput
+from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.calibration.runners.base import Runner, ends
 from luvc_export.calibration.runners.bundle import BundleCalls
+from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
 from luvc_export.calibration.runners.engine import EngineCalls
 from luvc_export.calibration.runners.graph import GraphRunner, Prompting
@@ -23,7 +24,7 @@ from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.options import Options, check_size
-from luvc_export.runtime.prompt.encoder import PromptEncoder, question
+from luvc_export.runtime.prompt.encoder import PromptEncoder
 from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 KINDS = ("hf", "torch", "onnx", "openvino", "trt")
@@ -98,7 +99,7 @@ def open_openvino(
     computed = calls.free.arithmetic
     dtype = entry.quantised.precision if entry.quantised else computed
     name = f"{folder} (OpenVINO {device} {computed}, {plan or manifest.default_plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded), calls, manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls, manifest.visual_width)
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
@@ -112,7 +113,7 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     dtype = entry.quantised.precision if entry.quantised else manifest.dtype
     calls = BundleCalls(loaded, plan, threads)
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded), calls, manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls, manifest.visual_width)
 
 
 def open_engine(
@@ -128,50 +129,60 @@ def open_engine(
     calls = EngineCalls(backend or TrtBackend(bundle, plan, target), made, entry.plan)
     dtype = entry.quantised.precision if entry.quantised else made.precision
     name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(bundle), calls, bundle.manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls, bundle.manifest.visual_width)
 
 
-def _prompting(bundle: Bundle) -> Prompting:
-    """Prompts as the runtime makes them."""
-    manifest, encoder = bundle.manifest, PromptEncoder(bundle)
+def _prompting(bundle: Bundle, plan: str | None) -> Prompting:
+    """Prompts as the runtime makes them, for images of the plan's size."""
+    entry, encoder = bundle.entry(plan), PromptEncoder(bundle)
+    image = replace(bundle.manifest.image, size=entry.size or bundle.manifest.image.size)
+    manifest = replace(bundle.manifest, image=image)
     return Prompting(
-        lambda case: encoder.encode(question(list(case.images), case.prompt, None)),
+        lambda case: prepare(case, encoder, manifest, entry.plan),
         lambda ids: str(encoder.tokenizer.decode(list(ids))),
-        manifest.prompt.image_token_id,
-        manifest.prompt.position_kind,
-        manifest.image,
+        manifest,
         frozenset(manifest.prompt.eos_token_ids),
     )
 
 
 def open_torch(
-    checkpoint: Checkpoint, plan: Plan, image: ImageInput, dtype: str = "fp32", model: Any = None
+    checkpoint: Checkpoint, plan: Plan, image: ImageInput | Manifest, dtype: str = "fp32", model: Any = None
 ) -> GraphRunner:
-    """A checkpoint with a plan as a runner, in torch; ``model`` is the checkpoint's, loaded here if None.
+    """A checkpoint with a plan as a runner, in torch.
+
+    Args:
+        checkpoint: With weights.
+        plan: Compression.
+        image: What pictures are fitted to; a canvas (``canvas``) for tiles and videos too.
+        dtype: Of the model.
+        model: The checkpoint's, loaded here if None.
 
     Raises:
         PlanError: The plan is for another image size.
     """
-    check_size(checkpoint, {plan.schedule: plan}, Options(image.size, image.fit))
+    manifest = canvas_for(checkpoint, image)
+    own, video = manifest.image, manifest.prompt.video is not None
+    options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video)
+    check_size(checkpoint, {plan.schedule: plan}, options)
     model = _model(checkpoint.folder, dtype) if model is None else model
-    tokens = Tokens(checkpoint)
-    config = model.generation_config
+    tokens = Tokens(checkpoint, manifest.prompt)
     prompting = Prompting(
-        tokens.encode,
+        lambda case: prepare(case, tokens, manifest, plan),
         tokens.decode,
-        tokens.image_token_id,
-        checkpoint.family.position_kind,
-        image,
-        ends(config.eos_token_id),
+        manifest,
+        ends(model.generation_config.eos_token_id),
     )
     width = checkpoint.family.visual_width(checkpoint.config)
     calls = TorchCalls(checkpoint, model, plan)
     return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, calls, width)
 
 
-def open_huggingface(checkpoint: Checkpoint, image: ImageInput, dtype: str = "fp32") -> Runner:
-    """A checkpoint as transformers runs it."""
-    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), image, dtype)
+def open_huggingface(
+    checkpoint: Checkpoint, image: ImageInput | Manifest, dtype: str = "fp32", joint_images: int = 1
+) -> Runner:
+    """A checkpoint as transformers runs it; with ``joint_images`` videos are brought to so many images."""
+    manifest = canvas_for(checkpoint, image)
+    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), manifest, dtype, joint_images)
 
 
 @lru_cache(maxsize=2)

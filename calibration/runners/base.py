@@ -17,6 +17,18 @@ Kept = dict[int, NDArray[np.int64]]
 VISION, LOGITS = "vision", "logits"
 
 
+def plane(index: int) -> str:
+    """Name of a DeepStack plane of the visual embeddings, a tensor of ``Observation``."""
+    return f"{VISION} plane {index}"
+
+
+def planes(visual: NDArray[np.float32], hidden: int) -> dict[str, NDArray[np.float32]]:
+    """Visual embeddings [..., hidden * (1 + planes)] as tensors of ``Observation``."""
+    flat = visual.reshape(-1, visual.shape[-1]).astype(np.float32)
+    parts = np.split(flat, flat.shape[-1] // hidden, axis=-1)
+    return {plane(index) if index else VISION: part for index, part in enumerate(parts)}
+
+
 def probe(layer: int, part: str) -> str:
     """Name of a tensor of ``Observation``: part is ``in`` (hidden state entering), ``key`` or ``value``."""
     return f"layer {layer} {part}"
@@ -27,13 +39,14 @@ class Observation:
     """What one case did inside a model, prefill only.
 
     Attributes:
-        tensors: By name, in the order in which they are computed. ``vision`` [G * N_0, D]; of each layer ``in``, the
-            hidden state [rows, D] that enters it, ``key`` and ``value`` [rows, Hkv * Dh] with keys rotated; ``logits``
-            [text, vocab]. Rows are visual tokens first, then text.
+        tensors: By name, in the order in which they are computed. ``vision`` [G * N_0, D] and its DeepStack planes, if
+            any; of each layer ``in``, the hidden state [rows, D] that enters it, ``key`` and ``value``
+            [rows, Hkv * Dh] with keys rotated; ``logits`` [text, vocab]. Rows are visual tokens first, then text.
         text: Text tokens, the last rows of every tensor but ``vision``.
         kept: Per prune with a budget above 0, tokens of the encoder that stay, int64 [G, keep].
         scores: Per prune, what they were ranked by [G, N], where the runner can tell; N counts what entered.
-        merged_into: Visual token of each unit [G, H0 * W0], where the runner can tell.
+        merged_into: Visual token of each unit [images, H0 * W0], where the runner can tell.
+        first: The first image, uint8 [H, W, 3], where there is one.
     """
 
     tensors: dict[str, NDArray[np.float32]]
@@ -41,6 +54,7 @@ class Observation:
     kept: Kept = field(default_factory=dict)
     scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     merged_into: NDArray[np.int64] | None = None
+    first: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +94,10 @@ def ends(config_eos: Any) -> frozenset[int]:
     return frozenset(int(value) for value in values if value is not None)
 
 
-def same_images(cases: Sequence[Case], most: int | None = None) -> list[list[int]]:
-    """Indices of cases that can share a batch: grouped by their number of pictures, at most ``most`` in a group."""
+def same_images(images: Sequence[int], most: int | None = None) -> list[list[int]]:
+    """Indices of cases that can share a batch: grouped by their number of ``images``, at most ``most`` in a group."""
     groups: dict[int, list[int]] = {}
-    for index, case in enumerate(cases):
-        groups.setdefault(len(case.images), []).append(index)
+    for index, count in enumerate(images):
+        groups.setdefault(count, []).append(index)
     sized = ((group, most or len(group)) for group in groups.values())
     return [group[first : first + size] for group, size in sized for first in range(0, len(group), size)]

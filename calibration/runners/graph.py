@@ -11,15 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.manifest import ImageInput
+from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, probe, same_images
+from luvc_export.calibration.runners.base import LOGITS, Kept, Observation, Said, planes, probe, same_images
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import PositionKind, TokenLayout, arrange
-from luvc_export.errors import UsageError
+from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.runtime import batching
-from luvc_export.runtime.media.preprocess import preprocess
+from luvc_export.runtime.graphs import grouped
+from luvc_export.runtime.prompt.request import Request
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
 _REMEMBERED = 64
@@ -67,13 +67,14 @@ class GraphCalls(Protocol):
 
 @dataclass(frozen=True)
 class Prompting:
-    """How cases become token ids with one placeholder a picture, and pixels; and how answers end."""
+    """How cases become token ids with one placeholder an image, and pixels; and how answers end.
 
-    encode: Callable[[Case], list[int]]
+    ``manifest`` is a bundle's, or what an export would write.
+    """
+
+    prepare: Callable[[Case], Request]
     decode: Callable[[Sequence[int]], str]
-    image_token_id: int
-    position_kind: PositionKind
-    image: ImageInput
+    manifest: Manifest
     eos: frozenset[int]
 
 
@@ -81,13 +82,6 @@ class GraphRunner:
     """See ``base.Runner``."""
 
     def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, calls: GraphCalls, hidden: int) -> None:
-        if plan.joint_images > 1:
-            raise UsageError(
-                "cases are about pictures, and this plan's budgets are for whole videos",
-                where=name,
-                got=f"{plan.joint_images} images to a budget",
-                fix="choose the plan for pictures",
-            )
         self.name, self.dtype, self.plan = name, dtype, plan
         self.can_force = calls.can_force
         self.calls, self.prompting, self._width = calls, prompting, hidden
@@ -96,16 +90,17 @@ class GraphRunner:
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
         """See ``base.Runner``."""
         found: dict[int, Observation] = {}
-        for members in same_images(cases, self.calls.largest_batch):
-            some = [cases[index] for index in members]
+        requests = [self.prompting.prepare(case) for case in cases]
+        for members in same_images([len(asked.images) for asked in requests], self.calls.largest_batch):
             told = None
-            if forced is not None and some[0].images:
+            if forced is not None and len(requests[members[0]].images):
                 told = {layer: np.stack([forced[i][layer] for i in members]) for layer in forced[members[0]]}
-            found |= dict(zip(members, self._observe(some, told), strict=True))
+            found |= dict(zip(members, self._observe([requests[i] for i in members], told), strict=True))
         return [found[index] for index in range(len(cases))]
 
-    def _observe(self, cases: Sequence[Case], forced: Kept | None) -> list[Observation]:
-        layouts, embeds, merged = self._ready(cases)
+    def _observe(self, requests: Sequence[Request], forced: Kept | None) -> list[Observation]:
+        layouts, embeds, merged = self._ready(requests)
+        hidden = self.prompting.manifest.decoder.hidden
         feeds = batching.feeds(layouts, embeds)
         told = None if forced is None else span_indices(self.plan, forced)
         out = self.calls.decode(feeds, None, told)
@@ -115,7 +110,7 @@ class GraphRunner:
         for row, layout in enumerate(layouts):
             text = layout.input_ids.shape[1]
             cut = longest - text
-            tensors = {VISION: embeds[row].reshape(-1, embeds.shape[-1]).astype(np.float32)}
+            tensors = planes(embeds[row], hidden)
             for layer, (key, value) in enumerate(caches):
                 if out.hidden:
                     tensors[probe(layer, "in")] = _cut(out.hidden[layer][row], cut)
@@ -124,20 +119,23 @@ class GraphRunner:
             tensors[LOGITS] = _cut(out.logits[row], cut)
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
             scores = {layer: values[row] for layer, values in out.scores.items()}
-            result.append(Observation(tensors, text, kept, scores, None if merged is None else merged[row]))
+            images = requests[row].images
+            first = images[0, 0] if len(images) else None
+            result.append(Observation(tensors, text, kept, scores, None if merged is None else merged[row], first))
         return result
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``base.Runner``."""
         said: dict[int, Said] = {}
-        for members in same_images(cases, self.calls.largest_batch):
-            said |= dict(zip(members, self._answer([cases[i] for i in members], longest), strict=True))
+        requests = [self.prompting.prepare(case) for case in cases]
+        for members in same_images([len(asked.images) for asked in requests], self.calls.largest_batch):
+            said |= dict(zip(members, self._answer([requests[i] for i in members], longest), strict=True))
         return [said[index] for index in range(len(cases))]
 
-    def _answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
-        layouts, embeds, _ = self._ready(cases)
+    def _answer(self, requests: Sequence[Request], longest: int) -> list[Said]:
+        layouts, embeds, _ = self._ready(requests)
         feeds = batching.feeds(layouts, embeds, all_logits=False)
-        words: list[list[int]] = [[] for _ in cases]
+        words: list[list[int]] = [[] for _ in requests]
         out = self.calls.decode(feeds, None, None)
         for step in range(longest):
             tokens = out.logits[:, -1].argmax(-1)
@@ -151,33 +149,26 @@ class GraphRunner:
         eos = self.prompting.eos
         return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
 
-    def _ready(self, cases: Sequence[Case]) -> tuple[list[TokenLayout], NDArray[Any], NDArray[np.int64] | None]:
-        """Layouts, embeddings [B, G, N_0, D] and merge maps [B, G, H0 * W0] of cases with equally many pictures."""
-        seen = [[self._prepared(picture) for picture in case.images] for case in cases]
+    def _ready(self, requests: Sequence[Request]) -> tuple[list[TokenLayout], NDArray[Any], NDArray[np.int64] | None]:
+        """Layouts, embeddings [B, G, span, D] and merge maps [B, images, H0 * W0] of requests alike in images."""
+        plan, prompt = self.plan, self.prompting.manifest.prompt
+        seen = [[self._prepared(pixels) for pixels in asked.images] for asked in requests]
+        none = np.zeros((0, plan.vision_tokens, 2), np.float32)
         layouts = []
-        for case, rows in zip(cases, seen, strict=True):
-            positions = (
-                np.stack([features[1] for features in rows])
-                if rows
-                else np.zeros((0, self.plan.vision_tokens, 2), np.float32)
-            )
-            layouts.append(
-                arrange(
-                    self.prompting.encode(case),
-                    self.prompting.image_token_id,
-                    positions,
-                    self.plan.grid,
-                    self.prompting.position_kind,
-                )
-            )
+        for asked, rows in zip(requests, seen, strict=True):
+            positions = np.stack([features[1] for features in rows]) if rows else none
+            ids, kind = list(asked.token_ids), prompt.position_kind
+            layouts.append(arrange(ids, prompt.image_token_id, positions, plan.grid, kind, blocks=asked.blocks))
         if not seen[0]:
-            return layouts, np.zeros((len(cases), 0, self.plan.vision_tokens, self._width), np.float32), None
-        embeds = np.stack([np.stack([features[0] for features in rows]) for rows in seen])
+            return layouts, np.zeros((len(requests), 0, plan.span_tokens, self._width), np.float32), None
+        embeds = grouped(
+            plan, np.concatenate([np.stack([features[0] for features in rows]) for rows in seen]), len(seen)
+        )
         maps = [[features[2] for features in rows] for rows in seen]
-        return layouts, embeds, None if maps[0][0] is None else np.array(maps)
+        return layouts, np.asarray(embeds), None if maps[0][0] is None else np.array(maps)
 
-    def _prepared(self, picture: Any) -> tuple[Any, ...]:
-        pixels = preprocess(picture, self.prompting.image).pixels
+    def _prepared(self, pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
+        """What the encoder makes of one image uint8 [F, H, W, 3]."""
         key = hashlib.sha256(pixels.tobytes()).digest()
         if key not in self._seen:
             embeds, positions, merged = self.calls.vision(pixels[None])

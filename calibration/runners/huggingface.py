@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from luvc_export.bundle.manifest import ImageInput
+from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, ends, probe
+from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, ends, plane, probe
+from luvc_export.calibration.runners.canvas import prepare, uncompressed
 from luvc_export.calibration.runners.text import Tokens
-from luvc_export.core.plan import Plan
+from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.runtime.media.preprocess import preprocess
+from luvc_export.runtime.prompt.request import Request
 
 
 class HuggingFace:
@@ -27,42 +28,61 @@ class HuggingFace:
     Args:
         checkpoint: Where ``model`` is from.
         model: From ``compressed.load_model``.
-        image: Size and fit; the processor itself must not resize again.
+        manifest: How pictures are fitted and cut; the processor itself does neither again.
         dtype: Of the model.
+        joint_images: Images that videos are brought to, as in the plan this is compared with.
     """
 
     can_force = False
 
-    def __init__(self, checkpoint: Checkpoint, model: Any, image: ImageInput, dtype: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, model: Any, manifest: Manifest, dtype: str, joint_images: int = 1
+    ) -> None:
         from transformers import AutoImageProcessor
 
         self.name, self.dtype = f"{checkpoint.name} (Hugging Face)", dtype
-        unit = checkpoint.family.unit_pixels(checkpoint.config)
-        grid = (image.size[0] // unit, image.size[1] // unit)
-        shape = checkpoint.family.decoder_shape(checkpoint.config)
-        self.plan = Plan(grid, (grid[0] * grid[1],) * shape.layers, last_layer="full", schedule="none")
-        self.model, self.image, self.tokens = model, image, Tokens(checkpoint)
+        self.plan = uncompressed(checkpoint, manifest.image.size, joint_images)
+        self.checkpoint, self.model, self.manifest = checkpoint, model, manifest
+        self.tokens = Tokens(checkpoint, manifest.prompt)
         self.processor = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
-        self.image_token = checkpoint.family.image_token_id(checkpoint.config)
 
     @torch.no_grad()
     def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
         """See ``base.Runner``."""
-        return [self._observe(case) for case in cases]
+        return [self._observe(self._request(case)) for case in cases]
 
-    def _observe(self, case: Case) -> Observation:
-        inputs = self._inputs(case)
-        out = self.model(**inputs, output_hidden_states=True, use_cache=True)
-        visual = inputs["input_ids"][0] == self.image_token
-        order = torch.cat([visual.nonzero()[:, 0], (~visual).nonzero()[:, 0]])
-        text = int((~visual).sum())
-        tensors = {VISION: _array(out.hidden_states[0][0][visual])}
+    def _observe(self, request: Request) -> Observation:
+        visual, text = self._places(request)
+        order = torch.cat([visual, text])
+        entered: list[Tensor] = []
+        added: list[Tensor] = []
+        with self._watch(entered, added):
+            out = self.model(**self._inputs(request), use_cache=True)
+        tensors = {VISION: _array(entered[0][0][visual])}
+        taps = len(_taps(self.model))
+        tensors |= {plane(index + 1): _array(torch.cat(added[index::taps])) for index in range(taps if added else 0)}
         for number, layer in enumerate(out.past_key_values.layers):
-            tensors[probe(number, "in")] = _array(out.hidden_states[number][0][order])
+            tensors[probe(number, "in")] = _array(entered[number][0][order])
             for part, values in (("key", layer.keys), ("value", layer.values)):
                 tensors[probe(number, part)] = _array(values[0].transpose(0, 1).flatten(1)[order])
-        tensors[LOGITS] = _array(out.logits[0][~visual])
-        return Observation(tensors, text)
+        tensors[LOGITS] = _array(out.logits[0][text])
+        return Observation(tensors, len(text), first=request.images[0, 0] if len(request.images) else None)
+
+    @contextmanager
+    def _watch(self, entered: list[Tensor], added: list[Tensor]) -> Iterator[None]:
+        """Collect what enters each layer of the LLM, and what DeepStack's mergers give."""
+
+        def enters(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            entered.append(given[0] if given else named["hidden_states"])
+
+        inner: Any = self.checkpoint.family.language_model(self.model)
+        hooks = [layer.register_forward_pre_hook(enters, with_kwargs=True) for layer in inner.layers]
+        hooks += [tap.register_forward_hook(lambda module, given, out: added.append(out)) for tap in _taps(self.model)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
@@ -71,7 +91,7 @@ class HuggingFace:
         eos = ends(config.eos_token_id)
         said = []
         for case in cases:
-            inputs = self._inputs(case)
+            inputs = self._inputs(self._request(case))
             pad = config.pad_token_id if config.pad_token_id is not None else min(eos, default=0)
             out = self.model.generate(
                 **inputs,
@@ -84,18 +104,56 @@ class HuggingFace:
             said.append(Said(new, self.tokens.decode(new), new[-1] in eos))
         return said
 
-    def _inputs(self, case: Case) -> dict[str, Tensor]:
-        pictures = [Image.fromarray(preprocess(picture, self.image).pixels[0]) for picture in case.images]
-        ids: list[int] = []
-        for token in self.tokens.encode(case):
-            ids += [token] * (self.plan.units if token == self.image_token else 1)
-        inputs = {"input_ids": torch.tensor([ids])}
-        if pictures:
-            seen = self.processor(pictures, return_tensors="pt", do_resize=False)
-            inputs |= {name: _as(value, next(self.model.parameters()).dtype) for name, value in seen.items()}
-        if "mm_token_type_ids" in inspect.signature(self.model.forward).parameters:
-            inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.image_token).int()
-        return inputs
+    def _request(self, case: Case) -> Request:
+        return prepare(case, self.tokens, self.manifest, self.plan)
+
+    def _inputs(self, request: Request) -> dict[str, Any]:
+        """What transformers' model takes; pixels normalised by its processor."""
+        family, config = self.checkpoint.family, self.checkpoint.config
+        given = family.reference_inputs(
+            config, self._pixels(request.images), list(request.token_ids), request.tiles, request.clips
+        )
+        known, dtype = inspect.signature(self.model.forward).parameters, next(self.model.parameters()).dtype
+        return {name: _as(value, dtype) for name, value in given.items() if name in known}
+
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        """uint8 [n, F, H, W, 3] -> normalised fp32 of the same shape."""
+        made = self.processor
+        shown = np.ascontiguousarray(images.reshape(-1, *images.shape[2:]).transpose(0, 3, 1, 2))
+        switches = (made.do_rescale, made.rescale_factor, made.do_normalize, made.image_mean, made.image_std)
+        if hasattr(made, "rescale_and_normalize"):
+            pixels = made.rescale_and_normalize(torch.from_numpy(shown), *switches)
+        else:
+            pixels = torch.from_numpy(np.array([_normalised(made, one) for one in shown], np.float32))
+        flat: Tensor = pixels.reshape(-1, 3, *images.shape[2:4]).permute(0, 2, 3, 1)
+        return flat.reshape(images.shape).float().contiguous()
+
+    def _places(self, request: Request) -> tuple[Tensor, Tensor]:
+        """Where visual tokens and text stand in transformers' sequence, by the logical order of ours."""
+        prompt, plan = self.manifest.prompt, self.plan
+        units = np.indices(plan.grid).reshape(2, -1).T.astype(np.float32)
+        positions = np.broadcast_to(units, (len(request.images), plan.units, 2))
+        ids, kind = list(request.token_ids), prompt.position_kind
+        layout = arrange(ids, prompt.image_token_id, positions, plan.grid, kind, blocks=request.blocks)
+        orders = np.concatenate([layout.visual_order[0], layout.order[0]])
+        places = torch.from_numpy(np.argsort(np.argsort(orders, kind="stable"), kind="stable"))
+        return places[: layout.visual_order.shape[1]], places[layout.visual_order.shape[1] :]
+
+
+def _normalised(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """One image [3, H, W] through a processor that works on arrays."""
+    shown: Any = image
+    if processor.do_rescale:
+        shown = processor.rescale(shown, processor.rescale_factor)
+    if processor.do_normalize:
+        shown = processor.normalize(shown, processor.image_mean, processor.image_std)
+    return np.asarray(shown, np.float32)
+
+
+def _taps(model: Any) -> Sequence[Any]:
+    """Modules that give DeepStack planes, in their order."""
+    found: Sequence[Any] = getattr(getattr(model.model, "visual", None), "deepstack_merger_list", ())
+    return found
 
 
 def _as(value: Any, dtype: torch.dtype) -> Any:

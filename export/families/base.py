@@ -12,7 +12,7 @@ from torch import nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
-from luvc_export.core.tiling import Tiling, TilingRule, Video
+from luvc_export.core.tiling import ClipImages, Tiling, TilingRule, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -78,13 +78,22 @@ class Family(ABC):
         """A config small enough for tests, with every feature of the family."""
 
     @abstractmethod
-    def reference_inputs(self, config: Any, pixels: torch.Tensor, token_ids: list[int]) -> dict[str, Any]:
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: torch.Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
         """What the transformers model takes for the same prompt (parity feeds it to the original).
 
         Args:
             config: The model's.
             pixels: Normalised fp32 [n, F, H, W, 3], the output of ``Normalise``.
             token_ids: Prompt with one placeholder per image and everything ``cuts`` writes, as the decoder takes it.
+            tiles: Rows and columns of tiles of each picture; none for uncut ones.
+            clips: Which images are moments of videos.
         """
 
     def language_model(self, model: Any) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import ClipImages, Tiling
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import (
     HALF,
@@ -149,7 +150,14 @@ class Gemma3(Family):
         """The chat template writes the begin mark alone."""
         return "<start_of_image>"
 
-    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
         """Every placeholder as often as there are units, which tokens are images, and the pixels."""
         image = self.image_token_id(config)
         ids = expand_images(token_ids, image, self._side(config) ** 2)

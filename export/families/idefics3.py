@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import ClipImages, Tiling
 from luvc_export.export.families.base import HALF, Family, Normalise, expand_images
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
@@ -96,7 +97,14 @@ class Idefics3(Family):
         written += ["\n"] if written else []
         return Tiling((*written, f"{fake}<global-img>", image, fake), grid, "last" if len(written) > 1 else "none")
 
-    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
         """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""
         ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), self._side(config) ** 2)}
         return ids | {"pixel_values": pixels[:, 0].permute(0, 3, 1, 2)[None].contiguous()} if len(pixels) else ids

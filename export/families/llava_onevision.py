@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import ClipImages, Tiling
 from luvc_export.errors import UsageError
 from luvc_export.export.families.base import HALF, channels_first, expand_images
 from luvc_export.export.families.llava import Llava
@@ -76,13 +76,30 @@ class LlavaOnevision(Llava):
         ]
         return replace(base, used="together"), *made
 
-    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
-        """One placeholder more than there are patches: transformers counts the newline as part of the picture."""
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
+        """Newlines count as part of the picture in transformers."""
         image, newline = self.image_token_id(config), config.text_config.vocab_size
         units = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        ids = expand_images([token for token in token_ids if token != newline], image, units + 1)
+        ids = expand_images(token_ids, image, units)
+        ids = torch.where(ids == newline, image, ids)
         if not len(pixels):
             return {"input_ids": ids}
+        if len(tiles) == 1 and len(pixels) > 1:  # the whole picture, then its tiles; a grid's shape leaves no margin
+            sizes = torch.tensor([[count * side for count, side in zip(tiles[0], pixels.shape[2:4], strict=True)]])
+            shown = channels_first(pixels)[None]
+            return {
+                "input_ids": ids,
+                "pixel_values": shown,
+                "image_sizes": sizes,
+                "batch_num_images": torch.tensor([1]),
+            }
         return {
             "input_ids": ids,
             "pixel_values": channels_first(pixels),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import Video
+from luvc_export.core.tiling import ClipImages, Video
 from luvc_export.export.families.base import POSITION_COPIES, Family, expand_images, rotary_embedding
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -43,27 +44,42 @@ class MropeFamily(Family):
         added = self.visual_width(model.config) // shape.hidden - 1
         return Decoder(inner, model.lm_head, shape.head_dim, rope, plan, added)
 
-    def reference_inputs(self, config: Any, pixels: Tensor, token_ids: list[int]) -> dict[str, Any]:
-        """Flat patches, their grids, and which tokens are images."""
-        side, image = self.unit_pixels(config), self.image_token_id(config)
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
+        """Flat patches, their grids, and which tokens are images and videos."""
+        vision, side, image = config.vision_config, self.unit_pixels(config), self.image_token_id(config)
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
-        ids = expand_images(token_ids, image, rows * columns)
+        moving = {index for clip in clips for index in range(clip.first, clip.first + clip.images)}
+        places = [place for place, token in enumerate(token_ids) if token == image]
+        kinds = list(token_ids)
+        for index in moving:
+            kinds[places[index]] = config.video_token_id
+        expanded = expand_images(kinds, image, rows * columns)[0].tolist()
+        ids = expand_images(expanded, config.video_token_id, rows * columns)
         if not len(pixels):
             return {"input_ids": ids}
-        vision = config.vision_config
-        grid = (1, rows * vision.spatial_merge_size, columns * vision.spatial_merge_size)
-        return {
-            "input_ids": ids,
-            "pixel_values": flat_patches(
-                pixels, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-            ),
-            "image_grid_thw": torch.tensor([grid] * len(pixels)),
-            "mm_token_type_ids": (ids == image).to(torch.int32),
-        }
+        grid = (rows * vision.spatial_merge_size, columns * vision.spatial_merge_size)
+        sizes = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        still = [index for index in range(len(pixels)) if index not in moving]
+        given = {"input_ids": ids, "mm_token_type_ids": (ids == image) + 2 * (ids == config.video_token_id).int()}
+        if still:
+            given["pixel_values"] = flat_patches(pixels[still], *sizes)
+            given["image_grid_thw"] = torch.tensor([(1, *grid)] * len(still))
+        if clips:
+            given["pixel_values_videos"] = flat_patches(pixels[sorted(moving)], *sizes)
+            given["video_grid_thw"] = torch.tensor([(clip.images, *grid) for clip in clips])
+            given["second_per_grid_ts"] = [clip.seconds for clip in clips]
+        return given
 
 
 def flat_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
-    """[n, 1, H, W, 3] -> [n * patches, 3 * frames * patch * patch], unit after unit, the patches of one together."""
+    """[n, 1 or frames, H, W, 3] -> [n * patches, 3 * frames * patch * patch], the patches of a unit together."""
     rows, columns = pixels.shape[2] // (patch * merge), pixels.shape[3] // (patch * merge)
     tiles = pixels.expand(-1, frames, -1, -1, -1).reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
     return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3 * frames * patch * patch)

@@ -69,6 +69,21 @@ def size(text: str | None) -> tuple[int, int] | None:
     return None if text is None else _pair(text, "the image size", "--image-size", "HxW, such as 672x672")
 
 
+Tiles = Annotated[
+    list[str] | None,
+    typer.Option("--tiles", metavar="RxC", help="Rows x columns of tiles a picture may be cut to; repeat."),
+]
+
+
+def grids(texts: list[str] | None) -> tuple[tuple[int, int], ...]:
+    """Parse every ``RxC`` of ``--tiles``; no tiles where there is none.
+
+    Raises:
+        UsageError: One is no such pair.
+    """
+    return tuple(grid(text) for text in texts or ()) or ((1, 1),)
+
+
 def grid(text: str) -> tuple[int, int]:
     """Parse ``RxC``, rows and columns of tiles.
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
+DEFAULT_IMAGE_SIZE = (672, 672)
+
 
 @dataclass(frozen=True)
 class DecoderShape:

@@ -52,3 +52,12 @@ class Video:
     written: tuple[str | int, ...]
     step: float | None = None
     step_of: Literal["image", "second"] = "image"
+
+
+@dataclass(frozen=True)
+class ClipImages:
+    """Images that are the moments of one video: the first one's index, how many, and seconds from one to the next."""
+
+    first: int
+    images: int
+    seconds: float

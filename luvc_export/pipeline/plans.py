@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.plan import LastLayer, Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest, solve
+from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
-
-#: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
-DEFAULT_IMAGE_SIZE = (672, 672)
 
 ImageSize = tuple[int, int]
 #: A schedule's name, one budget per LLM layer, or a plan that is taken as it is.

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Picture
@@ -118,7 +119,11 @@ class PromptEncoder:
             raise BundleError(
                 "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
             )
-        self._image_token = str(image_token)
+        self._marks(prompt, str(image_token))
+
+    def _marks(self, prompt: Prompt, image_token: str) -> None:
+        """Where pictures and videos stand in the rendered text."""
+        self._image_token = image_token
         self.marker = prompt.marker or self._image_token
         markers = [self.marker, *([prompt.video.marker] if prompt.video else [])]
         self._markers = re.compile("|".join(re.escape(marker) for marker in markers))
@@ -164,12 +169,16 @@ class PromptEncoder:
                 else:
                     text += "".join(str(part) for part in run)
             text += after
-        bos = self.template.special.get("bos_token") if self.template else None
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
+        ids = self._ids(text)
         if (found := ids.count(self.image_token_id)) != len(runs):
             raise self._miscounted(rendered, found - len(runs) + len(chosen), len(chosen))
         spelled = iter(runs)
         return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
+
+    def _ids(self, text: str) -> list[int]:
+        bos = self.template.special.get("bos_token") if self.template else None
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
+        return ids
 
     def _miscounted(self, text: str, found: int, given: int) -> UsageError:
         return UsageError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import token_layout
 from luvc_export.core.plan import Plan
-from luvc_export.core.tiling import Tiling, Video
+from luvc_export.core.tiling import ClipImages, Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.pictures import open_picture
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
@@ -31,6 +31,7 @@ class Request:
         placements: Where its picture lies on each image.
         tiles: Rows and columns of tiles of each picture.
         blocks: Images that belong together, see ``layout.arrange``.
+        clips: Which images are of videos.
     """
 
     token_ids: tuple[int, ...]
@@ -38,11 +39,14 @@ class Request:
     placements: tuple[Placement, ...]
     tiles: tuple[tuple[int, int], ...] = ()
     blocks: Mapping[int, token_layout.Block] = field(default_factory=dict)
+    clips: tuple[ClipImages, ...] = ()
 
     def rest(self, tokens: int, images: int) -> Request:
-        """What is left after the first ``tokens`` ids and ``images`` images. ``tiles`` stay those of all pictures."""
+        """What is left after so many ids and images; ``tiles`` and ``clips`` stay those of all."""
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
-        return Request(self.token_ids[tokens:], self.images[images:], self.placements[images:], self.tiles, blocks)
+        return Request(
+            self.token_ids[tokens:], self.images[images:], self.placements[images:], self.tiles, blocks, self.clips
+        )
 
 
 def open_media(asked: Question) -> Question:
@@ -74,12 +78,14 @@ def make_request(
     spec = replace(manifest.image, size=size)
     parts = list[tuple[str | int, ...]]()
     prepared, tiles, blocks = list[Prepared](), list[tuple[int, int]](), dict[int, token_layout.Block]()
+    clips = list[ClipImages]()
     for item in asked.media:
         if isinstance(item, VideoClip):
             video = _video(manifest)
             item = _filled(item, plan.joint_images * video.frames) if plan.joint_images > 1 else item
             moments = fill_images([open_picture(frame) for frame in item.frames], spec)
             parts.append(_written(video, len(item.frames), len(moments), item.fps))
+            clips.append(ClipImages(len(prepared), len(moments), video.frames / item.fps))
             if video.step is not None:
                 seconds = video.frames / item.fps if video.step_of == "second" else 1.0
                 blocks[len(prepared)] = token_layout.Clip(len(moments), video.step * seconds)
@@ -103,7 +109,7 @@ def make_request(
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
     for index, one in enumerate(prepared):
         images[index] = one.pixels
-    return Request(token_ids, images, tuple(one.placement for one in prepared), tuple(tiles), blocks)
+    return Request(token_ids, images, tuple(one.placement for one in prepared), tuple(tiles), blocks, tuple(clips))
 
 
 def _video(manifest: Manifest) -> Video:

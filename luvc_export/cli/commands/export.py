@@ -25,10 +25,7 @@ def export(
         list[str] | None,
         typer.Option("--image-size", metavar="HxW", help="Image input; repeat. Default: the family's or 672x672."),
     ] = None,
-    tiles: Annotated[
-        list[str] | None,
-        typer.Option("--tiles", metavar="RxC", help="Rows x columns of tiles a picture may be cut to; repeat."),
-    ] = None,
+    tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
     joint_frames: Annotated[
         int | None,

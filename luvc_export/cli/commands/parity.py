@@ -19,7 +19,7 @@ def parity(
     ],
     candidate: Annotated[str, typer.Argument(help="Under test, described in the same way.")],
     cases: Annotated[
-        Path | None, typer.Option("--cases", help="JSON Lines file: image, prompt and optionally answer.")
+        Path | None, typer.Option("--cases", help="JSON Lines file: image or video, prompt and optionally answer.")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="glyph, or a module that has a TASK.")] = None,
     split: options.Split = None,
@@ -27,6 +27,8 @@ def parity(
     observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
     image_size: options.ImageSize = None,
+    tiles: options.Tiles = None,
+    video: Annotated[bool, typer.Option("--video", help="Cases show videos; a bundle says so itself.")] = False,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
     arithmetic: Annotated[
         str, typer.Option("--arithmetic", help="Of openvino sides: fp32, bf16, fp16, or auto.")
@@ -52,7 +54,6 @@ def parity(
     from luvc_export.calibration.parity.run import open_pair
     from luvc_export.calibration.parity.run import parity as run
     from luvc_export.errors import CheckFailed, UsageError
-    from luvc_export.pipeline.plans import DEFAULT_IMAGE_SIZE
 
     if (cases is None) == (task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
@@ -65,16 +66,20 @@ def parity(
         raise UsageError("numbers must be at least 1", where="--count, --observe, --batch")
     if not 0 <= retention <= 1:
         raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
-    for spec in map(runners.parse, (reference, candidate)):
+    specs = [runners.parse(each) for each in (reference, candidate)]
+    for spec in specs:
         if not spec.is_bundle:
             check_model(spec.model)
+    own = [name for name, value in (("--image-size", image_size), ("--tiles", tiles), ("--video", video)) if value]
+    if own and any(spec.is_bundle for spec in specs):
+        raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
     found = tasks.find(task, split) if task else None
     if found:
         asked = list(found.cases(found.report[0], count, found.report[1]))
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
-    size = found.image_size if found else options.size(image_size) or DEFAULT_IMAGE_SIZE
-    left, right = open_pair(reference, candidate, size, dtype, threads, arithmetic)
+    size = options.size(image_size) or (found.image_size if found else None)
+    left, right = open_pair(reference, candidate, size, dtype, threads, options.grids(tiles), video, arithmetic)
     with options.progress(quiet=as_json) as tell:
         result = run(
             left,

@@ -15,7 +15,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
-_SEARCH = ("retention", "count", "prompt", "held_out", "save", "max_new_tokens")
+_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens")
 _DIRECT = ("schedule", "speedup", "kv_mib", "last_layer")
 
 
@@ -24,6 +24,12 @@ def plan(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
     schedule: options.PlanName = DEFAULT_SCHEDULE,
     image_size: options.ImageSize = None,
+    tiles: options.Tiles = None,
+    video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
+    joint_frames: Annotated[
+        int | None,
+        typer.Option("--joint-frames", metavar="N", help="Budgets that N frames of a video share; implies --video."),
+    ] = None,
     merge_keep: Annotated[
         float | None,
         typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75; --data tries 1, 0.75 and 0.5."),
@@ -72,6 +78,7 @@ def plan(
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
+    from luvc_export.pipeline.plans import images_of_video
 
     given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
@@ -84,13 +91,15 @@ def plan(
     check_model(model, revision)
     switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
+    joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     if data is not None:
+        media = {"tiles": options.grids(tiles), "video": video or joint_frames is not None, "joint_images": joint}
         result = _search(
             checkpoint,
             data,
             options.size(image_size),
             {"count": count, "prompt": prompt, "longest": max_new_tokens},
-            {"retention": retention, "held_out": held_out, "merge_keep": merge_keep, "text": text, **switches},
+            {"retention": retention, "held_out": held_out, "merge_keep": merge_keep, "text": text, **switches, **media},
             save,
             _command(context, given),
             quiet=as_json,
@@ -115,6 +124,7 @@ def plan(
                 kv_mib=kv_mib,
                 text=counted,
                 last_layer=last_layer,  # type: ignore[arg-type]
+                joint_images=joint,
                 **switches,
             )
         )

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import datasets, runners
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store
 from luvc_export.calibration.budgets import check, evidence, part, search
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
+from luvc_export.calibration.runners.canvas import canvas
 from luvc_export.cli import main
 from luvc_export.core.plan import Plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
@@ -251,11 +251,11 @@ def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tm
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
     space = Space((IMAGE_SIZE[0] // unit, IMAGE_SIZE[1] // unit), layers, layers)
-    store, image = Store(tmp_path / "store.json", {}), ImageInput(IMAGE_SIZE, "pad", (128, 128, 128))
+    store, image = Store(tmp_path / "store.json", {}), canvas(checkpoint, IMAGE_SIZE)
     made = part.Part("calibration", checkpoint, runners.load_model(checkpoint), data, image, space.none(), store)
     assert made.agrees(space.none(), range(5)) == [True] * 5
     assert not all(made.agrees(space.plan((), ()), range(5))), "blind"
-    assert all(1 <= len(asked.answer) <= 4 for asked in made.engine.asked)
+    assert all(1 <= len(asked.answer) <= 4 for asked in made.engine.asked(space.none()))
 
 
 def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:

@@ -95,7 +95,7 @@ def test_a_task_s_other_split_is_asked_by_name() -> None:
 
 
 def test_two_plans_are_judged_by_retention_alone(reference: Any, checkpoint: Checkpoint, cases: Sequence[Case]) -> None:
-    left = runners.open_huggingface(checkpoint, reference.prompting.image)
+    left = runners.open_huggingface(checkpoint, reference.prompting.manifest)
     result = parity(left, reference, cases, observe=2, longest=1)
     assert [gate.name for gate in result.gates] == ["elements that are not finite", "retention"]
     assert any("plans differ" in line for line in result.lines())

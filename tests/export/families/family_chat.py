@@ -158,7 +158,7 @@ def save(tiny: Case, folder: Path) -> Path:
     save_image_processor(tiny, folder)
     (folder / "tokenizer.json").write_text(tokenizer(name).to_str(), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template(name), encoding="utf-8")
-    bos = {"bos_token": "<bos>"} if name == "gemma3" else {}
+    bos = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"bos_token": "<bos>"} if name == "gemma3" else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(bos), encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": []}), encoding="utf-8")
     return folder

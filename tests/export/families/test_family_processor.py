@@ -89,7 +89,7 @@ def test_no_settings_at_all(tmp_path: Path) -> None:
     case("llava").config.save_pretrained(tmp_path)
     assert picture_settings(opened(tmp_path, weights=False)).mean == case("llava").family.pixels.mean
     (tmp_path / NEW).write_text(json.dumps({"processor_class": "LlavaProcessor", "patch_size": 12}))
-    with pytest.raises(CheckpointError, match="does not say how its pictures are prepared(.|\n)*save_pretrained"):
+    with pytest.raises(CheckpointError, match=r"does not say how its pictures are prepared(.|\n)*save_pretrained"):
         check_size(opened(tmp_path), {}, Options((60, 60)))
 
 

@@ -1,0 +1,73 @@
+"""What an export of a checkpoint would say of pictures and prompts: how runners without a bundle prepare questions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Fit, ImageInput, Manifest, PlanEntry
+from luvc_export.calibration.cases import Case, asked
+from luvc_export.core.plan import Plan
+from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.exported_manifest import make_manifest
+from luvc_export.export.options import Options, check_size
+from luvc_export.runtime.media.video import DEFAULT_FRAMES
+from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.request import Request, make_request, open_media
+
+Grids = tuple[tuple[int, int], ...]
+
+
+def canvas(
+    checkpoint: Checkpoint,
+    image_size: tuple[int, int],
+    fit: Fit = "pad",
+    tiles: Grids = ((1, 1),),
+    video: bool = False,
+) -> Manifest:
+    """The manifest of an export with these options; no graph is made.
+
+    Raises:
+        UsageError: The family has no such size, tiles or video.
+        CheckpointError: The checkpoint does not say how its pictures are prepared.
+    """
+    context = checkpoint.family.decoder_shape(checkpoint.config).context
+    options = Options(image_size, fit, text_capacity=context, tiles=tiles, video=video)
+    none = uncompressed(checkpoint, image_size)
+    check_size(checkpoint, {"none": none}, options)
+    return make_manifest(checkpoint, options, {"none": PlanEntry(none, "", "")}, "none", {}, set(), {})
+
+
+def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -> Manifest:
+    """The canvas of a bundle's plan, what is written around pictures taken from the checkpoint's own family."""
+    manifest = bundle.manifest
+    grids = tuple(cut.tiles for cut in manifest.prompt.cuts if cut.used != "together") or ((1, 1),)
+    image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size or manifest.image.size)
+    made = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
+    return dataclasses.replace(made, image=image)
+
+
+def canvas_for(checkpoint: Checkpoint, image: ImageInput | Manifest) -> Manifest:
+    """``image`` itself where it is a canvas; else pictures fitted so, without tiles and videos."""
+    if isinstance(image, Manifest):
+        return image
+    return dataclasses.replace(canvas(checkpoint, image.size, image.fit), image=image)
+
+
+def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) -> Request:
+    """Token ids and images of a case, as a session makes them.
+
+    Raises:
+        UsageError: A picture cannot be read, or the plan or the bundle does not take such media.
+    """
+    frames = manifest.image.frames * plan.joint_images if plan.joint_images > 1 else DEFAULT_FRAMES
+    return make_request(open_media(asked(case, frames)), encoder, manifest, manifest.image.size, plan)
+
+
+def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], joint_images: int = 1) -> Plan:
+    """The plan that changes nothing, for images or whole videos."""
+    unit = checkpoint.family.unit_pixels(checkpoint.config)
+    rows, columns = (max(1, side // unit) for side in size)
+    layers = checkpoint.family.decoder_shape(checkpoint.config).layers
+    keep = (rows * columns * joint_images,) * layers
+    return Plan((rows, columns), keep, last_layer="full", joint_images=joint_images, schedule="none")

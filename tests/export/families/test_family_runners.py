@@ -1,0 +1,130 @@
+"""Parity and budget search of every family: the reference encodes text, tiles and videos as its processor does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import family_chat
+import pytest
+from test_family_answers import scenery
+from test_family_graphs import small
+
+from luvc_export.calibration import runners
+from luvc_export.calibration.budgets.run import budgets
+from luvc_export.calibration.cases import FileCase
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.parity.run import parity
+from luvc_export.calibration.runners.canvas import canvas, uncompressed
+from luvc_export.export import families
+from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+
+FAMILIES = families.built_in()
+FOUND = {name: families.find(name, "test") for name in FAMILIES}
+TILED = ("idefics3", "internvl", "llava_onevision", "smolvlm")
+VIDEO = [name for name, family in FOUND.items() if family.video(family.tiny_config())]
+#: Images that share a budget in a joint plan, two frames each.
+MOMENTS = 2
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Small checkpoints by family, each written once."""
+
+    @cache
+    def save(name: str) -> Checkpoint:
+        folder = family_chat.save(small(name), tmp_path_factory.mktemp(name))
+        return open_checkpoint(str(folder))
+
+    return save
+
+
+def questions(name: str, kind: str) -> list[FileCase]:
+    """Two about single pictures of other shapes (padded), one without any; or tiled pictures; or videos."""
+    tiny = small(name)
+    still: list[Any] = [image[0].numpy() for image in tiny.images(8)]
+    if kind == "videos":
+        clips = tuple(still[:4]), tuple(still[4:7])
+        return [FileCase((), "What then?", video=clip, fps=0.8, picture=i) for i, clip in enumerate(clips)]
+    if kind == "tiles":
+        shown = [scenery(tiny, 1, 2), 255 - scenery(tiny, 1, 2)]
+        return [FileCase((picture,), "Hi", picture=i) for i, picture in enumerate(shown)]
+    narrow = [still[0][:, : tiny.size[1] // 2], still[1][: tiny.size[0] // 3]]
+    asked = [FileCase((picture,), "Hi", picture=i) for i, picture in enumerate(narrow)]
+    return [*asked, FileCase(tuple(still[2:4]), "Both?", picture=2), FileCase((), "2 + 2?", picture=3)]
+
+
+KINDS = [(name, "pictures") for name in FAMILIES] + [(n, "tiles") for n in TILED] + [(n, "videos") for n in VIDEO]
+
+
+def seen(checkpoint: Checkpoint, kind: str) -> Any:
+    tiles = ((1, 2),) if kind == "tiles" else ((1, 1),)
+    return canvas(checkpoint, small(checkpoint.family.model_type).size, tiles=tiles, video=kind == "videos")
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_the_uncompressed_plan_is_transformers(name: str, kind: str, saved: Any) -> None:
+    """Every tensor that enters a layer, caches, logits and answers."""
+    checkpoint = saved(name)
+    image = seen(checkpoint, kind)
+    left = runners.open_huggingface(checkpoint, image)
+    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size), image)
+    asked = questions(name, kind)
+    made = parity(left, right, asked, observe=len(asked), longest=8)
+    assert made.passed, "\n".join(made.lines(True))
+    names = {step.tensor for step in made.steps}
+    assert {"vision", "layer 0 in", "layer 1 in", "layer 1 key", "logits"} <= names
+    assert ("vision plane 1" in names) == (name == "qwen3_vl")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("qwen3_vl", "pictures"), ("llava_onevision", "tiles"), ("qwen2_vl", "videos")]
+)
+def test_a_reference_that_reads_otherwise_is_told(
+    name: str, kind: str, saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage of the reference's own reading: pixels, places."""
+    checkpoint = saved(name)
+    image = seen(checkpoint, kind)
+    left = runners.open_huggingface(checkpoint, image)
+    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size), image)
+    asked = [one for one in questions(name, kind) if one.images or one.video][:1]
+    pixels, places = left._pixels, left._places
+    monkeypatch.setattr(left, "_pixels", lambda images: pixels(images[..., ::-1].copy()))
+    assert not parity(left, right, asked, observe=1, longest=1).passed
+    monkeypatch.setattr(left, "_pixels", pixels)
+    monkeypatch.setattr(left, "_places", lambda request: tuple(part.flip(0) for part in places(request)))
+    assert not parity(left, right, asked, observe=1, longest=1).passed
+
+
+def few(cases: Sequence[FileCase]) -> CalibrationSet:
+    """Each case twice, in clusters of their own."""
+    many = [
+        FileCase(c.images, c.prompt + "?" * turn, None, c.kind, 10 * turn + i, c.video, c.fps)
+        for turn in range(3)
+        for i, c in enumerate(cases)
+    ]
+    return CalibrationSet("made", tuple(many), tuple((str(c.picture),) for c in many), longest=3)
+
+
+@pytest.mark.parametrize(("name", "kind"), [*KINDS, *((name, "joint") for name in VIDEO)])
+def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
+    """The uncompressed model repeats its answers (else the search refuses), and the plan has the right span."""
+    checkpoint = saved(name)
+    data = few(questions(name, "videos" if kind == "joint" else kind))
+    tiles = ((1, 2),) if kind == "tiles" else ((1, 1),)
+    video, joint = kind in ("videos", "joint"), MOMENTS if kind == "joint" else 1
+    found = budgets(
+        checkpoint,
+        data,
+        small(name).size,
+        tiles=tiles,
+        video=video,
+        joint_images=joint,
+        retention=0.05,
+        merge_keep=0.75,
+    )
+    assert found.none.keep[0] == small(name).plan.units * joint
+    assert found.chosen.plan.joint_images == joint
+    assert found.chosen.flops < found.flops
