@@ -31,7 +31,7 @@ from luvc_export.core.token_layout import Block, Mosaic, TokenLayout, arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.runtime import batching
-from luvc_export.runtime.graphs import grouped
+from luvc_export.runtime.graphs import NO_TOKEN, grouped
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
 _PICTURES, _QUESTIONS = 24, 64
@@ -222,10 +222,11 @@ class PlanEvaluator:
         blocks: Mapping[int, Block] | None = None,
         before: TokenLayout | None = None,
     ) -> TokenLayout:
-        """Positions and order of a prompt, or of what follows ``before``."""
+        """Positions and order of a prompt, or of what follows ``before``, which is text even where it says the placeholder."""
         kind = self.checkpoint.family.position_kind
         begin = (before.next_position, before.next_order) if before else (0, 0)
-        return arrange(ids, self.image_token, visual_positions, calls.plan.grid, kind, *begin, blocks)
+        token = NO_TOKEN if before else self.image_token
+        return arrange(ids, token, visual_positions, calls.plan.grid, kind, *begin, blocks)
 
 
 def _run(calls: TorchCalls, feeds: batching.Feeds, past: list[Tensor]) -> Any:

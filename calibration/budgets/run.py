@@ -218,7 +218,7 @@ def _search(
     if chosen is None:
         raise CheckFailed(
             "merging in the encoder alone changes too many answers",
-            got=f"{space.encoded(space.merges[0])} of {none.plan.units} units left",
+            got=f"{space.encoded(space.merges[0])} of {none.plan.span_tokens} units left",
             expected=f"an agreement whose lower bound is at least {trials.bar:g}",
             fix="a larger --merge-keep, or none to try several",
         )

@@ -7,9 +7,9 @@ from typing import Any
 
 import family_chat
 import family_harness as harness
-import numpy as np
 import pytest
 from family_harness import GREEDY, Case, case
+from family_questions import scenery
 from torch_backend import TorchBackend
 
 from luvc_export.bundle.folder import Bundle, record
@@ -82,13 +82,6 @@ SPLITTING: dict[str, dict[str, Any]] = {
     "llava_onevision": {},
     "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
 }
-
-
-def scenery(tiny: Case, rows: int, columns: int) -> Any:
-    """A picture that is exactly so many tiles, smooth enough for resampling to be the same everywhere."""
-    height, width = tiny.size
-    y, x = np.mgrid[: rows * height, : columns * width]
-    return np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), (x + y) % 256], -1).astype(np.uint8)
 
 
 @pytest.mark.parametrize("tall", [False, True])

@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import family_chat
 import family_harness as harness
 import numpy as np
 import pytest
-from family_harness import TOLERANCE, Case, build
+from family_harness import TOLERANCE
+from family_questions import few, questions, small
 from test_family_answers import chat, pictures
 from torch_backend import TorchBackend
 
 from luvc_export import build_engine, export_bundle
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.calibration.parity.run import open_pair, parity
+from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
+from luvc_export.core.precision import find
 from luvc_export.export import families
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
 FAMILIES = families.built_in()
-
-
-@cache
-def small(name: str) -> Case:
-    """The tiny model with as few layers as show merges on both axes, a prune and a drop: tracing takes time by each.
-
-    DeepStack keeps the plane from before the merge, which is pruned before the first layer and added after it.
-    """
-    family = families.find(name, "test")
-    config = family.tiny_config()
-    text = config.get_text_config()
-    text.num_hidden_layers = 2
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:2]
-    if hasattr(config.vision_config, "deepstack_visual_indexes"):
-        config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 2, [0]
-    made = build(family, config)
-    return replace(made, thirds=_once(made.thirds))
-
-
-def _once(plan: Plan) -> Plan:
-    """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
-    rows, columns = plan.grid
-    merged = replace(plan.merges[-1], rows=1, columns=1)
-    return replace(plan, merges=(merged,), keep=((rows - 1) * (columns - 1) // 2, 0))
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +105,20 @@ def test_openvino_answers_as_onnx_runtime(name: str, exported: Any) -> None:
     for count in (0, 2):
         said = [one.generate(pictures(tiny, count), messages=chat(count), max_new_tokens=8) for one in (ours, theirs)]
         assert said[0].token_ids == said[1].token_ids
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_path: Path) -> None:
+    """Padded pictures and several; the reference is torch in one, the plan itself in the other."""
+    bundle = exported(name)
+    asked = questions(name, "pictures")
+    pair = open_pair(f"torch:{bundle.folder.parent / 'checkpoint'}", f"{bundle.folder}#thirds", threads=1)
+    made = parity(*pair, asked, observe=len(asked), longest=4)
+    assert made.passed, "\n".join(made.lines(True))
+    recipe = Recipe(find("q8"), "max", 99.99, 0.0, False)
+    found = calibrate(load(bundle.folder), few(asked), recipe, min_agreement=0.0, output=tmp_path / "q8", threads=1)
+    assert found.plan == "thirds_quantized"
+    assert len(found.made.answered) == 6
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import family_chat
 import pytest
-from test_family_answers import scenery
-from test_family_graphs import small
+from family_questions import few, questions, small
 
 from luvc_export.calibration import runners
 from luvc_export.calibration.budgets.run import budgets
-from luvc_export.calibration.cases import FileCase
-from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.run import parity
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
 from luvc_export.export import families
@@ -38,21 +34,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return open_checkpoint(str(folder))
 
     return save
-
-
-def questions(name: str, kind: str) -> list[FileCase]:
-    """Two about single pictures of other shapes (padded), one without any; or tiled pictures; or videos."""
-    tiny = small(name)
-    still: list[Any] = [image[0].numpy() for image in tiny.images(8)]
-    if kind == "videos":
-        clips = tuple(still[:4]), tuple(still[4:7])
-        return [FileCase((), "What then?", video=clip, fps=0.8, picture=i) for i, clip in enumerate(clips)]
-    if kind == "tiles":
-        shown = [scenery(tiny, 1, 2), 255 - scenery(tiny, 1, 2)]
-        return [FileCase((picture,), "Hi", picture=i) for i, picture in enumerate(shown)]
-    narrow = [still[0][:, : tiny.size[1] // 2], still[1][: tiny.size[0] // 3]]
-    asked = [FileCase((picture,), "Hi", picture=i) for i, picture in enumerate(narrow)]
-    return [*asked, FileCase(tuple(still[2:4]), "Both?", picture=2), FileCase((), "2 + 2?", picture=3)]
 
 
 KINDS = [(name, "pictures") for name in FAMILIES] + [(n, "tiles") for n in TILED] + [(n, "videos") for n in VIDEO]
@@ -98,16 +79,6 @@ def test_a_reference_that_reads_otherwise_is_told(
     assert not parity(left, right, asked, observe=1, longest=1).passed
 
 
-def few(cases: Sequence[FileCase]) -> CalibrationSet:
-    """Each case twice, in clusters of their own."""
-    many = [
-        FileCase(c.images, c.prompt + "?" * turn, None, c.kind, 10 * turn + i, c.video, c.fps)
-        for turn in range(3)
-        for i, c in enumerate(cases)
-    ]
-    return CalibrationSet("made", tuple(many), tuple((str(c.picture),) for c in many), longest=3)
-
-
 @pytest.mark.parametrize(("name", "kind"), [*KINDS, *((name, "joint") for name in VIDEO)])
 def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
     """The uncompressed model repeats its answers (else the search refuses), and the plan has the right span."""
@@ -123,7 +94,7 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
         video=video,
         joint_images=joint,
         retention=0.05,
-        merge_keep=0.75,
+        merge_keep=1.0,
     )
     assert found.none.keep[0] == small(name).plan.units * joint
     assert found.chosen.plan.joint_images == joint
