@@ -222,7 +222,7 @@ class PlanEvaluator:
         blocks: Mapping[int, Block] | None = None,
         before: TokenLayout | None = None,
     ) -> TokenLayout:
-        """Positions and order of a prompt, or of what follows ``before``, which is text even where it says the placeholder."""
+        """Positions and order of a prompt, or of what follows ``before``: text alone, whatever it says."""
         kind = self.checkpoint.family.position_kind
         begin = (before.next_position, before.next_order) if before else (0, 0)
         token = NO_TOKEN if before else self.image_token
