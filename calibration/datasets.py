@@ -26,6 +26,9 @@ from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
 from luvc_export.runtime.prompt.encoder import VideoClip
 
+#: Width and height at which a very large picture tells itself from others.
+_HASHED = (1024, 1024)
+
 #: Cases taken where nobody says how many.
 COUNT = 256
 
@@ -198,5 +201,7 @@ def _shown(case: Case) -> list[Picture]:
 
 
 def _pixels(picture: Picture) -> str:
-    pixels = np.asarray(open_picture(picture))
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    pixels = np.ascontiguousarray(open_picture(picture, need=_HASHED))
+    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()

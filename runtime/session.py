@@ -108,7 +108,7 @@ class Session(LoadedPlan):
         """
         options = sampling_from(sampling)
         started = perf_counter()
-        asked = open_media(question(image, prompt, messages, video, fps))
+        asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
         past: Past | None = after.past if after else None
         chosen = past.loaded if past else self._router.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
@@ -149,7 +149,7 @@ class Session(LoadedPlan):
                 check_ask(ask)
                 fps = ask.get("fps", DEFAULT_FPS)
                 given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
-                asked = open_media(given)
+                asked = open_media(given, self.bundle.manifest)
                 chosen = self._router.fitting(asked)
                 request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
                 budgets.append(token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens))
@@ -179,7 +179,7 @@ class Session(LoadedPlan):
         fps: float = DEFAULT_FPS,
     ) -> Request:
         """Preprocess pictures for this session's image size and tokenise; arguments as of ``generate``."""
-        asked = open_media(question(image, prompt, messages, video, fps))
+        asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
         return make_request(asked, self.encoder, self.bundle.manifest, self.size, self.plan)
 
     def token_limit(self, request: Request, wanted: int | None = None) -> int:

@@ -61,7 +61,7 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
         UsageError: A picture cannot be read, or the plan or the bundle does not take such media.
     """
     frames = manifest.image.frames * plan.joint_images if plan.joint_images > 1 else DEFAULT_FRAMES
-    return make_request(open_media(asked(case, frames)), encoder, manifest, manifest.image.size, plan)
+    return make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
 
 
 def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], joint_images: int = 1) -> Plan:

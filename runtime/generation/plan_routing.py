@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.media.pictures import open_picture
+from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.tile_selection import best_fit
 from luvc_export.runtime.prompt.encoder import Question, VideoClip
 
@@ -34,7 +34,7 @@ class PlanRouter:
             return self._own
         name = self._for_videos() if all(isinstance(item, VideoClip) for item in asked.media) else self._name
         sizes = self._bundle.sizes_of(name)
-        largest = max((open_picture(picture).size for picture in shown), key=lambda size: size[0] * size[1])
+        largest = max((picture_size(open_picture(picture)) for picture in shown), key=lambda size: size[0] * size[1])
         return self._open([*sizes.values()][best_fit(largest, [*sizes])])
 
     def video_frames(self, most: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from luvc_export.errors import UsageError
 
@@ -29,16 +29,34 @@ MAX_PIXELS = 128 * 2**20
 _REFUSED_FORMATS = frozenset({"EPS", "WMF"})
 
 
-def open_picture(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open ``source`` as an upright RGB image.
+#: Above this a JPEG is decoded at half, a quarter or an eighth of its size where more is not needed; up to it every
+#: pixel counts, as in transformers. 16 Mi pixels take 64 MiB.
+EXACT_PIXELS = 2**24
+
+#: How many pixels a side is left for each that is needed, so that resampling still decides what is seen.
+_SPARE = 2
+
+_TRUE_SIZE = "luvc.size"
+
+
+def picture_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture; of one decoded at a reduced scale, those of its file, upright."""
+    given: tuple[int, int] = image.info.get(_TRUE_SIZE, image.size)
+    return given
+
+
+def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int, int] | None = None) -> Image.Image:
+    """Open ``source`` as an upright RGB image. One that is that already is returned itself, not a copy.
 
     Args:
         source: A file's path or its bytes, a PIL image, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]
             (RGB or RGBA) of uint8, uint16, or float in 0..1.
         max_pixels: Width times height that is accepted; checked before anything is decompressed.
+        need: Width and height that it will be fitted to; None for every pixel. A large JPEG may come smaller, never
+            smaller than twice that.
 
     Returns:
-        A PIL image of mode RGB, turned as its EXIF orientation says.
+        A PIL image of mode RGB, turned as its EXIF orientation says; its size in the file is ``picture_size``.
 
     Raises:
         UsageError: No such file, not an image, truncated, too large, or values that could mean two things.
@@ -49,13 +67,13 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "PIL image")
         _check_size(source.size, max_pixels, name)
-        return _guarded(lambda: _to_rgb(ImageOps.exif_transpose(source), name), name)
+        return _guarded(lambda: _to_rgb(_upright(source), name), name)
     if isinstance(source, bytes | bytearray):
         where, stream = f"{len(source)} bytes", io.BytesIO(source)
-        return _guarded(lambda: _decode(stream, max_pixels, where), where)
+        return _guarded(lambda: _decode(stream, max_pixels, where, need), where)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        return _guarded(lambda: _read(path, max_pixels), str(path))
+        return _guarded(lambda: _read(path, max_pixels, need), str(path))
     raise UsageError(
         "this is not a picture",
         where="image",
@@ -64,19 +82,38 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
     )
 
 
-def _read(path: Path, max_pixels: int) -> Image.Image:
+def _read(path: Path, max_pixels: int, need: tuple[int, int] | None) -> Image.Image:
     with path.open("rb") as file:
-        return _decode(file, max_pixels, str(path))
+        return _decode(file, max_pixels, str(path), need)
 
 
-def _decode(file: Any, max_pixels: int, where: str) -> Image.Image:
+def _decode(file: Any, max_pixels: int, where: str, need: tuple[int, int] | None) -> Image.Image:
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked instead
         with Image.open(file, formats=[name for name in Image.ID if name not in _REFUSED_FORMATS]) as image:
             _check_size(image.size, max_pixels, where)
+            width, height = image.size
+            if need is not None and width * height > EXACT_PIXELS:
+                image.draft(None, (_SPARE * max(need), _SPARE * max(need)))
+            reduced = image.size != (width, height)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), where)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+            found = _to_rgb(_upright(image), where)
+            if reduced:
+                found.info[_TRUE_SIZE] = (height, width) if turned else (width, height)
+            return found
+
+
+#: EXIF orientations that exchange width and height.
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """``image`` turned as its EXIF orientation says; itself where it says nothing."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _guarded(run: Callable[[], Image.Image], where: str) -> Image.Image:
@@ -138,7 +175,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
 
 
 def _to_uint8(values: NDArray[Any], where: str) -> NDArray[np.uint8]:

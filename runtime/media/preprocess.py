@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from PIL import Image
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, did_you_mean
-from luvc_export.runtime.media.pictures import Picture, open_picture
+from luvc_export.runtime.media.pictures import Picture, open_picture, picture_size
 
 
 @dataclass(frozen=True)
@@ -97,25 +98,28 @@ def _frames(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
 
 def _fit(picture: Image.Image, spec: ImageInput) -> tuple[Image.Image, Placement]:
     height, width = spec.size
+    own = picture_size(picture)
     if picture.size == (width, height):
-        return picture, Placement(picture.size, (0, 0, width, height))
+        return picture, Placement(own, (0, 0, width, height))
     how = _filter(spec.resample)
-    across, down = width / picture.width, height / picture.height
+    across, down = width / own[0], height / own[1]
     if spec.fit == "stretch":
-        return picture.resize((width, height), how), Placement(picture.size, (0, 0, width, height))
+        return picture.resize((width, height), how), Placement(own, (0, 0, width, height))
     if spec.fit == "crop":
         scale = max(across, down)
         seen = (width / scale, height / scale)
-        left, top = (picture.width - seen[0]) / 2, (picture.height - seen[1]) / 2
-        source = (max(left, 0), max(top, 0), min(left + seen[0], picture.width), min(top + seen[1], picture.height))
-        box = (-left * scale, -top * scale, (picture.width - left) * scale, (picture.height - top) * scale)
-        return picture.resize((width, height), how, box=source), Placement(picture.size, box)
+        left, top = (own[0] - seen[0]) / 2, (own[1] - seen[1]) / 2
+        edges = (max(left, 0), max(top, 0), min(left + seen[0], own[0]), min(top + seen[1], own[1]))
+        share = (picture.width / own[0], picture.height / own[1]) * 2
+        source: Any = tuple(edge * part for edge, part in zip(edges, share, strict=True))
+        box = (-left * scale, -top * scale, (own[0] - left) * scale, (own[1] - top) * scale)
+        return picture.resize((width, height), how, box=source), Placement(own, box)
     scale = min(across, down)
-    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    inner = (max(1, round(own[0] * scale)), max(1, round(own[1] * scale)))
     corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
     canvas = Image.new("RGB", (width, height), spec.pad_colour)
     canvas.paste(picture.resize(inner, how) if inner != picture.size else picture, corner)
-    return canvas, Placement(picture.size, (*corner, corner[0] + inner[0], corner[1] + inner[1]))
+    return canvas, Placement(own, (*corner, corner[0] + inner[0], corner[1] + inner[1]))
 
 
 def _filter(name: str) -> Image.Resampling:

@@ -14,7 +14,7 @@ from luvc_export.core import token_layout
 from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import ClipImages, Tiling, Video
 from luvc_export.errors import UsageError
-from luvc_export.runtime.media.pictures import open_picture
+from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
 from luvc_export.runtime.media.tile_selection import choose_tiling
 from luvc_export.runtime.media.video import spread
@@ -49,19 +49,31 @@ class Request:
         )
 
 
-def open_media(asked: Question) -> Question:
-    """``asked`` with every picture and frame opened: upright RGB.
+def open_media(asked: Question, manifest: Manifest | None = None) -> Question:
+    """``asked`` with every picture and frame opened, once: upright RGB, no larger than the bundle has use for.
+
+    Args:
+        asked: A question.
+        manifest: Says how large pictures can be seen; None keeps every pixel.
 
     Raises:
         UsageError: One of them is no picture.
     """
+    need = largest_canvas(manifest) if manifest else None
     media = tuple(
-        replace(item, frames=tuple(open_picture(frame) for frame in item.frames))
+        replace(item, frames=tuple(open_picture(frame, need=need) for frame in item.frames))
         if isinstance(item, VideoClip)
-        else open_picture(item)
+        else open_picture(item, need=need)
         for item in asked.media
     )
     return replace(asked, media=media)
+
+
+def largest_canvas(manifest: Manifest) -> tuple[int, int]:
+    """Width and height of what a picture is fitted to at most: of every image size, with every grid of tiles."""
+    sizes = [manifest.image.size, *(entry.size for entry in manifest.plans.values() if entry.size)]
+    rows, columns = (max((cut.tiles[axis] for cut in manifest.prompt.cuts), default=1) for axis in (0, 1))
+    return max(width for _, width in sizes) * columns, max(height for height, _ in sizes) * rows
 
 
 def make_request(
@@ -99,7 +111,9 @@ def make_request(
                 fix="ask with the plan of the same name without @video",
             )
         picture = open_picture(item)
-        tiling: Tiling = choose_tiling(encoder.cuts, picture.size, size, len(asked.pictures), manifest.prompt.tiling)
+        tiling: Tiling = choose_tiling(
+            encoder.cuts, picture_size(picture), size, len(asked.pictures), manifest.prompt.tiling
+        )
         parts.append(tiling.written)
         tiles.append(tiling.tiles)
         if tiling.mosaic:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from luvc_export.bundle.manifest import Fit, ImageInput
 from luvc_export.errors import UsageError
-from luvc_export.runtime.media.pictures import open_picture
+from luvc_export.runtime.media import pictures
+from luvc_export.runtime.media.pictures import open_picture, picture_size
+from luvc_export.runtime.media.preprocess import tile_picture
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
@@ -188,3 +193,46 @@ def test_the_source_is_not_changed() -> None:
     open_picture(image)
     assert image.mode == "RGBA"
     assert image.getpixel((0, 0)) == (255, 0, 0, 0)
+
+
+_PEAK = """
+import resource, sys
+from PIL import Image
+from luvc_export.bundle.manifest import ImageInput
+from luvc_export.runtime.media.pictures import open_picture
+from luvc_export.runtime.media.preprocess import preprocess, tile_picture
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+spec = ImageInput((672, 672), "pad", (128, 128, 128))
+tile_picture(open_picture(open_picture(sys.argv[1], need=(672, 672))), spec)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB")
+def test_a_very_large_jpeg_is_decoded_once_and_small(tmp_path: Path) -> None:
+    """108 million pixels took 1.34 GB: decoded whole, turned, converted and opened again, a copy each."""
+    path = tmp_path / "large.jpg"
+    Image.new("L", (12000, 9000), 90).save(path, quality=20)
+    run = subprocess.run([sys.executable, "-c", _PEAK, str(path)], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 300 * 1024
+
+
+def test_a_reduced_picture_is_placed_as_the_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned by EXIF, of sides that no power of two divides: same places, nearly the same pixels, in every fit."""
+    y, x = np.mgrid[:901, :1203]
+    smooth = np.stack([128 + 100 * np.sin(x / 90), 128 + 100 * np.cos(y / 70), (x + y) / 9], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(smooth).save(path, quality=95, exif=exif)
+    assert open_picture(path, need=(56, 84)).size == (901, 1203)
+    monkeypatch.setattr(pictures, "EXACT_PIXELS", 10_000)
+    small, whole = open_picture(path, need=(56, 84)), open_picture(path)
+    assert picture_size(small) == whole.size == (901, 1203)
+    assert 2 * 84 <= small.width < whole.width / 3
+    assert open_picture(small) is small
+    fits: tuple[Fit, ...] = ("pad", "stretch", "crop")
+    for fit in fits:
+        found, right = (tile_picture(item, ImageInput((56, 84), fit, (0, 0, 0)))[0] for item in (small, whole))
+        assert found.placement == right.placement
+        assert np.abs(found.pixels.astype(int) - right.pixels).max() <= 4
