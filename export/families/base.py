@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -176,20 +177,30 @@ class Family(ABC):
 
 
 class Normalise(nn.Module):
-    """uint8 [n, F, H, W, 3] -> fp32, ``(image * rescale - mean) / std`` per channel, as transformers' processors do."""
+    """uint8 [n, F, H, W, 3] -> fp32, ``(image * rescale - mean) / std`` per channel, as transformers' processors do.
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    Padding has the mean colour, so the plain formula subtracts nearly equal numbers there: what is left is rounding,
+    and encoders that norm their patches make it large. So the whole number nearest to the mean is subtracted first,
+    which is exact, then the rest: ``((image - centre) + shift) * scale``. ``shift`` makes the centre itself what
+    transformers computes in fp32, rounding included.
+    """
+
+    centre: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, rescale: float, mean: list[float], std: list[float]) -> None:
         super().__init__()
-        self.rescale = rescale
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        means, deviations = (np.array(values, np.float64) for values in (mean, std))
+        centre, scale = np.clip(np.rint(means / rescale), 0, 255), rescale / deviations
+        rescaled = np.float32(centre * rescale) - np.float32(means)  # transformers rescales in fp64, the rest in fp32
+        shift = (rescaled / np.float32(deviations)).astype(np.float64) / scale
+        for name, values in (("centre", centre), ("shift", shift), ("scale", scale)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised pixels fp32 [n, F, H, W, 3]."""
-        return (image.to(torch.float32) * self.rescale - self.mean) / self.std
+        return ((image.to(torch.float32) - self.centre) + self.shift) * self.scale
 
 
 def context(text: Any) -> int:
