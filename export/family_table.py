@@ -66,8 +66,8 @@ Each pair of frames is one image with a budget of its own. `--joint-frames N` ad
 share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as fixed as
 before. Scores are those of single images until the first prune; later prunes filter all that is left as one line
 (a reconstruction). A question whose media are videos alone goes to that plan by itself, each video brought to N frames,
-evenly taken or repeated; pictures go to the other. Both use one vision graph and one weights file. Parity, calibration
-and budget searches are about pictures and refuse such a plan.
+evenly taken or repeated; pictures go to the other. Both use one vision graph and one weights file. Parity and
+calibration take such a plan by its name, with cases that show videos; `plan --data --joint-frames N` searches one.
 
 Where a process has asked several sizes or both plans, each has its decoder open, and ONNX Runtime packs the weights of
 each on its own: memory grows with every one that was used, while the file is there once.

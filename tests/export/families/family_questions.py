@@ -15,6 +15,9 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
 from luvc_export.export import families
 
+#: Families that cut pictures.
+TILED = ("idefics3", "internvl", "llava_onevision", "smolvlm")
+
 
 @cache
 def small(name: str) -> Case:

@@ -7,7 +7,7 @@ from typing import Any
 
 import family_chat
 import pytest
-from family_questions import few, questions, small
+from family_questions import TILED, few, questions, small
 
 from luvc_export.calibration import runners
 from luvc_export.calibration.budgets.run import budgets
@@ -18,7 +18,6 @@ from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
 FAMILIES = families.built_in()
 FOUND = {name: families.find(name, "test") for name in FAMILIES}
-TILED = ("idefics3", "internvl", "llava_onevision", "smolvlm")
 VIDEO = [name for name, family in FOUND.items() if family.video(family.tiny_config())]
 #: Images that share a budget in a joint plan, two frames each.
 MOMENTS = 2

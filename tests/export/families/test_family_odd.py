@@ -1,0 +1,22 @@
+"""Odd-shaped checkpoints equal transformers with plan ``none``: a share of what ``family_odd.py`` compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from family_odd import FITS, GREEDY, ODD, compared
+
+from luvc_export.export import families
+
+#: Every family once, both shapes and every fit among them.
+SHARE = [(name, ODD[index % 2], FITS[index % 3]) for index, name in enumerate(families.built_in())]
+
+
+@pytest.mark.parametrize(("name", "kind", "fit"), SHARE)
+def test_an_odd_checkpoint_is_transformers(name: str, kind: str, fit: str, tmp_path: Path) -> None:
+    made = compared(name, kind, tmp_path, (fit,))[fit]  # type: ignore[arg-type, index]
+    assert made.passed, "\n".join(made.lines(True))
+    assert max(step.rel_l2 for step in made.steps) < 1e-4
+    assert all(item.diverged is None for item in made.comparison.answered)
+    assert max(len(item.reference.tokens) for item in made.comparison.answered) == GREEDY
