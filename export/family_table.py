@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,38 @@ Real weights are not part of these tests.
 |---|---|---|---|---|---|---|---|
 """
 
+VERBS = """
+## What was run
+
+Written by `python docs/results/families_measure.py FOLDER`, which gives small checkpoints of random weights, with the
+settings, tokenizer and chat template of their family, to the command line; no cell is written by hand. Pictures are
+padded. `parity hf` is the bundle's plan `none` against transformers through ONNX Runtime: the largest relative L2 of
+any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
+compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
+with those; for `joint` transformers' side is judged by retention alone. `build rtx` is an engine of TensorRT-RTX,
+built without a GPU.
+An empty cell: the family has none of it here, see above.
+
+"""
+#: Columns of that table.
+CELLS = (
+    "export",
+    "run",
+    "parity hf",
+    "parity torch",
+    "calibrate",
+    "plan --data",
+    "tiles",
+    "video",
+    "joint",
+    "build rtx",
+)
+MEASURED = Path(__file__).resolve().parents[1] / "docs" / "results" / "families.json"
+
 TAIL = """
+`python tests/export/families/family_odd.py` compares two odd-shaped checkpoints of every family (other head sizes,
+vocabularies and depths, in shards, tied) with transformers, on padded, cropped and stretched pictures.
+
 ## Pictures
 
 A bundle has one or more image sizes (`--image-size`, repeated). Towers with learned positions have one size; where
@@ -94,7 +126,17 @@ MARKS = ("<!-- families -->\n", "<!-- end of families -->\n")
 def table() -> str:
     """docs/families.md."""
     rows = (f"| {' | '.join(row(families.find(name, 'docs')))} |\n" for name in families.built_in())
-    return HEAD + "".join(rows) + TAIL
+    return HEAD + "".join(rows) + VERBS + verbs() + TAIL
+
+
+def verbs() -> str:
+    """What ``families_measure.py`` found."""
+    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    lines = [f"| family | {' | '.join(CELLS)} |", "|" + "---|" * (len(CELLS) + 1)]
+    for name, cells in found.items():
+        failed = [f" {key}: {value}" for key, value in cells.items() if key not in CELLS]
+        lines.append(f"| `{name}`{'; '.join(failed)} | {' | '.join(cells.get(cell, '') for cell in CELLS)} |")
+    return "\n".join(lines) + "\n"
 
 
 def short_table() -> str:

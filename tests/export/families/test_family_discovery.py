@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -85,6 +86,18 @@ def test_the_tables_of_families_are_up_to_date() -> None:
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     assert family_table.within(readme) == readme, again
     assert readme.count("| `qwen3_vl` |") == 1
+
+
+def test_every_verb_was_run_for_every_family() -> None:
+    """The measured table has every cell that applies, none of them failed, and parity within its limit."""
+    found = json.loads(family_table.MEASURED.read_text(encoding="utf-8"))
+    assert [*found] == families.built_in()
+    for name, cells in found.items():
+        own = {"tiles"} if name in SPLITTING else set()
+        own |= {"video", "joint"} if name in VIDEO else set()
+        assert {*cells} == {*family_table.CELLS} - {"tiles", "video", "joint"} | own, name
+        assert float(cells["parity hf"]) < 1e-4
+        assert {value for cell, value in cells.items() if cell != "parity hf"} == {"yes"}
 
 
 def test_the_table_says_of_tiles_and_videos_what_tests_show() -> None:
