@@ -87,7 +87,7 @@ def checked(
     yield "parity hf", "yes" if worst is None else f"{worst:.0e}"
     command("parity", f"torch:{model}", f"{bundle}#{plan}", *common)
     yield "parity torch", "yes"
-    output = bundle.with_name(f"{bundle.name}-{plan.replace('@', '-')}-q8")
+    output = bundle.with_name(f"{cases.stem}-{plan.replace('@', '-')}-q8")
     command(
         "calibrate", bundle, "--precision", "q8", "--data", cases, "--plan", plan, "--min-agreement", 0, "-o", output,
         "--max-new-tokens", 4, "--json",
@@ -103,10 +103,17 @@ def searched(model: Path, cases: Path, size: str, *media: object) -> None:
     )  # fmt: skip
 
 
+def has_video(name: str) -> bool:
+    """Whether the family takes videos."""
+    return small(name).family.video(small(name).config) is not None
+
+
 def plain(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
-    """The cells about pictures."""
-    bundle, cases = folder / "plain", write_cases(folder, name, "pictures")
-    shape = ("--image-size", size, "--text-capacity", 256)
+    """The cells about pictures; the bundle takes tiles and videos too, where the family has them."""
+    bundle, cases = folder / "bundle", write_cases(folder, name, "pictures")
+    media: list[object] = ["--tiles", "1x1", "--tiles", "1x2"] if name in TILED else []
+    media += ["--joint-frames", FRAMES] if has_video(name) else []
+    shape = ("--image-size", size, "--text-capacity", 256, *media)
     command("export", model, "-o", bundle, "--plan", "even", "--plan", "none", *shape)
     yield "export", "yes"
     command("run", bundle, "--image", folder / "pictures0-0.png", "--prompt", "Hi", "--max-new-tokens", 4, "--json")
@@ -121,9 +128,7 @@ def plain(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str
 
 def tiles(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
     """One cell: all of it with tiles."""
-    bundle, cases, grids = folder / "tiles", write_cases(folder, name, "tiles"), ("--tiles", "1x2")
-    shape = ("--image-size", size, "--text-capacity", 256, *grids)
-    command("export", model, "-o", bundle, "--plan", "even", "--plan", "none", *shape)
+    bundle, cases, grids = folder / "bundle", write_cases(folder, name, "tiles"), ("--tiles", "1x2")
     command("run", bundle, "--image", folder / "tiles0-0.png", "--prompt", "Hi", "--max-new-tokens", 4, "--json")
     [*checked(model, bundle, cases)]
     searched(model, cases, size, *grids)
@@ -132,9 +137,7 @@ def tiles(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str
 
 def videos(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
     """Two cells: videos with a budget for each image, and with one for all."""
-    bundle, cases = folder / "videos", write_cases(folder, name, "videos")
-    shape = ("--image-size", size, "--text-capacity", 256, "--joint-frames", FRAMES)
-    command("export", model, "-o", bundle, "--plan", "even", "--plan", "none", *shape)
+    bundle, cases = folder / "bundle", write_cases(folder, name, "videos")
     [*checked(model, bundle, cases)]
     searched(model, cases, size, "--video")
     yield "video", "yes"
@@ -149,7 +152,7 @@ def row(name: str, folder: Path) -> dict[str, str]:
     tiny = small(name)
     folder.mkdir(parents=True)
     model, size = family_chat.save(tiny, folder / "model"), f"{tiny.size[0]}x{tiny.size[1]}"
-    parts = [plain, *([tiles] if name in TILED else []), *([videos] if tiny.family.video(tiny.config) else [])]
+    parts = [plain, *([tiles] if name in TILED else []), *([videos] if has_video(name) else [])]
     cells: dict[str, str] = {}
     for part in parts:
         try:
