@@ -110,7 +110,7 @@ class HuggingFace:
     def _inputs(self, request: Request) -> dict[str, Any]:
         """What transformers' model takes; pixels normalised by its processor."""
         family, config = self.checkpoint.family, self.checkpoint.config
-        cut = any(grid != (1, 1) for grid in request.tiles)
+        cut = len(request.images) > len(request.tiles)
         media = (request.tiles, request.clips) if cut or request.clips else ()  # a family without them need not know
         given = family.reference_inputs(config, self._pixels(request.images), list(request.token_ids), *media)
         known, dtype = inspect.signature(self.model.forward).parameters, next(self.model.parameters()).dtype

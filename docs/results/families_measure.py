@@ -96,11 +96,15 @@ def checked(
 
 
 def searched(model: Path, cases: Path, size: str, *media: object) -> None:
-    """A search whose bar even few questions can hold, on the model without merging."""
-    command(
-        "plan", model, "--data", cases, "--image-size", size, "--retention", 0.05, "--merge-keep", 1,
-        "--max-new-tokens", 3, "--json", *media,
-    )  # fmt: skip
+    """A search whose bar few questions can hold, without merging; weights are random, so either verdict is one."""
+    try:
+        command(
+            "plan", model, "--data", cases, "--image-size", size, "--retention", 0.05, "--merge-keep", 1,
+            "--max-new-tokens", 3, "--json", *media,
+        )  # fmt: skip
+    except FailedError as error:
+        if "the searched plan does not hold on the held-out part" not in str(error):
+            raise
 
 
 def has_video(name: str) -> bool:

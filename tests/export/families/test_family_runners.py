@@ -39,18 +39,22 @@ KINDS = [(name, "pictures") for name in FAMILIES] + [(n, "tiles") for n in TILED
 
 
 def seen(checkpoint: Checkpoint, kind: str) -> Any:
-    tiles = ((1, 2),) if kind == "tiles" else ((1, 1),)
-    return canvas(checkpoint, small(checkpoint.family.model_type).size, tiles=tiles, video=kind == "videos")
+    tiles = {"tiles": ((1, 2),), "whole": ((1, 1), (1, 2))}.get(kind, ((1, 1),))
+    size = small(checkpoint.family.model_type).size
+    return canvas(checkpoint, size, tiles=tiles, video=kind in ("videos", "joint"))
 
 
-@pytest.mark.parametrize(("name", "kind"), KINDS)
+ALL = [*KINDS, *((name, "joint") for name in VIDEO), ("llava_onevision", "whole")]
+
+
+@pytest.mark.parametrize(("name", "kind"), ALL)
 def test_the_uncompressed_plan_is_transformers(name: str, kind: str, saved: Any) -> None:
-    """Every tensor that enters a layer, caches, logits and answers."""
+    """Every tensor that enters a layer, caches, logits and answers; also where one budget is of a whole video."""
     checkpoint = saved(name)
-    image = seen(checkpoint, kind)
-    left = runners.open_huggingface(checkpoint, image)
-    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size), image)
-    asked = questions(name, kind)
+    image, joint = seen(checkpoint, kind), MOMENTS if kind == "joint" else 1
+    left = runners.open_huggingface(checkpoint, image, joint_images=joint)
+    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size, joint), image)
+    asked = questions(name, {"joint": "videos", "whole": "pictures"}.get(kind, kind))
     made = parity(left, right, asked, observe=len(asked), longest=8)
     assert made.passed, "\n".join(made.lines(True))
     names = {step.tensor for step in made.steps}
