@@ -49,7 +49,7 @@ any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is 
 compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
 with those; for `joint` transformers' side is judged by retention alone. `build rtx` is an engine of TensorRT-RTX,
 built without a GPU.
-An empty cell: the family has none of it here, see above.
+Weights being random, either verdict of a search on the held-out part counts. An empty cell: the family has none of it.
 
 """
 #: Columns of that table.
