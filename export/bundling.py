@@ -57,7 +57,7 @@ def write_bundle(
             expected="tokenizer.json",
             fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
         )
-    with bundle.writing(output, overwrite) as folder:
+    with bundle.writing(output.resolve(), overwrite) as folder:  # a link stays one
         skeleton = weights.skeleton(checkpoint, options.dtype)
         tensors = weights.stored(skeleton.model, checkpoint)
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(

@@ -12,6 +12,7 @@ from pathlib import Path
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData
+from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement, bisect, ranges
@@ -210,7 +211,7 @@ def _write(
     old = manifest.plans.get(quantiser.name)
     gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
     engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
-    with bundles.writing(target, overwrite or output is None) as folder:
+    with bundles.writing(target.resolve(), overwrite or output is None) as folder:  # a link stays one
         for source in sorted(bundle.folder.rglob("*")):
             target_folder = folder / source.relative_to(bundle.folder)
             if source.is_dir():
@@ -223,8 +224,8 @@ def _write(
         files |= {
             name: bundles.record(folder / name) for name in (entry.vision, entry.decoder, entry.quantised.weights)
         }
-        made = dataclasses.replace(
-            manifest, plans={**manifest.plans, quantiser.name: entry}, files=files, engines=engines
-        )
+        weights = anchored(bundle) if output else manifest.weights
+        plans = {**manifest.plans, quantiser.name: entry}
+        made = dataclasses.replace(manifest, plans=plans, weights=weights, files=files, engines=engines)
         bundles.write_manifest(folder, made)
     return Bundle(target, made)

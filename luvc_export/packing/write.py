@@ -127,7 +127,7 @@ def write_pack(
     )
     name, capacity, manifest = prepared.plan, prepared.capacity, bundle.manifest
     asked, answers = _reference(bundle, plan, capacity, chosen, progress)
-    with bundles.writing(output, overwrite) as folder:
+    with bundles.writing(output.resolve(), overwrite) as folder:
         files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
         for file, graph in zip(files, prepared.graphs, strict=True):
             (folder / file).write_bytes(graph.data)
