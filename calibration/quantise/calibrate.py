@@ -23,6 +23,7 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.base import Runner
+from luvc_export.core.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 
@@ -96,7 +97,7 @@ def calibrate(
             raise UsageError("nvidia-modelopt keeps no ranges between runs", where="--cache", got=str(ranges_file))
         recipe = dataclasses.replace(recipe, backend=f"nvidia-modelopt {modelopt.check(bundle, recipe)}")
         seen = modelopt.scales(models, recipe, bundle, plan, fitted, keep, threads, progress)
-    with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch, writing_to(scratch):
         quantiser = Quantiser(bundle, plan, recipe, seen, Path(scratch), keep, progress)
         record = data.record
         reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
@@ -211,7 +212,8 @@ def _write(
     old = manifest.plans.get(quantiser.name)
     gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
     engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
-    with bundles.writing(target.resolve(), overwrite or output is None) as folder:  # a link stays one
+    # Resolved, so that a link to a bundle stays one.
+    with writing_to(target), bundles.writing(target.resolve(), overwrite or output is None) as folder:
         for source in sorted(bundle.folder.rglob("*")):
             target_folder = folder / source.relative_to(bundle.folder)
             if source.is_dir():

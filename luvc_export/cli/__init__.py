@@ -70,8 +70,7 @@ def _options(
 def main() -> None:
     """Run the CLI; errors become a message and an exit code, tracebacks only with ``--debug``.
 
-    With ``--json``, an error is one line of JSON, the last on stderr: ``{"error": {"kind", "exit_code", "what", "where",
-    "got", "expected", "fix"}}``.
+    With ``--json``, an error is one line of JSON, the last on stderr: ``{"error": LuvcError.to_json()}``.
     """
     debug, as_json = "--debug" in sys.argv, "--json" in sys.argv
     if debug:

@@ -25,7 +25,7 @@ _EXTRAS = {
 }
 
 
-class Interrupted(LuvcError):
+class Interrupted(LuvcError):  # noqa: N818
     """A signal ended the verb.
 
     Args:

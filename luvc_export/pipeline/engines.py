@@ -10,6 +10,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Footprint, PlanEntry
 from luvc_export.bundle.weights_root import weights_root
 from luvc_export.core import precision as precisions
+from luvc_export.core.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
 from luvc_export.errors import BundleError, MachineError
@@ -158,7 +159,8 @@ def build_engine(
         f"to build engines of {memory.gib(prepared.footprint.weights)} of weights",
         "build on a machine with more memory, or close other programs",
     )
-    built = install(opened, prepared, progress or (lambda stage, done: None))
+    with writing_to(opened.folder):
+        built = install(opened, prepared, progress or (lambda stage, done: None))
     engine_trust.trust(built.engine(plan, target))
     return built
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from luvc_export.cli import app, failures
 from luvc_export.cli.commands import doctor
 from luvc_export.demo import CHECKPOINT
 from luvc_export.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
 
 #: One command line of every verb that an installation with [cpu] alone cannot run, and what it misses first.
 LACKING = {
@@ -67,7 +70,8 @@ def test_what_an_extra_brings_is_asked_for(demo_bundle: Bundle, tmp_path: Path) 
     ask = ["--prompt", "where is 7?", "--max-new-tokens", "1"]
     asked |= {"run": [str(demo_bundle.folder), *ask], "targets": [], "doctor": []}
     command = [sys.executable, "-c", _RUN_ALL, json.dumps(asked)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     for verb, (_, extra) in LACKING.items():
         code, said = found[verb]

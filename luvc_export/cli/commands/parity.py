@@ -52,7 +52,8 @@ def parity(
     from luvc_export.calibration.parity.run import open_pair
     from luvc_export.calibration.parity.run import parity as run
     from luvc_export.errors import CheckFailed, UsageError
-    from luvc_export.pipeline.plans import DEFAULT_IMAGE_SIZE
+    from luvc_export.export.checkpoint import open_checkpoint
+    from luvc_export.pipeline.plans import DEFAULT_IMAGE_SIZE, default_image_size
 
     if (cases is None) == (task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
@@ -73,7 +74,13 @@ def parity(
         asked = list(found.cases(found.report[0], count, found.report[1]))
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
-    size = found.image_size if found else options.size(image_size) or DEFAULT_IMAGE_SIZE
+    specs = [runners.parse(text) for text in (reference, candidate)]
+    if image_size is not None and any(spec.is_bundle for spec in specs):
+        raise UsageError("a bundle has its image size", where="--image-size", got=image_size, fix="leave it out")
+    size = options.size(image_size) or (found.image_size if found else None)
+    if size is None:  # a bundle's own decides where there is one
+        models = [spec.model for spec in specs if not spec.is_bundle]
+        size = default_image_size(open_checkpoint(models[0], weights=False)) if models else DEFAULT_IMAGE_SIZE
     left, right = open_pair(reference, candidate, size, dtype, threads, arithmetic)
     with options.progress(quiet=as_json) as tell:
         result = run(
