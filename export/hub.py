@@ -9,6 +9,9 @@ from luvc_export.errors import CheckpointError, LuvcError, MachineError
 #: What a bundle needs beside weights: nothing else of a repository is downloaded.
 _FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
+#: Libraries that versions of the hub's client speak HTTP with; not all of their errors derive from OSError.
+_TRANSPORTS = ("httpx", "httpx2", "requests", "urllib3")
+
 #: HTTP codes by which the hub says that there is nothing for us under a name.
 _REFUSED = (401, 403, 404)
 
@@ -26,8 +29,10 @@ def download(model: str, revision: str | None, weights: bool) -> Path:
     patterns = _FILES if weights else [name for name in _FILES if name != "*.safetensors"]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (HFValidationError, OSError) as error:
-        raise _refusal(model, error) from error
+    except Exception as error:
+        if isinstance(error, HFValidationError | OSError) or type(error).__module__.split(".")[0] in _TRANSPORTS:
+            raise _refusal(model, error) from error
+        raise
 
 
 def _refusal(model: str, error: Exception) -> LuvcError:
