@@ -123,7 +123,7 @@ def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, elem
 def _short(value: float, rounded: Callable[[float], int]) -> float:
     """``value`` in three digits, rounded to the side on which it can be met."""
     step = 2 - math.floor(math.log10(value))
-    return rounded(value * 10**step) / 10**step
+    return float(rounded(value * 10**step) / 10**step)
 
 
 def _check_positive(goal: str, value: float) -> None:
