@@ -21,6 +21,7 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "matplotlib": "report",
     "peft": "lora",
+    "openvino": "openvino",
     "tensorrt_rtx": "rtx",
 }
 
