@@ -21,7 +21,6 @@ def ended_cleanly() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as SIGINT does, so that nothing half-written stays behind."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the tidying
         raise SystemExit(128 + number)
 
     before: dict[int, Any] = {}
