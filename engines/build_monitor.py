@@ -12,36 +12,45 @@ from contextlib import contextmanager
 from typing import Any
 
 from luvc_export.core.progress import Progress
+from luvc_export.core.signals import ENDING
 
 _UNUSED = "unused input"
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed: an exception may not pass through TensorRT, so it is raised after the build."""
+    """Whether the build should end: an exception may not pass through TensorRT, so it is raised after the build."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self._seen: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a signal came."""
+        return self._seen is not None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note SIGINT in this block, then raise.
+        """Note signals that Python handles in this block, then let them have their effect.
 
         Raises:
-            KeyboardInterrupt: It came.
+            KeyboardInterrupt: SIGINT came.
+            SystemExit: Another of ``signals.ENDING`` came, in a process that ends so.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._note)
+        handled = [number for number in ENDING if callable(signal.getsignal(number))]
+        before = {number: signal.signal(number, self._note) for number in handled}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
-        if self.wanted:
-            raise KeyboardInterrupt
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._seen is not None:
+            signal.raise_signal(self._seen)
 
     def _note(self, number: int, frame: object) -> None:
-        self.wanted = True
+        self._seen = number
 
 
 def logger(trt: Any) -> Any:

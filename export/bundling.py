@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from luvc_export.bundle import folder as bundle
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
+from luvc_export.core.disk import writing_to
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
@@ -57,7 +58,7 @@ def write_bundle(
             expected="tokenizer.json",
             fix="AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) writes one",
         )
-    with bundle.writing(output, overwrite) as folder:
+    with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
         skeleton = weights.skeleton(checkpoint, options.dtype)
         tensors = weights.stored(skeleton.model, checkpoint)
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(

@@ -12,11 +12,11 @@ from typing import Any
 from luvc_export.errors import CheckpointError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family
+from luvc_export.export.hub import download
+from luvc_export.export.model_types import check_model_type
 
 _HEADER_LIMIT = 100 * 2**20
 _INDEX = "model.safetensors.index.json"
-#: What a bundle needs beside weights: nothing else of a hub repository is downloaded.
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     """
     folder = Path(model)
     if not folder.is_dir():
-        folder = _download(model, revision, weights)
+        folder = download(model, revision, weights)
     raw = read_json(folder / "config.json")
+    check_model_type(str(raw.get("model_type")), str(folder / "config.json"))
     family = families.find(str(raw.get("model_type")), str(folder / "config.json"))
     if "quantization_config" in raw:
         method = raw["quantization_config"].get("quant_method", "unknown")
@@ -76,23 +77,6 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape} {tensor.bytes}\n".encode())
     return Checkpoint(model, revision, folder, config, family, tensors, digest.hexdigest())
-
-
-def _download(model: str, revision: str | None, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = _HUB_FILES if weights else [name for name in _HUB_FILES if name != "*.safetensors"]
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            "there is no such checkpoint",
-            where=model,
-            got=f"no folder of that name, and the hub says: {str(error).splitlines()[0] if str(error) else error!r}",
-            expected="a local folder with config.json, or a hub id OWNER/NAME",
-            fix="check the spelling, or run 'hf auth login' if the repository is gated",
-        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

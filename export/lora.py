@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from luvc_export.errors import CheckpointError, LuvcError, MachineError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
 _CONFIG = "adapter_config.json"
+
+#: Tensors that an error names.
+_NAMED = 8
 
 
 @contextmanager
@@ -53,21 +57,74 @@ def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
         raise MachineError(
             "merging an adapter needs peft", got=str(error), fix="pip install 'luvc-export[lora]'"
         ) from error
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype="auto", local_files_only=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it will rename
-            found = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            with _loads() as results:
+                adapted = PeftModel.from_pretrained(model, str(adapter))
+            _check_whole(checkpoint, adapter, results)
+            found = adapted.merge_and_unload(safe_merge=True)
     except (LuvcError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # peft and torch raise almost anything on an adapter of another model
-        base = json.loads((adapter / _CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
         raise CheckpointError(
             "the adapter does not fit the checkpoint",
             where=str(adapter),
             got=f"{type(error).__name__}: {str(error)[:300]}",
-            expected=f"an adapter of {checkpoint.name}; this one was made for {base}",
+            expected=f"an adapter of {checkpoint.name}; this one was made for {_base(adapter)}",
         ) from error
-    found.save_pretrained(target)
+    try:
+        found.save_pretrained(target)
+    except (OSError, SafetensorError) as error:  # which it makes of what the system refuses
+        raise MachineError(
+            "the merged weights cannot be written",
+            where=str(target),
+            got=str(error)[:300],
+            fix="make room, or set TMPDIR",
+        ) from error
+
+
+@contextmanager
+def _loads() -> Iterator[list[Any]]:
+    """What peft says of the adapters it loads in this block: names of missing and of unexpected tensors."""
+    from peft import PeftModel
+
+    plain, results = PeftModel.load_adapter, list[Any]()
+
+    def load(self: Any, *given: Any, **named: Any) -> Any:
+        results.append(plain(self, *given, **named))
+        return results[-1]
+
+    PeftModel.load_adapter = load
+    try:
+        yield results
+    finally:
+        PeftModel.load_adapter = plain
+
+
+def _check_whole(checkpoint: Checkpoint, adapter: Path, results: list[Any]) -> None:
+    """Check that every tensor of the adapter found its weight, and every place of the adapter its tensor.
+
+    Raises:
+        CheckpointError: Some did not.
+    """
+    homeless = sorted(name for result in results for name in result.unexpected_keys)
+    empty = sorted(name for result in results for name in result.missing_keys)
+    if not results or homeless or empty:
+        named = homeless or empty or ["all"]
+        what = "tensors of the adapter have no weight in the model" if homeless else "weights get no tensor of it"
+        raise CheckpointError(
+            "the adapter does not fit the checkpoint",
+            where=str(adapter),
+            got=f"{len(named)} {what}: {', '.join(named[:_NAMED])}{', ...' if len(named) > _NAMED else ''}",
+            expected=f"an adapter of {checkpoint.name}; this one was made for {_base(adapter)}",
+        )
+
+
+def _base(adapter: Path) -> str:
+    return str(json.loads((adapter / _CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class LuvcError(Exception):
@@ -33,6 +34,12 @@ class LuvcError(Exception):
         lines = [f"  {label}: {value}" for label, value in parts if value is not None]
         super().__init__("\n".join([what, *lines]))
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: the kind of error, its exit code, and its parts, null where there is none."""
+        parts = {"where": self.where, "got": self.got, "expected": self.expected, "fix": self.fix}
+        said = {name: None if value is None else str(value) for name, value in parts.items()}
+        return {"kind": type(self).__name__, "exit_code": self.exit_code, "what": self.what, **said}
+
 
 class UsageError(LuvcError):
     """Bad input or bad usage: exit code 2."""
@@ -60,6 +67,12 @@ class MachineError(LuvcError):
     """This machine lacks a back-end, a GPU or memory: exit code 3."""
 
     exit_code = 3
+
+
+class InternalError(LuvcError):
+    """A bug of this package: exit code 70 (``EX_SOFTWARE`` of BSD's sysexits.h), so that no gate seems to fail."""
+
+    exit_code = 70
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import MANIFEST, Bundle
 from luvc_export.bundle.manifest import WeightTensor
+from luvc_export.bundle.weights_root import weights_root
 from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.errors import BundleError
 
@@ -25,7 +26,7 @@ def reference_arrays(bundle: Bundle) -> dict[str, tuple[NDArray[Any], int]]:
     where = str(bundle.folder / MANIFEST)
     if manifest.weights.folder is None:
         raise BundleError("the weights lie in a checkpoint, but no folder is named", where=f"{where}: weights.folder")
-    root = bundle.folder / manifest.weights.folder
+    root = weights_root(bundle)
     if not root.is_dir():
         raise BundleError(
             "the checkpoint this bundle takes its weights from is not there",

@@ -21,7 +21,7 @@ PARTS = ("calibration", "engines", "export", "runtime")
 def checkout(tree: Path) -> Path:
     """What a build reads of a checkout, links as links."""
     tree.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     skipped = shutil.ignore_patterns("__pycache__")
     for folder in ("luvc_export", *PARTS):
@@ -125,3 +125,17 @@ def test_one_missing_link_is_enough_and_pip_shows_why(windows: Path) -> None:
     assert made.returncode != 0 and not list(windows.glob("out/*"))
     assert f"where: luvc_export/{PARTS[0]}" in said and f"where: luvc_export/{PARTS[1]}" not in said
     assert "git checkout HEAD -- luvc_export/calibration" in said
+
+
+def test_an_sdist_has_all_that_its_tests_need_or_none_of_them(tmp_path: Path) -> None:
+    """Setuptools takes every tests/test*.py unless told otherwise: ours were there without their conftest."""
+    tree = checkout(tmp_path / "checkout")
+    (tree / "tests" / "core").mkdir(parents=True)
+    for name in ("conftest.py", "test_errors.py", "core/test_plan.py"):
+        shutil.copy(ROOT / "tests" / name, tree / "tests" / name)
+    done = build("sdist", tree, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next((tmp_path / "out").glob("*.tar.gz"))) as archive:
+        names = archive.getnames()
+    assert any(name.endswith("luvc_export/errors.py") for name in names)
+    assert not [name for name in names if "/tests/" in name or name.endswith("/tests")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData
+from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement, bisect, ranges
@@ -22,6 +23,7 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.base import Runner
+from luvc_export.core.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 
@@ -95,7 +97,7 @@ def calibrate(
             raise UsageError("nvidia-modelopt keeps no ranges between runs", where="--cache", got=str(ranges_file))
         recipe = dataclasses.replace(recipe, backend=f"nvidia-modelopt {modelopt.check(bundle, recipe)}")
         seen = modelopt.scales(models, recipe, bundle, plan, fitted, keep, threads, progress)
-    with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch, writing_to(scratch):
         quantiser = Quantiser(bundle, plan, recipe, seen, Path(scratch), keep, progress)
         record = data.record
         reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
@@ -210,7 +212,8 @@ def _write(
     old = manifest.plans.get(quantiser.name)
     gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
     engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
-    with bundles.writing(target, overwrite or output is None) as folder:
+    # Resolved, so that a link to a bundle stays one.
+    with writing_to(target), bundles.writing(target.resolve(), overwrite or output is None) as folder:
         for source in sorted(bundle.folder.rglob("*")):
             target_folder = folder / source.relative_to(bundle.folder)
             if source.is_dir():
@@ -223,8 +226,8 @@ def _write(
         files |= {
             name: bundles.record(folder / name) for name in (entry.vision, entry.decoder, entry.quantised.weights)
         }
-        made = dataclasses.replace(
-            manifest, plans={**manifest.plans, quantiser.name: entry}, files=files, engines=engines
-        )
+        weights = anchored(bundle) if output else manifest.weights
+        plans = {**manifest.plans, quantiser.name: entry}
+        made = dataclasses.replace(manifest, plans=plans, weights=weights, files=files, engines=engines)
         bundles.write_manifest(folder, made)
     return Bundle(target, made)

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
+from luvc_export.bundle.weights_root import anchored, weights_root
 from luvc_export.calibration.quantise.insert import Inserter
 from luvc_export.calibration.quantise.ranges import link
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
@@ -126,7 +127,10 @@ class Quantiser:
                 files[name] = known
         for name in (entry.vision, entry.decoder, self._packer.name):
             files[name] = record(folder / name)
-        made = dataclasses.replace(manifest, plans={self.name: entry}, default_plan=self.name, files=files, engines=())
+        weights = anchored(self.bundle)
+        made = dataclasses.replace(
+            manifest, plans={self.name: entry}, default_plan=self.name, weights=weights, files=files, engines=()
+        )
         write_manifest(folder, made)
         return Bundle(folder, made)
 
@@ -134,11 +138,10 @@ class Quantiser:
 def load(bundle: Bundle, file: str) -> ir.Model:
     """A graph of a bundle; its weights lie where the bundle says and are read when they are used."""
     model = ir.from_proto(onnx.load(bundle.path(file), load_external_data=False))
-    base = bundle.manifest.weights.folder or bundle.folder
     for value in model.graph.initializers.values():
         outside = value.const_value
         if isinstance(outside, ir.ExternalTensor):
-            outside.base_dir = bundle.folder / base
+            outside.base_dir = weights_root(bundle)
             shape = ir.Shape(outside.shape.numpy())
             value.const_value = ir.LazyTensor(partial(read, outside), outside.dtype, shape, name=outside.name)
     return model

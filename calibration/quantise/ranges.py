@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from luvc_export.bundle.folder import Bundle, record, write_manifest
+from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
@@ -104,7 +105,7 @@ def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, 
             files[name] = record(folder / name)
         else:
             link(bundle.folder / name, folder / name)
-    write_manifest(folder, dataclasses.replace(bundle.manifest, files=files))
+    write_manifest(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
     return owners
 
 

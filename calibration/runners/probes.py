@@ -13,6 +13,7 @@ import onnx
 
 from luvc_export.bundle.folder import Bundle, record
 from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.bundle.weights_root import anchored
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 
@@ -86,6 +87,6 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
                 os.link(source, target)
             except OSError:
                 shutil.copyfile(source, target)
-    copy = Bundle(folder, dataclasses.replace(bundle.manifest, files=files))
+    copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
     weakref.finalize(copy, shutil.rmtree, folder, True)
     return copy

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from luvc_export.core.disk import writing_to
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
@@ -68,7 +69,8 @@ def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, prog
         if preset.processor:
             _json(scratch / "preprocessor_config.json", preset.processor)
         write_tokenizer(preset, scratch)
-        _shards(scratch, shapes, dtype, seed, progress or (lambda stage, done: None))
+        with writing_to(output):
+            _shards(scratch, shapes, dtype, seed, progress or (lambda stage, done: None))
         if output.exists():
             output.rmdir()
         scratch.rename(output)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import sys
 from typing import Annotated
 
 import typer
 
+from luvc_export.cli import failures
 from luvc_export.cli.commands import ablate as ablate_verb
 from luvc_export.cli.commands import bench as bench_verb
 from luvc_export.cli.commands import build as build_verb
@@ -17,11 +18,11 @@ from luvc_export.cli.commands import doctor, export, inspect, make_random, plan,
 from luvc_export.cli.commands import pack as pack_verb
 from luvc_export.cli.commands import parity as parity_verb
 from luvc_export.cli.commands import targets as targets_verb
-from luvc_export.errors import LuvcError
+from luvc_export.core import signals
 from luvc_export.version import VERSION
 
-#: Exit code of a process that SIGINT ended, as shells and typer have it.
-_INTERRUPTED = 130
+#: Exit code of a process that SIGPIPE ended, as shells have it.
+_PIPE_CLOSED = 141
 
 app = typer.Typer(
     name="luvc-export",
@@ -30,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 this machine cannot.",
+    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 this machine cannot, 70 a bug of this program. "
+    "With --json, an error is one line of JSON on stderr.",
 )
 app.command("demo")(demo_verb.demo)
 app.command("plan")(plan.plan)
@@ -48,42 +50,49 @@ app.command("bench")(bench_verb.bench)
 app.command("make-random")(make_random.make_random)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")] = False,
-) -> None:
-    if version:
+def _say_version(wanted: bool) -> None:
+    if wanted:
         print(f"luvc-export {VERSION}")
         raise typer.Exit
 
 
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")] = False,
+) -> None:
+    """Options before the verb."""
+
+
 def main() -> None:
-    """Run the CLI; errors become a message and an exit code, tracebacks only with ``--debug``."""
-    debug = "--debug" in sys.argv
+    """Run the CLI; errors become a message and an exit code, tracebacks only with ``--debug``.
+
+    With ``--json``, an error is one line of JSON, the last on stderr: ``{"error": LuvcError.to_json()}``.
+    """
+    debug, as_json = "--debug" in sys.argv, "--json" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an encoding that lacks a character escapes it
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with signals.ended_cleanly():
+            sys.exit(app(standalone_mode=False) if as_json else app())
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED:
-            print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        if stop.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer makes of a closed pipe
+            sys.exit(_PIPE_CLOSED)
+        if isinstance(stop.code, int) and stop.code in signals.ENDED:
+            failures.tell(failures.Interrupted(stop.code), as_json)
         raise
-    except LuvcError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(141)
+        sys.exit(_PIPE_CLOSED)
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
-            print(f"error: {error.strerror}\n  where: {error.filename or 'the disk'}", file=sys.stderr)
-            print("  fix: check the path, its permissions and the space left", file=sys.stderr)
-            sys.exit(2)
-        print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  fix: run again with --debug and report what it prints", file=sys.stderr)
-        sys.exit(1)
+        told = failures.explained(error)
+        failures.tell(told, as_json)
+        sys.exit(told.exit_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from luvc_export.core.disk import writing_to
 from luvc_export.errors import UsageError
 
 
@@ -84,7 +85,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")
     try:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-        scratch.replace(path)
+        with writing_to(path):
+            scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+            scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

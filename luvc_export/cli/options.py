@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,6 +151,45 @@ def choice(flag: str, value: str, known: tuple[str, ...]) -> None:
     """
     if value not in known:
         raise UsageError("unknown choice", where=flag, got=repr(value), expected=did_you_mean(value, known))
+
+
+def given(context: typer.Context) -> list[str]:
+    """Names of the parameters that the command line says."""
+    return [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+
+
+def flag(name: str) -> str:
+    """The option of parameter ``name``."""
+    return "--" + name.replace("_", "-")
+
+
+#: What shapes a plan that is made here.
+_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer")
+
+
+def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:
+    """Refuse options that none of the plans asked for would heed.
+
+    Args:
+        said: See ``given``.
+        sources: What ``plan_source`` gives.
+
+    Raises:
+        UsageError: Every plan comes whole from a file, or compresses nothing.
+    """
+    made = [source for source in sources if not isinstance(source, Plan)]
+    deaf = [name for name in said if name in _SHAPING and not any(_heeds(source, name) for source in made)]
+    if deaf:
+        raise UsageError(
+            "a plan that compresses nothing heeds no such option" if made else "a plan file says this itself",
+            where="--plan",
+            got=", ".join(map(flag, deaf)),
+            fix="leave them out" if made else "luvc-export plan ... -o FILE makes another file",
+        )
+
+
+def _heeds(source: str | list[int], name: str) -> bool:
+    return source != "none" or name == "last_layer"
 
 
 def plan_name(plan: str) -> str:

@@ -95,8 +95,13 @@ def solve_speedup(shape: DecoderShape, full: int, tokens: int, text: int, speedu
         PlanError: Not even dropping every visual token reaches it, or it is no positive number.
     """
     _check_positive("speedup", speedup)
-    target = sum(prefill_flops(shape, [full] * shape.layers, text)) / speedup
-    return _solve(shape, tokens, "speedup", target, lambda keep: sum(prefill_flops(shape, keep, text)))
+    whole = sum(prefill_flops(shape, [full] * shape.layers, text))
+
+    def best(flops: float) -> tuple[str, str]:
+        factor = _short(whole / flops, math.floor)
+        return f"{factor:g}x", f"--speedup {factor:g}"
+
+    return _solve(shape, tokens, "speedup", whole / speedup, lambda keep: sum(prefill_flops(shape, keep, text)), best)
 
 
 def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, element_bytes: int = 2) -> tuple[int, ...]:
@@ -106,9 +111,19 @@ def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, elem
         PlanError: The text alone needs more, or it is no positive number.
     """
     _check_positive("kv-mib", mebibytes)
-    return _solve(
-        shape, tokens, "kv-mib", mebibytes * 2**20, lambda keep: sum(kv_bytes(shape, keep, text, element_bytes))
-    )
+
+    def best(count: float) -> tuple[str, str]:
+        least = _short(count / 2**20, math.ceil)
+        return f"{least:g} MiB", f"--kv-mib {least:g}"
+
+    goal = mebibytes * 2**20
+    return _solve(shape, tokens, "kv-mib", goal, lambda keep: sum(kv_bytes(shape, keep, text, element_bytes)), best)
+
+
+def _short(value: float, rounded: Callable[[float], int]) -> float:
+    """``value`` in three digits, rounded to the side on which it can be met."""
+    step = 2 - math.floor(math.log10(value))
+    return float(rounded(value * 10**step) / 10**step)
 
 
 def _check_positive(goal: str, value: float) -> None:
@@ -117,7 +132,12 @@ def _check_positive(goal: str, value: float) -> None:
 
 
 def _solve(
-    shape: DecoderShape, tokens: int, goal: str, target: float, cost: Callable[[tuple[int, ...]], int]
+    shape: DecoderShape,
+    tokens: int,
+    goal: str,
+    target: float,
+    cost: Callable[[tuple[int, ...]], int],
+    best: Callable[[float], tuple[str, str]],
 ) -> tuple[int, ...]:
     """Bisect one severity in [0, 2]: to 1 the later thirds fade as f and f**2, to 2 the first third fades too."""
 
@@ -127,11 +147,12 @@ def _solve(
 
     mild, severe = 0.0, 2.0
     if cost(at(severe)) > target:
+        reached, option = best(cost(at(severe)))
         raise PlanError(
             f"--{goal} cannot be met",
-            got=f"{cost(at(severe)):.4g} with every visual token dropped",
-            expected=f"at most {target:.4g}",
-            fix="ask for less, or shorten the text capacity",
+            got=f"{reached} at best, with every visual token dropped: the text is left",
+            expected=best(target)[0],
+            fix=f"{option}, or count fewer text tokens",
         )
     if cost(at(mild)) <= target:
         return at(mild)

@@ -51,6 +51,13 @@ def solve(
     name = request.schedule if isinstance(request.schedule, str) else "list"
     if request.speedup is not None and request.kv_mib is not None:
         raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
+    goals = {"--speedup": request.speedup, "--kv-mib": request.kv_mib}
+    for goal, value in goals.items():
+        if value is not None and request.schedule != DEFAULT_SCHEDULE:
+            given = request.schedule if isinstance(request.schedule, str) else "a list of budgets"
+            raise PlanError(
+                f"{goal} solves the budgets itself", where="--plan", got=given, fix=f"leave out --plan, or {goal}"
+            )
     switches["joint_images"] = request.joint_images
     if name == "none":
         keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers

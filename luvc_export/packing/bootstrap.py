@@ -27,7 +27,7 @@ _EXTRA = {"cpu": {"distribution": "onnxruntime", "module": "onnxruntime", "at_le
 
 
 def main() -> int:
-    """Run; the exit code is 0 passed, 1 a case failed, 2 a damaged pack or bad usage, 3 this device cannot."""
+    """Run; the exit code: 0 passed, 1 a case failed, 2 a damaged pack or bad usage, 3 this device cannot, 70 a bug."""
     arguments = _arguments()
     try:
         pack = _read()
@@ -47,7 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="install-and-verify",
         description="Check this device, build the engines, answer the stored cases and compare with the reference.",
-        epilog="Exit codes: 0 every case passed, 1 a case failed, 2 damaged pack or bad usage, 3 this device cannot.",
+        epilog="Exit codes: 0 passed, 1 a case failed, 2 damaged pack or bad usage, 3 this device cannot, 70 a bug.",
     )
     parser.add_argument(
         "--backend",

@@ -14,6 +14,7 @@ import luvc_export
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
+from luvc_export.bundle.weights_root import weights_root
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
@@ -61,8 +62,7 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         BundleError: The weights lie in a folder below the checkpoint's.
         MachineError: The disk is too small.
     """
-    weights = bundle.manifest.weights
-    source = bundle.folder / weights.folder if weights.folder else bundle.folder
+    source = weights_root(bundle)
     named = sorted({weight.location for graph in graphs for weight in outside_weights(folder / graph).values()})
     if nested := [name for name in named if Path(name).name != name]:
         raise BundleError(

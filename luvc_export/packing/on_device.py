@@ -10,10 +10,11 @@ from luvc_export.bundle.engine_checks import check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.calibration.parity.tolerances import tolerances
+from luvc_export.core.signals import ended_cleanly
 from luvc_export.core.target import Target
 from luvc_export.engines import builder, library, targets
 from luvc_export.engines.install import PreparedBuild, install
-from luvc_export.errors import LuvcError, MachineError
+from luvc_export.errors import InternalError, LuvcError, MachineError
 from luvc_export.packing import cases, device_check, device_facts, record, validation_record
 from luvc_export.packing.answer import Answer, answer
 from luvc_export.packing.comparison import Verdict, compare_answers
@@ -27,14 +28,19 @@ _INTERRUPTED = 130
 def install_and_verify(folder: Path, backend: str, root: Path, rebuild: bool) -> int:
     """Check, build, answer, sign off; return the exit code and print PASSED or FAILED as the last line."""
     try:
-        passed = _run(folder, backend, root, rebuild)
+        with ended_cleanly():
+            passed = _run(folder, backend, root, rebuild)
     except LuvcError as error:
         print(f"error: {error}", file=sys.stderr)
         print("NOT VERIFIED" if error.exit_code > 1 else "FAILED")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         print("\ninterrupted; run it again to go on: what was built is kept", file=sys.stderr)
-        return _INTERRUPTED
+        return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else _INTERRUPTED
+    except Exception as error:
+        print(f"internal error: {type(error).__name__}: {error}\n  fix: report this line", file=sys.stderr)
+        print("NOT VERIFIED")
+        return InternalError.exit_code
     return 0 if passed else 1
 
 

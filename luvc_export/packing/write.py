@@ -12,6 +12,7 @@ from pathlib import Path
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
+from luvc_export.core.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import targets
@@ -127,7 +128,7 @@ def write_pack(
     )
     name, capacity, manifest = prepared.plan, prepared.capacity, bundle.manifest
     asked, answers = _reference(bundle, plan, capacity, chosen, progress)
-    with bundles.writing(output, overwrite) as folder:
+    with writing_to(output), bundles.writing(Path(output).resolve(), overwrite) as folder:
         files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
         for file, graph in zip(files, prepared.graphs, strict=True):
             (folder / file).write_bytes(graph.data)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Footprint, PlanEntry
+from luvc_export.bundle.weights_root import weights_root
 from luvc_export.core import precision as precisions
+from luvc_export.core.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
 from luvc_export.errors import BundleError, MachineError
@@ -158,7 +159,8 @@ def build_engine(
         f"to build engines of {memory.gib(prepared.footprint.weights)} of weights",
         "build on a machine with more memory, or close other programs",
     )
-    built = install(opened, prepared, progress or (lambda stage, done: None))
+    with writing_to(opened.folder):
+        built = install(opened, prepared, progress or (lambda stage, done: None))
     engine_trust.trust(built.engine(plan, target))
     return built
 
@@ -211,8 +213,7 @@ def _target_graphs(
         }
         largest = profiles(shapes, entry.plan, cache.capacity, "wide")[0].maximum
         peaks.append(peak_bytes(model, largest))
-        folder = Path(weights.folder) if weights.folder else bundle.folder
         size = weight_bytes(model, cache.precision)
-        made.append(BuildInput(name, model.SerializeToString(), folder, entry.plan, size))
+        made.append(BuildInput(name, model.SerializeToString(), weights_root(bundle), entry.plan, size))
     footprint = predict((made[0].weight_bytes, made[1].weight_bytes), cache, (peaks[0], peaks[1]), workspace_mib)
     return (made[0], made[1]), footprint

@@ -95,6 +95,7 @@ def export_bundle(
     video = video or joint_frames is not None
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)
     tell = progress or (lambda stage, done: None)
+    _check_tiles(plans, tiles, shapes[0].context)
     if lora is None:
         return write_bundle(checkpoint, dict(plans), Path(output), options, overwrite, tell)
     from luvc_export.export.lora import merged
@@ -102,3 +103,21 @@ def export_bundle(
     bundles.check_target(Path(output), overwrite)
     with merged(checkpoint, lora) as whole:
         return write_bundle(whole, dict(plans), Path(output), options, overwrite, tell)
+
+
+def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:
+    """Check that a picture of so many tiles, and a word about it, has places in the model's context.
+
+    Raises:
+        UsageError: It has none. Places are counted without compression, as positions are.
+    """
+    for rows, columns in tiles:
+        for name, plan in plans.items():
+            if rows * columns * plan.units >= context:
+                raise UsageError(
+                    "a picture of so many tiles does not fit the model's context",
+                    where=f"--tiles {rows}x{columns}",
+                    got=f"{rows * columns} tiles of {plan.units} tokens each in plan {name}",
+                    expected=f"fewer than {context} tokens",
+                    fix="ask for fewer tiles",
+                )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from luvc_export.core.plan import LastLayer, Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest, solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
-from luvc_export.errors import MachineError, UsageError
+from luvc_export.errors import MachineError, PlanError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
@@ -62,7 +62,29 @@ def make_plan(
     blocks = tuple(merge_at) if merge_at is not None else None
     request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images)
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
-    return solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
+    _check_score(switches.get("score", Plan.score))
+    plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
+    check_grid(checkpoint, plan, size)
+    return plan
+
+
+def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> None:
+    """Check that the model takes images of ``size``, height and width in pixels, and that ``plan`` is for them.
+
+    Raises:
+        UsageError: A side is no multiple of the unit, or the model takes another size only.
+        PlanError: The plan is for another size.
+    """
+    from luvc_export.export.options import Options, check_size
+
+    check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=plan.joint_images > 1))
+
+
+def _check_score(name: str) -> None:
+    from luvc_export.export.compression import scores
+
+    if name not in scores.names():
+        raise PlanError("unknown score", where="--score", got=repr(name), expected=did_you_mean(name, scores.names()))
 
 
 def make_plans(

@@ -256,27 +256,34 @@ def test_unknown_verbs_and_internal_errors(cli: Cli, monkeypatch: pytest.MonkeyP
     assert code == 2 and "export" in err
     monkeypatch.setattr("luvc_export.export.checkpoint.open_checkpoint", lambda *a, **k: 1 / 0)
     code, _, err = cli("plan", CHECKPOINT)
-    assert code == 1 and "ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
+    assert code == 70 and "ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["luvc-export", "--debug", "plan", str(CHECKPOINT)])
     with pytest.raises(ZeroDivisionError):
         main()
 
 
 def test_interrupting_an_export_leaves_nothing(tmp_path: Path) -> None:
-    """SIGINT as soon as the temporary folder stands: no bundle, no leftover, no traceback."""
+    """SIGINT, then SIGTERM, as soon as the temporary folder stands: no bundle, no leftover, no traceback."""
     code = f"""
 import os, signal, sys
 from luvc_export import bundle, cli
 from luvc_export.export import weights
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-plain = weights.skeleton
-def interrupted(*args):
-    os.kill(os.getpid(), signal.SIGINT)
-    return plain(*args)
-weights.skeleton = interrupted
 sys.argv = ["luvc-export", "export", {str(CHECKPOINT)!r}, "-o", {str(tmp_path / "out")!r}, "--image-size", "{SIZE}"]
-cli.main()
+plain, codes = weights.skeleton, []
+for number in (signal.SIGINT, signal.SIGTERM):
+    def interrupted(*args):
+        assert any(name.endswith(".part") for name in os.listdir({str(tmp_path)!r}))
+        os.kill(os.getpid(), number)
+        return plain(*args)
+    weights.skeleton = interrupted
+    try:
+        cli.main()
+    except SystemExit as stop:
+        codes.append(stop.code)
+print(codes, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 130 and "interrupted" in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout == "[130, 143] True\n", result.stderr
+    assert result.stderr.count("interrupted") == 2 and "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []

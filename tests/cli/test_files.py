@@ -115,7 +115,7 @@ def test_a_file_is_written_whole_or_stays(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (PermissionError(errno.EACCES, "Permission denied", "/etc/secret"), 2, "where: /etc/secret"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "where: the disk"),
-        (OSError(errno.EIO, "Input/output error"), 1, "internal error: OSError"),
+        (OSError(errno.EIO, "Input/output error"), 70, "internal error: OSError"),
     ],
 )
 def test_what_the_system_refuses_is_said(

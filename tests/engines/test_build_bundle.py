@@ -75,10 +75,14 @@ def test_the_entry_describes_the_engines(built: Path, target: str, precision: st
         assert (built / part.log).stat().st_size
 
 
-def test_a_second_build_replaces_the_first(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the fixture: vision and decoder in fp16 and bf16, in both forms of the cache."""
+def test_a_second_build_replaces_the_first(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the fixture: vision and decoder in fp16 and bf16, in both forms of the cache. Here through a link."""
     before = load(built)
-    arguments = ("build", built, "--target", "rtx-ada", "--plan", "thirds", "--precision", "bf16", "--kv", "inplace")
+    (tmp_path / "a link").symlink_to(built)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("build", "a link", "--target", "rtx-ada", "--plan", "thirds", "--precision", "bf16", "--kv", "inplace")
     code, out, _ = run(*arguments, "--text-capacity", 32, "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["engine"]["text_capacity"] == 32
     after, entry = load(built, full=True).manifest, load(built).engine("thirds", "rtx-ada")

@@ -34,7 +34,9 @@ def bench(
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the sweep's PNG and HTML.")] = Path(),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the sweep's PNG and HTML; default: this one.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Time a bundle on noise: vision, prefill, first token, decode, memory, merges and prunes alone.
@@ -52,8 +54,10 @@ def bench(
     if sweep is not None:
         if vs is not None:
             raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")
-        _sweep(first, sweep, repeats, warm_up, output, as_json)
+        _sweep(first, sweep, repeats, warm_up, output or Path(), as_json)
         return
+    if output is not None:
+        raise UsageError("only a sweep writes files", where=f"--output {output}", fix="pass --sweep, or leave it out")
     cases = [first]
     if vs is not None:
         cases.append(_case(vs, None, first))
@@ -76,8 +80,10 @@ def bench(
 
 
 def _case(named: str, plan: str | None, like: Any) -> Any:
-    """``FOLDER``, ``FOLDER#PLAN`` or ``#PLAN`` as a case like ``like``; a plan beside it decides."""
+    """``FOLDER``, ``FOLDER#PLAN`` or ``#PLAN`` as a case like ``like``; or the plan beside it."""
     folder, _, inside = named.partition("#")
+    if plan and inside and plan != inside:
+        raise UsageError("two plans are named", where="--plan", got=f"{plan} and {named}", fix="name one of them")
     path, chosen = Path(folder) if folder else like.bundle, plan or inside or None
     return replace(like, bundle=path, plan=chosen, label=f"{path.name}#{chosen}" if chosen else path.name)
 

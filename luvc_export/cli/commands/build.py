@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import engine_options, options
+from luvc_export.errors import UsageError
 
 
 def build(
@@ -60,6 +61,10 @@ def build(
     from luvc_export.pipeline import build_engine
 
     engine_options.check(precision, kv, device_memory)
+    if no_builder_cache and timing_cache is not None:
+        raise UsageError(
+            "a cache is named and forbidden", where="--timingCacheFile, --noBuilderCache", fix="leave one of them out"
+        )
     chosen = BuildOptions(
         workspace_mib=engine_options.workspace(mem_pool_size),
         builder_optimization_level=optimization_level,

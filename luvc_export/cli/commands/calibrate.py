@@ -13,11 +13,13 @@ from luvc_export.cli.files import check_folder, check_writable
 
 if TYPE_CHECKING:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
+    from luvc_export.calibration.quantise.recipe import Recipe
 
 BACKENDS = ("luvc", "modelopt")
 
 
 def calibrate(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     precision: Annotated[
         str, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
@@ -69,6 +71,7 @@ def calibrate(
     if smooth is None:
         smooth = 0.0 if other else 0.5
     recipe = Recipe(find(precision), method, percentile, smooth, not rtn)
+    _check_heeded(options.given(context), recipe)
     if target is not None:
         check_target(recipe.precision, targets.find(target))
     if data is None:
@@ -115,6 +118,28 @@ def calibrate(
     print(f"layers    | {quantised} quantised, {len(report['high'])} high")
     for name in report["high"]:
         print(f"  high    | {name}{' (needed for agreement)' if name in made.found.high else ''}")
+
+
+def _check_heeded(given: list[str], recipe: Recipe) -> None:
+    """Refuse options that this recipe would not heed.
+
+    Raises:
+        UsageError: One was given.
+    """
+    from luvc_export.errors import UsageError
+
+    precision = recipe.precision
+    conditions = {
+        "method": (precision.ranges and precision.weights != 4, "--range", "a precision that takes ranges: int8, fp8"),
+        "percentile": (recipe.method == "percentile", "--percentile", "--range percentile"),
+        "smooth": (precision.name == "int8", "--smooth", "--precision int8"),
+        "rtn": (precision.weights == 4, "--rtn", "a precision of four-bit weights"),
+    }
+    for name, (heeded, flag, needs) in conditions.items():
+        if name in given and not heeded:
+            raise UsageError(
+                "this option would change nothing", where=flag, got=f"--precision {precision.name}", expected=needs
+            )
 
 
 def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:

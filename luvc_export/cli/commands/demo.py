@@ -14,6 +14,9 @@ from luvc_export.errors import CheckFailed, UsageError
 
 PLANS = ("none", "even")
 
+#: What ``run`` takes of the bundle where no plan is named: the compressed one.
+DEFAULT = "even"
+
 #: Longest answer of the task in tokens, and its end.
 _LONGEST = 8
 
@@ -32,7 +35,7 @@ def demo(
     """
     from PIL import Image
 
-    from luvc_export.cli.commands.run import save_survival
+    from luvc_export.cli.kept_picture import save_survival
     from luvc_export.core.cost_report import cost
     from luvc_export.demo.questions import KINDS, cases
     from luvc_export.pipeline import load_bundle
@@ -90,10 +93,11 @@ def bundle(output: Path, quiet: bool) -> Path:
 
     folder = output / "bundle"
     checkpoint = open_checkpoint(str(CHECKPOINT))
-    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in PLANS}
+    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (DEFAULT, *PLANS)}
     if (folder / MANIFEST).is_file():
         manifest = load(folder).manifest
-        same = plans.items() <= {name: entry.plan for name, entry in manifest.plans.items()}.items()
+        held = {name: entry.plan for name, entry in manifest.plans.items()}
+        same = manifest.default_plan == DEFAULT and plans.items() <= held.items()
         if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder
     with options.progress(quiet) as tell:
@@ -105,19 +109,20 @@ def bundle(output: Path, quiet: bool) -> Path:
 
 def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    answers = Table(title="the first picture's questions", caption="✓ right; wrong answers in red")
+    answers = Table(title="the first picture's questions", caption="wrong answers in red")
     for name in ("question", "right answer", *PLANS):
         answers.add_column(name)
     for row in rows:
         given = [row["answers"][name] for name in PLANS]
-        shown = ["✓" if text == row["right"] else f"[red]{text}[/red]" for text in given]
+        shown = ["right" if text == row["right"] else f"[red]{escape(text)}[/red]" for text in given]
         answers.add_row(row["question"], row["right"], *shown)
     console.print(answers)
     table = Table(title="cost of one picture")
-    for name in ("", "none (uncompressed)", PLANS[1]):
+    for name in ("", "none (uncompressed)", DEFAULT):
         table.add_column(name, justify="right" if name else "left")
     timings = [first[name].timings for name in PLANS]
     lines = {

@@ -12,9 +12,11 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE
+from luvc_export.errors import UsageError
 
 
 def export(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
     plan: Annotated[
@@ -82,10 +84,12 @@ def export(
     for flag, (value, known) in choices.items():
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
+    named = _sources(plan or [], speedup, kv_mib)
+    options.check_shaping(options.given(context), named.values())
     sizes = [size for size in map(options.size, image_size or []) if size]
     plans = make_plans(
         checkpoint,
-        {options.plan_name(name): options.plan_source(name) for name in plan or [DEFAULT_SCHEDULE]},
+        named,
         image_size=sizes,
         joint_frames=joint_frames,
         merge_keep=merge_keep,
@@ -125,4 +129,24 @@ def export(
 
     for made in plans.values():
         Console().print(cost_table(made, cost(made, shape)))
-    print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")
+    if no_weights:
+        print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
+    else:
+        print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")
+
+
+def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> dict[str, str | list[int] | Plan]:
+    """What was asked for by the plans' names; a goal makes a plan of its own, which only ``none`` may stand beside."""
+    given = {"speedup": speedup, "kv-mib": kv_mib}
+    goals = [f"{name}-{value:g}" for name, value in given.items() if value is not None]
+    if not goals:
+        return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_SCHEDULE]}
+    if others := [name for name in plans if name != "none"]:
+        raise UsageError(
+            "--speedup and --kv-mib solve the budgets themselves",
+            where="--plan",
+            got=", ".join(others),
+            expected="no --plan, or --plan none for the uncompressed model beside it",
+            fix="to have both, write the solved plan to a file first: luvc-export plan MODEL --speedup 2 -o FILE.json",
+        )
+    return {goals[0]: DEFAULT_SCHEDULE, **dict.fromkeys(plans, "none")}

@@ -78,9 +78,9 @@ def plan(
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
-    from luvc_export.pipeline.plans import images_of_video
+    from luvc_export.pipeline.plans import check_grid, images_of_video
 
-    given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+    given = options.given(context)
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
     if wrong and data is None:
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
@@ -111,6 +111,10 @@ def plan(
     else:
         counted = 64 if text is None else text
         source = options.plan_source(schedule)
+        goals = [_flag(name) for name in given if name in ("speedup", "kv_mib")]
+        if goals and "schedule" in given:
+            raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
+        options.check_shaping(given, [source])
         size = options.size(image_size)
         made = (
             source
@@ -128,6 +132,8 @@ def plan(
                 **switches,
             )
         )
+        if isinstance(source, Plan) and size is not None:
+            check_grid(checkpoint, made, size)
     costs = cost(made, checkpoint.family.decoder_shape(checkpoint.config), counted)
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
@@ -192,7 +198,7 @@ def _show(result: Any, as_json: bool) -> None:
 
 
 def _flag(name: str) -> str:
-    return "--plan" if name == "schedule" else "--" + name.replace("_", "-")
+    return "--plan" if name == "schedule" else options.flag(name)
 
 
 def _command(context: typer.Context, given: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -11,13 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.errors import UsageError
+
+#: Characters of a prompt from standard input: more is a mistake.
+_PROMPT_LIMIT = 10**6
 
 
 def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="The question.")],
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="The question; - reads it from standard input. Without it: a chat."),
+    ] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
     video: Annotated[
         Path | None, typer.Option("--video", help="Folder of frames, or an animated GIF, WebP or PNG.")
@@ -55,15 +59,21 @@ def run(
 ) -> None:
     """Ask a bundle a question about pictures or a video.
 
+    Without --prompt, a chat begins on the terminal: /image PATH shows a picture, /kept draws what was kept of it,
+    /clear forgets, /help says more. Each turn goes on from the caches of the one before.
+
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
     """
+    from luvc_export.cli.chat import Chat, line_editing
+    from luvc_export.cli.kept_picture import check_picture_file, save_survival
     from luvc_export.pipeline import load_bundle
 
-    if show_kept is not None and not (image or video):
+    asked = read_prompt(prompt, as_json)
+    if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if video is None and (frames, fps) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
-    check_writable(show_kept, "--show-kept")
+    check_picture_file(show_kept, "--show-kept")
     session = load_bundle(
         bundle,
         backend,
@@ -86,7 +96,13 @@ def run(
             wanted = session.video_frames() if frames is None else frames
             film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
         seen |= {"video": film.frames, "fps": film.fps}
-    stream = session.generate(prompt=prompt, stream=True, **seen, **sampling)
+    if asked is None:
+        frames_seen = {"video": film.frames, "fps": film.fps} if film else {}
+        line_editing()
+        chat = Chat(session, sampling, seen["image"], frames_seen, show_kept or Path("kept.png"), _say_times)
+        chat.run()
+        return
+    stream = session.generate(prompt=asked, stream=True, **seen, **sampling)
     for piece in stream:
         if not as_json:
             print(piece, end="", flush=True)
@@ -125,6 +141,10 @@ def run(
     print(timing_line(result.timings), file=sys.stderr)
 
 
+def _say_times(answer: Any) -> None:
+    print(timing_line(answer.timings), file=sys.stderr)
+
+
 def timing_line(timings: Any) -> str:
     """One line for people: times, speed, cache, visual tokens by layer."""
     speed = timings.tokens_per_s
@@ -144,17 +164,28 @@ def fit_line(selection: Any, known: int) -> str | None:
     return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
 
 
-def save_survival(generation: Any, path: Path) -> None:
-    """Draw merges and survivors of the answer's first image to ``path``."""
-    import numpy as np
+def read_prompt(given: str | None, as_json: bool) -> str | None:
+    """The prompt: as given, from standard input for ``-``, or None for a chat on the terminal.
 
-    from luvc_export.runtime.media.token_visualisation import draw
-
-    plan, selection = generation.past.loaded.plan, generation.selection
-    tokens = plan.vision_tokens
-    kept = {layer: indices[0][indices[0] < tokens] for layer, indices in selection.kept.items()}
-    kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
-    sheet = draw(generation.past.images[0][0], plan.grid, selection.merged_into[0], kept)
-    drawn = io.BytesIO()
-    sheet.save(drawn, format="PNG")
-    write_whole(path, drawn.getvalue())
+    Raises:
+        UsageError: There is none and no terminal, or standard input is empty, too long or not text.
+    """
+    if given is None:
+        if sys.stdin is None or not sys.stdin.isatty() or as_json:
+            raise UsageError(
+                "there is no prompt",
+                where="--prompt",
+                got="--json" if as_json else "standard input that is no terminal",
+                expected="--prompt TEXT, or --prompt - to read it; without, a chat begins on a terminal",
+            )
+        return None
+    if given != "-":
+        return given
+    try:
+        text = sys.stdin.read(_PROMPT_LIMIT + 1)
+    except UnicodeDecodeError as error:
+        raise UsageError("standard input is not text", where="--prompt -", got=str(error)) from error
+    if not text.strip() or len(text) > _PROMPT_LIMIT:
+        got = "more than a million characters" if text.strip() else "nothing"
+        raise UsageError("this is no prompt", where="--prompt -", got=got, expected="text on standard input")
+    return text.strip()

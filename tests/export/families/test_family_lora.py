@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import family_harness as harness
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, case
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from luvc_export import export_bundle
 from luvc_export.errors import CheckpointError, MachineError, UsageError
@@ -79,6 +83,71 @@ def test_an_adapter_of_another_model(folders: Any, tmp_path: Path) -> None:
         pytest.raises(CheckpointError, match="the adapter does not fit the checkpoint"),
         merged(other, str(folders[1])),
     ):
+        pass
+
+
+def changed(adapter: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """A copy of ``adapter`` with other tensors."""
+    shutil.copytree(adapter, target)
+    tensors = load_file(target / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "adapter_model.safetensors")
+    return target
+
+
+def another_depth(tensors: dict[str, torch.Tensor]) -> None:
+    """Two tensors of a layer that the model has not: they were dropped without a word."""
+    for name in [name for name in tensors if "layers.0.self_attn.q_proj" in name]:
+        tensors[name.replace("layers.0", "layers.40")] = tensors[name].clone()
+
+
+def half(tensors: dict[str, torch.Tensor]) -> None:
+    """Half a pair is gone: the weight would not change."""
+    del tensors[next(name for name in tensors if "lora_B" in name)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (another_depth, r"2 tensors of the adapter have no weight in the model: .*layers\.40\.self_attn\.q_proj"),
+        (half, r"1 weights get no tensor of it: .*lora_B"),
+    ],
+)
+def test_every_tensor_finds_its_weight_or_the_adapter_is_refused(
+    folders: Any, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], said: str
+) -> None:
+    adapter = changed(folders[1], tmp_path / "adapter", change)
+    with (
+        pytest.raises(CheckpointError, match=rf"does not fit the checkpoint(.|\n)*{said}"),
+        merged(open_checkpoint(str(folders[0])), str(adapter)),
+    ):
+        pass
+
+
+def test_a_deeper_model_s_adapter(folders: Any, tiny: Case, tmp_path: Path) -> None:
+    """Of the same family: 16 of 52 tensors were once dropped."""
+    config = copy.deepcopy(tiny.config)
+    config.text_config.num_hidden_layers += 1
+    config.text_config.layer_types = [*config.text_config.layer_types, config.text_config.layer_types[-1]]
+    deeper = type(case("qwen2_vl").model)(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: Any = peft.get_peft_model(deeper, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+        adapted.save_pretrained(tmp_path / "adapter")
+    with (
+        pytest.raises(CheckpointError, match=r"2 tensors of the adapter have no weight"),
+        merged(open_checkpoint(str(folders[0])), str(tmp_path / "adapter")),
+    ):
+        pass
+
+
+def test_a_full_disk_names_the_folder(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, *given: Any, **named: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    said = r"cannot be written(.|\n)*where: .*luvc-lora-(.|\n)*No space left(.|\n)*TMPDIR"
+    with pytest.raises(MachineError, match=said), merged(open_checkpoint(str(folders[0])), str(folders[1])):
         pass
 
 

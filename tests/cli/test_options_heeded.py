@@ -1,0 +1,179 @@
+"""Every option does what it says or is refused: none is taken and forgotten."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_words import Cli
+
+from luvc_export.cli.commands import demo
+from luvc_export.core.plan import Plan
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+from luvc_export.errors import PlanError, UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.pipeline import exporting, make_plan, make_plans
+
+SIZE = ("--image-size", f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}")
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE).to_json()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--plan", "none", "--speedup", 2), "--speedup solves the budgets itself"),
+        (("--plan", "thirds", "--speedup", 1.5), "--speedup solves the budgets itself"),
+        (("--plan", "even", "--kv-mib", 20), "--kv-mib solves the budgets itself"),
+        (("--plan", "80,60,40,20,10,0", "--speedup", 2), "--speedup solves the budgets itself"),
+        (("--plan", "FILE", "--speedup", 2), "--speedup solves the budgets itself"),
+        (("--plan", "FILE", "--score", "norm"), "a plan file says this itself"),
+        (("--plan", "FILE", "--merge-keep", 1), "a plan file says this itself"),
+        (("--plan", "none", "--rho", 0.2), "compresses nothing"),
+        (("--score", "foo"), "unknown score"),
+        (("--score", "residul"), "did you mean 'residual'"),
+        (("--speedup", 100), "--speedup cannot be met"),
+        (("--kv-mib", 0.001), "--kv-mib cannot be met"),
+    ],
+)
+def test_plan(cli: Cli, tmp_path: Path, plan_file: Path, words: tuple[Any, ...], said: str) -> None:
+    output = tmp_path / "new.json"
+    code, _, err = cli("plan", CHECKPOINT, *SIZE, *[plan_file if w == "FILE" else w for w in words], "-o", output)
+    assert code == 2 and said in err and not output.exists(), err
+
+
+@pytest.mark.parametrize("goal", [("--speedup", 100), ("--kv-mib", 0.001)])
+def test_an_unreachable_goal_names_the_best_one_which_is_met(cli: Cli, goal: tuple[str, float]) -> None:
+    err = cli("plan", CHECKPOINT, *SIZE, *goal)[2]
+    best = re.search(rf"fix: {goal[0]} ([\d.]+),", err)
+    assert best, err
+    code, out, err = cli("plan", CHECKPOINT, *SIZE, goal[0], best[1], "--json")
+    assert code == 0 and sum(json.loads(out)["plan"]["keep"]) <= 3 * Plan.from_json(json.loads(out)["plan"]).layers, err
+    further = float(best[1]) * (1.02 if goal[0] == "--speedup" else 0.98)
+    assert cli("plan", CHECKPOINT, *SIZE, goal[0], further)[0] == 2
+
+
+@pytest.mark.parametrize("plan", [(), ("--plan", "none"), ("--plan", "FILE")])
+def test_plan_takes_an_image_size_whole_or_not(cli: Cli, plan: tuple[str, ...], plan_file: Path) -> None:
+    """225x225 was planned as 224x224."""
+    words = [plan_file if word == "FILE" else word for word in plan]
+    code, _, err = cli("plan", CHECKPOINT, "--image-size", "225x225", *words)
+    assert code == 2 and "multiples of 28" in err and "--image-size 224x224" in err
+    if plan == ("--plan", "FILE"):
+        code, _, err = cli("plan", CHECKPOINT, "--image-size", "224x224", *words)
+        assert code == 2 and "the plan is for another image size" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--plan", "thirds", "--speedup", 2), "solve the budgets themselves"),
+        (("--plan", "none", "--plan", "even", "--kv-mib", 2), "solve the budgets themselves"),
+        (("--plan", "none", "--score", "norm"), "compresses nothing"),
+        (("--plan", "FILE", "--plan", "none", "--axis", "channel"), "compresses nothing"),
+        (("--plan", "FILE", "--rho", 0.3), "a plan file says this itself"),
+        (("--score", "foo"), "unknown score"),
+    ],
+)
+def test_export(cli: Cli, tmp_path: Path, plan_file: Path, words: tuple[Any, ...], said: str) -> None:
+    given = [plan_file if word == "FILE" else word for word in words]
+    code, _, err = cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", *given)
+    assert code == 2 and said in err and not (tmp_path / "new").exists(), err
+
+
+def test_a_solved_plan_is_named_for_its_goal(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[dict[str, Plan]] = []
+
+    def stop(checkpoint: Any, plans: dict[str, Plan], *rest: Any) -> None:
+        found.append(plans)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("luvc_export.export.bundling.write_bundle", stop)
+    cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", "--speedup", 2, "--plan", "none")
+    cli("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new", "--kv-mib", 0.2)
+    assert [list(plans) for plans in found] == [["speedup-2", "none"], ["kv-mib-0.2"]]
+    assert found[0]["speedup-2"].schedule == "speedup 2" and found[0]["none"].schedule == "none"
+    with pytest.raises(PlanError, match="solves the budgets itself"):
+        make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, speedup=2)
+    made = make_plans(str(CHECKPOINT), ["even", "none"], image_size=IMAGE_SIZE, speedup=2)
+    assert [plan.schedule for plan in made.values()] == ["speedup 2", "none"]
+
+
+def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = {"none": make_plan(str(CHECKPOINT), "none", image_size=IMAGE_SIZE)}
+    context = open_checkpoint(str(CHECKPOINT), weights=False).config.get_text_config().max_position_embeddings
+    most = context // plans["none"].units
+    exporting._check_tiles(plans, [(1, 1), (1, most)], context)
+    for tiles in ((20, 20), (1, most + 1)):
+        with pytest.raises(UsageError, match=rf"--tiles {tiles[0]}x{tiles[1]}(.|\n)*fewer than {context}"):
+            exporting._check_tiles(plans, [(1, 1), tiles], context)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bench", "BUNDLE#even", "--plan", "none"), "two plans are named"),
+        (("bench", "BUNDLE", "-o", "curves"), "only a sweep writes files"),
+        (("parity", "hf:demo", "BUNDLE", "--task", "glyph", "--image-size", "28x28"), "a bundle has its image size"),
+        (("calibrate", "BUNDLE", "--precision", "int8", "--data", "glyph", "--percentile", 99), "--range percentile"),
+        (("calibrate", "BUNDLE", "--precision", "int8", "--data", "glyph", "--rtn"), "--rtn"),
+        (("calibrate", "BUNDLE", "--precision", "q8", "--data", "glyph", "--smooth", 0.5), "--smooth"),
+        (("build", "BUNDLE", "--target", "rtx-ada", "--noBuilderCache", "--timingCacheFile", "x"), "--timingCacheFile"),
+    ],
+)
+def test_other_verbs(
+    cli: Cli, copied_bundle: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[Any, ...], said: str
+) -> None:
+    monkeypatch.chdir(copied_bundle.parent)
+    monkeypatch.setattr("luvc_export.calibration.datasets.load", lambda *given, **named: 1 / 0)
+    code, _, err = cli(*[str(word).replace("BUNDLE", copied_bundle.name) for word in words])
+    assert code == 2 and said in err and list(copied_bundle.parent.iterdir()) == [copied_bundle], err
+
+
+def test_parity_takes_the_family_s_own_image_size(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found: list[tuple[int, int]] = []
+
+    def stop(left: str, right: str, size: tuple[int, int], *rest: Any) -> None:
+        found.append(size)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("luvc_export.calibration.parity.run.open_pair", stop)
+    family = type(open_checkpoint(str(CHECKPOINT), weights=False).family)
+    monkeypatch.setattr(family, "image_size", lambda self, config: (336, 336))
+    (tmp_path / "cases.jsonl").write_text('{"prompt": "?"}')
+    pair = ("parity", f"hf:{CHECKPOINT}", f"torch:{CHECKPOINT}#none")
+    cli(*pair, "--cases", tmp_path / "cases.jsonl")
+    cli(*pair, "--cases", tmp_path / "cases.jsonl", "--image-size", "56x84")
+    cli(*pair, "--task", "glyph")
+    cli(*pair, "--task", "glyph", "--image-size", "56x84")
+    assert found == [(336, 336), (56, 84), IMAGE_SIZE, (56, 84)]
+
+
+def test_the_demo_s_bundle_compresses_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its default plan was ``none``, so ``run`` on it showed no compression."""
+    found: list[list[str]] = []
+    monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *given, **named: found.append(list(given[2])))
+    demo.bundle(tmp_path, True)
+    assert found == [["even", "none"]] and set(found[0]) == set(demo.PLANS)
+
+
+def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Written:
+        class manifest:  # noqa: N801
+            decoder = open_checkpoint(str(CHECKPOINT), weights=False).family.decoder_shape(
+                open_checkpoint(str(CHECKPOINT), weights=False).config
+            )
+
+    monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *given, **named: Written)
+    words = ("export", CHECKPOINT, *SIZE, "-o", tmp_path / "new")
+    assert "ask it something" in cli(*words)[1]
+    out = cli(*words, "--no-weights")[1]
+    assert "ask it something" not in out and "luvc-export inspect" in out
