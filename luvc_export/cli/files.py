@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from luvc_export.core.safe_files import write_whole as write_whole
 from luvc_export.errors import UsageError
 
 
@@ -73,18 +74,3 @@ def _closed(folder: Path) -> str | None:
     if not above.is_dir():
         return f"{above} is no folder"
     return None if os.access(above, os.W_OK) else f"{above} is not writable"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write through a temporary name beside ``path``, so that nobody reads half; missing folders are made.
-
-    Raises:
-        OSError: The system refuses; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
