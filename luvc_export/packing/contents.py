@@ -91,9 +91,6 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         done += path.stat().st_size
     for graph in read.values():
         graph.check_files()  # what was hashed is what was copied
-    for name in bundle.manifest.files:
-        if (folder / name).exists() and hashing.record(folder / name).sha256 != bundle.manifest.files[name].sha256:
-            raise hashing.changed(bundle.folder / name, "other bytes while it was copied", "those the manifest names")
     progress("copying weights", 1.0)
 
 
@@ -102,6 +99,9 @@ def write_manifest(
 ) -> None:
     """A pack is a bundle of one plan, whose graphs are the target's."""
     files = {path.name: bundles.record(path) for path in sorted(folder.iterdir())}
+    for name in files.keys() & manifest.files.keys():
+        if files[name].sha256 != manifest.files[name].sha256:
+            raise hashing.changed(folder / name, "other bytes while it was copied", "those that luvc.json names")
     changed = replace(
         manifest,
         dtype=precision,

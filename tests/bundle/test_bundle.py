@@ -175,7 +175,7 @@ def test_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_replaces_only_a_bundle_and_only_on_demand(tmp_path: Path) -> None:
+def test_writing_replaces_only_a_bundle_and_only_on_demand(tmp_path: Path, demo_bundle: Bundle) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
@@ -185,6 +185,15 @@ def test_writing_replaces_only_a_bundle_and_only_on_demand(tmp_path: Path) -> No
     (target / "luvc.json").write_text("{}")
     with pytest.raises(UsageError, match="--overwrite"), bundle.writing(target):
         pass
+    with pytest.raises(UsageError, match="remove the folder yourself"), bundle.writing(target, overwrite=True):
+        pass
+    bundle.write_manifest(target, demo_bundle.manifest)
+    with (
+        pytest.raises(BundleError, match=r"not the bundle's[^?]*'thesis\.txt'"),
+        bundle.writing(target, overwrite=True),
+    ):
+        pass
+    (target / "thesis.txt").rename(tmp_path.parent / "thesis.txt")
     with bundle.writing(target, overwrite=True) as folder:
         (folder / "luvc.json").write_text("new")
     assert (target / "luvc.json").read_text() == "new" and list(tmp_path.iterdir()) == [target]
