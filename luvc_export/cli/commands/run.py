@@ -46,11 +46,14 @@ def run(
     show_kept: Annotated[
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
     allow_unverified: Annotated[
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
     ] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask a bundle a question about pictures or a video.
@@ -58,21 +61,25 @@ def run(
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
     """
     from luvc_export.pipeline import load_bundle
+    from luvc_export.runtime.media.picture_limits import allow
 
+    allow(max_pixels)
     if show_kept is not None and not (image or video):
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if video is None and (frames, fps) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
     check_writable(show_kept, "--show-kept")
-    session = load_bundle(
-        bundle,
-        backend,
-        plan,
-        threads=threads,
-        verify=verify,
-        allow_unverified=allow_unverified,
-        arithmetic=arithmetic,
-    )
+    with options.progress(quiet=as_json) as tell:
+        session = load_bundle(
+            bundle,
+            backend,
+            plan,
+            threads=threads,
+            verify=verify,
+            allow_unverified=allow_unverified,
+            arithmetic=arithmetic,
+            progress=tell,
+        )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
