@@ -37,7 +37,7 @@ def from_json_data(cls: type[R], data: object, where: str) -> R:
     return cls(**{name: _value(hints[name], value, f"{where}: {name}", name) for name, value in data.items()})
 
 
-def _value(hint: Any, value: Any, where: str, field: str) -> Any:
+def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:
     """A value of ``hint``; ``field`` names the field it is in, for ``limits``."""
     if wrong := limits.problem(field, value):
         raise BundleError("a value is beyond its limits", where=where, got=repr(value)[:80], expected=wrong)

@@ -200,10 +200,13 @@ def checkpoint_case(original: Path, place: Path, dice: random.Random) -> Callabl
 def cases(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[int, Callable[[], None]]]:
     """``count`` cases from ``seed`` on, each with the seed that makes it again alone."""
     from luvc_export.demo import CHECKPOINT
+    from luvc_export.export.checkpoint import open_checkpoint
 
     original = folder / "original"
     if kind == "bundles":
         tiny_bundle.write(original)
+    if kind == "checkpoints":
+        open_checkpoint(str(CHECKPOINT))  # the first one imports torch and transformers
     for number in range(seed, seed + count):
         dice = random.Random(number)
         if kind == "bundles":

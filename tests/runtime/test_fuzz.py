@@ -39,6 +39,7 @@ def test_the_fuzzer_sees_foreign_errors_hangs_and_memory(monkeypatch: pytest.Mon
     assert fuzz.fault(ours) is None
     assert fuzz.fault(foreign) == "KeyError: 'grid'"
     assert fuzz.fault(lambda: time.sleep(5)) == "no end after 1 s"
+    monkeypatch.setattr(fuzz, "SECONDS", 60)
     monkeypatch.setattr(fuzz, "MEMORY", 2**20)
 
     def large() -> None:
