@@ -33,7 +33,7 @@ _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 #: Opening a pipe without a writer would wait for one.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _SCRATCH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(part|old)")
-#: include/uapi/linux/fs.h and fcntl.h.
+#: Of Linux, renameat2(2).
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
