@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.manifest import Binding, Profile
 from luvc_export.core import plugin_library
 from luvc_export.core.element_types import BY_TENSORRT
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import whole
 from luvc_export.core.target import Profiles, Target
 from luvc_export.engines import build_monitor, kernel_caches, layer_information, library
 from luvc_export.engines.options import BuildOptions
@@ -39,6 +41,7 @@ class BuildInput:
         folder: Where its external weights lie.
         plan: What was planned.
         weight_bytes: Bytes of its weights in the engine's precision.
+        files: Files with its weights, hashed.
     """
 
     name: str
@@ -46,6 +49,16 @@ class BuildInput:
     folder: Path
     plan: Plan
     weight_bytes: int
+    files: tuple[WatchedFile, ...] = ()
+
+    def check_files(self) -> None:
+        """Check that the files with weights are those that were hashed: TensorRT opens them by name.
+
+        Raises:
+            BundleError: One is another, or has changed.
+        """
+        for file in self.files:
+            file.check()
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,7 @@ def build(
         plugin_library.register(builder.get_plugin_registry(), options.dynamic_plugins, log.lines)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
+    graph.check_files()
     parsed = parser.parse(graph.data, str(graph.folder / graph.name))
     _check_parsed(parser, parsed, log.lines, graph.name)
     _check_read(layer_information.unread(network), graph.name)
@@ -120,16 +134,12 @@ def build(
     with interrupt.watching():
         data = builder.build_serialized_network(network, config)
     _check_built(data, log.lines, graph.name)
+    graph.check_files()  # before anything that was made from them is kept
     _check_read(build_monitor.unused_inputs(log.lines), graph.name)
     if cache_path is not None:
         kernel_caches.save(cache, cache_path)
-    scratch = output.with_name(f".{output.name}.part")
-    try:
-        with scratch.open("wb") as file:
-            file.write(memoryview(data))
-        scratch.replace(output)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole(output) as file:
+        file.write(memoryview(data))
     loaded = _load(trt, log, target, data, options.dynamic_plugins)
     described = layer_information.of_network(network) if loaded is None else layer_information.of_engine(trt, loaded)
     memory = layer_information.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)

@@ -1,18 +1,21 @@
 """Engines into a bundle: both files built beside it, moved in, and named in ``luvc.json`` last.
 
-At every moment each engine that ``luvc.json`` names is the one it names: an older entry leaves before its files do.
+At every moment each engine that ``luvc.json`` names is the one it names: files come before their names, and older files
+leave after theirs.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, Manifest, PluginLibrary
+from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, PluginLibrary
+from luvc_export.bundle.replacing import check_own, remove_unlisted_engines
+from luvc_export.core import safe_files
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import builder, library
@@ -60,11 +63,10 @@ def install(bundle: Bundle, prepared: PreparedBuild, progress: Progress) -> Bund
     plan, target, capacity = prepared.plan, prepared.target, prepared.capacity
     _check_disk(bundle.folder, sum(graph.weight_bytes for graph in prepared.graphs) + 2 * _PLAN_BYTES)
     version = library.load(target.library).__version__
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".build.", suffix=".part", dir=bundle.folder))
-    except PermissionError as error:
-        raise UsageError("the bundle cannot be written to", where=str(bundle.folder), got=str(error)) from error
-    try:
+    check_own(bundle.folder, bundles.read_manifest(bundle.folder))
+    if not os.access(bundle.folder, os.W_OK):
+        raise UsageError("the bundle cannot be written to", where=str(bundle.folder), got="a folder closed to writing")
+    with safe_files.scratch_folder(bundle.folder / "build") as scratch:
         plugins, options = _take_plugins(prepared.options, scratch / f"plugins.{plan}.{target.name}.so")
         vision, decoder = (
             _build(graph, f"{part}.{plan}.{target.name}", scratch, target, capacity, options, progress)
@@ -91,8 +93,6 @@ def install(bundle: Bundle, prepared: PreparedBuild, progress: Progress) -> Bund
             plugins=plugins,
         )
         return _move_in(bundle.folder, scratch, entry)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _take_plugins(options: BuildOptions, copy: Path) -> tuple[PluginLibrary | None, BuildOptions]:
@@ -131,22 +131,44 @@ def _build(
 
 
 def _move_in(folder: Path, scratch: Path, entry: EngineEntry) -> Bundle:
-    """Rename files into the bundle between two writes of the manifest, read again: builds may run side by side."""
-    manifest = bundles.load(folder).manifest
-    others = tuple(item for item in manifest.engines if (item.plan, item.target) != (entry.plan, entry.target))
-    for older in (item for item in manifest.engines if item not in others):
-        _write(folder, manifest, others)
-        if older.plugins is not None:
-            bundles.inside(folder, older.plugins.file).unlink(missing_ok=True)
-    for path in sorted(scratch.iterdir()):
-        path.replace(folder / path.name)
-    return Bundle(folder, _write(folder, manifest, (*others, entry)))
+    """Rename files into the bundle under names nothing has, then name them in the manifest, then remove the older ones.
+
+    Other builds may run side by side, so the manifest is read again, and one of them moves in at a time.
+    """
+    with safe_files.locked(folder):
+        manifest = bundles.load(folder).manifest
+        remove_unlisted_engines(folder, manifest)
+        others = tuple(item for item in manifest.engines if (item.plan, item.target) != (entry.plan, entry.target))
+        made, names = _named_apart(folder, entry)
+        safe_files.sync_tree(scratch)
+        for old, new in names.items():
+            (scratch / old).rename(folder / new)
+        changed = replace(manifest, engines=(*others, made))
+        bundles.write_manifest(folder, changed)
+        remove_unlisted_engines(folder, changed)
+    return Bundle(folder, changed)
 
 
-def _write(folder: Path, manifest: Manifest, engines: tuple[EngineEntry, ...]) -> Manifest:
-    changed = replace(manifest, engines=engines)
-    bundles.write_manifest(folder, changed)
-    return changed
+def _named_apart(folder: Path, entry: EngineEntry) -> tuple[EngineEntry, dict[str, str]]:
+    """The entry with file names that nothing in ``folder`` has, and the new name of each."""
+    parts = (entry.vision, entry.decoder)
+    own = [name for part in parts for name in (part.file, part.layers, part.log)]
+    own += [entry.plugins.file] if entry.plugins else []
+    number = 1
+    while any(os.path.lexists(folder / _numbered(name, number)) for name in own):
+        number += 1
+    names = {name: _numbered(name, number) for name in own}
+    vision, decoder = (
+        replace(part, file=names[part.file], layers=names[part.layers], log=names[part.log]) for part in parts
+    )
+    plugins = replace(entry.plugins, file=names[entry.plugins.file]) if entry.plugins else None
+    return replace(entry, vision=vision, decoder=decoder, plugins=plugins), names
+
+
+def _numbered(name: str, number: int) -> str:
+    """``vision.even.h100.engine`` -> ``vision.2.even.h100.engine``."""
+    kind, _, rest = name.partition(".")
+    return name if number == 1 else f"{kind}.{number}.{rest}"
 
 
 def _check_disk(folder: Path, wanted: int) -> None:

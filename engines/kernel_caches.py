@@ -8,11 +8,10 @@ the name. They belong to the user, not to a bundle: a runtime cache is executabl
 from __future__ import annotations
 
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from luvc_export.core.safe_files import write_whole
 from luvc_export.errors import UsageError
 
 CacheKind = Literal["timing", "runtime"]
@@ -43,13 +42,5 @@ def attach(config: Any, path: Path) -> Any:
 
 
 def save(cache: Any, path: Path) -> None:
-    """Write a timing cache through a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(memoryview(cache.serialize()))
-        Path(scratch).replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(scratch).unlink()
+    """Write a timing cache whole or not at all."""
+    write_whole(path, bytes(memoryview(cache.serialize())))

@@ -12,10 +12,13 @@ from typing import Any
 import onnx_ir as ir
 
 from luvc_export.bundle import folder as bundle
+from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
+from luvc_export.bundle.reference import tensor_sha256
 from luvc_export.core.disk import writing_to
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import write_new
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
@@ -77,6 +80,8 @@ def write_bundle(
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
                 shutil.copyfile(checkpoint.folder / name, folder / name)
+        if mode == "reference":
+            _hash_reference(checkpoint.folder, places, used, progress)
         files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)
@@ -126,14 +131,36 @@ def _write_graphs(
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
         trace.check(model)
         if layers and module is flat:
-            (folder / files[2]).write_bytes(ir.to_proto(forced_decoder(model, layers)).SerializeToString())
+            _write_graph(folder / files[2], ir.to_proto(forced_decoder(model, layers)))
         proto = ir.to_proto(model)
         if options.surgery:
             proto, _ = run_passes(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
-        (folder / file).write_bytes(proto.SerializeToString())
+        _write_graph(folder / file, proto)
         progress(f"tracing {file}", 1.0)
     own = size if size != options.image_size else None
     return PlanEntry(plan, seen or files[0], files[1], files[2] if len(files) > 2 else None, size=own)
+
+
+def _write_graph(path: Path, proto: Any) -> None:
+    """Write a graph; what loading would refuse is not written."""
+    data = proto.SerializeToString()
+    check_graph(data, path.name)
+    write_new(path, data)
+
+
+def _hash_reference(folder: Path, places: dict[str, WeightTensor], used: set[str], progress: Progress) -> None:
+    """Record what the tensors are that stay in the checkpoint: nothing else says so once it is written."""
+    total, done = sum(places[name].bytes for name in used), 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("hashing weights", done / max(total, 1))
+
+    for name in used:
+        place = places[name]
+        digest = tensor_sha256(folder / place.file, place.offset, place.bytes, tell)
+        places[name] = replace(place, sha256=digest)
 
 
 def _copy_weights(folder: Path, tensors: Any, places: dict[str, WeightTensor], progress: Progress) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luvc_export.errors import CheckpointError
+from luvc_export.core.json_file import read_json
+from luvc_export.core.safe_files import open_regular
+from luvc_export.errors import CheckpointError, LuvcError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family
 from luvc_export.export.hub import download
 from luvc_export.export.model_types import check_model_type
 
 _HEADER_LIMIT = 100 * 2**20
+_JSON_LIMIT = 64 * 2**20
 _INDEX = "model.safetensors.index.json"
+#: Largest number of a config's field, by a pattern of its name; the first that fits counts.
+_MOST = ((r"layers|depth|blocks|indexes|experts", 4096), (r"size|dim|heads|rank|tokens|pixel", 2**26), ("", 2**40))
+#: What would choose code: an attention implementation may name a repository of kernels, which transformers loads.
+_NOT_THEIRS = frozenset({"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "auto_map"})
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,13 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     folder = Path(model)
     if not folder.is_dir():
         folder = download(model, revision, weights)
-    raw = read_json(folder / "config.json")
+    raw = checkpoint_json(folder / "config.json")
     check_model_type(str(raw.get("model_type")), str(folder / "config.json"))
+    check_config(raw, str(folder / "config.json"))
     family = families.find(str(raw.get("model_type")), str(folder / "config.json"))
     if "quantization_config" in raw:
-        method = raw["quantization_config"].get("quant_method", "unknown")
+        said = raw["quantization_config"]
+        method = said.get("quant_method", "unknown") if isinstance(said, dict) else repr(said)[:40]
         raise CheckpointError(
             "this checkpoint is already quantised",
             where=str(folder / "config.json"),
@@ -69,9 +80,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
             expected="fp32, fp16 or bf16 weights",
             fix="export the original checkpoint and quantise the bundle",
         )
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _config(raw, family, str(folder / "config.json"))
     tensors = _headers(folder) if weights else {}
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for name, tensor in sorted(tensors.items()):
@@ -79,20 +88,71 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     return Checkpoint(model, revision, folder, config, family, tensors, digest.hexdigest())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def check_config(raw: Any, where: str) -> None:
+    """Check every number of a config against what models have: loops count to some, arrays are made of others.
+
+    Raises:
+        CheckpointError: One is beyond; ``where`` names the file.
+    """
+    waiting = [("", raw)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(str(key), item) for key, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(name, item) for item in value]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            most = next(most for pattern, most in _MOST if re.search(pattern, name))
+            if not -most <= value <= most:
+                raise CheckpointError(
+                    "a number of the config is beyond every model", where=f"{where}: {name}", got=value, expected=most
+                )
+
+
+def _config(raw: dict[str, Any], family: Family, where: str) -> Any:
+    """The config as transformers has it, with what a checkpoint must not choose taken out, and sizes that add up."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        config = CONFIG_MAPPING[family.model_type].from_dict(_without(raw, _NOT_THEIRS))
+        shape, unit = family.decoder_shape(config), family.unit_pixels(config)
+        family.encoder_shape(config)
+        family.image_size(config)
+        family.image_token_id(config)
+        sizes = dataclasses.asdict(shape)
+    except LuvcError:
+        raise
+    except Exception as error:  # transformers and torch raise whatever a wrong type leads to
+        raise CheckpointError(
+            "the config does not describe a model of its family",
+            where=where,
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            fix="download the checkpoint again",
+        ) from error
+    wrong = [name for name, value in {**sizes, "unit": unit}.items() if type(value) is not int or value < 1]
+    if wrong:
+        raise CheckpointError("sizes in the config are no whole numbers above 0", where=where, got=", ".join(wrong))
+    return config
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    """A copy of JSON data without the fields called ``names``, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if isinstance(value, list) else value
+
+
+def checkpoint_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint.
 
     Raises:
         CheckpointError: The file is missing, or holds none.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             "this folder is not a checkpoint", where=str(path.parent), got=f"no {path.name}", expected=path.name
-        ) from error
-    except ValueError as error:
-        raise CheckpointError("a file of the checkpoint is not JSON", where=str(path), got=str(error)) from error
+        )
+    data = read_json(path, _JSON_LIMIT, CheckpointError, "a file of the checkpoint")
     if not isinstance(data, dict):
         raise CheckpointError("a file of the checkpoint is not a JSON object", where=str(path))
     return data
@@ -100,13 +160,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _headers(folder: Path) -> dict[str, StoredTensor]:
     if (folder / _INDEX).is_file():
-        files = sorted(set(read_json(folder / _INDEX).get("weight_map", {}).values()))
+        named = checkpoint_json(folder / _INDEX).get("weight_map")
+        if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+            raise CheckpointError(
+                "the index of the weights names no files",
+                where=str(folder / _INDEX),
+                got=repr(named)[:80],
+                expected='"weight_map": {"TENSOR": "FILE", ...}',
+                fix="download the checkpoint again",
+            )
+        files = sorted(set(named.values()))
     else:
         files = ["model.safetensors"]
     tensors: dict[str, StoredTensor] = {}
     for name in files:
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if Path(name).name != name or "\0" in name or not path.is_file():
             pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
             raise CheckpointError(
                 "a weight file of the checkpoint is missing",
@@ -115,14 +184,24 @@ def _headers(folder: Path) -> dict[str, StoredTensor]:
                 expected="safetensors",
                 fix="convert with transformers' save_pretrained, or download the checkpoint again",
             )
-        tensors |= _header(path)
+        found = _header(path)
+        if not found or found.keys() & tensors.keys():
+            twice = sorted(found.keys() & tensors.keys())
+            raise CheckpointError(
+                "a weight file of the checkpoint holds nothing, or what another one holds",
+                where=str(path),
+                got=f"tensor {twice[0]!r} twice" if twice else "no tensors",
+                fix="download the checkpoint again",
+            )
+        tensors |= found
     return tensors
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:
     """Read one safetensors header: 8 bytes of length, JSON, then the data it describes."""
+    _validate(path)
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path, links=True) as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
@@ -139,6 +218,23 @@ def _header(path: Path) -> dict[str, StoredTensor]:
             raise _truncated(path, f"{size} bytes", f"at least {8 + length + end} (tensor {name})")
         tensors[name] = StoredTensor(path, 8 + length + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
     return tensors
+
+
+def _validate(path: Path) -> None:
+    """The library's own check: offsets that follow each other and end with the file, lengths of shape times type.
+
+    Raises:
+        CheckpointError: The library refuses the header.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with open_regular(path, links=True):  # the library would wait for a pipe
+        pass
+    try:
+        with safe_open(str(path), framework="numpy"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _truncated(path, str(error)[:300], "a safetensors file") from error
 
 
 def _truncated(path: Path, got: str, expected: str) -> CheckpointError:

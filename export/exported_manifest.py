@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +16,8 @@ from luvc_export.bundle.manifest import (
     WeightsMode,
     WeightTensor,
 )
+from luvc_export.core.json_file import read_json
+from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.options import Options
 from luvc_export.export.processor import PictureSettings, picture_settings
@@ -91,10 +92,13 @@ def pad_colour(given: PictureSettings) -> tuple[int, int, int]:
 
 def _eos(checkpoint: Checkpoint) -> tuple[int, ...]:
     path = checkpoint.folder / "generation_config.json"
-    given = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    said = read_json(path, 2**20, CheckpointError, "the generation config") if path.exists() else {}
+    given = said.get("eos_token_id") if isinstance(said, dict) else None
     if given is None:
         given = getattr(checkpoint.config, "eos_token_id", None)
     if given is None:
         given = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
     values = given if isinstance(given, list) else [given]
+    if any(value is not None and (type(value) is not int or not 0 <= value < 2**31) for value in values):
+        raise CheckpointError("the tokens that end an answer are no token ids", where=str(path), got=repr(given)[:80])
     return tuple(int(value) for value in values if value is not None)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from luvc_export.errors import CheckpointError
-from luvc_export.export.checkpoint import Checkpoint, read_json
+from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.families.base import Normalise
 
 #: File, and the key under which it may nest the settings (None: the file is the settings).
@@ -104,7 +104,7 @@ def _given(checkpoint: Checkpoint, places: Places) -> dict[str, Mapping[str, Any
         path = checkpoint.folder / name
         if not path.is_file():
             continue
-        data = read_json(path)
+        data = checkpoint_json(path)
         inner = data.get(key) if key else data
         if inner is None:
             continue
@@ -178,7 +178,7 @@ def _check_model(checkpoint: Checkpoint, made: Any) -> None:
         told.append(("size of an image", _made_size(made), fixed))
         units = (fixed[0] // unit) * (fixed[1] // unit)
         outer = checkpoint.folder / "processor_config.json"
-        said = read_json(outer) if outer.is_file() else {}
+        said = checkpoint_json(outer) if outer.is_file() else {}
         told += [(name, said.get(name), units) for name in _TOKENS]
     else:
         vision = config.vision_config

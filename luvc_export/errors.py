@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,7 @@ class LuvcError(Exception):
         self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
         parts = (("where", where), ("got", got), ("expected", expected), ("fix", fix))
         lines = [f"  {label}: {value}" for label, value in parts if value is not None]
-        super().__init__("\n".join([what, *lines]))
+        super().__init__(shown("\n".join([what, *lines])))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: the kind of error, its exit code, and its parts, null where there is none."""
@@ -73,6 +74,18 @@ class InternalError(LuvcError):
     """A bug of this package: exit code 70 (``EX_SOFTWARE`` of BSD's sysexits.h), so that no gate seems to fail."""
 
     exit_code = 70
+
+
+def shown(text: str) -> str:
+    """``text`` for a terminal: control characters but line ends and tabs, and what turns text around, as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import MANIFEST, Bundle
+from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
@@ -29,6 +30,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NUMPY = {f"tensor({kind.name})": np.dtype(kind.storage) for kind in ELEMENT_TYPES}
 _NUMPY["tensor(float)"] = _NUMPY.pop("tensor(float32)")
 _BF16 = BY_NAME["bfloat16"].onnx
+#: Where a graph given as bytes finds its weights (onnxruntime_session_options_config_keys.h).
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def decoder_file(bundle: Bundle, entry: PlanEntry, debug: bool) -> str:
@@ -111,6 +114,7 @@ class OrtBackend:
         self._checked = False
         self._files: dict[int, str] = {}
         self._outside: dict[str, dict[str, OutsideWeight]] = {}
+        self._graphs: dict[str, CheckedGraph] = {}
 
     largest_batch: int | None = None
 
@@ -203,22 +207,17 @@ class OrtBackend:
             options.enable_profiling, options.profile_file_prefix = True, f"{self.profile}.{name}"
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        wanted = self._weights_of(name)
-        source: str | bytes = str(path)
+        graph, wanted = self._graph(name), self._weights_of(name)
         if self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None:
             values = [self._mapped(weight, str(path)) for weight in wanted]
             options.add_external_initializers(list(wanted), values)
-            source = path.read_bytes()
-        for weight, outside in wanted.items() if isinstance(source, str) else ():
-            if outside.location not in self._bundle.manifest.files:
-                raise BundleError(
-                    "a graph takes a weight from a file the manifest does not list",
-                    where=str(path),
-                    got=f"{weight!r} from {outside.location!r}",
-                )
+        elif wanted:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.folder.absolute()))
         with self._explained(str(path)):
             providers = [PROVIDERS[self.name]] if self.name == "cpu" else [PROVIDERS[self.name], PROVIDERS["cpu"]]
-            session = self._ort.InferenceSession(source, options, providers=providers)
+            graph.check_files()
+            session = self._ort.InferenceSession(graph.data, options, providers=providers)
+            graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():
             raise MachineError(
                 "ONNX Runtime could not start on this device",
@@ -227,8 +226,28 @@ class OrtBackend:
                 expected=PROVIDERS[self.name],
                 fix="check the driver and the CUDA libraries (luvc-export doctor), or choose the cpu back-end",
             )
+        self._check_names(session, name)
         self._files[id(session)] = name
         return session
+
+    def _check_names(self, session: Any, name: str) -> None:
+        """The graph must give what is asked of it: a missing output would be found in the middle of an answer."""
+        layers = self._bundle.manifest.decoder.layers
+        wanted = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
+        inputs = {graph_io.IMAGE}
+        if name != self._entry.vision:
+            wanted = {graph_io.LOGITS, *graph_io.present_names(layers)}
+            inputs = {graph_io.INPUT_IDS, *graph_io.past_names(layers)}
+        missing = wanted - {item.name for item in session.get_outputs()}
+        missing |= inputs - {item.name for item in session.get_inputs()}
+        kinds = {item.type for item in (*session.get_inputs(), *session.get_outputs())}
+        if missing or not kinds <= set(_NUMPY):
+            raise BundleError(
+                "the graph lacks inputs or outputs, or has some of an unknown type",
+                where=str(self._bundle.folder / name),
+                got=", ".join(sorted(missing)[:5]) or ", ".join(sorted(kinds - set(_NUMPY))),
+                fix="export the bundle again",
+            )
 
     def _mapped(self, weight: str, where: str) -> Any:
         if weight not in self._references:
@@ -262,7 +281,9 @@ class OrtBackend:
                 binding.bind_ortvalue_output(name, value)
             else:
                 binding.bind_output(name, "cpu")
-        with self._explained(str(self._bundle.folder / self._files[id(session)])):
+        file = self._files[id(session)]
+        with self._explained(str(self._bundle.folder / file)):
+            self._graphs[file].check_files()  # weights are mapped: what changes in the file changes here
             begin = perf_counter()
             session.run_with_iobinding(binding)
             self.graph_seconds += perf_counter() - begin
@@ -275,8 +296,13 @@ class OrtBackend:
 
     def _weights_of(self, name: str) -> dict[str, OutsideWeight]:
         if name not in self._outside:
-            self._outside[name] = outside_weights(self._bundle.path(name))
+            self._outside[name] = outside_weights(self._graph(name).data, str(self._bundle.path(name)))
         return self._outside[name]
+
+    def _graph(self, name: str) -> CheckedGraph:
+        if name not in self._graphs:
+            self._graphs[name] = read_graph(self._bundle, name)
+        return self._graphs[name]
 
     def _check_memory(self) -> None:
         """Refuse weights that cannot fit before any is read. On the CPU half precision is computed as fp32."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
@@ -48,6 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     waits = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
     turns = {name: turn for turn, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (item.path.name != FIRST, item.path in waits, turns.get(item.path.name, len(LONGEST))))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of hashed files goes to a folder of this run, not to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.tasks import Task
 from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import write_whole
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 
@@ -98,7 +99,7 @@ def ablate(
     found = run(Study(engines, shapes, store, text, progress))
     data: dict[str, Any] = {"about": about, **plain(found)}
     output.mkdir(parents=True, exist_ok=True)
-    (output / FIGURES).write_text(dumps(data) + "\n", encoding="utf-8")
+    write_whole(output / FIGURES, dumps(data) + "\n")
     write_pages(output)
     return data
 
@@ -115,7 +116,7 @@ def write_pages(folder: Path) -> None:
         raise UsageError("no figures to write a page from", where=str(file), fix="luvc-export ablate -o FOLDER")
     data = json.loads(file.read_text(encoding="utf-8"))
     about, found = data.pop("about"), from_plain(data)
-    (folder / "ablation.md").write_text(tables.page(found, about), encoding="utf-8")
-    (folder / "ablation-horizon.png").write_bytes(figures.horizon(found))
-    (folder / "ablation-budget.png").write_bytes(figures.curve(found, "tokens"))
-    (folder / "ablation-time.png").write_bytes(figures.curve(found, "time"))
+    write_whole(folder / "ablation.md", tables.page(found, about))
+    write_whole(folder / "ablation-horizon.png", figures.horizon(found))
+    write_whole(folder / "ablation-budget.png", figures.curve(found, "tokens"))
+    write_whole(folder / "ablation-time.png", figures.curve(found, "time"))

@@ -12,6 +12,7 @@ import numpy as np
 
 from luvc_export.core.operators import SCORES
 from luvc_export.core.plan import Plan
+from luvc_export.core.safe_files import write_whole
 from luvc_export.export.compression import scores
 
 
@@ -40,13 +41,8 @@ class Store:
         return self.records[name]["value"]
 
     def save(self) -> None:
-        """Write through a temporary name."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f".{self.path.name}.part")
-        scratch.write_text(
-            json.dumps({"about": self.about, "records": self.records}, indent=0) + "\n", encoding="utf-8"
-        )
-        scratch.replace(self.path)
+        """Write whole or not at all."""
+        write_whole(self.path, json.dumps({"about": self.about, "records": self.records}, indent=0) + "\n")
 
 
 def pack(right: list[bool]) -> str:

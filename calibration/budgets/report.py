@@ -13,6 +13,7 @@ from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.parity.plots import canvas, png
 from luvc_export.core.plan import Plan
+from luvc_export.core.safe_files import write_whole
 
 
 def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
@@ -29,9 +30,7 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in made.items():
-        scratch = folder / f".{name}.part"
-        scratch.write_bytes(content)
-        scratch.replace(folder / name)
+        write_whole(folder / name, content)
     return [folder / name for name in made]
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CalibrationData
+from luvc_export.bundle.replacing import check_own, own_names
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
@@ -161,6 +163,7 @@ def check(
             got=manifest.dtype,
             fix=f"--precision {other}, or export with another --dtype",
         )
+    check_own(bundle.folder, manifest)
     if output is not None:
         bundles.check_target(output, overwrite)
     elif recipe.precision.plan_name(plan) in manifest.plans and not overwrite:
@@ -199,6 +202,16 @@ def _matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
     return found
 
 
+def _take_along(source: Path, target: Path) -> None:
+    """What the bundle holds, and of a pack the folders too; never a link."""
+    if source.is_dir() and not source.is_symlink():
+        target.mkdir()
+        for inner in sorted(source.iterdir()):
+            _take_along(inner, target / inner.name)
+    elif source.exists() or source.is_symlink():
+        link(source, target)
+
+
 def _write(
     bundle: Bundle,
     quantiser: Quantiser,
@@ -212,14 +225,9 @@ def _write(
     old = manifest.plans.get(quantiser.name)
     gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
     engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
-    # Resolved, so that a link to a bundle stays one.
-    with writing_to(target), bundles.writing(target.resolve(), overwrite or output is None) as folder:
-        for source in sorted(bundle.folder.rglob("*")):
-            target_folder = folder / source.relative_to(bundle.folder)
-            if source.is_dir():
-                target_folder.mkdir()
-            elif source.name not in gone and source.name != bundles.MANIFEST:
-                ranges.link(source, target_folder)
+    with writing_to(target), bundles.writing(target, overwrite or output is None) as folder:
+        for name in sorted(own_names(bundle.folder, manifest) - gone - {bundles.MANIFEST}):
+            _take_along(bundle.folder / name, folder / name)
         entry = quantiser.write(folder, high, record)
         assert entry.quantised is not None
         files = {name: known for name, known in manifest.files.items() if name not in gone}

@@ -13,16 +13,18 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from luvc_export.bundle.folder import Bundle, record, write_manifest
+from luvc_export.bundle.graphs import CheckedGraph, read_graph
+from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
-from luvc_export.bundle.weights_root import anchored, weights_root
+from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.quantise.insert import Inserter
-from luvc_export.calibration.quantise.ranges import link
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker, pack_weight, read
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import write_whole
 from luvc_export.errors import BundleError
 
 
@@ -104,7 +106,7 @@ class Quantiser:
                 if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
                     value.const_value = packer.put(name, partial(_itself, value.const_value))
             written.append(f"{file.split('.')[0]}.{self.name}.onnx")
-            (folder / written[-1]).write_bytes(ir.to_proto(model).SerializeToString())
+            write_whole(folder / written[-1], ir.to_proto(model).SerializeToString())
         kept = self.bundle.manifest.dtype
         layers = {name: kept if name in high else self.recipe.precision.name for name in self.names}
         layers |= dict.fromkeys(self.high, kept)
@@ -137,14 +139,21 @@ class Quantiser:
 
 def load(bundle: Bundle, file: str) -> ir.Model:
     """A graph of a bundle; its weights lie where the bundle says and are read when they are used."""
-    model = ir.from_proto(onnx.load(bundle.path(file), load_external_data=False))
+    graph = read_graph(bundle, file)
+    model = ir.from_proto(onnx.load_model_from_string(graph.data))
     for value in model.graph.initializers.values():
         outside = value.const_value
         if isinstance(outside, ir.ExternalTensor):
-            outside.base_dir = weights_root(bundle)
+            outside.base_dir = graph.folder
             shape = ir.Shape(outside.shape.numpy())
-            value.const_value = ir.LazyTensor(partial(read, outside), outside.dtype, shape, name=outside.name)
+            value.const_value = ir.LazyTensor(partial(_read, graph, outside), outside.dtype, shape, name=outside.name)
     return model
+
+
+def _read(graph: CheckedGraph, tensor: ir.ExternalTensor) -> ir.Tensor:
+    made = read(tensor)
+    graph.check_files()
+    return made
 
 
 def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +14,12 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from luvc_export.bundle.folder import Bundle, record, write_manifest
+from luvc_export.bundle.graphs import read_graph
+from luvc_export.bundle.hashing import link
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.sites import sites
@@ -26,6 +27,7 @@ from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import whole
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Backend, Cache
 
@@ -98,7 +100,8 @@ def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, 
     owners: dict[str, list[str]] = {}
     for name in files:
         if name in (entry.vision, entry.decoder):
-            model = ir.load(bundle.path(name))
+            graph = read_graph(bundle, name)
+            model = ir.from_proto(onnx.load_model_from_string(graph.data))
             owners |= _mark(model.graph, f"{_MARK}{name}.")
             proto = ir.to_proto(model)
             (folder / name).write_bytes(proto.SerializeToString())
@@ -126,14 +129,6 @@ def _mark(graph: ir.Graph, prefix: str) -> dict[str, list[str]]:
     return owners
 
 
-def link(source: Path, target: Path) -> None:
-    """Hard link where the file system has them, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 _ARRAYS = ("counts", "largest", "total", "sample")
 
 
@@ -150,14 +145,11 @@ def description(bundle: Bundle, plan: str, data: CalibrationSet) -> dict[str, An
 
 
 def save_ranges(path: Path, made_for: dict[str, Any], seen: Mapping[str, Statistics]) -> None:
-    """Write through a temporary name."""
+    """Write whole or not at all."""
     arrays = {f"{name}/{part}": getattr(item, part) for name, item in seen.items() for part in _ARRAYS}
     arrays |= {f"{name}/scalars": np.array([item.rows, item.edge]) for name, item in seen.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    with scratch.open("wb") as file:
+    with whole(path) as file:
         np.savez_compressed(file, about=np.array(json.dumps(made_for)), **arrays)
-    scratch.replace(path)
 
 
 def load_ranges(path: Path, wanted: dict[str, Any]) -> dict[str, Statistics]:

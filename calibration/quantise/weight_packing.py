@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from luvc_export.calibration.quantise.numerics.blocks import stored_scales
 from luvc_export.calibration.quantise.numerics.rounding import Rounded
 from luvc_export.core.precision import QuantisedPrecision
+from luvc_export.core.safe_files import open_regular, write_new
 
 #: Larger tensors lie in the file, each at a page's start as runtimes that map files want; others in the graphs.
 INLINE_BYTES = 1024
@@ -32,7 +33,7 @@ class WeightPacker:
         self.folder, self.name = folder, name
         self.end = 0
         self._placed: dict[str, ir.Tensor | ir.ExternalTensor] = {}
-        (folder / name).touch()
+        write_new(folder / name, b"")
 
     def put(self, name: str, make: Callable[[], ir.TensorProtocol]) -> ir.Tensor | ir.ExternalTensor:
         """The tensor called ``name``, made and written if it is not there yet."""
@@ -70,7 +71,7 @@ def contents(tensor: ir.TensorProtocol) -> bytes:
     """Bytes as a file holds them. ``onnx_ir`` refuses files with several hard links, which bundles may well have."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.tobytes()
-    with Path(tensor.path).open("rb") as file:
+    with open_regular(Path(tensor.path), links=True) as file:
         file.seek(tensor.offset or 0)
         return file.read(tensor.length or tensor.nbytes)
 

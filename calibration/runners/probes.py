@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import tempfile
 import weakref
@@ -12,6 +11,8 @@ from pathlib import Path
 import onnx
 
 from luvc_export.bundle.folder import Bundle, record
+from luvc_export.bundle.graphs import read_graph
+from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.core import graph_io
@@ -76,17 +77,14 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
     folder = Path(tempfile.mkdtemp(prefix="luvc-parity-"))
     files = dict(bundle.manifest.files)
     for name in files:
-        source, target = bundle.folder / name, folder / name
+        target = folder / name
         if name in (entry.decoder, entry.decoder_debug):
-            model = onnx.load(source, load_external_data=False)
+            model = onnx.load_model_from_string(read_graph(bundle, name).data)
             add_hidden_outputs(model, entry.plan)
             onnx.save(model, target)
             files[name] = record(target)
         else:
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
+            link(bundle.path(name), target)
     copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
     weakref.finalize(copy, shutil.rmtree, folder, True)
     return copy

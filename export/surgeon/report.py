@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.errors import BundleError
 
 #: Metadata key of the JSON list of reports in a graph.
@@ -84,7 +85,7 @@ def surgery_report(bundle: Bundle) -> dict[str, list[GraphReport]]:
     found = {}
     for entry in bundle.manifest.plans.values():
         for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug)):
-            model = onnx.load(bundle.path(name), load_external_data=False)
+            model = onnx.load_model_from_string(read_graph(bundle, name).data)
             text = {item.key: item.value for item in model.metadata_props}.get(REPORT_KEY)
             if text is None:
                 continue

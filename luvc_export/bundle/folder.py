@@ -7,26 +7,26 @@ Bundles are untrusted. Files named by ``luvc.json`` must lie flat in the folder;
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Manifest, PlanEntry, PluginLibrary
+from luvc_export.bundle import hashing
+from luvc_export.bundle.hashing import WatchedFile
+from luvc_export.bundle.hashing import record as record
+from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, PlanEntry, PluginLibrary
+from luvc_export.bundle.reference import check_reference
+from luvc_export.bundle.replacing import MANIFEST as MANIFEST
+from luvc_export.bundle.replacing import check_target as check_target
+from luvc_export.bundle.replacing import inside as inside
+from luvc_export.bundle.replacing import read_manifest as read_manifest
+from luvc_export.bundle.replacing import write_manifest as write_manifest
+from luvc_export.bundle.replacing import writing as writing
+from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import open_regular, recover
 from luvc_export.errors import BundleError, UsageError, did_you_mean
-
-MANIFEST = "luvc.json"
-
-#: Files up to this size are hashed at every load; larger ones by size, time stamp and their first and last MiB.
-FULL_HASH_BYTES = 64 * 2**20
-_EDGE = 2**20
-_MANIFEST_LIMIT = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,23 @@ class Bundle:
             raise BundleError("the manifest does not list this file", where=str(self.folder / MANIFEST), got=name)
         return inside(self.folder, name)
 
+    def read(self, name: str) -> bytes:
+        """Bytes of bundle file ``name``: the very bytes whose hash was found right, whatever becomes of the file.
+
+        Raises:
+            BundleError: The manifest does not list it, or it is missing or another.
+        """
+        return hashing.read(self.path(name), self.manifest.files[name])
+
+    def watch(self, name: str) -> WatchedFile:
+        """Hash bundle file ``name`` (a large one, if it is not remembered), for readers that must open it themselves.
+
+        Raises:
+            BundleError: The manifest does not list it, or it is missing or another.
+        """
+        path, known = self.path(name), self.manifest.files[name]
+        return WatchedFile(path, hashing.verify(path, known), lambda: hashing.verify(path, known))
+
     def engine(self, plan: str | None = None, target: str | None = None) -> EngineEntry:
         """The engines of ``plan`` (None: the default plan) for ``target`` (None: where there is one only).
 
@@ -100,31 +117,37 @@ class Bundle:
         )
 
     def read_engine(self, engine: EngineFile | PluginLibrary, allow_unverified: bool = False) -> mmap.mmap:
-        """Map an engine, or its plugins, after hashing all of it: executable code, so the hash decides at every load.
+        """Read an engine, or its plugins, into memory of this process and hash it there, at every load.
 
-        The bytes returned are the bytes hashed. ``allow_unverified`` maps whatever the file holds.
+        It is executable code: the bytes returned are the bytes hashed, whatever becomes of the file.
+        ``allow_unverified`` returns whatever the file holds.
 
         Raises:
-            BundleError: The file is missing, truncated, or not the one the manifest names.
+            BundleError: The file is missing, truncated, no regular file, or not the one the manifest names.
         """
         path = inside(self.folder, engine.file)
         what = "a plugin library" if isinstance(engine, PluginLibrary) else "an engine"
         fix = "luvc-export build the engine again"
         if not path.is_file() or path.stat().st_size == 0:
             raise BundleError(f"{what} is missing or empty", where=str(path), fix=fix)
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != engine.record.bytes and not allow_unverified:
+                short = size < engine.record.bytes
+                raise BundleError(
+                    f"{what} is truncated" if short else f"{what} has changed since it was built",
+                    where=str(path),
+                    got=f"{size} bytes",
+                    expected=f"{engine.record.bytes} bytes",
+                    fix=fix,
+                )
+            data = mmap.mmap(-1, size)
+            at, view = 0, memoryview(data)
+            while count := file.readinto(view[at:]):  # type: ignore[attr-defined]
+                at += count
+            view.release()
         if allow_unverified:
             return data
-        if len(data) != engine.record.bytes:
-            short = len(data) < engine.record.bytes
-            raise BundleError(
-                f"{what} is truncated" if short else f"{what} has changed since it was built",
-                where=str(path),
-                got=f"{len(data)} bytes",
-                expected=f"{engine.record.bytes} bytes",
-                fix=fix,
-            )
         digest = hashlib.sha256(data).hexdigest()
         if digest != engine.record.sha256:
             raise BundleError(
@@ -137,44 +160,33 @@ class Bundle:
         return data
 
 
-def inside(folder: Path, name: str) -> Path:
-    """Join ``name`` to ``folder``, refusing what is not a plain file name or is a link leading out.
+def load(folder: str | os.PathLike[str], full: bool = False, progress: Progress | None = None) -> Bundle:
+    """Read and check a bundle.
 
-    Raises:
-        BundleError: The name holds a separator, climbs, is empty, or links outside.
-    """
-    path = folder / name
-    plain = name not in ("", ".", "..") and not any(mark in name for mark in ("/", "\\", ":", "\0"))
-    if not plain or path.is_symlink():
-        raise BundleError(
-            "a file name in the bundle leaves its folder",
-            where=str(folder / MANIFEST),
-            got=repr(name),
-            expected="a plain file name beside luvc.json",
-            fix="do not use this bundle; export it again from the checkpoint",
-        )
-    return path
-
-
-def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
-    """Read and check a bundle. ``full`` hashes large weights too.
+    Args:
+        folder: The bundle. One that a killed process was replacing is put back first.
+        full: Hash large files even where it is remembered that they were hashed.
+        progress: Told (stage, fraction) while large files are hashed.
 
     Raises:
         BundleError: No bundle, a missing or changed file, an unsafe path, a newer schema.
     """
     root = Path(folder)
-    manifest_path = root / MANIFEST
-    if not manifest_path.is_file():
+    if not (root / MANIFEST).is_file() and not recover(root):
         raise _no_bundle(root)
-    if manifest_path.stat().st_size > _MANIFEST_LIMIT:
-        raise BundleError("the manifest is too large to be one", where=str(manifest_path))
-    try:
-        data = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError("the manifest is not JSON", where=str(manifest_path), got=str(error)) from error
-    manifest = Manifest.from_json(data, str(manifest_path))
-    for name, record in manifest.files.items():
-        _check(inside(root, name), record, full)
+    manifest = read_manifest(root)
+    total, done = sum(known.bytes for known in manifest.files.values()), 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress and total > hashing.REMEMBERED_BYTES:
+            progress("hashing files", min(1.0, done / total))
+
+    for name, known in manifest.files.items():
+        hashing.verify(inside(root, name), known, full, told)
+    if full and manifest.weights.mode == "reference":
+        check_reference(root, manifest, full, told)
     bundle = Bundle(root, manifest)
     bundle.entry()
     for entry in manifest.plans.values():
@@ -186,107 +198,6 @@ def load(folder: str | os.PathLike[str], full: bool = False) -> Bundle:
         if full and path.exists():
             bundle.read_engine(code).close()
     return bundle
-
-
-def record(path: Path) -> FileRecord:
-    """Hash a file for the manifest."""
-    size = path.stat().st_size
-    large = size > FULL_HASH_BYTES
-    return FileRecord(
-        sha256=_sha256(path),
-        bytes=size,
-        edges_sha256=_edges_sha256(path) if large else None,
-        mtime_ns=path.stat().st_mtime_ns if large else None,
-    )
-
-
-def check_target(final: Path, overwrite: bool) -> None:
-    """Check that a bundle may be written to ``final``, before any long work.
-
-    Raises:
-        UsageError: It exists and ``overwrite`` is False, or it is no bundle.
-    """
-    if final.exists() or final.is_symlink():
-        empty = final.is_dir() and not any(final.iterdir())
-        if not empty and not (overwrite and (final / MANIFEST).is_file()):
-            raise UsageError(
-                "the output folder exists",
-                where=str(final),
-                got="a bundle" if (final / MANIFEST).is_file() else "something that is not a bundle",
-                fix="choose another -o" + (", or pass --overwrite" if (final / MANIFEST).is_file() else ""),
-            )
-
-
-@contextmanager
-def writing(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
-
-    Raises:
-        UsageError: ``target`` exists and ``overwrite`` is False, or it is no bundle.
-    """
-    final = Path(target)
-    check_target(final, overwrite)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
-    scratch.chmod(0o755)
-    try:
-        yield scratch
-        if final.exists():
-            old = scratch.with_suffix(".old")
-            final.rename(old)
-            scratch.rename(final)
-            shutil.rmtree(old)
-        else:
-            scratch.rename(final)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``luvc.json`` through a temporary name."""
-    scratch = folder / f".{MANIFEST}.part"
-    scratch.write_text(json.dumps(manifest.to_json(), indent=1) + "\n", encoding="utf-8")
-    scratch.replace(folder / MANIFEST)
-
-
-def _check(path: Path, expected: FileRecord, full: bool) -> None:
-    if not path.is_file():
-        raise BundleError("a file of the bundle is missing", where=str(path), fix="export or copy the bundle again")
-    stat = path.stat()
-    if stat.st_size != expected.bytes:
-        raise _changed(path, f"{stat.st_size} bytes", f"{expected.bytes} bytes")
-    quick = expected.edges_sha256 is not None and not full
-    if quick and stat.st_mtime_ns == expected.mtime_ns:
-        digest, wanted = _edges_sha256(path), expected.edges_sha256
-    else:
-        digest, wanted = _sha256(path), expected.sha256
-    if digest != wanted:
-        raise _changed(path, f"sha256 {digest[:16]}...", f"sha256 {str(wanted)[:16]}...")
-
-
-def _changed(path: Path, got: str, expected: str) -> BundleError:
-    return BundleError(
-        "a file of the bundle has changed since it was exported",
-        where=str(path),
-        got=got,
-        expected=expected,
-        fix="copy the bundle again, or export it again",
-    )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_EDGE):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _edges_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        first = file.read(_EDGE)
-        file.seek(-_EDGE, os.SEEK_END)
-        return hashlib.sha256(first + file.read(_EDGE)).hexdigest()
 
 
 def _no_bundle(root: Path) -> BundleError:

@@ -16,7 +16,7 @@ from luvc_export.errors import BundleError
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Hash and size of a bundle file. Large files also carry the hash of their first and last MiB and a time stamp."""
+    """Hash and size of a bundle file. The other two were written by 0.1.0 for large files, and are not looked at."""
 
     sha256: str
     bytes: int
@@ -300,13 +300,18 @@ class PlanEntry:
 
 @dataclass(frozen=True)
 class WeightTensor:
-    """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference)."""
+    """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference).
+
+    ``sha256`` of the bytes is recorded with ``reference``; bundles of 0.1.0 have none, and then nothing says what the
+    checkpoint held when they were exported.
+    """
 
     file: str
     offset: int
     bytes: int
     dtype: str
     shape: tuple[int, ...]
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -366,4 +371,13 @@ class Manifest:
                 expected=f"at most {SCHEMA_VERSION}",
                 fix="pip install --upgrade luvc-export, or export the bundle again",
             )
-        return from_json_data(cls, data, where)
+        made = from_json_data(cls, data, where)
+        for name, entry in made.plans.items():
+            if entry.plan.layers != made.decoder.layers:
+                raise BundleError(
+                    "a plan is for a model of another depth",
+                    where=f"{where}: plans.{name}",
+                    got=f"{entry.plan.layers} layers",
+                    expected=made.decoder.layers,
+                )
+        return made

@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from luvc_export.bundle import limits
 from luvc_export.core.plan import Plan
 from luvc_export.errors import BundleError
 
@@ -33,23 +34,33 @@ def from_json_data(cls: type[R], data: object, where: str) -> R:
     if unknown or missing:
         raise BundleError("the fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
     hints = get_type_hints(cls)
-    return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+    return cls(**{name: _value(hints[name], value, f"{where}: {name}", name) for name, value in data.items()})
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:
+    """A value of ``hint``; ``field`` names the field it is in, for ``limits``."""
+    if wrong := limits.problem(field, value):
+        raise BundleError("a value is beyond its limits", where=where, got=repr(value)[:80], expected=wrong)
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_json_data(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):
-        return value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where)
-    if origin is Literal and value in args:
+        return (
+            value if type(value) in args else _value(next(a for a in args if a is not type(None)), value, where, field)
+        )
+    if origin is Literal and any(type(value) is type(arg) and value == arg for arg in args):
         return value
     if origin is dict and isinstance(value, dict):
-        return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        for key in value:
+            if not limits.printable(key):
+                raise BundleError("a name holds control characters", where=where, got=repr(key)[:80])
+        return {str(key): _value(args[1], item, f"{where}.{key}", field) for key, item in value.items()}
     if origin is tuple and isinstance(value, list):
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) == len(value):
-            return tuple(_value(kind, item, where) for kind, item in zip(inner, value, strict=True))
+            return tuple(_value(kind, item, where, field) for kind, item in zip(inner, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise BundleError("a value has the wrong type", where=where, got=repr(value)[:80], expected=str(hint))

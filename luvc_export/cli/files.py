@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from luvc_export.core import safe_files
 from luvc_export.core.disk import writing_to
 from luvc_export.errors import UsageError
 
@@ -77,16 +78,10 @@ def _closed(folder: Path) -> str | None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write through a temporary name beside ``path``, so that nobody reads half; missing folders are made.
+    """Write ``path`` whole or not at all, see ``safe_files.whole``.
 
     Raises:
-        OSError: The system refuses; nothing is left behind.
+        OSError: The system refuses, with the path; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        with writing_to(path):
-            scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-            scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with writing_to(path):
+        safe_files.write_whole(path, content)

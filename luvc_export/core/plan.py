@@ -19,6 +19,9 @@ SCHEMA_VERSION = 1
 #: TensorRT and TensorRT-RTX refuse TopK above this K (NvInfer.h, ITopKLayer: "K <= 3840"; tried on RTX 1.7.1).
 TENSORRT_TOPK_LIMIT = 3840
 
+#: LLM layers or merge passes; a number; units a side (65,536 pixels in patches of 14 are 4,681).
+_MOST_ENTRIES, _MOST, _MOST_SIDE = 4096, 2**31, 8192
+
 LastLayer = Literal["drop", "kv_only", "full"]
 Axis = Literal["token", "channel"]
 Spectrum = Literal["1d", "2d"]
@@ -175,6 +178,7 @@ class Plan:
         if unknown or missing:
             raise PlanError("the plan's fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
         try:
+            _check_limits(data, where)
             values = {
                 **data,
                 "grid": _ints(data["grid"]),
@@ -182,8 +186,27 @@ class Plan:
                 "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
             }
             return cls(**values)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError("the plan cannot be read", where=where, got=str(error)) from error
+
+
+def _check_limits(data: dict[str, Any], where: str) -> None:
+    """Numbers that loops count to, and arrays are made of.
+
+    Raises:
+        PlanError: One is beyond every model there is.
+    """
+    for name in ("grid", "keep", "merges"):
+        if not isinstance(data.get(name, []), list) or len(data.get(name, [])) > _MOST_ENTRIES:
+            raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
+    merges = [value for merge in data.get("merges", []) for value in merge.values()]
+    numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
+    numbers += [data.get("topk_limit") or 0]
+    for value in numbers:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
+            raise PlanError("a number of the plan is too large or none", where=where, got=repr(value)[:40])
+    if max(data["grid"], default=0) > _MOST_SIDE:
+        raise PlanError("the grid is too large", where=f"{where}.grid", got=data["grid"], expected=f"to {_MOST_SIDE}")
 
 
 def nested_grid(grid: tuple[int, int], count: int) -> tuple[int, int] | None:

@@ -2,6 +2,8 @@
 
 Unpacks the pack's wheels beside it, checks that everything is there that the runtime imports, then hands over to
 ``luvc_export.packing.on_device``. Needs neither pip nor venv, which JetPack's Python may lack, nor the network.
+It runs as ``python3 -I``: no module that lies in the pack or in a folder of the user's is imported in place of a
+standard one.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
+import os
 import platform
 import re
 import shutil
@@ -22,13 +26,16 @@ from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 SITE = HERE / "site"
+_MARK = ".unpacked"
+_MOST_UNPACKED = 2**31
 _USAGE, _MACHINE, _INTERRUPTED = 2, 3, 130
-_EXTRA = {"cpu": {"distribution": "onnxruntime", "module": "onnxruntime", "at_least": "1.18"}}
+_EXTRA = {"cpu": {"distribution": "onnxruntime", "module": "onnxruntime", "at_least": "1.20"}}
 
 
 def main() -> int:
     """Run; the exit code: 0 passed, 1 a case failed, 2 a damaged pack or bad usage, 3 this device cannot, 70 a bug."""
     arguments = _arguments()
+    sys.dont_write_bytecode = True  # site/ holds what the wheels hold, and is compared with them
     try:
         pack = _read()
         skipped = _unpack(pack)
@@ -75,11 +82,16 @@ def _read() -> dict[str, Any]:
 
 
 def _unpack(pack: dict[str, Any]) -> list[str]:
-    """Unpack what this Python takes to ``site``, whole or not at all; return the wheels it does not take."""
-    wheels = [HERE / "wheels" / name for name in pack["wheels"]]
-    for path in wheels:
-        expected = pack["files"].get("wheels/" + path.name, {}).get("sha256")
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    """Unpack what this Python takes to ``site``, whole or not at all; return the wheels it does not take.
+
+    What an earlier run unpacked is compared with the wheels, byte for byte, before anything of it is imported.
+    """
+    wheels = {}
+    for name in pack["wheels"]:
+        path = HERE / "wheels" / name
+        expected = pack["files"].get("wheels/" + name, {}).get("sha256")
+        data = b"" if path.is_symlink() or path.parent.is_symlink() or not path.is_file() else path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != expected:
             _stop(
                 _USAGE,
                 "a wheel of the pack is missing or has changed",
@@ -87,21 +99,50 @@ def _unpack(pack: dict[str, Any]) -> list[str]:
                 "its hash is another",
                 "copy the pack again",
             )
-    taken = [path for path in wheels if _takes(path.name)]
-    key = "\n".join([sys.version, *(pack["files"]["wheels/" + path.name]["sha256"] for path in taken)])
-    mark = SITE / ".unpacked"
-    if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
-        scratch = Path(tempfile.mkdtemp(prefix=".site.", dir=str(HERE)))
-        try:
-            for path in taken:
-                with zipfile.ZipFile(str(path)) as archive:
-                    archive.extractall(str(scratch))
-            (scratch / mark.name).write_text(key, encoding="utf-8")
-            shutil.rmtree(str(SITE), ignore_errors=True)
-            scratch.rename(SITE)
-        finally:
-            shutil.rmtree(str(scratch), ignore_errors=True)
-    return [path.name for path in wheels if path not in taken]
+        wheels[name] = data
+    taken = {name: data for name, data in wheels.items() if _takes(name)}
+    key = "\n".join([sys.version, *(pack["files"]["wheels/" + name]["sha256"] for name in taken)])
+    mark = SITE / _MARK
+    if SITE.is_symlink() or mark.is_symlink():
+        _stop(_USAGE, "site/ is a link", SITE, "a link", "remove it")
+    if mark.is_file() and mark.read_text(encoding="utf-8") == key:
+        _compare(taken)
+        return [name for name in wheels if name not in taken]
+    scratch = Path(tempfile.mkdtemp(prefix=".site.", dir=str(HERE)))
+    try:
+        for data in taken.values():
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if sum(item.file_size for item in archive.infolist()) > _MOST_UNPACKED:
+                    _stop(_USAGE, "a wheel unpacks to more than it may", HERE / "wheels", "too large", "make it again")
+                archive.extractall(str(scratch))
+        (scratch / _MARK).write_text(key, encoding="utf-8")
+        shutil.rmtree(str(SITE), ignore_errors=True)
+        scratch.rename(SITE)
+    finally:
+        shutil.rmtree(str(scratch), ignore_errors=True)
+    return [name for name in wheels if name not in taken]
+
+
+def _compare(taken: dict[str, bytes]) -> None:
+    """Stop unless ``site`` holds what the wheels unpack to, all of it and nothing else."""
+    wanted: dict[str, str] = {}
+    for data in taken.values():
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for item in archive.infolist():
+                if not item.is_dir():
+                    wanted[item.filename] = hashlib.sha256(archive.read(item)).hexdigest()
+    found = {}
+    for place, folders, names in os.walk(str(SITE)):
+        for name in [*names, *(one for one in folders if Path(place, one).is_symlink())]:
+            path = Path(place, name)
+            if path.name != _MARK or path.parent != SITE:
+                regular = path.is_file() and not path.is_symlink()
+                digest = hashlib.sha256(path.read_bytes()).hexdigest() if regular else "no file"
+                found[path.relative_to(SITE).as_posix()] = digest
+    others = sorted(name for name in set(wanted) | set(found) if wanted.get(name) != found.get(name))
+    if others:
+        got = f"{len(others)} files that are others, missing or not of the wheels, first {others[0]}"
+        _stop(_USAGE, "site/ has changed since it was unpacked", SITE, got, "remove site/ and run this again")
 
 
 def _takes(name: str) -> bool:

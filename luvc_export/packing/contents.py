@@ -12,10 +12,12 @@ from pathlib import Path
 
 import luvc_export
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
-from luvc_export.bundle.weights_root import weights_root
 from luvc_export.core.progress import Progress
+from luvc_export.core.safe_files import create, open_regular
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError
@@ -34,7 +36,7 @@ if ! command -v "$python" >/dev/null 2>&1; then
   echo "  fix: PYTHON=/path/to/python3 $0" >&2
   exit 3
 fi
-exec "$python" "$here/bootstrap.py" "$@"
+exec "$python" -I "$here/bootstrap.py" "$@"
 """
 
 
@@ -62,7 +64,9 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         BundleError: The weights lie in a folder below the checkpoint's.
         MachineError: The disk is too small.
     """
-    source = weights_root(bundle)
+    plans = bundle.manifest.plans.values()
+    read = {file: read_graph(bundle, file) for each in plans for file in (each.vision, each.decoder)}
+    source = next((graph.folder for graph in read.values() if graph.folder != bundle.folder), bundle.folder)
     named = sorted({weight.location for graph in graphs for weight in outside_weights(folder / graph).values()})
     if nested := [name for name in named if Path(name).name != name]:
         raise BundleError(
@@ -71,9 +75,8 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
             got=nested[0],
             fix="export again with --weights copy",
         )
-    plans = bundle.manifest.plans.values()
     own = {file for each in plans for file in (each.vision, each.decoder, each.decoder_debug) if file}
-    own |= {weight.location for file in own for weight in outside_weights(bundle.path(file)).values()}
+    own |= {tensor.location for graph in read.values() for tensor in graph.outside}
     paths = [source / name if (source / name).is_file() else bundle.folder / name for name in named]
     paths += [bundle.folder / name for name in bundle.manifest.files if name not in own]
     total, done = sum(path.stat().st_size for path in paths), 0
@@ -83,8 +86,11 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         )
     for path in paths:
         progress("copying weights", done / max(1, total))
-        shutil.copyfile(path, folder / path.name)
+        with open_regular(path, links=source != bundle.folder) as file, create(folder / path.name) as copy:
+            shutil.copyfileobj(file, copy, 2**20)
         done += path.stat().st_size
+    for graph in read.values():
+        graph.check_files()  # what was hashed is what was copied
     progress("copying weights", 1.0)
 
 
@@ -93,6 +99,9 @@ def write_manifest(
 ) -> None:
     """A pack is a bundle of one plan, whose graphs are the target's."""
     files = {path.name: bundles.record(path) for path in sorted(folder.iterdir())}
+    for name in files.keys() & manifest.files.keys():
+        if files[name].sha256 != manifest.files[name].sha256:
+            raise hashing.changed(folder / name, "other bytes while it was copied", "those that luvc.json names")
     changed = replace(
         manifest,
         dtype=precision,

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import hashing
 from luvc_export.bundle.engine_checks import check_library
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.core.signals import ended_cleanly
@@ -79,8 +81,8 @@ def _load(folder: Path) -> Bundle:
     """The pack as a bundle, large files hashed whole; engines are not, as damaged ones are built again."""
     bundle = bundles.load(folder)
     for name, expected in bundle.manifest.files.items():
-        if expected.edges_sha256 is not None:
-            record.check_file(folder / name, expected)
+        if expected.bytes > hashing.REMEMBERED_BYTES:
+            hashing.verify(folder / name, expected, full=True)
     return bundle
 
 
@@ -127,9 +129,10 @@ def _engines(bundle: Bundle, pack: Pack, target: Target) -> EngineEntry | None:
 
 def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEntry]:
     entry = bundle.entry(pack.plan)
+    read = [read_graph(bundle, name) for name in (entry.vision, entry.decoder)]
     graphs = [
-        builder.BuildInput(name, bundle.path(name).read_bytes(), bundle.folder, entry.plan, size)
-        for name, size in zip((entry.vision, entry.decoder), pack.weight_bytes, strict=True)
+        builder.BuildInput(name, graph.data, graph.folder, entry.plan, size, graph.files)
+        for name, graph, size in zip((entry.vision, entry.decoder), read, pack.weight_bytes, strict=True)
     ]
     told = set[str]()
 

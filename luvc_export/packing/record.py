@@ -6,11 +6,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import FileRecord, Footprint
 from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core.json_file import read_json
+from luvc_export.core.safe_files import write_whole
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError
@@ -23,6 +25,7 @@ PLUGINS = "libluvc_plugins.so"
 #: Written by every run, whether it passed or not.
 REPORT = "verify.json"
 SCHEMA_VERSION = 1
+_RECORD_LIMIT = 16 * 2**20
 
 #: ``task`` and ``file``: questions somebody wrote; ``generated``: pictures and prompts that only compare numbers.
 CasesKind = Literal["task", "file", "generated"]
@@ -86,7 +89,7 @@ class Pack:
 
 def write(folder: Path, pack: Pack) -> None:
     """Write ``pack.json``."""
-    (folder / RECORD).write_text(json.dumps(dataclasses.asdict(pack), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / RECORD, json.dumps(dataclasses.asdict(pack), indent=1) + "\n")
 
 
 def read(folder: Path) -> Pack:
@@ -96,17 +99,14 @@ def read(folder: Path) -> Pack:
         BundleError: It is missing or wrong, or a file is missing or has changed.
     """
     path = folder / RECORD
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            "this is not a pack", where=str(path), got=str(error), fix="luvc-export pack again"
-        ) from error
+    data = read_json(path, _RECORD_LIMIT, BundleError, "this is not a pack: pack.json")
     pack = from_json_data(Pack, data, str(path))
     for name, expected in pack.files.items():
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or len(parts) > 2:
             raise BundleError("a file name in the pack leaves its folder", where=str(path), got=repr(name))
+        if any((folder / part).is_symlink() for part in (parts[0], name)):
+            raise BundleError("a file of the pack is a link", where=str(folder / name), fix="copy the pack again")
         check_file(folder / name, expected)
     return pack
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, Verified
+from luvc_export.core.safe_files import write_whole
 from luvc_export.core.target import Target
 from luvc_export.packing import device_check, device_facts, record
 from luvc_export.packing.comparison import Verdict
@@ -87,16 +88,10 @@ def write_report(
         "facts": asdict(found),
         "cases": {name: {**asdict(verdict), "passed": verdict.passed} for name, verdict in verdicts.items()},
     }
-    scratch = folder / f".{record.REPORT}.part"
-    scratch.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(folder / record.REPORT)
+    write_whole(folder / record.REPORT, json.dumps(data, indent=1) + "\n")
 
 
 def sign(folder: Path, signed: Verified) -> None:
-    """Add the sign-off to ``luvc.json``; files were hashed whole, so their time stamps here are good from now on."""
+    """Add the sign-off to ``luvc.json``."""
     manifest = bundles.load(folder).manifest
-    files = {
-        name: replace(item, mtime_ns=(folder / name).stat().st_mtime_ns) if item.edges_sha256 else item
-        for name, item in manifest.files.items()
-    }
-    bundles.write_manifest(folder, replace(manifest, files=files, verified=(*manifest.verified, signed)))
+    bundles.write_manifest(folder, replace(manifest, verified=(*manifest.verified, signed)))

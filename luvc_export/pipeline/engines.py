@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, PlanEntry
-from luvc_export.bundle.weights_root import weights_root
 from luvc_export.core import precision as precisions
 from luvc_export.core.disk import writing_to
 from luvc_export.core.progress import Progress
@@ -200,8 +200,9 @@ def _target_graphs(
     made: list[BuildInput] = []
     peaks: list[int] = []
     for name in (entry.vision, entry.decoder):
+        graph = read_graph(bundle, name)
         model, _ = run_passes(
-            onnx.load(bundle.path(name), load_external_data=False),
+            onnx.load_model_from_string(graph.data),
             spec,
             cache.precision,
             text_capacity=cache.capacity.text,
@@ -214,6 +215,6 @@ def _target_graphs(
         largest = profiles(shapes, entry.plan, cache.capacity, "wide")[0].maximum
         peaks.append(peak_bytes(model, largest))
         size = weight_bytes(model, cache.precision)
-        made.append(BuildInput(name, model.SerializeToString(), weights_root(bundle), entry.plan, size))
+        made.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, graph.files))
     footprint = predict((made[0].weight_bytes, made[1].weight_bytes), cache, (peaks[0], peaks[1]), workspace_mib)
     return (made[0], made[1]), footprint

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.core.progress import Progress
 
 if TYPE_CHECKING:
     from luvc_export.runtime.session import Session
@@ -20,6 +21,7 @@ def load_bundle(
     verify: bool = False,
     allow_unverified: bool = False,
     arithmetic: str = "auto",
+    progress: Progress | None = None,
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
@@ -29,10 +31,11 @@ def load_bundle(
             (default): the first that runs the plan here, see ``luvc_export.runtime.backend_choice``.
         plan: One of the bundle's plans; None for its default.
         threads: CPU threads; None for all cores.
-        verify: Hash large weight files too.
+        verify: Hash large files again, even where it is remembered that they were hashed.
         allow_unverified: Load engines other than those ``luvc.json`` names. An engine is executable code: it may do
             whatever its author wants on this machine. ``auto`` never does.
         arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best at.
+        progress: Told (stage, fraction) while large files are hashed.
 
     Raises:
         BundleError: The bundle is missing, damaged, unsafe or newer.
@@ -41,7 +44,7 @@ def load_bundle(
     from luvc_export.runtime.backends import open_backend
     from luvc_export.runtime.session import Session
 
-    bundle, chosen = bundles.load(folder, full=verify), backend or "auto"
+    bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
         return Session(bundle, opened, plan, threads)

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from luvc_export.core.safe_files import open_regular
 from luvc_export.errors import UsageError
+from luvc_export.runtime.media.picture_limits import check_file
 
 #: What ``open_picture`` takes.
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image.Image | NDArray[Any]"
@@ -83,7 +85,7 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int,
 
 
 def _read(path: Path, max_pixels: int, need: tuple[int, int] | None) -> Image.Image:
-    with path.open("rb") as file:
+    with open_regular(path, links=True) as file:
         return _decode(file, max_pixels, str(path), need)
 
 
@@ -93,6 +95,7 @@ def _decode(file: Any, max_pixels: int, where: str, need: tuple[int, int] | None
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked instead
         with Image.open(file, formats=[name for name in Image.ID if name not in _REFUSED_FORMATS]) as image:
             _check_size(image.size, max_pixels, where)
+            check_file(image, file, where)
             width, height = image.size
             if need is not None and width * height > EXACT_PIXELS:
                 image.draft(None, (_SPARE * max(need), _SPARE * max(need)))

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.core.safe_files import open_regular
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.openvino import device
 from luvc_export.runtime.openvino.inline import Outside, write_out
@@ -79,7 +81,7 @@ class GraphReader:
             BundleError: It is no ONNX graph, or its weights are not where it says.
             MachineError: OpenVINO cannot convert it.
         """
-        path = self._bundle.path(name)
+        path, checked = self._bundle.path(name), read_graph(self._bundle, name)
         arrays: dict[str, NDArray[Any]] = {}
 
         def values(weight: str, outside: Outside) -> bytes:
@@ -87,7 +89,7 @@ class GraphReader:
             return arrays[weight].tobytes()
 
         try:
-            written = write_out(path.read_bytes(), values)
+            written = write_out(checked.data, values)
         except (ValueError, IndexError) as error:
             raise BundleError("this file is no ONNX graph", where=str(path), got=str(error)) from error
         constants = sum(array.nbytes for array in arrays.values())
@@ -114,6 +116,7 @@ class GraphReader:
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
         model.validate_nodes_and_infer_types()
+        checked.check_files()
         size = constants + sum(array.nbytes for array in arrays.values())
         real = sum(math.prod(item.shape) for item in written.weights.values() if item.kind in _REAL)
         return Graph(model, str(path), written.outputs, written.bodies, size, real, tuple(arrays.values()))
@@ -147,7 +150,10 @@ class GraphReader:
                 got=f"{weight!r} from {outside.location!r}",
             )
         if outside.location not in self._files:
-            self._files[outside.location] = np.memmap(self._bundle.path(outside.location), np.uint8, "r")
+            watched = self._bundle.watch(outside.location)
+            with open_regular(watched.path) as opened:
+                self._files[outside.location] = np.memmap(opened, np.uint8, "r")
+            watched.check()
         file, needed = self._files[outside.location], (math.prod(outside.shape) * _TYPES[outside.kind][1] + 7) // 8
         if outside.length not in (0, needed) or outside.offset + needed > file.size:
             raise BundleError(

@@ -16,6 +16,7 @@ from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
+from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
 
 TOKENIZER = "tokenizer.json"
 
@@ -177,8 +178,12 @@ class PromptEncoder:
 
     def _ids(self, text: str) -> list[int]:
         bos = self.template.special.get("bos_token") if self.template else None
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids
-        return ids
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # see _load_tokenizer
+            raise BundleError("the tokenizer fails", where=self._where, got=str(error)[:300]) from error
 
     def _miscounted(self, text: str, found: int, given: int) -> UsageError:
         return UsageError(
@@ -192,10 +197,14 @@ class PromptEncoder:
 
 def _load_tokenizer(bundle: Bundle) -> Tokenizer:
     path = bundle.path(TOKENIZER)
+    data = bundle.read(TOKENIZER)
+    check_tokenizer(data, str(path))
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises the bare Exception
-        raise BundleError("the tokenizer cannot be read", where=str(path), got=str(error)) from error
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises the bare Exception; its panics are not even that
+        raise BundleError("the tokenizer cannot be read", where=str(path), got=str(error)[:300]) from error
     tokenizer.no_truncation()  # saved with some tokenizers, and would silently cut a long prompt
     tokenizer.no_padding()
     return tokenizer

@@ -73,7 +73,10 @@ def load_template(bundle: Bundle) -> ChatTemplate | None:
     special = _special_tokens(config)
     if _JINJA in bundle.manifest.files:
         path = bundle.path(_JINJA)
-        return ChatTemplate(path.read_text(encoding="utf-8"), str(path), special)
+        try:
+            return ChatTemplate(bundle.read(_JINJA).decode("utf-8"), str(path), special)
+        except UnicodeDecodeError as error:
+            raise BundleError("the chat template is not UTF-8", where=str(path), got=str(error)) from error
     for name, data in ((_JSON, _json(bundle, _JSON)), (_CONFIG, config)):
         source = data.get("chat_template")
         if isinstance(source, list):  # several by name: the default one
@@ -113,7 +116,7 @@ def _json(bundle: Bundle, name: str) -> dict[str, Any]:
         return {}
     path = bundle.path(name)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(bundle.read(name).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BundleError("this file is not JSON", where=str(path), got=str(error)) from error
     if not isinstance(data, dict):

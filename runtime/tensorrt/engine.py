@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from luvc_export.bundle.hashing import cache_folder
 from luvc_export.bundle.manifest import EngineFile
+from luvc_export.core.safe_files import write_whole
 from luvc_export.errors import BundleError, MachineError
 
 
@@ -127,9 +128,7 @@ class TrtEngine:
             return
         try:
             self._cache_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            scratch = self._cache_file.with_suffix(f".{os.getpid()}.part")
-            scratch.write_bytes(bytes(self._runtime_cache.serialize()))
-            scratch.replace(self._cache_file)
+            write_whole(self._cache_file, bytes(self._runtime_cache.serialize()))
         except OSError as error:
             warnings.warn(f"the runtime cache is not kept: {error}", RuntimeWarning, stacklevel=2)
 
@@ -152,5 +151,4 @@ class TrtEngine:
 
 def runtime_cache_file(file: EngineFile, version: str, capability: str) -> Path:
     """Where the kernels compiled for an engine are kept: in the user's cache folder, since they are executable code."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(base) / "luvc-export" / f"{file.record.sha256[:16]}-{version}-sm{capability}.rtx-cache"
+    return cache_folder() / f"{file.record.sha256[:16]}-{version}-sm{capability}.rtx-cache"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from luvc_export.bundle import folder as bundle
+from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.errors import BundleError, UsageError
@@ -124,28 +125,44 @@ def test_what_is_no_bundle_is_named(tmp_path: Path, given: str, got: str, fix: s
     assert error.expected == "a folder with luvc.json, as luvc-export export writes it"
 
 
-def test_large_files_are_hashed_by_their_edges_and_fully_on_demand(
+def test_a_large_file_is_hashed_whole_once_and_again_when_it_may_be_another(
     copied_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "FULL_HASH_BYTES", 3 * 2**20)
-    path = copied_bundle / "weights"
-    data = manifest(copied_bundle)
-    record = bundle.record(path)
-    assert record.edges_sha256 and record.mtime_ns
+    monkeypatch.setattr(hashing, "REMEMBERED_BYTES", 3 * 2**20)
+    hashed: list[int] = []
+    digest = hashing._digest
+    monkeypatch.setattr(hashing, "_digest", lambda file, *told: hashed.append(1) or digest(file, *told))
+    weights = copied_bundle / "weights"
+    others = sum(
+        1 for name in bundle.load(copied_bundle).manifest.files if name != "weights"
+    )  # this load is the one that hashes the weights
+
+    def hashes(full: bool = False) -> int:
+        del hashed[:]
+        bundle.load(copied_bundle, full=full)
+        return len(hashed) - others
+
+    assert hashes() == 0 and hashes(full=True) == 1
+    stat = weights.stat()
+    with weights.open("r+b") as file:  # in the middle, where no edge is; then the time is put back
+        file.seek(stat.st_size // 2)
+        file.write(bytes(4096))
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(BundleError, match="has changed since it was exported") as error:
+        bundle.load(copied_bundle)
+    assert str(weights) in str(error.value)
+
+
+def test_records_of_0_1_0_are_hashed_whole(copied_bundle: Path) -> None:
+    path, data = copied_bundle / "weights", manifest(copied_bundle)
     files = data["files"]
     assert isinstance(files, dict)
-    files["weights"] = record.__dict__
+    files["weights"] |= {"edges_sha256": "0" * 64, "mtime_ns": path.stat().st_mtime_ns}
     (copied_bundle / "luvc.json").write_text(json.dumps(data))
     bundle.load(copied_bundle)
-    stat = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    bundle.load(copied_bundle)
-    with pytest.raises(BundleError, match="weights"):
-        bundle.load(copied_bundle, full=True)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     with pytest.raises(BundleError, match="weights"):
         bundle.load(copied_bundle)
 
@@ -158,7 +175,7 @@ def test_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_replaces_only_a_bundle_and_only_on_demand(tmp_path: Path) -> None:
+def test_writing_replaces_only_a_bundle_and_only_on_demand(tmp_path: Path, demo_bundle: Bundle) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
@@ -168,6 +185,15 @@ def test_writing_replaces_only_a_bundle_and_only_on_demand(tmp_path: Path) -> No
     (target / "luvc.json").write_text("{}")
     with pytest.raises(UsageError, match="--overwrite"), bundle.writing(target):
         pass
+    with pytest.raises(UsageError, match="remove the folder yourself"), bundle.writing(target, overwrite=True):
+        pass
+    bundle.write_manifest(target, demo_bundle.manifest)
+    with (
+        pytest.raises(BundleError, match=r"not the bundle's[^?]*'thesis\.txt'"),
+        bundle.writing(target, overwrite=True),
+    ):
+        pass
+    (target / "thesis.txt").rename(tmp_path.parent / "thesis.txt")
     with bundle.writing(target, overwrite=True) as folder:
         (folder / "luvc.json").write_text("new")
     assert (target / "luvc.json").read_text() == "new" and list(tmp_path.iterdir()) == [target]

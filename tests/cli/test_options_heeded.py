@@ -122,7 +122,7 @@ def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: py
     [
         (("bench", "BUNDLE#even", "--plan", "none"), "two plans are named"),
         (("bench", "BUNDLE", "-o", "curves"), "only a sweep writes files"),
-        (("parity", "hf:demo", "BUNDLE", "--task", "glyph", "--image-size", "28x28"), "a bundle has its image size"),
+        (("parity", "hf:demo", "BUNDLE", "--task", "glyph", "--image-size", "28x28"), "the bundle says how it sees"),
         (("calibrate", "BUNDLE", "--precision", "int8", "--data", "glyph", "--percentile", 99), "--range percentile"),
         (("calibrate", "BUNDLE", "--precision", "int8", "--data", "glyph", "--rtn"), "--rtn"),
         (("calibrate", "BUNDLE", "--precision", "q8", "--data", "glyph", "--smooth", 0.5), "--smooth"),

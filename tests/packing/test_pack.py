@@ -26,6 +26,7 @@ import pytest
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import main
 from luvc_export.core.operators import DOMAIN
@@ -81,6 +82,21 @@ def script(pack: Path, *arguments: object, **environment: str) -> subprocess.Com
     command = [str(pack / record.SCRIPT), *map(str, arguments)]
     env = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, env=env, cwd=pack.parent, capture_output=True, text=True, check=False)
+
+
+def guarded(folder: Path) -> Path:
+    """A Python without network that stops when it imports what the runtime must not."""
+    (folder / "guard.py").write_text(
+        "import runpy, socket, sys\ndel socket.socket\n"
+        "class Guard:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'transformers', 'onnx'): raise SystemExit(name + ' was imported')\n"
+        "sys.meta_path.insert(0, Guard())\nassert sys.argv[1] == '-I'\nsys.argv = sys.argv[2:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{folder}/guard.py" "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 def refused(result: tuple[int, str, str], code: int, *texts: str) -> None:
@@ -142,12 +158,7 @@ def test_a_pack_says_which_wheels_are_missing(packs: dict[str, Packed]) -> None:
 
 
 def test_the_script_passes_without_torch_and_network(pack: Path, board: Path, tmp_path: Path) -> None:
-    guard = tmp_path / "guard"
-    for name in ("torch", "transformers", "onnx"):
-        (guard / name).mkdir(parents=True)
-        (guard / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')\n")
-    (guard / "sitecustomize.py").write_text("import socket\ndel socket.socket\n")
-    result = script(pack, "--backend", "cpu", "--root", board, PYTHONPATH=str(guard))
+    result = script(pack, "--backend", "cpu", "--root", board, PYTHON=str(guarded(tmp_path)))
     assert (result.returncode, result.stderr) == (0, ""), result
     assert result.stdout.splitlines()[-1].startswith("PASSED: 2 of 2 cases, onnxruntime")
     assert "says nothing of TensorRT" in result.stdout and "mode MAXN" in result.stdout
@@ -225,6 +236,35 @@ def test_a_changed_wheel_is_refused_before_it_is_unpacked(pack: Path, board: Pat
     result = script(pack, "--backend", "cpu", "--root", board)
     refused((result.returncode, result.stdout, result.stderr), 2, "a wheel of the pack is missing or has changed")
     assert not (pack / "site").exists()
+
+
+def test_a_module_beside_the_script_is_not_imported(pack: Path, board: Path) -> None:
+    (pack / "argparse.py").write_text("open('owned', 'w').close()\nraise SystemExit(0)\n")
+    result = script(pack, "--help")
+    assert result.returncode == 0 and "Check this device" in result.stdout
+    assert not (pack.parent / "owned").exists()
+
+
+@pytest.mark.parametrize("how", ["changed", "added", "link", "compiled"])
+def test_site_is_compared_with_the_wheels_at_every_run(pack: Path, how: str) -> None:
+    checked = "import bootstrap; print(bootstrap._unpack(bootstrap._read()))"
+    run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(pack)!r}); {checked}"]
+    first = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert WHEEL in first.stdout
+    package = pack / "site" / "luvc_export"
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == first.stdout, "as unpacked: kept"
+    if how == "changed":
+        change_byte(package / "errors.py")
+    elif how == "added":
+        (pack / "site" / "numpy.py").write_text("raise SystemExit(0)\n")
+    elif how == "link":
+        (package / "errors.py").rename(pack / "elsewhere.py")
+        (package / "errors.py").symlink_to(pack / "elsewhere.py")
+    else:
+        (package / "__pycache__").mkdir()
+        (package / "__pycache__" / "errors.cpython-310.pyc").write_bytes(b"code")
+    second = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert second.returncode == 2 and "site/ has changed since it was unpacked" in second.stderr
 
 
 def test_missing_packages_are_named(pack: Path, board: Path, tmp_path: Path) -> None:
@@ -341,7 +381,14 @@ def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, t
     (copied_bundle / "weights").rename(elsewhere / "weights")
     data = json.loads((copied_bundle / bundles.MANIFEST).read_text())
     del data["files"]["weights"]
-    data["weights"] = {"mode": "reference", "folder": str(elsewhere), "tensors": {}}
+    plans = data["plans"].values()
+    read = {name: (copied_bundle / name).read_bytes() for plan in plans for name in (plan["vision"], plan["decoder"])}
+    places = {place.name: place for name, graph in read.items() for place in check_graph(graph, name)}
+    tensors = {
+        name: {"file": "weights", "offset": place.offset, "bytes": place.bytes, "dtype": "float32", "shape": []}
+        for name, place in places.items()
+    }
+    data["weights"] = {"mode": "reference", "folder": str(elsewhere), "tensors": tensors}
     (copied_bundle / bundles.MANIFEST).write_text(json.dumps(data))
     bundle, folder = bundles.load(copied_bundle), tmp_path / "pack"
     folder.mkdir()

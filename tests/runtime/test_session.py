@@ -310,7 +310,7 @@ def test_a_graph_may_not_take_weights_from_an_unlisted_file(fresh: Path) -> None
     manifest = tiny_bundle.write(fresh).manifest
     del manifest.files["weights"]
     bundles.write_manifest(fresh, manifest)
-    with pytest.raises(BundleError, match=r"a file the manifest does not list\n.*\n.*'embed' from 'weights'"):
+    with pytest.raises(BundleError, match=r"a file the manifest does not list\n.*\n.*'colour' from 'weights'"):
         Session(fresh).generate(None, "hello")
 
 

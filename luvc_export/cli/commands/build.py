@@ -100,7 +100,7 @@ def build(
 
     from luvc_export.cli.tables.engines import facts, fits
 
-    console: Any = Console()
+    console: Any = Console(markup=False)
     console.print(facts(entry))
     console.print(fits(entry))
     console.print(

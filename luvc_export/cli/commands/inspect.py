@@ -15,7 +15,9 @@ from luvc_export.cli.files import check_writable, write_whole
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash large files again, weights in a checkpoint too.")
+    ] = False,
     text: options.Text = 64,
     surgery: Annotated[bool, typer.Option("--surgery", help="Show what graph surgery did.")] = False,
     html: Annotated[
@@ -54,7 +56,7 @@ def inspect(
     from luvc_export.cli.tables.engines import bindings, facts, trust, validation
     from luvc_export.cli.tables.plans import cost_table
 
-    console = Console()
+    console = Console(markup=False)  # names come from strangers
     console.print(_facts(manifest))
     files = Table(title="files")
     for name, side in (("name", "left"), ("MiB", "right"), ("sha256", "left")):
@@ -72,7 +74,17 @@ def inspect(
         console.print(bindings("decoder", engines.decoder))
     for signed in manifest.verified:
         console.print(validation(signed, manifest))
-    console.print("every hash is right" if verify else "hashes are right (large files by size, time stamp and edges)")
+    console.print(_trust(manifest, verify))
+
+
+def _trust(manifest: Any, verify: bool) -> str:
+    from luvc_export.bundle.reference import hashes
+
+    if manifest.weights.mode == "reference" and not hashes(manifest):
+        return "hashes are right; of the weights in the checkpoint none are recorded (exported by 0.1.0): export again"
+    if manifest.weights.mode == "reference" and not verify:
+        return "hashes are right; the weights in the checkpoint are hashed when they are used, or with --verify"
+    return "every hash is right" if verify else "hashes are right (large files that did not change: as hashed before)"
 
 
 def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
@@ -87,7 +99,7 @@ def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console().print(render(report))
+    Console(markup=False).print(render(report))
     if html is not None:
         print(f"wrote {html}")
 

@@ -50,11 +50,14 @@ def run(
     show_kept: Annotated[
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash large weight files too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
     allow_unverified: Annotated[
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
     ] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask a bundle a question about pictures or a video.
@@ -67,22 +70,26 @@ def run(
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
     from luvc_export.pipeline import load_bundle
+    from luvc_export.runtime.media.picture_limits import allow
 
+    allow(max_pixels)
     asked = read_prompt(prompt, as_json)
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if video is None and (frames, fps) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
     check_picture_file(show_kept, "--show-kept")
-    session = load_bundle(
-        bundle,
-        backend,
-        plan,
-        threads=threads,
-        verify=verify,
-        allow_unverified=allow_unverified,
-        arithmetic=arithmetic,
-    )
+    with options.progress(quiet=as_json) as tell:
+        session = load_bundle(
+            bundle,
+            backend,
+            plan,
+            threads=threads,
+            verify=verify,
+            allow_unverified=allow_unverified,
+            arithmetic=arithmetic,
+            progress=tell,
+        )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}

@@ -148,7 +148,7 @@ def test_arrays(array: Any, colour: tuple[int, ...]) -> None:
         (7, ["not a picture", "int", "numpy array"]),
         ("nowhere/cat.jpg", ["no such picture file", "nowhere/cat.jpg"]),
         ("https://example.org/cat.jpg", ["no such picture file", "download it first"]),
-        ("a\0b", ["a\0b"]),
+        ("a\0b", [r"a\x00b"]),
     ],
 )
 def test_what_is_refused_says_why(source: Any, words: list[str]) -> None:
@@ -166,7 +166,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(UsageError, match=path.name):
             open_picture(path)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="no regular file"):
         open_picture(tmp_path)
 
 

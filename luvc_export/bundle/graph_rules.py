@@ -1,0 +1,261 @@
+"""What a graph file may hold, looked at before any runtime sees it, in the same way for every reader.
+
+Graphs come with bundles and are untrusted. Runtimes trust them: a loop that does not end is run, ``Shape`` with a start
+of 2^63 ends ONNX Runtime's process, and a weight is read from whatever file a tensor names, in the graph, in an
+attribute or in a function's body. So every node and every tensor is walked; only operators that this project's exports
+hold are let through, and only initializers of the graph itself may lie in another file.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from luvc_export.core import onnx_wire as wire
+from luvc_export.core.element_types import BY_ONNX
+from luvc_export.core.onnx_wire import Message
+from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.core.operators import OPERATORS as PLUGINS
+from luvc_export.errors import BundleError
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 3, 5, 8
+#: Graphs, sparse tensors and types in an attribute: g, tensors, graphs, tp, type_protos, sparse_tensor(s).
+_ATTRIBUTE_REFUSED = (6, 10, 11, 14, 15, 22, 23)
+_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_ATTRIBUTE = 1, 7, 10, 11
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_INT64, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 7, 8, 9
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_INT64 = 7
+
+#: Operators that exports, calibration and the targets' dialects hold. None runs a graph of its own.
+_NAMES = """
+Abs Add And ArgMax Attention AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum
+DepthToSpace DequantizeLinear Div DynamicQuantizeLinear Einsum Equal Erf Exp Expand Flatten Floor Gather GatherElements
+GatherND Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
+InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul MatMulInteger Max
+Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceMax
+ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize RotaryEmbedding Round ScatterElements
+ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Swish Tan Tanh
+TensorScatter Tile TopK Transpose Trilu Unsqueeze Where Xor
+"""
+STANDARD = frozenset(_NAMES.split())
+_CONTRIBUTED = frozenset({"DynamicQuantizeMatMul", "MatMulNBits", "GatherBlockQuantized"})
+_BY_DOMAIN: Mapping[str, frozenset[str]] = {
+    "": STANDARD,
+    "ai.onnx": STANDARD,
+    "com.microsoft": _CONTRIBUTED,
+    "trt": frozenset({"TRT_FP4DynamicQuantize"}),
+    PLUGIN_DOMAIN: frozenset(PLUGINS),
+}
+#: Domain of functions with a body of standard operators, and how many nodes they may come to when written out.
+_FUNCTIONS_DOMAIN, _MOST_NODES = "luvc", 1_000_000
+#: Largest number in an attribute: sizes of axes, axes, element types.
+_MOST_INT = 2**24
+#: Largest start or end of ``Shape``: no tensor has more axes.
+_MOST_AXES = 64
+#: Elements that a constant shape may ask for; a picture of 4096 x 4096 in patches has 50 million.
+_MOST_ELEMENTS = 2**28
+#: Operators that make a tensor as large as an input says, and which input.
+_SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Reshape": 1, "Pad": 1, "Resize": 3}
+
+
+@dataclass(frozen=True)
+class OutsideTensor:
+    """An initializer whose bytes lie in another file.
+
+    Args:
+        name: Of the initializer.
+        location: File the graph names.
+        offset: Its first byte there.
+        bytes: As many as its shape and type take; None for types whose elements are no whole bytes.
+        length: As the graph says; None where it does not.
+    """
+
+    name: str
+    location: str
+    offset: int
+    bytes: int | None
+    length: int | None
+
+
+def check_graph(data: bytes | memoryview, where: str) -> tuple[OutsideTensor, ...]:
+    """Walk a whole graph file; ``where`` names it in errors.
+
+    Returns:
+        Every tensor that lies in another file, each an initializer of the graph.
+
+    Raises:
+        BundleError: It is no ONNX graph, or holds what this project's exports never do.
+    """
+    try:
+        model = wire.decode(memoryview(data))
+        held = wire.single(model, _MODEL_GRAPH)
+        if held is None:
+            raise ValueError("no graph in it")
+        graph = wire.part(held)
+        if _MODEL_TRAINING in model or _GRAPH_SPARSE in graph:
+            raise _Refused("training information or sparse tensors")
+        functions = _functions(model)
+        constants: dict[str, list[int]] = {}
+        outside = _initializers(graph, constants)
+        _check_nodes(wire.parts(graph, _GRAPH_NODE), functions, constants)
+        return outside
+    except (ValueError, IndexError, OverflowError) as error:
+        raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
+    except _Refused as refused:
+        raise BundleError(
+            "this graph holds something that exports of luvc-export never do, so it is not run",
+            where=where,
+            got=str(refused),
+            fix="do not use this bundle; export it again from the checkpoint",
+        ) from refused
+
+
+class _Refused(Exception):  # noqa: N818
+    """What a graph must not hold, for people."""
+
+
+def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[OutsideTensor, ...]:
+    outside, names = [], set[str]()
+    for tensor in wire.parts(graph, _GRAPH_INITIALIZER):
+        name = wire.text(tensor, _TENSOR_NAME)
+        if name in names:
+            raise _Refused(f"two initializers called {name!r}")
+        names.add(name)
+        if _is_outside(tensor):
+            outside.append(_outside(tensor, name))
+        elif (values := _values(tensor)) is not None:
+            constants[name] = values
+    return tuple(outside)
+
+
+def _is_outside(tensor: Message) -> bool:
+    return wire.number(tensor, _TENSOR_LOCATION) != 0 or _TENSOR_EXTERNAL in tensor
+
+
+def _outside(tensor: Message, name: str) -> OutsideTensor:
+    pairs: dict[str, str] = {}
+    for entry in wire.parts(tensor, _TENSOR_EXTERNAL):
+        key = wire.text(entry, 1)
+        if key in pairs:
+            raise _Refused(f"weight {name!r} says {key!r} twice")
+        pairs[key] = wire.text(entry, 2)
+    if wire.number(tensor, _TENSOR_LOCATION) != 1 or not set(pairs) <= {"location", "offset", "length", "checksum"}:
+        raise _Refused(f"weight {name!r} lies elsewhere in a way no export says: {sorted(pairs)}")
+    offset, length = _count(pairs.get("offset", "0")), pairs.get("length")
+    dims = wire.numbers(tensor, _TENSOR_DIMS)
+    kind = BY_ONNX.get(wire.number(tensor, _TENSOR_TYPE))
+    size = math.prod(dims) * kind.itemsize if kind else None
+    told = None if length is None else _count(length)
+    if min(dims, default=0) < 0 or (size is not None and told is not None and told != size):
+        raise _Refused(f"weight {name!r} of {told} bytes for a shape of {size}")
+    return OutsideTensor(name, pairs.get("location", ""), offset, size, told)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise _Refused(f"{text[:40]!r} where a number of bytes should be")
+    return int(text)
+
+
+def _functions(model: Message) -> dict[str, int]:
+    """Functions by name, with the nodes each comes to when those it calls are written out."""
+    bodies: dict[str, list[Message]] = {}
+    for function in wire.parts(model, _MODEL_FUNCTIONS):
+        name = wire.text(function, _FUNCTION_NAME)
+        if wire.text(function, _FUNCTION_DOMAIN) != _FUNCTIONS_DOMAIN or name in bodies:
+            raise _Refused(f"a function {wire.text(function, _FUNCTION_DOMAIN)}.{name} twice or of another domain")
+        bodies[name] = wire.parts(function, _FUNCTION_NODE)
+        for attribute in wire.parts(function, _FUNCTION_ATTRIBUTE):
+            _check_attribute(attribute, name)
+    sizes: dict[str, int] = {}
+    for name in bodies:
+        _size(name, bodies, sizes, ())
+    for body in bodies.values():
+        _check_nodes(body, sizes, {})
+    return sizes
+
+
+def _size(name: str, bodies: dict[str, list[Message]], sizes: dict[str, int], above: tuple[str, ...]) -> int:
+    if name in above or len(above) > 16:
+        raise _Refused(f"function {name!r} calls itself")
+    if name not in sizes:
+        called = [wire.text(node, _NODE_OP) for node in bodies[name] if _NODE_DOMAIN in node]
+        inner = sum(_size(one, bodies, sizes, (*above, name)) for one in called if one in bodies)
+        sizes[name] = min(len(bodies[name]) + inner, 2 * _MOST_NODES)
+    return sizes[name]
+
+
+def _check_nodes(nodes: Iterable[Message], functions: Mapping[str, int], constants: dict[str, list[int]]) -> None:
+    total = 0
+    for node in nodes:
+        kind, domain = wire.text(node, _NODE_OP), wire.text(node, _NODE_DOMAIN)
+        own = domain == _FUNCTIONS_DOMAIN and kind in functions
+        if not own and kind not in _BY_DOMAIN.get(domain, frozenset()):
+            raise _Refused(f"operator {domain + '.' if domain else ''}{kind}")
+        total += functions[kind] if own else 1
+        if total > _MOST_NODES:
+            raise _Refused(f"more than {_MOST_NODES:,} nodes")
+        for value in node.get(_NODE_ATTRIBUTE, ()):
+            attribute = wire.part(value)
+            _check_attribute(attribute, kind)
+            if kind == "Constant":
+                _remember(attribute, wire.texts(node, _NODE_OUTPUT), constants)
+        if kind in _SHAPED or kind == "Range":
+            _check_shape(kind, wire.texts(node, _NODE_INPUT), constants)
+
+
+def _check_attribute(attribute: Message, kind: str) -> None:
+    for field in _ATTRIBUTE_REFUSED:
+        if field in attribute:
+            raise _Refused(f"a graph, a list of tensors or a type in an attribute of {kind}")
+    most = _MOST_AXES if kind == "Shape" else _MOST_INT
+    if kind != "Constant":  # its numbers are data, and may be the end of a slice that takes all
+        for value in (wire.number(attribute, _ATTRIBUTE_INT), *wire.numbers(attribute, _ATTRIBUTE_INTS)):
+            if not -most <= value <= most:
+                raise _Refused(f"{value} in attribute {wire.text(attribute, _ATTRIBUTE_NAME)!r} of {kind}")
+    tensor = wire.single(attribute, _ATTRIBUTE_TENSOR)
+    if tensor is not None and _is_outside(wire.part(tensor)):
+        raise _Refused(f"a tensor of {kind} that lies in another file")
+
+
+def _remember(attribute: Message, outputs: list[str], constants: dict[str, list[int]]) -> None:
+    name, values = wire.text(attribute, _ATTRIBUTE_NAME), None
+    if name == "value" and _ATTRIBUTE_TENSOR in attribute:
+        values = _values(wire.part(attribute[_ATTRIBUTE_TENSOR][0]))
+    elif name == "value_ints":
+        values = wire.numbers(attribute, _ATTRIBUTE_INTS)
+    elif name == "value_int":
+        values = [wire.number(attribute, _ATTRIBUTE_INT)]
+    if values is not None and outputs:
+        constants[outputs[0]] = values
+
+
+def _values(tensor: Message) -> list[int] | None:
+    """Values of a short int64 tensor; None for others."""
+    if wire.number(tensor, _TENSOR_TYPE) != _INT64 or math.prod(wire.numbers(tensor, _TENSOR_DIMS)) > _MOST_AXES:
+        return None
+    if _TENSOR_INT64 in tensor:
+        return wire.numbers(tensor, _TENSOR_INT64)
+    raw = wire.single(tensor, _TENSOR_RAW)
+    if raw is None:
+        return None
+    data = wire.contents(raw)
+    return list(struct.unpack(f"<{len(data) // 8}q", data[: len(data) // 8 * 8]))
+
+
+def _check_shape(kind: str, inputs: list[str], constants: Mapping[str, list[int]]) -> None:
+    if kind == "Range":
+        ends = [constants[name][0] for name in inputs if constants.get(name)]
+        if any(abs(value) > _MOST_ELEMENTS for value in ends):
+            raise _Refused(f"Range with an end of {max(ends, key=abs)}")
+        return
+    place = _SHAPED[kind]
+    asked = constants.get(inputs[place]) if place < len(inputs) else None
+    if asked and math.prod(abs(value) or 1 for value in asked) > _MOST_ELEMENTS:
+        raise _Refused(f"{kind} to {asked}")

@@ -1,0 +1,94 @@
+"""A bundle's graph for whoever reads it: hashed, walked, and every file it takes weights from hashed too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import OutsideTensor, check_graph
+from luvc_export.bundle.hashing import WatchedFile
+from luvc_export.bundle.reference import checkpoint_folder, watch_reference
+from luvc_export.errors import BundleError
+
+
+@dataclass(frozen=True)
+class CheckedGraph:
+    """A graph that may be given to a runtime.
+
+    Args:
+        data: ONNX bytes: those that were hashed and walked.
+        folder: Where the files lie that it takes weights from.
+        outside: Those weights.
+        files: Each file they lie in, hashed.
+    """
+
+    data: bytes
+    folder: Path
+    outside: tuple[OutsideTensor, ...]
+    files: tuple[WatchedFile, ...]
+
+    def check_files(self) -> None:
+        """Check that the files are still those that were hashed, before and after something else has read them.
+
+        Raises:
+            BundleError: One is another, or has changed.
+        """
+        for file in self.files:
+            file.check()
+
+
+def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
+    """Graph ``name`` of a bundle. Every reader takes it from here: runtimes, builders, calibration, reports.
+
+    Raises:
+        BundleError: It or a file it takes weights from is missing, changed or not listed; it is no graph, or holds what
+            exports of luvc-export never do.
+    """
+    data, where = bundle.read(name), str(bundle.folder / name)
+    outside = check_graph(data, where)
+    manifest = bundle.manifest
+    quantised = any(entry.quantised and name in (entry.vision, entry.decoder) for entry in manifest.plans.values())
+    if manifest.weights.mode == "none":
+        return CheckedGraph(data, bundle.folder, outside, ())
+    if manifest.weights.mode == "reference" and not quantised:
+        for tensor in outside:
+            _check_reference(bundle, tensor, where)
+        if not outside:
+            return CheckedGraph(data, bundle.folder, outside, ())
+        watched = watch_reference(bundle.folder, manifest)
+        used = sorted({tensor.location for tensor in outside})
+        folder = checkpoint_folder(bundle.folder, manifest)
+        return CheckedGraph(data, folder, outside, tuple(watched[file] for file in used))
+    for tensor in outside:
+        known = manifest.files.get(tensor.location)
+        if known is None:
+            raise BundleError(
+                "a graph takes a weight from a file the manifest does not list",
+                where=where,
+                got=f"{tensor.name!r} from {tensor.location!r}",
+            )
+        if tensor.offset + (tensor.bytes or tensor.length or 0) > known.bytes:
+            raise BundleError(
+                "a graph takes a weight from beyond the end of a file",
+                where=where,
+                got=f"{tensor.name!r}, {tensor.bytes} bytes at {tensor.offset} of {tensor.location!r}",
+                expected=f"at most {known.bytes} bytes",
+            )
+    used = sorted({tensor.location for tensor in outside})
+    return CheckedGraph(data, bundle.folder, outside, tuple(bundle.watch(file) for file in used))
+
+
+def _check_reference(bundle: Bundle, tensor: OutsideTensor, where: str) -> None:
+    """Graph and manifest must mean the same bytes: some readers ask one, some the other."""
+    place = bundle.manifest.weights.tensors.get(tensor.name)
+    if place is None:
+        raise BundleError("the manifest does not say where a weight lies", where=where, got=tensor.name)
+    said, meant = (tensor.location, tensor.offset, tensor.bytes), (place.file, place.offset, place.bytes)
+    if said != meant:
+        raise BundleError(
+            "a graph and the manifest say different places of a weight",
+            where=f"{where}: {tensor.name}",
+            got=f"{said[2]} bytes at {said[1]} of {said[0]!r}",
+            expected=f"{meant[2]} bytes at {meant[1]} of {meant[0]!r}",
+        )

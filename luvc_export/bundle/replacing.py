@@ -1,0 +1,158 @@
+"""Bundles on disk are replaced whole: what a folder may hold, ``luvc.json`` in and out, old for new at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.core import safe_files
+from luvc_export.core.json_file import read_json
+from luvc_export.errors import BundleError, LuvcError, UsageError
+
+MANIFEST = "luvc.json"
+_MANIFEST_LIMIT = 64 * 2**20
+#: What a pack holds beside a bundle (``packing.record``), its folders by their first part.
+_PACK = frozenset({"pack.json", "install-and-verify", "bootstrap.py", "verify.json", "wheels", "site", "cases"})
+_NAMED = 5
+_ENGINE = re.compile(r"(vision|decoder|plugins)\..+\.(engine|layers\.json|log|so)")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Join ``name`` to ``folder``, refusing what is not a plain file name or is a link.
+
+    Raises:
+        BundleError: The name holds a separator, climbs, is empty, or is that of a link.
+    """
+    path = folder / name
+    plain = name not in ("", ".", "..") and not any(mark in name for mark in ("/", "\\", ":", "\0"))
+    if not plain or path.is_symlink():
+        raise BundleError(
+            "a file name in the bundle leaves its folder",
+            where=str(folder / MANIFEST),
+            got=repr(name),
+            expected="a plain file name beside luvc.json",
+            fix="do not use this bundle; export it again from the checkpoint",
+        )
+    return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``luvc.json``; no other file is looked at.
+
+    Raises:
+        BundleError: It is missing, too large, not JSON, or not a manifest.
+    """
+    path = folder / MANIFEST
+    return Manifest.from_json(read_json(path, _MANIFEST_LIMIT, BundleError, "the manifest"), str(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``luvc.json`` whole or not at all."""
+    safe_files.write_whole(folder / MANIFEST, json.dumps(manifest.to_json(), indent=1) + "\n")
+
+
+def own_names(folder: Path, manifest: Manifest) -> set[str]:
+    """Names in a bundle's folder that are the bundle's, or the pack's that it is."""
+    names = {MANIFEST, *manifest.files}
+    for entry in manifest.engines:
+        names |= {part.file for part in entry.code}
+        names |= {name for part in (entry.vision, entry.decoder) for name in (part.layers, part.log)}
+    if (folder / "pack.json").is_file():
+        names |= _PACK | {"libluvc_plugins.so"}
+    return names
+
+
+def strangers(folder: Path, manifest: Manifest) -> list[str]:
+    """What lies in a bundle's folder and is not the bundle's: links, and files that ``luvc.json`` does not list."""
+    own = own_names(folder, manifest)
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.is_symlink()
+            or (entry.name not in own and not safe_files.is_scratch(entry.name) and not _ENGINE.fullmatch(entry.name))
+        )
+
+
+def remove_unlisted_engines(folder: Path, manifest: Manifest) -> None:
+    """Remove files named as engines are that no manifest names: a build that was killed left them."""
+    own = own_names(folder, manifest)
+    for path in list(folder.iterdir()):
+        if path.name not in own and _ENGINE.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def check_own(folder: Path, manifest: Manifest) -> None:
+    """Check that a bundle that is written into holds nothing but its own.
+
+    Raises:
+        BundleError: There are links, or files that ``luvc.json`` does not list.
+    """
+    if found := strangers(folder, manifest):
+        raise BundleError(
+            "the bundle's folder holds what is not the bundle's, so nothing is written into it",
+            where=str(folder),
+            got=", ".join(repr(name) for name in found[:_NAMED]) + (", ..." if len(found) > _NAMED else ""),
+            expected="the files that luvc.json lists, and no links",
+            fix="move them away first; if the bundle is not your own, they may have been planted",
+        )
+
+
+def check_target(final: Path, overwrite: bool) -> None:
+    """Check that a bundle may be written to ``final``, before any long work.
+
+    Raises:
+        UsageError: It exists and ``overwrite`` is False, or it is no bundle, or holds what is not the bundle's.
+    """
+    safe_files.recover(final)
+    if not final.exists() and not final.is_symlink():
+        return
+    bundle = (final / MANIFEST).is_file()
+    empty = final.is_dir() and not any(final.iterdir())
+    if empty or (overwrite and bundle):
+        if not empty:
+            _check_removable(final)
+        return
+    raise UsageError(
+        "the output folder exists",
+        where=str(final),
+        got="a bundle" if bundle else "something that is not a bundle",
+        fix="choose another -o" + (", or pass --overwrite" if bundle else ""),
+    )
+
+
+def _check_removable(folder: Path) -> None:
+    """Replacing a bundle removes what it holds, and nothing else may go with it."""
+    try:
+        manifest = read_manifest(folder)
+    except LuvcError as error:
+        raise UsageError(
+            "the bundle that is to be replaced cannot be read, so it is not known what of the folder is the bundle's",
+            where=error.where,
+            got=error.what,
+            fix="remove the folder yourself, or choose another -o",
+        ) from error
+    check_own(folder, manifest)
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``target`` that becomes ``target`` when the block ends without an error.
+
+    Old and new are exchanged at once where the system can. Where ``target`` is a link, the folder it leads to is
+    replaced and the link stays.
+
+    Raises:
+        UsageError: ``target`` exists and ``overwrite`` is False, or it is no bundle, or holds what is not the bundle's.
+    """
+    final = Path(os.path.realpath(target)) if Path(target).is_symlink() else Path(target)
+    check_target(final, overwrite)
+    with safe_files.scratch_folder(final) as scratch:
+        yield scratch
+        check_target(final, overwrite)
+        safe_files.put_in_place(scratch, final)

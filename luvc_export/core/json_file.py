@@ -1,0 +1,78 @@
+"""JSON files of strangers: regular, of a size, UTF-8, not too deep, with numbers that fit where numbers go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from luvc_export.core.safe_files import open_regular
+from luvc_export.errors import LuvcError
+
+#: No file of ours nests deeper than a dozen levels.
+MAX_DEPTH = 64
+#: Largest whole number: sizes of files and time stamps in nanoseconds stay below.
+MAX_INT = 2**62
+
+
+def read_json(path: Path, most: int, error: type[LuvcError], what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        most: Bytes it may have.
+        error: What is raised; ``what`` is how it calls the file.
+        what: Such as ``the manifest``.
+
+    Raises:
+        LuvcError: ``error``, if it is no regular file or missing, too large, or not such JSON.
+    """
+    try:
+        with open_regular(path, links=True) as file:
+            data = file.read(most + 1)
+    except OSError as reason:
+        raise error(f"{what} cannot be read", where=str(path), got=reason.strerror) from reason
+    if len(data) > most:
+        raise error(f"{what} is too large to be one", where=str(path), expected=f"at most {most:,} bytes")
+    return parse_json(data, str(path), error, what)
+
+
+def parse_json(data: bytes, where: str, error: type[LuvcError], what: str) -> Any:
+    """``read_json`` of bytes."""
+    try:
+        text = data.decode("utf-8")
+        found = json.loads(text, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
+        _check_depth(found)
+        if "\\ud" in text.lower():  # half a character, which no file can hold
+            json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{what} is not JSON", where=where, got=str(reason)[:200]) from reason
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > MAX_INT:
+        raise ValueError(f"the number {text[:24]} is too large")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:24]} is too large")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
+    if level:
+        raise ValueError(f"more than {MAX_DEPTH} levels deep")

@@ -1,0 +1,48 @@
+"""A short share of the fuzzer, and that it sees what it looks for."""
+
+from __future__ import annotations
+
+import time
+
+import fuzz
+import numpy as np
+import pytest
+
+from luvc_export.bundle import hashing
+from luvc_export.errors import UsageError
+
+
+@pytest.mark.parametrize(("kind", "count"), [("bundles", 60), ("pictures", 60), ("plans", 200), ("checkpoints", 20)])
+def test_strangers_files_end_in_our_errors(kind: str, count: int) -> None:
+    assert fuzz.run(kind, 0, count) == []
+
+
+def test_the_fuzzer_sees_a_hash_that_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sabotage: without the comparison some bundle answers from changed bytes, or fails in a foreign way."""
+
+    def careless(path: object, expected: object) -> bytes:
+        return path.read_bytes()  # type: ignore[attr-defined, no-any-return]
+
+    monkeypatch.setattr(hashing, "read", careless)
+    monkeypatch.setattr(hashing, "verify", lambda path, *_: hashing.Identity.of(path.stat()))
+    assert any("an answer from a changed" in found for found in fuzz.run("bundles", 0, 60))
+
+
+def test_the_fuzzer_sees_foreign_errors_hangs_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ours() -> None:
+        raise UsageError("no")
+
+    def foreign() -> None:
+        raise KeyError("grid")
+
+    monkeypatch.setattr(fuzz, "SECONDS", 1)
+    assert fuzz.fault(ours) is None
+    assert fuzz.fault(foreign) == "KeyError: 'grid'"
+    assert fuzz.fault(lambda: time.sleep(5)) == "no end after 1 s"
+    monkeypatch.setattr(fuzz, "SECONDS", 60)
+    monkeypatch.setattr(fuzz, "MEMORY", 2**20)
+
+    def large() -> None:
+        assert np.ones(2**27, np.uint8).all()
+
+    assert "MiB" in str(fuzz.fault(large))

@@ -1,0 +1,224 @@
+"""What is hashed is what is used: files that change after their hash, weights nobody lists, graphs no export writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny_bundle
+from onnx import TensorProto, helper
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import hashing
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import check_graph
+from luvc_export.bundle.graphs import read_graph
+from luvc_export.bundle.manifest import EngineFile
+from luvc_export.errors import BundleError
+from luvc_export.runtime.session import Session
+
+
+def zero(path: Path, at: int, count: int) -> None:
+    """Zero bytes in place and put the time stamp back."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(count))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_weights_zeroed_between_loading_and_the_first_question(tmp_path: Path) -> None:
+    session = Session(tiny_bundle.write(tmp_path / "bundle"), threads=1)
+    zero(tmp_path / "bundle" / "weights", 100, 1000)
+    with pytest.raises(BundleError, match="has changed"):
+        session.generate(None, "hello", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("mode", ["copy", "reference"])
+def test_weights_zeroed_between_two_questions(tmp_path: Path, mode: str) -> None:
+    session = Session(tiny_bundle.write(tmp_path / "bundle", mode), threads=1)
+    session.generate(None, "hello", max_new_tokens=1)
+    store = tmp_path / ("bundle" if mode == "copy" else "checkpoint")
+    if mode == "reference":  # without recorded hashes only the size and the file itself tell
+        (store / "weights").rename(store / "old")
+        (store / "weights").write_bytes((store / "old").read_bytes())
+    else:
+        zero(store / "weights", 100, 1000)
+    with pytest.raises(BundleError, match="changed"):
+        session.generate(None, "hello", max_new_tokens=1)
+
+
+def test_a_graph_zeroed_after_loading(tmp_path: Path) -> None:
+    session = Session(tiny_bundle.write(tmp_path / "bundle"), threads=1)
+    zero(tmp_path / "bundle" / "decoder.onnx", 500, 100)
+    with pytest.raises(BundleError, match="has changed since it was exported"):
+        session.generate(None, "hello", max_new_tokens=1)
+
+
+def test_a_new_link_to_the_weights_changes_nothing(tmp_path: Path) -> None:
+    session = Session(tiny_bundle.write(tmp_path / "bundle"), threads=1)
+    first = session.generate(None, "hello", max_new_tokens=2).token_ids
+    hashing.link(tmp_path / "bundle" / "weights", tmp_path / "another")
+    assert session.generate(None, "hello", max_new_tokens=2).token_ids == first
+
+
+def test_engine_bytes_are_this_process_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.engine"
+    path.write_bytes(bytes(range(256)) * 100)
+    engine = EngineFile("a.engine", hashing.record(path), (), (), (), 0, None, "", "")
+    bundle = Bundle(tmp_path, tiny_bundle.write(tmp_path / "bundle").manifest)
+    with bundle.read_engine(engine) as data:
+        before = bytes(data)
+        with path.open("r+b") as file:
+            file.write(bytes(1000))
+            file.truncate(5000)
+        assert bytes(data) == before, "neither changed nor shortened, which ends a process that maps the file"
+    with pytest.raises(BundleError, match="truncated"):
+        bundle.read_engine(engine)
+    random = np.random.default_rng(0)
+    for place in random.integers(0, 25_600, 200):
+        path.write_bytes(before)
+        with path.open("r+b") as file:
+            file.seek(int(place))
+            file.write(bytes([before[place] ^ 1]))
+        with pytest.raises(BundleError, match="executable code"):
+            bundle.read_engine(engine)
+
+
+def referring(folder: Path, hashed: bool = True) -> Path:
+    made = tiny_bundle.write(folder / "bundle", "reference").manifest
+    path = folder / "checkpoint" / "weights"
+    data = path.read_bytes()
+    tensors = {
+        name: dataclasses.replace(
+            place, sha256=hashing.hashlib.sha256(data[place.offset : place.offset + place.bytes]).hexdigest()
+        )
+        for name, place in made.weights.tensors.items()
+    }
+    weights = dataclasses.replace(made.weights, tensors=tensors if hashed else made.weights.tensors)
+    bundles.write_manifest(folder / "bundle", dataclasses.replace(made, weights=weights))
+    return path
+
+
+def test_a_checkpoint_s_tensors_are_hashed_when_used_and_with_verify(tmp_path: Path) -> None:
+    path = referring(tmp_path)
+    bundles.load(tmp_path / "bundle", full=True)
+    Session(tmp_path / "bundle", threads=1).generate(None, "hello", max_new_tokens=1)
+    zero(path, 100, 1000)
+    with pytest.raises(BundleError, match="not those the bundle was exported from"):
+        bundles.load(tmp_path / "bundle", full=True)
+    with pytest.raises(BundleError, match="not those the bundle was exported from"):
+        Session(tmp_path / "bundle", threads=1).generate(None, "hello", max_new_tokens=1)
+    with pytest.raises(BundleError, match="not those the bundle was exported from"):
+        read_graph(bundles.load(tmp_path / "bundle"), "decoder.onnx")  # as build and calibrate do
+
+
+def test_a_reference_bundle_of_0_1_0_still_loads(tmp_path: Path) -> None:
+    referring(tmp_path, hashed=False)
+    bundles.load(tmp_path / "bundle", full=True)
+    Session(tmp_path / "bundle", threads=1).generate(None, "hello", max_new_tokens=1)
+
+
+def graph(*nodes: Any, initializers: tuple[Any, ...] = (), functions: tuple[Any, ...] = ()) -> onnx.ModelProto:
+    made = helper.make_graph(list(nodes), "g", [], [], list(initializers))
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("luvc", 1)]
+    return helper.make_model(made, opset_imports=opsets, functions=list(functions))
+
+
+def outside(name: str, **pairs: object) -> TensorProto:
+    tensor = TensorProto(name=name, data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in pairs.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def twice() -> TensorProto:
+    tensor = outside("w", location="listed", offset=0, length=16)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return tensor
+
+
+def body(*nodes: Any) -> Any:
+    return helper.make_function("luvc", "F", ["x"], ["y"], list(nodes), [helper.make_opsetid("", 23)])
+
+
+def numbers(name: str, *values: int) -> TensorProto:
+    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+
+
+HOSTILE = {
+    "a location said twice": (graph(initializers=(twice(),)), "says 'location' twice"),
+    "a constant's attribute": (
+        graph(helper.make_node("Constant", [], ["c"], value=outside("c", location="secret"))),
+        "lies in another file",
+    ),
+    "a function's body": (
+        graph(functions=(body(helper.make_node("Constant", [], ["y"], value=outside("c", location="secret"))),)),
+        "lies in another file",
+    ),
+    "a loop": (
+        graph(helper.make_node("Loop", ["n", "c"], ["y"], body=helper.make_graph([], "b", [], []))),
+        "operator Loop",
+    ),
+    "a branch": (
+        graph(helper.make_node("Identity", ["n"], ["y"], then_branch=helper.make_graph([], "b", [], []))),
+        "a graph",
+    ),
+    "an axis of 2^63": (
+        graph(helper.make_node("Shape", ["x"], ["y"], start=2**63 - 1)),
+        "in attribute 'start' of Shape",
+    ),
+    "6 GB": (
+        graph(helper.make_node("ConstantOfShape", ["s"], ["y"]), initializers=(numbers("s", 1_500_000_000),)),
+        "ConstantOfShape to",
+    ),
+    "2^31 by a constant node": (
+        graph(
+            helper.make_node("Constant", [], ["s"], value=numbers("s", 2, 2**30)),
+            helper.make_node("Expand", ["x", "s"], ["y"]),
+        ),
+        "Expand to",
+    ),
+    "two weights of a name": (graph(initializers=(numbers("w", 1), numbers("w", 2))), "two initializers called 'w'"),
+    "an operator of another domain": (
+        graph(helper.make_node("Shell", ["x"], ["y"], domain="evil")),
+        "operator evil.Shell",
+    ),
+    "a function that calls itself": (
+        graph(functions=(body(helper.make_node("F", ["x"], ["y"], domain="luvc")),)),
+        "calls itself",
+    ),
+    "a length that is not the shape's": (
+        graph(initializers=(outside("w", location="listed", offset=0, length=17),)),
+        "17 bytes for a shape of 16",
+    ),
+    "an offset below zero": (graph(initializers=(outside("w", location="listed", offset=-1),)), "number of bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_graphs_that_no_export_writes_are_refused_before_a_runtime_sees_them(name: str) -> None:
+    model, words = HOSTILE[name]
+    with pytest.raises(BundleError) as caught:
+        check_graph(model.SerializeToString(), "x.onnx")
+    assert words in str(caught.value) and "x.onnx" in str(caught.value)
+
+
+def test_a_field_that_stands_twice_is_refused() -> None:
+    """protobuf joins them, so the second graph's nodes would be run."""
+    harmless = graph(helper.make_node("Identity", ["x"], ["y"])).SerializeToString()
+    hidden = graph(helper.make_node("Loop", ["n"], ["y"])).SerializeToString()
+    with pytest.raises(BundleError, match="stands 2 times"):
+        check_graph(harmless + hidden, "x.onnx")
+
+
+def test_what_is_exported_passes(demo_bundle: Bundle) -> None:
+    """The rules are not so strict that they refuse our own: every graph of the demo bundle, weights listed."""
+    for name in [name for name in demo_bundle.manifest.files if name.endswith(".onnx")]:
+        checked = read_graph(demo_bundle, name)
+        assert checked.outside and {file.path.name for file in checked.files} == {"weights"}
