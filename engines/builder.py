@@ -18,9 +18,9 @@ from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.manifest import Binding, Profile
 from luvc_export.core import plugin_library
 from luvc_export.core.element_types import BY_TENSORRT
+from luvc_export.core.files.safe_files import whole
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import whole
 from luvc_export.core.target import Profiles, Target
 from luvc_export.engines import build_monitor, kernel_caches, layer_information, library
 from luvc_export.engines.options import BuildOptions

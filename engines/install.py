@@ -15,7 +15,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, PluginLibrary
 from luvc_export.bundle.replacing import check_own, remove_unlisted_engines
-from luvc_export.core import safe_files
+from luvc_export.core.files import safe_files
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import builder, library

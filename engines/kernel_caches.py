@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from luvc_export.core.safe_files import write_whole
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import UsageError
 
 CacheKind = Literal["timing", "runtime"]

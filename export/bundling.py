@@ -15,10 +15,10 @@ from luvc_export.bundle import folder as bundle
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
-from luvc_export.core.disk import writing_to
+from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import write_new
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights

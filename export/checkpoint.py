@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.json_file import read_json
-from luvc_export.core.safe_files import open_regular
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import CheckpointError, LuvcError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family

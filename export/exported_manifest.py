@@ -16,7 +16,7 @@ from luvc_export.bundle.manifest import (
     WeightsMode,
     WeightTensor,
 )
-from luvc_export.core.json_file import read_json
+from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.options import Options

@@ -12,7 +12,7 @@ from luvc_export.bundle.folder import MANIFEST, Bundle
 from luvc_export.bundle.manifest import WeightTensor
 from luvc_export.bundle.reference import watch_reference
 from luvc_export.core.element_types import BY_ANY_NAME
-from luvc_export.core.safe_files import open_regular
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError
 
 

@@ -17,8 +17,8 @@ from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.tasks import Task
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import write_whole
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 

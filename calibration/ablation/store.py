@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.operators import SCORES
 from luvc_export.core.plan import Plan
-from luvc_export.core.safe_files import write_whole
 from luvc_export.export.compression import scores
 
 

@@ -12,8 +12,8 @@ from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.parity.plots import canvas, png
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan import Plan
-from luvc_export.core.safe_files import write_whole
 
 
 def write(result: SearchResult, folder: Path, command: str) -> list[Path]:

@@ -23,8 +23,8 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker, pack_weight, read
 from luvc_export.core.element_types import BY_PRECISION
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import write_whole
 from luvc_export.errors import BundleError
 
 

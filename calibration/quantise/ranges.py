@@ -26,8 +26,8 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls
+from luvc_export.core.files.safe_files import whole
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import whole
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Backend, Cache
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from luvc_export.calibration.quantise.numerics.blocks import stored_scales
 from luvc_export.calibration.quantise.numerics.rounding import Rounded
+from luvc_export.core.files.safe_files import open_regular, write_new
 from luvc_export.core.precision import QuantisedPrecision
-from luvc_export.core.safe_files import open_regular, write_new
 
 #: Larger tensors lie in the file, each at a page's start as runtimes that map files want; others in the graphs.
 INLINE_BYTES = 1024

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from luvc_export.core.disk import writing_to
 from luvc_export.core.element_types import BY_PRECISION
+from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families

@@ -24,8 +24,8 @@ from luvc_export.bundle.replacing import inside as inside
 from luvc_export.bundle.replacing import read_manifest as read_manifest
 from luvc_export.bundle.replacing import write_manifest as write_manifest
 from luvc_export.bundle.replacing import writing as writing
+from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import open_regular, recover
 from luvc_export.errors import BundleError, UsageError, did_you_mean
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from luvc_export.bundle.manifest import FileRecord
-from luvc_export.core.safe_files import create, open_regular, write_whole
+from luvc_export.core.files.safe_files import create, open_regular, write_whole
 from luvc_export.errors import BundleError
 
 #: Files up to this size are hashed at every load; of larger ones it is remembered that they were.

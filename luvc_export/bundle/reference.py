@@ -12,7 +12,7 @@ from typing import IO
 from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import Identity, Told, WatchedFile
 from luvc_export.bundle.manifest import Manifest, WeightTensor
-from luvc_export.core.safe_files import open_regular
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError
 
 _CHUNK = 2**20

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.core import safe_files
-from luvc_export.core.json_file import read_json
+from luvc_export.core.files import safe_files
+from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import BundleError, LuvcError, UsageError
 
 MANIFEST = "luvc.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from luvc_export.core import safe_files
-from luvc_export.core.disk import writing_to
+from luvc_export.core.files import safe_files
+from luvc_export.core.files.disk import writing_to
 from luvc_export.errors import UsageError
 
 

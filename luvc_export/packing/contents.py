@@ -16,8 +16,8 @@ from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
+from luvc_export.core.files.safe_files import create, open_regular
 from luvc_export.core.progress import Progress
-from luvc_export.core.safe_files import create, open_regular
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, Verified
-from luvc_export.core.safe_files import write_whole
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.target import Target
 from luvc_export.packing import device_check, device_facts, record
 from luvc_export.packing.comparison import Verdict

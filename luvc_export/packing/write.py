@@ -12,7 +12,7 @@ from pathlib import Path
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
-from luvc_export.core.disk import writing_to
+from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import targets
@@ -21,14 +21,7 @@ from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.packing import bootstrap, cases, record, wheels
 from luvc_export.packing.answer import Answer, answer
-from luvc_export.packing.contents import (
-    SCRIPT,
-    check_plugins,
-    copy_files,
-    given_wheels,
-    write_manifest,
-    write_wheel,
-)
+from luvc_export.packing.contents import SCRIPT, check_plugins, copy_files, given_wheels, write_manifest, write_wheel
 from luvc_export.packing.record import CASES, PLUGINS, WHEELS, CasesKind, Pack
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.session import Session

@@ -10,7 +10,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, PlanEntry
 from luvc_export.core import precision as precisions
-from luvc_export.core.disk import writing_to
+from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
 from luvc_export.errors import BundleError, MachineError

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from luvc_export.core.safe_files import open_regular
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.picture_limits import check_file
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import PlanEntry
-from luvc_export.core.safe_files import open_regular
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.openvino import device
 from luvc_export.runtime.openvino.inline import Outside, write_out

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from luvc_export.core.json_file import parse_json
+from luvc_export.core.files.json_file import parse_json
 from luvc_export.errors import BundleError
 
 #: Of the file: Gemma 3's, the largest of the families here, has 33 MB.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from luvc_export.bundle.hashing import cache_folder
 from luvc_export.bundle.manifest import EngineFile
-from luvc_export.core.safe_files import write_whole
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import BundleError, MachineError
 
 

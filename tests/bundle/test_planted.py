@@ -18,7 +18,7 @@ from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.weight_packing import WeightPacker
 from luvc_export.cli import main
 from luvc_export.cli.files import write_whole
-from luvc_export.core import safe_files
+from luvc_export.core.files import safe_files
 from luvc_export.core.precision import find
 from luvc_export.engines.install import _move_in
 from luvc_export.errors import BundleError, LuvcError, UsageError

@@ -14,7 +14,7 @@ import pytest
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core import safe_files
+from luvc_export.core.files import safe_files
 from luvc_export.errors import UsageError
 
 #: Replaces the bundle by one whose source is called "new"; is killed before the call of a name and number.

@@ -11,7 +11,7 @@ import pytest
 from luvc_export import export_bundle, make_plan
 from luvc_export.cli import failures
 from luvc_export.cli.files import write_whole
-from luvc_export.core.disk import writing_to
+from luvc_export.core.files.disk import writing_to
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
 

@@ -10,13 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from luvc_export.core.operators import (
-    MAX_PAYLOADS,
-    OPERATORS,
-    SCORES,
-    Attribute,
-    Operator,
-)
+from luvc_export.core.operators import MAX_PAYLOADS, OPERATORS, SCORES, Attribute, Operator
 
 SPECTRUM_PRUNE, ORTHOGONAL_MERGE = OPERATORS["SpectrumPrune"], OPERATORS["OrthogonalMerge"]
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"

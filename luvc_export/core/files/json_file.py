@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core.safe_files import open_regular
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import LuvcError
 
 #: No file of ours nests deeper than a dozen levels.
