@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from luvc_export.core.progress import Progress
-from luvc_export.core.signals import ENDING
+from luvc_export.signals import ENDING
 
 _UNUSED = "unused input"
 

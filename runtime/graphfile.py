@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from luvc_export.core import onnx_wire as wire
+from luvc_export.bundle import onnx_wire as wire
+from luvc_export.bundle.onnx_wire import Message
 from luvc_export.core.element_types import BY_ONNX, BY_PRECISION
-from luvc_export.core.onnx_wire import Message
 from luvc_export.errors import BundleError
 
 # Field numbers of onnx.proto.

@@ -20,6 +20,7 @@ SHARED = {
     "version": set[str](),
     "moved": set[str](),
     "registry": {"errors"},
+    "signals": set[str](),
     "core": {"errors"},
     "bundle": {"core", "errors"},
     "demo": {"errors"},

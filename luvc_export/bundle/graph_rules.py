@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from luvc_export.core import onnx_wire as wire
+from luvc_export.bundle import onnx_wire as wire
+from luvc_export.bundle.onnx_wire import Message
 from luvc_export.core.element_types import BY_ONNX
-from luvc_export.core.onnx_wire import Message
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS as PLUGINS
 from luvc_export.errors import BundleError

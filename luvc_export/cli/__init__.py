@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from luvc_export import signals
 from luvc_export.cli import failures
 from luvc_export.cli.commands import ablate as ablate_verb
 from luvc_export.cli.commands import bench as bench_verb
@@ -18,7 +19,6 @@ from luvc_export.cli.commands import doctor, export, inspect, make_random, plan,
 from luvc_export.cli.commands import pack as pack_verb
 from luvc_export.cli.commands import parity as parity_verb
 from luvc_export.cli.commands import targets as targets_verb
-from luvc_export.core import signals
 from luvc_export.version import VERSION
 
 #: Exit code of a process that SIGPIPE ended, as shells have it.

@@ -12,7 +12,6 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.calibration.parity.tolerances import tolerances
-from luvc_export.core.signals import ended_cleanly
 from luvc_export.core.target import Target
 from luvc_export.engines import builder, library, targets
 from luvc_export.engines.install import PreparedBuild, install
@@ -23,6 +22,7 @@ from luvc_export.packing.comparison import Verdict, compare_answers
 from luvc_export.packing.inplace import InplaceOrt
 from luvc_export.packing.record import Pack
 from luvc_export.runtime.session import Session
+from luvc_export.signals import ended_cleanly
 
 _INTERRUPTED = 130
 

@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 PARTS = ("export", "engines", "runtime", "calibration")
 
 #: Modules of the root, which belong to no room.
-EVERYBODYS = {"errors", "version", "moved", "registry"}
+EVERYBODYS = {"errors", "version", "moved", "registry", "signals"}
 
 
 def section(title: str) -> str:
