@@ -136,7 +136,8 @@ def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict
             )
         speed = [s for run in runs for s in run["tokens_per_s"]]
         peak = max(run["peak_gib"] for run in runs)
-        rows.append("| " + " | ".join([*cells, f"{statistics.median(speed):.2f}", f"{peak:.1f}"]) + " |")
+        rate = f"{statistics.median(speed):.2f}" if speed else ""
+        rows.append("| " + " | ".join([*cells, rate, f"{peak:.1f}"]) + " |")
     return "\n".join(rows)
 
 
