@@ -49,8 +49,8 @@ def timed(ask: Callable[[int, int], Any]) -> tuple[list[float], list[float]]:
     """Seconds to the first token, and tokens a second after it.
 
     ``ask(run, count)`` makes ``count`` tokens about the picture and prompt of ``run``. One run warms up. A run of
-    ``NEW`` tokens follows each timed one, on a new question too; what it takes longer is its other tokens. Where it takes
-    no longer, the two do not compare, and the pair says nothing of speed.
+    ``NEW`` tokens follows each timed one, on a new question too; what it takes longer is its other tokens. Where it
+    takes no longer, the two do not compare, and the pair says nothing of speed.
     """
     ttft, speed = [], []
     ask(0, 2)
