@@ -80,7 +80,7 @@ def picture() -> Any:
 
 def answer(folder: Path, plan: str, image: Any = None) -> tuple[Any, dict[str, list[int]]]:
     """Logits of the prompt's last token, and kept tokens by layer."""
-    session = load_bundle(folder, plan=plan, threads=1)
+    session = load_bundle(folder, "cpu", plan=plan, threads=1)
     request = session.prepare(picture() if image is None else image, PROMPT)
     step = session.run(request.token_ids, session.encode_images(request.images))
     return step.logits[0, -1], {str(layer): np.ravel(kept).tolist() for layer, kept in step.kept.items()}

@@ -111,7 +111,9 @@ def departures(
 
 
 def test_uncompressed_answers_equal_hugging_face_and_compressed_ones_are_reported(demo_bundle: Bundle) -> None:
-    sessions = {plan: load_bundle(demo_bundle.folder, plan=plan, threads=1) for plan in ("none", "even", "thirds")}
+    sessions = {
+        plan: load_bundle(demo_bundle.folder, "cpu", plan=plan, threads=1) for plan in ("none", "even", "thirds")
+    }
     right = dict.fromkeys(sessions, 0)
     departed, asked = [], 0
     for group in pictures():
@@ -132,7 +134,7 @@ def test_uncompressed_answers_equal_hugging_face_and_compressed_ones_are_reporte
 
 
 def test_departures_notices_another_answer(demo_bundle: Bundle) -> None:
-    session = load_bundle(demo_bundle.folder, plan="none", threads=1)
+    session = load_bundle(demo_bundle.folder, "cpu", plan="none", threads=1)
     group = pictures()[0][:3]
     prompts, seen = tokens(session, group), shown(session, group)
     said = [greedy(session, prompt, seen) for prompt in prompts]
@@ -157,7 +159,7 @@ def test_transformers_says_the_same_of_a_whole_prompt_as_after_its_cached_pictur
 
 @pytest.mark.parametrize("plan", ["even", "thirds"])
 def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, plan: str) -> None:
-    session = load_bundle(demo_bundle.folder, plan=plan, threads=1)
+    session = load_bundle(demo_bundle.folder, "cpu", plan=plan, threads=1)
     entry, shape = demo_bundle.entry(plan), demo_bundle.manifest.decoder
     debug = Session(demo_bundle, plan=plan, threads=1, debug=True)
     family = find("qwen2_5_vl", "test")
@@ -228,7 +230,7 @@ def test_a_forced_swap_moves_the_logits(demo_bundle: Bundle) -> None:
     case = pictures()[0][0]
     request = debug.prepare(case.images, case.prompt)
     seen = debug.encode_images(request.images)
-    plain = load_bundle(demo_bundle.folder, plan="thirds", threads=1).run(request.token_ids, seen)
+    plain = load_bundle(demo_bundle.folder, "cpu", plan="thirds", threads=1).run(request.token_ids, seen)
     kept = {layer: index.copy() for layer, index in plain.kept.items()}
     last = max(kept)
     dropped = sorted(set(kept[min(kept)][0].tolist()) - set(kept[last][0].tolist()))
@@ -239,7 +241,7 @@ def test_a_forced_swap_moves_the_logits(demo_bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("plan", ["none", "even", "thirds"])
 def test_cache_lengths_are_the_budgets(demo_bundle: Bundle, plan: str) -> None:
-    session = load_bundle(demo_bundle.folder, plan=plan, threads=1)
+    session = load_bundle(demo_bundle.folder, "cpu", plan=plan, threads=1)
     case = pictures()[0][0]
     result = session.generate(case.images, case.prompt, max_new_tokens=3)
     assert result.visual_tokens == session.plan.keep

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.export import families
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,23 @@ def find(name: str) -> Preset:
             got=f"{type(error).__name__}: {error}",
             expected="a JSON object with model_type and image_token_id",
         ) from error
-    return Preset(str(path), config, {image: "<image>"}, "<image>", "", {})
+    return Preset(str(path), config, {image: "<image>"}, "<image>", "", _processor_beside(path, config["model_type"]))
+
+
+def _processor_beside(path: Path, model_type: str) -> dict[str, Any]:
+    """The picture settings that lie beside a config; where there are none, those the family was trained with."""
+    beside = path.with_name("preprocessor_config.json")
+    if beside.is_file():
+        return dict(read_json(beside, 2**20, UsageError, "the processor's file"))
+    pixels = families.find(model_type, str(path)).pixels
+    mean, std = list(pixels.mean), list(pixels.std)
+    return {
+        "do_rescale": True,
+        "rescale_factor": pixels.rescale,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
 
 
 def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> Preset:

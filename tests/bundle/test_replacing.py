@@ -22,7 +22,7 @@ WRITER = """
 import dataclasses, os, signal, sys
 from pathlib import Path
 from luvc_export.bundle import folder as bundles
-from luvc_export.core import safe_files
+from luvc_export.core.files import safe_files
 target, how, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if how == "renames":
     safe_files.exchange = lambda one, other: False

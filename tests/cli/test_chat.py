@@ -43,7 +43,7 @@ def picture(tmp_path: Path, asked: list[GlyphCase]) -> Path:
 
 @pytest.fixture(scope="module")
 def session(demo_bundle: Bundle) -> Session:
-    return load_bundle(demo_bundle.folder, plan="even", threads=1)
+    return load_bundle(demo_bundle.folder, "cpu", plan="even", threads=1)
 
 
 class Terminal(io.StringIO):

@@ -141,11 +141,11 @@ def test_other_verbs(
 def test_parity_takes_the_family_s_own_image_size(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: list[tuple[int, int]] = []
 
-    def stop(left: str, right: str, size: tuple[int, int], *rest: Any) -> None:
+    def stop(checkpoint: Any, size: tuple[int, int], *rest: Any, **more: Any) -> None:
         found.append(size)
         raise UsageError("far enough")
 
-    monkeypatch.setattr("luvc_export.calibration.parity.run.open_pair", stop)
+    monkeypatch.setattr("luvc_export.calibration.parity.run.canvas", stop)
     family = type(open_checkpoint(str(CHECKPOINT), weights=False).family)
     monkeypatch.setattr(family, "image_size", lambda self, config: (336, 336))
     (tmp_path / "cases.jsonl").write_text('{"prompt": "?"}')

@@ -11,6 +11,7 @@ import pytest
 from luvc_export import export_bundle, make_plan
 from luvc_export.cli import failures
 from luvc_export.cli.files import write_whole
+from luvc_export.core.files import safe_files
 from luvc_export.core.files.disk import writing_to
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
@@ -29,7 +30,7 @@ def test_only_errors_without_a_name_get_one(tmp_path: Path) -> None:
 
 
 def test_a_file_and_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(safe_files, "create", full)
     with pytest.raises(OSError, match="No space") as caught:
         write_whole(tmp_path / "page.html", "text")
     assert f"where: {tmp_path / 'page.html'}" in str(failures.explained(caught.value))

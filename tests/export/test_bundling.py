@@ -61,7 +61,7 @@ def bundle(sharded: Path) -> Path:
 
 def test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers(bundle: Path, sharded: Path) -> None:
     assert sum(path.stat().st_size for path in bundle.iterdir()) < 2 * 2**20
-    session = load_bundle(bundle, threads=1)
+    session = load_bundle(bundle, "cpu", threads=1)
     stored = {tensor.dtype for tensor in session.bundle.manifest.weights.tensors.values()}
     assert stored == {"bfloat16"} and session.bundle.manifest.weights.folder == str(sharded.resolve())
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(sharded, dtype=torch.float32).eval()
@@ -87,7 +87,7 @@ def test_a_shard_that_went_away_is_named(bundle: Path, sharded: Path) -> None:
     hidden = shard.rename(sharded / "gone")
     try:
         with pytest.raises(BundleError, match="model-00002-of-00002"):
-            load_bundle(bundle, threads=1).generate(None, "where is 7?", max_new_tokens=1)
+            load_bundle(bundle, "cpu", threads=1).generate(None, "where is 7?", max_new_tokens=1)
     finally:
         hidden.rename(shard)
 
@@ -99,7 +99,7 @@ def test_graphs_alone_refuse_to_run_and_say_so(tmp_path: Path, monkeypatch: pyte
     made = export_bundle(str(tmp_path / "config"), tmp_path / "b", plan, image_size=IMAGE_SIZE, weights="none")
     assert made.manifest.weights.mode == "none" and not (tmp_path / "b" / "weights").exists()
     with pytest.raises(LuvcError, match="weights"):
-        load_bundle(tmp_path / "b").generate(None, "where is 7?")
+        load_bundle(tmp_path / "b", "cpu").generate(None, "where is 7?")
 
 
 def test_nothing_to_export() -> None:

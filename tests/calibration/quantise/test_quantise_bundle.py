@@ -175,7 +175,7 @@ def test_the_plan_lies_beside_the_others_and_answers(quantised: tuple[Bundle, Pa
     sizes = [bundle.manifest.files[name].bytes for name in ("weights", entry.quantised.weights)]
     assert sizes[1] < 0.6 * sizes[0]
     case = data.cases[0]
-    said = load_bundle(bundle.folder, plan=f"{PLAN}_int8", threads=1).generate(case.images, case.prompt)
+    said = load_bundle(bundle.folder, "cpu", plan=f"{PLAN}_int8", threads=1).generate(case.images, case.prompt)
     assert said.text
 
 

@@ -41,7 +41,7 @@ def generate(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, torch.
 def test_without_pruning_generate_is_unchanged_and_with_it_equals_the_bundle(
     model: Qwen2_5_VLForConditionalGeneration, demo_bundle: Bundle
 ) -> None:
-    session = load_bundle(demo_bundle.folder, plan="thirds")
+    session = load_bundle(demo_bundle.folder, "cpu", plan="thirds")
     for case in cases("heldout", 3):
         inputs = ask(case.prompt, Image.fromarray(case.images[0]))
         plain = generate(model, inputs)

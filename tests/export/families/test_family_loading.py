@@ -13,7 +13,7 @@ import torch
 from family_harness import case
 from safetensors.torch import load_file, save_file
 
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, MachineError
 from luvc_export.export import families, weights
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.families.base import Normalise
@@ -152,5 +152,5 @@ def test_a_hub_name_with_a_revision_and_its_cache(tmp_path: Path, monkeypatch: p
     assert (checkpoint.name, checkpoint.revision) == ("owner/tiny", "stable")
     assert checkpoint.folder.name == commit
     assert checkpoint.tensors
-    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+    with pytest.raises(MachineError, match="its cache here does not hold this checkpoint"):
         open_checkpoint("owner/tiny", "unstable")
