@@ -120,8 +120,13 @@ def test_a_checkpoint_s_tensors_are_hashed_when_used_and_with_verify(tmp_path: P
 
 def test_a_reference_bundle_of_0_1_0_still_loads(tmp_path: Path) -> None:
     referring(tmp_path, hashed=False)
-    bundles.load(tmp_path / "bundle", full=True)
-    Session(tmp_path / "bundle", threads=1).generate(None, "hello", max_new_tokens=1)
+    bundle = bundles.load(tmp_path / "bundle", full=True)
+    assert all(tensor.sha256 is None for tensor in bundle.manifest.weights.tensors.values())
+    copied = tiny_bundle.write(tmp_path / "copied")
+    answers = [
+        Session(each, threads=1).generate(None, "hello", max_new_tokens=1).token_ids for each in (bundle, copied)
+    ]
+    assert answers[0] == answers[1]
 
 
 def graph(*nodes: Any, initializers: tuple[Any, ...] = (), functions: tuple[Any, ...] = ()) -> onnx.ModelProto:
