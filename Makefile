@@ -26,10 +26,10 @@ native:
 	for preset in host host-asan; do \
 	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
 
-# What needs a GPU: kernels, LLM layers under CUDA graphs, engines; results in docs/measurements. Fails, saying why,
-# where there is none.
+# The part of a trial (luvc-export trial) that needs a GPU and a checkout: kernels, LLM layers under CUDA graphs, engines.
+# Results lie in gpu-check-out. Exit code 3, saying why, where there is no GPU.
 gpu-check: $(STAMP)
-	PYTHON=$(BIN)/python plugins/gpu-check.sh
+	$(BIN)/luvc-export trial demo --only gpu-check --out gpu-check-out --minutes 120
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

@@ -23,8 +23,9 @@ Box = tuple[float, float, float, float, str, str, tuple[str, ...]]
 TORCH, PLAIN, DEVICE, DATA, GLUE, FILES = "#fde2cf", "#e8e8e8", "#d3e5f7", "#e3d6f2", "#f7efc4", "#d8ecd3"
 BOXES: dict[str, Box] = {
     "cli": (0.2, 8.6, 15.6, 1.0, GLUE, "verbs: a command parses, calls one function of the library, prints", (
-        "luvc_export/cli, luvc_export/cli/commands, luvc_export/cli/tables   >   luvc_export/packing   >   "
-        "luvc_export/pipeline",)),
+        "luvc_export/cli, luvc_export/cli/commands, luvc_export/cli/tables   >   luvc_export/trial   >   "
+        "luvc_export/packing   >   luvc_export/pipeline",
+        "luvc_export/serve: luvc_export/serve/http over luvc_export/serve/engine, with luvc_export/serve/media")),
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
         "export/families", "export/towers", "export/llm", "export/compression",
@@ -35,7 +36,7 @@ BOXES: dict[str, Box] = {
         "luvc.json: plans, hashes", "vision.PLAN.onnx", "decoder.PLAN.onnx", "weights, tokenizer",
         "*.engine, plugins", "luvc_export/bundle")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
-        "runtime", "runtime/media", "runtime/prompt", "runtime/generation", "runtime/openvino",
+        "runtime", "runtime/media", "runtime/prompt", "runtime/confined", "runtime/generation", "runtime/openvino",
         "runtime/tensorrt on runtime/cuda", "runtime/bench")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),

@@ -6,6 +6,7 @@ plan file. Tests hold the prediction against what TensorRT-RTX says of the engin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from luvc_export.bundle.manifest import Footprint
@@ -41,10 +42,14 @@ class KvCacheSpec:
 
     @property
     def row(self) -> int:
-        """Bytes of one token in one layer, in every row of a batch; twice where past and present are there at once."""
+        """Bytes of one token in one layer, in every row of a batch; twice where past and present are there at once.
+
+        A batch of several has one row more: a prompt that joins others runs by itself, and is copied in.
+        """
         element = 4 if self.precision == "fp32" else 2
         copies = 1 if self.kv == "inplace" else 2
-        return 2 * self.shape.kv_heads * self.shape.head_dim * element * self.capacity.batch * copies
+        rows = self.capacity.batch * copies + (self.capacity.batch > 1)
+        return 2 * self.shape.kv_heads * self.shape.head_dim * element * rows
 
     @property
     def text(self) -> int:
@@ -100,24 +105,47 @@ def smallest_fit(footprint: Footprint, target: Target) -> int | None:
 
 
 def check_fits(
-    footprint: Footprint, target: Target, cache: KvCacheSpec, device_memory_gib: float | None = None
+    footprint: Footprint,
+    target: Target,
+    cache: KvCacheSpec,
+    device_memory_gib: float | None = None,
+    of_batch: Callable[[int], Footprint] | None = None,
 ) -> None:
     """Refuse engines the device cannot hold, and say what it could.
 
+    Args:
+        footprint: Predicted.
+        target: What to build for.
+        cache: The KV cache.
+        device_memory_gib: Of the device; None for its largest variant.
+        of_batch: What is predicted for another number of rows.
+
     Raises:
-        PlanError: The prediction is more than the target has.
+        PlanError: The prediction is more than the target has; names the largest batch that fits, if one does.
     """
     have, want = usable(target, device_memory_gib), needed(footprint, target)
     if have is None or want <= have:
         return
+    rows = largest_batch(of_batch, cache.capacity.batch - 1, target, have) if of_batch else 0
     parts = ("weights", "kv", "activations", *(("loading",) if target.device.unified else ()))
     raise PlanError(
         "this plan does not fit on the target",
         where=f"{target.title}, {device_memory_gib or max(target.device.memory_gib):.4g} GiB",
         got=f"{_mib(want)} needed: " + ", ".join(f"{name} {_mib(getattr(footprint, name))}" for name in parts),
         expected=f"at most {_mib(have)}, what the system takes aside",
-        fix=_advice(footprint, have - (footprint.loading if target.device.unified else 0), have, cache),
+        fix=f"--batch {rows} fits"
+        if rows
+        else _advice(footprint, have - (footprint.loading if target.device.unified else 0), have, cache),
     )
+
+
+def largest_batch(of_batch: Callable[[int], Footprint], most: int, target: Target, have: int) -> int:
+    """Largest batch of at most ``most`` rows whose engines take at most ``have`` bytes; 0 if not even one row does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if needed(of_batch(middle), target) <= have else (low, middle - 1)
+    return low
 
 
 def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheSpec) -> str:

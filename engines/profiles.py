@@ -20,6 +20,7 @@ from luvc_export.errors import CheckFailed, UsageError
 #: the rows of this layer's cache. A dot is an axis the contract fixes.
 _AXES = {
     graph_io.IMAGE: "n....",
+    graph_io.PADDING: "n..",
     graph_io.VISUAL_EMBEDS: "BG..",
     graph_io.INPUT_IDS: "BT",
     graph_io.VISUAL_POSITION_IDS: ".BV",
@@ -28,6 +29,9 @@ _AXES = {
     graph_io.ORDER: "BT",
     graph_io.TEXT_MASK: "BM",
     graph_io.LOGITS_INDICES: "BL",
+    graph_io.VISUAL_PADDING: "BG.",
+    graph_io.PAST_TEXT: "B",
+    graph_io.PAST_GROUPS: "B",
 }
 _CACHE_AXES = "B.K."
 #: New text tokens of a typical prompt: best shape of prefill.
@@ -93,7 +97,7 @@ def profiles(
         return (_profile("image", shapes, plan, _Call(1, 1, 1, 0, 0, 1), _Call(1, 1, 1, 0, 0, 1), most),)
     if kind == "wide":
         return (_profile("wide", shapes, plan, none, prompt, most),)
-    step = _Call(1, 0, 1, 1, max(1, full.text // 2), 1)
+    step = _Call(full.batch, 0, 1, 1, max(1, full.text // 2), 1)
     last = _Call(full.batch, 0, 1, full.groups, full.text, 1)
     return (
         _profile("prefill", shapes, plan, none, prompt, most),

@@ -32,7 +32,7 @@ from luvc_export.export.surgeon import run_passes
 from luvc_export.version import VERSION
 
 #: What of a plan the vision graph depends on.
-_SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
+_SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "vision_padding")
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 
@@ -52,6 +52,7 @@ def write_bundle(
         CheckpointError: The checkpoint lacks something.
         CheckFailed: A traced graph breaks the contract.
     """
+    plans = {name: replace(plan, padding=options.told_padding) for name, plan in plans.items()}
     check_size(checkpoint, plans, options)
     mode: WeightsMode = options.weights if checkpoint.tensors else "none"
     if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
@@ -116,7 +117,7 @@ def _write_graphs(
     layers = trace.selections(decoder) if options.debug else []
     files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
-        (files[0], vision, lambda: trace.trace_vision(vision, size, frames)),
+        (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames)),
         (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype)),
     ]
     for file, module, traced in steps[1:] if seen else steps:

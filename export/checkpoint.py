@@ -21,6 +21,8 @@ from luvc_export.export.model_types import check_model_type
 
 _HEADER_LIMIT = 100 * 2**20
 _JSON_LIMIT = 64 * 2**20
+#: Characters of a file's name; systems take no more.
+_LONGEST_NAME = 255
 _INDEX = "model.safetensors.index.json"
 #: Largest number of a config's field, by a pattern of its name; the first that fits counts.
 _MOST = ((r"layers|depth|blocks|indexes|experts", 4096), (r"size|dim|heads|rank|tokens|pixel", 2**26), ("", 2**40))
@@ -175,7 +177,7 @@ def _headers(folder: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for name in files:
         path = folder / name
-        if Path(name).name != name or "\0" in name or not path.is_file():
+        if Path(name).name != name or "\0" in name or len(name) > _LONGEST_NAME or not path.is_file():
             pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
             raise CheckpointError(
                 "a weight file of the checkpoint is missing",

@@ -57,6 +57,7 @@ def make_manifest(
             pad_colour(given),
             given.resample,
             video.frames if video else 1,
+            checkpoint.family.unit_pixels(checkpoint.config),
         ),
         prompt=Prompt(
             image_token_id=checkpoint.family.image_token_id(checkpoint.config),

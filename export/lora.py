@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import CheckpointError, LuvcError, MachineError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
@@ -40,8 +40,7 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
             expected="what peft's save_pretrained writes",
             fix="hf download OWNER/ADAPTER --local-dir FOLDER gets one from the hub",
         )
-    with tempfile.TemporaryDirectory(prefix="luvc-lora-") as scratch:
-        target = Path(scratch)
+    with temporary_folder("luvc-lora") as target:
         for path in checkpoint.folder.iterdir():
             if path.is_file() and path.suffix in (".json", ".jinja") and ".safetensors." not in path.name:
                 shutil.copyfile(path, target / path.name)

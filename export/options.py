@@ -9,7 +9,7 @@ from luvc_export.bundle.manifest import Fit, WeightsMode
 from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.processor import check_video, picture_settings
+from luvc_export.export.processor import check_tiles, check_video, picture_settings
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Options:
     Attributes:
         tiles: Grids (rows, columns) of tiles a picture may be cut to, each tile an image of ``image_size``.
         debug: Also write decoder graphs that take the kept indices as inputs (parity).
+        padding: Tell the graphs which units are padding, where ``fit`` pads; without it padding takes budget, as in
+            0.1.0, to compare.
         video: Give images as many frames as the family's videos have; a picture then fills all of them.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
@@ -32,6 +34,12 @@ class Options:
     surgery: bool = True
     tiles: tuple[tuple[int, int], ...] = ((1, 1),)
     video: bool = False
+    padding: bool = True
+
+    @property
+    def told_padding(self) -> bool:
+        """``Plan.padding`` of every plan of the bundle."""
+        return self.padding and self.fit == "pad"
 
 
 def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
@@ -45,6 +53,7 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
     """
     checkpoint.family.cuts(checkpoint.config, options.tiles)
     picture_settings(checkpoint)
+    check_tiles(checkpoint, options.tiles)
     if options.video:
         check_video(checkpoint)
     if options.video and checkpoint.family.video(checkpoint.config) is None:

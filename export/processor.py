@@ -6,13 +6,13 @@ transformers 4 writes ``preprocessor_config.json``, transformers 5 nests the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.families.base import Normalise
 
@@ -97,6 +97,38 @@ def check_video(checkpoint: Checkpoint) -> None:
     _check_alike(checkpoint, _given(checkpoint, _PLACES) | _given(checkpoint, _VIDEO_PLACES), _ARITHMETIC)
 
 
+def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]]) -> None:
+    """Refuse grids of tiles that the family's processor never makes of a picture: the model has not seen them.
+
+    InternVL's makes as many tiles as ``max_patches`` says; Idefics3's and SmolVLM's as many along a side as
+    ``max_image_size`` goes into ``size``. LLaVA-OneVision's are checked by its ``cuts``.
+
+    Raises:
+        UsageError: Names the grid and the limit.
+    """
+    asked = [grid for grid in grids if grid != (1, 1)]
+    if not asked or not _given(checkpoint, _PLACES):
+        return
+    made = _transformers(checkpoint)
+    most = getattr(made, "max_patches", None) if checkpoint.family.tiling == "closest_ratio" else None
+    edge, tile = _side(made.size, "longest_edge"), _side(getattr(made, "max_image_size", None), "longest_edge")
+    along = -(-edge // tile) if edge and tile and edge > tile else None
+    for rows, columns in asked:
+        if most is not None and rows * columns > most:
+            expected = f"at most {most} tiles (max_patches of its processor)"
+        elif along is not None and max(rows, columns) > along:
+            expected = f"at most {along} tiles along a side ({edge} pixels in tiles of {tile}, as its processor says)"
+        else:
+            continue
+        raise UsageError(
+            "this model does not cut pictures so",
+            where="--tiles",
+            got=f"{rows}x{columns}",
+            expected=expected,
+            fix="ask for fewer tiles",
+        )
+
+
 def _given(checkpoint: Checkpoint, places: Places) -> dict[str, Mapping[str, Any]]:
     """Settings by the place they are from."""
     found: dict[str, Mapping[str, Any]] = {}
@@ -152,6 +184,8 @@ def _transformers(checkpoint: Checkpoint) -> Any:
             _channels(getattr(made, name))
         if made.resample is not None and int(made.resample) not in range(len(_FILTERS)):
             raise ValueError(f"no resampling filter {made.resample}")
+        if made.do_rescale and not np.isfinite(float(made.rescale_factor)):
+            raise ValueError(f"rescale_factor {made.rescale_factor}")
         if made.do_normalize and not np.all(np.array(made.image_std, float) > 0):
             raise ValueError(f"image_std {made.image_std}")
     except Exception as error:  # transformers raises almost anything on settings it does not know

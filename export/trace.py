@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed
 from luvc_export.export.llm.decoder import Decoder
@@ -41,7 +42,8 @@ class FlatDecoder(nn.Module):
 
     def forward(self, inputs: Sequence[Tensor], past: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Outputs: logits, present caches, kept indices of every prune."""
-        logits, presents, kept = self.decoder(*inputs, past)
+        named = dict(zip(graph_io.decoder_inputs(self.decoder.plan), inputs, strict=True))
+        logits, presents, kept = self.decoder(**named, past=past)
         return logits, *presents, *kept
 
 
@@ -50,11 +52,13 @@ def selections(decoder: Decoder) -> list[int]:
     return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.reducer == "prune"]
 
 
-def trace_vision(vision: nn.Module, size: tuple[int, int], frames: int) -> ir.Model:
-    """Trace the vision graph for images of ``size`` (height, width); the number of images stays symbolic."""
-    image = torch.zeros(2, frames, *size, 3, dtype=torch.uint8)
+def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int) -> ir.Model:
+    """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic."""
+    given = [torch.zeros(2, frames, *size, 3, dtype=torch.uint8)]
+    given += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.vision_padding else []
+    images = torch.export.Dim("images")
     outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
-    return _trace(vision, (image,), ({0: torch.export.Dim("images")},), [graph_io.IMAGE], outputs)
+    return _trace(vision, tuple(given), ({0: images},) * len(given), list(graph_io.vision_inputs(plan)), outputs)
 
 
 def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> ir.Model:
@@ -82,6 +86,8 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> 
         (torch.ones(batch, past_text + text, dtype=torch.bool), {0: b, 1: names["text_total"]}),
         (torch.zeros(batch, rows, dtype=torch.int64), {0: b, 1: names["logits"]}),
     ]
+    if plan.decoder_padding:
+        inputs.append((torch.zeros(batch, groups, plan.span_tokens, dtype=torch.bool), {0: b, 1: g}))
     past, past_dims = [], []
     for keep, length in zip(plan.keep, plan.cache_rows(past_groups, past_text), strict=True):
         for _ in ("key", "value"):
@@ -92,7 +98,7 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> 
         FlatDecoder(decoder),
         ([tensor for tensor, _ in inputs], past),
         ([dims for _, dims in inputs], past_dims),
-        [*graph_io.DECODER_INPUTS, *graph_io.past_names(plan.layers)],
+        [*graph_io.decoder_inputs(plan), *graph_io.past_names(plan.layers)],
         [graph_io.LOGITS, *graph_io.present_names(plan.layers), *kept],
     )
 

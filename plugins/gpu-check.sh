@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Everything that needs this machine's GPU. Usage: plugins/gpu-check.sh [PRESET]; PYTHON names the interpreter.
+# What of a trial (luvc-export trial) needs this machine's GPU and a checkout. Usage: plugins/gpu-check.sh [PRESET];
+# PYTHON names the interpreter, OUT a folder for results.
 #   kernels   (nvcc)      tests, compute-sanitizer, timing
 #   tests     (pytest)    tests/gpu
 #   layers    (torch)     compressed against uncompressed LLM layers under a CUDA graph
 #   native    (library)   native kernels against torch and ONNX Runtime
 #   engines   (TensorRT)  the bundled model's engines against ONNX Runtime
-# Results go to docs/measurements. Without a GPU nothing is checked: it says so and exits 3. A part that misses its tool
+# Results go to the folder OUT (gpu-check-out). Without a GPU nothing is checked: it says so and exits 3. A part that misses its tool
 # is named and skipped; a part that fails makes the exit code 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+out=${OUT:-gpu-check-out}
+export OUT=$out
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # from a checkout that is not installed too
 failed=""
 
@@ -49,8 +52,8 @@ kernels() {
   else
     echo "gpu-check: compute-sanitizer is not on PATH, memcheck and racecheck not run"
   fi
-  mkdir -p docs/measurements
-  "$build/luvc_bench" | tee "docs/measurements/kernels-${name// /-}.jsonl"
+  mkdir -p "$out"
+  "$build/luvc_bench" | tee "$out/kernels-${name// /-}.jsonl"
 }
 
 # pytest's exit code 3 is an error of its own, not something this machine lacks.
@@ -59,10 +62,10 @@ tests() {
 }
 
 native() {
-  local out=docs/measurements/kernels-against-torch-${name// /-}.jsonl code=0
-  mkdir -p docs/measurements
-  "$python" tests/gpu/time_kernels.py >"$out.part" || code=$?
-  if [ "$code" -eq 0 ]; then mv "$out.part" "$out"; else rm -f "$out.part"; fi
+  local file=$out/kernels-against-torch-${name// /-}.jsonl code=0
+  mkdir -p "$out"
+  "$python" tests/gpu/time_kernels.py >"$file.part" || code=$?
+  if [ "$code" -eq 0 ]; then mv "$file.part" "$file"; else rm -f "$file.part"; fi
   return "$code"
 }
 
@@ -88,4 +91,4 @@ if [ -n "$failed" ]; then
   echo "gpu-check: failed:$failed" >&2
   exit 1
 fi
-echo "gpu-check: done, results in docs/measurements"
+echo "gpu-check: done, results in $out"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,11 @@ class Backend(Protocol):
             BundleError: A graph or its weights cannot be loaded.
         """
 
-    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32.
+
+        ``padding``, bool [n, H0, W0], marks units of padding where the plan's graph asks (``Plan.vision_padding``);
+        None marks none.
 
         ``visual_embeds`` may stay on a device: it has a shape, a length, takes ``[None]``, and ``numpy.asarray`` gives
         its values.
@@ -88,3 +91,98 @@ class DeviceSampler(Protocol):
             cache: See ``Backend.decode``.
             after: The token this call goes on with, which need not have come to the host.
         """
+
+
+class RowToken(NamedTuple):
+    """What a row goes on with: a token and its place. ``token`` None: the one that the step before chose."""
+
+    token: int | None
+    position: int
+    order: int
+
+
+class RowStep(NamedTuple):
+    """What a step gave a row: its most likely next token, the token's logit, and if asked for all of them [vocab]."""
+
+    token: int
+    logit: float
+    logits: NDArray[np.float32] | None = None
+
+
+class PendingRows(Protocol):
+    """A step of several rows, which may still be under way."""
+
+    def read(self) -> dict[int, RowStep]:
+        """Wait for it: what it gave, by slot."""
+
+
+class Rows(Protocol):
+    """Conversations side by side in one decoder: a row joins with its prompt, takes a token a step, and leaves.
+
+    One thread calls it. A slot that was left is used again.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Rows at most."""
+
+    @property
+    def text_capacity(self) -> int:
+        """Text tokens of a row at most, prompt and answer."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's caches."""
+
+    def room(self, groups: int, text: int) -> int:
+        """How many prompts of so many groups of images and at most so many text tokens may join now, in one call."""
+
+    def join(self, feeds: Mapping[str, Array]) -> tuple[list[int], dict[str, Array]]:
+        """Run prompts, at most ``room`` of them, and keep their caches.
+
+        Args:
+            feeds: Inputs of a first call of ``Backend.decode``: ``batching.feeds(..., all_logits=False)``.
+
+        Returns:
+            The slot of each, and the call's outputs.
+
+        Raises:
+            UsageError: They do not fit.
+        """
+
+    def step(self, tokens: Mapping[int, RowToken], logits: bool = False) -> PendingRows:
+        """Put a token of every row on its way, and return before it is there.
+
+        Args:
+            tokens: By slot, one for each row there is. Those of a step either all have ids or all have none.
+            logits: Bring all logits to the host, not the largest alone.
+
+        Raises:
+            UsageError: A row is missing or has no room left, or the tokens of the step before are gone: rows joined.
+        """
+
+    def leave(self, slot: int) -> None:
+        """Forget a row."""
+
+
+@runtime_checkable
+class RowBackend(Protocol):
+    """A back-end whose decoder takes rows that join and leave."""
+
+    def open_rows(self) -> Rows:
+        """Room for rows, empty."""
+
+
+@runtime_checkable
+class RowPacker(Protocol):
+    """A back-end whose caches of several rows can be taken apart and put together again."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether this one's can."""
+
+    def unpack(self, cache: Cache) -> list[Array]:
+        """Key, value of layer 0, of layer 1, ... as they are stored, [B, Hkv, rows, Dh]; not to be written to."""
+
+    def pack(self, arrays: Sequence[Array]) -> Cache:
+        """The cache of such arrays, which nobody writes to again."""

@@ -18,13 +18,19 @@ _LAST = 2**40
 Feeds = dict[str, NDArray[Any]]
 
 
-def feeds(layouts: Sequence[TokenLayout], embeds: NDArray[Any], all_logits: bool = True) -> Feeds:
-    """Decoder inputs for B prompts of equally many images.
+def feeds(
+    layouts: Sequence[TokenLayout],
+    embeds: NDArray[Any],
+    all_logits: bool = True,
+    padding: NDArray[np.bool_] | None = None,
+) -> Feeds:
+    """Decoder inputs for B prompts of equally many images; ``visual_padding`` too, which not every graph takes.
 
     Args:
         layouts: One per prompt.
         embeds: Visual embeddings [B, G, N_0, D].
         all_logits: Logits of every text token; otherwise of the last one of each prompt.
+        padding: Which visual tokens are padding, bool [B, G, N_0]; None for none.
     """
     longest = max(layout.input_ids.shape[1] for layout in layouts)
 
@@ -48,6 +54,7 @@ def feeds(layouts: Sequence[TokenLayout], embeds: NDArray[Any], all_logits: bool
         graph_io.VISUAL_ORDER: visual("visual_order"),
         graph_io.ORDER: text("order", _LAST),
         graph_io.TEXT_MASK: np.arange(longest) < lengths[:, None],
+        graph_io.VISUAL_PADDING: np.zeros(embeds.shape[:3], np.bool_) if padding is None else padding,
         graph_io.LOGITS_INDICES: (
             np.broadcast_to(np.arange(longest), (rows, longest)).copy() if all_logits else lengths[:, None] - 1
         ),
@@ -66,10 +73,33 @@ def next_feeds(
         hidden: Width of the embeddings.
         plan: For the number of visual tokens an image would have.
     """
-    rows, axes = len(layouts), layouts[0].position_ids.shape[0]
     done = text_mask.sum(1) - [layout.input_ids.shape[1] for layout in layouts]
     position = np.array([layout.next_position for layout in layouts]) + done
     order = np.array([layout.next_order for layout in layouts]) + done
+    return step_feeds(tokens, position, order, text_mask, layouts[0].position_ids.shape[0], hidden, plan)
+
+
+def step_feeds(
+    tokens: NDArray[np.int64],
+    position: NDArray[np.int64],
+    order: NDArray[np.int64],
+    text_mask: NDArray[np.bool_],
+    axes: int,
+    hidden: int,
+    plan: Plan,
+) -> Feeds:
+    """Decoder inputs of one more token per row.
+
+    Args:
+        tokens: The new token of each, [B].
+        position: Its rotary position, [B], on all of ``axes``.
+        order: Its logical place, [B].
+        text_mask: Which past text is real, [B, P].
+        axes: Rotary position axes.
+        hidden: Width of the embeddings.
+        plan: For the number of visual tokens an image would have.
+    """
+    rows = len(tokens)
     return {
         graph_io.VISUAL_EMBEDS: np.zeros((rows, 0, plan.span_tokens, hidden), np.float32),
         graph_io.INPUT_IDS: tokens.reshape(rows, 1).astype(np.int64),
@@ -78,5 +108,6 @@ def next_feeds(
         graph_io.VISUAL_ORDER: np.zeros((rows, 0), np.int64),
         graph_io.ORDER: order.reshape(rows, 1).astype(np.int64),
         graph_io.TEXT_MASK: np.concatenate([text_mask, np.ones((rows, 1), np.bool_)], 1),
+        graph_io.VISUAL_PADDING: np.zeros((rows, 0, plan.span_tokens), np.bool_),
         graph_io.LOGITS_INDICES: np.zeros((rows, 1), np.int64),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.bundle import onnx_wire as wire
+from luvc_export.bundle.graphs import CheckedGraph
 from luvc_export.bundle.onnx_wire import Message
 from luvc_export.core.element_types import BY_ONNX, BY_PRECISION
 from luvc_export.errors import BundleError
@@ -49,7 +50,7 @@ def outside_weights(source: Path | bytes, where: str | None = None) -> dict[str,
         data = source if isinstance(source, bytes) else source.read_bytes()
         for value in wire.decode(memoryview(data)).get(_MODEL_GRAPH, []):
             graph = wire.part(value)
-            folds = _folds(graph)
+            folds = _folds(wire.parts(graph, _GRAPH_NODE))
             for tensor in wire.parts(graph, _GRAPH_INITIALIZER):
                 if tensor.get(_TENSOR_LOCATION) != [1]:
                     continue
@@ -65,10 +66,26 @@ def outside_weights(source: Path | bytes, where: str | None = None) -> dict[str,
         raise BundleError("this file is no ONNX graph", where=place, got=str(error)) from error
 
 
-def _folds(graph: Message) -> dict[str, tuple[str, int | None]]:
+def checked_outside_weights(graph: CheckedGraph, where: str) -> dict[str, OutsideWeight]:
+    """``outside_weights`` of a graph that was walked: it is not walked again.
+
+    Raises:
+        BundleError: A Cast or Transpose in it is none.
+    """
+    try:
+        folds, found = _folds(graph.nodes), {}
+    except (ValueError, IndexError) as error:
+        raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
+    for tensor in graph.outside:
+        needed = tensor.count * _cpu_itemsize(tensor.name, tensor.kind, folds)
+        found[tensor.name] = OutsideWeight(tensor.location, tensor.count * _itemsize(tensor.kind), needed)
+    return found
+
+
+def _folds(nodes: list[Message]) -> dict[str, tuple[str, int | None]]:
     """Casts and Transposes by what they read: (their output, the type cast to)."""
     folds: dict[str, tuple[str, int | None]] = {}
-    for node in wire.parts(graph, _GRAPH_NODE):
+    for node in nodes:
         kind = wire.text(node, _NODE_OP)
         if kind in ("Cast", "Transpose"):
             attributes = wire.parts(node, _NODE_ATTRIBUTE)

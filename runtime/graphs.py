@@ -11,9 +11,10 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Block, arrange
-from luvc_export.errors import UsageError
+from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.backend import Array, Backend, Cache, DeviceSampler, PendingToken
+from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import State, Step, VisualFeatures
 
 #: No tokenizer has it.
@@ -33,17 +34,30 @@ class Graphs:
     def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
 
-    def encode_images(self, images: NDArray[np.uint8]) -> VisualFeatures:
-        """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows."""
+    def encode_images(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> VisualFeatures:
+        """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows.
+
+        ``padding``, bool [n, H0, W0] (``Request.padding``), marks units that show padding alone; None marks none.
+        """
         manifest, tokens = self.manifest, self.plan.vision_tokens
         if not len(images):
             embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
             copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
             return VisualFeatures(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
-        out = self.backend.vision(images)
-        return VisualFeatures(
-            out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO)
-        )
+        units = all_picture(len(images), self.plan.grid) if padding is None else padding
+        out = self.backend.vision(images, units) if self.plan.vision_padding else self.backend.vision(images)
+        width = 2 * (manifest.prompt.position_copies if self.plan.positions == "multi" else 1)
+        expected = {
+            graph_io.VISUAL_EMBEDS: (tokens, manifest.visual_width),
+            graph_io.VISUAL_POSITIONS: (tokens, width),
+            graph_io.MERGED_INTO: (self.plan.units,),
+        }
+        for name, shape in expected.items():
+            if name in out:
+                _check_shape(name, out[name], (len(images), *shape))
+        merged = out.get(graph_io.MERGED_INTO)
+        void = padding_tokens(units, merged, tokens) if self.plan.decoder_padding else None
+        return VisualFeatures(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], merged, void)
 
     def run(
         self,
@@ -77,6 +91,7 @@ class Graphs:
         if self._debug:
             feeds |= forced_indices(self.plan, forced or {}, len(seen.embeds) // self.plan.joint_images)
         out, cache = self.backend.decode(feeds, state.cache if state else None)
+        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
         token = out.get(graph_io.NEXT_TOKEN)
@@ -118,9 +133,27 @@ class Graphs:
             blocks,
         )
         text = layout.input_ids.shape[1]
-        feeds = batching.feeds([layout], grouped(self.plan, seen.embeds), all_logits)
+        void = None if seen.padding is None else grouped_padding(self.plan, seen.padding)
+        feeds = batching.feeds([layout], grouped(self.plan, seen.embeds), all_logits, void)
         feeds[graph_io.TEXT_MASK] = np.ones((1, past + text), np.bool_)
         return feeds, lambda cache: State(cache, past + text, layout.next_position, layout.next_order)
+
+
+def _check_shape(name: str, array: Array, expected: tuple[int | None, ...]) -> None:
+    """Graphs are strangers': what is made of their outputs counts on shapes. None is any size.
+
+    Raises:
+        BundleError: An output has another shape.
+    """
+    found = tuple(array.shape)
+    if len(found) != len(expected) or any(want not in (None, got) for got, want in zip(found, expected, strict=True)):
+        raise BundleError(
+            "a graph gives an output of another shape than its plan",
+            where=name,
+            got=list(found),
+            expected=["any" if size is None else size for size in expected],
+            fix="export the bundle again",
+        )
 
 
 def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
@@ -142,6 +175,11 @@ def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
             expected=f"a multiple of {plan.joint_images}",
         )
     return np.asarray(embeds).reshape(rows, groups, plan.span_tokens, embeds.shape[-1])
+
+
+def grouped_padding(plan: Plan, padding: NDArray[np.bool_], rows: int = 1) -> NDArray[np.bool_]:
+    """Which visual tokens are padding, [n, N_0], as the decoder takes it: [rows, G, span]."""
+    return padding.reshape(rows, -1, plan.span_tokens)
 
 
 def forced_indices(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: int) -> dict[str, Array]:

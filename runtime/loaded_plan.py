@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from time import perf_counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from luvc_export.bundle.folder import Bundle, load
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 
@@ -59,6 +61,11 @@ class LoadedPlan:
         graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What guides answers by a schema or pattern."""
+        return Grammars(self.encoder.tokenizer, self.bundle.manifest.decoder.vocab, self.ends)
 
     def warm_up(self, images: int = 1) -> float:
         """Load everything and answer once about nothing: what is made at the first call is made now.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,8 @@ from luvc_export.core.precision import find
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
+from luvc_export.runtime.graphfile import OutsideWeight, checked_outside_weights
+from luvc_export.runtime.media.padding import all_picture
 from luvc_export.runtime.weights import reference_arrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -128,15 +129,31 @@ class OrtBackend:
         arrays = [value.numpy().astype(np.float32) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
+    @property
+    def packs(self) -> bool:
+        """See ``RowPacker.packs``: on the host, of types that numpy has."""
+        return self.name == "cpu" and self._bundle.manifest.dtype != "bf16"
+
+    def unpack(self, cache: OrtCache) -> list[Array]:
+        """See ``RowPacker.unpack``."""
+        return [value.numpy() for value in cache.values]
+
+    def pack(self, arrays: Sequence[Array]) -> OrtCache:
+        """See ``RowPacker.pack``."""
+        return OrtCache(tuple(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays))
+
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
         session = self._vision
         binding = session.io_binding()
         binding.bind_ortvalue_input(graph_io.IMAGE, self._value(images, "tensor(uint8)"))
+        if self._entry.plan.vision_padding:
+            units = all_picture(len(images), self._entry.plan.grid) if padding is None else padding
+            binding.bind_ortvalue_input(graph_io.PADDING, self._value(units, "tensor(bool)"))
         shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.visual_width)
         shapes = {graph_io.VISUAL_EMBEDS: shape}
         return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
@@ -216,7 +233,7 @@ class OrtBackend:
         with self._explained(str(path)):
             providers = [PROVIDERS[self.name]] if self.name == "cpu" else [PROVIDERS[self.name], PROVIDERS["cpu"]]
             graph.check_files()
-            session = self._ort.InferenceSession(graph.data, options, providers=providers)
+            session = self._ort.InferenceSession(graph.data, options, providers=providers, enable_fallback=0)
             graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():
             raise MachineError(
@@ -233,11 +250,15 @@ class OrtBackend:
     def _check_names(self, session: Any, name: str) -> None:
         """The graph must give what is asked of it: a missing output would be found in the middle of an answer."""
         layers = self._bundle.manifest.decoder.layers
+        plan = self._entry.plan
         wanted = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
-        inputs = {graph_io.IMAGE}
+        wanted |= {graph_io.MERGED_INTO} if plan.vision_padding else set()
+        inputs = {*graph_io.vision_inputs(plan)}
         if name != self._entry.vision:
             wanted = {graph_io.LOGITS, *graph_io.present_names(layers)}
             inputs = {graph_io.INPUT_IDS, *graph_io.past_names(layers)}
+            if plan.decoder_padding and name == self._entry.decoder:
+                inputs.add(graph_io.VISUAL_PADDING)
         missing = wanted - {item.name for item in session.get_outputs()}
         missing |= inputs - {item.name for item in session.get_inputs()}
         kinds = {item.type for item in (*session.get_inputs(), *session.get_outputs())}
@@ -296,7 +317,8 @@ class OrtBackend:
 
     def _weights_of(self, name: str) -> dict[str, OutsideWeight]:
         if name not in self._outside:
-            self._outside[name] = outside_weights(self._graph(name).data, str(self._bundle.path(name)))
+            self._outside[name] = checked_outside_weights(self._graph(name), str(self._bundle.path(name)))
+            self._graph(name).nodes.clear()  # needed no more
         return self._outside[name]
 
     def _graph(self, name: str) -> CheckedGraph:

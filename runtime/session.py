@@ -9,16 +9,17 @@ from time import perf_counter
 from typing import Any, Literal, overload
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backend import Backend, RowBackend
 from luvc_export.runtime.generation.answer import Past, answer, goes_on
 from luvc_export.runtime.generation.answer_batch import Ask, alike, answer_batch, check_ask, check_rows, in_row
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.result import Generation, Stream
+from luvc_export.runtime.generation.row_batch import answer_rows
 from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
-from luvc_export.runtime.prompt.encoder import question
+from luvc_export.runtime.prompt.encoder import Question, question
 from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
 from luvc_export.runtime.prompt.template import Message
 
@@ -99,19 +100,19 @@ class Session(LoadedPlan):
                 what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
-            **sampling: Fields of ``Sampling``: temperature, top_k, top_p, seed, max_new_tokens, stop.
+            **sampling: Fields of ``Sampling``: temperature, top_k, top_p, min_p, seed, max_new_tokens, stop, penalties,
+                logit_bias, logprobs, mask, json_schema, regex.
 
         Raises:
             UsageError: Bad input (picture, prompt, sampling), or a prompt too long for the bundle or the model.
             CheckFailed: The model's logits are not finite.
             MachineError: See the class.
         """
-        options = sampling_from(sampling)
+        options = self.grammars.guided(sampling_from(sampling))
         started = perf_counter()
         asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
         past: Past | None = after.past if after else None
-        chosen = past.loaded if past else self._router.fitting(asked)
-        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+        chosen, request = self.fit(asked, past.loaded if past else None)
         budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
         ready = perf_counter() - started
         continued = past if past and goes_on(request, past) else None
@@ -126,7 +127,8 @@ class Session(LoadedPlan):
         """Answer several questions in one go, each as ``generate`` would answer it alone.
 
         Rows of one call hold equally many images of one size: questions about as many images run together, the others
-        one group after another. Answers cannot be continued (``after`` runs the whole chat).
+        one group after another. Engines take any number of questions: rows of theirs join as others end. Answers
+        cannot be continued (``after`` runs the whole chat).
 
         Args:
             requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps.
@@ -141,7 +143,7 @@ class Session(LoadedPlan):
             CheckFailed: See ``generate``.
             MachineError: See the class.
         """
-        options, started = sampling_from(sampling), perf_counter()
+        options, started = self.grammars.guided(sampling_from(sampling)), perf_counter()
         ready: list[tuple[LoadedPlan, Request]] = []
         budgets: list[int] = []
         for row, ask in enumerate(requests):
@@ -150,18 +152,29 @@ class Session(LoadedPlan):
                 fps = ask.get("fps", DEFAULT_FPS)
                 given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
                 asked = open_media(given, self.bundle.manifest)
-                chosen = self._router.fitting(asked)
-                request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+                chosen, request = self.fit(asked)
                 budgets.append(token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens))
                 ready.append((chosen, request))
-        groups, spent = alike(ready), perf_counter() - started
-        check_rows(self.backend, groups)
+        join = isinstance(self.backend, RowBackend)
+        groups, spent = alike(ready, join), perf_counter() - started
+        if not join:
+            check_rows(self.backend, groups)
         answers: dict[int, Generation] = {}
         for rows in groups:
             together = [ready[row][1] for row in rows]
-            found = answer_batch(ready[rows[0]][0], together, options, [budgets[row] for row in rows], spent)
+            how = answer_rows if join else answer_batch
+            found = how(ready[rows[0]][0], together, options, [budgets[row] for row in rows], spent)
             answers |= zip(rows, found, strict=True)
         return [answers[row] for row in range(len(requests))]
+
+    def fit(self, asked: Question, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
+        """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
+
+        Raises:
+            UsageError: See ``make_request``.
+        """
+        chosen = loaded or self._router.fitting(asked)
+        return chosen, make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
 
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:
         """How many frames of a video this bundle looks at: those its video plan was made for, else ``most`` that fit.

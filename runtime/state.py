@@ -18,11 +18,13 @@ class VisualFeatures:
         embeds: float32 [n, N_0, D].
         positions: float32 [n, N_0, 2 * copies].
         merged_into: int64 [n, H0 * W0].
+        padding: bool [n, N_0], tokens made of padding alone; None where none is.
     """
 
     embeds: Array
     positions: NDArray[np.float32]
     merged_into: NDArray[np.int64] | None = None
+    padding: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

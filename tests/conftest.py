@@ -66,6 +66,12 @@ def demo_bundle(pytestconfig: pytest.Config) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def unpadded_bundle(pytestconfig: pytest.Config) -> Bundle:
+    """The bundled checkpoint with plan ``thirds`` as plugins take it: exported with ``--ignore-padding``."""
+    return demo_cache.unpadded_bundle(Path(pytestconfig.cache.mkdir("unpadded")))
+
+
+@pytest.fixture(scope="session")
 def native_library(tmp_path_factory: pytest.TempPathFactory) -> Native:
     """The library of ``$LUVC_NATIVE_LIBRARY``, or one built here from the sources of this checkout."""
     if os.environ.get(LIBRARY_VARIABLE):

@@ -18,6 +18,16 @@ def demo_bundle(cache: Path) -> Bundle:
     return load(made_once(cache, Path(__file__), _export))
 
 
+def unpadded_bundle(cache: Path) -> Bundle:
+    """The same with ``thirds`` alone, whose graphs are told nothing of padding."""
+    return load(made_once(cache, Path(__file__), _export_unpadded))
+
+
+def _export_unpadded(folder: Path) -> None:
+    plans = {"thirds": make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)}
+    export_bundle(str(CHECKPOINT), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, padding=False)
+
+
 def _export(folder: Path) -> None:
     plans = {name: make_plan(str(CHECKPOINT), name, image_size=IMAGE_SIZE) for name in PLANS}
     export_bundle(str(CHECKPOINT), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, debug=True)

@@ -31,10 +31,15 @@ from luvc_export.core.token_layout import Block, Mosaic, TokenLayout, arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.runtime import batching
-from luvc_export.runtime.graphs import NO_TOKEN, grouped
+from luvc_export.runtime.graphs import NO_TOKEN, grouped, grouped_padding
+from luvc_export.runtime.media.padding import padding_tokens
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
 _PICTURES, _QUESTIONS = 24, 64
+
+
+#: An image uint8 [F, H, W, 3], and which of its units are padding, bool [H0, W0].
+Shown = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
 class Asked(NamedTuple):
@@ -85,15 +90,15 @@ class PlanEvaluator:
             for index, case in enumerate(cases)
         ]
         self.image_token = self.image.prompt.image_token_id
-        self._asked: dict[tuple[Any, ...], tuple[list[Asked], list[NDArray[np.uint8]]]] = {}
-        self._seen: dict[Plan, tuple[NDArray[Any], NDArray[np.float32]]] = {}
+        self._asked: dict[tuple[Any, ...], tuple[list[Asked], list[Shown]]] = {}
+        self._seen: dict[Plan, tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]] = {}
 
     def asked(self, plan: Plan) -> list[Asked]:
         """Every case as ``plan`` sees it."""
         return self._ready(plan)[0]
 
-    def _ready(self, plan: Plan) -> tuple[list[Asked], list[NDArray[np.uint8]]]:
-        """Cases in tokens, and the images they show, uint8 [F, H, W, 3], each once."""
+    def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
+        """Cases in tokens, and the images they show, each once."""
         key = (plan.grid, plan.joint_images)
         if key not in self._asked:
             unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
@@ -101,14 +106,15 @@ class PlanEvaluator:
             size = own or (plan.grid[0] * unit, plan.grid[1] * unit)
             manifest = replace(self.image, image=replace(self.image.image, size=size))
             numbers: dict[bytes, int] = {}
-            asked, images = list[Asked](), list[NDArray[np.uint8]]()
+            asked, images = list[Asked](), list[Shown]()
             for case, answer in zip(self.cases, self.answers, strict=True):
                 request = prepare(case, self.tokens, manifest, plan)
                 places = []
-                for pixels in request.images:
-                    number = numbers.setdefault(hashlib.sha256(pixels.tobytes()).digest(), len(images))
+                for pixels, padding in request.padded_images(plan):
+                    digest = hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest()
+                    number = numbers.setdefault(digest, len(images))
                     if number == len(images):
-                        images.append(pixels)
+                        images.append((pixels, padding))
                     places.append(number)
                 prompt = list(request.token_ids)
                 shared = _shared(prompt, self.image_token, request.blocks, plan.grid)
@@ -119,7 +125,7 @@ class PlanEvaluator:
     def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
         calls = TorchCalls(self.checkpoint, self.model, plan)
-        embeds, positions = self.encode_images(calls)
+        embeds, positions, void = self.encode_images(calls)
         whole = (
             scores.find(plan.score).reads_text and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         )
@@ -137,24 +143,31 @@ class PlanEvaluator:
         for lots in batches.values():
             for first in range(0, len(lots), _PICTURES):
                 some = lots[first : first + _PICTURES]
-                for index, right in self._ask(calls, some, embeds, positions, whole):
+                for index, right in self._ask(calls, some, embeds, positions, void, whole):
                     verdict[index] = right
         return [verdict[index] for index in chosen]
 
-    def encode_images(self, calls: TorchCalls) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Embeddings [images, N_0, D] and positions of every image, remembered by what concerns the encoder."""
+    def encode_images(self, calls: TorchCalls) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]:
+        """Embeddings [images, N_0, D], positions and padding [images, N_0] of every image.
+
+        Remembered by what concerns the encoder.
+        """
         plan = calls.plan
-        names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias")
+        names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding")
         kept = {name: getattr(plan, name) for name in names}
         key = Plan(keep=(0,), joint_images=plan.joint_images, **kept)
         if key not in self._seen:
             images = self._ready(plan)[1]
-            found = [calls.vision(np.stack(images[i : i + _PICTURES])) for i in range(0, len(images), _PICTURES)]
-            self._seen[key] = tuple(np.concatenate(parts) for parts in list(zip(*found, strict=True))[:2])  # type: ignore[assignment]
+            found = []
+            for first in range(0, len(images), _PICTURES):
+                pixels, padding = (np.stack(part) for part in zip(*images[first : first + _PICTURES], strict=True))
+                embeds, positions, merged = calls.vision(pixels, padding if plan.vision_padding else None)
+                found.append((embeds, positions, padding_tokens(padding, merged, plan.vision_tokens)))
+            self._seen[key] = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[assignment]
         return self._seen[key]
 
     def _ask(
-        self, calls: TorchCalls, lots: list[list[int]], embeds: Any, positions: Any, whole: bool
+        self, calls: TorchCalls, lots: list[list[int]], embeds: Any, positions: Any, void: Any, whole: bool
     ) -> list[tuple[int, bool]]:
         """Prefill each lot's shared part (or its one whole prompt), then its questions; the verdict by case."""
         every, layouts = self.asked(calls.plan), list[TokenLayout]()
@@ -163,12 +176,13 @@ class PlanEvaluator:
             shared = asked.prompt if whole else asked.prompt[: asked.shared]
             visual_positions = positions[list(asked.pictures)]
             layouts.append(self.arrange(calls, shared, visual_positions, blocks=asked.blocks))
-        visual = embeds[[place for lot in lots for place in every[lot[0]].pictures]]
-        feeds = batching.feeds(layouts, np.asarray(grouped(calls.plan, visual, len(lots))))
+        shown = [place for lot in lots for place in every[lot[0]].pictures]
+        visual, padding = embeds[shown], grouped_padding(calls.plan, void[shown], len(lots))
+        feeds = batching.feeds(layouts, np.asarray(grouped(calls.plan, visual, len(lots))), padding=padding)
         last = feeds[graph_io.TEXT_MASK].sum(1) - 1
         feeds[graph_io.LOGITS_INDICES] = last[:, None]
         with torch.no_grad():
-            logits, presents, _ = _run(calls, feeds, calls.empty(len(lots)))
+            logits, presents, _ = calls.decode_tensors(feeds, calls.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
         rows.sort(key=lambda row: len(every[row[1]].prompt) + len(every[row[1]].answer))
         found = []
@@ -205,7 +219,8 @@ class PlanEvaluator:
             feeds = batching.feeds(parts, np.zeros((len(rows), 0, calls.plan.span_tokens, width), np.float32))
             feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
-                guesses = _run(calls, feeds, [part.index_select(0, parents) for part in presents])[0].argmax(-1)
+                past = [part.index_select(0, parents) for part in presents]
+                guesses = calls.decode_tensors(feeds, past)[0].argmax(-1)
         found = []
         for row, (number, index) in enumerate(rows):
             answer, start = every[index].answer, starts[row]
@@ -227,11 +242,6 @@ class PlanEvaluator:
         begin = (before.next_position, before.next_order) if before else (0, 0)
         token = NO_TOKEN if before else self.image_token
         return arrange(ids, token, visual_positions, calls.plan.grid, kind, *begin, blocks)
-
-
-def _run(calls: TorchCalls, feeds: batching.Feeds, past: list[Tensor]) -> Any:
-    inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
-    return calls.decoder(*inputs, past)
 
 
 def _shared(prompt: list[int], image_token: int, blocks: Mapping[int, Block], grid: tuple[int, int]) -> int:

@@ -61,7 +61,7 @@ def plan_key(plan: Plan) -> dict[str, Any]:
 
     An installed score may read every switch.
     """
-    data, unread = plan.to_json(), {"schedule"}
+    data, unread = plan.to_json(), {"schedule"} if plan.padding else {"schedule", "padding"}
     if plan.score in scores.built_in():
         unread |= set() if plan.score in SCORES else {"rho", "axis", "spectrum"}
         unread |= set() if plan.score == "random" else {"seed"}

@@ -44,12 +44,12 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
     torch.set_num_threads(1)
     try:
         for turn in range(rounds + 1):
-            for calls, (image, inputs, past), times in zip(runners, ready, taken, strict=True):
+            for calls, (image, feeds, past), times in zip(runners, ready, taken, strict=True):
                 with torch.no_grad():
                     begin = time.thread_time()
-                    calls.encoder(image)
+                    calls.encoder(*image)
                     middle = time.thread_time()
-                    calls.decoder(*inputs, past)
+                    calls.decode_tensors(feeds, past)
                     end = time.thread_time()
                 if turn:
                     times.append((1000 * (middle - begin), 1000 * (end - middle)))
@@ -63,7 +63,7 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
 
 
 def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> tuple[Any, Any, Any]:
-    embeds, positions = engine.encode_images(calls)
+    embeds, positions, _ = engine.encode_images(calls)
     chosen = list(asked.pictures)
     tail = [token for token in asked.prompt if token != engine.image_token]
     prompt = (asked.prompt + tail * text)[: text + 1]
@@ -73,5 +73,5 @@ def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> t
     unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
     size = (calls.plan.grid[0] * unit, calls.plan.grid[1] * unit)
     image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
-    inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
-    return image, inputs, calls.empty(1)
+    none = torch.zeros(1, *calls.plan.grid, dtype=torch.bool)
+    return (image, none) if calls.plan.vision_padding else (image,), feeds, calls.empty(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids, canvas
 from luvc_export.core.cost_report import cost
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import PlanRequest, place_merges, solve
 from luvc_export.core.progress import Progress
@@ -157,6 +157,8 @@ def budgets(
     grid = (image_size[0] // unit, image_size[1] // unit)
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))
     whole = 1 if scores.find(switches.get("score", Plan.score)).needs_layer_before else 0
+    image = canvas(checkpoint, image_size, tiles=tiles, video=video)
+    switches = {"padding": image.image.fit == "pad", **switches}
     space = Space(grid, llm.layers, llm.layers, merges, whole, switches)
     about = {
         "data": data.to_json(),
@@ -169,10 +171,9 @@ def budgets(
     seen = {"tiles": tiles, "video": video, "joint_images": space.joint_images}
     if seen != {"tiles": ((1, 1),), "video": False, "joint_images": 1}:
         about["media"] = json.loads(json.dumps(seen))
-    with tempfile.TemporaryDirectory() as scratch:
-        store = Store((folder or Path(scratch)) / MEASUREMENTS, about)
+    with temporary_folder("luvc-search") as scratch:
+        store = Store((folder or scratch) / MEASUREMENTS, about)
         model = runners.load_model(checkpoint)
-        image = canvas(checkpoint, image_size, tiles=tiles, video=video)
         progress("the uncompressed model's answers", 0.0)
         parts = []
         for number, (name, part) in enumerate((("calibration", learned), ("held-out", kept))):

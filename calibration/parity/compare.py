@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.metrics import Difference, Prediction, difference, edit_distance, prediction
-from luvc_export.calibration.parity.selection import Overlap, overlaps
+from luvc_export.calibration.parity.selection import Overlap, alike, overlaps
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Runner, Said
 from luvc_export.core.plan import Plan
@@ -25,13 +26,15 @@ class Measured:
             chose others. Empty where that is impossible.
         prediction: Difference of the logits at every text position.
         overlap: Per prune, of what each model chooses by itself.
-        forced: Whether the tensors come from a run with the other model's indices.
+        forced: Whether the tensors come from a run with the other model's indices or visual tokens.
+        merged: Units of the images, and how many are in tokens of the same units in both models; None without merges.
     """
 
     tensors: dict[str, Difference]
     prediction: Prediction | None
     overlap: dict[int, Overlap]
     forced: bool
+    merged: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,26 +149,45 @@ def _observe(
 ) -> tuple[list[Measured], list[Observation]]:
     left, right = reference.observe(cases), candidate.observe(cases)
     seen, forced = right, False
+    met = [alike(a.merged_into, b.merged_into) if same else None for a, b in zip(left, right, strict=True)]
+    merged = [item is None or item.all for item in met]
+    visual = [
+        {
+            name: (a.tensors[name], b.tensors[name])
+            for name in a.tensors
+            if name.startswith(VISION) and name in b.tensors
+        }
+        for a, b in zip(left, right, strict=True)
+    ]
     comparable = [True] * len(cases)
     agree = [_same_kept(a.kept, b.kept) for a, b in zip(left, right, strict=True)]
     chosen = same and any(item.kept for item in left)
     overlap: list[dict[int, Overlap]] = [{} for _ in cases]
     if chosen:
-        overlap = [overlaps(a.kept, b.kept, a.scores or b.scores, tie) for a, b in zip(left, right, strict=True)]
-        if not all(agree):
-            if candidate.can_force:
-                right, forced = candidate.observe(cases, [item.kept for item in left]), True
-            elif reference.can_force:
-                left, forced = reference.observe(cases, [item.kept for item in right]), True
-            else:
-                comparable = agree
+        pairs = zip(left, right, merged, strict=True)
+        overlap = [overlaps(a.kept, b.kept, a.scores or b.scores, tie, not whole) for a, b, whole in pairs]
+    if not all(merged) or (chosen and not all(agree)):
+        if candidate.can_force:
+            right, forced = candidate.observe(cases, *_choices(left, chosen, not all(merged))), True
+        elif reference.can_force:
+            left, forced = reference.observe(cases, *_choices(right, chosen, not all(merged))), True
+        else:
+            comparable = [a and b for a, b in zip(agree, merged, strict=True)]
     result = []
-    for a, b, met, usable in zip(left, right, overlap, comparable, strict=True):
-        pairs = {name: _rows(a, b, name) for name in a.tensors if name in b.tensors} if usable else {}
-        tensors = {name: difference(*pair) for name, pair in pairs.items()}
-        guess = prediction(*pairs[LOGITS]) if LOGITS in pairs else None
-        result.append(Measured(tensors, guess, met, forced))
+    for index, (a, b) in enumerate(zip(left, right, strict=True)):
+        pairs_of = {name: _rows(a, b, name) for name in a.tensors if name in b.tensors} if comparable[index] else {}
+        units = met[index]
+        for name, (one, other) in visual[index].items() if comparable[index] else ():
+            pairs_of[name] = (one, other) if units is None else (one[units.rows[:, 0]], other[units.rows[:, 1]])
+        tensors = {name: difference(*pair) for name, pair in pairs_of.items()}
+        guess = prediction(*pairs_of[LOGITS]) if LOGITS in pairs_of else None
+        result.append(Measured(tensors, guess, overlap[index], forced, None if units is None else units.units))
     return result, seen
+
+
+def _choices(other: Sequence[Observation], kept: bool, features: bool) -> tuple[Any, Any]:
+    """Arguments of ``observe`` that make a model go on from what the other chose."""
+    return [item.kept for item in other] if kept else None, [item.features for item in other] if features else None
 
 
 def _rows(left: Observation, right: Observation, name: str):  # type: ignore[no-untyped-def]

@@ -100,6 +100,20 @@ def _tensors(made: Comparison, limit: Tolerances) -> list[Gate]:
 def _tokens(made: Comparison, limit: Tolerances) -> list[Gate]:
     found = [item for case in made.measured for item in case.overlap.values()]
     gates = []
+    if units := [case.merged for case in made.measured if case.merged is not None]:
+        total, alike = (sum(part) for part in zip(*units, strict=True))
+        where = f"{total - alike} of {total} units are in a token of other units"
+        gates.append(
+            Gate(
+                "tokens",
+                "units merged alike",
+                alike / max(total, 1),
+                limit.merged.value,
+                False,
+                limit.merged.why,
+                where,
+            )
+        )
     if found:
         kept = sum(item.kept for item in found)
         shared = sum(item.shared for item in found) / max(kept, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
@@ -111,7 +112,8 @@ def _open(
     if spec.kind == "hf":
         return runners.open_huggingface(checkpoint, manifest, dtype, plan.joint_images if plan else 1)
     if spec.plan is not None or plan is None:
-        plan = _plan(spec.plan or "thirds", checkpoint, manifest.image.size)
+        padding = plan.padding if plan is not None else manifest.image.fit == "pad"
+        plan = replace(_plan(spec.plan or "thirds", checkpoint, manifest.image.size), padding=padding)
     return runners.open_torch(checkpoint, plan, manifest, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Which visual tokens two models keep: overlap of every prune, with ties told apart by the score gap at place K."""
+"""Which visual tokens two models make and keep: units merged alike, overlap of every prune, with ties told apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Overlap:
         shared: Those the candidate keeps too.
         tied: Of the others, those that a tie explains: with each swap the scores of both tokens lie within the
             tolerance of the K-th score.
-        after: Of the others, those at a prune after one that already differed: the input was another one.
+        after: Of the others, those at a prune after one, or after a merge, that already differed: another input.
         gap: Smallest gap between the K-th and the next score, relative to the K-th; None without scores.
     """
 
@@ -36,7 +36,7 @@ class Overlap:
 
 
 def overlaps(
-    reference: Kept, candidate: Kept, scores: dict[int, NDArray[np.float32]], tie: float
+    reference: Kept, candidate: Kept, scores: dict[int, NDArray[np.float32]], tie: float, parted: bool = False
 ) -> dict[int, Overlap]:
     """Overlap of each prune of one case.
 
@@ -45,10 +45,11 @@ def overlaps(
         candidate: The same of the candidate.
         scores: Prune -> scores [G, N] of what entered it in ``reference`` (or ``candidate``), where known.
         tie: Largest relative distance of a score to the K-th one that rounding may bridge.
+        parted: Whether the tokens differed before the first prune, because their units merged in another way.
     """
     found: dict[int, Overlap] = {}
     entering: NDArray[np.int64] | None = None
-    differs: set[int] = set()
+    differs: set[int] = set(range(len(next(iter(reference.values()), ())))) if parted else set()
     for layer in sorted(reference):
         left, right = reference[layer], candidate.get(layer, np.zeros((len(reference[layer]), 0), np.int64))
         total = shared = tied = after = 0
@@ -75,3 +76,42 @@ def overlaps(
         found[layer] = Overlap(total, shared, tied, after, min(gaps) if gaps else None)
         entering = left
     return found
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Visual tokens that two models made of the very same units.
+
+    Attributes:
+        rows: Their places in each model, int64 [tokens alike, 2], of all images of a case one after the other.
+        units: Units of the images, and how many of them are in such tokens.
+    """
+
+    rows: NDArray[np.int64]
+    units: tuple[int, int]
+
+    @property
+    def all(self) -> bool:
+        """Whether no unit merged otherwise."""
+        return self.units[0] == self.units[1]
+
+
+def alike(left: NDArray[np.int64] | None, right: NDArray[np.int64] | None) -> Alike | None:
+    """Match visual tokens by their units: one that merged otherwise moves those after it in its row by a place.
+
+    Args:
+        left: Visual token of each unit, [images, H0 * W0].
+        right: The same of the other model.
+
+    Returns:
+        None where either cannot tell.
+    """
+    if left is None or right is None or left.shape != right.shape or not left.size:
+        return None
+    rows, units = [], 0
+    for image, pair in enumerate(zip(left, right, strict=True)):
+        made = [{frozenset(np.flatnonzero(own == token)): token for token in range(own.max() + 1)} for own in pair]
+        shared = sorted((made[0][same], made[1][same], len(same)) for same in made[0].keys() & made[1].keys())
+        units += sum(size for _, _, size in shared)
+        rows += [(image * len(made[0]) + one, image * len(made[1]) + other) for one, other, _ in shared]
+    return Alike(np.array(rows, np.int64).reshape(-1, 2), (left.size, units))

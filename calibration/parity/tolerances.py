@@ -29,6 +29,7 @@ class Tolerances:
         cosine: Smallest cosine.
         kl: Largest KL divergence at a position, in nats.
         top1: Smallest share of positions with the same most probable token.
+        merged: Smallest share of units that are in tokens of the same units.
         overlap: Smallest share of kept visual tokens in common.
         unexplained: Largest share of kept tokens that differ though no tie explains it.
         tie: Relative distance to the K-th score within which two scores count as tied.
@@ -41,6 +42,7 @@ class Tolerances:
     cosine: Limit
     kl: Limit
     top1: Limit
+    merged: Limit
     overlap: Limit
     unexplained: Limit
     tie: Limit
@@ -57,6 +59,9 @@ TABLE = {
         cosine=Limit(1 - 1e-6, "1 - cosine is about rel_l2 squared by 2: this catches turned tensors only"),
         kl=Limit(1e-5, "logits off by 1e-3 change probabilities by 1e-3, and KL is their square"),
         top1=Limit(0.999, "at most one answer in a thousand; what is left are two best logits closer than rounding"),
+        merged=Limit(
+            0.99, "one unit in a hundred: a neighbour that wins by rounding changes the tokens of four units or more"
+        ),
         overlap=Limit(0.995, "one kept token in two hundred, ties included"),
         unexplained=Limit(0.0, "outside a tie fp32 has no reason to keep another token"),
         tie=Limit(1e-4, "scores are norms of hidden states: as exact as rel_l2"),
@@ -69,6 +74,7 @@ TABLE = {
         cosine=Limit(1 - 5e-4, "rel_l2 squared by 2, rounded up"),
         kl=Limit(5e-2, "logits of size 10 off by 2e-2 of it: probabilities off by 0.2, KL its square"),
         top1=Limit(0.98, "positions inside the prompt, which nobody trains, have close second tokens"),
+        merged=Limit(0.95, "similarities closer than 2e-2 swap, and each swap changes four units or more"),
         overlap=Limit(0.98, "ranks next to place K swap when scores are closer than 2e-2"),
         unexplained=Limit(0.005, "a score may be off by more than the tie's width in one of 200"),
         tie=Limit(2e-2, "as exact as rel_l2"),
@@ -81,6 +87,9 @@ TABLE = {
         cosine=Limit(1 - 5e-3, "rel_l2 squared by 2, rounded up"),
         kl=Limit(3e-1, "as fp16, with the larger logit error"),
         top1=Limit(0.95, "as fp16, with the larger logit error"),
+        merged=Limit(
+            0.9, "similarities closer than 8e-2 swap, and each swap changes four units or more: measured 0.958"
+        ),
         overlap=Limit(0.95, "ranks next to place K swap when scores are closer than 8e-2"),
         unexplained=Limit(0.02, "a score may be off by more than the tie's width in one of 50"),
         tie=Limit(8e-2, "as exact as rel_l2"),
@@ -93,6 +102,7 @@ TABLE = {
         cosine=Limit(0.98, "rel_l2 squared by 2"),
         kl=Limit(1.0, "untrained positions of the prompt move most: measured 0.24"),
         top1=Limit(0.9, "positions inside the prompt, which nobody trains, have close second tokens: measured 0.95"),
+        merged=Limit(0.8, "as overlap, four units or more a swap"),
         overlap=Limit(0.85, "scores are differences of hidden states, off by several times rel_l2: measured 0.94"),
         unexplained=Limit(0.1, "as overlap, without what follows from an earlier prune: measured 0.026"),
         tie=Limit(2e-1, "as exact as rel_l2"),
@@ -105,6 +115,7 @@ TABLE = {
         cosine=Limit(0.92, "rel_l2 squared by 2"),
         kl=Limit(2.0, "untrained positions of the prompt move most: measured 0.78"),
         top1=Limit(0.85, "positions inside the prompt have close second tokens: measured 0.94"),
+        merged=Limit(0.7, "as overlap, four units or more a swap"),
         overlap=Limit(0.8, "scores are differences of hidden states, off by several times rel_l2: measured 0.93"),
         unexplained=Limit(0.15, "as overlap, without what follows from an earlier prune: measured 0.033"),
         tie=Limit(4e-1, "as exact as rel_l2"),

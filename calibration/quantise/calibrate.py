@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.base import Runner
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 
@@ -99,8 +99,8 @@ def calibrate(
             raise UsageError("nvidia-modelopt keeps no ranges between runs", where="--cache", got=str(ranges_file))
         recipe = dataclasses.replace(recipe, backend=f"nvidia-modelopt {modelopt.check(bundle, recipe)}")
         seen = modelopt.scales(models, recipe, bundle, plan, fitted, keep, threads, progress)
-    with tempfile.TemporaryDirectory(prefix="luvc-quantise-") as scratch, writing_to(scratch):
-        quantiser = Quantiser(bundle, plan, recipe, seen, Path(scratch), keep, progress)
+    with temporary_folder("luvc-quantise") as scratch, writing_to(scratch):
+        quantiser = Quantiser(bundle, plan, recipe, seen, scratch, keep, progress)
         record = data.record
         reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
         measured: dict[tuple[str, ...], Comparison] = {}

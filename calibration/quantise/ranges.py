@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls
-from luvc_export.core.files.safe_files import whole
+from luvc_export.core.files.safe_files import temporary_folder, whole
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Backend, Cache
@@ -47,9 +46,9 @@ def collect(
         UsageError: A picture cannot be prepared, or the bundle is in bf16.
     """
     found: dict[str, Statistics] = {}
-    with tempfile.TemporaryDirectory(prefix="luvc-ranges-") as folder:
-        owners = _write_watched(bundle, plan, Path(folder))
-        runner = open_bundle(folder, plan, threads)
+    with temporary_folder("luvc-ranges") as folder:
+        owners = _write_watched(bundle, plan, folder)
+        runner = open_bundle(str(folder), plan, threads)
         assert isinstance(runner.calls, BundleCalls)
         runner.calls.free = _Watching(runner.calls.free, owners, found)
         for number, case in enumerate(data.cases):
@@ -76,8 +75,8 @@ class _Watching:
     def placement(self) -> dict[str, dict[str, int]]:
         return self._inner.placement()
 
-    def vision(self, images: Any) -> dict[str, Array]:
-        return self._take(self._inner.vision(images))
+    def vision(self, images: Any, padding: Any = None) -> dict[str, Array]:
+        return self._take(self._inner.vision(images, padding))
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         out, after = self._inner.decode(feeds, cache)

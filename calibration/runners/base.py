@@ -34,6 +34,10 @@ def probe(layer: int, part: str) -> str:
     return f"layer {layer} {part}"
 
 
+#: Of each image: embeddings [N_0, D], positions [N_0, 2 * copies], merged_into [H0 * W0] or None.
+Features = list[tuple[Any, ...]]
+
+
 @dataclass(frozen=True)
 class Observation:
     """What one case did inside a model, prefill only.
@@ -46,6 +50,7 @@ class Observation:
         kept: Per prune with a budget above 0, tokens of the encoder that stay, int64 [G, keep].
         scores: Per prune, what they were ranked by [G, N], where the runner can tell; N counts what entered.
         merged_into: Visual token of each unit [images, H0 * W0], where the runner can tell.
+        features: What the encoder gave for each image, for ``observe`` of another runner; None where there is nothing.
         first: The first image, uint8 [H, W, 3], where there is one.
     """
 
@@ -54,6 +59,7 @@ class Observation:
     kept: Kept = field(default_factory=dict)
     scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     merged_into: NDArray[np.int64] | None = None
+    features: Features | None = None
     first: NDArray[np.uint8] | None = None
 
 
@@ -81,8 +87,16 @@ class Runner(Protocol):
     plan: Plan
     can_force: bool
 
-    def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
-        """Run the prompts of ``cases`` in one batch; ``forced`` replaces what prunes choose."""
+    def observe(
+        self,
+        cases: Sequence[Case],
+        forced: Sequence[Kept] | None = None,
+        features: Sequence[Features | None] | None = None,
+    ) -> list[Observation]:
+        """Run the prompts of ``cases`` in one batch; ``forced`` replaces what prunes choose, ``features`` the encoder.
+
+        Only a runner with ``can_force`` is given ``forced``, and only one whose plan merges ``features``.
+        """
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """Answer greedily with up to ``longest`` tokens."""

@@ -65,20 +65,21 @@ class TorchCalls:
         self.dtype = next(model.parameters()).dtype
 
     @torch.no_grad()
-    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+    def vision(
+        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
-        embeds, positions, merged = self.encoder(torch.tensor(images))
+        given = [torch.tensor(images)] + ([] if padding is None else [torch.tensor(padding)])
+        embeds, positions, merged = self.encoder(*given)
         return embeds.float().numpy(), positions.float().numpy(), merged.numpy()
 
     @torch.no_grad()
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """See ``graph.Runner``."""
-        inputs = [torch.tensor(feeds[name]) for name in graph_io.DECODER_INPUTS]
-        inputs[0] = inputs[0].to(self.dtype)
-        past = cache if cache is not None else self.empty(len(inputs[1]))
+        past = cache if cache is not None else self.empty(len(feeds[graph_io.INPUT_IDS]))
         told = None if forced is None else {layer: torch.tensor(indices) for layer, indices in forced.items()}
         with Watch(self.decoder) as watch:
-            logits, presents, kept = self.decoder(*inputs, past, told)
+            logits, presents, kept = self.decode_tensors(feeds, past, told)
         layers = [layer for layer, _, keep in self.plan.prunes if keep]
         return Decoded(
             logits.numpy(),
@@ -87,6 +88,15 @@ class TorchCalls:
             watch.hidden,
             presents,
         )
+
+    def decode_tensors(
+        self, feeds: Feeds, past: list[Tensor], forced: dict[int, Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """``Decoder.forward`` on feeds."""
+        inputs = {name: torch.tensor(feeds[name]) for name in graph_io.decoder_inputs(self.plan)}
+        inputs[graph_io.VISUAL_EMBEDS] = inputs[graph_io.VISUAL_EMBEDS].to(self.dtype)
+        made: tuple[Tensor, list[Tensor], list[Tensor]] = self.decoder(**inputs, past=past, forced=forced)
+        return made
 
     def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """See ``graph.Runner``."""

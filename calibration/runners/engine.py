@@ -37,9 +37,11 @@ class EngineCalls:
         shapes = {item.name: item.shape for item in file.inputs} | file.profiles[prefill_profile(file)].maximum
         self.logits = shapes[graph_io.LOGITS_INDICES][1]
 
-    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+    def vision(
+        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
-        out = self.backend.vision(images)
+        out = self.backend.vision(images, padding)
         return np.asarray(out[graph_io.VISUAL_EMBEDS]), out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO)
 
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:

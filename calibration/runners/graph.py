@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.runners.base import LOGITS, Kept, Observation, Said, planes, probe, same_images
+from luvc_export.calibration.runners.base import (
+    LOGITS,
+    Features,
+    Kept,
+    Observation,
+    Said,
+    planes,
+    probe,
+    same_images,
+)
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.runtime import batching
 from luvc_export.runtime.graphs import grouped
+from luvc_export.runtime.media.padding import padding_tokens
 from luvc_export.runtime.prompt.request import Request
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
@@ -55,8 +65,13 @@ class GraphCalls(Protocol):
     can_force: bool
     largest_batch: int | None
 
-    def vision(self, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0]."""
+    def vision(
+        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
+
+        ``padding``, bool [n, H0, W0], where ``Plan.vision_padding``.
+        """
 
     def decode(self, feeds: batching.Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """Run the decoder; ``forced`` holds indices of the span that enters each prune, [B, G, keep]."""
@@ -87,7 +102,12 @@ class GraphRunner:
         self.calls, self.prompting, self._width = calls, prompting, hidden
         self._seen: OrderedDict[bytes, tuple[Any, ...]] = OrderedDict()
 
-    def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
+    def observe(
+        self,
+        cases: Sequence[Case],
+        forced: Sequence[Kept] | None = None,
+        features: Sequence[Features | None] | None = None,
+    ) -> list[Observation]:
         """See ``base.Runner``."""
         found: dict[int, Observation] = {}
         requests = [self.prompting.prepare(case) for case in cases]
@@ -95,13 +115,17 @@ class GraphRunner:
             told = None
             if forced is not None and len(requests[members[0]].images):
                 told = {layer: np.stack([forced[i][layer] for i in members]) for layer in forced[members[0]]}
-            found |= dict(zip(members, self._observe([requests[i] for i in members], told), strict=True))
+            given = None if features is None else [features[i] or [] for i in members]
+            found |= dict(zip(members, self._observe([requests[i] for i in members], told, given), strict=True))
         return [found[index] for index in range(len(cases))]
 
-    def _observe(self, requests: Sequence[Request], forced: Kept | None) -> list[Observation]:
-        layouts, embeds, merged = self._ready(requests)
+    def _observe(
+        self, requests: Sequence[Request], forced: Kept | None, given: Sequence[Features] | None
+    ) -> list[Observation]:
+        seen = given or self._features(requests)
+        layouts, embeds, merged, padding = self._ready(requests, seen)
         hidden = self.prompting.manifest.decoder.hidden
-        feeds = batching.feeds(layouts, embeds)
+        feeds = batching.feeds(layouts, embeds, padding=padding)
         told = None if forced is None else span_indices(self.plan, forced)
         out = self.calls.decode(feeds, None, told)
         caches = self.calls.rows(out.cache)
@@ -121,7 +145,8 @@ class GraphRunner:
             scores = {layer: values[row] for layer, values in out.scores.items()}
             images = requests[row].images
             first = images[0, 0] if len(images) else None
-            result.append(Observation(tensors, text, kept, scores, None if merged is None else merged[row], first))
+            maps = None if merged is None else merged[row]
+            result.append(Observation(tensors, text, kept, scores, maps, seen[row] or None, first))
         return result
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
@@ -133,8 +158,8 @@ class GraphRunner:
         return [said[index] for index in range(len(cases))]
 
     def _answer(self, requests: Sequence[Request], longest: int) -> list[Said]:
-        layouts, embeds, _ = self._ready(requests)
-        feeds = batching.feeds(layouts, embeds, all_logits=False)
+        layouts, embeds, _, padding = self._ready(requests, self._features(requests))
+        feeds = batching.feeds(layouts, embeds, all_logits=False, padding=padding)
         words: list[list[int]] = [[] for _ in requests]
         out = self.calls.decode(feeds, None, None)
         for step in range(longest):
@@ -149,10 +174,17 @@ class GraphRunner:
         eos = self.prompting.eos
         return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
 
-    def _ready(self, requests: Sequence[Request]) -> tuple[list[TokenLayout], NDArray[Any], NDArray[np.int64] | None]:
-        """Layouts, embeddings [B, G, span, D] and merge maps [B, images, H0 * W0] of requests alike in images."""
+    def _features(self, requests: Sequence[Request]) -> list[Features]:
+        return [[self._prepared(*image) for image in asked.padded_images(self.plan)] for asked in requests]
+
+    def _ready(
+        self, requests: Sequence[Request], seen: Sequence[Features]
+    ) -> tuple[list[TokenLayout], NDArray[Any], NDArray[np.int64] | None, NDArray[np.bool_] | None]:
+        """Of requests alike in images: layouts, embeddings [B, G, span, D], merge maps, which tokens are padding.
+
+        Merge maps are [B, images, H0 * W0], padding is [B, G, span].
+        """
         plan, prompt = self.plan, self.prompting.manifest.prompt
-        seen = [[self._prepared(pixels) for pixels in asked.images] for asked in requests]
         none = np.zeros((0, plan.vision_tokens, 2), np.float32)
         layouts = []
         for asked, rows in zip(requests, seen, strict=True):
@@ -160,19 +192,24 @@ class GraphRunner:
             ids, kind = list(asked.token_ids), prompt.position_kind
             layouts.append(arrange(ids, prompt.image_token_id, positions, plan.grid, kind, blocks=asked.blocks))
         if not seen[0]:
-            return layouts, np.zeros((len(requests), 0, plan.span_tokens, self._width), np.float32), None
+            return layouts, np.zeros((len(requests), 0, plan.span_tokens, self._width), np.float32), None, None
         embeds = grouped(
             plan, np.concatenate([np.stack([features[0] for features in rows]) for rows in seen]), len(seen)
         )
         maps = [[features[2] for features in rows] for rows in seen]
-        return layouts, np.asarray(embeds), None if maps[0][0] is None else np.array(maps)
+        void = [[features[3] for features in rows] for rows in seen]
+        known = plan.decoder_padding and void[0][0] is not None
+        padding = np.array(void).reshape(len(seen), -1, plan.span_tokens) if known else None
+        return layouts, np.asarray(embeds), None if maps[0][0] is None else np.array(maps), padding
 
-    def _prepared(self, pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
-        """What the encoder makes of one image uint8 [F, H, W, 3]."""
-        key = hashlib.sha256(pixels.tobytes()).digest()
+    def _prepared(self, pixels: NDArray[np.uint8], padding: NDArray[np.bool_]) -> tuple[Any, ...]:
+        """What the encoder makes of one image uint8 [F, H, W, 3], of whose units bool [H0, W0] are padding."""
+        key = hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest()
         if key not in self._seen:
-            embeds, positions, merged = self.calls.vision(pixels[None])
-            self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0])
+            units = padding[None]
+            embeds, positions, merged = self.calls.vision(pixels[None], units if self.plan.vision_padding else None)
+            void = padding_tokens(units, merged, self.plan.vision_tokens)[0] if self.plan.decoder_padding else None
+            self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0], void)
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         return self._seen[key]

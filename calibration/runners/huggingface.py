@@ -14,7 +14,17 @@ from torch import Tensor
 
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration.cases import Case
-from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Said, ends, plane, probe
+from luvc_export.calibration.runners.base import (
+    LOGITS,
+    VISION,
+    Features,
+    Kept,
+    Observation,
+    Said,
+    ends,
+    plane,
+    probe,
+)
 from luvc_export.calibration.runners.canvas import prepare, uncompressed
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core.token_layout import arrange
@@ -47,7 +57,12 @@ class HuggingFace:
         self.processor = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
 
     @torch.no_grad()
-    def observe(self, cases: Sequence[Case], forced: Sequence[Kept] | None = None) -> list[Observation]:
+    def observe(
+        self,
+        cases: Sequence[Case],
+        forced: Sequence[Kept] | None = None,
+        features: Sequence[Features | None] | None = None,
+    ) -> list[Observation]:
         """See ``base.Runner``."""
         return [self._observe(self._request(case)) for case in cases]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 import weakref
-from pathlib import Path
+from contextlib import ExitStack
 
 import onnx
 
@@ -16,6 +14,7 @@ from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.core import graph_io
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.plan import Plan
 
 
@@ -74,7 +73,8 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
 
     Weights are hard links where the file system has them. Graphs whose layers are not found stay as they are.
     """
-    folder = Path(tempfile.mkdtemp(prefix="luvc-parity-"))
+    kept = ExitStack()
+    folder = kept.enter_context(temporary_folder("luvc-parity"))
     files = dict(bundle.manifest.files)
     for name in files:
         target = folder / name
@@ -86,5 +86,5 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
         else:
             link(bundle.path(name), target)
     copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
-    weakref.finalize(copy, shutil.rmtree, folder, True)
+    weakref.finalize(copy, kept.close)
     return copy

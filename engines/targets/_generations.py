@@ -40,7 +40,8 @@ JETPACK_6_2_SOURCES = {
 }
 JETPACK_7_2_SOURCES = {
     "spec.dialect": f"{_OPERATORS}, from 10.15: Attention, RotaryEmbedding, RMSNormalization, TensorScatter",
-    "library": _EDGE_LLM_217,
+    "library": f"{_EDGE_LLM_217}; 11.4 on 7.2.2: release notes of TensorRT 11.4.1; names of Python: "
+    "tests/engines/tensorrt_api.json up to 11.4",
     "device.l4t": f"{_JETPACK_7_2} (Jetson Linux 39.2)",
     "device.python": f"{_JETPACK_7_2} (Ubuntu 24.04, whose Python is 3.12)",
     "device.compute_capability": CUDA_GPUS,
@@ -50,7 +51,7 @@ JETPACK_7_2_SOURCES = {
 }
 DATACENTER_SOURCES = {
     "spec.dialect": f"{_OPERATORS}, from 10.15: Attention, RotaryEmbedding, RMSNormalization, TensorScatter",
-    "library": f"{_OPERATORS}, from 10.15; https://docs.nvidia.com/deeplearning/tensorrt/latest for 11",
+    "library": f"{_OPERATORS}, from 10.15, and of 11.1; names of Python: tests/engines/tensorrt_api.json up to 11.4",
     "device.compute_capability": CUDA_GPUS,
     "quantised": f"{SUPPORT_MATRIX}, hardware and precision",
     "kv_forms": f"{_OPERATORS}, from 10.15: TensorScatter",

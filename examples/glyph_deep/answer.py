@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from glyph_vqa.decoder import Prefix, decode
+from glyph_vqa.pack import shared_prefix
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -23,7 +24,7 @@ from luvc_export.demo.scene import GRID, Scene
 from .curriculum import Curriculum
 from .encoder import encode
 from .labels import FIELDS, HIDDEN, NAMES_OF_FIELDS, Seen, codebook, symbols
-from .packing import Packed, Packer, shared_prefix
+from .packing import Packed, Packer
 from .page import FORMATS, Page
 from .questions import PAGE, Asked, of_picture
 from .see import draw

@@ -39,7 +39,7 @@ heads; the bundled six became layers {llm_layers}. All other blocks began as the
   442, in RGB) on average, it is moved away.
 - `pages`: {page_size} pixels, {page_rows} numbered lines, {page_tokens} visual tokens; blocks of a table, a list and a form with {keys} keys,
   {heads} heads of columns, references to other keys, figures of two digits, {fonts} fonts at 14 to 19 pixels. {ink} of the pixels
-  have ink. One line stands in each row of units, its baseline up to 2 pixels off. `long` has {long_rows} lines and {long_tokens} tokens.
+  have ink. One line stands in each row of units, its baseline up to 2 pixels off. `wide` has prose beside it and {wide_tokens} tokens.
 
 What stands where in a picture or page decides by its hash whether it is one of train (6 in 8), search or held-out (1 in
 8 each); seeds differ too. Kinds about pages: by key (figure of key, cell, line of key), by place (figure at line, key at line,
@@ -66,7 +66,7 @@ layers stay. {horizon_pictures} pictures a split.
 
 Accuracy in percent, by the encoder block after which something happens to the units ({horizon_pictures} pictures a split). "Leave": all
 units but those that show a digit or a figure leave, told by the truth, not by a score; nothing attends to them in later
-blocks, and the LLM does not get them. "Pairs": of every two neighbours in a row both go on with their mean.
+blocks, and the LLM gets empty units in their place. "Pairs": of every two neighbours in a row both go on with their mean.
 
 {encoder}
 
@@ -164,7 +164,7 @@ def write(result: dict, recipe: dict) -> str:
         ["stage", "steps", "pictures a step", "rate", "minutes", "command"],
         [[str(s[k]) if k != "command" else f"`{s[k]}`" for k in keys] for s in recipe["stages"]],
     )
-    page, long = FORMATS["page"], FORMATS["long"]
+    page, wide = FORMATS["page"], FORMATS["wide"]
     return TEMPLATE.format(
         millions=f"{recipe['parameters'] / 1e6:.1f}",
         digest=result["weights_sha256"],
@@ -177,8 +177,7 @@ def write(result: dict, recipe: dict) -> str:
         page_size=" x ".join(map(str, SIZES["pages"])),
         page_rows=page[0],
         page_tokens=page[0] * page[1],
-        long_rows=long[0],
-        long_tokens=long[0] * long[1],
+        wide_tokens=wide[0] * wide[1],
         keys=len(KEYS),
         heads=len(HEADS),
         fonts=len(FONTS),

@@ -1,4 +1,4 @@
-"""Cases by split: `plain`, `textured`, `pages` and `long` are held out, `search-plain` and so on are for searching."""
+"""Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .splits import GROUNDS, SHARES, generator
 
 SPLITS = {
     f"{'' if share == 'heldout' else share + '-'}{ground}": (share, ground) for share in SHARES for ground in GROUNDS
-} | {"long": ("heldout", "long")}
+} | {"wide": ("heldout", "wide")}
 #: Height and width of the pictures of a ground in pixels.
 SIZES = {
     "plain": (252, 336),
     "textured": (252, 336),
     "pages": tuple(28 * n for n in page.FORMATS["page"]),
-    "long": tuple(28 * n for n in page.FORMATS["long"]),
+    "wide": tuple(28 * n for n in page.FORMATS["wide"]),
 }
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 _QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
@@ -36,7 +36,7 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     if split not in SPLITS:
         raise UsageError("unknown split", where="glyph-deep", got=repr(split), expected=did_you_mean(split, SPLITS))
     share, ground = SPLITS[split]
-    known = KINDS["pages" if ground == "long" else ground]
+    known = KINDS["pages" if ground == "wide" else ground]
     for kind in kinds or ():
         if kind not in known:
             raise UsageError("unknown kind", where="glyph-deep", got=repr(kind), expected=did_you_mean(kind, known))
@@ -51,8 +51,8 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
 
 def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
     """Yield the cases about one picture or page."""
-    if ground in ("pages", "long"):
-        form = "page" if ground == "pages" else "long"
+    if ground in ("pages", "wide"):
+        form = "page" if ground == "pages" else "wide"
         which = (seed, list(page.FORMATS).index(form), number)
         image, made, _ = page.render(generator(share, "pages", *which), share, form)
         for kind in kinds:

@@ -94,7 +94,7 @@ def study_of(ground: str, folder: Path, checkpoint: Path, counts: Counts) -> stu
         opened.family.encoder_shape(opened.config),
     )
     about = {"ground": ground, "weights": weights_hash(checkpoint), "records": RECORDS}
-    text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked]))
+    text = int(np.median([len(a.prompt) - len(a.pictures) for a in engines["report"].asked(shapes.none())]))
     store = Store(folder / f"glyph-deep-{ground}-measurements.json", about)
     return studies.Study(engines, shapes, store, text, lambda stage, done: say(f"{ground}: {stage}", done))
 

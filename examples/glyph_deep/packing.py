@@ -1,16 +1,14 @@
-"""From questions to tensors, and the prefix that all questions of a picture or page share."""
+"""From questions about pictures and pages to tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from glyph_vqa.decoder import Prefix
 from glyph_vqa.pack import KEYS as PICTURE_WORDS
-from glyph_vqa.pack import SUFFIX
+from glyph_vqa.pack import SUFFIX, aligned
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from .page import KEYS, STEPS
 from .questions import Asked
@@ -71,39 +69,11 @@ class Packer:
                 last.append(found[-1])
             answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
             sequences.append(prompt + self.suffix + answer)
-        length = max(map(len, sequences)) - 1  # the last token is only ever a target
-        ids = np.full((len(sequences), length), self.pad, dtype=np.int64)
-        targets = np.full((len(sequences), length), -100, dtype=np.int64)
-        for i, (sequence, (first, n)) in enumerate(zip(sequences, answers, strict=True)):
-            ids[i, : len(sequence) - 1] = sequence[:-1]
-            targets[i, first : first + n] = sequence[first + 1 : first + 1 + n]
+        ids, targets = aligned(sequences, answers, self.pad)
+        length = ids.shape[1]
         shape = (len(rows), len(rows[0]), length)
         flat, speakers = (torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, spoken))
         numbers = (torch.tensor(x).long() for x in (entry, hops))
         wanted = torch.tensor(sought).bool().view(-1, len(self.fields))
         given, targets_ = torch.from_numpy(ids).view(shape), torch.from_numpy(targets).view(shape)
         return Packed(given, targets_, flat, *numbers, wanted, speakers, torch.tensor(last).long())
-
-
-def shared_prefix(
-    embedding: nn.Module, ids: list[int], image_token: int, visual: Tensor, grid: tuple[int, int]
-) -> Prefix:
-    """Return the prefix of rows whose visual embeddings are [B, pictures * units, D], with M-RoPE positions.
-
-    Positions are those of transformers' `get_rope_index`: text counts up; a picture's tokens share one temporal
-    position and add their row and column; the text after it goes on past the larger side.
-    """
-    positions: list[tuple[int, int, int]] = []
-    now, i, units = 0, 0, grid[0] * grid[1]
-    while i < len(ids):
-        if ids[i] == image_token:
-            positions += [(now, now + r, now + c) for r in range(grid[0]) for c in range(grid[1])]
-            now, i = now + max(grid), i + units
-        else:
-            positions.append((now, now, now))
-            now, i = now + 1, i + 1
-    tokens = torch.tensor(ids)
-    where = tokens == image_token
-    embeddings = embedding(tokens)[None].repeat(len(visual), 1, 1).to(visual.dtype)
-    embeddings[:, where] = visual
-    return Prefix(embeddings, torch.tensor(positions).T, where)

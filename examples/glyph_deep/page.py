@@ -45,7 +45,8 @@ TITLES = ("INVOICE", "RECORD", "STOCK LIST", "REGISTER", "NOTES", "ACCOUNT", "SU
 BLOCKS = ("table", "list", "form")
 FONTS = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "cmss10", "STIXGeneral", "DejaVuSans-Bold")
 SIZES = {"cmss10": (17, 18, 19), "STIXGeneral": (17, 18, 19), "DejaVuSansMono": (14, 15)}  # others: 14 to 16 pixels
-FORMATS = {"short": (10, 10), "page": (26, 10), "long": (34, 12)}  # rows and columns of units
+FORMATS = {"short": (10, 10), "page": (26, 10), "wide": (26, 16)}  # rows and columns of units
+TEXT_COLUMNS = 10  # what is right of them on a wide page is prose alone
 MOST_LINES = 34
 STEPS = ("above", "below", "follow")
 
@@ -90,8 +91,8 @@ class Page:
 
 
 def lay_out(rng: np.random.Generator, form: str) -> Page:
-    """Draw a page of a format (short, page, long): its blocks, keys, references and figures."""
-    rows, columns = FORMATS[form]
+    """Draw a page of a format (short, page, wide): its blocks, keys, references and figures."""
+    rows, columns = FORMATS[form][0], TEXT_COLUMNS
     order = [BLOCKS[i] for i in rng.permutation(3)]
     if form == "short":
         order = order[:1] if rng.random() < 0.3 else order[:2]
@@ -126,7 +127,7 @@ def lay_out(rng: np.random.Generator, form: str) -> Page:
             entries.append(Entry(figure(rng), key, i + 1, (i, at[kind][1]), ref=ref))
         lines.append(Line(kind, key, ref))
     layout = (rows, columns, tuple(kinds), heads, *sorted(at.items()))
-    return Page(rows, columns, tuple(lines), tuple(entries), layout)
+    return Page(rows, FORMATS[form][1], tuple(lines), tuple(entries), layout)
 
 
 def keep_headers(kinds: list[str]) -> list[str]:
@@ -191,6 +192,13 @@ class Sheet:
         ]
         return [(row, c) for c, share in shares if share >= 12 or share == max(s for _, s in shares)]
 
+    def prose(self, row: int, x: int, right: int) -> None:
+        """Print words from a pixel on, up to 70 pixels before another."""
+        while x < right - 70:
+            word = PROSE[self.rng.integers(len(PROSE))]
+            self.write(word, row, x)
+            x += text_ink(self.font, self.size, word).shape[1] + 7
+
     def fit(self, text: str, column: int) -> int:
         """Return a place inside one unit, in pixels, at which a text of at most 28 pixels stands in it whole."""
         free = TOKEN - text_ink(self.font, self.size, text).shape[1]
@@ -226,13 +234,15 @@ def draw(rng: np.random.Generator, page: Page) -> tuple[NDArray[np.uint8], Shown
     for row, line in enumerate(page.lines):
         sheet.drop = int(rng.integers(0, 5))
         sheet.write(str(row + 1), row, 2 + int(rng.integers(0, 5)))
+        if page.columns > TEXT_COLUMNS and rng.random() < 0.8:
+            sheet.prose(row, TEXT_COLUMNS * TOKEN + int(rng.integers(4, 12)), sheet.width)
         if line.kind in BLOCKS and line.key >= 0:
             end = ":" if line.kind == "form" and style["colon"] else ""
             keys[row] = sheet.write(KEYS[line.key] + end, row, TOKEN + int(rng.integers(1, 9)))
             if line.ref >= 0:
                 refs[row] = sheet.write(KEYS[line.ref], row, at[line.kind][0] * TOKEN + int(rng.integers(0, 9)))
             if line.kind == "table" and style["rules"]:
-                sheet.rule(row, 1, page.columns)
+                sheet.rule(row, 1, TEXT_COLUMNS)
             if line.kind == "form" and style["boxes"]:
                 sheet.rule(row, at["form"][1], at["form"][1] + 1, 26)
             if line.kind == "list" and style["dots"] and line.ref < 0:
@@ -254,19 +264,15 @@ def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, boo
     if line.kind == "header":
         heads, at = page.layout[3], dict(page.layout[4:])["table"]
         for head, column in zip(heads, at, strict=True):
-            most = sheet.width - text_ink(sheet.font, sheet.size, HEADS[head]).shape[1] - 1
+            most = TEXT_COLUMNS * TOKEN - text_ink(sheet.font, sheet.size, HEADS[head]).shape[1] - 1
             found = sheet.write(HEADS[head], row, min(most, column * TOKEN + int(rng.integers(-8, 2))))
             units |= dict.fromkeys(found, head)
-        sheet.rule(row, 1, page.columns)
+        sheet.rule(row, 1, TEXT_COLUMNS)
     elif line.kind in ("title", "heading"):
         title = TITLES[rng.integers(len(TITLES))]
         sheet.write(title, row, TOKEN * int(rng.integers(1, 4)), "DejaVuSans-Bold" if style["bold"] else None)
     else:
-        x = TOKEN + int(rng.integers(0, 12))
-        while x < sheet.width - 70:
-            word = PROSE[rng.integers(len(PROSE))]
-            sheet.write(word, row, x)
-            x += text_ink(sheet.font, sheet.size, word).shape[1] + 7
+        sheet.prose(row, TOKEN + int(rng.integers(0, 12)), TEXT_COLUMNS * TOKEN)
     return units
 
 

@@ -7,14 +7,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from luvc_export.demo.scene import (
-    COLOURS,
     HEIGHT,
     WIDTH,
     Mark,
     Scene,
     background,
     distract,
-    glyph,
+    imprint,
     lay_out,
     token_owner,
 )
@@ -45,10 +44,4 @@ def render(rng: np.random.Generator, split: str, ground: str) -> tuple[NDArray[n
         draw = ImageDraw.Draw(image)
         distract(rng, draw, marks, hard=False)
     draw.rectangle([0, 0, WIDTH - 1, HEIGHT - 1], outline=tuple(int(v) for v in rng.integers(20, 110, 3)), width=3)
-    pixels = np.array(image)
-    for mark in marks:
-        ink = glyph(mark.font, mark.size, mark.digit)[..., None]
-        shade = np.clip(np.array(COLOURS[mark.colour]) + rng.integers(-12, 13, 3), 0, 255)
-        window = pixels[mark.y : mark.y + ink.shape[0], mark.x : mark.x + ink.shape[1]]
-        window[:] = (window * (1 - ink) + shade * ink).astype(np.uint8)
-    return pixels, Scene(marks, token_owner(marks))
+    return imprint(rng, np.array(image), marks), Scene(marks, token_owner(marks))

@@ -28,7 +28,7 @@ OWN = {"key": "key", "ref": "ref", "line": "number", "tens": "figure", "ones": "
 
 
 def draw(ground: str, seed: int, number: int, split: str = "train") -> tuple[np.ndarray, Scene | page.Page, Seen]:
-    """Return a picture (plain, textured) or a page (short, page, long), what it holds and what its units show."""
+    """Return a picture (plain, textured) or a page (short, page, wide), what it holds and what its units show."""
     if ground in page.FORMATS:
         rng = generator(split, "pages", seed, list(page.FORMATS).index(ground), number)
         image, made, shown = page.render(rng, split, ground)

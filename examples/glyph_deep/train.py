@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import torch
 from glyph_vqa.model import export
 from glyph_vqa.optimise import Optimiser
-from glyph_vqa.train import save
+from glyph_vqa.train import optimise
 
 from .model import fresh, load
 from .see import See
 from .tokenizer import write_tokenizer
 
-GROUNDS = ("plain", "textured", "short", "page", "long")
+GROUNDS = ("plain", "textured", "short", "page", "wide")
 
 
 def stages() -> dict[str, type]:
@@ -62,30 +61,8 @@ def train(args: argparse.Namespace) -> None:
     stage = See(model, args) if args.stage == "see" else stages()[args.stage](model, tokenizer, args)
     begin(stage, args.start)
     optimiser = Optimiser(stage.parameters(), args.rate, args.steps, args.decay)
-    path, step = args.out / "state.pt", 0
-    if path.exists():
-        state = torch.load(path, map_location="cpu")
-        stage.load_state_dict(state["state"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        print(f"resumed at step {step}", flush=True)
-    tally, since = defaultdict(list), time.time()
-    last = args.steps if args.stop is None else min(args.stop, args.steps)
-    while step < last:
-        wait(args.pause)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            loss, figures = stage.step(step)
-        optimiser.step(loss, step)
-        step += 1
-        for name, value in {"loss": loss.item(), **figures}.items():
-            tally[name].append(value)
-        if step % args.report == 0 or step == last:
-            shown = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in tally.items())
-            print(f"step {step} {(time.time() - since) / len(tally['loss']):.2f} s/step {shown}", flush=True)
-            tally, since = defaultdict(list), time.time()
-        if step % args.save == 0 or step == last:
-            state = {"stage": args.stage, "step": step, "state": stage.state_dict()}
-            save(path, {**state, "optimiser": optimiser.state_dict()})
+    arithmetic = torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)
+    optimise(stage, optimiser, args, arithmetic, lambda: wait(args.pause))
     export(model, args.out / "tokenizer", args.out / "checkpoint")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -82,12 +83,8 @@ class Packer:
                 last.append(found[-1])
             answers.append((len(prompt) + len(self.suffix) - 1, len(answer)))
             sequences.append(prompt + self.suffix + answer)
-        length = max(map(len, sequences)) - 1  # the last token is only ever a target
-        ids = np.full((len(sequences), length), self.pad, dtype=np.int64)
-        targets = np.full((len(sequences), length), -100, dtype=np.int64)
-        for i, (sequence, (first, n)) in enumerate(zip(sequences, answers, strict=True)):
-            ids[i, : len(sequence) - 1] = sequence[:-1]
-            targets[i, first : first + n] = sequence[first + 1 : first + 1 + n]
+        ids, targets = aligned(sequences, answers, self.pad)
+        length = ids.shape[1]
         shape = (len(rows), len(rows[0]), length)
         flat, colours, speakers = (
             torch.tensor([i * length + at for i, at in x]).long() for x in (anchors, counted, spoken)
@@ -97,8 +94,26 @@ class Packer:
         return Packed(given, wanted, flat, *words, colours, torch.tensor(among), speakers, torch.tensor(last).long())
 
 
-def shared_prefix(embedding: nn.Module, ids: list[int], image_token: int, visual: Tensor) -> Prefix:
-    """Return the prefix of rows whose visual embeddings are `[B, pictures * 108, D]`, with M-RoPE positions.
+def aligned(
+    sequences: list[list[int]], answers: list[tuple[int, int]], pad: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids and targets [questions, T], padded on the right; `answers` holds where each answer begins, its length.
+
+    The last token of a sequence is only ever a target.
+    """
+    length = max(map(len, sequences)) - 1
+    ids = np.full((len(sequences), length), pad, dtype=np.int64)
+    targets = np.full((len(sequences), length), -100, dtype=np.int64)
+    for i, (sequence, (first, n)) in enumerate(zip(sequences, answers, strict=True)):
+        ids[i, : len(sequence) - 1] = sequence[:-1]
+        targets[i, first : first + n] = sequence[first + 1 : first + 1 + n]
+    return ids, targets
+
+
+def shared_prefix(
+    embedding: nn.Module, ids: list[int], image_token: int, visual: Tensor, grid: tuple[int, int] = GRID
+) -> Prefix:
+    """Return the prefix of rows whose visual embeddings are [B, pictures * units, D], with M-RoPE positions.
 
     Positions are those of transformers' `get_rope_index`: text counts up; a picture's tokens share one temporal
     position and add their row and column; the text after it goes on past the larger side.
@@ -106,8 +121,8 @@ def shared_prefix(embedding: nn.Module, ids: list[int], image_token: int, visual
     positions, now, i = [], 0, 0
     while i < len(ids):
         if ids[i] == image_token:
-            positions += [(now, now + r, now + c) for r in range(GRID[0]) for c in range(GRID[1])]
-            now, i = now + max(GRID), i + GRID[0] * GRID[1]
+            positions += [(now, now + r, now + c) for r in range(grid[0]) for c in range(grid[1])]
+            now, i = now + max(grid), i + grid[0] * grid[1]
         else:
             positions.append((now, now, now))
             now, i = now + 1, i + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,9 +51,21 @@ def train(args: argparse.Namespace) -> None:
     stage = STAGES[args.stage](model.to(device), tokenizer, args)
     begin(stage, args.start)
     optimiser = Optimiser(stage.parameters(), args.rate, args.steps, args.decay, args.optimiser == "muon")
+    optimise(stage, optimiser, args, torch.autocast(device.type, torch.bfloat16))
+    export(model, args.out / "tokenizer", args.out / "checkpoint")
+
+
+def optimise(
+    stage: object,
+    optimiser: Optimiser,
+    args: argparse.Namespace,
+    arithmetic: torch.autocast,
+    wait: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a stage to its last step, from its last saved one; `wait` is called before each."""
     path, step = args.out / "state.pt", 0
     if path.exists():
-        state = torch.load(path, map_location=device)
+        state = torch.load(path, map_location=next(stage.model.parameters()).device)
         stage.load_state_dict(state["state"])
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
@@ -60,7 +73,8 @@ def train(args: argparse.Namespace) -> None:
     tally, since = defaultdict(list), time.time()
     last = args.steps if args.stop is None else min(args.stop, args.steps)
     while step < last:
-        with torch.autocast(device.type, torch.bfloat16):
+        wait()
+        with arithmetic:
             loss, figures = stage.step(step)
         optimiser.step(loss, step)
         step += 1
@@ -73,7 +87,6 @@ def train(args: argparse.Namespace) -> None:
         if step % args.save == 0 or step == last:
             state = {"stage": args.stage, "step": step, "state": stage.state_dict()}
             save(path, {**state, "optimiser": optimiser.state_dict()})
-    export(model, args.out / "tokenizer", args.out / "checkpoint")
 
 
 def main() -> None:

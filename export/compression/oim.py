@@ -4,6 +4,9 @@ The abstract of arXiv 2512.09010 states an iterative merging scheme "orthogonal 
 matching, sizes and the one-hot form below are a reconstruction. Deciding (``assign``) is separate from moving
 (``merge_axis``), so sizes and positions reuse one decision. No scatter, mask, sort or data-dependent shape.
 
+Units that show padding alone are small: ``PADDING`` in place of 1. That size says what they are in every pass: pairs of
+them leave first, a pair of padding and picture leaves last, and where it must, the picture's mean stays its own.
+
 Shapes: R rows that merge independently, W tokens in each, r removed, k = W - r kept, C channels.
 """
 
@@ -15,6 +18,12 @@ import torch
 from torch import Tensor
 
 from luvc_export.core.plan import MergeMode, MergePass
+
+#: Size of a unit of padding. Eight million merged ones stay below ``HALF``, and next to 1 it is lost in the rounding
+#: of fp32 (a power of two, so that sums are exact; the smallest number that fp16 has too).
+PADDING = 2.0**-24
+#: Units below are padding alone.
+HALF = 0.5
 
 
 class Units(NamedTuple):
@@ -35,22 +44,30 @@ class Units(NamedTuple):
     merged_into: Tensor
 
 
-def start(x: Tensor, copies: int = 1) -> Units:
-    """Units [B, H, W, C] before any pass: size 1, integer positions, each carrying itself ``copies`` times."""
+def start(x: Tensor, copies: int = 1, padding: Tensor | None = None) -> Units:
+    """Units [B, H, W, C] before any pass: size 1, integer positions, each carrying itself ``copies`` times.
+
+    ``padding``, bool [B, H, W], marks units that show padding alone.
+    """
     batch, rows, columns = x.shape[:3]
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     place = torch.stack([row, column], -1).to(torch.float32).expand(batch, -1, -1, -1)
     sizes = torch.ones(rows, columns).expand(batch, -1, -1)
+    if padding is not None:
+        sizes = torch.where(padding, PADDING, 1.0)
     index = torch.arange(rows * columns).expand(batch, -1)
     return Units(x, sizes, place, place.repeat(1, 1, 1, copies), index)
 
 
-def merge(units: Units, step: MergePass, mode: MergeMode = "mean") -> Units:
-    """One pass: ``step.columns`` columns leave every row, then ``step.rows`` rows leave every column."""
-    return _flip(_merge_rows(_flip(_merge_rows(units, step.columns, mode)), step.rows, mode))
+def merge(units: Units, step: MergePass, mode: MergeMode = "mean", padded: bool = False) -> Units:
+    """One pass: ``step.columns`` columns leave every row, then ``step.rows`` rows leave every column.
+
+    ``padded`` says that units may be padding, which their sizes tell.
+    """
+    return _flip(_merge_rows(_flip(_merge_rows(units, step.columns, mode, padded)), step.rows, mode, padded))
 
 
-def assign(x: Tensor, removed: int) -> Tensor:
+def assign(x: Tensor, removed: int, sizes: Tensor | None = None) -> Tensor:
     """Decide one axis pass: one-hot assignment fp32 [R, W - removed, W] of every token to the kept token it joins.
 
     Every odd token looks at its left and right even neighbour (cosine, fp32) and takes the more similar one; the
@@ -59,6 +76,8 @@ def assign(x: Tensor, removed: int) -> Tensor:
     Args:
         x: [R, W, C].
         removed: Python int in 0..W // 2.
+        sizes: fp32 [R, W, 1] where units may be padding: pairs of it leave first, from the left, and pairs of padding
+            and picture last.
     """
     width = x.shape[1]
     odd = width // 2
@@ -66,8 +85,11 @@ def assign(x: Tensor, removed: int) -> Tensor:
     own_odd = torch.tensor([*range(1, 2 * odd, 2)])
     unit = torch.nn.functional.normalize(x.float(), dim=-1)
     cosine = (unit[:, :-1] * unit[:, 1:]).sum(-1)
+    if sizes is not None:
+        cosine = _beside_padding(cosine, (sizes[:, :, 0] < HALF).float())
     left = cosine[:, 0 : 2 * odd : 2]
-    right = torch.nn.functional.pad(cosine[:, 1::2], (0, odd - (width - 1) // 2), value=-2.0)
+    missing = -2.0 if sizes is None else BELOW_PADDING
+    right = torch.nn.functional.pad(cosine[:, 1::2], (0, odd - (width - 1) // 2), value=missing)
     chosen = torch.topk(torch.maximum(left, right), removed).indices
     joins = (chosen[:, :, None] == torch.tensor([*range(odd)])).any(1)
     target_of_odd = torch.where(joins, torch.where(right > left, own_odd + 1, own_odd - 1), own_odd)
@@ -78,14 +100,31 @@ def assign(x: Tensor, removed: int) -> Tensor:
     return (kept[:, :, None] == target[:, None, :]).float()
 
 
-def _merge_rows(units: Units, removed: int, mode: MergeMode) -> Units:
+#: Below every value of ``_beside_padding``.
+BELOW_PADDING = -8.0
+
+
+def _beside_padding(cosine: Tensor, padding: Tensor) -> Tensor:
+    """Similarity of neighbours [R, W - 1] where ``padding`` [R, W] is 1 for padding and 0 for picture.
+
+    Of two pictures the cosine; of two paddings above 3, of one and one at most -3, the leftmost pair first: with equal
+    values the choice would be the back-end's.
+    """
+    first, second = padding[:, :-1], padding[:, 1:]
+    both, one = first * second, (first - second).abs()
+    pairs = cosine.shape[1]
+    share = torch.tensor([*range(pairs)], dtype=torch.float32) / pairs
+    return cosine * (1 - both) * (1 - one) + (both * (4 - share) - one * (3 + share))
+
+
+def _merge_rows(units: Units, removed: int, mode: MergeMode, padded: bool) -> Units:
     if removed == 0:
         return units
     batch, rows, columns, channels = units.x.shape
     kept = columns - removed
     x = units.x.reshape(batch * rows, columns, channels)
     sizes = units.sizes.reshape(batch * rows, columns, 1)
-    assignment = assign(x, removed)
+    assignment = assign(x, removed, sizes if padded else None)
     new_sizes = assignment @ sizes
 
     def mean(values: Tensor) -> Tensor:

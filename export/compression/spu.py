@@ -51,6 +51,29 @@ def lowpass(normed: Tensor, basis: Tensor) -> Tensor:
     return smooth.reshape(batch, groups, channels, tokens).transpose(2, 3)
 
 
+#: How far below 0 each token of padding stands from the one before: below all scores, apart from each other in fp32.
+PADDING_STEP = 1e30
+
+
+def padding_last(score: Tensor, index: Tensor) -> Tensor:
+    """Scores [B, G, N] in which padding stands below everything, the first of it least, whatever it scored.
+
+    ``index``, int64 [B, G, N], is ``-1 - place`` for padding: see ``mark_padding``. An order by place and not by score
+    gives every back-end the same choice where a budget is larger than the picture.
+    """
+    return score - torch.relu(-index.float()) * PADDING_STEP
+
+
+def mark_padding(index: Tensor, padding: Tensor) -> Tensor:
+    """Places int64 [B, G, N] with ``-1 - place`` for padding, bool [B, G, N]: the mark travels with the place."""
+    return torch.where(padding, -1 - index, index)
+
+
+def unmark(index: Tensor) -> Tensor:
+    """Places again."""
+    return torch.where(index < 0, -1 - index, index)
+
+
 def select(score: Tensor, keep: int) -> Tensor:
     """Indices int64 [B, G, keep] of the ``keep`` largest scores [B, G, N], ascending. Ties have no promised winner."""
     best = torch.topk(score, keep).indices

@@ -41,6 +41,8 @@ def forced_decoder(model: ir.Model, layers: Sequence[int]) -> ir.Model:
         chosen.replace_all_uses_with(given)
         made.graph.inputs.append(given)
     passes.RemoveUnusedNodesPass()(made)
+    unread = {given.name for given in made.graph.inputs if given.name == graph_io.VISUAL_PADDING and not given.uses()}
+    made.graph.inputs[:] = [given for given in made.graph.inputs if given.name not in unread]
     return made
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.export.compression import scores, spu
+from luvc_export.export.compression import oim, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import llm_merge
 from luvc_export.export.llm.last_row_attention import last_row
@@ -70,11 +70,13 @@ class Decoder(nn.Module):
         logits_indices: Tensor,
         past: Sequence[Tensor],
         forced: dict[int, Tensor] | None = None,
+        visual_padding: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Run prefill (empty ``past``) or decode (G = 0); shapes in ``luvc_export.core.graph_io``.
 
         ``past`` is key, value of layer 0, key, value of layer 1, and so on; ``forced`` gives, per pruning layer, the
-        indices [B, G, keep] that replace the selection (parity). The other inputs are the graph's.
+        indices [B, G, keep] that replace the selection (parity). The other inputs are the graph's; without
+        ``visual_padding`` no token is padding.
 
         Returns:
             Logits fp32 [B, n, vocab], present caches in the order of ``past``, and for each prune with a budget
@@ -89,6 +91,10 @@ class Decoder(nn.Module):
         visual = visual_embeds.flatten(1, 2)
         planes = visual[:, :, self.hidden :] if self.planes else None
         index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)
+        sizes = torch.ones_like(visual_order, dtype=torch.float32)
+        if visual_padding is not None:
+            index = spu.mark_padding(index, visual_padding)
+            sizes = torch.where(visual_padding.flatten(1), oim.PADDING, 1.0)
         span = Span(visual_order, cos, sin, index, planes)
         x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
         presents: list[Tensor] = []
@@ -96,7 +102,7 @@ class Decoder(nn.Module):
         mask = None
         last = self.plan.layers - 1
         before: Tensor | None = None
-        mass = llm_merge.Mass(torch.ones_like(visual_order, dtype=torch.float32), visual_position_ids)
+        mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         for number, layer in enumerate(self.layers):
             keep = self.plan.keep[number]
             if number == self.planes:
@@ -109,8 +115,8 @@ class Decoder(nn.Module):
                         before, torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1), order, text_mask
                     )
                     chosen = None if forced is None else forced[number]
-                    x, span = self._prune(number, x, span, groups, count, chosen, rows)
-                    kept.append(span.kept)
+                    x, span = self._prune(number, x, span, groups, count, chosen, rows, visual_padding is not None)
+                    kept.append(span.kept if visual_padding is None else spu.unmark(span.kept))
                 else:
                     x, span = x[:, groups * count :], span.empty()
                 count, mask = keep, None
@@ -134,7 +140,15 @@ class Decoder(nn.Module):
         return torch.cat([x[:, : plane.shape[1]] + plane, x[:, plane.shape[1] :]], 1)
 
     def _prune(
-        self, number: int, x: Tensor, span: Span, groups: int, count: int, chosen: Tensor | None, rows: Rows
+        self,
+        number: int,
+        x: Tensor,
+        span: Span,
+        groups: int,
+        count: int,
+        chosen: Tensor | None,
+        rows: Rows,
+        padded: bool,
     ) -> tuple[Tensor, Span]:
         keep = self.plan.keep[number]
         visual = x[:, : groups * count]
@@ -147,7 +161,8 @@ class Decoder(nn.Module):
                 keep,
                 self._layer_context(number, x, visual, groups, count, rows),
             )
-            chosen = spu.select(self.score(given), keep)
+            score = self.score(given)
+            chosen = spu.select(spu.padding_last(score, span.kept) if padded else score, keep)
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
@@ -184,14 +199,15 @@ class Decoder(nn.Module):
         parts = [visual, mass.positions.permute(1, 2, 0), span.order[:, :, None].float()]
         parts += [] if span.planes is None else [span.planes]
         flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
-        merged, sizes = llm_merge.merge(flat[0], flat[1:], mass.sizes.reshape(batch * groups, count), grids[-1], target)
+        sizes = mass.sizes.reshape(batch * groups, count)
+        merged, sizes = llm_merge.merge(flat[0], flat[1:], sizes, grids[-1], target, mass.padded)
         rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
         positions = rows[1].reshape(batch, groups * keep, axes).permute(2, 0, 1)
         cos, sin = self.rope(positions)
         index = span.kept[:, :, :keep]
         planes = None if span.planes is None else rows[3].to(dtype)
         span = Span(rows[2][:, :, 0].floor().to(torch.int64), cos, sin, index, planes)
-        mass = llm_merge.Mass(sizes.reshape(batch, groups * keep), positions)
+        mass = llm_merge.Mass(sizes.reshape(batch, groups * keep), positions, mass.padded)
         return torch.cat([rows[0].to(dtype), x[:, groups * count :]], 1), span, mass
 
     def _layer(
@@ -273,7 +289,8 @@ class Rows(NamedTuple):
 class Span(NamedTuple):
     """What travels with the visual span.
 
-    Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N], DeepStack planes [B, G * N, planes * D] or None.
+    Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N] with padding marked (``spu.mark_padding``),
+    DeepStack planes [B, G * N, planes * D] or None.
     """
 
     order: Tensor

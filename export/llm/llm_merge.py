@@ -15,14 +15,23 @@ from luvc_export.export.compression import oim
 
 
 class Mass(NamedTuple):
-    """What merging must know beside ``decoder.Span``: sizes fp32 [B, G * N] and positions [A, B, G * N]."""
+    """What merging must know beside ``decoder.Span``.
+
+    Sizes fp32 [B, G * N], positions [A, B, G * N], and whether tokens may be padding, which sizes tell.
+    """
 
     sizes: Tensor
     positions: Tensor
+    padded: bool
 
 
 def merge(
-    normed: Tensor, parts: list[Tensor], sizes: Tensor, grid: tuple[int, int], target: tuple[int, int]
+    normed: Tensor,
+    parts: list[Tensor],
+    sizes: Tensor,
+    grid: tuple[int, int],
+    target: tuple[int, int],
+    padded: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """Merge a span from ``grid`` to ``target``: columns first, then rows, in as many passes as halving needs.
 
@@ -32,6 +41,7 @@ def merge(
         sizes: Units each token stands for, fp32 [M, N].
         grid: (rows, columns), rows * columns = N.
         target: (rows, columns) to reach.
+        padded: Whether tokens may be padding: see ``oim.assign``.
 
     Returns:
         The parts in fp32 [M, N', C] and the sizes [M, N'].
@@ -43,10 +53,10 @@ def merge(
     mass = sizes.reshape(images, rows, columns, 1)
     while (rows, columns) != target:
         step = min(columns - target[1], columns // 2)
-        values, mass = _columns(values, mass, widths[0], step)
+        values, mass = _columns(values, mass, widths[0], step, padded)
         columns -= step
         step = min(rows - target[0], rows // 2)
-        values, mass = (part.transpose(1, 2) for part in _columns(*_turn(values, mass), widths[0], step))
+        values, mass = (part.transpose(1, 2) for part in _columns(*_turn(values, mass), widths[0], step, padded))
         rows -= step
     values = values.reshape(images, rows * columns, sum(widths))
     return list(values.split(widths, 2))[1:], mass.reshape(images, rows * columns)
@@ -56,13 +66,13 @@ def _turn(values: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     return values.transpose(1, 2), mass.transpose(1, 2)
 
 
-def _columns(values: Tensor, mass: Tensor, metric: int, removed: int) -> tuple[Tensor, Tensor]:
+def _columns(values: Tensor, mass: Tensor, metric: int, removed: int, padded: bool) -> tuple[Tensor, Tensor]:
     """One axis pass over [M, R, W, C]; the first ``metric`` channels decide."""
     if not removed:
         return values, mass
     images, rows, width, channels = values.shape
     flat, weight = _padded(values), _padded(mass)
-    assignment = oim.assign(flat[:, :, :metric], removed)
+    assignment = oim.assign(flat[:, :, :metric], removed, weight if padded else None)
     total = assignment @ weight
     mean = (assignment @ (flat * weight) / total)[:-1]
     shape = (images, rows, width - removed)

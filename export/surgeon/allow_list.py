@@ -5,7 +5,8 @@ Source: docs/operators.md of github.com/onnx/onnx-tensorrt at branch 10.1-GA, co
 what 10.1 takes 10.3 takes. It reads opset 9 to 20. Listed is the part of it that graphs of this project use, with the
 restrictions that file states: TopK sorted, K below 3840; integer Clip absent; UINT8 only as network input; INT8 and
 FP8 only between Q and DQ (it reads INT4 too, which opset 20 cannot say). A TensorRT-RTX build proves nothing for
-10.3: its parser is newer.
+10.3: its parser is newer. All of it is on the list of 11.1 as well, the newest there is
+(tests/engines/test_operators.py).
 """
 
 from __future__ import annotations

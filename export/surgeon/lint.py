@@ -59,6 +59,7 @@ TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 
 _TYPES = {
     graph_io.IMAGE: np.uint8,
+    graph_io.PADDING: np.bool_,
     graph_io.INPUT_IDS: np.int64,
     graph_io.VISUAL_POSITION_IDS: np.float32,
     graph_io.POSITION_IDS: np.float32,
@@ -66,6 +67,7 @@ _TYPES = {
     graph_io.ORDER: np.int64,
     graph_io.TEXT_MASK: np.bool_,
     graph_io.LOGITS_INDICES: np.int64,
+    graph_io.VISUAL_PADDING: np.bool_,
     graph_io.LOGITS: np.float32,
     graph_io.NEXT_TOKEN: np.int64,
     graph_io.NEXT_LOGIT: np.float32,
@@ -146,10 +148,12 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     inputs = {tensor.name: tensor for tensor in surgery.graph.inputs}
     outputs = {tensor.name: tensor for tensor in surgery.graph.outputs}
     if surgery.part == "vision":
-        wanted_in, wanted_out = [graph_io.IMAGE], [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
+        wanted_in = [*graph_io.vision_inputs(surgery.plan)]
+        wanted_out = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
+        wanted_out += [graph_io.MERGED_INTO] if surgery.plan.vision_padding else []
     else:
         layers = surgery.plan.layers
-        wanted_in = [*graph_io.DECODER_INPUTS, *graph_io.past_names(layers)]
+        wanted_in = [*graph_io.decoder_inputs(surgery.plan), *graph_io.past_names(layers)]
         chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token else []
         wanted_out = [graph_io.LOGITS, *chosen, *graph_io.present_names(layers)]
     for kind, names, found in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from luvc_export.core.element_types import BY_PRECISION
+from luvc_export.core.files import safe_files
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
@@ -47,8 +47,8 @@ def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, prog
         UsageError: The folder holds something, or the config is not that of a family.
         MachineError: The disk is too small.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError("the output folder exists", where=str(output), fix="choose another -o")
+    safe_files.recover(output)
+    _check_free(output)
     shapes = shapes_of(preset)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -61,21 +61,15 @@ def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, prog
             expected=f"{needed / 2**30:.1f} GiB",
             fix="fewer --layers, or another -o",
         )
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
-    try:
-        scratch.chmod(0o755)
+    with writing_to(output), safe_files.scratch_folder(output) as scratch:
         config = preset.config | {"torch_dtype": BY_PRECISION[dtype].name}
         _json(scratch / "config.json", config)
         if preset.processor:
             _json(scratch / "preprocessor_config.json", preset.processor)
         write_tokenizer(preset, scratch)
-        with writing_to(output):
-            _shards(scratch, shapes, dtype, seed, progress or (lambda stage, done: None))
-        if output.exists():
-            output.rmdir()
-        scratch.rename(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _shards(scratch, shapes, dtype, seed, progress or (lambda stage, done: None))
+        _check_free(output)
+        safe_files.put_in_place(scratch, output)
     return count
 
 
@@ -94,6 +88,12 @@ def shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
         model = family.build(config)
     model.tie_weights()  # type: ignore[operator]
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _check_free(output: Path) -> None:
+    """Nothing is replaced but an empty folder; a link is not followed."""
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise UsageError("the output folder exists", where=str(output), fix="choose another -o")
 
 
 def _shards(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, seed: int, progress: Progress) -> None:

@@ -71,10 +71,13 @@ class LearnedPositionViT(nn.Module):
         self.copies = POSITION_COPIES if plan.positions == "multi" else 1
         self.scale = float(self.head_dim) ** -0.5
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0]."""
+    def forward(self, image: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
+
+        ``padding``, bool [n, H0, W0], marks units that show padding alone.
+        """
         x, aside = self._start(image)
-        units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies)
+        units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         saved: dict[int, Tensor] = {}
         last = self.features[-1]
         for number, layer in enumerate(self.layers()[:last]):
@@ -85,7 +88,8 @@ class LearnedPositionViT(nn.Module):
             if number + 1 in self.features and number + 1 != last:
                 saved[number + 1] = units.x
             for step in passes:
-                units, moved = feature_planes.merge(units, list(saved.values()), step, self.plan.merge_mode)
+                planes = list(saved.values())
+                units, moved = feature_planes.merge(units, planes, step, self.plan.merge_mode, padding is not None)
                 saved = dict(zip(saved, moved, strict=True))
             if passes:
                 x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)

@@ -62,20 +62,22 @@ class RotaryPositionViT(nn.Module):
         inner = torch.stack(torch.meshgrid(torch.arange(merge), torch.arange(merge), indexing="ij"), -1)
         self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 
         With tapped blocks the embeddings are [n, N_0, (1 + planes) * D], each token followed by its planes.
+        ``padding``, bool [n, H0, W0], marks units that show padding alone.
         """
-        return self.from_patches(self._patches(image))
+        return self.from_patches(self._patches(image), padding)
 
-    def from_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def from_patches(self, pixels: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As ``forward``, from normalised patches unit by unit, as transformers' processors write them.
 
         Args:
             pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
+            padding: See ``forward``.
         """
-        units, saved = oim.start(self._embed(pixels), self.copies), list[Tensor]()
+        units, saved = oim.start(self._embed(pixels), self.copies, padding), list[Tensor]()
         stage = self._enter(units)
         x = stage.x
         for number, block in enumerate(self.visual.blocks):
@@ -86,7 +88,7 @@ class RotaryPositionViT(nn.Module):
             if passes:
                 units = self._leave(units, x, stage)
                 for step in passes:
-                    units, saved = feature_planes.merge(units, saved, step, self.plan.merge_mode)
+                    units, saved = feature_planes.merge(units, saved, step, self.plan.merge_mode, padding is not None)
                 stage = self._enter(units)
                 x = stage.x
         embeds = self.finish(x).index_select(1, stage.raster)

@@ -30,7 +30,12 @@ _ATTRIBUTE_REFUSED = (6, 10, 11, 14, 15, 22, 23)
 _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_ATTRIBUTE = 1, 7, 10, 11
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_INT64, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 7, 8, 9
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+#: Fields of a tensor that hold its elements one by one; raw_data apart. Strings are in none of our graphs.
+_TENSOR_TYPED, _TENSOR_STRINGS = (4, 5, 7, 10, 11), 6
 _INT64 = 7
+#: Bits of an element by its ONNX type (onnx.proto, TensorProto.DataType): floats, integers, complex, fp8, 4 bits.
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
+_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}
 
 #: Operators that exports, calibration and the targets' dialects hold. None runs a graph of its own.
 _NAMES = """
@@ -74,6 +79,8 @@ class OutsideTensor:
         offset: Its first byte there.
         bytes: As many as its shape and type take; None for types whose elements are no whole bytes.
         length: As the graph says; None where it does not.
+        kind: ONNX element type.
+        count: Elements.
     """
 
     name: str
@@ -81,13 +88,20 @@ class OutsideTensor:
     offset: int
     bytes: int | None
     length: int | None
+    kind: int
+    count: int
 
 
 def check_graph(data: bytes | memoryview, where: str) -> tuple[OutsideTensor, ...]:
+    """Walk a whole graph file: see ``walk_graph``, without the nodes."""
+    return walk_graph(data, where)[0]
+
+
+def walk_graph(data: bytes | memoryview, where: str) -> tuple[tuple[OutsideTensor, ...], list[Message]]:
     """Walk a whole graph file; ``where`` names it in errors.
 
     Returns:
-        Every tensor that lies in another file, each an initializer of the graph.
+        Every tensor that lies in another file, each an initializer of the graph; and the graph's nodes.
 
     Raises:
         BundleError: It is no ONNX graph, or holds what this project's exports never do.
@@ -103,8 +117,9 @@ def check_graph(data: bytes | memoryview, where: str) -> tuple[OutsideTensor, ..
         functions = _functions(model)
         constants: dict[str, list[int]] = {}
         outside = _initializers(graph, constants)
-        _check_nodes(wire.parts(graph, _GRAPH_NODE), functions, constants)
-        return outside
+        nodes = wire.parts(graph, _GRAPH_NODE)
+        _check_nodes(nodes, functions, constants)
+        return outside, nodes
     except (ValueError, IndexError, OverflowError) as error:
         raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
     except _Refused as refused:
@@ -129,9 +144,28 @@ def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[Outs
         names.add(name)
         if _is_outside(tensor):
             outside.append(_outside(tensor, name))
-        elif (values := _values(tensor)) is not None:
+            continue
+        _check_data(tensor, name)
+        if (values := _values(tensor)) is not None:
             constants[name] = values
     return tuple(outside)
+
+
+def _check_data(tensor: Message, name: str) -> None:
+    """A tensor must hold as many bytes as its shape says: ONNX Runtime makes room for the shape first."""
+    dims, bits = wire.numbers(tensor, _TENSOR_DIMS), _BITS.get(wire.number(tensor, _TENSOR_TYPE))
+    if bits is None or _TENSOR_STRINGS in tensor or min(dims, default=0) < 0:
+        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, _TENSOR_TYPE)} and shape {dims}")
+    count, raw = math.prod(dims), wire.single(tensor, _TENSOR_RAW)
+    needed = (count * bits + 7) // 8
+    if raw is not None:
+        held = len(wire.contents(raw))
+    else:  # at least a byte for each that is written; what is left out is refused by shape
+        typed = (value for field in _TENSOR_TYPED for value in tensor.get(field, ()))
+        held = sum(len(value) if isinstance(value, memoryview) else 8 for value in typed)
+        needed = min(needed, (count * min(bits, 8) + 7) // 8)
+    if held < needed or (raw is not None and held != needed):
+        raise _Refused(f"tensor {name!r} of {held} bytes for a shape of {needed}")
 
 
 def _is_outside(tensor: Message) -> bool:
@@ -154,7 +188,8 @@ def _outside(tensor: Message, name: str) -> OutsideTensor:
     told = None if length is None else _count(length)
     if min(dims, default=0) < 0 or (size is not None and told is not None and told != size):
         raise _Refused(f"weight {name!r} of {told} bytes for a shape of {size}")
-    return OutsideTensor(name, pairs.get("location", ""), offset, size, told)
+    number, count = wire.number(tensor, _TENSOR_TYPE), math.prod(dims)
+    return OutsideTensor(name, pairs.get("location", ""), offset, size, told, number, count)
 
 
 def _count(text: str) -> int:
@@ -220,8 +255,10 @@ def _check_attribute(attribute: Message, kind: str) -> None:
             if not -most <= value <= most:
                 raise _Refused(f"{value} in attribute {wire.text(attribute, _ATTRIBUTE_NAME)!r} of {kind}")
     tensor = wire.single(attribute, _ATTRIBUTE_TENSOR)
-    if tensor is not None and _is_outside(wire.part(tensor)):
-        raise _Refused(f"a tensor of {kind} that lies in another file")
+    if tensor is not None:
+        if _is_outside(held := wire.part(tensor)):
+            raise _Refused(f"a tensor of {kind} that lies in another file")
+        _check_data(held, kind)
 
 
 def _remember(attribute: Message, outputs: list[str], constants: dict[str, list[int]]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.graph_rules import OutsideTensor, check_graph
+from luvc_export.bundle.graph_rules import OutsideTensor, walk_graph
 from luvc_export.bundle.hashing import WatchedFile
+from luvc_export.bundle.onnx_wire import Message
 from luvc_export.bundle.reference import checkpoint_folder, watch_reference
 from luvc_export.errors import BundleError
 
@@ -21,12 +22,14 @@ class CheckedGraph:
         folder: Where the files lie that it takes weights from.
         outside: Those weights.
         files: Each file they lie in, hashed.
+        nodes: The graph's, as they were walked.
     """
 
     data: bytes
     folder: Path
     outside: tuple[OutsideTensor, ...]
     files: tuple[WatchedFile, ...]
+    nodes: list[Message] = field(repr=False)
 
     def check_files(self) -> None:
         """Check that the files are still those that were hashed, before and after something else has read them.
@@ -46,20 +49,20 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
             exports of luvc-export never do.
     """
     data, where = bundle.read(name), str(bundle.folder / name)
-    outside = check_graph(data, where)
+    outside, nodes = walk_graph(data, where)
     manifest = bundle.manifest
     quantised = any(entry.quantised and name in (entry.vision, entry.decoder) for entry in manifest.plans.values())
     if manifest.weights.mode == "none":
-        return CheckedGraph(data, bundle.folder, outside, ())
+        return CheckedGraph(data, bundle.folder, outside, (), nodes)
     if manifest.weights.mode == "reference" and not quantised:
         for tensor in outside:
             _check_reference(bundle, tensor, where)
         if not outside:
-            return CheckedGraph(data, bundle.folder, outside, ())
+            return CheckedGraph(data, bundle.folder, outside, (), nodes)
         watched = watch_reference(bundle.folder, manifest)
         used = sorted({tensor.location for tensor in outside})
         folder = checkpoint_folder(bundle.folder, manifest)
-        return CheckedGraph(data, folder, outside, tuple(watched[file] for file in used))
+        return CheckedGraph(data, folder, outside, tuple(watched[file] for file in used), nodes)
     for tensor in outside:
         known = manifest.files.get(tensor.location)
         if known is None:
@@ -76,7 +79,7 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
                 expected=f"at most {known.bytes} bytes",
             )
     used = sorted({tensor.location for tensor in outside})
-    return CheckedGraph(data, bundle.folder, outside, tuple(bundle.watch(file) for file in used))
+    return CheckedGraph(data, bundle.folder, outside, tuple(bundle.watch(file) for file in used), nodes)
 
 
 def _check_reference(bundle: Bundle, tensor: OutsideTensor, where: str) -> None:

@@ -36,6 +36,8 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "builder_optimization_level": (0, 5),
 }
 DEFAULT = (-(2**62), 2**62)
+#: Pixels of all images of one picture or video: 400 MB of uint8. A 7B model's largest video has 116 million.
+PIXELS = 2**27
 #: Entries of a list or an object, and characters of a text.
 ENTRIES, CHARACTERS = 200_000, 65_536
 #: Fields whose texts are written into prompts and may hold line ends.

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from luvc_export.bundle.limits import PIXELS
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
@@ -216,7 +217,8 @@ class Source:
 class ImageInput:
     """How a picture becomes the ``image`` input: fixed ``size`` (height, width), fit rule, frames per image.
 
-    ``pad_colour`` is what the model's normalisation maps nearest to zero; ``resample`` a Pillow filter name.
+    ``pad_colour`` is what the model's normalisation maps nearest to zero; ``resample`` a Pillow filter name; ``unit``
+    the pixels a side of a visual unit, None in bundles of 0.1.0, which need it for nothing.
     """
 
     size: tuple[int, int]
@@ -224,6 +226,7 @@ class ImageInput:
     pad_colour: tuple[int, int, int]
     resample: str = "bicubic"
     frames: int = 1
+    unit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -380,4 +383,20 @@ class Manifest:
                     got=f"{entry.plan.layers} layers",
                     expected=made.decoder.layers,
                 )
+        _check_pixels(made, where)
         return made
+
+
+def _check_pixels(made: Manifest, where: str) -> None:
+    """Refuse sizes that would fill memory before a graph sees one image."""
+    tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in made.prompt.cuts), default=1)
+    for name, entry in made.plans.items():
+        height, width = entry.size or made.image.size
+        frames = made.image.frames * max(tiles, entry.plan.joint_images)
+        if height * width * frames > PIXELS:
+            raise BundleError(
+                "a plan sees more pixels at once than any model",
+                where=f"{where}: plans.{name}",
+                got=f"{frames} x {height}x{width}",
+                expected=f"at most {PIXELS:,} pixels",
+            )

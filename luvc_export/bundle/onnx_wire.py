@@ -31,15 +31,24 @@ def decode(data: memoryview) -> Message:
             message.setdefault(key >> 3, []).append(number)
             continue
         if kind == 2:
-            length, at = _varint(data, at)
+            length = data[at]
+            if length < 0x80:
+                at += 1
+            else:
+                length, at = _varint(data, at)
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
             raise ValueError(f"wire type {kind} at byte {at}")
         if at + length > end:
             raise ValueError(f"a field of {length} bytes at byte {at} runs past the end")
-        message.setdefault(key >> 3, []).append(data[at : at + length])
-        at += length
+        end_of = at + length
+        field = key >> 3
+        if field in message:
+            message[field].append(data[at:end_of])
+        else:
+            message[field] = [data[at:end_of]]
+        at = end_of
     return message
 
 

@@ -18,7 +18,9 @@ from luvc_export.cli.commands import demo as demo_verb
 from luvc_export.cli.commands import doctor, export, inspect, make_random, plan, run
 from luvc_export.cli.commands import pack as pack_verb
 from luvc_export.cli.commands import parity as parity_verb
+from luvc_export.cli.commands import serve as serve_verb
 from luvc_export.cli.commands import targets as targets_verb
+from luvc_export.cli.commands import trial as trial_verb
 from luvc_export.version import VERSION
 
 #: Exit code of a process that SIGPIPE ended, as shells have it.
@@ -41,12 +43,14 @@ app.command("build")(build_verb.build)
 app.command("pack")(pack_verb.pack)
 app.command("targets")(targets_verb.targets)
 app.command("run")(run.run)
+app.command("serve")(serve_verb.serve)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
 app.command("ablate")(ablate_verb.ablate)
 app.command("calibrate")(calibrate_verb.calibrate)
 app.command("bench")(bench_verb.bench)
+app.command("trial")(trial_verb.trial)
 app.command("make-random")(make_random.make_random)
 
 

@@ -23,6 +23,8 @@ _EXTRAS = {
     "peft": "lora",
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
+    **dict.fromkeys(("starlette", "uvicorn", "msgspec", "prometheus_client"), "serve"),
+    "llguidance": "guided",
 }
 
 

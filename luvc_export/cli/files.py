@@ -7,6 +7,7 @@ from pathlib import Path
 
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 
 
@@ -40,6 +41,22 @@ def check_folder(path: Path | None, flag: str) -> None:
     reason = None if path is None else "it is a file" if path.is_file() else _closed(path.absolute())
     if reason:
         raise UsageError("the folder cannot be written", where=f"{flag} {path}", got=reason, fix="name another folder")
+
+
+def check_bundle(folder: Path | str, verify: bool, progress: Progress) -> None:
+    """Hash a bundle's files before the work: large ones where it is not remembered, or all of them.
+
+    Args:
+        folder: The bundle.
+        verify: Hash everything again, weights in a checkpoint too.
+        progress: Told (stage, fraction) while large files are hashed.
+
+    Raises:
+        BundleError: See ``luvc_export.bundle.folder.load``.
+    """
+    from luvc_export.bundle import folder as bundles
+
+    bundles.load(folder, verify, progress)
 
 
 def check_model(model: str, revision: str | None = None) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from luvc_export.cli.files import check_writable, write_whole
 from luvc_export.errors import UsageError
@@ -47,6 +46,7 @@ def save_survival(generation: Any, path: Path) -> None:
 
 
 def _sheets(generation: Any) -> Iterator[Any]:
+    from luvc_export.runtime.generation.result import kept_of
     from luvc_export.runtime.media.token_visualisation import draw
 
     plan, selection = generation.past.loaded.plan, generation.selection
@@ -54,19 +54,5 @@ def _sheets(generation: Any) -> Iterator[Any]:
     for number, merged in enumerate(selection.merged_into):
         kept = {layer: kept_of(groups, number, plan) for layer, groups in selection.kept.items()}
         kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
-        yield draw(images[number][0], plan.grid, merged, kept)
-
-
-def kept_of(groups: NDArray[np.int64], image: int, plan: Any) -> NDArray[np.int64]:
-    """Tokens of one image that a prune keeps, counted in it.
-
-    Args:
-        groups: ``Selection.kept`` of a layer: a row per budget, counted through the images that share it.
-        image: Which image.
-        plan: Of the graphs.
-    """
-    group, place = divmod(image, plan.joint_images)
-    first = place * plan.vision_tokens
-    row = groups[group]
-    inside: NDArray[np.int64] = row[(row >= first) & (row < first + plan.vision_tokens)] - first
-    return inside
+        padding = None if selection.padding is None else selection.padding[number]
+        yield draw(images[number][0], plan.grid, merged, kept, padding=padding)

@@ -17,6 +17,9 @@ from luvc_export.errors import PlanError, UsageError, did_you_mean
 ImageSize = Annotated[
     str | None, typer.Option("--image-size", metavar="HxW", help="Image input; default: the family's, or 672x672.")
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Hash a bundle's large files again, weights in a checkpoint too.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
 PlanName = Annotated[
@@ -98,6 +101,18 @@ def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
     if not match:
         raise UsageError(f"cannot read {what}", where=where, got=text, expected=expected)
     return int(match[1]), int(match[2] or match[1])
+
+
+def aspect(text: str) -> float:
+    """Parse ``W:H``: how many times as wide as high.
+
+    Raises:
+        UsageError: It is no such pair.
+    """
+    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text.strip())
+    if not match:
+        raise UsageError("cannot read the shape", where="--aspect", got=text, expected="W:H, such as 16:9")
+    return int(match[1]) / int(match[2])
 
 
 def plan_source(plan: str) -> str | list[int] | Plan:

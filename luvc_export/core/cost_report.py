@@ -1,4 +1,8 @@
-"""What a plan costs and saves, as data: FLOPs, KV bytes and visual tokens per layer, against the uncompressed model."""
+"""What a plan costs and saves, as data: FLOPs, KV bytes and visual tokens per layer, against the uncompressed model.
+
+Budgets are fixed, so a padded picture costs as much as any. What it gets for that is ``padded``: tokens that hold
+picture, and by how many a budget is too large for them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,62 @@ class Stage:
     tokens: int
     flops: int
     kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What a plan does to a picture that is padded to its grid.
+
+    Attributes:
+        units: Units that show some of the picture.
+        tokens: Visual tokens of the encoder that hold some of it.
+        padding: Visual tokens of each layer that can hold nothing but padding, whatever the score.
+        flops_share: Share of the LLM's prefill that those cost.
+    """
+
+    units: int
+    tokens: int
+    padding: tuple[int, ...]
+    flops_share: float
+
+
+def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Padded:
+    """What ``plan`` does to a picture ``aspect`` times as wide as high, on units that are square.
+
+    Units of padding merge first and are kept last (``Plan.padding``), so the counts follow from the grid alone.
+    """
+    rows, columns = plan.grid
+    scale = min(columns / aspect, rows)
+    lines = [_line(rows, scale), _line(columns, scale * aspect)]
+    units = sum(lines[0]) * sum(lines[1])
+    for step in plan.merges:
+        lines = [_after_merging(lines[0], step.rows), _after_merging(lines[1], step.columns)]
+    tokens = sum(lines[0]) * sum(lines[1]) * plan.joint_images
+    padding = tuple(max(0, keep - tokens) for keep in plan.keep)
+    whole = sum(prefill_flops(shape, plan.keep, text, plan.last_layer))
+    useful = [keep - void for keep, void in zip(plan.keep, padding, strict=True)]
+    share = 1 - sum(prefill_flops(shape, useful, text, plan.last_layer)) / whole
+    return Padded(units * plan.joint_images, tokens, padding, share)
+
+
+def _line(units: int, length: float) -> list[bool]:
+    """Which of ``units`` in a row a picture of ``length`` units in the middle reaches into."""
+    first = int(max(0.0, (units - length) / 2) + 1e-6)
+    return [first <= place < units - first for place in range(units)]
+
+
+def _after_merging(line: list[bool], removed: int) -> list[bool]:
+    """What holds picture after ``removed`` units left, ``oim.assign``'s way; which of the picture's own do is open.
+
+    Odd units of padding beside padding go first, from the left; then odd ones of the picture beside its others; across
+    the edge last, where the padding vanishes.
+    """
+    left = list(line)
+    beside = [[line[near] for near in (place - 1, place + 1) if near < len(line)] for place in range(len(line))]
+    order = sorted(range(1, len(line), 2), key=lambda place: line[place] if line[place] in beside[place] else 2)
+    for place in order[:removed]:
+        left[place - 1] |= line[place] not in beside[place]
+    return [held for place, held in enumerate(left) if place not in order[:removed]]
 
 
 @dataclass(frozen=True)

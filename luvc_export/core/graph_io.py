@@ -7,6 +7,9 @@ tokens, P past text tokens, Hkv key/value heads, Dh head size and A rotary posit
 vision:  image uint8 [n, F, H, W, 3] -> visual_embeds [n, N_0, D], visual_positions float32 [n, N_0, 2 * copies]
 (row, column of merged units), merged_into int64 [n, H0 * W0] (which visual token each original unit became part of).
 
+where the plan merges and its pictures may be padded, also
+padding bool [n, H0, W0]: units that show padding alone.
+
 decoder, one graph for prefill and decode (G = 0 in decode):
 visual_embeds [B, G, N_0, D], input_ids int64 [B, T], visual_position_ids float32 [A, B, G * N_0],
 position_ids float32 [A, B, T], visual_order int64 [B, G * N_0], order int64 [B, T], text_mask bool [B, P + T],
@@ -17,11 +20,17 @@ A layer's cache is laid out [past | visual of this call | text of this call]. Wh
 new; among new tokens a key is visible to a query when its order is not greater. Padding text carries ``text_mask``
 False; a call that adds images to a cache that is not empty must have no padding. ``order`` is the logical place of a
 token in the prompt; visual tokens of one image carry theirs.
+
+Where the plan chooses among visual tokens and its pictures may be padded, also visual_padding bool [B, G, N_0]: tokens
+made of units that show padding alone.
 """
 
 from __future__ import annotations
 
+from luvc_export.core.plan import Plan
+
 IMAGE = "image"
+PADDING = "padding"
 VISUAL_EMBEDS = "visual_embeds"
 VISUAL_POSITIONS = "visual_positions"
 MERGED_INTO = "merged_into"
@@ -33,8 +42,9 @@ VISUAL_ORDER = "visual_order"
 ORDER = "order"
 TEXT_MASK = "text_mask"
 LOGITS_INDICES = "logits_indices"
-#: Of decoders whose caches have a fixed capacity (KV form ``inplace``), both int64 [1]: text tokens and groups that the
-#: caches hold. ``text_mask`` is then [B, text capacity], over text slots.
+VISUAL_PADDING = "visual_padding"
+#: Of decoders whose caches have a fixed capacity (KV form ``inplace``), both int64 [B]: text tokens and groups that the
+#: caches of each row hold. ``text_mask`` is then [B, text capacity], over text slots.
 PAST_TEXT = "past_text"
 PAST_GROUPS = "past_groups"
 LOGITS = "logits"
@@ -43,6 +53,7 @@ LOGITS = "logits"
 NEXT_TOKEN = "next_token"
 NEXT_LOGIT = "next_logit"
 
+#: Of every decoder, before the caches.
 DECODER_INPUTS = (
     VISUAL_EMBEDS,
     INPUT_IDS,
@@ -53,6 +64,16 @@ DECODER_INPUTS = (
     TEXT_MASK,
     LOGITS_INDICES,
 )
+
+
+def vision_inputs(plan: Plan) -> tuple[str, ...]:
+    """Inputs of a plan's vision graph, in graph order."""
+    return (IMAGE, PADDING) if plan.vision_padding else (IMAGE,)
+
+
+def decoder_inputs(plan: Plan) -> tuple[str, ...]:
+    """Inputs of a plan's decoder graph but for the caches, in graph order."""
+    return (*DECODER_INPUTS, VISUAL_PADDING) if plan.decoder_padding else DECODER_INPUTS
 
 
 def past_names(layers: int) -> list[str]:

@@ -31,6 +31,11 @@ Windows = Literal["units", "area"]
 Reducer = Literal["prune", "merge"]
 
 
+#: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
+#: here, such as one of another package, is taken to read the question.
+TEXT_FREE = frozenset(("dart", "low", "norm", "random", "ratio", "residual", "stride", "v2drop"))
+
+
 @dataclass(frozen=True)
 class MergePass:
     """One OIM pass after encoder block ``block``: ``columns`` columns, then ``rows`` rows of units disappear."""
@@ -66,6 +71,8 @@ class Plan:
         seed: Of the score ``random``.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
+        padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
+            merge with the picture. An export sets it by its fit rule; bundles of 0.1.0 have it not.
         topk_limit: Largest K the targets of this plan accept, None for no limit.
         schedule: Name of the schedule that made ``keep``, for people.
     """
@@ -85,6 +92,7 @@ class Plan:
     reducer: Reducer = "prune"
     seed: int = 0
     joint_images: int = 1
+    padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
     schedule: str = "list"
     schema_version: int = SCHEMA_VERSION
@@ -137,6 +145,21 @@ class Plan:
         """Every place where the visual span shrinks, as (layer, tokens before, tokens kept)."""
         before = (self.span_tokens, *self.keep)
         return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
+
+    @property
+    def vision_padding(self) -> bool:
+        """Whether the vision graph asks which units are padding: it does where it merges."""
+        return self.padding and any(step.rows or step.columns for step in self.merges)
+
+    @property
+    def decoder_padding(self) -> bool:
+        """Whether the decoder graph asks which visual tokens are padding: it does where it chooses among them."""
+        return self.padding and any(keep for _, _, keep in self.prunes)
+
+    @property
+    def reads_text(self) -> bool:
+        """What is kept of a picture depends on the question, so that nobody else's answer can start from it."""
+        return self.score not in TEXT_FREE and any(keep for _, _, keep in self.prunes)
 
     @property
     def stage_grids(self) -> dict[int, tuple[int, int]]:
@@ -232,6 +255,8 @@ def _switch_problems(plan: Plan) -> list[str]:
         problems.append(f"joint_images: got {plan.joint_images}, expected at least 1")
     if plan.joint_images > 1 and plan.reducer == "merge":
         problems.append("reducer: merging in the LLM needs one grid; images that share a budget have several")
+    if not isinstance(plan.padding, bool):
+        problems.append(f"padding: got {plan.padding!r}, expected true or false")
     if not 0 < plan.rho <= 1:
         problems.append(f"rho: got {plan.rho}, expected a fraction in (0, 1]")
     return problems

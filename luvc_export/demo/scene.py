@@ -194,10 +194,14 @@ def render(rng: np.random.Generator, split: str) -> tuple[NDArray[np.uint8], Sce
     draw = ImageDraw.Draw(image)
     distract(rng, draw, marks, hard)
     draw.rectangle([0, 0, WIDTH - 1, HEIGHT - 1], outline=tuple(int(v) for v in rng.integers(20, 110, 3)), width=3)
-    pixels = np.array(image)
+    return imprint(rng, np.array(image), marks), Scene(marks, token_owner(marks))
+
+
+def imprint(rng: np.random.Generator, pixels: NDArray[np.uint8], marks: tuple[Mark, ...]) -> NDArray[np.uint8]:
+    """Print the digits on uint8 [252, 336, 3], which is changed and returned, each in a shade of its colour."""
     for mark in marks:
         ink = glyph(mark.font, mark.size, mark.digit)[..., None]
         shade = np.clip(np.array(COLOURS[mark.colour]) + rng.integers(-12, 13, 3), 0, 255)
         window = pixels[mark.y : mark.y + ink.shape[0], mark.x : mark.x + ink.shape[1]]
         window[:] = (window * (1 - ink) + shade * ink).astype(np.uint8)
-    return pixels, Scene(marks, token_owner(marks))
+    return pixels

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import FileRecord, Footprint
@@ -54,6 +55,9 @@ class Pack:
         files: Everything that ``luvc.json`` does not list, by path from the pack.
         tools: Versions that made it.
         plugins: Library with the plugins that the graphs call; None where they call none.
+        batch: Conversations side by side at most.
+        seal: sha256 of the rest, and of ``luvc.json`` but for what the board writes there. It shows damage, not who
+            made the pack. None in packs of 0.1.0.
     """
 
     target: str
@@ -74,12 +78,14 @@ class Pack:
     files: dict[str, FileRecord]
     tools: dict[str, str]
     plugins: str | None = None
+    batch: int = 1
+    seal: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
     def capacity(self) -> Capacity:
         """The largest call of the engines."""
-        return Capacity(self.text_capacity, self.images)
+        return Capacity(self.text_capacity, self.images, self.batch)
 
     def options(self, folder: Path) -> BuildOptions:
         """How TensorRT is told to build; ``folder`` is where the pack lies."""
@@ -88,8 +94,19 @@ class Pack:
 
 
 def write(folder: Path, pack: Pack) -> None:
-    """Write ``pack.json``."""
-    write_whole(folder / RECORD, json.dumps(dataclasses.asdict(pack), indent=1) + "\n")
+    """Write ``pack.json``, sealed with the ``luvc.json`` that lies beside it."""
+    data = json.loads(json.dumps(dataclasses.asdict(pack)))
+    write_whole(folder / RECORD, json.dumps({**data, "seal": _seal(folder, data)}, indent=1) + "\n")
+
+
+def _seal(folder: Path, data: dict[str, Any]) -> str:
+    """Hash of what no other hash covers; engines and sign-offs of ``luvc.json`` are written on the board."""
+    manifest = read_json(folder / bundles.MANIFEST, _RECORD_LIMIT, BundleError, "the manifest")
+    if not isinstance(manifest, dict):
+        raise BundleError("the manifest is not a JSON object", where=str(folder / bundles.MANIFEST))
+    made = {name: value for name, value in manifest.items() if name not in ("engines", "verified")}
+    own = {name: value for name, value in data.items() if name != "seal"}
+    return hashlib.sha256(json.dumps([own, made], sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> Pack:
@@ -101,6 +118,13 @@ def read(folder: Path) -> Pack:
     path = folder / RECORD
     data = read_json(path, _RECORD_LIMIT, BundleError, "this is not a pack: pack.json")
     pack = from_json_data(Pack, data, str(path))
+    if pack.seal is not None and pack.seal != _seal(folder, data):
+        raise BundleError(
+            "pack.json or luvc.json has changed since the pack was made",
+            where=str(folder),
+            got="another seal",
+            fix="copy the pack again, or make it again",
+        )
     for name, expected in pack.files.items():
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or len(parts) > 2:

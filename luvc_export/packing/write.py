@@ -68,6 +68,7 @@ def write_pack(
     kv: Kv | None = None,
     text_capacity: int | None = None,
     images: int = 1,
+    batch: int = 1,
     options: BuildOptions | None = None,
     wheels_folder: Path | None = None,
     device_memory_gib: float | None = None,
@@ -88,6 +89,7 @@ def write_pack(
         kv: Form of the cache; None for the target's own.
         text_capacity: Text tokens of a conversation; None for the bundle's.
         images: Images of a conversation.
+        batch: Conversations side by side at most.
         options: How TensorRT builds.
         wheels_folder: Wheels to put in.
         device_memory_gib: Memory of the device; None for the target's largest variant.
@@ -115,6 +117,7 @@ def write_pack(
         kv=kv,
         text_capacity=text_capacity,
         images=images,
+        batch=batch,
         options=options,
         device_memory_gib=device_memory_gib,
         progress=progress,
@@ -159,6 +162,7 @@ def write_pack(
             cases=asked.kind,
             files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
             plugins=PLUGINS if options.dynamic_plugins else None,
+            batch=batch,
             tools={"luvc-export": VERSION, "python": platform.python_version(), "onnxruntime": _onnxruntime()},
         )
         record.write(folder, pack)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
@@ -13,7 +15,7 @@ from luvc_export.core import precision as precisions
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
-from luvc_export.errors import BundleError, MachineError
+from luvc_export.errors import BundleError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput
@@ -50,7 +52,7 @@ def prepare_build(
         kv: Form of the cache; None for the target's own.
         text_capacity: Text tokens of a conversation; None for the bundle's.
         images: Images of a conversation.
-        batch: Rows of a batch.
+        batch: Conversations side by side at most; rows join and leave.
         logits: Positions of one call whose logits are wanted; 1 to generate.
         options: How TensorRT builds.
         device_memory_gib: Memory of the device; None for the target's largest variant.
@@ -58,7 +60,7 @@ def prepare_build(
 
     Raises:
         UsageError: An unknown target or plan, or an option that does not fit.
-        PlanError: The plan does not fit on the device.
+        PlanError: The plan does not fit on the device; names the largest batch that does, if one does.
         BundleError: The bundle has no weights.
         MachineError: The packages that surgery needs are missing.
         CheckFailed: The target does not take the graphs.
@@ -73,6 +75,13 @@ def prepare_build(
     record, options = targets.find(target), options or Options()
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
+    if options.dynamic_plugins is not None and (entry.plan.vision_padding or entry.plan.decoder_padding):
+        raise UsageError(
+            "the plugins do not know padding, which this plan's graphs are told of",
+            where="--dynamicPlugins",
+            got=f"plan {plan or manifest.default_plan} of pictures that are padded",
+            fix="export with --ignore-padding, or --fit crop or stretch; or build without the plugins",
+        )
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
     if precision is None:
@@ -81,8 +90,9 @@ def prepare_build(
     spec = options.spec(record.with_kv(kv or record.spec.kv))
     cache = KvCacheSpec(entry.plan, manifest.decoder, capacity, precision, spec.kv)
     tell(f"graphs for {target}", 0.0)
-    graphs, footprint = _target_graphs(bundle, entry, spec, cache, options.workspace_mib)
-    check_fits(footprint, record, cache, device_memory_gib)
+    graphs, of_batch = _target_graphs(bundle, entry, spec, cache, options.workspace_mib)
+    footprint = of_batch(batch)
+    check_fits(footprint, record, cache, device_memory_gib, of_batch)
     tell(f"graphs for {target}", 1.0)
     name = plan or manifest.default_plan
     return PreparedBuild(name, graphs, record, precision, spec.kv, capacity, options, footprint)
@@ -116,7 +126,7 @@ def build_engine(
         kv: Form of the cache; None for the target's own.
         text_capacity: Text tokens of a conversation; None for the bundle's.
         images: Images of a conversation.
-        batch: Rows of a batch.
+        batch: Conversations side by side at most; rows join and leave.
         logits: Positions of one call whose logits are wanted; 1 to generate.
         options: How TensorRT builds.
         device_memory_gib: Memory of the device; None for the target's largest variant.
@@ -167,8 +177,8 @@ def build_engine(
 
 def _target_graphs(
     bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: KvCacheSpec, workspace_mib: int
-) -> tuple[tuple[BuildInput, BuildInput], Footprint]:
-    """Vision and decoder graph of a plan in a target's dialect, and the memory they will need.
+) -> tuple[tuple[BuildInput, BuildInput], Callable[[int], Footprint]]:
+    """Vision and decoder graph of a plan in a target's dialect, and the memory they will need for a batch of so many.
 
     Raises:
         BundleError: The bundle has no weights.
@@ -198,7 +208,7 @@ def _target_graphs(
             fix="export it again without --no-weights",
         )
     made: list[BuildInput] = []
-    peaks: list[int] = []
+    peaks: list[Callable[[int], int]] = []
     for name in (entry.vision, entry.decoder):
         graph = read_graph(bundle, name)
         model, _ = run_passes(
@@ -212,9 +222,18 @@ def _target_graphs(
             item.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in item.type.tensor_type.shape.dim]
             for item in model.graph.input
         }
-        largest = profiles(shapes, entry.plan, cache.capacity, "wide")[0].maximum
-        peaks.append(peak_bytes(model, largest))
+
+        def peak(batch: int, model: Any = model, shapes: Any = shapes) -> int:
+            capacity = replace(cache.capacity, batch=batch)
+            return peak_bytes(model, profiles(shapes, entry.plan, capacity, "wide")[0].maximum)
+
+        peaks.append(peak)
         size = weight_bytes(model, cache.precision)
         made.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, graph.files))
-    footprint = predict((made[0].weight_bytes, made[1].weight_bytes), cache, (peaks[0], peaks[1]), workspace_mib)
-    return (made[0], made[1]), footprint
+
+    def of_batch(batch: int) -> Footprint:
+        rows = replace(cache, capacity=replace(cache.capacity, batch=batch))
+        weights = made[0].weight_bytes, made[1].weight_bytes
+        return predict(weights, rows, (peaks[0](batch), peaks[1](batch)), workspace_mib)
+
+    return (made[0], made[1]), of_batch

@@ -33,6 +33,7 @@ def export_bundle(
     dtype: str = "fp32",
     weights: WeightsMode = "copy",
     debug: bool = False,
+    padding: bool = True,
     overwrite: bool = False,
     revision: str | None = None,
     lora: str | None = None,
@@ -56,6 +57,7 @@ def export_bundle(
         dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
         weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
         debug: Also write decoder graphs that take the kept indices as inputs.
+        padding: Tell graphs which units are padding, where ``fit`` pads; False for engines with plugins.
         overwrite: Replace an existing bundle.
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
@@ -93,7 +95,8 @@ def export_bundle(
     from luvc_export.export.options import Options
 
     video = video or joint_frames is not None
-    options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, tiles=tuple(tiles), video=video)
+    more = {"tiles": tuple(tiles), "video": video, "padding": padding}
+    options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
     if lora is None:

@@ -43,19 +43,34 @@ def measure_machine(threads: int | None = None) -> Machine:
     count = threads or _cores()
     random = np.random.default_rng(0)
     left = [random.standard_normal((_SIDE, _SIDE), np.float32) for _ in range(count)]
-    wide = [np.ones((_BYTES // 4 // 4096, 4096), np.float32) for _ in range(count)]
-    vector = np.ones(4096, np.float32)
     with ThreadPoolExecutor(count) as pool:
         product = _best(lambda: list(pool.map(lambda part: part @ part, left)))
-        read = _best(lambda: list(pool.map(lambda part: part @ vector, wide)))
-    return Machine(count * 2 * _SIDE**3 / product, count * _BYTES / read, count)
+    return Machine(count * 2 * _SIDE**3 / product, bandwidth_reader(count)(), count)
+
+
+def bandwidth_reader(threads: int | None = None) -> Callable[[], float]:
+    """What measures bytes/s as ``measure_machine`` does, its memory made once; call it beside what it is to judge."""
+    count = threads or _cores()
+    wide = [np.ones((_BYTES // 4 // 4096, 4096), np.float32) for _ in range(count)]
+    vector = np.ones(4096, np.float32)
+
+    def read() -> float:
+        with ThreadPoolExecutor(count) as pool:
+            return count * _BYTES / _best(lambda: list(pool.map(lambda part: part @ vector, wide)))
+
+    return read
 
 
 def roofline(timed: Timed, machine: Machine) -> Roofline:
-    """Prefill against the matrix rate, a decode step against the bandwidth; medians."""
+    """Prefill against the matrix rate, a decode step against the bandwidth; medians.
+
+    Bandwidth is that of the moment where it was measured after each run: on a machine that others use it moves by half
+    from one minute to the next.
+    """
     prefill = timed.facts.prefill_flops / (timed.stat("prefill_ms").median / 1000) / machine.flops
-    decode = timed.facts.decode_bytes * timed.stat("tokens_per_s").median / machine.bandwidth
-    return Roofline(prefill, decode)
+    there = timed.bandwidths or (machine.bandwidth,) * len(timed.samples)
+    speeds = [sample.tokens_per_s / limit for sample, limit in zip(timed.samples, there, strict=True)]
+    return Roofline(prefill, timed.facts.decode_bytes * float(np.median(speeds)))
 
 
 def _best(work: Callable[[], object]) -> float:

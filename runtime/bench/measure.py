@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +33,11 @@ class Stat:
 
 @dataclass(frozen=True)
 class Timed:
-    """One case and all its runs, warm-up left out."""
+    """One case and all its runs, warm-up left out; bytes/s read right after each, where that was measured."""
 
     facts: CaseFacts
     samples: tuple[Sample, ...]
+    bandwidths: tuple[float, ...] = ()
 
     def stat(self, metric: str) -> Stat:
         """Statistics of one of ``METRICS``."""
@@ -46,19 +47,26 @@ class Timed:
         """Plain data: facts, statistics and every run; what is not a number becomes None."""
         stats = {metric: dataclasses.asdict(self.stat(metric)) for metric in METRICS}
         runs = [dataclasses.asdict(sample) for sample in self.samples]
-        data: dict[str, Any] = _plain({"facts": dataclasses.asdict(self.facts), "stats": stats, "runs": runs})
+        told = {"facts": dataclasses.asdict(self.facts), "stats": stats, "runs": runs, "bandwidths": self.bandwidths}
+        data: dict[str, Any] = _plain(told)
         return data
 
 
 def measure(
-    cases: Sequence[BenchCase], repeats: int = 5, warm_up: int = 1, progress: Progress = lambda stage, done: None
+    cases: Sequence[BenchCase],
+    repeats: int = 5,
+    warm_up: int = 1,
+    progress: Progress = lambda stage, done: None,
+    bandwidth: Callable[[], float] | None = None,
 ) -> list[Timed]:
     """Load every bundle and plan in a process of its own, warm each case up, then run them in turns.
+
+    ``bandwidth`` is called after each run: ``machine.bandwidth_reader``.
 
     Raises:
         LuvcError: See ``Worker``.
     """
-    turns, found = warm_up + repeats, [list[Sample]() for _ in cases]
+    turns, found, read = warm_up + repeats, [list[Sample]() for _ in cases], [list[float]() for _ in cases]
     groups = {_group(case): case for case in cases}
     with ExitStack() as stack:
         workers: dict[Hashable, Worker] = {}
@@ -71,8 +79,10 @@ def measure(
                 sample = workers[_group(case)].run(case)
                 if turn >= warm_up:
                     found[index].append(sample)
+                    read[index] += [bandwidth()] if bandwidth else []
                 progress("timing", (turn * len(cases) + index + 1) / (turns * len(cases)))
-        return [Timed(workers[_group(case)].facts(case), tuple(runs)) for case, runs in zip(cases, found, strict=True)]
+        every = zip(cases, found, read, strict=True)
+        return [Timed(workers[_group(case)].facts(case), tuple(runs), tuple(rates)) for case, runs, rates in every]
 
 
 def _group(case: BenchCase) -> Hashable:

@@ -8,12 +8,11 @@ norm, which the next layer then need not compute again. A profile adds some micr
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import BundleError
 from luvc_export.runtime.bench.case import BenchCase
 from luvc_export.runtime.bench.worker import Worker
@@ -48,16 +47,13 @@ def profile(case: BenchCase, runs: int = 3) -> dict[str, KernelTimes]:
     Raises:
         LuvcError: See ``Worker``.
     """
-    folder = tempfile.mkdtemp(prefix="luvc-profile-")
-    try:
+    with temporary_folder("luvc-profile") as folder:
         only_prefill = replace(case, new_tokens=1)
-        with Worker(only_prefill, str(Path(folder) / "run")) as worker:
+        with Worker(only_prefill, str(folder / "run")) as worker:
             for _ in range(runs + 1):
                 worker.run(only_prefill)
             files = worker.profiles()
         return {name: read(Path(file), runs) for name, file in files.items()}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read(path: Path, runs: int) -> KernelTimes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -29,8 +30,11 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
         self._process = context.Process(target=_serve, args=(case, profile, far), daemon=True)
-        with _ctrl_c_waits():
-            self._process.start()
+        with warnings.catch_warnings():
+            # Python starts it anew; a worker shares nothing that it would have to clean up.
+            warnings.filterwarnings("ignore", "resource_tracker: process died", UserWarning)
+            with _ctrl_c_waits():
+                self._process.start()
         far.close()
         self._where = str(case.bundle)
         try:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.errors import MachineError, UsageError
-from luvc_export.runtime.cuda.driver import NO_DEVICE, OUT_OF_MEMORY, CudaError, Driver
+from luvc_export.runtime.cuda.driver import NO_DEVICE, OUT_OF_MEMORY, Copy2D, CudaError, Driver
 from luvc_export.runtime.memory import gib
 
-# CUdevice_attribute, CUstream_flags, CUstreamCaptureMode, CUevent_flags of cuda.h.
+# CUdevice_attribute, CUstream_flags, CUstreamCaptureMode, CUevent_flags, CUmemorytype of cuda.h.
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
-_NON_BLOCKING, _THREAD_LOCAL, _DISABLE_TIMING = 1, 1, 2
+_NON_BLOCKING, _THREAD_LOCAL, _DISABLE_TIMING, _ON_DEVICE = 1, 1, 2, 2
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,25 @@ class Gpu:
         """Copy on the GPU."""
         if nbytes:
             self.driver("cuMemcpyDtoDAsync_v2", target, source, nbytes, stream)
+
+    def copy_pieces(
+        self, target: tuple[int, int], source: tuple[int, int], width: int, height: int, stream: int
+    ) -> None:
+        """Copy ``height`` pieces of ``width`` bytes on the GPU.
+
+        Args:
+            target: Address of the first piece, and bytes from one to the next.
+            source: Likewise.
+            width: Bytes of a piece.
+            height: How many.
+            stream: Where.
+        """
+        if width and height:
+            told = Copy2D(width=width, height=height)
+            told.source, told.source_pitch = source
+            told.target, told.target_pitch = target
+            told.source_type = told.target_type = _ON_DEVICE
+            self.driver("cuMemcpy2DAsync_v2", ctypes.byref(told), stream)
 
     def clear(self, address: int, nbytes: int, stream: int) -> None:
         """Set bytes to zero."""

@@ -17,6 +17,23 @@ LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 
 NO_DEVICE, OUT_OF_MEMORY = 100, 2
 
+#: One side of CUDA_MEMCPY2D.
+_SIDE: tuple[tuple[str, Any], ...] = (
+    *(("_x", c_size_t), ("_y", c_size_t), ("_type", c_uint), ("_host", c_void_p)),
+    *(("", c_uint64), ("_array", c_void_p), ("_pitch", c_size_t)),
+)
+
+
+class Copy2D(ctypes.Structure):
+    """CUDA_MEMCPY2D of cuda.h: ``height`` pieces of ``width`` bytes, each ``pitch`` bytes behind the one before."""
+
+    _fields_ = (
+        *((f"{side}{name}", kind) for side in ("source", "target") for name, kind in _SIDE),
+        ("width", c_size_t),
+        ("height", c_size_t),
+    )
+
+
 #: Argument types of every function used, as cuda.h declares them; each returns a CUresult. Device addresses are 64-bit
 #: integers, contexts, streams, events and graphs are pointers.
 SIGNATURES: dict[str, tuple[Any, ...]] = {
@@ -38,6 +55,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
     "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
+    "cuMemcpy2DAsync_v2": (POINTER(Copy2D), c_void_p),
     "cuMemsetD8Async": (c_uint64, c_ubyte, c_size_t, c_void_p),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamDestroy_v2": (c_void_p,),

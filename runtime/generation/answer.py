@@ -46,9 +46,9 @@ def answer(
     whole, done = request, len(past.token_ids) if past else 0
     request = request.rest(done, len(past.images)) if past else request
     loaded.backend.load(images=len(request.images) > 0)
-    sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget)
+    sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
     marks = [perf_counter()]
-    features = loaded.encode_images(request.images)
+    features = loaded.encode_images(request.images, request.padding)
     marks.append(perf_counter())
     step = loaded.run(request.token_ids, features, past.state if past else None, blocks=request.blocks)
     marks.append(perf_counter())
@@ -77,10 +77,14 @@ def answer(
         kv_mib=cache.nbytes / 2**20,
         visual_tokens=visual,
     )
-    selection = Selection(loaded.plan.grid, features.merged_into, kept, request.placements, loaded.size, request.tiles)
+    selection = Selection(
+        loaded.plan.grid, features.merged_into, kept, request.placements, loaded.size, request.tiles, request.padding
+    )
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, source.state)
     made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection, done, now
-    return Generation(*made, backend=loaded.backend.name, arithmetic=loaded.backend.arithmetic)
+    return Generation(
+        *made, backend=loaded.backend.name, arithmetic=loaded.backend.arithmetic, logprobs=sequence.asked_logprobs
+    )
 
 
 def goes_on(request: Request, past: Past) -> bool:

@@ -18,7 +18,7 @@ from luvc_export.runtime.generation.result import Generation, Selection
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.timing import Timings
-from luvc_export.runtime.graphs import grouped
+from luvc_export.runtime.graphs import grouped, grouped_padding
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.prompt.request import Request
@@ -61,11 +61,14 @@ def check_ask(given: Mapping[str, Any]) -> None:
             )
 
 
-def alike(requests: Sequence[tuple[LoadedPlan, Request]]) -> list[list[int]]:
-    """Rows that can run together: same plan (image size), equally many images; in the order of their first."""
+def alike(requests: Sequence[tuple[LoadedPlan, Request]], join: bool = False) -> list[list[int]]:
+    """Rows that can run together: same plan (image size), equally many images; in the order of their first.
+
+    Where rows ``join`` a batch one by one, images do not matter.
+    """
     found: dict[tuple[int, int], list[int]] = {}
     for row, (loaded, request) in enumerate(requests):
-        found.setdefault((id(loaded), len(request.images)), []).append(row)
+        found.setdefault((id(loaded), 0 if join else len(request.images)), []).append(row)
     return [*found.values()]
 
 
@@ -103,9 +106,14 @@ def answer_batch(
     """
     prompt, rows, images = loaded.bundle.manifest.prompt, len(requests), len(requests[0].images)
     loaded.backend.load(images=images > 0)
-    sequences = [TokenSequence(loaded.encoder, options, loaded.ends, budget) for budget in budgets]
+    sequences = [
+        TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
+        for budget, request in zip(budgets, requests, strict=True)
+    ]
     start = perf_counter()
-    features = loaded.encode_images(np.concatenate([request.images for request in requests]))
+    shown = [request.padding for request in requests if request.padding is not None]
+    padding = np.concatenate(shown) if len(shown) == rows else None
+    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding)
     encoded = perf_counter()
     layouts = [
         arrange(
@@ -119,7 +127,8 @@ def answer_batch(
         for row, request in enumerate(requests)
     ]
     embeds = grouped(loaded.plan, np.asarray(features.embeds), rows)
-    feeds = batching.feeds(layouts, embeds, all_logits=False)
+    void = None if features.padding is None else grouped_padding(loaded.plan, features.padding, rows)
+    feeds = batching.feeds(layouts, embeds, all_logits=False, padding=void)
     out, cache = loaded.backend.decode(feeds, None)
     kept = {layer: out[graph_io.kept_name(layer)] for layer, _, keep in loaded.plan.prunes if keep}
     prefilled = perf_counter()
@@ -154,7 +163,15 @@ def answer_batch(
         own = slice(row * images, (row + 1) * images)
         merged = None if features.merged_into is None else features.merged_into[own]
         mine = {layer: indices[row] for layer, indices in kept.items()}
-        selection = Selection(loaded.plan.grid, merged, mine, request.placements, loaded.size, request.tiles)
+        where = request.placements, loaded.size, request.tiles, request.padding
+        selection = Selection(loaded.plan.grid, merged, mine, *where)
         made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection
-        answers.append(Generation(*made, backend=loaded.backend.name, arithmetic=loaded.backend.arithmetic))
+        answers.append(
+            Generation(
+                *made,
+                backend=loaded.backend.name,
+                arithmetic=loaded.backend.arithmetic,
+                logprobs=sequence.asked_logprobs,
+            )
+        )
     return answers

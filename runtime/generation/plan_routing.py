@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from luvc_export.bundle.folder import Bundle
@@ -22,6 +23,7 @@ class PlanRouter:
     def __init__(self, own: LoadedPlan, another: Callable[[str], LoadedPlan] | None) -> None:
         self._own, self._name, self._another = own, own.plan_name, another
         self._opened = {own.plan_name: own}
+        self._opening = threading.Lock()
 
     def fitting(self, asked: Question) -> LoadedPlan:
         """The plan for a question with opened pictures.
@@ -54,7 +56,8 @@ class PlanRouter:
         return self._bundle.video_plan(self._name) or self._name
 
     def _open(self, name: str) -> LoadedPlan:
-        if name not in self._opened:
-            assert self._another is not None
-            self._opened[name] = self._another(name)
-        return self._opened[name]
+        with self._opening:
+            if name not in self._opened:
+                assert self._another is not None
+                self._opened[name] = self._another(name)
+            return self._opened[name]

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.logits import TokenLogprob
 from luvc_export.runtime.generation.timing import Timings
 from luvc_export.runtime.media.preprocess import Placement
 
@@ -26,6 +28,7 @@ class Selection:
         placements: Where its picture lies on each image's canvas.
         size: Height and width of that canvas: of the bundle's image sizes, the one that was used.
         tiles: Rows and columns of tiles each picture was cut to.
+        padding: bool [n, rows, columns], units of each image that show padding alone.
     """
 
     grid: tuple[int, int]
@@ -34,6 +37,22 @@ class Selection:
     placements: tuple[Placement, ...]
     size: tuple[int, int]
     tiles: tuple[tuple[int, int], ...]
+    padding: NDArray[np.bool_] | None = None
+
+
+def kept_of(groups: NDArray[np.int64], image: int, plan: Plan) -> NDArray[np.int64]:
+    """Tokens of one image that a prune keeps, counted in it.
+
+    Args:
+        groups: ``Selection.kept`` of a layer: a row per budget, counted through the images that share it.
+        image: Which image.
+        plan: Of the graphs.
+    """
+    group, place = divmod(image, plan.joint_images)
+    first = place * plan.vision_tokens
+    row = groups[group]
+    inside: NDArray[np.int64] = row[(row >= first) & (row < first + plan.vision_tokens)] - first
+    return inside
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class Generation:
         past: What the caches hold now, for ``after`` of the next turn.
         backend: What ran the graphs (``Backend.name``).
         arithmetic: What products were computed in (``Backend.arithmetic``).
+        logprobs: One for each token, where ``Sampling.logprobs`` asks for them.
     """
 
     text: str
@@ -63,6 +83,7 @@ class Generation:
     past: Any = field(default=None, compare=False, repr=False)
     backend: str = field(default="", compare=False)
     arithmetic: str = field(default="", compare=False)
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
 
 
 class Stream:

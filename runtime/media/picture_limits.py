@@ -21,6 +21,8 @@ MAX_SIDE = 65_535
 #: Scans of a progressive JPEG; encoders write about ten.
 MAX_SCANS = 128
 
+#: Key of ``Image.info`` for the size in the file of a picture that was decoded at a reduced one.
+TRUE_SIZE = "luvc.size"
 _START_OF_SCAN = b"\xff\xda"
 _allowed: int | None = None
 
@@ -37,8 +39,16 @@ def allow(pixels: int | None) -> None:
     _allowed = pixels
 
 
-def check_file(image: Image.Image, file: IO[bytes], where: str) -> None:
+def allowed() -> int | None:
+    """What ``allow`` was told."""
+    return _allowed
+
+
+def check_file(image: Image.Image, file: IO[bytes], where: str) -> int:
     """Check a picture that was opened and not decoded yet.
+
+    Returns:
+        Its scans: of a progressive JPEG, else 1.
 
     Raises:
         UsageError: It is too large, too wide, or has too many scans.
@@ -54,6 +64,7 @@ def check_file(image: Image.Image, file: IO[bytes], where: str) -> None:
             expected=f"at most {most:,} pixels, {MAX_SIDE:,} a side",
             fix="make it smaller first; the model sees a small picture anyway (or --max-pixels)",
         )
+    scans = 1
     if image.format in ("JPEG", "MPO") and not baseline:
         at = file.tell()
         file.seek(0)
@@ -67,3 +78,4 @@ def check_file(image: Image.Image, file: IO[bytes], where: str) -> None:
                 expected=f"at most {MAX_SCANS}",
                 fix="save it again in an image editor",
             )
+    return scans

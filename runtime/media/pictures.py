@@ -11,15 +11,16 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from luvc_export.core.files.safe_files import open_regular
-from luvc_export.errors import UsageError
-from luvc_export.runtime.media.picture_limits import check_file
+from luvc_export.errors import LuvcError, UsageError
+from luvc_export.runtime.media.decoding import decode_confined, foreseeable
+from luvc_export.runtime.media.picture_limits import TRUE_SIZE, check_file
 
 #: What ``open_picture`` takes.
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image.Image | NDArray[Any]"
@@ -38,12 +39,10 @@ EXACT_PIXELS = 2**24
 #: How many pixels a side is left for each that is needed, so that resampling still decides what is seen.
 _SPARE = 2
 
-_TRUE_SIZE = "luvc.size"
-
 
 def picture_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an opened picture; of one decoded at a reduced scale, those of its file, upright."""
-    given: tuple[int, int] = image.info.get(_TRUE_SIZE, image.size)
+    given: tuple[int, int] = image.info.get(TRUE_SIZE, image.size)
     return given
 
 
@@ -72,7 +71,7 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int,
         return _guarded(lambda: _to_rgb(_upright(source), name), name)
     if isinstance(source, bytes | bytearray):
         where, stream = f"{len(source)} bytes", io.BytesIO(source)
-        return _guarded(lambda: _decode(stream, max_pixels, where, need), where)
+        return open_stream(stream, max_pixels, where, need)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         return _guarded(lambda: _read(path, max_pixels, need), str(path))
@@ -89,13 +88,24 @@ def _read(path: Path, max_pixels: int, need: tuple[int, int] | None) -> Image.Im
         return _decode(file, max_pixels, str(path), need)
 
 
-def _decode(file: Any, max_pixels: int, where: str, need: tuple[int, int] | None) -> Image.Image:
+def open_stream(
+    file: IO[bytes], max_pixels: int, where: str, need: tuple[int, int] | None, here: bool = False
+) -> Image.Image:
+    """``open_picture`` of an open file; ``here`` decodes every kind in this process."""
+    return _guarded(lambda: _decode(file, max_pixels, where, need, here), where)
+
+
+def _decode(
+    file: IO[bytes], max_pixels: int, where: str, need: tuple[int, int] | None, here: bool = False
+) -> Image.Image:
     Image.init()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked instead
+        warnings.simplefilter("ignore")  # large: our own limit is checked instead; damaged: it opens or it does not
         with Image.open(file, formats=[name for name in Image.ID if name not in _REFUSED_FORMATS]) as image:
             _check_size(image.size, max_pixels, where)
-            check_file(image, file, where)
+            if not foreseeable(image, check_file(image, file, where)) and not here:
+                file.seek(0)
+                return decode_confined(file.read(), max_pixels, where, need)
             width, height = image.size
             if need is not None and width * height > EXACT_PIXELS:
                 image.draft(None, (_SPARE * max(need), _SPARE * max(need)))
@@ -104,7 +114,7 @@ def _decode(file: Any, max_pixels: int, where: str, need: tuple[int, int] | None
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
             found = _to_rgb(_upright(image), where)
             if reduced:
-                found.info[_TRUE_SIZE] = (height, width) if turned else (width, height)
+                found.info[TRUE_SIZE] = (height, width) if turned else (width, height)
             return found
 
 
@@ -123,7 +133,7 @@ def _guarded(run: Callable[[], Image.Image], where: str) -> Image.Image:
     """Run a decoder; whatever it raises on a bad file becomes one error that names the file."""
     try:
         return run()
-    except UsageError:
+    except LuvcError:
         raise
     except FileNotFoundError as error:
         hint = "download it first: addresses are not opened" if "://" in where or ":/" in where else "check the path"

@@ -16,6 +16,7 @@ from PIL import Image
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, did_you_mean
+from luvc_export.runtime.media.padding import Box
 from luvc_export.runtime.media.pictures import Picture, open_picture, picture_size
 
 
@@ -27,7 +28,7 @@ class Placement:
     """
 
     size: tuple[int, int]
-    box: tuple[float, float, float, float]
+    box: Box
 
     def to_picture(self, x: float, y: float) -> tuple[float, float]:
         """Map a point of the canvas to pixels of the upright picture."""
@@ -42,10 +43,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Prepared:
-    """``pixels`` uint8 [F, H, W, 3] for the vision graph, and where the picture lies on them."""
+    """``pixels`` uint8 [F, H, W, 3] for the vision graph, and where the picture lies on them.
+
+    ``placement`` is that of the first frame, ``boxes`` say where the picture of every frame lies.
+    """
 
     pixels: NDArray[np.uint8]
     placement: Placement
+    boxes: tuple[Box, ...]
 
 
 def preprocess(source: Picture, spec: ImageInput) -> Prepared:
@@ -75,10 +80,10 @@ def tile_picture(picture: Image.Image, spec: ImageInput, cut: Tiling | None = No
         for column in range(tiles[1]):
             x, y = column * width, row * height
             tile = canvas.crop((x, y, x + width, y + height)) if tiles != (1, 1) else canvas
-            prepared.append(Prepared(_frames(tile, spec), placement.seen_from(x, y, 1, 1)))
+            prepared.append(_still(tile, placement.seen_from(x, y, 1, 1), spec))
     if whole != "none":
         small = canvas.resize((width, height), _filter(spec.resample)) if tiles != (1, 1) else canvas
-        seen = Prepared(_frames(small, spec), placement.seen_from(0, 0, tiles[1], tiles[0]))
+        seen = _still(small, placement.seen_from(0, 0, tiles[1], tiles[0]), spec)
         prepared.insert(0 if whole == "first" else len(prepared), seen)
     return prepared
 
@@ -88,12 +93,19 @@ def fill_images(frames: Sequence[Image.Image], spec: ImageInput) -> list[Prepare
     fitted = [_fit(frame, spec) for frame in frames]
     fitted += [fitted[-1]] * (-len(fitted) % spec.frames)
     groups = [fitted[begin : begin + spec.frames] for begin in range(0, len(fitted), spec.frames)]
-    return [Prepared(np.stack([np.asarray(image, np.uint8) for image, _ in group]), group[0][1]) for group in groups]
+    return [
+        Prepared(
+            np.stack([np.asarray(image, np.uint8) for image, _ in group]),
+            group[0][1],
+            tuple(dict.fromkeys(placement.box for _, placement in group)),
+        )
+        for group in groups
+    ]
 
 
-def _frames(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
-    still = np.asarray(image, dtype=np.uint8)
-    return np.broadcast_to(still, (spec.frames, *still.shape))
+def _still(image: Image.Image, placement: Placement, spec: ImageInput) -> Prepared:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return Prepared(np.broadcast_to(pixels, (spec.frames, *pixels.shape)), placement, (placement.box,))
 
 
 def _fit(picture: Image.Image, spec: ImageInput) -> tuple[Image.Image, Placement]:

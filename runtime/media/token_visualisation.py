@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 _GAP, _CAPTION, _LINE = 12, 22, (255, 255, 255)
+#: Pixels from one line of a hatched unit to the next.
+_HATCH = 7
 
 
 def draw(
@@ -17,8 +19,9 @@ def draw(
     merged_into: NDArray[np.int64],
     kept: Mapping[int, NDArray[np.int64]],
     panel: int = 320,
+    padding: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """One panel for merging and one per pruning layer, side by side.
+    """One panel for merging and one per pruning layer, side by side. Units of padding are hatched, and told apart.
 
     Args:
         canvas: What the model saw, uint8 [H, W, 3].
@@ -27,16 +30,20 @@ def draw(
         kept: Pruning layer -> visual tokens that enter it [keep]; units of the others are dark. A layer that lets
             none in may map to an empty array.
         panel: Width of a panel in pixels.
+        padding: Units that show padding alone, bool [rows, columns].
     """
     height = round(panel * canvas.shape[0] / canvas.shape[1])
     picture = Image.fromarray(canvas).resize((panel, height), Image.Resampling.BICUBIC)
     owner = merged_into.reshape(grid)
     tokens = int(merged_into.max()) + 1
     everyone = np.arange(tokens)
+    void = np.zeros(grid, np.bool_) if padding is None else padding
+    empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
-    panels = [(f"{owner.size} units {merged} {tokens}", _panel(picture, owner, everyone))]
+    panels = [(f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void))]
     for layer, alive in sorted(kept.items()):
-        panels.append((f"into layer {layer}: {len(alive)} of {tokens}", _panel(picture, owner, alive)))
+        told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
+        panels.append((told, _panel(picture, owner, alive, void)))
     sheet = Image.new("RGB", (_GAP + (panel + _GAP) * len(panels), height + 2 * _GAP + _CAPTION), (30, 30, 34))
     write = ImageDraw.Draw(sheet)
     for index, (caption, image) in enumerate(panels):
@@ -46,8 +53,14 @@ def draw(
     return sheet
 
 
-def _panel(picture: Image.Image, owner: NDArray[np.int64], alive: NDArray[np.int64]) -> Image.Image:
-    """The picture with the units of dropped tokens darkened and borders between tokens."""
+def _told(padding: int) -> str:
+    return f", {padding} padding" if padding else ""
+
+
+def _panel(
+    picture: Image.Image, owner: NDArray[np.int64], alive: NDArray[np.int64], void: NDArray[np.bool_]
+) -> Image.Image:
+    """The picture with the units of dropped tokens darkened, those of padding hatched, borders between tokens."""
     rows, columns = owner.shape
     width, height = picture.size
     x = np.rint(np.arange(columns + 1) * width / columns).astype(int)
@@ -57,7 +70,10 @@ def _panel(picture: Image.Image, owner: NDArray[np.int64], alive: NDArray[np.int
     lives = np.isin(owner, alive)[row][:, column]
     pixels = np.asarray(picture).astype(np.float32)
     grey = pixels.mean(-1, keepdims=True) * 0.22 + 12
-    shaded = Image.fromarray(np.where(lives[..., None], pixels, grey).astype(np.uint8))
+    shown = np.where(lives[..., None], pixels, grey)
+    hatched = void[row][:, column] & ((np.arange(height)[:, None] + np.arange(width)) % _HATCH < 2)
+    shown[hatched] = np.where(lives[hatched][:, None], 0.55 * shown[hatched], shown[hatched] + 50)
+    shaded = Image.fromarray(shown.astype(np.uint8))
     draw = ImageDraw.Draw(shaded)
     for i in range(rows):
         for j in range(columns):

@@ -5,6 +5,7 @@ Films (mp4 and the like) are not read: their decoders are large and meet untrust
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -15,7 +16,9 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
+from luvc_export.runtime.media.picture_limits import check_file
 from luvc_export.runtime.media.pictures import MAX_PIXELS, open_picture
 
 #: Frames a folder or file may have.
@@ -46,7 +49,7 @@ def spread(frames: Sequence[_T], count: int) -> tuple[_T, ...]:
 
 
 def open_video(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | bytes,
     frames: int = DEFAULT_FRAMES,
     fps: float | None = None,
     progress: Callable[[float], None] = lambda done: None,
@@ -54,7 +57,8 @@ def open_video(
     """Read at most ``frames`` frames, evenly spread over the video.
 
     Args:
-        source: A folder of pictures (in the order of their names, numbers by value) or an animated GIF, WebP or PNG.
+        source: A folder of pictures (in the order of their names, numbers by value) or an animated GIF, WebP or PNG, or
+            the bytes of one.
         frames: At most.
         fps: Frames a second of the source; None takes what the file says, 2 for a folder.
         progress: Told the fraction done.
@@ -62,11 +66,13 @@ def open_video(
     Raises:
         UsageError: Nothing there, a film, a still picture, damaged frames, or too many or too large ones.
     """
-    path = Path(source)
     if fps is not None and not 0 < fps < float("inf"):
         raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
     if frames < 1:
         raise UsageError("a video needs frames", where="frames", got=frames, expected="at least 1")
+    if isinstance(source, bytes):
+        return _animation(source, frames, fps, progress)
+    path = Path(source)
     if path.is_dir():
         return _folder(path, frames, fps or DEFAULT_FPS, progress)
     if not path.is_file():
@@ -94,25 +100,28 @@ def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], Non
     return Sampled(tuple(pictures), fps * len(chosen) / len(names), len(names))
 
 
-def _animation(path: Path, frames: int, fps: float | None, progress: Callable[[float], None]) -> Sampled:
+def _animation(path: Path | bytes, frames: int, fps: float | None, progress: Callable[[float], None]) -> Sampled:
+    where = f"{len(path)} bytes" if isinstance(path, bytes) else str(path)
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked instead
+        opened = io.BytesIO(path) if isinstance(path, bytes) else open_regular(path, links=True)
+        with warnings.catch_warnings(), opened as file:
+            warnings.simplefilter("ignore")  # large: our own limit is checked instead; damaged: it opens or it does not
             with Image.open(file, formats=_FORMATS) as image:
-                return _frames_of(image, frames, fps, str(path), progress)
+                check_file(image, file, where)
+                return _frames_of(image, frames, fps, where, progress)
     except UsageError:
         raise
     except UnidentifiedImageError as error:
         raise UsageError(
             "this file is no animated picture, and films are not read",
-            where=str(path),
+            where=where,
             expected="a folder of frames, or an animated GIF, WebP or PNG",
-            fix=_ffmpeg(str(path), "FRAMES"),
+            fix=_ffmpeg(where, "FRAMES"),
         ) from error
     except Exception as error:  # decoders raise almost anything on bad files
         raise UsageError(
             "the video is damaged or truncated",
-            where=str(path),
+            where=where,
             got=f"{type(error).__name__}: {error}",
             fix="copy or download it again",
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.media.padding import all_picture
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
@@ -30,9 +31,13 @@ from luvc_export.runtime.ort import check_weights, decoder_file
 
 @dataclass(frozen=True)
 class OpenVinoCache:
-    """Keys and values as ``openvino.Tensor``: key, value of layer 0, of layer 1, ... No call writes to them again."""
+    """Keys and values as ``openvino.Tensor``: key, value of layer 0, of layer 1, ... No call writes to them again.
+
+    ``held`` are arrays whose memory they use.
+    """
 
     values: tuple[Any, ...]
+    held: tuple[Array, ...] = ()
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -101,9 +106,12 @@ class OpenVinoBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
-        outputs = self._run(self._vision, {graph_io.IMAGE: images}, {})
+        feeds: dict[str, Array] = {graph_io.IMAGE: images}
+        if self._entry.plan.vision_padding:
+            feeds[graph_io.PADDING] = all_picture(len(images), self._entry.plan.grid) if padding is None else padding
+        outputs = self._run(self._vision, feeds, {})
         return {name: _values(tensor) for name, tensor in outputs.items()}
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
@@ -120,6 +128,25 @@ class OpenVinoBackend:
         """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]."""
         arrays = [_floats(value) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+    @property
+    def packs(self) -> bool:
+        """See ``RowPacker.packs``: where caches are the host's memory."""
+        return self.device.name == "CPU"
+
+    def unpack(self, cache: OpenVinoCache) -> list[Array]:
+        """See ``RowPacker.unpack``; bf16 as numpy's float16 of the same bits."""
+        return [value.data for value in cache.values]
+
+    def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
+        """See ``RowPacker.pack``."""
+        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.layers)
+        held = tuple(np.ascontiguousarray(array) for array in arrays)
+        kinds = [self._decoder.inputs[name][0] for name in names]
+        made = (
+            library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
+        )
+        return OpenVinoCache(tuple(made), held)
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -192,6 +219,7 @@ class OpenVinoBackend:
                 compiled.request.set_tensor(name, tensor)
             for index, tensor in enumerate(fresh):
                 compiled.request.set_output_tensor(index, tensor)
+            compiled.graph.checked.check_files()  # weights are mapped: what changes in the file may change here
             begin = perf_counter()
             compiled.request.infer()
             self.graph_seconds += perf_counter() - begin

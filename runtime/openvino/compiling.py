@@ -49,15 +49,20 @@ class Compiled:
         types = {name: port.get_element_type() for port in self.model.inputs for name in port.get_names()}
         return {name: (kind, _NUMPY.get(kind.to_string())) for name, kind in types.items()}
 
-    def fresh(self) -> list[Any]:
-        """A tensor for each output, to be grown by the call that writes it."""
-        tensor, shape = devices.load_library().Tensor, devices.load_library().Shape
-        made = []
+    @cached_property
+    def _outputs(self) -> list[tuple[Any, Any]]:
+        """Element type of each output, and a shape to begin with: 0 for what is not known yet."""
+        shape, made = devices.load_library().Shape, []
         for port in self.model.outputs:
             sizes = port.get_partial_shape()
             empty = [0 if size.is_dynamic else size.get_length() for size in sizes] if sizes.rank.is_static else [0]
-            made.append(tensor(port.get_element_type(), shape(empty)))
+            made.append((port.get_element_type(), shape(empty)))
         return made
+
+    def fresh(self) -> list[Any]:
+        """A tensor for each output, to be grown by the call that writes it."""
+        tensor = devices.load_library().Tensor
+        return [tensor(kind, empty) for kind, empty in self._outputs]
 
     def count(self) -> None:
         """Note a run of a profiled graph. The first one packs weights, and is left out of ``events``."""

@@ -8,8 +8,8 @@ cosines of a pruned layer are gathered by what the prune kept, so its scores, th
 product above them, up to the first layer, stay in fp32 too.
 
 All of that is what exact scores need, except the products: two thirds of a plan's products in fp32 would cost what bf16
-gains. ``narrow_products`` writes bf16 into the graph for those, so that they read and write bf16 and only they do. Sums
-inside a product are in fp32 in any case, and so are those inside a norm.
+gains. ``narrow_products`` writes bf16 into the graph for those and for attention with its keys and values, so that they
+read and write bf16 and only they do. Sums inside a product are in fp32 in any case, and so are those inside a norm.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any
 
 _RANKED = "TopK"
 _BETWEEN = ("Convert", "Transpose", "Reshape")
+_COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
+_TYPELESS = ("Result", "ShapeOf")
 
 
 def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
-    """Compute the products with weights above a prune in bf16; returns how many.
+    """Compute products with weights and attention above a prune in bf16; returns how many of both.
 
     Args:
         library: ``openvino``.
@@ -33,8 +35,12 @@ def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
     inside = {node.get_name() for node in ranked}
     found = 0
     for node in _above([node for node in ranked if node.get_type_name() == _RANKED]):
-        if node.get_type_name() == "MatMul" and node.get_name() not in inside:
+        if node.get_name() in inside:
+            continue
+        if node.get_type_name() == "MatMul":
             found += _narrow(library, node)
+        elif node.get_type_name() == "ScaledDotProductAttention":
+            found += _narrow_attention(library, node)
     model.validate_nodes_and_infer_types()
     return found
 
@@ -78,3 +84,43 @@ def _narrow(library: Any, product: Any) -> bool:
     for reader in readers:
         reader.replace_source_output(wide)
     return True
+
+
+def _narrow_attention(library: Any, attention: Any) -> bool:
+    """Make an attention over cached keys and values read and write bf16, caches included.
+
+    Left to itself the plug-in widens the whole cache at every step, and narrows it again to copy its heads.
+    """
+    chains = [_to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
+    if not all(chains):
+        return False
+    convert = library.opset13.convert
+    inside = {attention.get_name(), *(node.get_name() for chain in chains for node in chain)}
+    for chain in chains:
+        for node in chain:
+            for reader in node.output(0).get_target_inputs():
+                if reader.get_node().get_name() not in inside and reader.get_node().get_type_name() not in _TYPELESS:
+                    reader.replace_source_output(convert(node, "f32").output(0))
+        for port in chain[-1].inputs():
+            before = port.get_source_output().get_node()
+            if before.get_type_name() == "Parameter":
+                before.set_element_type(library.Type.bf16)
+            else:
+                port.replace_source_output(convert(port.get_source_output(), "bf16").output(0))
+    readers = list(attention.output(0).get_target_inputs())
+    for index, port in enumerate(attention.inputs()):
+        if index not in (1, 2) and port.get_element_type() == library.Type.f32:
+            port.replace_source_output(convert(port.get_source_output(), "bf16").output(0))
+    wide = convert(attention, "f32").output(0)
+    for reader in readers:
+        reader.replace_source_output(wide)
+    return True
+
+
+def _to_cache(node: Any) -> list[Any]:
+    """``node`` and what copies its heads, up to where new rows join a cache; empty where none do."""
+    chain = [node]
+    while chain[-1].get_type_name() in _COPIES:
+        chain.append(chain[-1].input_value(0).get_node())
+    sources = [value.get_node().get_type_name() for value in chain[-1].input_values()]
+    return chain if chain[-1].get_type_name() == "Concat" and "Parameter" in sources else []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.graphs import read_graph
+from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError, MachineError
@@ -49,6 +49,7 @@ class Graph:
         weight_bytes: Bytes of the outside weights.
         numbers: How many floating-point numbers they are.
         mapped: What must live as long as anything made of the model: the weights' memory.
+        checked: The graph's file and those of its weights, hashed.
     """
 
     model: Any
@@ -58,6 +59,7 @@ class Graph:
     weight_bytes: int
     numbers: int
     mapped: tuple[NDArray[Any], ...]
+    checked: CheckedGraph
 
 
 class GraphReader:
@@ -119,7 +121,7 @@ class GraphReader:
         checked.check_files()
         size = constants + sum(array.nbytes for array in arrays.values())
         real = sum(math.prod(item.shape) for item in written.weights.values() if item.kind in _REAL)
-        return Graph(model, str(path), written.outputs, written.bodies, size, real, tuple(arrays.values()))
+        return Graph(model, str(path), written.outputs, written.bodies, size, real, tuple(arrays.values()), checked)
 
     def _array(self, weight: str, outside: Outside, where: str) -> NDArray[Any]:
         """The mapped bytes of a weight; nothing is read yet.

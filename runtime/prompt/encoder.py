@@ -114,6 +114,8 @@ class PromptEncoder:
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.tokenizer = _load_tokenizer(bundle)
         self.template: ChatTemplate | None = load_template(bundle)
+        if self.template is not None:
+            self.template.prepare()
         self._where = str(bundle.folder)
         image_token = self.tokenizer.id_to_token(self.image_token_id)
         if image_token is None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.manifest import Manifest
+from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.core import token_layout
 from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import ClipImages, Tiling, Video
 from luvc_export.errors import UsageError
+from luvc_export.runtime.media.padding import all_picture, padding_units
 from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
 from luvc_export.runtime.media.tile_selection import choose_tiling
@@ -32,6 +33,7 @@ class Request:
         tiles: Rows and columns of tiles of each picture.
         blocks: Images that belong together, see ``layout.arrange``.
         clips: Which images are of videos.
+        padding: bool [n, H0, W0], units of each image that show padding alone; None where nobody asks.
     """
 
     token_ids: tuple[int, ...]
@@ -40,12 +42,20 @@ class Request:
     tiles: tuple[tuple[int, int], ...] = ()
     blocks: Mapping[int, token_layout.Block] = field(default_factory=dict)
     clips: tuple[ClipImages, ...] = ()
+    padding: NDArray[np.bool_] | None = None
+
+    def padded_images(self, plan: Plan) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+        """Each image with the units of it that are padding, bool [H0, W0]; where nobody asked, none is."""
+        none = all_picture(len(self.images), plan.grid)
+        yield from zip(self.images, none if self.padding is None else self.padding, strict=True)
 
     def rest(self, tokens: int, images: int) -> Request:
         """What is left after so many ids and images; ``tiles`` and ``clips`` stay those of all."""
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
+        padding = None if self.padding is None else self.padding[images:]
+        placements = self.placements[images:]
         return Request(
-            self.token_ids[tokens:], self.images[images:], self.placements[images:], self.tiles, blocks, self.clips
+            self.token_ids[tokens:], self.images[images:], placements, self.tiles, blocks, self.clips, padding
         )
 
 
@@ -123,7 +133,16 @@ def make_request(
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
     for index, one in enumerate(prepared):
         images[index] = one.pixels
-    return Request(token_ids, images, tuple(one.placement for one in prepared), tuple(tiles), blocks, tuple(clips))
+    placements = tuple(one.placement for one in prepared)
+    return Request(token_ids, images, placements, tuple(tiles), blocks, tuple(clips), _padding(prepared, spec, plan))
+
+
+def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[np.bool_]:
+    """Units of each image that show padding alone, bool [n, H0, W0]."""
+    height, width = spec.size
+    unit = (spec.unit, spec.unit) if spec.unit else (height / plan.grid[0], width / plan.grid[1])
+    found = [padding_units(one.boxes, plan.grid, unit) for one in prepared]
+    return np.stack(found) if found else all_picture(0, plan.grid)
 
 
 def _video(manifest: Manifest) -> Video:

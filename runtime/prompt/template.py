@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import BundleError, UsageError
-from luvc_export.runtime.prompt.sandbox import Sandbox
+from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
 
 Message = Mapping[str, Any]
 
 _CONFIG = "tokenizer_config.json"
 _JINJA = "chat_template.jinja"
 _JSON = "chat_template.json"
+#: Bytes and seconds of computing for one rendering; the families' templates take a few milliseconds and megabytes.
+_MEMORY, _SECONDS = 256 * 2**20, 2
+_helpers = Helpers("luvc_export.runtime.prompt.rendering", _MEMORY, _SECONDS)
 
 
 @dataclass(frozen=True)
@@ -29,34 +30,28 @@ class ChatTemplate:
     special: Mapping[str, str]
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Render ``messages`` with a generation prompt, as ``apply_chat_template`` does.
+        """Render ``messages`` with a generation prompt, as ``apply_chat_template`` does, in a helper process.
+
+        The helper is kept for the next call; threads may render at the same time.
 
         Raises:
-            UsageError: The template refuses the messages, is broken, leaves its sandbox or does not end.
+            UsageError: The template refuses the messages, is broken, leaves its sandbox, does not end, or takes more
+                than 2 s of computing or 256 MiB.
+            MachineError: No helper can be started here.
         """
-        sandbox = Sandbox()
-        pieces, size = [], 0
+        values = {**self.special, "messages": plain_data(list(messages)), "tools": None, "documents": None}
         try:
-            template = sandbox.compile_template(self.source)
-            values = {**self.special, "messages": plain_data(list(messages)), "tools": None, "documents": None}
-            for piece in template.generate({**values, "add_generation_prompt": True}):
-                pieces.append(piece)
-                size += len(piece)
-                if size > sandbox.size_limit:
-                    raise self._error("the chat template does not end", f"more than {sandbox.size_limit:,} characters")
-        except jinja2.exceptions.SecurityError as error:
-            raise self._error("the chat template does something it must not", str(error)) from error
-        except jinja2.TemplateSyntaxError as error:
-            raise self._error("the chat template cannot be parsed", f"line {error.lineno}: {error.message}") from error
-        except jinja2.TemplateError as error:
-            raise self._error("the chat template refuses these messages", str(error)) from error
-        except UsageError:
-            raise
-        except (RecursionError, MemoryError) as error:
-            raise self._error("the chat template does not end", type(error).__name__) from error
-        except Exception as error:  # a template is a program: it can raise whatever Python can
-            raise self._error("the chat template fails", f"{type(error).__name__}: {error}") from error
-        return "".join(pieces)
+            said = {"source": self.source, "values": {**values, "add_generation_prompt": True}}
+            reply, text = _helpers.call(said)
+        except TooMuchError as error:
+            raise self._error("the chat template takes too much", str(error)) from error
+        if "what" in reply:
+            raise self._error(reply["what"], reply["got"])
+        return text.decode("utf-8", "surrogatepass")
+
+    def prepare(self) -> None:
+        """Start the helper process, so that it is there when ``render`` is called."""
+        _helpers.start()
 
     def _error(self, what: str, got: str) -> UsageError:
         fix = "check the messages (roles in turn, content a string or a list of parts), or the checkpoint's template"

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luvc_export.bundle.engine_checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
@@ -23,6 +26,8 @@ from luvc_export.runtime.tensorrt.engine import Engine, TrtEngine, runtime_cache
 from luvc_export.runtime.tensorrt.execution_slot import ExecutionSlot
 from luvc_export.runtime.tensorrt.library import deserialize, load_library, make_log
 from luvc_export.runtime.tensorrt.memory_plan import plan_kv
+from luvc_export.runtime.tensorrt.row_caches import ConcatRows, InplaceRows
+from luvc_export.runtime.tensorrt.rows import TrtRows
 from luvc_export.runtime.tensorrt.vision import TrtVision
 
 
@@ -47,8 +52,6 @@ class TrtBackend:
     """
 
     name = "tensorrt"
-    #: Caches are laid out for one row, whatever batch the engines were built for.
-    largest_batch = 1
 
     def __init__(
         self,
@@ -87,17 +90,18 @@ class TrtBackend:
         self.gpu.activate()
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: Any) -> dict[str, Array]:
+    def vision(self, images: Any, padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         """See ``Backend.vision``. ``visual_embeds`` stays on the GPU (``GpuTensor``), where ``decode`` reads it.
 
         Args:
             images: uint8 [n, F, H, W, 3]: a host array, or a tensor of any library that lies on this GPU.
+            padding: See ``Backend.vision``; a host array.
 
         Raises:
             UsageError: More images than the engine takes, or another shape, dtype or GPU.
         """
         self.gpu.activate()
-        return self._vision(images)
+        return self._vision(images, padding)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         """See ``Backend.decode``.
@@ -128,6 +132,22 @@ class TrtBackend:
         """
         self.gpu.activate()
         return self._decoder.sample(feeds, cache, after)
+
+    @property
+    def largest_batch(self) -> int:
+        """See ``Backend.largest_batch``: what the engines were built for."""
+        return self._entry.batch
+
+    def open_rows(self) -> TrtRows:
+        """See ``RowBackend.open_rows``. Rows have a block of caches of their own, for as long as they are held.
+
+        Raises:
+            MachineError: There is no memory for it.
+        """
+        self.gpu.activate()
+        decoder, entry = self._decoder, self._entry
+        form = InplaceRows if entry.kv == "inplace" else ConcatRows
+        return TrtRows(decoder, form(self.gpu, self._stream, decoder, entry, self._plan, self._kv), entry, self._plan)
 
     def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [1, Hkv, rows, Dh], copied to the host.

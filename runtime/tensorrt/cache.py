@@ -23,10 +23,11 @@ class TrtCache(Lease):
         lengths: Rows of each layer.
         text: Text tokens held.
         groups: Groups held.
+        batch: Conversations side by side, padded to equal lengths.
     """
 
-    def __init__(self, block: Block, lengths: tuple[int, ...], text: int, groups: int) -> None:
-        self.lengths, self.text, self.groups = lengths, text, groups
+    def __init__(self, block: Block, lengths: tuple[int, ...], text: int, groups: int, batch: int = 1) -> None:
+        self.lengths, self.text, self.groups, self.batch = lengths, text, groups, batch
         super().__init__(block)
 
     @property

@@ -66,10 +66,16 @@ def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCac
     """
     given = {name: array for name, array in feeds.items() if name != graph_io.VISUAL_EMBEDS}
     if entry.kv == "inplace":
-        mask = np.zeros((1, entry.text_capacity), np.bool_)
+        batch = len(feeds[graph_io.TEXT_MASK])
+        mask = np.zeros((batch, entry.text_capacity), np.bool_)
         mask[:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
         held = {graph_io.PAST_TEXT: cache.text if cache else 0, graph_io.PAST_GROUPS: cache.groups if cache else 0}
-        given |= {graph_io.TEXT_MASK: mask, **{name: np.array([value], np.int64) for name, value in held.items()}}
+        given |= {graph_io.TEXT_MASK: mask, **{name: np.full(batch, value, np.int64) for name, value in held.items()}}
+    return typed(entry, given)
+
+
+def typed(entry: EngineEntry, given: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays in the dtypes of the decoder engine's inputs, those it has."""
     kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
     return {name: to_engine(array, kinds[name]) for name, array in given.items() if name in kinds}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,26 @@ from luvc_export.runtime.tensorrt.call import (
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
 from luvc_export.runtime.tensorrt.memory_plan import KvPlan
+
+Resident = tuple[int, tuple[int, ...]]
+
+
+class CacheCall(NamedTuple):
+    """The caches of one call.
+
+    Args:
+        source: Block that is read.
+        target: Block that is written, ``source`` itself where caches are written in place.
+        room: Conversations a block has room for.
+        batch: Conversations of this call, the first of the block.
+        lengths: Rows of each layer's cache, as the engine takes them.
+    """
+
+    source: Memory
+    target: Memory
+    room: int
+    batch: int
+    lengths: tuple[int, ...]
 
 
 class TrtDecoder:
@@ -53,9 +74,16 @@ class TrtDecoder:
         self._gpu, self._stream, self._slots, self._entry, self._plan, self._kv = gpu, stream, slots, entry, plan, kv
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
         self._past, self._present = graph_io.past_names(plan.layers), graph_io.present_names(plan.layers)
-        self._blocks = Pool(self._allocate)
-        self._newest = gpu.allocate(BY_NAME["int64"].itemsize, "the newest token")
+        self._pools: dict[int, Pool] = {}
+        self._newest = gpu.allocate(entry.batch * BY_NAME["int64"].itemsize, "the newest tokens")
         self._number = 0
+
+    def blocks(self, batch: int = 1) -> Pool:
+        """Blocks with the caches of ``batch`` conversations side by side."""
+        if batch not in self._pools:
+            nbytes = self._kv.region_of(batch).nbytes
+            self._pools[batch] = Pool(lambda: self._allocate(nbytes))
+        return self._pools[batch]
 
     @property
     def samples(self) -> bool:
@@ -85,36 +113,74 @@ class TrtDecoder:
     ) -> tuple[Call, TrtCache]:
         if cache is not None and not isinstance(cache, TrtCache):
             raise UsageError("this cache is of another back-end", where="cache", got=type(cache).__name__)
-        groups, text = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape[1]
+        groups, (batch, text) = feeds[graph_io.VISUAL_EMBEDS].shape[1], feeds[graph_io.INPUT_IDS].shape
         check_room(self._entry, cache, groups, text)
         feeds, resident = self._token(feeds, after)
-        arrays = decoder_arrays(self._entry, feeds, cache)
-        visual, dtype = feeds[graph_io.VISUAL_EMBEDS], self._kinds[graph_io.VISUAL_EMBEDS]
-        if isinstance(visual, GpuTensor) and visual.gpu is self._gpu and visual.dtype_name == dtype:
-            resident[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
-        else:
-            arrays[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
-        inplace = self._entry.kv == "inplace"
-        target = behind(self._blocks, cache, self._copy) if inplace and cache else self._blocks.free()
+        inplace, blocks = self._entry.kv == "inplace", self.blocks(batch)
+        target = behind(blocks, cache, self._copy) if inplace and cache else blocks.free()
         source = target if inplace or not cache else cache.block
-        lease = Lease(target)
-        resident |= self._caches(source.memory, self._kv.rows if inplace else cache.lengths if cache else None)
+        lease, single = Lease(target), not groups and text == 1
+        lengths = self._kv.rows if inplace else cache.lengths if cache else (0,) * self._plan.layers
+        arrays = decoder_arrays(self._entry, feeds, cache)
+        visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
+        caches = CacheCall(source.memory, target.memory, batch, batch, lengths)
+        call = self.enqueue(arrays | visual, resident, caches, single, front)
+        groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
+        state = TrtCache(target, self._plan.cache_rows(groups, text), text, groups, batch)
+        del lease
+        return call, state
+
+    def enqueue(
+        self,
+        arrays: Mapping[str, Array],
+        resident: Mapping[str, Resident],
+        caches: CacheCall,
+        single: bool,
+        front: bool,
+    ) -> Call:
+        """Put a call on the stream.
+
+        Args:
+            arrays: Inputs on the host, caches left out; ``visual_embeds`` may lie on the GPU.
+            resident: Inputs on the GPU.
+            caches: What is read and written.
+            single: One token a row: the profile for those takes it.
+            front: Bring the chosen tokens alone to the host.
+
+        Raises:
+            UsageError: Shapes that the engines do not take.
+        """
+        given, lying = dict(arrays), dict(resident)
+        visual, dtype = given.pop(graph_io.VISUAL_EMBEDS), self._kinds[graph_io.VISUAL_EMBEDS]
+        if isinstance(visual, GpuTensor) and visual.gpu is self._gpu and visual.dtype_name == dtype:
+            lying[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
+        else:
+            given[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
+        region, (heads, size) = self._kv.region_of(caches.room), self._kv.shape
+        for index, name in enumerate(self._past):
+            shape = (caches.batch, heads, caches.lengths[index // 2], size)
+            lying[name] = (caches.source.address + region.offsets[name], shape)
         present = {
-            name: target.memory.address + self._kv.region.offsets[past]
+            name: caches.target.address + region.offsets[past]
             for name, past in zip(self._present, self._past, strict=True)
         }
-        single = not groups and text == 1
-        profile = (decode_profile if single else prefill_profile)(self._entry.decoder)
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        check_shapes(self._entry.decoder, profile, shapes | {name: shape for name, (_, shape) in resident.items()})
+        file = self._entry.decoder
+        profile = (decode_profile if single else prefill_profile)(file)
+        shapes = {name: tuple(array.shape) for name, array in given.items()}
+        check_shapes(file, profile, shapes | {name: shape for name, (_, shape) in lying.items()})
         copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
         slot = self._slots["decode" if single else "prefill"]
         self._number += 1
-        call = slot.start(arrays, resident, lambda _: present, copies, front)
-        groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
-        state = TrtCache(target, self._plan.cache_rows(groups, text), text, groups)
-        del lease
-        return call, state
+        return slot.start(given, lying, lambda _: present, copies, front)
+
+    @property
+    def number(self) -> int:
+        """Calls so far: tokens that an earlier one chose have been written over."""
+        return self._number
+
+    def newest(self, batch: int) -> Resident:
+        """Where the tokens lie that the last call chose for each of ``batch`` rows, as ``input_ids``."""
+        return self._newest.address, (batch, 1)
 
     def _token(
         self, feeds: Mapping[str, Array], after: PendingToken | None
@@ -124,7 +190,7 @@ class TrtDecoder:
             return feeds, {}
         if isinstance(after, TrtToken) and after.decoder is self and after.number == self._number:
             others = {name: array for name, array in feeds.items() if name != graph_io.INPUT_IDS}
-            return others, {graph_io.INPUT_IDS: (self._newest.address, after.shape)}
+            return others, {graph_io.INPUT_IDS: self.newest(1)}
         return {**feeds, graph_io.INPUT_IDS: np.array([[after.read()[0]]], np.int64)}, {}
 
     def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
@@ -144,19 +210,8 @@ class TrtDecoder:
             arrays.append(values[:, :, first : first + filled])
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
-    def _caches(self, memory: Memory, rows: tuple[int, ...] | None) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Address and shape of every cache that is read; without ``rows`` they are empty."""
-        heads, size = self._kv.shape
-        return {
-            name: (
-                memory.address + self._kv.region.offsets[name],
-                (1, heads, rows[index // 2] if rows else 0, size),
-            )
-            for index, name in enumerate(self._past)
-        }
-
-    def _allocate(self) -> Memory:
-        memory = self._gpu.allocate(self._kv.region.nbytes, "caches of keys and values")
+    def _allocate(self, nbytes: int) -> Memory:
+        memory = self._gpu.allocate(nbytes, "caches of keys and values")
         # Attention gives masked slots no weight, but 0 times a NaN of unwritten memory is NaN.
         self._gpu.clear(memory.address, memory.nbytes, self._stream)
         return memory
@@ -173,8 +228,6 @@ class TrtToken:
         decoder: Whose it is.
         number: Of the call, as the decoder counts: only the newest token still lies on the GPU.
     """
-
-    shape = (1, 1)
 
     def __init__(self, call: Call, decoder: object, number: int) -> None:
         self._call, self.decoder, self.number = call, decoder, number

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Sequence
 from mmap import mmap
-from pathlib import Path
 from typing import Any
 
 from luvc_export.core import plugin_library
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import BundleError, LuvcError, MachineError
 
 _INSTALL = {
@@ -66,8 +65,8 @@ def deserialize(
     """
     runtime = trt.Runtime(log)
     if plugins is not None:
-        with tempfile.TemporaryDirectory(prefix="luvc-plugins-") as folder:
-            copy = Path(folder, "libluvc_plugins.so")
+        with temporary_folder("luvc-plugins") as folder:
+            copy = folder / "libluvc_plugins.so"
             copy.write_bytes(plugins)
             plugin_library.register(runtime.get_plugin_registry(), copy, log.lines, f"plugins of {where}")
     del log.lines[:]

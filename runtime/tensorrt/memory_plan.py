@@ -56,6 +56,17 @@ class KvPlan:
         """Bytes of the sets of one answer."""
         return self.sets * self.region.nbytes
 
+    @property
+    def token(self) -> int:
+        """Bytes of one row of one head."""
+        return self.shape[1] * self.itemsize
+
+    def region_of(self, batch: int) -> Region:
+        """Where each cache lies when ``batch`` conversations are side by side; the first axis is theirs."""
+        heads = self.shape[0]
+        names = self.region.offsets
+        return pack({name: batch * self.rows[i // 2] * heads * self.token for i, name in enumerate(names)})
+
 
 def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
     """Plan the caches of one conversation with as many images and as much text as the engines take.

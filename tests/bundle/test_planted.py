@@ -11,6 +11,7 @@ import pytest
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
+from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint
 from luvc_export.bundle.replacing import strangers
 from luvc_export.calibration.quantise.calibrate import _take_along, check
@@ -20,6 +21,7 @@ from luvc_export.cli import main
 from luvc_export.cli.files import write_whole
 from luvc_export.core.files import safe_files
 from luvc_export.core.precision import find
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.engines.install import _move_in
 from luvc_export.errors import BundleError, LuvcError, UsageError
 
@@ -72,6 +74,28 @@ def test_calibrate_takes_along_only_what_is_listed(copied_bundle: Path, start_fi
     with pytest.raises(LuvcError, match="no regular file"):
         _take_along(copied_bundle / "vision.even_int8.onnx", tmp_path / "new.onnx")
     assert start_file.read_text() == SECRET and not (tmp_path / "new.onnx").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["plan", "page", "checkpoint", "bundle"])
+def test_a_link_at_the_name_that_is_written_is_not_followed(
+    start_file: Path, tmp_path: Path, demo_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of thing the verbs write: files replace the link, folders are refused."""
+    size, out = f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}", tmp_path / "out"
+    words = {
+        "plan": ("plan", CHECKPOINT, "--image-size", size, "-o", out),
+        "page": ("inspect", demo_bundle.folder, "--surgery", "--html", out),
+        "checkpoint": ("make-random", "smolvlm-256m", "--layers", 1, "--encoder-blocks", 1, "-o", out),
+        "bundle": ("export", CHECKPOINT, "--image-size", size, "--plan", "none", "--overwrite", "-o", out),
+    }[name]
+    target = start_file if name in ("plan", "bundle") else tmp_path / "new start file"
+    out.symlink_to(target)
+    monkeypatch.setattr(sys, "argv", ["luvc-export", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert start_file.read_text() == SECRET and not (tmp_path / "new start file").exists()
+    refused = name in ("checkpoint", "bundle")
+    assert (stop.value.code or 0, out.is_symlink()) == ((2, True) if refused else (0, False))
 
 
 def engine(name: str, path: Path) -> EngineFile:

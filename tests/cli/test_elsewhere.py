@@ -132,6 +132,7 @@ def test_every_verb_has_such_a_test() -> None:
     """Here or, where the work is long, where it is tested anyway."""
     root = Path(__file__).parents[1]
     said = {"build": "engines/test_build_bundle.py", "targets": "", "doctor": ""}
+    said |= {"serve": "serve/test_serve_options.py", "trial": "cli/test_trial_cli.py"}
     for command in app.registered_commands:
         file = said.get(str(command.name), "cli/test_elsewhere.py")
         assert not file or f'"{command.name}"' in (root / file).read_text(), command.name

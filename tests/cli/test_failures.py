@@ -34,6 +34,8 @@ LACKING = {
     "bench": (("BUNDLE", "--sweep", "budget"), "report"),
     "make-random": (("smolvlm-256m", "-o", "out"), "export,cpu"),
     "inspect": (("BUNDLE", "--surgery"), "export,cpu"),
+    "serve": (("BUNDLE",), "serve"),
+    "trial": (("demo", "--dry-run"), "export,cpu"),
 }
 #: Those that work there.
 WORKING = {"run", "targets", "doctor"}
@@ -42,7 +44,8 @@ _RUN_ALL = """
 import contextlib, io, json, sys
 from importlib.abc import MetaPathFinder
 MISSING = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "onnx_graphsurgeon", "onnxslim", "safetensors",
-           "huggingface_hub", "matplotlib", "peft", "tensorrt", "tensorrt_rtx"}
+           "huggingface_hub", "matplotlib", "peft", "tensorrt", "tensorrt_rtx", "starlette", "uvicorn", "msgspec",
+           "prometheus_client", "llguidance"}
 class Hidden(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in MISSING:

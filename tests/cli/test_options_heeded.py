@@ -177,3 +177,20 @@ def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, mo
     assert "ask it something" in cli(*words)[1]
     out = cli(*words, "--no-weights")[1]
     assert "ask it something" not in out and "luvc-export inspect" in out
+
+
+def test_aspect_tells_what_budgets_get_of_a_padded_picture(cli: Cli) -> None:
+    code, out, err = cli("plan", CHECKPOINT, *SIZE, "--aspect", "4:1", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["padded"]["units"] == 3 * 12, err
+    keep, tokens = told["plan"]["keep"], told["padded"]["tokens"]
+    assert (
+        told["padded"]["padding"] == [max(0, count - tokens) for count in keep] and max(told["padded"]["padding"]) > 0
+    )
+    shown = cli("plan", CHECKPOINT, *SIZE, "--aspect", "4:1")[1]
+    assert "36 of 108 units show it" in shown and "take padding" in shown
+    assert "no budget is larger" in cli("plan", CHECKPOINT, *SIZE, "--aspect", "4:3")[1]
+    assert "padded" not in json.loads(cli("plan", CHECKPOINT, *SIZE, "--json")[1])
+    for wrong in ("4", "0:1", "4:3:2", "wide"):
+        code, _, err = cli("plan", CHECKPOINT, *SIZE, "--aspect", wrong)
+        assert code == 2 and "--aspect" in err and "16:9" in err

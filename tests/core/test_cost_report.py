@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost_report import _after_merging, cost, padded
 from luvc_export.core.plan import MergePass, Plan
 from luvc_export.core.shapes import DecoderShape
+from luvc_export.export.compression import oim
 from luvc_export.runtime.media.token_visualisation import draw
 
 SHAPE = DecoderShape(layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256, context=2048)
@@ -35,6 +39,28 @@ def test_two_images_take_twice_the_rows() -> None:
     assert [stage.tokens for stage in two.stages] == [50, 20, 10, 0]
     rows = [(stage.kv_bytes - 64 * 2 * 2 * 16 * 2) for stage in (*one.stages, *two.stages)]
     assert rows[4:] == [2 * row for row in rows[:4]] and rows[0] == 25 * 2 * 2 * 16 * 2, "text is there once"
+
+
+@given(st.integers(2, 14), st.integers(0, 14), st.integers(0, 14), st.integers(1, 7), st.integers(0, 99))
+def test_padding_is_counted_as_the_encoder_merges_it(width: int, a: int, b: int, removed: int, seed: int) -> None:
+    removed, line = min(removed, width // 2), [min(a, b) <= place < max(a, b) for place in range(width)]
+    x = torch.randn(1, width, 5, generator=torch.Generator().manual_seed(seed))
+    sizes = torch.where(torch.tensor(line), 1.0, oim.PADDING)[None, :, None]
+    merged = (oim.assign(x, removed, sizes) @ sizes)[0, :, 0] > oim.HALF
+    left = _after_merging(line, removed)
+    assert (len(left), sum(left)) == (width - removed, int(merged.sum()))
+
+
+def test_budgets_above_the_picture_are_told() -> None:
+    plan = Plan((8, 8), (30, 12, 0), (MergePass(0, 2, 2),))
+    half = padded(plan, SHAPE, 2.0)
+    assert (half.units, half.tokens) == (32, 24), "two rows of padding left, two columns of picture"
+    assert half.padding == (6, 0, 0)
+    one = sum(stage.flops for stage in cost(Plan((8, 8), (24, 12, 0), plan.merges), SHAPE).stages)
+    assert half.flops_share == pytest.approx(1 - one / cost(plan, SHAPE).flops)
+    square = padded(plan, SHAPE, 1.0)
+    assert (square.units, square.tokens, square.padding, square.flops_share) == (64, 36, (0, 0, 0), 0)
+    assert padded(plan, SHAPE, 8.0).units == 16, "a unit at the edge counts as picture"
 
 
 def test_survival_picture_darkens_what_was_dropped() -> None:

@@ -1,4 +1,4 @@
-"""The builder uses only names that TensorRT 10.3 and 11 both have; ``tensorrt_api.json`` has them, with its source."""
+"""Only names that TensorRT 10.3, 11.1 and 11.4 all have are used; ``tensorrt_api.json`` has them, with its sources."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ NAMES = ("builder", "layer_information", "library", "kernel_caches", "build_moni
 FILES = [FOLDER / f"{name}.py" for name in NAMES]
 FILES.append(Path(plugin_library.__file__))
 LISTED = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))
-OLD, NEW = ({name: set(members.split()) for name, members in LISTED[version].items()} for version in ("10.3", "11.1"))
-BOTH = {name: OLD[name] & NEW[name] for name in OLD}
+VERSIONS = ("10.3", "11.1", "11.4")
+OLD, *NEW = ({name: set(members.split()) for name, members in LISTED[version].items()} for version in VERSIONS)
+BOTH = {name: set.intersection(OLD[name], *(each[name] for each in NEW)) for name in OLD}
+RUNTIME = FOLDER.parent / "runtime" / "tensorrt" / "engine.py"
 #: What our variables hold.
 RECEIVERS = {
     "builder": "Builder",
@@ -44,7 +46,7 @@ MODULE = {"__version__", "Builder", "OnnxParser", "Runtime", "ILogger", "IProgre
 def problems(source: str) -> Iterator[str]:
     """Names that one of the two versions lacks."""
     tree = ast.parse(source)
-    known = set.union(*OLD.values(), *NEW.values())
+    known = set.union(*OLD.values(), *(names for each in NEW for names in each.values()))
     shared = set.union(*BOTH.values())
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and node.value in known - shared - ASKED_FOR:
@@ -85,8 +87,31 @@ def test_a_name_of_one_version_is_caught(line: str, name: str) -> None:
     assert list(problems(line)) == [name]
 
 
+def asked(source: str, receivers: dict[str, str]) -> Iterator[str]:
+    """Names asked of an object that we keep as ``self._NAME`` or ``NAME``, and that one of the versions lacks."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+            if owner in receivers and node.attr not in BOTH[receivers[owner]] | _OWN:
+                yield f"{owner}.{node.attr}"
+
+
+#: Ours: attributes of objects that hold TensorRT's.
+_OWN = {"captures_itself", "save_runtime_cache", "scratch_bytes"}
+_RUNTIME = {"context": "IExecutionContext", "_context": "IExecutionContext", "engine": "ICudaEngine"}
+_RUNTIME |= {"_engine": "ICudaEngine", "ExecutionContextAllocationStrategy": "ExecutionContextAllocationStrategy"}
+
+
+def test_the_runtime_asks_engines_and_contexts_only_for_names_of_all_versions() -> None:
+    source = RUNTIME.read_text(encoding="utf-8")
+    assert not list(asked(source, _RUNTIME))
+    assert list(asked(source + "\nself._context.execute_v1(1)", _RUNTIME)) == ["_context.execute_v1"]
+    assert list(asked("engine.device_memory_size", _RUNTIME)) == ["engine.device_memory_size"], "11 has it no more"
+
+
 def test_the_list_is_of_the_published_bindings() -> None:
     assert all("github.com/NVIDIA/TensorRT/tree/" in LISTED["source"][version] for version in ("10.3", "11.1"))
+    assert "tensorrt-cu13-bindings/11.4" in LISTED["source"]["11.4"]
     assert all(len(members) > 1 for members in OLD.values() if members != OLD["NetworkDefinitionCreationFlag"])
 
 

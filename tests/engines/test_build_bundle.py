@@ -55,9 +55,13 @@ def test_the_entry_describes_the_engines(built: Path, target: str, precision: st
     plan, shape = bundle.entry("thirds").plan, bundle.manifest.decoder
     assert (entry.kv, entry.backend, entry.text_capacity) == (kv, "tensorrt_rtx", bundle.manifest.prompt.text_capacity)
     assert entry.compute_capabilities == (targets.find(target).device.compute_capability,)
-    assert [item.name for item in entry.vision.inputs] == [graph_io.IMAGE]
+    assert [item.name for item in entry.vision.inputs] == [graph_io.IMAGE, graph_io.PADDING]
     inputs = {item.name: item for item in entry.decoder.inputs}
-    assert set(inputs) - {"past_text", "past_groups"} == {*graph_io.DECODER_INPUTS, *graph_io.past_names(plan.layers)}
+    assert set(inputs) - {"past_text", "past_groups"} == {
+        *graph_io.decoder_inputs(plan),
+        *graph_io.past_names(plan.layers),
+    }
+    assert graph_io.VISUAL_PADDING in inputs
     assert inputs[graph_io.VISUAL_EMBEDS].shape == (-1, -1, plan.vision_tokens, shape.hidden)
     for layer, keep in enumerate(plan.keep):
         cache = inputs[f"past_key_values.{layer}.value"]

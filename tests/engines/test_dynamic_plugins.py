@@ -47,9 +47,16 @@ def calls(opened: Bundle, options: BuildOptions) -> list[set[str]]:
     return [{node.op_type for node in model.graph.node if node.domain == DOMAIN} for model in models]
 
 
-def test_graphs_call_plugins_where_a_library_is_given(demo_bundle: Bundle, rubbish: Path) -> None:
-    assert calls(demo_bundle, BuildOptions(dynamic_plugins=rubbish)) == [{"OrthogonalMerge"}, {"SpectrumPrune"}]
-    assert calls(demo_bundle, BuildOptions()) == [set(), set()]
+def test_graphs_call_plugins_where_a_library_is_given(unpadded_bundle: Bundle, rubbish: Path) -> None:
+    assert not unpadded_bundle.entry("thirds").plan.padding
+    assert calls(unpadded_bundle, BuildOptions(dynamic_plugins=rubbish)) == [{"OrthogonalMerge"}, {"SpectrumPrune"}]
+    assert calls(unpadded_bundle, BuildOptions()) == [set(), set()]
+
+
+def test_plugins_are_refused_for_graphs_that_know_padding(demo_bundle: Bundle, rubbish: Path) -> None:
+    with pytest.raises(UsageError, match=r"do not know padding(.|\n)*plan thirds(.|\n)*--ignore-padding") as got:
+        calls(demo_bundle, BuildOptions(dynamic_plugins=rubbish))
+    assert got.value.exit_code == 2
 
 
 def test_a_library_without_plugins_is_refused_before_any_work(demo_bundle: Bundle, rubbish: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,8 @@ def test_the_cache_is_that_of_the_budgets() -> None:
     assert dataclasses.replace(CACHE, kv="concat").bytes == 2 * CACHE.bytes
     assert dataclasses.replace(CACHE, precision="fp32").bytes == 2 * CACHE.bytes
     two = dataclasses.replace(CACHE, capacity=Capacity(1024, groups=2, batch=3))
-    assert two.bytes == 3 * sum(kv_bytes(SHAPE, [2 * keep for keep in PLAN.keep], 1024))
+    assert two.bytes == (3 + 1) * sum(kv_bytes(SHAPE, [2 * keep for keep in PLAN.keep], 1024)), "and one that joins"
+    assert dataclasses.replace(two, kv="concat").bytes == (2 * 3 + 1) * two.bytes // 4
 
 
 def test_what_is_predicted() -> None:
@@ -83,6 +85,24 @@ def test_weights_that_are_too_much_by_themselves() -> None:
         memory.check_fits(footprint(weights=9000), ADA, CACHE, 8)
     with pytest.raises(PlanError, match=r"loading 2,700 MiB[\s\S]*no budget would fit"):
         memory.check_fits(footprint(), NANO, CACHE)
+
+
+@pytest.mark.parametrize("kv", ["concat", "inplace"])
+def test_the_largest_batch_that_fits_is_named(kv: Any) -> None:
+    def cache(batch: int) -> KvCacheSpec:
+        return dataclasses.replace(CACHE, kv=kv, capacity=Capacity(1024, batch=batch))
+
+    def of_batch(batch: int) -> Footprint:
+        return footprint(cache(batch))
+
+    have = (of_batch(5).running + 1) / 2**30
+    with pytest.raises(PlanError, match=r"does not fit on the target[\s\S]*fix: --batch 5 fits$"):
+        memory.check_fits(of_batch(16), ADA, cache(16), have, of_batch)
+    memory.check_fits(of_batch(5), ADA, cache(5), have, of_batch)
+    with pytest.raises(PlanError, match="--batch 4 fits"):
+        memory.check_fits(of_batch(16), ADA, cache(16), have - 1 / 2**29, of_batch)
+    with pytest.raises(PlanError, match="no budget would fit"):
+        memory.check_fits(of_batch(2), ADA, cache(2), 1, of_batch)
 
 
 def test_memory_of_a_build() -> None:

@@ -21,6 +21,7 @@ SHAPES = {
     graph_io.ORDER: (-1, -1),
     graph_io.TEXT_MASK: (-1, -1),
     graph_io.LOGITS_INDICES: (-1, -1),
+    graph_io.VISUAL_PADDING: (-1, -1, PLAN.vision_tokens),
     **dict.fromkeys(graph_io.past_names(3), (-1, 2, -1, 32)),
 }
 
@@ -30,6 +31,7 @@ def test_one_wide_profile() -> None:
     assert wide.name == "wide"
     assert wide.minimum[graph_io.VISUAL_EMBEDS] == (1, 0, 15, 64)
     assert wide.maximum[graph_io.VISUAL_EMBEDS] == (4, 2, 15, 64)
+    assert wide.minimum[graph_io.VISUAL_PADDING] == (1, 0, 15) and wide.maximum[graph_io.VISUAL_PADDING] == (4, 2, 15)
     assert wide.maximum["past_key_values.1.key"] == (4, 2, 2 * 6 + 256, 32)
     assert wide.maximum["past_key_values.2.key"] == (4, 2, 256, 32)
     assert wide.maximum[graph_io.LOGITS_INDICES] == (4, 1)
@@ -46,8 +48,10 @@ def test_prefill_and_decode() -> None:
 
 
 def test_pictures() -> None:
-    (image,) = profiles({graph_io.IMAGE: (-1, 1, 56, 84, 3)}, PLAN, Capacity(16, groups=3), "pair")
+    shapes = {graph_io.IMAGE: (-1, 1, 56, 84, 3), graph_io.PADDING: (-1, 4, 6)}
+    (image,) = profiles(shapes, PLAN, Capacity(16, groups=3), "pair")
     assert (image.minimum["image"][0], image.maximum["image"][0]) == (1, 3)
+    assert (image.minimum["padding"], image.maximum["padding"]) == ((1, 4, 6), (3, 4, 6))
 
 
 def test_fixed_sizes_are_in_no_profile() -> None:

@@ -52,9 +52,12 @@ def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> No
     entry = demo_bundle.entry(plan)
     keep = entry.plan.keep
     vision, decoder = (load(demo_bundle, file).graph for file in (entry.vision, entry.decoder))
-    assert [i.name for i in vision.input] == [graph_io.IMAGE]
+    padding = plan == "thirds"
+    assert entry.plan.padding and entry.plan.vision_padding == entry.plan.decoder_padding == padding
+    assert [i.name for i in vision.input] == [graph_io.IMAGE, *[graph_io.PADDING] * padding]
     assert [o.name for o in vision.output] == [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
-    assert [i.name for i in decoder.input] == [*graph_io.DECODER_INPUTS, *graph_io.past_names(len(keep))]
+    inputs = [*graph_io.DECODER_INPUTS, *[graph_io.VISUAL_PADDING] * padding]
+    assert [i.name for i in decoder.input] == [*inputs, *graph_io.past_names(len(keep))]
     prunes = [graph_io.kept_name(layer) for layer, _, kept in demo_bundle.entry(plan).plan.prunes if kept]
     assert [o.name for o in decoder.output] == [graph_io.LOGITS, *graph_io.present_names(len(keep)), *prunes]
     kinds = {i.name: i.type.tensor_type.elem_type for i in decoder.input}

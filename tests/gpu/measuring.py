@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import sys
@@ -18,7 +19,9 @@ from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.cuda.device import Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASUREMENTS = ROOT / "docs" / "measurements"
+#: Only ``luvc_export.trial.check`` writes here.
+COMMITTED = ROOT / "docs" / "measurements"
+MEASUREMENTS = Path(os.environ.get("OUT", "gpu-check-out"))
 _PACKAGES = (
     "luvc-export",
     "torch",
@@ -32,17 +35,19 @@ _PACKAGES = (
 
 
 def require_gpu(device: str, out: Path) -> None:
-    """Check that ``device`` is there, and that only a GPU's figures go among the committed measurements.
+    """Check that ``device`` is there, and that nothing is written among the committed measurements.
 
     Raises:
         MachineError: There is no GPU, or this torch cannot use it.
-        UsageError: A CPU's figures would be written to docs/measurements.
+        UsageError: Figures would be written to docs/measurements.
     """
+    if out.resolve() == COMMITTED.resolve():
+        raise UsageError(
+            "docs/measurements holds reports that were checked",
+            where=f"-o {out}",
+            fix="choose another folder; a trial's report goes there with python -m luvc_export.trial.check",
+        )
     if device == "cpu":
-        if out.resolve() == MEASUREMENTS.resolve():
-            raise UsageError(
-                "docs/measurements holds what GPUs measured", where="--device cpu", fix="choose another -o"
-            )
         return
     Gpu()
     if not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Build the bundled model's engines for this GPU, ask them and ONNX Runtime the same, and time the answers.
 
-    python tests/gpu/time_engines.py      # to docs/measurements
+    python tests/gpu/time_engines.py      # to $OUT or gpu-check-out
 
 Every target whose library is installed and whose compute capability is this GPU's is built, in each form of the cache
 its parser takes. ``same`` says that every answer has ONNX Runtime's tokens.

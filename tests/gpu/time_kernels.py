@@ -1,6 +1,6 @@
 """Time SpectrumPrune against torch eager and against its ONNX form in ONNX Runtime: medians as JSON lines.
 
-    python tests/gpu/time_kernels.py      # make gpu-check keeps it in docs/measurements
+    python tests/gpu/time_kernels.py      # plugins/gpu-check.sh keeps it
 
 ``--device cpu`` only shows that the script runs: its figures compare a reference implementation.
 """

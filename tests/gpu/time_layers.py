@@ -1,6 +1,6 @@
 """Time compressed LLM layers against uncompressed ones, each under a CUDA graph: no TensorRT, no checkpoint.
 
-    python tests/gpu/time_layers.py                                # Qwen2.5-VL 3B and 7B, to docs/measurements
+    python tests/gpu/time_layers.py                                # Qwen2.5-VL 3B and 7B, to $OUT or gpu-check-out
     python tests/gpu/time_layers.py --device cpu --tiny -o /tmp/x  # only shows that this runs
 
 Weights are random, sizes are published ones. ``same`` compares a replayed graph with plain execution: the tokens that

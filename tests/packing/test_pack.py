@@ -27,6 +27,7 @@ import pytest
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import check_graph
+from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import main
 from luvc_export.core.operators import DOMAIN
@@ -184,16 +185,15 @@ def test_a_pack_with_caches_in_place_passes(packs: dict[str, Packed], tmp_path: 
 
 
 def test_plugins_travel_with_the_pack(
-    demo_bundle: Bundle, tmp_path: Path, board: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
+    unpadded_bundle: Bundle, tmp_path: Path, board: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graphs call them, the builder is given the pack's own copy, and ONNX Runtime says that it cannot."""
     library = tmp_path / "mine.so"
     library.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\3\0" + (183).to_bytes(2, "little") + bytes(64))
-    asked = PackCases("generated", cases.generated(demo_bundle.manifest.image.size, 1), 1)
+    asked = PackCases("generated", cases.generated(unpadded_bundle.manifest.image.size, 1), 1)
     options = BuildOptions(dynamic_plugins=library)
-    written = write_pack(
-        demo_bundle, TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", text_capacity=96, options=options
-    )
+    told: Any = {"text_capacity": 96, "batch": 4, "options": options}
+    written = write_pack(unpadded_bundle, TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", **told)
     domains = [{node.domain for node in model.graph.node} for model in graphs(written)]
     assert all(DOMAIN in found for found in domains) and written.pack.plugins == record.PLUGINS
     assert (written.folder / record.PLUGINS).read_bytes() == library.read_bytes()
@@ -203,6 +203,7 @@ def test_plugins_travel_with_the_pack(
 
     def stop(*arguments: Any) -> None:
         given.append(arguments[1].options)
+        assert arguments[1].capacity == Capacity(96, 1, 4), "rows travel with the pack too"
         raise KeyboardInterrupt
 
     monkeypatch.setattr(on_device, "install", stop)
@@ -284,6 +285,8 @@ def test_another_weight_fails_and_takes_the_sign_off_back(pack: Path, board: Pat
     data.tofile(pack / "weights")
     files = manifest.files | {"weights": bundles.record(pack / "weights")}
     bundles.write_manifest(pack, replace(manifest, files=files))
+    refused(verify(pack, board), 2, "pack.json or luvc.json has changed")
+    seal(pack)
     code, out, err = verify(pack, board)
     assert (code, err) == (1, "")
     assert out.splitlines()[-1].startswith("FAILED")
@@ -299,6 +302,7 @@ def test_another_reference_fails(pack: Path, board: Path, verify: Any) -> None:
     data = json.loads((pack / record.RECORD).read_text())
     data["files"]["cases/reference.npz"] |= {"sha256": bundles.record(path).sha256, "bytes": path.stat().st_size}
     (pack / record.RECORD).write_text(json.dumps(data))
+    seal(pack)
     code, out, err = verify(pack, board)
     assert (code, err) == (1, "")
     assert out.splitlines()[-1].startswith("FAILED: 1 of 2 cases") and "logits differ by" in out
@@ -343,6 +347,7 @@ def test_engines_are_built_from_the_pack_and_kept(
     pack = Path(shutil.copytree(packs["7.2"].folder, tmp_path / "pack"))
     path = pack / record.RECORD
     path.write_text(path.read_text().replace(f'"target": "{TARGETS["7.2"]}"', '"target": "rtx-ada"'))
+    seal(pack)
     code, out, _ = verify(pack, tmp_path / "nothing", backend="tensorrt")
     if code == 0:
         pytest.skip("there is a GPU: tests/gpu runs engines")
@@ -359,6 +364,55 @@ def change_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def seal(pack: Path) -> None:
+    """As somebody who changes a pack on purpose can."""
+    data = json.loads((pack / record.RECORD).read_text())
+    record.write(pack, from_json_data(record.Pack, data, "pack.json"))
+
+
+@pytest.mark.parametrize("when", ["before the first run", "between two runs"])
+def test_each_file_of_a_pack_changed_is_refused(
+    pack: Path, board: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    """Every file, one after another; ``site`` is there between runs. Both halves of the script, up to the answers."""
+    asked = []
+    monkeypatch.setattr(bootstrap, "HERE", pack)
+    monkeypatch.setattr(bootstrap, "SITE", pack / "site")
+    monkeypatch.setattr(on_device, "_on_cpu", lambda *given: asked.append(1))
+    monkeypatch.setattr(on_device, "_answer_cases", lambda *given: ({}, []))
+    monkeypatch.setattr(on_device.validation_record, "make", lambda *given: KeyboardInterrupt())
+    monkeypatch.setattr(on_device.validation_record, "write_report", lambda *given: exec("raise KeyboardInterrupt"))
+
+    def both_halves() -> int:
+        try:
+            bootstrap._unpack(bootstrap._read())
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return install_and_verify(pack, "cpu", board, rebuild=False)
+
+    if when == "between two runs":
+        assert both_halves() == 130 and asked, "untouched: it gets as far as the answers"
+    asked.clear()
+    paths = [path for path in sorted(pack.rglob("*")) if path.is_file()]
+    in_site = [path for path in paths if path.is_relative_to(pack / "site")]
+    assert len(paths) > 12 and bool(in_site) == (when == "between two runs")
+    for path in [*(path for path in paths if path not in in_site), *(pack / "site").rglob("errors.py")]:
+        before = path.read_bytes()
+        change_byte(path)
+        assert (both_halves(), asked) == (2, []), path.relative_to(pack)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err and "NOT VERIFIED" in out, path
+        path.write_bytes(before)
+    for name in ("weights", "tokenizer.json", "bootstrap.py", "cases", "wheels"):
+        path = pack / name
+        path.rename(pack.parent / "kept")
+        path.symlink_to(pack.parent / "kept")
+        assert both_halves() == 2, f"a link for {name}"
+        path.unlink()
+        (pack.parent / "kept").rename(path)
+    assert both_halves() == 130 and asked, "as it was: it gets as far as the answers again"
 
 
 def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: Path) -> None:

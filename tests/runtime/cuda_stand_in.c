@@ -16,6 +16,13 @@ typedef unsigned long long CUdeviceptr;
 typedef void *CUcontext, *CUevent, *CUgraph, *CUgraphExec;
 typedef struct CUstream_st *CUstream;
 typedef void (*CUhostFn)(void *);
+typedef unsigned int CUmemorytype;
+enum { CU_MEMORYTYPE_DEVICE = 2 };
+typedef struct {
+  size_t srcXInBytes, srcY; CUmemorytype srcMemoryType; const void *srcHost; CUdeviceptr srcDevice; void *srcArray; size_t srcPitch;
+  size_t dstXInBytes, dstY; CUmemorytype dstMemoryType; void *dstHost; CUdeviceptr dstDevice; void *dstArray; size_t dstPitch;
+  size_t WidthInBytes, Height;
+} CUDA_MEMCPY2D;
 enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NO_DEVICE = 100,
        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900 };
 #define cuMemGetInfo cuMemGetInfo_v2
@@ -24,6 +31,7 @@ enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY 
 #define cuMemcpyHtoDAsync cuMemcpyHtoDAsync_v2
 #define cuMemcpyDtoHAsync cuMemcpyDtoHAsync_v2
 #define cuMemcpyDtoDAsync cuMemcpyDtoDAsync_v2
+#define cuMemcpy2DAsync cuMemcpy2DAsync_v2
 #define cuStreamDestroy cuStreamDestroy_v2
 #define cuStreamBeginCapture cuStreamBeginCapture_v2
 #define cuEventDestroy cuEventDestroy_v2
@@ -145,6 +153,17 @@ CUresult cuMemcpyDtoHAsync(void *target, CUdeviceptr source, size_t bytes, CUstr
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream) {
   return put(stream, (struct Note){COPY, (void *)(size_t)target, (void *)(size_t)source, bytes, NULL});
+}
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream stream) {
+  int device = copy->srcMemoryType == CU_MEMORYTYPE_DEVICE && copy->dstMemoryType == CU_MEMORYTYPE_DEVICE;
+  if (!device || copy->srcXInBytes || copy->srcY || copy->dstXInBytes || copy->dstY) return CUDA_ERROR_INVALID_VALUE;
+  if (copy->srcPitch < copy->WidthInBytes || copy->dstPitch < copy->WidthInBytes) return CUDA_ERROR_INVALID_VALUE;
+  for (size_t row = 0; row < copy->Height; row++) {
+    CUdeviceptr target = copy->dstDevice + row * copy->dstPitch, source = copy->srcDevice + row * copy->srcPitch;
+    CUresult code = cuMemcpyDtoDAsync(target, source, copy->WidthInBytes, stream);
+    if (code) return code;
+  }
+  return CUDA_SUCCESS;
 }
 CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t bytes, CUstream stream) {
   return value ? CUDA_ERROR_INVALID_VALUE : put(stream, (struct Note){CLEAR, (void *)(size_t)target, NULL, bytes, NULL});

@@ -133,7 +133,7 @@ def describe(
     made = EngineEntry(
         **{"plan": plan_name, "target": "stand-in", "precision": "fp32", "kv": kv, "backend": "tensorrt"},  # type: ignore[arg-type]
         **{"version": "10.3.0", "compute_capabilities": ("8.9",), "version_compatible": False},  # type: ignore[arg-type]
-        **{"hardware_compatibility": "none", "refit": False, "stripped": False, "batch": 1},  # type: ignore[arg-type]
+        **{"hardware_compatibility": "none", "refit": False, "stripped": False, "batch": capacity.batch},  # type: ignore[arg-type]
         **{"images": capacity.groups, "text_capacity": capacity.text, **files},  # type: ignore[arg-type]
         footprint=Footprint(1 << 20, 1 << 20, 1 << 20, 0, 1 << 20),
     )

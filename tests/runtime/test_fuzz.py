@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 
 import fuzz
+import fuzz_guard
 import numpy as np
 import pytest
 
@@ -35,14 +39,45 @@ def test_the_fuzzer_sees_foreign_errors_hangs_and_memory(monkeypatch: pytest.Mon
     def foreign() -> None:
         raise KeyError("grid")
 
-    monkeypatch.setattr(fuzz, "SECONDS", 1)
+    def endless() -> None:
+        while True:
+            with contextlib.suppress(Exception):  # as a library that goes on whatever happens
+                time.sleep(0)
+
+    monkeypatch.setattr(fuzz_guard, "CLOCK", 0.5)
     assert fuzz.fault(ours) is None
     assert fuzz.fault(foreign) == "KeyError: 'grid'"
-    assert fuzz.fault(lambda: time.sleep(5)) == "no end after 1 s"
-    monkeypatch.setattr(fuzz, "SECONDS", 60)
-    monkeypatch.setattr(fuzz, "MEMORY", 2**20)
+    assert fuzz.fault(lambda: time.sleep(5)) == "no end after 10 s of computing or 0.5 s"
+    monkeypatch.setattr(fuzz_guard, "CLOCK", 60.0)
+    monkeypatch.setattr(fuzz_guard, "SECONDS", 0.3)
+    assert "no end" in str(fuzz.fault(endless))
+    monkeypatch.setattr(fuzz_guard, "SECONDS", 60)
+    monkeypatch.setattr(fuzz_guard, "MEMORY", 2**20)
 
     def large() -> None:
         assert np.ones(2**27, np.uint8).all()
 
     assert "MiB" in str(fuzz.fault(large))
+
+
+def test_the_watch_outlives_crashes_and_ends_what_cannot_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def case_of(number: int) -> fuzz_guard.Case:
+        def case() -> None:
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if number == 2:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGPROF})  # as in a library's call
+                while True:
+                    pass
+            if number == 3:
+                raise KeyError("grid")
+
+        return case
+
+    monkeypatch.setattr(fuzz_guard, "SECONDS", 0.3)
+    found = dict(fuzz_guard.watched(case_of, range(5)))
+    assert found == {
+        1: "the process ended with signal 11",
+        2: "no end after 0.3 s of computing or 60 s",
+        3: "KeyError: 'grid'",
+    }

@@ -185,8 +185,8 @@ class Scripted:
     def load(self, images: bool = True) -> None:
         self.real.load(images)
 
-    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
-        return self.real.vision(images)
+    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+        return self.real.vision(images, padding)
 
     def decode(self, feeds: Any, cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         out, after = self.real.decode(feeds, cache)

@@ -53,6 +53,45 @@ def test_weights_zeroed_between_two_questions(tmp_path: Path, mode: str) -> None
         session.generate(None, "hello", max_new_tokens=1)
 
 
+def test_openvino_looks_at_its_weights_before_each_question_too(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    session = Session(tiny_bundle.write(tmp_path / "bundle"), "openvino", threads=1, arithmetic="fp32")
+    session.generate(None, "hello", max_new_tokens=1)
+    zero(tmp_path / "bundle" / "weights", 100, 1000)
+    with pytest.raises(BundleError, match="changed"):
+        session.generate(None, "hello", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("field", ["size", "frames"])
+def test_sizes_that_fill_memory_before_a_graph_sees_them(tmp_path: Path, field: str) -> None:
+    made = tiny_bundle.write(tmp_path / "bundle").manifest
+    image = dataclasses.replace(made.image, **{field: {"size": (65_536, 65_536), "frames": 4096}[field]})
+    wide = dataclasses.replace(image, size=(4096, 4096)) if field == "frames" else image
+    bundles.write_manifest(tmp_path / "bundle", dataclasses.replace(made, image=wide))
+    with pytest.raises(BundleError, match="more pixels at once"):
+        bundles.load(tmp_path / "bundle")
+
+
+def test_a_graph_of_another_shape_than_its_plan(tmp_path: Path) -> None:
+    """The fuzzer's: an output with an axis too many, which the tokens' places were counted from."""
+    made = tiny_bundle.write(tmp_path / "bundle").manifest
+    path = tmp_path / "bundle" / "vision.onnx"
+    model = onnx.load(path, load_external_data=False)
+    place = next(node for node in model.graph.node if node.output[0] == "visual_positions")
+    place.output[0] = "inner"
+    model.graph.initializer.append(numbers("front", 0))
+    model.graph.node.append(helper.make_node("Unsqueeze", ["inner", "front"], ["visual_positions"]))
+    info = next(item for item in model.graph.output if item.name == "visual_positions")
+    info.type.tensor_type.shape.ClearField("dim")
+    path.write_bytes(model.SerializeToString())
+    made.files["vision.onnx"] = bundles.record(path)
+    bundles.write_manifest(tmp_path / "bundle", made)
+    with pytest.raises(BundleError, match=r"another shape than its plan|cannot run this graph"):
+        Session(bundles.load(tmp_path / "bundle"), threads=1).generate(
+            np.zeros((4, 4, 3), np.uint8), "hello", max_new_tokens=1
+        )
+
+
 def test_a_graph_zeroed_after_loading(tmp_path: Path) -> None:
     session = Session(tiny_bundle.write(tmp_path / "bundle"), threads=1)
     zero(tmp_path / "bundle" / "decoder.onnx", 500, 100)
@@ -201,6 +240,16 @@ HOSTILE = {
     "a length that is not the shape's": (
         graph(initializers=(outside("w", location="listed", offset=0, length=17),)),
         "17 bytes for a shape of 16",
+    ),
+    "a shape of more than its data": (
+        graph(initializers=(TensorProto(name="w", data_type=7, dims=[2**24], raw_data=bytes(16)),)),
+        "16 bytes for a shape of 134217728",
+    ),
+    "a constant of more than its data": (
+        graph(
+            helper.make_node("Constant", [], ["c"], value=TensorProto(data_type=1, dims=[2**30], float_data=[1.0, 2.0]))
+        ),
+        "for a shape of",
     ),
     "an offset below zero": (graph(initializers=(outside("w", location="listed", offset=-1),)), "number of bytes"),
 }

@@ -191,3 +191,24 @@ def test_available_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert memory.available_bytes() is None
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "gone")
     assert memory.available_bytes() is None
+
+
+@pytest.mark.parametrize("field", ["output", "attribute"])
+def test_a_cast_that_is_none_is_refused_as_one(fresh: Path, field: str) -> None:
+    """Names that are no UTF-8, and a Cast to nothing: what memory is asked for is counted from them."""
+    manifest = tiny_bundle.write(fresh).manifest
+    data = (fresh / "decoder.onnx").read_bytes()
+    model = onnx.load_from_string(data)
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    if field == "attribute":
+        del cast.attribute[:]
+        data = model.SerializeToString()
+    else:
+        cast.output[0] = "zzzz"
+        data = model.SerializeToString().replace(b"zzzz", b"\x84zzz")
+    (fresh / "decoder.onnx").write_bytes(data)
+    manifest.files["decoder.onnx"] = bundles.record(fresh / "decoder.onnx")
+    bundles.write_manifest(fresh, manifest)
+    with pytest.raises(BundleError, match=r"no ONNX graph|cannot run this graph") as caught:
+        Session(bundles.load(fresh), threads=1).generate(None, "hello", max_new_tokens=1)
+    assert "decoder.onnx" in str(caught.value)

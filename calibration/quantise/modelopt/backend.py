@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.modelopt import calls, graph, result
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
+from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 
@@ -58,8 +58,8 @@ class ModelOpt:
                     expected=", ".join(known),
                     fix="leave out --backend modelopt, or change this",
                 )
-        with tempfile.TemporaryDirectory(prefix="luvc-modelopt-") as folder:
-            return self._run(["--version"], Path(folder)).strip()
+        with temporary_folder("luvc-modelopt") as folder:
+            return self._run(["--version"], folder).strip()
 
     def scales(
         self,
@@ -89,8 +89,8 @@ class ModelOpt:
             CheckFailed: What it decided does not fit our graphs.
         """
         found: dict[str, Scales | str] = {}
-        with tempfile.TemporaryDirectory(prefix="luvc-modelopt-") as scratch:
-            folders = {name: Path(scratch, name) for name in models}
+        with temporary_folder("luvc-modelopt") as scratch:
+            folders = {name: scratch / name for name in models}
             products = {}
             for name, model in models.items():
                 folders[name].mkdir()

@@ -15,6 +15,7 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.ort import OrtCache
@@ -40,7 +41,7 @@ def record(
     runner = open_bundle(str(bundle.folder), plan, threads)
     assert isinstance(runner.calls, BundleCalls)
     with _Calls(folders["vision"] / INPUTS) as vision, _Calls(folders["decoder"] / INPUTS) as decoder:
-        runner.calls.free = _Recording(runner.calls.free, bundle, vision, decoder)
+        runner.calls.free = _Recording(runner.calls.free, bundle, runner.plan, vision, decoder)
         for number, case in enumerate(data.cases):
             runner.answer([case], data.longest)
             progress("recording calls", (number + 1) / len(data.cases))
@@ -72,7 +73,8 @@ class _Calls:
 class _Recording:
     """A back-end that writes down what it is asked; see ``Backend``."""
 
-    def __init__(self, inner: Backend, bundle: Bundle, vision: _Calls, decoder: _Calls) -> None:
+    def __init__(self, inner: Backend, bundle: Bundle, plan: Plan, vision: _Calls, decoder: _Calls) -> None:
+        self._plan = plan
         self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
         self._inner, self._shape, self._vision, self._decoder = inner, bundle.manifest.decoder, vision, decoder
 
@@ -82,9 +84,10 @@ class _Recording:
     def placement(self) -> dict[str, dict[str, int]]:
         return self._inner.placement()
 
-    def vision(self, images: Any) -> dict[str, Array]:
-        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8)})
-        return self._inner.vision(images)
+    def vision(self, images: Any, padding: Any = None) -> dict[str, Array]:
+        given = {} if padding is None else {graph_io.PADDING: np.asarray(padding, np.bool_)}
+        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **given})
+        return self._inner.vision(images, padding)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         names = graph_io.past_names(self._shape.layers)
@@ -93,5 +96,6 @@ class _Recording:
         else:
             rows = len(feeds[graph_io.INPUT_IDS])
             past = [np.zeros((rows, self._shape.kv_heads, 0, self._shape.head_dim), np.float32)] * len(names)
-        self._decoder.add({**feeds, **dict(zip(names, past, strict=True))})
+        known = {name: array for name, array in feeds.items() if name in graph_io.decoder_inputs(self._plan)}
+        self._decoder.add({**known, **dict(zip(names, past, strict=True))})
         return self._inner.decode(feeds, cache)

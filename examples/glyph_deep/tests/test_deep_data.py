@@ -95,7 +95,7 @@ def test_a_page_has_text_in_at_least_25_lines_and_its_labels_stand_on_ink():
         assert 0.02 < shown.ink_share < 0.2
         assert len({e.unit for e in made.entries}) == len(made.entries)
     assert (
-        page.FORMATS["page"][0] >= 25 and np.prod(page.FORMATS["page"]) >= 256 and np.prod(page.FORMATS["long"]) >= 400
+        page.FORMATS["page"][0] >= 25 and np.prod(page.FORMATS["page"]) >= 256 and np.prod(page.FORMATS["wide"]) >= 400
     )
 
 
@@ -143,7 +143,7 @@ def test_unknown_splits_grounds_and_kinds_are_named_in_the_error():
         next(cases("pages", 1, kinds=("folow",)))
     with pytest.raises(UsageError, match=r"unknown ground(.|\n)*did you mean 'textured'"):
         generator("train", "texture")
-    assert {"pages", "search-textured", "train-plain", "long"} <= set(SPLITS)
+    assert {"pages", "search-textured", "train-plain", "wide"} <= set(SPLITS)
 
 
 def test_every_word_of_the_task_is_one_token():

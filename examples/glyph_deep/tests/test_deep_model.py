@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from glyph_deep import compare, compare_page
 from glyph_deep.answer import Hop, noisy
 from glyph_deep.card import write
 from glyph_deep.cases import cases
@@ -19,7 +20,7 @@ from glyph_deep.encoder import Change, encode, windows
 from glyph_deep.evaluate import embedded, scores
 from glyph_deep.labels import NAMES_OF_FIELDS, codebook, symbols
 from glyph_deep.model import DEPTH, ENCODER_BLOCKS, FULL_ATTENTION, LAYERS, fresh, load
-from glyph_deep.packing import Packer, shared_prefix
+from glyph_deep.packing import Packer
 from glyph_deep.page import FORMATS
 from glyph_deep.questions import Asked
 from glyph_deep.see import binding_loss, draw, see_loss, targets
@@ -28,7 +29,11 @@ from glyph_deep.train import begin, train, wait
 from glyph_vqa.answer import Asker
 from glyph_vqa.decoder import decode
 from glyph_vqa.model import export, patchify
+from glyph_vqa.pack import shared_prefix
 
+from luvc_export.calibration.ablation import variants
+from luvc_export.calibration.ablation.variants import Variant
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.demo import CHECKPOINT
 
 FOLDER = Path(__file__).parents[1]
@@ -143,7 +148,7 @@ def test_looking_at_the_key_of_the_own_line_costs_nothing_and_elsewhere_much():
 def run(out, stage, steps, stop=None):
     """Train a stage; `stop` ends it at that step, as a kill after its last checkpoint would."""
     args = argparse.Namespace(
-        stage=stage, out=out, start=[], steps=steps, mix={"plain": 1, "textured": 0, "short": 1, "page": 0, "long": 0},
+        stage=stage, out=out, start=[], steps=steps, mix={"plain": 1, "textured": 0, "short": 1, "page": 0, "wide": 0},
         questions=2, rate=1e-3, decay=0.5, seed=0, threads=1, bfloat16=False, report=1, save=1, stop=stop, pause=None,
     )  # fmt: skip
     train(args)
@@ -205,7 +210,32 @@ def test_card_evaluation_and_weights_belong_together():
 
 def test_the_committed_weights_answer_and_the_evaluations_verdicts_are_those_of_greedy_decoding():
     asker = Asker(FOLDER / "checkpoint")
-    for asked, least in ((list(cases("plain", 14)), 0.7), (list(cases("pages", 2)), 0.0)):
+    for asked, least in ((list(cases("plain", 14)), 0.7), (list(cases("pages", 9)), 0.7)):
         greedy = [answer == case.answer for answer, case in zip(asker.answers(asked), asked, strict=True)]
         assert scores(asker, asked, embedded(asker, asked)) == greedy
         assert np.mean(greedy) >= least
+
+
+def test_the_comparison_measures_every_section_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    few = variants.methods
+    monkeypatch.setattr(variants, "methods", lambda plan, tuned, skip=(): few(plan, tuned, skip)[:4])
+    monkeypatch.setattr(variants, "readings", lambda plan: [Variant("own", (plan,))])
+    monkeypatch.setattr(compare, "SHARES", (0.5, 0.25, 0.1))
+    monkeypatch.setattr(compare, "SIZES_DOWN", (0.5,))
+    study = compare.study_of("plain", tmp_path, FOLDER / "checkpoint", compare.Counts(6, 2, 4))
+    found = compare.measure(study)
+    about = {"command": "test", "weights": "0" * 64, "counts": [6, 2, 4]}
+    text = compare_page.page({"plain": found}, about)
+    assert found["none"].accuracy.value >= 0.8
+    assert "## Plain" in text and "### Down-sampling at equal time to first token" in text
+    again = compare.study_of("plain", tmp_path, FOLDER / "checkpoint", compare.Counts(6, 2, 4))
+    monkeypatch.setattr(again.engines["report"], "right", None)
+    assert compare.measure(again)["even 0.25"] == found["even 0.25"]
+
+
+def test_staged_budgets_fall_and_have_the_mean_they_are_asked_for():
+    shapes = variants.Shapes((26, 10), DecoderShape(8, 192, 6, 2, 32, 512, 746, 4096), None)
+    for share in compare.SHARES:
+        keep = compare.staged(shapes, share).keep
+        assert keep[0] == 260 and list(keep) == sorted(keep, reverse=True)
+        assert abs(np.mean(keep[1:]) / 260 - share) < 0.01

@@ -10,6 +10,7 @@ import onnx
 
 from luvc_export.core.operators import MERGE_AXIS, ORTHOGONAL_MERGE
 from luvc_export.core.plan import MergeMode
+from luvc_export.export.compression import oim
 from luvc_export.export.surgeon.fused.node import head
 from luvc_export.export.surgeon.fused.prune_body import parse
 
@@ -59,19 +60,21 @@ def merge_name(columns: bool, rows: bool) -> str:
     return ORTHOGONAL_MERGE.name if columns and rows else columns_only if columns else rows_only
 
 
-def merge_axis(mode: MergeMode, slots: int) -> onnx.FunctionProto:
+def merge_axis(mode: MergeMode, slots: int, padded: bool = False) -> onnx.FunctionProto:
     """Pairs leave along the third axis: x [n, R, W, C] -> [n, R, W - removed, C], and where each unit went [n, R, W].
 
     Args:
         mode: How hidden states of members join.
         slots: Original positions each unit carries in ``copies``.
+        padded: Small ``sizes`` are padding (``oim.PADDING``).
     """
     join = _MEAN if mode == "mean" else _LARGEST
     return parse(f"""{head(MERGE_AXIS)} {{
     {_CONSTANTS}
     tiny = Constant <value_float = 1e-12> ()
-    below = Constant <value_float = -2.0> ()
     {_TABLES}
+    {_SIMILAR}
+    {_BESIDE_PADDING if padded else _BESIDE_PICTURES}
     {_DECIDE}
     {join}
     {_MOVE}
@@ -145,7 +148,7 @@ _TABLES = """w = Constant <value_int: int = @length> ()
     lack = Sub (odd1, have)
     pads = Concat <axis = 0> (zeros, zeros, zeros, lack)"""
 
-_DECIDE = """channels = Shape <start = 3, end = 4> (x)
+_SIMILAR = """channels = Shape <start = 3, end = 4> (x)
     head = Shape <start = 0, end = 2> (x)
     x_lines = Concat <axis = 0> (less_one, w1, channels)
     lines = Concat <axis = 0> (less_one, w1, ones)
@@ -158,8 +161,42 @@ _DECIDE = """channels = Shape <start = 3, end = 4> (x)
     first = Slice (unit, zeros, less_one, ones)
     second = Slice (unit, ones, last, ones)
     product = Mul (first, second)
-    cosine = ReduceSum <keepdims = 0> (product, less_one)
-    left = Slice (cosine, zeros, pairs, ones, twos)
+    similar = ReduceSum <keepdims = 0> (product, less_one)"""
+
+_BESIDE_PICTURES = """below = Constant <value_float = -2.0> ()
+    cosine = Identity (similar)"""
+
+#: ``oim._beside_padding``, step for step.
+_BESIDE_PADDING = f"""below = Constant <value_float = {oim.BELOW_PADDING}> ()
+    limit = Constant <value_float = {oim.HALF}> ()
+    unity = Constant <value_float = 1.0> ()
+    three = Constant <value_float = 3.0> ()
+    four = Constant <value_float = 4.0> ()
+    s_row = Squeeze (s, twos)
+    small = Less (s_row, limit)
+    padding = Cast <to = 1> (small)
+    pad_first = Slice (padding, zeros, less_one, ones)
+    pad_second = Slice (padding, ones, last, ones)
+    pad_both = Mul (pad_first, pad_second)
+    pad_gap = Sub (pad_first, pad_second)
+    pad_one = Abs (pad_gap)
+    not_both = Sub (unity, pad_both)
+    not_one = Sub (unity, pad_one)
+    not_two = Mul (similar, not_both)
+    between = Mul (not_two, not_one)
+    pair_total = Sub (w, one)
+    pair = Range (zero, pair_total, one)
+    pair_place = Cast <to = 1> (pair)
+    pair_count = Cast <to = 1> (pair_total)
+    share = Div (pair_place, pair_count)
+    first_pairs = Sub (four, share)
+    last_pairs = Add (three, share)
+    raised = Mul (pad_both, first_pairs)
+    lowered = Mul (pad_one, last_pairs)
+    beside = Sub (raised, lowered)
+    cosine = Add (between, beside)"""
+
+_DECIDE = """left = Slice (cosine, zeros, pairs, ones, twos)
     some_right = Slice (cosine, ones, last, ones, twos)
     right = Pad (some_right, pads, below)
     best = Max (left, right)

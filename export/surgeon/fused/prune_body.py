@@ -44,8 +44,20 @@ _SCORE = {
 }
 
 
-def spectrum_prune(score: str, axis: Axis) -> onnx.FunctionProto:
-    """Body that ranks with ``score`` along ``axis``; inputs and outputs as in docs/surgery.md."""
+#: ``spu.padding_last``: places of padding are marked by being negative.
+_PADDING_LAST = """place = Cast <to = 1> (index)
+    away = Neg (place)
+    behind = Relu (away)
+    step = Constant <value_float = 1e30> ()
+    lowered = Mul (behind, step)
+    ranked = Sub (grouped, lowered)"""
+
+
+def spectrum_prune(score: str, axis: Axis, padded: bool = False) -> onnx.FunctionProto:
+    """Body that ranks with ``score`` along ``axis``; inputs and outputs as in docs/surgery.md.
+
+    ``padded``: ``index`` marks padding (``spu.mark_padding``), which ranks below everything.
+    """
     return parse(f"""{head(SPECTRUM_PRUNE)} {{
     less_one = Constant <value_ints = [-1]> ()
     zero = Constant <value_int = 0> ()
@@ -70,7 +82,8 @@ def spectrum_prune(score: str, axis: Axis) -> onnx.FunctionProto:
     {_SCORE[score]}
     index_shape = Shape (index)
     grouped = Reshape <allowzero = 1> (score, index_shape)
-    best, places = TopK <axis = -1, largest = 1, sorted = 1> (grouped, kept_counts)
+    {_PADDING_LAST if padded else "ranked = Identity (grouped)"}
+    best, places = TopK <axis = -1, largest = 1, sorted = 1> (ranked, kept_counts)
     chosen, again = TopK <axis = -1, largest = 0, sorted = 1> (places, kept_counts)
     group_count = Squeeze (groups)
     group = Range (zero, group_count, one)

@@ -9,7 +9,8 @@ apply: ``plugin_calls``. Scores are then the plugin's own, so kept sets differ f
 within rounding.
 ensures: every plugin node fits the contract.
 must not touch: what the plugin cannot do (a score along channels, the ``max`` merge, copies of positions that somebody
-reads). It stays a fused node, which ``inline_functions`` replaces by its body; the report says why.
+reads, pictures that may be padded). It stays a fused node, which ``inline_functions`` replaces by its body; the report
+says why.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def why_not(surgery: Surgery, node: gs.Node) -> str | None:
     plugin = plugin_of(node)
     if plugin not in surgery.target.plugins:
         return "the target has no plugin for it"
+    if surgery.plan.vision_padding if surgery.part == "vision" else surgery.plan.decoder_padding:
+        return "the plugin does not know padding"
     fused = FusedNode(node)
     if plugin == SPECTRUM_PRUNE.name:
         axis, score = fused.attribute("axis"), fused.attribute("score")

@@ -1,7 +1,8 @@
 """Every planned merge pass becomes one node ``luvc::OrthogonalMerge``.
 
 requires: a vision graph whose plan merges.
-matches: per axis, two TopK (largest over neighbour cosines, smallest over integer keys) and the one-hot assignment
+matches: per axis, two TopK (largest over neighbour cosines, which know padding where the plan has it, smallest over
+integer keys) and the one-hot assignment
 they make; axis passes are paired by the plan's rows and columns, and their sizes must agree with it.
 apply: the node takes hidden states, sizes, positions and position copies on the grid and gives them back on the
 smaller grid, with the place of every unit; composing places over several passes stays one GatherElements outside. The
@@ -58,7 +59,8 @@ def requires(surgery: Surgery) -> str | None:
 def apply(surgery: Surgery) -> int:
     """Find axis passes, pair them by the plan, replace each pair."""
     surgery.graph.toposort()
-    found = [axis for top in surgery.nodes("TopK") if (axis := _axis(top)) is not None]
+    padded = surgery.plan.vision_padding
+    found = [axis for top in surgery.nodes("TopK") if (axis := _axis(top, padded)) is not None]
     planned = [step for step in surgery.plan.merges if step.rows or step.columns]
     wanted = [count for step in planned for count in (step.columns, step.rows) if count]
     if [axis.removed for axis in found] != wanted:
@@ -91,8 +93,11 @@ def ensures(surgery: Surgery, fired: int) -> None:
         raise CheckFailed("the fused merges are not the plan's", got=(got, left), expected=wanted)
 
 
-def _axis(top: gs.Node) -> Axis | None:
-    """The axis pass whose integer-key TopK is ``top``; None for any other TopK."""
+def _axis(top: gs.Node, padded: bool) -> Axis | None:
+    """The axis pass whose integer-key TopK is ``top``; None for any other TopK.
+
+    ``padded``: its cosines know padding, by the sizes.
+    """
     key = up(top.inputs[0], "Where")
     count, shape = value(top.inputs[1]), top.inputs[0].shape
     if top.attrs.get("largest", 1) or key is None or count is None or not shape:
@@ -109,11 +114,22 @@ def _axis(top: gs.Node) -> Axis | None:
     ranked = _upstream(key, "TopK")
     if assignment is None or ranked is None:
         return None
-    x = strip(ranked.inputs[0], "Max", "Slice", "ReduceSum", "Mul", "Div", "Cast", "Reshape")
+    cosine = _before_padding(strip(ranked.inputs[0], "Max", "Slice")) if padded else ranked.inputs[0]
+    if cosine is None:
+        return None
+    x = strip(cosine, "Max", "Slice", "ReduceSum", "Mul", "Div", "Cast", "Reshape")
     moved = _moved(assignment, x)
     return (
         None if moved is None else Axis(assignment, int(shape[-1]), int(shape[-1]) - int(count.ravel()[0]), x, *moved)
     )
+
+
+def _before_padding(beside: gs.Tensor) -> gs.Tensor | None:
+    """The cosines that ``oim._beside_padding`` starts from: a sum, whose first part are they times two masks."""
+    node = up(beside, "Add")
+    for op in ("Mul", "Mul"):
+        node = up(node.inputs[0], op) if node is not None else None
+    return node.inputs[0] if node is not None else None
 
 
 def _moved(
@@ -222,10 +238,10 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
         surgery.replace(after, merged_into)
     else:
         surgery.replace(after, surgery.emit("GatherElements", [merged_into, before], like=[after], axis=1)[0])
-    slots = planes["copies"] // 2
+    slots, padded = planes["copies"] // 2, surgery.plan.vision_padding
     body = merge_body.orthogonal_merge(columns > 0, rows > 0)
     surgery.functions[body.name] = body
-    surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(surgery.plan.merge_mode, slots)
+    surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(surgery.plan.merge_mode, slots, padded)
 
 
 def _is_count(tensor: gs.Tensor) -> bool:

@@ -2,8 +2,9 @@
 
 requires: a decoder whose plan prunes.
 matches: two TopK in a row (largest, then ascending) over a score that a low-pass product makes of an RMSNorm of a
-leading slice, and the flat gathers of whatever travels with the kept tokens; for a drop, a slice that cuts off what
-the last prune left. What the sub-graph is told by its operators, constants and shapes, never by names.
+leading slice, lowered for padding where the plan has it (``spu.padding_last``), and the flat gathers of whatever
+travels with the kept tokens; for a drop, a slice that cuts off what the last prune left. What the sub-graph is told by
+its operators, constants and shapes, never by names.
 apply: the node takes the whole sequence [visual | text] and gives it back shorter, so slices and concatenations
 around the gathers go too. Bit-equal but for the order in which a norm adds up channels (see ``tolerance``).
 ensures: one node for every prune of the plan, in order, with the plan's budgets; no TopK outside.
@@ -22,6 +23,7 @@ from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import SPECTRUM_DROP, SPECTRUM_PRUNE
 from luvc_export.core.plan import Axis
 from luvc_export.errors import CheckFailed
+from luvc_export.export.compression import spu
 from luvc_export.export.surgeon.fused import prune_body
 from luvc_export.export.surgeon.fused.node import FusedNode, emit
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery, kind_of, readers, source, strip, up, value
@@ -65,7 +67,8 @@ def apply(surgery: Surgery) -> int:
         second = readers(top.outputs[1], "TopK")
         if len(second) != 1 or not top.attrs.get("largest", 1) or second[0].attrs.get("largest", 1):
             continue
-        score = match_score(top.inputs[0])
+        ranked = _before_padding(top.inputs[0]) if surgery.plan.decoder_padding else top.inputs[0]
+        score = match_score(ranked) if ranked is not None else None
         if score is None:
             surgery.skip("a TopK ranks something that is no low-pass score")
             continue
@@ -90,6 +93,19 @@ def ensures(surgery: Surgery, fired: int) -> None:
     wanted = [(tokens, keep) for _, tokens, keep in surgery.plan.prunes]
     if fired and got != wanted:
         raise CheckFailed("the fused prunes are not the plan's", got=got, expected=wanted)
+
+
+def _before_padding(ranked: gs.Tensor) -> gs.Tensor | None:
+    """The scores [B, G, N] that ``spu.padding_last`` lowered, by a step for every negative place; None without it."""
+    less = up(ranked, "Sub")
+    steps = up(less.inputs[1], "Mul") if less is not None else None
+    behind = up(steps.inputs[0], "Relu") if steps is not None else None
+    away = up(behind.inputs[0], "Neg") if behind is not None else None
+    step = value(steps.inputs[1]) if steps is not None else None
+    if less is None or away is None or step is None or step.size != 1 or float(step) != np.float32(spu.PADDING_STEP):
+        return None
+    kind = kind_of(strip(away.inputs[0], "Cast"))
+    return less.inputs[0] if kind is not None and kind.kind == "i" else None
 
 
 def match_score(score: gs.Tensor) -> ScoreChain | None:
@@ -215,7 +231,9 @@ def _fuse(
     if others:
         surgery.skip("feature planes are gathered beside the prune, by its places")
     surgery.replace(second.outputs[0], made["indices"])
-    surgery.functions[SPECTRUM_PRUNE.name] = prune_body.spectrum_prune(score.kind, score.axis)
+    surgery.functions[SPECTRUM_PRUNE.name] = prune_body.spectrum_prune(
+        score.kind, score.axis, surgery.plan.decoder_padding
+    )
     return FusedNode(made["indices"].inputs[0])
 
 

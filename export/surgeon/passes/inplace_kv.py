@@ -4,8 +4,9 @@ requires: a decoder, the KV form ``inplace`` (opset 24), and the text capacity.
 matches: the Concat of past and new rows in front of every Attention, and the mask of each stage.
 apply: TensorScatter writes the new rows of a layer into a cache of ``Plan.cache_rows`` of the capacity; masks are
 explicit, over slots. The contract changes as docs/surgery.md says: ``text_mask`` is [B, text_capacity] over text
-slots, ``past_text`` and ``past_groups`` (int64 [1]) say what the cache holds. Visual rows end where text slots begin,
-so a call with fewer images leaves its first slots empty. What Attention sums is the same, in rows of other length.
+slots, ``past_text`` and ``past_groups`` (int64 [B]) say what the cache holds, for each row of the batch: rows join and
+leave one by one, and none waits for another. Visual rows end where text slots begin, so a call with fewer images
+leaves its first slots empty. What Attention sums is the same, in rows of other length.
 ensures: every cache has a fixed capacity, and no Concat of past and new rows is left.
 must not touch: a cache with other readers than Attention and the outputs.
 """
@@ -43,10 +44,9 @@ def apply(surgery: Surgery) -> int:
     text_mask = inputs[graph_io.TEXT_MASK]
     text_mask.shape = [text_mask.shape[0], capacity]
     held = (graph_io.PAST_TEXT, graph_io.PAST_GROUPS)
-    past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [1]) for name in held)
+    past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [text_mask.shape[0]]) for name in held)
     surgery.graph.inputs += [past_text, past_groups]
     groups = surgery.emit("Shape", [inputs[graph_io.VISUAL_EMBEDS]], start=1, end=2)[0]
-    batch = surgery.emit("Shape", [inputs[graph_io.INPUT_IDS]], start=0, end=1)[0]
     starts: dict[int, gs.Tensor] = {}
     masks: dict[tuple[int, int], gs.Tensor] = {}
     fired = 0
@@ -64,8 +64,8 @@ def apply(surgery: Surgery) -> int:
                 raise CheckFailed("a cache is not joined to new rows once", where=name)
             present = joins[0].outputs[0]
             past.shape = [past.shape[0], past.shape[1], rows[layer], past.shape[3]]
-            where = surgery.emit("Expand", [starts[keep], batch])[0]
-            made = surgery.emit("TensorScatter", [past, joins[0].inputs[1], where], like=[past], axis=-2, mode="linear")
+            added = joins[0].inputs[1]
+            made = surgery.emit("TensorScatter", [past, added, starts[keep]], like=[past], axis=-2, mode="linear")
             surgery.replace(present, made[0])
             made[0].shape = list(past.shape)
             fired += 1
@@ -111,11 +111,12 @@ def _mask(
     order = _order(old)
     length = surgery.emit("Shape", [order], start=1, end=2)[0]
     slots = np.arange(visual + int(text_mask.shape[1]))
-    behind = surgery.emit("Sub", [slots, start])[0]
+    first = surgery.emit("Unsqueeze", [start, [1]])[0]
+    behind = surgery.emit("Sub", [slots[None], first])[0]
     last = surgery.emit("Sub", [length, [1]])[0]
     floored = surgery.emit("Max", [behind, [0]])[0]
     place = surgery.emit("Min", [floored, last])[0]
-    new_order = surgery.emit("Gather", [order, place], axis=1)[0]
+    new_order = surgery.emit("GatherElements", [order, place], axis=1)[0]
     is_late = surgery.emit("Less", [last, behind])[0]
     is_early = surgery.emit("Less", [behind, [0]])[0]
     is_past = surgery.emit("Or", [is_early, is_late])[0]
@@ -124,12 +125,10 @@ def _mask(
     if visual:
         held = surgery.emit("Add", [groups, past_groups])[0]
         rows = surgery.emit("Mul", [held, [keep]])[0]
-        empty = surgery.emit("Sub", [[visual], rows])[0]
-        filled = surgery.emit("LessOrEqual", [empty, np.arange(visual)])[0]
-        batch = surgery.emit("Shape", [text_mask], start=0, end=1)[0]
-        sizes = surgery.emit("Concat", [batch, [visual]], axis=0)[0]
-        shown = surgery.emit("Expand", [filled, sizes])[0]
-        valid = surgery.emit("Concat", [shown, text_mask], axis=1)[0]
+        room = surgery.emit("Sub", [[visual], rows])[0]
+        empty = surgery.emit("Unsqueeze", [room, [1]])[0]
+        filled = surgery.emit("LessOrEqual", [empty, np.arange(visual)[None]])[0]
+        valid = surgery.emit("Concat", [filled, text_mask], axis=1)[0]
     seen_keys = surgery.emit("Where", [valid, keys, [np.iinfo(np.int64).max]])[0]
     across = surgery.emit("Unsqueeze", [seen_keys, [1, 2]])[0]
     down = surgery.emit("Unsqueeze", [order, [1, 3]])[0]

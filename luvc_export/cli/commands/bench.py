@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_writable, write_whole
+from luvc_export.cli.files import check_bundle, check_writable, write_whole
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
 
@@ -37,6 +37,7 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for the sweep's PNG and HTML; default: this one.")
     ] = None,
+    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Time a bundle on noise: vision, prefill, first token, decode, memory, merges and prunes alone.
@@ -45,12 +46,16 @@ def bench(
     luvc-export bench qwen-bundle --sweep budget -o curves[/dim]
     """
     from luvc_export.runtime.bench.case import BenchCase
-    from luvc_export.runtime.bench.machine import measure_machine
+    from luvc_export.runtime.bench.machine import bandwidth_reader, measure_machine
     from luvc_export.runtime.bench.measure import measure
     from luvc_export.runtime.bench.profile import profile
 
     asked = BenchCase(Path(), None, images, text, new_tokens, backend, threads, arithmetic=arithmetic)
     first = _case(bundle, plan, asked)
+    second = _case(vs, None, first) if vs is not None else None
+    with options.progress(quiet=as_json) as tell:
+        for folder in {case.bundle for case in (first, second) if case is not None}:
+            check_bundle(folder, verify, tell)
     if sweep is not None:
         if vs is not None:
             raise UsageError("--sweep and --vs are two jobs", where="--sweep", fix="leave one of them out")
@@ -58,12 +63,10 @@ def bench(
         return
     if output is not None:
         raise UsageError("only a sweep writes files", where=f"--output {output}", fix="pass --sweep, or leave it out")
-    cases = [first]
-    if vs is not None:
-        cases.append(_case(vs, None, first))
+    cases = [case for case in (first, second) if case is not None]
     machine = measure_machine(threads)
     with options.progress(quiet=as_json) as tell:
-        timed = measure(cases, repeats, warm_up, tell)
+        timed = measure(cases, repeats, warm_up, tell, bandwidth_reader(threads))
         profiles = []
         for index, case in enumerate(cases):
             tell("profiling", index / len(cases))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import engine_options, options
+from luvc_export.cli.files import check_bundle
 from luvc_export.errors import UsageError
 
 
@@ -21,7 +22,7 @@ def build(
     kv: engine_options.Kv = None,
     text_capacity: engine_options.TextCapacity = None,
     images: engine_options.Images = 1,
-    batch: Annotated[int, typer.Option("--batch", help="Rows of a batch.")] = 1,
+    batch: engine_options.Batch = 1,
     logits: Annotated[
         int, typer.Option("--logits", help="Positions of a call with logits: 1 to generate, more to compare.")
     ] = 1,
@@ -48,6 +49,7 @@ def build(
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the device; default: its largest variant.")
     ] = None,
+    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Build TensorRT engines of a bundle's plan for a device.
@@ -57,6 +59,7 @@ def build(
     [dim]luvc-export build qwen-bundle --target rtx-ada
     luvc-export build qwen-bundle --target h100 --precision bf16 --images 4 --builderOptimizationLevel 5[/dim]
     """
+    from luvc_export.engines import library, targets
     from luvc_export.engines.options import BuildOptions
     from luvc_export.pipeline import build_engine
 
@@ -77,7 +80,9 @@ def build(
         no_builder_cache=no_builder_cache,
         dynamic_plugins=dynamic_plugins,
     )
+    library.check_builds(targets.find(target))
     with options.progress(quiet=as_json) as tell:
+        check_bundle(bundle, verify, tell)
         built = build_engine(
             bundle,
             target,

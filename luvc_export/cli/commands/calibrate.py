@@ -53,6 +53,7 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a new bundle instead.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan of that name.")] = False,
     threads: options.Threads = None,
+    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.
@@ -83,7 +84,8 @@ def calibrate(
         )
     check_folder(output, "--output")
     check_writable(ranges, "--cache")
-    loaded = bundles.load(bundle)
+    with options.progress(quiet=as_json) as tell:
+        loaded = bundles.load(bundle, verify, tell)
     work.check(loaded, plan or loaded.manifest.default_plan, recipe, min_agreement, overwrite, output)
     with options.progress(quiet=as_json) as tell:
         cases = datasets.load(data, count=count, prompt=prompt, longest=max_new_tokens, progress=tell)

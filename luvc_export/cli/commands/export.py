@@ -56,6 +56,10 @@ def export(
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
     ] = False,
+    ignore_padding: Annotated[
+        bool,
+        typer.Option("--ignore-padding", help="Padding takes budget like picture: for engines with --dynamicPlugins."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     revision: options.Revision = None,
     as_json: options.Json = False,
@@ -114,6 +118,7 @@ def export(
             dtype=dtype,
             weights="none" if no_weights else weights,  # type: ignore[arg-type]
             debug=debug_graph,
+            padding=not ignore_padding,
             overwrite=overwrite,
             lora=str(lora) if lora else None,
             progress=tell,

@@ -15,9 +15,7 @@ from luvc_export.cli.files import check_writable, write_whole
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Hash large files again, weights in a checkpoint too.")
-    ] = False,
+    verify: options.Verify = False,
     text: options.Text = 64,
     surgery: Annotated[bool, typer.Option("--surgery", help="Show what graph surgery did.")] = False,
     html: Annotated[
@@ -34,7 +32,8 @@ def inspect(
     from luvc_export.bundle.folder import load
     from luvc_export.core.cost_report import cost
 
-    loaded = load(bundle, full=verify)
+    with options.progress(quiet=as_json) as tell:
+        loaded = load(bundle, verify, tell)
     manifest = loaded.manifest
     if surgery or html is not None:
         _surgery(loaded, html, as_json)

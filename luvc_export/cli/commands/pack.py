@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import typer
 
 from luvc_export.cli import engine_options, options
 from luvc_export.cli.files import check_folder, check_model
+from luvc_export.core.files import safe_files
 from luvc_export.core.planning import DEFAULT_SCHEDULE
 from luvc_export.errors import UsageError
 
@@ -36,6 +36,7 @@ def pack(
     kv: engine_options.Kv = None,
     text_capacity: engine_options.TextCapacity = None,
     images: engine_options.Images = 1,
+    batch: engine_options.Batch = 1,
     image_size: options.ImageSize = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file of what to ask: image, prompt.")
@@ -52,6 +53,7 @@ def pack(
         float | None, typer.Option("--device-memory", help="GiB free on the board; default: its largest variant.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing pack.")] = False,
+    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a folder that builds the engines on a board and proves them there.
@@ -78,7 +80,9 @@ def pack(
     chosen = _questions(cases, task, count)
     with (
         options.progress(quiet=as_json) as tell,
-        _opened(model, plan, image_size, task, text_capacity, output, tell) as (bundle, name),
+        _opened(
+            model, plan, image_size, task, text_capacity, output, verify, tell, padding=dynamic_plugins is None
+        ) as (bundle, name),
     ):
         written = write_pack(
             bundle,
@@ -90,6 +94,7 @@ def pack(
             kv=kv,  # type: ignore[arg-type]
             text_capacity=text_capacity,
             images=images,
+            batch=batch,
             options=BuildOptions(
                 engine_options.workspace(mem_pool_size), optimization_level, dynamic_plugins=dynamic_plugins
             ),
@@ -113,9 +118,14 @@ def _opened(
     task: str | None,
     text_capacity: int | None,
     output: Path,
+    verify: bool,
     tell: Any,
+    padding: bool,
 ) -> Iterator[tuple[Bundle, str | None]]:
-    """The bundle at ``model`` and the plan's name in it; a checkpoint is exported for the moment."""
+    """The bundle at ``model`` and the plan's name in it; a checkpoint is exported for the moment.
+
+    ``padding`` tells the graphs of padding, which plugins do not know.
+    """
     from luvc_export.bundle import folder as bundles
 
     if (Path(model) / bundles.MANIFEST).is_file():
@@ -123,7 +133,7 @@ def _opened(
             raise UsageError(
                 "a bundle has its image size", where="--image-size", fix="export it again, or leave it out"
             )
-        yield bundles.load(model), plan
+        yield bundles.load(model, verify, tell), plan
         return
     from luvc_export.calibration import tasks
     from luvc_export.pipeline import export_bundle, make_plans
@@ -132,15 +142,15 @@ def _opened(
     size = options.size(image_size) or (tasks.find(task).image_size if task else None)
     name = options.plan_name(plan or DEFAULT_SCHEDULE)
     plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_SCHEDULE)}, image_size=size)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+    with safe_files.scratch_folder(output.with_name(f"{output.name}.export")) as folder:
         capacity = {} if text_capacity is None else {"text_capacity": text_capacity}
         made = export_bundle(
             model,
-            Path(folder) / "bundle",
+            folder / "bundle",
             plans,
             image_size=size,
             weights="reference",
+            padding=padding,
             progress=tell,
             **capacity,  # type: ignore[arg-type]
         )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from luvc_export.cli import options
-from luvc_export.cli.files import check_model, check_writable, write_whole
+from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
 
 
 def parity(
@@ -38,6 +38,7 @@ def parity(
     locate: Annotated[bool, typer.Option("--locate", help="Show every tensor, layer by layer.")] = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write a page with plots.")] = None,
     threads: options.Threads = None,
+    verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare two models on the same questions: tensors, kept tokens, answers. Exit code 1 if a gate fails.
@@ -67,9 +68,12 @@ def parity(
     if not 0 <= retention <= 1:
         raise UsageError("a share must lie between 0 and 1", where="--retention", got=retention)
     specs = [runners.parse(each) for each in (reference, candidate)]
-    for spec in specs:
-        if not spec.is_bundle:
-            check_model(spec.model)
+    with options.progress(quiet=as_json) as tell:
+        for spec in specs:
+            if spec.is_bundle:
+                check_bundle(spec.model, verify, tell)
+            else:
+                check_model(spec.model)
     own = [name for name, value in (("--image-size", image_size), ("--tiles", tiles), ("--video", video)) if value]
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")

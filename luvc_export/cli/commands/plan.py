@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,10 @@ def plan(
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
     ] = None,
+    aspect: Annotated[
+        str | None,
+        typer.Option("--aspect", metavar="W:H", help="Also say what budgets get of a picture of this shape, padded."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
     data: options.Data = None,
     retention: Annotated[
@@ -73,8 +78,8 @@ def plan(
 
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
-    from luvc_export.cli.tables.plans import cost_table
-    from luvc_export.core.cost_report import cost
+    from luvc_export.cli.tables.plans import cost_table, padded_line
+    from luvc_export.core.cost_report import cost, padded
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
@@ -86,6 +91,7 @@ def plan(
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    shape = None if aspect is None else options.aspect(aspect)
     check_writable(output, "--output")
     check_folder(save, "--save")
     check_model(model, revision)
@@ -134,15 +140,20 @@ def plan(
         )
         if isinstance(source, Plan) and size is not None:
             check_grid(checkpoint, made, size)
-    costs = cost(made, checkpoint.family.decoder_shape(checkpoint.config), counted)
+    llm = checkpoint.family.decoder_shape(checkpoint.config)
+    costs = cost(made, llm, counted)
+    fit = None if shape is None else padded(made, llm, shape, counted)
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
     if as_json and data is None:
-        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()}))
+        told = {} if fit is None else {"padded": asdict(fit)}
+        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | told))
     if not as_json:
         from rich.console import Console
 
         Console().print(cost_table(made, costs))
+        if fit is not None:
+            Console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 
 
 def _search(

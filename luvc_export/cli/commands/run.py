@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,30 @@ def run(
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option("--min-p", help="Sample among tokens this many times as likely as the best.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option("--repetition-penalty", help="Above 1: less of what prompt and answer have.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, typer.Option("--presence-penalty", help="-2 to 2; above 0: less of what the answer has.")
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None, typer.Option("--frequency-penalty", help="-2 to 2; the same, each time it has it.")
+    ] = None,
+    logit_bias: Annotated[
+        list[str] | None, typer.Option("--logit-bias", metavar="ID=BIAS", help="Added to a token's logit; repeat.")
+    ] = None,
+    logprobs: Annotated[
+        int | None, typer.Option("--logprobs", help="With --json: log probabilities, and of so many best tokens.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option("--json-schema", metavar="FILE", help="The answer is JSON of this schema.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option("--regex", metavar="PATTERN", help="The answer matches this regular expression.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
     threads: options.Threads = None,
@@ -50,7 +75,7 @@ def run(
     show_kept: Annotated[
         Path | None, typer.Option("--show-kept", metavar="PNG", help="Draw what merged and what survives, by layer.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
+    verify: options.Verify = False,
     allow_unverified: Annotated[
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
@@ -76,6 +101,8 @@ def run(
     asked = read_prompt(prompt, as_json)
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
+    if logprobs is not None and not as_json:
+        raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
     if video is None and (frames, fps) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
     check_picture_file(show_kept, "--show-kept")
@@ -92,7 +119,10 @@ def run(
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
-    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "regex": regex}
+    sampling |= {"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty}
+    sampling |= {"frequency_penalty": frequency_penalty, "logit_bias": read_bias(logit_bias), "logprobs": logprobs}
+    sampling["json_schema"] = None if json_schema is None else read_schema(json_schema)
     sampling = {name: value for name, value in sampling.items() if value is not None}
     seen: dict[str, Any] = {"image": list(image or [])}
     film = None
@@ -131,6 +161,7 @@ def run(
                     "backend": result.backend,
                     "arithmetic": result.arithmetic,
                     "choice": session.choice,
+                    "logprobs": None if result.logprobs is None else [asdict(one) for one in result.logprobs],
                     "warm_up_ms": None if warmed is None else 1000 * warmed,
                 }
             )
@@ -169,6 +200,37 @@ def fit_line(selection: Any, known: int) -> str | None:
         return None
     tiles = "".join(f", {rows}x{columns} tiles" for rows, columns in selection.tiles if (rows, columns) != (1, 1))
     return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
+
+
+def read_bias(given: list[str] | None) -> dict[int, float] | None:
+    """``ID=BIAS`` as numbers; None where nothing is given.
+
+    Raises:
+        UsageError: One is not of that form.
+    """
+    found: dict[int, float] = {}
+    for text in given or ():
+        token, _, value = text.partition("=")
+        try:
+            found[int(token)] = float(value)
+        except ValueError as error:
+            expected = "a token id and a number, such as 13=-5"
+            raise UsageError("this is no bias", where="--logit-bias", got=repr(text), expected=expected) from error
+    return found or None
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A JSON schema from a file.
+
+    Raises:
+        UsageError: It cannot be read, or is no JSON object.
+    """
+    from luvc_export.core.files.json_file import read_json
+
+    data = read_json(path, 2**20, UsageError, "the schema")
+    if not isinstance(data, dict):
+        raise UsageError("a schema is a JSON object", where=f"--json-schema {path}", got=type(data).__name__)
+    return data
 
 
 def read_prompt(given: str | None, as_json: bool) -> str | None:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.core.cost_report import Cost
+from luvc_export.core.cost_report import Cost, Padded
 from luvc_export.core.plan import MergePass, Plan
 
 
 def _removed(step: MergePass) -> str:
     """-5 rows -4 columns."""
     return " ".join(f"-{count} {name}" for name, count in (("rows", step.rows), ("columns", step.columns)) if count)
+
+
+def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
+    """What the plan's budgets get of a padded picture."""
+    whole = plan.units * plan.joint_images
+    line = (
+        f"a picture of {aspect}, padded: {found.units} of {whole} units show it, {found.tokens} visual tokens hold it"
+    )
+    most = max(found.padding)
+    if not most:
+        return f"{line}; no budget is larger"
+    return (
+        f"{line}; budgets are up to {most} tokens larger and take padding, {found.flops_share:.0%} of the LLM's"
+        " prefill: an --image-size of its shape, or --fit crop or stretch, wastes none"
+    )
 
 
 def cost_table(plan: Plan, cost: Cost) -> Any:

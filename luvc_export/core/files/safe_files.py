@@ -16,8 +16,9 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -91,12 +92,9 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_leftovers(path)
-    scratch, held = _scratch_name(path), None
+    scratch, file, held = _scratch_file(path)
     try:
-        with create(scratch) as file:
-            if fcntl is not None:
-                held = os.dup(file.fileno())  # the lock stays until the file has its name
-                _lock(held)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -106,6 +104,18 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         scratch.unlink(missing_ok=True)
         if held is not None:
             os.close(held)
+
+
+def _scratch_file(path: Path) -> tuple[Path, IO[bytes], int | None]:
+    """A new file beside ``path``, open, and a handle that keeps it locked until it has its name."""
+    while True:
+        scratch = _scratch_name(path)
+        file = create(scratch)
+        held = os.dup(file.fileno()) if fcntl is not None else None
+        if held is None or _is_still(scratch, held):
+            return scratch, file, held
+        file.close()
+        os.close(held)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -119,15 +129,24 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     """Make a folder beside ``target``, locked while the block runs and removed when it ends, if it is still there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     clean_leftovers(target)
-    folder = _scratch_name(target)
-    folder.mkdir(mode=0o700)
-    handle = _lock_folder(folder)
+    while True:
+        folder = _scratch_name(target)
+        folder.mkdir(mode=0o700)
+        handle = _lock_folder(folder)
+        if handle is None or _is_still(folder, handle):
+            break
+        os.close(handle)
     try:
         yield folder
     finally:
         remove(folder)
         if handle is not None:
             os.close(handle)
+
+
+def temporary_folder(name: str) -> AbstractContextManager[Path]:
+    """A scratch folder where the system keeps such; what killed processes left there under ``name`` is removed."""
+    return scratch_folder(Path(tempfile.gettempdir()) / name)
 
 
 @contextmanager
@@ -308,7 +327,16 @@ def _lock_folder(folder: Path) -> int | None:
 def _lock(handle: int) -> None:
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a file system without locks: its leftovers stay
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """Lock what was just made: False where another process took it for a leftover before it was locked."""
+    _lock(handle)
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _free(path: Path) -> int | None:

@@ -13,10 +13,12 @@ import torch
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.parity.result import ParityResult
 from luvc_export.calibration.parity.run import parity
+from luvc_export.calibration.parity.selection import alike
 from luvc_export.calibration.runners.graph import GraphRunner
 from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.export.compression import oim
 from luvc_export.export.llm import decoder as decoder_module
 
 Make = Callable[[Plan], GraphRunner]
@@ -66,6 +68,57 @@ def test_one_swapped_kept_token(reference: Any, compressed: Make, plan: Plan, ca
     assert not failed(result) & {"relative L2", "cosine"}
     assert result.comparison.measured[0].overlap[layer].unexplained == 1
     assert result.comparison.measured[0].forced
+
+
+@pytest.fixture
+def crossed(compressed: Make, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> GraphRunner:
+    """A model whose last merge, after its last block, decides in every column as it should in the next one."""
+    runner = compressed(plan)
+    honest, vision = oim.assign, runner.calls.vision
+    passes = sum((step.rows > 0) + (step.columns > 0) for step in plan.merges)
+
+    def crossing(images: Any, padding: Any) -> Any:
+        left = passes
+
+        def assign(x: torch.Tensor, removed: int, sizes: torch.Tensor | None = None) -> torch.Tensor:
+            nonlocal left
+            left -= 1
+            return honest(x if left else x.roll(1, 0), removed, sizes)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(oim, "assign", assign)
+            return vision(images, padding)
+
+    monkeypatch.setattr(runner.calls, "vision", crossing)
+    return runner
+
+
+def test_units_that_merge_with_others(reference: Any, crossed: GraphRunner, cases: Sequence[Case]) -> None:
+    """That is said once, and does not count as a difference of every tensor after it."""
+    result = run(reference, crossed, cases)
+    assert "units merged alike" in failed(result)
+    assert not failed(result) & {"relative L2", "worst row, relative L2", "cosine", "KL of predictions"}
+    measured = result.comparison.measured[0]
+    assert measured.forced and measured.merged is not None and measured.merged[1] < measured.merged[0]
+    assert all(item.unexplained == 0 for item in measured.overlap.values())
+
+
+def test_a_wrong_token_among_units_that_merge_with_others(
+    reference: Any, crossed: GraphRunner, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens of other units are left out of the comparison, and no others are."""
+    vision = crossed.calls.vision
+
+    def wrong(images: Any, padding: Any) -> Any:
+        embeds, positions, merged = vision(images, padding)
+        same = alike(reference.calls.vision(images, padding)[2], merged)
+        assert same is not None and not same.all
+        embeds = embeds.copy()
+        embeds[0, same.rows[0, 1]] *= 1.01
+        return embeds, positions, merged
+
+    monkeypatch.setattr(crossed.calls, "vision", wrong)
+    assert {"units merged alike", "worst row, relative L2"} <= failed(run(reference, crossed, cases))
 
 
 def test_with_forced_indices_a_swap_leaves_the_tensors_alone(

@@ -118,3 +118,73 @@ def test_identical_tokens_still_give_the_planned_count(removed: int) -> None:
     assignment = oim.assign(torch.ones(2, 7, 4), removed)
     assert assignment.shape == (2, 7 - removed, 7)
     assert torch.equal(assignment.sum(1), torch.ones(2, 7))
+
+
+def groups_with_padding(x: Tensor, void: list[bool], removed: int) -> list[list[int]]:
+    """As ``explicit_groups`` where some tokens are padding: pairs of it first, from the left, pairs across last."""
+    width = x.shape[0]
+
+    def rank(a: int, b: int) -> float:
+        if void[a] and void[b]:
+            return 1000.0 - min(a, b)
+        if void[a] or void[b]:
+            return -1000.0 - min(a, b)
+        return float(torch.nn.functional.cosine_similarity(x[a].double(), x[b].double(), dim=0))
+
+    wishes = []
+    for odd in range(1, width, 2):
+        sides = [(rank(odd, odd - 1), odd - 1)] + ([(rank(odd, odd + 1), odd + 1)] if odd + 1 < width else [])
+        best = max(sides, key=lambda side: side[0])
+        wishes.append((best[0], odd, best[1]))
+    joined = {odd: target for _, odd, target in sorted(wishes, reverse=True)[:removed]}
+    return [
+        sorted([place, *(odd for odd, target in joined.items() if target == place)])
+        for place in range(width)
+        if place not in joined
+    ]
+
+
+@given(sizes, st.integers(1, 5), st.integers(0, 11), st.integers(0, 11), st.integers(0, 10_000))
+def test_padding_merges_first_and_across_the_edge_last(width: int, removed: int, a: int, b: int, seed: int) -> None:
+    removed = min(removed, width // 2)
+    if removed == 0:
+        return
+    x, void = random_grid(1, width, seed)[:1, 0], [not min(a, b) <= place < max(a, b) for place in range(width)]
+    weight = torch.where(torch.tensor(void), oim.PADDING, 1.0)[None, :, None]
+    line = oim.assign(x, removed, weight)[0]
+    assert [torch.nonzero(row).flatten().tolist() for row in line] == groups_with_padding(x[0], void, removed)
+
+
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(0, 10_000))
+def test_padding_leaves_no_trace_in_the_picture(rows: int, columns: int, seed: int) -> None:
+    """Whatever the padding holds, and whatever must merge with it, tokens with picture are the same."""
+    generator = torch.Generator().manual_seed(seed)
+    top, left = (int(torch.randint(0, size, (), generator=generator)) for size in (rows, columns))
+    padding = torch.ones(1, rows, columns, dtype=torch.bool)
+    padding[:, top : top + 1 + rows // 2, left : left + 1 + columns // 2] = False
+    x = random_grid(rows, columns, seed, batch=1)
+    found = []
+    for void in (x, 50 * random_grid(rows, columns, seed + 1, batch=1)):
+        units = oim.start(torch.where(padding[..., None], void, x), padding=padding)
+        for step in (MergePass(0, rows // 2, columns // 2), MergePass(0, 0, 0)):
+            units = oim.merge(units, step, padded=True)
+        found.append(units)
+    one, other = found
+    picture = one.sizes > oim.HALF
+    assert torch.equal(one.merged_into, other.merged_into)
+    assert picture.any() and torch.equal(picture, other.sizes > oim.HALF)
+    torch.testing.assert_close(one.x[picture], other.x[picture], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(one.x[~picture], other.x[~picture]) or not (~picture).any()
+    shown = torch.zeros(picture.numel(), dtype=torch.bool)
+    shown[one.merged_into[~padding.flatten(1)]] = True
+    assert torch.equal(shown.reshape(picture.shape), picture), "sizes say which tokens show picture"
+
+
+def test_without_padding_the_rule_changes_nothing() -> None:
+    x = random_grid(6, 7, 4)
+    plain, padded = (
+        oim.merge(oim.start(x, padding=void), MergePass(0, 2, 3), padded=void is not None)
+        for void in (None, torch.zeros(2, 6, 7, dtype=torch.bool))
+    )
+    for before, now in zip(plain, padded, strict=True):
+        assert torch.equal(before, now)

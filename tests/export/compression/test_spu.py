@@ -101,3 +101,20 @@ def test_basis_follows_the_plan() -> None:
     assert torch.equal(scores.constant(plan, 3, 10, 8), spu.lowpass_basis(10, 0.5)), "the grid is broken after a prune"
     channel = Plan((6, 5), (30, 10, 0), axis="channel", rho=0.5)
     assert torch.equal(scores.constant(channel, 1, 30, 8), spu.lowpass_basis(8, 0.5))
+
+
+def test_padding_is_kept_last_and_in_order() -> None:
+    score = torch.tensor([[[5.0, 9.0, 1.0, 7.0, 3.0]]])
+    index = spu.mark_padding(torch.arange(5).expand(1, 1, 5), torch.tensor([[[False, True, False, True, False]]]))
+    assert index.tolist() == [[[0, -2, 2, -4, 4]]]
+    lowered = spu.padding_last(score, index)
+    kept = [spu.select(lowered, keep)[0, 0].tolist() for keep in range(1, 6)]
+    assert kept == [[0], [0, 4], [0, 2, 4], [0, 1, 2, 4], [0, 1, 2, 3, 4]]
+    assert torch.equal(lowered[0, 0, [0, 2, 4]], score[0, 0, [0, 2, 4]]), "scores of the picture stay what they are"
+    assert spu.unmark(index).tolist() == [[[0, 1, 2, 3, 4]]]
+
+
+def test_the_largest_span_of_padding_still_has_an_order() -> None:
+    tokens = 8192 * 8192
+    lowered = spu.padding_last(torch.zeros(1, 1, 3), torch.tensor([[[-1, -(2**20), -tokens]]]))
+    assert lowered.isfinite().all() and lowered[0, 0].diff().max() < 0

@@ -108,6 +108,33 @@ def test_openvino_answers_as_onnx_runtime(name: str, exported: Any) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_padding_is_kept_last_as_in_torch(name: str, exported: Any) -> None:
+    """Of a picture that is half padding; a session that does not say where it is sees another picture."""
+    tiny, bundle = small(name), exported(name)
+    plan = bundle.entry("thirds").plan
+    assert plan.vision_padding and plan.decoder_padding
+    sessions = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
+    changed = False
+    for case in questions(name, "pictures")[:2]:
+        request = sessions[0].prepare(list(case.images), case.prompt)
+        assert request.padding is not None and request.padding.any() and not request.padding.all()
+        seen = [one.encode_images(request.images, request.padding) for one in sessions]
+        assert harness.difference(seen[0].embeds, seen[1].embeds) < TOLERANCE
+        assert np.array_equal(seen[0].merged_into, seen[1].merged_into)
+        void = seen[0].padding
+        assert np.array_equal(void, seen[1].padding) and void[0].any() and not void[0].all()
+        told = [one.run(request.token_ids, it, all_logits=True) for one, it in zip(sessions, seen, strict=True)]
+        assert harness.difference(told[0].logits, told[1].logits) < TOLERANCE
+        for layer, kept in told[0].kept.items():
+            assert np.array_equal(kept, told[1].kept[layer])
+            assert (~void[0][kept[0]]).sum() == min(plan.keep[layer], (~void[0]).sum())
+        forgetful = sessions[0].encode_images(request.images)
+        without = sessions[0].run(request.token_ids, forgetful, all_logits=True)
+        changed |= harness.difference(told[0].logits, without.logits) > harness.SABOTAGE
+    assert changed
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_path: Path) -> None:
     """Padded pictures and several; the reference is torch in one, the plan itself in the other."""
     bundle = exported(name)
@@ -127,5 +154,6 @@ def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> N
     bundle = exported(name)
     build_engine(bundle.folder, "rtx-ada", "thirds", precision="fp16")
     entry = load(bundle.folder).engine("thirds", "rtx-ada")
-    assert {item.name for item in entry.vision.inputs} == {graph_io.IMAGE}
+    assert {item.name for item in entry.vision.inputs} == {graph_io.IMAGE, graph_io.PADDING}
+    assert graph_io.VISUAL_PADDING in {item.name for item in entry.decoder.inputs}
     assert {*graph_io.past_names(small(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}

@@ -26,6 +26,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.runtime.session import Session
 
 FAMILY = "qwen2_vl"
+BACKENDS = ("cpu", "openvino")
 
 
 def _wide() -> tuple[tuple[int, int], Plan]:
@@ -51,11 +52,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_bundle(made, folder / "bundle", _plans(), **options)
 
 
-def test_the_size_that_fits_a_picture_is_used_and_said(bundle: Bundle) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_size_that_fits_a_picture_is_used_and_said(bundle: Bundle, backend: str) -> None:
     """One bundle, two sizes, one file of weights; a chat stays with the size it began with."""
+    pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
     tiny, near = small(FAMILY), _plans()["thirds"]
     (height, width), wide = _wide()
-    both = Session(bundle, threads=1)
+    both = Session(bundle, backend, threads=1, arithmetic="fp32")
     assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
     for size, plan in ((tiny.size, near), ((height, width), wide)):
         picture = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -94,14 +97,16 @@ def test_run_takes_a_folder_of_frames(
     assert (tmp_path / "kept" / "k.png").is_file()
 
 
-def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle, backend: str) -> None:
     """One bundle: pictures take the plan with a budget each, videos the one they share."""
+    pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
     tiny = small(FAMILY)
     plan = bundle.manifest.plans["thirds@video"].plan
     assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
-    ours, shown = Session(bundle, threads=1), frames(tiny, 2 * MOMENTS)
+    ours, shown = Session(bundle, backend, threads=1, arithmetic="fp32"), frames(tiny, 2 * MOMENTS)
     torch_ = Session(bundle, TorchBackend(tiny, plan), plan="thirds@video")
-    graph = Session(bundle, threads=1, plan="thirds@video")
+    graph = Session(bundle, backend, threads=1, plan="thirds@video", arithmetic="fp32")
     request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
     steps = [
         one.run(request.token_ids, one.encode_images(request.images), blocks=request.blocks) for one in (graph, torch_)

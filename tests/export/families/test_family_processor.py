@@ -15,7 +15,7 @@ from family_harness import case, difference
 from family_processors import image_processor
 from transformers import AutoImageProcessor
 
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export import families
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from luvc_export.export.exported_manifest import pad_colour
@@ -151,3 +151,25 @@ def test_two_spellings_of_one_setting_are_no_contradiction(tmp_path: Path) -> No
     inner |= {"size": 64, "rescale_factor": 0.00392156862745098, "image_mean": [0.5, 0.5, 0.5]}
     (tmp_path / NEW).write_text(json.dumps({"image_processor": inner}))
     check_size(opened(tmp_path), {}, Options((64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "refused", "said"),
+    [
+        ("internvl", (3, 4), (20, 20), "at most 12 tiles"),
+        ("internvl", (12, 1), (1, 13), "at most 12 tiles"),
+        ("idefics3", (4, 1), (1, 5), "at most 4 tiles along a side"),
+        ("smolvlm", (4, 4), (20, 20), "at most 4 tiles along a side"),
+        ("llava_onevision", (1, 2), (2, 2), "1x1, 1x2, 2x1"),
+    ],
+)
+def test_tiles_that_the_family_never_makes_are_refused(
+    name: str, fits: tuple[int, int], refused: tuple[int, int], said: str, tmp_path: Path
+) -> None:
+    tiny = case(name)
+    longest = {"size": {"longest_edge": 4 * tiny.size[0] - 1}} if name in ("idefics3", "smolvlm") else {}
+    checkpoint = opened(folder_of(name, tmp_path, **longest))
+    options = Options(tiny.size, tiles=((1, 1), fits))
+    check_size(checkpoint, {}, options)
+    with pytest.raises(UsageError, match=rf"does not cut pictures so(.|\n)*{refused[0]}x{refused[1]}(.|\n)*{said}"):
+        check_size(checkpoint, {}, replace(options, tiles=((1, 1), refused)))

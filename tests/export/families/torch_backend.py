@@ -42,9 +42,9 @@ class TorchBackend:
     def load(self, images: bool = True) -> None:
         """All is in memory."""
 
-    def vision(self, images: NDArray[np.uint8]) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
         with torch.no_grad():
-            found = self.encoder(torch.from_numpy(images))
+            found = self.encoder(torch.from_numpy(images), None if padding is None else torch.from_numpy(padding))
         names = (graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO)
         return {name: value.numpy() for name, value in zip(names, found, strict=True)}
 
@@ -54,14 +54,15 @@ class TorchBackend:
             if isinstance(cache, TorchCache)
             else tuple(harness.empty_past(self.tiny, len(feeds[graph_io.INPUT_IDS])))
         )
-        given: list[Any] = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in graph_io.DECODER_INPUTS]
+        names = graph_io.decoder_inputs(self.decoder.plan)
+        given: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
         with torch.no_grad():
-            logits, presents, kept = self.decoder(*given, past)
+            logits, presents, kept = self.decoder(**given, past=past)
         if self.printable:
             token = torch.arange(logits.shape[-1])
             logits = logits - 1e4 * ((token < 4) | (token > 93))
-        names = [graph_io.kept_name(layer) for layer in trace.selections(self.decoder)]
-        found = {name: value.numpy() for name, value in zip(names, kept, strict=True)}
+        told = [graph_io.kept_name(layer) for layer in trace.selections(self.decoder)]
+        found = {name: value.numpy() for name, value in zip(told, kept, strict=True)}
         return {graph_io.LOGITS: logits.numpy(), **found}, TorchCache(tuple(presents))
 
     def placement(self) -> dict[str, dict[str, int]]:

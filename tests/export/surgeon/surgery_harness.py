@@ -69,6 +69,8 @@ def feeds(model: onnx.ModelProto, plan: Plan, case: tuple[int, int, int, int, in
         "text_mask": mask,
         "logits_indices": np.broadcast_to(np.arange(text), (batch, text)).copy(),
     }
+    if plan.decoder_padding:
+        given["visual_padding"] = random.integers(0, 2, (batch, images, tokens)).astype(np.bool_)
     for name, shape in shapes.items():
         if name.startswith("past_key_values"):
             rows = past_images * plan.keep[int(name.split(".")[1])] + past_text
@@ -83,7 +85,11 @@ def inputs(model: onnx.ModelProto, plan: Plan) -> dict[str, Arrays]:
         return {name: feeds(model, plan, case) for name, case in CASES.items()}
     shape = [d.dim_value for d in first.type.tensor_type.shape.dim][1:]
     random = np.random.default_rng(3)
-    return {f"{n} images": {"image": random.integers(0, 256, (n, *shape), dtype=np.uint8)} for n in (1, 2)}
+    found = {f"{n} images": {"image": random.integers(0, 256, (n, *shape), dtype=np.uint8)} for n in (1, 2)}
+    for given in found.values() if plan.vision_padding else ():
+        given["padding"] = np.ones((len(given["image"]), *plan.grid), np.bool_)
+        given["padding"][:, 1:3, 1:5] = False
+    return found
 
 
 def run(model: onnx.ModelProto, given: Arrays) -> Arrays:

@@ -17,28 +17,28 @@ from luvc_export.export.surgeon.graph import PLAN_KEY
 PLAN = Plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, plan: Plan = PLAN) -> None:
     """Trace both halves into ``folder``, weights inside."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
     config.vision_config.depth, config.vision_config.fullatt_block_indexes = 2, [1]
-    config.text_config.num_hidden_layers = len(PLAN.keep)
-    config.text_config.layer_types = config.text_config.layer_types[: len(PLAN.keep)]
+    config.text_config.num_hidden_layers = len(plan.keep)
+    config.text_config.layer_types = config.text_config.layer_types[: len(plan.keep)]
     model = family.build(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape)
             scale = 1.0 if "embed" in name and "patch" not in name else 1.2 / parameter[0].numel() ** 0.5
             parameter.copy_(noise * scale if parameter.dim() > 1 else parameter + 0.2 * noise)
-    vision = family.vision(model, PLAN, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
+    vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
     halves = {
-        "vision": trace.trace_vision(vision, (PLAN.grid[0] * unit, PLAN.grid[1] * unit), 1),
-        "decoder": trace.trace_decoder(family.decoder(model, PLAN), family.decoder_shape(config), torch.float32),
+        "vision": trace.trace_vision(vision, plan, (plan.grid[0] * unit, plan.grid[1] * unit), 1),
+        "decoder": trace.trace_decoder(family.decoder(model, plan), family.decoder_shape(config), torch.float32),
     }
     folder.mkdir()
     for half, graph in halves.items():
         simplify(graph)
-        graph.metadata_props[PLAN_KEY] = json.dumps(PLAN.to_json())
+        graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
         ir.save(graph, folder / f"{half}.onnx")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import time
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +78,15 @@ def test_what_fails_in_the_process_is_raised_here(case: BenchCase, tmp_path: Pat
             worker.run(case)
 
 
+def test_a_resource_tracker_that_died_is_no_fault(case: BenchCase) -> None:
+    """Whoever else used multiprocessing in this process may have lost it."""
+    resource_tracker.ensure_running()
+    os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    time.sleep(0.1)
+    with Worker(case) as worker:
+        assert worker.run(case).total_ms > 0
+
+
 def test_statistics_pair_runs() -> None:
     assert Stat.of([3.0, 1.0, 2.0]) == Stat(2.0, 1.5, 2.5)
     found = ratio(timed(10, 20, 40), timed(5, 10, 10), "prefill_ms")
@@ -85,6 +98,8 @@ def test_statistics_pair_runs() -> None:
 def test_roofline_is_work_by_time_by_limit() -> None:
     found = roofline(timed(2.0), Machine(flops=2e9, bandwidth=8e8, threads=1))
     assert found.prefill == pytest.approx(0.5) and found.decode == pytest.approx(0.5)
+    beside = replace(timed(2.0), bandwidths=(4e8,))
+    assert roofline(beside, Machine(flops=2e9, bandwidth=8e8, threads=1)).decode == pytest.approx(1.0)
     machine = measure_machine(1)
     assert machine.threads == 1 and machine.flops > 1e8 and machine.bandwidth > 1e8
 

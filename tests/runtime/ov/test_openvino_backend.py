@@ -21,6 +21,7 @@ from luvc_export.core import graph_io
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino import islands
 from luvc_export.runtime.openvino.backend import OpenVinoBackend, OpenVinoCache
 from luvc_export.runtime.openvino.device import Device
 from luvc_export.runtime.openvino.model import GraphReader
@@ -304,6 +305,22 @@ def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle, plan: str
     products = backend.precisions()["decoder"]["FullyConnected"]
     prunes = sum(bool(keep) for _, _, keep in demo_bundle.entry(plan).plan.prunes)
     assert products["f32"] == 2 * prunes and products["bf16"] >= 40
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")
+@pytest.mark.parametrize("narrowed", [True, False])
+def test_caches_are_not_widened_at_every_step(
+    demo_bundle: Bundle, narrowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above a prune, too, keys and values go into attention as they lie; the plug-in by itself would widen them."""
+    if not narrowed:
+        monkeypatch.setattr(islands, "_narrow_attention", lambda library, node: False)
+    backend = OpenVinoBackend(demo_bundle, demo_bundle.entry("thirds"), arithmetic="bf16", threads=1)
+    backend.load(images=False)
+    nodes = backend._decoder.model.get_runtime_model().get_ops()
+    told = {node.get_friendly_name(): node.get_rt_info()["outputPrecisions"].astype(str) for node in nodes}
+    caches = {told[name] for name in graph_io.present_names(demo_bundle.manifest.decoder.layers)}
+    assert caches == ({"bf16"} if narrowed else {"bf16", "f32"})
 
 
 def test_both_graphs_answer_alike_on_the_bundled_model(demo_bundle: Bundle) -> None:

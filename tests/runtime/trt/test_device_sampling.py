@@ -74,10 +74,10 @@ def endless(monkeypatch: pytest.MonkeyPatch, engines: dict[str, Engines]) -> Non
 
 
 class _Endless:
-    def __new__(cls, encoder: Any, options: Any, ends: Any, budget: int) -> Any:
+    def __new__(cls, encoder: Any, options: Any, ends: Any, budget: int, prompt: Any) -> Any:
         from luvc_export.runtime.generation.sequence import TokenSequence
 
-        return TokenSequence(encoder, options, frozenset(), budget)
+        return TokenSequence(encoder, options, frozenset(), budget, prompt)
 
 
 def session(made: Engines, gpu: Gpu) -> tuple[Session, Any, dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_a_step_brings_its_token_and_no_logits(
         assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
         assert brought[2:] == [BYTES_OF_A_STEP] * (LENGTH - 1), "after the picture's and the prompt's"
     assert opened["decoder"].runs == 2 * LENGTH, "no step for nothing where the length is known"
-    assert len(backend._decoder._blocks) == (1 if kv == "inplace" else 2)
+    assert len(backend._decoder.blocks()) == (1 if kv == "inplace" else 2)
     assert (backend._decoder._slots["decode"].replay.graph is not None) == (kv == "inplace")
 
 

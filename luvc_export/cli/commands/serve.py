@@ -1,0 +1,109 @@
+"""``luvc-export serve``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luvc_export.cli import options
+
+
+def serve(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle folder, or FOLDER#PLAN; several.")],
+    backend: options.Backend = "auto",
+    arithmetic: options.Arithmetic = "auto",
+    threads: options.Threads = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="File with the key that clients must send.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without a key: everybody may ask.")
+    ] = False,
+    media_dir: Annotated[
+        list[Path] | None, typer.Option("--media-dir", help="Read file: addresses below this folder; repeat.")
+    ] = None,
+    allow_media_host: Annotated[
+        list[str] | None, typer.Option("--allow-media-host", help="Fetch pictures from this host; repeat.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Name clients may call the server by; repeat.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option("--allow-origin", help="Origin whose pages may call (CORS); repeat.")
+    ] = None,
+    queue: Annotated[int, typer.Option("--queue", min=1, max=4096, help="Requests that wait; more are told 429.")] = 16,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Answers that grow at once.")] = 8,
+    max_body: Annotated[str, typer.Option("--max-body", help="Size of a request.")] = "32MiB",
+    max_images: Annotated[
+        int, typer.Option("--max-images", min=0, max=1024, help="Pictures and videos of a request.")
+    ] = 16,
+    image_cache: Annotated[
+        str, typer.Option("--image-cache", help="Memory for encoded pictures and their keys and values; 0 for none.")
+    ] = "256MiB",
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Answer over HTTP as OpenAI's chat completions, with a page to try it at /.
+
+    SIGTERM finishes what runs and ends. What is understood, limits and a load script: docs/serving.md.
+
+    [dim]luvc-export serve qwen-bundle qwen-bundle#none --port 8000[/dim]
+    """
+    from luvc_export.runtime.media.picture_limits import allow
+    from luvc_export.serve.models import open_models
+    from luvc_export.serve.options import ServeOptions, byte_size, read_key
+    from luvc_export.serve.server import Server
+
+    allow(max_pixels)
+    told = ServeOptions(
+        host=host,
+        port=port,
+        api_key=read_key(api_key_file) if api_key_file else None,
+        insecure=insecure,
+        media_dirs=tuple(folder(path) for path in media_dir or ()),
+        media_hosts=frozenset(name.lower() for name in allow_media_host or ()),
+        allow_hosts=frozenset(name.lower() for name in allow_host or ()),
+        allow_origins=frozenset(allow_origin or ()),
+        queue=queue,
+        rows=rows,
+        max_body=byte_size(max_body, "--max-body"),
+        max_images=max_images,
+        image_cache=byte_size(image_cache, "--image-cache"),
+    )
+    with options.progress(quiet=as_json) as tell:
+        models = open_models(bundles, backend, threads, arithmetic, verify, tell)
+    server = Server(told, models)
+    listening = server.listen()
+    shown = f"[{host}]" if ":" in host.strip("[]") else host
+    address = f"http://{shown}:{listening.getsockname()[1]}"
+    names = list(models.by_name)
+
+    def said() -> None:
+        if as_json:
+            print(json.dumps({"address": address, "models": names}), flush=True)
+            return
+        print(f"{address} answers as {', '.join(names)}; Ctrl-C ends", file=sys.stderr, flush=True)
+
+    server.run(listening, said)
+
+
+def folder(path: Path) -> Path:
+    """An existing folder, resolved.
+
+    Raises:
+        UsageError: It is none.
+    """
+    from luvc_export.errors import UsageError
+
+    if not path.is_dir():
+        raise UsageError("there is no such folder", where=f"--media-dir {path}")
+    return path.resolve()

@@ -1,0 +1,153 @@
+"""A chat request -> a job: pictures read and fitted, the prompt written, the sampler told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from luvc_export.errors import LuvcError
+from luvc_export.runtime.generation.sampling import Sampling, sampling_from
+from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
+from luvc_export.runtime.prompt.encoder import Question, VideoClip
+from luvc_export.runtime.prompt.request import open_media, token_limit
+from luvc_export.serve.engine.jobs import Event, Job
+from luvc_export.serve.http.api_errors import bad_request, explained
+from luvc_export.serve.http.protocol import (
+    ChatRequest,
+    FramesPart,
+    ImagePart,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    RegexFormat,
+    TextPart,
+    VideoPart,
+)
+from luvc_export.serve.media.addresses import Addresses
+from luvc_export.serve.models import Models, ServedModel
+
+
+@dataclass
+class Asker:
+    """Makes jobs.
+
+    Args:
+        models: Who can be asked.
+        addresses: Reads pictures.
+        max_images: Pictures of a request; a video counts as one.
+    """
+
+    models: Models
+    addresses: Addresses
+    max_images: int
+
+    def job(self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float) -> tuple[ServedModel, Job]:
+        """Make a job of a request.
+
+        Raises:
+            ApiError: 404 for an unknown model, 400 for whatever else is wrong with it.
+        """
+        started = perf_counter()
+        model = self.models.find(chat.model)
+        options = sampling(chat)
+        asked = self._question(chat, model)
+        try:
+            options = model.session.grammars.guided(options)
+        except LuvcError as error:
+            raise explained(error, "response_format") from error
+        manifest = model.session.bundle.manifest
+        try:
+            loaded, request = model.session.fit(open_media(asked, manifest))
+            budget = token_limit(manifest, loaded.plan, request, options.max_new_tokens)
+        except LuvcError as error:
+            raise explained(error) from error
+        spent = 1000 * (perf_counter() - started)
+        return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
+
+    def _question(self, chat: ChatRequest, model: ServedModel) -> Question:
+        messages: list[dict[str, Any]] = []
+        media: list[Any] = []
+        for index, message in enumerate(chat.messages):
+            role = "system" if message.role == "developer" else message.role
+            if isinstance(message.content, str):
+                messages.append({"role": role, "content": [{"type": "text", "text": message.content}]})
+                continue
+            content: list[dict[str, Any]] = []
+            for number, part in enumerate(message.content or ()):
+                where = f"messages[{index}].content[{number}]"
+                if isinstance(part, TextPart):
+                    content.append({"type": "text", "text": part.text})
+                    continue
+                if len(media) == self.max_images:
+                    said = f"at most {self.max_images} pictures and videos a request"
+                    raise bad_request(said, param=where, code="too_many_images")
+                video = not isinstance(part, ImagePart)
+                content.append({"type": "video" if video else "image"})
+                try:
+                    media.append(self._medium(part, where, model))
+                except LuvcError as error:
+                    raise explained(error, where) from error
+            messages.append({"role": role, "content": content})
+        return Question(tuple(messages), tuple(media))
+
+    def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> Any:
+        if isinstance(part, ImagePart):
+            url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+            source = self.addresses.read(url, f"{where}.image_url")
+            asked = open_media(Question((), (source,)), model.session.bundle.manifest)
+            return asked.media[0]
+        if isinstance(part, FramesPart):
+            frames = [self.addresses.read(url, f"{where}.video") for url in part.video]
+            return _clip(frames, part.fps)
+        url, fps = (
+            (part.video_url, None) if isinstance(part.video_url, str) else (part.video_url.url, part.video_url.fps)
+        )
+        sources = self.addresses.frames(url, f"{where}.video_url")
+        if len(sources) > 1:
+            return _clip(sources, fps)
+        film = open_video(sources[0], model.session.video_frames(), fps)
+        return VideoClip(film.frames, film.fps)
+
+
+def _clip(frames: list[bytes], fps: float | None) -> VideoClip:
+    return VideoClip(tuple(frames), fps or DEFAULT_FPS)
+
+
+def sampling(chat: ChatRequest) -> Sampling:
+    """The sampler's options of a request.
+
+    Temperature is 0 where nothing is said, as everywhere else here; 1, OpenAI's own, where top_p, top_k or min_p say
+    that something is to be drawn. At temperature 0 those three change nothing and are left out.
+
+    Raises:
+        ApiError: 400.
+    """
+    drawn = {"top_p": chat.top_p, "top_k": max(chat.top_k or 0, 0) or None, "min_p": chat.min_p}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    temperature = chat.temperature if chat.temperature is not None else (1.0 if drawn else 0.0)
+    shape, stop = chat.response_format, [chat.stop] if isinstance(chat.stop, str) else chat.stop
+    guide: dict[str, Any] = {}
+    if isinstance(shape, JsonSchemaFormat):
+        guide["json_schema"] = shape.json_schema.schema
+    elif isinstance(shape, JsonObjectFormat):
+        guide["json_schema"] = {"type": "object"}
+    elif isinstance(shape, RegexFormat):
+        guide["regex"] = shape.regex
+    options = {
+        **(drawn if temperature else {}),
+        "temperature": temperature,
+        "seed": None if chat.seed is None else chat.seed % 2**63,
+        "max_new_tokens": chat.max_completion_tokens or chat.max_tokens,
+        "stop": tuple(stop or ()),
+        "presence_penalty": chat.presence_penalty or 0.0,
+        "frequency_penalty": chat.frequency_penalty or 0.0,
+        "repetition_penalty": chat.repetition_penalty or 1.0,
+        "logit_bias": {int(token): value for token, value in (chat.logit_bias or {}).items()},
+        "logprobs": (chat.top_logprobs or 0) if chat.logprobs else None,
+        **guide,
+    }
+    try:
+        return sampling_from(options)
+    except LuvcError as error:
+        raise explained(error, None) from error

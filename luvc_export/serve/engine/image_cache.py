@@ -1,0 +1,126 @@
+"""What pictures were encoded to, and what a prompt up to its last picture left in the caches: LRU, bounded in bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.state import State, VisualFeatures
+
+Kind = Literal["image", "prefix"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Where a prompt stands after its last picture, and what became of pictures (``Step.kept``, ``merged_into``)."""
+
+    state: State
+    kept: dict[int, NDArray[np.int64]]
+    merged_into: NDArray[np.int64] | None = None
+
+
+@dataclass
+class CacheCounts:
+    """Hits and misses so far, entries and bytes now."""
+
+    hits: dict[Kind, int]
+    misses: dict[Kind, int]
+    entries: int = 0
+    nbytes: int = 0
+    evicted: int = 0
+
+
+class ImageCache:
+    """Encoder outputs and prefixes under one limit. What was not used for longest goes first.
+
+    Args:
+        limit: Bytes; 0 keeps nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._entries: OrderedDict[tuple[Kind, bytes], tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.counts = CacheCounts({"image": 0, "prefix": 0}, {"image": 0, "prefix": 0})
+
+    def features(self, key: bytes) -> VisualFeatures | None:
+        """What a group of images was encoded to."""
+        return self._get("image", key)  # type: ignore[no-any-return]
+
+    def keep_features(self, key: bytes, found: VisualFeatures) -> VisualFeatures:
+        """Keep arrays that are nobody else's: a back-end may write its output buffers again. Returns them."""
+        embeds, positions = np.array(found.embeds), np.array(found.positions)
+        merged = None if found.merged_into is None else np.array(found.merged_into)
+        padding = None if found.padding is None else np.array(found.padding)
+        arrays = [array for array in (embeds, positions, merged, padding) if array is not None]
+        own = VisualFeatures(embeds, positions, merged, padding)
+        self._keep("image", key, own, sum(array.nbytes for array in arrays))
+        return own
+
+    def prefix(self, key: bytes) -> Prefix | None:
+        """Where prompts that begin so stand."""
+        return self._get("prefix", key)  # type: ignore[no-any-return]
+
+    def keep_prefix(self, key: bytes, found: Prefix) -> None:
+        """Keep a state; it can be continued more than once (``State``)."""
+        self._keep("prefix", key, found, found.state.cache.nbytes + sum(kept.nbytes for kept in found.kept.values()))
+
+    def _get(self, kind: Kind, key: bytes) -> Any:
+        with self._lock:
+            entry = self._entries.get((kind, key))
+            if entry is None:
+                self.counts.misses[kind] += 1
+                return None
+            self._entries.move_to_end((kind, key))
+            self.counts.hits[kind] += 1
+            return entry[0]
+
+    def _keep(self, kind: Kind, key: bytes, value: Any, nbytes: int) -> None:
+        if nbytes > self.limit:
+            return
+        with self._lock:
+            before = self._entries.pop((kind, key), None)
+            self.counts.nbytes += nbytes - (before[1] if before else 0)
+            self._entries[kind, key] = (value, nbytes)
+            while self.counts.nbytes > self.limit:
+                _, (_, gone) = self._entries.popitem(last=False)
+                self.counts.nbytes -= gone
+                self.counts.evicted += 1
+            self.counts.entries = len(self._entries)
+
+
+class Keys:
+    """Names what one plan makes of pictures and tokens: bundle, plan, size, back-end and arithmetic are in all keys."""
+
+    def __init__(self, loaded: LoadedPlan) -> None:
+        facts = [loaded.plan_name, loaded.plan.to_json(), loaded.size, loaded.backend.name, loaded.backend.arithmetic]
+        manifest = loaded.bundle.manifest
+        facts += [manifest.source.model_type, {name: file.sha256 for name, file in sorted(manifest.files.items())}]
+        facts.append({name: repr(place) for name, place in sorted(manifest.weights.tensors.items())})
+        self._base = hashlib.sha256(json.dumps(facts, default=repr).encode()).digest()
+
+    def image(self, pixels: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> bytes:
+        """Key of a group of images, uint8 [n, F, H, W, 3], and of which units are padding, bool [n, H0, W0]."""
+        void = b"" if padding is None else np.packbits(padding).tobytes()
+        return self._hash(repr(pixels.shape).encode(), np.ascontiguousarray(pixels).data, void)
+
+    def prefix(self, request: Request, tokens: Sequence[int], images: Sequence[bytes]) -> bytes:
+        """Key of a prompt's first tokens, with the keys of all its groups of images."""
+        said = json.dumps([list(tokens), sorted((at, repr(block)) for at, block in request.blocks.items())])
+        return self._hash(said.encode(), b"".join(images))
+
+    def _hash(self, *parts: Any) -> bytes:
+        made = hashlib.sha256(self._base)
+        for part in parts:
+            made.update(hashlib.sha256(part).digest())
+        return made.digest()

@@ -1,0 +1,373 @@
+"""The engine: one thread that owns every model call.
+
+A turn is: at most one prefill, then one token for everybody. So nobody who is being answered waits for more than one
+prefill between two tokens, and whoever comes gets a first token after the prefill of those before and one step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+from luvc_export.runtime.backend import RowBackend
+from luvc_export.runtime.generation.joined_rows import GrowingRow, OneAfterAnother, row_group
+from luvc_export.runtime.generation.result import Selection
+from luvc_export.runtime.generation.sequence import TokenSequence
+from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress
+from luvc_export.serve.engine.prefill import Prefilled, Prefiller, prefix_length
+from luvc_export.serve.engine.slot_rows import SlotRows
+
+
+class Observer(Protocol):
+    """Told what the engine does, for metrics."""
+
+    def prefilled(self, model: str, timings: dict[str, Any], before: int, after: tuple[int, ...]) -> None:
+        """A prompt was prefilled."""
+
+    def stepped(self, model: str, rows: int, seconds: float) -> None:
+        """So many rows got a token."""
+
+
+@dataclass(eq=False)
+class _Choice:
+    """Which answer of which job a row is."""
+
+    progress: Progress
+    number: int
+    told: int = 0
+
+
+class _Group:
+    """Rows of one plan about equally many pictures."""
+
+    def __init__(self, loaded: LoadedPlan) -> None:
+        self.loaded = loaded
+        slots = isinstance(loaded.backend, RowBackend)
+        self.rows = SlotRows(loaded, loaded.backend) if slots else row_group(loaded)  # type: ignore[arg-type]
+        self.owners: dict[GrowingRow, _Choice] = {}
+        self.leaving: list[GrowingRow] = []
+
+    @property
+    def shares(self) -> bool:
+        return not isinstance(self.rows, OneAfterAnother)
+
+    def leave(self) -> None:
+        """Let rows go that nobody waits for."""
+        self.rows.change(self.leaving, [])
+        self.leaving = []
+
+    def prefill(self, job: Job, prefiller: Prefiller) -> tuple[Prefilled, list[GrowingRow]]:
+        """Run a job's prompt: what it took, and a row with its first token for every choice."""
+        slots = self.rows if isinstance(self.rows, SlotRows) else None
+        budget = job.budget if slots is None else slots.budget(job.request, job.budget)
+        if slots is None:
+            found = prefiller(job.request)
+        else:
+            self.leave()
+            found = slots.prefill(job.request, job.choices, prefiller)
+        rows = []
+        try:
+            for number in range(job.choices):
+                seed = job.options.seed
+                options = job.options if seed is None else replace(job.options, seed=seed + number)
+                made = TokenSequence(job.loaded.encoder, options, job.loaded.ends, budget, job.request.token_ids)
+                made.sample(found.logits[0, -1])
+                rows.append(GrowingRow(made, found.state, budget))
+        except Exception:
+            if slots is not None:
+                slots.forget()
+            raise
+        if slots is not None:
+            slots.place(rows)
+        return found, rows
+
+
+class Engine:
+    """Answers jobs.
+
+    Args:
+        cache: Of pictures.
+        rows: Answers that grow at once.
+        queue: Jobs that wait at most.
+        observer: Told what happens.
+        prepare: Called first, in the engine's thread; what it raises is kept as ``error`` and ends the engine.
+        broken: Called then.
+    """
+
+    def __init__(
+        self,
+        cache: ImageCache,
+        rows: int,
+        queue: int,
+        observer: Observer,
+        prepare: Callable[[], object] = lambda: None,
+        broken: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.cache, self._limit, self._queue, self._observer = cache, rows, queue, observer
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._groups: dict[tuple[int, int], _Group] = {}
+        self._slots: dict[tuple[int, int], _Group] = {}
+        self._prefillers: dict[int, tuple[LoadedPlan, Prefiller]] = {}
+        self._prepare, self._broken = prepare, broken
+        self._ending = False
+        self._promised = 0
+        #: Whether ``prepare`` is done.
+        self.ready = threading.Event()
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        #: Prefills and steps in the order in which they ran, for tests; None records nothing.
+        self.trace: list[str] | None = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def reserve(self) -> bool:
+        """Take a place in the queue for a request that is being read; False where there is none."""
+        with self._changed:
+            if self._ending or len(self._waiting) + self._promised >= self._queue:
+                return False
+            self._promised += 1
+            return True
+
+    def release(self) -> None:
+        """Give up a place taken by ``reserve``."""
+        with self._changed:
+            self._promised -= 1
+
+    def submit(self, job: Job) -> None:
+        """Queue a job at the place taken by ``reserve``."""
+        with self._changed:
+            self._promised -= 1
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def drain(self) -> None:
+        """Take no more jobs; the thread ends when those there are done."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait for the thread after ``drain``; whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are answered."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait, those still being read included."""
+        return len(self._waiting) + self._promised
+
+    @property
+    def running(self) -> int:
+        """Rows that grow."""
+        return sum(len(group.owners) for group in list(self._groups.values()))
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+        except Exception as error:
+            self.error = error
+            self._broken()
+            return
+        self.ready.set()
+        while True:
+            with self._changed:
+                while not self._waiting and not self._groups:
+                    if self._ending:
+                        return
+                    self._changed.wait()
+            self._drop_cancelled()
+            job = self._next()
+            if job is not None:
+                self._start(job)
+            for key, group in list(self._groups.items()):
+                try:
+                    self._step(group)
+                    if not group.owners:
+                        group.leave()
+                        self._groups.pop(key, None)
+                except Exception as error:
+                    self._give_up(group, error)
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            for job in [job for job in self._waiting if job.cancelled]:
+                self._waiting.remove(job)
+        for group in self._groups.values():
+            for row in [row for row, choice in group.owners.items() if choice.progress.job.cancelled]:
+                del group.owners[row]
+                group.leaving.append(row)
+
+    def _next(self) -> Job | None:
+        """The first job that waits, if there is room for it."""
+        with self._changed:
+            if not self._waiting:
+                return None
+            job = self._waiting[0]
+            running = self.running
+            if running and running + job.choices > self._limit:
+                return None
+            return self._waiting.popleft() if self._takes(job) else None
+
+    def _takes(self, job: Job) -> bool:
+        for group in self._groups.values():
+            if group.loaded is job.loaded:
+                if not group.shares:
+                    return False
+                if isinstance(group.rows, SlotRows) and not group.rows.fits(job.request, job.choices):
+                    return False
+        return True
+
+    def _start(self, job: Job) -> None:
+        begin = perf_counter()
+        loaded, request, images = job.loaded, job.request, len(job.request.images)
+        try:
+            group = self._group(job)
+            if id(loaded) not in self._prefillers:
+                loaded.backend.load(images=images > 0)
+                self._prefillers[id(loaded)] = loaded, Prefiller(loaded, self.cache)
+            found, rows = group.prefill(job, self._prefillers[id(loaded)][1])
+        except Exception as error:
+            job.tell(Failed(error))
+            return
+        self._note("prefill")
+        now, units = perf_counter(), images * loaded.plan.units
+        visual = loaded.plan.cache_rows(images // loaded.plan.joint_images, 0)
+        timings = {
+            "prepare_ms": job.prepared_ms,
+            "queue_ms": 1000 * (begin - job.arrived) - job.prepared_ms,
+            "vision_ms": found.vision_ms,
+            "prefix_ms": found.prefix_ms,
+            "question_ms": found.question_ms,
+            "ttft_ms": 1000 * (now - job.arrived),
+            "cache": found.found,
+        }
+        where = request.placements, loaded.size, request.tiles, request.padding
+        selection = Selection(loaded.plan.grid, found.merged_into, found.kept, *where)
+        cached = {"none": 0, "image": units, "prefix": units + len(request.token_ids) - images - self._asked(job)}
+        progress = Progress(job, found.found, now, job.choices, timings, visual, selection, cached[found.found])
+        self._observer.prefilled(job.model, timings, units, visual)
+        joining = []
+        for number, row in enumerate(rows):
+            choice = _Choice(progress, number)
+            if self._tell(row, choice):
+                joining.append(row)
+                group.owners[row] = choice
+            else:
+                group.leaving.append(row)
+        try:
+            group.rows.change(group.leaving, joining)
+        except Exception as error:
+            self._give_up(group, error)
+            return
+        group.leaving = []
+        if group.owners:
+            self._groups[self._key(job)] = group
+
+    def _key(self, job: Job) -> tuple[int, int]:
+        """Rows share a call with those about as many pictures; slots hold any number."""
+        slots = isinstance(job.loaded.backend, RowBackend)
+        return id(job.loaded), -1 if slots else len(job.request.images)
+
+    def _group(self, job: Job) -> _Group:
+        key = self._key(job)
+        if key in self._groups:
+            return self._groups[key]
+        if key[1] >= 0:
+            return _Group(job.loaded)
+        if key not in self._slots:
+            self._slots[key] = _Group(job.loaded)  # whose device memory stays
+        return self._slots[key]
+
+    def _asked(self, job: Job) -> int:
+        """Text tokens after the cut of a prompt."""
+        token = job.loaded.bundle.manifest.prompt.image_token_id
+        cut = prefix_length(job.request, token, job.loaded.plan.grid)
+        return 0 if cut is None else len(job.request.token_ids) - cut
+
+    def _step(self, group: _Group) -> None:
+        if group.leaving and group.owners:
+            group.leave()
+        if not group.owners:
+            return
+        begin = perf_counter()
+        try:
+            stepped = group.rows.step()
+        except Exception as error:
+            leaving = [*group.leaving, *group.owners]
+            self._fail(group, error)
+            group.leaving = leaving
+            return
+        self._note(f"step {len(stepped)}")
+        model = next(iter(group.owners.values())).progress.job.model
+        self._observer.stepped(model, len(stepped), perf_counter() - begin)
+        for row in stepped:
+            choice = group.owners.get(row)
+            if choice is not None and not self._tell(row, choice):
+                del group.owners[row]
+                group.leaving.append(row)
+
+    def _fail(self, group: _Group, error: Exception) -> None:
+        for job in {id(choice.progress.job): choice.progress.job for choice in group.owners.values()}.values():
+            job.tell(Failed(error))
+        group.owners.clear()
+        group.leaving = []
+
+    def _give_up(self, group: _Group, error: Exception) -> None:
+        """Rows could not be packed anew (memory, say): nobody knows what the group holds. Others go on."""
+        self._fail(group, error)
+        for groups in (self._groups, self._slots):
+            for key in [key for key, found in groups.items() if found is group]:
+                del groups[key]
+
+    def _tell(self, row: GrowingRow, choice: _Choice) -> bool:
+        """Tell a job about the token its row got; whether the row goes on."""
+        progress, sequence = choice.progress, row.sequence
+        job = progress.job
+        if row.failed is not None:
+            job.tell(Failed(row.failed))
+            job.cancel()
+            return False
+        text = sequence.piece()
+        at_end = sequence.ids[-1] in job.loaded.ends  # OpenAI's logprobs are those of the text
+        logprobs = tuple(sequence.logprobs[choice.told : len(sequence.logprobs) - at_end])
+        if text or sequence.done:
+            choice.told = len(sequence.logprobs)
+            job.tell(Piece(choice.number, text, logprobs))
+        if not sequence.done:
+            return True
+        progress.completion_tokens += len(sequence.ids)
+        progress.open_choices -= 1
+        job.tell(Finished(choice.number, sequence.finish_reason, len(sequence.ids)))
+        if not progress.open_choices:
+            request, images = job.request, len(job.request.images)
+            units = images * job.loaded.plan.units
+            timings = {**progress.timings, "decode_ms": 1000 * (perf_counter() - progress.first_token)}
+            ended = Ended(
+                len(request.token_ids) - images,
+                units,
+                progress.visual_tokens,
+                progress.completion_tokens,
+                progress.cached_tokens,
+                timings,
+                progress.selection,
+            )
+            job.tell(ended)
+        return False
+
+    def _note(self, what: str) -> None:
+        if self.trace is not None:
+            self.trace.append(what)

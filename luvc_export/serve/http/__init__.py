@@ -1,0 +1,1 @@
+"""What clients see: routes, bodies, errors, who may call."""

@@ -1,0 +1,150 @@
+"""Events of an answer -> the objects of OpenAI's chat completions, whole or in chunks."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from luvc_export.runtime.generation.logits import TokenLogprob
+from luvc_export.runtime.generation.result import Selection, kept_of
+from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
+from luvc_export.serve.http.token_bytes import token_bytes
+
+
+@dataclass
+class Completion:
+    """The objects of one request.
+
+    Args:
+        model: Its name, as the client said it.
+        job: What is answered.
+        with_usage: Chunks carry ``usage``.
+        survivors: The last object says what became of the pictures' tokens.
+    """
+
+    model: str
+    job: Job
+    with_usage: bool
+    survivors: bool
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def opening(self, choice: int) -> dict[str, Any]:
+        """The first chunk of a choice."""
+        return self._chunk([self._delta(choice, {"role": "assistant", "content": "", "refusal": None}, None, None)])
+
+    def piece(self, event: Piece) -> dict[str, Any]:
+        """More of a choice."""
+        return self._chunk([self._delta(event.choice, {"content": event.text}, self._logprobs(event.logprobs), None)])
+
+    def finish(self, event: Finished) -> dict[str, Any]:
+        """The last chunk of a choice."""
+        return self._chunk([self._delta(event.choice, {}, None, event.reason)])
+
+    def closing(self, event: Ended) -> dict[str, Any]:
+        """The chunk after all choices: usage, times, survivors."""
+        return {**self._chunk([]), **self._costs(event), **({} if self.with_usage else {"usage": None})}
+
+    def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
+        """The answer in one object."""
+        choices = []
+        for finish in sorted(finished, key=lambda event: event.choice):
+            own = [piece for piece in pieces if piece.choice == finish.choice]
+            logprobs = self._logprobs([one for piece in own for one in piece.logprobs])
+            text = "".join(piece.text for piece in own)
+            message = {"role": "assistant", "content": text, "refusal": None}
+            choices.append(
+                {"index": finish.choice, "message": message, "logprobs": logprobs, "finish_reason": finish.reason}
+            )
+        return {**self._object("chat.completion"), "choices": choices, **self._costs(ended)}
+
+    def _object(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            **self._object("chat.completion.chunk"),
+            "choices": choices,
+            **({"usage": None} if self.with_usage else {}),
+        }
+
+    def _delta(self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self.job.options.logprobs is None:
+            return None
+        tokenizer = self.job.loaded.encoder.tokenizer
+        content = [
+            {
+                **_token(tokenizer, one.token, one.logprob),
+                "top_logprobs": [_token(tokenizer, token, logprob) for token, logprob in one.top],
+            }
+            for one in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def _costs(self, event: Ended) -> dict[str, Any]:
+        prompt, layers = event.text_tokens + event.visual_units, list(event.visual_tokens)
+        visual = {"before": event.visual_units, "layers": layers, "mean": sum(layers) / len(layers)}
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": event.completion_tokens,
+            "total_tokens": prompt + event.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
+            "luvc": {"visual_tokens": visual},
+        }
+        told = {"usage": usage, "timings": event.timings}
+        if self.survivors:
+            told["luvc"] = {"survivors": survivors(event.selection, self.job)}
+        return told
+
+
+def survivors(selection: Selection, job: Job) -> list[dict[str, Any]]:
+    """For each image the graphs saw: medium, canvas, grid, what merged, which tokens enter each pruning layer."""
+    if selection.merged_into is None:
+        return []
+    plan, found = job.loaded.plan, []
+    media = media_of(job)
+    for number, merged in enumerate(selection.merged_into):
+        kept = {layer: kept_of(groups, number, plan).tolist() for layer, groups in selection.kept.items()}
+        kept |= {layer: [] for layer, _, keep in plan.prunes if keep == 0}
+        placement = selection.placements[number]
+        found.append(
+            {
+                "medium": media[number],
+                "size": list(selection.size),
+                "grid": list(selection.grid),
+                "box": list(placement.box),
+                "picture": list(placement.size),
+                "merged_into": merged.tolist(),
+                "kept": {str(layer): kept[layer] for layer in sorted(kept)},
+            }
+        )
+    return found
+
+
+def media_of(job: Job) -> list[int]:
+    """For each image which picture or video of the request it is of: pictures are cut to tiles, videos to moments."""
+    request, clips = job.request, {clip.first: clip.images for clip in job.request.clips}
+    wholes = {cut.tiles: cut.whole != "none" for cut in job.loaded.encoder.cuts}
+    tiles, found = iter(request.tiles), list[int]()
+    medium = 0
+    while len(found) < len(request.images):
+        count = clips.get(len(found), 0)
+        if not count:
+            rows, columns = next(tiles)
+            count = rows * columns + wholes.get((rows, columns), False)
+        found += [medium] * count
+        medium += 1
+    return found
+
+
+def _token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+    raw = token_bytes(tokenizer, token)
+    return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}

@@ -1,0 +1,269 @@
+"""The body of ``POST /v1/chat/completions``: what is understood, what is refused, what passes unread.
+
+Types are strict. A field that would change the answer and cannot be honoured is refused with its name; what only
+labels a request (``user``, ``metadata``, ...) and fields nobody has heard of pass.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from luvc_export.serve.http.api_errors import ApiError, bad_request
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    """Text."""
+
+    text: str
+
+
+class ImageURL(Struct):
+    """Where a picture is: ``data:``, ``file:`` or ``http(s):``. ``detail`` is taken and unused: sizes are fixed."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    """A picture."""
+
+    image_url: ImageURL | str
+
+
+class VideoURL(Struct):
+    """An animated picture, or ``data:video/jpeg;base64,FRAME,FRAME,...``, and its frames a second."""
+
+    url: str
+    fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
+
+
+class VideoPart(Struct, tag_field="type", tag="video_url"):
+    """A video as one address."""
+
+    video_url: VideoURL | str
+
+
+class FramesPart(Struct, tag_field="type", tag="video"):
+    """A video as its frames, an address each (Qwen's form)."""
+
+    video: Annotated[list[str], Meta(min_length=1, max_length=512)]
+    fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
+
+
+Part = TextPart | ImagePart | VideoPart | FramesPart
+
+
+class ChatMessage(Struct):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[Part], Meta(max_length=512)] | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class StreamOptions(Struct):
+    """``include_usage`` sends one more event with the usage."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class JsonSchema(Struct):
+    """``schema`` by its official wrapping."""
+
+    name: str = ""
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextFormat(Struct, tag_field="type", tag="text"):
+    """Anything."""
+
+
+class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
+    """Any JSON object."""
+
+
+class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    """JSON of a schema."""
+
+    json_schema: JsonSchema
+
+
+class RegexFormat(Struct, tag_field="type", tag="regex"):
+    """Text that matches a regular expression (ours)."""
+
+    regex: Annotated[str, Meta(min_length=1)]
+
+
+class Extension(Struct, forbid_unknown_fields=True):
+    """Ours: ``survivors`` sends what became of the pictures' tokens."""
+
+    survivors: bool = False
+
+
+_Fraction = Annotated[float, Meta(ge=0, le=1)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class ChatRequest(Struct):
+    """Fields that are read. Null is as good as absent, as in OpenAI's."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=512)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    min_p: _Fraction | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    n: Annotated[int, Meta(ge=1, le=8)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | None = None
+    luvc: Extension = field(default_factory=Extension)
+
+
+#: What would change the answer and is not honoured, with the values that ask for nothing.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"], []),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "reasoning": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    # vLLM's and llama-server's
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (False, 0),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "documents": ([],),
+    "mm_processor_kwargs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "grammar": ("",),
+    "json_schema": (),
+    "typical_p": (1, 1.0),
+    "mirostat": (0,),
+    "dry_multiplier": (0, 0.0),
+    "logits_processors": ([],),
+}
+
+_PLACE = re.compile(r" - at `\$\.?(.*?)`$")
+
+
+def parse(body: bytes) -> ChatRequest:
+    """Read a body.
+
+    Raises:
+        ApiError: It is no JSON, or a field is missing, of another type, out of range or refused; ``param`` names it.
+    """
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request(f"the body is not JSON: {error}", code="invalid_json") from error
+    if not isinstance(data, dict):
+        raise bad_request("the body is not a JSON object", code="invalid_json")
+    for name in ("model", "messages"):
+        if data.get(name) is None:
+            raise bad_request(f"you must provide {name}", param=name, code="missing_required_parameter")
+    for name, harmless in REFUSED.items():
+        value = data.get(name)
+        if value is not None and not any(value == one and type(value) is type(one) for one in harmless):
+            raise unsupported(name)
+    known = {name: value for name, value in data.items() if value is not None}
+    try:
+        request = msgspec.convert(known, ChatRequest, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        said = str(error)
+        place = _PLACE.search(said)
+        param = re.sub(r"\[\.\.\.\]", "", place[1]) if place else None
+        raise bad_request(_PLACE.sub("", said), param=param, code="invalid_value") from error
+    _check(request, data)
+    return request
+
+
+def unsupported(name: str) -> ApiError:
+    """An option that would change the answer, and that nobody here can honour."""
+    return bad_request(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
+
+
+def _check(request: ChatRequest, data: dict[str, Any]) -> None:
+    """What types cannot say."""
+    _check_text(data)
+    for index, message in enumerate(request.messages):
+        where = f"messages[{index}]"
+        for name in ("tool_calls", "function_call", "audio"):
+            if getattr(message, name):
+                raise unsupported(f"{where}.{name}")
+        if message.content is None:
+            raise bad_request("a message needs content", param=f"{where}.content", code="invalid_value")
+        parts = message.content if isinstance(message.content, list) else []
+        if message.role != "user" and any(not isinstance(part, TextPart) for part in parts):
+            raise bad_request("only the user shows pictures", param=f"{where}.content", code="invalid_value")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs", code="invalid_value")
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("stream_options needs stream to be true", param="stream_options", code="invalid_value")
+    if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
+        said = "max_tokens and max_completion_tokens say different numbers"
+        raise bad_request(said, param="max_tokens", code="invalid_value")
+    for token in request.logit_bias or {}:
+        if not (token.isascii() and token.isdigit() and len(token) < 12):
+            raise bad_request("logit_bias is by token id", param=f"logit_bias.{token[:20]}", code="invalid_value")
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    if any(not stop or len(stop) > 1000 for stop in stops):
+        raise bad_request("stop strings have 1 to 1,000 characters", param="stop", code="invalid_value")
+    if isinstance(request.response_format, JsonSchemaFormat) and request.response_format.json_schema.schema is None:
+        where = "response_format.json_schema.schema"
+        raise bad_request("there is no schema", param=where, code="missing_required_parameter")
+
+
+def _check_text(data: Any) -> None:
+    """Refuse strings that are no text: halves of surrogate pairs, which no tokenizer takes."""
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise bad_request("this text is not Unicode", param=where or None, code="invalid_value") from error
+        elif isinstance(value, dict):
+            for name, inside in value.items():
+                waiting += [(where, name), (f"{where}.{name}".lstrip("."), inside)]
+        elif isinstance(value, list):
+            waiting += [(f"{where}[{index}]", inside) for index, inside in enumerate(value)]

@@ -1,0 +1,64 @@
+"""Who may call: key, ``Host`` and ``Origin``.
+
+A page of a stranger can have the browser call a server on this machine, and by a name that resolves to it (DNS
+rebinding) even read the answers. A ``Host`` that is an address cannot be rebound; names must be known. An ``Origin``
+other than ours is refused unless it was asked for, and bodies must be ``application/json``, which makes browsers ask
+first.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from luvc_export.serve.http.api_errors import ApiError
+from luvc_export.serve.options import ServeOptions
+
+#: Open without a key: whether the server lives, and the page, which holds nothing.
+OPEN = frozenset(("/health", "/ready", "/"))
+
+
+def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -> None:
+    """Let a request in, or not.
+
+    Raises:
+        ApiError: 403 for a foreign ``Host`` or ``Origin``, 401 for a missing or wrong key.
+    """
+    if not known_host(headers.get("host", ""), options.allow_hosts):
+        raise ApiError(403, "this server does not go by that name; see --allow-host", code="unknown_host")
+    origin = headers.get("origin")
+    if origin is not None and not known_origin(origin, headers.get("host", ""), options):
+        raise ApiError(403, "pages of that origin may not call this server; see --allow-origin", code="unknown_origin")
+    if options.api_key is None or path in OPEN:
+        return
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    wanted = options.api_key.encode()
+    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted):
+        what = "there is no API key" if not given else "the API key is wrong"
+        headers = {"www-authenticate": "Bearer"}
+        raise ApiError(401, f"{what}: send Authorization: Bearer KEY", code="invalid_api_key", headers=dict(headers))
+
+
+def known_host(host: str, names: frozenset[str]) -> bool:
+    """Whether a ``Host`` header is an address, ``localhost`` or one of ``names``."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+        _ = urlsplit(f"//{host}").port
+    except ValueError:
+        return False
+    if not name or any(letter in host for letter in "/@?#\\ "):
+        return False
+    if name in names or name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def known_origin(origin: str, host: str, options: ServeOptions) -> bool:
+    """Whether a page of ``origin`` may call: our own, or one that was named."""
+    return origin in options.allow_origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")

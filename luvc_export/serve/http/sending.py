@@ -1,0 +1,153 @@
+"""An answer on its way to a client: one JSON object, or server-sent events while it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Piece
+from luvc_export.serve.http.api_errors import explained
+from luvc_export.serve.http.bodies import Completion
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+#: A client that takes nothing for so many seconds is given up.
+STALLED = 60.0
+#: A comment is sent where nothing else was for so long, so that what is between keeps the connection.
+QUIET = 15.0
+
+
+class Mailbox:
+    """Events of one job, from the engine's thread to the event loop."""
+
+    def __init__(self) -> None:
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+    def tell(self, event: Event) -> None:
+        """Called in the engine's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody reads any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    def hang_up(self) -> None:
+        """Nobody waits any more; called in the event loop."""
+        self._queue.put_nowait(None)
+
+    async def next(self, seconds: float | None = None) -> Event | None:
+        """The next event, None after ``hang_up``.
+
+        Raises:
+            TimeoutError: There was none for so long.
+        """
+        return await asyncio.wait_for(self._queue.get(), seconds)
+
+
+class Answer:
+    """An ASGI response. Its first event decides the status, so that bad luck in the prefill is an error with a code.
+
+    Args:
+        mailbox: Where events come.
+        completion: Makes objects of them.
+        stream: Send them as they come.
+    """
+
+    def __init__(self, mailbox: Mailbox, completion: Completion, stream: bool) -> None:
+        self._mailbox, self._completion, self._stream = mailbox, completion, stream
+        #: To send with it.
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    async def __call__(self, receive: Receive, send: Send) -> None:
+        """Send everything, or give the job up when the client goes away.
+
+        Raises:
+            ApiError: The job failed before anything was sent.
+        """
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            await (self._events(send) if self._stream else self._whole(send))
+        except (ConnectionError, TimeoutError, asyncio.TimeoutError):
+            pass  # the client is gone, or stopped reading
+        finally:
+            self._completion.job.cancel()  # does nothing to what has ended
+            watch.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._completion.job.cancel()
+        self._mailbox.hang_up()
+
+    async def _arriving(self, seconds: float | None = None) -> AsyncIterator[Piece | Finished | Ended | Failed | bytes]:
+        """Events until the last one; nothing more once the client is gone, a comment where none comes for long."""
+        while True:
+            try:
+                event = await self._mailbox.next(seconds)
+            except asyncio.TimeoutError:
+                yield b": working\n\n"
+                continue
+            if event is None:
+                return
+            yield event
+            if isinstance(event, Ended | Failed):
+                return
+
+    async def _whole(self, send: Send) -> None:
+        pieces: list[Piece] = []
+        finished: list[Finished] = []
+        async for event in self._arriving():
+            if isinstance(event, Failed):
+                raise explained(event.error)
+            if isinstance(event, Piece):
+                pieces.append(event)
+            elif isinstance(event, Finished):
+                finished.append(event)
+            elif isinstance(event, Ended):
+                body = msgspec.json.encode(self._completion.whole(pieces, finished, event))
+                await self._start(send, 200, b"application/json", [(b"content-length", str(len(body)).encode())])
+                await self._put(send, body, more=False)
+
+    async def _events(self, send: Send) -> None:
+        opened: set[int] = set()
+        begun = False
+        async for event in self._arriving(QUIET):
+            if isinstance(event, Failed) and not begun:
+                raise explained(event.error)
+            if not begun:
+                await self._start(send, 200, b"text/event-stream; charset=utf-8", [(b"cache-control", b"no-cache")])
+                begun = True
+            if isinstance(event, bytes):
+                await self._put(send, event)
+                continue
+            choice = event.choice if isinstance(event, Piece | Finished) else None
+            if choice is not None and choice not in opened:
+                opened.add(choice)
+                await self._put(send, sse(self._completion.opening(choice)))
+            if isinstance(event, Piece):
+                if event.text or event.logprobs:
+                    await self._put(send, sse(self._completion.piece(event)))
+            elif isinstance(event, Finished):
+                await self._put(send, sse(self._completion.finish(event)))
+            elif isinstance(event, Failed):
+                await self._put(send, sse(explained(event.error).body()), more=False)
+            else:
+                last = b"data: [DONE]\n\n"
+                if self._completion.with_usage or self._completion.survivors:
+                    last = sse(self._completion.closing(event)) + last
+                await self._put(send, last, more=False)
+
+    async def _start(self, send: Send, status: int, kind: bytes, more: list[tuple[bytes, bytes]]) -> None:
+        headers = [(b"content-type", kind), *self.headers, *more]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _put(self, send: Send, body: bytes, more: bool = True) -> None:
+        message = {"type": "http.response.body", "body": body, "more_body": more}
+        await asyncio.wait_for(send(message), STALLED)
+
+
+def sse(data: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -1,0 +1,106 @@
+"""An address in a request -> bytes, by the rules of docs/serving.md. What they hold is for decoders to find out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from luvc_export.core.files.safe_files import open_regular
+from luvc_export.errors import LuvcError
+from luvc_export.serve.http.api_errors import bad_request
+from luvc_export.serve.media.fetching import Fetcher
+from luvc_export.serve.options import ServeOptions
+
+#: Bytes of a file below ``--media-dir``.
+MAX_FILE = 64 * 2**20
+
+
+class Addresses:
+    """Reads what addresses name.
+
+    Args:
+        options: Which files and hosts are open.
+        fetcher: Fetches from hosts.
+    """
+
+    def __init__(self, options: ServeOptions, fetcher: Fetcher | None = None) -> None:
+        self._folders, self._hosts = options.media_dirs, options.media_hosts
+        self._fetcher = fetcher or Fetcher()
+
+    def read(self, url: str, param: str) -> bytes:
+        """The bytes behind ``url``; ``param`` names the field in errors.
+
+        Raises:
+            ApiError: 400; the message is the same for a file that is not there and one that may not be read.
+        """
+        kind = url[:8].partition(":")[0].lower()
+        if kind == "data":
+            return data_bytes(url, param)[0]
+        if kind == "file":
+            return self._file(url, param)
+        if kind in ("http", "https"):
+            return self._fetched(url, param)
+        raise bad_request(
+            "a picture is named by a data:, file: or http(s): address", param=param, code="invalid_image_url"
+        )
+
+    def frames(self, url: str, param: str) -> list[bytes]:
+        """One item for an animated picture, several for ``data:video/jpeg;base64,FRAME,FRAME``.
+
+        Raises:
+            ApiError: See ``read``.
+        """
+        if url[:5].lower() == "data:":
+            return data_bytes(url, param)
+        return [self.read(url, param)]
+
+    def _file(self, url: str, param: str) -> bytes:
+        refused = bad_request(
+            "there is no such file below the folders of --media-dir", param=param, code="invalid_image_url"
+        )
+        try:
+            parts = urlsplit(url)
+            name = unquote(parts.path, errors="strict")
+            real = Path(os.path.realpath(name, strict=True))
+        except (ValueError, OSError) as error:
+            raise refused from error
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not name.startswith("/"):
+            raise refused
+        if not any(real.is_relative_to(folder) for folder in self._folders):
+            raise refused
+        try:
+            with open_regular(real) as file:
+                data: bytes = file.read(MAX_FILE + 1)
+        except (OSError, LuvcError) as error:
+            raise refused from error
+        if len(data) > MAX_FILE:
+            raise bad_request("the file is too large", param=param, code="invalid_image_url")
+        return data
+
+    def _fetched(self, url: str, param: str) -> bytes:
+        if not self._hosts:
+            what = "this server fetches nothing: send the picture as a data: address"
+            raise bad_request(what, param=param, code="invalid_image_url")
+        return self._fetcher.get(url, self._hosts, param)
+
+
+def data_bytes(url: str, param: str) -> list[bytes]:
+    """What a ``data:`` address holds: base64, several with commas between.
+
+    Raises:
+        ApiError: It is not base64, or empty.
+    """
+    head, comma, body = url[5:].partition(",")
+    if not comma or head.split(";")[-1].strip().lower() != "base64":
+        what = "a data: address is data:image/png;base64,..."
+        raise bad_request(what, param=param, code="invalid_image_url")
+    try:
+        found = [base64.b64decode(part.strip(), validate=True) for part in body.split(",")]
+    except (binascii.Error, ValueError) as error:
+        raise bad_request(f"this is not base64: {error}", param=param, code="invalid_base64") from error
+    if not all(found):
+        raise bad_request("the data: address is empty", param=param, code="invalid_base64")
+    return found

@@ -1,0 +1,80 @@
+"""Counters and histograms for Prometheus, in a registry of the server's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from luvc_export.runtime import memory
+from luvc_export.serve.engine.image_cache import CacheCounts
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """What ``GET /metrics`` says. Follows ``engine.loop.Observer``."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"luvc_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"luvc_{name}_seconds", text, ("model",), registry=self.registry, buckets=_SECONDS)
+
+        self.requests = counter("requests", "Requests by what they were answered.", "path", "status")
+        self._tokens = counter("completion_tokens", "Tokens made.", "model")
+        self._visual = counter("visual_tokens", "Visual tokens of prompts.", "model", "stage")
+        self._ttft = histogram("ttft", "From the request to its first token.")
+        self._between = histogram("inter_token", "One decoder step.")
+        self._vision = histogram("vision", "The encoder, where it ran.")
+        self._prefill = histogram("prefill", "The decoder over a prompt.")
+
+    def prefilled(self, model: str, timings: dict[str, Any], before: int, after: tuple[int, ...]) -> None:
+        """See ``Observer``; ``after`` counts as its mean over the layers."""
+        self._ttft.labels(model).observe(timings["ttft_ms"] / 1000)
+        self._prefill.labels(model).observe((timings["prefix_ms"] + timings["question_ms"]) / 1000)
+        if before and timings["cache"] == "none":
+            self._vision.labels(model).observe(timings["vision_ms"] / 1000)
+        self._visual.labels(model, "before").inc(before)
+        self._visual.labels(model, "after").inc(sum(after) / len(after))
+        self._tokens.labels(model).inc()
+
+    def stepped(self, model: str, rows: int, seconds: float) -> None:
+        """See ``Observer``."""
+        self._between.labels(model).observe(seconds)
+        self._tokens.labels(model).inc(rows)
+
+    def watch(self, gauges: dict[str, tuple[str, Callable[[], float]]], cache: Callable[[], CacheCounts]) -> None:
+        """Report values as they are when somebody looks: name -> (text, value), and the image cache's counts."""
+        self.registry.register(_Now(gauges, cache))
+
+    def text(self) -> bytes:
+        """The page in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Now(Collector):
+    def __init__(self, gauges: dict[str, tuple[str, Callable[[], float]]], cache: Callable[[], CacheCounts]) -> None:
+        self._gauges, self._cache = gauges, cache
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (text, value) in self._gauges.items():
+            yield GaugeMetricFamily(f"luvc_{name}", text, value=value())
+        counts = self._cache()
+        for name, by_kind in (("hits", counts.hits), ("misses", counts.misses)):
+            family = CounterMetricFamily(f"luvc_image_cache_{name}", f"Image cache: {name}.", labels=["kind"])
+            for kind, number in by_kind.items():
+                family.add_metric([kind], number)
+            yield family
+        yield GaugeMetricFamily("luvc_image_cache_bytes", "Image cache: bytes.", value=counts.nbytes)
+        yield GaugeMetricFamily("luvc_image_cache_entries", "Image cache: entries.", value=counts.entries)
+        yield CounterMetricFamily("luvc_image_cache_evicted", "Image cache: entries given up.", value=counts.evicted)
+        used = memory.anonymous_bytes()
+        if used is not None:
+            yield GaugeMetricFamily("luvc_anonymous_bytes", "Memory that no file backs.", value=used)

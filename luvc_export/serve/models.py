@@ -1,0 +1,110 @@
+"""Bundles and plans as models that clients name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luvc_export.bundle.folder import Bundle, load
+from luvc_export.core.progress import Progress
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.runtime.session import Session
+from luvc_export.serve.http.api_errors import ApiError
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """A session under a name.
+
+    Args:
+        name: What clients say.
+        session: Answers.
+        created: Seconds since 1970.
+    """
+
+    name: str
+    session: Session
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's object, with ours under ``luvc``."""
+        session, manifest = self.session, self.session.bundle.manifest
+        takes = ["text", "image", *(["video"] if manifest.prompt.video else [])]
+        sizes = sorted(session.bundle.sizes_of(session.plan_name))
+        plan = session.plan
+        told = {
+            "plan": session.plan_name,
+            "model_type": manifest.source.model_type,
+            "backend": session.backend.name,
+            "arithmetic": session.backend.arithmetic,
+            "input_modalities": takes,
+            "image_sizes": [list(size) for size in sizes],
+            "context": manifest.decoder.context,
+            "text_capacity": manifest.prompt.text_capacity,
+            "visual_tokens": {"before": plan.units, "encoder": plan.vision_tokens, "layers": list(plan.keep)},
+        }
+        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "luvc-export", "luvc": told}
+
+
+class Models:
+    """Models by name."""
+
+    def __init__(self, served: Sequence[ServedModel]) -> None:
+        self.by_name = {model.name: model for model in served}
+
+    def find(self, name: str) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            ApiError: 404.
+        """
+        if name not in self.by_name:
+            known = did_you_mean(name[:200], self.by_name)
+            raise ApiError(404, f"there is no model {name[:200]!r}; {known}", "model", "model_not_found")
+        return self.by_name[name]
+
+    def warm_up(self) -> float:
+        """Load every model and run it once; seconds."""
+        return sum(model.session.warm_up() for model in self.by_name.values())
+
+
+def open_models(
+    names: Sequence[str],
+    backend: str,
+    threads: int | None = None,
+    arithmetic: str = "auto",
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Models:
+    """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it.
+
+    Raises:
+        UsageError: Two of one name, or see ``Session``.
+    """
+    bundles: dict[str, Bundle] = {}
+    served: dict[str, ServedModel] = {}
+    for given in names:
+        folder, name, plan = split_name(given)
+        if name in served:
+            raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
+        key = str(folder.absolute())
+        if key not in bundles:
+            bundles[key] = load(folder, verify, progress)
+        served[name] = ServedModel(name, Session(bundles[key], backend, plan, threads, arithmetic=arithmetic))
+    return Models(list(served.values()))
+
+
+def split_name(given: str) -> tuple[Path, str, str | None]:
+    """Folder, name and plan of ``FOLDER`` or ``FOLDER#PLAN``; a folder may have a # in its own name."""
+    if Path(given).is_dir():
+        return Path(given), _name(Path(given)), None
+    folder, mark, plan = given.rpartition("#")
+    path = Path(folder if mark else given)
+    return path, _name(path) + (f"#{plan}" if mark else ""), plan or None
+
+
+def _name(path: Path) -> str:
+    return path.name if path.name not in ("", "..") else path.resolve().name

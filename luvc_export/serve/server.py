@@ -1,0 +1,133 @@
+"""From options to a server that listens, and its end: what runs is finished, then the process goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.serve.asking import Asker
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.loop import Engine
+from luvc_export.serve.http.app import App
+from luvc_export.serve.media.addresses import Addresses
+from luvc_export.serve.metrics import Metrics
+from luvc_export.serve.models import Models
+from luvc_export.serve.options import ServeOptions
+
+#: Connections at once; more are told 503 by uvicorn.
+CONNECTIONS = 256
+#: Seconds that answers may still take after SIGTERM.
+DRAIN = 120
+
+
+class _Uvicorn(uvicorn.Server):
+    """Without uvicorn's own signal handlers, which would raise the signal again after a clean end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Server:
+    """A server and what it is made of.
+
+    Args:
+        options: Limits and permissions.
+        models: What can be asked.
+        warm: Run every model once before the server is ready.
+    """
+
+    def __init__(self, options: ServeOptions, models: Models, warm: bool = True) -> None:
+        self.options, self.models, self.metrics = options, models, Metrics()
+        self.cache = ImageCache(options.image_cache)
+        prepare = models.warm_up if warm else lambda: None
+        self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
+        asker = Asker(models, Addresses(options), options.max_images)
+        self.app = App(options, models, self.engine, asker, self.metrics)
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "queue": ("Requests that wait.", lambda: self.engine.waiting),
+            "rows": ("Answers that grow.", lambda: self.engine.running),
+        }
+        self.metrics.watch(gauges, lambda: self.cache.counts)
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                self.app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=DRAIN,
+                h11_max_incomplete_event_size=64 * 1024,
+                http="h11",
+                ws="none",
+                proxy_headers=False,
+            )
+        )
+
+    def listen(self) -> socket.socket:
+        """Take the port.
+
+        Raises:
+            UsageError: It is taken, or the address is not this machine's.
+        """
+        host = self.options.host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, self.options.port))
+            made.listen(CONNECTIONS)  # who comes before the event loop runs waits, and is not refused
+        except OSError as error:
+            made.close()
+            where = f"--host {self.options.host} --port {self.options.port}"
+            raise UsageError(
+                "cannot listen there", where=where, got=error.strerror, fix="choose another port"
+            ) from error
+        return made
+
+    def run(self, listening: socket.socket, said: Callable[[], Any] = lambda: None) -> None:
+        """Serve until SIGTERM, SIGINT or ``stop``; what runs is finished first.
+
+        Args:
+            listening: See ``listen``.
+            said: Called in the event loop once requests are taken.
+
+        Raises:
+            LuvcError: A model cannot be loaded.
+        """
+        self.engine.start()
+        try:
+            asyncio.run(self._serve(listening, said))
+        finally:
+            self.app.close()
+            self.engine.drain()
+            ended = self.engine.join(DRAIN)
+        if self.engine.error is not None:
+            raise self.engine.error
+        if not ended:
+            raise MachineError("the engine did not end", got=f"still running after {DRAIN} s")
+
+    def stop(self) -> None:
+        """End soon; from any thread."""
+        self.app.draining = True
+        self._uvicorn.should_exit = True
+
+    async def _serve(self, listening: socket.socket, said: Callable[[], Any]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or no main thread
+                loop.add_signal_handler(number, self._ended_by_signal)
+        loop.call_soon(said)
+        await self._uvicorn.serve(sockets=[listening])
+
+    def _ended_by_signal(self) -> None:
+        if self.app.draining:
+            self._uvicorn.force_exit = True  # the second time at once
+        self.stop()

@@ -1,0 +1,1 @@
+"""Everything this tool promises, tried on one machine and written down: ``luvc-export trial``."""

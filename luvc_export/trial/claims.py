@@ -1,0 +1,253 @@
+"""What the README and the pages promise, and what a trial found of it: holds, fails, or not tried.
+
+Verdicts are read from the figures alone, so whoever checks a report reads them again.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Verdict = Literal["holds", "fails", "not tried"]
+Steps = Mapping[str, Mapping[str, Any]]
+
+#: A step of a plan whose engines are measured with more memory than this share over the prediction fails.
+_MEMORY = 1.0
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A promise.
+
+    Args:
+        name: Short.
+        says: The promise.
+        page: Where it is made: a file of the project.
+        quote: Words of that page.
+        step: Whose result shows it.
+        judge: Reads it: whether it holds, and the figure.
+    """
+
+    name: str
+    says: str
+    page: str
+    quote: str
+    step: str
+    judge: Callable[[Steps], tuple[bool, str]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A claim's verdict, the figure that it rests on, and why it was not tried."""
+
+    claim: str
+    says: str
+    verdict: Verdict
+    figure: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def judge(steps: Steps) -> list[Line]:
+    """A line for every claim."""
+    lines = []
+    for claim in CLAIMS:
+        step = steps.get(claim.step, {})
+        if step.get("state") == "failed":
+            lines.append(Line(claim.name, claim.says, "fails", f"step {claim.step}: {step['why']}"))
+        elif step.get("state") != "done":
+            why = step.get("why") or "the step was not asked for"
+            lines.append(Line(claim.name, claim.says, "not tried", str(why)))
+        else:
+            holds, figure = claim.judge(steps)
+            lines.append(Line(claim.name, claim.says, "holds" if holds else "fails", figure))
+    return lines
+
+
+def _case(steps: Steps, plan: str) -> Any:
+    return next(case for case in steps["bench"]["result"]["cases"] if case["plan"] == plan)
+
+
+def _by_run(steps: Steps, metric: str) -> float:
+    """How many times longer without compression, run by run, the median."""
+    with_, without = (_case(steps, plan)["runs"] for plan in ("even", "none"))
+    return float(statistics.median(b[metric] / a[metric] for a, b in zip(with_, without, strict=True)))
+
+
+def _sooner(steps: Steps) -> tuple[bool, str]:
+    first, prefill = _by_run(steps, "ttft_ms"), _by_run(steps, "prefill_ms")
+    bench = _case(steps, "even")
+    where = f"{bench['backend']} in {bench['arithmetic']}"
+    return first > 1, f"first token {first:.2f}x sooner, prefill {prefill:.2f}x, on {where}"
+
+
+def _planned(steps: Steps) -> tuple[bool, str]:
+    plan, held = steps["export"]["result"]["plans"]["even"], _case(steps, "even")["visual_tokens"]
+    return list(plan) == list(held), f"{len(held)} layers, {held[0]} visual tokens in the first, {held[-1]} in the last"
+
+
+def _none_left(steps: Steps) -> tuple[bool, str]:
+    held = _case(steps, "even")["visual_tokens"]
+    return held[-1] == 0, f"{held[-1]} of {held[0]} visual tokens in the last layer"
+
+
+def _smaller(steps: Steps) -> tuple[bool, str]:
+    with_, without = (_case(steps, plan)["kv_mib"] for plan in ("even", "none"))
+    return with_ < without, f"{with_:.3g} MiB of {without:.3g} MiB"
+
+
+def _cheap(steps: Steps) -> tuple[bool, str]:
+    parts = _case(steps, "even")["kernels"].values()
+    share = sum(part["merge_ms"] + part["prune_ms"] for part in parts) / sum(part["total_ms"] for part in parts)
+    return share < 1, f"merges and prunes take {share:.1%} of vision and prefill"
+
+
+def _parity(step: str) -> Callable[[Steps], tuple[bool, str]]:
+    def read(steps: Steps) -> tuple[bool, str]:
+        result = steps[step]["result"]
+        gates = result["gates"]
+        good = sum(bool(gate["passed"]) for gate in gates)
+        return result["passed"] and good == len(gates), f"{good} of {len(gates)} gates passed"
+
+    return read
+
+
+def _referenced(steps: Steps) -> tuple[bool, str]:
+    mode = steps["export"]["result"]["weights_mode"]
+    return mode == "reference", f"weights: {mode}"
+
+
+def _built(steps: Steps) -> tuple[bool, str]:
+    made = steps["build-even"]["result"]
+    size = sum(made[part]["bytes"] for part in ("vision", "decoder"))
+    weights = sum(made[part]["weight_bytes"] for part in ("vision", "decoder"))
+    library = f"{made['backend']} {made['version']}"
+    return size > 0, f"{made['target']} with {library}: {size / _MIB:.1f} MiB for {weights / _MIB:.1f} MiB of weights"
+
+
+def _engine_case(steps: Steps, plan: str, graphs: bool) -> Any:
+    cases = steps["engines"]["result"]["cases"]
+    return next(case["runs"] for case in cases if (case["plan"], case["cuda_graphs"]) == (plan, graphs))
+
+
+def _engines_sooner(steps: Steps) -> tuple[bool, str]:
+    pairs = zip(_engine_case(steps, "even", True), _engine_case(steps, "none", True), strict=True)
+    ratio = statistics.median(without["ttft_ms"] / with_["ttft_ms"] for with_, without in pairs)
+    return ratio > 1, f"first token {ratio:.2f}x sooner"
+
+
+def _graphs(steps: Steps) -> tuple[bool, str]:
+    steps_ms = [
+        statistics.median(
+            run["decode_ms"] / max(1, run["decode_tokens"]) for run in _engine_case(steps, "even", graphs)
+        )
+        for graphs in (True, False)
+    ]
+    return steps_ms[0] <= steps_ms[1], f"{steps_ms[0]:.2f} ms a token replayed, {steps_ms[1]:.2f} ms launched"
+
+
+def _memory(steps: Steps) -> tuple[bool, str]:
+    found = steps["engines"]["result"]["memory"]
+    said = ", ".join(f"{m['plan']}: {m['taken_mib']:.0f} of {m['predicted_mib']:.0f} MiB predicted" for m in found)
+    return all(m["taken_mib"] <= _MEMORY * m["predicted_mib"] for m in found), said
+
+
+def _checks(steps: Steps) -> tuple[bool, str]:
+    code = steps["gpu-check"]["result"]["exit_code"]
+    return code == 0, f"exit code {code}"
+
+
+_README, _ENGINES, _TRT, _SURGERY = "README.md", "docs/engines.md", "docs/trt-runtime.md", "plugins/README.md"
+CLAIMS: tuple[Claim, ...] = (
+    Claim("reference", "an export copies no weights", _README, "copies no weights at all", "export", _referenced),
+    Claim(
+        "parity-none",
+        "graphs without compression agree with transformers",
+        _README,
+        "is it still right? where not?",
+        "parity-none",
+        _parity("parity-none"),
+    ),
+    Claim(
+        "parity-even",
+        "graphs with compression agree with torch with compression",
+        _README,
+        "with visual-token compression inside the graphs",
+        "parity-even",
+        _parity("parity-even"),
+    ),
+    Claim(
+        "fixed", "every layer holds the tokens of its budget", _README, "Budgets are fixed per layer", "bench", _planned
+    ),
+    Claim(
+        "none-left",
+        "no visual token is left at the last layer",
+        _README,
+        "none is left at the last layer",
+        "bench",
+        _none_left,
+    ),
+    Claim(
+        "sooner",
+        "compression makes the first token come sooner",
+        _README,
+        "every LLM layer pays for all of them",
+        "bench",
+        _sooner,
+    ),
+    Claim(
+        "smaller",
+        "compression makes the KV cache smaller",
+        _README,
+        "`--speedup 2` and `--kv-mib 20` solve for one",
+        "bench",
+        _smaller,
+    ),
+    Claim(
+        "cheap",
+        "merges and prunes are a part of the time",
+        _README,
+        "is it faster, and near the limit?",
+        "bench",
+        _cheap,
+    ),
+    Claim("built", "engines are built", _README, "engines; RTX ones without a GPU", "build-even", _built),
+    Claim(
+        "engine-parity",
+        "engines agree with the graphs they are built from",
+        _README,
+        "the same session on them",
+        "engine-parity",
+        _parity("engine-parity"),
+    ),
+    Claim(
+        "engines-sooner",
+        "compression makes engines' first token come sooner",
+        _README,
+        "Vision-language models to ONNX and TensorRT",
+        "engines",
+        _engines_sooner,
+    ),
+    Claim(
+        "graphs",
+        "a decode step is replayed as a CUDA graph, and no slower",
+        _TRT,
+        "shapes never change",
+        "engines",
+        _graphs,
+    ),
+    Claim(
+        "memory",
+        "engines take no more memory than predicted",
+        _ENGINES,
+        "Predicted before the build",
+        "engines",
+        _memory,
+    ),
+    Claim("kernels", "native kernels agree with their reference", _SURGERY, "gpu-check.sh", "gpu-check", _checks),
+)

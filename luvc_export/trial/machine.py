@@ -1,0 +1,118 @@
+"""What the machine is: device, versions, memory, power mode and clocks; no name of a host, a user or a file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from luvc_export.engines import library, targets
+from luvc_export.errors import LuvcError
+from luvc_export.packing import device_facts
+from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.memory import available_bytes
+from luvc_export.version import VERSION
+
+#: What decides what comes out, as ``pip list`` names it.
+PACKAGES = (
+    *("torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy"),
+    *("tensorrt", "tensorrt-rtx"),
+)
+_CPUINFO = Path("/proc/cpuinfo")
+_ASK_GPU = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
+_ASK_SECONDS = 10
+
+
+def facts() -> dict[str, Any]:
+    """Device, versions, memory, clocks."""
+    gpu, memory = _gpu(), available_bytes()
+    return {
+        "device": gpu["name"] if gpu else _cpu(),
+        "gpu": gpu,
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_features": cpu_features(),
+        "memory_gib": round(memory / 2**30, 1) if memory else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"luvc-export": VERSION, "python": platform.python_version(), **versions()},
+        "power": power(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def power(root: Path = Path("/")) -> dict[str, Any]:
+    """Power mode and clocks, as far as the system says: of a Jetson, of the CPU, of the GPU."""
+    told = device_facts.read(root)
+    clocks = [asdict(clock) for clock in told.clocks]
+    return {"board": told.model, "l4t": told.l4t, "power_mode": told.power_mode, "clocks": clocks, "gpu": _smi()}
+
+
+def target_here() -> str | None:
+    """The target whose engines this machine runs; else one that it can at least build for; None where there is none."""
+    known = [targets.find(name) for name in targets.names()]
+    engines = [each for each in known if each.library.backend in ("tensorrt", "tensorrt_rtx")]
+    capability = library.compute_capability()
+    able = [each for each in engines if library.why_not(each) is None]
+    own = [each for each in able if each.device.compute_capability == capability]
+    return next((each.name for each in (*own, *able)), None)
+
+
+def runs(target: str) -> str | None:
+    """Why this machine cannot run engines for ``target``; None if it can."""
+    wanted, found = targets.find(target).device.compute_capability, library.compute_capability()
+    if found is None:
+        return "there is no NVIDIA GPU"
+    return None if found == wanted else f"the GPU is of compute capability {found}, the engines are for {wanted}"
+
+
+def _gpu() -> dict[str, Any] | None:
+    try:
+        gpu = Gpu()
+        total = gpu.memory()[1]
+    except LuvcError:
+        return None
+    info = gpu.info
+    return {
+        "name": info.name,
+        "compute_capability": ".".join(map(str, info.capability)),
+        "integrated": info.integrated,
+        "driver_cuda": ".".join(map(str, info.driver)),
+        "memory_gib": round(total / 2**30, 1),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, None) or platform.processor() or platform.machine()
+
+
+def _smi() -> dict[str, str] | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, f"--query-gpu={','.join(_ASK_GPU)}", "--format=csv,noheader", "--id=0"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(_ASK_GPU, (part.strip() for part in told.strip().split(",")), strict=False))

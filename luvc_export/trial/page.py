@@ -1,0 +1,96 @@
+"""The report as one HTML page: verdicts, figures as bars, what was kept of a picture. No script, no outside file."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
+    "text-align:left}.holds{color:#156d2c;font-weight:600}.fails{color:#b3151f;font-weight:600}"
+    ".not{color:#666}img{max-width:100%}svg text{font:13px system-ui,sans-serif}"
+)
+_COLOURS = {"even": "#2a7f9e", "none": "#b9b9b9"}
+_WIDTH, _ROW = 640, 26
+
+
+def page(report: dict[str, Any], picture: Path | None = None) -> str:
+    """The page as text; ``picture`` shows what was kept, and is part of the page."""
+    steps, machine = report["steps"], report["steps"]["machine"]["result"]
+    body = [f"<h1>Trial on {escape(str(machine['device']))}</h1>"]
+    counts = [f"{sum(line['verdict'] == kind for line in report['verdicts'])} {kind}" for kind in _KINDS]
+    body.append(f"<p>luvc-export {escape(report['version'])}: {', '.join(counts)}.</p>")
+    rows = [(_verdict(line["verdict"]), escape(line["says"]), escape(line["figure"])) for line in report["verdicts"]]
+    body.append(_table(("", "promise", "figure, or why it was not tried"), rows))
+    body += _bench(steps)
+    if picture is not None and picture.is_file():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        body.append("<h2>What was kept</h2><p>A picture drawn for this trial: merges and survivors.</p>")
+        body.append(f'<img alt="what was kept" src="data:image/png;base64,{data}">')
+    body.append("<h2>Machine</h2>")
+    body.append(_table(("", ""), [(escape(name), escape(_shown(value))) for name, value in machine.items()]))
+    body.append("<h2>Steps</h2>")
+    done = [(escape(n), escape(s["state"]), f"{s['seconds']:.1f} s", escape(s["why"] or "")) for n, s in steps.items()]
+    body.append(_table(("step", "state", "took", "why"), done))
+    body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Trial</title><style>{_STYLE}</style>"
+    return head + "\n".join(body) + "</html>\n"
+
+
+_KINDS = ("holds", "fails", "not tried")
+
+
+def _bench(steps: dict[str, Any]) -> Iterable[str]:
+    bench = steps.get("bench", {}).get("result")
+    if not bench:
+        return
+    yield "<h2>Compressed and not, in turns</h2>"
+    for metric, title in (("vision_ms", "vision"), ("prefill_ms", "prefill"), ("ttft_ms", "first token")):
+        bars = [(c["plan"], statistics.median(run[metric] for run in c["runs"])) for c in bench["cases"]]
+        yield _bars(f"{title}, ms (median)", bars)
+    yield _bars("KV cache, MiB", [(case["plan"], case["kv_mib"]) for case in bench["cases"]])
+    most = max(max(case["visual_tokens"]) for case in bench["cases"])
+    for case in bench["cases"]:
+        kept = case["visual_tokens"]
+        points = " ".join(
+            f"{10 + index * (_WIDTH - 20) / max(1, len(kept) - 1):.1f},{110 - 100 * count / max(1, most):.1f}"
+            for index, count in enumerate(kept)
+        )
+        colour = _COLOURS.get(case["plan"], "#444")
+        label = f"plan {escape(case['plan'])}: visual tokens by layer, {kept[0]} to {kept[-1]}"
+        line = f'<polyline fill=none stroke="{colour}" stroke-width=3 points="{points}"/>'
+        yield f"<figure><svg width={_WIDTH} height=120>{line}</svg><figcaption>{label}</figcaption></figure>"
+
+
+def _bars(title: str, bars: Sequence[tuple[str, float]]) -> str:
+    most = max(value for _, value in bars) or 1.0
+    lines = []
+    for index, (name, value) in enumerate(bars):
+        top, length = index * _ROW, (_WIDTH - 200) * value / most
+        colour = _COLOURS.get(name, "#444")
+        lines.append(f"<text x=0 y={top + 17}>{escape(name)}</text>")
+        lines.append(f'<rect x=60 y={top + 4} width="{length:.1f}" height=16 fill="{colour}"/>')
+        lines.append(f'<text x="{length + 68:.1f}" y={top + 17}>{value:.3g}</text>')
+    drawn = f"<svg width={_WIDTH} height={_ROW * len(bars)}>{''.join(lines)}</svg>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["<table><tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    return "".join([*lines, "</table>"])
+
+
+def _verdict(verdict: str) -> str:
+    return f"<span class={verdict.split()[0]}>{verdict}</span>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    return ", ".join(_shown(item) for item in value) if isinstance(value, list) else str(value)

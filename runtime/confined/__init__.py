@@ -1,0 +1,1 @@
+"""Programs and files of strangers run in helper processes with limits on time and memory."""

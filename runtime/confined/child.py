@@ -1,0 +1,75 @@
+"""The helper's program, run as a file: imports one task, takes limits, and does that task until its parent is gone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import resource
+except ImportError:  # Windows: the parent's clock is the only limit
+    resource = None  # type: ignore[assignment]
+
+
+def main() -> None:
+    """Do what the parent asks for. Arguments: the task's module, bytes, seconds, folders to import from."""
+    module, memory, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    sys.path[:] = sys.argv[4:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    asked, told = _own_pipes()
+    frames = importlib.import_module("luvc_export.runtime.confined.frames")
+    task = importlib.import_module(module).task
+    _limit_memory(memory)
+    frames.send(told, {})
+    while True:
+        try:
+            said, data = frames.receive(asked)
+            _limit_time(seconds)
+            reply, made = task(said, data)
+        except EOFError:
+            return
+        except MemoryError:
+            reply, made = {"ended": "memory"}, b""
+        _limit_time(0)
+        frames.send(told, reply, made)
+
+
+def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Standard input and output for messages alone: what a library prints must not get between."""
+    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    return asked, told
+
+
+def _limit_memory(more: int) -> None:
+    """Let this process grow by so many bytes from now on, where the system can say so (Linux)."""
+    if resource is None or not hasattr(resource, "RLIMIT_AS"):
+        return
+    try:
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return
+    _lower(resource.RLIMIT_AS, held + more)
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 0)
+
+
+def _limit_time(seconds: float) -> None:
+    """Let this process compute for so many seconds from now on (SIGPROF ends it then); 0 for no limit."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _lower(kind: int, most: int) -> None:
+    hard: Any = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What goes between a process and its helper: a length, JSON, a length, bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import IO, Any
+
+_LENGTH = struct.Struct("<QQ")
+#: Bytes of one message; 32 Mi pixels take 96 MiB, what a JPEG may have 384.
+_MOST = 2**30
+
+
+def send(file: IO[bytes], said: dict[str, Any], data: bytes | memoryview = b"") -> None:
+    """Write a message."""
+    text = json.dumps(said).encode("ascii")
+    file.write(_LENGTH.pack(len(text), len(data)) + text)
+    if data:
+        file.write(data)
+    file.flush()
+
+
+def receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Read a message.
+
+    Raises:
+        EOFError: The other side is gone.
+        ValueError: This is no message.
+    """
+    sizes = _LENGTH.unpack(_exactly(file, _LENGTH.size))
+    if sum(sizes) > _MOST:
+        raise ValueError(f"a message of {sum(sizes)} bytes")
+    said = json.loads(_exactly(file, sizes[0]))
+    return said, _exactly(file, sizes[1])
+
+
+def _exactly(file: IO[bytes], count: int) -> bytes:
+    data = file.read(count)
+    if len(data) != count:
+        raise EOFError
+    return data

@@ -1,0 +1,215 @@
+"""Helper processes, kept alive between calls: one thread uses one at a time, and what takes too much is killed."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from luvc_export.errors import MachineError
+from luvc_export.runtime.confined import frames
+
+_PROGRAM = Path(__file__).with_name("child.py")
+#: What this package is imported from.
+_ROOT = str(Path(__file__).parents[3])
+#: Seconds until a helper must have imported its task; a busy board may take five.
+_START = 60.0
+_CLOCK = 9.0
+_MEMORY = "more memory than it may have"
+#: Signals by which a process ends that gets none, or all there is: SIGABRT, SIGBUS, SIGKILL, SIGSEGV.
+_BY_MEMORY = (-6, -7, -9, -11)
+#: Libraries that would start threads with memory of their own.
+_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class TooMuchError(Exception):
+    """A helper was ended: the text says by which limit."""
+
+
+class Helpers:
+    """Helpers for one task. Threads may share it.
+
+    On Linux memory, computing time and the wall clock are limited; elsewhere what the system knows of these, on Windows
+    the clock alone.
+
+    Args:
+        module: Has ``task(said, data) -> (reply, data)``; imported by each helper when it starts.
+        memory: Bytes that a helper may take beyond its imports.
+        seconds: Of computing, for one call; the clock may show three times as many, and 9 on a busy machine.
+        most: Helpers at once; further threads wait.
+    """
+
+    def __init__(self, module: str, memory: int, seconds: float, most: int = 4) -> None:
+        self._module, self._memory, self._seconds, self._most = module, memory, seconds, most
+        self._renew()
+        _known.add(self)
+
+    def forget(self) -> None:
+        """Have none, as a process that was forked: the helpers are its parent's."""
+        for helper in self._idle:
+            helper.abandon()
+        self._renew()
+
+    def _renew(self) -> None:
+        self._idle: list[_Helper] = []
+        self._lock, self._places = threading.Lock(), threading.BoundedSemaphore(self._most)
+
+    def start(self) -> None:
+        """Start a helper if none is there, and do not wait for it: its imports take a tenth of a second."""
+        with self._lock:
+            if not self._idle:
+                self._idle.append(_Helper(self._module, self._memory, self._seconds))
+
+    def call(self, said: dict[str, Any], data: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
+        """Have the task done.
+
+        Raises:
+            TooMuchError: It takes too much time or memory.
+            MachineError: No helper can be started here.
+        """
+        with self._places:
+            with self._lock:
+                helper = self._idle.pop() if self._idle else None
+            if helper is not None and not helper.living:
+                helper.close()
+                helper = None
+            helper = helper or _Helper(self._module, self._memory, self._seconds)
+            try:
+                reply = helper.call(said, data)
+            except BaseException:  # also Ctrl-C: the answer to this call must not be the next one's
+                helper.close()
+                raise
+            with self._lock:
+                self._idle.append(helper)
+            return reply
+
+    def close(self) -> None:
+        """End the helpers that do nothing."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for helper in idle:
+            helper.close()
+
+
+class _Helper:
+    def __init__(self, module: str, memory: int, seconds: float) -> None:
+        self._seconds, self._ready = seconds, False
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise _unable(sys.executable or "no Python interpreter: sys.executable is empty")
+        folders = [_ROOT, *(str(Path(folder).absolute()) for folder in sys.path if folder and folder != _ROOT)]
+        command = [sys.executable, "-I", "-S", str(_PROGRAM), module, str(memory), str(seconds), *folders]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=os.sep,
+                env={**os.environ, **_ALONE},
+            )
+        except OSError as error:
+            raise _unable(f"{sys.executable}: {error.strerror}") from error
+
+    @property
+    def living(self) -> bool:
+        return self._process.poll() is None
+
+    def call(self, said: dict[str, Any], data: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
+        asked, told = self._process.stdin, self._process.stdout
+        assert asked is not None and told is not None
+        if not self._ready:
+            self._wait_ready(told)
+        with self._clock(max(3 * self._seconds, _CLOCK)) as late:
+            try:
+                frames.send(asked, said, data)
+                reply = frames.receive(told)
+            except (EOFError, ValueError, OSError) as error:
+                raise TooMuchError(self._how_ended(late.is_set())) from error
+        if "ended" in reply[0]:
+            raise TooMuchError(_MEMORY)
+        return reply
+
+    def _wait_ready(self, told: IO[bytes]) -> None:
+        with self._clock(_START):
+            try:
+                frames.receive(told)
+            except (EOFError, ValueError, OSError) as error:
+                raise _unable(f"{sys.executable} {_PROGRAM.name}: it ended while it was started") from error
+        self._ready = True
+
+    @contextmanager
+    def _clock(self, seconds: float) -> Iterator[threading.Event]:
+        """Kill the helper when the clock says so; tells whether it did."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield late
+        finally:
+            timer.cancel()
+
+    def _how_ended(self, late: bool) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        code = self._process.poll() or 0
+        if late or code == -getattr(signal, "SIGPROF", 0):
+            return f"more than {self._seconds:g} s"
+        return _MEMORY if code in _BY_MEMORY else f"its process ended with code {code}"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._close_pipes()
+        self._process.wait()
+
+    def abandon(self) -> None:
+        """Forget a process that is not this one's."""
+        self._process.returncode = 0  # nothing to wait for
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what was not sent yet
+                pipe.close() if pipe else None
+
+
+def _unable(got: str) -> MachineError:
+    return MachineError(
+        "the helper process that reads what strangers wrote cannot be started",
+        where="luvc_export.runtime.confined",
+        got=got,
+        expected="a Python interpreter that can be started again, with this package's dependencies",
+        fix="run from an installed Python, not from a frozen program; see docs/security.md",
+    )
+
+
+_known: weakref.WeakSet[Helpers] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for helpers in list(_known):
+        helpers.close()
+
+
+def _forget_all() -> None:
+    for helpers in list(_known):
+        helpers.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

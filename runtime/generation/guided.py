@@ -1,0 +1,122 @@
+"""Answers of a JSON schema or a regular expression: a token mask from a grammar (llguidance, the extra ``guided``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from luvc_export.errors import CheckFailed, MachineError, UsageError
+from luvc_export.runtime.generation.logits import TokenMask
+from luvc_export.runtime.generation.sampling import Sampling
+
+#: Characters of a schema or pattern: the grammar's compiler has limits of its own, but reads all of it first.
+MAX_CHARACTERS = 100_000
+
+
+class Grammars:
+    """Compiles grammars for one tokenizer, which is read when the first one is.
+
+    Args:
+        tokenizer: The bundle's, from ``tokenizer.json``.
+        vocab: Logits of a step; ids beyond the tokenizer's are never allowed.
+        ends: Tokens that end an answer, allowed once the grammar is satisfied.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab: int, ends: frozenset[int]) -> None:
+        self._source, self._vocab, self._ends = tokenizer, vocab, sorted(ends)
+
+    def guided(self, options: Sampling) -> Sampling:
+        """``options`` with the mask that their schema or pattern means; themselves where they have neither.
+
+        Raises:
+            UsageError: The schema or pattern cannot be compiled.
+            MachineError: llguidance is not installed.
+        """
+        if options.json_schema is None and options.regex is None:
+            return options
+        library, tokens = _library(), self._tokens
+        where = "regex" if options.regex is not None else "json_schema"
+        try:
+            text = options.regex if options.regex is not None else json.dumps(options.json_schema, allow_nan=False)
+            if len(text) > MAX_CHARACTERS:
+                most = f"at most {MAX_CHARACTERS:,}"
+                raise UsageError("this is too long", where=where, got=f"{len(text):,} characters", expected=most)
+            written = library.LLMatcher.grammar_from_regex if where == "regex" else _from_schema(library)
+            grammar = written(text)
+            failed, said = library.LLMatcher.validate_grammar_with_warnings(grammar, tokens)
+        except (ValueError, TypeError, RecursionError) as error:
+            failed, said = True, [str(error)]
+        if failed:
+            fix = "see docs/serving.md for what is understood"
+            raise UsageError("no grammar can be made of this", where=where, got=" ".join(said)[:500], fix=fix)
+        first = library.LLMatcher(tokens, grammar, log_level=0)
+        if first.is_error():
+            raise UsageError("no grammar can be made of this", where=where, got=first.get_error()[:500])
+        vocab, ends = self._vocab, self._ends
+        return replace(options, json_schema=None, regex=None, mask=lambda: _mask(first.deep_copy(), vocab, ends))
+
+    @cached_property
+    def _tokens(self) -> Any:
+        try:
+            return _library().LLTokenizer(self._source.to_str(), self._vocab, self._ends or None)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(
+                "this tokenizer cannot be guided: its tokens are no bytes",
+                where="tokenizer.json",
+                got=str(error)[:300],
+                expected="a byte-level or byte-fallback tokenizer",
+            ) from error
+
+
+def _from_schema(library: Any) -> Any:
+    """Whitespace as json.dumps writes it or none: a model that may write any number of blanks may never end."""
+    return lambda text: library.LLMatcher.grammar_from_json_schema(
+        text, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    )
+
+
+def _mask(matcher: Any, vocab: int, ends: Sequence[int]) -> TokenMask:
+    """The mask of one answer: told all its tokens at every step, it consumes those that are new."""
+    told = 0
+
+    def allowed(made: Sequence[int]) -> NDArray[np.bool_]:
+        nonlocal told
+        for token in made[told:]:
+            if not matcher.consume_token(int(token)):
+                raise CheckFailed(
+                    "the grammar refuses a token it allowed",
+                    where=f"answer token {told}",
+                    got=matcher.get_error()[:300],
+                )
+            told += 1
+        found = np.zeros(vocab, np.bool_)
+        if not matcher.is_stopped():
+            bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+            found[: min(vocab, bits.size)] = bits[:vocab].astype(np.bool_)
+        elif matcher.is_error():
+            got = matcher.get_error()[:300]
+            raise CheckFailed("the grammar took too much work", where=f"answer token {told}", got=got)
+        if matcher.is_stopped() or matcher.is_accepting():
+            found[list(ends)] = True
+        return found
+
+    return allowed
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise MachineError(
+            "guided answers need a package that is not installed",
+            got=str(error),
+            fix="pip install 'luvc-export[guided]'",
+        ) from error
+    return llguidance

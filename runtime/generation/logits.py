@@ -1,0 +1,100 @@
+"""Raw logits -> those that are drawn from: bias, penalties, mask. And log probabilities of what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.errors import CheckFailed
+
+Logits = NDArray[np.float32]
+
+#: Says what may follow the answer's tokens so far: bool [vocab], or None for everything.
+TokenMask = Callable[[Sequence[int]], "NDArray[np.bool_] | None"]
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """What is added to logits, token by token.
+
+    Args:
+        bias: Token id -> what is added.
+        repetition: Logits of tokens in the prompt or the answer are divided by it where positive, else multiplied
+            (Keskar et al., arXiv 1909.05858, as transformers' RepetitionPenaltyLogitsProcessor); 1 changes nothing.
+        presence: Subtracted once from tokens of the answer (OpenAI's formula).
+        frequency: Subtracted as often as they are in the answer (the same).
+    """
+
+    bias: Mapping[int, float]
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+
+    def apply(self, logits: Logits, prompt: Sequence[int], made: Sequence[int]) -> Logits:
+        """New logits float32 [vocab]: bias, then repetition, then presence and frequency.
+
+        Args:
+            logits: float32 [vocab].
+            prompt: Its text tokens; ids beyond the vocabulary are left out.
+            made: Tokens of the answer so far.
+        """
+        found = logits.astype(np.float32, copy=True)
+        for token, value in self.bias.items():
+            if token < found.size:
+                found[token] += np.float32(value)
+        if self.repetition != 1:
+            seen = np.unique(np.array([*prompt, *made], np.int64))
+            seen = seen[(seen >= 0) & (seen < found.size)]
+            there = found[seen]
+            found[seen] = np.where(there > 0, there / self.repetition, there * self.repetition)
+        if made and (self.presence or self.frequency):
+            tokens, counts = np.unique(np.array(made, np.int64), return_counts=True)
+            found[tokens] -= (self.presence + self.frequency * counts).astype(np.float32)
+        return found
+
+
+def masked(logits: Logits, allowed: NDArray[np.bool_], step: int) -> Logits:
+    """``logits`` [vocab] with minus infinity wherever ``allowed`` [vocab] is False.
+
+    Raises:
+        CheckFailed: No token is left, or the mask has another length.
+    """
+    if allowed.shape != logits.shape:
+        got, expected = list(allowed.shape), list(logits.shape)
+        raise CheckFailed("the token mask has another shape", where=f"answer token {step}", got=got, expected=expected)
+    found = np.where(allowed, logits, np.float32(-np.inf))
+    if not np.isfinite(found).any():
+        raise CheckFailed(
+            "the token mask allows no token",
+            where=f"answer token {step}",
+            got=f"{int(allowed.sum())} of {allowed.size} allowed",
+            fix="allow at least one token, such as the end token",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log probability of a token, by the model's own logits: before bias, penalties, temperature and mask.
+
+    ``top`` holds the most likely tokens at its place, most likely first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def token_logprob(logits: Logits, token: int, top: int) -> TokenLogprob:
+    """Log softmax of float32 [vocab] at ``token`` and at the ``top`` most likely ones; ties by lower id."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    logprobs = wide - np.log(np.exp(wide).sum())
+    count = min(top, logits.size)
+    edge = np.partition(logprobs, -count)[-count] if count else np.inf
+    near = np.flatnonzero(logprobs >= edge)
+    best = near[np.argsort(-logprobs[near], kind="stable")][:count]
+    return TokenLogprob(token, float(logprobs[token]), tuple((int(one), float(logprobs[one])) for one in best))

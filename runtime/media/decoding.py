@@ -1,0 +1,55 @@
+"""Pictures whose decoding takes unforeseeable time or memory: decoded in a helper process under limits.
+
+How long JPEG, PNG, GIF, WebP, BMP and PPM take follows from pixels, scans and the file's length, which
+``picture_limits`` bounds. Nobody knows that of layers, tiles and codecs inside TIFF, JPEG 2000, AVIF and the thirty
+other kinds Pillow reads.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.media import picture_limits
+
+#: Bytes and seconds of computing for one picture. JPEG 2000 takes about 0.3 s for a million pixels.
+MEMORY, SECONDS = 2**30, 8
+#: Decoded where they are asked for.
+_FORESEEABLE = frozenset({"JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "PPM"})
+#: Pixels times scans of a progressive JPEG that is decoded here: 24 million pixels in 11 scans.
+_MOST_SCANNED = 2**28
+_helpers = Helpers("luvc_export.runtime.media.decoding_task", MEMORY, SECONDS, most=2)
+
+
+def foreseeable(image: Image.Image, scans: int) -> bool:
+    """Whether a picture that was opened and checked may be decoded in this process."""
+    return image.format in _FORESEEABLE and image.size[0] * image.size[1] * scans <= _MOST_SCANNED
+
+
+def decode_confined(data: bytes, max_pixels: int, where: str, need: tuple[int, int] | None) -> Image.Image:
+    """A picture file as ``pictures.open_picture`` gives it, made by a helper.
+
+    Raises:
+        UsageError: It is no picture, damaged, too large, or takes more than ``MEMORY`` or ``SECONDS``.
+        MachineError: No helper can be started here.
+    """
+    said = {"max_pixels": max_pixels, "where": where, "need": need, "allowed": picture_limits.allowed()}
+    try:
+        reply, pixels = _helpers.call(said, data)
+    except TooMuchError as error:
+        raise UsageError(
+            "the picture takes too much time or memory to decode",
+            where=where,
+            got=str(error),
+            expected=f"at most {SECONDS} s and {MEMORY / 2**30:g} GiB",
+            fix="save it as PNG or JPEG, or make it smaller first",
+        ) from error
+    if "what" in reply:
+        raise UsageError(
+            reply["what"], where=reply["where"], got=reply["got"], expected=reply["expected"], fix=reply["fix"]
+        )
+    made = Image.frombytes("RGB", tuple(reply["size"]), pixels)
+    if reply["true_size"] is not None:
+        made.info[picture_limits.TRUE_SIZE] = tuple(reply["true_size"])
+    return made

@@ -1,0 +1,22 @@
+"""What a helper process does for ``decoding``: any picture, decoded there."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.media import picture_limits
+from luvc_export.runtime.media.pictures import open_stream
+
+
+def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Decode, or say what is wrong."""
+    picture_limits.allow(said["allowed"])
+    need = None if said["need"] is None else (said["need"][0], said["need"][1])
+    try:
+        made = open_stream(io.BytesIO(data), said["max_pixels"], said["where"], need, here=True)
+    except UsageError as error:
+        told = {"where": error.where, "got": error.got, "expected": error.expected, "fix": error.fix}
+        return {"what": error.what, **{key: None if text is None else str(text) for key, text in told.items()}}, b""
+    return {"size": made.size, "true_size": made.info.get(picture_limits.TRUE_SIZE)}, made.tobytes()

@@ -1,0 +1,239 @@
+"""Where the keys and values of rows lie that join and leave, in both forms of the cache.
+
+``inplace``: one block of slots, each with its own lengths, so a row writes behind its own text. ``concat``: the engine
+reads a dense [rows, heads, length, size] and writes one a token longer, so rows end at the same column: text stands at
+the right, what is to its left is masked. Visual rows have no mask there, so rows of one batch have equally many images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.runtime.backend import Array
+from luvc_export.runtime.cuda.device import Gpu, Memory
+from luvc_export.runtime.cuda.pool import Lease
+from luvc_export.runtime.tensorrt.call import typed
+from luvc_export.runtime.tensorrt.decoder import CacheCall, TrtDecoder
+from luvc_export.runtime.tensorrt.memory_plan import KvPlan
+
+
+class Held(NamedTuple):
+    """What the caches hold of a row: text tokens and groups of images."""
+
+    text: int
+    groups: int
+
+
+class RowCaches(Protocol):
+    """Keys and values of rows."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+
+    def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
+        """Whether a row with so many groups may stand beside those that are ``held``."""
+
+    def join(
+        self, decoder: TrtDecoder, feeds: Mapping[str, Array], held: Mapping[int, Held], joining: Mapping[int, Held]
+    ) -> dict[str, Array]:
+        """Run the prompts of ``joining``, by slot, and keep what they leave; the outputs of the call."""
+
+    def step(self, held: Mapping[int, Held], batch: int) -> tuple[CacheCall, dict[str, Array]]:
+        """The caches of one token more in the first ``batch`` slots, and the inputs that say what they hold."""
+
+    def leave(self, slot: int, held: Held) -> None:
+        """Forget a row."""
+
+
+class _Piece(NamedTuple):
+    """Rows of one layer's cache of one conversation: block, first byte of its first head, and length of the cache."""
+
+    memory: Memory
+    offset: int
+    length: int
+
+
+class _Blocks:
+    """Copies of parts of caches."""
+
+    def __init__(self, gpu: Gpu, stream: int, plan: Plan, kv: KvPlan) -> None:
+        self.gpu, self.stream, self.plan, self.kv = gpu, stream, plan, kv
+
+    def piece(self, memory: Memory, room: int, name: str, slot: int, length: int) -> _Piece:
+        """The cache ``name`` of conversation ``slot`` in a block with ``room`` of them, each ``length`` rows long."""
+        start = self.kv.region_of(room).offsets[name]
+        return _Piece(memory, start + slot * self.kv.shape[0] * length * self.kv.token, length)
+
+    def move(self, target: _Piece, to: int, source: _Piece, start: int, count: int) -> None:
+        """Copy ``count`` rows of every head from row ``start`` on to row ``to`` on."""
+        token = self.kv.token
+        ends = [
+            (piece.memory.address + piece.offset + first * token, piece.length * token)
+            for piece, first in ((target, to), (source, start))
+        ]
+        self.gpu.copy_pieces(ends[0], ends[1], count * token, self.kv.shape[0], self.stream)
+
+    def names(self) -> list[tuple[int, str]]:
+        """Layer and name of each cache."""
+        return [(index // 2, name) for index, name in enumerate(self.kv.region.offsets)]
+
+
+class InplaceRows:
+    """Slots of fixed capacity.
+
+    Args:
+        gpu: Where they lie.
+        stream: Of the decoder.
+        decoder: Whose blocks are taken.
+        entry: What the manifest says of the engines.
+        plan: Budgets.
+        kv: Sizes.
+    """
+
+    def __init__(self, gpu: Gpu, stream: int, decoder: TrtDecoder, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
+        self._blocks, self._entry = _Blocks(gpu, stream, plan, kv), entry
+        self._lease = Lease(decoder.blocks(entry.batch).free())
+
+    @property
+    def row_bytes(self) -> int:
+        """See ``RowCaches.row_bytes``."""
+        return self._blocks.kv.nbytes
+
+    def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
+        """Any: each row has masks of its own."""
+        return True
+
+    def join(
+        self, decoder: TrtDecoder, feeds: Mapping[str, Array], held: Mapping[int, Held], joining: Mapping[int, Held]
+    ) -> dict[str, Array]:
+        """An empty batch runs its prompts where they stay; a row that comes later runs alone and is copied in."""
+        memory, rows, room = self._lease.block.memory, self._blocks.kv.rows, self._entry.batch
+        if not held:
+            told = self._told({slot: Held(0, 0) for slot in joining}, len(joining))
+            told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
+            arrays = typed(self._entry, {**feeds, **told})
+            visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
+            caches = CacheCall(memory, memory, room, len(joining), rows)
+            return decoder.enqueue(arrays | visual, {}, caches, False, front=False).read()
+        found, alone = decoder(feeds, None)
+        ((slot, row),) = joining.items()
+        for layer, name in self._blocks.names():
+            visual_rows = rows[layer] - self._entry.text_capacity
+            count = row.groups * self._blocks.plan.keep[layer]
+            source = self._blocks.piece(alone.block.memory, 1, name, 0, rows[layer])
+            target = self._blocks.piece(memory, room, name, slot, rows[layer])
+            self._blocks.move(target, visual_rows - count, source, visual_rows - count, count + row.text)
+        return found
+
+    def step(self, held: Mapping[int, Held], batch: int) -> tuple[CacheCall, dict[str, Array]]:
+        """See ``RowCaches.step``."""
+        told = self._told(held, batch)
+        for slot in range(batch):
+            told[graph_io.TEXT_MASK][slot, : held[slot].text + 1 if slot in held else 1] = True
+        memory = self._lease.block.memory
+        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows), told
+
+    def leave(self, slot: int, held: Held) -> None:
+        """Clear the slot: a broken row leaves no NaN behind, which no mask would hide."""
+        blocks = self._blocks
+        for layer, name in blocks.names():
+            piece = blocks.piece(self._lease.block.memory, self._entry.batch, name, slot, blocks.kv.rows[layer])
+            nbytes = blocks.kv.shape[0] * piece.length * blocks.kv.token
+            blocks.gpu.clear(piece.memory.address + piece.offset, nbytes, blocks.stream)
+
+    def _told(self, held: Mapping[int, Held], batch: int) -> dict[str, Array]:
+        counts = [held.get(slot, Held(0, 0)) for slot in range(batch)]
+        return {
+            graph_io.PAST_TEXT: np.array([row.text for row in counts], np.int64),
+            graph_io.PAST_GROUPS: np.array([row.groups for row in counts], np.int64),
+            graph_io.TEXT_MASK: np.zeros((batch, self._entry.text_capacity), np.bool_),
+        }
+
+
+class ConcatRows:
+    """Two blocks in turns, every row's text at the right end of ``columns``.
+
+    Arguments: see ``InplaceRows``.
+    """
+
+    def __init__(self, gpu: Gpu, stream: int, decoder: TrtDecoder, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
+        self._blocks, self._entry = _Blocks(gpu, stream, plan, kv), entry
+        first = Lease(decoder.blocks(entry.batch).free())
+        self._leases = [first, Lease(decoder.blocks(entry.batch).free())]
+        self._columns = self._groups = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """See ``RowCaches.row_bytes``."""
+        return self._blocks.kv.nbytes
+
+    def takes(self, groups: int, held: Mapping[int, Held]) -> bool:
+        """Equally many images."""
+        return all(row.groups == groups for row in held.values())
+
+    def join(
+        self, decoder: TrtDecoder, feeds: Mapping[str, Array], held: Mapping[int, Held], joining: Mapping[int, Held]
+    ) -> dict[str, Array]:
+        """Run the prompts beside the others, then bring all to the same right end."""
+        longest, blocks = feeds[graph_io.INPUT_IDS].shape[1], self._blocks
+        self._groups = next(iter(joining.values())).groups
+        if held:
+            found, alone = decoder(feeds, None)
+            source, room = alone.block.memory, 1
+        else:
+            alone, source, room = None, self._leases[0].block.memory, self._entry.batch
+            visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
+            arrays = typed(self._entry, feeds) | visual
+            caches = CacheCall(source, source, room, len(joining), (0,) * blocks.plan.layers)
+            found = decoder.enqueue(arrays, {}, caches, False, front=False).read()
+        new = {slot: (source, room, index, longest, 0) for index, slot in enumerate(joining)}
+        self._settle({**held, **joining}, new)
+        del alone
+        return found
+
+    def step(self, held: Mapping[int, Held], batch: int) -> tuple[CacheCall, dict[str, Array]]:
+        """See ``RowCaches.step``."""
+        if self._columns == self._entry.text_capacity:
+            self._settle(held, {})
+        mask = np.zeros((batch, self._columns + 1), np.bool_)
+        for slot in range(batch):
+            mask[slot, self._columns - (held[slot].text if slot in held else 0) :] = True
+        lengths = self._lengths(self._columns)
+        self._columns += 1
+        self._leases.reverse()
+        target, source = (lease.block.memory for lease in self._leases)
+        return CacheCall(source, target, self._entry.batch, batch, lengths), {graph_io.TEXT_MASK: mask}
+
+    def leave(self, slot: int, held: Held) -> None:
+        """Nothing: what a row leaves behind is moved away when the next one joins."""
+
+    def _settle(self, held: Mapping[int, Held], new: Mapping[int, tuple[Memory, int, int, int, int]]) -> None:
+        """Copy all rows to the other block, with as many columns as the longest needs.
+
+        ``new`` says of rows that are not in the block yet where they are: block, its room, place in it, columns there,
+        and the first column of their text.
+        """
+        columns, blocks, room = max(row.text for row in held.values()), self._blocks, self._entry.batch
+        source, target = (lease.block.memory for lease in self._leases)
+        blocks.gpu.clear(target.address, target.nbytes, blocks.stream)  # no mask hides what a broken row left
+        here = {slot: (source, room, slot, self._columns, self._columns - row.text) for slot, row in held.items()}
+        for slot, (memory, held_room, index, width, first) in {**here, **new}.items():
+            text = held[slot].text
+            for layer, name in blocks.names():
+                visual = self._groups * blocks.plan.keep[layer]
+                old = blocks.piece(memory, held_room, name, index, visual + width)
+                made = blocks.piece(target, room, name, slot, visual + columns)
+                blocks.move(made, 0, old, 0, visual)
+                blocks.move(made, visual + columns - text, old, visual + first, text)
+        self._columns = columns
+        self._leases.reverse()
+
+    def _lengths(self, columns: int) -> tuple[int, ...]:
+        return tuple(self._groups * keep + columns for keep in self._blocks.plan.keep)

@@ -1,0 +1,80 @@
+"""The sampler's options of ``run``: each reaches the sampler, or says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_words import Cli
+from PIL import Image
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.demo.questions import cases
+
+CASE = next(cases("heldout", 1, 0, ("where_is",)))
+
+
+@pytest.fixture
+def asked(demo_bundle: Bundle, tmp_path: Path) -> list[Any]:
+    Image.fromarray(CASE.images[0]).save(tmp_path / "picture.png")
+    words = ["run", demo_bundle.folder, "--plan", "even", "--backend", "cpu", "--threads", 1]
+    return [*words, "--image", tmp_path / "picture.png", "--prompt", CASE.prompt, "--max-new-tokens", 24]
+
+
+def test_log_probabilities(cli: Cli, asked: list[Any]) -> None:
+    code, out, _ = cli(*asked, "--logprobs", 2, "--json")
+    told = json.loads(out)
+    assert code == 0 and len(told["logprobs"]) == len(told["token_ids"])
+    assert [one["token"] for one in told["logprobs"]] == told["token_ids"]
+    assert all(len(one["top"]) == 2 and one["logprob"] <= 0 for one in told["logprobs"])
+    assert json.loads(cli(*asked, "--json")[1])["logprobs"] is None
+
+
+def test_penalties_and_bias_change_the_answer(cli: Cli, asked: list[Any]) -> None:
+    plain = json.loads(cli(*asked, "--json")[1])
+    assert plain["text"] == CASE.answer == "row two column two"
+    first = plain["token_ids"][0]
+    for words in (("--logit-bias", f"{first}=-100"), ("--logit-bias", f"{first}=100"), ("--repetition-penalty", 50)):
+        assert json.loads(cli(*asked, *words, "--json")[1])["token_ids"] != plain["token_ids"], words
+    drawn = [(*asked, "--temperature", 6, "--seed", seed, "--json") for seed in range(3)]
+    free = [json.loads(cli(*words)[1])["token_ids"] for words in drawn]
+    for name in ("--presence-penalty", "--frequency-penalty"):
+        assert [json.loads(cli(*words, name, 2)[1])["token_ids"] for words in drawn] != free, name
+    near = cli(*asked, "--temperature", 2, "--min-p", 1, "--seed", 3, "--json")[1]
+    assert json.loads(near)["text"] == CASE.answer, "only the most likely token is drawn from"
+
+
+def test_schemas_and_patterns(cli: Cli, asked: list[Any], tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    shape = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    schema.write_text(json.dumps(shape))
+    assert json.loads(json.loads(cli(*asked, "--json-schema", schema, "--json")[1])["text"])["n"] in (1, 2)
+    code, out, _ = cli(*asked, "--regex", "(left|right) [0-9]")
+    assert code == 0 and re.fullmatch("(left|right) [0-9]", out.strip())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--logprobs", 2), "pass --json"),
+        (("--logprobs", 99, "--json"), "logprobs: got 99"),
+        (("--logit-bias", "13"), "a token id and a number"),
+        (("--logit-bias", "x=1"), "a token id and a number"),
+        (("--logit-bias", "3=1000"), "numbers from -100 to 100"),
+        (("--min-p", 0.5), "temperature 0 draws nothing"),
+        (("--repetition-penalty", 0), "repetition_penalty: got 0"),
+        (("--json-schema", "gone.json"), "gone.json"),
+        (("--regex", "("), "no grammar can be made of this"),
+        (("--regex", "a", "--json-schema", "FILE"), "exclude each other"),
+        (("--json-schema", "LIST"), "a schema is a JSON object"),
+    ],
+)
+def test_what_is_wrong_is_said(cli: Cli, asked: list[Any], tmp_path: Path, words: tuple[Any, ...], said: str) -> None:
+    files = {"FILE": "{}", "LIST": "[]"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    code, _, err = cli(*asked, *[tmp_path / word if word in files else word for word in words])
+    assert code == 2 and said in err, err

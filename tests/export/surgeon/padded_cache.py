@@ -1,0 +1,17 @@
+"""The graphs of ``traced_cache`` for pictures that may be padded: a merge, two prunes, the first of most, a drop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import traced_cache
+
+from luvc_export.core.plan import MergePass
+
+PLAN = replace(traced_cache.PLAN, padding=True, merges=(MergePass(1, 2, 2),), keep=(5, 3, 0))
+
+
+def write(folder: Path) -> None:
+    """Trace both halves into ``folder``, weights inside."""
+    traced_cache.write(folder, PLAN)

@@ -1,0 +1,111 @@
+"""Graphs of plans that know padding: fused, equal for every kind of target, and no sabotage of them goes unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from surgery_harness import CASES, PLUGINS, RTX, TRT103, Traced, cut, differences, edited, equal, feeds, fired, run
+
+from luvc_export.core.target import ORT_CPU, TargetSpec
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.fused import merge_body, prune_body
+from luvc_export.export.surgeon.passes import call_plugins, fuse_orthogonal_merge, fuse_spectrum_prune
+
+HALVES = ("vision", "decoder")
+VOID = {"vision": "padding", "decoder": "visual_padding"}
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [(ORT_CPU, "fp32"), (RTX, "fp16"), (TRT103, "fp32"), (TRT103, "fp16"), (PLUGINS, "fp32")]
+)
+@pytest.mark.parametrize("half", HALVES)
+def test_whole_list(padded: Traced, half: str, target: TargetSpec, precision: Any) -> None:
+    """Lint, which wants the input and a reader of it, is part of the list."""
+    model = getattr(padded, half)
+    made = cut(model, target=target, precision=precision)
+    assert VOID[half] in [item.name for item in made.graph.input]
+    assert equal(model, made, padded.plan, "constants" if target is ORT_CPU else precision)
+
+
+def test_merges_and_prunes_are_fused(padded: Traced) -> None:
+    assert fired(padded.vision, fuse_orthogonal_merge) == (1, "")
+    assert fired(padded.decoder, fuse_spectrum_prune) == (3, "")
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_plugins_do_not_know_padding_and_say_so(padded: Traced, half: str) -> None:
+    fuse = fuse_orthogonal_merge if half == "vision" else fuse_spectrum_prune
+    times, reason = fired(getattr(padded, half), fuse, call_plugins, target=PLUGINS)
+    assert times == 0 and "the plugin does not know padding" in reason
+
+
+def test_what_is_kept_is_picture_while_there_is_any(padded: Traced) -> None:
+    """Of the graph that bundles hold, in every case, with as much padding as there may be."""
+    made, plan = cut(padded.decoder), padded.plan
+    for name, case in CASES.items():
+        given = feeds(padded.decoder, plan, case)
+        for void in (0, 3, 5, plan.span_tokens):
+            padding = given["visual_padding"]
+            padding[...] = np.arange(plan.span_tokens) < void
+            found = run(made, given)
+            for layer, keep in enumerate(plan.keep[:-1]):
+                kept = found[f"kept_indices.{layer}"]
+                assert ((kept >= 0) & (kept < plan.span_tokens)).all(), name
+                shown = (kept >= void).sum(-1)
+                assert (shown == min(keep, plan.span_tokens - void)).all(), (name, void, layer)
+                for row in kept.reshape(-1, keep):
+                    assert row[row < void].tolist() == [*range((row < void).sum())], "the first padding stays"
+
+
+def without_padding(half: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with bodies that take no notice of padding: the inputs are there and change nothing."""
+
+    def change(copy: onnx.ModelProto) -> None:
+        body = prune_body.spectrum_prune("residual", "token") if half == "decoder" else merge_body.merge_axis("mean", 1)
+        [place] = [i for i, item in enumerate(copy.functions) if item.name == body.name]
+        copy.functions[place].CopyFrom(body)
+
+    return edited(model, change)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_body_that_ignores_padding_is_told(padded: Traced, half: str) -> None:
+    model = getattr(padded, half)
+    fuse = fuse_orthogonal_merge if half == "vision" else fuse_spectrum_prune
+    honest = cut(model, fuse)
+    assert max(differences(model, honest, padded.plan).values()) < 1e-4
+    assert max(differences(model, without_padding(half, honest), padded.plan).values()) > 1e-2
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_graph_without_the_input_is_refused(padded: Traced, half: str) -> None:
+    def change(copy: onnx.ModelProto) -> None:
+        [place] = [i for i, item in enumerate(copy.graph.input) if item.name == VOID[half]]
+        lost = copy.graph.input[place]
+        shape = [size.dim_value or 1 for size in lost.type.tensor_type.shape.dim]
+        copy.graph.initializer.append(
+            onnx.helper.make_tensor(lost.name, 9, shape, bytes(int(np.prod(shape))), raw=True)
+        )
+        del copy.graph.input[place]
+
+    with pytest.raises(CheckFailed, match=f"input {VOID[half]} of the contract is missing"):
+        cut(edited(getattr(padded, half), change))
+
+
+def test_a_prune_that_lowers_something_else_is_left_alone(padded: Traced) -> None:
+    """Another step than ours: it may not be padding that stands behind."""
+
+    def change(copy: onnx.ModelProto) -> None:
+        found = 0
+        for tensor in copy.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor) if tensor.data_location == 0 and tensor.data_type == 1 else None
+            if array is not None and array.size == 1 and float(array.ravel()[0]) > 1e29:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array / 2, tensor.name))
+                found += 1
+        assert found
+
+    times, reason = fired(edited(padded.decoder, change), fuse_spectrum_prune)
+    assert times == 0 and "ranks something that is no low-pass score" in reason

@@ -1,0 +1,81 @@
+"""Answers of a grammar, on a model of random weights whose tokens are bytes: the mask does all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.demo.questions import cases
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.session import Session
+
+FINITE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"enum": ["x", "y"]}, "n": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["a", "n"],
+    "additionalProperties": False,
+}
+
+
+def test_every_answer_of_a_finite_schema_parses(session: Session) -> None:
+    texts = set()
+    for seed in range(25):
+        answer = session.generate(None, "a", json_schema=FINITE, temperature=99.0, seed=seed)
+        said = json.loads(answer.text)
+        assert said["a"] in ("x", "y") and 0 <= said["n"] <= 9 and list(said) == ["a", "n"]
+        assert answer.finish_reason == "stop"
+        texts.add(answer.text)
+    assert len(texts) > 3
+
+
+def test_a_pattern_is_followed_and_streamed(session: Session) -> None:
+    stream = session.generate(None, "a", regex="(ab|cd)[0-9]{3}", stream=True, temperature=3.0, seed=1)
+    pieces = list(stream)
+    assert len(pieces) > 3 and re.fullmatch("(ab|cd)[0-9]{3}", "".join(pieces))
+    assert re.fullmatch("(ab|cd)[0-9]{3}", session.generate(None, "a", regex="(ab|cd)[0-9]{3}").text)
+
+
+def test_without_the_mask_nothing_parses(session: Session) -> None:
+    """Sabotage: what parses above is the mask's doing."""
+    with pytest.raises(ValueError):
+        json.loads(session.generate(None, "a", temperature=3.0, seed=0, max_new_tokens=12).text)
+
+
+def test_a_mask_that_allows_the_greedy_text_leaves_it(demo_bundle: Bundle) -> None:
+    """The demo model, as one of random weights writes bytes that are no text."""
+    demo = Session(demo_bundle, "cpu", "even", threads=1)
+    for case in cases("heldout", 8):
+        free = demo.generate(list(case.images), case.prompt)
+        held = demo.generate(list(case.images), case.prompt, regex="(?s:.*)")
+        assert held.token_ids == free.token_ids
+
+
+def test_rows_are_guided_one_by_one(session: Session) -> None:
+    alone = [session.generate(None, text, json_schema=FINITE) for text in ("a", "b")]
+    assert [json.loads(answer.text)["a"] in ("x", "y") for answer in alone] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"regex": "("}, r"no grammar can be made of this\n  where: regex"),
+        ({"json_schema": {"type": "strnig"}}, r"where: json_schema\n  got: Invalid type: strnig"),
+        ({"json_schema": {"properties": {"a": {"$ref": "http://x/y"}}}}, "no grammar can be made"),
+        ({"json_schema": {"enum": [float("nan")]}}, "no grammar can be made"),
+        ({"regex": "a" * 100_001}, "this is too long"),
+    ],
+)
+def test_what_is_no_grammar_is_said_at_once(session: Session, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        session.generate(None, "a", stream=True, **options)
+
+
+def test_a_missing_library_is_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(MachineError, match=r"pip install 'luvc-export\[guided\]'"):
+        session.generate(None, "a", regex="a")

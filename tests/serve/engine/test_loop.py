@@ -1,0 +1,284 @@
+"""The engine's turns: who waits for what, who leaves when, and what ends it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.demo.questions import cases
+from luvc_export.errors import CheckFailed, MachineError
+from luvc_export.runtime.generation.joined_rows import SharedCalls
+from luvc_export.runtime.generation.sampling import Sampling
+from luvc_export.runtime.session import Session
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece
+from luvc_export.serve.engine.loop import Engine
+
+CASES = list(cases("heldout", 14))
+SECONDS = 60
+
+
+class Nobody:
+    """An observer."""
+
+    def prefilled(self, *told: Any) -> None:
+        pass
+
+    def stepped(self, *told: Any) -> None:
+        pass
+
+
+class Asked:
+    """A job and its events."""
+
+    def __init__(self, session: Session, number: int = 0, choices: int = 1, **options: Any) -> None:
+        case = CASES[number]
+        request = session.prepare(list(case.images), case.prompt)
+        budget = session.token_limit(request, options.get("max_new_tokens"))
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.job = Job(session, request, Sampling(**options), budget, choices, self.events.put)
+
+    def wait(self, kind: type[Event]) -> list[Event]:
+        """Events up to the first of a kind."""
+        found = [self.events.get(timeout=SECONDS)]
+        while not isinstance(found[-1], kind):
+            if isinstance(found[-1], Failed):
+                raise found[-1].error
+            found.append(self.events.get(timeout=SECONDS))
+        return found
+
+    def text(self) -> str:
+        return "".join(event.text for event in self.wait(Ended) if isinstance(event, Piece))
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
+    made.trace = []
+    made.start()
+    yield made
+    made.drain()
+    assert made.join(SECONDS)
+
+
+def submit(engine: Engine, *asked: Asked) -> None:
+    for one in asked:
+        assert engine.reserve()
+        engine.submit(one.job)
+
+
+def long(session: Session, number: int = 0, tokens: int = 40, **more: Any) -> Asked:
+    """An answer that goes on: its end tokens are not to be chosen."""
+    bias = dict.fromkeys(session.ends, -100.0)
+    return Asked(session, number, max_new_tokens=tokens, logit_bias=bias, **more)
+
+
+def test_answers_are_those_of_generate(engine: Engine, demo_session: Session) -> None:
+    asked = [Asked(demo_session, number) for number in range(8)]
+    submit(engine, *asked)
+    wanted = [demo_session.generate(list(case.images), case.prompt).text for case in CASES[:8]]
+    assert [one.text() for one in asked] == wanted
+    assert engine.running == 0 and engine.waiting == 0
+
+
+def test_whoever_comes_late_waits_for_one_step(engine: Engine, demo_session: Session) -> None:
+    """And everybody else for one prefill: between two prefills everybody gets a token."""
+    first, late = long(demo_session), [Asked(demo_session, number) for number in (1, 2, 3)]
+    submit(engine, first)
+    first.wait(Piece)
+    assert engine.trace is not None
+    before = len(engine.trace)
+    submit(engine, *late)
+    for one in late:
+        one.wait(Ended)
+    turns = engine.trace[before:]
+    prefills = [index for index, turn in enumerate(turns) if turn == "prefill"]
+    assert len(prefills) == 3 and prefills[0] <= 2, turns
+    assert all(turns[index + 1].startswith("step") for index in prefills), turns
+    first.wait(Ended)
+
+
+def test_rows_share_a_step(engine: Engine, demo_session: Session) -> None:
+    asked = [long(demo_session, number) for number in range(4)]
+    submit(engine, *asked)
+    for one in asked:
+        one.wait(Ended)
+    assert engine.trace is not None and "step 4" in engine.trace
+    assert sum(turn.startswith("step") for turn in engine.trace) < 4 * 39
+
+
+def test_a_client_that_goes_away_frees_its_row_before_the_next_token(engine: Engine, demo_session: Session) -> None:
+    gone, stays = long(demo_session, 0, 100), long(demo_session, 1, 60)
+    submit(engine, gone, stays)
+    stays.wait(Piece)
+    gone.job.cancel()
+    at = len(engine.trace or [])
+    stays.wait(Ended)
+    later = (engine.trace or [])[at + 1 :]
+    assert later and set(later) == {"step 1"}, later
+    waiting = Asked(demo_session, 2)
+    waiting.job.cancel()
+    submit(engine, waiting)
+    after = Asked(demo_session, 3)
+    submit(engine, after)
+    after.wait(Ended)
+    assert waiting.events.empty(), "one that was given up while it waited never starts"
+
+
+def test_several_choices_take_one_prefill_and_draw_apart(engine: Engine, demo_session: Session) -> None:
+    asked = long(demo_session, 0, 12, choices=4, temperature=2.0, seed=3)
+    submit(engine, asked)
+    events = asked.wait(Ended)
+    texts = {n: "".join(e.text for e in events if isinstance(e, Piece) and e.choice == n) for n in range(4)}
+    assert len(set(texts.values())) > 1
+    assert {event.choice for event in events if isinstance(event, Finished)} == {0, 1, 2, 3}
+    ended = events[-1]
+    assert isinstance(ended, Ended) and ended.completion_tokens == 48
+    assert (engine.trace or []).count("prefill") == 1 and "step 4" in (engine.trace or [])
+    case, bias = CASES[0], dict.fromkeys(demo_session.ends, -100.0)
+    alone = demo_session.generate(
+        list(case.images), case.prompt, temperature=2.0, seed=4, max_new_tokens=12, logit_bias=bias
+    )
+    assert texts[1] == alone.text, "choice i draws with seed + i"
+
+
+def test_the_queue_is_bounded(demo_session: Session) -> None:
+    engine = Engine(ImageCache(0), rows=8, queue=2, observer=Nobody())
+    assert [engine.reserve() for _ in range(3)] == [True, True, False]
+    engine.release()
+    assert engine.reserve() and not engine.reserve()
+
+
+def test_a_back_end_of_one_row_answers_one_after_another(
+    engine: Engine, demo_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_session.backend, "largest_batch", 1)
+    asked = [Asked(demo_session, number, choices=1 + (number == 1)) for number in range(3)]
+    submit(engine, *asked)
+    wanted = [demo_session.generate(list(case.images), case.prompt).text for case in CASES[:3]]
+    texts = [one.text() for one in asked]
+    assert (texts[0], texts[2]) == (wanted[0], wanted[2]) and texts[1] == wanted[1] * 2
+    assert set(engine.trace or []) == {"prefill", "step 1"}
+
+
+def test_a_step_that_fails_ends_its_rows_and_no_more(
+    engine: Engine, demo_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = demo_session.backend.decode, 0
+
+    def broken(feeds: Any, cache: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise MachineError("there is not enough memory")
+        return real(feeds, cache)
+
+    monkeypatch.setattr(demo_session.backend, "decode", broken)
+    asked = long(demo_session)
+    submit(engine, asked)
+    failed = asked.wait(Failed)[-1]
+    assert isinstance(failed, Failed) and isinstance(failed.error, MachineError)
+    after = Asked(demo_session, 1)
+    submit(engine, after)
+    assert after.text() == demo_session.generate(list(CASES[1].images), CASES[1].prompt).text
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize("joining", [True, False])
+def test_rows_that_cannot_be_packed_fail_and_the_engine_lives(
+    engine: Engine, demo_session: Session, monkeypatch: pytest.MonkeyPatch, joining: bool
+) -> None:
+    """Memory runs out where a row comes, or where one goes: an exception there once ended the engine's thread."""
+    real, left = SharedCalls.change, 1
+
+    def change(self: Any, leaving: Any, coming: Any) -> None:
+        nonlocal left
+        if left and bool(coming) is joining:
+            left -= 1
+            raise MemoryError("no room for the rows")
+        real(self, leaving, coming)
+
+    monkeypatch.setattr(SharedCalls, "change", change)
+    first = long(demo_session)
+    submit(engine, first)
+    if joining:
+        failed = first.wait(Failed)[-1]
+        assert isinstance(failed, Failed) and isinstance(failed.error, MemoryError)
+    else:
+        first.text()
+    after = Asked(demo_session, 1)
+    submit(engine, after)
+    assert after.text() == demo_session.generate(list(CASES[1].images), CASES[1].prompt).text
+    assert not left and engine.alive and engine.running == 0
+
+
+def test_a_prefill_that_fails_is_told(engine: Engine, demo_session: Session) -> None:
+    asked = Asked(demo_session, mask=lambda: lambda made: demo_session and _nothing())
+    submit(engine, asked)
+    failed = asked.wait(Failed)[-1]
+    assert isinstance(failed, Failed) and isinstance(failed.error, CheckFailed)
+
+
+def _nothing() -> Any:
+    import numpy as np
+
+    return np.zeros(448, np.bool_)
+
+
+def test_draining_finishes_what_there_is(demo_session: Session) -> None:
+    engine = Engine(ImageCache(0), rows=2, queue=16, observer=Nobody())
+    engine.start()
+    asked = [Asked(demo_session, number) for number in range(3)]
+    submit(engine, *asked)
+    engine.drain()
+    assert not engine.reserve()
+    for one in asked:
+        one.wait(Ended)
+    assert engine.join(SECONDS)
+
+
+def test_what_goes_wrong_before_the_first_job_ends_the_engine() -> None:
+    told = threading.Event()
+
+    def broken() -> None:
+        raise MachineError("there is no GPU")
+
+    engine = Engine(ImageCache(0), 8, 16, Nobody(), broken, told.set)
+    engine.start()
+    assert told.wait(SECONDS) and engine.join(SECONDS)
+    assert isinstance(engine.error, MachineError) and not engine.ready.is_set()
+
+
+def test_rows_of_different_numbers_of_pictures_do_not_meet(engine: Engine, demo_session: Session) -> None:
+    two = next(number for number, case in enumerate(CASES) if case.kind == "two_pictures")
+    asked = [long(demo_session, 0, 20), long(demo_session, two, 20)]
+    submit(engine, *asked)
+    for one in asked:
+        one.wait(Ended)
+    assert "step 2" not in (engine.trace or [])
+
+
+def test_memory_of_rows_is_let_go(engine: Engine, demo_session: Session) -> None:
+    asked = [Asked(demo_session, number) for number in range(4)]
+    submit(engine, *asked)
+    for one in asked:
+        one.wait(Ended)
+    end = time.monotonic() + SECONDS
+    while engine._groups and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not engine._groups
+
+
+def test_an_engine_of_bundles_side_by_side(engine: Engine, demo_bundle: Bundle, demo_session: Session) -> None:
+    none = Session(demo_bundle, "cpu", "none", threads=1)
+    asked = [Asked(demo_session), Asked(none)]
+    submit(engine, *asked)
+    case = CASES[0]
+    wanted = [one.generate(list(case.images), case.prompt).text for one in (demo_session, none)]
+    assert [one.text() for one in asked] == wanted

@@ -1,0 +1,100 @@
+"""A hit answers as its miss, to the last bit; what reads the question is never started from another's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.plan import TEXT_FREE
+from luvc_export.core.token_layout import Mosaic
+from luvc_export.demo.questions import cases
+from luvc_export.export.compression import scores
+from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.session import Session
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.prefill import Prefiller, prefix_length
+
+CASE = next(cases("heldout", 1, 0, ("where_is",)))
+TWO = next(cases("heldout", 1, 0, ("two_pictures",)))
+
+
+@pytest.fixture(scope="module", params=["cpu", "openvino"])
+def demo(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
+    return Session(demo_bundle, request.param, "even", 1, arithmetic="auto" if request.param == "cpu" else "fp32")
+
+
+def test_a_hit_is_its_miss_to_the_last_bit(demo: Session) -> None:
+    for case in (CASE, TWO):
+        asked = demo.prepare(list(case.images), case.prompt)
+        prefiller = Prefiller(demo, ImageCache(2**30))
+        miss, hit = prefiller(asked), prefiller(asked)
+        assert (miss.found, hit.found) == ("none", "prefix") and hit.vision_ms < miss.vision_ms
+        np.testing.assert_array_equal(miss.logits, hit.logits)
+        assert hit.merged_into is not None and miss.merged_into is not None
+        np.testing.assert_array_equal(miss.merged_into, hit.merged_into)
+        other = demo.prepare(list(case.images), "digit of red?")
+        again, alone = prefiller(other), Prefiller(demo, ImageCache(2**30))(other)
+        assert (again.found, alone.found) == ("prefix", "none")
+        np.testing.assert_array_equal(again.logits, alone.logits)
+
+
+def test_the_prompt_cut_in_two_answers_as_one_call(demo: Session) -> None:
+    for case in (CASE, TWO):
+        asked = demo.prepare(list(case.images), case.prompt)
+        cut = Prefiller(demo, ImageCache(2**30))(asked)
+        whole = Prefiller(demo, ImageCache(0))(asked)
+        assert whole.prefix_ms == 0 < cut.prefix_ms
+        np.testing.assert_allclose(cut.logits, whole.logits, atol=2e-3)
+        assert {layer: kept.tolist() for layer, kept in cut.kept.items()} == {
+            layer: kept.tolist() for layer, kept in whole.kept.items()
+        }
+
+
+def test_each_picture_is_kept_alone(demo: Session) -> None:
+    """omlx#1417: a cache that missed for several pictures. Text before a picture is another prefix."""
+    cache = ImageCache(2**30)
+    prefiller = Prefiller(demo, cache)
+    prefiller(demo.prepare([TWO.images[0]], "a?"))
+    assert prefiller(demo.prepare(list(TWO.images), TWO.prompt)).found == "none"
+    assert cache.counts.hits["image"] == 1, "the first of the two"
+    assert prefiller(demo.prepare(list(TWO.images)[::-1], TWO.prompt)).found == "image", "both, in another order"
+    parts = [{"type": "text", "text": "Look."}, {"type": "image"}, {"type": "text", "text": "a?"}]
+    inside = demo.prepare([TWO.images[0]], messages=[{"role": "user", "content": parts}])
+    assert prefiller(inside).found == "image"
+
+
+def test_text_alone_leaves_the_cache_alone(demo: Session) -> None:
+    cache = ImageCache(2**30)
+    assert Prefiller(demo, cache)(demo.prepare(None, "Hello")).found == "none"
+    assert cache.counts.entries == 0 and cache.counts.misses == {"image": 0, "prefix": 0}
+
+
+def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "plan", replace(demo.plan, score="fastv"))
+    assert demo.plan.reads_text
+    prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
+    assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
+
+
+def test_which_scores_read_the_question_is_what_they_say() -> None:
+    free = {name for name in scores.built_in() if not scores.find(name).reads_text}
+    assert free == TEXT_FREE
+
+
+def request(ids: list[int], blocks: dict[int, Any] | None = None) -> Request:
+    return Request(tuple(ids), np.zeros((ids.count(9), 1, 1, 1, 3), np.uint8), (), (), blocks or {})
+
+
+def test_where_a_prompt_is_cut() -> None:
+    grid = (2, 3)
+    assert prefix_length(request([1, 9, 2, 3]), 9, grid) == 3
+    assert prefix_length(request([1, 9, 2, 9, 4, 5]), 9, grid) == 5
+    assert prefix_length(request([9, 2]), 9, grid) is None, "nothing is left to ask"
+    assert prefix_length(request([1, 2]), 9, grid) is None, "no picture"
+    mosaic = {0: Mosaic((2, 1))}
+    assert prefix_length(request([1, 9, 9, 5, 5, 5, 5, 6, 7], mosaic), 9, grid) == 8, "row ends belong to the picture"
+    assert prefix_length(request([1, 9, 9, 5, 5, 5, 5, 9, 6, 7], mosaic), 9, grid) == 9, "then the whole picture"

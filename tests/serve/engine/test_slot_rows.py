@@ -1,0 +1,90 @@
+"""Engines built for several rows: on the stand-in GPU each answer is the CPU session's, whoever comes and goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "runtime"))
+
+import ort_engine
+import stand_in
+from test_loop import Asked, Nobody, long, submit
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.session import Session
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.jobs import Failed
+from luvc_export.serve.engine.loop import Engine
+
+SLOTS = 3
+
+
+@pytest.fixture
+def ours(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setenv("STAND_IN_BYTES", str(512 << 20))
+    made = ort_engine.describe(demo_bundle, "thirds", "concat", ort_engine.Capacity(text=96, groups=2, batch=SLOTS))
+    backend, _ = made.backend(Gpu(library=stand_in.library()))
+    return Session(made.bundle, backend, "thirds")
+
+
+@pytest.fixture(scope="module")
+def alone(demo_bundle: Bundle) -> Session:
+    return Session(demo_bundle, "cpu", "thirds", threads=1)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
+    made.trace = []
+    made.start()
+    yield made
+    made.drain()
+    assert made.join(60)
+
+
+def test_more_questions_than_slots_are_answered_as_alone(engine: Engine, ours: Session, alone: Session) -> None:
+    options: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 3}, {"logprobs": 1}]
+    numbers = [(number, options[number % 3]) for number in range(9)]
+    asked = [Asked(ours, number, **more) for number, more in numbers]
+    wanted = [Asked(alone, number, **more) for number, more in numbers]
+    submit(engine, *asked)
+    texts = [one.text() for one in asked]
+    submit(engine, *wanted)
+    assert texts == [one.text() for one in wanted]
+    assert engine.running == 0
+
+
+def test_all_slots_are_used_and_no_more(engine: Engine, ours: Session, alone: Session) -> None:
+    asked, wanted = ([long(one, number, 12) for number in range(5)] for one in (ours, alone))
+    submit(engine, *asked)
+    texts = [one.text() for one in asked]
+    steps = {turn for turn in engine.trace or [] if turn.startswith("step")}
+    assert f"step {SLOTS}" in steps and f"step {SLOTS + 1}" not in steps
+    submit(engine, *wanted)
+    assert texts == [one.text() for one in wanted]
+
+
+def test_choices_take_a_slot_each(engine: Engine, ours: Session, alone: Session) -> None:
+    asked, wanted = (Asked(one, 0, choices=2, temperature=2.0, seed=1, max_new_tokens=6) for one in (ours, alone))
+    submit(engine, asked)
+    text = asked.text()
+    submit(engine, wanted)
+    assert sorted(text) == sorted(wanted.text())
+
+
+def test_more_choices_than_slots_fail_and_leave_them_free(engine: Engine, ours: Session, alone: Session) -> None:
+    many = Asked(ours, 0, choices=SLOTS + 1)
+    submit(engine, many)
+    assert isinstance(many.wait(Failed)[-1], Failed)
+    asked = [Asked(ours, number) for number in range(SLOTS)]
+    submit(engine, *asked)
+    texts = [one.text() for one in asked]
+    wanted = [Asked(alone, number) for number in range(SLOTS)]
+    submit(engine, *wanted)
+    assert texts == [one.text() for one in wanted]

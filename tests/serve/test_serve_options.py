@@ -1,0 +1,120 @@
+"""Options: what is refused before anything listens, and the process's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from calling import Client, user
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.cli.commands import serve as command
+from luvc_export.demo.questions import cases
+from luvc_export.errors import UsageError
+from luvc_export.serve.models import Models, open_models, split_name
+from luvc_export.serve.options import ServeOptions, byte_size, is_loopback, read_key
+from luvc_export.serve.server import Server
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.0.0.1.evil.example"])
+def test_beyond_this_machine_a_key_is_needed(host: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"everybody who reaches this machine(.|\n)*--api-key-file FILE, or --insecure"
+    ):
+        ServeOptions(host=host)
+    assert ServeOptions(host=host, api_key="sk-0123456789abcdef").host == host
+    assert ServeOptions(host=host, insecure=True).insecure
+
+
+def test_this_machine_alone() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "[::1]", "localhost", "127.9.9.9")] == [True] * 5
+    assert not is_loopback("0.0.0.0")
+
+
+@pytest.mark.parametrize(("text", "size"), [("32MiB", 2**25), ("1GiB", 2**30), ("7", 7), ("16 kB", 2**14), ("0", 0)])
+def test_sizes(text: str, size: int) -> None:
+    assert byte_size(text, "--max-body") == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5MiB", "many", "1TiB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="this is no size"):
+        byte_size(text, "--max-body")
+
+
+def test_keys_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-0123456789abcdef\nsecond line\n")
+    assert read_key(file) == "sk-0123456789abcdef"
+    for bad in ("short", "with blanks in the middle", "\u00e9" * 20):
+        file.write_text(bad, encoding="utf-8")
+        with pytest.raises(UsageError, match=r"this is no key|cannot be read"):
+            read_key(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_key(tmp_path / "gone")
+
+
+def test_names_of_models(demo_bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "qwen"
+    folder.symlink_to(demo_bundle.folder)
+    served = open_models([str(folder), f"{folder}#even"], "cpu", 1)
+    assert {name: one.session.plan_name for name, one in served.by_name.items()} == {
+        "qwen": demo_bundle.manifest.default_plan,
+        "qwen#even": "even",
+    }
+    assert [one.session.bundle is served.by_name["qwen"].session.bundle for one in served.by_name.values()] == [
+        True
+    ] * 2
+    with pytest.raises(UsageError, match="two models have one name"):
+        open_models([str(folder), str(folder)], "cpu")
+    with pytest.raises(UsageError, match="known: even, none, thirds"):
+        open_models([f"{folder}#nine"], "cpu")
+    strange = tmp_path / "a#b"
+    strange.mkdir()
+    assert split_name(str(strange)) == (strange, "a#b", None)
+
+
+def test_a_port_that_is_taken(models: Models) -> None:
+    first = Server(ServeOptions(port=0), models, warm=False).listen()
+    first.listen()
+    with first, pytest.raises(UsageError, match="cannot listen there"):
+        Server(ServeOptions(port=first.getsockname()[1]), models, warm=False).listen()
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "luvc_export", "serve", f"{folder}#even", "--backend", "cpu", "--threads", "1"]
+    words += ["--port", "0", "--json"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+
+
+def test_a_process_answers_and_sigterm_ends_it_with_0(demo_bundle: Bundle) -> None:
+    case = next(cases("heldout", 1, 0, ("where_is",)))
+    with started(demo_bundle.folder) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        client = Client("127.0.0.1", int(told["address"].rpartition(":")[2]))
+        for _ in range(600):
+            if client.call("GET", "/ready").status == 200:
+                break
+            time.sleep(0.1)
+        name = told["models"][0]
+        assert client.chat(model=name, messages=user(case.prompt, *case.images)).text == case.answer
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+
+
+def test_refusals_of_the_command(demo_bundle: Bundle, tmp_path: Path) -> None:
+    for told, words in (
+        ({"host": "0.0.0.0"}, "everybody who reaches this machine"),
+        ({"media_dir": [tmp_path / "gone"]}, "there is no such folder"),
+        ({"max_body": "much"}, "this is no size"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            command.serve([str(demo_bundle.folder)], as_json=True, **told)  # type: ignore[arg-type]
