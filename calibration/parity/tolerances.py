@@ -76,7 +76,7 @@ TABLE = {
         top1=Limit(0.98, "positions inside the prompt, which nobody trains, have close second tokens"),
         merged=Limit(
             0.92,
-            "similarities closer than 2e-2 swap, and each swap changes four units or more: measured 0.944 on 4 and on 12 "
+            "similarities closer than 2e-2 swap, and each swap changes four units or more: measured 0.944 on 12 "
             "pictures, 0.984 on 56",
         ),
         overlap=Limit(0.98, "ranks next to place K swap when scores are closer than 2e-2"),
