@@ -37,6 +37,14 @@ Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 
 LastLayer = Annotated[
     str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
 ]
+KvOnly = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-only",
+        metavar="LAYERS",
+        help="LLM layers in which visual tokens give keys and values and nothing else, such as 8-20,24.",
+    ),
+]
 Text = Annotated[int, typer.Option("--text", min=1, help="Text tokens counted in costs.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; default: all cores.")]
 Longest = Annotated[
@@ -94,6 +102,21 @@ def grid(text: str) -> tuple[int, int]:
         UsageError: It is no such pair.
     """
     return _pair(text, "the tiles", "--tiles", "RxC, such as 2x3")
+
+
+def layers(text: str | None) -> tuple[int, ...]:
+    """Parse numbers of layers and runs of them, ``8-20,24``, into ascending ones; None is no layer.
+
+    Raises:
+        UsageError: It is no such list, or so long that no model has these layers.
+    """
+    found = set[int]()
+    for part in [] if text is None else re.split(r"[\s,]+", text.strip()):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError("cannot read the layers", where="--kv-only", got=text, expected="such as 8-20,24")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(found))
 
 
 def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
@@ -179,7 +202,7 @@ def flag(name: str) -> str:
 
 
 #: What shapes a plan that is made here.
-_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer")
+_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer", "kv_only")
 
 
 def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:

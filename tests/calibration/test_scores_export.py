@@ -149,6 +149,13 @@ def test_a_score_of_two_layers_needs_one_before() -> None:
         made(Plan(GRID, (6, 0), score="fastv"))
 
 
+def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
+    plan = Plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
+    made(plan)
+    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.kv_only"):
+        made(dataclasses.replace(plan, kv_only=(1,)))
+
+
 def test_attention_scores_are_those_of_the_model() -> None:
     """FastV's row is the attention that transformers' eager model reports for the last token in the layer before."""
     decoder, _ = made(Plan(GRID, (16, 6), score="fastv", last_layer="kv_only"))

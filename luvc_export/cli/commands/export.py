@@ -53,6 +53,7 @@ def export(
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
     last_layer: options.LastLayer = None,
+    kv_only: options.KvOnly = None,
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
     ] = False,
@@ -100,6 +101,7 @@ def export(
         speedup=speedup,
         kv_mib=kv_mib,
         last_layer=last_layer,  # type: ignore[arg-type]
+        kv_only=options.layers(kv_only),
         score=score,
         rho=rho,
         axis=axis,

@@ -17,7 +17,7 @@ from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens")
-_DIRECT = ("schedule", "speedup", "kv_mib", "last_layer")
+_DIRECT = ("schedule", "speedup", "kv_mib", "last_layer", "kv_only")
 
 
 def plan(
@@ -42,6 +42,7 @@ def plan(
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
     last_layer: options.LastLayer = None,
+    kv_only: options.KvOnly = None,
     text: Annotated[
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
@@ -134,6 +135,7 @@ def plan(
                 kv_mib=kv_mib,
                 text=counted,
                 last_layer=last_layer,  # type: ignore[arg-type]
+                kv_only=options.layers(kv_only),
                 joint_images=joint,
                 **switches,
             )
