@@ -70,8 +70,8 @@ class Plan:
         reducer: How the visual span shrinks inside the LLM: ``prune`` keeps the best tokens, ``merge`` merges
             neighbours on the span's grid (ours): budgets must then be rectangles, see ``stage_grids``.
         seed: Of the score ``random``.
-        kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the layer
-            as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+        kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
+            layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never

@@ -1,4 +1,4 @@
-"""Frozen layers (``Plan.kv_only``): every family equals its transformers model whose layers hand visual rows through."""
+"""Frozen layers (``Plan.kv_only``): families equal their transformers models whose layers hand visual rows through."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def both(name: str, frozen: tuple[int, ...], reference: tuple[int, ...]) -> tupl
     given = harness.reference(tiny, ids + forced, images)
     visual = given["input_ids"][0] == tiny.family.image_token_id(tiny.config)
     starts = torch.nonzero(visual & ~visual.roll(1))[:, 0]  # a row's end after a picture is text for us
-    visual &= (torch.arange(len(visual)) - starts[:, None] < tiny.plan.units).logical_and(
-        torch.arange(len(visual)) >= starts[:, None]
-    ).any(0)
+    place = torch.arange(len(visual)) - starts[:, None]
+    visual &= ((place >= 0) & (place < tiny.plan.units)).any(0)
     with handed_through(tiny, reference, visual):
         expected = harness.reference_logits(tiny, given)
     decoder = tiny.family.decoder(tiny.model, plan)
