@@ -162,6 +162,10 @@ class Decoder(nn.Module):
                 self.plan.axis,
                 keep,
                 self._layer_context(number, x, visual, groups, count, rows),
+                self.plan.steps,
+                self.plan.merged_grid if count == self.plan.span_tokens else None,
+                self.plan.joint_images,
+                (lambda: span.kept < 0) if padded else None,
             )
             score = self.score(given)
             chosen = spu.select(spu.padding_last(score, span.kept) if padded else score, keep)

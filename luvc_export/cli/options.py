@@ -31,6 +31,9 @@ Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets 
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
 Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
+Steps = Annotated[
+    int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 16, or as many as are kept.")
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
@@ -202,7 +205,7 @@ def flag(name: str) -> str:
 
 
 #: What shapes a plan that is made here.
-_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer", "kv_only")
+_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer", "kv_only", "steps")
 
 
 def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:

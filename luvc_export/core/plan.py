@@ -34,7 +34,9 @@ Reducer = Literal["prune", "merge"]
 
 #: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
 #: here, such as one of another package, is taken to read the question.
-TEXT_FREE = frozenset(("dart", "low", "norm", "random", "ratio", "residual", "stride", "v2drop"))
+TEXT_FREE = frozenset(
+    ("dart", "keynorm", "low", "maxmin", "norm", "random", "ratio", "residual", "scope", "stride", "v2drop")
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Plan:
         seed: Of the score ``random``.
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+        steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 16, or K where that is less.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
@@ -95,6 +98,7 @@ class Plan:
     reducer: Reducer = "prune"
     seed: int = 0
     kv_only: tuple[int, ...] = ()
+    steps: int = 0
     joint_images: int = 1
     padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
@@ -238,6 +242,7 @@ def _check_limits(data: dict[str, Any], where: str) -> None:
             raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
     merges = [value for merge in data.get("merges", []) for value in merge.values()]
     numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
+    numbers += [data.get("steps", 0)]
     numbers += [data.get("topk_limit") or 0, *data.get("kv_only", [])]
     for value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:

@@ -50,8 +50,8 @@ def make_plan(
         joint_images: Images that share one budget: those of a video, see ``images_of_video``.
         kv_only: LLM layers in which visual tokens give keys and values and nothing else.
         revision: Hub revision.
-        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, merge_mode, positions, windows, size_bias,
-            reducer, seed, topk_limit.
+        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, merge_mode, positions, windows,
+            size_bias, reducer, seed, topk_limit.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.
@@ -64,7 +64,7 @@ def make_plan(
     blocks = tuple(merge_at) if merge_at is not None else None
     request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images, tuple(kv_only))
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
-    _check_score(switches.get("score", Plan.score))
+    _check_score(switches.get("score", Plan.score), switches.get("steps", 0))
     plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
     check_grid(checkpoint, plan, size)
     return plan
@@ -82,11 +82,14 @@ def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> Non
     check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=plan.joint_images > 1))
 
 
-def _check_score(name: str) -> None:
+def _check_score(name: str, steps: int) -> None:
     from luvc_export.export.compression import scores
 
     if name not in scores.names():
         raise PlanError("unknown score", where="--score", got=repr(name), expected=did_you_mean(name, scores.names()))
+    if steps and not scores.find(name).takes_rounds:
+        able = ", ".join(one for one in scores.names() if scores.find(one).takes_rounds)
+        raise PlanError("this score chooses in no rounds", where="--steps", got=f"score {name!r}", expected=able)
 
 
 def make_plans(

@@ -52,6 +52,7 @@ def export(
     rho: options.Rho = Plan.rho,
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
+    steps: options.Steps = Plan.steps,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
     debug_graph: Annotated[
@@ -106,6 +107,7 @@ def export(
         rho=rho,
         axis=axis,
         spectrum=spectrum,
+        steps=steps,
     )
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(

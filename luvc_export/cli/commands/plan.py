@@ -41,6 +41,7 @@ def plan(
     rho: options.Rho = Plan.rho,
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
+    steps: options.Steps = Plan.steps,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
     text: Annotated[
@@ -96,7 +97,7 @@ def plan(
     check_writable(output, "--output")
     check_folder(save, "--save")
     check_model(model, revision)
-    switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum}
+    switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     if data is not None:

@@ -1,4 +1,4 @@
-"""The graphs of ``traced_cache`` whose layers before a prune and after it are frozen (``Plan.kv_only``)."""
+"""The decoder of ``traced_cache`` whose layers before a prune and after it are frozen (``Plan.kv_only``)."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ PLAN = replace(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1))
 
 
 def write(folder: Path) -> None:
-    """Trace both halves into ``folder``, weights inside."""
-    traced_cache.write(folder, PLAN)
+    """Trace the decoder into ``folder``, weights inside."""
+    traced_cache.write(folder, PLAN, lambda decoder: None)
