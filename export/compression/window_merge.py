@@ -51,11 +51,12 @@ def _box(units: oim.Units, box: Box, mode: MergeMode, padded: bool, above: int, 
         merged = oim.merge(merged, MergePass(0, box.rows, box.columns), mode, padded)
     height, width = box.height - box.rows, box.width - box.columns
     place = merged.merged_into.reshape(-1, box.down, box.across, box.height, box.width)
-    row = place // width
-    column = place - row * width
-    row = row + (above + height * torch.arange(box.down))[:, None, None, None]
-    column = column + (left + width * torch.arange(box.across))[:, None, None]
-    into = _together(row * columns + column)
+    inside = torch.tensor([row * columns + column for row in range(height) for column in range(width)])
+    begins = torch.tensor(
+        [[(above + height * i) * columns + left + width * j for j in range(box.across)] for i in range(box.down)]
+    )
+    there = inside.index_select(0, place.flatten()).reshape(place.shape) + begins[:, :, None, None]
+    into = _together(there)
     x, sizes, positions, copies = (_together(part.unflatten(0, (-1, box.down, box.across))) for part in merged[:4])
     return oim.Units(x, sizes, positions, copies, into)
 
