@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from luvc_export.core import encoder_prune, merging
+from luvc_export.core import encoder_prune, llm_rules, merging
 from luvc_export.core.encoder_prune import EncoderPrune as EncoderPrune
 from luvc_export.core.merging import MergePass as MergePass
 from luvc_export.errors import PlanError
@@ -25,6 +25,9 @@ TENSORRT_TOPK_LIMIT = 3840
 #: LLM layers or merge passes; a number; units a side (65,536 pixels in patches of 14 are 4,681).
 _MOST_ENTRIES, _MOST, _MOST_SIDE = 4096, 2**31, 8192
 
+#: Bytes of the largest plan file.
+MAX_PLAN_BYTES = 2**22
+
 LastLayer = Literal["drop", "kv_only", "full"]
 Axis = Literal["token", "channel"]
 Spectrum = Literal["1d", "2d"]
@@ -36,7 +39,9 @@ Reducer = Literal["prune", "merge"]
 
 #: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
 #: here, such as one of another package, is taken to read the question.
-TEXT_FREE = frozenset(("dart", "low", "norm", "random", "ratio", "residual", "stride", "v2drop"))
+TEXT_FREE = frozenset(
+    ("dart", "keynorm", "low", "maxmin", "norm", "random", "ratio", "residual", "scope", "stride", "v2drop")
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ class Plan:
         reducer: How the visual span shrinks inside the LLM: ``prune`` keeps the best tokens, ``merge`` merges
             neighbours on the span's grid (ours): budgets must then be rectangles, see ``stage_grids``.
         seed: Of the score ``random``.
+        kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
+            layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+        steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 16, or K where that is less.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
@@ -86,6 +94,8 @@ class Plan:
     size_bias: bool = False
     reducer: Reducer = "prune"
     seed: int = 0
+    kv_only: tuple[int, ...] = ()
+    steps: int = 0
     joint_images: int = 1
     padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
@@ -97,6 +107,7 @@ class Plan:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _encoder_problems(self) if not problems else []
         problems += _budget_problems(self) if not problems else []
+        problems += llm_rules.problems(self)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -162,6 +173,11 @@ class Plan:
         return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
 
     @property
+    def frozen(self) -> frozenset[int]:
+        """LLM layers that compute nothing for visual tokens but keys and values."""
+        return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
+
+    @property
     def vision_padding(self) -> bool:
         """Whether the vision graph asks which units are padding: it does where it merges or chooses."""
         chooses = self.encoder_prune is not None or any(step.rows or step.columns for step in self.merges)
@@ -189,12 +205,14 @@ class Plan:
         return grids
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data that ``from_json`` turns back into an equal plan."""
+        """Return plain data that ``from_json`` turns back into an equal plan.
+
+        What older versions do not know is left out where it is not used, so that they read the plan.
+        """
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         data["merges"] = [step.to_json() for step in self.merges]
-        if self.encoder_prune is None:
-            del data["encoder_prune"]  # as versions before it wrote
-        return data
+        later = {*llm_rules.FIELDS, "encoder_prune"}
+        return {name: value for name, value in data.items() if value or name not in later}
 
     @classmethod
     def from_json(cls, data: object, where: str = "plan") -> Plan:
@@ -225,6 +243,7 @@ class Plan:
                 **data,
                 "grid": _ints(data["grid"]),
                 "keep": _ints(data["keep"]),
+                "kv_only": _ints(data.get("kv_only", ())),
                 "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
             }
             if data.get("encoder_prune") is not None:
@@ -240,12 +259,13 @@ def _check_limits(data: dict[str, Any], where: str) -> None:
     Raises:
         PlanError: One is beyond every model there is.
     """
-    for name in ("grid", "keep", "merges"):
+    for name in ("grid", "keep", "merges", "kv_only"):
         if not isinstance(data.get(name, []), list) or len(data.get(name, [])) > _MOST_ENTRIES:
             raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
     merges = [value for merge in data.get("merges", []) for value in merge.values()]
     numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
-    numbers += [data.get("topk_limit") or 0]
+    numbers += [data.get("steps", 0)]
+    numbers += [data.get("topk_limit") or 0, *data.get("kv_only", [])]
     for value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
             raise PlanError("a number of the plan is too large or none", where=where, got=repr(value)[:40])

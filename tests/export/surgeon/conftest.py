@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import encoder_cache
+import frozen_cache
+import greedy_cache
 import onnx
 import padded_cache
 import pytest
@@ -31,3 +34,20 @@ def inside(pytestconfig: pytest.Config) -> Traced:
     folder = made_once(Path(pytestconfig.cache.mkdir("inside")), Path(encoder_cache.__file__), encoder_cache.write)
     vision = onnx.load(folder / "vision.onnx")
     return Traced(vision, vision, encoder_cache.PLAN)
+
+
+def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:
+    folder = made_once(Path(pytestconfig.cache.mkdir(name)), Path(cache.__file__), cache.write)
+    return Traced(onnx.ModelProto(), onnx.load(folder / "decoder.onnx"), cache.PLAN)
+
+
+@pytest.fixture(scope="session")
+def frozen(pytestconfig: pytest.Config) -> Traced:
+    """Three layers, the first two frozen, and two prunes; the decoder alone."""
+    return _decoder(pytestconfig, "frozen", frozen_cache)
+
+
+@pytest.fixture(scope="session")
+def greedy(pytestconfig: pytest.Config) -> Traced:
+    """A prune in rounds and a drop; the decoder alone."""
+    return _decoder(pytestconfig, "greedy", greedy_cache)
