@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
 
+from luvc_export.core.merging import MergePass
 from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
@@ -36,10 +39,8 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
 
 def test_a_pass_that_is_not_the_plans_is_left_alone(inside: Traced) -> None:
     def other(model: Any) -> None:
-        text = model.metadata_props[0].value
-        model.metadata_props[0].value = text.replace(
-            '"rows": 1, "columns": 1, "window": 4', '"rows": 1, "columns": 1, "window": 3'
-        )
+        plan = replace(inside.plan, merges=(*inside.plan.merges[:1], MergePass(0, 0, 2)))
+        model.metadata_props[0].value = json.dumps(plan.to_json())
 
     count, reason = fired(edited(inside.vision, other), fuse_orthogonal_merge)
     assert count == 0 and "axis passes remove" in reason
