@@ -11,6 +11,7 @@ import typer
 from luvc_export import signals
 from luvc_export.cli import failures
 from luvc_export.cli.commands import ablate as ablate_verb
+from luvc_export.cli.commands import batch as batch_verb
 from luvc_export.cli.commands import bench as bench_verb
 from luvc_export.cli.commands import build as build_verb
 from luvc_export.cli.commands import calibrate as calibrate_verb
@@ -44,6 +45,7 @@ app.command("pack")(pack_verb.pack)
 app.command("targets")(targets_verb.targets)
 app.command("run")(run.run)
 app.command("serve")(serve_verb.serve)
+app.command("batch")(batch_verb.batch)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
