@@ -6,6 +6,7 @@ error. So does no other row.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -83,7 +84,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with_suppressed_close(pipe)
+                with contextlib.suppress(OSError):  # what was not written yet
+                    pipe.close()
 
     def _ask(self, said: Any) -> dict[str, Any]:
         asked, told = self._process.stdin, self._process.stdout
@@ -100,14 +102,6 @@ class Worker:
         if "failed" in reply:
             raise _as_error(reply["failed"])
         return reply
-
-
-def with_suppressed_close(pipe: Any) -> None:
-    """Close a pipe whose other side may be gone."""
-    try:
-        pipe.close()
-    except OSError:
-        pass
 
 
 def answered(
@@ -174,10 +168,9 @@ def answered(
 
     def put(item: Any) -> None:
         while not stopped.is_set():
-            try:
-                return found.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                found.put(item, timeout=0.2)
+                return
 
     threads = [threading.Thread(target=feed, daemon=True) for _ in range(workers)]
     for thread in threads:

@@ -22,6 +22,7 @@ from luvc_export.cli.commands import parity as parity_verb
 from luvc_export.cli.commands import serve as serve_verb
 from luvc_export.cli.commands import targets as targets_verb
 from luvc_export.cli.commands import trial as trial_verb
+from luvc_export.cli.commands import triton as triton_verb
 from luvc_export.version import VERSION
 
 #: Exit code of a process that SIGPIPE ended, as shells have it.
@@ -52,6 +53,7 @@ app.command("parity")(parity_verb.parity)
 app.command("ablate")(ablate_verb.ablate)
 app.command("calibrate")(calibrate_verb.calibrate)
 app.command("bench")(bench_verb.bench)
+app.command("triton")(triton_verb.triton)
 app.command("trial")(trial_verb.trial)
 app.command("make-random")(make_random.make_random)
 
