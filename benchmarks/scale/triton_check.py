@@ -7,7 +7,6 @@ text that Session answers). Ends with exit code 1 and a line for each check that
 from __future__ import annotations
 
 import base64
-import functools
 import http.client
 import json
 import queue
@@ -77,7 +76,7 @@ class Caller:
     def __init__(self) -> None:
         self._client = grpc.InferenceServerClient(f"127.0.0.1:{GRPC}")
         self.found: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        self._client.start_stream(functools.partial(lambda found, result, error: found.put((result, error)), self.found))
+        self._client.start_stream(lambda result, error: self.found.put((result, error)))
 
     def send(self, asked: dict[str, Any]) -> None:
         """Ask."""

@@ -1,5 +1,7 @@
-"""``config.pbtxt``: Triton's ModelConfig as text. Inputs and outputs have the names and types of NVIDIA's VLM tutorial
-(triton-inference-server/tutorials, Popular_Models_Guide/Llava1.5), and more that are optional.
+"""``config.pbtxt``: Triton's ModelConfig as text.
+
+Inputs and outputs have the names and types of NVIDIA's VLM tutorial (triton-inference-server/tutorials,
+Popular_Models_Guide/Llava1.5), and more that are optional.
 """
 
 from __future__ import annotations
