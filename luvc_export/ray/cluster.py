@@ -61,8 +61,9 @@ def cluster(address: str, actors: int = 1, num_cpus: float = 1.0, num_gpus: floa
         ray.data.DataContext.get_current().enable_progress_bars = False
         told = {**job.to_json(), "threads": job.threads or max(1, int(num_cpus))}
         dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _BLOCKS))
-        # Readers ask for no CPU: actors may hold them all.
-        rows = dataset.flat_map(reader(str(source.path.absolute())), num_cpus=0)
+        # The reader asks for no CPU: actors may hold them all.
+        read = reader(str(source.path.absolute()))
+        rows = dataset.flat_map(read, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=1))
         answers = rows.map_batches(
             LineAnswerer,
             fn_constructor_args=(told, str(source.path), str(source.folder)),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,8 +71,7 @@ def batch(
     [dim]luvc-export batch qwen-bundle --input cases.jsonl -o answers --workers 4[/dim]
     """
     from luvc_export.batch.job import BatchJob
-    from luvc_export.batch.run import local, run_batch
-    from luvc_export.cli.batch_line import BatchLine
+    from luvc_export.batch.run import local
     from luvc_export.cli.commands.run import read_schema
     from luvc_export.cli.files import check_folder
     from luvc_export.errors import UsageError
@@ -86,16 +88,12 @@ def batch(
     with options.progress(quiet=as_json) as tell:
         job.check(verify, tell)
     if ray is None:
-        fleet = local(workers or 1)
+        result = _run(job, local(workers or 1), as_json)
     else:
-        from luvc_export.ray.cluster import cluster
+        with _standard_output_kept():
+            from luvc_export.ray.cluster import cluster
 
-        fleet = cluster(ray, workers or 1, num_cpus, num_gpus)
-    line = BatchLine(sys.stderr, quiet=as_json)
-    try:
-        result = run_batch(job, fleet, line)
-    finally:
-        line.close()
+            result = _run(job, cluster(ray, workers or 1, num_cpus, num_gpus), as_json)
     if as_json:
         print(json.dumps(result.to_json()))
     else:
@@ -103,3 +101,28 @@ def batch(
         print(f"{result.rows} rows in {result.shards} shards{before}, {result.errors} with an error: {output}")
     if result.errors:
         raise typer.Exit(1)
+
+
+def _run(job: Any, fleet: Any, as_json: bool) -> Any:
+    from luvc_export.batch.run import run_batch
+    from luvc_export.cli.batch_line import BatchLine
+
+    line = BatchLine(sys.stderr, quiet=as_json)
+    try:
+        return run_batch(job, fleet, line)
+    finally:
+        line.close()
+
+
+@contextmanager
+def _standard_output_kept() -> Iterator[None]:
+    """Send what Ray prints, of its nodes too, to standard error: standard output is for the result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+        sys.stdout.flush()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
