@@ -1,4 +1,4 @@
-"""In Ray's environment: the examples of examples/ray on a table of questions, with Session's answers beside them.
+"""In Ray's environment: the examples of examples/on_ray on a table of questions, with Session's answers beside them.
 
 Reads JSON from standard input: ``rows`` (name, image as a path, prompt), ``texts`` by name, ``bundle``, ``plan``,
 ``folder`` for files, ``address`` and ``model`` of a server. Ends with exit code 1 if an answer differs.
@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "ray"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "on_ray"
 told = json.load(sys.stdin)
 FOLDER, TEXTS = Path(told["folder"]), told["texts"]
 wrong: list[str] = []

@@ -1,7 +1,7 @@
 """Ray's own HTTP processor against ``luvc-export serve``: rows become chat requests, answers become rows.
 
     luvc-export serve qwen-bundle &
-    python examples/ray/ask_server.py http://127.0.0.1:8000 qwen-bundle IN OUT
+    python examples/on_ray/ask_server.py http://127.0.0.1:8000 qwen-bundle IN OUT
 
 IN is a Parquet file or folder with the columns ``image`` (an encoded picture's bytes) and ``prompt``. Several servers
 behind a balancer are one address here. Needs ``ray[data]`` and aiohttp; luvc-export itself is the server's.

@@ -1,6 +1,6 @@
 """Parquet in, Parquet out: a Dataset with pictures and prompts gets answers.
 
-    python examples/ray/parquet.py BUNDLE IN OUT --actors 4 --num-gpus 1
+    python examples/on_ray/parquet.py BUNDLE IN OUT --actors 4 --num-gpus 1
 
 IN is a Parquet file or folder with the columns ``image`` (a path or an encoded picture's bytes) and ``prompt``; all its
 columns come out again with ``text``, ``finish_reason``, ``tokens``, ``timings`` and ``error``. On a cluster that runs
