@@ -43,9 +43,12 @@ def written(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def killed(command: list[str], after: float, number: int) -> bool:
-    """Run it, and end it after so many seconds; whether it was running then."""
+def killed(command: list[str], out: Path, after: float, number: int, working: bool) -> bool:
+    """Run it, and end it after so many seconds, since its first shard if ``working``; whether it was running then."""
+    before = len([*out.glob("part-*")])
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while working and process.poll() is None and len([*out.glob("part-*")]) == before:
+            time.sleep(0.01)
         try:
             _, said = process.communicate(timeout=after)
         except subprocess.TimeoutExpired:
@@ -61,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds before a kill, at most")
+    parser.add_argument("--longest", type=float, default=12.0, help="seconds from the start to a kill, at most")
     parser.add_argument("--full", type=Path, help="a folder on a disk with room for some shards alone")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -77,12 +80,14 @@ def main() -> None:
             out, running = Path(command[command.index("-o") + 1]), True
             while running and kills.total() < given.kills:
                 number = dice.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
-                moment = dice.uniform(0.3, given.longest)
-                running = killed(command, moment, number)
+                working = dice.random() < 0.7
+                moment = dice.uniform(0, 4 if working else given.longest)
+                running = killed(command, out, moment, number, working)
                 kills[number.name] += running
-                print(f"{number.name} after {moment:.1f} s, {len(written(out))} of {ROWS} rows", flush=True)
+                since = "its first shard" if working else "its start"
+                print(f"{number.name} {moment:.1f} s after {since}, {len(written(out))} of {ROWS} rows", flush=True)
                 time.sleep(0.2)
-            assert not killed(command, 3600, signal.SIGKILL)
+            assert not killed(command, out, 3600, signal.SIGKILL, False)
             rows = written(out)
             once = Counter(row["row"] for row in rows) == Counter(range(ROWS))
             right = sum(row["text"] == text for row, text in zip(rows, texts, strict=True)) if once else 0

@@ -20,9 +20,9 @@ def triton(
     instances: Annotated[
         int, typer.Option("--instances", min=1, max=256, help="Sessions on each device; each answers one question.")
     ] = 1,
-    warm_up: Annotated[
-        bool, typer.Option("--warm-up/--no-warm-up", help="Ask a picture before a model is ready.")
-    ] = True,
+    no_warm_up: Annotated[
+        bool, typer.Option("--no-warm-up", help="Be ready before a picture was asked; the first one waits.")
+    ] = False,
     copy: Annotated[
         bool, typer.Option("--copy", help="Put the bundles into the repository; else their paths are written down.")
     ] = False,
@@ -40,7 +40,7 @@ def triton(
     from luvc_export.triton.repository import RepositoryOptions, write_repository
 
     check_folder(output, "--output")
-    told = RepositoryOptions(backend, instances, threads, arithmetic, warm_up, copy, overwrite)
+    told = RepositoryOptions(backend, instances, threads, arithmetic, not no_warm_up, copy, overwrite)
     with options.progress(quiet=as_json) as tell:
         names = write_repository(output, bundles, told, verify, tell)
     if as_json:

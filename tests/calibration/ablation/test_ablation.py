@@ -119,7 +119,7 @@ def test_a_store_measures_once_and_only_for_the_same_model(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["export PATH", "[]", '{"records": 1}', "[" * 9999])
 def test_a_store_does_not_begin_where_something_else_lies(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_text(text)
-    with pytest.raises(UsageError, match="the file of measurements is not JSON|this is no file of measurements"):
+    with pytest.raises(UsageError, match=r"the file of measurements is not JSON|this is no file of measurements"):
         Store(tmp_path / "m.json", {})
     assert (tmp_path / "m.json").read_text() == text
 
