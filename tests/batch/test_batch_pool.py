@@ -158,7 +158,7 @@ def test_interrupted_and_killed_it_goes_on_and_leaves_no_worker(running: Any, tm
             time.sleep(0.02)
         if number is not None:
             process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == code, err
         if code == 130:
             assert json.loads(err.splitlines()[-1])["error"]["what"].startswith("interrupted"), err
