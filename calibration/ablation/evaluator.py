@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -124,6 +124,17 @@ class PlanEvaluator:
 
     def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
+        every, said = self.asked(plan), self._said(plan, cases, lambda rows: rows.argmax(-1))
+        chosen = range(len(every)) if cases is None else cases
+        return [said[index].tolist() == every[index].answer for index in chosen]
+
+    def predictions(self, plan: Plan, cases: range) -> list[Tensor]:
+        """Log probabilities fp32 [tokens of the answer, vocabulary] of each of ``cases``, right tokens before each."""
+        said = self._said(plan, cases, lambda rows: rows.float().log_softmax(-1))
+        return [said[index] for index in cases]
+
+    def _said(self, plan: Plan, cases: range | None, take: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
+        """What ``take`` makes of the logits [tokens of the answer, vocabulary], by case."""
         calls = TorchCalls(self.checkpoint, self.model, plan)
         embeds, positions, void = self.encode_images(calls)
         whole = (
@@ -136,16 +147,15 @@ class PlanEvaluator:
             asked = every[index]
             alike = (index,) if whole else (asked.pictures, *asked.prompt[: asked.shared])
             groups[(len(asked.pictures), *alike)].append(index)
-        verdict = dict.fromkeys(chosen, False)
+        found = dict[int, Tensor]()
         batches: dict[int, list[list[int]]] = defaultdict(list)
         for key, members in groups.items():
             batches[key[0]].append(members)
         for lots in batches.values():
             for first in range(0, len(lots), _PICTURES):
                 some = lots[first : first + _PICTURES]
-                for index, right in self._ask(calls, some, embeds, positions, void, whole):
-                    verdict[index] = right
-        return [verdict[index] for index in chosen]
+                found.update(self._ask(calls, some, embeds, positions, void, whole, take))
+        return found
 
     def encode_images(self, calls: TorchCalls) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]:
         """Embeddings [images, N_0, D], positions and padding [images, N_0] of every image.
@@ -167,9 +177,16 @@ class PlanEvaluator:
         return self._seen[key]
 
     def _ask(
-        self, calls: TorchCalls, lots: list[list[int]], embeds: Any, positions: Any, void: Any, whole: bool
-    ) -> list[tuple[int, bool]]:
-        """Prefill each lot's shared part (or its one whole prompt), then its questions; the verdict by case."""
+        self,
+        calls: TorchCalls,
+        lots: list[list[int]],
+        embeds: Any,
+        positions: Any,
+        void: Any,
+        whole: bool,
+        take: Callable[[Tensor], Tensor],
+    ) -> list[tuple[int, Tensor]]:
+        """Prefill each lot's shared part (or its one whole prompt), then its questions; what was said, by case."""
         every, layouts = self.asked(calls.plan), list[TokenLayout]()
         for lot in lots:
             asked = every[lot[0]]
@@ -188,7 +205,7 @@ class PlanEvaluator:
         found = []
         for first in range(0, len(rows), _QUESTIONS):
             some = rows[first : first + _QUESTIONS]
-            found += self._continue(calls, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole)
+            found += self._continue(calls, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole, take)
         return found
 
     def _continue(
@@ -200,7 +217,8 @@ class PlanEvaluator:
         logits: Tensor,
         presents: list[Tensor],
         whole: bool,
-    ) -> list[tuple[int, bool]]:
+        take: Callable[[Tensor], Tensor],
+    ) -> list[tuple[int, Tensor]]:
         tails, starts, every = [], [], self.asked(calls.plan)
         for _, index in rows:
             asked = every[index]
@@ -220,13 +238,13 @@ class PlanEvaluator:
             feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
                 past = [part.index_select(0, parents) for part in presents]
-                guesses = calls.decode_tensors(feeds, past)[0].argmax(-1)
+                guesses = take(calls.decode_tensors(feeds, past)[0])
         found = []
         for row, (number, index) in enumerate(rows):
             answer, start = every[index].answer, starts[row]
-            said = [int(logits[number, -1].argmax())] if start < 0 else [int(guesses[row, start])]
-            said += [int(token) for token in guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
-            found.append((index, said == answer))
+            said = [take(logits[number, -1:])] if start < 0 else [guesses[row, start : start + 1]]
+            said += [guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
+            found.append((index, torch.cat(said)))
         return found
 
     def arrange(

@@ -12,7 +12,6 @@ import numpy as np
 
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.operators import SCORES
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.export.compression import scores
@@ -78,10 +77,12 @@ def plan_key(plan: Plan) -> dict[str, Any]:
     """
     data, unread = plan.to_json(), {"schedule"} if plan.padding else {"schedule", "padding"}
     if plan.score in scores.built_in():
-        unread |= set() if plan.score in SCORES else {"rho", "axis", "spectrum"}
+        score = scores.find(plan.score)
+        unread |= set() if score.reads_spectrum else {"rho", "axis", "spectrum"}
+        unread |= set() if score.takes_rounds else {"steps"}
         unread |= set() if plan.score == "random" else {"seed"}
     if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
-        unread |= {"score", "rho", "axis", "spectrum", "seed"}
+        unread |= {"score", "rho", "axis", "spectrum", "seed", "steps"}
     return {name: value for name, value in data.items() if name not in unread}
 
 

@@ -15,7 +15,7 @@ from luvc_export.export.compression import scores
 SEEDS = (0, 1, 2)
 RHOS = (0.05, 0.1, 0.25, 0.5)
 #: Baselines in the order of the tables; installed scores follow.
-SCORES = ("stride", "norm", "v2drop", "dart", "fastv", "pyramiddrop")
+SCORES = ("stride", "norm", "keynorm", "v2drop", "dart", "scope", "maxmin", "fastv", "pyramiddrop")
 SPEEDUPS = (1.4, 2.0, 2.4)
 
 #: The low-pass filter as the abstract reads at first sight: the tokens it passes stay (sign and rho: reconstruction).

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration import runners
@@ -52,10 +54,23 @@ class Part:
         self.clusters = [case.picture for case in cases]
         answers = store.of([name, "answers"], lambda: _answers(checkpoint, model, cases, data, image, none))
         self.engine = PlanEvaluator(checkpoint, model, cases, data.stops, answers, image)
+        self._uncompressed: list[Tensor] = []
 
     def agrees(self, plan: Plan, some: range) -> list[bool]:
         """Whether each question of ``some`` is answered, greedily, as without compression."""
         return self.engine.right(plan, some)
+
+    def divergence(self, plan: Plan, count: int) -> float:
+        """KL divergence of the predictions under ``plan`` from the uncompressed ones, nats a token.
+
+        Mean over the tokens of the uncompressed answers to the first ``count`` questions.
+        """
+        some = range(min(count, len(self.clusters)))
+        if len(self._uncompressed) < len(some):
+            self._uncompressed = self.engine.predictions(self.none, some)
+        moved = self.engine.predictions(plan, some)
+        each = [(p.exp() * (p - q)).sum(-1) for p, q in zip(self._uncompressed, moved, strict=False)]
+        return float(torch.cat(each).mean())
 
     @property
     def text(self) -> int:

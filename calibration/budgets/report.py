@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.calibration.budgets import report
+from luvc_export.calibration.budgets.freezing import SAMPLES
 from luvc_export.calibration.budgets.run import SearchResult
+from luvc_export.calibration.budgets.settings import SHARES
 from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import Interval
@@ -61,6 +63,8 @@ def page(result: SearchResult, command: str) -> str:
         "![horizon](budgets-horizon.png)",
         "",
         markdown(HORIZON, horizon_rows(result)),
+        *_settings(result),
+        *_order(result),
         "## Frontier",
         "",
         "No other plan that was tried is both cheaper and agrees as well on the calibration part. "
@@ -90,8 +94,8 @@ def summary(result: SearchResult) -> list[str]:
     state = "holds" if result.passed else "does NOT hold"
     return [
         f"Horizon: {looks}.",
-        f"Chosen: {_keep(found.plan)}, {result.flops / found.flops:.2f}x fewer prefill FLOPs; agreement "
-        f"{interval(found.agreement)} where it was searched.",
+        f"Chosen: {_keep(found.plan)}, by {result.settings[0].name}, {result.flops / found.flops:.2f}x fewer prefill "
+        f"FLOPs; agreement {interval(found.agreement)} where it was searched.",
         f"Held-out part: {interval(checked)}; the bar {result.bar:g} {state}.",
         *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
     ]
@@ -156,7 +160,39 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _keep(plan: Plan) -> str:
     merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.merges else ""
-    return merged + " ".join(map(str, plan.keep))
+    still = f"; frozen: {' '.join(map(str, plan.kv_only))}" if plan.kv_only else ""
+    return merged + " ".join(map(str, plan.keep)) + still
+
+
+def _settings(result: SearchResult) -> list[str]:
+    """What prunes may rank by, compared; nothing where there was no choice."""
+    if len(result.settings) < 2 or not result.settings[0].trials:
+        return []
+    rows = [(each.name, *(interval(trial.agreement) for trial in each.trials)) for each in result.settings]
+    asked = result.settings[0].trials[0].asked
+    return [
+        "## Score and filter",
+        "",
+        f"Agreement on the first {asked} questions of the calibration part with a share of the tokens in every layer "
+        "up to the horizon, nothing frozen. The first is what the plans below use.",
+        "",
+        markdown(("score", *(f"{share:.0%} of the tokens" for share in SHARES)), rows),
+    ]
+
+
+def _order(result: SearchResult) -> list[str]:
+    """The order in which layers are frozen; nothing where none may be."""
+    if not result.order:
+        return []
+    rows = [(str(item.layer), f"{item.divergence:.3g}") for item in result.order]
+    return [
+        "## Layers to freeze",
+        "",
+        f"In a frozen layer visual tokens give keys and values and nothing else. KL divergence of the predictions on "
+        f"{min(SAMPLES, result.chosen.asked)} questions when a layer and all above it in this table are frozen.",
+        "",
+        markdown(("layer", "KL, nats a token"), rows),
+    ]
 
 
 def horizon(result: SearchResult) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.calibration import runners
-from luvc_export.calibration.ablation.store import Store, weights_hash
-from luvc_export.calibration.budgets import evidence
+from luvc_export.calibration.ablation.store import Store, plan_key, weights_hash
+from luvc_export.calibration.budgets import evidence, freezing, settings
 from luvc_export.calibration.budgets.check import Against, against, all_plain, passes, plain
 from luvc_export.calibration.budgets.part import Part
 from luvc_export.calibration.budgets.search import frontier, peer, search
@@ -34,7 +34,7 @@ MERGE_KEEPS = (1.0, 0.75, 0.5)
 DEFAULTS = ("thirds", "even")
 
 #: Changes when a record's meaning does, so that old measurements are not mixed in.
-RECORDS = 1
+RECORDS = 2
 
 MEASUREMENTS = "budgets-measurements.json"
 
@@ -50,6 +50,8 @@ class SearchResult:
         text: Text tokens counted in them.
         images: Pictures counted in them.
         horizon: Where the model stops looking.
+        settings: Scores and widths of their filter that were compared, the best first, which was taken.
+        order: Layers that may be frozen, the one that matters least first.
         chosen: The cheapest plan that holds, on the calibration part.
         checked: The same on the held-out part.
         frontier: On the calibration part.
@@ -65,6 +67,8 @@ class SearchResult:
     text: int
     images: int
     horizon: Horizon
+    settings: list[settings.Setting]
+    order: list[freezing.Frozen]
     chosen: PlanTrial
     checked: PlanTrial
     frontier: list[PlanTrial]
@@ -100,6 +104,8 @@ class SearchResult:
             "uncompressed_flops": self.flops,
             "horizon": self.horizon.layer,
             "horizon_curve": {str(layer): plain(trial) for layer, trial in self.horizon.curve.items()},
+            "settings": [{**each.switches, "trials": all_plain(each.trials)} for each in self.settings],
+            "freezing": [[item.layer, item.divergence] for item in self.order],
             "plan": self.chosen.plan.to_json(),
             "calibration": plain(self.chosen),
             "held_out": plain(self.checked),
@@ -122,6 +128,9 @@ def budgets(
     held_out: float = 0.5,
     merge_keep: float | None = None,
     text: int | None = None,
+    score: str | None = None,
+    rho: float | None = None,
+    freeze: bool = True,
     folder: Path | None = None,
     progress: Progress = lambda stage, done: None,
     **switches: Any,
@@ -138,9 +147,12 @@ def budgets(
         held_out: Share of the pictures that is kept for the check.
         merge_keep: Share of units that merging keeps; None tries ``MERGE_KEEPS``.
         text: Text tokens counted in costs; None for the median prompt's.
+        score: What prunes rank tokens by; None tries ``settings.SCORES``.
+        rho: Width of the score's filter; None tries ``settings.RHOS``.
+        freeze: Whether layers may be frozen (``Plan.kv_only``).
         folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
         progress: Told (stage, fraction).
-        **switches: Other fields of ``Plan``, such as ``score``, ``rho`` and ``joint_images``, the same for all plans.
+        **switches: Other fields of ``Plan``, such as ``axis`` and ``joint_images``, the same for all plans.
 
     Raises:
         UsageError: A share is none, or there are too few questions to show the agreement that is asked for.
@@ -156,7 +168,7 @@ def budgets(
     unit = family.unit_pixels(config)
     grid = (image_size[0] // unit, image_size[1] // unit)
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))
-    whole = 1 if scores.find(switches.get("score", Plan.score)).needs_layer_before else 0
+    whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
     image = canvas(checkpoint, image_size, tiles=tiles, video=video)
     switches = {"padding": image.image.fit == "pad", **switches}
     space = Space(grid, llm.layers, llm.layers, merges, whole, switches)
@@ -185,12 +197,15 @@ def budgets(
             return cost(plan, llm, counted, images).flops
 
         trials, fresh = (Trials(part, retention, flops, store) for part in parts)
+        own = {"score": score, "rho": rho}
+        named = {**switches, **{name: value for name, value in own.items() if value is not None}}
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
             share, joint = merge_keep or PlanRequest.merge_keep, space.joint_images
-            made = solve(PlanRequest(name, share, joint_images=joint), grid, llm, encoder, **switches)
+            made = solve(PlanRequest(name, share, joint_images=joint), grid, llm, encoder, **named)
             defaults[name] = made
-        return _search(trials, fresh, space, defaults, counted, images, about, progress)
+        some, reach = settings.candidates(score, rho), llm.layers - 1 if freeze else 0
+        return _search(trials, fresh, space, defaults, parts[0], some, reach, counted, images, about, progress)
 
 
 def _search(
@@ -198,6 +213,9 @@ def _search(
     fresh: Trials,
     space: Space,
     defaults: dict[str, Plan],
+    part: Part,
+    some: list[dict[str, Any]],
+    reach: int,
     text: int,
     images: int,
     about: dict[str, Any],
@@ -215,6 +233,12 @@ def _search(
     seen = find_horizon(trials, space)
     progress("horizon", 1.0)
     space = dataclasses.replace(space, horizon=seen.layer)
+    progress("score and filter", 0.0)
+    ranked = settings.choose(trials, space, some)
+    progress("score and filter", 1.0)
+    order = _order(trials, part, space, min(reach, seen.layer), progress)
+    frozen = tuple(item.layer for item in order)
+    space = dataclasses.replace(space, switches={**space.switches, **ranked[0].switches}, order=frozen)
     chosen = search(trials, space, progress)
     if chosen is None:
         raise CheckFailed(
@@ -238,6 +262,8 @@ def _search(
         text,
         images,
         seen,
+        ranked,
+        order,
         chosen,
         checked,
         line,
@@ -246,6 +272,18 @@ def _search(
         len(trials.made),
         about,
     )
+
+
+def _order(trials: Trials, part: Part, space: Space, reach: int, progress: Progress) -> list[freezing.Frozen]:
+    """Layers before ``reach`` in the order in which to freeze them, measured with every token up to the horizon."""
+    full = space.plan((), space.full(()))
+
+    def divergence(frozen: tuple[int, ...]) -> float:
+        plan = dataclasses.replace(full, kv_only=frozen)
+        key = ["divergence", freezing.SAMPLES, plan_key(plan)]
+        return float(trials.store.of(key, lambda: part.divergence(plan, freezing.SAMPLES)))
+
+    return freezing.order(divergence, range(reach), max(1, round(space.layers / 9)), progress)
 
 
 def _shares(merge_keep: float | None) -> tuple[float, ...]:

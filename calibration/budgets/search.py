@@ -1,5 +1,7 @@
 """Greedy descent: from every token down, always to where most prefill cost is saved per answer that changes.
 
+Two kinds of step compete at every turn: a block of layers gets fewer tokens, or one layer more is frozen.
+
 Budgets never grow along the depth, so lowering a block of layers lowers what follows. Fewer tokens never agree better
 (nearly true, and assumed): a block whose step misses the bar is not tried again at that step. Steps begin coarse, a few
 blocks and a third of their tokens, and end fine. What the descent ends at is then shaken: a block gets some tokens
@@ -20,6 +22,9 @@ from luvc_export.core.progress import Progress
 STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))
 
 Block = tuple[int, int]
+
+#: In place of a block of layers: freeze the next one of ``Space.order``.
+FREEZE: Block = (-1, -1)
 
 
 def search(trials: Trials, space: Space, progress: Progress = lambda stage, done: None) -> PlanTrial | None:
@@ -43,27 +48,26 @@ def descend(
     steps: Collection[tuple[int, float]],
     progress: Callable[[float], None] = lambda done: None,
     fixed: Collection[int] = (),
+    frozen: int = 0,
 ) -> PlanTrial | None:
-    """Lower blocks from ``keep`` on until no step holds; layers in ``fixed`` keep what they have.
+    """Lower blocks from ``keep`` on, and freeze layers, until no step holds; layers in ``fixed`` keep what they have.
 
     Returns:
         The trial of the last budgets that hold; None if ``keep`` itself does not.
     """
-    here = trials.of(space.plan(merges, keep))
+    here = trials.of(space.plan(merges, keep, frozen))
     if not here.holds:
         return None
     for number, (count, factor) in enumerate(steps):
         alive = [block for block in blocks(space.whole, space.horizon, count) if block[0] not in fixed]
+        alive += [FREEZE]
         total = len(alive)
         while alive:
-            moves = sorted(
-                (trials.flops(space.plan(merges, made)), block, made)
-                for block in alive
-                if (made := lowered(keep, block, factor))
-            )
-            tried: list[tuple[PlanTrial, Keep]] = []
+            after = [(block, made) for block in alive if (made := _step(space, keep, frozen, block, factor))]
+            moves = sorted((trials.flops(space.plan(merges, *made)), block, made) for block, made in after)
+            tried: list[tuple[PlanTrial, Step]] = []
             for _, block, made in moves:
-                trial = trials.of(space.plan(merges, made))
+                trial = trials.of(space.plan(merges, *made))
                 if not trial.holds:
                     alive.remove(block)
                     continue
@@ -73,10 +77,21 @@ def descend(
             progress((number + 1 - len(alive) / max(1, total)) / len(steps))
             if not tried:
                 break
-            here, keep = max(
+            here, (keep, frozen) = max(
                 tried, key=lambda pair: (here.flops - pair[0].flops) / max(0.5, pair[0].wrong - here.wrong)
             )
     return here
+
+
+Step = tuple[Keep, int]
+
+
+def _step(space: Space, keep: Keep, frozen: int, block: Block, factor: float) -> Step | None:
+    """Budgets and frozen layers after one step; None where there is none left."""
+    if block == FREEZE:
+        return (keep, frozen + 1) if frozen < len(space.order) else None
+    made = lowered(keep, block, factor)
+    return None if made is None else (made, frozen)
 
 
 def shake(trials: Trials, space: Space, best: PlanTrial, progress: Progress = lambda stage, done: None) -> PlanTrial:
@@ -92,7 +107,8 @@ def shake(trials: Trials, space: Space, best: PlanTrial, progress: Progress = la
             given = raised(keep, block, factor, best.plan.span_tokens)
             if given is None:
                 continue
-            other = descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1]))
+            still = space.frozen(best.plan)
+            other = descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1]), frozen=still)
             if other and other.flops < best.flops:
                 found = other
                 break

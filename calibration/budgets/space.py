@@ -23,6 +23,7 @@ class Space:
         merges: Ways to merge in the encoder.
         whole: First layers that are given every token, because the score needs a layer before it.
         switches: Other fields of ``Plan``, the same for all.
+        order: Layers that may be frozen, the one that matters least first; a plan freezes the first of them.
     """
 
     grid: tuple[int, int]
@@ -31,15 +32,21 @@ class Space:
     merges: tuple[Merges, ...] = ((),)
     whole: int = 0
     switches: dict[str, Any] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
 
-    def plan(self, merges: Merges, keep: Keep) -> Plan:
-        """The plan with budgets ``keep`` of the layers before the horizon.
+    def plan(self, merges: Merges, keep: Keep, frozen: int = 0) -> Plan:
+        """The plan with budgets ``keep`` of the layers before the horizon, the first ``frozen`` of ``order`` frozen.
 
         Where the last layer sees tokens it takes only their keys and values, which changes no logit and costs less.
         """
         budgets = (*keep, *[0] * (self.layers - len(keep)))
         last = "kv_only" if budgets[-1] else "drop"
-        return Plan(self.grid, budgets, merges, last_layer=last, schedule="searched", **self.switches)  # type: ignore[arg-type]
+        still = tuple(layer for layer in sorted(self.order[:frozen]) if layer < self.layers - 1 and budgets[layer])
+        return Plan(self.grid, budgets, merges, last_layer=last, kv_only=still, schedule="searched", **self.switches)  # type: ignore[arg-type]
+
+    def frozen(self, plan: Plan) -> int:
+        """How many of ``order`` a plan freezes."""
+        return max((self.order.index(layer) + 1 for layer in plan.kv_only), default=0)
 
     def encoded(self, merges: Merges) -> int:
         """Tokens that the encoder gives to a budget."""

@@ -85,6 +85,10 @@ class Trials:
         """Ask the first questions alone."""
         return self._try(plan, self.stops[:1], give_up=True)
 
+    def some(self, plan: Plan) -> PlanTrial:
+        """Ask the first quarter of the questions, all of them."""
+        return self._try(plan, self.stops[:2], give_up=False)
+
     def whole(self, plan: Plan) -> PlanTrial:
         """Ask every question."""
         return self._try(plan, self.stops, give_up=False)

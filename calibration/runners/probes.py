@@ -28,8 +28,8 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
 
     What enters a layer is what its attention's output is added to: from the output projection's weight, whose name is
     the checkpoint's, down to the first Add of two computed tensors. That holds before and after surgery, which moves
-    norms, fuses projections and prunes, but leaves the residual sum alone. A last layer that computes text alone
-    (``kv_only``) adds a Slice of what entered.
+    norms, fuses projections and prunes, but leaves the residual sum alone. A layer that computes text alone
+    (``Plan.frozen``) adds a Slice of what entered.
     """
     graph = model.graph
     weights = {item.name for item in graph.initializer}
@@ -43,7 +43,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
         found = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
         if found is None:
             return False
-        if layer + 1 == plan.layers and plan.last_layer == "kv_only" and found in makers:
+        if layer in plan.frozen and found in makers:
             found = makers[found].input[0]
         sources.append(found)
     kind = next(item for item in graph.input if item.name == graph_io.VISUAL_EMBEDS).type.tensor_type.elem_type

@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         presents: list[Tensor] = []
         kept: list[Tensor] = []
         mask = None
-        last = self.plan.layers - 1
+        last, frozen = self.plan.layers - 1, self.plan.frozen
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         for number, layer in enumerate(self.layers):
@@ -125,8 +125,10 @@ class Decoder(nn.Module):
                 mask = causal_mask(span.order, order, text_mask, key.shape[2])
                 cos, sin = torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1)
             before = x
-            text_only = groups * count if number == last and self.plan.last_layer == "kv_only" else 0
+            text_only = groups * count if number in frozen else 0
             x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
+            if number in self.plan.kv_only:  # visual tokens leave as they entered
+                x = torch.cat([before[:, :text_only], x], 1)
             presents += [key, value]
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
@@ -160,6 +162,10 @@ class Decoder(nn.Module):
                 self.plan.axis,
                 keep,
                 self._layer_context(number, x, visual, groups, count, rows),
+                self.plan.steps,
+                self.plan.merged_grid if count == self.plan.span_tokens else None,
+                self.plan.joint_images,
+                (lambda: span.kept < 0) if padded else None,
             )
             score = self.score(given)
             chosen = spu.select(spu.padding_last(score, span.kept) if padded else score, keep)

@@ -31,11 +31,22 @@ Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets 
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
 Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
+Steps = Annotated[
+    int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 16, or as many as are kept.")
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
 LastLayer = Annotated[
     str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
+]
+KvOnly = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-only",
+        metavar="LAYERS",
+        help="LLM layers in which visual tokens give keys and values and nothing else, such as 8-20,24.",
+    ),
 ]
 Text = Annotated[int, typer.Option("--text", min=1, help="Text tokens counted in costs.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; default: all cores.")]
@@ -94,6 +105,21 @@ def grid(text: str) -> tuple[int, int]:
         UsageError: It is no such pair.
     """
     return _pair(text, "the tiles", "--tiles", "RxC, such as 2x3")
+
+
+def layers(text: str | None) -> tuple[int, ...]:
+    """Parse numbers of layers and runs of them, ``8-20,24``, into ascending ones; None is no layer.
+
+    Raises:
+        UsageError: It is no such list, or so long that no model has these layers.
+    """
+    found = set[int]()
+    for part in [] if text is None else re.split(r"[\s,]+", text.strip()):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError("cannot read the layers", where="--kv-only", got=text, expected="such as 8-20,24")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(found))
 
 
 def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
@@ -176,7 +202,7 @@ def flag(name: str) -> str:
 
 
 #: What shapes a plan that is made here.
-_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer")
+_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer", "kv_only", "steps")
 
 
 def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:

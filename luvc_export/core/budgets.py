@@ -8,7 +8,7 @@ computes. It gives 2.20x for 36 layers of Qwen2.5-VL-3B at 1,024 visual and 64 t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from luvc_export.core.plan import LastLayer
 from luvc_export.core.shapes import DecoderShape
@@ -63,13 +63,19 @@ def schedule(name: str, layers: int, tokens: int) -> tuple[int, ...]:
 
 
 def prefill_flops(
-    shape: DecoderShape, keep: Sequence[int], text: int, last_layer: LastLayer = "full"
+    shape: DecoderShape,
+    keep: Sequence[int],
+    text: int,
+    last_layer: LastLayer = "full",
+    kv_only: Collection[int] = (),
 ) -> tuple[int, ...]:
-    """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out)."""
-    return tuple(
-        _layer_flops(shape, count, text, kv_only=last_layer == "kv_only" and layer == len(keep) - 1)
-        for layer, count in enumerate(keep)
-    )
+    """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out).
+
+    In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
+    the text's attention to them.
+    """
+    frozen = {*kv_only, *([len(keep) - 1] if last_layer == "kv_only" else [])}
+    return tuple(_layer_flops(shape, count, text, kv_only=layer in frozen) for layer, count in enumerate(keep))
 
 
 def _layer_flops(shape: DecoderShape, visual: int, text: int, kv_only: bool) -> int:
@@ -88,8 +94,12 @@ def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes:
     return tuple(row * (count + text) for count in keep)
 
 
-def solve_speedup(shape: DecoderShape, full: int, tokens: int, text: int, speedup: float) -> tuple[int, ...]:
+def solve_speedup(
+    shape: DecoderShape, full: int, tokens: int, text: int, speedup: float, kv_only: Collection[int] = ()
+) -> tuple[int, ...]:
     """Mildest staged schedule of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
+
+    Layers ``kv_only`` cost what they cost in ``prefill_flops``.
 
     Raises:
         PlanError: Not even dropping every visual token reaches it, or it is no positive number.
@@ -101,7 +111,10 @@ def solve_speedup(shape: DecoderShape, full: int, tokens: int, text: int, speedu
         factor = _short(whole / flops, math.floor)
         return f"{factor:g}x", f"--speedup {factor:g}"
 
-    return _solve(shape, tokens, "speedup", whole / speedup, lambda keep: sum(prefill_flops(shape, keep, text)), best)
+    def spent(keep: tuple[int, ...]) -> int:
+        return sum(prefill_flops(shape, keep, text, kv_only=kv_only))
+
+    return _solve(shape, tokens, "speedup", whole / speedup, spent, best)
 
 
 def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, element_bytes: int = 2) -> tuple[int, ...]:

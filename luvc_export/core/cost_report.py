@@ -17,13 +17,17 @@ from luvc_export.core.shapes import DecoderShape
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers ``first`` to ``last`` (inclusive) that all see ``tokens`` visual tokens."""
+    """Layers ``first`` to ``last`` (inclusive) that all see ``tokens`` visual tokens.
+
+    ``kv_only``: and compute nothing but keys and values for them (``Plan.kv_only``).
+    """
 
     first: int
     last: int
     tokens: int
     flops: int
     kv_bytes: int
+    kv_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
         lines = [_after_merging(lines[0], step.rows), _after_merging(lines[1], step.columns)]
     tokens = sum(lines[0]) * sum(lines[1]) * plan.joint_images
     padding = tuple(max(0, keep - tokens) for keep in plan.keep)
-    whole = sum(prefill_flops(shape, plan.keep, text, plan.last_layer))
+    whole = sum(prefill_flops(shape, plan.keep, text, plan.last_layer, plan.kv_only))
     useful = [keep - void for keep, void in zip(plan.keep, padding, strict=True)]
-    share = 1 - sum(prefill_flops(shape, useful, text, plan.last_layer)) / whole
+    share = 1 - sum(prefill_flops(shape, useful, text, plan.last_layer, plan.kv_only)) / whole
     return Padded(units * plan.joint_images, tokens, padding, share)
 
 
@@ -106,12 +110,14 @@ def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1) -> Co
     """Cost of ``plan`` on an LLM of ``shape``."""
     keep = [images * count for count in plan.keep]
     full = [images * plan.units * plan.joint_images] * plan.layers
-    flops, kv = prefill_flops(shape, keep, text, plan.last_layer), kv_bytes(shape, keep, text)
+    flops = prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)
+    kv = kv_bytes(shape, keep, text)
     stages = []
-    for tokens, members in groupby(range(plan.layers), key=lambda layer: keep[layer]):
+    alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in plan.kv_only))
+    for (tokens, frozen), members in alike:
         layers = list(members)
         part = slice(layers[0], layers[-1] + 1)
-        stages.append(Stage(layers[0], layers[-1], tokens, sum(flops[part]), sum(kv[part])))
+        stages.append(Stage(layers[0], layers[-1], tokens, sum(flops[part]), sum(kv[part]), frozen))
     return Cost(
         text,
         images,

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+from luvc_export.core import llm_rules
 from luvc_export.errors import PlanError
 
 SCHEMA_VERSION = 1
@@ -36,7 +37,9 @@ Reducer = Literal["prune", "merge"]
 
 #: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
 #: here, such as one of another package, is taken to read the question.
-TEXT_FREE = frozenset(("dart", "low", "norm", "random", "ratio", "residual", "stride", "v2drop"))
+TEXT_FREE = frozenset(
+    ("dart", "keynorm", "low", "maxmin", "norm", "random", "ratio", "residual", "scope", "stride", "v2drop")
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Plan:
         reducer: How the visual span shrinks inside the LLM: ``prune`` keeps the best tokens, ``merge`` merges
             neighbours on the span's grid (ours): budgets must then be rectangles, see ``stage_grids``.
         seed: Of the score ``random``.
+        kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
+            layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+        steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 16, or K where that is less.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
@@ -94,6 +100,8 @@ class Plan:
     size_bias: bool = False
     reducer: Reducer = "prune"
     seed: int = 0
+    kv_only: tuple[int, ...] = ()
+    steps: int = 0
     joint_images: int = 1
     padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
@@ -103,6 +111,7 @@ class Plan:
     def __post_init__(self) -> None:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _budget_problems(self) if not problems else []
+        problems += llm_rules.problems(self)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -150,6 +159,11 @@ class Plan:
         return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
 
     @property
+    def frozen(self) -> frozenset[int]:
+        """LLM layers that compute nothing for visual tokens but keys and values."""
+        return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
+
+    @property
     def vision_padding(self) -> bool:
         """Whether the vision graph asks which units are padding: it does where it merges."""
         return self.padding and any(step.rows or step.columns for step in self.merges)
@@ -176,9 +190,12 @@ class Plan:
         return grids
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data that ``from_json`` turns back into an equal plan."""
+        """Return plain data that ``from_json`` turns back into an equal plan.
+
+        What older versions do not know is left out where it is not used, so that they read the plan.
+        """
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return data
+        return {name: value for name, value in data.items() if value or name not in llm_rules.FIELDS}
 
     @classmethod
     def from_json(cls, data: object, where: str = "plan") -> Plan:
@@ -209,6 +226,7 @@ class Plan:
                 **data,
                 "grid": _ints(data["grid"]),
                 "keep": _ints(data["keep"]),
+                "kv_only": _ints(data.get("kv_only", ())),
                 "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
             }
             return cls(**values)
@@ -222,12 +240,13 @@ def _check_limits(data: dict[str, Any], where: str) -> None:
     Raises:
         PlanError: One is beyond every model there is.
     """
-    for name in ("grid", "keep", "merges"):
+    for name in ("grid", "keep", "merges", "kv_only"):
         if not isinstance(data.get(name, []), list) or len(data.get(name, [])) > _MOST_ENTRIES:
             raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
     merges = [value for merge in data.get("merges", []) for value in merge.values()]
     numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
-    numbers += [data.get("topk_limit") or 0]
+    numbers += [data.get("steps", 0)]
+    numbers += [data.get("topk_limit") or 0, *data.get("kv_only", [])]
     for value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
             raise PlanError("a number of the plan is too large or none", where=where, got=repr(value)[:40])

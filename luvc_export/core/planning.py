@@ -27,6 +27,7 @@ class PlanRequest:
         kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
         joint_images: Images that share one budget, see ``Plan``.
+        kv_only: LLM layers that compute only keys and values for visual tokens, see ``Plan``; ``none`` has none.
         last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
     """
 
@@ -38,6 +39,7 @@ class PlanRequest:
     text: int = 64
     last_layer: LastLayer | None = None
     joint_images: int = 1
+    kv_only: tuple[int, ...] = ()
 
 
 def solve(
@@ -67,7 +69,8 @@ def solve(
     rows, columns = grid[0] - sum(m.rows for m in merges), grid[1] - sum(m.columns for m in merges)
     tokens, full = rows * columns * request.joint_images, grid[0] * grid[1] * request.joint_images
     if request.speedup is not None:
-        name, keep = f"speedup {request.speedup:g}", solve_speedup(llm, full, tokens, request.text, request.speedup)
+        name = f"speedup {request.speedup:g}"
+        keep = solve_speedup(llm, full, tokens, request.text, request.speedup, request.kv_only)
     elif request.kv_mib is not None:
         name, keep = f"kv-mib {request.kv_mib:g}", solve_kv(llm, tokens, request.text, request.kv_mib)
     elif isinstance(request.schedule, str):
@@ -79,7 +82,7 @@ def solve(
         keep = (*keep[:-1], keep[-2])
     if switches.get("reducer") == "merge":
         keep = rectangles((rows, columns), keep)
-    plan = Plan(grid, keep, merges, last_layer=last, schedule=name, **switches)
+    plan = Plan(grid, keep, merges, last_layer=last, schedule=name, kv_only=request.kv_only, **switches)
     check_model(plan, llm, encoder)
     return plan
 

@@ -31,6 +31,7 @@ def make_plan(
     text: int = 64,
     last_layer: LastLayer | None = None,
     joint_images: int = 1,
+    kv_only: Sequence[int] = (),
     revision: str | None = None,
     **switches: Any,
 ) -> Plan:
@@ -47,9 +48,10 @@ def make_plan(
         text: Text tokens for the two above.
         last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
         joint_images: Images that share one budget: those of a video, see ``images_of_video``.
+        kv_only: LLM layers in which visual tokens give keys and values and nothing else.
         revision: Hub revision.
-        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, merge_mode, positions, windows, size_bias,
-            reducer, seed, topk_limit.
+        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, merge_mode, positions, windows,
+            size_bias, reducer, seed, topk_limit.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.
@@ -60,9 +62,9 @@ def make_plan(
     unit = family.unit_pixels(config)
     size = image_size or default_image_size(checkpoint)
     blocks = tuple(merge_at) if merge_at is not None else None
-    request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images)
+    request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images, tuple(kv_only))
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
-    _check_score(switches.get("score", Plan.score))
+    _check_score(switches.get("score", Plan.score), switches.get("steps", 0))
     plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
     check_grid(checkpoint, plan, size)
     return plan
@@ -80,11 +82,14 @@ def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> Non
     check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=plan.joint_images > 1))
 
 
-def _check_score(name: str) -> None:
+def _check_score(name: str, steps: int) -> None:
     from luvc_export.export.compression import scores
 
     if name not in scores.names():
         raise PlanError("unknown score", where="--score", got=repr(name), expected=did_you_mean(name, scores.names()))
+    if steps and not scores.find(name).takes_rounds:
+        able = ", ".join(one for one in scores.names() if scores.find(one).takes_rounds)
+        raise PlanError("this score chooses in no rounds", where="--steps", got=f"score {name!r}", expected=able)
 
 
 def make_plans(
@@ -96,6 +101,7 @@ def make_plans(
     speedup: float | None = None,
     kv_mib: float | None = None,
     last_layer: LastLayer | None = None,
+    kv_only: Sequence[int] = (),
     revision: str | None = None,
     **choices: Any,
 ) -> dict[str, Plan]:
@@ -112,6 +118,7 @@ def make_plans(
         speedup: See ``make_plan``.
         kv_mib: See ``make_plan``.
         last_layer: See ``make_plan``.
+        kv_only: See ``make_plan``.
         revision: Hub revision.
         **choices: Other arguments of ``make_plan``.
 
@@ -132,7 +139,7 @@ def make_plans(
         )
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
-    solving: dict[str, Any] = {"speedup": speedup, "kv_mib": kv_mib, "last_layer": last_layer}
+    solving: dict[str, Any] = {"speedup": speedup, "kv_mib": kv_mib, "last_layer": last_layer, "kv_only": kv_only}
     plans = {}
     for kind, images in shared.items():
         for name, source in named.items():

@@ -73,14 +73,14 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def pruning(name: str) -> Plan:
-    return Plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5)
+def pruning(name: str, steps: int = 2) -> Plan:
+    return Plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5, steps=steps)
 
 
-def mixed(names: Sequence[str]) -> tuple[Decoder, Any]:
+def mixed(names: Sequence[str], steps: int = 2) -> tuple[Decoder, Any]:
     """A decoder whose prune ranks every image by another score: one trace proves them all."""
-    decoder, shape = made(pruning("norm"))
-    bases = [scores.constant(pruning(name), 1, 16, 64) for name in names]
+    decoder, shape = made(pruning("norm", steps))
+    bases = [scores.constant(pruning(name, steps), 1, 16, 64) for name in names]
 
     def score(given: scores.ScoreInput) -> torch.Tensor:
         image = torch.arange(given.normed.shape[1])[:, None]
@@ -138,6 +138,7 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -
 
 def test_scores_are_found_by_their_files() -> None:
     known = {"random", "stride", "v2drop", "fastv", "dart", "residual", "low", "ratio", "norm", "pyramiddrop"}
+    known |= {"scope", "maxmin", "keynorm"}
     assert set(scores.names()) >= known
     assert [name for name in scores.names() if scores.find(name).reads_text] == ["fastv", "pyramiddrop"]
     with pytest.raises(PlanError, match="did you mean 'v2drop'"):
@@ -147,6 +148,13 @@ def test_scores_are_found_by_their_files() -> None:
 def test_a_score_of_two_layers_needs_one_before() -> None:
     with pytest.raises(PlanError, match="none before the first prune"):
         made(Plan(GRID, (6, 0), score="fastv"))
+
+
+def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
+    plan = Plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
+    made(plan)
+    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.kv_only"):
+        made(dataclasses.replace(plan, kv_only=(1,)))
 
 
 def test_attention_scores_are_those_of_the_model() -> None:

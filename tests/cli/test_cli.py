@@ -64,6 +64,10 @@ def test_plan_prints_a_table_and_writes_a_file_that_export_takes(cli: Cli, tmp_p
     assert plan.schedule == "speedup 2" and plan.keep[-1] == 0
     code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--plan", file, "--json")
     assert code == 0 and Plan.from_json(json.loads(out)["plan"]) == plan
+    code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--speedup", 2, "--kv-only", "2-3", "-o", file)
+    frozen = Plan.from_json(json.loads(file.read_text()))
+    assert code == 0 and "keys and values" in out and frozen.kv_only == (2, 3)
+    assert sum(frozen.keep) > sum(plan.keep)  # the same cost leaves room for more
 
 
 def test_inspect_and_doctor(cli: Cli, demo_bundle: Bundle) -> None:
@@ -155,6 +159,12 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--dtype", "fp8"], ["did you mean"]),
         (["--merge-keep", "0"], ["must be a fraction"]),
         (["--score", "lo"], ["did you mean 'low'"]),
+        (["--score", "scope", "--steps", "40"], ["40 rounds to keep 35 tokens before layer 0: at most 35"]),
+        (["--score", "maxmin", "--steps", "65"], ["steps: got 65, expected a whole number from 0 to 64"]),
+        (["--steps", "8"], ["this score chooses in no rounds", "maxmin, scope"]),
+        (["--kv-only", "2,x"], ["cannot read the layers", "such as 8-20,24"]),
+        (["--kv-only", "2,9"], ["kv_only[1]: got layer 9, expected 0 to 4: there are 6 layers"]),
+        (["--kv-only", "1-2", "--plan", "none"], ["compresses nothing"]),
         (["--joint-frames", "7"], ["so many frames make no video", "a multiple of 2"]),
         (["--joint-frames", "4", "--plan", "60,40,30,20,10,0"], ["fixed budgets are for one picture or for one video"]),
     ],

@@ -38,6 +38,8 @@ def test_flops_of_one_layer_by_hand() -> None:
     assert budgets.prefill_flops(tiny, [3], 2) == (2 * tokens * weights + 2 * 2 * tokens * tokens * 8,)
     text_only = 2 * (2 * (2 * 8 * 8 + 3 * 8 * 16) + 5 * 2 * 8 * 4 + 2 * 2 * 5 * 8)
     assert budgets.prefill_flops(tiny, [3], 2, "kv_only") == (text_only,)
+    two = budgets.prefill_flops(tiny, [3, 3], 2, kv_only=[0])
+    assert two == (text_only, *budgets.prefill_flops(tiny, [3], 2)) and two[0] < two[1]
     assert budgets.kv_bytes(tiny, [3], 2) == (2 * 4 * 5 * 2,)
 
 

@@ -27,6 +27,17 @@ def test_cost_counts_every_layer_and_the_uncompressed_is_one() -> None:
     assert full.flops_ratio == full.kv_ratio == 1
 
 
+def test_a_frozen_layer_is_a_stage_of_its_own_and_costs_the_text_and_the_keys() -> None:
+    plan = Plan((5, 5), (25, 25, 25, 0), kv_only=(1,))
+    costs, whole = cost(plan, SHAPE, text=8), cost(Plan((5, 5), (25, 25, 25, 0)), SHAPE, text=8)
+    assert [(s.first, s.last, s.tokens, s.kv_only) for s in costs.stages] == [
+        (0, 0, 25, False), (1, 1, 25, True), (2, 2, 25, False), (3, 3, 0, False),
+    ]  # fmt: skip
+    text_alone = 2 * 8 * (2 * 64 * 64 + 3 * 64 * 128) + 2 * 33 * 2 * 64 * 32 + 2 * 2 * 8 * 33 * 64
+    assert costs.stages[1].flops == text_alone and costs.kv_bytes == whole.kv_bytes
+    assert whole.flops - costs.flops == flops(33) - text_alone
+
+
 def flops(*tokens: int) -> int:
     """By hand, of layers with so many tokens: two operations a weight and token, two products of all with all."""
     weights = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128

@@ -61,6 +61,22 @@ def test_switches_and_merges_are_checked_together() -> None:
     assert "merges[1]: block 1 comes after block 3" in text
 
 
+def test_frozen_layers_are_checked_with_the_budgets() -> None:
+    with pytest.raises(PlanError) as error:
+        Plan((4, 4), (16, 8, 0, 0), kv_only=(2, 0, 3, 9), rho=2.0)
+    text = str(error.value)
+    assert "rho: got 2.0" in text and "kv_only: got [2, 0, 3, 9], expected layers in ascending order" in text
+    assert "kv_only[0]: no visual token enters layer 2" in text
+    assert "kv_only[2]: layer 3 is the last one, which last_layer 'kv_only' says" in text
+    assert "kv_only[3]: got layer 9, expected 0 to 2: there are 4 layers" in text
+    plan = Plan((4, 4), (16, 8, 4), kv_only=(1,), last_layer="kv_only")
+    assert plan.frozen == {1, 2} and Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_plan_that_freezes_nothing_is_written_as_before() -> None:
+    assert "kv_only" not in Plan((2, 2), (4, 0)).to_json()
+
+
 def test_topk_limit_of_the_target() -> None:
     grid = (100, 100)
     Plan(grid, (10_000, 3_840, 0))
@@ -86,6 +102,9 @@ def test_newer_schema_names_field_and_fix() -> None:
         ({"merges": [{"block": 0}]}, "the plan cannot be read"),
         ({"merges": [3]}, "the plan cannot be read"),
         ({"rho": "much"}, "the plan cannot be read"),
+        ({"kv_only": 1}, "a plan's list is none, or too long"),
+        ({"kv_only": ["x"]}, "a number of the plan is too large or none"),
+        ({"kv_only": [0.5]}, "not a whole number"),
     ],
 )
 def test_malformed_json_is_a_plan_error(change: dict[str, object], text: str) -> None:

@@ -13,6 +13,8 @@ from luvc_export.export.compression.scores.base import Score, ScoreInput
 class SpectrumScore(Score):
     """A reading of the low-pass filter; surgery fuses the three of ours, and plugins compute them."""
 
+    reads_spectrum = True
+
     def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor:
         """The low-pass basis, see ``basis``."""
         return basis(plan, tokens, channels)

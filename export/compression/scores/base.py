@@ -42,6 +42,10 @@ class ScoreInput:
         axis: ``token`` or ``channel``.
         keep: K, how many will stay.
         context: More of the model.
+        steps: Rounds of a greedy choice, 0 for the score's own number (``Plan.steps``).
+        grid: (rows, columns) of each of ``images`` pictures, row-major; None once tokens were pruned.
+        images: Pictures that share the budget.
+        padding: Which tokens show padding alone, bool [B, G, N]; None where nothing is told.
     """
 
     normed: Tensor
@@ -49,6 +53,10 @@ class ScoreInput:
     axis: str
     keep: int = 0
     context: LayerContext | None = None
+    steps: int = 0
+    grid: tuple[int, int] | None = None
+    images: int = 1
+    padding: Callable[[], Tensor] | None = None
 
 
 class Score(ABC):
@@ -60,10 +68,14 @@ class Score(ABC):
     Attributes:
         reads_text: What a prune keeps depends on the question. The others keep the same tokens of a picture for all.
         needs_layer_before: It compares two layers, so it cannot prune before the first.
+        reads_spectrum: It filters: ``Plan.rho``, ``axis`` and ``spectrum`` matter to it.
+        takes_rounds: It chooses in rounds: ``Plan.steps`` matters to it.
     """
 
     reads_text: bool = False
     needs_layer_before: bool = False
+    reads_spectrum: bool = False
+    takes_rounds: bool = False
 
     @abstractmethod
     def score(self, given: ScoreInput) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from luvc_export.core.plan import Plan
+from luvc_export.errors import PlanError
 from luvc_export.export.compression.row_reductions import norms
 from luvc_export.export.compression.scores.base import Score, ScoreInput
 
@@ -12,6 +14,21 @@ class V2Drop(Score):
     """What moved most."""
 
     needs_layer_before = True
+
+    def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | None:
+        """Nothing is read of the plan.
+
+        Raises:
+            PlanError: The layer before is frozen: no token moved.
+        """
+        if layer - 1 in plan.kv_only:
+            raise PlanError(
+                "this score asks how far a layer moved a token, and the layer before the prune moves none",
+                where="plan.kv_only",
+                got=f"layer {layer - 1}, and score {plan.score!r} prunes before layer {layer}",
+                fix=f"leave layer {layer - 1} out of kv_only, or choose another score",
+            )
+        return None
 
     def score(self, given: ScoreInput) -> Tensor:
         """L2 norm of the change [B, G, N]."""

@@ -298,12 +298,15 @@ def _drop(surgery: Surgery, last: FusedNode | None, index: gs.Tensor | None, tok
 
 
 def _cuts_visual(node: gs.Node) -> bool:
-    """A slice of rows to the end whose start is computed: [:, groups * count :] of hidden states."""
+    """A slice of rows to the end whose start is computed: [:, groups * count :] of hidden states that go nowhere else.
+
+    A frozen layer cuts the text off too, but of rows whose keys and values it also computes.
+    """
     shape = node.outputs[0].shape
     starts, ends = value(node.inputs[1]), value(node.inputs[2])
     axes = value(node.inputs[3]) if len(node.inputs) > 3 else None
     to_end = ends is not None and int(ends.ravel()[0]) > 2**40
-    alone = all(reader.op != "Concat" for reader in readers(node.outputs[0]))
+    alone = all(reader.op != "Concat" for reader in readers(node.outputs[0])) and len(readers(node.inputs[0])) == 1
     return (
         starts is None and to_end and axes is not None and int(axes.ravel()[0]) == 1 and len(shape or ()) == 3 and alone
     )

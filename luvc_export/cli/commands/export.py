@@ -52,7 +52,9 @@ def export(
     rho: options.Rho = Plan.rho,
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
+    steps: options.Steps = Plan.steps,
     last_layer: options.LastLayer = None,
+    kv_only: options.KvOnly = None,
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
     ] = False,
@@ -100,10 +102,12 @@ def export(
         speedup=speedup,
         kv_mib=kv_mib,
         last_layer=last_layer,  # type: ignore[arg-type]
+        kv_only=options.layers(kv_only),
         score=score,
         rho=rho,
         axis=axis,
         spectrum=spectrum,
+        steps=steps,
     )
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(

@@ -16,8 +16,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
-_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens")
-_DIRECT = ("schedule", "speedup", "kv_mib", "last_layer")
+_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "freeze")
+_DIRECT = ("schedule", "speedup", "kv_mib", "last_layer", "kv_only")
 
 
 def plan(
@@ -41,7 +41,9 @@ def plan(
     rho: options.Rho = Plan.rho,
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
+    steps: options.Steps = Plan.steps,
     last_layer: options.LastLayer = None,
+    kv_only: options.KvOnly = None,
     text: Annotated[
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
@@ -61,6 +63,9 @@ def plan(
     ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
     max_new_tokens: options.Longest = None,
+    freeze: Annotated[
+        bool, typer.Option("--freeze/--no-freeze", help="With --data: whether layers may be frozen (--kv-only).")
+    ] = True,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -95,17 +100,22 @@ def plan(
     check_writable(output, "--output")
     check_folder(save, "--save")
     check_model(model, revision)
-    switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum}
+    switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     if data is not None:
         media = {"tiles": options.grids(tiles), "video": video or joint_frames is not None, "joint_images": joint}
+        if steps and "score" not in given:
+            raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
+        unsaid = {"score", "rho", "steps"} - set(given)  # which the search chooses
+        switches = {name: value for name, value in switches.items() if name not in unsaid}
+        judged = {"retention": retention, "held_out": held_out}
         result = _search(
             checkpoint,
             data,
             options.size(image_size),
             {"count": count, "prompt": prompt, "longest": max_new_tokens},
-            {"retention": retention, "held_out": held_out, "merge_keep": merge_keep, "text": text, **switches, **media},
+            {**judged, "merge_keep": merge_keep, "text": text, "freeze": freeze, **switches, **media},
             save,
             _command(context, given),
             quiet=as_json,
@@ -134,6 +144,7 @@ def plan(
                 kv_mib=kv_mib,
                 text=counted,
                 last_layer=last_layer,  # type: ignore[arg-type]
+                kv_only=options.layers(kv_only),
                 joint_images=joint,
                 **switches,
             )

@@ -50,7 +50,12 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
         table.add_column(name, justify="right")
     for stage in cost.stages:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"
-        table.add_row(layers, f"{stage.tokens}", f"{stage.flops / 1e9:.3g}", f"{stage.kv_bytes / 2**20:.3g}")
+        table.add_row(
+            layers,
+            f"{stage.tokens}{', keys and values' * stage.kv_only}",
+            f"{stage.flops / 1e9:.3g}",
+            f"{stage.kv_bytes / 2**20:.3g}",
+        )
     table.add_section()
     table.add_row("all", "", f"{cost.flops / 1e9:.3g}", f"{cost.kv_bytes / 2**20:.3g}")
     return table

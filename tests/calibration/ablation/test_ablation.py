@@ -173,7 +173,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     asked.clear()
     runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     assert not asked, "with it nothing is"
-    assert len(data["search"]) == 36 and len(data["main"]) == 12 and len(data["schedules"]) > 30
+    assert len(data["search"]) == 36 and len(data["main"]) == 15 and len(data["schedules"]) > 30
 
 
 def test_no_figures_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

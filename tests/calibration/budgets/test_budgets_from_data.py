@@ -17,7 +17,8 @@ from PIL import Image
 from luvc_export.calibration import datasets, runners
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store
-from luvc_export.calibration.budgets import check, evidence, part, search
+from luvc_export.calibration.budgets import check, evidence, freezing, part, search
+from luvc_export.calibration.budgets import settings as settings_
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
 from luvc_export.calibration.runners.canvas import canvas
@@ -171,6 +172,70 @@ def test_beating_takes_fewer_flops_and_no_lost_agreement(tries: Callable[..., Tr
     assert not dear.beats and "nothing cheaper than even" in dear.verdict
 
 
+# Freezing and settings.
+
+
+@dataclass
+class Freezable(Invented):
+    """Layers that may be frozen without a changed answer; any other one frozen changes all. Scores that see enough."""
+
+    still: tuple[int, ...] = ()
+    sees: tuple[str, ...] = ("residual",)
+
+    def agrees(self, plan: Plan, some: range) -> list[bool]:
+        fine = set(plan.kv_only) <= set(self.still) and (plan.score in self.sees or min(plan.keep[:-1]) == UNITS)
+        return [fine and one for one in super().agrees(plan, some)]
+
+
+def frozen_cost(plan: Plan) -> int:
+    return 1 + sum(1 if layer in plan.kv_only else count for layer, count in enumerate(plan.keep))
+
+
+def test_freezing_is_one_more_step_of_the_descent(tmp_path: Path) -> None:
+    asked = Freezable([[20, 20, 20, 20, 0]] * 80, still=(1, 3))
+    trials = Trials(asked, 0.9, frozen_cost, Store(tmp_path / "s.json", {}))
+    space = Space(GRID, LAYERS, LAYERS - 1, order=(3, 1, 0, 2))
+    found = search.search(trials, space)
+    assert found is not None and found.plan.kv_only == (1, 3) and {*found.plan.keep} <= {20, 21, 0}
+    assert space.frozen(found.plan) == 2 and found.flops == 1 + 2 + sum(found.plan.keep[::2])
+    late = search.search(trials, Space(GRID, LAYERS, LAYERS - 1, order=(0, 3, 1)))
+    assert late is not None and not late.plan.kv_only, "what cannot be frozen stands before what can"
+
+
+def test_a_frozen_layer_without_tokens_is_no_layer_to_freeze() -> None:
+    space = Space(GRID, LAYERS, 2, order=(3, 4, 1))
+    assert space.plan((), (9, 9), 3).kv_only == (1,) and space.plan((), (9, 0), 3).kv_only == ()
+
+
+def test_layers_are_ordered_by_what_they_add_to_those_frozen_before() -> None:
+    """Alone layer 0 matters least; but once it is frozen, layer 1 matters most."""
+    alone = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.9}
+    seen: list[tuple[int, ...]] = []
+
+    def divergence(frozen: tuple[int, ...]) -> float:
+        seen.append(frozen)
+        return sum(alone[layer] for layer in frozen) + 5.0 * ({0, 1} <= set(frozen))
+
+    found = freezing.order(divergence, range(4), 1)
+    assert [item.layer for item in found] == [0, 2, 3, 1] and len(seen) == 4 + 3 + 2 + 1
+    assert [round(item.divergence, 6) for item in found] == [0.1, 0.4, 1.3, 6.5]
+    blind = freezing.order(divergence, range(4), 4)
+    assert [item.layer for item in blind] == [0, 1, 2, 3], "without measuring again layer 1 comes too soon"
+
+
+def test_the_score_that_agrees_best_is_taken(tmp_path: Path) -> None:
+    some = settings_.candidates(None, None)
+    assert {each["score"] for each in some} == set(settings_.SCORES) and some[0] == {"score": "residual", "rho": 0.1}
+    assert settings_.candidates("residual", None) == [{"score": "residual", "rho": rho} for rho in settings_.RHOS]
+    assert settings_.candidates("dart", 0.3) == [{"score": "dart"}]
+    asked = Freezable([[6, 6, 6, 6, 0]] * 80, sees=("scope",))
+    trials = Trials(asked, 0.9, frozen_cost, Store(tmp_path / "s.json", {}))
+    ranked = settings_.choose(trials, SPACE, some)
+    assert ranked[0].switches["score"] == "scope" and ranked[0].agreement == 1 and ranked[-1].agreement == 0
+    assert all(trial.asked == 20 for each in ranked for trial in each.trials)
+    assert settings_.choose(trials, SPACE, some[:1])[0].trials == ()
+
+
 # The bundled model.
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -212,6 +277,11 @@ def test_a_search_reports_saves_and_goes_on(
     assert data["calibration"]["holds"] and data["held_out"]["agreement"][0] >= 0.7 and data["passed"]
     assert data["calibration"]["asked"] + data["held_out"]["asked"] == 56
     assert {item["default"] for item in data["compared"]} == {"thirds", "even"}
+    assert (
+        len(data["settings"]) == len(settings_.candidates(None, None)) and found.score == data["settings"][0]["score"]
+    )
+    assert sorted(layer for layer, _ in data["freezing"]) == list(range(min(data["horizon"], found.layers - 1)))
+    assert {*found.kv_only} <= {layer for layer, _ in data["freezing"]}
     names = {"md", "json", "-horizon.png", "-frontier.png", "-measurements.json"}
     assert {path.name.removeprefix("budgets").removeprefix(".") for path in folder.iterdir()} == names
     page = (folder / "budgets.md").read_text()
@@ -270,6 +340,9 @@ def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:
     [
         (["--retention", 0.9], ["belong to a search", "--retention", "give --data too"]),
         (["--data", "glyph", "--plan", "even"], ["searches the budgets itself", "--plan"]),
+        (["--data", "glyph", "--kv-only", "1"], ["searches the budgets itself", "--kv-only"]),
+        (["--data", "glyph", "--steps", 4], ["--steps is for a score that chooses in rounds", "give --score too"]),
+        (["--no-freeze"], ["belong to a search", "--freeze"]),
         (["--data", "glyph", "--count", 100], ["too few questions", "the lower bound would be 0.8", "--count"]),
         (["--data", "glyph", "--count", 70, "--retention", 1.5], ["between 0 and 1", "--retention"]),
         (["--data", "glyph", "--count", 70, "--held-out", 0], ["between 0 and 1", "--held-out"]),

@@ -32,7 +32,8 @@ SCORE = Spread()
 
 def test_our_scores_and_their_flags() -> None:
     assert scores.built_in() == [
-        "dart", "fastv", "low", "norm", "pyramiddrop", "random", "ratio", "residual", "stride", "v2drop",
+        "dart", "fastv", "keynorm", "low", "maxmin", "norm", "pyramiddrop", "random", "ratio", "residual", "scope",
+        "stride", "v2drop",
     ]  # fmt: skip
     flags = {name: (s.reads_text, s.needs_layer_before) for name in scores.built_in() for s in [scores.find(name)]}
     assert {name: flag for name, flag in flags.items() if any(flag)} == {
@@ -97,7 +98,10 @@ def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> No
         ({"read_text": True}, r"Wrong\.read_text(.|\n)*did you mean 'reads_text'"),
         ({"need_layer_before": True}, r"Wrong\.need_layer_before(.|\n)*did you mean 'needs_layer_before'"),
         ({"constants": lambda *_: None}, r"Wrong\.constants(.|\n)*did you mean 'constant'"),
-        ({"READS_TEXT": True}, r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_text, score"),
+        (
+            {"READS_TEXT": True},
+            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_spectrum, reads_text, score,",
+        ),
         ({"reads_text": "yes"}, r"flag is no bool(.|\n)*Wrong\.reads_text(.|\n)*'yes'"),
         ({"constant": 3}, r"method cannot be called(.|\n)*Wrong\.constant(.|\n)*3"),
     ],

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import frozen_cache
+import greedy_cache
 import onnx
 import padded_cache
 import pytest
@@ -22,3 +25,20 @@ def padded(pytestconfig: pytest.Config) -> Traced:
     """The same for pictures that may be padded."""
     folder = made_once(Path(pytestconfig.cache.mkdir("padded")), Path(padded_cache.__file__), padded_cache.write)
     return Traced(*(onnx.load(folder / f"{half}.onnx") for half in ("vision", "decoder")), padded_cache.PLAN)
+
+
+def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:
+    folder = made_once(Path(pytestconfig.cache.mkdir(name)), Path(cache.__file__), cache.write)
+    return Traced(onnx.ModelProto(), onnx.load(folder / "decoder.onnx"), cache.PLAN)
+
+
+@pytest.fixture(scope="session")
+def frozen(pytestconfig: pytest.Config) -> Traced:
+    """Three layers, the first two frozen, and two prunes; the decoder alone."""
+    return _decoder(pytestconfig, "frozen", frozen_cache)
+
+
+@pytest.fixture(scope="session")
+def greedy(pytestconfig: pytest.Config) -> Traced:
+    """A prune in rounds and a drop; the decoder alone."""
+    return _decoder(pytestconfig, "greedy", greedy_cache)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -17,8 +19,8 @@ from luvc_export.export.surgeon.graph import PLAN_KEY
 PLAN = Plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 
 
-def write(folder: Path, plan: Plan = PLAN) -> None:
-    """Trace both halves into ``folder``, weights inside."""
+def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None = None) -> None:
+    """Trace both halves into ``folder``, weights inside; with ``change`` the decoder alone, changed."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
@@ -33,10 +35,12 @@ def write(folder: Path, plan: Plan = PLAN) -> None:
             parameter.copy_(noise * scale if parameter.dim() > 1 else parameter + 0.2 * noise)
     vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
-    halves = {
-        "vision": trace.trace_vision(vision, plan, (plan.grid[0] * unit, plan.grid[1] * unit), 1),
-        "decoder": trace.trace_decoder(family.decoder(model, plan), family.decoder_shape(config), torch.float32),
-    }
+    decoder, halves = family.decoder(model, plan), {}
+    if change is None:
+        halves["vision"] = trace.trace_vision(vision, plan, (plan.grid[0] * unit, plan.grid[1] * unit), 1)
+    else:
+        change(decoder)
+    halves["decoder"] = trace.trace_decoder(decoder, family.decoder_shape(config), torch.float32)
     folder.mkdir()
     for half, graph in halves.items():
         simplify(graph)

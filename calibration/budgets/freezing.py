@@ -1,0 +1,51 @@
+"""Which LLM layers to freeze first (``Plan.kv_only``): by how little the model's predictions move, measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from luvc_export.core.progress import Progress
+
+#: Questions whose predictions are compared, at most (ShortV takes 40).
+SAMPLES = 40
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A layer and where it stands: freezing it and all before it moves predictions by ``divergence`` (nats a token)."""
+
+    layer: int
+    divergence: float
+
+
+def order(
+    divergence: Callable[[tuple[int, ...]], float],
+    layers: Collection[int],
+    every: int,
+    progress: Progress = lambda stage, done: None,
+) -> list[Frozen]:
+    """All of ``layers``, the one that matters least first.
+
+    Greedy: what each layer adds depends on those frozen already (ShortV measures alone), so the rest is measured again
+    after every ``every`` layers.
+
+    Args:
+        divergence: Of the predictions with these layers frozen, ascending, from those of the uncompressed model.
+        layers: What may be frozen.
+        every: Layers that one measurement of the rest decides.
+        progress: Told (stage, fraction).
+    """
+    found: list[Frozen] = []
+    left = sorted(layers)
+    while left:
+        taken = [item.layer for item in found]
+        progress("layers to freeze", len(taken) / (len(taken) + len(left)))
+        moved = {layer: divergence(tuple(sorted((*taken, layer)))) for layer in left}
+        for layer in sorted(left, key=lambda layer: (moved[layer], -layer))[:every]:
+            taken.append(layer)
+            left.remove(layer)
+            together = moved[layer] if every == 1 else divergence(tuple(sorted(taken)))
+            found.append(Frozen(layer, together))
+    progress("layers to freeze", 1.0)
+    return found

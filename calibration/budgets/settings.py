@@ -1,0 +1,61 @@
+"""Which score a search prunes by, and how wide its filter is: asked of the calibration part before budgets are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from luvc_export.calibration.budgets.space import Space
+from luvc_export.calibration.budgets.trials import PlanTrial, Trials
+from luvc_export.export.compression import scores
+
+#: Widths of the filter, narrow to wide.
+RHOS = (0.1, 0.25, 0.5)
+
+#: Scores that are tried where none is named: none reads the question, all prune before layer 0, each won somewhere.
+SCORES = ("residual", "scope", "maxmin", "dart")
+
+#: Shares of the encoded tokens, in every layer up to the horizon, at which settings are compared.
+SHARES = (0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a plan ranks tokens by, and its trials at ``SHARES``."""
+
+    switches: dict[str, Any]
+    trials: tuple[PlanTrial, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Mean over the shares."""
+        return sum(trial.agreement.value for trial in self.trials) / len(self.trials)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return ", ".join(
+            f"{value}" if name == "score" else f"{name} {value:g}" for name, value in self.switches.items()
+        )
+
+
+def candidates(score: str | None, rho: float | None) -> list[dict[str, Any]]:
+    """What may be chosen where ``score`` and ``rho`` are given (or not, None)."""
+    found: list[dict[str, Any]] = []
+    for name in SCORES if score is None else (score,):
+        widths = (RHOS if rho is None else (rho,)) if scores.find(name).reads_spectrum else ()
+        found += [{"score": name, "rho": width} for width in widths] or [{"score": name}]
+    return found
+
+
+def choose(trials: Trials, space: Space, some: Sequence[dict[str, Any]]) -> list[Setting]:
+    """All of ``some``, the best first; the earlier of equals. One is not tried at all."""
+    if len(some) == 1 or not space.horizon:
+        return [Setting(dict(each), ()) for each in some]
+    asked = []
+    for switches in some:
+        own = replace(space, switches={**space.switches, **switches})
+        keeps = [(round(share * space.encoded(())),) * space.horizon for share in SHARES]
+        asked.append(Setting(dict(switches), tuple(trials.some(own.plan((), keep)) for keep in keeps)))
+    return sorted(asked, key=lambda each: -each.agreement)

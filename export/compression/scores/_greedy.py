@@ -1,0 +1,102 @@
+"""Block greedy: choose K of N tokens in a few unrolled rounds, each of which takes several and looks again.
+
+A greedy loop takes one token at a time and cannot be unrolled for hundreds. Here K is divided exactly over the rounds;
+tokens of one round do not see each other, so where the grid is whole a round takes one of each cell of 3 x 3 (or 2 x 2)
+units before a second of any. With as many rounds as tokens it is the greedy loop itself (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from luvc_export.export.compression import spu
+from luvc_export.export.compression.row_reductions import mark, norms
+from luvc_export.export.compression.scores.base import ScoreInput
+
+#: Rounds where the plan names none.
+ROUNDS = 16
+
+
+def unit(normed: Tensor) -> Tensor:
+    """Tokens of length 1, fp32 [B, G, N, D]."""
+    return normed / norms(normed)[..., None].clamp(min=1e-12)
+
+
+def rounds(keep: int, steps: int) -> list[int]:
+    """How many tokens each round takes: ``keep`` in all."""
+    count = min(steps or ROUNDS, keep)
+    share, extra = divmod(keep, count)
+    return [share + (number < extra) for number in range(count)]
+
+
+def choose(
+    given: ScoreInput,
+    worth: Callable[[Tensor], Tensor],
+    near: Callable[[Tensor, int], Tensor],
+    cover: Tensor,
+    restart: bool = False,
+) -> Tensor:
+    """Rank fp32 [B, G, N]: above 1 the K chosen tokens, below it the others, by what they would still add.
+
+    Args:
+        given: Of the score.
+        worth: What a token would add, at least 0 [B, G, N], for how well each token is covered [B, G, N].
+        near: (flat places as ``spu.flat_index`` gives them, P) -> similarity of every token to the nearest of those.
+        cover: How well each token is covered before the first round.
+        restart: Whether the first round's choice replaces ``cover``.
+    """
+    tokens = given.normed.shape[2]
+    padding = None if given.padding is None else given.padding().float()
+    picks = rounds(given.keep, given.steps)
+    table = cells(given.grid, given.images, max(picks)) if given.grid is not None else None
+    taken = torch.zeros_like(cover)
+    for number, pick in enumerate(picks):
+        rank = _scaled(worth(cover)) - 8.0 * taken
+        rank = rank if padding is None else rank - 4.0 * padding
+        rank = rank if table is None else rank - 2.0 * (rank < _best_of_cell(rank, table)).float()
+        best = torch.topk(rank, pick).indices
+        taken = taken + mark(best, tokens)
+        found = near(spu.flat_index(best, tokens), pick)
+        cover = found if restart and number == 0 else torch.maximum(cover, found)
+    return _scaled(worth(cover)) + 2.0 * taken
+
+
+def cells(grid: tuple[int, int], images: int, most: int) -> list[list[int]] | None:
+    """Tokens of each cell, side * side of them, N where there is none; None where cells are too few.
+
+    The largest side of 3 and 2 with at least two cells for each of the ``most`` tokens of a round.
+    """
+    rows, columns = grid
+    for side in (3, 2):
+        high, wide = -(-rows // side), -(-columns // side)
+        if images * high * wide < 2 * most:
+            continue
+        table = [[images * rows * columns] * side**2 for _ in range(images * high * wide)]
+        for place in range(images * rows * columns):
+            image, inside = divmod(place, rows * columns)
+            row, column = divmod(inside, columns)
+            cell = (image * high + row // side) * wide + column // side
+            table[cell][row % side * side + column % side] = place
+        return table
+    return None
+
+
+def _best_of_cell(rank: Tensor, table: list[list[int]]) -> Tensor:
+    """For every token the highest rank of its cell [B, G, N]."""
+    batch, groups, tokens = rank.shape
+    cell_of = {place: cell for cell, members in enumerate(table) for place in members}
+    members = torch.tensor([place for cell in table for place in cell])
+    ended = torch.cat([rank, torch.full_like(rank[..., :1], -100.0)], 2)
+    inside = ended.index_select(2, members).reshape(batch * groups * len(table), len(table[0]))
+    best = inside.amax(1).reshape(batch, groups, len(table))
+    return best.index_select(2, torch.tensor([cell_of[place] for place in range(tokens)]))
+
+
+def _scaled(worth: Tensor) -> Tensor:
+    """Divided by the largest of the image: 0 to 1."""
+    batch, groups, tokens = worth.shape
+    most = worth.reshape(batch * groups, tokens).amax(1).reshape(batch, groups, 1)
+    return worth / most.clamp(min=1e-20)

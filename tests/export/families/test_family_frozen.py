@@ -1,0 +1,78 @@
+"""Frozen layers (``Plan.kv_only``): families equal their transformers models whose layers hand visual rows through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import family_harness as harness
+import pytest
+import torch
+from family_harness import SABOTAGE, TOLERANCE, Case, case
+from torch import Tensor
+
+from luvc_export.core.plan import Plan
+from luvc_export.export import families
+
+FAMILIES = families.built_in()
+
+
+@contextmanager
+def handed_through(tiny: Case, frozen: tuple[int, ...], visual: Tensor) -> Iterator[None]:
+    """In transformers' own layers ``frozen``, rows ``visual`` (bool [S]) leave as they entered."""
+
+    def put_back(layer: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        entered = args[0] if args else kwargs["hidden_states"]
+        left = out[0] if isinstance(out, tuple) else out
+        rows = torch.where(visual[None, :, None], entered, left)
+        return (rows, *out[1:]) if isinstance(out, tuple) else rows
+
+    layers: Any = tiny.family.decoder(tiny.model, tiny.plan).layers  # transformers' own modules
+    hooks = [layers[number].register_forward_hook(put_back, with_kwargs=True) for number in frozen]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def both(name: str, frozen: tuple[int, ...], reference: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of a prompt of two images and three forced tokens: prefill, decoded one by one; transformers' of all."""
+    tiny = case(name)
+    plan: Plan = replace(tiny.plan, kv_only=frozen)
+    ids, images, forced = tiny.prompt(2), tiny.images(2), [5, 17, 42]
+    given = harness.reference(tiny, ids + forced, images)
+    visual = given["input_ids"][0] == tiny.family.image_token_id(tiny.config)
+    starts = torch.nonzero(visual & ~visual.roll(1))[:, 0]  # a row's end after a picture is text for us
+    place = torch.arange(len(visual)) - starts[:, None]
+    visual &= ((place >= 0) & (place < tiny.plan.units)).any(0)
+    with handed_through(tiny, reference, visual):
+        expected = harness.reference_logits(tiny, given)
+    decoder = tiny.family.decoder(tiny.model, plan)
+    run = harness.lay_out(tiny, plan, ids, *harness.encode_images(tiny, plan, images)[:2])
+    known = torch.from_numpy(run.layout.input_ids[0]) < tiny.family.decoder_shape(tiny.config).vocab
+    with torch.no_grad():
+        out, past, _ = decoder(*run.inputs(), harness.empty_past(tiny))
+        assert [cache.shape[2] for cache in past[::2]] == list(plan.cache_rows(2, run.layout.input_ids.shape[1]))
+        steps = []
+        for step, token in enumerate(forced):
+            inputs = harness.next_inputs(run, decoder, token, run.layout.input_ids.shape[1] + step + 1)
+            logits, past, _ = decoder(*inputs, past)
+            steps.append(logits[0])
+    return out[0][known], torch.cat(steps), expected
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prefill_and_decode_equal_the_reference(name: str) -> None:
+    frozen = tuple(range(case(name).plan.layers - 1))[-2:]
+    prefill, decoded, expected = both(name, frozen, frozen)
+    assert expected.std() >= 1
+    assert harness.difference(torch.cat([prefill, decoded]), expected) < TOLERANCE
+
+
+def test_another_layer_frozen_is_another_model() -> None:
+    for ours, theirs in (((0,), ()), ((), (0,)), ((0,), (1,))):
+        prefill, decoded, expected = both("qwen2_5_vl", ours, theirs)
+        assert harness.difference(torch.cat([prefill, decoded]), expected) > SABOTAGE

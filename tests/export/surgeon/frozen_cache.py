@@ -1,0 +1,15 @@
+"""The decoder of ``traced_cache`` whose layers before a prune and after it are frozen (``Plan.kv_only``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import traced_cache
+
+PLAN = replace(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1))
+
+
+def write(folder: Path) -> None:
+    """Trace the decoder into ``folder``, weights inside."""
+    traced_cache.write(folder, PLAN, lambda decoder: None)
