@@ -2,7 +2,7 @@
 
 Every round runs each plan once on a new noise picture, so that load of the machine falls on all. Ratios are of the
 first plan's time in the same round; shown are medians and the smallest and largest ratio. OpenVINO on the CPU, in the
-arithmetic it is best at.
+arithmetic it is best at, or in fp32 where the first name is `--fp32`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from luvc_export.bundle.folder import load
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 
 
-def main(folder: str, names: list[str], rounds: int = 4) -> None:
+def main(folder: str, names: list[str], arithmetic: str = "auto", rounds: int = 3) -> None:
     """Print a table of the plans ``names``."""
     bundle = load(Path(folder))
-    backs = {name: OpenVinoBackend(bundle, bundle.manifest.plans[name]) for name in names}
+    backs = {name: OpenVinoBackend(bundle, bundle.manifest.plans[name], arithmetic=arithmetic) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     random = np.random.default_rng(0)
     for number in range(rounds + 1):
@@ -39,4 +39,5 @@ def main(folder: str, names: list[str], rounds: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    narrow = sys.argv[2] != "--fp32"
+    main(sys.argv[1], sys.argv[2 if narrow else 3 :], "auto" if narrow else "fp32")
