@@ -17,7 +17,7 @@ from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "freeze")
-_DIRECT = ("schedule", "speedup", "kv_mib", "last_layer", "kv_only")
+_DIRECT = ("schedule", "kv_mib", "last_layer", "kv_only")
 
 
 def plan(
@@ -105,11 +105,13 @@ def plan(
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     if data is not None:
         media = {"tiles": options.grids(tiles), "video": video or joint_frames is not None, "joint_images": joint}
+        if speedup is not None and "retention" in given:
+            raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
         if steps and "score" not in given:
             raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
         unsaid = {"score", "rho", "steps"} - set(given)  # which the search chooses
         switches = {name: value for name, value in switches.items() if name not in unsaid}
-        judged = {"retention": retention, "held_out": held_out}
+        judged = {"retention": retention, "held_out": held_out, "speedup": speedup}
         result = _search(
             checkpoint,
             data,
