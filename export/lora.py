@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import CheckpointError, LuvcError, MachineError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
@@ -126,4 +126,5 @@ def _check_whole(checkpoint: Checkpoint, adapter: Path, results: list[Any]) -> N
 
 
 def _base(adapter: Path) -> str:
-    return str(json.loads((adapter / _CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    config = read_json(adapter / _CONFIG, 2**20, CheckpointError, "the adapter's config")
+    return str(config.get("base_model_name_or_path") if isinstance(config, dict) else None)

@@ -185,20 +185,25 @@ class Place:
         if verb.over:
             shutil.copytree(bundle, self.out)
 
-    def run(self, kill_at: int | float | None, careless: bool = False) -> int:
-        """Run the verb: its wait status. An int kills at a rename (two for each, before and after), a float later."""
-        if self.verb.words[0] == "make-random" and self.out.exists():
+    def run(
+        self, kill_at: int | float | None, careless: bool = False, before: Callable[[], None] = lambda: None
+    ) -> int:
+        """Run the verb: its wait status. An int kills at a rename (two for each, before and after), a float later.
+
+        ``before`` is called in the process of the verb, before it begins.
+        """
+        if self.verb.words[0] == "make-random" and self.out.is_dir() and not self.out.is_symlink():
             shutil.rmtree(self.out)
         process = os.fork()
         if process == 0:
-            self._work(kill_at, careless)
+            self._work(kill_at, careless, before)
         if isinstance(kill_at, float):
             time.sleep(kill_at)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         return os.waitpid(process, 0)[1]
 
-    def _work(self, kill_at: int | float | None, careless: bool) -> None:
+    def _work(self, kill_at: int | float | None, careless: bool, before: Callable[[], None]) -> None:
         for kept in list(weakref.finalize._registry):  # type: ignore[attr-defined]
             kept.detach()  # the parent's temporary folders are not this process's to remove
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
@@ -212,6 +217,7 @@ class Place:
         if isinstance(kill_at, int):
             kill_at_rename(kill_at)
         said = {"BUNDLE": f"{self.bundle}", "OUT": f"{self.out}"}
+        before()
         sys.argv = ["luvc-export", *(said.get(word, word) for word in self.verb.words)]
         code: object = 70
         try:
@@ -339,11 +345,11 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="trace and measure too, which takes long")
     given, names, faults = parser.parse_args(), [], list[str]()
     names = given.verbs.split(",")
-    _import_what_is_slow()
+    import_what_is_slow()
     with tempfile.TemporaryDirectory(prefix="luvc-kills-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
-        bundle = given.bundle or _first(root)
+        bundle = given.bundle or first(root)
         dice = random.Random(given.seed)
         for index, name in enumerate(names):
             place = Place(VERBS[name], root / name, bundle, not given.whole)
@@ -368,7 +374,7 @@ def said(name: str, how: str, count: int, found: list[str], place: Place, begin:
         print((place.folder / "log").read_text()[-2000:])
 
 
-def _first(root: Path) -> Path:
+def first(root: Path) -> Path:
     place = Place(VERBS["inspect"], root / "first", root, quick=False)
     place.verb = Verb(tuple(word for word in VERBS["export"].words if word != "--overwrite"), whole_bundle)
     if place.run(None):
@@ -376,7 +382,7 @@ def _first(root: Path) -> Path:
     return place.out
 
 
-def _import_what_is_slow() -> None:
+def import_what_is_slow() -> None:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import torch  # noqa: F401

@@ -15,8 +15,8 @@ from luvc_export.cli import app
 SCRIPT = Path(__file__).with_name("kills.py")
 
 
-def kills(bundle: Bundle, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), "--bundle", str(bundle.folder), *map(str, words)]
+def kills(bundle: Bundle, *words: object, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", str(script), "--bundle", str(bundle.folder), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
@@ -32,6 +32,14 @@ def test_a_file_written_in_place_is_seen(demo_bundle: Bundle) -> None:
     """Sabotage: half a plan and half a page lie there after a kill."""
     found = kills(demo_bundle, "--renames", "--verbs", "plan", "--careless")
     assert found.returncode == 1 and "JSONDecodeError" in found.stdout, found.stdout + found.stderr
+
+
+def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(demo_bundle: Bundle) -> None:
+    links = SCRIPT.with_name("links.py")
+    found = kills(demo_bundle, "--verbs", "plan,inspect", script=links)
+    assert found.returncode == 0 and found.stdout.count("1 names, 0 faults") == 2, found.stdout + found.stderr
+    found = kills(demo_bundle, "--verbs", "plan", "--careless", script=links)
+    assert found.returncode == 1 and "wrote through the link at out" in found.stdout, found.stdout + found.stderr
 
 
 def test_every_verb_that_writes_is_in_the_table() -> None:

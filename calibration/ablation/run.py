@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.tasks import Task
+from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
@@ -114,7 +114,7 @@ def write_pages(folder: Path) -> None:
     file = folder / FIGURES
     if not file.is_file():
         raise UsageError("no figures to write a page from", where=str(file), fix="luvc-export ablate -o FOLDER")
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = read_json(file, 2**28, UsageError, "the file of figures")
     about, found = data.pop("about"), from_plain(data)
     write_whole(folder / "ablation.md", tables.page(found, about))
     write_whole(folder / "ablation-horizon.png", figures.horizon(found))

@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan import Plan
+from luvc_export.errors import UsageError
 from luvc_export.export.compression import scores
+
+#: Bytes of the largest file: a record is a few hundred.
+_MOST = 2**28
 
 
 class Store:
@@ -21,13 +26,23 @@ class Store:
     Args:
         path: File, read if it is there and made for the same ``about``, else begun anew.
         about: What every record depends on: checkpoint, task, version of the records.
+
+    Raises:
+        UsageError: Something else lies at ``path``.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.about = path, about
         self.records: dict[str, Any] = {}
         if path.is_file():
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path, _MOST, UsageError, "the file of measurements")
+            if not isinstance(data, dict) or not isinstance(data.get("records"), dict):
+                raise UsageError(
+                    "this is no file of measurements",
+                    where=str(path),
+                    expected="what an interrupted run left there",
+                    fix="name another folder, or move the file away",
+                )
             if data.get("about") == about:
                 self.records = data["records"]
 

@@ -18,11 +18,12 @@ from luvc_export.calibration.parity.tolerances import RETENTION
 from luvc_export.calibration.runners import Spec
 from luvc_export.calibration.runners.base import Runner
 from luvc_export.calibration.runners.canvas import Grids, canvas, canvas_of
-from luvc_export.core.plan import Plan
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.core.progress import Progress
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
-from luvc_export.errors import UsageError
+from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -118,10 +119,8 @@ def _open(
 
 
 def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:
-    import json
-
     if name.endswith(".json") and Path(name).is_file():
-        return Plan.from_json(json.loads(Path(name).read_text(encoding="utf-8")), name)
+        return Plan.from_json(read_json(Path(name), MAX_PLAN_BYTES, PlanError, "the plan file"), name)
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     shapes = family.decoder_shape(config), family.encoder_shape(config)

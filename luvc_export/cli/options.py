@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from luvc_export.core.plan import Plan
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
 from luvc_export.errors import PlanError, UsageError, did_you_mean
 
 ImageSize = Annotated[
@@ -151,10 +151,7 @@ def plan_source(plan: str) -> str | list[int] | Plan:
         path = Path(plan)
         if not path.is_file():
             raise PlanError("there is no such plan file", where="--plan", got=plan, fix="luvc-export plan ... -o FILE")
-        try:
-            return Plan.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
-        except ValueError as error:
-            raise PlanError("the plan file is not JSON", where=str(path), got=str(error)) from error
+        return Plan.from_json(read_json(path, MAX_PLAN_BYTES, PlanError, "the plan file"), str(path))
     return [int(part) for part in re.split(r"[\s,]+", plan) if part] if _BUDGETS.fullmatch(plan) else plan
 
 

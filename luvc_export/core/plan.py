@@ -23,6 +23,9 @@ TENSORRT_TOPK_LIMIT = 3840
 #: LLM layers or merge passes; a number; units a side (65,536 pixels in patches of 14 are 4,681).
 _MOST_ENTRIES, _MOST, _MOST_SIDE = 4096, 2**31, 8192
 
+#: Bytes of the largest plan file.
+MAX_PLAN_BYTES = 2**22
+
 LastLayer = Literal["drop", "kv_only", "full"]
 Axis = Literal["token", "channel"]
 Spectrum = Literal["1d", "2d"]

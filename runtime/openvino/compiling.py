@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino import one_thread
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
 from luvc_export.runtime.openvino.islands import narrow_products
 from luvc_export.runtime.openvino.model import Graph
@@ -120,6 +121,8 @@ def compile_graph(
     if arithmetic != "fp32":
         if arithmetic == "bf16":
             narrow_products(library, model, graph.bodies)
+        if device.name == "CPU" and one_thread.is_one(threads):
+            one_thread.keep_products_apart(library, model)
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None and device.name == "CPU":

@@ -116,6 +116,14 @@ def test_a_store_measures_once_and_only_for_the_same_model(tmp_path: Path) -> No
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("text", ["export PATH", "[]", '{"records": 1}', "[" * 9999])
+def test_a_store_does_not_begin_where_something_else_lies(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(UsageError, match=r"the file of measurements is not JSON|this is no file of measurements"):
+        Store(tmp_path / "m.json", {})
+    assert (tmp_path / "m.json").read_text() == text
+
+
 def test_an_unknown_task_suggests_one() -> None:
     with pytest.raises(UsageError, match="did you mean 'glyph'"):
         find("glyphs")
