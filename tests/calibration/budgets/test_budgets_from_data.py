@@ -353,6 +353,9 @@ def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tm
     made = part.Part("calibration", checkpoint, runners.load_model(checkpoint), data, image, space.none(), store)
     assert made.agrees(space.none(), range(5)) == [True] * 5
     assert not all(made.agrees(space.plan((), ()), range(5))), "blind"
+    still = Space(space.grid, layers, layers, order=(0,))
+    moved = [made.divergence(still.plan((), still.full(()), count), 5) for count in (0, 1)]
+    assert abs(moved[0]) < 1e-6 and moved[1] > 1e-3, "nothing frozen, and the first layer"
     assert all(1 <= len(asked.answer) <= 4 for asked in made.engine.asked(space.none()))
 
 
