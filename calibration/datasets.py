@@ -20,10 +20,11 @@ from PIL import Image
 
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
-from luvc_export.calibration.cases import Case, FileCase, asked, read_jsonl
+from luvc_export.calibration.cases import Case, asked, read_jsonl
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
+from luvc_export.runtime.prompt.case_lines import FileCase
 from luvc_export.runtime.prompt.encoder import VideoClip
 
 #: Width and height at which a very large picture tells itself from others.

@@ -1,8 +1,11 @@
-"""Ends from outside: SIGTERM and SIGHUP unwind the stack as SIGINT does."""
+"""Ends from outside: SIGTERM and SIGHUP unwind the stack as SIGINT does; a child ends with its parent."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from typing import Any
 
 #: What asks a process to end; Windows has no SIGHUP.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, see prctl(2)
 
 #: Exit codes of a process that one of them ended, as shells have them.
 ENDED = tuple(128 + number for number in ENDING)
@@ -33,3 +38,11 @@ def ended_cleanly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with(parent: int) -> None:
+    """End when process ``parent`` does, where the system can say so (``prctl``, Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:  # it went before we asked
+            sys.exit(128 + signal.SIGTERM)

@@ -11,11 +11,19 @@ from typing import Any, Literal, overload
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.backend import Backend, RowBackend
 from luvc_export.runtime.generation.answer import Past, answer, goes_on
-from luvc_export.runtime.generation.answer_batch import Ask, alike, answer_batch, check_ask, check_rows, in_row
+from luvc_export.runtime.generation.answer_batch import (
+    Ask,
+    Prepared,
+    alike,
+    answer_batch,
+    check_ask,
+    check_rows,
+    in_row,
+)
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.row_batch import answer_rows
-from luvc_export.runtime.generation.sampling import sampling_from
+from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
@@ -144,28 +152,60 @@ class Session(LoadedPlan):
             MachineError: See the class.
         """
         options, started = self.grammars.guided(sampling_from(sampling)), perf_counter()
-        ready: list[tuple[LoadedPlan, Request]] = []
-        budgets: list[int] = []
+        ready: list[Prepared] = []
         for row, ask in enumerate(requests):
             with in_row(row):
                 check_ask(ask)
                 fps = ask.get("fps", DEFAULT_FPS)
                 given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
-                asked = open_media(given, self.bundle.manifest)
-                chosen, request = self.fit(asked)
-                budgets.append(token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens))
-                ready.append((chosen, request))
-        join = isinstance(self.backend, RowBackend)
-        groups, spent = alike(ready, join), perf_counter() - started
-        if not join:
+                ready.append(self.prepare_row(given, options))
+        groups, spent = self.together(ready), perf_counter() - started
+        if not self._joins:
             check_rows(self.backend, groups)
         answers: dict[int, Generation] = {}
         for rows in groups:
-            together = [ready[row][1] for row in rows]
-            how = answer_rows if join else answer_batch
-            found = how(ready[rows[0]][0], together, options, [budgets[row] for row in rows], spent)
-            answers |= zip(rows, found, strict=True)
+            answers |= zip(rows, self.answer_rows([ready[row] for row in rows], options, spent), strict=True)
         return [answers[row] for row in range(len(requests))]
+
+    def prepare_row(self, asked: Question, options: Sampling) -> Prepared:
+        """Make one question of a batch ready; ``options`` are those its rows share.
+
+        Raises:
+            UsageError: See ``generate``.
+        """
+        chosen, request = self.fit(open_media(asked, self.bundle.manifest))
+        budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
+        return Prepared(chosen, request, budget)
+
+    def together(self, ready: Sequence[Prepared], most: int | None = None) -> list[list[int]]:
+        """Which rows run in one call of ``answer_rows``: of one plan, with equally many images, ``most`` at most.
+
+        Where the back-end's rows join as others end, images and ``most`` do not matter.
+        """
+        groups = alike([(row.loaded, row.request) for row in ready], self._joins)
+        if most is None or self._joins:
+            return groups
+        most = min(most, self.backend.largest_batch or most)
+        return [group[first : first + most] for group in groups for first in range(0, len(group), most)]
+
+    def answer_rows(self, ready: Sequence[Prepared], options: Sampling, spent: float = 0.0) -> list[Generation]:
+        """Answer rows that run together, see ``together``.
+
+        Args:
+            ready: See ``prepare_row``.
+            options: How tokens are chosen; each row draws with a random state of its own.
+            spent: Seconds that preparing took.
+
+        Raises:
+            CheckFailed: Logits of a row are not finite.
+            MachineError: See the class.
+        """
+        how = answer_rows if self._joins else answer_batch
+        return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
+
+    @property
+    def _joins(self) -> bool:
+        return isinstance(self.backend, RowBackend)
 
     def fit(self, asked: Question, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.

@@ -43,7 +43,7 @@ class Verb:
     """A verb that writes: its words, what it writes, and who says whether that is whole.
 
     Args:
-        words: For ``luvc-export``; ``BUNDLE`` and ``OUT`` stand for paths.
+        words: For ``luvc-export``; ``BUNDLE``, ``OUT`` and ``CASES``, a file of six questions, stand for paths.
         check: Raises where what lies at OUT is neither the old nor the new one; missing is looked at before.
         over: Whether an old one lies there.
         patches: Keeps a long computation out of it, given a bundle to take graphs from.
@@ -114,6 +114,35 @@ def _no_answers(base: Path) -> None:
     timing.measure = lambda engine, plans, text: [timing.Times(1.0, 1.0, 1.0)] * len(plans)
 
 
+def _no_workers(base: Path) -> None:
+    """A batch is answered in its own process."""
+    from luvc_export.batch import pool
+    from luvc_export.batch.answerer import Answer
+
+    def answered(job: Any, source: Any, shards: list[int], *given: object) -> Iterator[Any]:
+        for index in shards:
+            for row in source.read(index):
+                yield pool.Answered(row.number, None, Answer(f"to {row.line}"))
+
+    pool.answered = answered  # type: ignore[assignment]
+
+
+def whole_shards(path: Path) -> None:
+    """Each has its rows, in order."""
+    for file in path.glob("part-*"):
+        if [json.loads(line)["row"] // 2 for line in file.read_text().splitlines()] != [int(file.stem[5:])] * 2:
+            raise AssertionError(f"half of {file.name}")
+
+
+def whole_models(path: Path) -> None:
+    """Each has its configuration, program and bundle."""
+    for place in path.iterdir():
+        if not safe_files.is_scratch(place.name):
+            whole_bundle(place / "bundle")
+            if not all((place / name).stat().st_size for name in ("config.pbtxt", "1/model.py", "warmup/image")):
+                raise AssertionError(f"half of {place.name}")
+
+
 _ASKED = ("--task", "glyph", "--count", "2")
 VERBS: dict[str, Verb] = {
     "export": Verb(
@@ -170,6 +199,13 @@ VERBS: dict[str, Verb] = {
         over=False,
         patches=_no_answers,
     ),
+    "batch": Verb(
+        ("batch", "BUNDLE", "--input", "CASES", "-o", "OUT", "--shard", "2"),
+        whole_shards,
+        over=False,
+        patches=_no_workers,
+    ),
+    "triton": Verb(("triton", "BUNDLE", "-o", "OUT", "--copy", "--overwrite"), whole_models, over=False),
     "inspect": Verb(("inspect", "BUNDLE", "--surgery", "--html", "OUT"), whole_page, over=False),
 }
 
@@ -182,6 +218,8 @@ class Place:
         self.out, self.temporary = folder / "work" / "out", folder / "tmp"
         self.temporary.mkdir(parents=True)
         self.out.parent.mkdir()
+        self.cases = folder / "cases.jsonl"
+        self.cases.write_text('{"prompt": "what?"}\n' * 6)
         if verb.over:
             shutil.copytree(bundle, self.out)
 
@@ -216,7 +254,7 @@ class Place:
             be_careless()
         if isinstance(kill_at, int):
             kill_at_rename(kill_at)
-        said = {"BUNDLE": f"{self.bundle}", "OUT": f"{self.out}"}
+        said = {"BUNDLE": f"{self.bundle}", "OUT": f"{self.out}", "CASES": f"{self.cases}"}
         before()
         sys.argv = ["luvc-export", *(said.get(word, word) for word in self.verb.words)]
         code: object = 70

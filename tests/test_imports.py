@@ -13,7 +13,7 @@ import luvc_export
 
 ROOT = Path(luvc_export.__file__).resolve().parent
 PARTS = ("export", "engines", "runtime", "calibration")
-GLUE = ("cli", "pipeline", "packing", "serve", "trial")
+GLUE = ("cli", "pipeline", "packing", "serve", "trial", "batch", "ray", "triton")
 #: Rooms and modules of the root that everything may use, each with what it may use itself.
 SHARED = {
     "errors": set[str](),
@@ -99,13 +99,16 @@ def test_a_shared_room_imports_only_what_it_may(room: str) -> None:
                 assert words[1] in SHARED[room] | {room}, f"{path} imports {module}"
 
 
-def test_the_server_needs_the_light_runtime_alone() -> None:
-    for path in sorted((ROOT / "serve").rglob("*.py")):
+@pytest.mark.parametrize(
+    ("room", "beside"), [("serve", {"version"}), ("batch", {"signals"}), ("ray", {"batch"}), ("triton", {"serve"})]
+)
+def test_who_answers_many_needs_the_light_runtime_alone(room: str, beside: set[str]) -> None:
+    for path in sorted((ROOT / room).rglob("*.py")):
         for module, _ in imports(path):
             words = module.split(".")
             assert words[0] not in HEAVY, f"{path} imports {module}"
             if words[0] == "luvc_export" and len(words) > 1:
-                allowed = {"serve", "runtime", "bundle", "core", "errors", "version"}
+                allowed = {room, "runtime", "bundle", "core", "errors"} | beside
                 assert words[1] in allowed, f"{path} imports {module}"
 
 

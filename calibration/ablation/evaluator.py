@@ -163,7 +163,7 @@ class PlanEvaluator:
         Remembered by what concerns the encoder.
         """
         plan = calls.plan
-        names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding")
+        names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding", "encoder_prune")
         kept = {name: getattr(plan, name) for name in names}
         key = Plan(keep=(0,), joint_images=plan.joint_images, **kept)
         if key not in self._seen:

@@ -22,7 +22,7 @@ from luvc_export.calibration.runners.canvas import Grids, canvas
 from luvc_export.core.cost_report import cost
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, place_merges, solve
+from luvc_export.core.planning import MERGE_KEEP, PlanRequest, place_merges, solve
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.checkpoint import Checkpoint
@@ -210,7 +210,7 @@ def budgets(
         named = {**switches, **{name: value for name, value in own.items() if value is not None}}
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
-            share, joint = merge_keep or PlanRequest.merge_keep, space.joint_images
+            share, joint = merge_keep or MERGE_KEEP, space.joint_images
             made = solve(PlanRequest(name, share, joint_images=joint), grid, llm, encoder, **named)
             defaults[name] = made
         some, reach = settings.candidates(score, rho), llm.layers - 1 if freeze else 0

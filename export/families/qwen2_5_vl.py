@@ -51,6 +51,7 @@ class Qwen25VL(MropeFamily):
             unit=vision.spatial_merge_size**2,
             window=vision.window_size // vision.spatial_merge_size // vision.patch_size,
             full_attention=tuple(vision.fullatt_block_indexes),
+            gated=True,
         )
 
     def video(self, config: Any) -> Video | None:

@@ -10,22 +10,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan import MergeMode, MergePass
-from luvc_export.export.compression import oim
+from luvc_export.core.merging import Planned
+from luvc_export.core.plan import MergeMode
+from luvc_export.export.compression import oim, window_merge
 
 
 def merge(
-    units: oim.Units, planes: list[Tensor], step: MergePass, mode: MergeMode, padded: bool = False
+    units: oim.Units, planes: list[Tensor], step: Planned, mode: MergeMode, padded: bool = False
 ) -> tuple[oim.Units, list[Tensor]]:
     """One pass over ``units`` and, by the same decision and size-weighted mean, over every plane [n, H, W, C'].
 
-    ``padded``: see ``oim.merge``.
+    ``step`` is planned for the grid of ``units``; ``padded``: see ``oim.merge``.
     """
     if not planes:
-        return oim.merge(units, step, mode, padded), planes
+        return window_merge.merge(units, step, mode, padded), planes
     rows, columns = units.x.shape[1:3]
     own_place = torch.arange(rows * columns).expand(units.x.shape[0], -1)
-    merged = oim.merge(units._replace(merged_into=own_place), step, mode, padded)
+    merged = window_merge.merge(units._replace(merged_into=own_place), step, mode, padded)
     kept = merged.x.shape[1] * merged.x.shape[2]
     joins = (torch.arange(kept)[:, None] == merged.merged_into[:, None, :]).float()
     sizes = units.sizes.flatten(1)[:, :, None]

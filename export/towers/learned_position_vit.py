@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from luvc_export.core.encoder_prune import EncoderPrune
 from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError
-from luvc_export.export.compression import oim
+from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, split_heads
 from luvc_export.export.llm.rope import merged_positions
-from luvc_export.export.towers import feature_planes
+from luvc_export.export.towers import feature_planes, pruned_windows
 
 
 class Parts(NamedTuple):
@@ -79,22 +80,41 @@ class LearnedPositionViT(nn.Module):
         x, aside = self._start(image)
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         saved: dict[int, Tensor] = {}
-        last = self.features[-1]
+        last, prune, kept = self.features[-1], self.plan.encoder_prune, None
         for number, layer in enumerate(self.layers()[:last]):
-            x = self._block(self.parts(layer), x, units, aside)
-            passes = [step for step in self.plan.merges if step.block == number]
-            if number + 1 in self.features or passes:
+            before = x
+            if kept is None:
+                x = self._block(self.parts(layer), x, units, aside)
+            else:
+                x = self._pruned_block(self.parts(layer), x, units, aside, kept, number)
+            passes = [found for found in self.plan.merge_passes if found.step.block == number]
+            pruned_here = prune is not None and prune.block == number
+            tapped = number + 1 in self.features
+            if kept is None and (tapped or passes or pruned_here):
                 units = units._replace(x=self._as_units(x, aside, *units.x.shape[1:3]))
-            if number + 1 in self.features and number + 1 != last:
-                saved[number + 1] = units.x
+            if tapped and number + 1 != last:
+                saved[number + 1] = units.x if kept is None else self._give(x, aside, kept)
             for step in passes:
                 planes = list(saved.values())
                 units, moved = feature_planes.merge(units, planes, step, self.plan.merge_mode, padding is not None)
                 saved = dict(zip(saved, moved, strict=True))
             if passes:
                 x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)
-        found = [self._as_tokens(plane) for plane in (*saved.values(), units.x)]
-        return self.finish(found), merged_positions(units, self.plan).flatten(1, 2), units.merged_into
+            if prune is not None and pruned_here:
+                kept = self._prune(prune, x, before, units, aside, padding is not None)
+                x = torch.cat([x[:, :aside], self._flat(kept.chosen)], 1)
+        positions, into = merged_positions(units, self.plan).flatten(1, 2), units.merged_into
+        if kept is None:
+            found = [self._as_tokens(plane) for plane in (*saved.values(), units.x)]
+            return self.finish(found), positions, into
+        states = [*saved.values(), self._give(x, aside, kept)]
+        if not self.plan.grid_intact:
+            states = [
+                unit_prune.rows(state.flatten(1, 2), kept.chosen_at) if state.dim() == 4 else state for state in states
+            ]
+            positions = unit_prune.rows(positions, kept.chosen_at)
+            into = pruned_windows.dropped(kept.chosen_at, kept.before.shape[1]).gather(1, into)
+        return self.finish([self._flat(state.flatten(1, -2)) for state in states]), positions, into
 
     def finish(self, found: list[Tensor]) -> Tensor:
         """From each wanted hidden state [n, U * side * side, C] (unit by unit) to embeddings [n, U, D]."""
@@ -162,15 +182,67 @@ class LearnedPositionViT(nn.Module):
         return units.reshape(-1, rows * columns * self.side**2, width // self.side**2)
 
     def _block(self, parts: Parts, x: Tensor, units: oim.Units, aside: int) -> Tensor:
+        return self._after_attention(parts, x, self._attended(parts, x, units, aside))
+
+    def _attended(self, parts: Parts, x: Tensor, units: oim.Units, aside: int) -> Tensor:
         normed = norm(parts.before, x)
         query, key, value = parts.query(normed), parts.key(normed), parts.value(normed)
         if parts.query_norm is not None:
             query, key = norm(parts.query_norm, query), norm(parts.key_norm, key)
         query, key, value = (split_heads(part, self.head_dim) for part in (query, key, value))
-        out = parts.out(attention(query, key, value, self._bias(units, aside, x.dtype), self.scale))
+        return attention(query, key, value, self._bias(units, aside, x.dtype), self.scale)
+
+    def _after_attention(self, parts: Parts, x: Tensor, out: Tensor) -> Tensor:
+        out = parts.out(out)
         x = x + (out if parts.scales is None else out * parts.scales[0])
         out = parts.mlp(norm(parts.after, x))
         return x + (out if parts.scales is None else out * parts.scales[1])
+
+    def _prune(
+        self, prune: EncoderPrune, x: Tensor, before: Tensor, units: oim.Units, aside: int, padded: bool
+    ) -> unit_prune.Kept:
+        """Choose the units that go on; ``before`` is what the block read."""
+        rows, columns = units.x.shape[1:3]
+        layers, basis = self.layers(), None
+        normed = norm(self.parts(layers[prune.block + 1]).before, x) if prune.block + 1 < self.features[-1] else x
+        if prune.score == "residual":
+            basis = spu.lowpass_basis_2d(rows, columns, prune.rho)
+        seen, moved = (self._as_units(state, aside, rows, columns).flatten(1, 2) for state in (normed, x - before))
+        scores = unit_prune.score(prune, seen, moved, basis)
+        if padded:
+            scores = unit_prune.padding_last(scores, units.sizes.flatten(1), oim.HALF)
+        count = rows * columns
+        index = unit_prune.select(scores, [(1, count, prune.count(count))])
+        return unit_prune.prune(units.x.flatten(1, 2), index, prune)
+
+    def _flat(self, units: Tensor) -> Tensor:
+        """Units [n, U, side * side * C] -> tokens [n, U * side * side, C]."""
+        return units.reshape(-1, units.shape[1] * self.side**2, units.shape[2] // self.side**2)
+
+    def _kept_units(self, x: Tensor, aside: int, count: int) -> Tensor:
+        """Tokens -> the ``count`` units behind class tokens [n, count, side * side * C]."""
+        return self._as_units(x, aside, count, 1).flatten(1, 2)
+
+    def _give(self, x: Tensor, aside: int, kept: unit_prune.Kept) -> Tensor:
+        """A state as ``finish`` wants it: all units, or kept ones where none come back."""
+        units = self._kept_units(x, aside, kept.chosen_at.shape[1])
+        return unit_prune.restored(kept, units) if self.plan.grid_intact else units
+
+    def _pruned_block(
+        self, parts: Parts, x: Tensor, units: oim.Units, aside: int, kept: unit_prune.Kept, number: int
+    ) -> Tensor:
+        """One block on kept units; attention reads the others while they are seen."""
+        prune, count = self.plan.encoder_prune, kept.chosen_at.shape[1]
+        assert prune is not None
+        if number > prune.block + prune.stabilise:
+            sizes = unit_prune.rows(units.sizes.flatten(1), kept.chosen_at)[:, :, None]
+            return self._block(parts, x, units._replace(sizes=sizes), aside)
+        others = unit_prune.restored(kept, self._kept_units(x, aside, count))
+        seen = torch.cat([x[:, :aside], self._flat(others)], 1)
+        out = self._attended(parts, seen, units, aside)
+        rows = unit_prune.rows(self._kept_units(out, aside, kept.before.shape[1]), kept.chosen_at)
+        out = torch.cat([out[:, :aside], self._flat(rows)], 1)
+        return self._after_attention(parts, x, out)
 
     def _bias(self, units: oim.Units, aside: int, dtype: torch.dtype) -> Tensor | None:
         """log(size) of every key's unit [n, 1, tokens, tokens], 0 for class tokens; None unless the plan asks."""

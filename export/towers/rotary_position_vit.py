@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from luvc_export.core.encoder_prune import EncoderPrune
+from luvc_export.core.merging import Axis
 from luvc_export.core.plan import Plan
-from luvc_export.export.compression import oim
+from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm.rope import Rope, merged_positions
-from luvc_export.export.towers import feature_planes
+from luvc_export.export.towers import feature_planes, pruned_windows
+from luvc_export.export.towers.pruned_windows import EncoderState, PrunedState, Window
 
 
 class RotaryPositionViT(nn.Module):
@@ -78,19 +82,30 @@ class RotaryPositionViT(nn.Module):
             padding: See ``forward``.
         """
         units, saved = oim.start(self._embed(pixels), self.copies, padding), list[Tensor]()
-        stage = self._enter(units)
-        x = stage.x
+        stage, pruned = self._enter(units), None
+        x, prune = stage.x, self.plan.encoder_prune
         for number, block in enumerate(self.visual.blocks):
-            x = self._block(block, x, stage.whole if number in self.full else stage.windows)
+            before, full = x, number in self.full
+            if pruned is None:
+                x = self._block(block, x, stage.whole if full else stage.windows)
+            else:
+                x = self._pruned_block(block, x, pruned, full, number)
             if number in self.tapped:
-                saved.append(self._leave(units, x, stage).x)
-            passes = [step for step in self.plan.merges if step.block == number]
+                saved.append(self._plane(units, x, stage, pruned))
+            passes = [found for found in self.plan.merge_passes if found.step.block == number]
             if passes:
                 units = self._leave(units, x, stage)
                 for step in passes:
                     units, saved = feature_planes.merge(units, saved, step, self.plan.merge_mode, padding is not None)
-                stage = self._enter(units)
+                stage = self._enter(units, passes[-1].after)
                 x = stage.x
+            if prune is not None and number == prune.block:
+                units = self._leave(units, x, stage)
+                pruned = self._prune(prune, x, x - before, units, stage, padding is not None)
+                x = pruned.kept.chosen.reshape(x.shape[0], -1, self.hidden)
+        if pruned is not None and not self.plan.grid_intact:
+            return self._give_kept(x, saved, units, pruned)
+        x = x if pruned is None else self._restored(x, pruned)
         embeds = self.finish(x).index_select(1, stage.raster)
         if saved:
             tokens = (plane.reshape(-1, x.shape[1], self.hidden) for plane in saved)
@@ -139,10 +154,18 @@ class RotaryPositionViT(nn.Module):
         x = x if learned is None else x + learned
         return x.reshape(-1, rows, columns, self.patches * self.hidden)
 
-    def _enter(self, units: oim.Units) -> EncoderState:
-        """Put raster units into window order, with rotary caches and size bias of every window batch."""
+    def _enter(self, units: oim.Units, axes: tuple[Axis, Axis] | None = None) -> EncoderState:
+        """Put raster units into window order, with rotary caches and size bias of every window batch.
+
+        Args:
+            units: On their grid.
+            axes: What merging left of rows and columns; windows that merged apart stay windows.
+        """
         rows, columns = units.x.shape[1:3]
-        windows = layout(rows, columns, self.window, self.plan.grid if self.plan.windows == "area" else None)
+        if self.window and axes is not None and axes[0].whole:
+            windows = cut(axes[0].edges, axes[1].edges)
+        else:
+            windows = layout(rows, columns, self.window, self.plan.grid if self.plan.windows == "area" else None)
         order = torch.tensor(windows.order)
         length = rows * columns * self.patches
         x = units.x.flatten(1, 2).index_select(1, order).reshape(-1, length, self.hidden)
@@ -161,17 +184,79 @@ class RotaryPositionViT(nn.Module):
             inside_bias = None if bias is None else bias[:, begin:end].reshape(-1, inside)
             batches.append(Window(begin, end, inside, caches[0], caches[1], inside_bias))
             begin = end
-        return EncoderState(x, [whole], batches, torch.tensor(windows.inverse))
+        return EncoderState(x, [whole], batches, torch.tensor(windows.inverse), order, windows.batches)
 
     def _leave(self, units: oim.Units, x: Tensor, stage: EncoderState) -> oim.Units:
         """Back to raster order."""
         return units._replace(x=self.per_unit(x).index_select(1, stage.raster).reshape(units.x.shape))
 
+    def _plane(self, units: oim.Units, x: Tensor, stage: EncoderState, pruned: PrunedState | None) -> Tensor:
+        """A tapped state: units on the grid; of kept units alone, in the order of the tower, where none come back."""
+        if pruned is not None and not self.plan.grid_intact:
+            return self.per_unit(x)
+        return self._leave(units, x if pruned is None else self._restored(x, pruned), stage).x
+
+    def _prune(
+        self, prune: EncoderPrune, x: Tensor, moved: Tensor, units: oim.Units, stage: EncoderState, padded: bool
+    ) -> PrunedState:
+        """Choose the units that go on; ``moved`` is what the block added to ``x``, ``units`` hold it on the grid."""
+        blocks, basis = self.visual.blocks, None
+        normed = norm(blocks[prune.block + 1].norm1, x) if prune.block + 1 < len(blocks) else x
+        if prune.score == "residual":
+            rows, columns = units.x.shape[1:3]
+            basis = spu.lowpass_basis_2d(rows, columns, prune.rho)[stage.order]
+        scores = unit_prune.score(prune, self.per_unit(normed), self.per_unit(moved), basis)
+        if padded:
+            scores = unit_prune.padding_last(scores, units.sizes.flatten(1)[:, stage.order], oim.HALF)
+        index = unit_prune.select(scores, pruned_windows.quotas(prune, stage))
+        kept = unit_prune.prune(self.per_unit(x), index, prune)
+        return pruned_windows.leave(prune, stage, kept, self.patches)
+
+    def _restored(self, x: Tensor, pruned: PrunedState) -> Tensor:
+        """All tokens, in window order, from those of kept units."""
+        return unit_prune.restored(pruned.kept, self.per_unit(x)).reshape(x.shape[0], -1, self.hidden)
+
+    def _give_kept(
+        self, x: Tensor, saved: list[Tensor], units: oim.Units, pruned: PrunedState
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``from_patches`` gives where units stay away: kept ones in raster order, -1 for where others went."""
+        index, own = pruned_windows.raster(pruned.kept, pruned.seen)
+
+        def tokens(state: Tensor) -> Tensor:
+            rows = unit_prune.rows(state.flatten(1, 2), index) if state.dim() == 4 else unit_prune.rows(state, own)
+            return rows.reshape(state.shape[0], -1, self.hidden)
+
+        embeds = self.finish(tokens(self.per_unit(x)))
+        if saved:
+            embeds = torch.cat([embeds, *(self.finish_plane(i, tokens(plane)) for i, plane in enumerate(saved))], -1)
+        positions = unit_prune.rows(merged_positions(units, self.plan).flatten(1, 2), index)
+        into = pruned_windows.dropped(index, pruned.seen.order.shape[0])
+        return embeds, positions, into.gather(1, units.merged_into)
+
+    def _pruned_block(self, block: Any, x: Tensor, pruned: PrunedState, full: bool, number: int) -> Tensor:
+        """One block on kept units; attention reads others while they are seen, and gaps where windows have them."""
+        kept, whole_windows = pruned.kept, pruned.seen.whole if full else pruned.seen.windows
+        if number <= pruned.last:
+            qkv = block.attn.qkv(norm(block.norm1, self._restored(x, pruned)))
+            outs = self._attend_all(qkv, whole_windows)
+            outs = unit_prune.rows(self.per_unit(outs), kept.chosen_at)
+        elif not full and pruned.place is not None:
+            qkv = self.per_unit(block.attn.qkv(norm(block.norm1, x)))
+            spread = unit_prune.rows(qkv, pruned.place).reshape(x.shape[0], -1, 3 * self.hidden)
+            outs = unit_prune.rows(self.per_unit(self._attend_all(spread, pruned.windows)), kept.chosen_at)
+        else:
+            outs = self._attend_all(block.attn.qkv(norm(block.norm1, x)), pruned.whole if full else pruned.windows)
+        x = x + block.attn.proj(outs.reshape(x.shape))
+        return x + block.mlp(norm(block.norm2, x))
+
     def _block(self, block: Any, x: Tensor, windows: list[Window]) -> Tensor:
         qkv = block.attn.qkv(norm(block.norm1, x))
-        outs = [self._attend(qkv, window) for window in windows]
-        x = x + block.attn.proj(torch.cat(outs, 1) if len(outs) > 1 else outs[0])
+        x = x + block.attn.proj(self._attend_all(qkv, windows))
         return x + block.mlp(norm(block.norm2, x))
+
+    def _attend_all(self, qkv: Tensor, windows: list[Window]) -> Tensor:
+        outs = [self._attend(qkv, window) for window in windows]
+        return torch.cat(outs, 1) if len(outs) > 1 else outs[0]
 
     def _attend(self, qkv: Tensor, window: Window) -> Tensor:
         """Attention inside the windows of one batch: [n, S, 3 * C] -> [n, end - begin, C]."""
@@ -181,26 +266,6 @@ class RotaryPositionViT(nn.Module):
         mask = None if window.bias is None else window.bias[:, None, None, :].expand(-1, -1, window.length, -1)
         out = attention(query, key, value, mask, self.head_dim**-0.5)
         return out.reshape(-1, window.end - window.begin, self.hidden)
-
-
-class Window(NamedTuple):
-    """Equal windows side by side: tokens begin..end, ``length`` each, caches [windows, length, Dh / 2]."""
-
-    begin: int
-    end: int
-    length: int
-    cos: Tensor
-    sin: Tensor
-    bias: Tensor | None
-
-
-class EncoderState(NamedTuple):
-    """Encoder state between merges: tokens in window order, one window for all, the windows, and the way back."""
-
-    x: Tensor
-    whole: list[Window]
-    windows: list[Window]
-    raster: Tensor
 
 
 @dataclass(frozen=True)
@@ -238,7 +303,12 @@ def layout(rows: int, columns: int, window: int, original: tuple[int, int] | Non
     """Windows of ``window`` x ``window`` units on a ``rows`` x ``columns`` grid; 0 means one window for all."""
     side = window or max(rows, columns)
     row_edges = edges(rows, side, original[0] if original else None)
-    column_edges = edges(columns, side, original[1] if original else None)
+    return cut(row_edges, edges(columns, side, original[1] if original else None))
+
+
+def cut(row_edges: Sequence[int], column_edges: Sequence[int]) -> WindowLayout:
+    """Windows between edges, the largest first."""
+    columns = column_edges[-1]
     windows = [
         [row * columns + column for row in range(top, bottom) for column in range(left, right)]
         for top, bottom in pairwise(row_edges)

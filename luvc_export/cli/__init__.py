@@ -11,6 +11,7 @@ import typer
 from luvc_export import signals
 from luvc_export.cli import failures
 from luvc_export.cli.commands import ablate as ablate_verb
+from luvc_export.cli.commands import batch as batch_verb
 from luvc_export.cli.commands import bench as bench_verb
 from luvc_export.cli.commands import build as build_verb
 from luvc_export.cli.commands import calibrate as calibrate_verb
@@ -21,6 +22,7 @@ from luvc_export.cli.commands import parity as parity_verb
 from luvc_export.cli.commands import serve as serve_verb
 from luvc_export.cli.commands import targets as targets_verb
 from luvc_export.cli.commands import trial as trial_verb
+from luvc_export.cli.commands import triton as triton_verb
 from luvc_export.version import VERSION
 
 #: Exit code of a process that SIGPIPE ended, as shells have it.
@@ -44,12 +46,14 @@ app.command("pack")(pack_verb.pack)
 app.command("targets")(targets_verb.targets)
 app.command("run")(run.run)
 app.command("serve")(serve_verb.serve)
+app.command("batch")(batch_verb.batch)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("parity")(parity_verb.parity)
 app.command("ablate")(ablate_verb.ablate)
 app.command("calibrate")(calibrate_verb.calibrate)
 app.command("bench")(bench_verb.bench)
+app.command("triton")(triton_verb.triton)
 app.command("trial")(trial_verb.trial)
 app.command("make-random")(make_random.make_random)
 

@@ -5,14 +5,12 @@ Beside the verbs there are two programs: ``engines`` (``trial.engine_measure``) 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, see prctl(2)
+from luvc_export.signals import end_with
 
 
 def main() -> None:
@@ -32,14 +30,6 @@ def main() -> None:
     from luvc_export.cli import main as verbs
 
     verbs()
-
-
-def end_with(parent: int) -> None:
-    """End when process ``parent`` does, where the system can say so (``prctl``, Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-        if os.getppid() != parent:  # it went before we asked
-            sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

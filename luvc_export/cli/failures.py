@@ -25,6 +25,7 @@ _EXTRAS = {
     "tensorrt_rtx": "rtx",
     **dict.fromkeys(("starlette", "uvicorn", "msgspec", "prometheus_client"), "serve"),
     "llguidance": "guided",
+    **dict.fromkeys(("ray", "pyarrow"), "ray"),
 }
 
 

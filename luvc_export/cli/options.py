@@ -12,6 +12,7 @@ import typer
 
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
+from luvc_export.core.planning import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError, did_you_mean
 
 ImageSize = Annotated[
@@ -26,7 +27,25 @@ PlanName = Annotated[
     str,
     typer.Option("--plan", help="even, thirds, linear, cosine, none, a plan's JSON file, or budgets: 64,32,0."),
 ]
-MergeKeep = Annotated[float, typer.Option("--merge-keep", help="Share of units that merging in the encoder keeps.")]
+MergeKeep = Annotated[
+    float | None,
+    typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75, or with --encoder-keep all."),
+]
+MergeSchedule = Annotated[
+    str,
+    typer.Option("--merge-schedule", help="Where the encoder merges: late, gradual, early, or windows: inside them."),
+]
+EncoderKeep = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder-keep",
+        metavar="SHARE[@BLOCK]",
+        help="Share of units that goes on after an encoder block, such as 0.5@7; default block: a third of the depth.",
+    ),
+]
+EncoderRestore = Annotated[
+    str, typer.Option("--encoder-restore", help="Of units --encoder-keep left out, the LLM sees: all, or none.")
+]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets for this factor on prefill FLOPs.")]
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
 Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
@@ -129,6 +148,25 @@ def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def encoder_prune(keep: str | None, restore: str) -> EncoderPruneRequest | None:
+    """What ``--encoder-keep`` and ``--encoder-restore`` ask; None where nothing.
+
+    Raises:
+        UsageError: It cannot be read, or units are to come back that never left.
+    """
+    choice("--encoder-restore", restore, ("all", "none"))
+    if keep is None:
+        if restore != "all":
+            raise UsageError("nothing leaves the encoder", where="--encoder-restore", fix="give --encoder-keep too")
+        return None
+    match = re.fullmatch(r"(\d*\.?\d+)(?:@(\d+))?", keep.strip())
+    if not match:
+        raise UsageError(
+            "cannot read the share", where="--encoder-keep", got=keep, expected="SHARE or SHARE@BLOCK, such as 0.5@7"
+        )
+    return EncoderPruneRequest(float(match[1]), None if match[2] is None else int(match[2]), restore)  # type: ignore[arg-type]
+
+
 def aspect(text: str) -> float:
     """Parse ``W:H``: how many times as wide as high.
 
@@ -202,7 +240,19 @@ def flag(name: str) -> str:
 
 
 #: What shapes a plan that is made here.
-_SHAPING = ("merge_keep", "score", "rho", "axis", "spectrum", "last_layer", "kv_only", "steps")
+_SHAPING = (
+    "merge_keep",
+    "merge_schedule",
+    "encoder_keep",
+    "encoder_restore",
+    "score",
+    "rho",
+    "axis",
+    "spectrum",
+    "last_layer",
+    "kv_only",
+    "steps",
+)
 
 
 def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:

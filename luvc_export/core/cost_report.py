@@ -11,8 +11,10 @@ from itertools import groupby
 from typing import Any
 
 from luvc_export.core.budgets import kv_bytes, prefill_flops
+from luvc_export.core.encoder_cost import encoder_flops, encoder_ratio
+from luvc_export.core.merging import Axis
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, EncoderShape
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
     scale = min(columns / aspect, rows)
     lines = [_line(rows, scale), _line(columns, scale * aspect)]
     units = sum(lines[0]) * sum(lines[1])
-    for step in plan.merges:
-        lines = [_after_merging(lines[0], step.rows), _after_merging(lines[1], step.columns)]
+    for found in plan.merge_passes:
+        counts = (found.step.rows, found.step.columns)
+        lines = [_pass(*given) for given in zip(lines, found.before, counts, strict=True)]
     tokens = sum(lines[0]) * sum(lines[1]) * plan.joint_images
     padding = tuple(max(0, keep - tokens) for keep in plan.keep)
     whole = sum(prefill_flops(shape, plan.keep, text, plan.last_layer, plan.kv_only))
@@ -70,6 +73,12 @@ def _line(units: int, length: float) -> list[bool]:
     """Which of ``units`` in a row a picture of ``length`` units in the middle reaches into."""
     first = int(max(0.0, (units - length) / 2) + 1e-6)
     return [first <= place < units - first for place in range(units)]
+
+
+def _pass(line: list[bool], axis: Axis, count: int) -> list[bool]:
+    """``_after_merging`` in every line of an axis that merges apart."""
+    parts = zip(axis.edges, axis.edges[1:], axis.removed(count), strict=False)
+    return [held for begin, end, gone in parts for held in _after_merging(line[begin:end], gone)]
 
 
 def _after_merging(line: list[bool], removed: int) -> list[bool]:
@@ -90,6 +99,7 @@ def _after_merging(line: list[bool], removed: int) -> list[bool]:
 class Cost:
     """Cost of one plan in LLM prefill with ``text`` text tokens and ``images`` images, or joint groups of them.
 
+    ``encoder_flops`` are of the encoder's blocks for one image; None where no encoder was given.
     ``flops_ratio`` and ``kv_ratio`` are the uncompressed model's divided by the plan's; KV elements take 2 bytes.
     """
 
@@ -100,14 +110,16 @@ class Cost:
     flops_ratio: float
     kv_bytes: int
     kv_ratio: float
+    encoder_flops: int | None = None
+    encoder_ratio: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
 
 
-def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1) -> Cost:
-    """Cost of ``plan`` on an LLM of ``shape``."""
+def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1, encoder: EncoderShape | None = None) -> Cost:
+    """Cost of ``plan`` on an LLM of ``shape`` and, where it is given, the blocks of ``encoder``."""
     keep = [images * count for count in plan.keep]
     full = [images * plan.units * plan.joint_images] * plan.layers
     flops = prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)
@@ -126,4 +138,6 @@ def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1) -> Co
         sum(prefill_flops(shape, full, text)) / sum(flops),
         sum(kv),
         sum(kv_bytes(shape, full, text)) / sum(kv),
+        None if encoder is None else sum(encoder_flops(plan, encoder)),
+        None if encoder is None else encoder_ratio(plan, encoder),
     )

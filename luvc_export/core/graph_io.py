@@ -5,9 +5,10 @@ groups of ``joint_images`` images each and the N_0 of a whole group), D hidden s
 tokens, P past text tokens, Hkv key/value heads, Dh head size and A rotary position axes (1, 3, or 3 per copy).
 
 vision:  image uint8 [n, F, H, W, 3] -> visual_embeds [n, N_0, D], visual_positions float32 [n, N_0, 2 * copies]
-(row, column of merged units), merged_into int64 [n, H0 * W0] (which visual token each original unit became part of).
+(row, column of merged units), merged_into int64 [n, H0 * W0] (which visual token each original unit became part of;
+-1 for a unit that left the encoder and did not come back).
 
-where the plan merges and its pictures may be padded, also
+where the plan merges, or prunes in the encoder, and its pictures may be padded, also
 padding bool [n, H0, W0]: units that show padding alone.
 
 decoder, one graph for prefill and decode (G = 0 in decode):

@@ -12,7 +12,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from luvc_export.core import llm_rules
+from luvc_export.core import encoder_prune, llm_rules, merging
+from luvc_export.core.encoder_prune import EncoderPrune as EncoderPrune
+from luvc_export.core.merging import MergePass as MergePass
 from luvc_export.errors import PlanError
 
 SCHEMA_VERSION = 1
@@ -43,15 +45,6 @@ TEXT_FREE = frozenset(
 
 
 @dataclass(frozen=True)
-class MergePass:
-    """One OIM pass after encoder block ``block``: ``columns`` columns, then ``rows`` rows of units disappear."""
-
-    block: int
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything about compression that is fixed at export.
 
@@ -59,7 +52,7 @@ class Plan:
         grid: Units (rows, columns) of one image before merging.
         keep: Visual tokens per image (with ``joint_images``, of all of them together) that enter each LLM layer; one
             int per layer, never growing.
-        merges: OIM passes in the order in which they run; blocks never descend.
+        merges: OIM passes in the order in which they run, along the axes or inside windows; blocks never descend.
         last_layer: ``drop`` lets no visual token into the last layer (``keep[-1] == 0``); ``kv_only`` gives the last
             layer their keys and values but computes nothing else for them (exact for the logits); ``full`` is the
             uncompressed layer.
@@ -84,6 +77,7 @@ class Plan:
             merge with the picture. An export sets it by its fit rule; bundles of 0.1.0 have it not.
         topk_limit: Largest K the targets of this plan accept, None for no limit.
         schedule: Name of the schedule that made ``keep``, for people.
+        encoder_prune: Units that leave the encoder's later blocks; None for none.
     """
 
     grid: tuple[int, int]
@@ -107,9 +101,11 @@ class Plan:
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
     schedule: str = "list"
     schema_version: int = SCHEMA_VERSION
+    encoder_prune: EncoderPrune | None = None
 
     def __post_init__(self) -> None:
         problems = [*_switch_problems(self), *_merge_problems(self)]
+        problems += _encoder_problems(self) if not problems else []
         problems += _budget_problems(self) if not problems else []
         problems += llm_rules.problems(self)
         if problems:
@@ -128,13 +124,31 @@ class Plan:
     @property
     def merged_grid(self) -> tuple[int, int]:
         """Units (rows, columns) after every merge pass."""
-        rows = self.grid[0] - sum(merge.rows for merge in self.merges)
-        return rows, self.grid[1] - sum(merge.columns for merge in self.merges)
+        return merging.merged_grid(self.grid, self.merges)
+
+    @property
+    def merge_passes(self) -> tuple[merging.Planned, ...]:
+        """Every merge pass with the grid it meets."""
+        return merging.planned(self.grid, self.merges)
 
     @property
     def vision_tokens(self) -> int:
         """N_0: visual tokens per image that leave the encoder."""
+        if not self.grid_intact:
+            return self.encoder_tokens
         return self.merged_grid[0] * self.merged_grid[1]
+
+    @property
+    def grid_intact(self) -> bool:
+        """Whether every unit of the merged grid leaves the encoder."""
+        return self.encoder_prune is None or self.encoder_prune.restore == "all"
+
+    @property
+    def encoder_tokens(self) -> int:
+        """Units that the encoder's last block computes."""
+        passes, prune = self.merge_passes, self.encoder_prune
+        axes = passes[-1].after if passes else merging.whole(self.grid)
+        return prune.tokens(axes) if prune else axes[0].units * axes[1].units
 
     @property
     def span_tokens(self) -> int:
@@ -165,8 +179,9 @@ class Plan:
 
     @property
     def vision_padding(self) -> bool:
-        """Whether the vision graph asks which units are padding: it does where it merges."""
-        return self.padding and any(step.rows or step.columns for step in self.merges)
+        """Whether the vision graph asks which units are padding: it does where it merges or chooses."""
+        chooses = self.encoder_prune is not None or any(step.rows or step.columns for step in self.merges)
+        return self.padding and chooses
 
     @property
     def decoder_padding(self) -> bool:
@@ -195,7 +210,9 @@ class Plan:
         What older versions do not know is left out where it is not used, so that they read the plan.
         """
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {name: value for name, value in data.items() if value or name not in llm_rules.FIELDS}
+        data["merges"] = [step.to_json() for step in self.merges]
+        later = {*llm_rules.FIELDS, "encoder_prune"}
+        return {name: value for name, value in data.items() if value or name not in later}
 
     @classmethod
     def from_json(cls, data: object, where: str = "plan") -> Plan:
@@ -229,6 +246,8 @@ class Plan:
                 "kv_only": _ints(data.get("kv_only", ())),
                 "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
             }
+            if data.get("encoder_prune") is not None:
+                values["encoder_prune"] = EncoderPrune.from_json(data["encoder_prune"], f"{where}.encoder_prune")
             return cls(**values)
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError("the plan cannot be read", where=where, got=str(error)) from error
@@ -287,19 +306,29 @@ def _switch_problems(plan: Plan) -> list[str]:
 def _merge_problems(plan: Plan) -> list[str]:
     if len(plan.grid) != 2 or min(plan.grid) < 1:
         return [f"grid: got {plan.grid}, expected two numbers of at least 1"]
-    problems = []
-    rows, columns = plan.grid
-    block = 0
-    for index, merge in enumerate(plan.merges):
-        where = f"merges[{index}]"
-        if merge.block < block:
-            problems.append(f"{where}: block {merge.block} comes after block {block}; blocks must not descend")
-        if not 0 <= merge.columns <= columns // 2:
-            problems.append(f"{where}: {merge.columns} columns of {columns}: a pass removes 0 to {columns // 2}")
-        if not 0 <= merge.rows <= rows // 2:
-            problems.append(f"{where}: {merge.rows} rows of {rows}: a pass removes 0 to {rows // 2}")
-        block, rows, columns = max(block, merge.block), rows - merge.rows, columns - merge.columns
-    return problems
+    return merging.problems(plan.grid, plan.merges)
+
+
+def _encoder_problems(plan: Plan) -> list[str]:
+    if plan.encoder_prune is None:
+        return []
+    rows, columns = plan.merged_grid
+    blocks = [step.block for step in plan.merges]
+    found = encoder_prune.problems(plan.encoder_prune, blocks, plan.topk_limit, rows * columns)
+    if found or plan.grid_intact:
+        return found
+    for name, value in (("reducer", "merge"), ("spectrum", "2d")):
+        if getattr(plan, name) == value and any(keep for keep in plan.keep) and _reads(plan, name):
+            found.append(f"{name}: {value!r} needs the grid, of which encoder_prune restores 'none'")
+    return found
+
+
+def _reads(plan: Plan, name: str) -> bool:
+    """Whether a plan's budgets make it use ``reducer`` or ``spectrum``."""
+    spectral = plan.score in ("low", "residual", "ratio") and plan.axis == "token" and plan.reducer == "prune"
+    shrinks = any(0 < keep < before for before, keep in zip(plan.keep, plan.keep[1:], strict=False))
+    shrinks = shrinks or 0 < plan.keep[0] < plan.joint_images * plan.encoder_tokens
+    return shrinks and (spectral if name == "spectrum" else True)
 
 
 def _budget_problems(plan: Plan) -> list[str]:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.core.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
-from luvc_export.core.plan import LastLayer, MergePass, Plan
+from luvc_export.core.encoder_prune import EncoderPrune, Restore
+from luvc_export.core.merging import MergePass, earliest, merged_grid, window_pass
+from luvc_export.core.plan import LastLayer, Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
-from luvc_export.errors import PlanError
+from luvc_export.errors import PlanError, did_you_mean
 
 #: What the measurements in docs/results/ablation.md favour.
 DEFAULT_SCHEDULE = "even"
+#: Share of units that merging keeps unless told.
+MERGE_KEEP = 0.75
+
+
+@dataclass(frozen=True)
+class EncoderPruneRequest:
+    """Share of the units that encoder blocks after ``block`` compute; ``restore`` says which others the LLM sees.
+
+    ``block`` None is where a third of the depth is done.
+    """
+
+    keep: float
+    block: int | None = None
+    restore: Restore = "all"
 
 
 @dataclass(frozen=True)
@@ -21,8 +38,11 @@ class PlanRequest:
 
     Args:
         schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or a list of budgets, one per layer.
-        merge_keep: Share of units that merging in the encoder keeps (1 merges nothing).
-        merge_at: Encoder blocks to merge after; None spreads them over the later half of the full-attention blocks.
+        merge_keep: Share of units that merging in the encoder keeps (1 merges nothing); None is 0.75, or 1 where the
+            encoder prunes.
+        merge_at: Encoder blocks to merge after, in place of those of ``merge_schedule``.
+        merge_schedule: Where the encoder merges, see ``MERGE_SCHEDULES``.
+        encoder_prune: Units that leave the later blocks of the encoder.
         speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
         kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
@@ -32,7 +52,7 @@ class PlanRequest:
     """
 
     schedule: str | Sequence[int] = DEFAULT_SCHEDULE
-    merge_keep: float = 0.75
+    merge_keep: float | None = None
     merge_at: tuple[int, ...] | None = None
     speedup: float | None = None
     kv_mib: float | None = None
@@ -40,6 +60,8 @@ class PlanRequest:
     last_layer: LastLayer | None = None
     joint_images: int = 1
     kv_only: tuple[int, ...] = ()
+    merge_schedule: str = "late"
+    encoder_prune: EncoderPruneRequest | None = None
 
 
 def solve(
@@ -65,9 +87,15 @@ def solve(
         keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
         last = request.last_layer or "full"
         return Plan(grid, keep, last_layer=last, schedule="none", **switches)
-    merges = place_merges(grid, request.merge_keep, encoder, request.merge_at)
-    rows, columns = grid[0] - sum(m.rows for m in merges), grid[1] - sum(m.columns for m in merges)
-    tokens, full = rows * columns * request.joint_images, grid[0] * grid[1] * request.joint_images
+    share = request.merge_keep
+    if share is None:
+        share = MERGE_KEEP if request.encoder_prune is None else 1.0
+    merges = place_merges(grid, share, encoder, request.merge_at, request.merge_schedule)
+    if request.encoder_prune is not None:
+        switches["encoder_prune"] = place_prune(request.encoder_prune, encoder)
+    rows, columns = merged_grid(grid, merges)
+    tokens = Plan(grid, (0,), merges, encoder_prune=switches.get("encoder_prune")).vision_tokens * request.joint_images
+    full = grid[0] * grid[1] * request.joint_images
     if request.speedup is not None:
         name = f"speedup {request.speedup:g}"
         keep = solve_speedup(llm, full, tokens, request.text, request.speedup, request.kv_only)
@@ -87,15 +115,64 @@ def solve(
     return plan
 
 
-def place_merges(
-    grid: tuple[int, int], keep: float, encoder: EncoderShape, blocks: tuple[int, ...] | None = None
-) -> tuple[MergePass, ...]:
-    """Passes that leave about ``keep`` of the units, spread over ``blocks``, later ones taking the remainder.
+def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPrune:
+    """The prune asked for; where a third of the depth is done unless it says where (docs/results/encoder.md)."""
+    block = max(0, math.ceil(encoder.blocks / 3) - 1) if wanted.block is None else wanted.block
+    return EncoderPrune(block, wanted.keep, restore=wanted.restore)
 
-    The default blocks are the full-attention ones in the later half of the encoder: earlier merging costs more
-    accuracy (reconstruction; measured on the bundled model).
+
+def _late(encoder: EncoderShape) -> tuple[int, ...]:
+    """The full-attention blocks of the later half: costs least in accuracy, saves the LLM's time alone."""
+    return tuple(b for b in encoder.full_attention if 2 * (b + 1) >= encoder.blocks)
+
+
+def _early(encoder: EncoderShape) -> tuple[int, ...]:
+    """One block, where a fifth of the depth is done."""
+    return (earliest(encoder.blocks),)
+
+
+def _gradual(encoder: EncoderShape) -> tuple[int, ...]:
+    """Where one, two and three fifths of the depth are done."""
+    return tuple(dict.fromkeys(max(0, math.ceil(share * encoder.blocks) - 1) for share in (0.2, 0.4, 0.6)))
+
+
+#: Blocks to merge after, by name; ``windows`` merges inside windows where ``early`` does along whole axes.
+MERGE_SCHEDULES: dict[str, Callable[[EncoderShape], tuple[int, ...]]] = {
+    "late": _late,
+    "gradual": _gradual,
+    "early": _early,
+    "windows": _early,
+}
+#: Side of windows that towers without any merge in, in units.
+_WINDOW = 4
+
+
+def place_merges(
+    grid: tuple[int, int],
+    keep: float,
+    encoder: EncoderShape,
+    blocks: tuple[int, ...] | None = None,
+    schedule: str = "late",
+) -> tuple[MergePass, ...]:
+    """Passes that leave about ``keep`` of the units, spread over blocks, later ones taking the remainder.
+
+    The default schedule merges late: earlier merging costs more accuracy (docs/results/encoder.md).
+
+    Raises:
+        PlanError: There is no such schedule, or ``keep`` is no share.
     """
-    where = blocks or tuple(b for b in encoder.full_attention if 2 * (b + 1) >= encoder.blocks)
+    if schedule not in MERGE_SCHEDULES:
+        raise PlanError(
+            "unknown schedule of merges",
+            where="--merge-schedule",
+            got=repr(schedule),
+            expected=did_you_mean(schedule, MERGE_SCHEDULES),
+        )
+    where = blocks or MERGE_SCHEDULES[schedule](encoder)
+    if schedule == "windows":
+        merge_removals(grid, keep)  # refuses what is no share
+        inside = window_pass(where[0], max(keep, 0.25), encoder.window or _WINDOW)
+        return (inside,) if inside.rows or inside.columns else ()
     rows, columns = grid
     left = list(merge_removals(grid, keep))
     passes = []
@@ -116,14 +193,27 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
     """Check a plan against a model.
 
     Raises:
-        PlanError: Another number of layers, or a merge after a block that does not see the whole image.
+        PlanError: Another number of layers, a merge or prune after a block the encoder has not, or inside windows that
+            are not the encoder's.
     """
     problems = []
     if plan.layers != llm.layers:
         problems.append(f"keep: got {plan.layers} budgets, the model has {llm.layers} layers")
     for index, step in enumerate(plan.merges):
-        if step.block not in encoder.full_attention:
-            allowed = ", ".join(map(str, encoder.full_attention))
-            problems.append(f"merges[{index}]: after block {step.block}; full-attention blocks are {allowed}")
+        if not 0 <= step.block < encoder.blocks:
+            problems.append(f"merges[{index}]: after block {step.block}; the encoder's are 0 to {encoder.blocks - 1}")
+        if step.window and encoder.window and step.window != encoder.window:
+            problems.append(
+                f"merges[{index}]: inside windows of {step.window} units a side; the encoder's have {encoder.window}"
+            )
+    prune = plan.encoder_prune
+    if prune is not None and prune.block >= encoder.blocks:
+        problems.append(f"encoder_prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
+    if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:
+        left = encoder.blocks - 1 - prune.block
+        problems.append(f"encoder_prune.stabilise: {prune.stabilise} blocks after block {prune.block}; {left} are left")
+    if prune is not None and prune.window not in (0, encoder.window):
+        expected = f"0 or the encoder's {encoder.window}" if encoder.window else "0: the encoder has none"
+        problems.append(f"encoder_prune.window: got {prune.window}, expected {expected}")
     if problems:
         raise PlanError("the plan does not fit the model:\n" + "\n".join(f"  - {problem}" for problem in problems))

@@ -26,8 +26,8 @@ class DecoderShape:
 class EncoderShape:
     """Vision encoder sizes. ``unit`` patches move as one unit; ``window`` is units per window side, 0 for none.
 
-    ``full_attention`` lists the blocks that see the whole image (all of them where there are no windows); merge
-    passes may stand after these.
+    ``full_attention`` lists the blocks that see the whole image (all of them where there are no windows). A ``gated``
+    MLP has three products, another two.
     """
 
     blocks: int
@@ -36,3 +36,4 @@ class EncoderShape:
     unit: int
     window: int
     full_attention: tuple[int, ...]
+    gated: bool = False

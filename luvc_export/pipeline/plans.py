@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.plan import LastLayer, Plan
-from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest, solve
+from luvc_export.core.planning import DEFAULT_SCHEDULE, EncoderPruneRequest, PlanRequest, solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import MachineError, PlanError, UsageError, did_you_mean
 
@@ -24,8 +24,10 @@ def make_plan(
     schedule: str | Sequence[int] = DEFAULT_SCHEDULE,
     *,
     image_size: tuple[int, int] | None = None,
-    merge_keep: float = 0.75,
+    merge_keep: float | None = None,
     merge_at: Sequence[int] | None = None,
+    merge_schedule: str = "late",
+    encoder_prune: EncoderPruneRequest | None = None,
     speedup: float | None = None,
     kv_mib: float | None = None,
     text: int = 64,
@@ -41,8 +43,10 @@ def make_plan(
         model: Folder or hub id, or an opened checkpoint.
         schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
-        merge_keep: Share of units that merging in the encoder keeps.
-        merge_at: Encoder blocks to merge after, instead of the default spread.
+        merge_keep: Share of units that merging in the encoder keeps; None is 0.75, or 1 where the encoder prunes.
+        merge_at: Encoder blocks to merge after, in place of those of the schedule.
+        merge_schedule: Where the encoder merges: ``late``, ``gradual``, ``early``, or ``windows``, inside windows.
+        encoder_prune: Units that leave the later blocks of the encoder; None for none.
         speedup: Solve for this factor on LLM prefill FLOPs, ``text`` text tokens counted.
         kv_mib: Solve for a KV cache of this many MiB (16-bit), ``text`` text tokens counted.
         text: Text tokens for the two above.
@@ -62,7 +66,10 @@ def make_plan(
     unit = family.unit_pixels(config)
     size = image_size or default_image_size(checkpoint)
     blocks = tuple(merge_at) if merge_at is not None else None
-    request = PlanRequest(schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images, tuple(kv_only))
+    request = PlanRequest(
+        schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images, tuple(kv_only), merge_schedule,
+        encoder_prune,
+    )  # fmt: skip
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     _check_score(switches.get("score", Plan.score), switches.get("steps", 0))
     plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)

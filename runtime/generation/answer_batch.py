@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypedDict
 
@@ -33,6 +34,15 @@ class Ask(TypedDict, total=False):
     messages: Sequence[Message] | None
     video: Sequence[Picture] | None
     fps: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question of a batch made ready: the plan that answers, the request, and tokens its answer may have."""
+
+    loaded: LoadedPlan
+    request: Request
+    budget: int
 
 
 @contextmanager

@@ -67,5 +67,6 @@ def padding_tokens(padding: NDArray[np.bool_], merged_into: NDArray[np.int64] | 
         return units
     found = np.ones((len(padding), tokens), np.bool_)
     image, place = np.nonzero(~units)
-    found[image, merged_into[image, place]] = False
+    into = merged_into[image, place]
+    found[image[into >= 0], into[into >= 0]] = False  # below 0: units that left the encoder
     return found

@@ -26,7 +26,8 @@ def draw(
     Args:
         canvas: What the model saw, uint8 [H, W, 3].
         grid: Units (rows, columns) before merging.
-        merged_into: Visual token of every unit, [rows * columns]; lines are drawn between different tokens.
+        merged_into: Visual token of every unit, [rows * columns], -1 for one that left the encoder, which is dark; lines are
+            drawn between different tokens.
         kept: Pruning layer -> visual tokens that enter it [keep]; units of the others are dark. A layer that lets
             none in may map to an empty array.
         panel: Width of a panel in pixels.
@@ -40,6 +41,7 @@ def draw(
     void = np.zeros(grid, np.bool_) if padding is None else padding
     empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
+    merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
     panels = [(f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void))]
     for layer, alive in sorted(kept.items()):
         told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"

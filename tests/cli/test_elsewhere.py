@@ -128,6 +128,21 @@ def test_plan(cli: Cli, here: Path) -> None:
     assert passed(cli("plan", "linked/the model", "--plan", "new plans/my plan.json", *size))["plan"]
 
 
+def test_batch_and_triton(cli: Cli, here: Path) -> None:
+    """Pictures are named relative to the file of questions; a copied repository can be moved."""
+    asked = ("--plan", "even", "--backend", "cpu", "--max-new-tokens", 2, "--json")
+    made = passed(cli("batch", BUNDLES[1], "--input", "linked/all of them.jsonl", "-o", "new answers/of it", *asked))
+    assert made["errors"] == 0 and made["rows"] > 2
+    assert len((here / "new answers/of it/part-000000.jsonl").read_text().splitlines()) == made["rows"]
+    code, out, err = cli("batch", BUNDLES[0], "--input", "linked/pictures too", "-o", "others", "--rows", 1, *asked)
+    assert code == 1 and json.loads(out)["errors"] == made["rows"], "no prompt for any"
+    assert "a case needs a prompt" in (here / "others/part-000000.jsonl").read_text() and not err
+    told = passed(cli("triton", f"{BUNDLES[1]}#even", BUNDLES[0], "-o", "some models", "--copy", "--json"))
+    assert told["models"] == ["a-link-to-it-even", "the-bundle"]
+    shutil.move(here / "some models/the-bundle/bundle", here / "moved")
+    assert bundles.load("moved", full=True)
+
+
 def test_every_verb_has_such_a_test() -> None:
     """Here or, where the work is long, where it is tested anyway."""
     root = Path(__file__).parents[1]

@@ -35,17 +35,18 @@ LACKING = {
     "make-random": (("smolvlm-256m", "-o", "out"), "export,cpu"),
     "inspect": (("BUNDLE", "--surgery"), "export,cpu"),
     "serve": (("BUNDLE",), "serve"),
+    "batch": (("BUNDLE", "--input", "cases.jsonl", "-o", "out", "--ray", "local"), "ray"),
     "trial": (("demo", "--dry-run"), "export,cpu"),
 }
 #: Those that work there.
-WORKING = {"run", "targets", "doctor"}
+WORKING = {"run", "targets", "doctor", "triton"}
 
 _RUN_ALL = """
 import contextlib, io, json, sys
 from importlib.abc import MetaPathFinder
 MISSING = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "onnx_graphsurgeon", "onnxslim", "safetensors",
            "huggingface_hub", "matplotlib", "peft", "tensorrt", "tensorrt_rtx", "starlette", "uvicorn", "msgspec",
-           "prometheus_client", "llguidance"}
+           "prometheus_client", "llguidance", "ray", "pyarrow"}
 class Hidden(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in MISSING:
@@ -72,6 +73,7 @@ def test_what_an_extra_brings_is_asked_for(demo_bundle: Bundle, tmp_path: Path) 
     }
     ask = ["--prompt", "where is 7?", "--max-new-tokens", "1"]
     asked |= {"run": [str(demo_bundle.folder), *ask], "targets": [], "doctor": []}
+    asked["triton"] = [str(demo_bundle.folder), "-o", f"{tmp_path}-models"]
     command = [sys.executable, "-c", _RUN_ALL, json.dumps(asked)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core.budgets import kv_bytes
-from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, place_merges, solve
+from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.planning import PlanRequest, check_model, place_merges, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
 
@@ -42,11 +44,11 @@ def test_speedup_and_kv_together_are_refused() -> None:
         solve(PlanRequest(speedup=2, kv_mib=20), (32, 32), LLM, VISION)
 
 
-def test_budgets_of_another_model_and_a_windowed_block_are_refused_together() -> None:
+def test_budgets_of_another_model_and_a_block_beyond_the_tower_are_refused_together() -> None:
     with pytest.raises(PlanError) as error:
-        solve(PlanRequest([10, 5, 0], merge_at=(8,)), (32, 32), LLM, VISION)
+        solve(PlanRequest([10, 5, 0], merge_at=(32,)), (32, 32), LLM, VISION)
     assert "got 3 budgets, the model has 36 layers" in str(error.value)
-    assert "after block 8; full-attention blocks are 7, 15, 23, 31" in str(error.value)
+    assert "merges[0]: after block 32; the encoder's are 0 to 31" in str(error.value)
 
 
 def test_a_joint_budget_counts_every_image_and_speeds_up_as_much() -> None:
@@ -69,3 +71,21 @@ def test_joint_budgets_that_cannot_be() -> None:
         Plan((2, 2), (4, 0), joint_images=2, reducer="merge")
     with pytest.raises(PlanError, match=r"keep\[0\]: got 9, expected 0 to 8"):
         Plan((2, 2), (9, 0), joint_images=2)
+
+
+def test_merge_schedules_begin_at_a_fifth_of_the_depth() -> None:
+    for name in ("gradual", "early", "windows"):
+        plan = solve(PlanRequest(merge_keep=0.5, merge_schedule=name), (32, 32), LLM, VISION)
+        assert plan.merges[0].block == 6 and 0.4 < plan.vision_tokens / 1024 < 0.6, name
+    assert [step.block for step in place_merges((32, 32), 0.5, VISION, schedule="gradual")] == [6, 12, 19]
+    assert place_merges((32, 32), 0.5, VISION, schedule="windows") == (MergePass(6, 0, 2, 4),)
+    assert place_merges((32, 32), 1, VISION, schedule="windows") == ()
+    with pytest.raises(PlanError, match="unknown schedule of merges"):
+        solve(PlanRequest(merge_schedule="erly"), (32, 32), LLM, VISION)
+
+
+def test_windows_that_are_not_the_encoders_are_refused() -> None:
+    plan = solve(PlanRequest("none"), (8, 8), LLM, VISION)
+    wrong = replace(plan, merges=(MergePass(7, 1, 1, 3),), keep=(25,) * 36)
+    with pytest.raises(PlanError, match="inside windows of 3 units a side; the encoder's have 4"):
+        check_model(wrong, LLM, VISION)

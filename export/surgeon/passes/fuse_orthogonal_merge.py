@@ -3,12 +3,13 @@
 requires: a vision graph whose plan merges.
 matches: per axis, two TopK (largest over neighbour cosines, which know padding where the plan has it, smallest over
 integer keys) and the one-hot assignment
-they make; axis passes are paired by the plan's rows and columns, and their sizes must agree with it.
+they make; axis passes are paired by the plan's rows and columns, and their sizes must agree with it. A pass inside
+windows is one node for the windows of each size, which are its batch.
 apply: the node takes hidden states, sizes, positions and position copies on the grid and gives them back on the
 smaller grid, with the place of every unit; composing places over several passes stays one GatherElements outside. The
 body does the same arithmetic in the same order: bit-equal. State that nothing reads later is fed what is at hand and
 stays unread.
-ensures: one node per merge pass of the plan, in order, with its numbers; no TopK outside.
+ensures: one node per merge pass of the plan, and for the windows of each size, with its numbers; no TopK outside.
 must not touch: a TopK that belongs to anything else; an assignment whose sizes are not the plan's.
 """
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from luvc_export.core.merging import Box, Planned
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import MERGE_AXIS, ORTHOGONAL_MERGE
 from luvc_export.errors import CheckFailed
@@ -30,6 +32,8 @@ ORDER = 20
 
 _INTEGER = ("Add", "Sub", "Mul", "Div", "Mod", "Cast", "And", "Equal", "Less", "Where")
 _TO_STATE = ("Reshape", "Transpose", "Cast")
+#: Axes of what turns rows and columns of a batch of grids; windows are cut in five and six.
+_TURNED_AXES = 4
 
 
 @dataclass
@@ -57,40 +61,78 @@ def requires(surgery: Surgery) -> str | None:
 
 
 def apply(surgery: Surgery) -> int:
-    """Find axis passes, pair them by the plan, replace each pair."""
-    surgery.graph.toposort()
-    padded = surgery.plan.vision_padding
-    found = [axis for top in surgery.nodes("TopK") if (axis := _axis(top, padded)) is not None]
-    planned = [step for step in surgery.plan.merges if step.rows or step.columns]
-    wanted = [count for step in planned for count in (step.columns, step.rows) if count]
-    if [axis.removed for axis in found] != wanted:
-        surgery.skip(f"axis passes remove {[axis.removed for axis in found]}, the plan {wanted}")
+    """Find axis passes, pair them by the plan, replace each pair; then look again, for the next pass reads its node."""
+    passes = [_boxes(found) for found in surgery.plan.merge_passes]
+    found = sorted((axis.width, axis.removed) for axis in _axes(surgery))
+    wanted = sorted(pair for boxes in passes for box in boxes for pair in _pairs(box))
+    if found != wanted:
+        counts = [[count for _, count in pairs] for pairs in (found, wanted)]
+        widths = [[width for width, _ in pairs] for pairs in (found, wanted)]
+        what, (got, planned) = ("remove", counts) if counts[0] != counts[1] else ("are as wide as", widths)
+        surgery.skip(f"axis passes {what} {got}, the plan {planned}")
         return 0
-    height, width = surgery.plan.grid
-    for step in planned:
-        axes = [found.pop(0) for count in (step.columns, step.rows) if count]
-        expected = [size for size, count in ((width, step.columns), (height, step.rows)) if count]
-        if [axis.width for axis in axes] != expected:
-            surgery.skip(f"axis passes are {[axis.width for axis in axes]} wide, the plan {expected}")
-            return 0
-        _replace(surgery, axes, step.rows, step.columns, height, width)
-        height, width = height - step.rows, width - step.columns
-    return len(planned)
+    for boxes in passes:
+        for box in boxes:
+            _replace(surgery, _chosen(_axes(surgery), box), box.rows, box.columns, box.height, box.width)
+            surgery.graph.cleanup()
+    return sum(map(len, passes))
 
 
 def ensures(surgery: Surgery, fired: int) -> None:
-    """One node a pass with the plan's numbers.
+    """One node a pass, or size of windows, with the plan's numbers.
 
     Raises:
         CheckFailed: Nodes and plan differ, or a TopK is left outside.
     """
     surgery.graph.cleanup().toposort()
     nodes = [FusedNode(node) for node in surgery.graph.nodes if node.domain == DOMAIN]
-    got = [(node.attribute("removed_rows"), node.attribute("removed_columns")) for node in nodes]
-    wanted = [(step.rows, step.columns) for step in surgery.plan.merges if step.rows or step.columns]
+    names = ("height", "width", "removed_rows", "removed_columns")
+    got = sorted(tuple(int(node.attribute(name)) for name in names) for node in nodes)
+    boxes = [box for found in surgery.plan.merge_passes for box in _boxes(found)]
+    wanted = sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
     left = [node.name for node in surgery.graph.nodes if node.op == "TopK"]
-    if fired and (got != wanted or left):
+    if fired and (got != wanted or (left and surgery.plan.encoder_prune is None)):
         raise CheckFailed("the fused merges are not the plan's", got=(got, left), expected=wanted)
+
+
+def _boxes(found: Planned) -> list[Box]:
+    """What of a pass merges at all; over both axes first, since one axis alone may look like half of such a pass."""
+    return sorted(
+        (box for box in found.boxes if box.rows or box.columns), key=lambda box: not (box.rows and box.columns)
+    )
+
+
+def _pairs(box: Box) -> list[tuple[int, int]]:
+    """(Width, removed) of each axis pass, columns first."""
+    return [(size, count) for size, count in ((box.width, box.columns), (box.height, box.rows)) if count]
+
+
+def _axes(surgery: Surgery) -> list[Axis]:
+    """Axis passes that no node stands for yet, in order."""
+    surgery.graph.toposort()
+    padded = surgery.plan.vision_padding
+    return [axis for top in surgery.nodes("TopK") if (axis := _axis(top, padded)) is not None]
+
+
+def _chosen(axes: list[Axis], box: Box) -> list[Axis]:
+    """The first axis passes that merge like ``box``: over both axes, the second on what the first leaves.
+
+    Raises:
+        CheckFailed: There are none.
+    """
+    pairs = _pairs(box)
+    turned = [along_rows for along_rows, count in ((False, box.columns), (True, box.rows)) if count]
+    alike = [
+        [axis for axis in axes if (axis.width, axis.removed) == pair and _turned(axis) == flipped]
+        for pair, flipped in zip(pairs, turned, strict=True)
+    ]
+    if len(pairs) == 1 and alike[0]:
+        return alike[0][:1]
+    for first in alike[0] if len(pairs) == 2 else ():
+        for second in alike[1]:
+            if _to_state(second.values) is first.out.get("values"):
+                return [first, second]
+    raise CheckFailed("no axis passes merge like the plan's", expected=box)
 
 
 def _axis(top: gs.Node, padded: bool) -> Axis | None:
@@ -188,10 +230,10 @@ def _last_where(tensor: gs.Tensor) -> gs.Tensor | None:
 def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height: int, width: int) -> None:
     first, last = axes[0], axes[-1]
     state = {
-        "values": strip(first.values, *_TO_STATE),
-        "sizes": strip(first.sizes, *_TO_STATE) if first.sizes is not None else None,
-        "positions": strip(first.positions, *_TO_STATE) if first.positions is not None else None,
-        "copies": strip(first.copies, *_TO_STATE) if first.copies is not None else None,
+        "values": _to_state(first.values),
+        "sizes": _to_state(first.sizes) if first.sizes is not None else None,
+        "positions": _to_state(first.positions) if first.positions is not None else None,
+        "copies": _to_state(first.copies) if first.copies is not None else None,
     }
     spare = state["positions"] if state["positions"] is not None else state["copies"]
     if spare is None:
@@ -244,6 +286,21 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
     surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(surgery.plan.merge_mode, slots, padded)
 
 
+def _turned(axis: Axis) -> bool:
+    """Whether the pass is along rows: they change places with columns before it."""
+    node = source(axis.values)
+    return node is not None and node.op == "Transpose" and len(node.attrs["perm"]) <= _TURNED_AXES
+
+
+def _to_state(tensor: gs.Tensor) -> gs.Tensor:
+    """Up to the state that was merged: past what turns rows and columns, not past what cuts a grid into windows."""
+    while (node := source(tensor)) is not None and node.op in _TO_STATE:
+        if node.op == "Transpose" and len(node.attrs["perm"]) > _TURNED_AXES:
+            break
+        tensor = node.inputs[0]
+    return tensor
+
+
 def _is_count(tensor: gs.Tensor) -> bool:
     """0, 1, 2, ... for every image: gathering by it changes nothing."""
     copy = up(tensor, "Expand")
@@ -256,7 +313,9 @@ def _on_grid(surgery: Surgery, tensor: gs.Tensor, tail: list[int]) -> gs.Tensor:
     if shape[1:] == tail:
         return tensor
     out = surgery.emit("Reshape", [tensor, [-1, *tail]])[0]
-    out.dtype, out.shape = tensor.dtype, [shape[0] if shape else None, *tail]
+    node = source(tensor)
+    windows = node is not None and node.op == "Transpose" and len(node.attrs["perm"]) > _TURNED_AXES  # a larger batch
+    out.dtype, out.shape = tensor.dtype, [shape[0] if shape and not windows else None, *tail]
     return out
 
 

@@ -45,7 +45,10 @@ def export(
     lora: Annotated[
         Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
     ] = None,
-    merge_keep: options.MergeKeep = 0.75,
+    merge_keep: options.MergeKeep = None,
+    merge_schedule: options.MergeSchedule = "late",
+    encoder_keep: options.EncoderKeep = None,
+    encoder_restore: options.EncoderRestore = "all",
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
     score: options.Score = Plan.score,
@@ -92,6 +95,7 @@ def export(
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
     named = _sources(plan or [], speedup, kv_mib)
     options.check_shaping(options.given(context), named.values())
+    leaving = options.encoder_prune(encoder_keep, encoder_restore)
     sizes = [size for size in map(options.size, image_size or []) if size]
     plans = make_plans(
         checkpoint,
@@ -99,6 +103,8 @@ def export(
         image_size=sizes,
         joint_frames=joint_frames,
         merge_keep=merge_keep,
+        merge_schedule=merge_schedule,
+        encoder_prune=leaving,
         speedup=speedup,
         kv_mib=kv_mib,
         last_layer=last_layer,  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "freeze")
-_DIRECT = ("schedule", "kv_mib", "last_layer", "kv_only")
+_DIRECT = ("schedule", "merge_schedule", "encoder_keep", "encoder_restore", "kv_mib", "last_layer", "kv_only")
 
 
 def plan(
@@ -35,6 +35,9 @@ def plan(
         float | None,
         typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75; --data tries 1, 0.75 and 0.5."),
     ] = None,
+    merge_schedule: options.MergeSchedule = "late",
+    encoder_keep: options.EncoderKeep = None,
+    encoder_restore: options.EncoderRestore = "all",
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
     score: options.Score = Plan.score,
@@ -97,6 +100,7 @@ def plan(
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     shape = None if aspect is None else options.aspect(aspect)
+    leaving = options.encoder_prune(encoder_keep, encoder_restore)
     check_writable(output, "--output")
     check_folder(save, "--save")
     check_model(model, revision)
@@ -141,7 +145,9 @@ def plan(
                 checkpoint,
                 source,
                 image_size=size,
-                merge_keep=0.75 if merge_keep is None else merge_keep,
+                merge_keep=merge_keep,
+                merge_schedule=merge_schedule,
+                encoder_prune=leaving,
                 speedup=speedup,
                 kv_mib=kv_mib,
                 text=counted,
@@ -154,7 +160,7 @@ def plan(
         if isinstance(source, Plan) and size is not None:
             check_grid(checkpoint, made, size)
     llm = checkpoint.family.decoder_shape(checkpoint.config)
-    costs = cost(made, llm, counted)
+    costs = cost(made, llm, counted, encoder=checkpoint.family.encoder_shape(checkpoint.config))
     fit = None if shape is None else padded(made, llm, shape, counted)
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")

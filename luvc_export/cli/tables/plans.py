@@ -10,7 +10,8 @@ from luvc_export.core.plan import MergePass, Plan
 
 def _removed(step: MergePass) -> str:
     """-5 rows -4 columns."""
-    return " ".join(f"-{count} {name}" for name, count in (("rows", step.rows), ("columns", step.columns)) if count)
+    lost = " ".join(f"-{count} {name}" for name, count in (("rows", step.rows), ("columns", step.columns)) if count)
+    return f"{lost} a window of {step.window}x{step.window}" if step.window else lost
 
 
 def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
@@ -37,13 +38,19 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
     if plan.merges:
         after = ", ".join(f"block {m.block}: {_removed(m)}" for m in plan.merges)
         merged += f", merged to {plan.vision_tokens} ({after})"
+    if plan.encoder_prune is not None:
+        gone = plan.encoder_prune
+        seen = f", the others seen for {gone.stabilise} more" if gone.stabilise else ""
+        back = "all come back" if gone.restore == "all" else "none come back"
+        merged += f"; {plan.encoder_tokens} go on after block {gone.block}{seen}, {back}"
     if plan.joint_images > 1:
         merged += f"; {plan.joint_images} images share a budget"
+    encoder = f"; encoder FLOPs {cost.encoder_ratio:.2f}x fewer" if cost.encoder_ratio is not None else ""
     table = Table(
         title=f"{plan.schedule}: {merged}",
         caption=(
             f"{cost.text} text tokens; prefill FLOPs {cost.flops_ratio:.2f}x fewer,"
-            f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed"
+            f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed{encoder}"
         ),
     )
     for name in ("layers", "visual tokens", "prefill GFLOPs", "KV MiB (16-bit)"):

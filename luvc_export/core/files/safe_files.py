@@ -163,6 +163,30 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` while the block runs.
+
+    Raises:
+        UsageError: Another process has it locked.
+    """
+    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        if handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    "another process is writing here", where=str(folder), fix="wait for it, or name another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def put_in_place(scratch: Path, target: Path) -> None:
     """Make the folder ``scratch`` the folder ``target``, on disk when this returns; what was there is removed.
 

@@ -182,6 +182,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
 }
 
+#: msgspec 0.22 builds what it knows of a type at its first use; two threads that do so at once end the process.
+_BUILT = msgspec.json.Decoder(ChatRequest)
+
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
 
 

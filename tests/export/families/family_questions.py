@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from family_harness import Case, build
 
-from luvc_export.calibration.cases import FileCase
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
 from luvc_export.export import families
+from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
 TILED = ("idefics3", "internvl", "llava_onevision", "smolvlm")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import encoder_cache
 import frozen_cache
 import greedy_cache
 import onnx
@@ -25,6 +26,14 @@ def padded(pytestconfig: pytest.Config) -> Traced:
     """The same for pictures that may be padded."""
     folder = made_once(Path(pytestconfig.cache.mkdir("padded")), Path(padded_cache.__file__), padded_cache.write)
     return Traced(*(onnx.load(folder / f"{half}.onnx") for half in ("vision", "decoder")), padded_cache.PLAN)
+
+
+@pytest.fixture(scope="session")
+def inside(pytestconfig: pytest.Config) -> Traced:
+    """A vision graph whose plan merges in windows, merges twice more after the same block, prunes and restores."""
+    folder = made_once(Path(pytestconfig.cache.mkdir("inside")), Path(encoder_cache.__file__), encoder_cache.write)
+    vision = onnx.load(folder / "vision.onnx")
+    return Traced(vision, vision, encoder_cache.PLAN)
 
 
 def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:

@@ -74,6 +74,15 @@ def test_a_token_is_padding_where_all_its_units_are() -> None:
     assert padding_tokens(padding, None, 3).tolist() == [[True, True, False], [True, False, False]]
 
 
+def test_units_that_left_the_encoder_are_no_token_and_are_drawn_dark() -> None:
+    padding = np.array([[[False, True, False]]])
+    assert padding_tokens(padding, np.array([[-1, 0, 1]]), 2).tolist() == [[True, False]]
+    canvas = np.full((80, 80, 3), 200, np.uint8)
+    sheet = np.asarray(draw(canvas, (2, 2), np.array([0, -1, -1, 1]), {}, 160))
+    left, right = (sheet[34 + 40, 12 + place] for place in (40, 120))
+    assert left[0] == 200 and right[0] < 80
+
+
 def test_a_graph_that_does_not_say_what_merged_is_refused() -> None:
     with pytest.raises(BundleError, match=r"which tokens are padding(.|\n)*3 units, 2 tokens(.|\n)*export the bundle"):
         padding_tokens(np.zeros((1, 1, 3), np.bool_), None, 2)

@@ -1,0 +1,99 @@
+"""What a cheaper encoder costs in answers: `python -m glyph_deep.encoder_study -o ../docs/results`.
+
+The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luvc_export.calibration.ablation import encoder_variants
+from luvc_export.calibration.ablation.store import weights_hash
+from luvc_export.calibration.ablation.study import Row, plain
+from luvc_export.calibration.ablation.variants import Shapes, Variant
+from luvc_export.core.encoder_cost import encoder_flops
+from luvc_export.core.plan import Plan
+
+from .compare import GROUNDS, Counts, study_of
+from .compare_page import interval
+from .evaluate import lines_of
+
+
+def ratio(shapes: Shapes, plan: Plan) -> float:
+    """Return FLOPs of the encoder's blocks on the whole picture, uncompressed, by those of `plan`."""
+    return sum(encoder_flops(shapes.none(), shapes.encoder)) / sum(encoder_flops(plan, shapes.encoder))
+
+
+def page(found: dict[str, Any], about: dict[str, Any]) -> str:
+    """Return the document: one row a variant, one column a ground, all from the rows measured."""
+    grounds = list(found)
+    lines = [
+        "# A cheaper encoder: measurements",
+        "",
+        f"Written by `{about['command']}` in `examples`. Do not edit: run it again.",
+        "",
+        "Model and task of [examples/glyph_deep](../../examples/glyph_deep/MODEL_CARD.md), 12 encoder blocks, "
+        f"checkpoint sha256 `{about['weights'][:16]}`, never trained with compression; {about['count']} "
+        "held-out questions a ground. The LLM prunes nothing. Retention is against the uncompressed model on the same "
+        "questions, with 95 % intervals clustered by picture. FLOPs: of the encoder's blocks, uncompressed by the plan's, choosing and "
+        "restoring counted (mean over the grounds). What each row does: "
+        "[algorithm](../algorithm.md#pruning-in-the-encoder-and-restoring).",
+        "",
+        "| variant | where | encoder FLOPs | " + " | ".join(f"{ground}: retention" for ground in grounds) + " |",
+        "|" + " --- |" * (3 + len(grounds)),
+    ]
+    for index, row in enumerate(found[grounds[0]]["rows"]):
+        rows = [found[ground]["rows"][index] for ground in grounds]
+        fewer = sum(found[ground]["ratios"][index] for ground in grounds) / len(grounds)
+        cells = " | ".join(interval(other.retention) for other in rows)
+        where = row.remark if not row.name.startswith("smaller") else "before the processor"
+        lines.append(f"| {row.name} | {where} | {fewer:.2f}x | {cells} |")
+    lines += ["", *fastest(found)]
+    return "\n".join([*lines, ""])
+
+
+def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:
+    """Return what has the fewest FLOPs of what keeps `bar` of the answers, on every ground and on each."""
+    lines = []
+    grounds = list(found)
+    for some in ([grounds] if len(grounds) > 1 else []) + [[ground] for ground in grounds]:
+        fits: list[tuple[float, Row]] = []
+        for index, row in enumerate(found[some[0]]["rows"]):
+            if all(found[ground]["rows"][index].retention.value >= bar for ground in some):
+                fits.append((sum(found[ground]["ratios"][index] for ground in some) / len(some), row))
+        best = max(fits, key=lambda fit: fit[0], default=None)
+        name = "every ground" if len(some) > 1 else some[0]
+        said = "nothing" if best is None else f"{best[1].name} ({best[1].remark}), {best[0]:.2f}x"
+        lines.append(f"- Fewest FLOPs at a retention of {bar:g} or more on {name}: {said}.")
+    return lines
+
+
+def main() -> None:
+    """Read the command line, measure, write the page and its data."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
+    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
+    parser.add_argument("--count", type=int, default=420, help="questions a ground")
+    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    found: dict[str, Any] = {}
+    for ground in args.grounds:
+        study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
+        some: list[Variant] = encoder_variants.cheaper_encoders(study.shapes)
+        rows = study.rows("encoder", [Variant("uncompressed", (study.shapes.none(),)), *some])
+        found[ground] = {"rows": rows, "ratios": [ratio(study.shapes, v.plans[0]) for v in some]}
+        found[ground]["ratios"].insert(0, 1.0)
+    command = f"python -m glyph_deep.encoder_study -o ../docs/results --count {args.count}"
+    about = {"command": command, "weights": weights_hash(args.checkpoint), "count": args.count}
+    (args.output / "encoder.json").write_text(lines_of({"about": about, **plain(found)}))
+    (args.output / "encoder.md").write_text(page(found, about), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

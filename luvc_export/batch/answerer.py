@@ -1,0 +1,155 @@
+"""Questions in, plain answers out: what a local worker, a Ray actor and a user's own Dataset all call.
+
+One bad row costs nobody else: whatever is wrong with it becomes its ``error``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from luvc_export.batch.source import Row
+from luvc_export.errors import LuvcError, MachineError, shown
+from luvc_export.runtime.generation.answer_batch import Prepared
+from luvc_export.runtime.generation.sampling import sampling_from
+from luvc_export.runtime.media.picture_limits import allow
+from luvc_export.runtime.prompt.case_lines import parse_case, question_of
+from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.runtime.session import Session
+
+#: Rows in turn that this machine may fail to answer; then it is the machine.
+PATIENCE = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, or why there is none.
+
+    Args:
+        text: Of the answer; None where there is an error.
+        finish_reason: ``stop`` or ``length``.
+        tokens: Made, the end token included.
+        timings: Of the rows that ran together (``Timings.to_json``).
+        error: Kind and text of what was wrong.
+    """
+
+    text: str | None = None
+    finish_reason: str | None = None
+    tokens: int = 0
+    timings: dict[str, Any] | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.__dict__}
+
+
+class Answerer:
+    """A session that answers rows in batches.
+
+    Args:
+        bundle: Folder of the bundle.
+        plan: See ``Session``.
+        backend: See ``Session``.
+        threads: See ``Session``.
+        arithmetic: See ``Session``.
+        sampling: Fields of ``Sampling``, for every row.
+        rows: Questions of one model call, at most.
+        max_pixels: See ``runtime.media.picture_limits``.
+
+    Raises:
+        LuvcError: See ``Session``.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        plan: str | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        arithmetic: str = "auto",
+        sampling: dict[str, Any] | None = None,
+        rows: int = 8,
+        max_pixels: int | None = None,
+    ) -> None:
+        allow(max_pixels)
+        self._session = Session(bundle, backend, plan, threads, arithmetic=arithmetic)
+        self._options = self._session.grammars.guided(sampling_from(sampling or {}))
+        self._rows, self._failed = rows, 0
+        self._spent: dict[int, float] = {}
+        self._session.backend.load(images=False)
+
+    def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
+        """Answer rows of a file: each row's id, where it has one, and answer.
+
+        Args:
+            rows: Rows.
+            path: The file's name, for errors.
+            folder: What its paths are relative to.
+
+        Raises:
+            MachineError: See ``answer``.
+        """
+        names: list[str | int | None] = [None] * len(rows)
+
+        def ask(place: int) -> Question:
+            row = rows[place]
+            case = parse_case(row.line, f"{path}: line {row.where}", folder)
+            names[place] = case.id
+            return question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
+
+        answers = self.answer([lambda place=place: ask(place) for place in range(len(rows))])  # type: ignore[misc]
+        return [*zip(names, answers, strict=True)]
+
+    def answer(self, asked: Sequence[Callable[[], Question]]) -> list[Answer]:
+        """Answer questions; those of one plan and number of pictures share model calls.
+
+        Args:
+            asked: Gives each question; whatever it raises becomes that row's error.
+
+        Raises:
+            MachineError: ``PATIENCE`` rows in turn could not be answered by this machine.
+        """
+        answers: dict[int, Answer] = {}
+        ready: dict[int, Prepared] = {}
+        self._spent = {}
+        for place, ask in enumerate(asked):
+            started = perf_counter()
+            try:
+                ready[place] = self._session.prepare_row(ask(), self._options)
+                self._spent[place] = perf_counter() - started
+            except Exception as error:
+                answers[place] = Answer(error=said(error))
+        places = [*ready]
+        for group in self._session.together([*ready.values()], self._rows):
+            self._answer_group([places[one] for one in group], ready, answers)
+        return [answers[place] for place in range(len(asked))]
+
+    def _answer_group(self, group: list[int], ready: dict[int, Prepared], answers: dict[int, Answer]) -> None:
+        spent = sum(self._spent[place] for place in group)
+        try:
+            made = self._session.answer_rows([ready[place] for place in group], self._options, spent)
+        except Exception as error:
+            if len(group) > 1:  # whose fault it is shows alone
+                for place in group:
+                    self._answer_group([place], ready, answers)
+                return
+            self._failed = self._failed + 1 if isinstance(error, MachineError | MemoryError) else 0
+            if self._failed >= PATIENCE:
+                raise MachineError("this machine answers no more", got=f"{PATIENCE} rows failed: {error}") from error
+            answers[group[0]] = Answer(error=said(error))
+            return
+        self._failed = 0
+        for place, one in zip(group, made, strict=True):
+            timings = one.timings.to_json()
+            answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings)
+
+
+def said(error: Exception) -> str:
+    """An error as one line: its kind and parts."""
+    if isinstance(error, LuvcError):
+        return f"{type(error).__name__}: " + "; ".join(part.strip() for part in str(error).splitlines())
+    return shown(f"internal error: {type(error).__name__}: {error}"[:1000])

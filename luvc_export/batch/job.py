@@ -1,0 +1,79 @@
+"""What a batch is asked to do: whatever would change its answers, and how many rows go where."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import MANIFEST
+from luvc_export.core.progress import Progress
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backends import check_name
+from luvc_export.runtime.generation.sampling import sampling_from
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A batch.
+
+    Args:
+        bundle: Folder of the bundle.
+        source: JSON Lines file of cases (``runtime.prompt.case_lines``), or a folder of pictures.
+        output: Folder of the shards.
+        prompt: Asked about every picture of a folder that has no text file of its name beside it.
+        plan: Of the bundle; None for its default.
+        backend: See ``runtime.backends``.
+        arithmetic: The same.
+        threads: CPU threads of a worker; None for the cores divided by the workers.
+        sampling: Fields of ``Sampling``, plain data; every row draws as ``run`` would with them.
+        rows: Questions of one model call, at most.
+        shard: Rows of a shard.
+        max_pixels: See ``runtime.media.picture_limits``.
+    """
+
+    bundle: Path
+    source: Path
+    output: Path
+    prompt: str | None = None
+    plan: str | None = None
+    backend: str = "auto"
+    arithmetic: str = "auto"
+    threads: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    rows: int = 8
+    shard: int = 256
+    max_pixels: int | None = None
+
+    def check(self, verify: bool = False, progress: Progress | None = None) -> None:
+        """Refuse what could not be answered, before anything starts.
+
+        Raises:
+            UsageError: The bundle, plan, back-end or sampling is wrong.
+        """
+        check_name(self.backend)
+        sampling_from(self.sampling)
+        bundles.load(self.bundle, verify, progress).entry(self.plan)
+        if self.prompt is not None and not self.source.is_dir():
+            raise UsageError(
+                "every line of a file has its own prompt", where="--prompt", fix="leave it out, or give a folder"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs into one folder must agree on, beside the questions."""
+        manifest = (self.bundle / MANIFEST).read_bytes()
+        kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
+        return {"bundle": hashlib.sha256(manifest).hexdigest(), **{name: getattr(self, name) for name in kept}}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for workers."""
+        paths = {name: str(getattr(self, name).absolute()) for name in ("bundle", "source", "output")}
+        return {**asdict(self), **paths}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BatchJob:
+        """Of ``to_json``."""
+        paths = {name: Path(data[name]) for name in ("bundle", "source", "output")}
+        return cls(**{**data, **paths})

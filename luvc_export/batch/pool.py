@@ -1,0 +1,217 @@
+"""Local workers: each a process with the bundle loaded once, fed a chunk of rows at a time.
+
+A worker that dies is started again and its chunk asked row by row; a row that takes a worker with it twice becomes an
+error. So does no other row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from typing import Any, NamedTuple
+
+from luvc_export import errors
+from luvc_export.batch.answerer import Answer
+from luvc_export.batch.job import BatchJob
+from luvc_export.batch.source import Row, Source
+from luvc_export.errors import LuvcError, MachineError
+
+#: What a worker runs; measurements put their own in its place.
+PROGRAM = ("-m", "luvc_export.batch.worker")
+#: Times a row may take a worker with it.
+TRIES = 2
+
+
+class Answered(NamedTuple):
+    """A row that came back."""
+
+    number: int
+    id: str | int | None
+    answer: Answer
+
+
+class WorkerDied(Exception):  # noqa: N818
+    """A worker ended without being told to; ``code`` as ``subprocess`` has it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+
+class Worker:
+    """One process.
+
+    Args:
+        job: What to load.
+        source: Where rows are from.
+        program: Arguments of the interpreter.
+
+    Raises:
+        LuvcError: What the worker said it could not do.
+        WorkerDied: It said nothing.
+    """
+
+    def __init__(self, job: BatchJob, source: Source, program: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *program, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},  # noqa: PTH109
+        )
+        self.ready = False
+        self._first = {"job": job.to_json(), "path": str(source.path), "folder": str(source.folder)}
+
+    def start(self) -> None:
+        """Wait until it is loaded. Raises as the class."""
+        if not self.ready:
+            self._ask(self._first)
+            self.ready = True
+
+    def answer(self, rows: Sequence[Row]) -> list[Answered]:
+        """Have rows answered. Raises as the class."""
+        found = self._ask([astuple(row) for row in rows])["answers"]
+        return [Answered(row.number, name, Answer(**said)) for row, (name, said) in zip(rows, found, strict=True)]
+
+    def end(self) -> None:
+        """End it now."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what was not written yet
+                    pipe.close()
+
+    def _ask(self, said: Any) -> dict[str, Any]:
+        asked, told = self._process.stdin, self._process.stdout
+        assert asked is not None and told is not None
+        try:
+            asked.write(json.dumps(said).encode() + b"\n")
+            asked.flush()
+            line = told.readline()
+        except (OSError, ValueError):  # the pipe broke, or was closed by end()
+            line = b""
+        if not line.endswith(b"\n"):
+            raise WorkerDied(self._process.wait())
+        reply: dict[str, Any] = json.loads(line)
+        if "failed" in reply:
+            raise _as_error(reply["failed"])
+        return reply
+
+
+def answered(
+    job: BatchJob, source: Source, shards: Iterable[int], workers: int, chunk: int, program: Sequence[str] = PROGRAM
+) -> Iterator[Answered]:
+    """Rows of shards as they are answered, in no order.
+
+    Args:
+        job: What to load.
+        source: Where rows are from.
+        shards: Which of them.
+        workers: Processes.
+        chunk: Rows that a worker is sent at a time.
+        program: See ``PROGRAM``.
+
+    Raises:
+        LuvcError: A worker cannot load the bundle, or this machine answers no more.
+    """
+    waiting = _chunks(source, shards, chunk)
+    taking, found = threading.Lock(), queue.Queue[Any](2 * workers)
+    stopped = threading.Event()
+    alive: list[Worker] = []
+
+    def open_worker() -> Worker:
+        with taking:
+            if stopped.is_set():
+                raise WorkerDied(0)
+            worker = Worker(job, source, program)
+            alive.append(worker)
+        worker.start()
+        return worker
+
+    def feed() -> None:
+        try:
+            worker = open_worker()
+            while not stopped.is_set():
+                with taking:
+                    rows = next(waiting, None)
+                if rows is None:
+                    break
+                try:
+                    put(worker.answer(rows))
+                except WorkerDied:
+                    worker = one_by_one(rows)
+            worker.end()
+            put(None)
+        except BaseException as error:  # told to whoever iterates
+            put(error)
+
+    def one_by_one(rows: Sequence[Row]) -> Worker:
+        """A new worker, when it has answered rows that another one died with."""
+        worker = open_worker()
+        for row in rows:
+            for left in reversed(range(TRIES)):
+                try:
+                    put(worker.answer([row]))
+                    break
+                except WorkerDied as death:
+                    worker = open_worker()
+                    if not left:
+                        text = f"MachineError: the worker ended with this row: {death}"
+                        put([Answered(row.number, None, Answer(error=text))])
+        return worker
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                found.put(item, timeout=0.2)
+                return
+
+    threads = [threading.Thread(target=feed, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        running = workers
+        while running:
+            item = found.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, WorkerDied):
+                raise MachineError(
+                    "a worker ended before it was ready", got=str(item), fix="run one question: luvc-export run"
+                ) from item
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield from item
+    finally:
+        stopped.set()
+        with taking:
+            for worker in alive:
+                worker.end()
+        for thread in threads:
+            thread.join(5)
+
+
+def _chunks(source: Source, shards: Iterable[int], chunk: int) -> Iterator[list[Row]]:
+    for index in shards:
+        rows: list[Row] = []
+        for row in source.read(index):
+            rows.append(row)
+            if len(rows) == chunk:
+                yield rows
+                rows = []
+        if rows:
+            yield rows
+
+
+def _as_error(said: dict[str, Any]) -> LuvcError:
+    kind = getattr(errors, str(said["kind"]), LuvcError)
+    parts = {name: said[name] for name in ("where", "got", "expected", "fix")}
+    error: LuvcError = kind(said["what"], **parts)
+    return error

@@ -1,0 +1,138 @@
+"""The output folder: shards written whole and renamed, so that one that is there has every row of its, once.
+
+Row i is in shard ``i // rows``, wherever and whenever it was answered. What an interrupted run had of a shard that was
+not whole is answered again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from luvc_export.batch.answerer import Answer
+from luvc_export.batch.source import LISTING, Source
+from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.safe_files import is_scratch, open_regular, write_whole
+from luvc_export.errors import UsageError
+
+#: What the folder was made from.
+RECORD = "batch.json"
+
+
+def check_record(folder: Path, identity: dict[str, Any]) -> None:
+    """Begin a folder, or see that it was begun with the same bundle, options and questions.
+
+    Args:
+        folder: Of the shards; there already.
+        identity: ``BatchJob.identity`` and the hash of the questions, plain data.
+
+    Raises:
+        UsageError: It was not, naming what differs; or it holds something else.
+    """
+    record = folder / RECORD
+    if not record.exists():
+        others = sorted(path.name for path in folder.iterdir() if path.name != LISTING and not is_scratch(path.name))
+        if others:
+            raise UsageError(
+                "this folder holds something else",
+                where=f"--output {folder}",
+                got=", ".join(others[:3]),
+                expected="a folder that is empty, missing, or was begun by this command",
+            )
+        with writing_to(record):
+            write_whole(record, json.dumps(identity, indent=1) + "\n")
+        return
+    found = read_json(record, 2**20, UsageError, "the record of this batch")
+    held = found if isinstance(found, dict) else {}
+    wanted = json.loads(json.dumps(identity))
+    differs = [name for name in wanted if held.get(name) != wanted[name]]
+    if differs:
+        raise UsageError(
+            "this folder was begun with something else",
+            where=f"--output {folder}",
+            got="; ".join(f"{name} {_short(wanted[name])}" for name in differs),
+            expected="; ".join(f"{name} {_short(held.get(name))}" for name in differs),
+            fix="run it as it was begun, or name another folder",
+        )
+
+
+class Shards:
+    """Shards of one folder.
+
+    Args:
+        folder: Where they are.
+        source: The questions.
+
+    Raises:
+        UsageError: One that is there is not whole, or not one of these.
+    """
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self._folder, self._source = folder, source
+        self._open: dict[int, dict[int, str]] = {}
+        #: Rows that are written, and of these those with an error.
+        self.written = self.errors = 0
+        self.missing: list[int] = []
+        for index in range(len(source.starts)):
+            if self.path(index).exists():
+                self._count(index)
+            else:
+                self.missing.append(index)
+
+    def path(self, index: int) -> Path:
+        """Of a shard."""
+        return self._folder / f"part-{index:06d}.jsonl"
+
+    def add(self, number: int, name: str | int | None, answer: Answer) -> int:
+        """Take a row's answer, and write its shard if that is whole now. A row that came already is not counted again.
+
+        Returns:
+            Rows of the shard that was written, 0 if none was.
+
+        Raises:
+            OSError: The disk is full, or refuses; the other shards stay as they are.
+        """
+        index = number // self._source.shard
+        if self.path(index).exists():
+            return 0
+        rows = self._open.setdefault(index, {})
+        said = {"row": number, "id": number if name is None else name, **answer.to_json()}
+        rows[number] = json.dumps(said, ensure_ascii=False)
+        if len(rows) < self._source.size(index):
+            return 0
+        path = self.path(index)
+        with writing_to(path):
+            write_whole(path, "".join(rows[one] + "\n" for one in sorted(rows)).encode("utf-8", "backslashreplace"))
+        del self._open[index]
+        self.written += len(rows)
+        self.errors += sum(json.loads(line)["error"] is not None for line in rows.values())
+        return len(rows)
+
+    def _count(self, index: int) -> None:
+        path, size = self.path(index), self._source.size(index)
+        expected = index * self._source.shard
+        try:
+            with open_regular(path) as file:
+                for line in file:
+                    said = json.loads(line)
+                    if said["row"] != expected:
+                        raise ValueError(f"row {said['row']} where {expected} belongs")
+                    self.errors += said["error"] is not None
+                    expected += 1
+            if expected != index * self._source.shard + size:
+                raise ValueError(f"{expected - index * self._source.shard} rows of {size}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                "this shard is not as it was written",
+                where=str(path),
+                got=str(error)[:200],
+                fix="remove it and run again: its rows are answered again",
+            ) from error
+        self.written += size
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:12] + "..." + text[-1:]

@@ -1,0 +1,73 @@
+"""FLOPs of a vision encoder's blocks under a plan: what merging and pruning inside it saves.
+
+A multiply-add counts as 2; every projection, and attention as the rectangle that is computed. Patch embedding and
+patch merger are left out.
+"""
+
+from __future__ import annotations
+
+from luvc_export.core.merging import Axis, whole
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+
+
+def encoder_flops(plan: Plan, shape: EncoderShape) -> tuple[int, ...]:
+    """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs."""
+    found, passes, prune = [], list(plan.merge_passes), plan.encoder_prune
+    axes, kept = whole(plan.grid), None
+    for block in range(shape.blocks):
+        full = block in shape.full_attention or not shape.window
+        units = axes[0].units * axes[1].units
+        pairs = units**2 if full else _inside(axes, shape.window)
+        extra = 0
+        if kept is None or prune is None:
+            flops = _block(shape, units, units, pairs)
+        elif block <= prune.block + prune.stabilise:
+            flops = _block(shape, units, kept, pairs)
+            extra = _restore(shape, units, kept)
+        else:
+            gaps = not full and not prune.window
+            flops = _block(shape, kept, kept, pairs if gaps else kept**2 if full else _quotas(plan, axes))
+        while passes and passes[0].step.block == block:
+            axes = passes.pop(0).after
+        if prune is not None and block == prune.block:
+            kept = prune.tokens(axes)
+            if prune.restore == "all" or prune.stabilise:
+                extra += _restore(shape, units, kept)
+        if prune is not None and kept is not None and block == shape.blocks - 1 and prune.restore == "all":
+            extra += _restore(shape, units, kept)
+        found.append(flops + extra)
+    return tuple(found)
+
+
+def encoder_ratio(plan: Plan, shape: EncoderShape) -> float:
+    """FLOPs of the encoder's blocks uncompressed, divided by the plan's."""
+    plain = Plan(plan.grid, (0,), topk_limit=None)
+    return sum(encoder_flops(plain, shape)) / sum(encoder_flops(plan, shape))
+
+
+def _block(shape: EncoderShape, read: int, written: int, pairs: int) -> int:
+    """A block that makes queries, keys and values of ``read`` units and goes on with ``written``."""
+    projection = shape.hidden**2
+    mlp = (3 if shape.gated else 2) * shape.hidden * shape.intermediate
+    linear = read * 3 * projection + written * (projection + mlp)
+    return 2 * shape.unit * linear + 4 * pairs * shape.unit**2 * shape.hidden
+
+
+def _inside(axes: tuple[Axis, Axis], window: int) -> int:
+    """Pairs of units that share a window."""
+    rows, columns = (axis if axis.whole else axis.cut(window) for axis in axes)
+    return sum((high * wide) ** 2 for high in rows.lines for wide in columns.lines)
+
+
+def _quotas(plan: Plan, axes: tuple[Axis, Axis]) -> int:
+    """Pairs of kept units that share a window, where each window keeps its share."""
+    prune = plan.encoder_prune
+    assert prune is not None
+    rows, columns = (axis if axis.whole else axis.cut(prune.window) for axis in axes)
+    return sum(prune.count(high * wide) ** 2 for high in rows.lines for wide in columns.lines)
+
+
+def _restore(shape: EncoderShape, units: int, kept: int) -> int:
+    """One product of the matrix that finds neighbours, or takes their changes."""
+    return 2 * units * kept * shape.unit * shape.hidden

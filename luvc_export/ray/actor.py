@@ -1,0 +1,112 @@
+"""The class that ``Dataset.map_batches`` runs: one session for each actor, tables in, tables with answers out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from luvc_export.batch.answerer import Answerer as RowAnswerer
+from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.runtime.media.video import DEFAULT_FPS
+from luvc_export.runtime.prompt.encoder import Question, question
+
+if TYPE_CHECKING:
+    import pyarrow
+    import ray.data
+
+#: Columns that are read; the others stay as they are.
+COLUMNS = ("image", "prompt", "messages", "video", "fps")
+
+
+class Answerer:
+    """Answers rows of a Dataset: ``dataset.map_batches(Answerer, batch_format="pyarrow", ...)``.
+
+    Columns: ``prompt`` (text) or ``messages`` (a chat as JSON); ``image`` (a path, an encoded picture's bytes, pixels,
+    or a list of them); ``video`` (a list of frames) with ``fps``. Added are ``text``, ``finish_reason``, ``tokens``,
+    ``timings`` (JSON) and ``error``, which is null where there is an answer.
+
+    Args:
+        bundle: Folder of the bundle, on every node.
+        options: ``plan``, ``backend``, ``threads``, ``arithmetic``, ``sampling`` (fields of ``Sampling``), ``rows`` (of
+            one model call, at most).
+
+    Raises:
+        LuvcError: See ``Session``.
+    """
+
+    def __init__(self, bundle: str, **options: Any) -> None:
+        self._answerer = RowAnswerer(bundle, **options)
+
+    def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+        """Answer the rows of an Arrow table.
+
+        Raises:
+            UsageError: There is neither ``prompt`` nor ``messages``, or a column that an answer would hide.
+            MachineError: This machine answers no more.
+        """
+        import pyarrow as pa
+
+        names = set(table.column_names)
+        if not names & {"prompt", "messages"}:
+            expected = f"a column prompt or messages; {did_you_mean('prompt', names)}"
+            raise UsageError("the rows have no question", where="Dataset", expected=expected)
+        kinds = {"text": pa.string(), "finish_reason": pa.string(), "tokens": pa.int32()}
+        kinds |= {"timings": pa.string(), "error": pa.string()}
+        if taken := sorted(names & kinds.keys()):
+            said = ", ".join(taken)
+            raise UsageError("a column has the name of an answer's", where="Dataset", got=said, fix="rename it")
+        columns = {name: table[name].to_pylist() for name in COLUMNS if name in names}
+        asked = [ask_of({name: items[row] for name, items in columns.items()}) for row in range(table.num_rows)]
+        answers = [answer.to_json() for answer in self._answerer.answer(asked)]
+        for answer in answers:
+            answer["timings"] = None if answer["timings"] is None else json.dumps(answer["timings"])
+        for name, kind in kinds.items():
+            table = table.append_column(name, pa.array([answer[name] for answer in answers], kind))
+        return table
+
+
+def ask_of(row: dict[str, Any]) -> Callable[[], Question]:
+    """What gives a row's question."""
+
+    def ask() -> Question:
+        messages, fps = row.get("messages"), row.get("fps")
+        chat = json.loads(messages) if isinstance(messages, str) else messages
+        return question(row.get("image"), row.get("prompt"), chat, row.get("video"), fps or DEFAULT_FPS)
+
+    return ask
+
+
+def answer_dataset(
+    dataset: ray.data.Dataset,
+    bundle: str,
+    actors: int = 1,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    batch_size: int = 32,
+    **options: Any,
+) -> ray.data.Dataset:
+    """``dataset`` with answers, lazily: nothing runs until it is read or written.
+
+    Args:
+        dataset: See ``Answerer`` for its columns.
+        bundle: Folder of the bundle, on every node.
+        actors: Sessions; each loads the bundle once.
+        num_cpus: CPUs that Ray gives each, and threads where ``options`` say nothing.
+        num_gpus: GPUs that Ray gives each; a share, such as 0.5, for two on one.
+        batch_size: Rows that an actor gets at a time; of these, rows of equal plans share model calls.
+        options: See ``Answerer``.
+    """
+    import ray.data
+
+    told = {"threads": max(1, int(num_cpus)), **options}
+    return dataset.map_batches(
+        Answerer,
+        fn_constructor_args=(bundle,),
+        fn_constructor_kwargs=told,
+        batch_format="pyarrow",
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )

@@ -1,0 +1,117 @@
+"""``config.pbtxt``: Triton's ModelConfig as text.
+
+Inputs and outputs have the names and types of NVIDIA's VLM tutorial (triton-inference-server/tutorials,
+Popular_Models_Guide/Llava1.5), and more that are optional.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+#: Name, type, dims; all optional, as ``messages`` may stand for ``prompt`` and a question may have no picture.
+INPUTS = (
+    ("prompt", "TYPE_STRING", 1),
+    ("image", "TYPE_STRING", -1),
+    ("max_tokens", "TYPE_INT32", 1),
+    ("temperature", "TYPE_FP32", 1),
+    ("top_k", "TYPE_INT32", 1),
+    ("frequency_penalty", "TYPE_FP32", 1),
+    ("seed", "TYPE_UINT64", 1),
+    ("messages", "TYPE_STRING", 1),
+    ("stream", "TYPE_BOOL", 1),
+    ("top_p", "TYPE_FP32", 1),
+    ("stop", "TYPE_STRING", -1),
+    ("json_schema", "TYPE_STRING", 1),
+    ("regex", "TYPE_STRING", 1),
+)
+OUTPUTS = (
+    ("text", "TYPE_STRING"),
+    ("finish_reason", "TYPE_STRING"),
+    ("prompt_tokens", "TYPE_INT32"),
+    ("completion_tokens", "TYPE_INT32"),
+    ("total_tokens", "TYPE_INT32"),
+)
+#: Of back-ends that need no GPU of NVIDIA's.
+_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "openvino": "KIND_CPU"}
+#: First line of every file written here.
+MARK = "# Written by luvc-export triton."
+#: What a model is asked before it is ready, files of the folder ``warmup``: name, type, dims.
+WARM_UP = (("prompt", "TYPE_STRING", 1), ("image", "TYPE_STRING", 1), ("max_tokens", "TYPE_INT32", 1))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What differs between models.
+
+    Args:
+        name: Of the model.
+        backend: See ``runtime.backends``.
+        instances: Sessions, on each device.
+        warm_up: Ask a picture before the model is ready.
+        parameters: For ``triton.model``: bundle, plan, backend, threads, arithmetic.
+    """
+
+    name: str
+    backend: str
+    instances: int = 1
+    warm_up: bool = True
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """The file."""
+        lines = [MARK, f"name: {_quoted(self.name)}", 'backend: "python"', "max_batch_size: 0"]
+        lines.append("model_transaction_policy { decoupled: true }")
+        lines += [
+            f"input {{ name: {_quoted(name)} data_type: {kind} dims: [ {dims} ] optional: true }}"
+            for name, kind, dims in INPUTS
+        ]
+        lines += [f"output {{ name: {_quoted(name)} data_type: {kind} dims: [ 1 ] }}" for name, kind in OUTPUTS]
+        lines.append(f"instance_group {{ count: {self.instances} kind: {instance_kind(self.backend)} }}")
+        lines += [
+            f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
+            for key, value in sorted(self.parameters.items())
+        ]
+        if self.warm_up:
+            lines.append('model_warmup {\n  name: "picture"')
+            lines += [
+                f"  inputs {{ key: {_quoted(name)} value {{ data_type: {kind} dims: [ {dims} ] "
+                f"input_data_file: {_quoted(name)} }} }}"
+                for name, kind, dims in WARM_UP
+            ]
+            lines.append("}")
+        return "\n".join(lines) + "\n"
+
+
+def instance_kind(backend: str) -> str:
+    """Where Triton puts instances of a back-end: NVIDIA's GPUs, the host, or what there is for ``auto``."""
+    return _KINDS.get(backend.partition(":")[0], "KIND_GPU")
+
+
+def _quoted(text: str) -> str:
+    """A string of protobuf's text format: bytes that are not printable ASCII as escapes."""
+    plain = "".join(
+        letter if letter.isascii() and letter.isprintable() else "".join(f"\\{byte:03o}" for byte in letter.encode())
+        for letter in text.replace("\\", "\\\\").replace('"', '\\"')
+    )
+    return f'"{plain}"'
+
+
+def bytes_tensor(*items: bytes) -> bytes:
+    """Elements of a TYPE_STRING tensor as Triton keeps them: each with its length, four bytes, little end first."""
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)
+
+
+def warm_up_files(picture: bytes) -> dict[str, bytes]:
+    """Files of the folder ``warmup``: a picture (PNG, say), a prompt, two tokens."""
+    return {
+        "prompt": bytes_tensor(b"What is this?"),
+        "image": bytes_tensor(picture),
+        "max_tokens": (2).to_bytes(4, "little"),
+    }
+
+
+def parameters_of(config: str) -> dict[str, str]:
+    """``parameters`` of a model's configuration as Triton gives it to ``initialize``: JSON."""
+    found = json.loads(config).get("parameters", {})
+    return {key: value["string_value"] for key, value in found.items()}

@@ -1,0 +1,145 @@
+"""Tensors of a request -> a question and how it is sampled. Nothing a client sends is ever taken for a path."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.sampling import Sampling, sampling_from
+from luvc_export.runtime.prompt.encoder import Question
+from luvc_export.serve.media.addresses import data_bytes
+
+#: The elements of an input tensor, or None where there is none.
+Get = Callable[[str], "Sequence[Any] | None"]
+
+#: Pictures of a request.
+MAX_IMAGES = 16
+_ROLES = ("system", "user", "assistant")
+
+
+def question_from(get: Get) -> Question:
+    """What is asked: ``prompt`` after the pictures of ``image``, or ``messages`` in OpenAI's or Hugging Face's form.
+
+    Raises:
+        UsageError: Neither or both, or they are not of that form.
+        ApiError: A ``data:`` address is none.
+    """
+    given, prompt, messages = [picture(item) for item in get("image") or ()], _text(get, "prompt"), get("messages")
+    if (prompt is None) == (messages is None):
+        raise UsageError("give a prompt or messages", where="prompt", got="neither" if prompt is None else "both")
+    chat: list[dict[str, Any]]
+    if prompt is not None:
+        content = [*({"type": "image"} for _ in given), {"type": "text", "text": prompt}]
+        chat, media = [{"role": "user", "content": content}], given
+    else:
+        chat, media = _chat(str(_text(get, "messages")), given)
+    if len(media) > MAX_IMAGES:
+        raise UsageError("too many pictures", where="image", got=len(media), expected=f"at most {MAX_IMAGES}")
+    return Question(tuple(chat), tuple(media), prompt)
+
+
+def sampling_of(get: Get) -> Sampling:
+    """How the answer is drawn; defaults are those of ``luvc-export serve``.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+    temperature, drawn = _number(get, "temperature"), {"top_k": _number(get, "top_k"), "top_p": _number(get, "top_p")}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    temperature = temperature if temperature is not None else (1.0 if drawn else 0.0)
+    seed, schema = _number(get, "seed"), _text(get, "json_schema")
+    options = {
+        **(drawn if temperature else {}),
+        "temperature": temperature,
+        "max_new_tokens": _number(get, "max_tokens"),
+        "frequency_penalty": _number(get, "frequency_penalty") or 0.0,
+        "seed": None if seed is None else int(seed) % 2**63,
+        "stop": tuple(_decoded(item, "stop") for item in get("stop") or ()),
+        "json_schema": None if schema is None else _json(schema, "json_schema"),
+        "regex": _text(get, "regex"),
+    }
+    return sampling_from(options)
+
+
+def picture(item: bytes | str) -> bytes:
+    """A picture's bytes: as they are, as base64, or as a ``data:`` address.
+
+    Raises:
+        ApiError: It is a ``data:`` address of something else.
+    """
+    data = item.encode() if isinstance(item, str) else bytes(item)
+    if data[:5].lower() == b"data:":
+        return data_bytes(data.decode("latin-1"), "image")[0]
+    if data.isascii():
+        try:
+            return base64.b64decode(data, validate=True)
+        except binascii.Error:
+            return data
+    return data
+
+
+def _chat(text: str, given: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Messages with plain parts, and the pictures their parts stand for: those given, or their own ``data:``."""
+    messages = _json(text, "messages")
+    if not isinstance(messages, list) or not messages:
+        raise UsageError("messages are a JSON list", where="messages", got=text[:80])
+    chat: list[dict[str, Any]] = []
+    media: list[bytes] = []
+    waiting = iter(given)
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        role = message.get("role") if isinstance(message, dict) else None
+        content = message.get("content") if isinstance(message, dict) else None
+        if role not in _ROLES or not isinstance(content, str | list):
+            raise UsageError("a message has a role and content", where=where, expected=", ".join(_ROLES))
+        parts: list[dict[str, Any]] = []
+        for number, part in enumerate([{"type": "text", "text": content}] if isinstance(content, str) else content):
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind == "text" and isinstance(part.get("text"), str):
+                parts.append({"type": "text", "text": part["text"]})
+                continue
+            address = part.get("image_url") if kind == "image_url" else None
+            address = address.get("url") if isinstance(address, dict) else address
+            if kind == "image" and set(part) == {"type"}:
+                found = next(waiting, None)
+                if found is None:
+                    raise UsageError("there are fewer pictures than image parts", where="image", got=len(given))
+                media.append(found)
+            elif isinstance(address, str):
+                media.append(data_bytes(address, where)[0])
+            else:
+                expected = 'text, {"type": "image"} for the next of image, or image_url with a data: address'
+                raise UsageError("this part is not understood", where=f"{where}.content[{number}]", expected=expected)
+            parts.append({"type": "image"})
+        chat.append({"role": role, "content": parts})
+    if next(waiting, None) is not None:
+        raise UsageError("there are more pictures than image parts", where="image", got=len(given))
+    return chat, media
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("this is not JSON", where=where, got=str(error)[:200]) from error
+
+
+def _text(get: Get, name: str) -> str | None:
+    found = get(name)
+    return None if found is None or not len(found) else _decoded(found[0], name)
+
+
+def _decoded(item: bytes | str, name: str) -> str:
+    try:
+        return item if isinstance(item, str) else bytes(item).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError("this is not text", where=name, got=str(error)) from error
+
+
+def _number(get: Get, name: str) -> Any:
+    found = get(name)
+    return None if found is None or not len(found) else found[0].item()

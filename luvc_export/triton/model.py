@@ -1,0 +1,121 @@
+"""What Triton's Python back-end runs: a session for each instance, one question at a time, answers as they grow.
+
+Triton's scheduler keeps the queue. A request is answered inside ``execute``, so that the queue's policies and metrics
+say what they mean; ``count`` of the instance group answers several at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # Triton's own; there is none outside of it
+
+from luvc_export.errors import LuvcError
+from luvc_export.runtime.generation.answer import answer
+from luvc_export.runtime.generation.answer_batch import Prepared
+from luvc_export.runtime.generation.result import Stream
+from luvc_export.runtime.session import Session
+from luvc_export.serve.http.api_errors import explained
+from luvc_export.triton.config import parameters_of
+from luvc_export.triton.inputs import Get, question_from, sampling_of
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class CancelledError(Exception):
+    """Nobody waits for the answer any more; how many pieces there were."""
+
+
+class TritonPythonModel:
+    """See Triton's python_backend: ``initialize``, ``execute`` for requests, ``finalize``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the bundle that ``config.pbtxt`` names.
+
+        Raises:
+            TritonModelException: It cannot be opened; the model stays unavailable.
+        """
+        told = parameters_of(args["model_config"])
+        if args["model_instance_kind"] == "GPU":  # each instance is a process, and sees its own GPU alone
+            os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
+        folder = Path(args["model_repository"]) / told["bundle"]  # an absolute path stays what it is
+        threads = int(told["threads"]) if "threads" in told else None
+        try:
+            self._session = Session(folder, told["backend"], told.get("plan"), threads, arithmetic=told["arithmetic"])
+            self._session.backend.load()
+        except LuvcError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        said = self._session.choice or f"backend {self._session.backend.name}"
+        pb_utils.Logger.log_info(f"{args['model_name']}: plan {self._session.plan_name}, {said}")
+
+    def execute(self, requests: list[Any]) -> None:
+        """Answer requests, one after another; what is wrong with one is its own last response."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._answer(request, sender)
+            except CancelledError as cancelled:
+                pb_utils.Logger.log_info(f"a request was cancelled after {cancelled} pieces of its answer")
+                _fail(sender, "the request was cancelled", pb_utils.TritonError.CANCELLED)
+            except Exception as error:
+                found = explained(error, None)
+                kinds = {400: pb_utils.TritonError.INVALID_ARG, 503: pb_utils.TritonError.UNAVAILABLE}
+                _fail(sender, found.message, kinds.get(found.status, pb_utils.TritonError.INTERNAL))
+                if found.status >= 500:
+                    pb_utils.Logger.log_error(str(error))
+
+    def finalize(self) -> None:
+        """Let the bundle go."""
+        del self._session
+
+    def _answer(self, request: Any, sender: Any) -> None:
+        started = perf_counter()
+
+        def get(name: str) -> Any:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            return None if tensor is None else list(tensor.as_numpy().reshape(-1))
+
+        options = self._session.grammars.guided(sampling_of(get))
+        ready = self._session.prepare_row(question_from(get), options)
+        streams = _wants_stream(get)
+        if sender.is_cancelled():
+            raise CancelledError(0)
+        spent = perf_counter() - started
+        pieces = Stream(answer(ready.loaded, ready.request, options, ready.budget, spent, None))
+        for made, piece in enumerate(pieces):
+            if sender.is_cancelled():
+                pieces.close()
+                raise CancelledError(made)
+            if streams:
+                sender.send(_response(piece, "", 0, 0))
+        result = pieces.result
+        text = "" if streams else result.text
+        sender.send(_response(text, result.finish_reason, prompt_tokens(ready), len(result.token_ids)), flags=_FINAL)
+
+
+def prompt_tokens(ready: Prepared) -> int:
+    """Tokens of the prompt, visual ones as many as there are without compression."""
+    images = len(ready.request.images)
+    return len(ready.request.token_ids) - images + images * ready.loaded.plan.units
+
+
+def _wants_stream(get: Get) -> bool:
+    found = get("stream")
+    return found is not None and bool(found[0])
+
+
+def _response(text: str, reason: str, prompt: int, completion: int) -> Any:
+    texts = {"text": text, "finish_reason": reason}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    tensors = [pb_utils.Tensor(name, np.array([said.encode()], np.object_)) for name, said in texts.items()]
+    tensors += [pb_utils.Tensor(name, np.array([count], np.int32)) for name, count in counts.items()]
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _fail(sender: Any, message: str, code: int) -> None:
+    error = pb_utils.TritonError(message, code)
+    sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=_FINAL)

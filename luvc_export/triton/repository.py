@@ -1,0 +1,122 @@
+"""A model repository of Triton: a folder a model, each written whole."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from luvc_export.bundle.folder import Bundle, load
+from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.safe_files import put_in_place, scratch_folder, write_new
+from luvc_export.core.progress import Progress
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backends import check_name
+from luvc_export.serve.models import split_name
+from luvc_export.triton.config import MARK, ModelConfig, warm_up_files
+
+#: What Triton's Python back-end loads.
+PROGRAM = '''"""Runs luvc-export's model; the package must be importable where Triton runs this."""
+
+from luvc_export.triton.model import TritonPythonModel  # noqa: F401
+'''
+#: Where a copied bundle lies in its model's folder.
+COPY = "bundle"
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+
+
+@dataclass(frozen=True)
+class RepositoryOptions:
+    """What models of a repository have in common.
+
+    Args:
+        backend: See ``runtime.backends``.
+        instances: Sessions, on each device.
+        threads: CPU threads of each; None for all cores.
+        arithmetic: See ``runtime.backends``.
+        warm_up: Ask a picture before a model is ready.
+        copy: Put the bundle into the repository, which can then be moved; else its path is written down.
+        overwrite: Replace models of these names, if this command wrote them.
+    """
+
+    backend: str = "auto"
+    instances: int = 1
+    threads: int | None = None
+    arithmetic: str = "auto"
+    warm_up: bool = True
+    copy: bool = False
+    overwrite: bool = False
+
+
+def write_repository(
+    folder: Path,
+    bundles: Sequence[str],
+    options: RepositoryOptions,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Write a model for each ``FOLDER`` or ``FOLDER#PLAN``; others in the repository stay.
+
+    Returns:
+        Names of the models.
+
+    Raises:
+        UsageError: Two of one name, no such plan, a plan that takes whole videos alone, or something else has the name.
+        BundleError: See ``luvc_export.bundle.folder.load``.
+    """
+    check_name(options.backend)
+    models: dict[str, tuple[Bundle, str | None]] = {}
+    for given in bundles:
+        path, name, plan = split_name(given)
+        name = _NOT_IN_A_NAME.sub("-", name)
+        if name in models:
+            raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
+        bundle = load(path, verify, progress)
+        if bundle.entry(plan).plan.joint_images > 1:
+            fix = "give the plan of the same name without @video"
+            raise UsageError("this plan takes whole videos alone, which Triton's model does not", where=given, fix=fix)
+        models[name] = bundle, plan
+        _check_place(folder / name, options.overwrite)
+    for name, (bundle, plan) in models.items():
+        with writing_to(folder / name), scratch_folder(folder / name) as scratch:
+            _write_model(scratch, name, bundle, plan, options)
+            put_in_place(scratch, folder / name)
+    return [*models]
+
+
+def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, options: RepositoryOptions) -> None:
+    told = {"backend": options.backend, "arithmetic": options.arithmetic}
+    told["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
+    told |= {"plan": plan} if plan else {}
+    told |= {"threads": str(options.threads)} if options.threads else {}
+    # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
+    told["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
+    config = ModelConfig(name, options.backend, options.instances, options.warm_up, told)
+    (scratch / "1").mkdir()
+    write_new(scratch / "config.pbtxt", config.text().encode())
+    write_new(scratch / "1" / "model.py", PROGRAM.encode())
+    if options.warm_up:
+        (scratch / "warmup").mkdir()
+        picture = io.BytesIO()
+        height, width = bundle.entry(plan).size or bundle.manifest.image.size
+        Image.new("RGB", (width, height)).save(picture, "PNG")
+        for file, data in warm_up_files(picture.getvalue()).items():
+            write_new(scratch / "warmup" / file, data)
+    if options.copy:
+        shutil.copytree(bundle.folder, scratch / COPY)
+
+
+def _check_place(place: Path, overwrite: bool) -> None:
+    if not (place.exists() or place.is_symlink()):
+        return
+    config = place / "config.pbtxt"
+    ours = not place.is_symlink() and config.is_file() and config.read_bytes().startswith(MARK.encode())
+    if not ours:
+        raise UsageError("something else has this name", where=str(place), fix="name another repository")
+    if not overwrite:
+        raise UsageError("the model is there already", where=str(place), fix="--overwrite replaces it")

@@ -1,0 +1,102 @@
+"""Questions in files, one JSON object a line: what ``--cases``, ``--data`` and ``luvc-export batch`` read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, open_video
+from luvc_export.runtime.prompt.encoder import Question, question
+
+_FIELDS = ("id", "image", "video", "fps", "prompt", "answer", "kind")
+
+
+@dataclass(frozen=True)
+class FileCase:
+    """A case from a file.
+
+    Args:
+        images: Pictures, before the text.
+        prompt: The user's text alone.
+        answer: What is right, or None where nobody knows.
+        kind: Type of question.
+        picture: Cluster: questions with the same number are not independent of each other.
+        video: A folder of frames or an animated picture, or the frames themselves. It stands after the pictures and
+            before the text.
+        fps: Frames a second; None takes what the video's file says.
+        id: What its author calls it.
+    """
+
+    images: tuple[Path, ...]
+    prompt: str
+    answer: str | None = None
+    kind: str = "question"
+    picture: int = 0
+    video: Path | tuple[Any, ...] | None = None
+    fps: float | None = None
+    id: str | int | None = None
+
+
+def question_of(
+    images: Sequence[Any], prompt: str, video: Any = None, fps: float | None = None, frames: int | None = None
+) -> Question:
+    """A case as the runtime takes questions; of a video's file at most ``frames`` frames are read.
+
+    Raises:
+        UsageError: The video cannot be read.
+    """
+    if isinstance(video, Path):
+        sampled = open_video(video, frames or DEFAULT_FRAMES, fps)
+        video, fps = sampled.frames, sampled.fps
+    return question(list(images), prompt, None, video, fps or DEFAULT_FPS)
+
+
+def parse_case(line: str, where: str, folder: Path) -> FileCase:
+    """Read one line.
+
+    Its fields: ``prompt``, ``image`` (a path or a list of them, relative to ``folder``) or ``video`` (a folder of
+    frames or an animated picture, with ``fps``), and optionally ``id``, ``answer`` and ``kind``.
+
+    Args:
+        line: JSON.
+        where: The line's place, for errors.
+        folder: The file's.
+
+    Raises:
+        UsageError: It is no such object, or a picture is not there.
+    """
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("this line is not JSON", where=where, got=str(error)) from error
+    if not isinstance(data, dict) or not isinstance(data.get("prompt"), str) or not data["prompt"]:
+        raise UsageError(
+            "a case needs a prompt", where=where, got=line[:80], expected='{"image": ..., "prompt": "..."}'
+        )
+    unknown = sorted(set(data) - set(_FIELDS))
+    given = data.get("image", [])
+    names = given if isinstance(given, list) else [given]
+    answer, video, fps, own = data.get("answer"), data.get("video"), data.get("fps"), data.get("id")
+    texts = all(isinstance(name, str) for name in names) and isinstance(answer, str | None)
+    timed = fps is None or (isinstance(fps, int | float) and not isinstance(fps, bool) and video is not None)
+    named = isinstance(own, str | int | None) and not isinstance(own, bool)
+    if unknown or not (texts and timed and named) or not isinstance(video, str | None):
+        raise UsageError(
+            "a field of this case is wrong",
+            where=where,
+            got=f"unknown {unknown}" if unknown else line[:80],
+            expected="image (text or list of text) or video (text, with fps), prompt, "
+            "optionally id (text or number), answer and kind",
+        )
+    images = tuple(folder / name for name in names)
+    for image in images:
+        if not image.is_file():
+            raise UsageError("a picture of this case is not there", where=where, got=str(image))
+    clip = None if video is None else folder / video
+    if clip is not None and not clip.exists():
+        raise UsageError("a video of this case is not there", where=where, got=str(clip))
+    return FileCase(images, data["prompt"], answer, str(data.get("kind", "question")), 0, clip, fps, own)

@@ -1,0 +1,163 @@
+"""Whatever interrupts a batch, wherever: the shards that are there are whole, and in the end hold every row once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from luvc_export.batch.answerer import Answer
+from luvc_export.batch.job import BatchJob
+from luvc_export.batch.pool import Answered
+from luvc_export.batch.run import BatchProgress, run_batch
+from luvc_export.batch.source import Source
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.files import safe_files
+from luvc_export.errors import UsageError
+
+
+class PowerCut(BaseException):
+    """Ends a run."""
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(folder.glob("part-*")) for line in path.read_text().splitlines()]
+
+
+def fleet(seed: int, until: int = 10**9, twice: bool = True) -> Any:
+    """Answers in any order, some twice; cut after ``until`` of them."""
+
+    def answer(job: BatchJob, source: Source, shards: list[int]) -> Iterable[Answered]:
+        rows = [row for index in shards for row in source.read(index)]
+        dice = random.Random(seed)
+        dice.shuffle(rows)
+        rows += dice.choices(rows, k=3) if twice else []
+        for turn, row in enumerate(rows):
+            if turn == until:
+                raise PowerCut
+            said = json.loads(row.line)
+            yield Answered(row.number, said["id"], Answer(f"to {said['prompt']}", error=said.get("error")))
+
+    return answer
+
+
+def job(bundle: Bundle, folder: Path, rows: int, shard: int = 4, **more: Any) -> BatchJob:
+    source = folder / "cases.jsonl"
+    source.write_text("".join(json.dumps({"id": f"q{n}", "prompt": f"{n}?"}) + "\n" for n in range(rows)))
+    return BatchJob(bundle.folder, source, folder / "out", shard=shard, **more)
+
+
+@given(cuts=st.lists(st.integers(0, 30), max_size=8), rows=st.integers(1, 30), shard=st.integers(1, 9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+def test_cut_anywhere_any_number_of_times(
+    demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, cuts: list[int], rows: int, shard: int
+) -> None:
+    asked = job(demo_bundle, tmp_path_factory.mktemp("cut"), rows, shard)
+    for turn, cut in enumerate(cuts):
+        with contextlib.suppress(PowerCut):
+            run_batch(asked, fleet(turn, cut))
+        for path in asked.output.glob("part-*"):
+            first = int(path.stem[5:]) * shard
+            assert [row["row"] for row in map(json.loads, path.read_text().splitlines())] == [
+                *range(first, min(first + shard, rows))
+            ]
+    told: list[BatchProgress] = []
+    before = len(rows_of(asked.output))
+    result = run_batch(asked, fleet(99), told.append)
+    found = rows_of(asked.output)
+    assert [(row["row"], row["id"], row["text"]) for row in found] == [(n, f"q{n}", f"to {n}?") for n in range(rows)]
+    assert (result.rows, result.resumed, result.errors) == (rows, before, 0) and told[0].done == before
+    assert run_batch(asked, fleet(0, 0)).resumed == rows, "nothing is asked again"
+
+
+def test_a_full_disk_is_said_and_what_is_written_stays(
+    demo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, create = job(demo_bundle, tmp_path, 20), safe_files.create
+    room = [4]  # the record, and three shards
+
+    def full(path: Path) -> Any:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return create(path)
+
+    monkeypatch.setattr(safe_files, "create", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        run_batch(asked, fleet(1))
+    assert str(caught.value.filename).startswith(str(asked.output / "part-"))
+    assert len(rows_of(asked.output)) == 12
+    monkeypatch.undo()
+    assert run_batch(asked, fleet(2)).resumed == 12 and len(rows_of(asked.output)) == 20
+    assert not [path for path in asked.output.iterdir() if safe_files.is_scratch(path.name)]
+
+
+def test_errors_are_counted_in_shards_of_earlier_runs_too(demo_bundle: Bundle, tmp_path: Path) -> None:
+    asked = job(demo_bundle, tmp_path, 8)
+    lines = [json.loads(line) for line in asked.source.read_text().splitlines()]
+    lines[2]["error"] = "UsageError: bad"
+    asked.source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run_batch(asked, fleet(1)).errors == 1 and run_batch(asked, fleet(1)).errors == 1
+    assert [row["row"] for row in rows_of(asked.output) if row["error"]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda asked: (asked.output / "part-000000.jsonl").write_text('{"row": 0, "error": null}\n'), "1 rows of 4"),
+        (lambda asked: (asked.output / "part-000000.jsonl").write_text("half"), "not as it was written"),
+        (lambda asked: asked.source.write_text('{"id": "x", "prompt": "y"}\n' * 8), "questions"),
+        (lambda asked: object.__setattr__(asked, "sampling", {"temperature": 1.0, "seed": 1}), 'sampling {"temperatur'),
+        (lambda asked: object.__setattr__(asked, "plan", "even"), 'plan "even"'),
+        (lambda asked: object.__setattr__(asked, "shard", 5), "shard 5"),
+        (lambda asked: (asked.output / "batch.json").unlink(), "holds something else"),
+        (lambda asked: (asked.output / "batch.json").write_text("{"), "the record of this batch is not JSON"),
+    ],
+)
+def test_a_folder_that_is_not_this_batch_s_is_left_alone(
+    demo_bundle: Bundle, tmp_path: Path, change: Any, said: str
+) -> None:
+    asked = job(demo_bundle, tmp_path, 8)
+    run_batch(asked, fleet(1))
+    change(asked)
+    before = {path.name: path.read_bytes() for path in asked.output.iterdir()}
+    with pytest.raises(UsageError) as caught:
+        run_batch(asked, fleet(1))
+    assert said in str(caught.value), caught.value
+    assert {path.name: path.read_bytes() for path in asked.output.iterdir()} == before
+
+
+def test_two_writers_of_one_folder(demo_bundle: Bundle, tmp_path: Path) -> None:
+    asked = job(demo_bundle, tmp_path, 8)
+
+    def nested(*given: Any) -> Iterable[Answered]:
+        with pytest.raises(UsageError, match="another process is writing here"):
+            run_batch(asked, fleet(1))
+        return fleet(1)(*given)  # type: ignore[no-any-return]
+
+    assert run_batch(asked, nested).rows == 8
+
+
+def test_pictures_that_come_later_move_no_row(demo_bundle: Bundle, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for name in "abcdef":
+        Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / f"{name}.png")
+    asked = BatchJob(demo_bundle.folder, tmp_path / "pictures", tmp_path / "out", prompt="what?", shard=2)
+    with pytest.raises(PowerCut):
+        run_batch(asked, fleet(1, 5))
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "0.png")
+    result = run_batch(asked, fleet(2))
+    assert result.rows == 6 and sorted(row["id"] for row in rows_of(asked.output)) == [f"{n}.png" for n in "abcdef"]
+    inside = BatchJob(demo_bundle.folder, tmp_path / "pictures", tmp_path / "pictures" / "out", prompt="what?")
+    with pytest.raises(UsageError, match="inside the folder of pictures"):
+        run_batch(inside, fleet(1))

@@ -1,0 +1,46 @@
+"""A vision graph with what a plan may do inside the encoder: passes in windows and along axes, prune and restore."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from luvc_export.core.merging import MergePass
+from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.export import families, trace
+from luvc_export.export.families.base import Normalise
+from luvc_export.export.simplify import simplify
+from luvc_export.export.surgeon.graph import PLAN_KEY
+
+#: Windows with edges, then two passes more after the same block, then a prune whose windows have gaps.
+PLAN = Plan(
+    grid=(6, 9),
+    keep=(25, 0, 0),
+    merges=(MergePass(0, 1, 1, 4), MergePass(0, 0, 1), MergePass(0, 0, 1)),
+    encoder_prune=EncoderPrune(1, 0.5, stabilise=0, neighbours=4),
+    score="norm",
+)
+
+
+def write(folder: Path) -> None:
+    """Trace the vision half into ``folder``, weights inside."""
+    torch.manual_seed(0)
+    family = families.find("qwen2_5_vl", "test")
+    config = family.tiny_config()
+    config.vision_config.depth, config.vision_config.fullatt_block_indexes = 4, [1]
+    model = family.build(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape)
+            scale = 1.2 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.2
+            parameter.copy_(noise * scale if parameter.dim() > 1 else parameter + scale * noise)
+    vision = family.vision(model, PLAN, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
+    unit = family.unit_pixels(config)
+    graph = trace.trace_vision(vision, PLAN, (PLAN.grid[0] * unit, PLAN.grid[1] * unit), 1)
+    simplify(graph)
+    graph.metadata_props[PLAN_KEY] = json.dumps(PLAN.to_json())
+    folder.mkdir()
+    ir.save(graph, folder / "vision.onnx")

@@ -1,0 +1,79 @@
+"""Graphs of plans that merge in windows, merge twice after one block, prune and restore: fused, equal, buildable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
+
+from luvc_export.core.merging import MergePass
+from luvc_export.core.target import ORT_CPU, TargetSpec
+from luvc_export.errors import CheckFailed
+from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [(ORT_CPU, "fp32"), (RTX, "fp32"), (TRT103, "fp32"), (PLUGINS, "fp32")]
+)
+def test_whole_list(inside: Traced, target: TargetSpec, precision: Any) -> None:
+    """The list ends with lint for the target's dialect."""
+    made = cut(inside.vision, target=target, precision=precision)
+    assert not [node for node in made.graph.node if node.op_type == "MergeAxis"]
+    if target in (ORT_CPU, TRT103):  # the host has no kernels for calls, and does not know TensorRT's attribute
+        assert equal(inside.vision, made, inside.plan, "constants" if target is ORT_CPU else precision)
+
+
+def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
+    """Passes after one block read each other's results: each is found after the one before is replaced."""
+    made = cut(inside.vision, fuse_orthogonal_merge)
+    nodes = [{a.name: a.i for a in n.attribute} for n in made.graph.node if n.domain == "luvc"]
+    found = sorted((n["height"], n["width"], n["rows"], n["columns"]) for n in nodes)
+    boxes = [box for planned in inside.plan.merge_passes for box in planned.boxes if box.rows or box.columns]
+    assert found == sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
+    assert found[:3] == [(2, 4, 0, 1), (4, 1, 1, 0), (4, 4, 1, 1)] and len(found) == 5
+    assert equal(inside.vision, made, inside.plan, "exact")
+
+
+def test_a_pass_that_is_not_the_plans_is_left_alone(inside: Traced) -> None:
+    def other(model: Any) -> None:
+        plan = replace(inside.plan, merges=(*inside.plan.merges[:1], MergePass(0, 0, 2)))
+        model.metadata_props[0].value = json.dumps(plan.to_json())
+
+    count, reason = fired(edited(inside.vision, other), fuse_orthogonal_merge)
+    assert count == 0 and "axis passes remove" in reason
+
+
+def test_sabotage_of_pairing_is_caught(inside: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows taken for columns; windows taken for the whole grid."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fuse_orthogonal_merge, "_turned", lambda axis: False)
+        with pytest.raises(CheckFailed, match="no axis passes merge like the plan's"):
+            cut(inside.vision, fuse_orthogonal_merge)
+    monkeypatch.setattr(fuse_orthogonal_merge, "_TURNED_AXES", 6)
+    assert broken(inside.vision, lambda: cut(inside.vision, fuse_orthogonal_merge), inside)
+
+
+def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:
+    with pytest.raises(CheckFailed, match="export with --dtype fp16, which keeps them in fp32"):
+        cut(inside.vision, target=RTX, precision="fp16")
+
+
+@pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
+def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
+    import test_rtx
+
+    log = test_rtx.Log()
+    made = cut(inside.vision, target=target, precision="fp32").SerializeToString()
+    builder, network, errors = test_rtx.parse(made, log)
+    assert not errors
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    shape = list(network.get_input(0).shape)
+    profile.set_shape("image", [1, *shape[1:]], [1, *shape[1:]], [2, *shape[1:]])
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None and engine.nbytes > 0
+    assert not [line for line in log.lines if "unused" in line.lower()]

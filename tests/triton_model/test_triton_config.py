@@ -1,0 +1,96 @@
+"""config.pbtxt parses as Triton's protobuf; what is asked of the repository is in it, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from model_configs import as_json, parse
+
+from luvc_export.bundle.folder import Bundle, load
+from luvc_export.errors import UsageError
+from luvc_export.triton.config import ModelConfig, parameters_of, warm_up_files
+from luvc_export.triton.repository import RepositoryOptions, write_repository
+
+#: NVIDIA's VLM tutorial (triton-inference-server/tutorials, Popular_Models_Guide/Llava1.5).
+TUTORIAL = {
+    "prompt": ("TYPE_STRING", [1]),
+    "image": ("TYPE_STRING", [-1]),
+    "max_tokens": ("TYPE_INT32", [1]),
+    "temperature": ("TYPE_FP32", [1]),
+    "top_k": ("TYPE_INT32", [1]),
+    "frequency_penalty": ("TYPE_FP32", [1]),
+    "seed": ("TYPE_UINT64", [1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [("auto", "KIND_AUTO"), ("cpu", "KIND_CPU"), ("openvino:CPU", "KIND_CPU"), ("cuda", "KIND_GPU"),
+     ("tensorrt:jetson-thor", "KIND_GPU")],
+)  # fmt: skip
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_every_config_parses(backend: str, kind: str, warm_up: bool) -> None:
+    text = ModelConfig("a-model", backend, 3, warm_up, {"bundle": "/b", "backend": backend}).text()
+    found = json.loads(as_json(text))
+    assert found["backend"] == "python" and found["model_transaction_policy"] == {"decoupled": True}
+    (group,) = found["instance_group"]
+    assert group["count"] == 3 and group.get("kind", "KIND_AUTO") == kind  # the first value is not written
+    assert len(found.get("model_warmup", [])) == warm_up and parse(text).max_batch_size == 0
+    inputs = {one["name"]: (one["data_type"], [int(size) for size in one["dims"]]) for one in found["input"]}
+    assert TUTORIAL.items() <= inputs.items() and all(one["optional"] for one in found["input"])
+    names = ["text", "finish_reason", "prompt_tokens", "completion_tokens", "total_tokens"]
+    assert [one["name"] for one in found["output"]] == names
+    for sabotage in ("instance_groups { }", 'input { name: "x" data_type: TYPE_TEXT }', 'nome: "x"'):
+        with pytest.raises(text_format.ParseError):
+            parse(text + sabotage)
+
+
+@given(value=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_path_comes_back(value: str) -> None:
+    text = ModelConfig("m", "cpu", parameters={"bundle": value}).text()
+    assert parameters_of(as_json(text))["bundle"] == value
+
+
+def test_warm_up_files_are_the_inputs_said(demo_bundle: Bundle, tmp_path: Path) -> None:
+    (name,) = write_repository(tmp_path / "models", [f"{demo_bundle.folder}#even"], RepositoryOptions("cpu", threads=2))
+    place = tmp_path / "models" / name
+    assert name == f"{demo_bundle.folder.name}-even" and (place / "1" / "model.py").is_file()
+    config = parse((place / "config.pbtxt").read_text())
+    said = {key: value.input_data_file for key, value in config.model_warmup[0].inputs.items()}
+    assert set(said.values()) == {path.name for path in (place / "warmup").iterdir()} == set(warm_up_files(b""))
+    image = (place / "warmup" / said["image"]).read_bytes()
+    assert int.from_bytes(image[:4], "little") == len(image) - 4 and image[4:8] == b"\x89PNG"
+    told = parameters_of(as_json((place / "config.pbtxt").read_text()))
+    assert told["plan"] == "even" and told["threads"] == "2" and Path(told["bundle"]) == demo_bundle.folder.resolve()
+
+
+def test_a_repository_is_written_whole_and_only_over_its_own(demo_bundle: Bundle, tmp_path: Path) -> None:
+    repository, given = tmp_path / "models", [str(demo_bundle.folder)]
+    (name,) = write_repository(repository, given, RepositoryOptions("cpu", copy=True))
+    load(repository / name / "bundle", full=True)
+    assert parameters_of(as_json((repository / name / "config.pbtxt").read_text()))["bundle"] == "bundle"
+    with pytest.raises(UsageError, match=r"the model is there already(.|\n)*--overwrite"):
+        write_repository(repository, given, RepositoryOptions("cpu"))
+    write_repository(repository, given, RepositoryOptions("cpu", instances=2, warm_up=False, overwrite=True))
+    text = (repository / name / "config.pbtxt").read_text()
+    assert "count: 2" in text and "model_warmup" not in text and not (repository / name / "bundle").exists()
+    shutil.rmtree(repository / name)
+    (repository / name).mkdir()
+    (repository / name / "config.pbtxt").write_text('name: "somebody else\'s"')
+    with pytest.raises(UsageError, match="something else has this name"):
+        write_repository(repository, given, RepositoryOptions("cpu", overwrite=True))
+    assert [path.name for path in repository.iterdir()] == [name]
+
+
+def test_two_of_one_name_and_no_such_plan(demo_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two models have one name"):
+        write_repository(tmp_path, [str(demo_bundle.folder)] * 2, RepositoryOptions())
+    with pytest.raises(UsageError, match="nothing"):
+        write_repository(tmp_path, [f"{demo_bundle.folder}#nothing"], RepositoryOptions())
+    assert list(tmp_path.iterdir()) == []
