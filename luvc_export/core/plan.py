@@ -325,7 +325,7 @@ def _encoder_problems(plan: Plan) -> list[str]:
 
 def _reads(plan: Plan, name: str) -> bool:
     """Whether a plan's budgets make it use ``reducer`` or ``spectrum``."""
-    spectral = plan.score in ("low", "residual", "ratio") and plan.axis == "token" and plan.reducer == "prune"
+    spectral = plan.score in ("low", "residual", "ratio", "scope") and plan.axis == "token" and plan.reducer == "prune"
     shrinks = any(0 < keep < before for before, keep in zip(plan.keep, plan.keep[1:], strict=False))
     shrinks = shrinks or 0 < plan.keep[0] < plan.joint_images * plan.encoder_tokens
     return shrinks and (spectral if name == "spectrum" else True)
