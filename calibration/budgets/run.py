@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,6 @@ class SearchResult:
         text: Text tokens counted in them.
         images: Pictures counted in them.
         horizon: Where the model stops looking.
-        settings: Scores and widths of their filter that were compared, the best first, which was taken.
-        order: Layers that may be frozen, the one that matters least first.
         chosen: The cheapest plan that holds, on the calibration part.
         checked: The same on the held-out part.
         frontier: On the calibration part.
@@ -60,6 +58,8 @@ class SearchResult:
         compared: On the held-out part.
         tried: Number of plans tried.
         about: Where it all comes from.
+        settings: Scores and widths of their filter that were compared, the best first, which was taken.
+        order: Layers that may be frozen, the one that matters least first.
         speedup: What was searched for in place of an agreement: so many times fewer FLOPs.
     """
 
@@ -69,8 +69,6 @@ class SearchResult:
     text: int
     images: int
     horizon: Horizon
-    settings: list[settings.Setting]
-    order: list[freezing.Frozen]
     chosen: PlanTrial
     checked: PlanTrial
     frontier: list[PlanTrial]
@@ -78,6 +76,8 @@ class SearchResult:
     compared: list[Against]
     tried: int
     about: dict[str, Any]
+    settings: list[settings.Setting] = field(default_factory=list)
+    order: list[freezing.Frozen] = field(default_factory=list)
     speedup: float | None = None
 
     @property
@@ -280,8 +280,6 @@ def _search(
         text,
         images,
         seen,
-        ranked,
-        order,
         chosen,
         checked,
         line,
@@ -289,6 +287,8 @@ def _search(
         compared,
         len(trials.made),
         about,
+        ranked,
+        order,
         speedup,
     )
 
