@@ -11,7 +11,7 @@ from glyph_deep import past
 from glyph_deep.cases import SIZES
 
 from luvc_export.calibration.ablation import timing
-from luvc_export.calibration.ablation.study import Row
+from luvc_export.calibration.ablation.study import Row, from_plain
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.cost_report import cost
@@ -61,3 +61,17 @@ def test_the_page_says_what_the_rows_say() -> None:
     assert "layers 1 frozen" in text and "**3.21x fewer prefill FLOPs, retention 0.987 (0.981 to 0.993)**" in text
     assert "| scope | 9 tokens | 3.21x |" in text and "| scope | 9 tokens | 3.5 | 2.5 |" in text
     assert text.count("| bundled |") == 1
+
+
+def test_the_committed_page_is_its_figures() -> None:
+    """One figure changed in the data is another page."""
+    folder = Path(past.__file__).parents[2] / "docs/results"
+    data = from_plain(json.loads((folder / "glyph-deep-past.json").read_text(encoding="utf-8")))
+    about = data.pop("about")
+    text = (folder / "glyph-deep-past.md").read_text(encoding="utf-8")
+    for parts in data.values():
+        if "paired" in parts:
+            parts["paired"] = Interval(*parts["paired"])
+    assert past.page(data, about) == text
+    data["plain"]["equal"][0] = replace(data["plain"]["equal"][0], flops_ratio=9.0)
+    assert past.page(data, about) != text
