@@ -16,7 +16,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
-_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "freeze")
+_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
 _DIRECT = ("schedule", "merge_schedule", "encoder_keep", "encoder_restore", "kv_mib", "last_layer", "kv_only")
 
 
@@ -66,9 +66,7 @@ def plan(
     ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
     max_new_tokens: options.Longest = None,
-    freeze: Annotated[
-        bool, typer.Option("--freeze/--no-freeze", help="With --data: whether layers may be frozen (--kv-only).")
-    ] = True,
+    no_freeze: Annotated[bool, typer.Option("--no-freeze", help="With --data: freeze no layer (--kv-only).")] = False,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +119,7 @@ def plan(
             data,
             options.size(image_size),
             {"count": count, "prompt": prompt, "longest": max_new_tokens},
-            {**judged, "merge_keep": merge_keep, "text": text, "freeze": freeze, **switches, **media},
+            {**judged, "merge_keep": merge_keep, "text": text, "freeze": not no_freeze, **switches, **media},
             save,
             _command(context, given),
             quiet=as_json,

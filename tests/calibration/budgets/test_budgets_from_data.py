@@ -375,7 +375,7 @@ def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:
         (["--data", "glyph", "--speedup", 2, "--retention", 0.9], ["a search is for a speed or a retention"]),
         (["--data", "glyph", "--speedup", 1], ["no plan is searched for such a speed", "more than 1"]),
         (["--data", "glyph", "--steps", 4], ["--steps is for a score that chooses in rounds", "give --score too"]),
-        (["--no-freeze"], ["belong to a search", "--freeze"]),
+        (["--no-freeze"], ["belong to a search", "--no-freeze"]),
         (["--data", "glyph", "--count", 100], ["too few questions", "the lower bound would be 0.8", "--count"]),
         (["--data", "glyph", "--count", 70, "--retention", 1.5], ["between 0 and 1", "--retention"]),
         (["--data", "glyph", "--count", 70, "--held-out", 0], ["between 0 and 1", "--held-out"]),
