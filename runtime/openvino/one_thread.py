@@ -1,6 +1,6 @@
 """One thread on a CPU with AMX: OpenVINO's fused MLP divides by half the number of threads, and ends the process.
 
-``LinearKsplit2::setup`` of the CPU plug-in's ``llm_mlp.cpp`` gives every two threads a share of the columns; one thread
+``LinearKsplit2::setup`` in the CPU plug-in gives every two threads a share of the columns; one thread
 is no pair (openvino issue 28550, still there in 2026.4; SIGFPE on a Xeon with AMX). Where one thread is all there is,
 the pattern is interrupted, so that the three products run as they do on CPUs without that kernel.
 """
