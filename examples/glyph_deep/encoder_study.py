@@ -39,8 +39,8 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "Model and task of [examples/glyph_deep](../../examples/glyph_deep/MODEL_CARD.md), 12 encoder blocks, "
         f"checkpoint sha256 `{about['weights'][:16]}`, never trained with compression; {about['count']} "
         "held-out questions a ground. The LLM prunes nothing. Retention is against the uncompressed model on the same "
-        "questions, with 95 % intervals clustered by picture. FLOPs: of the encoder's blocks, uncompressed by the plan's, choosing and "
-        "restoring counted (mean over the grounds). What each row does: "
+        "questions, with 95 % intervals clustered by picture. FLOPs: of the encoder's blocks, uncompressed by the "
+        "plan's, choosing and restoring counted (mean over the grounds). What each row does: "
         "[algorithm](../algorithm.md#pruning-in-the-encoder-and-restoring).",
         "",
         "| variant | where | encoder FLOPs | " + " | ".join(f"{ground}: retention" for ground in grounds) + " |",
