@@ -24,8 +24,9 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
     Raises:
         MachineError: matplotlib is not installed.
     """
+    drawn = {"budgets-horizon.png": report.horizon(result)} if result.horizon.curve else {}
     made = {
-        "budgets-horizon.png": report.horizon(result),
+        **drawn,
         "budgets-frontier.png": report.frontier(result),
         "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
@@ -39,6 +40,12 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
 def page(result: SearchResult, command: str) -> str:
     """The document; every number in it was measured by the run that writes it."""
     data, chosen = result.about, result.chosen
+    gate = (
+        f"The gate is on the chosen plan alone, {_keep(chosen.plan)}, which was fixed before the held-out part was "
+        f"asked anything: its agreement there must be at least {result.bar:g}."
+    )
+    if result.speedup:
+        gate = f"The chosen plan, {_keep(chosen.plan)}, was fixed before the held-out part was asked anything."
     lines = [
         "# Budgets from data",
         "",
@@ -56,13 +63,7 @@ def page(result: SearchResult, command: str) -> str:
         "",
         *(f"- {line}" for line in summary(result)),
         "",
-        "## Horizon",
-        "",
-        "Agreement when every visual token goes before a layer. Layers that fail are left as soon as that is certain.",
-        "",
-        "![horizon](budgets-horizon.png)",
-        "",
-        markdown(HORIZON, horizon_rows(result)),
+        *_horizon(result),
         *_settings(result),
         *_order(result),
         "## Frontier",
@@ -75,8 +76,7 @@ def page(result: SearchResult, command: str) -> str:
         markdown(FRONTIER, frontier_rows(result)),
         "## Held-out part",
         "",
-        f"The gate is on the chosen plan alone, {_keep(chosen.plan)}, which was fixed before the held-out part was "
-        f"asked anything: its agreement there must be at least {result.bar:g}. The other rows compare at equal "
+        f"{gate} The other rows compare at equal "
         "agreement: each default against the cheapest plan that agreed at least as well as it on the calibration "
         "part. It beats the default if it is cheaper and agrees at least as well here too; where it agrees less, but "
         "the interval of the paired difference reaches 0, nothing is shown either way.",
@@ -92,11 +92,13 @@ def summary(result: SearchResult) -> list[str]:
     found, checked = result.chosen, result.checked.agreement
     looks = f"no visual token is needed from layer {layer} of {layers} on" if layer < layers else "the last layer looks"
     state = "holds" if result.passed else "does NOT hold"
+    by = f", by {result.settings[0].name}" if result.settings else ""
+    said = f"what was asked for is {result.speedup:g}x" if result.speedup else f"the bar {result.bar:g} {state}"
     return [
-        f"Horizon: {looks}.",
-        f"Chosen: {_keep(found.plan)}, by {result.settings[0].name}, {result.flops / found.flops:.2f}x fewer prefill "
-        f"FLOPs; agreement {interval(found.agreement)} where it was searched.",
-        f"Held-out part: {interval(checked)}; the bar {result.bar:g} {state}.",
+        *([] if result.speedup else [f"Horizon: {looks}."]),
+        f"Chosen: {_keep(found.plan)}{by}, {result.flops / found.flops:.2f}x fewer prefill FLOPs; agreement "
+        f"{interval(found.agreement)} where it was searched.",
+        f"Held-out part: {interval(checked)}; {said}.",
         *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
     ]
 
@@ -162,6 +164,21 @@ def _keep(plan: Plan) -> str:
     merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.merges else ""
     still = f"; frozen: {' '.join(map(str, plan.kv_only))}" if plan.kv_only else ""
     return merged + " ".join(map(str, plan.keep)) + still
+
+
+def _horizon(result: SearchResult) -> list[str]:
+    """Where the model stops looking; nothing where a speed was searched for."""
+    if not result.horizon.curve:
+        return []
+    return [
+        "## Horizon",
+        "",
+        "Agreement when every visual token goes before a layer. Layers that fail are left as soon as that is certain.",
+        "",
+        "![horizon](budgets-horizon.png)",
+        "",
+        markdown(HORIZON, horizon_rows(result)),
+    ]
 
 
 def _settings(result: SearchResult) -> list[str]:
@@ -234,7 +251,8 @@ def frontier(result: SearchResult) -> bytes:
         f"chosen, held-out part ({result.checked.asked} questions)",
         markersize=13,
     )
-    axes.axhline(result.bar, color="crimson", linestyle="--", label=f"bar {result.bar:g}")
+    if not result.speedup:
+        axes.axhline(result.bar, color="crimson", linestyle="--", label=f"bar {result.bar:g}")
     axes.set(xlabel="prefill FLOPs, share of the uncompressed model's", ylabel="agreement with the uncompressed model")
     axes.legend(fontsize=8, loc="lower right")
     return png(figure)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from luvc_export.calibration.ablation.store import Store, plan_key, weights_hash
 from luvc_export.calibration.budgets import evidence, freezing, settings
 from luvc_export.calibration.budgets.check import Against, against, all_plain, passes, plain
 from luvc_export.calibration.budgets.part import Part
-from luvc_export.calibration.budgets.search import frontier, peer, search
+from luvc_export.calibration.budgets.search import fastest, frontier, peer, search
 from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
@@ -50,8 +51,6 @@ class SearchResult:
         text: Text tokens counted in them.
         images: Pictures counted in them.
         horizon: Where the model stops looking.
-        settings: Scores and widths of their filter that were compared, the best first, which was taken.
-        order: Layers that may be frozen, the one that matters least first.
         chosen: The cheapest plan that holds, on the calibration part.
         checked: The same on the held-out part.
         frontier: On the calibration part.
@@ -59,6 +58,9 @@ class SearchResult:
         compared: On the held-out part.
         tried: Number of plans tried.
         about: Where it all comes from.
+        settings: Scores and widths of their filter that were compared, the best first, which was taken.
+        order: Layers that may be frozen, the one that matters least first.
+        speedup: What was searched for in place of an agreement: so many times fewer FLOPs.
     """
 
     bar: float
@@ -67,8 +69,6 @@ class SearchResult:
     text: int
     images: int
     horizon: Horizon
-    settings: list[settings.Setting]
-    order: list[freezing.Frozen]
     chosen: PlanTrial
     checked: PlanTrial
     frontier: list[PlanTrial]
@@ -76,10 +76,13 @@ class SearchResult:
     compared: list[Against]
     tried: int
     about: dict[str, Any]
+    settings: list[settings.Setting] = field(default_factory=list)
+    order: list[freezing.Frozen] = field(default_factory=list)
+    speedup: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the held-out part confirms the choice."""
+        """Whether the held-out part confirms the choice; a speed is met or not before it is asked."""
         return passes(self.checked, self.bar)
 
     @property
@@ -98,7 +101,8 @@ class SearchResult:
         """Plain data."""
         return {
             "about": self.about,
-            "retention": self.bar,
+            "retention": None if self.speedup else self.bar,
+            "speedup": self.speedup,
             "text": self.text,
             "images": self.images,
             "uncompressed_flops": self.flops,
@@ -131,6 +135,7 @@ def budgets(
     score: str | None = None,
     rho: float | None = None,
     freeze: bool = True,
+    speedup: float | None = None,
     folder: Path | None = None,
     progress: Progress = lambda stage, done: None,
     **switches: Any,
@@ -150,6 +155,7 @@ def budgets(
         score: What prunes rank tokens by; None tries ``settings.SCORES``.
         rho: Width of the score's filter; None tries ``settings.RHOS``.
         freeze: Whether layers may be frozen (``Plan.kv_only``).
+        speedup: Search the plan that agrees best at so many times fewer prefill FLOPs; ``retention`` is not asked then.
         folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
         progress: Told (stage, fraction).
         **switches: Other fields of ``Plan``, such as ``axis`` and ``joint_images``, the same for all plans.
@@ -161,7 +167,10 @@ def budgets(
     for name, share in (("--retention", retention), ("--held-out", held_out)):
         if not 0 < share < 1:
             raise UsageError("a share must lie between 0 and 1", where=name, got=share)
+    if speedup is not None and not 1 < speedup < math.inf:
+        raise UsageError("no plan is searched for such a speed", where="--speedup", got=speedup, expected="more than 1")
     learned, kept = data.split(1 - held_out)
+    retention = retention if speedup is None else 0.0
     _enough([case.picture for case in learned.cases], retention, data.name)
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
@@ -205,7 +214,7 @@ def budgets(
             made = solve(PlanRequest(name, share, joint_images=joint), grid, llm, encoder, **named)
             defaults[name] = made
         some, reach = settings.candidates(score, rho), llm.layers - 1 if freeze else 0
-        return _search(trials, fresh, space, defaults, parts[0], some, reach, counted, images, about, progress)
+        return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
 
 
 def _search(
@@ -216,6 +225,7 @@ def _search(
     part: Part,
     some: list[dict[str, Any]],
     reach: int,
+    speedup: float | None,
     text: int,
     images: int,
     about: dict[str, Any],
@@ -230,7 +240,7 @@ def _search(
             fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
         )
     progress("horizon", 0.0)
-    seen = find_horizon(trials, space)
+    seen = find_horizon(trials, space) if speedup is None else Horizon(space.layers, {})
     progress("horizon", 1.0)
     space = dataclasses.replace(space, horizon=seen.layer)
     progress("score and filter", 0.0)
@@ -239,7 +249,15 @@ def _search(
     order = _order(trials, part, space, min(reach, seen.layer), progress)
     frozen = tuple(item.layer for item in order)
     space = dataclasses.replace(space, switches={**space.switches, **ranked[0].switches}, order=frozen)
-    chosen = search(trials, space, progress)
+    goal = None if speedup is None else int(none.flops / speedup)
+    chosen = search(trials, space, progress) if goal is None else fastest(trials, space, goal, progress)
+    if chosen is None and goal is not None:
+        raise UsageError(
+            "no plan of this search is so fast",
+            where="--speedup",
+            got=speedup,
+            expected=f"at most {none.flops / min(trial.flops for trial in trials.made.values()):.3g}",
+        )
     if chosen is None:
         raise CheckFailed(
             "merging in the encoder alone changes too many answers",
@@ -262,8 +280,6 @@ def _search(
         text,
         images,
         seen,
-        ranked,
-        order,
         chosen,
         checked,
         line,
@@ -271,6 +287,9 @@ def _search(
         compared,
         len(trials.made),
         about,
+        ranked,
+        order,
+        speedup,
     )
 
 

@@ -21,6 +21,9 @@ from luvc_export.core.progress import Progress
 #: (blocks of layers at most, what a step leaves of a block's tokens), coarse to fine.
 STEPS = ((6, 0.7), (12, 0.85), (24, 0.94))
 
+#: The same where a cost is to be met and not the bar: it is overshot by less than a step.
+FAST = ((8, 0.85),)
+
 Block = tuple[int, int]
 
 #: In place of a block of layers: freeze the next one of ``Space.order``.
@@ -40,6 +43,21 @@ def search(trials: Trials, space: Space, progress: Progress = lambda stage, done
     return best and shake(trials, space, best, progress)
 
 
+def fastest(
+    trials: Trials, space: Space, flops: int, progress: Progress = lambda stage, done: None
+) -> PlanTrial | None:
+    """The plan of at most ``flops`` that was found to agree best, whatever the bar; None if none costs as little."""
+    best: PlanTrial | None = None
+    for merges in space.merges:
+        stage = f"budgets, {space.encoded(merges)} tokens encoded"
+        progress(stage, 0.0)
+        found = descend(trials, space, merges, space.full(merges), FAST, partial(progress, stage), until=flops)
+        if found and found.flops <= flops and (best is None or found.wrong < best.wrong):
+            best = found
+        progress(stage, 1.0)
+    return best
+
+
 def descend(
     trials: Trials,
     space: Space,
@@ -49,8 +67,11 @@ def descend(
     progress: Callable[[float], None] = lambda done: None,
     fixed: Collection[int] = (),
     frozen: int = 0,
+    until: int = 0,
 ) -> PlanTrial | None:
     """Lower blocks from ``keep`` on, and freeze layers, until no step holds; layers in ``fixed`` keep what they have.
+
+    A plan of at most ``until`` FLOPs ends it.
 
     Returns:
         The trial of the last budgets that hold; None if ``keep`` itself does not.
@@ -62,7 +83,7 @@ def descend(
         alive = [block for block in blocks(space.whole, space.horizon, count) if block[0] not in fixed]
         alive += [FREEZE]
         total = len(alive)
-        while alive:
+        while alive and here.flops > until:
             after = [(block, made) for block in alive if (made := _step(space, keep, frozen, block, factor))]
             moves = sorted((trials.flops(space.plan(merges, *made)), block, made) for block, made in after)
             tried: list[tuple[PlanTrial, Step]] = []

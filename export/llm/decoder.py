@@ -163,7 +163,7 @@ class Decoder(nn.Module):
                 keep,
                 self._layer_context(number, x, visual, groups, count, rows),
                 self.plan.steps,
-                self.plan.merged_grid if count == self.plan.span_tokens else None,
+                self.plan.merged_grid if self.plan.grid_intact and count == self.plan.span_tokens else None,
                 self.plan.joint_images,
                 (lambda: span.kept < 0) if padded else None,
             )

@@ -51,7 +51,7 @@ KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for
 Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
 Steps = Annotated[
-    int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 16, or as many as are kept.")
+    int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 12, or as many as are kept.")
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]

@@ -70,7 +70,7 @@ class Plan:
         seed: Of the score ``random``.
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
-        steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 16, or K where that is less.
+        steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 12, or K where that is less.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
@@ -325,7 +325,7 @@ def _encoder_problems(plan: Plan) -> list[str]:
 
 def _reads(plan: Plan, name: str) -> bool:
     """Whether a plan's budgets make it use ``reducer`` or ``spectrum``."""
-    spectral = plan.score in ("low", "residual", "ratio") and plan.axis == "token" and plan.reducer == "prune"
+    spectral = plan.score in ("low", "residual", "ratio", "scope") and plan.axis == "token" and plan.reducer == "prune"
     shrinks = any(0 < keep < before for before, keep in zip(plan.keep, plan.keep[1:], strict=False))
     shrinks = shrinks or 0 < plan.keep[0] < plan.joint_images * plan.encoder_tokens
     return shrinks and (spectral if name == "spectrum" else True)

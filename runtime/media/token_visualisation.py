@@ -26,8 +26,8 @@ def draw(
     Args:
         canvas: What the model saw, uint8 [H, W, 3].
         grid: Units (rows, columns) before merging.
-        merged_into: Visual token of every unit, [rows * columns]; -1 for one that left the encoder (dark). Lines
-            are drawn between different tokens.
+        merged_into: Visual token of every unit, [rows * columns]; -1 for one that left the encoder, which is dark.
+            Lines are drawn between different tokens.
         kept: Pruning layer -> visual tokens that enter it [keep]; units of the others are dark. A layer that lets
             none in may map to an empty array.
         panel: Width of a panel in pixels.

@@ -16,7 +16,7 @@ import torch
 from research_page import followed
 
 from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.errors import PlanError
 from luvc_export.export import families, trace
 from luvc_export.export.compression import scores
@@ -155,6 +155,24 @@ def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
     made(plan)
     with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.kv_only"):
         made(dataclasses.replace(plan, kv_only=(1,)))
+
+
+def test_units_chosen_in_the_encoder_leave_no_grid_to_choose_by_cells() -> None:
+    prune = EncoderPrune(block=3, keep=0.5, restore="none")
+    with pytest.raises(PlanError, match="spectrum: '2d' needs the grid"):
+        Plan(GRID, (8, 4), last_layer="full", score="scope", encoder_prune=prune)
+    for plan, grid in ((Plan(GRID, (8, 4), last_layer="full", score="maxmin", encoder_prune=prune), None),
+                       (Plan(GRID, (16, 4), last_layer="full", score="maxmin"), GRID)):  # fmt: skip
+        decoder, _ = made(plan)
+        seen: list[scores.ScoreInput] = []
+        honest = decoder.score
+        decoder.score = lambda given, seen=seen, honest=honest: (seen.append(given), honest(given))[1]
+        inputs, count = feeds(3, images=1), plan.span_tokens
+        inputs[graph_io.VISUAL_EMBEDS] = inputs[graph_io.VISUAL_EMBEDS][:, :, :count]
+        for name in (graph_io.VISUAL_POSITION_IDS, graph_io.VISUAL_ORDER):
+            inputs[name] = inputs[name][..., :count]
+        *_, (kept,) = decoder(*inputs.values(), [torch.zeros(ROWS, 2, 0, 16)] * 4)
+        assert kept.shape == (ROWS, 1, 4) and [given.grid for given in seen] == [grid]
 
 
 def test_attention_scores_are_those_of_the_model() -> None:

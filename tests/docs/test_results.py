@@ -15,7 +15,9 @@ from luvc_export.calibration.ablation import tables
 from luvc_export.calibration.ablation.study import from_plain
 from luvc_export.calibration.budgets import report
 from luvc_export.calibration.budgets.check import Against
+from luvc_export.calibration.budgets.freezing import Frozen
 from luvc_export.calibration.budgets.run import MEASUREMENTS, SearchResult
+from luvc_export.calibration.budgets.settings import Setting
 from luvc_export.calibration.budgets.space import Horizon
 from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.intervals import Interval
@@ -48,6 +50,7 @@ def search_result(data: dict[str, Any]) -> SearchResult:
             units=units,
             vision_tokens=item["vision_tokens"],
             merges=(merged,) if merged else (),
+            kv_only=tuple(item.get("kv_only", ())),
         )
         whole = item["asked"] in (data["calibration"]["asked"], data["held_out"]["asked"])
         interval = Interval(*item["agreement"])
@@ -55,7 +58,7 @@ def search_result(data: dict[str, Any]) -> SearchResult:
 
     chosen = trial(data["calibration"])
     return SearchResult(
-        data["retention"],
+        data["retention"] or 0.0,
         chosen.plan,
         data["uncompressed_flops"],
         data["text"],
@@ -71,6 +74,12 @@ def search_result(data: dict[str, Any]) -> SearchResult:
         ],
         data["tried"],
         data["about"],
+        [
+            Setting({k: v for k, v in item.items() if k != "trials"}, tuple(trial(each) for each in item["trials"]))
+            for item in data.get("settings", [])
+        ],
+        [Frozen(*item) for item in data.get("freezing", [])],
+        data.get("speedup"),
     )
 
 

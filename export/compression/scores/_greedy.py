@@ -17,7 +17,7 @@ from luvc_export.export.compression.row_reductions import mark, norms
 from luvc_export.export.compression.scores.base import ScoreInput
 
 #: Rounds where the plan names none.
-ROUNDS = 16
+ROUNDS = 12
 
 
 def unit(normed: Tensor) -> Tensor:

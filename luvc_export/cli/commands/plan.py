@@ -16,17 +16,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
-_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "freeze")
-_DIRECT = (
-    "schedule",
-    "merge_schedule",
-    "encoder_keep",
-    "encoder_restore",
-    "speedup",
-    "kv_mib",
-    "last_layer",
-    "kv_only",
-)
+_SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
+_DIRECT = ("schedule", "merge_schedule", "encoder_keep", "encoder_restore", "kv_mib", "last_layer", "kv_only")
 
 
 def plan(
@@ -75,9 +66,7 @@ def plan(
     ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
     max_new_tokens: options.Longest = None,
-    freeze: Annotated[
-        bool, typer.Option("--freeze/--no-freeze", help="With --data: whether layers may be frozen (--kv-only).")
-    ] = True,
+    no_freeze: Annotated[bool, typer.Option("--no-freeze", help="With --data: freeze no layer (--kv-only).")] = False,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -118,17 +107,19 @@ def plan(
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     if data is not None:
         media = {"tiles": options.grids(tiles), "video": video or joint_frames is not None, "joint_images": joint}
+        if speedup is not None and "retention" in given:
+            raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
         if steps and "score" not in given:
             raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
         unsaid = {"score", "rho", "steps"} - set(given)  # which the search chooses
         switches = {name: value for name, value in switches.items() if name not in unsaid}
-        judged = {"retention": retention, "held_out": held_out}
+        judged = {"retention": retention, "held_out": held_out, "speedup": speedup}
         result = _search(
             checkpoint,
             data,
             options.size(image_size),
             {"count": count, "prompt": prompt, "longest": max_new_tokens},
-            {**judged, "merge_keep": merge_keep, "text": text, "freeze": freeze, **switches, **media},
+            {**judged, "merge_keep": merge_keep, "text": text, "freeze": not no_freeze, **switches, **media},
             save,
             _command(context, given),
             quiet=as_json,

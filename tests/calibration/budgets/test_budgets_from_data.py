@@ -202,6 +202,20 @@ def test_freezing_is_one_more_step_of_the_descent(tmp_path: Path) -> None:
     assert late is not None and not late.plan.kv_only, "what cannot be frozen stands before what can"
 
 
+def test_a_speed_is_met_where_it_costs_fewest_answers(tmp_path: Path) -> None:
+    """Half of the questions need 30 tokens in layers 0 and 1; layer 3 may be frozen for nothing."""
+    asked = Freezable([[30, 30, 5, 5, 0], [5, 5, 5, 5, 0]] * 40, still=(3,))
+    store = Store(tmp_path / "never-written.json", {})
+    store.save = lambda: None  # type: ignore[method-assign]
+    trials = Trials(asked, 0.0, frozen_cost, store)
+    space = Space(GRID, LAYERS, LAYERS, order=(3,))
+    for goal, wrong in ((150, 0), (75, 0), (40, 40)):
+        found = search.fastest(trials, space, goal)
+        assert found is not None and 0.8 * goal < found.flops <= goal and found.wrong == wrong, goal
+    assert found is not None and found.plan.kv_only == (3,)
+    assert search.fastest(trials, space, 0) is None
+
+
 def test_a_frozen_layer_without_tokens_is_no_layer_to_freeze() -> None:
     space = Space(GRID, LAYERS, 2, order=(3, 4, 1))
     assert space.plan((), (9, 9), 3).kv_only == (1,) and space.plan((), (9, 0), 3).kv_only == ()
@@ -298,6 +312,20 @@ def test_a_search_reports_saves_and_goes_on(
     assert "Chosen" in out and "held-out part" in out
 
 
+def test_a_search_for_a_speed(plan: Cli, coarse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FAST", ((2, 0.6),))
+    small = ("--data", "glyph", "--count", 28, "--merge-keep", 1, "--score", "norm", "--speedup", 2)
+    code, out, err = plan(*small, "--save", tmp_path / "search", "-o", tmp_path / "plan.json", "--json")
+    assert code == 0, err
+    data = json.loads(out)
+    assert data["uncompressed_flops"] >= 2 * data["calibration"]["flops"] and data["speedup"] == 2
+    page = (tmp_path / "search" / "budgets.md").read_text()
+    assert "what was asked for is 2x" in page and "Horizon" not in page and "bar" not in page
+    assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())).score == "norm"
+    code, _, err = plan(*small[:-1], 500)
+    assert code == 2 and "no plan of this search is so fast" in err, err
+
+
 def test_a_calibration_part_that_lies_is_caught_on_the_held_out_part(
     plan: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +353,9 @@ def test_without_answers_the_model_is_held_to_its_own(checkpoint: Checkpoint, tm
     made = part.Part("calibration", checkpoint, runners.load_model(checkpoint), data, image, space.none(), store)
     assert made.agrees(space.none(), range(5)) == [True] * 5
     assert not all(made.agrees(space.plan((), ()), range(5))), "blind"
+    still = Space(space.grid, layers, layers, order=(0,))
+    moved = [made.divergence(still.plan((), still.full(()), count), 5) for count in (0, 1)]
+    assert abs(moved[0]) < 1e-6 and moved[1] > 1e-3, "nothing frozen, and the first layer"
     assert all(1 <= len(asked.answer) <= 4 for asked in made.engine.asked(space.none()))
 
 
@@ -341,8 +372,10 @@ def test_pictures_come_whole_and_in_an_order_that_never_changes() -> None:
         (["--retention", 0.9], ["belong to a search", "--retention", "give --data too"]),
         (["--data", "glyph", "--plan", "even"], ["searches the budgets itself", "--plan"]),
         (["--data", "glyph", "--kv-only", "1"], ["searches the budgets itself", "--kv-only"]),
+        (["--data", "glyph", "--speedup", 2, "--retention", 0.9], ["a search is for a speed or a retention"]),
+        (["--data", "glyph", "--speedup", 1], ["no plan is searched for such a speed", "more than 1"]),
         (["--data", "glyph", "--steps", 4], ["--steps is for a score that chooses in rounds", "give --score too"]),
-        (["--no-freeze"], ["belong to a search", "--freeze"]),
+        (["--no-freeze"], ["belong to a search", "--no-freeze"]),
         (["--data", "glyph", "--count", 100], ["too few questions", "the lower bound would be 0.8", "--count"]),
         (["--data", "glyph", "--count", 70, "--retention", 1.5], ["between 0 and 1", "--retention"]),
         (["--data", "glyph", "--count", 70, "--held-out", 0], ["between 0 and 1", "--held-out"]),

@@ -1,0 +1,77 @@
+"""Plans that a search found, plans of equal cost, and the page that is made of rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from glyph_deep import past
+from glyph_deep.cases import SIZES
+
+from luvc_export.calibration.ablation import timing
+from luvc_export.calibration.ablation.study import Row, from_plain
+from luvc_export.calibration.ablation.variants import Shapes
+from luvc_export.calibration.intervals import Interval
+from luvc_export.core.cost_report import cost
+from luvc_export.core.plan import Plan
+from luvc_export.core.planning import check_model
+from luvc_export.export.checkpoint import open_checkpoint
+
+FILES = sorted(past.PLANS.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Shapes:
+    """Return what plans of digits are made for."""
+    opened = open_checkpoint(str(Path(past.__file__).parent / "checkpoint"), None, weights=False)
+    return Shapes((9, 12), opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_searched_plan_fits_the_model_and_is_three_times_cheaper(path: Path, shapes: Shapes) -> None:
+    """A committed plan is one of this model, and costs what the issue asks for."""
+    plan = Plan.from_json(json.loads(path.read_text()))
+    check_model(plan, shapes.llm, shapes.encoder)
+    assert plan.grid == (SIZES[path.stem][0] // 28, SIZES[path.stem][1] // 28) and plan.kv_only
+    assert cost(plan, shapes.llm, 17).flops_ratio >= 3
+
+
+def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
+    """One token more in every layer would cost too much."""
+    whole = cost(shapes.none(), shapes.llm, 17).flops
+    for still in ((), (2, 3, 4, 5, 6)):
+        plan = past.at_speedup(shapes, 17, 3.0, still, score="norm")
+        more = replace(plan, keep=tuple(count + 1 for count in plan.keep))
+        costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
+        assert 3 * costs[0] <= whole < 3 * costs[1] and plan.kv_only == still
+    with pytest.raises(SystemExit, match="cannot be reached"):
+        past.at_speedup(shapes, 17, 30.0, ())
+
+
+def test_the_page_says_what_the_rows_say() -> None:
+    """Figures of the page are those of the rows."""
+    sure = Interval(0.987, 0.981, 0.993)
+    row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
+    plan = Plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
+    parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "time": [row]}
+    found = {"plain": {**parts, "defaults": [row] * 3}, "bundled": {"defaults": [row] * 3}}
+    text = past.page(found, {"command": "c", "weights": "0" * 64, "count": 40, "side": 20, "speedup": 3.0})
+    assert "layers 1 frozen" in text and "**3.21x fewer prefill FLOPs, retention 0.987 (0.981 to 0.993)**" in text
+    assert "| scope | 9 tokens | 3.21x |" in text and "| scope | 9 tokens | 3.5 | 2.5 |" in text
+    assert text.count("| bundled |") == 1
+
+
+def test_the_committed_page_is_its_figures() -> None:
+    """One figure changed in the data is another page."""
+    folder = Path(past.__file__).parents[2] / "docs/results"
+    data = from_plain(json.loads((folder / "glyph-deep-past.json").read_text(encoding="utf-8")))
+    about = data.pop("about")
+    text = (folder / "glyph-deep-past.md").read_text(encoding="utf-8")
+    for parts in data.values():
+        if "paired" in parts:
+            parts["paired"] = Interval(*parts["paired"])
+    assert past.page(data, about) == text
+    data["plain"]["equal"][0] = replace(data["plain"]["equal"][0], flops_ratio=9.0)
+    assert past.page(data, about) != text
