@@ -213,7 +213,7 @@ def test_a_speed_is_met_where_it_costs_fewest_answers(tmp_path: Path) -> None:
         found = search.fastest(trials, space, goal)
         assert found is not None and 0.8 * goal < found.flops <= goal and found.wrong == wrong, goal
     assert found is not None and found.plan.kv_only == (3,)
-    assert search.fastest(trials, space, 0) is None
+    assert search.fastest(trials, space, 0) is None, "none costs nothing"
 
 
 def test_a_frozen_layer_without_tokens_is_no_layer_to_freeze() -> None:
@@ -313,7 +313,7 @@ def test_a_search_reports_saves_and_goes_on(
 
 
 def test_a_search_for_a_speed(plan: Cli, coarse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "FAST", ((2, 0.6),))
+    monkeypatch.setattr(search, "FAST", ((1, 0.5),))
     small = ("--data", "glyph", "--count", 28, "--merge-keep", 1, "--score", "norm", "--speedup", 2)
     code, out, err = plan(*small, "--save", tmp_path / "search", "-o", tmp_path / "plan.json", "--json")
     assert code == 0, err
@@ -322,8 +322,6 @@ def test_a_search_for_a_speed(plan: Cli, coarse: None, tmp_path: Path, monkeypat
     page = (tmp_path / "search" / "budgets.md").read_text()
     assert "what was asked for is 2x" in page and "Horizon" not in page and "bar" not in page
     assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())).score == "norm"
-    code, _, err = plan(*small[:-1], 500)
-    assert code == 2 and "no plan of this search is so fast" in err, err
 
 
 def test_a_calibration_part_that_lies_is_caught_on_the_held_out_part(
