@@ -51,9 +51,18 @@ def command(*words: object) -> str:
             main()
         except SystemExit as stop:
             if stop.code not in (0, None):
-                lines = [line for line in blamed.getvalue().splitlines() if line.startswith(("error", "internal"))]
-                raise FailedError(f"{words[0]}: {lines[-1] if lines else stop.code}") from stop
+                raise FailedError(f"{words[0]}: {_why(blamed.getvalue()) or stop.code}") from stop
     return said.getvalue()
+
+
+def _why(blamed: str) -> str | None:
+    """What an error says it is, on a line of its own or in the JSON that ``--json`` makes of it."""
+    for line in reversed(blamed.splitlines()):
+        if line.startswith('{"error"'):
+            return str(json.loads(line)["error"]["what"])
+        if line.startswith(("error", "internal")):
+            return line
+    return None
 
 
 def write_cases(folder: Path, name: str, kind: str) -> Path:
