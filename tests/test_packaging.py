@@ -55,6 +55,7 @@ def test_every_module_of_the_unpacked_wheel_imports(wheel: Path, tmp_path: Path)
         "import importlib, pkgutil, sys, luvc_export\n"
         "names = [m.name for m in pkgutil.walk_packages(luvc_export.__path__, 'luvc_export.')]\n"
         "names = [n for n in names if not n.endswith('__main__') and '.tasks.glyph_deep' not in n]\n"
+        "names = [n for n in names if n not in ('luvc_export.ray.cluster', 'luvc_export.triton.model')]\n"
         "for name in names:\n"
         "    module = importlib.import_module(name)\n"
         "    assert module.__file__.startswith(sys.argv[1]), module.__file__\n"

@@ -107,7 +107,7 @@ class Plan:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _encoder_problems(self) if not problems else []
         problems += _budget_problems(self) if not problems else []
-        problems += llm_rules.problems(self.keep, self.kv_only, self.steps, self.prunes)
+        problems += llm_rules.problems(self.keep, self.kv_only, self.steps, () if problems else self.prunes)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 

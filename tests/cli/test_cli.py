@@ -159,7 +159,7 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--dtype", "fp8"], ["did you mean"]),
         (["--merge-keep", "0"], ["must be a fraction"]),
         (["--score", "lo"], ["did you mean 'low'"]),
-        (["--score", "scope", "--steps", "40"], ["40 rounds to keep 35 tokens before layer 0: at most 35"]),
+        (["--score", "scope", "--steps", "60"], ["60 rounds to keep 52 tokens before layer 0: at most 52"]),
         (["--score", "maxmin", "--steps", "65"], ["steps: got 65, expected a whole number from 0 to 64"]),
         (["--steps", "8"], ["this score chooses in no rounds", "maxmin, scope"]),
         (["--kv-only", "2,x"], ["cannot read the layers", "such as 8-20,24"]),

@@ -8,7 +8,7 @@ import torch
 from family_harness import SABOTAGE, case
 from torch import Tensor
 
-from luvc_export.core.plan import MergePass
+from luvc_export.core.merging import MergePass, planned
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.compression import oim
 from luvc_export.export.towers import feature_planes
@@ -21,7 +21,7 @@ def _state(seed: int = 3) -> oim.Units:
 
 def test_a_plane_equal_to_the_tokens_stays_equal() -> None:
     units, saved = _state(), [_state().x]
-    for step in (MergePass(0, 2, 3), MergePass(1, 1, 0), MergePass(1, 0, 2)):
+    for step in planned((6, 7), (MergePass(0, 2, 3), MergePass(1, 1, 0), MergePass(1, 0, 2))):
         units, saved = feature_planes.merge(units, saved, step, "mean")
         assert saved[0].shape == units.x.shape
         assert torch.allclose(saved[0], units.x, atol=1e-6)
@@ -29,8 +29,8 @@ def test_a_plane_equal_to_the_tokens_stays_equal() -> None:
 
 def test_planes_change_nothing_of_the_tokens() -> None:
     alone = with_planes = _state()
-    for step in (MergePass(0, 2, 3), MergePass(1, 1, 1)):
-        alone = oim.merge(alone, step)
+    for step in planned((6, 7), (MergePass(0, 2, 3), MergePass(1, 1, 1))):
+        alone = oim.merge(alone, step.step)
         with_planes, _ = feature_planes.merge(with_planes, [torch.randn(2, *with_planes.x.shape[1:3], 4)], step, "mean")
     for left, right in zip(alone, with_planes, strict=True):
         assert torch.equal(left, right)
@@ -39,7 +39,7 @@ def test_planes_change_nothing_of_the_tokens() -> None:
 def test_a_plane_is_the_mean_over_every_original_unit() -> None:
     units, plane = _state(), torch.randn(2, 6, 7, 3)
     saved = [plane]
-    for step in (MergePass(0, 2, 3), MergePass(1, 1, 1)):
+    for step in planned((6, 7), (MergePass(0, 2, 3), MergePass(1, 1, 1))):
         units, saved = feature_planes.merge(units, saved, step, "mean")
     joined = units.merged_into[1] == 4
     expected = plane[1].flatten(0, 1)[joined].mean(0)
