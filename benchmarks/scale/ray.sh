@@ -10,7 +10,7 @@ ray=$environments/ray
 if [ ! -x "$ray/ready" ]; then
     "$python" -m venv --clear "$ray"
     "$ray/bin/pip" install --quiet --disable-pip-version-check -r benchmarks/scale/requirements-ray.txt
-    pwd > "$("$ray/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/luvc_export.pth"
     install -m 755 /dev/null "$ray/ready"
 fi
+pwd > "$("$ray/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/luvc_export.pth"
 exec "$python" benchmarks/scale/ray_cluster.py "$ray"

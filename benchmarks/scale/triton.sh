@@ -16,7 +16,7 @@ if [ ! -x "$triton/ready" ]; then
     mkdir -p "$triton/backends"
     cp -r "$site/pytriton/tritonserver/backends/python" "$triton/backends/"
     cp "$site/pytriton/tritonserver/python_backend_stubs/$version/triton_python_backend_stub" "$triton/backends/python/"
-    pwd > "$site/luvc_export.pth"
     install -m 755 /dev/null "$triton/ready"
 fi
+pwd > "$("$triton/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/luvc_export.pth"
 exec "$python" benchmarks/scale/triton_server.py "$triton"
