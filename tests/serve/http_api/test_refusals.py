@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import base64
 import json
 import socket
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
