@@ -67,7 +67,9 @@ def batch(python: Path, root: Path, folder: Path, rows: int) -> None:
             time.sleep(0.2)
         assert process.stdout is not None
         said = process.stdout.read()
-    check("the batch ends well", process.returncode == 0 and json.loads(said)["errors"] == 0, said.strip())
+    lines = said.strip().splitlines()
+    check("the batch ends well", process.returncode == 0 and json.loads(lines[0])["errors"] == 0, lines[0])
+    check("it prints JSON alone", len(lines) == 1, lines[1:])
     check("a worker was killed in the middle", killed is not None, f"process {killed}")
     written = [json.loads(line) for path in sorted(out.glob("part-*")) for line in path.read_text().splitlines()]
     times = Counter(row["row"] for row in written)

@@ -6,8 +6,11 @@ must have the same paths on every node.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,7 @@ def cluster(address: str, actors: int = 1, num_cpus: float = 1.0, num_gpus: floa
             raise MachineError(
                 "there is no Ray cluster to run on", where=f"--ray {address}", got=str(error).splitlines()[0]
             ) from error
+        atexit.register(_shut_down)
     has = ray.cluster_resources()
     for name, wanted, flag in (("CPU", num_cpus, "--num-cpus"), ("GPU", num_gpus, "--num-gpus")):
         if wanted > has.get(name, 0.0):
@@ -121,3 +125,9 @@ def _collected(answers: ray.data.Dataset) -> Iterator[Answered]:
             raise cause from error
         last = [line for line in str(error).splitlines() if line.strip()][-1:]
         raise MachineError("the Ray cluster ended the batch", got=" ".join(last)[:500]) from error
+
+
+def _shut_down() -> None:
+    """End this process's part; what Ray still has to say goes to standard error, since ``--json`` has the other."""
+    with contextlib.redirect_stdout(sys.stderr):
+        ray.shutdown()
