@@ -23,6 +23,7 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.compression.scorer_file import file_name, known
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.options import Options, check_size, image_size
@@ -78,6 +79,8 @@ def write_bundle(
             )
         if mode == "copy":
             _copy_weights(folder, tensors, places, progress)
+        for scorer in {plan.scorer for plan in plans.values() if plan.scorer}:
+            write_new(folder / file_name(scorer), known(scorer).data)
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
                 shutil.copyfile(checkpoint.folder / name, folder / name)

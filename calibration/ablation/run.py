@@ -21,6 +21,7 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression.scorer_file import known
 
 #: Changes when a record's meaning does, so that old measurements are not mixed in.
 RECORDS = 1
@@ -42,6 +43,7 @@ def ablate(
     search: int = 420,
     text: int | None = None,
     threads: int | None = None,
+    scorer: str = "",
     progress: Progress = lambda stage, done: None,
 ) -> dict[str, Any]:
     """Run the study; write ``ablation.md``, ``ablation.json``, its plots and measurements into ``output``.
@@ -56,10 +58,12 @@ def ablate(
         search: Questions of the search split.
         text: Text tokens in FLOPs, KV bytes and times; None for the median of the reported prompts.
         threads: CPU threads.
+        scorer: Hash of a learned scorer that was opened, to be compared too.
         progress: Told (stage, fraction).
 
     Raises:
         UsageError: Neither ``model`` nor the task names a checkpoint.
+        PlanError: The scorer has not learned every layer, or is for another width.
     """
     where = model or (str(task.checkpoint) if task.checkpoint else None)
     if where is None:
@@ -67,6 +71,9 @@ def ablate(
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(where)
+    llm = checkpoint.family.decoder_shape(checkpoint.config)
+    for layer in range(llm.layers) if scorer else ():
+        known(scorer).of(layer, llm.hidden)
     loaded = runners.load_model(checkpoint)
     reported = list(task.cases(task.report[0], count, task.report[1]))
     searched = list(task.cases(task.search[0], search, task.search[1]))
@@ -96,7 +103,8 @@ def ablate(
         output / MEASUREMENTS,
         {key: about[key] for key in ("task", "weights", "report", "search", "records")},
     )
-    found = run(Study(engines, shapes, store, text, progress))
+    about |= {"scorer": scorer} if scorer else {}
+    found = run(Study(engines, shapes, store, text, progress, scorer))
     data: dict[str, Any] = {"about": about, **plain(found)}
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / FIGURES, dumps(data) + "\n")

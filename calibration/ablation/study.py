@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from luvc_export.calibration import intervals
-from luvc_export.calibration.ablation import timing, variants
+from luvc_export.calibration.ablation import past, timing, variants
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
@@ -50,12 +50,20 @@ class Study:
         store: Where measurements are kept.
         text: Text tokens counted in FLOPs, KV bytes and times.
         progress: Told (stage, fraction).
+        scorer: Hash of a learned scorer that was opened, to be compared too.
     """
 
     def __init__(
-        self, engines: dict[str, PlanEvaluator], shapes: Shapes, store: Store, text: int, progress: Progress
+        self,
+        engines: dict[str, PlanEvaluator],
+        shapes: Shapes,
+        store: Store,
+        text: int,
+        progress: Progress,
+        scorer: str = "",
     ) -> None:
         self.engines, self.shapes, self.store, self.text, self.progress = engines, shapes, store, text, progress
+        self.scorer = scorer
 
     def rows(self, stage: str, some: Sequence[Variant], split: str = "report") -> list[Row]:
         """Measure variants on a split."""
@@ -119,11 +127,11 @@ def run(study: Study) -> dict[str, Any]:
     found["schedules"], best = _schedules(study, tuned, tuned_even)
     found["chosen"] = {"staged": _settings(tuned), "even": _settings(tuned_even), "best": best.name}
     found["horizon"] = study.rows("horizon", variants.horizon(shapes), "side") + study.rows("horizon", [none], "side")
-    main = [none, *variants.methods(half, tuned)]
+    main = [none, *variants.methods(half, tuned, scorer=study.scorer)]
     smaller = variants.smaller(shapes, mean_tokens(half))
     main.append(Variant("downsampling, equal tokens", (smaller,), f"{smaller.grid[0]}x{smaller.grid[1]} units"))
     found["main"] = study.timed(study.rows("half the prefill FLOPs", main), main)
-    before = variants.methods(even, tuned_even)
+    before = variants.methods(even, tuned_even, scorer=study.scorer)
     found["one_shot"] = study.timed(study.rows("even, half the prefill FLOPs", before), before)
     found["encoder"] = {
         f"{share:g}": study.rows(f"encoder, {share:g} of the units", variants.encoder_merges(shapes, share), "side")
@@ -135,6 +143,7 @@ def run(study: Study) -> dict[str, Any]:
     found["last_layer"] = study.timed(study.rows("last layer", last), last)
     found["defaults"] = _defaults(study, tuned, tuned_even, best)
     found["curve"] = _curve(study, tuned, tuned_even)
+    found["past"] = past.section(study, study.scorer)
     return found
 
 

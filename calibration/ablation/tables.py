@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.calibration.ablation import past
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.intervals import Interval
 
@@ -81,6 +82,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "",
         _full(found["defaults"]),
     ]
+    lines += _past(found["past"]) if "past" in found else []
     lines += [
         "## Search",
         "",
@@ -94,6 +96,29 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         lines += [f"### Settings of the spectrum, {name}", "", f"Chosen: {chosen}.", ""]
         lines.append(_simple(sorted(found[key], key=lambda row: -row.accuracy.value), "setting"))
     return "\n".join(lines)
+
+
+def _past(parts: dict[str, Any]) -> list[str]:
+    """Frozen layers, coverage and learned scores at equal FLOPs, and smaller pictures of the same first-token time."""
+    rows = []
+    for row in parts["equal"]:
+        there = past.beside(row.times.ttft, parts["down"])
+        cells = (_interval(row.accuracy), _interval(row.retention), f"{row.flops_ratio:.2f}x")
+        rows.append((_label(row), *cells, f"{row.times.ttft:.1f}", "outside" if there is None else f"{there:.3f}"))
+    head = ("method", "accuracy", "retention", "FLOPs fewer", "first token ms", "smaller picture in that time")
+    still = " ".join(map(str, parts["frozen"]))
+    return [
+        f"## Past the paper: {parts['speedup']:g} times fewer prefill FLOPs",
+        "",
+        f"As many tokens in every layer as that leaves; frozen: in layers {still} visual tokens give keys and values "
+        "alone, those that move predictions on the search split least. The last column is the uncompressed model on a "
+        "smaller picture whose first token takes as long, linear between measured sizes.",
+        "",
+        _markdown(head, rows),
+        "Smaller pictures:",
+        "",
+        _full(parts["down"]),
+    ]
 
 
 def _conclusions(found: dict[str, Any]) -> list[str]:

@@ -68,8 +68,15 @@ def readings(plan: Plan) -> Iterator[Variant]:
                 yield Variant(f"{score}, {axis} {spectrum}, rho {rho:g}", (made,))
 
 
-def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = ()) -> list[Variant]:
-    """Every score and reducer at the budgets of ``plan``; ``tuned`` carries the settings that a search chose."""
+def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "") -> list[Variant]:
+    """Every score and reducer at the budgets of ``plan``.
+
+    Args:
+        plan: Budgets.
+        tuned: Carries the settings that a search chose.
+        skip: Scores that are left out.
+        scorer: Hash of a learned scorer, to be one of them.
+    """
     chosen = {name: getattr(tuned, name) for name in ("score", "rho", "axis", "spectrum")}
     best = dataclasses.replace(plan, **chosen)
     found = [
@@ -91,6 +98,8 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = ()) -> list[Variant]:
         if name not in skip and not (early and scores.find(name).needs_layer_before)
     ]
     found += [Variant(name, (dataclasses.replace(plan, score=name),)) for name in usable]
+    if scorer:
+        found.append(Variant("learned", (dataclasses.replace(plan, score="learned", scorer=scorer),)))
     return [*found, Variant("merge", (merged(plan),), "ours: merging inside the LLM")]
 
 

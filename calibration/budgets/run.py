@@ -27,6 +27,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.compression import scores
+from luvc_export.export.compression.scorer_file import known
 
 #: Shares of the units that merging in the encoder may keep.
 MERGE_KEEPS = (1.0, 0.75, 0.5)
@@ -134,6 +135,7 @@ def budgets(
     text: int | None = None,
     score: str | None = None,
     rho: float | None = None,
+    scorer: str = "",
     freeze: bool = True,
     speedup: float | None = None,
     folder: Path | None = None,
@@ -154,6 +156,7 @@ def budgets(
         text: Text tokens counted in costs; None for the median prompt's.
         score: What prunes rank tokens by; None tries ``settings.SCORES``.
         rho: Width of the score's filter; None tries ``settings.RHOS``.
+        scorer: Hash of a learned scorer that was opened, to be tried too; with ``score`` ``learned`` it alone.
         freeze: Whether layers may be frozen (``Plan.kv_only``).
         speedup: Search the plan that agrees best at so many times fewer prefill FLOPs; ``retention`` is not asked then.
         folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
@@ -162,6 +165,7 @@ def budgets(
 
     Raises:
         UsageError: A share is none, or there are too few questions to show the agreement that is asked for.
+        PlanError: The scorer has not learned every layer, or another width.
         CheckFailed: The compressed model does not repeat its own answers even where nothing is compressed.
     """
     for name, share in (("--retention", retention), ("--held-out", held_out)):
@@ -174,6 +178,8 @@ def budgets(
     _enough([case.picture for case in learned.cases], retention, data.name)
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
+    for layer in range(llm.layers) if scorer else ():
+        known(scorer).of(layer, llm.hidden)  # a search prunes before any of them
     unit = family.unit_pixels(config)
     grid = (image_size[0] // unit, image_size[1] // unit)
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))
@@ -206,14 +212,14 @@ def budgets(
             return cost(plan, llm, counted, images).flops
 
         trials, fresh = (Trials(part, retention, flops, store) for part in parts)
-        own = {"score": score, "rho": rho}
+        own = {"score": score, "rho": rho, "scorer": scorer if score == "learned" else None}
         named = {**switches, **{name: value for name, value in own.items() if value is not None}}
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
             share, joint = merge_keep or MERGE_KEEP, space.joint_images
             made = solve(PlanRequest(name, share, joint_images=joint), grid, llm, encoder, **named)
             defaults[name] = made
-        some, reach = settings.candidates(score, rho), llm.layers - 1 if freeze else 0
+        some, reach = settings.candidates(score, rho, scorer), llm.layers - 1 if freeze else 0
         return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
 
 

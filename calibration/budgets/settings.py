@@ -36,16 +36,19 @@ class Setting:
     def name(self) -> str:
         """For people."""
         return ", ".join(
-            f"{value}" if name == "score" else f"{name} {value:g}" for name, value in self.switches.items()
+            f"{name} {value:g}" if not isinstance(value, str) else value[:16] for name, value in self.switches.items()
         )
 
 
-def candidates(score: str | None, rho: float | None) -> list[dict[str, Any]]:
-    """What may be chosen where ``score`` and ``rho`` are given (or not, None)."""
+def candidates(score: str | None, rho: float | None, scorer: str = "") -> list[dict[str, Any]]:
+    """What may be chosen where ``score`` and ``rho`` are given (or not, None), and a learned scorer by its hash."""
     found: list[dict[str, Any]] = []
     for name in SCORES if score is None else (score,):
         widths = (RHOS if rho is None else (rho,)) if scores.find(name).reads_spectrum else ()
         found += [{"score": name, "rho": width} for width in widths] or [{"score": name}]
+    if scorer:
+        found = [each for each in found if each["score"] != "learned"]
+        found.append({"score": "learned", "scorer": scorer})
     return found
 
 

@@ -23,8 +23,9 @@ from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.core.progress import Progress
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
-from luvc_export.errors import PlanError, UsageError
+from luvc_export.errors import BundleError, PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
+from luvc_export.export.compression.scorer_file import file_name, remember
 
 
 def parity(
@@ -77,6 +78,8 @@ def open_pair(
     """
     specs = runners.parse(left), runners.parse(right)
     found = [(bundles.load(spec.model), spec.plan) for spec in specs if spec.is_bundle]
+    for bundle, _ in found:
+        _learn_scorers(bundle)
     images = [
         (bundle.entry(plan).size or bundle.manifest.image.size, bundle.manifest.image.fit) for bundle, plan in found
     ]
@@ -92,6 +95,27 @@ def open_pair(
     plan = found[0][0].entry(found[0][1]).plan if found else None
     first, second = (_open(spec, seen, plan, dtype, threads, arithmetic) for spec in specs)
     return first, second
+
+
+def _learn_scorers(bundle: bundles.Bundle) -> None:
+    """Open the scorers of a bundle's plans, which torch needs to do as its graphs do.
+
+    Raises:
+        BundleError: A plan names one that the bundle has not.
+    """
+    for name, entry in bundle.manifest.plans.items():
+        wanted = entry.plan.scorer
+        record = bundle.manifest.files.get(file := file_name(wanted)) if wanted else None
+        if wanted and (record is None or record.sha256 != wanted):
+            raise BundleError(
+                "the bundle lacks the scorer that a plan of it names",
+                where=f"{bundle.folder}: plans.{name}.scorer",
+                got=None if record is None else f"{file} of sha256 {record.sha256[:16]}...",
+                expected=f"sha256 {wanted[:16]}...",
+                fix="export it again",
+            )
+        if wanted:
+            remember(bundle.read(file), str(bundle.folder / file))
 
 
 def _open(

@@ -1,9 +1,9 @@
 """Past the paper on the three grounds: `python -m glyph_deep.past -o ../docs/results`.
 
 Held-out questions only. The plan that `luvc-export plan --data` found on a ground's search split (`plans/GROUND.json`);
-every method at the prefill FLOPs of `--speedup`, with and without the frozen layers of that plan; smaller pictures at
-equal FLOPs and at equal time to first token; the package's default plan by the width of its filter, on the bundled
-model too. A killed run goes on where it stopped.
+every method at the prefill FLOPs of `--speedup`, with and without the frozen layers of that plan, a learned scorer
+among them (`--scorer`); smaller pictures at equal FLOPs and at equal time to first token; the package's default plan by
+the width of its filter, on the bundled model too. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 
 from luvc_export.calibration import intervals, tasks
+from luvc_export.calibration.ablation import past
 from luvc_export.calibration.ablation import study as studies
-from luvc_export.calibration.ablation import variants
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.cost_report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.demo import CHECKPOINT as DEMO
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression.scorer_file import open_scorer
 
 from .cases import SIZES, cases
 from .compare import GROUNDS, say
@@ -36,21 +36,11 @@ from .compare_page import interval, table
 from .evaluate import lines_of
 
 PLANS = Path(__file__).parent / "plans"
-SETTINGS: dict[str, dict[str, Any]] = {
-    "residual, rho 0.5": {"score": "residual", "rho": 0.5},
-    "residual, rho 0.1": {"score": "residual", "rho": 0.1},
-    "scope": {"score": "scope", "rho": 0.5},
-    "maxmin": {"score": "maxmin"},
-    "dart": {"score": "dart"},
-    "keynorm": {"score": "keynorm"},
-    "stride": {"score": "stride"},
-}
 RHOS = (0.1, 0.25, 0.5)
-SIZES_DOWN = (0.7, 0.5, 0.35, 0.2)
 RECORDS = 1
 
 
-def study_of(ground: str, folder: Path, checkpoint: Path, count: int, side: int) -> studies.Study:
+def study_of(ground: str, folder: Path, checkpoint: Path, count: int, side: int, scorer: str = "") -> studies.Study:
     """Return the study of a ground (or `bundled`, the bundled model's task) on its held-out split."""
     bundled = ground == "bundled"
     where = DEMO if bundled else checkpoint
@@ -68,49 +58,24 @@ def study_of(ground: str, folder: Path, checkpoint: Path, count: int, side: int)
     text = int(np.median([len(a.prompt) - len(a.pictures) for a in engine.asked(shapes.none())]))
     about = {"ground": ground, "weights": weights_hash(where), "records": RECORDS}
     store = Store(folder / f"glyph-deep-past-{ground}-measurements.json", about)
-    side = PlanEvaluator(opened, engine.model, asked[: min(side, count)], True)
-    engines = {"report": engine, "side": side, "search": side}  # times are taken on "search"
-    return studies.Study(engines, shapes, store, text, lambda stage, done: say(f"{ground}: {stage}", done))
-
-
-def at_speedup(shapes: Shapes, text: int, speedup: float, kv_only: tuple[int, ...], **switches: Any) -> Plan:
-    """Return the even plan with most tokens whose prefill takes `speedup` times fewer FLOPs."""
-    whole = cost(shapes.none(), shapes.llm, text).flops
-    for keep in range(shapes.units, 0, -1):
-        plan = Plan(shapes.grid, (keep,) * shapes.llm.layers, last_layer="kv_only", kv_only=kv_only, **switches)
-        if whole / cost(plan, shapes.llm, text).flops >= speedup:
-            return replace(plan, schedule="even")
-    raise SystemExit(f"{speedup:g}x fewer FLOPs cannot be reached with one token left")
+    some = PlanEvaluator(opened, engine.model, asked[: min(side, count)], True)
+    engines = {"report": engine, "side": some, "search": some}  # times are taken on "search"
+    return studies.Study(engines, shapes, store, text, lambda stage, done: say(f"{ground}: {stage}", done), scorer)
 
 
 def measure(study: studies.Study, found: Plan, speedup: float) -> dict[str, Any]:
     """Return every section of one ground."""
     shapes, text = study.shapes, study.text
-    none = Variant("uncompressed", (shapes.none(),))
     searched = Variant("searched", (found,), "plan --data, search split")
-    same = []
-    for label, still in (("frozen", found.kv_only), ("not frozen", ())):
-        for name, switches in SETTINGS.items():
-            plan = at_speedup(shapes, text, speedup, still, **switches)
-            same.append(Variant(f"{name}, {label}", (plan,), f"{plan.keep[0]} tokens"))
-        plan = at_speedup(shapes, text, speedup, still)
-        seeds = tuple(replace(plan, score="random", seed=seed) for seed in variants.SEEDS)
-        same.append(Variant(f"random, {label}", seeds, f"{plan.keep[0]} tokens, mean of 3 seeds"))
-    whole = cost(shapes.none(), shapes.llm, text).flops
-    sizes = [variants.smaller(shapes, tokens) for tokens in range(shapes.units, 0, -1)]
-    small = next(p for p in sizes if whole / cost(p, shapes.llm, text).flops >= speedup)
-    same.append(Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units"))
-    down = list(dict.fromkeys(variants.smaller(shapes, share * shapes.units) for share in SIZES_DOWN))
-    timed = [none, searched, Variant("not frozen", (at_speedup(shapes, text, speedup, (), score="residual", rho=0.5),))]
-    timed += [Variant("downsampling", (p,), f"{p.grid[0]}x{p.grid[1]} units") for p in down]
-    rows = study.rows("searched", [none, searched])
+    some = [searched, *past.methods(shapes, text, speedup, found.kv_only, study.scorer)]
+    equal, down = past.compared(study, some, "side")
     return {
         "text": text,
         "plan": found.to_json(),
-        "searched": rows,
+        "searched": study.rows("searched", [Variant("uncompressed", (shapes.none(),)), searched]),
         "paired": paired(study, shapes.none(), found),
-        "equal": study.rows("equal FLOPs", same, "side"),
-        "time": study.timed(study.rows("first token", timed, "side"), timed),
+        "equal": equal,
+        "down": down,
         "defaults": defaults(study),
     }
 
@@ -120,7 +85,7 @@ def defaults(study: studies.Study) -> list[studies.Row]:
     shapes = study.shapes
     made = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
     some = [Variant(f"rho {rho:g}", (replace(made, rho=rho),)) for rho in RHOS]
-    return study.rows("default plan", some, "side")
+    return study.rows("default plan", some)
 
 
 def paired(study: studies.Study, none: Plan, found: Plan) -> intervals.Interval:
@@ -138,11 +103,12 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "",
         f"Model of [examples/glyph_deep](../../examples/glyph_deep/MODEL_CARD.md), checkpoint sha256 "
         f"`{about['weights'][:16]}`. {about['count']} held-out questions a ground ({about['side']} of them for methods "
-        "compared, times and the default plan). Plans with their frozen layers and scores were chosen on the search "
+        "compared and times). Plans with their frozen layers and scores were chosen on the search "
         "split alone, by `luvc-export plan --data glyph-deep-textured --speedup 3`; digits on plain grounds take the "
         "plan of the textured ones. Intervals are "
         "95 %, clustered by picture; retention is against the uncompressed model on the same questions. FLOPs are the "
-        "LLM's prefill, lm_head left out.",
+        "LLM's prefill, lm_head left out. Times are processor milliseconds of one thread of the compressed torch "
+        "model, in turns; a smaller picture's accuracy in that time is linear between measured sizes.",
         "",
     ]
     for ground, parts in found.items():
@@ -161,11 +127,22 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
             "",
             f"At {about['speedup']:g}x fewer FLOPs, as many tokens in every layer as that leaves:",
             "",
-            table(["method", "", "FLOPs fewer", "accuracy", "retention"], [cells(row) for row in parts["equal"]]),
+            table(
+                [
+                    "method",
+                    "",
+                    "FLOPs fewer",
+                    "accuracy",
+                    "retention",
+                    "first token ms",
+                    "smaller picture in that time",
+                ],
+                [cells(row, parts["down"]) for row in parts["equal"]],
+            ),
             "",
-            "Time to first token, processor milliseconds of one thread of the compressed torch model, in turns:",
+            "Smaller pictures:",
             "",
-            table(["method", "", "first token ms", "prefill ms", "accuracy"], [times(row) for row in parts["time"]]),
+            table(["picture", "", "first token ms", "prefill ms", "accuracy"], [times(row) for row in parts["down"]]),
             "",
         ]
     lines += [
@@ -181,9 +158,11 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cells(row: studies.Row) -> list[str]:
-    """Return one method at equal FLOPs."""
-    return [row.name, row.remark, f"{row.flops_ratio:.2f}x", interval(row.accuracy), interval(row.retention)]
+def cells(row: studies.Row, down: list[studies.Row]) -> list[str]:
+    """Return one method at equal FLOPs, and what a smaller picture reaches in its time."""
+    there = past.beside(row.times.ttft, down)
+    named = [row.name, row.remark, f"{row.flops_ratio:.2f}x", interval(row.accuracy), interval(row.retention)]
+    return [*named, f"{row.times.ttft:.1f}", "outside" if there is None else f"{there:.3f}"]
 
 
 def times(row: studies.Row) -> list[str]:
@@ -201,17 +180,19 @@ def main() -> None:
     parser.add_argument("--speedup", type=float, default=3.0, help="prefill FLOPs to compare methods at")
     parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--scorer", type=Path, help="learned scorer to compare too, .safetensors")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    scorer = "" if args.scorer is None else open_scorer(args.scorer).sha256
     found: dict[str, Any] = {}
     for ground in args.grounds:
         plan = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
         found[ground] = measure(
-            study_of(ground, args.output, args.checkpoint, args.count, args.side), plan, args.speedup
+            study_of(ground, args.output, args.checkpoint, args.count, args.side, scorer), plan, args.speedup
         )
     for ground in (*GROUNDS, "bundled"):
         if ground not in found:
-            study = study_of(ground, args.output, args.checkpoint, args.side, args.side)
+            study = study_of(ground, args.output, args.checkpoint, args.count, args.side)
             found[ground] = {"defaults": defaults(study)}
     said = [
         f" --{n} {getattr(args, n):g}"
@@ -219,6 +200,7 @@ def main() -> None:
         if getattr(args, n) != parser.get_default(n)
     ]
     said += [f" --grounds {' '.join(args.grounds)}"] if tuple(args.grounds) != GROUNDS else []
+    said += [f" --scorer {args.scorer}"] if args.scorer else []
     about = {
         "command": "python -m glyph_deep.past -o ../docs/results" + "".join(said),
         "weights": weights_hash(args.checkpoint),

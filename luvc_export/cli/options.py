@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +52,10 @@ Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens b
 Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
 Steps = Annotated[
     int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 12, or as many as are kept.")
+]
+Scorer = Annotated[
+    Path | None,
+    typer.Option("--scorer", metavar="FILE", help="Learned scorer, .safetensors; the score is then learned."),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
@@ -177,6 +181,45 @@ def aspect(text: str) -> float:
     if not match:
         raise UsageError("cannot read the shape", where="--aspect", got=text, expected="W:H, such as 16:9")
     return int(match[1]) / int(match[2])
+
+
+def score_switches(score: str, file: Path | None, said: Collection[str]) -> dict[str, str]:
+    """The fields of a plan that ``--score`` and ``--scorer`` make; the file is read and checked.
+
+    Args:
+        score: Of ``--score``.
+        file: Of ``--scorer``.
+        said: See ``given``.
+
+    Raises:
+        UsageError: A learned scorer beside another score.
+        PlanError: The file is no scorer.
+    """
+    if file is None:
+        return {"score": score}
+    if "score" in said and score != "learned":
+        raise UsageError(
+            "a scorer is for the score 'learned'", where="--scorer", got=f"--score {score}", fix="leave --score out"
+        )
+    from luvc_export.export.compression.scorer_file import open_scorer
+
+    return {"score": "learned", "scorer": open_scorer(file).sha256}
+
+
+def check_scorer_used(scorer: str | None, plans: Iterable[Plan]) -> None:
+    """Refuse a scorer that no plan prunes by.
+
+    Raises:
+        UsageError: As said.
+    """
+    if scorer and all(plan.scorer != scorer for plan in plans):
+        raise UsageError(
+            "no plan uses this scorer",
+            where="--scorer",
+            got=f"sha256 {scorer[:16]}...",
+            expected="a plan of the score 'learned' that names it",
+            fix="leave it out",
+        )
 
 
 def plan_source(plan: str) -> str | list[int] | Plan:

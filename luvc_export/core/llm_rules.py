@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 #: Fields of ``Plan`` that its JSON leaves out while they are empty.
-FIELDS = frozenset(("kv_only", "steps"))
+FIELDS = frozenset(("kv_only", "scorer", "steps"))
 
 
 def problems(
-    keep: Sequence[int], kv_only: Sequence[int], steps: object, prunes: Sequence[tuple[int, int, int]]
+    keep: Sequence[int],
+    kv_only: Sequence[int],
+    steps: object,
+    score: object,
+    scorer: object,
+    prunes: Sequence[tuple[int, int, int]],
 ) -> list[str]:
     """What is wrong with these fields of a ``Plan``, one line each; it lists them beside its other problems."""
-    return [*_kv_only_problems(keep, kv_only), *_steps_problems(steps, prunes)]
+    return [*_kv_only_problems(keep, kv_only), *_steps_problems(steps, prunes), *_scorer_problems(score, scorer)]
 
 
 def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int]) -> list[str]:
@@ -39,3 +45,11 @@ def _steps_problems(steps: object, prunes: Sequence[tuple[int, int, int]]) -> li
         return [f"steps: got {steps!r}, expected a whole number from 0 to {_MOST_STEPS}"]
     few = [(layer, keep) for layer, _, keep in prunes if 0 < keep < steps]
     return [f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few]
+
+
+def _scorer_problems(score: object, scorer: object) -> list[str]:
+    if (score == "learned") != bool(scorer):
+        return [f"scorer: got {scorer!r} with score {score!r}; the score 'learned', and no other, has one (--scorer)"]
+    if scorer and not (isinstance(scorer, str) and re.fullmatch("[0-9a-f]{64}", scorer)):
+        return [f"scorer: got {scorer!r}, expected the sha256 of its file"]
+    return []

@@ -40,7 +40,7 @@ Reducer = Literal["prune", "merge"]
 #: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
 #: here, such as one of another package, is taken to read the question.
 TEXT_FREE = frozenset(
-    ("dart", "keynorm", "low", "maxmin", "norm", "random", "ratio", "residual", "scope", "stride", "v2drop")
+    ("dart", "keynorm", "learned", "low", "maxmin", "norm", "random", "ratio", "residual", "scope", "stride", "v2drop")
 )
 
 
@@ -71,6 +71,7 @@ class Plan:
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
         steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 12, or K where that is less.
+        scorer: Of the score ``learned``: sha256 of its file.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
@@ -96,6 +97,7 @@ class Plan:
     seed: int = 0
     kv_only: tuple[int, ...] = ()
     steps: int = 0
+    scorer: str = ""
     joint_images: int = 1
     padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
@@ -107,7 +109,8 @@ class Plan:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _encoder_problems(self) if not problems else []
         problems += _budget_problems(self) if not problems else []
-        problems += llm_rules.problems(self.keep, self.kv_only, self.steps, () if problems else self.prunes)
+        prunes = () if problems else self.prunes
+        problems += llm_rules.problems(self.keep, self.kv_only, self.steps, self.score, self.scorer, prunes)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 

@@ -13,7 +13,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.planning import DEFAULT_SCHEDULE, check_model
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
-from luvc_export.pipeline.plans import as_sizes, default_image_size, make_plans, open_model
+from luvc_export.pipeline.plans import as_sizes, check_scorer, default_image_size, make_plans, open_model
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
@@ -91,6 +91,7 @@ def export_bundle(
     shapes = checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
     for plan in plans.values():
         check_model(plan, *shapes)
+        check_scorer(plan, shapes[0].hidden)
     from luvc_export.export.bundling import write_bundle
     from luvc_export.export.options import Options
 

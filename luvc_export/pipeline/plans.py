@@ -54,7 +54,7 @@ def make_plan(
         joint_images: Images that share one budget: those of a video, see ``images_of_video``.
         kv_only: LLM layers in which visual tokens give keys and values and nothing else.
         revision: Hub revision.
-        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, merge_mode, positions, windows,
+        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, scorer, merge_mode, positions, windows,
             size_bias, reducer, seed, topk_limit.
 
     Raises:
@@ -73,6 +73,7 @@ def make_plan(
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
     _check_score(switches.get("score", Plan.score), switches.get("steps", 0))
     plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
+    check_scorer(plan, family.decoder_shape(config).hidden)
     check_grid(checkpoint, plan, size)
     return plan
 
@@ -87,6 +88,18 @@ def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> Non
     from luvc_export.export.options import Options, check_size
 
     check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=plan.joint_images > 1))
+
+
+def check_scorer(plan: Plan, hidden: int) -> None:
+    """Check that the scorer which a plan names is at hand, and for this model and these prunes.
+
+    Raises:
+        PlanError: It is not.
+    """
+    if plan.scorer:
+        from luvc_export.export.compression.scorer_file import known
+
+        known(plan.scorer).check(plan, hidden)
 
 
 def _check_score(name: str, steps: int) -> None:

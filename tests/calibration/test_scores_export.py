@@ -14,12 +14,14 @@ import onnxruntime
 import pytest
 import torch
 from research_page import followed
+from safetensors.torch import save
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.errors import PlanError
 from luvc_export.export import families, trace
 from luvc_export.export.compression import scores
+from luvc_export.export.compression.scorer_file import remember
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.simplify import simplify
 
@@ -74,7 +76,12 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
 
 
 def pruning(name: str, steps: int = 2) -> Plan:
-    return Plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5, steps=steps)
+    plan = Plan(GRID, (16, KEEP), last_layer="full", score="norm", rho=0.5, steps=steps)
+    if not scores.find(name).reads_file:
+        return dataclasses.replace(plan, score=name)
+    maps = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0))
+    scorer = remember(save({"query": maps[0].clone(), "key": maps[1].clone()}), "test")
+    return dataclasses.replace(plan, score=name, scorer=scorer.sha256)
 
 
 def mixed(names: Sequence[str], steps: int = 2) -> tuple[Decoder, Any]:
@@ -138,7 +145,7 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -
 
 def test_scores_are_found_by_their_files() -> None:
     known = {"random", "stride", "v2drop", "fastv", "dart", "residual", "low", "ratio", "norm", "pyramiddrop"}
-    known |= {"scope", "maxmin", "keynorm"}
+    known |= {"scope", "maxmin", "keynorm", "learned"}
     assert set(scores.names()) >= known
     assert [name for name in scores.names() if scores.find(name).reads_text] == ["fastv", "pyramiddrop"]
     with pytest.raises(PlanError, match="did you mean 'v2drop'"):

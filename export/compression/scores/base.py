@@ -70,12 +70,14 @@ class Score(ABC):
         needs_layer_before: It compares two layers, so it cannot prune before the first.
         reads_spectrum: It filters: ``Plan.rho``, ``axis`` and ``spectrum`` matter to it.
         takes_rounds: It chooses in rounds: ``Plan.steps`` matters to it.
+        reads_file: It was learned: ``Plan.scorer`` says by which file.
     """
 
     reads_text: bool = False
     needs_layer_before: bool = False
     reads_spectrum: bool = False
     takes_rounds: bool = False
+    reads_file: bool = False
 
     @abstractmethod
     def score(self, given: ScoreInput) -> Tensor:

@@ -23,6 +23,9 @@ def ablate(
     text: Annotated[
         int | None, typer.Option("--text", help="Text tokens in costs; the median prompt's by default.")
     ] = None,
+    scorer: Annotated[
+        Path | None, typer.Option("--scorer", metavar="FILE", help="Learned scorer, .safetensors, to compare too.")
+    ] = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -41,6 +44,7 @@ def ablate(
     check_folder(output, "--output")
     if model is not None:
         check_model(model)
+    learned = "" if scorer is None else options.score_switches("learned", scorer, ())["scorer"]
     found = tasks.find(task, split)
     said = f"luvc-export ablate --task {task} -o {output}"
     usual: list[tuple[str, object, object]] = [
@@ -48,10 +52,10 @@ def ablate(
         ("--count", count, 2000),
         ("--side", side, 700),
     ]
-    usual += [("--search", search, 420), ("--text", text, None)]
+    usual += [("--search", search, 420), ("--text", text, None), ("--scorer", scorer, None)]
     said += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
     with options.progress(quiet=as_json) as tell:
-        data = run(found, output, said, model, count, side, search, text, threads, tell)
+        data = run(found, output, said, model, count, side, search, text, threads, learned, tell)
     if as_json:
         print(json.dumps(data))
     else:

@@ -56,6 +56,7 @@ def export(
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
     steps: options.Steps = Plan.steps,
+    scorer: options.Scorer = None,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
     debug_graph: Annotated[
@@ -94,7 +95,9 @@ def export(
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
     named = _sources(plan or [], speedup, kv_mib)
-    options.check_shaping(options.given(context), named.values())
+    said = options.given(context)
+    options.check_shaping(said, named.values())
+    ranking = options.score_switches(score, scorer, said)
     leaving = options.encoder_prune(encoder_keep, encoder_restore)
     sizes = [size for size in map(options.size, image_size or []) if size]
     plans = make_plans(
@@ -109,12 +112,13 @@ def export(
         kv_mib=kv_mib,
         last_layer=last_layer,  # type: ignore[arg-type]
         kv_only=options.layers(kv_only),
-        score=score,
+        **ranking,
         rho=rho,
         axis=axis,
         spectrum=spectrum,
         steps=steps,
     )
+    options.check_scorer_used(ranking.get("scorer"), plans.values())
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(
             checkpoint,

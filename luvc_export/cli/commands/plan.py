@@ -45,6 +45,7 @@ def plan(
     axis: options.Axis = Plan.axis,
     spectrum: options.Spectrum = Plan.spectrum,
     steps: options.Steps = Plan.steps,
+    scorer: options.Scorer = None,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
     text: Annotated[
@@ -102,7 +103,8 @@ def plan(
     check_writable(output, "--output")
     check_folder(save, "--save")
     check_model(model, revision)
-    switches: dict[str, Any] = {"score": score, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
+    ranking = options.score_switches(score, scorer, given)
+    switches: dict[str, Any] = {**ranking, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     if data is not None:
@@ -135,6 +137,8 @@ def plan(
         if goals and "schedule" in given:
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
         options.check_shaping(given, [source])
+        if scorer is not None and isinstance(source, Plan):
+            options.check_scorer_used(ranking["scorer"], [source])
         size = options.size(image_size)
         made = (
             source

@@ -131,8 +131,8 @@ def test_an_unknown_task_suggests_one() -> None:
 
 def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole document with invented verdicts: every section is written, nothing is measured."""
+    from luvc_export.calibration.ablation import past, timing
     from luvc_export.calibration.ablation import run as runs
-    from luvc_export.calibration.ablation import timing
 
     asked: list[Plan] = []
 
@@ -146,6 +146,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(PlanEvaluator, "right", right)
     monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(past, "_divergence", lambda engine, none, plan, cases: 1.0 / (1 + sum(plan.kv_only)))
     data = runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     text = (tmp_path / "ablation.md").read_text()
     for heading in (
@@ -156,6 +157,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
         "evenly",
         "OIM",
         "Last layer",
+        "Past the paper: 3 times fewer prefill FLOPs",
         "Search",
     ):
         assert heading in text
@@ -173,6 +175,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     asked.clear()
     runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     assert not asked, "with it nothing is"
+    assert data["past"]["frozen"] == [2, 3, 4] and len(data["past"]["equal"]) == 17
     assert len(data["search"]) == 36 and len(data["main"]) == 15 and len(data["schedules"]) > 30
 
 

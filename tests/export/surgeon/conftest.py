@@ -49,5 +49,5 @@ def frozen(pytestconfig: pytest.Config) -> Traced:
 
 @pytest.fixture(scope="session")
 def greedy(pytestconfig: pytest.Config) -> Traced:
-    """A prune in rounds and a drop; the decoder alone."""
+    """Two prunes in rounds and one that was learned; the decoder alone."""
     return _decoder(pytestconfig, "greedy", greedy_cache)

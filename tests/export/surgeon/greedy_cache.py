@@ -1,16 +1,32 @@
-"""The decoder of ``traced_cache`` that prunes in rounds (score ``scope``)."""
+"""The decoder of ``traced_cache`` whose prunes are not fused: two that choose in rounds, and a learned one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 import traced_cache
 
-#: Four of 24 tokens in two rounds of two: six cells of 2 x 2 for each.
-PLAN = replace(traced_cache.PLAN, merges=(), keep=(24, 4, 0), score="scope", rho=0.5, steps=2)
+from luvc_export.export.compression import scores
+
+#: Scores by how many tokens they keep. The first prune has the grid: six cells of 2 x 2, three tokens a round.
+SCORES = {6: "scope", 4: "maxmin", 3: "learned"}
+PLAN = replace(traced_cache.PLAN, merges=(), keep=(6, 4, 3), last_layer="full", score="scope", rho=0.5, steps=2)
 
 
 def write(folder: Path) -> None:
     """Trace the decoder into ``folder``, weights inside."""
-    traced_cache.write(folder, PLAN, lambda decoder: None)
+    traced_cache.write(folder, PLAN, mixed)
+
+
+def mixed(decoder: Any) -> None:
+    """Let every prune of ``decoder`` rank by a score of its own."""
+    maps = torch.randn(2, 8, decoder.hidden, generator=torch.Generator().manual_seed(0))
+
+    def score(given: scores.ScoreInput) -> torch.Tensor:
+        name = SCORES[given.keep]
+        return scores.find(name).score(replace(given, basis=maps) if name == "learned" else given)
+
+    decoder.score = score

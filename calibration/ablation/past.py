@@ -1,0 +1,120 @@
+"""Past the paper: every score with layers frozen and without, at equal FLOPs, beside smaller pictures of equal time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luvc_export.calibration.ablation import variants
+from luvc_export.calibration.ablation.variants import Shapes, Variant
+from luvc_export.core.cost_report import cost
+from luvc_export.core.plan import Plan
+from luvc_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from luvc_export.calibration.ablation.study import Row, Study
+
+#: Prefill FLOPs are divided by this.
+SPEEDUP = 3.0
+#: Scores by the name of their row; the learned one follows where there is a scorer.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "residual, rho 0.5": {"score": "residual", "rho": 0.5},
+    "residual, rho 0.1": {"score": "residual", "rho": 0.1},
+    "scope": {"score": "scope", "rho": 0.5},
+    "maxmin": {"score": "maxmin"},
+    "dart": {"score": "dart"},
+    "keynorm": {"score": "keynorm"},
+    "stride": {"score": "stride"},
+}
+#: Shares of the units of smaller pictures; times between them are interpolated.
+SIZES = (0.85, 0.7, 0.5, 0.35, 0.2)
+#: Questions that decide which layers are frozen, and the share of the layers before the last that are.
+SAMPLES, FROZEN = 40, 0.7
+
+
+def at_speedup(shapes: Shapes, text: int, speedup: float, kv_only: tuple[int, ...], **switches: Any) -> Plan:
+    """The even plan of most tokens whose prefill takes ``speedup`` times fewer FLOPs.
+
+    Raises:
+        UsageError: Not even one token is so cheap.
+    """
+    whole = cost(shapes.none(), shapes.llm, text).flops
+    for keep in range(shapes.units, 0, -1):
+        plan = Plan(shapes.grid, (keep,) * shapes.llm.layers, last_layer="kv_only", kv_only=kv_only, **switches)
+        if whole / cost(plan, shapes.llm, text).flops >= speedup:
+            return replace(plan, schedule="even")
+    raise UsageError("no plan is so cheap", where="speedup", got=speedup, expected="what one token left reaches")
+
+
+def settings(scorer: str = "") -> dict[str, dict[str, Any]]:
+    """``SETTINGS``, and the learned scorer of this hash."""
+    return SETTINGS | ({"learned": {"score": "learned", "scorer": scorer}} if scorer else {})
+
+
+def methods(shapes: Shapes, text: int, speedup: float, frozen: tuple[int, ...], scorer: str = "") -> list[Variant]:
+    """Every score and random tokens, with ``frozen`` layers and without, and a smaller picture, at equal FLOPs."""
+    found = []
+    for label, still in (("frozen", frozen), ("not frozen", ())) if frozen else (("not frozen", ()),):
+        for name, switches in settings(scorer).items():
+            plan = at_speedup(shapes, text, speedup, still, **switches)
+            found.append(Variant(f"{name}, {label}", (plan,), f"{plan.keep[0]} tokens"))
+        plan = at_speedup(shapes, text, speedup, still)
+        seeds = tuple(replace(plan, score="random", seed=seed) for seed in variants.SEEDS)
+        found.append(Variant(f"random, {label}", seeds, f"{plan.keep[0]} tokens, mean of 3 seeds"))
+    whole = cost(shapes.none(), shapes.llm, text).flops
+    sizes = (variants.smaller(shapes, tokens) for tokens in range(shapes.units, 0, -1))
+    small = next((plan for plan in sizes if whole / cost(plan, shapes.llm, text).flops >= speedup), None)
+    if small is not None:
+        found.append(Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units"))
+    return found
+
+
+def smaller(shapes: Shapes) -> list[Variant]:
+    """The uncompressed model, and on smaller pictures."""
+    sizes = dict.fromkeys(variants.smaller(shapes, share * shapes.units) for share in SIZES)
+    found = [Variant("uncompressed", (shapes.none(),))]
+    return [*found, *(Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in sizes)]
+
+
+def beside(time: float, down: Sequence[Row]) -> float | None:
+    """Accuracy of a smaller picture whose first token takes ``time`` ms, between measured sizes; None outside them."""
+    times, values = zip(*sorted((row.times.ttft, row.accuracy.value) for row in down), strict=True)
+    return float(np.interp(time, times, values)) if times[0] <= time <= times[-1] else None
+
+
+def compared(study: Study, some: Sequence[Variant], split: str) -> tuple[list[Row], list[Row]]:
+    """Rows of ``some`` and of smaller pictures, all timed in the same turns."""
+    down = smaller(study.shapes)
+    every = [*some, *down]
+    rows = study.timed(study.rows("past the paper", every, split), every)
+    return rows[: len(some)], rows[len(some) :]
+
+
+def section(study: Study, scorer: str = "") -> dict[str, Any]:
+    """The section of ``luvc-export ablate``: layers that move predictions least on the search split are frozen."""
+    from luvc_export.calibration.budgets import freezing
+
+    engine, none = study.engines["search"], study.shapes.none()
+    cases = range(min(SAMPLES, len(engine.cases)))
+
+    def divergence(frozen: tuple[int, ...]) -> float:
+        plan = replace(none, last_layer="kv_only", kv_only=frozen)
+        key = ["divergence", len(engine.cases), len(cases), list(frozen)]
+        return float(study.store.of(key, lambda: _divergence(engine, none, plan, cases)))
+
+    layers = study.shapes.llm.layers - 1
+    ranked = freezing.order(divergence, range(layers), 1, study.progress)
+    frozen = tuple(sorted(each.layer for each in ranked[: int(FROZEN * layers)]))
+    some = methods(study.shapes, study.text, SPEEDUP, frozen, scorer)
+    rows, down = compared(study, some, "side")
+    return {"speedup": SPEEDUP, "frozen": list(frozen), "equal": rows, "down": down}
+
+
+def _divergence(engine: Any, none: Plan, plan: Plan, cases: range) -> float:
+    """Nats a token between predictions of both plans."""
+    pairs = zip(engine.predictions(none, cases), engine.predictions(plan, cases), strict=True)
+    found = [(wanted.exp() * (wanted - said)).sum(-1).mean().item() for wanted, said in pairs]
+    return float(np.mean(found))

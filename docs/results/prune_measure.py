@@ -1,0 +1,232 @@
+"""What choosing in rounds keeps of the greedy loop's gain, and what one prune costs: writes prune.md and prune.json.
+
+python docs/results/prune_measure.py docs/results            # all of it
+python docs/results/prune_measure.py docs/results --only gain   # the one or the other: gain, cost
+
+Gain: pictures of the search split of examples/glyph_deep, visual tokens after the first layer's input norm. What SCOPE's
+greedy loop maximises (the coverage of all tokens, weighted by saliency as its gains are) over TopK of the saliency, and
+how much of that the unrolled rounds keep. Cost: the prune before layer 0 of Qwen2.5-VL-3B's widths at 4,096 units, half
+of them kept, against the prefill of those units, one layer timed and multiplied by 36. ONNX Runtime, fp32, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from luvc_export.core.plan import Plan
+from luvc_export.export.compression import scores, spu
+from luvc_export.export.compression.scorer_file import remember
+from luvc_export.export.compression.scores import _greedy, _spectrum
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUNDS, SHARES, PICTURES = ("plain", "textured", "pages"), (0.1, 0.25, 0.5), 20
+#: Layer shapes of Qwen2.5-VL-3B, units of a picture of 1792 x 1792, rounds of the cost.
+WIDTH, INNER, HEADS, KV_HEADS, HEAD, LAYERS, GRID = 2048, 11008, 16, 2, 128, 36, (64, 64)
+ROUNDS = 5
+COST = ("residual", "scope", "maxmin", "keynorm", "learned")
+
+
+def gain() -> list[dict[str, Any]]:
+    """Return a row a ground and share."""
+    sys.path.append(str(ROOT / "examples"))
+    from glyph_deep.cases import SIZES, cases
+
+    from luvc_export.calibration.ablation.evaluator import PlanEvaluator
+    from luvc_export.calibration.runners.compressed import TorchCalls, load_model
+    from luvc_export.export.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(str(ROOT / "examples/glyph_deep/checkpoint"))
+    model, found = load_model(checkpoint), []
+    for ground in GROUNDS:
+        asked = [case for case in cases(f"search-{ground}", 30 * PICTURES) if len(case.images) == 1]
+        first = list({case.picture: case for case in asked}.values())[:PICTURES]
+        grid = (SIZES[ground][0] // 28, SIZES[ground][1] // 28)
+        none = Plan(grid, (grid[0] * grid[1],) * 8, last_layer="full")
+        calls = TorchCalls(checkpoint, model, none)
+        embeds = PlanEvaluator(checkpoint, model, first, True).encode_images(calls)[0]
+        normed = calls.decoder.norm_of(calls.decoder.layers[0].input_layernorm, torch.from_numpy(embeds)).float()
+        for share in SHARES:
+            keep = round(share * grid[0] * grid[1])
+            sums = np.array([_gained(picture[None, None], grid, keep) for picture in normed.flatten(1, -2)])
+            top, exact, rounds = sums.sum(0)
+            row = {"ground": ground, "tokens": grid[0] * grid[1], "keep": keep, "pictures": len(first)}
+            found.append({**row, "topk": top, "greedy": exact, "rounds": rounds, "kept": (rounds - top) / (exact - top)})
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> tuple[float, float, float]:
+    """Return what TopK, the greedy loop and the rounds reach on one picture [1, 1, N, D]."""
+    plan = Plan(grid, (keep,), last_layer="full", score="scope", rho=0.5)
+    given = scores.ScoreInput(normed, _spectrum.basis(plan, normed.shape[2], normed.shape[3]), "token", keep)
+    given = replace(given, grid=grid)
+    saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
+    along = _greedy.unit(normed)[0, 0]
+    alike = (along @ along.T).clamp(min=0)
+    cover, taken, worth = torch.zeros(len(saliency)), list[int](), 0.0
+    for _ in range(keep):
+        more = saliency * torch.relu(alike - cover).sum(1)
+        more[taken] = -1.0
+        taken.append(int(more.argmax()))
+        cover = torch.maximum(cover, alike[taken[-1]])
+    rounds = spu.select(scores.find("scope").score(given), keep)[0, 0].tolist()
+    top = spu.select(saliency[None, None], keep)[0, 0].tolist()
+    worth = [float(alike[chosen].amax(0).mean()) for chosen in (top, taken, rounds)]
+    return worth[0], worth[1], worth[2]
+
+
+class Prune(nn.Module):
+    """What a prune adds to a decoder: norm, score, choice, gather of hidden states, angles and order."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan, self.norm = plan, nn.RMSNorm(WIDTH)
+        self.keys = nn.Linear(WIDTH, KV_HEADS * HEAD)
+        self.register_buffer("basis", scores.constant(plan, 0, plan.units, WIDTH))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+        """Return the kept rows, and which they are."""
+        tokens, keep = self.plan.units, self.plan.keep[0]
+        normed = self.norm(x).float()[:, None]
+        context = scores.LayerContext(normed, None, lambda earlier: normed[..., 0], lambda: self.keys(normed))
+        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.steps, self.plan.grid)
+        chosen = spu.select(scores.find(self.plan.score).score(given), keep)
+        flat = spu.flat_index(chosen, tokens)
+        return (*(spu.gather(part, flat, 1, tokens, keep) for part in (x, cos, sin, order)), chosen)
+
+
+class Layer(nn.Module):
+    """One layer's products and attention, without the element-wise rest: less than a layer takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {"q": HEADS * HEAD, "k": KV_HEADS * HEAD, "v": KV_HEADS * HEAD, "gate": INNER, "up": INNER}
+        self.into = nn.ModuleDict({name: nn.Linear(WIDTH, size, bias=False) for name, size in sizes.items()})
+        self.out, self.down = nn.Linear(HEADS * HEAD, WIDTH, bias=False), nn.Linear(INNER, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return hidden states [1, S, D]."""
+        q, k, v = (self.into[name](x).unflatten(-1, (-1, HEAD)).transpose(1, 2) for name in ("q", "k", "v"))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.silu(self.into["gate"](x)) * self.into["up"](x))
+
+
+def session(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnxruntime.InferenceSession:
+    """Return the module in ONNX Runtime on one thread, as exports are optimised."""
+    from luvc_export.export.simplify import simplify
+
+    with torch.no_grad():
+        program = torch.onnx.export(module.eval(), inputs, dynamo=True, opset_version=23, verbose=False)
+    model = program.model
+    simplify(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def seconds(run: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...], rounds: int) -> float:
+    """Return processor seconds of a call, median; the first warms up."""
+    feeds = {item.name: value.numpy() for item, value in zip(run.get_inputs(), inputs, strict=True)}
+    taken = []
+    for _ in range(rounds + 1):
+        begin = time.process_time()
+        run.run(None, feeds)
+        taken.append(time.process_time() - begin)
+    return statistics.median(taken[1:])
+
+
+def price() -> dict[str, Any]:
+    """Return seconds of a layer, and of each prune."""
+    from safetensors.torch import save
+
+    torch.manual_seed(0)
+    units = GRID[0] * GRID[1]
+    x = torch.randn(1, units, WIDTH)
+    layer = seconds(session(Layer(), (x,)), (x,), 2)
+    print(json.dumps({"layer": layer}), flush=True)
+    maps = {name: torch.randn(WIDTH // 8 * 7, WIDTH) for name in ("query", "key")}  # VisionSelector's 1,792
+    scorer = remember(save(maps), "made here").sha256
+    inputs = (x, torch.randn(1, units, HEAD // 2), torch.randn(1, units, HEAD // 2), torch.arange(units)[None])
+    found = {}
+    for name in COST:
+        switches: dict[str, Any] = {"scorer": scorer} if name == "learned" else {}
+        plan = Plan(GRID, (units // 2,), last_layer="full", score=name, rho=0.1, **switches)
+        found[name] = seconds(session(Prune(plan), inputs), inputs, ROUNDS)
+        print(json.dumps({name: found[name]}), flush=True)
+    return {"units": units, "keep": units // 2, "layers": LAYERS, "layer": layer, "prunes": found}
+
+
+def page(data: dict[str, Any]) -> str:
+    """Return the document; every figure in it was measured by the run that wrote the data."""
+    lines = ["# Choosing in rounds, and what a prune costs: measurements", ""]
+    lines += ["Written by `python docs/results/prune_measure.py docs/results`. Do not edit: run it again.", ""]
+    if "gain" in data:
+        lines += [
+            "## What the rounds keep of the greedy loop",
+            "",
+            "Coverage of all tokens (the mean over tokens of the largest cosine to a kept one) by TopK of the saliency, "
+            "by SCOPE's greedy loop, one token at a time, and by `scope` in its own number of rounds; sums over the "
+            "pictures of a search split, tokens after the first layer's input norm. Kept: the rounds' share of what the "
+            "loop gains over TopK.",
+            "",
+            "| ground | tokens | kept tokens | pictures | TopK | greedy loop | rounds | kept |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in data["gain"]:
+            sums = " | ".join(f"{row[name]:.3f}" for name in ("topk", "greedy", "rounds"))
+            named = " | ".join(str(row[name]) for name in ("ground", "tokens", "keep", "pictures"))
+            lines.append(f"| {named} | {sums} | {row['kept']:.1%} |")
+        lines.append("")
+    if "cost" in data:
+        cost = data["cost"]
+        whole = cost["layer"] * cost["layers"]
+        lines += [
+            f"## One prune of {cost['units']:,} units",
+            "",
+            f"{cost['keep']:,} of {cost['units']:,} units kept, widths of Qwen2.5-VL-3B, fp32, one thread of ONNX "
+            f"Runtime, processor seconds. Prefill: {cost['layers']} times the products and the attention of one layer "
+            f"({cost['layer']:.2f} s) over those units, {whole:.0f} s.",
+            "",
+            "| prune by | seconds | of the prefill |",
+            "|---|---|---|",
+        ]
+        lines += [f"| {name} | {value:.3f} | {value / whole:.2%} |" for name, value in cost["prunes"].items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the command line, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder of prune.json and prune.md")
+    parser.add_argument("--only", choices=("gain", "cost"), help="measure this; the other stays as it was")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    file = args.output / "prune.json"
+    data = json.loads(file.read_text()) if args.only and file.is_file() else {}
+    if args.only != "cost":
+        data["gain"] = gain()
+    if args.only != "gain":
+        data["cost"] = price()
+    file.write_text(json.dumps(data, indent=1) + "\n")
+    (args.output / "prune.md").write_text(page(data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

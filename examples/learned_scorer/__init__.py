@@ -1,0 +1,1 @@
+"""A learned scorer (`--scorer`): a trainer, and what it gains against the scores that need no training."""
