@@ -1,11 +1,10 @@
 """What choosing in rounds keeps of the greedy loop's gain, and what one prune costs: writes prune.md and prune.json.
 
 python docs/results/prune_measure.py docs/results            # all of it
-python docs/results/prune_measure.py docs/results --only gain   # the one or the other: gain, cost
+python docs/results/prune_measure.py docs/results --only gain   # the one, or the other: cost
 
-Gain: pictures of the search split of examples/glyph_deep, visual tokens after the first layer's input norm. What SCOPE's
-greedy loop maximises (the coverage of all tokens, weighted by saliency as its gains are) over TopK of the saliency, and
-how much of that the unrolled rounds keep. Cost: the prune before layer 0 of Qwen2.5-VL-3B's widths at 4,096 units, half
+Gain: pictures of the search split of examples/glyph_deep, visual tokens after the first layer's input norm. What
+SCOPE's greedy loop covers over TopK of the saliency, and how much of that the unrolled rounds keep. Cost: the prune before layer 0 of Qwen2.5-VL-3B's widths at 4,096 units, half
 of them kept, against the prefill of those units, one layer timed and multiplied by 36. ONNX Runtime, fp32, one thread.
 """
 
@@ -63,7 +62,9 @@ def gain() -> list[dict[str, Any]]:
             sums = np.array([_gained(picture[None, None], grid, keep) for picture in normed.flatten(1, -2)])
             top, exact, rounds = sums.sum(0)
             row = {"ground": ground, "tokens": grid[0] * grid[1], "keep": keep, "pictures": len(first)}
-            found.append({**row, "topk": top, "greedy": exact, "rounds": rounds, "kept": (rounds - top) / (exact - top)})
+            found.append(
+                {**row, "topk": top, "greedy": exact, "rounds": rounds, "kept": (rounds - top) / (exact - top)}
+            )
             print(json.dumps(found[-1]), flush=True)
     return found
 
@@ -180,10 +181,10 @@ def page(data: dict[str, Any]) -> str:
         lines += [
             "## What the rounds keep of the greedy loop",
             "",
-            "Coverage of all tokens (the mean over tokens of the largest cosine to a kept one) by TopK of the saliency, "
-            "by SCOPE's greedy loop, one token at a time, and by `scope` in its own number of rounds; sums over the "
-            "pictures of a search split, tokens after the first layer's input norm. Kept: the rounds' share of what the "
-            "loop gains over TopK.",
+            "Coverage of all tokens (the mean over tokens of the largest cosine to a kept one) by TopK of the "
+            "saliency, by SCOPE's greedy loop, one token at a time, and by `scope` in its own number of rounds; sums "
+            "over the pictures of a search split, tokens after the first layer's input norm. Kept: the rounds' share "
+            "of what the loop gains over TopK.",
             "",
             "| ground | tokens | kept tokens | pictures | TopK | greedy loop | rounds | kept |",
             "|---|---|---|---|---|---|---|---|",

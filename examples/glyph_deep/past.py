@@ -80,12 +80,12 @@ def measure(study: studies.Study, found: Plan, speedup: float) -> dict[str, Any]
     }
 
 
-def defaults(study: studies.Study) -> list[studies.Row]:
+def defaults(study: studies.Study, split: str = "side") -> list[studies.Row]:
     """Return the package's default plan at every width of its filter."""
     shapes = study.shapes
     made = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
     some = [Variant(f"rho {rho:g}", (replace(made, rho=rho),)) for rho in RHOS]
-    return study.rows("default plan", some)
+    return study.rows("default plan", some, split)
 
 
 def paired(study: studies.Study, none: Plan, found: Plan) -> intervals.Interval:
@@ -103,12 +103,12 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "",
         f"Model of [examples/glyph_deep](../../examples/glyph_deep/MODEL_CARD.md), checkpoint sha256 "
         f"`{about['weights'][:16]}`. {about['count']} held-out questions a ground ({about['side']} of them for methods "
-        "compared and times). Plans with their frozen layers and scores were chosen on the search "
-        "split alone, by `luvc-export plan --data glyph-deep-textured --speedup 3`; digits on plain grounds take the "
-        "plan of the textured ones. Intervals are "
-        "95 %, clustered by picture; retention is against the uncompressed model on the same questions. FLOPs are the "
-        "LLM's prefill, lm_head left out. Times are processor milliseconds of one thread of the compressed torch "
-        "model, in turns; a smaller picture's accuracy in that time is linear between measured sizes.",
+        "compared, times and the default plan). Plans with their frozen layers and scores were chosen on the search "
+        "split alone, by `luvc-export plan --data glyph-deep-textured --speedup 3` (pages: `--data glyph-deep`; plain "
+        "takes the plan of textured). Intervals are 95 %, clustered by picture; retention is against the uncompressed "
+        "model on the same questions. FLOPs are the LLM's prefill, lm_head left out. Times are processor milliseconds of "
+        "one thread of the compressed torch model, in turns; a smaller picture's accuracy in that time is linear between "
+        "measured sizes.",
         "",
     ]
     for ground, parts in found.items():
@@ -151,8 +151,13 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "Schedule `even`, merging to three quarters, score `residual` in 2-D, as the package makes it by itself; "
         "`bundled` is the bundled model on its own task.",
         "",
-        table(["model and ground", *(f"rho {rho:g}" for rho in RHOS)],
-              [[g, *(interval(row.retention) for row in parts["defaults"])] for g, parts in found.items()]),
+        table(
+            ["model and ground", "questions", *(f"rho {rho:g}" for rho in RHOS)],
+            [
+                [ground, str(parts["defaults"][0].questions), *(interval(row.retention) for row in parts["defaults"])]
+                for ground, parts in found.items()
+            ],
+        ),
         "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -193,7 +198,7 @@ def main() -> None:
     for ground in (*GROUNDS, "bundled"):
         if ground not in found:
             study = study_of(ground, args.output, args.checkpoint, args.count, args.side)
-            found[ground] = {"defaults": defaults(study)}
+            found[ground] = {"defaults": defaults(study, "report" if ground == "bundled" else "side")}
     said = [
         f" --{n} {getattr(args, n):g}"
         for n in ("count", "side", "speedup")

@@ -9,7 +9,6 @@ every answer learned from is its own. Pictures are those of the train split. Min
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -144,6 +143,16 @@ def learn(
     return maps.detach()
 
 
+def command(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """Return the command line that learns the same again."""
+    said = f"python -m learned_scorer.train -o {args.output.name}"
+    for name, value in vars(args).items():
+        usual = parser.get_default(name)
+        if name not in ("output", "checkpoint", "threads") and value != usual:
+            said += f" --{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+    return said
+
+
 def main() -> None:
     """Read the command line, learn, write the scorer and beside it what it was learned from."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,8 +181,7 @@ def main() -> None:
                      tuple(args.temperatures))  # fmt: skip
         suffix = f".{layer}" if args.layers else ""
         tensors |= {f"{name}{suffix}": part.clone() for name, part in zip(("query", "key"), made, strict=True)}
-    said = {name: str(value) for name, value in vars(args).items() if name not in ("output", "checkpoint", "threads")}
-    write_whole(args.output, save(tensors, {"made_by": json.dumps(said), "checkpoint": checkpoint.sha256}))
+    write_whole(args.output, save(tensors, {"command": command(parser, args), "checkpoint": checkpoint.sha256}))
     print(f"wrote {args.output}, {(time.time() - begun) / 60:.1f} minutes", flush=True)
 
 

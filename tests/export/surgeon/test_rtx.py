@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
 import pytest
 from surgery_harness import RTX, TRT103, Traced, cut
 
+from luvc_export.core.plan import Plan
 from luvc_export.core.target import TargetSpec
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
@@ -15,9 +17,7 @@ SIZES: dict[str, tuple[list[int], list[int], list[int]]] = {
     "image": ([1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [2, 0, 0, 0, 0]),
     "visual_embeds": ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]),
     "input_ids": ([1, 1], [1, 16], [1, 32]),
-    "visual_position_ids": ([0, 1, 0], [0, 1, 15], [0, 1, 15]),
     "position_ids": ([0, 1, 1], [0, 1, 16], [0, 1, 32]),
-    "visual_order": ([1, 0], [1, 15], [1, 15]),
     "order": ([1, 1], [1, 16], [1, 32]),
     "text_mask": ([1, 1], [1, 16], [1, 64]),
     "logits_indices": ([1, 1], [1, 1], [1, 32]),
@@ -54,21 +54,43 @@ def test_parses_and_reads_every_input(traced: Traced, half: str, target: TargetS
     assert not [line for line in log.lines if "unused" in line.lower()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
-@pytest.mark.parametrize("half", ["vision", "decoder"])
-def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
+def build(model: onnx.ModelProto, plan: Plan) -> None:
+    """Build an engine of a graph of ``plan``.
+
+    Raises:
+        AssertionError: There is none, or an input is unused.
+    """
     log = Log()
-    builder, network, _ = parse(cut(getattr(traced, half), target=target, precision="fp16").SerializeToString(), log)
+    builder, network, errors = parse(model.SerializeToString(), log)
+    assert not errors
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    span = plan.span_tokens
+    own = {
+        "visual_position_ids": ([0, 1, 0], [0, 1, span], [0, 1, span]),
+        "visual_order": ([1, 0], [1, span], [1, span]),
+    }
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        keep = traced.plan.keep[int(tensor.name.split(".")[1])] if "past_key" in tensor.name else 0
-        sizes = SIZES.get(tensor.name, ([1, 0, 0, 0], [1, 0, 0, 0], [1, 0, keep + 32, 0]))
+        keep = plan.keep[int(tensor.name.split(".")[1])] if "past_key" in tensor.name else 0
+        cache = ([1, 0, 0, 0], [1, 0, 0, 0], [1, 0, keep + 32, 0])
+        sizes = own.get(tensor.name) or SIZES.get(tensor.name, cache)
         fixed = [[have if have >= 0 else want for have, want in zip(tensor.shape, size, strict=True)] for size in sizes]
         profile.set_shape(tensor.name, *fixed)
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
-    assert engine is not None
-    assert engine.nbytes > 0
+    assert engine is not None and engine.nbytes > 0
     assert not [line for line in log.lines if "unused" in line.lower()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
+@pytest.mark.parametrize("half", ["vision", "decoder"])
+def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
+    build(cut(getattr(traced, half), target=target, precision="fp16"), traced.plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["frozen", "greedy"])
+def test_builds_frozen_layers_rounds_and_a_learned_score(what: str, request: pytest.FixtureRequest) -> None:
+    made: Traced = request.getfixturevalue(what)
+    build(cut(made.decoder, target=RTX), made.plan)
