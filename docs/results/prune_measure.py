@@ -4,8 +4,9 @@ python docs/results/prune_measure.py docs/results            # all of it
 python docs/results/prune_measure.py docs/results --only gain   # the one, or the other: cost
 
 Gain: pictures of the search split of examples/glyph_deep, visual tokens after the first layer's input norm. What
-SCOPE's greedy loop covers over TopK of the saliency, and how much of that the unrolled rounds keep. Cost: the prune before layer 0 of Qwen2.5-VL-3B's widths at 4,096 units, half
-of them kept, against the prefill of those units, one layer timed and multiplied by 36. ONNX Runtime, fp32, one thread.
+SCOPE's greedy loop covers over TopK of the saliency, and how much of that the unrolled rounds keep. Cost: the prune
+before layer 0 of Qwen2.5-VL-3B's widths at 4,096 units, half of them kept, against the prefill of those units, one
+layer timed and multiplied by 36. ONNX Runtime, fp32, one thread.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> tuple[float, fl
     saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
     along = _greedy.unit(normed)[0, 0]
     alike = (along @ along.T).clamp(min=0)
-    cover, taken, worth = torch.zeros(len(saliency)), list[int](), 0.0
+    cover, taken = torch.zeros(len(saliency)), list[int]()
     for _ in range(keep):
         more = saliency * torch.relu(alike - cover).sum(1)
         more[taken] = -1.0
@@ -85,8 +86,8 @@ def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> tuple[float, fl
         cover = torch.maximum(cover, alike[taken[-1]])
     rounds = spu.select(scores.find("scope").score(given), keep)[0, 0].tolist()
     top = spu.select(saliency[None, None], keep)[0, 0].tolist()
-    worth = [float(alike[chosen].amax(0).mean()) for chosen in (top, taken, rounds)]
-    return worth[0], worth[1], worth[2]
+    first, second, third = (float(alike[chosen].amax(0).mean()) for chosen in (top, taken, rounds))
+    return first, second, third
 
 
 class Prune(nn.Module):

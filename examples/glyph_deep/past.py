@@ -106,9 +106,9 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "compared, times and the default plan). Plans with their frozen layers and scores were chosen on the search "
         "split alone, by `luvc-export plan --data glyph-deep-textured --speedup 3` (pages: `--data glyph-deep`; plain "
         "takes the plan of textured). Intervals are 95 %, clustered by picture; retention is against the uncompressed "
-        "model on the same questions. FLOPs are the LLM's prefill, lm_head left out. Times are processor milliseconds of "
-        "one thread of the compressed torch model, in turns; a smaller picture's accuracy in that time is linear between "
-        "measured sizes.",
+        "model on the same questions. FLOPs are the LLM's prefill, lm_head left out. Times are processor milliseconds "
+        "of one thread of the compressed torch model, in turns; a smaller picture's accuracy in that time is linear "
+        "between measured sizes.",
         "",
     ]
     for ground, parts in found.items():
