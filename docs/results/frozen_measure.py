@@ -9,8 +9,8 @@
     python docs/results/frozen_measure.py BUNDLE docs/results
 
 One thread, fp32, ONNX Runtime, processor seconds, the median of turns after the first. A plan's ratio is the measured
-prefill of `none` by its own, against that of the FLOPs that `luvc-export plan` counts. What a frozen layer takes of its
-visual work is what the picture adds to `frozen` by what it adds to `full`, whose layers with visual tokens are the same.
+prefill of `none` by its own, against that of the FLOPs that `luvc-export plan` counts. What a frozen layer takes of
+its visual work is what the picture adds to `frozen` by what it adds to `full`, with visual tokens in the same layers.
 """
 
 from __future__ import annotations

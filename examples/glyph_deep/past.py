@@ -38,6 +38,7 @@ from .evaluate import lines_of
 PLANS = Path(__file__).parent / "plans"
 RHOS = (0.1, 0.25, 0.5)
 RECORDS = 1
+FIGURES = "glyph-deep-past.json"
 
 
 def study_of(ground: str, folder: Path, checkpoint: Path, count: int, side: int, scorer: str = "") -> studies.Study:
@@ -95,20 +96,21 @@ def paired(study: studies.Study, none: Plan, found: Plan) -> intervals.Interval:
 
 
 def page(found: dict[str, Any], about: dict[str, Any]) -> str:
-    """Return the document; every figure in it was measured by the run that writes it."""
+    """Return the document; every figure in it was measured by the runs that write it."""
+    commands = dict.fromkeys(parts["command"] for parts in found.values())
     lines = [
         "# Past the paper inside the LLM: measurements",
         "",
-        f"Written by `{about['command']}` in `examples`. Do not edit: run it again.",
+        f"Written in `examples` by {', '.join(f'`{command}`' for command in commands)}; a ground's last run counts. "
+        "Do not edit: run it again.",
         "",
         f"Model of [examples/glyph_deep](../../examples/glyph_deep/MODEL_CARD.md), checkpoint sha256 "
-        f"`{about['weights'][:16]}`. {about['count']} held-out questions a ground ({about['side']} of them for methods "
-        "compared, times and the default plan). Plans with their frozen layers and scores were chosen on the search "
-        "split alone, by `luvc-export plan --data glyph-deep-textured --speedup 3` (pages: `--data glyph-deep`; plain "
-        "takes the plan of textured). Intervals are 95 %, clustered by picture; retention is against the uncompressed "
-        "model on the same questions. FLOPs are the LLM's prefill, lm_head left out. Times are processor milliseconds "
-        "of one thread of the compressed torch model, in turns; a smaller picture's accuracy in that time is linear "
-        "between measured sizes.",
+        f"`{about['weights'][:16]}`. Held-out questions. Plans with their frozen layers and scores were chosen on the "
+        "search split alone, by `luvc-export plan --data glyph-deep-textured --speedup 3` (pages: `--data glyph-deep`; "
+        "plain takes the plan of textured). Intervals are 95 %, clustered by picture; retention is against the "
+        "uncompressed model on the same questions. FLOPs are the LLM's prefill, lm_head left out. Times are processor "
+        "milliseconds of one thread of the compressed torch model, in turns; a smaller picture's accuracy in that time "
+        "is linear between measured sizes.",
         "",
     ]
     for ground, parts in found.items():
@@ -121,52 +123,48 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
             "",
             f"Searched: visual tokens {' '.join(map(str, plan.keep))} of {plan.units}, layers "
             f"{' '.join(map(str, plan.kv_only)) or 'none'} frozen, by {plan.score} (rho {plan.rho:g}). "
-            f"**{own.flops_ratio:.2f}x fewer prefill FLOPs, retention {interval(own.retention)}**; accuracy "
-            f"{interval(own.accuracy)}, uncompressed {interval(none.accuracy)}, paired difference "
+            f"**{own.flops_ratio:.2f}x fewer prefill FLOPs, retention {interval(own.retention)}** on {own.questions} "
+            f"questions; accuracy {interval(own.accuracy)}, uncompressed {interval(none.accuracy)}, paired difference "
             f"{interval(parts['paired'])}. {parts['text']} text tokens.",
             "",
-            f"At {about['speedup']:g}x fewer FLOPs, as many tokens in every layer as that leaves:",
+            f"At {about['speedup']:g}x fewer FLOPs, as many tokens in every layer as that leaves; "
+            f"{parts['equal'][0].questions} of the questions:",
             "",
-            table(
-                [
-                    "method",
-                    "",
-                    "FLOPs fewer",
-                    "accuracy",
-                    "retention",
-                    "first token ms",
-                    "smaller picture in that time",
-                ],
-                [cells(row, parts["down"]) for row in parts["equal"]],
-            ),
-            "",
-            "Smaller pictures:",
-            "",
-            table(["picture", "", "first token ms", "prefill ms", "accuracy"], [times(row) for row in parts["down"]]),
+            *compared(parts),
             "",
         ]
-    lines += [
-        "## The default plan, by the width of its filter",
-        "",
-        "Schedule `even`, merging to three quarters, score `residual` in 2-D, as the package makes it by itself; "
-        "`bundled` is the bundled model on its own task.",
-        "",
-        table(
-            ["model and ground", "questions", *(f"rho {rho:g}" for rho in RHOS)],
-            [
-                [ground, str(parts["defaults"][0].questions), *(interval(row.retention) for row in parts["defaults"])]
-                for ground, parts in found.items()
-            ],
-        ),
-        "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    measured = [
+        [ground, str(parts["defaults"][0].questions), *(interval(row.retention) for row in parts["defaults"])]
+        for ground, parts in found.items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "## The default plan, by the width of its filter",
+            "",
+            "Schedule `even`, merging to three quarters, score `residual` in 2-D, as the package makes it by itself; "
+            "`bundled` is the bundled model on its own task.",
+            "",
+            table(["model and ground", "questions", *(f"rho {rho:g}" for rho in RHOS)], measured),
+            "",
+        ]
+    )
+
+
+def compared(parts: dict[str, Any]) -> list[str]:
+    """Return the methods of one ground at equal FLOPs, and its smaller pictures."""
+    down = parts["down"]
+    head = ["method", "", "FLOPs fewer", "accuracy", "retention", "first token ms", "smaller picture in that time"]
+    small = [["picture", "", "first token ms", "prefill ms", "accuracy"], [times(row) for row in down]]
+    return [table(head, [cells(row, down) for row in parts["equal"]]), "", "Smaller pictures:", "", table(*small)]
 
 
 def cells(row: studies.Row, down: list[studies.Row]) -> list[str]:
-    """Return one method at equal FLOPs, and what a smaller picture reaches in its time."""
-    there = past.beside(row.times.ttft, down)
+    """Return one method at equal FLOPs, and what a smaller picture reaches in its time, if that was taken."""
     named = [row.name, row.remark, f"{row.flops_ratio:.2f}x", interval(row.accuracy), interval(row.retention)]
+    if not row.times.ttft:
+        return [*named, "", ""]
+    there = past.beside(row.times.ttft, down)
     return [*named, f"{row.times.ttft:.1f}", "outside" if there is None else f"{there:.3f}"]
 
 
@@ -183,38 +181,43 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="held-out questions a ground")
     parser.add_argument("--side", type=int, default=420, help="those of them that other methods are compared on")
     parser.add_argument("--speedup", type=float, default=3.0, help="prefill FLOPs to compare methods at")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
+    parser.add_argument("--grounds", nargs="*", choices=(*GROUNDS, "bundled"), default=[*GROUNDS, "bundled"])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--scorer", type=Path, help="learned scorer to compare too, .safetensors")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     scorer = "" if args.scorer is None else open_scorer(args.scorer).sha256
-    found: dict[str, Any] = {}
+    said = "python -m glyph_deep.past -o ../docs/results"
+    for name in ("count", "side", "speedup", "grounds", "scorer"):
+        value = getattr(args, name)
+        if value != parser.get_default(name):
+            said += f" --{name} {' '.join(value) if isinstance(value, list) else value}"
+    about = {"weights": weights_hash(args.checkpoint), "speedup": args.speedup}
+    found = measured(args.output / FIGURES, about)
     for ground in args.grounds:
-        plan = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
-        found[ground] = measure(
-            study_of(ground, args.output, args.checkpoint, args.count, args.side, scorer), plan, args.speedup
-        )
-    for ground in (*GROUNDS, "bundled"):
-        if ground not in found:
-            study = study_of(ground, args.output, args.checkpoint, args.count, args.side)
-            found[ground] = {"defaults": defaults(study, "report" if ground == "bundled" else "side")}
-    said = [
-        f" --{n} {getattr(args, n):g}"
-        for n in ("count", "side", "speedup")
-        if getattr(args, n) != parser.get_default(n)
-    ]
-    said += [f" --grounds {' '.join(args.grounds)}"] if tuple(args.grounds) != GROUNDS else []
-    said += [f" --scorer {args.scorer}"] if args.scorer else []
-    about = {
-        "command": "python -m glyph_deep.past -o ../docs/results" + "".join(said),
-        "weights": weights_hash(args.checkpoint),
-        "count": args.count,
-        "side": args.side,
-        "speedup": args.speedup,
-    }
-    (args.output / "glyph-deep-past.json").write_text(lines_of({"about": about, **studies.plain(found)}))
-    (args.output / "glyph-deep-past.md").write_text(page(found, about), encoding="utf-8")
+        study = study_of(ground, args.output, args.checkpoint, args.count, args.side, scorer)
+        if ground == "bundled":
+            parts: dict[str, Any] = {"defaults": defaults(study, "report")}
+        else:
+            plan = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
+            parts = measure(study, plan, args.speedup)
+        found[ground] = {"command": said, **parts}
+        ordered = {name: found[name] for name in (*GROUNDS, "bundled") if name in found}
+        (args.output / FIGURES).write_text(lines_of({"about": about, **studies.plain(ordered)}))
+        (args.output / FIGURES).with_suffix(".md").write_text(page(ordered, about), encoding="utf-8")
+
+
+def measured(file: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return the grounds that earlier runs with the same model and speed-up measured."""
+    if not file.is_file():
+        return {}
+    data = studies.from_plain(json.loads(file.read_text(encoding="utf-8")))
+    if data.pop("about") != about:
+        return {}
+    for parts in data.values():
+        if "paired" in parts:
+            parts["paired"] = intervals.Interval(*parts["paired"])
+    return dict(data)
 
 
 if __name__ == "__main__":

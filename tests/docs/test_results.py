@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,19 @@ def test_the_budgets_page_is_its_figures() -> None:
     other["compared"][0]["theirs"]["disagree"] += 1
     assert report.page(search_result(other), data["command"]) != page
     assert json.loads((RESULTS / "budgets-plan.json").read_text(encoding="utf-8")) == data["plan"]
+
+
+def test_pages_of_frozen_layers_and_prunes_are_their_figures() -> None:
+    for name, part in (("frozen", "mix"), ("prune", "cost")):
+        spec = importlib.util.spec_from_file_location(f"{name}_measure", RESULTS / f"{name}_measure.py")
+        assert spec is not None and spec.loader is not None
+        spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+        data = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+        assert module.page(data) == page
+        other = json.loads(json.dumps(data))
+        other[part]["seconds" if part == "mix" else "layer"] *= 2
+        assert module.page(other) != page
 
 
 def test_figures_are_small_and_stores_stay_out() -> None:

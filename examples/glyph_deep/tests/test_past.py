@@ -11,12 +11,14 @@ from glyph_deep import past
 from glyph_deep.cases import SIZES
 
 from luvc_export.calibration.ablation import timing
-from luvc_export.calibration.ablation.study import Row, from_plain
+from luvc_export.calibration.ablation.past import at_speedup
+from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.cost_report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
+from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 
 FILES = sorted(past.PLANS.glob("*.json"))
@@ -42,12 +44,12 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
     """One token more in every layer would cost too much."""
     whole = cost(shapes.none(), shapes.llm, 17).flops
     for still in ((), (2, 3, 4, 5, 6)):
-        plan = past.at_speedup(shapes, 17, 3.0, still, score="norm")
+        plan = at_speedup(shapes, 17, 3.0, still, score="norm")
         more = replace(plan, keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
         assert 3 * costs[0] <= whole < 3 * costs[1] and plan.kv_only == still
-    with pytest.raises(SystemExit, match="cannot be reached"):
-        past.at_speedup(shapes, 17, 30.0, ())
+    with pytest.raises(UsageError, match="no plan is so cheap"):
+        at_speedup(shapes, 17, 30.0, ())
 
 
 def test_the_page_says_what_the_rows_say() -> None:
@@ -55,23 +57,27 @@ def test_the_page_says_what_the_rows_say() -> None:
     sure = Interval(0.987, 0.981, 0.993)
     row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
     plan = Plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
-    parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "time": [row]}
-    found = {"plain": {**parts, "defaults": [row] * 3}, "bundled": {"defaults": [row] * 3}}
-    text = past.page(found, {"command": "c", "weights": "0" * 64, "count": 40, "side": 20, "speedup": 3.0})
+    parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "down": [row]}
+    found = {
+        "plain": {**parts, "defaults": [row] * 3, "command": "c"},
+        "bundled": {"defaults": [row] * 3, "command": "c"},
+    }
+    text = past.page(found, {"weights": "0" * 64, "speedup": 3.0})
     assert "layers 1 frozen" in text and "**3.21x fewer prefill FLOPs, retention 0.987 (0.981 to 0.993)**" in text
-    assert "| scope | 9 tokens | 3.21x |" in text and "| scope | 9 tokens | 3.5 | 2.5 |" in text
-    assert text.count("| bundled |") == 1
+    assert "| scope | 9 tokens | 3.21x |" in text and "| 3.5 | 0.987 |" in text
+    assert "| scope | 9 tokens | 3.5 | 2.5 |" in text and text.count("| bundled |") == 1
+    slower = replace(row, times=timing.Times(1.0, 2.5, 9.0))
+    assert "| 9.0 | outside |" in past.page(
+        {"plain": {**found["plain"], "equal": [slower]}}, {"weights": "", "speedup": 3}
+    )
 
 
 def test_the_committed_page_is_its_figures() -> None:
     """One figure changed in the data is another page."""
-    folder = Path(past.__file__).parents[2] / "docs/results"
-    data = from_plain(json.loads((folder / "glyph-deep-past.json").read_text(encoding="utf-8")))
-    about = data.pop("about")
-    text = (folder / "glyph-deep-past.md").read_text(encoding="utf-8")
-    for parts in data.values():
-        if "paired" in parts:
-            parts["paired"] = Interval(*parts["paired"])
+    file = Path(past.__file__).parents[2] / "docs/results" / past.FIGURES
+    about = json.loads(file.read_text(encoding="utf-8"))["about"]
+    data, text = past.measured(file, about), file.with_suffix(".md").read_text(encoding="utf-8")
     assert past.page(data, about) == text
     data["plain"]["equal"][0] = replace(data["plain"]["equal"][0], flops_ratio=9.0)
     assert past.page(data, about) != text
+    assert past.measured(file, {**about, "weights": "other"}) == {}
