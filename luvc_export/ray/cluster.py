@@ -95,11 +95,8 @@ class LineAnswerer:
     """What ``Answerer`` does, for rows of a file: their lines in, answers as JSON out."""
 
     def __init__(self, told: dict[str, Any], path: str, folder: str) -> None:
-        job = BatchJob.from_json(told)
         self._path, self._folder = Path(path), Path(folder)
-        self._answerer = Answerer(
-            job.bundle, job.plan, job.backend, job.threads, job.arithmetic, job.sampling, job.rows, job.max_pixels
-        )
+        self._answerer = Answerer.of(BatchJob.from_json(told))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer rows."""
