@@ -1,4 +1,4 @@
-"""In Ray's environment: a Dataset whose rows end the process of whoever answers them comes to an end, with Ray's error."""
+"""In Ray's environment: a Dataset whose rows end the process of whoever answers them ends too, with an error."""
 
 from __future__ import annotations
 
