@@ -90,9 +90,9 @@ def ranks(score: Tensor, own: Members) -> Tensor:
     batch, groups, images, tokens = own.one_hot.shape
     each = tokens // images if own.whole else tokens
     apart = score.reshape(batch, groups * images, each) if own.whole else score
-    first = torch.ones(each, each).tril(-1).bool()
+    place = torch.arange(each)
     mine, other = apart[..., :, None], apart[..., None, :]
-    ahead = ((other > mine) | ((other == mine) & first)).float()
+    ahead = ((other > mine) | ((other == mine) & (place < place[:, None]))).float()
     if not own.whole:
         ahead = ahead * (own.one_hot.transpose(2, 3) @ own.one_hot)
     return sums(ahead).reshape(batch, groups, tokens)

@@ -190,6 +190,10 @@ class Plan:
         ranks, mean = [prune for prune in self.prunes if prune[2]], int(self.aggregate)
         return tuple((layer, n - mean * (at > 0), k - mean) for at, (layer, n, k) in enumerate(ranks))
 
+    def aggregated(self, layer: int) -> bool:
+        """Whether a row of every group that enters ``layer`` is an aggregate."""
+        return self.aggregate and 0 < self.keep[layer] < self.span_tokens
+
     @property
     def frozen(self) -> frozenset[int]:
         """LLM layers that compute nothing for visual tokens but keys and values."""
