@@ -182,9 +182,7 @@ class Decoder(nn.Module):
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
 
-    def _aggregated(
-        self, x: Tensor, span: Span, dropped: aggregate.Dropped, chosen: Tensor
-    ) -> tuple[Tensor, Span]:
+    def _aggregated(self, x: Tensor, span: Span, dropped: aggregate.Dropped, chosen: Tensor) -> tuple[Tensor, Span]:
         """The chosen rows of each group and their aggregate, then the text; the span beside them."""
         assert span.mass is not None
         groups, rows = dropped.groups, dropped.groups * dropped.rows
@@ -325,8 +323,8 @@ class Span(NamedTuple):
     """What travels with the visual span.
 
     Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N] with padding marked (``spu.mark_padding``),
-    DeepStack planes [B, G * N, planes * D] or None; where prunes aggregate, the mass of all rows. There N rows of order,
-    angles, planes and mass are one more than those of ``kept`` once something was dropped.
+    DeepStack planes [B, G * N, planes * D] or None; where prunes aggregate, the mass of all rows. There N of order,
+    angles, planes and mass is one more than that of ``kept`` once something was dropped.
     """
 
     order: Tensor

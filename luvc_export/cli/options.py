@@ -61,7 +61,7 @@ Quota = Annotated[
     str,
     typer.Option(
         "--quota",
-        help="How frames divide a budget they share: none (by score alone), uniform, or v-cast: more where a clip turns.",
+        help="How frames divide a shared budget: none (by score alone), uniform, or v-cast: more where a clip turns.",
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]

@@ -47,7 +47,9 @@ def draw(
     empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
     merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
-    panels = [(f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))]
+    panels = [
+        (f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))
+    ]
     for layer, alive in sorted(kept.items()):
         told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
         mean = layer in means

@@ -17,7 +17,17 @@ from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
-_DIRECT = ("schedule", "merge_schedule", "encoder_keep", "encoder_restore", "kv_mib", "last_layer", "kv_only", "aggregate", "quota")
+_DIRECT = (
+    "schedule",
+    "merge_schedule",
+    "encoder_keep",
+    "encoder_restore",
+    "kv_mib",
+    "last_layer",
+    "kv_only",
+    "aggregate",
+    "quota",
+)
 
 
 def plan(

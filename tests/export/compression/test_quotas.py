@@ -32,18 +32,22 @@ def clips(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int, int]:
     return ranked, index, images, tokens, max(keep, images)
 
 
-def expected(score: NDArray[np.float32], image: NDArray[np.int64], void: NDArray[np.bool_], quota: list[int]) -> set[int]:
+def expected(
+    score: NDArray[np.float32], image: NDArray[np.int64], void: NDArray[np.bool_], quota: list[int]
+) -> set[int]:
     """The best of every image, as many as its quota."""
     sure = set[int]()
     for number, count in enumerate(quota):
-        own = [at for at in np.flatnonzero((image == number) & ~void)]
+        own = np.flatnonzero((image == number) & ~void).tolist()
         sure |= set(sorted(own, key=lambda at: (-score[at], at))[:count])
     return sure
 
 
 @given(clips(), st.sampled_from(["uniform", "v-cast"]), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_totals_are_exact_and_every_quota_is_met(clip: tuple[Tensor, Tensor, int, int, int], how: Quota, seed: int) -> None:
+def test_totals_are_exact_and_every_quota_is_met(
+    clip: tuple[Tensor, Tensor, int, int, int], how: Quota, seed: int
+) -> None:
     score, index, images, tokens, keep = clip
     if keep > score.shape[2]:
         return  # fewer tokens than images: no plan has that

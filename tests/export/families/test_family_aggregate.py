@@ -1,4 +1,4 @@
-"""The aggregate row: nothing of what was dropped is lost from sums, and a model with one is the plain one where it must."""
+"""The aggregate row: sums lose nothing of what was dropped, and a model with one is the plain one where it must."""
 
 from __future__ import annotations
 
@@ -47,10 +47,14 @@ def test_sizes_and_sums_outlast_two_prunes(rows: int, data: st.DataObject, seed:
 
     scale = float(values.abs().sum())
     torch.testing.assert_close(total(last, least.values[..., 0]), total(values, sizes), atol=1e-6 * scale, rtol=1e-5)
-    torch.testing.assert_close(total(least.values, least.values[..., 0]), total(mass.values * 1, sizes), atol=99, rtol=1)
+    torch.testing.assert_close(
+        total(least.values, least.values[..., 0]), total(mass.values * 1, sizes), atol=99, rtol=1
+    )
     moved = total(least.values[..., 1:], least.values[..., 0])
     torch.testing.assert_close(moved, total(places, sizes), atol=1e-6 * scale, rtol=1e-5)
-    torch.testing.assert_close(least.values[..., 0].unflatten(1, (groups, -1)).sum(2), sizes.unflatten(1, (groups, -1)).sum(2))
+    torch.testing.assert_close(
+        least.values[..., 0].unflatten(1, (groups, -1)).sum(2), sizes.unflatten(1, (groups, -1)).sum(2)
+    )
     chosen = final.unflatten(1, (groups, then + 1))
     for group in range(groups):
         kept = set(chosen[0, group, :-1].tolist())
@@ -58,7 +62,9 @@ def test_sizes_and_sums_outlast_two_prunes(rows: int, data: st.DataObject, seed:
         assert int(chosen[0, group, -1]) == max(gone)  # the last of what it is made of
 
 
-def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def logits(
+    name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Of a prompt of two pictures and three tokens decoded after it, where ``twins`` of each picture's tokens are one.
 
     Args:
@@ -100,7 +106,7 @@ def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: t
 
 @pytest.mark.parametrize("name", families.built_in())
 def test_the_mean_of_twins_is_a_twin(name: str) -> None:
-    """All but twins kept, an aggregate is one of them: content, angles, order and DeepStack planes, prefill and decode."""
+    """All but twins kept, an aggregate is one of them: content, angles, order, DeepStack planes; in decode too."""
     count = case(name).plan.units
     twins = (1, count - 2)
     others = [place for place in range(count) if place not in twins]

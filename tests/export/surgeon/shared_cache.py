@@ -1,4 +1,4 @@
-"""The decoder of ``traced_cache`` for clips of four images that share budgets by quotas, with an aggregate of the rest."""
+"""The decoder of ``traced_cache`` for clips of four images that share budgets by quotas, and aggregates."""
 
 from __future__ import annotations
 

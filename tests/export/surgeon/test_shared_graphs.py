@@ -1,4 +1,4 @@
-"""Aggregates and quotas in the graphs: torch's tokens and logits in every dialect, cache form, batch and decode step."""
+"""Aggregates and quotas in the graphs: torch's tokens and logits in every dialect and cache form, in batches and decode."""
 
 from __future__ import annotations
 
