@@ -69,8 +69,8 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         f"Model of [examples/glyph_deep](../../examples/glyph_deep/MODEL_CARD.md), checkpoint sha256 "
         f"`{about['weights'][:16]}`. {about['count']} held-out questions a ground, one prune before LLM layer 0. At "
         "one budget of rows, and so at equal FLOPs: without, all are chosen tokens; with it (`--aggregate`) one is the "
-        "mean of the dropped. 95 % intervals, clustered by picture; differences are paired by question. The model was not "
-        "trained with such a row, and its tasks ask for single figures of a picture. It answers on no clips and no "
+        "mean of the dropped. 95 % intervals, clustered by picture; differences are paired by question. The model was "
+        "not trained with such a row, and its tasks ask for single figures of a picture. It answers on no clips and no "
         "tiles, so quotas (`--quota`) are not measured here.",
         "",
     ]

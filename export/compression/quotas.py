@@ -43,8 +43,9 @@ class Members(NamedTuple):
 
 def members(index: Tensor, images: int, tokens: int, padded: bool) -> Members:
     """Of tokens at places ``index`` int64 [B, G, N] of the encoder's (``spu.mark_padding``), ``tokens`` an image."""
-    image = (spu.unmark(index) if padded else index) // tokens
-    own = (image[:, :, None, :] == torch.arange(images)[:, None]).float()
+    place = (spu.unmark(index) if padded else index)[:, :, None]
+    first = tokens * torch.arange(images)[:, None]  # divided whole numbers compare bools, which TensorRT 10.3 cannot
+    own = ((place >= first) & (place < first + tokens)).float()
     own = own * (index >= 0).float()[:, :, None] if padded else own
     return Members(own, index.shape[2] == images * tokens)
 

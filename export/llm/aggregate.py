@@ -73,7 +73,10 @@ class Dropped:
         last = after.reshape(batch * self.groups, rows).amax(1).reshape(batch, self.groups)
         return last.to(torch.int64) - 1
 
-    def reduced_mass(self, mass: Mass) -> Mass:
-        """Sizes and positions of the rows that are left: the aggregate's size is the sum of what it is made of."""
-        mean = self.mean(mass.values)
-        return Mass(self.beside(mass.values, torch.cat([self.total, mean[:, :, 1:]], 2)))
+    def reduced_mass(self, mass: Mass) -> tuple[Mass, Tensor]:
+        """Mass of the rows that are left, and the aggregates' positions fp32 [A, B, G].
+
+        An aggregate's size is the sum of what it is made of.
+        """
+        places = self.mean(mass.values)[:, :, 1:]
+        return Mass(self.beside(mass.values, torch.cat([self.total, places], 2))), places.permute(2, 0, 1)

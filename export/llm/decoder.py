@@ -186,8 +186,7 @@ class Decoder(nn.Module):
         """The chosen rows of each group and their aggregate, then the text; the span beside them."""
         assert span.mass is not None
         groups, rows = dropped.groups, dropped.groups * dropped.rows
-        mass = dropped.reduced_mass(span.mass)
-        positions = dropped.mean(span.mass.values)[:, :, 1:].permute(2, 0, 1)
+        mass, positions = dropped.reduced_mass(span.mass)
         cos, sin = self.rope(positions)
         order = dropped.beside(span.order, dropped.last_order(span.order))
         tokens, keep = span.kept.shape[2], chosen.shape[2]

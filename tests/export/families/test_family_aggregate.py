@@ -36,10 +36,10 @@ def test_sizes_and_sums_outlast_two_prunes(rows: int, data: st.DataObject, seed:
     sizes = torch.where(torch.rand(1, groups * rows, generator=draw) < 0.3, oim.PADDING, 1.0)
     mass = Mass.of(sizes, places.permute(2, 0, 1))
     first = Dropped(some(rows, keep, groups, draw), rows, mass)
-    left, less, after = first.reduced(values), first.reduced_mass(mass), None
+    left, less = first.reduced(values), first.reduced_mass(mass)[0]
     after = first.beside(order, first.last_order(order))
     second = Dropped(some(keep, then, groups, draw), keep + 1, less)
-    last, least = second.reduced(left), second.reduced_mass(less)
+    last, least = second.reduced(left), second.reduced_mass(less)[0]
     final = second.beside(after, second.last_order(after))
 
     def total(of: Tensor, weigh: Tensor) -> Tensor:
@@ -47,14 +47,10 @@ def test_sizes_and_sums_outlast_two_prunes(rows: int, data: st.DataObject, seed:
 
     scale = float(values.abs().sum())
     torch.testing.assert_close(total(last, least.values[..., 0]), total(values, sizes), atol=1e-6 * scale, rtol=1e-5)
-    torch.testing.assert_close(
-        total(least.values, least.values[..., 0]), total(mass.values * 1, sizes), atol=99, rtol=1
-    )
     moved = total(least.values[..., 1:], least.values[..., 0])
     torch.testing.assert_close(moved, total(places, sizes), atol=1e-6 * scale, rtol=1e-5)
-    torch.testing.assert_close(
-        least.values[..., 0].unflatten(1, (groups, -1)).sum(2), sizes.unflatten(1, (groups, -1)).sum(2)
-    )
+    whole = torch.ones(1)
+    torch.testing.assert_close(total(whole, least.values[..., 0]), total(whole, sizes))
     chosen = final.unflatten(1, (groups, then + 1))
     for group in range(groups):
         kept = set(chosen[0, group, :-1].tolist())
@@ -64,7 +60,7 @@ def test_sizes_and_sums_outlast_two_prunes(rows: int, data: st.DataObject, seed:
 
 def logits(
     name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Of a prompt of two pictures and three tokens decoded after it, where ``twins`` of each picture's tokens are one.
 
     Args:
@@ -101,7 +97,7 @@ def logits(
             inputs = harness.next_inputs(run, decoder, token, text + step + 1)
             out, past, _ = decoder(*inputs, past, forced={at: kept[:, :0] for at, kept in told.items()})
             said.append(out[0])
-    return torch.cat(said), embeds
+    return torch.cat(said)
 
 
 @pytest.mark.parametrize("name", families.built_in())
@@ -110,9 +106,9 @@ def test_the_mean_of_twins_is_a_twin(name: str) -> None:
     count = case(name).plan.units
     twins = (1, count - 2)
     others = [place for place in range(count) if place not in twins]
-    ours, _ = logits(name, True, [others], twins)
-    plain, _ = logits(name, False, [sorted([*others, twins[0]])], twins)
+    ours = logits(name, True, [others], twins)
+    plain = logits(name, False, [sorted([*others, twins[0]])], twins)
     assert plain.std() >= 1
     assert harness.difference(ours, plain) < TOLERANCE
-    other, _ = logits(name, False, [sorted([*others[1:], *twins])], twins)
+    other = logits(name, False, [sorted([*others[1:], *twins])], twins)
     assert harness.difference(ours, other) > SABOTAGE
