@@ -23,6 +23,7 @@ SPEEDUP = 3.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "residual, rho 0.5": {"score": "residual", "rho": 0.5},
     "residual, rho 0.1": {"score": "residual", "rho": 0.1},
+    "residual, aggregate": {"score": "residual", "rho": 0.5, "aggregate": True},
     "scope": {"score": "scope", "rho": 0.5},
     "maxmin": {"score": "maxmin"},
     "dart": {"score": "dart"},

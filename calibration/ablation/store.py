@@ -82,7 +82,7 @@ def plan_key(plan: Plan) -> dict[str, Any]:
         unread |= set() if score.takes_rounds else {"steps"}
         unread |= set() if plan.score == "random" else {"seed"}
     if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
-        unread |= {"score", "rho", "axis", "spectrum", "seed", "steps"}
+        unread |= {"score", "rho", "axis", "spectrum", "seed", "steps", "scorer"}
     return {name: value for name, value in data.items() if name not in unread}
 
 

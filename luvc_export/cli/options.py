@@ -57,6 +57,17 @@ Scorer = Annotated[
     Path | None,
     typer.Option("--scorer", metavar="FILE", help="Learned scorer, .safetensors; the score is then learned."),
 ]
+Aggregate = Annotated[
+    bool,
+    typer.Option("--aggregate", help="One row of each budget that a prune leaves is the mean of all rows dropped."),
+]
+Quota = Annotated[
+    str,
+    typer.Option(
+        "--quota",
+        help="How frames divide a shared budget: none (by score alone), uniform, or v-cast: more where a clip turns.",
+    ),
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
@@ -295,6 +306,8 @@ _SHAPING = (
     "last_layer",
     "kv_only",
     "steps",
+    "aggregate",
+    "quota",
 )
 
 

@@ -59,6 +59,8 @@ def export(
     scorer: options.Scorer = None,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
+    aggregate: options.Aggregate = Plan.aggregate,
+    quota: options.Quota = Plan.quota,
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
     ] = False,
@@ -113,6 +115,8 @@ def export(
         last_layer=last_layer,  # type: ignore[arg-type]
         kv_only=options.layers(kv_only),
         **ranking,
+        aggregate=aggregate,
+        quota=quota,
         rho=rho,
         axis=axis,
         spectrum=spectrum,

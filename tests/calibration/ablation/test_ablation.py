@@ -175,7 +175,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     asked.clear()
     runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     assert not asked, "with it nothing is"
-    assert data["past"]["frozen"] == [2, 3, 4] and len(data["past"]["equal"]) == 17
+    assert data["past"]["frozen"] == [2, 3, 4] and len(data["past"]["equal"]) == 19
     assert len(data["search"]) == 36 and len(data["main"]) == 15 and len(data["schedules"]) > 30
 
 
