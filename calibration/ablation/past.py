@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.core.cost_report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-
-if TYPE_CHECKING:
-    from luvc_export.calibration.ablation.study import Row, Study
 
 #: Prefill FLOPs are divided by this.
 SPEEDUP = 3.0
@@ -80,22 +77,22 @@ def smaller(shapes: Shapes) -> list[Variant]:
     return [*found, *(Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in sizes)]
 
 
-def beside(time: float, down: Sequence[Row]) -> float | None:
-    """Accuracy of a smaller picture whose first token takes ``time`` ms, between measured sizes; None outside them."""
+def beside(time: float, down: Sequence[Any]) -> float | None:
+    """Accuracy of a smaller picture, of rows ``down``, in ``time`` ms to its first token; None outside their times."""
     times, values = zip(*sorted((row.times.ttft, row.accuracy.value) for row in down), strict=True)
     return float(np.interp(time, times, values)) if times[0] <= time <= times[-1] else None
 
 
-def compared(study: Study, some: Sequence[Variant], split: str) -> tuple[list[Row], list[Row]]:
-    """Rows of ``some`` and of smaller pictures, all timed in the same turns."""
+def compared(study: Any, some: Sequence[Variant], split: str) -> tuple[list[Any], list[Any]]:
+    """Rows (``study.Row``) of ``some`` and of smaller pictures, all timed in the same turns."""
     down = smaller(study.shapes)
     every = [*some, *down]
     rows = study.timed(study.rows("past the paper", every, split), every)
     return rows[: len(some)], rows[len(some) :]
 
 
-def section(study: Study, scorer: str = "") -> dict[str, Any]:
-    """The section of ``luvc-export ablate``: layers that move predictions least on the search split are frozen."""
+def section(study: Any, scorer: str = "") -> dict[str, Any]:
+    """The section of ``luvc-export ablate``; layers that move predictions least on the search split are frozen."""
     from luvc_export.calibration.budgets import freezing
 
     engine, none = study.engines["search"], study.shapes.none()

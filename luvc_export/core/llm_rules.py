@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from luvc_export.core.plan import Plan
+from typing import Any
 
 #: Fields of ``Plan`` that its JSON leaves out while they are empty.
 FIELDS = frozenset(("aggregate", "kv_only", "quota", "scorer", "steps"))
@@ -59,8 +56,8 @@ def _scorer_problems(score: object, scorer: object) -> list[str]:
     return []
 
 
-def sharing_problems(plan: Plan, chooses: Sequence[tuple[int, int, int]] | None) -> list[str]:
-    """What is wrong with ``aggregate`` and ``quota``, one line each; ``chooses`` is None where it cannot be known."""
+def sharing_problems(plan: Any, chooses: Sequence[tuple[int, int, int]] | None) -> list[str]:
+    """What is wrong with a ``Plan``'s ``aggregate`` and ``quota``; ``chooses`` is None where it cannot be known."""
     found = []
     if not isinstance(plan.aggregate, bool):
         found.append(f"aggregate: got {plan.aggregate!r}, expected true or false")
