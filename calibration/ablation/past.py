@@ -40,7 +40,7 @@ def at_speedup(shapes: Shapes, text: int, speedup: float, kv_only: tuple[int, ..
         UsageError: Not even one token is so cheap.
     """
     whole = cost(shapes.none(), shapes.llm, text).flops
-    for keep in range(shapes.units, 0, -1):
+    for keep in range(shapes.units - 1, 0, -1):  # all of them leave nothing to choose or to aggregate
         plan = Plan(shapes.grid, (keep,) * shapes.llm.layers, last_layer="kv_only", kv_only=kv_only, **switches)
         if whole / cost(plan, shapes.llm, text).flops >= speedup:
             return replace(plan, schedule="even")

@@ -14,6 +14,7 @@ its visual work is what the picture adds to `frozen` by what it adds to `full`, 
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import sys
@@ -27,7 +28,7 @@ from luvc_export.bundle.folder import load
 from luvc_export.core.cost_report import cost
 from luvc_export.runtime.session import Session
 
-TEXT, TURNS, PLANS = 64, 3, ("none", "full", "frozen", "mix")
+TEXT, TURNS, PLANS = 64, 2, ("none", "full", "frozen", "mix")
 
 
 def measure(folder: str) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def measure(folder: str) -> dict[str, Any]:
                 taken.setdefault(name, []).append(time.process_time() - begin)
                 print(name, round(taken[name][-1], 3), file=sys.stderr, flush=True)
             del session
+            gc.collect()
     found = {}
     for name in PLANS:
         plan = bundle.entry(name).plan

@@ -115,7 +115,8 @@ def learn(
     """Return W_q and W_k [2, inner, D] of the prune before `layer`."""
     channels = lessons[0].calls.decoder.hidden
     draw, random = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    maps = torch.randn(2, inner, channels, generator=draw).mul_(channels**-0.5).requires_grad_()
+    begun_with = torch.randn(inner, channels, generator=draw) * channels**-0.5
+    maps = torch.stack([-begun_with, begun_with]).requires_grad_()  # at first: what is least like the mean
     optimiser = torch.optim.Adam([maps], rate)
     begun, running = time.time(), 0.0
     for step in range(steps):

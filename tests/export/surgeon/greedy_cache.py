@@ -11,9 +11,12 @@ import traced_cache
 
 from luvc_export.export.compression import scores
 
-#: Scores by how many tokens they keep. The first prune has the grid: six cells of 2 x 2, three tokens a round.
+#: Scores by how many tokens they keep. The first prune has the grid: six cells of 2 x 2, three tokens a round. The
+#: layer between the others is frozen, so that one engine has it all.
 SCORES = {6: "scope", 4: "maxmin", 3: "learned"}
-PLAN = replace(traced_cache.PLAN, merges=(), keep=(6, 4, 3), last_layer="full", score="scope", rho=0.5, steps=2)
+PLAN = replace(
+    traced_cache.PLAN, merges=(), keep=(6, 4, 3), last_layer="full", kv_only=(1,), score="scope", rho=0.5, steps=2
+)
 
 
 def write(folder: Path) -> None:
