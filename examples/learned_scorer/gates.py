@@ -1,8 +1,10 @@
-"""A prune as something that can be learned: soft gates on visual keys in place of a hard choice of K tokens.
+"""A prune as something that can be learned: the choice of K tokens forward, the gradient of soft gates backward.
 
 Each visual token gets a gate in (0, 1); gates of a picture add up to K. From the layer on that the prune stands before,
-attention adds log(gate) to the logits of the token's key, so a gate of 0 is a token that is gone. As the temperature
-falls, gates become the choice itself (a relaxed top-K; the form of W_q, W_k is VisionSelector's, these gates are ours).
+attention lowers the logits of the keys of tokens that are not chosen, by a strength that grows until they are gone.
+Chosen are those whose gate is above a half; the gradient passes through the gates (straight through). Gates alone would
+not do: attention does not see a factor that all keys share, so equal gates would prune nothing (tried). The form of W_q
+and W_k is VisionSelector's, these gates are ours.
 """
 
 from __future__ import annotations
@@ -46,11 +48,13 @@ def soften(score: Tensor, keep: int, temperature: float) -> Tensor:
 
 
 @contextmanager
-def gated(decoder: Decoder, layer: int, tokens: int, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let `decoder`, of an uncompressed plan, weigh its visual keys from `layer` on while the block runs.
+def gated(
+    decoder: Decoder, layer: int, tokens: int, choose: Callable[[Tensor], Tensor], strength: float = 30.0
+) -> Iterator[None]:
+    """Let `decoder`, of an uncompressed plan, lower visual keys from `layer` on while the block runs.
 
     `choose` gets the visual tokens after that layer's input norm [B, tokens, D] and returns logits of gates
-    [B, tokens].
+    [B, tokens]; keys of gates below a half lose `strength` nats.
     """
     inner, bias = decoder._layer, None
 
@@ -58,8 +62,10 @@ def gated(decoder: Decoder, layer: int, tokens: int, choose: Callable[[Tensor], 
         nonlocal bias
         if module is decoder.layers[layer]:
             normed = decoder.norm_of(module.input_layernorm, x[:, :tokens]).float()
-            logs = torch.nn.functional.logsigmoid(choose(normed)).clamp(min=-30)
-            bias = torch.nn.functional.pad(logs, (0, mask.shape[3] - tokens))[:, None, None]
+            logits = choose(normed)
+            gate = torch.sigmoid(logits)
+            lost = strength * ((logits > 0).float() + gate - gate.detach() - 1)
+            bias = torch.nn.functional.pad(lost, (0, mask.shape[3] - tokens))[:, None, None]
         added = mask if bias is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
         return inner(module, x, cos, sin, added, *rest)
 

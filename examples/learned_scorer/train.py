@@ -132,7 +132,7 @@ def learn(
         def choose(normed: Tensor, keep: int = keep, temperature: float = temperature) -> Tensor:
             return soften(scores(maps, normed), keep, temperature)
 
-        with gated(taught.calls.decoder, layer, taught.units, choose):
+        with gated(taught.calls.decoder, layer, taught.units, choose, min(8.0, max(2.0, 0.8 / temperature))):
             said, wanted = ask(taught, chosen)
         loss = (wanted.exp() * (wanted - said)).sum(-1).mean()
         optimiser.zero_grad()
