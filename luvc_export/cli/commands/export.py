@@ -116,7 +116,7 @@ def export(
         kv_only=options.layers(kv_only),
         **ranking,
         aggregate=aggregate,
-        quota=quota,
+        quota=quota,  # type: ignore[arg-type]
         rho=rho,
         axis=axis,
         spectrum=spectrum,
