@@ -119,7 +119,17 @@ def main() -> None:
         "count": args.count,
     }
     (args.output / "learned.json").write_text(lines_of({"about": about, **studies.plain(found)}))
-    (args.output / "learned.md").write_text(page(found, about), encoding="utf-8")
+    write_page(args.output)
+
+
+def write_page(folder: Path) -> None:
+    """Write `learned.md` from the figures in `learned.json` beside it."""
+    data = studies.from_plain(json.loads((folder / "learned.json").read_text(encoding="utf-8")))
+    about = data.pop("about")
+    for shares in data.values():
+        for parts in shares.values():
+            parts["ahead"] = intervals.Interval(*parts["ahead"])
+    (folder / "learned.md").write_text(page(data, about), encoding="utf-8")
 
 
 if __name__ == "__main__":
