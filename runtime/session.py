@@ -121,6 +121,7 @@ class Session(LoadedPlan):
         asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
         past: Past | None = after.past if after else None
         chosen, request = self.fit(asked, past.loaded if past else None)
+        past = past if past and chosen is past.loaded else None
         budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
         ready = perf_counter() - started
         continued = past if past and goes_on(request, past) else None
@@ -210,11 +211,14 @@ class Session(LoadedPlan):
     def fit(self, asked: Question, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
 
+        A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into.
+
         Raises:
             UsageError: See ``make_request``.
         """
         chosen = loaded or self._router.fitting(asked)
-        return chosen, make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+        return (chosen, request) if loaded else self._router.bucket(chosen, request)
 
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:
         """How many frames of a video this bundle looks at: those its video plan was made for, else ``most`` that fit.

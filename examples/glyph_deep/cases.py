@@ -1,4 +1,7 @@
-"""Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching."""
+"""Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching.
+
+`clean` and `wide-clean` are the pages of `pages` and `wide` on paper of one colour, as a rendered page or a screen is.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from .splits import GROUNDS, SHARES, generator
 
 SPLITS = {
     f"{'' if share == 'heldout' else share + '-'}{ground}": (share, ground) for share in SHARES for ground in GROUNDS
-} | {"wide": ("heldout", "wide")}
+} | {name: ("heldout", name) for name in ("wide", "clean", "wide-clean")}
 #: Height and width of the pictures of a ground in pixels.
 SIZES = {
     "plain": (252, 336),
@@ -21,6 +24,9 @@ SIZES = {
     "pages": tuple(28 * n for n in page.FORMATS["page"]),
     "wide": tuple(28 * n for n in page.FORMATS["wide"]),
 }
+SIZES |= {"clean": SIZES["pages"], "wide-clean": SIZES["wide"]}
+#: Grounds of pages, and the format of each.
+_PAGES = {"pages": "page", "wide": "wide", "clean": "page", "wide-clean": "wide"}
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 _QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
 
@@ -36,7 +42,7 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     if split not in SPLITS:
         raise UsageError("unknown split", where="glyph-deep", got=repr(split), expected=did_you_mean(split, SPLITS))
     share, ground = SPLITS[split]
-    known = KINDS["pages" if ground == "wide" else ground]
+    known = KINDS["pages" if ground in _PAGES else ground]
     for kind in kinds or ():
         if kind not in known:
             raise UsageError("unknown kind", where="glyph-deep", got=repr(kind), expected=did_you_mean(kind, known))
@@ -51,10 +57,10 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
 
 def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
     """Yield the cases about one picture or page."""
-    if ground in ("pages", "wide"):
-        form = "page" if ground == "pages" else "wide"
+    if ground in _PAGES:
+        form = _PAGES[ground]
         which = (seed, list(page.FORMATS).index(form), number)
-        image, made, _ = page.render(generator(share, "pages", *which), share, form)
+        image, made, _ = page.render(generator(share, "pages", *which), share, form, ground.endswith("clean"))
         for kind in kinds:
             rng = generator(share, "pages", *which, _QUESTION, list(PAGE).index(kind))
             asked = PAGE[kind](rng, made)

@@ -161,17 +161,20 @@ def text_ink(font: str, size: int, text: str) -> NDArray[np.float32]:
 
 
 class Sheet:
-    """Paper that words are printed on; `units[n, 2]` of every printed word says where its ink went."""
+    """Paper that words are printed on; `units[n, 2]` of every printed word says where its ink went.
 
-    def __init__(self, rng: np.random.Generator, page: Page) -> None:
-        self.rng = rng
+    `clean` paper is of one colour, as a rendered page is: neither shaded nor grained. Words stand where they stood.
+    """
+
+    def __init__(self, rng: np.random.Generator, page: Page, clean: bool = False) -> None:
+        self.rng, self.clean = rng, clean
         self.height, self.width = page.rows * TOKEN, page.columns * TOKEN
         self.font = FONTS[rng.integers(len(FONTS))]
         self.size = int(rng.choice(SIZES.get(self.font, (14, 15, 16))))
         paper = rng.integers(200, 256, 3).astype(np.float32)
         y, x = np.linspace(0, 1, self.height)[:, None], np.linspace(0, 1, self.width)[None]
         shade = (rng.uniform(-18, 18) * y + rng.uniform(-18, 18) * x).astype(np.float32)
-        self.pixels = paper + shade[..., None]
+        self.pixels = paper + shade[..., None] * (not clean)
         self.colour = rng.integers(0, 90, 3).astype(np.float32)
         self.ink = np.zeros((self.height, self.width), dtype=np.float32)
 
@@ -207,9 +210,8 @@ class Sheet:
     def finish(self) -> NDArray[np.uint8]:
         """Return the printed page, uint8 [H, W, 3], with a frame and the grain of paper."""
         out = self.pixels * (1 - self.ink[..., None]) + self.colour * self.ink[..., None]
-        out += self.rng.standard_normal((self.height, self.width, 1), dtype=np.float32) * np.float32(
-            self.rng.uniform(0, 5)
-        )
+        grain = self.rng.standard_normal((self.height, self.width, 1), dtype=np.float32)
+        out += grain * np.float32(self.rng.uniform(0, 5) * (not self.clean))
         return out.clip(0, 255).astype(np.uint8)
 
 
@@ -223,9 +225,9 @@ class Shown:
     ink_share: float
 
 
-def draw(rng: np.random.Generator, page: Page) -> tuple[NDArray[np.uint8], Shown]:
+def draw(rng: np.random.Generator, page: Page, clean: bool = False) -> tuple[NDArray[np.uint8], Shown]:
     """Print a page: uint8 [rows * 28, columns * 28, 3], and where its words stand."""
-    sheet = Sheet(rng, page)
+    sheet = Sheet(rng, page, clean)
     keys: dict[int, list[tuple[int, int]]] = {}
     refs: dict[int, list[tuple[int, int]]] = {}
     heads: dict[tuple[int, int], int] = {}
@@ -276,8 +278,10 @@ def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, boo
     return units
 
 
-def render(rng: np.random.Generator, split: str, form: str) -> tuple[NDArray[np.uint8], Page, Shown]:
+def render(
+    rng: np.random.Generator, split: str, form: str, clean: bool = False
+) -> tuple[NDArray[np.uint8], Page, Shown]:
     """Return (uint8 picture, what the page holds, where it stands); its layout is one of the split's."""
     page = draw_until(lambda: lay_out(rng, form), lambda made: made.layout, split)
-    image, shown = draw(rng, page)
+    image, shown = draw(rng, page, clean)
     return image, page, shown

@@ -48,7 +48,7 @@ def answer(
     loaded.backend.load(images=len(request.images) > 0)
     sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
     marks = [perf_counter()]
-    features = loaded.encode_images(request.images, request.padding)
+    features = loaded.encode_images(request.images, request.padding, request.units)
     marks.append(perf_counter())
     step = loaded.run(request.token_ids, features, past.state if past else None, blocks=request.blocks)
     marks.append(perf_counter())

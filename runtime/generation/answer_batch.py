@@ -123,7 +123,9 @@ def answer_batch(
     start = perf_counter()
     shown = [request.padding for request in requests if request.padding is not None]
     padding = np.concatenate(shown) if len(shown) == rows else None
-    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding)
+    chosen = [request.units for request in requests if request.units is not None]
+    units = np.concatenate(chosen) if len(chosen) == rows else None
+    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding, units)
     encoded = perf_counter()
     layouts = [
         arrange(

@@ -106,7 +106,7 @@ class RowBatch:
         loaded, images = self._loaded, len(requests[0].images)
         loaded.backend.load(images=images > 0)
         start = perf_counter()
-        seen = [loaded.encode_images(request.images, request.padding) for request in requests]
+        seen = [loaded.encode_images(request.images, request.padding, request.units) for request in requests]
         marks = {"start": start - ready, "ready": start, "encoded": perf_counter()}
         layouts = [
             arrange(

@@ -90,18 +90,18 @@ class TrtBackend:
         self.gpu.activate()
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: Any, padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def vision(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``. ``visual_embeds`` stays on the GPU (``GpuTensor``), where ``decode`` reads it.
 
         Args:
             images: uint8 [n, F, H, W, 3]: a host array, or a tensor of any library that lies on this GPU.
-            padding: See ``Backend.vision``; a host array.
+            beside: See ``Backend.vision``; a host array.
 
         Raises:
             UsageError: More images than the engine takes, or another shape, dtype or GPU.
         """
         self.gpu.activate()
-        return self._vision(images, padding)
+        return self._vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         """See ``Backend.decode``.
