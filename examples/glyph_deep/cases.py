@@ -1,6 +1,7 @@
 """Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching.
 
-`clean` and `wide-clean` are the pages of `pages` and `wide` on paper of one colour, as a rendered page or a screen is.
+`clean` are the pages of `pages` on paper of one colour, as a rendered page or a screen is; `wide-clean` those of `wide`,
+and `wide-bare` those without their prose, so that half of the sheet is empty.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .splits import GROUNDS, SHARES, generator
 
 SPLITS = {
     f"{'' if share == 'heldout' else share + '-'}{ground}": (share, ground) for share in SHARES for ground in GROUNDS
-} | {name: ("heldout", name) for name in ("wide", "clean", "wide-clean")}
+} | {name: ("heldout", name) for name in ("wide", "clean", "wide-clean", "wide-bare")}
 #: Height and width of the pictures of a ground in pixels.
 SIZES = {
     "plain": (252, 336),
@@ -24,9 +25,15 @@ SIZES = {
     "pages": tuple(28 * n for n in page.FORMATS["page"]),
     "wide": tuple(28 * n for n in page.FORMATS["wide"]),
 }
-SIZES |= {"clean": SIZES["pages"], "wide-clean": SIZES["wide"]}
-#: Grounds of pages, and the format of each.
-_PAGES = {"pages": "page", "wide": "wide", "clean": "page", "wide-clean": "wide"}
+#: Grounds of pages: format and paper of each.
+_PAGES: dict[str, tuple[str, page.Paper]] = {
+    "pages": ("page", "grained"),
+    "wide": ("wide", "grained"),
+    "clean": ("page", "clean"),
+    "wide-clean": ("wide", "clean"),
+    "wide-bare": ("wide", "bare"),
+}
+SIZES |= {ground: tuple(28 * n for n in page.FORMATS[form]) for ground, (form, _) in _PAGES.items()}
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 _QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
 
@@ -58,9 +65,9 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
 def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
     """Yield the cases about one picture or page."""
     if ground in _PAGES:
-        form = _PAGES[ground]
+        form, paper = _PAGES[ground]
         which = (seed, list(page.FORMATS).index(form), number)
-        image, made, _ = page.render(generator(share, "pages", *which), share, form, ground.endswith("clean"))
+        image, made, _ = page.render(generator(share, "pages", *which), share, form, paper)
         for kind in kinds:
             rng = generator(share, "pages", *which, _QUESTION, list(PAGE).index(kind))
             asked = PAGE[kind](rng, made)
