@@ -218,7 +218,12 @@ class Session(LoadedPlan):
         """
         chosen = loaded or self._router.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
-        return (chosen, request) if loaded else self._router.bucket(chosen, request)
+        if loaded is None:
+            return self._router.bucket(chosen, request)
+        novel = request.novel if chosen.plan.bucket and chosen is not self else None
+        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.bucket:
+            return self.fit(asked)
+        return chosen, request
 
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:
         """How many frames of a video this bundle looks at: those its video plan was made for, else ``most`` that fit.

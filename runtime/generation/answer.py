@@ -77,9 +77,8 @@ def answer(
         kv_mib=cache.nbytes / 2**20,
         visual_tokens=visual,
     )
-    selection = Selection(
-        loaded.plan.grid, features.merged_into, kept, request.placements, loaded.size, request.tiles, request.padding
-    )
+    where = request.placements, loaded.size, request.tiles, request.padding, request.novel
+    selection = Selection(loaded.plan.grid, features.merged_into, kept, *where)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, source.state)
     made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection, done, now
     return Generation(

@@ -175,7 +175,7 @@ def answer_batch(
         own = slice(row * images, (row + 1) * images)
         merged = None if features.merged_into is None else features.merged_into[own]
         mine = {layer: indices[row] for layer, indices in kept.items()}
-        where = request.placements, loaded.size, request.tiles, request.padding
+        where = request.placements, loaded.size, request.tiles, request.padding, request.novel
         selection = Selection(loaded.plan.grid, merged, mine, *where)
         made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection
         answers.append(

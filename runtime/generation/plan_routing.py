@@ -47,11 +47,12 @@ class PlanRouter:
 
         A ``chosen`` that is a bucket itself was asked for by name: it takes what it holds.
         """
-        if self._another is None or chosen.plan.bucket or request.novelty is None or not len(request.images):
+        novel = request.novel
+        if self._another is None or chosen.plan.bucket or novel is None or not len(novel):
             return chosen, request
-        novel = int((request.novelty > self._bundle.manifest.image.unit_tolerance).sum((1, 2)).max())
+        most = int(novel.sum((1, 2)).max())
         for held, name in self._runnable(self._bundle.buckets_of(chosen.plan_name)).items():
-            if held >= novel:
+            if held >= most and request.novelty is not None:
                 return self._open(name), replace(request, units=most_novel(request.novelty, held))
         return chosen, request
 

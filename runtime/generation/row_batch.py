@@ -253,5 +253,5 @@ def _selection(
     loaded: LoadedPlan, request: Request, seen: VisualFeatures, kept: Mapping[int, NDArray[np.int64]]
 ) -> Selection:
     mine = dict(kept)
-    where = request.placements, loaded.size, request.tiles, request.padding
+    where = request.placements, loaded.size, request.tiles, request.padding, request.novel
     return Selection(loaded.plan.grid, seen.merged_into, mine, *where)

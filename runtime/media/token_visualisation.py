@@ -20,6 +20,7 @@ def draw(
     kept: Mapping[int, NDArray[np.int64]],
     panel: int = 320,
     padding: NDArray[np.bool_] | None = None,
+    foretold: bool = False,
 ) -> Image.Image:
     """One panel for merging and one per pruning layer, side by side. Units of padding are hatched, and told apart.
 
@@ -32,6 +33,7 @@ def draw(
             none in may map to an empty array.
         panel: Width of a panel in pixels.
         padding: Units that show padding alone, bool [rows, columns].
+        foretold: Units that left were foretold by their neighbours: a bucket left them out.
     """
     height = round(panel * canvas.shape[0] / canvas.shape[1])
     picture = Image.fromarray(canvas).resize((panel, height), Image.Resampling.BICUBIC)
@@ -42,7 +44,9 @@ def draw(
     empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
     merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
-    panels = [(f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void))]
+    said = f"{owner.size} units {merged} {tokens}"
+    said = f"{tokens} of {owner.size} units computed" if foretold else said
+    panels = [(f"{said}{_told(len(empty))}", _panel(picture, owner, everyone, void))]
     for layer, alive in sorted(kept.items()):
         told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
         panels.append((told, _panel(picture, owner, alive, void)))

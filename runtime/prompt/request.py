@@ -44,6 +44,7 @@ class Request:
         clips: Which images are of videos.
         padding: bool [n, H0, W0], units of each image that show padding alone; None where nobody asks.
         novelty: int16 [n, H0, W0], see ``unit_choice.novelty``; None where the bundle has no buckets.
+        tolerance: Above it a unit is novel.
         units: int32 [n, K], the units that a bucket of K takes; None for a plan of all units.
     """
 
@@ -56,6 +57,12 @@ class Request:
     padding: NDArray[np.bool_] | None = None
     novelty: NDArray[np.int16] | None = None
     units: NDArray[np.int32] | None = None
+    tolerance: int = 0
+
+    @property
+    def novel(self) -> NDArray[np.bool_] | None:
+        """Units that neighbours do not foretell, bool [n, H0, W0]; None where the bundle has no buckets."""
+        return None if self.novelty is None else self.novelty > self.tolerance
 
     def padded_images(self, plan: Plan) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
         """Each image with the units of it that are padding, bool [H0, W0]; where nobody asked, none is."""
@@ -73,7 +80,8 @@ class Request:
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
         later = [None if one is None else one[images:] for one in (self.padding, self.novelty, self.units)]
         placements = self.placements[images:]
-        return Request(self.token_ids[tokens:], self.images[images:], placements, self.tiles, blocks, self.clips, *later)
+        left = self.token_ids[tokens:], self.images[images:], placements, self.tiles, blocks, self.clips
+        return Request(*left, *later, self.tolerance)
 
 
 def open_media(asked: Question, manifest: Manifest | None = None) -> Question:
@@ -153,7 +161,8 @@ def make_request(
     placements = tuple(one.placement for one in prepared)
     padding, novel = _padding(prepared, spec, plan), _novelty(images, manifest, plan)
     units = most_novel(novel, plan.bucket) if novel is not None and plan.bucket else None
-    return Request(token_ids, images, placements, tuple(tiles), blocks, tuple(clips), padding, novel, units)
+    made = token_ids, images, placements, tuple(tiles), blocks, tuple(clips), padding
+    return Request(*made, novel, units, manifest.image.unit_tolerance)
 
 
 def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArray[np.int16] | None:
