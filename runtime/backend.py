@@ -67,6 +67,14 @@ class Backend(Protocol):
         """Nodes of each loaded graph by the device that runs them: ``{"decoder": {"CPU": 812}}``."""
 
 
+@runtime_checkable
+class Unloading(Protocol):
+    """A back-end that packs weights for each plan anew: of a plan and its buckets, one is loaded at a time."""
+
+    def unload(self) -> None:
+        """Give back what ``load`` loaded; the next call loads it again."""
+
+
 class PendingToken(Protocol):
     """The most likely next token, which the decoder picked where its logits are. It may still be on its way."""
 

@@ -220,6 +220,9 @@ class OrtBackend:
         if self._entry.quantised is not None and self._entry.quantised.precision == "fp8":
             # Its fusion of Q/DQ and MatMul takes FP8 for INT8 and makes an invalid graph (onnxruntime 1.31).
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if self.name == "cpu" and self._bundle.has_buckets(self._entry):
+            # Each session would pack its own copy of the weights; unpacked, all map the same pages of the file.
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if self.profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, f"{self.profile}.{name}"
         if self._threads is not None:

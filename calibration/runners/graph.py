@@ -208,7 +208,9 @@ class GraphRunner:
         key = hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest()
         if key not in self._seen:
             embeds, positions, merged = self.calls.vision(pixels[None], None if beside is None else beside[None])
-            void = padding_tokens(padding[None], merged, self.plan.vision_tokens)[0] if self.plan.decoder_padding else None
+            void = (
+                padding_tokens(padding[None], merged, self.plan.vision_tokens)[0] if self.plan.decoder_padding else None
+            )
             self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0], void)
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)

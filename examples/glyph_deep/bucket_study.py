@@ -1,7 +1,7 @@
 """What buckets of units save and keep: `python -m glyph_deep.bucket_study BUNDLE GROUND... --count 240 -o FILE`.
 
-Run from `examples`. BUNDLE was exported with `--plan none --unit-buckets ...` for the size of the grounds. Each question
-is answered by the session as it comes, which drops what neighbours foretell, and by the plain plan alone; a question
+Run from `examples`. BUNDLE was exported with `--plan none --unit-buckets ...` for the size of the grounds. A question is
+answered by the session as it comes, which drops what neighbours foretell, and by the plain plan alone; a question
 whose answers are the same text is kept. `--tolerance` asks again with each of these pixel levels. Records of FILE are
 not measured again.
 """
@@ -87,7 +87,9 @@ def main() -> None:
     for ground in given.grounds:
         for tolerance in given.tolerance:
             wanted = (ground, tolerance, given.backend, given.count)
-            if any(tuple(one[key] for key in ("ground", "tolerance", "backend", "questions")) == wanted for one in found):
+            if any(
+                tuple(one[key] for key in ("ground", "tolerance", "backend", "questions")) == wanted for one in found
+            ):
                 continue
             found.append(study(bundle, ground, given.count, tolerance, given.backend))
             given.output.write_text(dumps(found), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching.
 
-`clean` are the pages of `pages` on paper of one colour, as a rendered page or a screen is; `wide-clean` those of `wide`,
-and `wide-bare` those without their prose, so that half of the sheet is empty.
+`clean` are the pages of `pages` on paper of one colour, as a rendered page or a screen is; `wide-clean` those of
+`wide`, and `wide-bare` those without their prose, so that half of the sheet is empty.
 """
 
 from __future__ import annotations

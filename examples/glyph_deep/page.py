@@ -165,8 +165,8 @@ def text_ink(font: str, size: int, text: str) -> NDArray[np.float32]:
 class Sheet:
     """Paper that words are printed on; `units[n, 2]` of every printed word says where its ink went.
 
-    Paper is `grained`; or `clean`, of one colour as a rendered page is, neither shaded nor grained; or `bare`, clean and
-    without words of prose. All other words stand where they stood.
+    Paper is `grained`; or `clean`, of one colour as a rendered page is, neither shaded nor grained; or `bare`, clean
+    and without words of prose. All other words stand where they stood.
     """
 
     def __init__(self, rng: np.random.Generator, page: Page, paper: Paper = "grained") -> None:

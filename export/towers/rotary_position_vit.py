@@ -239,7 +239,7 @@ class RotaryPositionViT(nn.Module):
         return embeds, positions, into.gather(1, units.merged_into)
 
     def _from_units(self, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``from_patches``, of the units ``given`` int64 [n, K] alone, from all embedded [n, H0, W0, patches * C]."""
+        """As ``from_patches``, of units ``given`` int64 [n, K] alone, from all embedded [n, H0, W0, patches * C]."""
         units = oim.start(x, self.copies)
         stage, saved = self._enter(units), list[Tensor]()
         chosen = unit_prune.rows(x.flatten(1, 2), given)

@@ -65,7 +65,7 @@ class Bundle:
         return {self.entry(name).size or own: name} | {entry.size or own: key for key, entry in named.items()}
 
     def buckets_of(self, plan: str | None = None) -> dict[int, str]:
-        """Units of each bucket beside ``plan`` and the bucket's name (``NAME@50``), ascending; the plan itself is none."""
+        """Units of each bucket beside ``plan`` and its name (``NAME@50``), ascending; the plan itself is none."""
         name, own = plan or self.manifest.default_plan, self.entry(plan)
         found = {}
         for key, entry in self.manifest.plans.items():
@@ -73,6 +73,12 @@ class Bundle:
             if entry.plan.bucket and alike and (bucket_of(key) or ("",))[0] == name:
                 found[entry.plan.bucket] = key
         return dict(sorted(found.items()))
+
+    def has_buckets(self, entry: PlanEntry) -> bool:
+        """Whether ``entry`` is a bucket, or the plan that some are buckets of, so that a session may open several."""
+        if entry.plan.bucket:
+            return True
+        return any(self.buckets_of(name) for name, other in self.manifest.plans.items() if other is entry)
 
     def video_plan(self, plan: str | None = None) -> str | None:
         """Name of the plan that shares budgets over whole videos beside ``plan``: ``NAME@video``; None without one."""

@@ -218,8 +218,8 @@ class ImageInput:
     """How a picture becomes the ``image`` input: fixed ``size`` (height, width), fit rule, frames per image.
 
     ``pad_colour`` is what the model's normalisation maps nearest to zero; ``resample`` a Pillow filter name; ``unit``
-    the pixels a side of a visual unit, None in bundles of 0.1.0, which need it for nothing; ``unit_tolerance`` the levels
-    of a pixel up to which buckets take a unit for foretold, left out where it is 0.
+    the pixels a side of a visual unit, None in bundles of 0.1.0, which need it for nothing; ``unit_tolerance`` the
+    levels of a pixel up to which buckets take a unit for foretold, left out where it is 0.
     """
 
     size: tuple[int, int]

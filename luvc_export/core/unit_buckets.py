@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError, UsageError
@@ -41,7 +42,7 @@ def check_shares(shares: Sequence[int]) -> None:
         UsageError: They do not ascend, or one is no percentage; lists every problem.
     """
     found = [f"{share}: expected 1 to {WHOLE} percent" for share in shares if not 1 <= share <= WHOLE]
-    for before, share in zip(shares, shares[1:], strict=False):
+    for before, share in pairwise(shares):
         if share <= before:
             found.append(f"{share} after {before}: expected ascending percentages, each once")
     if not found and not any(share < WHOLE for share in shares):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.backend import Unloading
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.tile_selection import best_fit
@@ -26,6 +27,7 @@ class PlanRouter:
     def __init__(self, own: LoadedPlan, another: Callable[[str], LoadedPlan] | None) -> None:
         self._own, self._name, self._another = own, own.plan_name, another
         self._opened = {own.plan_name: own}
+        self._turn = own
         self._opening = threading.Lock()
 
     def fitting(self, asked: Question) -> LoadedPlan:
@@ -43,7 +45,7 @@ class PlanRouter:
         return self._open([*sizes.values()][best_fit(largest, [*sizes])])
 
     def bucket(self, chosen: LoadedPlan, request: Request) -> tuple[LoadedPlan, Request]:
-        """The smallest bucket beside ``chosen`` that holds every novel unit of the request's images, ``chosen`` if none.
+        """The smallest bucket of ``chosen`` that holds every novel unit of the request's images, ``chosen`` if none.
 
         A ``chosen`` that is a bucket itself was asked for by name: it takes what it holds.
         """
@@ -51,10 +53,23 @@ class PlanRouter:
         if self._another is None or chosen.plan.bucket or novel is None or not len(novel):
             return chosen, request
         most = int(novel.sum((1, 2)).max())
-        for held, name in self._runnable(self._bundle.buckets_of(chosen.plan_name)).items():
-            if held >= most and request.novelty is not None:
-                return self._open(name), replace(request, units=most_novel(request.novelty, held))
+        buckets = self._runnable(self._bundle.buckets_of(chosen.plan_name))
+        held = next((held for held in buckets if held >= most), None)
+        if held is not None and request.novelty is not None:
+            chosen, request = self._open(buckets[held]), replace(request, units=most_novel(request.novelty, held))
+        if buckets:
+            self._take_turn(chosen)
         return chosen, request
+
+    def _take_turn(self, chosen: LoadedPlan) -> None:
+        """Unload the plan or bucket that answered before, where back-ends pack weights for each.
+
+        Whoever is in the middle of an answer with it loads it again.
+        """
+        with self._opening:
+            before, self._turn = self._turn, chosen
+        if before is not chosen and isinstance(before.backend, Unloading):
+            before.backend.unload()
 
     def _runnable(self, buckets: dict[int, str]) -> dict[int, str]:
         """Those that this back-end runs: engines are built for one plan each."""

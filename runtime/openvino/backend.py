@@ -106,6 +106,11 @@ class OpenVinoBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
+    def unload(self) -> None:
+        """See ``Unloading``. Caches stay: they are tensors of their own."""
+        for name in ("_vision", "_decoder"):
+            self.__dict__.pop(name, None)
+
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
         feeds = {graph_io.IMAGE: images, **beside_image(self._entry.plan, len(images), beside)}

@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from luvc_export.bundle.engine_checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile

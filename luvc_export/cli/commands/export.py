@@ -77,7 +77,7 @@ def export(
 
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
 
-    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o pages --image-size 1120x800 --plan none --unit-buckets 25,50,75,100[/dim]
+    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o pages --image-size 1120x800 --unit-buckets 25,50,75,100[/dim]
 
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """

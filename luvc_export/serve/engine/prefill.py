@@ -116,7 +116,7 @@ class Prefiller:
         return self._encoded(groups, [self._keys.image(*one) for one in groups])
 
     def _groups(self, request: Request) -> list[Group]:
-        """Images that are encoded together, each group with its padding and units: one, or those that share a budget."""
+        """Images that are encoded together, each group with padding and units: one, or those that share a budget."""
         size, groups = self._loaded.plan.joint_images, list[Group]()
         for first in range(0, len(request.images), size):
             part = slice(first, first + size)

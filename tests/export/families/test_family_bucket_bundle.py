@@ -41,7 +41,9 @@ def bundle(checkpoint: str) -> Bundle:
     tiny = small(FAMILY)
     plan = replace(tiny.thirds, merges=(), keep=(tiny.thirds.units, 5)[: tiny.thirds.layers], last_layer="full")
     made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
-    return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made)
+    return export_bundle(
+        checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made
+    )
 
 
 def _page(novel: int) -> NDArray[np.uint8]:
@@ -176,7 +178,9 @@ def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
 
 def test_a_tolerance_without_buckets_is_refused(checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a tolerance is for buckets"):
-        export_bundle(checkpoint, tmp_path / "b", {"none": small(FAMILY).plan}, image_size=small(FAMILY).size, unit_tolerance=4)
+        export_bundle(
+            checkpoint, tmp_path / "b", {"none": small(FAMILY).plan}, image_size=small(FAMILY).size, unit_tolerance=4
+        )
     plans: dict[str, Plan] = with_buckets({"none": small(FAMILY).plan}, [50])
     with pytest.raises(UsageError, match="0 to 255 levels"):
         export_bundle(checkpoint, tmp_path / "b", plans, image_size=small(FAMILY).size, unit_tolerance=256)

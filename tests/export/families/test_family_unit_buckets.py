@@ -50,9 +50,9 @@ def _other_pixels(tiny: Case, plan: Plan, images: Tensor, units: Tensor) -> Tens
     side, changed = tiny.family.unit_pixels(tiny.config), images.clone()
     for unit in units.tolist():
         row, column = divmod(unit, plan.grid[1])
-        changed[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side] = 255 - changed[
-            :, :, row * side : (row + 1) * side, column * side : (column + 1) * side
-        ]
+        changed[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side] = (
+            255 - changed[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+        )
     return changed
 
 
@@ -114,7 +114,9 @@ def test_sabotage_is_seen(sabotage: str, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(pruned_windows, "GONE", 0.0)
     else:
         kept: Any = pruned_windows._kept
-        monkeypatch.setattr(pruned_windows, "_kept", lambda values, index, patches: kept(values, index.flip(1), patches))
+        monkeypatch.setattr(
+            pruned_windows, "_kept", lambda values, index, patches: kept(values, index.flip(1), patches)
+        )
     assert harness.difference(_see(tiny, plan, images, given)[0], right) > SABOTAGE
 
 
