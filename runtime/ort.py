@@ -146,6 +146,11 @@ class OrtBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
+    def unload(self) -> None:
+        """See ``Unloading``. Each session turns and packs a copy of the weights. Caches stay: they are values of their own."""
+        for name in ("_vision", "_decoder"):
+            self.__dict__.pop(name, None)
+
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
         session = self._vision
@@ -220,9 +225,6 @@ class OrtBackend:
         if self._entry.quantised is not None and self._entry.quantised.precision == "fp8":
             # Its fusion of Q/DQ and MatMul takes FP8 for INT8 and makes an invalid graph (onnxruntime 1.31).
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if self.name == "cpu" and self._bundle.has_buckets(self._entry):
-            # Each session would pack its own copy of the weights; unpacked, all map the same pages of the file.
-            options.add_session_config_entry("session.disable_prepacking", "1")
         if self.profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, f"{self.profile}.{name}"
         if self._threads is not None:

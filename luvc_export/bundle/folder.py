@@ -74,12 +74,6 @@ class Bundle:
                 found[entry.plan.bucket] = key
         return dict(sorted(found.items()))
 
-    def has_buckets(self, entry: PlanEntry) -> bool:
-        """Whether ``entry`` is a bucket, or the plan that some are buckets of, so that a session may open several."""
-        if entry.plan.bucket:
-            return True
-        return any(self.buckets_of(name) for name, other in self.manifest.plans.items() if other is entry)
-
     def video_plan(self, plan: str | None = None) -> str | None:
         """Name of the plan that shares budgets over whole videos beside ``plan``: ``NAME@video``; None without one."""
         name = f"{plan or self.manifest.default_plan}@video"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import family_harness as harness
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -19,6 +21,8 @@ from torch import Tensor
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import ORT_CPU
 from luvc_export.core.unit_buckets import with_buckets
+from luvc_export.engines import targets
+from luvc_export.errors import CheckFailed
 from luvc_export.export import trace
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
@@ -37,6 +41,17 @@ def _given(plan: Plan) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     rows = [torch.randperm(plan.units, generator=generator)[: plan.bucket].sort().values for _ in range(2)]
     return torch.stack(rows).int()
+
+
+@cache
+def _traced(name: str) -> onnx.ModelProto:
+    """The vision graph as the exporter leaves it."""
+    tiny = case(name)
+    plan = _bucket(tiny)
+    graph = trace.trace_vision(tiny.vision(plan), plan, tiny.size, 1)
+    simplify(graph)
+    graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
+    return ir.to_proto(graph)
 
 
 def _see(tiny: Case, plan: Plan, images: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,10 +76,7 @@ def test_graph_equals_torch(name: str) -> None:
     tiny = case(name)
     plan = _bucket(tiny)
     vision, given = tiny.vision(plan), [tiny.images(2), _given(plan)]
-    graph = trace.trace_vision(vision, plan, tiny.size, 1)
-    simplify(graph)
-    graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
-    model, _ = run_passes(ir.to_proto(graph), ORT_CPU)
+    model, _ = run_passes(_traced(name), ORT_CPU)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert [(item.name, item.type) for item in session.get_inputs()][1] == ("units", "tensor(int32)")
     feeds = {item.name: tensor.numpy() for item, tensor in zip(session.get_inputs(), given, strict=True)}
@@ -72,6 +84,21 @@ def test_graph_equals_torch(name: str) -> None:
         expected = vision(*given)
     for got, want in zip(session.run(None, feeds), expected, strict=True):
         assert np.abs(got - want.numpy()).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("target", ["jetson-agx-orin-jp62", "h100", "rtx-ada"])
+def test_graphs_pass_lint_for_every_generation(target: str) -> None:
+    """TensorRT 10.3, the newest and RTX; a size of the bucket left open, or another, is seen."""
+    spec = targets.find(target).spec
+    for name in FAMILIES:
+        model, _ = run_passes(_traced(name), spec, "fp16")
+        assert {item.name for item in model.graph.input} == {"image", "units"}
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(_traced(FAMILIES[0]))
+    plan = replace(_bucket(case(FAMILIES[0])), bucket=7, keep=(7,) * case(FAMILIES[0]).plan.layers)
+    wrong.metadata_props[0].value = json.dumps(plan.to_json())
+    with pytest.raises(CheckFailed, match=r"units: axis 1 is 12, the plan says 7"):
+        run_passes(wrong, spec, "fp16")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
