@@ -147,7 +147,7 @@ class OrtBackend:
         _ = self._decoder, self._vision if images else None
 
     def unload(self) -> None:
-        """See ``Unloading``. Each session turns and packs a copy of the weights. Caches stay: they are values of their own."""
+        """See ``Unloading``: each session turns and packs a copy of the weights. Caches are values of their own."""
         for name in ("_vision", "_decoder"):
             self.__dict__.pop(name, None)
 

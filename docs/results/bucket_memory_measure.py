@@ -36,7 +36,8 @@ def main(folder: str, backend: str) -> None:
     session = Session(folder, backend, threads=1)
     (height, width), plan = session.size, session.plan
     held = sorted(session.bundle.buckets_of(), reverse=True)
-    print("| plan | MiB of its own | MiB of files | against the plan alone | seconds |\n| --- | --- | --- | --- | --- |")
+    print("| plan | MiB of its own | MiB of files | against the plan alone | seconds |")
+    print("| --- | --- | --- | --- | --- |")
     first = 0.0
     for units in (plan.units, *held, plan.units):
         row = plan.grid[1] / plan.units  # a row of units less, which the colour's first row takes

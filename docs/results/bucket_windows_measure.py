@@ -1,4 +1,4 @@
-"""Kept units in windows of the grid with gaps, or cut into runs: `python docs/results/bucket_windows_measure.py BUNDLE`.
+"""Kept units in windows with gaps, or cut into runs: `python docs/results/bucket_windows_measure.py BUNDLE`.
 
 BUNDLE is examples/glyph_deep's checkpoint at 728x448 with `--plan none --unit-buckets 50,75`. Questions about pages of
 `wide-bare` are answered with the encoder in torch: of the whole page, of the units of `none@50` alone with windows that
@@ -48,6 +48,7 @@ class Encoder:
         self.embeds = np.zeros(0)
 
     def __call__(self, images: Any, beside: Any = None) -> dict[str, Any]:
+        """See `Backend.vision`."""
         order, back = beside, None
         if self.cut:
             stage = self.module._enter(nothing(self.module))

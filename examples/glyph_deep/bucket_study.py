@@ -1,6 +1,6 @@
 """What buckets of units save and keep: `python -m glyph_deep.bucket_study BUNDLE GROUND... --count 240 -o FILE`.
 
-Run from `examples`. BUNDLE was exported with `--plan none --unit-buckets ...` for the size of the grounds. Questions are
+Run from `examples`. BUNDLE was exported with `--plan none --unit-buckets ...` for the grounds' size. Questions are
 answered by the session as it comes, which drops what neighbours foretell, and by the plain plan alone; a question
 whose answers are the same text is kept. `--tolerance` asks again with each of these pixel levels. Records of FILE are
 not measured again.
