@@ -26,14 +26,14 @@ SIZES = {
     "wide": tuple(28 * n for n in page.FORMATS["wide"]),
 }
 #: Grounds of pages: format and paper of each.
-_PAGES: dict[str, tuple[str, page.Paper]] = {
+PAGES: dict[str, tuple[str, page.Paper]] = {
     "pages": ("page", "grained"),
     "wide": ("wide", "grained"),
     "clean": ("page", "clean"),
     "wide-clean": ("wide", "clean"),
     "wide-bare": ("wide", "bare"),
 }
-SIZES |= {ground: tuple(28 * n for n in page.FORMATS[form]) for ground, (form, _) in _PAGES.items()}
+SIZES |= {ground: tuple(28 * n for n in page.FORMATS[form]) for ground, (form, _) in PAGES.items()}
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 _QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
 
@@ -49,7 +49,7 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     if split not in SPLITS:
         raise UsageError("unknown split", where="glyph-deep", got=repr(split), expected=did_you_mean(split, SPLITS))
     share, ground = SPLITS[split]
-    known = KINDS["pages" if ground in _PAGES else ground]
+    known = KINDS["pages" if ground in PAGES else ground]
     for kind in kinds or ():
         if kind not in known:
             raise UsageError("unknown kind", where="glyph-deep", got=repr(kind), expected=did_you_mean(kind, known))
@@ -64,8 +64,8 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
 
 def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
     """Yield the cases about one picture or page."""
-    if ground in _PAGES:
-        form, paper = _PAGES[ground]
+    if ground in PAGES:
+        form, paper = PAGES[ground]
         which = (seed, list(page.FORMATS).index(form), number)
         image, made, _ = page.render(generator(share, "pages", *which), share, form, paper)
         for kind in kinds:

@@ -327,8 +327,8 @@ def _encoder_problems(plan: Plan) -> list[str]:
 
 def _bucket_problems(plan: Plan) -> list[str]:
     found = []
-    if not 0 < plan.bucket < plan.units:
-        found.append(f"bucket: got {plan.bucket}, expected 1 to {plan.units - 1} of {plan.units} units, or 0 for all")
+    if type(plan.bucket) is not int or not 0 < plan.bucket < plan.units:
+        found.append(f"bucket: got {plan.bucket!r}, expected 1 to {plan.units - 1} of {plan.units} units, or 0 for all")
     if any(step.rows or step.columns for step in plan.merges):
         found.append("merges: OIM pairs rows and columns of the whole grid, of which a bucket has gaps: --merge-keep 1")
     if plan.encoder_prune is not None:

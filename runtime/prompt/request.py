@@ -167,7 +167,8 @@ def make_request(
 
 def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArray[np.int16] | None:
     """Of each image, int16 [n, H0, W0]; None where no plan of this grid is a bucket."""
-    if not any(entry.plan.bucket and entry.plan.grid == plan.grid for entry in manifest.plans.values()):
+    beside = any(entry.plan.bucket and entry.plan.grid == plan.grid for entry in manifest.plans.values())
+    if not plan.bucket and not beside:
         return None
     spec, found = manifest.image, np.zeros((len(images), *plan.grid), np.int16)
     for index, pixels in enumerate(images):

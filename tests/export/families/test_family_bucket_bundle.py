@@ -172,6 +172,9 @@ def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
             joint_images=MOMENTS,
             encoder_prune=EncoderPrune(0, 0.5),
         )
+    for wrong in (24, -1, 12.0, True):
+        with pytest.raises(PlanError, match=f"bucket: got {wrong!r}, expected 1 to 23"):
+            Plan.from_json({**plan.to_json(), "bucket": wrong})
     film = {"film": replace(plan, joint_images=MOMENTS)}
     assert [*with_buckets({"none": plan, **film}, [50])] == ["none", "film", "none@50"]
 
