@@ -201,6 +201,7 @@ class Session(LoadedPlan):
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
+        self._router.take_turn(ready[0].loaded)
         how = answer_rows if self._joins else answer_batch
         return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
 
@@ -223,6 +224,7 @@ class Session(LoadedPlan):
         novel = request.novel if chosen.plan.bucket and chosen is not self else None
         if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.bucket:
             return self.fit(asked)
+        self._router.take_turn(chosen)
         return chosen, request
 
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:

@@ -50,22 +50,22 @@ class PlanRouter:
         A ``chosen`` that is a bucket itself was asked for by name: it takes what it holds.
         """
         novel = request.novel
-        if self._another is None or chosen.plan.bucket or novel is None or not len(novel):
-            return chosen, request
-        most = int(novel.sum((1, 2)).max())
-        buckets = self._runnable(self._bundle.buckets_of(chosen.plan_name))
-        held = next((held for held in buckets if held >= most), None)
-        if held is not None and request.novelty is not None:
-            chosen, request = self._open(buckets[held]), replace(request, units=most_novel(request.novelty, held))
-        if buckets:
-            self._take_turn(chosen)
+        if self._another is not None and not chosen.plan.bucket and novel is not None and len(novel):
+            most = int(novel.sum((1, 2)).max())
+            buckets = self._runnable(self._bundle.buckets_of(chosen.plan_name))
+            held = next((held for held in buckets if held >= most), None)
+            if held is not None and request.novelty is not None:
+                chosen, request = self._open(buckets[held]), replace(request, units=most_novel(request.novelty, held))
+        self.take_turn(chosen)
         return chosen, request
 
-    def _take_turn(self, chosen: LoadedPlan) -> None:
+    def take_turn(self, chosen: LoadedPlan) -> None:
         """Unload the plan or bucket that answered before, where back-ends pack weights for each.
 
-        Whoever is in the middle of an answer with it loads it again.
+        Whoever is in the middle of an answer with it loads it again. Plans without buckets keep what they have.
         """
+        if not chosen.plan.bucket and not self._bundle.buckets_of(chosen.plan_name):
+            return
         with self._opening:
             before, self._turn = self._turn, chosen
         if before is not chosen and isinstance(before.backend, Unloading):

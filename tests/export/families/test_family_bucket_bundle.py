@@ -77,9 +77,11 @@ def test_the_smallest_bucket_that_holds_a_picture_answers(bundle: Bundle, backen
         counts = bucket_counts(found.selection)
         computed = units // (2 if name == "some@50" else 1)
         assert counts is not None and counts["computed"] == computed and counts["lost"] == 0
+    assert not {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}  # the plan took its turn
     batch = session.generate_batch([{"image": _page(n), "prompt": "what?"} for n in (4, units)], max_new_tokens=4)
     assert [one.selection.merged_into.min() for one in batch if one.selection.merged_into is not None] == [-1, 0]
     assert batch[1].token_ids == found.token_ids
+    assert not {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}
 
 
 def test_all_units_answer_exactly_as_the_plan_alone(bundle: Bundle) -> None:
