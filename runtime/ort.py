@@ -150,6 +150,7 @@ class OrtBackend:
         """See ``Unloading``: each session turns and packs a copy of the weights. Caches are values of their own."""
         for name in ("_vision", "_decoder"):
             self.__dict__.pop(name, None)
+        memory.give_back()
 
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""

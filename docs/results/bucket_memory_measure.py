@@ -43,10 +43,11 @@ def main(folder: str, backend: str) -> None:
         row = plan.grid[1] / plan.units  # a row of units less, which the colour's first row takes
         started = time.perf_counter()
         found = session.generate(page(height, width, max(0.0, units / plan.units - row)), "what?", max_new_tokens=2)
-        spent, now = time.perf_counter() - started, resident()
+        spent, name = time.perf_counter() - started, found.past.loaded.plan_name
+        del found  # whose caches keep the arena of the graph that made them
+        now = resident()
         own, files = (value - before for value, before in zip(now, begin, strict=True))
         first = first or own + files
-        name = found.past.loaded.plan_name
         print(f"| {name} | {own:.0f} | {files:.0f} | {(own + files) / first:.2f}x | {spent:.1f} |", flush=True)
 
 

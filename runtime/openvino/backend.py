@@ -108,8 +108,9 @@ class OpenVinoBackend:
 
     def unload(self) -> None:
         """See ``Unloading``. Caches stay: they are tensors of their own."""
-        for name in ("_vision", "_decoder"):
+        for name in ("_vision", "_decoder", "_reader"):
             self.__dict__.pop(name, None)
+        memory.give_back()
 
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
