@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from luvc_export.core import encoder_prune, llm_rules, merging
+from luvc_export.core import bucket_rules, encoder_prune, llm_rules, merging
 from luvc_export.core.encoder_prune import EncoderPrune as EncoderPrune
 from luvc_export.core.merging import MergePass as MergePass
 from luvc_export.errors import PlanError
@@ -118,7 +118,11 @@ class Plan:
     def __post_init__(self) -> None:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _encoder_problems(self) if not problems else []
-        problems += _bucket_problems(self) if self.bucket and not problems else []
+        if self.bucket and not problems:
+            problems += bucket_rules.problems(
+                self.bucket, self.units, self.merges, self.encoder_prune, self.joint_images
+            )
+            problems += _grid_problems(self, "of which a bucket has gaps")
         fits = not problems
         problems += _budget_problems(self) if fits else []
         problems += llm_rules.problems(self.keep, self.kv_only, self.steps, () if problems else self.chooses)
@@ -345,19 +349,6 @@ def _encoder_problems(plan: Plan) -> list[str]:
     if found or plan.grid_intact:
         return found
     return _grid_problems(plan, "of which encoder_prune restores 'none'")
-
-
-def _bucket_problems(plan: Plan) -> list[str]:
-    found = []
-    if type(plan.bucket) is not int or not 0 < plan.bucket < plan.units:
-        found.append(f"bucket: got {plan.bucket!r}, expected 1 to {plan.units - 1} of {plan.units} units, or 0 for all")
-    if any(step.rows or step.columns for step in plan.merges):
-        found.append("merges: OIM pairs rows and columns of the whole grid, of which a bucket has gaps: --merge-keep 1")
-    if plan.encoder_prune is not None:
-        found.append("encoder_prune: its shares and what it restores are of the whole grid, of which a bucket has gaps")
-    if plan.joint_images > 1:
-        found.append("joint_images: images that share a budget share no bucket")
-    return found + _grid_problems(plan, "of which a bucket has gaps")
 
 
 def _grid_problems(plan: Plan, why: str) -> list[str]:

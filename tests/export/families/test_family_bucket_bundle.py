@@ -153,7 +153,7 @@ def test_what_is_new_stands_in_the_manifest_and_nothing_where_it_is_not_used(bun
         ({"unit_buckets": [50, 25, 125]}, ["25 after 50: expected ascending", "125: expected 1 to 100 percent"]),
         ({"unit_buckets": [100]}, ["no bucket below 100"]),
         ({"unit_buckets": [1, 2]}, ["nothing stays: 1 % of 24 units are none", "nothing stays: 2 % of 24"]),
-        ({"unit_buckets": [50], "merge_keep": 0.5}, ["merging (OIM)", "--merge-keep 1"]),
+        ({"unit_buckets": [50], "merge_keep": 0.5}, ["merges: OIM pairs rows", "--merge-keep 1"]),
     ],
 )
 def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[str, Any], told: list[str]) -> None:
