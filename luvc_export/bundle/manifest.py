@@ -219,7 +219,7 @@ class ImageInput:
 
     ``pad_colour`` is what the model's normalisation maps nearest to zero; ``resample`` a Pillow filter name; ``unit``
     the pixels a side of a visual unit, None in bundles of 0.1.0, which need it for nothing; ``unit_tolerance`` the
-    levels of a pixel up to which buckets take a unit for foretold, left out where it is 0.
+    levels of a pixel up to which buckets take a unit for foretold.
     """
 
     size: tuple[int, int]
@@ -358,8 +358,6 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        if not self.image.unit_tolerance:
-            del data["image"]["unit_tolerance"]
         return data
 
     @classmethod

@@ -74,7 +74,8 @@ def _within(units: NDArray[np.uint8], tolerance: int) -> NDArray[np.int16]:
 
 def _apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int16]:
     """Largest difference along the last axis."""
-    return (np.maximum(one, other) - np.minimum(one, other)).max(-1).astype(np.int16)
+    apart: NDArray[np.int16] = (np.maximum(one, other) - np.minimum(one, other)).max(-1).astype(np.int16)
+    return apart
 
 
 def most_novel(found: NDArray[np.int16], count: int) -> NDArray[np.int32]:

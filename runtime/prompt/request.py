@@ -78,10 +78,16 @@ class Request:
     def rest(self, tokens: int, images: int) -> Request:
         """What is left after so many ids and images; ``tiles`` and ``clips`` stay those of all."""
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
-        later = [None if one is None else one[images:] for one in (self.padding, self.novelty, self.units)]
-        placements = self.placements[images:]
-        left = self.token_ids[tokens:], self.images[images:], placements, self.tiles, blocks, self.clips
-        return Request(*left, *later, self.tolerance)
+        return replace(
+            self,
+            token_ids=self.token_ids[tokens:],
+            images=self.images[images:],
+            placements=self.placements[images:],
+            blocks=blocks,
+            padding=None if self.padding is None else self.padding[images:],
+            novelty=None if self.novelty is None else self.novelty[images:],
+            units=None if self.units is None else self.units[images:],
+        )
 
 
 def open_media(asked: Question, manifest: Manifest | None = None) -> Question:
