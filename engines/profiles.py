@@ -21,6 +21,7 @@ from luvc_export.errors import CheckFailed, UsageError
 _AXES = {
     graph_io.IMAGE: "n....",
     graph_io.PADDING: "n..",
+    graph_io.UNITS: "n.",
     graph_io.VISUAL_EMBEDS: "BG..",
     graph_io.INPUT_IDS: "BT",
     graph_io.VISUAL_POSITION_IDS: ".BV",

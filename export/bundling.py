@@ -33,7 +33,17 @@ from luvc_export.export.surgeon import run_passes
 from luvc_export.version import VERSION
 
 #: What of a plan the vision graph depends on.
-_SEEN = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "vision_padding", "encoder_prune")
+_SEEN = (
+    "grid",
+    "merges",
+    "merge_mode",
+    "positions",
+    "windows",
+    "size_bias",
+    "vision_padding",
+    "encoder_prune",
+    "bucket",
+)
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 

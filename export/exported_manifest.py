@@ -58,6 +58,7 @@ def make_manifest(
             given.resample,
             video.frames if video else 1,
             checkpoint.family.unit_pixels(checkpoint.config),
+            options.unit_tolerance,
         ),
         prompt=Prompt(
             image_token_id=checkpoint.family.image_token_id(checkpoint.config),

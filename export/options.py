@@ -22,6 +22,7 @@ class Options:
         padding: Tell the graphs which units are padding, where ``fit`` pads; without it padding takes budget, as in
             0.1.0, to compare.
         video: Give images as many frames as the family's videos have; a picture then fills all of them.
+        unit_tolerance: Levels of a pixel up to which buckets take a unit for foretold by its neighbours.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -35,6 +36,7 @@ class Options:
     tiles: tuple[tuple[int, int], ...] = ((1, 1),)
     video: bool = False
     padding: bool = True
+    unit_tolerance: int = 0
 
     @property
     def told_padding(self) -> bool:
@@ -63,6 +65,12 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             expected="a family of docs/families.md that does",
             fix="leave --video out and ask about frames as pictures",
         )
+    if not 0 <= options.unit_tolerance <= 255:
+        got, expected = options.unit_tolerance, "0 to 255 levels of a pixel"
+        raise UsageError("this is no tolerance", where="--unit-tolerance", got=got, expected=expected)
+    if options.unit_tolerance and not any(plan.bucket for plan in plans.values()):
+        fix = "--unit-buckets 25,50,75,100"
+        raise UsageError("a tolerance is for buckets, and there are none", where="--unit-tolerance", fix=fix)
     for name, plan in plans.items():
         if plan.joint_images > 1 and not options.video:
             raise UsageError(
@@ -83,8 +91,8 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
 
 
 def image_size(options: Options, name: str) -> tuple[int, int]:
-    """Height and width of the images of the plan ``name``: ``NAME@HxW`` says its own."""
-    own = re.fullmatch(r".+@(\d+)x(\d+)", name)
+    """Height and width of the images of the plan ``name``: ``NAME@HxW``, or a bucket of it, says its own."""
+    own = re.fullmatch(r".+@(\d+)x(\d+)(?:@\d+)?", name)
     return (int(own[1]), int(own[2])) if own else options.image_size
 
 

@@ -46,11 +46,12 @@ class Backend(Protocol):
             BundleError: A graph or its weights cannot be loaded.
         """
 
-    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32.
 
-        ``padding``, bool [n, H0, W0], marks units of padding where the plan's graph asks (``Plan.vision_padding``);
-        None marks none.
+        ``beside`` is what the plan's graph takes beside the image (``graph_io.vision_inputs``): bool [n, H0, W0], units
+        of padding, where ``Plan.vision_padding``; int32 [n, K], the units to compute, where it is a bucket. None marks
+        no padding, and takes the first units.
 
         ``visual_embeds`` may stay on a device: it has a shape, a length, takes ``[None]``, and ``numpy.asarray`` gives
         its values.
@@ -64,6 +65,14 @@ class Backend(Protocol):
 
     def placement(self) -> dict[str, dict[str, int]]:
         """Nodes of each loaded graph by the device that runs them: ``{"decoder": {"CPU": 812}}``."""
+
+
+@runtime_checkable
+class Unloading(Protocol):
+    """A back-end that packs weights for each plan anew: of a plan and its buckets, one is loaded at a time."""
+
+    def unload(self) -> None:
+        """Give back what ``load`` loaded; the next call loads it again."""
 
 
 class PendingToken(Protocol):

@@ -34,18 +34,25 @@ class Graphs:
     def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
 
-    def encode_images(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> VisualFeatures:
+    def encode_images(
+        self,
+        images: NDArray[np.uint8],
+        padding: NDArray[np.bool_] | None = None,
+        units: NDArray[np.int32] | None = None,
+    ) -> VisualFeatures:
         """Run the vision graph on uint8 [n, F, H, W, 3]; without images, return arrays of zero rows.
 
         ``padding``, bool [n, H0, W0] (``Request.padding``), marks units that show padding alone; None marks none.
+        ``units``, int32 [n, K] (``Request.units``), are those a bucket computes; None takes the first.
         """
         manifest, tokens = self.manifest, self.plan.vision_tokens
         if not len(images):
             embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
             copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
             return VisualFeatures(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
-        units = all_picture(len(images), self.plan.grid) if padding is None else padding
-        out = self.backend.vision(images, units) if self.plan.vision_padding else self.backend.vision(images)
+        empty = all_picture(len(images), self.plan.grid) if padding is None else padding
+        given = units if self.plan.bucket else empty if self.plan.vision_padding else None
+        out = self.backend.vision(images) if given is None else self.backend.vision(images, given)
         width = 2 * (manifest.prompt.position_copies if self.plan.positions == "multi" else 1)
         expected = {
             graph_io.VISUAL_EMBEDS: (tokens, manifest.visual_width),
@@ -56,7 +63,7 @@ class Graphs:
             if name in out:
                 _check_shape(name, out[name], (len(images), *shape))
         merged = out.get(graph_io.MERGED_INTO)
-        void = padding_tokens(units, merged, tokens) if self.plan.decoder_padding else None
+        void = padding_tokens(empty, merged, tokens) if self.plan.decoder_padding else None
         return VisualFeatures(out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], merged, void)
 
     def run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 from luvc_export.errors import MachineError
@@ -26,6 +28,13 @@ def peak_bytes() -> int | None:
 def anonymous_bytes() -> int | None:
     """Memory this process holds now that no file backs; None if unknown."""
     return _own("RssAnon:")
+
+
+def give_back() -> None:
+    """Give the system what was freed but is still held for later: glibc keeps blocks as large as weights."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def require(needed: int, what: str, detail: str, fix: str) -> None:

@@ -22,7 +22,7 @@ from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphfile import OutsideWeight, checked_outside_weights
-from luvc_export.runtime.media.padding import all_picture
+from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.weights import reference_arrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -146,14 +146,20 @@ class OrtBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def unload(self) -> None:
+        """See ``Unloading``: each session turns and packs a copy of the weights. Caches are values of their own."""
+        for name in ("_vision", "_decoder"):
+            self.__dict__.pop(name, None)
+        memory.give_back()
+
+    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
         session = self._vision
         binding = session.io_binding()
         binding.bind_ortvalue_input(graph_io.IMAGE, self._value(images, "tensor(uint8)"))
-        if self._entry.plan.vision_padding:
-            units = all_picture(len(images), self._entry.plan.grid) if padding is None else padding
-            binding.bind_ortvalue_input(graph_io.PADDING, self._value(units, "tensor(bool)"))
+        for name, array in beside_image(self._entry.plan, len(images), beside).items():
+            kind = "tensor(int32)" if name == graph_io.UNITS else "tensor(bool)"
+            binding.bind_ortvalue_input(name, self._value(array, kind))
         shape = (len(images), self._entry.plan.vision_tokens, self._bundle.manifest.visual_width)
         shapes = {graph_io.VISUAL_EMBEDS: shape}
         return self._run(session, binding, [(item.name, item.type) for item in session.get_outputs()], shapes)
@@ -252,7 +258,7 @@ class OrtBackend:
         layers = self._bundle.manifest.decoder.layers
         plan = self._entry.plan
         wanted = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
-        wanted |= {graph_io.MERGED_INTO} if plan.vision_padding else set()
+        wanted |= {graph_io.MERGED_INTO} if plan.vision_padding or plan.bucket else set()
         inputs = {*graph_io.vision_inputs(plan)}
         if name != self._entry.vision:
             wanted = {graph_io.LOGITS, *graph_io.present_names(layers)}

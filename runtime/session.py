@@ -121,6 +121,7 @@ class Session(LoadedPlan):
         asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
         past: Past | None = after.past if after else None
         chosen, request = self.fit(asked, past.loaded if past else None)
+        past = past if past and chosen is past.loaded else None
         budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
         ready = perf_counter() - started
         continued = past if past and goes_on(request, past) else None
@@ -200,6 +201,7 @@ class Session(LoadedPlan):
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
+        self._router.take_turn(ready[0].loaded)
         how = answer_rows if self._joins else answer_batch
         return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
 
@@ -210,11 +212,20 @@ class Session(LoadedPlan):
     def fit(self, asked: Question, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
 
+        A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into.
+
         Raises:
             UsageError: See ``make_request``.
         """
         chosen = loaded or self._router.fitting(asked)
-        return chosen, make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+        if loaded is None:
+            return self._router.bucket(chosen, request)
+        novel = request.novel if chosen.plan.bucket and chosen is not self else None
+        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.bucket:
+            return self.fit(asked)
+        self._router.take_turn(chosen)
+        return chosen, request
 
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:
         """How many frames of a video this bundle looks at: those its video plan was made for, else ``most`` that fit.

@@ -75,8 +75,8 @@ class _Watching:
     def placement(self) -> dict[str, dict[str, int]]:
         return self._inner.placement()
 
-    def vision(self, images: Any, padding: Any = None) -> dict[str, Array]:
-        return self._take(self._inner.vision(images, padding))
+    def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
+        return self._take(self._inner.vision(images, beside))
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         out, after = self._inner.decode(feeds, cache)

@@ -57,10 +57,10 @@ class BundleCalls:
             self.debug = open_backend(backend, watched, plan, threads, debug=True, arithmetic=arithmetic)
 
     def vision(
-        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+        self, images: NDArray[np.uint8], beside: NDArray[Any] | None
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
-        out = self.free.vision(images, padding)
+        out = self.free.vision(images, beside)
         return out[graph_io.VISUAL_EMBEDS], out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO)
 
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:

@@ -66,10 +66,10 @@ class TorchCalls:
 
     @torch.no_grad()
     def vision(
-        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+        self, images: NDArray[np.uint8], beside: NDArray[Any] | None
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
-        given = [torch.tensor(images)] + ([] if padding is None else [torch.tensor(padding)])
+        given = [torch.tensor(images)] + ([] if beside is None else [torch.tensor(beside)])
         embeds, positions, merged = self.encoder(*given)
         return embeds.float().numpy(), positions.float().numpy(), merged.numpy()
 

@@ -38,10 +38,10 @@ class EngineCalls:
         self.logits = shapes[graph_io.LOGITS_INDICES][1]
 
     def vision(
-        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+        self, images: NDArray[np.uint8], beside: NDArray[Any] | None
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
-        out = self.backend.vision(images, padding)
+        out = self.backend.vision(images, beside)
         return np.asarray(out[graph_io.VISUAL_EMBEDS]), out[graph_io.VISUAL_POSITIONS], out.get(graph_io.MERGED_INTO)
 
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:

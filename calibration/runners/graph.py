@@ -29,7 +29,7 @@ from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.runtime import batching
 from luvc_export.runtime.graphs import grouped
 from luvc_export.runtime.media.padding import padding_tokens
-from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.prompt.request import Request, SeenImage
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
 _REMEMBERED = 64
@@ -66,11 +66,11 @@ class GraphCalls(Protocol):
     largest_batch: int | None
 
     def vision(
-        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+        self, images: NDArray[np.uint8], beside: NDArray[Any] | None
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 
-        ``padding``, bool [n, H0, W0], where ``Plan.vision_padding``.
+        ``beside``: see ``Backend.vision``.
         """
 
     def decode(self, feeds: batching.Feeds, cache: Any, forced: Kept | None) -> Decoded:
@@ -175,7 +175,7 @@ class GraphRunner:
         return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
 
     def _features(self, requests: Sequence[Request]) -> list[Features]:
-        return [[self._prepared(*image) for image in asked.padded_images(self.plan)] for asked in requests]
+        return [[self._prepared(image) for image in asked.seen_images(self.plan)] for asked in requests]
 
     def _ready(
         self, requests: Sequence[Request], seen: Sequence[Features]
@@ -202,13 +202,15 @@ class GraphRunner:
         padding = np.array(void).reshape(len(seen), -1, plan.span_tokens) if known else None
         return layouts, np.asarray(embeds), None if maps[0][0] is None else np.array(maps), padding
 
-    def _prepared(self, pixels: NDArray[np.uint8], padding: NDArray[np.bool_]) -> tuple[Any, ...]:
-        """What the encoder makes of one image uint8 [F, H, W, 3], of whose units bool [H0, W0] are padding."""
+    def _prepared(self, image: SeenImage) -> tuple[Any, ...]:
+        """What the encoder makes of one image."""
+        pixels, padding, beside = image
         key = hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest()
         if key not in self._seen:
-            units = padding[None]
-            embeds, positions, merged = self.calls.vision(pixels[None], units if self.plan.vision_padding else None)
-            void = padding_tokens(units, merged, self.plan.vision_tokens)[0] if self.plan.decoder_padding else None
+            embeds, positions, merged = self.calls.vision(pixels[None], None if beside is None else beside[None])
+            void = (
+                padding_tokens(padding[None], merged, self.plan.vision_tokens)[0] if self.plan.decoder_padding else None
+            )
             self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0], void)
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)

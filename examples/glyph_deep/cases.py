@@ -1,4 +1,8 @@
-"""Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching."""
+"""Cases by split: `plain`, `textured`, `pages` and `wide` are held out, `search-plain` and so on are for searching.
+
+`clean` are the pages of `pages` on paper of one colour, as a rendered page or a screen is; `wide-clean` those of
+`wide`, and `wide-bare` those without their prose, so that half of the sheet is empty.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from .splits import GROUNDS, SHARES, generator
 
 SPLITS = {
     f"{'' if share == 'heldout' else share + '-'}{ground}": (share, ground) for share in SHARES for ground in GROUNDS
-} | {"wide": ("heldout", "wide")}
+} | {name: ("heldout", name) for name in ("wide", "clean", "wide-clean", "wide-bare")}
 #: Height and width of the pictures of a ground in pixels.
 SIZES = {
     "plain": (252, 336),
@@ -21,6 +25,15 @@ SIZES = {
     "pages": tuple(28 * n for n in page.FORMATS["page"]),
     "wide": tuple(28 * n for n in page.FORMATS["wide"]),
 }
+#: Grounds of pages: format and paper of each.
+PAGES: dict[str, tuple[str, page.Paper]] = {
+    "pages": ("page", "grained"),
+    "wide": ("wide", "grained"),
+    "clean": ("page", "clean"),
+    "wide-clean": ("wide", "clean"),
+    "wide-bare": ("wide", "bare"),
+}
+SIZES |= {ground: tuple(28 * n for n in page.FORMATS[form]) for ground, (form, _) in PAGES.items()}
 LONGEST = 8  # tokens an answer may have, <|im_end|> included; the longest right answer has five
 _QUESTION, _SECOND = 1 << 20, 1 << 21  # keys of a picture's other streams
 
@@ -36,7 +49,7 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     if split not in SPLITS:
         raise UsageError("unknown split", where="glyph-deep", got=repr(split), expected=did_you_mean(split, SPLITS))
     share, ground = SPLITS[split]
-    known = KINDS["pages" if ground == "wide" else ground]
+    known = KINDS["pages" if ground in PAGES else ground]
     for kind in kinds or ():
         if kind not in known:
             raise UsageError("unknown kind", where="glyph-deep", got=repr(kind), expected=did_you_mean(kind, known))
@@ -51,10 +64,10 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
 
 def of_picture(share: str, ground: str, seed: int, number: int, kinds: tuple[str, ...]) -> Iterator[GlyphCase]:
     """Yield the cases about one picture or page."""
-    if ground in ("pages", "wide"):
-        form = "page" if ground == "pages" else "wide"
+    if ground in PAGES:
+        form, paper = PAGES[ground]
         which = (seed, list(page.FORMATS).index(form), number)
-        image, made, _ = page.render(generator(share, "pages", *which), share, form)
+        image, made, _ = page.render(generator(share, "pages", *which), share, form, paper)
         for kind in kinds:
             rng = generator(share, "pages", *which, _QUESTION, list(PAGE).index(kind))
             asked = PAGE[kind](rng, made)

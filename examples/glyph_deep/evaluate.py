@@ -27,7 +27,7 @@ from torch import Tensor
 
 from luvc_export.demo.questions import GlyphCase
 
-from .cases import SPLITS, cases
+from .cases import PAGES, SPLITS, cases
 from .encoder import Change, encode
 from .labels import NAMES_OF_FIELDS, codebook
 from .packing import Packer
@@ -44,7 +44,7 @@ Verdicts = list[tuple[str, int, str, bool]]
 def ground_of(split: str) -> str:
     """Return which kinds a split asks: those of plain, textured or pages."""
     ground = SPLITS[split][1]
-    return "pages" if ground == "wide" else ground
+    return "pages" if ground in PAGES else ground
 
 
 def by_kind(asked: Verdicts, split: str) -> dict:

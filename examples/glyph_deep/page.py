@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ FORMATS = {"short": (10, 10), "page": (26, 10), "wide": (26, 16)}  # rows and co
 TEXT_COLUMNS = 10  # what is right of them on a wide page is prose alone
 MOST_LINES = 34
 STEPS = ("above", "below", "follow")
+Paper = Literal["grained", "clean", "bare"]
 
 
 @dataclass(frozen=True)
@@ -161,17 +163,21 @@ def text_ink(font: str, size: int, text: str) -> NDArray[np.float32]:
 
 
 class Sheet:
-    """Paper that words are printed on; `units[n, 2]` of every printed word says where its ink went."""
+    """Paper that words are printed on; `units[n, 2]` of every printed word says where its ink went.
 
-    def __init__(self, rng: np.random.Generator, page: Page) -> None:
-        self.rng = rng
+    Paper is `grained`; or `clean`, of one colour as a rendered page is, neither shaded nor grained; or `bare`, clean
+    and without words of prose. All other words stand where they stood.
+    """
+
+    def __init__(self, rng: np.random.Generator, page: Page, paper: Paper = "grained") -> None:
+        self.rng, self.grained, self.bare = rng, paper == "grained", paper == "bare"
         self.height, self.width = page.rows * TOKEN, page.columns * TOKEN
         self.font = FONTS[rng.integers(len(FONTS))]
         self.size = int(rng.choice(SIZES.get(self.font, (14, 15, 16))))
-        paper = rng.integers(200, 256, 3).astype(np.float32)
+        colour = rng.integers(200, 256, 3).astype(np.float32)
         y, x = np.linspace(0, 1, self.height)[:, None], np.linspace(0, 1, self.width)[None]
         shade = (rng.uniform(-18, 18) * y + rng.uniform(-18, 18) * x).astype(np.float32)
-        self.pixels = paper + shade[..., None]
+        self.pixels = colour + shade[..., None] * self.grained
         self.colour = rng.integers(0, 90, 3).astype(np.float32)
         self.ink = np.zeros((self.height, self.width), dtype=np.float32)
 
@@ -196,7 +202,8 @@ class Sheet:
         """Print words from a pixel on, up to 70 pixels before another."""
         while x < right - 70:
             word = PROSE[self.rng.integers(len(PROSE))]
-            self.write(word, row, x)
+            if not self.bare:
+                self.write(word, row, x)
             x += text_ink(self.font, self.size, word).shape[1] + 7
 
     def fit(self, text: str, column: int) -> int:
@@ -207,9 +214,8 @@ class Sheet:
     def finish(self) -> NDArray[np.uint8]:
         """Return the printed page, uint8 [H, W, 3], with a frame and the grain of paper."""
         out = self.pixels * (1 - self.ink[..., None]) + self.colour * self.ink[..., None]
-        out += self.rng.standard_normal((self.height, self.width, 1), dtype=np.float32) * np.float32(
-            self.rng.uniform(0, 5)
-        )
+        grain = self.rng.standard_normal((self.height, self.width, 1), dtype=np.float32)
+        out += grain * np.float32(self.rng.uniform(0, 5) * self.grained)
         return out.clip(0, 255).astype(np.uint8)
 
 
@@ -223,9 +229,9 @@ class Shown:
     ink_share: float
 
 
-def draw(rng: np.random.Generator, page: Page) -> tuple[NDArray[np.uint8], Shown]:
+def draw(rng: np.random.Generator, page: Page, paper: Paper = "grained") -> tuple[NDArray[np.uint8], Shown]:
     """Print a page: uint8 [rows * 28, columns * 28, 3], and where its words stand."""
-    sheet = Sheet(rng, page)
+    sheet = Sheet(rng, page, paper)
     keys: dict[int, list[tuple[int, int]]] = {}
     refs: dict[int, list[tuple[int, int]]] = {}
     heads: dict[tuple[int, int], int] = {}
@@ -276,8 +282,10 @@ def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, boo
     return units
 
 
-def render(rng: np.random.Generator, split: str, form: str) -> tuple[NDArray[np.uint8], Page, Shown]:
+def render(
+    rng: np.random.Generator, split: str, form: str, paper: Paper = "grained"
+) -> tuple[NDArray[np.uint8], Page, Shown]:
     """Return (uint8 picture, what the page holds, where it stands); its layout is one of the split's."""
     page = draw_until(lambda: lay_out(rng, form), lambda made: made.layout, split)
-    image, shown = draw(rng, page)
+    image, shown = draw(rng, page, paper)
     return image, page, shown

@@ -60,6 +60,7 @@ TENSORRT = frozenset([(TENSORRT_DOMAIN, "TRT_FP4DynamicQuantize")])
 _TYPES = {
     graph_io.IMAGE: np.uint8,
     graph_io.PADDING: np.bool_,
+    graph_io.UNITS: np.int32,
     graph_io.INPUT_IDS: np.int64,
     graph_io.VISUAL_POSITION_IDS: np.float32,
     graph_io.POSITION_IDS: np.float32,
@@ -150,7 +151,7 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     if surgery.part == "vision":
         wanted_in = [*graph_io.vision_inputs(surgery.plan)]
         wanted_out = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
-        wanted_out += [graph_io.MERGED_INTO] if surgery.plan.vision_padding else []
+        wanted_out += [graph_io.MERGED_INTO] if surgery.plan.vision_padding or surgery.plan.bucket else []
     else:
         layers = surgery.plan.layers
         wanted_in = [*graph_io.decoder_inputs(surgery.plan), *graph_io.past_names(layers)]
@@ -171,6 +172,8 @@ def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
     fixed: dict[int, int | None] = {}
     if name == graph_io.IMAGE:
         fixed = dict.fromkeys(range(1, 5))
+    elif name == graph_io.UNITS:
+        fixed = {1: surgery.plan.bucket}
     elif name == graph_io.VISUAL_EMBEDS:
         last = len(shape or ()) - 1
         fixed = {last - 1: surgery.plan.span_tokens, last: None}

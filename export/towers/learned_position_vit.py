@@ -72,12 +72,17 @@ class LearnedPositionViT(nn.Module):
         self.copies = POSITION_COPIES if plan.positions == "multi" else 1
         self.scale = float(self.head_dim) ** -0.5
 
-    def forward(self, image: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 
-        ``padding``, bool [n, H0, W0], marks units that show padding alone.
+        ``beside``, what the plan's graph asks beside the image (``graph_io.vision_inputs``), is bool [n, H0, W0], units
+        that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
         x, aside = self._start(image)
+        if self.plan.bucket:
+            assert beside is not None
+            return self._from_units(x, aside, beside.long())
+        padding = beside
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         saved: dict[int, Tensor] = {}
         last, prune, kept = self.features[-1], self.plan.encoder_prune, None
@@ -115,6 +120,18 @@ class LearnedPositionViT(nn.Module):
             positions = unit_prune.rows(positions, kept.chosen_at)
             into = pruned_windows.dropped(kept.chosen_at, kept.before.shape[1]).gather(1, into)
         return self.finish([self._flat(state.flatten(1, -2)) for state in states]), positions, into
+
+    def _from_units(self, x: Tensor, aside: int, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, of the units ``given`` int64 [n, K] alone, from all tokens as ``_start`` embeds them."""
+        units, last = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies), self.features[-1]
+        chosen, sizes = unit_prune.rows(units.x.flatten(1, 2), given), unit_prune.rows(units.sizes.flatten(1), given)
+        x, saved = torch.cat([x[:, :aside], self._flat(chosen)], 1), list[Tensor]()
+        for number, layer in enumerate(self.layers()[:last]):
+            x = self._block(self.parts(layer), x, units._replace(sizes=sizes[:, :, None]), aside)
+            if number + 1 in self.features:
+                saved.append(self._flat(self._kept_units(x, aside, given.shape[1])))
+        positions = unit_prune.rows(merged_positions(units, self.plan).flatten(1, 2), given)
+        return self.finish(saved), positions, pruned_windows.dropped(given, self.plan.units)
 
     def finish(self, found: list[Tensor]) -> Tensor:
         """From each wanted hidden state [n, U * side * side, C] (unit by unit) to embeddings [n, U, D]."""

@@ -87,14 +87,39 @@ def leave(prune: EncoderPrune, stage: EncoderState, kept: unit_prune.Kept, patch
             windows.append(Window(begin, end, inside, caches[0], caches[1], hidden))
             begin = end
         return PrunedState(kept, stage, prune.block + prune.stabilise, [whole], windows, None)
-    itself = (torch.arange(stage.order.shape[0])[:, None] == kept.chosen_at[:, None, :]).float()
-    place = (itself @ torch.arange(count, dtype=torch.float32)[:, None])[:, :, 0].to(torch.int64)
+    place, windows = _gapped(stage, kept.chosen_at, patches)
+    return PrunedState(kept, stage, prune.block + prune.stabilise, [whole], windows, place)
+
+
+def of_units(stage: EncoderState, given: Tensor, chosen: Tensor, patches: int) -> PrunedState:
+    """The windows of ``stage`` where only the units ``given`` ever were.
+
+    Args:
+        stage: Of the whole grid.
+        given: Raster indices int64 [n, K], ascending.
+        chosen: Those units [n, K, F].
+        patches: Tokens of a unit.
+    """
+    kept = unit_prune.Kept(stage.raster[given], chosen, chosen, None)
+    (every,) = stage.whole
+    cos, sin = (_kept(part, kept.chosen_at, patches) for part in (every.cos, every.sin))
+    bias = None if every.bias is None else _kept(every.bias[:, :, None], kept.chosen_at, patches)[:, :, 0]
+    length = given.shape[1] * patches
+    whole = Window(0, length, length, cos, sin, bias)
+    place, windows = _gapped(stage, kept.chosen_at, patches)
+    return PrunedState(kept, stage, -1, [whole], windows, place)
+
+
+def _gapped(stage: EncoderState, chosen_at: Tensor, patches: int) -> tuple[Tensor, list[Window]]:
+    """Where each unit [n, U] is among those at ``chosen_at``, and the stage's windows with the others hidden."""
+    itself = (torch.arange(stage.order.shape[0])[:, None] == chosen_at[:, None, :]).float()
+    place = (itself @ torch.arange(chosen_at.shape[1], dtype=torch.float32)[:, None])[:, :, 0].to(torch.int64)
     gone = (1 - itself.sum(-1)).mul(GONE)[:, :, None].expand(-1, -1, patches).flatten(1).to(stage.x.dtype)
     gapped = []
     for window in stage.windows:
         hidden = gone[:, window.begin : window.end].reshape(-1, window.length)
         gapped.append(window._replace(bias=hidden if window.bias is None else hidden + window.bias))
-    return PrunedState(kept, stage, prune.block + prune.stabilise, [whole], gapped, place)
+    return place, gapped
 
 
 def _kept(values: Tensor, index: Tensor, patches: int) -> Tensor:

@@ -66,21 +66,26 @@ class RotaryPositionViT(nn.Module):
         inner = torch.stack(torch.meshgrid(torch.arange(merge), torch.arange(merge), indexing="ij"), -1)
         self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
 
-    def forward(self, image: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 
         With tapped blocks the embeddings are [n, N_0, (1 + planes) * D], each token followed by its planes.
-        ``padding``, bool [n, H0, W0], marks units that show padding alone.
+        ``beside``, what the plan's graph asks beside the image (``graph_io.vision_inputs``), is bool [n, H0, W0], units
+        that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
-        return self.from_patches(self._patches(image), padding)
+        return self.from_patches(self._patches(image), beside)
 
-    def from_patches(self, pixels: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def from_patches(self, pixels: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As ``forward``, from normalised patches unit by unit, as transformers' processors write them.
 
         Args:
             pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
-            padding: See ``forward``.
+            beside: See ``forward``.
         """
+        if self.plan.bucket:
+            assert beside is not None
+            return self._from_units(self._embed(pixels), beside.long())
+        padding = beside
         units, saved = oim.start(self._embed(pixels), self.copies, padding), list[Tensor]()
         stage, pruned = self._enter(units), None
         x, prune = stage.x, self.plan.encoder_prune
@@ -232,6 +237,23 @@ class RotaryPositionViT(nn.Module):
         positions = unit_prune.rows(merged_positions(units, self.plan).flatten(1, 2), index)
         into = pruned_windows.dropped(index, pruned.seen.order.shape[0])
         return embeds, positions, into.gather(1, units.merged_into)
+
+    def _from_units(self, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``from_patches``, of units ``given`` int64 [n, K] alone, from all embedded [n, H0, W0, patches * C]."""
+        units = oim.start(x, self.copies)
+        stage, saved = self._enter(units), list[Tensor]()
+        chosen = unit_prune.rows(x.flatten(1, 2), given)
+        state = pruned_windows.of_units(stage, given, chosen, self.patches)
+        x = chosen.reshape(x.shape[0], -1, self.hidden)
+        for number, block in enumerate(self.visual.blocks):
+            x = self._pruned_block(block, x, state, number in self.full, number)
+            if number in self.tapped:
+                saved.append(x)
+        embeds = self.finish(x)
+        if saved:
+            embeds = torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(saved))], -1)
+        positions = unit_prune.rows(merged_positions(units, self.plan).flatten(1, 2), given)
+        return embeds, positions, pruned_windows.dropped(given, self.plan.units)
 
     def _pruned_block(self, block: Any, x: Tensor, pruned: PrunedState, full: bool, number: int) -> Tensor:
         """One block on kept units; attention reads others while they are seen, and gaps where windows have them."""

@@ -26,6 +26,7 @@ from luvc_export.bundle.replacing import write_manifest as write_manifest
 from luvc_export.bundle.replacing import writing as writing
 from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.core.progress import Progress
+from luvc_export.core.unit_buckets import bucket_of
 from luvc_export.errors import BundleError, UsageError, did_you_mean
 
 
@@ -62,6 +63,16 @@ class Bundle:
         other = re.compile(re.escape(name) + r"@\d+x\d+")
         named = {key: entry for key, entry in self.manifest.plans.items() if other.fullmatch(key)}
         return {self.entry(name).size or own: name} | {entry.size or own: key for key, entry in named.items()}
+
+    def buckets_of(self, plan: str | None = None) -> dict[int, str]:
+        """Units of each bucket beside ``plan`` and its name (``NAME@50``), ascending; the plan itself is none."""
+        name, own = plan or self.manifest.default_plan, self.entry(plan)
+        found = {}
+        for key, entry in self.manifest.plans.items():
+            alike = entry.plan.grid == own.plan.grid and entry.size == own.size
+            if entry.plan.bucket and alike and (bucket_of(key) or ("",))[0] == name:
+                found[entry.plan.bucket] = key
+        return dict(sorted(found.items()))
 
     def video_plan(self, plan: str | None = None) -> str | None:
         """Name of the plan that shares budgets over whole videos beside ``plan``: ``NAME@video``; None without one."""

@@ -22,6 +22,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "size": (1, 2**16),
     "pad_colour": (0, 255),
     "frames": (1, 4096),
+    "unit_tolerance": (0, 255),
     "tiles": (1, 256),
     "planes": (0, 64),
     "position_copies": (1, 64),

@@ -218,7 +218,8 @@ class ImageInput:
     """How a picture becomes the ``image`` input: fixed ``size`` (height, width), fit rule, frames per image.
 
     ``pad_colour`` is what the model's normalisation maps nearest to zero; ``resample`` a Pillow filter name; ``unit``
-    the pixels a side of a visual unit, None in bundles of 0.1.0, which need it for nothing.
+    the pixels a side of a visual unit, None in bundles of 0.1.0, which need it for nothing; ``unit_tolerance`` the
+    levels of a pixel up to which buckets take a unit for foretold.
     """
 
     size: tuple[int, int]
@@ -227,6 +228,7 @@ class ImageInput:
     resample: str = "bicubic"
     frames: int = 1
     unit: int | None = None
+    unit_tolerance: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,4 +56,5 @@ def _sheets(generation: Any) -> Iterator[Any]:
         kept = {layer: kept_of(groups, number, plan) for layer, groups in selection.kept.items()}
         kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
         padding = None if selection.padding is None else selection.padding[number]
-        yield draw(images[number][0], plan.grid, merged, kept, padding=padding, means=means)
+        told = {"padding": padding, "means": means, "foretold": plan.bucket > 0}
+        yield draw(images[number][0], plan.grid, merged, kept, **told)

@@ -182,6 +182,33 @@ def encoder_prune(keep: str | None, restore: str) -> EncoderPruneRequest | None:
     return EncoderPruneRequest(float(match[1]), None if match[2] is None else int(match[2]), restore)  # type: ignore[arg-type]
 
 
+UnitBuckets = Annotated[
+    str | None,
+    typer.Option(
+        "--unit-buckets",
+        metavar="25,50,..",
+        help="Percent of units: also graphs of fewer, for pictures whose other units neighbours foretell; no merging.",
+    ),
+]
+UnitTolerance = Annotated[
+    int,
+    typer.Option("--unit-tolerance", metavar="LEVELS", help="Pixel levels up to which a unit is foretold; 0: exactly."),
+]
+
+
+def percentages(text: str | None) -> tuple[int, ...]:
+    """Parse ``25,50,75,100``; none where there is nothing.
+
+    Raises:
+        UsageError: It is no such list.
+    """
+    parts = [] if text is None else re.split(r"[\s,]+", text.strip())
+    if not all(re.fullmatch(r"\d{1,4}", part) for part in parts):
+        expected = "ascending percentages such as 25,50,75,100"
+        raise UsageError("cannot read the buckets", where="--unit-buckets", got=text, expected=expected)
+    return tuple(int(part) for part in parts)
+
+
 def aspect(text: str) -> float:
     """Parse ``W:H``: how many times as wide as high.
 

@@ -14,13 +14,15 @@ from luvc_export.core.shapes import EncoderShape
 def encoder_flops(plan: Plan, shape: EncoderShape) -> tuple[int, ...]:
     """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs."""
     found, passes, prune = [], list(plan.merge_passes), plan.encoder_prune
-    axes, kept = whole(plan.grid), None
+    axes, kept = whole(plan.grid), plan.bucket or None
     for block in range(shape.blocks):
         full = block in shape.full_attention or not shape.window
         units = axes[0].units * axes[1].units
         pairs = units**2 if full else _inside(axes, shape.window)
         extra = 0
-        if kept is None or prune is None:
+        if kept is not None and plan.bucket:  # windows have gaps, and are attended over whole
+            flops = _block(shape, kept, kept, kept**2 if full else pairs)
+        elif kept is None or prune is None:
             flops = _block(shape, units, units, pairs)
         elif block <= prune.block + prune.stabilise:
             flops = _block(shape, units, kept, pairs)

@@ -11,6 +11,9 @@ vision:  image uint8 [n, F, H, W, 3] -> visual_embeds [n, N_0, D], visual_positi
 where the plan merges, or prunes in the encoder, and its pictures may be padded, also
 padding bool [n, H0, W0]: units that show padding alone.
 
+where the plan is a bucket of K units, also
+units int32 [n, K]: the units to compute, ascending; N_0 is K, and merged_into is -1 for every other.
+
 decoder, one graph for prefill and decode (G = 0 in decode):
 visual_embeds [B, G, N_0, D], input_ids int64 [B, T], visual_position_ids float32 [A, B, G * N_0],
 position_ids float32 [A, B, T], visual_order int64 [B, G * N_0], order int64 [B, T], text_mask bool [B, P + T],
@@ -32,6 +35,7 @@ from luvc_export.core.plan import Plan
 
 IMAGE = "image"
 PADDING = "padding"
+UNITS = "units"
 VISUAL_EMBEDS = "visual_embeds"
 VISUAL_POSITIONS = "visual_positions"
 MERGED_INTO = "merged_into"
@@ -69,6 +73,8 @@ DECODER_INPUTS = (
 
 def vision_inputs(plan: Plan) -> tuple[str, ...]:
     """Inputs of a plan's vision graph, in graph order."""
+    if plan.bucket:
+        return (IMAGE, UNITS)
     return (IMAGE, PADDING) if plan.vision_padding else (IMAGE,)
 
 

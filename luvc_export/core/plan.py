@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from luvc_export.core import encoder_prune, llm_rules, merging
+from luvc_export.core import bucket_rules, encoder_prune, llm_rules, merging
 from luvc_export.core.encoder_prune import EncoderPrune as EncoderPrune
 from luvc_export.core.merging import MergePass as MergePass
 from luvc_export.errors import PlanError
@@ -87,6 +87,7 @@ class Plan:
         topk_limit: Largest K the targets of this plan accept, None for no limit.
         schedule: Name of the schedule that made ``keep``, for people.
         encoder_prune: Units that leave the encoder's later blocks; None for none.
+        bucket: Units of an image that the graphs compute, which the host names (input ``units``); 0 for all of them.
     """
 
     grid: tuple[int, int]
@@ -114,10 +115,16 @@ class Plan:
     schedule: str = "list"
     schema_version: int = SCHEMA_VERSION
     encoder_prune: EncoderPrune | None = None
+    bucket: int = 0
 
     def __post_init__(self) -> None:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _encoder_problems(self) if not problems else []
+        if self.bucket and not problems:
+            problems += bucket_rules.problems(
+                self.bucket, self.units, self.merges, self.encoder_prune, self.joint_images
+            )
+            problems += _grid_problems(self, "of which a bucket has gaps")
         fits = not problems
         problems += _budget_problems(self) if fits else []
         chooses = () if problems else self.chooses
@@ -157,11 +164,13 @@ class Plan:
     @property
     def grid_intact(self) -> bool:
         """Whether every unit of the merged grid leaves the encoder."""
-        return self.encoder_prune is None or self.encoder_prune.restore == "all"
+        return not self.bucket and (self.encoder_prune is None or self.encoder_prune.restore == "all")
 
     @property
     def encoder_tokens(self) -> int:
         """Units that the encoder's last block computes."""
+        if self.bucket:
+            return self.bucket
         passes, prune = self.merge_passes, self.encoder_prune
         axes = passes[-1].after if passes else merging.whole(self.grid)
         return prune.tokens(axes) if prune else axes[0].units * axes[1].units
@@ -237,7 +246,7 @@ class Plan:
         """
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         data["merges"] = [step.to_json() for step in self.merges]
-        later = {*llm_rules.FIELDS, "encoder_prune"}
+        later = {*llm_rules.FIELDS, "encoder_prune", "bucket"}
         return {name: value for name, value in data.items() if name not in later or value not in _UNSAID}
 
     @classmethod
@@ -290,7 +299,7 @@ def _check_limits(data: dict[str, Any], where: str) -> None:
             raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
     merges = [value for merge in data.get("merges", []) for value in merge.values()]
     numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
-    numbers += [data.get("steps", 0)]
+    numbers += [data.get("steps", 0), data.get("bucket", 0)]
     numbers += [data.get("topk_limit") or 0, *data.get("kv_only", [])]
     for value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
@@ -343,10 +352,16 @@ def _encoder_problems(plan: Plan) -> list[str]:
     found = encoder_prune.problems(plan.encoder_prune, blocks, plan.topk_limit, rows * columns)
     if found or plan.grid_intact:
         return found
-    for name, value in (("reducer", "merge"), ("spectrum", "2d")):
-        if getattr(plan, name) == value and any(keep for keep in plan.keep) and _reads(plan, name):
-            found.append(f"{name}: {value!r} needs the grid, of which encoder_prune restores 'none'")
-    return found
+    return _grid_problems(plan, "of which encoder_prune restores 'none'")
+
+
+def _grid_problems(plan: Plan, why: str) -> list[str]:
+    """What of a plan needs the whole grid; ``why`` it is not there."""
+    return [
+        f"{name}: {value!r} needs the grid, {why}"
+        for name, value in (("reducer", "merge"), ("spectrum", "2d"))
+        if getattr(plan, name) == value and any(keep for keep in plan.keep) and _reads(plan, name)
+    ]
 
 
 def _reads(plan: Plan, name: str) -> bool:

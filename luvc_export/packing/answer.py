@@ -55,7 +55,8 @@ def answer(
     ends = session.bundle.manifest.prompt.eos_token_ids
     times: list[tuple[str, float]] = []
     started = perf_counter()
-    seen = session.encode_images(request.images, request.padding) if len(request.images) else None
+    shown = request.images, request.padding, request.units
+    seen = session.encode_images(*shown) if len(request.images) else None
     times.append(("vision", _since(started)))
     started = perf_counter()
     step = session.run(request.token_ids, seen, blocks=request.blocks)

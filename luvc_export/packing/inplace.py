@@ -66,9 +66,9 @@ class InplaceOrt:
         """See ``Backend.load``."""
         self._inner.load(images)
 
-    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
-        return self._inner.vision(images, padding)
+        return self._inner.vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], InplaceCache]:
         """See ``Backend.decode``."""

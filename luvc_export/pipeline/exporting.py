@@ -34,6 +34,7 @@ def export_bundle(
     weights: WeightsMode = "copy",
     debug: bool = False,
     padding: bool = True,
+    unit_tolerance: int = 0,
     overwrite: bool = False,
     revision: str | None = None,
     lora: str | None = None,
@@ -58,6 +59,7 @@ def export_bundle(
         weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
         debug: Also write decoder graphs that take the kept indices as inputs.
         padding: Tell graphs which units are padding, where ``fit`` pads; False for engines with plugins.
+        unit_tolerance: Levels of a pixel up to which buckets (plans ``NAME@50``) take a unit for foretold.
         overwrite: Replace an existing bundle.
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
@@ -96,7 +98,7 @@ def export_bundle(
     from luvc_export.export.options import Options
 
     video = video or joint_frames is not None
-    more = {"tiles": tuple(tiles), "video": video, "padding": padding}
+    more = {"tiles": tuple(tiles), "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)

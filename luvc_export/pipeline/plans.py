@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from luvc_export.core.plan import LastLayer, Plan, Quota
 from luvc_export.core.planning import DEFAULT_SCHEDULE, EncoderPruneRequest, PlanRequest, solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
+from luvc_export.core.unit_buckets import check_shares, with_buckets
 from luvc_export.errors import MachineError, PlanError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def make_plans(
     *,
     image_size: ImageSize | Sequence[ImageSize] | None = None,
     joint_frames: int | None = None,
+    unit_buckets: Sequence[int] = (),
     speedup: float | None = None,
     kv_mib: float | None = None,
     last_layer: LastLayer | None = None,
@@ -136,6 +138,9 @@ def make_plans(
         sources: Names of schedules; or by name, schedules, budgets or plans. The first becomes the bundle's default.
         image_size: Height and width in pixels, one or several; None for the family's own size.
         joint_frames: Also make plans whose budgets so many frames of a video share.
+        unit_buckets: Percentages, ascending: beside each plan for pictures also ``NAME@50`` and so on, whose graphs
+            compute that share of the units, named by the host; 100 is the plan itself. Nothing merges then unless
+            ``merge_keep`` says so, which is refused.
         speedup: See ``make_plan``.
         kv_mib: See ``make_plan``.
         last_layer: See ``make_plan``.
@@ -145,10 +150,13 @@ def make_plans(
         **choices: Other arguments of ``make_plan``.
 
     Raises:
-        PlanError: A plan cannot be made; lists every problem.
+        PlanError: A plan cannot be made, or have these buckets; lists every problem.
         CheckpointError: No such checkpoint or family.
-        UsageError: ``joint_frames`` with fixed budgets, or they make no video for this model.
+        UsageError: ``joint_frames`` with fixed budgets, or they make no video for this model; or see ``check_shares``.
     """
+    if unit_buckets:
+        check_shares(unit_buckets)
+        choices = {**choices, "merge_keep": 1.0 if choices.get("merge_keep") is None else choices["merge_keep"]}
     checkpoint = open_model(model, revision, weights=False)
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
     fixed = [name for name, source in named.items() if not isinstance(source, str)]
@@ -181,7 +189,7 @@ def make_plans(
                         **choices,
                     )
                 )
-    return plans
+    return with_buckets(plans, unit_buckets) if unit_buckets else plans
 
 
 def images_of_video(checkpoint: Checkpoint, frames: int) -> int:

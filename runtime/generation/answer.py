@@ -48,7 +48,7 @@ def answer(
     loaded.backend.load(images=len(request.images) > 0)
     sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
     marks = [perf_counter()]
-    features = loaded.encode_images(request.images, request.padding)
+    features = loaded.encode_images(request.images, request.padding, request.units)
     marks.append(perf_counter())
     step = loaded.run(request.token_ids, features, past.state if past else None, blocks=request.blocks)
     marks.append(perf_counter())
@@ -77,9 +77,8 @@ def answer(
         kv_mib=cache.nbytes / 2**20,
         visual_tokens=visual,
     )
-    selection = Selection(
-        loaded.plan.grid, features.merged_into, kept, request.placements, loaded.size, request.tiles, request.padding
-    )
+    where = request.placements, loaded.size, request.tiles, request.padding, request.novel
+    selection = Selection(loaded.plan.grid, features.merged_into, kept, *where)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, source.state)
     made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection, done, now
     return Generation(

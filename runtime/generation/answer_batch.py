@@ -123,7 +123,9 @@ def answer_batch(
     start = perf_counter()
     shown = [request.padding for request in requests if request.padding is not None]
     padding = np.concatenate(shown) if len(shown) == rows else None
-    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding)
+    chosen = [request.units for request in requests if request.units is not None]
+    units = np.concatenate(chosen) if len(chosen) == rows else None
+    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding, units)
     encoded = perf_counter()
     layouts = [
         arrange(
@@ -173,7 +175,7 @@ def answer_batch(
         own = slice(row * images, (row + 1) * images)
         merged = None if features.merged_into is None else features.merged_into[own]
         mine = {layer: indices[row] for layer, indices in kept.items()}
-        where = request.placements, loaded.size, request.tiles, request.padding
+        where = request.placements, loaded.size, request.tiles, request.padding, request.novel
         selection = Selection(loaded.plan.grid, merged, mine, *where)
         made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection
         answers.append(

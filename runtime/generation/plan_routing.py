@@ -1,19 +1,23 @@
-"""Which plan of a bundle answers a question: one for the pictures' size, one for whole videos."""
+"""Which plan of a bundle answers a question: one for the pictures' size, for whole videos, for as few units as do."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.runtime.backend import Unloading
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.tile_selection import best_fit
+from luvc_export.runtime.media.unit_choice import most_novel
 from luvc_export.runtime.prompt.encoder import Question, VideoClip
+from luvc_export.runtime.prompt.request import Request
 
 
 class PlanRouter:
-    """A plan and those beside it (``NAME@HxW``, ``NAME@video``), opened when first needed.
+    """A plan and those beside it (``NAME@HxW``, ``NAME@video``, ``NAME@50``), opened when first needed.
 
     Args:
         own: The plan.
@@ -23,6 +27,7 @@ class PlanRouter:
     def __init__(self, own: LoadedPlan, another: Callable[[str], LoadedPlan] | None) -> None:
         self._own, self._name, self._another = own, own.plan_name, another
         self._opened = {own.plan_name: own}
+        self._turn = own
         self._opening = threading.Lock()
 
     def fitting(self, asked: Question) -> LoadedPlan:
@@ -38,6 +43,42 @@ class PlanRouter:
         sizes = self._bundle.sizes_of(name)
         largest = max((picture_size(open_picture(picture)) for picture in shown), key=lambda size: size[0] * size[1])
         return self._open([*sizes.values()][best_fit(largest, [*sizes])])
+
+    def bucket(self, chosen: LoadedPlan, request: Request) -> tuple[LoadedPlan, Request]:
+        """The smallest bucket of ``chosen`` that holds every novel unit of the request's images, ``chosen`` if none.
+
+        A ``chosen`` that is a bucket itself was asked for by name: it takes what it holds.
+        """
+        novel = request.novel
+        if self._another is not None and not chosen.plan.bucket and novel is not None and len(novel):
+            most = int(novel.sum((1, 2)).max())
+            buckets = self._runnable(self._bundle.buckets_of(chosen.plan_name))
+            held = next((held for held in buckets if held >= most), None)
+            if held is not None and request.novelty is not None:
+                chosen, request = self._open(buckets[held]), replace(request, units=most_novel(request.novelty, held))
+        self.take_turn(chosen)
+        return chosen, request
+
+    def take_turn(self, chosen: LoadedPlan) -> None:
+        """Unload the plan or bucket that answered before, where back-ends pack weights for each.
+
+        Whoever is in the middle of an answer with it loads it again. Plans without buckets keep what they have.
+        """
+        if not chosen.plan.bucket and not self._bundle.buckets_of(chosen.plan_name):
+            return
+        with self._opening:
+            before, self._turn = self._turn, chosen
+        if before is not chosen and isinstance(before.backend, Unloading):
+            before.backend.unload()
+
+    def _runnable(self, buckets: dict[int, str]) -> dict[int, str]:
+        """Those that this back-end runs: engines are built for one plan each."""
+        if self._own.backend.name != "tensorrt":
+            return buckets
+        engines = self._bundle.manifest.engines
+        targets = {entry.target for entry in engines if entry.plan == self._name}
+        built = {entry.plan for entry in engines if entry.target in targets}
+        return {held: name for held, name in buckets.items() if name in built}
 
     def video_frames(self, most: int) -> int:
         """Frames to sample from a video: those of the plan that takes whole ones, else at most ``most`` that fit."""

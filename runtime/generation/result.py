@@ -29,6 +29,7 @@ class Selection:
         size: Height and width of that canvas: of the bundle's image sizes, the one that was used.
         tiles: Rows and columns of tiles each picture was cut to.
         padding: bool [n, rows, columns], units of each image that show padding alone.
+        novel: bool [n, rows, columns], units that neighbours do not foretell; None where the bundle has no buckets.
     """
 
     grid: tuple[int, int]
@@ -38,6 +39,7 @@ class Selection:
     size: tuple[int, int]
     tiles: tuple[tuple[int, int], ...]
     padding: NDArray[np.bool_] | None = None
+    novel: NDArray[np.bool_] | None = None
 
 
 def kept_of(groups: NDArray[np.int64], image: int, plan: Plan) -> NDArray[np.int64]:

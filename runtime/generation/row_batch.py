@@ -106,7 +106,7 @@ class RowBatch:
         loaded, images = self._loaded, len(requests[0].images)
         loaded.backend.load(images=images > 0)
         start = perf_counter()
-        seen = [loaded.encode_images(request.images, request.padding) for request in requests]
+        seen = [loaded.encode_images(request.images, request.padding, request.units) for request in requests]
         marks = {"start": start - ready, "ready": start, "encoded": perf_counter()}
         layouts = [
             arrange(
@@ -253,5 +253,5 @@ def _selection(
     loaded: LoadedPlan, request: Request, seen: VisualFeatures, kept: Mapping[int, NDArray[np.int64]]
 ) -> Selection:
     mine = dict(kept)
-    where = request.placements, loaded.size, request.tiles, request.padding
+    where = request.placements, loaded.size, request.tiles, request.padding, request.novel
     return Selection(loaded.plan.grid, seen.merged_into, mine, *where)

@@ -23,6 +23,7 @@ def draw(
     panel: int = 320,
     padding: NDArray[np.bool_] | None = None,
     means: Collection[int] = (),
+    foretold: bool = False,
 ) -> Image.Image:
     """One panel for merging and one per pruning layer, side by side. Units of padding are hatched, and told apart.
 
@@ -37,6 +38,7 @@ def draw(
         padding: Units that show padding alone, bool [rows, columns].
         means: Layers into which a row goes that is the mean of those dropped (``Plan.aggregate``): their units are
             tinted in place of dark.
+        foretold: Units that left were foretold by their neighbours: a bucket left them out.
     """
     height = round(panel * canvas.shape[0] / canvas.shape[1])
     picture = Image.fromarray(canvas).resize((panel, height), Image.Resampling.BICUBIC)
@@ -47,9 +49,8 @@ def draw(
     empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
     merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
-    panels = [
-        (f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))
-    ]
+    said = f"{tokens} of {owner.size} units computed" if foretold else f"{owner.size} units {merged} {tokens}"
+    panels = [(f"{said}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))]
     for layer, alive in sorted(kept.items()):
         told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
         mean = layer in means

@@ -22,7 +22,7 @@ from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.media.padding import all_picture
+from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
@@ -106,11 +106,15 @@ class OpenVinoBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def unload(self) -> None:
+        """See ``Unloading``. Caches stay: they are tensors of their own."""
+        for name in ("_vision", "_decoder", "_reader"):
+            self.__dict__.pop(name, None)
+        memory.give_back()
+
+    def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``."""
-        feeds: dict[str, Array] = {graph_io.IMAGE: images}
-        if self._entry.plan.vision_padding:
-            feeds[graph_io.PADDING] = all_picture(len(images), self._entry.plan.grid) if padding is None else padding
+        feeds = {graph_io.IMAGE: images, **beside_image(self._entry.plan, len(images), beside)}
         outputs = self._run(self._vision, feeds, {})
         return {name: _values(tensor) for name, tensor in outputs.items()}
 

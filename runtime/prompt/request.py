@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,17 @@ from luvc_export.runtime.media.padding import all_picture, padding_units
 from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
 from luvc_export.runtime.media.tile_selection import choose_tiling
+from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question, VideoClip
+
+
+class SeenImage(NamedTuple):
+    """Pixels uint8 [F, H, W, 3], padding bool [H0, W0], and what the vision graph takes beside them, if anything."""
+
+    pixels: NDArray[np.uint8]
+    padding: NDArray[np.bool_]
+    beside: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,9 @@ class Request:
         blocks: Images that belong together, see ``layout.arrange``.
         clips: Which images are of videos.
         padding: bool [n, H0, W0], units of each image that show padding alone; None where nobody asks.
+        novelty: int16 [n, H0, W0], see ``unit_choice.novelty``; None where the bundle has no buckets.
+        tolerance: Above it a unit is novel.
+        units: int32 [n, K], the units that a bucket of K takes; None for a plan of all units.
     """
 
     token_ids: tuple[int, ...]
@@ -43,19 +55,38 @@ class Request:
     blocks: Mapping[int, token_layout.Block] = field(default_factory=dict)
     clips: tuple[ClipImages, ...] = ()
     padding: NDArray[np.bool_] | None = None
+    novelty: NDArray[np.int16] | None = None
+    units: NDArray[np.int32] | None = None
+    tolerance: int = 0
+
+    @property
+    def novel(self) -> NDArray[np.bool_] | None:
+        """Units that neighbours do not foretell, bool [n, H0, W0]; None where the bundle has no buckets."""
+        return None if self.novelty is None else self.novelty > self.tolerance
 
     def padded_images(self, plan: Plan) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
         """Each image with the units of it that are padding, bool [H0, W0]; where nobody asked, none is."""
         none = all_picture(len(self.images), plan.grid)
         yield from zip(self.images, none if self.padding is None else self.padding, strict=True)
 
+    def seen_images(self, plan: Plan) -> Iterator[SeenImage]:
+        """Each image with its padding and with what the plan's graph takes beside it (``Backend.vision``)."""
+        for index, (pixels, padding) in enumerate(self.padded_images(plan)):
+            given = padding if plan.vision_padding else None
+            yield SeenImage(pixels, padding, given if self.units is None else self.units[index])
+
     def rest(self, tokens: int, images: int) -> Request:
         """What is left after so many ids and images; ``tiles`` and ``clips`` stay those of all."""
         blocks = {first - images: block for first, block in self.blocks.items() if first >= images}
-        padding = None if self.padding is None else self.padding[images:]
-        placements = self.placements[images:]
-        return Request(
-            self.token_ids[tokens:], self.images[images:], placements, self.tiles, blocks, self.clips, padding
+        return replace(
+            self,
+            token_ids=self.token_ids[tokens:],
+            images=self.images[images:],
+            placements=self.placements[images:],
+            blocks=blocks,
+            padding=None if self.padding is None else self.padding[images:],
+            novelty=None if self.novelty is None else self.novelty[images:],
+            units=None if self.units is None else self.units[images:],
         )
 
 
@@ -134,7 +165,22 @@ def make_request(
     for index, one in enumerate(prepared):
         images[index] = one.pixels
     placements = tuple(one.placement for one in prepared)
-    return Request(token_ids, images, placements, tuple(tiles), blocks, tuple(clips), _padding(prepared, spec, plan))
+    padding, novel = _padding(prepared, spec, plan), _novelty(images, manifest, plan)
+    units = most_novel(novel, plan.bucket) if novel is not None and plan.bucket else None
+    made = token_ids, images, placements, tuple(tiles), blocks, tuple(clips), padding
+    return Request(*made, novel, units, manifest.image.unit_tolerance)
+
+
+def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArray[np.int16] | None:
+    """Of each image, int16 [n, H0, W0]; None where no plan of this grid is a bucket."""
+    beside = any(entry.plan.bucket and entry.plan.grid == plan.grid for entry in manifest.plans.values())
+    if not plan.bucket and not beside:
+        return None
+    spec, found = manifest.image, np.zeros((len(images), *plan.grid), np.int16)
+    for index, pixels in enumerate(images):
+        side = spec.unit or min(pixels.shape[1] // plan.grid[0], pixels.shape[2] // plan.grid[1])
+        found[index] = novelty(pixels, plan.grid, side, spec.unit_tolerance)
+    return found
 
 
 def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[np.bool_]:

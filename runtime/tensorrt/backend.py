@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from luvc_export.bundle.engine_checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
@@ -90,18 +87,18 @@ class TrtBackend:
         self.gpu.activate()
         _ = self._decoder, self._vision if images else None
 
-    def vision(self, images: Any, padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def vision(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
         """See ``Backend.vision``. ``visual_embeds`` stays on the GPU (``GpuTensor``), where ``decode`` reads it.
 
         Args:
             images: uint8 [n, F, H, W, 3]: a host array, or a tensor of any library that lies on this GPU.
-            padding: See ``Backend.vision``; a host array.
+            beside: See ``Backend.vision``; a host array.
 
         Raises:
             UsageError: More images than the engine takes, or another shape, dtype or GPU.
         """
         self.gpu.activate()
-        return self._vision(images, padding)
+        return self._vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Cache]:
         """See ``Backend.decode``.

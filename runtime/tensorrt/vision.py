@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core import graph_io
@@ -41,7 +40,7 @@ class TrtVision:
         self._most = images * math.prod(made.shape[1:]) * BY_NAME[made.dtype].itemsize
         self._blocks = Pool(self._allocate)
 
-    def __call__(self, images: Any, padding: NDArray[np.bool_] | None = None) -> dict[str, Array]:
+    def __call__(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
         """See ``TrtBackend.vision``."""
         arrays: dict[str, Array] = {}
         resident: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -52,11 +51,12 @@ class TrtVision:
             arrays[graph_io.IMAGE] = np.ascontiguousarray(images)
         given = borrowed or arrays[graph_io.IMAGE]
         shapes: dict[str, tuple[int, ...]] = {graph_io.IMAGE: tuple(given.shape)}
-        asked = next((binding for binding in self._file.inputs if binding.name == graph_io.PADDING), None)
-        if asked is not None:
-            units = np.zeros((given.shape[0], *asked.shape[1:]), np.bool_) if padding is None else padding
-            arrays[graph_io.PADDING] = np.ascontiguousarray(units, np.bool_)
-            shapes[graph_io.PADDING] = units.shape
+        for binding in (binding for binding in self._file.inputs if binding.name != graph_io.IMAGE):
+            kind, plain = np.dtype(binding.dtype), np.zeros((given.shape[0], *binding.shape[1:]), binding.dtype)
+            if binding.name == graph_io.UNITS:
+                plain += np.arange(binding.shape[1], dtype=kind)
+            arrays[binding.name] = np.ascontiguousarray(plain if beside is None else beside, kind)
+            shapes[binding.name] = arrays[binding.name].shape
         if str(given.dtype) != "uint8":
             raise UsageError("pictures are bytes", where=graph_io.IMAGE, got=str(given.dtype), expected="uint8")
         check_shapes(self._file, 0, shapes)

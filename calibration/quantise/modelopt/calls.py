@@ -18,6 +18,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.backend import Array, Backend, Cache
+from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.ort import OrtCache
 
 INPUTS = "inputs.npz"
@@ -84,10 +85,10 @@ class _Recording:
     def placement(self) -> dict[str, dict[str, int]]:
         return self._inner.placement()
 
-    def vision(self, images: Any, padding: Any = None) -> dict[str, Array]:
-        given = {} if padding is None else {graph_io.PADDING: np.asarray(padding, np.bool_)}
+    def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
+        given = beside_image(self._plan, len(images), beside)
         self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **given})
-        return self._inner.vision(images, padding)
+        return self._inner.vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         names = graph_io.past_names(self._shape.layers)

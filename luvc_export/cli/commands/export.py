@@ -49,6 +49,8 @@ def export(
     merge_schedule: options.MergeSchedule = "late",
     encoder_keep: options.EncoderKeep = None,
     encoder_restore: options.EncoderRestore = "all",
+    unit_buckets: options.UnitBuckets = None,
+    unit_tolerance: options.UnitTolerance = 0,
     speedup: options.Speedup = None,
     kv_mib: options.KvMib = None,
     score: options.Score = Plan.score,
@@ -77,6 +79,8 @@ def export(
     [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-size 896x896[/dim]
 
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
+
+    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o pages --image-size 1120x800 --unit-buckets 25,50,75,100[/dim]
 
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
@@ -107,6 +111,7 @@ def export(
         named,
         image_size=sizes,
         joint_frames=joint_frames,
+        unit_buckets=options.percentages(unit_buckets),
         merge_keep=merge_keep,
         merge_schedule=merge_schedule,
         encoder_prune=leaving,
@@ -137,6 +142,7 @@ def export(
             weights="none" if no_weights else weights,  # type: ignore[arg-type]
             debug=debug_graph,
             padding=not ignore_padding,
+            unit_tolerance=unit_tolerance,
             overwrite=overwrite,
             lora=str(lora) if lora else None,
             progress=tell,

@@ -84,6 +84,7 @@ def run(
 
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
     """
+    from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
     from luvc_export.pipeline import load_bundle
@@ -152,6 +153,7 @@ def run(
                     "timings": result.timings.to_json(),
                     "image_size": result.selection.size,
                     "tiles": result.selection.tiles,
+                    "units": bucket_counts(result.selection),
                     "video": {"frames": len(film.frames), "of": film.of, "fps": film.fps} if film else None,
                     "show_kept": str(show_kept) if show_kept else None,
                     "backend": result.backend,
@@ -169,6 +171,8 @@ def run(
         print(f"{len(film.frames)} of {film.of} frames, {film.fps:.3g} a second", file=sys.stderr)
     if said := fit_line(result.selection, ways):
         print(said, file=sys.stderr)
+    if said := bucket_line(result.selection):
+        print(said, file=sys.stderr)
     said = session.choice or f"backend {result.backend}"
     ready = "" if warmed is None else f", warmed up in {1000 * warmed:.0f} ms"
     print(f"{said}, {result.arithmetic}{ready}", file=sys.stderr)
@@ -176,6 +180,10 @@ def run(
 
 
 def _say_times(answer: Any) -> None:
+    from luvc_export.cli.bucket_line import bucket_line
+
+    if said := bucket_line(answer.selection):
+        print(said, file=sys.stderr)
     print(timing_line(answer.timings), file=sys.stderr)
 
 

@@ -49,6 +49,8 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
         seen = f", the others seen for {gone.stabilise} more" if gone.stabilise else ""
         back = "all come back" if gone.restore == "all" else "none come back"
         merged += f"; {plan.encoder_tokens} go on after block {gone.block}{seen}, {back}"
+    if plan.bucket:
+        merged += f", {plan.bucket} of them computed, which the host names"
     if plan.joint_images > 1:
         merged += f"; {plan.joint_images} images share a budget"
     merged += f", divided by quota {plan.quota}" * (plan.quota != "none")

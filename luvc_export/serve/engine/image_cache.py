@@ -109,10 +109,16 @@ class Keys:
         facts.append({name: repr(place) for name, place in sorted(manifest.weights.tensors.items())})
         self._base = hashlib.sha256(json.dumps(facts, default=repr).encode()).digest()
 
-    def image(self, pixels: NDArray[np.uint8], padding: NDArray[np.bool_] | None = None) -> bytes:
-        """Key of a group of images, uint8 [n, F, H, W, 3], and of which units are padding, bool [n, H0, W0]."""
+    def image(
+        self,
+        pixels: NDArray[np.uint8],
+        padding: NDArray[np.bool_] | None = None,
+        units: NDArray[np.int32] | None = None,
+    ) -> bytes:
+        """Key of a group of images, uint8 [n, F, H, W, 3], of padding, bool [n, H0, W0], and of units, int32 [n, K]."""
         void = b"" if padding is None else np.packbits(padding).tobytes()
-        return self._hash(repr(pixels.shape).encode(), np.ascontiguousarray(pixels).data, void)
+        chosen = [] if units is None else [np.ascontiguousarray(units).data]
+        return self._hash(repr(pixels.shape).encode(), np.ascontiguousarray(pixels).data, void, *chosen)
 
     def prefix(self, request: Request, tokens: Sequence[int], images: Sequence[bytes]) -> bytes:
         """Key of a prompt's first tokens, with the keys of all its groups of images."""

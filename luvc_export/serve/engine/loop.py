@@ -255,7 +255,7 @@ class Engine:
             "ttft_ms": 1000 * (now - job.arrived),
             "cache": found.found,
         }
-        where = request.placements, loaded.size, request.tiles, request.padding
+        where = request.placements, loaded.size, request.tiles, request.padding, request.novel
         selection = Selection(loaded.plan.grid, found.merged_into, found.kept, *where)
         cached = {"none": 0, "image": units, "prefix": units + len(request.token_ids) - images - self._asked(job)}
         progress = Progress(job, found.found, now, job.choices, timings, visual, selection, cached[found.found])

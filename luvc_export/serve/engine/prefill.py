@@ -22,7 +22,7 @@ from luvc_export.serve.engine.image_cache import ImageCache, Keys, Prefix
 
 Found = Literal["none", "image", "prefix"]
 #: Images uint8 [n, F, H, W, 3] and which of their units are padding, bool [n, H0, W0].
-Group = tuple[NDArray[np.uint8], "NDArray[np.bool_] | None"]
+Group = tuple[NDArray[np.uint8], "NDArray[np.bool_] | None", "NDArray[np.int32] | None"]
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,18 @@ class Prefiller:
     def encoded(self, request: Request) -> tuple[VisualFeatures, Found]:
         """The encoder's output for all images, from the cache where it has them."""
         if not len(request.images) or not self._cache.limit:
-            return self._loaded.encode_images(request.images, request.padding), "none"
+            return self._loaded.encode_images(request.images, request.padding, request.units), "none"
         groups = self._groups(request)
         return self._encoded(groups, [self._keys.image(*one) for one in groups])
 
     def _groups(self, request: Request) -> list[Group]:
-        """Images that are encoded together, each group with its padding: one, or those that share a budget."""
-        size, padding = self._loaded.plan.joint_images, request.padding
-        return [
-            (request.images[first : first + size], None if padding is None else padding[first : first + size])
-            for first in range(0, len(request.images), size)
-        ]
+        """Images that are encoded together, each group with padding and units: one, or those that share a budget."""
+        size, groups = self._loaded.plan.joint_images, list[Group]()
+        for first in range(0, len(request.images), size):
+            part = slice(first, first + size)
+            padding = None if request.padding is None else request.padding[part]
+            groups.append((request.images[part], padding, None if request.units is None else request.units[part]))
+        return groups
 
     def _encoded(self, groups: list[Group], keys: list[bytes]) -> tuple[VisualFeatures, Found]:
         held = [self._cache.features(key) for key in keys]

@@ -1,0 +1,195 @@
+"""A bundle with buckets: the host chooses units and the plan, ONNX Runtime and OpenVINO answer as torch does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import family_chat
+import numpy as np
+import pytest
+from family_questions import small
+from numpy.typing import NDArray
+from test_family_joint import MOMENTS
+from torch_backend import TorchBackend
+
+from luvc_export import build_engine, export_bundle
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.cli.bucket_line import bucket_counts, bucket_line
+from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.unit_buckets import with_buckets
+from luvc_export.errors import LuvcError, PlanError, UsageError
+from luvc_export.pipeline import make_plans
+from luvc_export.runtime.generation.plan_routing import PlanRouter
+from luvc_export.runtime.media.token_visualisation import draw
+from luvc_export.runtime.session import Session
+
+FAMILY = "qwen2_5_vl"
+BACKENDS = ("cpu", "openvino")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(family_chat.save(small(FAMILY), tmp_path_factory.mktemp(FAMILY) / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: str) -> Bundle:
+    """A plan that prunes in the LLM, and half of its units."""
+    tiny = small(FAMILY)
+    plan = replace(tiny.thirds, merges=(), keep=(tiny.thirds.units, 5)[: tiny.thirds.layers], last_layer="full")
+    made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
+    return export_bundle(
+        checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made
+    )
+
+
+def _page(novel: int) -> NDArray[np.uint8]:
+    """A picture of one colour but for so many units."""
+    tiny, random = small(FAMILY), np.random.default_rng(novel)
+    side = tiny.family.unit_pixels(tiny.config)
+    page = np.full((*tiny.size, 3), 200, np.uint8)
+    columns = tiny.size[1] // side
+    for unit in range(novel - 1):  # with the first one, which nothing foretells
+        row, column = divmod(unit + 1, columns)
+        box = page[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        box[:] = random.integers(0, 256, box.shape)
+    return page
+
+
+def _torch(bundle: Bundle, plan: str) -> Session:
+    return Session(bundle, TorchBackend(small(FAMILY), bundle.entry(plan).plan), plan=plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_smallest_bucket_that_holds_a_picture_answers(bundle: Bundle, backend: str) -> None:
+    pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
+    session = Session(bundle, backend, threads=1, arithmetic="fp32")
+    units = bundle.entry("some").plan.units
+    assert bundle.buckets_of() == {units // 2: "some@50"}
+    for novel, name in ((4, "some@50"), (units, "some")):
+        page = _page(novel)
+        found = session.generate(page, "what?", max_new_tokens=4)
+        assert found.token_ids == _torch(bundle, name).generate(page, "what?", max_new_tokens=4).token_ids
+        assert found.past.loaded.plan_name == name
+        counts = bucket_counts(found.selection)
+        computed = units // (2 if name == "some@50" else 1)
+        assert counts is not None and counts["computed"] == computed and counts["lost"] == 0
+    assert not {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}  # the plan took its turn
+    batch = session.generate_batch([{"image": _page(n), "prompt": "what?"} for n in (4, units)], max_new_tokens=4)
+    assert [one.selection.merged_into.min() for one in batch if one.selection.merged_into is not None] == [-1, 0]
+    assert batch[1].token_ids == found.token_ids
+    assert not {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}
+
+
+def test_all_units_answer_exactly_as_the_plan_alone(bundle: Bundle) -> None:
+    """Nothing of the plan's own graphs knows that there are buckets beside it."""
+    page = _page(bundle.entry("some").plan.units)
+    beside = Session(bundle, "cpu", threads=1)
+    without = Session(bundle, "cpu", threads=1)
+    without._router = PlanRouter(without, None)
+    one, other = (session.generate(page, "what?", max_new_tokens=6, logprobs=3) for session in (beside, without))
+    assert one.token_ids == other.token_ids and one.logprobs == other.logprobs
+
+
+def test_a_chat_leaves_a_bucket_that_its_next_picture_does_not_fit(bundle: Bundle) -> None:
+    session = Session(bundle, "cpu", threads=1)
+    first = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
+    seen = session.generate([_page(4)], messages=first, max_new_tokens=3)
+    said = [*first, {"role": "assistant", "content": [{"type": "text", "text": seen.text}]}, *first]
+    pages = [_page(4), _page(bundle.entry("some").plan.units)]
+    later = session.generate(pages, messages=said, after=seen, max_new_tokens=3)
+    assert seen.past.loaded.plan_name == "some@50" and later.past.loaded.plan_name == "some" and not later.reused
+
+
+def test_a_bucket_asked_for_by_name_takes_what_it_holds_and_says_what_is_lost(bundle: Bundle) -> None:
+    units = bundle.entry("some").plan.units
+    found = Session(bundle, "cpu", plan="some@50", threads=1).generate(_page(units - 2), "what?", max_new_tokens=1)
+    line, counts = bucket_line(found.selection), bucket_counts(found.selection)
+    assert counts is not None and counts["novel"] >= units - 2 and counts["lost"] == counts["novel"] - units // 2
+    assert line is not None and f"{units // 2} of {units} units computed" in line
+    assert f"{counts['lost']} of those are left out" in line
+    merged = found.selection.merged_into
+    assert merged is not None
+    sheet = draw(found.past.images[0][0], found.selection.grid, merged[0], {}, foretold=True)
+    left = np.asarray(sheet)[:, :340].astype(int)
+    assert (np.ptp(left, -1) == 0).mean() > 0.4  # units that left are grey
+
+
+def test_sabotage_other_units_are_other_tokens(bundle: Bundle) -> None:
+    session, page = Session(bundle, "cpu", plan="some@50", threads=1), _page(9)
+    request = session.prepare(page, "what?")
+    right = session.encode_images(request.images, units=request.units)
+    assert request.units is not None
+    others = np.arange(12, 24, dtype=np.int32)[None]
+    wrong = session.encode_images(request.images, units=others)
+    assert np.abs(right.embeds - wrong.embeds).max() > 0.01
+
+
+def test_engines_build_without_a_gpu(bundle: Bundle) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
+    made = build_engine(bundle.folder, "rtx-ada", "some@50", precision="fp16").engine("some@50", "rtx-ada")
+    assert [(one.name, one.dtype) for one in made.vision.inputs] == [("image", "uint8"), ("units", "int32")]
+    high = made.vision.profiles[0].maximum
+    assert high["units"] == (1, bundle.entry("some@50").plan.bucket)
+
+
+def test_what_is_new_stands_in_the_manifest(bundle: Bundle) -> None:
+    data = bundle.manifest.to_json()
+    assert data["plans"]["some"]["plan"]["bucket"] == data["image"]["unit_tolerance"] == 0
+    assert data["plans"]["some@50"]["plan"]["bucket"] == bundle.entry("some").plan.units // 2
+    data["image"]["unit_tolerance"] = 3
+    assert Manifest.from_json(data, "luvc.json").image.unit_tolerance == 3
+    for wrong in (-1, 256, "3"):
+        data["image"]["unit_tolerance"] = wrong
+        with pytest.raises(LuvcError, match="unit_tolerance"):
+            Manifest.from_json(data, "luvc.json")
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"unit_buckets": [50, 25, 125]}, ["25 after 50: expected ascending", "125: expected 1 to 100 percent"]),
+        ({"unit_buckets": [100]}, ["no bucket below 100"]),
+        ({"unit_buckets": [1, 2]}, ["nothing stays: 1 % of 24 units are none", "nothing stays: 2 % of 24"]),
+        ({"unit_buckets": [50], "merge_keep": 0.5}, ["merges: OIM pairs rows", "--merge-keep 1"]),
+    ],
+)
+def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(UsageError) as refused:
+        make_plans(checkpoint, ["thirds"], image_size=small(FAMILY).size, **choices)
+    assert all(text in str(refused.value) for text in told), str(refused.value)
+    assert "where: --unit-buckets" in str(refused.value)
+
+
+def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
+    plan = small(FAMILY).plan
+    with pytest.raises(PlanError, match=r"(?s)encoder_prune: .*joint_images: "):
+        replace(
+            plan,
+            keep=(12,) * plan.layers,
+            bucket=12,
+            spectrum="1d",
+            joint_images=MOMENTS,
+            encoder_prune=EncoderPrune(0, 0.5),
+        )
+    for wrong in (24, -1, 12.0):
+        with pytest.raises(PlanError, match=f"bucket: got {wrong!r}, expected 1 to 23"):
+            Plan.from_json({**plan.to_json(), "bucket": wrong})
+    with pytest.raises(PlanError, match="a number of the plan is too large or none"):
+        Plan.from_json({**plan.to_json(), "bucket": True})
+    film = {"film": replace(plan, joint_images=MOMENTS)}
+    assert [*with_buckets({"none": plan, **film}, [50])] == ["none", "film", "none@50"]
+
+
+def test_a_tolerance_without_buckets_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a tolerance is for buckets"):
+        export_bundle(
+            checkpoint, tmp_path / "b", {"none": small(FAMILY).plan}, image_size=small(FAMILY).size, unit_tolerance=4
+        )
+    plans: dict[str, Plan] = with_buckets({"none": small(FAMILY).plan}, [50])
+    with pytest.raises(UsageError, match="0 to 255 levels"):
+        export_bundle(checkpoint, tmp_path / "b", plans, image_size=small(FAMILY).size, unit_tolerance=256)
+    assert not (tmp_path / "b").exists()

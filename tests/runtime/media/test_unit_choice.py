@@ -1,0 +1,85 @@
+"""Units that neighbours foretell: by hand, by the plain loop, within a tolerance; what a bucket takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from luvc_export.core.plan import Plan
+from luvc_export.runtime.media import unit_choice
+from luvc_export.runtime.media.unit_choice import FIRST, beside_image, most_novel, novelty
+
+
+def _flat(levels: list[list[int]], side: int = 2) -> NDArray[np.uint8]:
+    """A picture uint8 [1, H, W, 3] whose units are of one level each, and three pixels more that belong to none."""
+    picture = np.repeat(np.repeat(np.array(levels, np.uint8), side, 0), side, 1)
+    return np.pad(picture, ((0, 3), (0, 3)), constant_values=99)[None, :, :, None].repeat(3, -1)
+
+
+def test_the_predictor_by_hand() -> None:
+    """Its last column: from above where left and corner are alike, else from the left."""
+    found = novelty(_flat([[5, 5, 9], [5, 5, 9], [7, 7, 9]]), (3, 3), 2)
+    assert found.tolist() == [[FIRST, 0, 4], [0, 0, 0], [2, 0, 2]]
+    # Where the corner is another than the left, the left foretells, though the unit is as the one above.
+    assert novelty(_flat([[1, 2], [3, 2]]), (2, 2), 2).tolist() == [[FIRST, 1], [2, 1]]
+
+
+def test_a_pixel_of_any_frame_and_channel_counts() -> None:
+    film = np.repeat(_flat([[5, 5], [5, 5]]), 2, 0)
+    film[1, 3, 3, 2] = 8
+    assert novelty(film, (2, 2), 2).tolist() == [[FIRST, 0], [0, 3]]
+
+
+def test_small_differences_do_not_add_up() -> None:
+    """A gradient of one level a unit: within two levels every third is novel, since it is told from what stands."""
+    found = novelty(_flat([list(range(7))]), (1, 7), 2, tolerance=2)
+    assert found[0].tolist() == [FIRST, 1, 2, 3, 1, 2, 3]
+    assert novelty(_flat([list(range(7))]), (1, 7), 2).tolist() == [[FIRST, 1, 1, 1, 1, 1, 1]]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
+@settings(max_examples=40)
+def test_the_quick_way_is_the_loop(seed: int, rows: int, columns: int, levels: int) -> None:
+    """Few levels, so that many units are alike."""
+    random = np.random.default_rng(seed)
+    units = random.integers(0, levels, (rows, columns, 3)).astype(np.uint8)
+    assert np.array_equal(unit_choice._exact(units), unit_choice._within(units, 0))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40))
+@settings(max_examples=40)
+def test_what_is_dropped_can_be_told_again(seed: int, tolerance: int) -> None:
+    """From novel units alone, in order: every pixel is within the tolerance."""
+    random = np.random.default_rng(seed)
+    picture = random.integers(0, 3, (4, 5)).astype(np.uint8) * 30 + random.integers(0, 12, (4, 5)).astype(np.uint8)
+    novel = novelty(_flat(picture.tolist()), (4, 5), 2, tolerance) > tolerance
+    told = np.zeros((4, 5), int)
+    for row in range(4):
+        for column in range(5):
+            left = told[row, column - 1] if column else None
+            above = told[row - 1, column] if row else None
+            if novel[row, column]:
+                told[row, column] = picture[row, column]
+            elif left is None or above is None:
+                told[row, column] = above if left is None else left
+            else:
+                corner = told[row - 1, column - 1]
+                alike, other = abs(corner - left) <= tolerance, abs(corner - above) > tolerance
+                told[row, column] = above if alike and other else left
+    assert np.abs(told - picture).max() <= tolerance
+
+
+def test_a_bucket_takes_the_most_novel_in_order() -> None:
+    found = np.array([[[FIRST, 0, 7], [0, 9, 0]], [[FIRST, 0, 0], [0, 0, 3]]], np.int16)
+    taken = most_novel(found, 3)
+    assert taken.dtype == np.int32 and taken.tolist() == [[0, 2, 4], [0, 1, 5]]
+
+
+@pytest.mark.parametrize("bucket", [0, 3])
+def test_what_stands_beside_an_image_that_says_nothing(bucket: int) -> None:
+    plan = Plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
+    made = beside_image(plan, 2, None)
+    assert {name: array.tolist() for name, array in made.items()} == ({"units": [[0, 1, 2]] * 2} if bucket else {})
