@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from luvc_export.calibration.ablation.variants import Shapes, Variant, one_shot, smaller
-from luvc_export.core.merging import MergePass, earliest
+from luvc_export.core.merging import MergePass, earliest, third
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.planning import place_merges
-
-
-def third(blocks: int) -> int:
-    """The block after which a third of the depth is done."""
-    return max(0, -(-blocks // 3) - 1)
 
 
 def cheaper_encoders(shapes: Shapes) -> list[Variant]:
