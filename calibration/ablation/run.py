@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from luvc_export.calibration import runners
-from luvc_export.calibration.ablation import figures, tables
+from luvc_export.calibration.ablation import encoder_section, figures, tables
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
@@ -96,7 +96,8 @@ def ablate(
         output / MEASUREMENTS,
         {key: about[key] for key in ("task", "weights", "report", "search", "records")},
     )
-    found = run(Study(engines, shapes, store, text, progress))
+    study = Study(engines, shapes, store, text, progress)
+    found = {**run(study), "cheaper": encoder_section.measure(study, "side")}
     data: dict[str, Any] = {"about": about, **plain(found)}
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / FIGURES, dumps(data) + "\n")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.calibration.ablation import encoder_variants
+from luvc_export.calibration.ablation import encoder_section, encoder_variants
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.core.encoder_cost import encoder_flops
@@ -47,7 +47,17 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         cells = " | ".join(interval(other.retention) for other in rows)
         where = row.remark if not row.name.startswith("smaller") else "before the processor"
         lines.append(f"| {row.name} | {where} | {fewer:.2f}x | {cells} |")
-    lines += ["", *fastest(found)]
+    lines += ["", *fastest(found), ""]
+    for by, name in (("vision", "encoder time"), ("ttft", "time to first token")):
+        lines += [
+            f"## At equal {name}",
+            "",
+            f"Processor milliseconds of one thread of the compressed torch model, in turns ({name}; uncompressed over "
+            "that). Retention between the two shares of a method that are nearest, the ends of its interval too.",
+            "",
+        ]
+        for ground in grounds:
+            lines += [f"### {ground.capitalize()}", "", *encoder_section.table(found[ground]["rows"], by)]
     return "\n".join([*lines, ""])
 
 
@@ -75,9 +85,8 @@ def main() -> None:
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
         some: list[Variant] = encoder_variants.cheaper_encoders(study.shapes)
-        rows = study.rows("encoder", [Variant("uncompressed", (study.shapes.none(),)), *some])
-        found[ground] = {"rows": rows, "ratios": [ratio(study.shapes, v.plans[0]) for v in some]}
-        found[ground]["ratios"].insert(0, 1.0)
+        rows = encoder_section.measure(study, "report")
+        found[ground] = {"rows": rows, "ratios": [1.0, *(ratio(study.shapes, v.plans[0]) for v in some)]}
     write("encoder", "encoder_study", parser, args, found, page, count=args.count)
 
 

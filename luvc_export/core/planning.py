@@ -17,6 +17,10 @@ from luvc_export.errors import PlanError, did_you_mean
 DEFAULT_SCHEDULE = "even"
 #: Share of units that merging keeps unless told.
 MERGE_KEEP = 0.75
+#: The quickest plan that kept 99 % of the answers on every ground of docs/results/encoder.md: so many of the units go on
+#: after a fifth of the encoder's depth, and come back. The LLM keeps all; in its last layer they give keys and values.
+FAST = "fast"
+FAST_KEEP = 0.8
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class PlanRequest:
     """What a user asks of a plan.
 
     Args:
-        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or a list of budgets, one per layer.
+        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or a list of budgets, one per layer.
         merge_keep: Share of units that merging in the encoder keeps (1 merges nothing); None is 0.75, or 1 where the
             encoder prunes.
         merge_at: Encoder blocks to merge after, in place of those of ``merge_schedule``.
@@ -86,12 +90,15 @@ def solve(
         keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
         last = request.last_layer or "full"
         return Plan(grid, keep, last_layer=last, schedule="none", **switches)
+    wanted = request.encoder_prune
+    if name == FAST and wanted is None:
+        wanted = EncoderPruneRequest(FAST_KEEP, earliest(encoder.blocks))
     share = request.merge_keep
     if share is None:
-        share = MERGE_KEEP if request.encoder_prune is None else 1.0
+        share = MERGE_KEEP if wanted is None else 1.0
     merges = place_merges(grid, share, encoder, request.merge_at, request.merge_schedule)
-    if request.encoder_prune is not None:
-        switches["encoder_prune"] = place_prune(request.encoder_prune, encoder)
+    if wanted is not None:
+        switches["encoder_prune"] = place_prune(wanted, encoder)
     rows, columns = merged_grid(grid, merges)
     tokens = Plan(grid, (0,), merges, encoder_prune=switches.get("encoder_prune")).vision_tokens * request.joint_images
     full = grid[0] * grid[1] * request.joint_images
@@ -100,11 +107,13 @@ def solve(
         keep = solve_speedup(llm, full, tokens, request.text, request.speedup, request.kv_only)
     elif request.kv_mib is not None:
         name, keep = f"kv-mib {request.kv_mib:g}", solve_kv(llm, tokens, request.text, request.kv_mib)
+    elif name == FAST:
+        keep = (tokens,) * llm.layers
     elif isinstance(request.schedule, str):
         keep = schedule(request.schedule, llm.layers, tokens)
     else:
         keep = tuple(request.schedule)
-    last = request.last_layer or "drop"
+    last = request.last_layer or ("kv_only" if name == FAST else "drop")
     if last != "drop" and name != "list" and len(keep) > 1:
         keep = (*keep[:-1], keep[-2])
     if switches.get("reducer") == "merge":
