@@ -1,14 +1,18 @@
 """What a cheaper encoder costs in answers: `python -m glyph_deep.encoder_study -o ../docs/results`.
 
-The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on where it stopped.
+The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on where it stopped, and variants whose
+answers are in `encoder.json` already, of this model and as many questions, are not asked again; times are taken anew.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from luvc_export.calibration.ablation import encoder_section, encoder_variants
-from luvc_export.calibration.ablation.study import Row
+from luvc_export.calibration.ablation.store import weights_hash
+from luvc_export.calibration.ablation.study import Row, from_plain
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.core.encoder_cost import encoder_flops
 from luvc_export.core.plan import Plan
@@ -77,6 +81,17 @@ def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:
     return lines
 
 
+def answered(file: Path, checkpoint: Path, count: int, ground: str) -> dict[tuple[str, str], Row]:
+    """Return the rows of a ground in the figures that a run before left, if they are of this model and as many."""
+    if not file.is_file():
+        return {}
+    data = json.loads(file.read_text(encoding="utf-8"))
+    about = data.pop("about")
+    if (about["weights"], about["count"]) != (weights_hash(checkpoint), count) or ground not in data:
+        return {}
+    return {(row.name, row.remark): row for row in from_plain(data[ground])["rows"]}
+
+
 def main() -> None:
     """Read the command line, measure, write the page and its data."""
     parser = parser_of(__doc__, 420, "questions a ground")
@@ -84,9 +99,11 @@ def main() -> None:
     found: dict[str, Any] = {}
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
-        some: list[Variant] = encoder_variants.cheaper_encoders(study.shapes)
-        rows = encoder_section.measure(study, "report")
-        found[ground] = {"rows": rows, "ratios": [1.0, *(ratio(study.shapes, v.plans[0]) for v in some)]}
+        some = [Variant("uncompressed", (study.shapes.none(),)), *encoder_variants.cheaper_encoders(study.shapes)]
+        said = answered(args.output / "encoder.json", args.checkpoint, args.count, ground)
+        rows = [said.get((v.name, v.remark)) or study.rows(v.name, [v])[0] for v in some]
+        ratios = [ratio(study.shapes, v.plans[0]) for v in some]
+        found[ground] = {"rows": study.timed(rows, some), "ratios": ratios}
     write("encoder", "encoder_study", parser, args, found, page, count=args.count)
 
 
