@@ -52,7 +52,8 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         where = row.remark if not row.name.startswith("smaller") else "before the processor"
         lines.append(f"| {row.name} | {where} | {fewer:.2f}x | {cells} |")
     lines += ["", *fastest(found), ""]
-    for by, name in (("vision", "encoder time"), ("ttft", "time to first token")):
+    timed = all(found[ground]["rows"][0].times.ttft for ground in grounds)  # figures of before have no times
+    for by, name in (("vision", "encoder time"), ("ttft", "time to first token")) if timed else ():
         lines += [
             f"## At equal {name}",
             "",
@@ -62,7 +63,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         ]
         for ground in grounds:
             lines += [f"### {ground.capitalize()}", "", *encoder_section.table(found[ground]["rows"], by)]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:

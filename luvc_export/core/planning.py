@@ -17,8 +17,8 @@ from luvc_export.errors import PlanError, did_you_mean
 DEFAULT_SCHEDULE = "even"
 #: Share of units that merging keeps unless told.
 MERGE_KEEP = 0.75
-#: The quickest plan that kept 99 % of the answers on every ground of docs/results/encoder.md: so many of the units go on
-#: after a fifth of the encoder's depth, and come back. The LLM keeps all; in its last layer they give keys and values.
+#: The quickest plan that kept 99 % of the answers on every ground of docs/results/encoder.md: so many of the units
+#: go on after a fifth of the encoder's depth, and come back. The LLM keeps all; its last layer takes keys and values.
 FAST = "fast"
 FAST_KEEP = 0.8
 

@@ -60,7 +60,7 @@ PLANS = {
 @pytest.mark.parametrize("option", PLANS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_graph_equals_torch(name: str, option: str) -> None:
-    """Merged in windows first, and each window with a quota, where units stay away; as a target's graph it is lawful."""
+    """Merged in windows first, and each window with a quota, where units stay away; lawful as a target's graph."""
     tiny = case(name)
     merges = (MergePass(0, 1, 1, _window(tiny) or 2),) if option == "gone" else ()
     quota = {"window": _window(tiny)} if option == "gone" else {}
