@@ -27,6 +27,7 @@ PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("luvc-export none", "luvc", None, {"plan": "none"}),
     ("luvc-export thirds", "luvc", None, {"plan": "thirds"}),
     ("luvc-export early", "luvc", None, {"plan": "early"}),
+    ("luvc-export halved", "luvc", None, {"plan": "halved"}),
     ("OpenVINO GenAI", "openvino_genai_vlm", "requirements.txt", {}),
     ("OpenVINO GenAI, CDPruner", "openvino_genai_vlm", "requirements.txt", {"pruned": True}),
     ("transformers SDPA bf16", "transformers_sdpa", None, {"dtype": "bfloat16"}),

@@ -7,11 +7,15 @@ from typing import Any
 
 import common
 
-#: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block.
+from luvc_export.core.planning import EncoderPruneRequest
+
+#: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block;
+#: in ``halved`` half of the units leave after a third of its depth, and come back.
 PLANS: dict[str, dict[str, Any]] = {
     "none": {"schedule": "none"},
     "even": {"schedule": "even"},
     "thirds": {"schedule": "thirds"},
+    "halved": {"schedule": "even", "encoder_prune": EncoderPruneRequest(0.5)},
     "early": {"schedule": "thirds", "merge_keep": 0.5, "merge_at": (7,)},
 }
 

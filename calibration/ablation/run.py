@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from luvc_export.calibration import runners
-from luvc_export.calibration.ablation import figures, tables
+from luvc_export.calibration.ablation import encoder_section, figures, tables
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
@@ -104,7 +104,8 @@ def ablate(
         {key: about[key] for key in ("task", "weights", "report", "search", "records")},
     )
     about |= {"scorer": scorer} if scorer else {}
-    found = run(Study(engines, shapes, store, text, progress, scorer))
+    study = Study(engines, shapes, store, text, progress, scorer)
+    found = {**run(study), "cheaper": encoder_section.measure(study, "side")}
     data: dict[str, Any] = {"about": about, **plain(found)}
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / FIGURES, dumps(data) + "\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from luvc_export.calibration.ablation import past
+from luvc_export.calibration.ablation import encoder_section, past
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.intervals import Interval
 
@@ -76,6 +76,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
     ]
     for share, rows in found["encoder"].items():
         lines += [f"### About {share} of the units", "", _simple(rows, "method")]
+    lines += encoder_section.lines(found)
     lines += ["## Last layer", "", _full(found["last_layer"]), "## Default plans", ""]
     lines += [
         "OIM to three quarters of the units, then the schedule.",

@@ -1,26 +1,25 @@
 """What a cheaper encoder costs in answers: `python -m glyph_deep.encoder_study -o ../docs/results`.
 
-The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on where it stopped.
+The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on where it stopped, and variants whose
+answers are in `encoder.json` already, of this model and as many questions, are not asked again; times are taken anew.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from luvc_export.calibration.ablation import encoder_variants
+from luvc_export.calibration.ablation import encoder_section, encoder_variants
 from luvc_export.calibration.ablation.store import weights_hash
-from luvc_export.calibration.ablation.study import Row, plain
+from luvc_export.calibration.ablation.study import Row, from_plain
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.core.encoder_cost import encoder_flops
 from luvc_export.core.plan import Plan
 
-from .compare import GROUNDS, Counts, study_of
+from .compare import Counts, study_of
 from .compare_page import interval
-from .evaluate import lines_of
+from .measured import parser_of, read, write
 
 
 def ratio(shapes: Shapes, plan: Plan) -> float:
@@ -52,8 +51,19 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         cells = " | ".join(interval(other.retention) for other in rows)
         where = row.remark if not row.name.startswith("smaller") else "before the processor"
         lines.append(f"| {row.name} | {where} | {fewer:.2f}x | {cells} |")
-    lines += ["", *fastest(found)]
-    return "\n".join([*lines, ""])
+    lines += ["", *fastest(found), ""]
+    timed = all(found[ground]["rows"][0].times.ttft for ground in grounds)  # figures of before have no times
+    for by, name in (("vision", "encoder time"), ("ttft", "time to first token")) if timed else ():
+        lines += [
+            f"## At equal {name}",
+            "",
+            f"Processor milliseconds of one thread of the compressed torch model, in turns ({name}; uncompressed over "
+            "that). Retention between the two shares of a method that are nearest, the ends of its interval too.",
+            "",
+        ]
+        for ground in grounds:
+            lines += [f"### {ground.capitalize()}", "", *encoder_section.table(found[ground]["rows"], by)]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:
@@ -72,27 +82,30 @@ def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:
     return lines
 
 
+def answered(file: Path, checkpoint: Path, count: int, ground: str) -> dict[tuple[str, str], Row]:
+    """Return the rows of a ground in the figures that a run before left, if they are of this model and as many."""
+    if not file.is_file():
+        return {}
+    data = json.loads(file.read_text(encoding="utf-8"))
+    about = data.pop("about")
+    if (about["weights"], about["count"]) != (weights_hash(checkpoint), count) or ground not in data:
+        return {}
+    return {(row.name, row.remark): row for row in from_plain(data[ground])["rows"]}
+
+
 def main() -> None:
     """Read the command line, measure, write the page and its data."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--count", type=int, default=420, help="questions a ground")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    parser = parser_of(__doc__, 420, "questions a ground")
+    args = read(parser)
     found: dict[str, Any] = {}
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
-        some: list[Variant] = encoder_variants.cheaper_encoders(study.shapes)
-        rows = study.rows("encoder", [Variant("uncompressed", (study.shapes.none(),)), *some])
-        found[ground] = {"rows": rows, "ratios": [ratio(study.shapes, v.plans[0]) for v in some]}
-        found[ground]["ratios"].insert(0, 1.0)
-    command = f"python -m glyph_deep.encoder_study -o ../docs/results --count {args.count}"
-    about = {"command": command, "weights": weights_hash(args.checkpoint), "count": args.count}
-    (args.output / "encoder.json").write_text(lines_of({"about": about, **plain(found)}))
-    (args.output / "encoder.md").write_text(page(found, about), encoding="utf-8")
+        some = [Variant("uncompressed", (study.shapes.none(),)), *encoder_variants.cheaper_encoders(study.shapes)]
+        said = answered(args.output / "encoder.json", args.checkpoint, args.count, ground)
+        rows = [said.get((v.name, v.remark)) or study.rows(v.name, [v])[0] for v in some]
+        ratios = [ratio(study.shapes, v.plans[0]) for v in some]
+        found[ground] = {"rows": study.timed(rows, some), "ratios": ratios}
+    write("encoder", "encoder_study", parser, args, found, page, count=args.count)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ the width of its filter, on the bundled model too. A killed run goes on where it
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from luvc_export.calibration import intervals, tasks
 from luvc_export.calibration.ablation import past
@@ -31,9 +29,11 @@ from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.compression.scorer_file import open_scorer
 
 from .cases import SIZES, cases
-from .compare import GROUNDS, say
+from .compare import say
 from .compare_page import interval, table
 from .evaluate import lines_of
+from .measured import command, parser_of, read
+from .splits import GROUNDS
 
 PLANS = Path(__file__).parent / "plans"
 RHOS = (0.1, 0.25, 0.5)
@@ -175,23 +175,13 @@ def times(row: studies.Row) -> list[str]:
 
 def main() -> None:
     """Read the command line, measure, write the page and its data."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--count", type=int, default=2000, help="held-out questions a ground")
+    parser = parser_of(__doc__, 2000, "held-out questions a ground", (*GROUNDS, "bundled"))
     parser.add_argument("--side", type=int, default=420, help="those of them that other methods are compared on")
     parser.add_argument("--speedup", type=float, default=3.0, help="prefill FLOPs to compare methods at")
-    parser.add_argument("--grounds", nargs="*", choices=(*GROUNDS, "bundled"), default=[*GROUNDS, "bundled"])
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--scorer", type=Path, help="learned scorer to compare too, .safetensors")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = read(parser)
     scorer = "" if args.scorer is None else open_scorer(args.scorer).sha256
-    said = "python -m glyph_deep.past -o ../docs/results"
-    for name in ("count", "side", "speedup", "grounds", "scorer"):
-        value = getattr(args, name)
-        if value != parser.get_default(name):
-            said += f" --{name} {' '.join(value) if isinstance(value, list) else value}"
+    said = command("past", parser, args)
     about = {"weights": weights_hash(args.checkpoint), "speedup": args.speedup}
     found = measured(args.output / FIGURES, about)
     for ground in args.grounds:

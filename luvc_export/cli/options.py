@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
 PlanName = Annotated[
     str,
-    typer.Option("--plan", help="even, thirds, linear, cosine, none, a plan's JSON file, or budgets: 64,32,0."),
+    typer.Option("--plan", help="even, thirds, linear, cosine, none, fast, a plan's JSON file, or budgets: 64,32,0."),
 ]
 MergeKeep = Annotated[
     float | None,

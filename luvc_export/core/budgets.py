@@ -58,7 +58,7 @@ def schedule(name: str, layers: int, tokens: int) -> tuple[int, ...]:
         PlanError: There is no schedule of that name.
     """
     if name not in SCHEDULES:
-        raise PlanError("unknown schedule", got=repr(name), expected=did_you_mean(name, [*SCHEDULES, "none"]))
+        raise PlanError("unknown schedule", got=repr(name), expected=did_you_mean(name, [*SCHEDULES, "none", "fast"]))
     return SCHEDULES[name](layers, tokens)
 
 

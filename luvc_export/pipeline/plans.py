@@ -42,7 +42,7 @@ def make_plan(
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
-        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, or one budget per layer.
+        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
         merge_keep: Share of units that merging in the encoder keeps; None is 0.75, or 1 where the encoder prunes.
         merge_at: Encoder blocks to merge after, in place of those of the schedule.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -117,6 +118,19 @@ def test_options_make_a_prune_and_leave_merging_out() -> None:
             options.encoder_prune(keep, restore)
 
 
+def test_the_fast_preset_prunes_the_encoder_alone() -> None:
+    plan = solve(PlanRequest("fast"), (32, 32), LLM, VISION)
+    assert plan.encoder_prune == EncoderPrune(3, 0.8) and plan.merges == () and plan.schedule == "fast"
+    assert plan.keep == (1024,) * LLM.layers and plan.last_layer == "kv_only"
+    own = solve(PlanRequest("fast", encoder_prune=EncoderPruneRequest(0.5)), (32, 32), LLM, VISION)
+    assert own.encoder_prune == EncoderPrune(5, 0.5)
+    assert solve(PlanRequest("fast", last_layer="full"), (32, 32), LLM, VISION).last_layer == "full"
+    with pytest.raises(PlanError, match="--speedup solves the budgets itself"):
+        solve(PlanRequest("fast", speedup=2.0), (32, 32), LLM, VISION)
+    with pytest.raises(PlanError, match="did you mean 'fast'"):
+        solve(PlanRequest("fasst"), (32, 32), LLM, VISION)
+
+
 def test_flops_follow_what_is_computed() -> None:
     plain = Plan((32, 32), (0,))
     linear = 4 * 1024 * (4 * 1280**2 + 3 * 1280 * 3420)
@@ -130,6 +144,20 @@ def test_flops_follow_what_is_computed() -> None:
     assert 1 < encoder_ratio(seen, VISION) < ratios[1]
     merged = Plan((32, 32), (0,), (MergePass(3, 1, 1, 4),))
     assert encoder_flops(merged, VISION)[4] * 1.7 < encoder_flops(plain, VISION)[4]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_a_hostile_grid_of_many_windows_is_counted_at_once(window: int) -> None:
+    """Windows are counted by size: 8192 x 8192 units are 67 million windows of one."""
+    keep, shape = 0.3, replace(VISION, window=window)
+    began = time.process_time()
+    plan = Plan((8191, 8191), (0,), encoder_prune=EncoderPrune(3, keep, window=window, restore="none"), topk_limit=None)
+    full, rest = divmod(8191, window)
+    sizes = [(window, full), (rest, 1 if rest else 0)]
+    parts = [(a * b, m * n) for a, m in sizes for b, n in sizes if m * n]
+    assert plan.encoder_tokens == sum(number * max(1, round(keep * units)) for units, number in parts)
+    assert len(encoder_flops(plan, shape)) == 16
+    assert time.process_time() - began < 1
 
 
 def test_padding_merges_inside_its_windows() -> None:

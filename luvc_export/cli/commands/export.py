@@ -21,7 +21,9 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
     plan: Annotated[
         list[str] | None,
-        typer.Option("--plan", help="even (default), thirds, linear, cosine, none, a JSON file or 64,32,0; repeat."),
+        typer.Option(
+            "--plan", help="even (default), thirds, linear, cosine, none, fast, JSON file or 64,32,0; repeat."
+        ),
     ] = None,
     image_size: Annotated[
         list[str] | None,

@@ -156,6 +156,8 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
         "equal measured time",
         "evenly",
         "OIM",
+        "A cheaper encoder",
+        "At equal encoder time",
         "Last layer",
         "Past the paper: 3 times fewer prefill FLOPs",
         "Search",

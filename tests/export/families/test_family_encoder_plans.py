@@ -19,6 +19,7 @@ from luvc_export.core.merging import MergePass
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.planning import check_model
 from luvc_export.core.target import ORT_CPU
+from luvc_export.engines import targets
 from luvc_export.export import trace
 from luvc_export.export.compression import oim, unit_prune
 from luvc_export.export.simplify import simplify
@@ -27,6 +28,8 @@ from luvc_export.export.towers import pruned_windows
 
 #: With windows, without and with DeepStack planes, learned positions and a class token.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
+#: TensorRT 10.3, 10.15 to 11, and RTX.
+TARGETS = ("jetson-orin-nx-jp62", "h100", "rtx-ada")
 
 
 def _plan(tiny: Case, merges: tuple[MergePass, ...] = (), **prune: Any) -> Plan:
@@ -57,10 +60,11 @@ PLANS = {
 @pytest.mark.parametrize("option", PLANS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_graph_equals_torch(name: str, option: str) -> None:
-    """Merged inside windows after the first block where the prune leaves room for it."""
+    """Merged in windows first, and each window with a quota, where units stay away; lawful as a target's graph."""
     tiny = case(name)
     merges = (MergePass(0, 1, 1, _window(tiny) or 2),) if option == "gone" else ()
-    plan = replace(_plan(tiny, merges, **PLANS[option]), padding=option == "gone")
+    quota = {"window": _window(tiny)} if option == "gone" else {}
+    plan = replace(_plan(tiny, merges, **PLANS[option], **quota), padding=option == "gone")
     vision, images = tiny.vision(plan), tiny.images(2)
     padding = torch.zeros(2, *plan.grid, dtype=torch.bool)
     padding[:, -1] = True
@@ -78,6 +82,8 @@ def test_graph_equals_torch(name: str, option: str) -> None:
         expected = vision(*given)
     for got, want in zip(session.run(None, feeds), expected, strict=True):
         assert np.abs(got - want.numpy()).max() < TOLERANCE
+    for target in TARGETS if name == FAMILIES[0] else ():
+        run_passes(ir.to_proto(graph), targets.find(target).spec)  # which ends with lint
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,0 +1,97 @@
+"""A cheaper encoder against down-sampling: answers at equal encoder time and at equal time to first token.
+
+Each method is a curve over the shares it was measured at, from the uncompressed model on. Where it passes a time is
+read off between its two neighbours, and so are the ends of its interval; a method that is nowhere so fast is not there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from luvc_export.calibration.ablation import encoder_variants
+from luvc_export.calibration.ablation.study import Row, Study
+from luvc_export.calibration.ablation.variants import Variant
+from luvc_export.calibration.intervals import Interval
+
+By = Literal["vision", "ttft"]
+#: Uncompressed time over the times that methods are compared at.
+SPEEDUPS = (1.15, 1.3, 1.5, 1.75)
+#: A method whose shares are compared: its name without the share, and where it stands.
+_SHARE = re.compile(r", (\d+ of \d+|[\d.]+)")
+
+
+def measure(study: Study, split: str) -> list[Row]:
+    """Rows, answers and times, of the uncompressed model and of every way to a cheaper encoder."""
+    some = [Variant("uncompressed", (study.shapes.none(),)), *encoder_variants.cheaper_encoders(study.shapes)]
+    return study.timed(study.rows("a cheaper encoder", some, split), some)
+
+
+def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of each method by its name, the uncompressed one first in each."""
+    none, *others = rows
+    found: dict[str, list[Row]] = {}
+    for row in others:
+        where = "" if row.name.startswith("smaller") else f", {row.remark}"
+        found.setdefault(_SHARE.sub("", row.name) + where, [none]).append(row)
+    return found
+
+
+def at_time(curve: Sequence[Row], by: By, wanted: float) -> Interval | None:
+    """Retention where a curve takes ``wanted`` ms; None where it does not reach that."""
+    points = sorted((getattr(row.times, by), row.retention) for row in curve)
+    times = [time for time, _ in points]
+    if not times[0] <= wanted <= times[-1]:
+        return None
+    ends = zip(*(retention for _, retention in points), strict=True)
+    return Interval(*(float(np.interp(wanted, times, values)) for values in ends))
+
+
+def table(rows: Sequence[Row], by: By) -> list[str]:
+    """Markdown: a row a method, a column a speed-up, the methods that keep most at the first one first."""
+    whole = getattr(rows[0].times, by)
+    cells = {name: [at_time(curve, by, whole / s) for s in SPEEDUPS] for name, curve in curves(rows).items()}
+    reached = {name: found for name, found in cells.items() if any(found)}
+    order = sorted(
+        reached, key=lambda name: [-1.0 if cell is None else cell.value for cell in cells[name]], reverse=True
+    )
+    return [
+        "| method | " + " | ".join(f"{whole / s:.1f} ms ({s:g}x)" for s in SPEEDUPS) + " |",
+        "|---|" + "---|" * len(SPEEDUPS),
+        *(f"| {name} | " + " | ".join(map(_cell, cells[name])) + " |" for name in order),
+        "",
+    ]
+
+
+def lines(found: dict[str, Any], level: str = "##") -> list[str]:
+    """The section's Markdown, from ``found["cheaper"]``; nothing where it was not measured."""
+    rows = found.get("cheaper")
+    if not rows:
+        return []
+    said = ["| variant | where | retention | encoder ms | first token ms |", "|---|---|---|---|---|"]
+    for row in rows:
+        where = "before the processor" if row.name.startswith("smaller") else row.remark
+        said.append(
+            f"| {row.name} | {where} | {_cell(row.retention)} | {row.times.vision:.1f} | {row.times.ttft:.1f} |"
+        )
+    return [
+        f"{level} A cheaper encoder",
+        "",
+        f"Nothing is pruned in the LLM, unless the row says so; {rows[0].questions} questions.",
+        "",
+        *said,
+        "",
+        f"{level}# At equal encoder time",
+        "",
+        *table(rows, "vision"),
+        f"{level}# At equal time to first token",
+        "",
+        *table(rows, "ttft"),
+    ]
+
+
+def _cell(value: Interval | None) -> str:
+    return "not reached" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
