@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from luvc_export.runtime.openvino.heads import to_cache
+
 _RANKED = "TopK"
 _BETWEEN = ("Convert", "Transpose", "Reshape")
-_COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
 _TYPELESS = ("Result", "ShapeOf")
 _GATES = ("Multiply", "Sigmoid", "Swish", "Gelu")
 
@@ -138,7 +139,7 @@ def _narrow_attention(library: Any, attention: Any) -> bool:
 
     Left to itself the plug-in widens the whole cache at every step, and narrows it again to copy its heads.
     """
-    chains = [_to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
+    chains = [to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
     if not all(chains):
         return False
     convert = library.opset13.convert
@@ -162,12 +163,3 @@ def _narrow_attention(library: Any, attention: Any) -> bool:
     for reader in readers:
         reader.replace_source_output(wide)
     return True
-
-
-def _to_cache(node: Any) -> list[Any]:
-    """``node`` and what copies its heads, up to where new rows join a cache; empty where none do."""
-    chain = [node]
-    while chain[-1].get_type_name() in _COPIES:
-        chain.append(chain[-1].input_value(0).get_node())
-    sources = [value.get_node().get_type_name() for value in chain[-1].input_values()]
-    return chain if chain[-1].get_type_name() == "Concat" and "Parameter" in sources else []
