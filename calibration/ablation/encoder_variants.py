@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from luvc_export.calibration.ablation.variants import Shapes, Variant, one_shot, smaller
-from luvc_export.core.merging import MergePass, earliest
+from luvc_export.core.merging import MergePass, earliest, third
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.planning import place_merges
-
-
-def third(blocks: int) -> int:
-    """The block after which a third of the depth is done."""
-    return max(0, -(-blocks // 3) - 1)
 
 
 def cheaper_encoders(shapes: Shapes) -> list[Variant]:
@@ -21,6 +16,10 @@ def cheaper_encoders(shapes: Shapes) -> list[Variant]:
     early, later = earliest(blocks), third(blocks)
     found = [_pruned(shapes, f"restore, {keep:g}", block=later, keep=keep) for keep in (0.35, 0.4, 0.5, 0.75, 0.8)]
     found += [_pruned(shapes, f"restore, {keep:g}", block=early, keep=keep) for keep in (0.5, 0.75, 0.8)]
+    found += [
+        _pruned(shapes, f"restore, {keep:g}, residual", block=0, keep=keep, score="residual") for keep in (0.64, 0.8)
+    ]
+    found += [_pruned(shapes, f"restore, {k:g}, residual", block=early, keep=k, score="residual") for k in (0.6, 0.8)]
     found += [_pruned(shapes, "restore, 0.4, seen for a quarter", block=later, keep=0.4, stabilise=blocks // 4)]
     found += [_pruned(shapes, f"restore, 0.5, {score}", block=later, keep=0.5, score=score) for score in _OTHERS]
     if window:

@@ -7,7 +7,6 @@ of the spectrum are searched on the search split. A killed run goes on where it 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
-import torch
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
@@ -31,9 +29,8 @@ from luvc_export.export.checkpoint import open_checkpoint
 
 from .cases import SIZES, cases
 from .compare_page import page
-from .evaluate import lines_of
+from .measured import parser_of, read, write
 
-GROUNDS = ("plain", "textured", "pages")
 SHARES = (0.5, 0.25, 0.1)
 STAGES = (4.0, 2.0, 1.0)  # of the tokens in the thirds of the layers after the first, where all are
 SIZES_DOWN = (0.7, 0.5, 0.35, 0.2)  # shares of the units of a smaller picture
@@ -177,31 +174,13 @@ def times(study: studies.Study, tuned: Plan) -> dict[str, Any]:
 
 def main() -> None:
     """Read the command line, measure, write the page and its data."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--count", type=int, default=420, help="questions reported a ground")
+    parser = parser_of(__doc__, 420, "questions reported a ground")
     parser.add_argument("--search", type=int, default=140, help="questions that settings are searched on")
     parser.add_argument("--side", type=int, default=280, help="questions for the encoder and smaller pictures")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = read(parser)
     counts = Counts(args.count, args.search, args.side)
     found = {g: measure(study_of(g, args.output, args.checkpoint, counts)) for g in args.grounds}
-    about = {
-        "command": "python -m glyph_deep.compare -o ../docs/results"
-        + "".join(
-            f" --{n} {getattr(args, n)}"
-            for n in ("count", "search", "side")
-            if getattr(args, n) != parser.get_default(n)
-        )
-        + (f" --grounds {' '.join(args.grounds)}" if tuple(args.grounds) != GROUNDS else ""),
-        "weights": weights_hash(args.checkpoint),
-        "counts": [counts.report, counts.search, counts.side],
-    }
-    (args.output / "glyph-deep.json").write_text(lines_of({"about": about, **studies.plain(found)}))
-    (args.output / "glyph-deep.md").write_text(page(found, about), encoding="utf-8")
+    write("glyph-deep", "compare", parser, args, found, page, counts=[counts.report, counts.search, counts.side])
 
 
 if __name__ == "__main__":

@@ -5,22 +5,17 @@ The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on w
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from luvc_export.calibration.ablation import encoder_variants
-from luvc_export.calibration.ablation.store import weights_hash
-from luvc_export.calibration.ablation.study import Row, plain
+from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.core.encoder_cost import encoder_flops
 from luvc_export.core.plan import Plan
 
-from .compare import GROUNDS, Counts, study_of
+from .compare import Counts, study_of
 from .compare_page import interval
-from .evaluate import lines_of
+from .measured import parser_of, read, write
 
 
 def ratio(shapes: Shapes, plan: Plan) -> float:
@@ -74,14 +69,8 @@ def fastest(found: dict[str, Any], bar: float = 0.99) -> list[str]:
 
 def main() -> None:
     """Read the command line, measure, write the page and its data."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--count", type=int, default=420, help="questions a ground")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    parser = parser_of(__doc__, 420, "questions a ground")
+    args = read(parser)
     found: dict[str, Any] = {}
     for ground in args.grounds:
         study = study_of(ground, args.output, args.checkpoint, Counts(args.count, 1, 1))
@@ -89,10 +78,7 @@ def main() -> None:
         rows = study.rows("encoder", [Variant("uncompressed", (study.shapes.none(),)), *some])
         found[ground] = {"rows": rows, "ratios": [ratio(study.shapes, v.plans[0]) for v in some]}
         found[ground]["ratios"].insert(0, 1.0)
-    command = f"python -m glyph_deep.encoder_study -o ../docs/results --count {args.count}"
-    about = {"command": command, "weights": weights_hash(args.checkpoint), "count": args.count}
-    (args.output / "encoder.json").write_text(lines_of({"about": about, **plain(found)}))
-    (args.output / "encoder.md").write_text(page(found, about), encoding="utf-8")
+    write("encoder", "encoder_study", parser, args, found, page, count=args.count)
 
 
 if __name__ == "__main__":

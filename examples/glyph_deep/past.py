@@ -8,14 +8,12 @@ model too. A killed run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from luvc_export.calibration import intervals, tasks
 from luvc_export.calibration.ablation import study as studies
@@ -31,9 +29,10 @@ from luvc_export.demo import CHECKPOINT as DEMO
 from luvc_export.export.checkpoint import open_checkpoint
 
 from .cases import SIZES, cases
-from .compare import GROUNDS, say
+from .compare import say
 from .compare_page import interval, table
-from .evaluate import lines_of
+from .measured import parser_of, read, write
+from .splits import GROUNDS
 
 PLANS = Path(__file__).parent / "plans"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -193,16 +192,10 @@ def times(row: studies.Row) -> list[str]:
 
 def main() -> None:
     """Read the command line, measure, write the page and its data."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--count", type=int, default=2000, help="held-out questions a ground")
+    parser = parser_of(__doc__, 2000, "held-out questions a ground")
     parser.add_argument("--side", type=int, default=420, help="those of them that other methods are compared on")
     parser.add_argument("--speedup", type=float, default=3.0, help="prefill FLOPs to compare methods at")
-    parser.add_argument("--grounds", nargs="*", choices=GROUNDS, default=list(GROUNDS))
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = read(parser)
     found: dict[str, Any] = {}
     for ground in args.grounds:
         plan = Plan.from_json(json.loads((PLANS / f"{ground}.json").read_text(encoding="utf-8")))
@@ -213,21 +206,8 @@ def main() -> None:
         if ground not in found:
             study = study_of(ground, args.output, args.checkpoint, args.side, args.side)
             found[ground] = {"defaults": defaults(study)}
-    said = [
-        f" --{n} {getattr(args, n):g}"
-        for n in ("count", "side", "speedup")
-        if getattr(args, n) != parser.get_default(n)
-    ]
-    said += [f" --grounds {' '.join(args.grounds)}"] if tuple(args.grounds) != GROUNDS else []
-    about = {
-        "command": "python -m glyph_deep.past -o ../docs/results" + "".join(said),
-        "weights": weights_hash(args.checkpoint),
-        "count": args.count,
-        "side": args.side,
-        "speedup": args.speedup,
-    }
-    (args.output / "glyph-deep-past.json").write_text(lines_of({"about": about, **studies.plain(found)}))
-    (args.output / "glyph-deep-past.md").write_text(page(found, about), encoding="utf-8")
+    about = {"count": args.count, "side": args.side, "speedup": args.speedup}
+    write("glyph-deep-past", "past", parser, args, found, page, **about)
 
 
 if __name__ == "__main__":

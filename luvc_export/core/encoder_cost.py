@@ -6,7 +6,7 @@ patch merger are left out.
 
 from __future__ import annotations
 
-from luvc_export.core.merging import Axis, whole
+from luvc_export.core.merging import Axis, equal_parts, whole
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
 
@@ -56,16 +56,21 @@ def _block(shape: EncoderShape, read: int, written: int, pairs: int) -> int:
 
 def _inside(axes: tuple[Axis, Axis], window: int) -> int:
     """Pairs of units that share a window."""
-    rows, columns = (axis if axis.whole else axis.cut(window) for axis in axes)
-    return sum((high * wide) ** 2 for high in rows.lines for wide in columns.lines)
+    return sum(number * units**2 for units, number in equal_parts(_windows(axes, window)))
 
 
 def _quotas(plan: Plan, axes: tuple[Axis, Axis]) -> int:
     """Pairs of kept units that share a window, where each window keeps its share."""
     prune = plan.encoder_prune
     assert prune is not None
-    rows, columns = (axis if axis.whole else axis.cut(prune.window) for axis in axes)
-    return sum(prune.count(high * wide) ** 2 for high in rows.lines for wide in columns.lines)
+    parts = equal_parts(_windows(axes, prune.window))
+    return sum(number * prune.count(units) ** 2 for units, number in parts)
+
+
+def _windows(axes: tuple[Axis, Axis], window: int) -> tuple[Axis, Axis]:
+    """Axes cut into windows, unless they are."""
+    rows, columns = (axis if axis.whole else axis.cut(window) for axis in axes)
+    return rows, columns
 
 
 def _restore(shape: EncoderShape, units: int, kept: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from luvc_export.core.merging import Axis
+from luvc_export.core.merging import Axis, equal_parts
 from luvc_export.errors import PlanError
 
 UnitScore = Literal["norm", "change", "residual"]
@@ -75,8 +75,8 @@ class EncoderPrune:
         rows, columns = axes
         if not self.window:
             return self.count(rows.units * columns.units)
-        rows, columns = rows.cut(self.window), columns.cut(self.window)
-        return sum(self.count(high * wide) for high in rows.lines for wide in columns.lines)
+        parts = equal_parts((rows.cut(self.window), columns.cut(self.window)))
+        return sum(number * self.count(units) for units, number in parts)
 
 
 def problems(prune: EncoderPrune, blocks_merged: list[int], topk_limit: int | None, units: int) -> list[str]:

@@ -7,8 +7,10 @@ proportion, so that windows stay equal batches and a rectangle of units is left 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -55,6 +57,11 @@ class Axis:
     def edges(self) -> tuple[int, ...]:
         """Where lines begin, and the end."""
         return tuple(accumulate(self.lines, initial=0))
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(Units, lines of so many): two sizes at most where windows cut the axis, however many lines there are."""
+        return tuple(Counter(self.lines).items())
 
     def cut(self, window: int) -> Axis:
         """Into windows, unless they are there."""
@@ -166,9 +173,24 @@ def problems(grid: tuple[int, int], merges: Sequence[MergePass]) -> list[str]:
     return found
 
 
+def equal_parts(axes: tuple[Axis, Axis]) -> tuple[tuple[int, int], ...]:
+    """(Units, parts of so many) of the windows that two axes cut: at most four entries, whatever the grid."""
+    return tuple((high * wide, down * across) for high, down in axes[0].sizes for wide, across in axes[1].sizes)
+
+
+def at_depth(share: float | Fraction, blocks: int) -> int:
+    """The block of an encoder's ``blocks`` after which ``share`` of the depth is done."""
+    return max(0, math.ceil(share * blocks) - 1)
+
+
 def earliest(blocks: int) -> int:
-    """First of an encoder's ``blocks`` that a schedule merges or prunes after: where a fifth of the depth is done."""
-    return max(0, math.ceil(EARLIEST * blocks) - 1)
+    """First of an encoder's ``blocks`` that a schedule merges or prunes after."""
+    return at_depth(EARLIEST, blocks)
+
+
+def third(blocks: int) -> int:
+    """The block after which an encoder prunes unless told (docs/results/encoder.md): a third of the depth."""
+    return at_depth(Fraction(1, 3), blocks)
 
 
 def window_pass(block: int, keep: float, window: int) -> MergePass:

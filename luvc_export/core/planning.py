@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.core.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
 from luvc_export.core.encoder_prune import EncoderPrune, Restore
-from luvc_export.core.merging import MergePass, earliest, merged_grid, window_pass
+from luvc_export.core.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, third, window_pass
 from luvc_export.core.plan import LastLayer, Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
@@ -117,7 +116,7 @@ def solve(
 
 def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPrune:
     """The prune asked for; where a third of the depth is done unless it says where (docs/results/encoder.md)."""
-    block = max(0, math.ceil(encoder.blocks / 3) - 1) if wanted.block is None else wanted.block
+    block = third(encoder.blocks) if wanted.block is None else wanted.block
     return EncoderPrune(block, wanted.keep, restore=wanted.restore)
 
 
@@ -133,7 +132,7 @@ def _early(encoder: EncoderShape) -> tuple[int, ...]:
 
 def _gradual(encoder: EncoderShape) -> tuple[int, ...]:
     """Where one, two and three fifths of the depth are done."""
-    return tuple(dict.fromkeys(max(0, math.ceil(share * encoder.blocks) - 1) for share in (0.2, 0.4, 0.6)))
+    return tuple(dict.fromkeys(at_depth(share, encoder.blocks) for share in (EARLIEST, 0.4, 0.6)))
 
 
 #: Blocks to merge after, by name; ``windows`` merges inside windows where ``early`` does along whole axes.

@@ -11,6 +11,7 @@ import numpy as np
 
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import one_thread
+from luvc_export.runtime.openvino.chosen_rows import rotate_apart
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
 from luvc_export.runtime.openvino.heads import group_heads
 from luvc_export.runtime.openvino.islands import narrow_products
@@ -55,7 +56,7 @@ class Compiled:
     def _outputs(self) -> list[tuple[Any, Any]]:
         """Element type of each output, and a shape to begin with: 0 for what is not known yet."""
         shape, made = devices.load_library().Shape, []
-        for port in self.model.outputs:
+        for port in self.model.outputs[: len(self.graph.outputs)]:  # what was added behind them nobody reads
             sizes = port.get_partial_shape()
             empty = [0 if size.is_dynamic else size.get_length() for size in sizes] if sizes.rank.is_static else [0]
             made.append((port.get_element_type(), shape(empty)))
@@ -124,6 +125,8 @@ def compile_graph(
     if arithmetic != "fp32":
         if arithmetic == "bf16":
             narrow_products(library, model, graph.bodies)
+        if device.name == "CPU":
+            rotate_apart(library, model, set(caches))
         if device.name == "CPU" and one_thread.is_one(threads):
             one_thread.keep_products_apart(library, model)
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))

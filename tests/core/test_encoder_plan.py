@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,20 @@ def test_flops_follow_what_is_computed() -> None:
     assert 1 < encoder_ratio(seen, VISION) < ratios[1]
     merged = Plan((32, 32), (0,), (MergePass(3, 1, 1, 4),))
     assert encoder_flops(merged, VISION)[4] * 1.7 < encoder_flops(plain, VISION)[4]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_a_hostile_grid_of_many_windows_is_counted_at_once(window: int) -> None:
+    """Windows are counted by size: 8192 x 8192 units are 67 million windows of one."""
+    keep, shape = 0.3, replace(VISION, window=window)
+    began = time.process_time()
+    plan = Plan((8191, 8191), (0,), encoder_prune=EncoderPrune(3, keep, window=window, restore="none"), topk_limit=None)
+    full, rest = divmod(8191, window)
+    sizes = [(window, full), (rest, 1 if rest else 0)]
+    parts = [(a * b, m * n) for a, m in sizes for b, n in sizes if m * n]
+    assert plan.encoder_tokens == sum(number * max(1, round(keep * units)) for units, number in parts)
+    assert len(encoder_flops(plan, shape)) == 16
+    assert time.process_time() - began < 1
 
 
 def test_padding_merges_inside_its_windows() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from glyph_deep.encoder_study import page
+from glyph_deep.measured import command, parser_of
 
 import luvc_export
 from luvc_export.calibration.ablation.encoder_variants import cheaper_encoders
@@ -37,3 +38,12 @@ def test_variants_fit_towers_with_and_without_windows() -> None:
         assert len({variant.name + variant.remark for variant in some}) == len(some) >= 18
         for variant in some:
             check_model(variant.plans[0], llm, encoder)
+
+
+def test_a_recorded_command_says_what_is_not_as_by_default() -> None:
+    """A page's command measures the same again: its places and threads left out, all else said."""
+    parser = parser_of(None, 420, "questions")
+    parser.add_argument("--speedup", type=float, default=3.0)
+    for words in ("", " --count 210", " --count 210 --grounds plain pages --speedup 2.5"):
+        args = parser.parse_args(["-o", "here", "--threads", "1", *words.split()])
+        assert command("past", parser, args) == f"python -m glyph_deep.past -o ../docs/results{words}"
