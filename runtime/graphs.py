@@ -198,9 +198,7 @@ def forced_indices(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: 
     """
     feeds: dict[str, Array] = {}
     entering = np.broadcast_to(np.arange(plan.span_tokens), (groups, plan.span_tokens))
-    for layer, _, keep in plan.prunes:
-        if not keep:
-            continue
+    for layer, _, keep in plan.chooses:
         indices = forced.get(layer, np.zeros((0, keep), np.int64))
         inside = [np.flatnonzero(np.isin(row, wanted)) for row, wanted in zip(entering, indices, strict=False)]
         if indices.shape != (groups, keep) or any(len(found) != keep for found in inside):

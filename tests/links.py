@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kills
+from kill_verbs import VERBS
 
 from luvc_export.core.files import safe_files
 
@@ -77,7 +78,7 @@ def plant(place: kills.Place, name: str, home: Path) -> None:
 
 def at_every_name(name: str, root: Path, bundle: Path, careless: bool = False) -> tuple[int, list[str]]:
     """Run a verb once for each name that it writes: how many there were, and what was changed through the link."""
-    verb, faults = kills.VERBS[name], list[str]()
+    verb, faults = VERBS[name], list[str]()
     status, written = names(kills.Place(verb, root / name, bundle), careless)
     if status or not written:
         raise SystemExit((root / name / "log").read_text() or f"{name} wrote nothing")
@@ -101,7 +102,7 @@ def at_every_name(name: str, root: Path, bundle: Path, careless: bool = False) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verbs", default=",".join(kills.VERBS))
+    parser.add_argument("--verbs", default=",".join(VERBS))
     parser.add_argument("--bundle", type=Path, help="one to start from; default: exported here")
     parser.add_argument("--careless", action="store_true")
     given, faults = parser.parse_args(), list[str]()

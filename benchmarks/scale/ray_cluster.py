@@ -135,6 +135,9 @@ def main() -> None:
         folder = bundle(root)
         write_cases(root, given.count)
         tables(python, root, folder)
+        words = [str(python), str(ROOT / "benchmarks/scale/ray_dying.py")]
+        done = subprocess.run(words, stdout=subprocess.DEVNULL, check=False, timeout=300)
+        check("rows that end whoever answers them", done.returncode == 0)
         batch(python, root, folder, given.count)
     print("failed: " + ", ".join(failed) if failed else "Ray: all checks pass")
     sys.exit(bool(failed))

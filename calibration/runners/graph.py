@@ -227,9 +227,7 @@ def span_indices(plan: Plan, kept: dict[int, NDArray[np.int64]]) -> dict[int, ND
     """
     result: dict[int, NDArray[np.int64]] = {}
     entering: NDArray[np.int64] | None = None
-    for layer, _, keep in plan.prunes:
-        if not keep:
-            continue
+    for layer, _, _ in plan.chooses:
         wanted = kept[layer]
         if entering is None:
             result[layer] = wanted

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.export.compression import oim, scores, spu
+from luvc_export.export.compression import oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm import llm_merge
+from luvc_export.export.llm import aggregate, llm_merge
 from luvc_export.export.llm.last_row_attention import last_row
 from luvc_export.export.llm.rope import Rope
 
@@ -54,8 +54,9 @@ class Decoder(nn.Module):
         self.scale = float(head_dim) ** -0.5
         self.score = scores.find(plan.score).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
-        for layer, tokens, keep in plan.prunes:
-            if keep and plan.reducer == "prune":
+        self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
+        for layer, (tokens, _) in self.chooses.items():
+            if plan.reducer == "prune":
                 self.register_buffer(f"basis_{layer}", scores.constant(plan, layer, tokens, hidden), persistent=False)
 
     def forward(
@@ -95,7 +96,8 @@ class Decoder(nn.Module):
         if visual_padding is not None:
             index = spu.mark_padding(index, visual_padding)
             sizes = torch.where(visual_padding.flatten(1), oim.PADDING, 1.0)
-        span = Span(visual_order, cos, sin, index, planes)
+        carried = aggregate.Mass.of(sizes, visual_position_ids) if self.plan.aggregate else None
+        span = Span(visual_order, cos, sin, index, planes, carried)
         x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
         presents: list[Tensor] = []
         kept: list[Tensor] = []
@@ -152,12 +154,12 @@ class Decoder(nn.Module):
         rows: Rows,
         padded: bool,
     ) -> tuple[Tensor, Span]:
-        keep = self.plan.keep[number]
+        tokens, keep = self.chooses[number]
         visual = x[:, : groups * count]
         if chosen is None:
-            normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
+            normed = tokens_of(self.norm_of(self.layers[number].input_layernorm, visual).float(), groups, count, tokens)
             given = scores.ScoreInput(
-                normed.unflatten(1, (groups, count)),
+                normed,
                 getattr(self, f"basis_{number}"),
                 self.plan.axis,
                 keep,
@@ -168,30 +170,54 @@ class Decoder(nn.Module):
                 (lambda: span.kept < 0) if padded else None,
             )
             score = self.score(given)
-            chosen = spu.select(spu.padding_last(score, span.kept) if padded else score, keep)
+            score = spu.padding_last(score, span.kept) if padded else score
+            if self.plan.quota != "none":
+                own = quotas.members(span.kept, self.plan.joint_images, self.plan.vision_tokens, padded)
+                share = quotas.weights(self.plan.quota, normed, own)
+                score = quotas.keys(score, own, quotas.quotas(share, own, keep))
+            chosen = spu.select(score, keep)
+        if span.mass is not None:
+            return self._aggregated(x, span, aggregate.Dropped(chosen, count, span.mass), chosen)
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
+
+    def _aggregated(self, x: Tensor, span: Span, dropped: aggregate.Dropped, chosen: Tensor) -> tuple[Tensor, Span]:
+        """The chosen rows of each group and their aggregate, then the text; the span beside them."""
+        assert span.mass is not None
+        groups, rows = dropped.groups, dropped.groups * dropped.rows
+        mass, positions = dropped.reduced_mass(span.mass)
+        cos, sin = self.rope(positions)
+        order = dropped.beside(span.order, dropped.last_order(span.order))
+        tokens, keep = span.kept.shape[2], chosen.shape[2]
+        flat = spu.flat_index(chosen, tokens)
+        kept = spu.gather(span.kept.flatten(1), flat, groups, tokens, keep).unflatten(1, (groups, keep))
+        planes = None if span.planes is None else dropped.reduced(span.planes)
+        span = Span(order, dropped.beside(span.cos, cos), dropped.beside(span.sin, sin), kept, planes, mass)
+        return torch.cat([dropped.reduced(x[:, :rows]), x[:, rows:]], 1), span
 
     def _layer_context(
         self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows
     ) -> scores.LayerContext:
         """What baselines read beside the normed span; nothing of it is computed unless they do."""
-        layer, inside = self.layers[number], (groups, count)
+        layer, tokens = self.layers[number], self.chooses[number][0]
+
+        def inside(values: Tensor) -> Tensor:
+            return tokens_of(values, groups, count, tokens)
 
         def attention_row(earlier: bool) -> Tensor:
             entered, of = (x, layer) if not earlier else (rows.before, self.layers[number - 1])
             assert entered is not None
             valid, last = rows.valid(groups * count)
             row = last_row(self, of, entered, rows.cos, rows.sin, valid, last, groups * count)
-            return row.unflatten(1, inside)
+            return inside(row)
 
         def keys() -> Tensor:
             key: Tensor = layer.self_attn.k_proj(self.norm_of(layer.input_layernorm, visual))
-            return key.unflatten(1, inside)
+            return inside(key)
 
-        before = None if rows.before is None else rows.before[:, : groups * count].unflatten(1, inside)
-        return scores.LayerContext(visual.unflatten(1, inside), before, attention_row, keys)
+        before = None if rows.before is None else inside(rows.before[:, : groups * count])
+        return scores.LayerContext(inside(visual), before, attention_row, keys)
 
     def _merge(
         self, number: int, x: Tensor, span: Span, mass: llm_merge.Mass, groups: int, count: int
@@ -296,7 +322,8 @@ class Span(NamedTuple):
     """What travels with the visual span.
 
     Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N] with padding marked (``spu.mark_padding``),
-    DeepStack planes [B, G * N, planes * D] or None.
+    DeepStack planes [B, G * N, planes * D] or None; where prunes aggregate, the mass of all rows. There N of order,
+    angles, planes and mass is one more than that of ``kept`` once something was dropped.
     """
 
     order: Tensor
@@ -304,6 +331,7 @@ class Span(NamedTuple):
     sin: Tensor
     kept: Tensor
     planes: Tensor | None = None
+    mass: aggregate.Mass | None = None
 
     def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
         """Keep the rows at ``flat`` (``spu.flat_index``)."""
@@ -316,6 +344,12 @@ class Span(NamedTuple):
         """No visual token left."""
         planes = None if self.planes is None else self.planes[:, :0]
         return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.kept[:, :, :0], planes)
+
+
+def tokens_of(values: Tensor, groups: int, rows: int, tokens: int) -> Tensor:
+    """[B, G * rows, ...] -> [B, G, tokens, ...]: without each group's aggregate, its last row, where there is one."""
+    apart = values.unflatten(1, (groups, rows))
+    return apart if tokens == rows else apart[:, :, :tokens]
 
 
 def causal_mask(visual_order: Tensor, order: Tensor, text_mask: Tensor, past: int) -> Tensor:

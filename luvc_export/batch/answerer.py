@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.generation.answer_batch import Prepared
@@ -81,6 +82,17 @@ class Answerer:
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
         self._session.backend.load(images=False)
+
+    @classmethod
+    def of(cls, job: BatchJob) -> Answerer:
+        """The session that a batch asks for.
+
+        Raises:
+            LuvcError: See ``Session``.
+        """
+        return cls(
+            job.bundle, job.plan, job.backend, job.threads, job.arithmetic, job.sampling, job.rows, job.max_pixels
+        )
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
         """Answer rows of a file: each row's id, where it has one, and answer.

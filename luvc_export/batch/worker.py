@@ -28,9 +28,7 @@ def main() -> None:
     first = json.loads(asked.readline())
     job, path, folder = BatchJob.from_json(first["job"]), Path(first["path"]), Path(first["folder"])
     try:
-        answerer = Answerer(
-            job.bundle, job.plan, job.backend, job.threads, job.arithmetic, job.sampling, job.rows, job.max_pixels
-        )
+        answerer = Answerer.of(job)
     except LuvcError as error:
         _tell(told, {"failed": error.to_json()})
         return

@@ -53,6 +53,17 @@ Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below t
 Steps = Annotated[
     int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 12, or as many as are kept.")
 ]
+Aggregate = Annotated[
+    bool,
+    typer.Option("--aggregate", help="One row of each budget that a prune leaves is the mean of all rows dropped."),
+]
+Quota = Annotated[
+    str,
+    typer.Option(
+        "--quota",
+        help="How frames divide a shared budget: none (by score alone), uniform, or v-cast: more where a clip turns.",
+    ),
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
 Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
 Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
@@ -252,6 +263,8 @@ _SHAPING = (
     "last_layer",
     "kv_only",
     "steps",
+    "aggregate",
+    "quota",
 )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luvc_export.core.plan import Plan
 
 #: Fields of ``Plan`` that its JSON leaves out while they are empty.
-FIELDS = frozenset(("kv_only", "steps"))
+FIELDS = frozenset(("kv_only", "steps", "aggregate", "quota"))
 
 
 def problems(
@@ -39,3 +43,33 @@ def _steps_problems(steps: object, prunes: Sequence[tuple[int, int, int]]) -> li
         return [f"steps: got {steps!r}, expected a whole number from 0 to {_MOST_STEPS}"]
     few = [(layer, keep) for layer, _, keep in prunes if 0 < keep < steps]
     return [f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few]
+
+
+def sharing_problems(plan: Plan, chooses: Sequence[tuple[int, int, int]] | None) -> list[str]:
+    """What is wrong with ``aggregate`` and ``quota``, one line each; ``chooses`` is None where it cannot be known."""
+    found = []
+    if not isinstance(plan.aggregate, bool):
+        found.append(f"aggregate: got {plan.aggregate!r}, expected true or false")
+    elif plan.aggregate and plan.reducer == "merge":
+        found.append("aggregate: merging in the LLM drops nothing that a row could stand for")
+    elif plan.aggregate and chooses is not None:
+        if not chooses:
+            found.append("aggregate: no prune leaves a row for it: every budget is whole or 0")
+        found += [
+            f"keep[{layer}]: a budget of 1 would be the aggregate alone: at least 2, or 0"
+            for layer, _, chosen in chooses
+            if not chosen
+        ]
+    if plan.quota == "none":
+        return found
+    if plan.joint_images == 1:
+        found.append(f"quota: {plan.quota!r} divides a budget among images that share it; here each has its own")
+    elif chooses is not None:
+        if not chooses:
+            found.append(f"quota: {plan.quota!r} divides what a prune keeps; none keeps some and drops some")
+        found += [
+            f"keep[{layer}]: {chosen} chosen tokens for {plan.joint_images} images: a quota gives each at least 1"
+            for layer, _, chosen in chooses
+            if 0 < chosen < plan.joint_images
+        ]
+    return found

@@ -25,6 +25,9 @@ TENSORRT_TOPK_LIMIT = 3840
 #: LLM layers or merge passes; a number; units a side (65,536 pixels in patches of 14 are 4,681).
 _MOST_ENTRIES, _MOST, _MOST_SIDE = 4096, 2**31, 8192
 
+#: What fields that came later hold where they say nothing.
+_UNSAID: tuple[Any, ...] = (None, [], 0, "none")
+
 #: Bytes of the largest plan file.
 MAX_PLAN_BYTES = 2**22
 
@@ -35,6 +38,7 @@ MergeMode = Literal["mean", "max"]
 Positions = Literal["mean", "multi"]
 Windows = Literal["units", "area"]
 Reducer = Literal["prune", "merge"]
+Quota = Literal["none", "uniform", "v-cast"]
 
 
 #: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
@@ -71,6 +75,10 @@ class Plan:
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
         steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 12, or K where that is less.
+        aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
+            others are chosen. A budget counts it.
+        quota: How a budget that ``joint_images`` share is divided among them: ``none`` leaves it to the score,
+            ``uniform`` gives each as many, ``v-cast`` more where a clip turns; what is left over goes by score.
         joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
             time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
@@ -96,6 +104,8 @@ class Plan:
     seed: int = 0
     kv_only: tuple[int, ...] = ()
     steps: int = 0
+    aggregate: bool = False
+    quota: Quota = "none"
     joint_images: int = 1
     padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
@@ -106,8 +116,10 @@ class Plan:
     def __post_init__(self) -> None:
         problems = [*_switch_problems(self), *_merge_problems(self)]
         problems += _encoder_problems(self) if not problems else []
-        problems += _budget_problems(self) if not problems else []
-        problems += llm_rules.problems(self.keep, self.kv_only, self.steps, () if problems else self.prunes)
+        fits = not problems
+        problems += _budget_problems(self) if fits else []
+        problems += llm_rules.problems(self.keep, self.kv_only, self.steps, () if problems else self.chooses)
+        problems += llm_rules.sharing_problems(self, self.chooses if fits else None)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -173,6 +185,16 @@ class Plan:
         return tuple((layer, n, k) for layer, (n, k) in enumerate(zip(before, self.keep, strict=False)) if k < n)
 
     @property
+    def chooses(self) -> tuple[tuple[int, int, int], ...]:
+        """Every prune that ranks tokens, as (layer, tokens ranked, tokens chosen): rows without their aggregates."""
+        ranks, mean = [prune for prune in self.prunes if prune[2]], int(self.aggregate)
+        return tuple((layer, n - mean * (at > 0), k - mean) for at, (layer, n, k) in enumerate(ranks))
+
+    def aggregated(self, layer: int) -> bool:
+        """Whether a row of every group that enters ``layer`` is an aggregate."""
+        return self.aggregate and 0 < self.keep[layer] < self.span_tokens
+
+    @property
     def frozen(self) -> frozenset[int]:
         """LLM layers that compute nothing for visual tokens but keys and values."""
         return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
@@ -212,7 +234,7 @@ class Plan:
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         data["merges"] = [step.to_json() for step in self.merges]
         later = {*llm_rules.FIELDS, "encoder_prune"}
-        return {name: value for name, value in data.items() if value or name not in later}
+        return {name: value for name, value in data.items() if name not in later or value not in _UNSAID}
 
     @classmethod
     def from_json(cls, data: object, where: str = "plan") -> Plan:
@@ -350,7 +372,7 @@ def _budget_problems(plan: Plan) -> list[str]:
                 problems.append(f"keep[{layer}]: {kept} of {before} tokens are no rectangle to merge to")
                 break
     elif plan.topk_limit is not None:
-        for layer, before, kept in plan.prunes:
+        for layer, before, kept in plan.chooses:
             if kept > plan.topk_limit:
                 problems.append(
                     f"keep[{layer}]: selecting {kept} of {before} needs TopK K <= {plan.topk_limit} on the target;"

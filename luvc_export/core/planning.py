@@ -85,6 +85,7 @@ def solve(
     if name == "none":
         keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
         last = request.last_layer or "full"
+        switches = {key: value for key, value in switches.items() if key not in ("aggregate", "quota")}
         return Plan(grid, keep, last_layer=last, schedule="none", **switches)
     share = request.merge_keep
     if share is None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luvc_export.core.plan import LastLayer, Plan
+from luvc_export.core.plan import LastLayer, Plan, Quota
 from luvc_export.core.planning import DEFAULT_SCHEDULE, EncoderPruneRequest, PlanRequest, solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import MachineError, PlanError, UsageError, did_you_mean
@@ -55,7 +55,7 @@ def make_plan(
         kv_only: LLM layers in which visual tokens give keys and values and nothing else.
         revision: Hub revision.
         **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, merge_mode, positions, windows,
-            size_bias, reducer, seed, topk_limit.
+            size_bias, reducer, seed, aggregate, quota, topk_limit. ``none`` heeds no ``aggregate`` and no ``quota``.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.
@@ -109,6 +109,7 @@ def make_plans(
     kv_mib: float | None = None,
     last_layer: LastLayer | None = None,
     kv_only: Sequence[int] = (),
+    quota: Quota = Plan.quota,
     revision: str | None = None,
     **choices: Any,
 ) -> dict[str, Plan]:
@@ -126,6 +127,7 @@ def make_plans(
         kv_mib: See ``make_plan``.
         last_layer: See ``make_plan``.
         kv_only: See ``make_plan``.
+        quota: See ``Plan``; with ``joint_frames``, of the plans whose budgets frames share alone.
         revision: Hub revision.
         **choices: Other arguments of ``make_plan``.
 
@@ -161,6 +163,7 @@ def make_plans(
                         source,
                         image_size=size,
                         joint_images=images,
+                        quota=quota if kind or joint_frames is None else "none",
                         **({} if source == "none" else solving),
                         **choices,
                     )

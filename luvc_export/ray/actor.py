@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Columns that are read; the others stay as they are.
 COLUMNS = ("image", "prompt", "messages", "video", "fps")
+#: Times that rows go to another actor after theirs died, and that an actor is started again. Ray Data's own default is
+#: for ever: rows that kill whoever answers them, or a bundle that does not fit a node, would never end.
+TASK_RETRIES, RESTARTS = 5, 20
 
 
 class Answerer:
@@ -97,8 +100,6 @@ def answer_dataset(
         batch_size: Rows that an actor gets at a time; of these, rows of equal plans share model calls.
         options: See ``Answerer``.
     """
-    import ray.data
-
     told = {"threads": max(1, int(num_cpus)), **options}
     return dataset.map_batches(
         Answerer,
@@ -106,7 +107,23 @@ def answer_dataset(
         fn_constructor_kwargs=told,
         batch_format="pyarrow",
         batch_size=batch_size,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
+        **placed(actors, num_cpus, num_gpus),
     )
+
+
+def placed(actors: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
+    """Options of ``map_batches``: a pool of actors, what each takes, and when Ray gives up on them.
+
+    Args:
+        actors: How many.
+        num_cpus: CPUs of each.
+        num_gpus: GPUs of each.
+    """
+    import ray.data
+
+    return {
+        "compute": ray.data.ActorPoolStrategy(size=actors),
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "ray_remote_args_fn": lambda: {"max_task_retries": TASK_RETRIES, "max_restarts": RESTARTS},
+    }

@@ -25,6 +25,7 @@ from luvc_export.batch.pool import Answered
 from luvc_export.batch.run import CALLS, Fleet
 from luvc_export.batch.source import Row, Source, read_rows
 from luvc_export.errors import LuvcError, MachineError, UsageError
+from luvc_export.ray.actor import RESTARTS, TASK_RETRIES, placed
 
 #: Ray starts a cluster of its own on this machine.
 LOCAL = "local"
@@ -72,9 +73,7 @@ def cluster(address: str, actors: int = 1, num_cpus: float = 1.0, num_gpus: floa
             LineAnswerer,
             fn_constructor_args=(told, str(source.path), str(source.folder)),
             batch_size=CALLS * job.rows,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
+            **placed(actors, num_cpus, num_gpus),
         )
         return _collected(answers)
 
@@ -95,11 +94,8 @@ class LineAnswerer:
     """What ``Answerer`` does, for rows of a file: their lines in, answers as JSON out."""
 
     def __init__(self, told: dict[str, Any], path: str, folder: str) -> None:
-        job = BatchJob.from_json(told)
         self._path, self._folder = Path(path), Path(folder)
-        self._answerer = Answerer(
-            job.bundle, job.plan, job.backend, job.threads, job.arithmetic, job.sampling, job.rows, job.max_pixels
-        )
+        self._answerer = Answerer.of(BatchJob.from_json(told))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer rows."""
@@ -124,7 +120,12 @@ def _collected(answers: ray.data.Dataset) -> Iterator[Answered]:
         if isinstance(cause, LuvcError):
             raise cause from error
         last = [line for line in str(error).splitlines() if line.strip()][-1:]
-        raise MachineError("the Ray cluster ended the batch", got=" ".join(last)[:500]) from error
+        raise MachineError(
+            "the Ray cluster ended the batch",
+            got=" ".join(last)[:500],
+            fix=f"rows whose actor died {TASK_RETRIES + 1} times end it, and an actor started {RESTARTS} times again; "
+            "finished shards stay, and the same command goes on from them",
+        ) from error
 
 
 def _shut_down() -> None:

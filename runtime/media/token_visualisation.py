@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 _GAP, _CAPTION, _LINE = 12, 22, (255, 255, 255)
 #: Pixels from one line of a hatched unit to the next.
 _HATCH = 7
+#: Added to the grey of units in an aggregate.
+_MEAN = (0, 40, 70)
 
 
 def draw(
@@ -20,6 +22,7 @@ def draw(
     kept: Mapping[int, NDArray[np.int64]],
     panel: int = 320,
     padding: NDArray[np.bool_] | None = None,
+    means: Collection[int] = (),
 ) -> Image.Image:
     """One panel for merging and one per pruning layer, side by side. Units of padding are hatched, and told apart.
 
@@ -32,6 +35,8 @@ def draw(
             none in may map to an empty array.
         panel: Width of a panel in pixels.
         padding: Units that show padding alone, bool [rows, columns].
+        means: Layers into which a row goes that is the mean of those dropped (``Plan.aggregate``): their units are
+            tinted in place of dark.
     """
     height = round(panel * canvas.shape[0] / canvas.shape[1])
     picture = Image.fromarray(canvas).resize((panel, height), Image.Resampling.BICUBIC)
@@ -42,10 +47,13 @@ def draw(
     empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
     merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
-    panels = [(f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void))]
+    panels = [
+        (f"{owner.size} units {merged} {tokens}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))
+    ]
     for layer, alive in sorted(kept.items()):
         told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
-        panels.append((told, _panel(picture, owner, alive, void)))
+        mean = layer in means
+        panels.append((told + " + mean" * mean, _panel(picture, owner, alive, void, mean)))
     sheet = Image.new("RGB", (_GAP + (panel + _GAP) * len(panels), height + 2 * _GAP + _CAPTION), (30, 30, 34))
     write = ImageDraw.Draw(sheet)
     for index, (caption, image) in enumerate(panels):
@@ -60,9 +68,16 @@ def _told(padding: int) -> str:
 
 
 def _panel(
-    picture: Image.Image, owner: NDArray[np.int64], alive: NDArray[np.int64], void: NDArray[np.bool_]
+    picture: Image.Image,
+    owner: NDArray[np.int64],
+    alive: NDArray[np.int64],
+    void: NDArray[np.bool_],
+    mean: bool,
 ) -> Image.Image:
-    """The picture with the units of dropped tokens darkened, those of padding hatched, borders between tokens."""
+    """The picture with the units of dropped tokens darkened, those of padding hatched, borders between tokens.
+
+    With ``mean`` those of dropped tokens are tinted instead: they are in the aggregate.
+    """
     rows, columns = owner.shape
     width, height = picture.size
     x = np.rint(np.arange(columns + 1) * width / columns).astype(int)
@@ -72,6 +87,7 @@ def _panel(
     lives = np.isin(owner, alive)[row][:, column]
     pixels = np.asarray(picture).astype(np.float32)
     grey = pixels.mean(-1, keepdims=True) * 0.22 + 12
+    grey = np.where((owner >= 0)[row][:, column][..., None], grey + _MEAN, grey) if mean else grey
     shown = np.where(lives[..., None], pixels, grey)
     hatched = void[row][:, column] & ((np.arange(height)[:, None] + np.arange(width)) % _HATCH < 2)
     shown[hatched] = np.where(lives[hatched][:, None], 0.55 * shown[hatched], shown[hatched] + 50)

@@ -38,6 +38,12 @@ def plan_file(tmp_path: Path) -> Path:
         (("--plan", "FILE", "--score", "norm"), "a plan file says this itself"),
         (("--plan", "FILE", "--merge-keep", 1), "a plan file says this itself"),
         (("--plan", "none", "--rho", 0.2), "compresses nothing"),
+        (("--plan", "none", "--aggregate"), "compresses nothing"),
+        (("--plan", "FILE", "--quota", "uniform"), "a plan file says this itself"),
+        (("--quota", "uniform"), "quota: 'uniform' divides a budget among images that share it"),
+        (("--quota", "fair", "--joint-frames", 4), "quota: got 'fair', expected one of none, uniform, v-cast"),
+        (("--plan", "80,60,40,20,1,0", "--aggregate"), "keep[4]: a budget of 1 would be the aggregate alone"),
+        (("--data", "glyph", "--aggregate"), "--data searches the budgets itself"),
         (("--score", "foo"), "unknown score"),
         (("--score", "residul"), "did you mean 'residual'"),
         (("--speedup", 100), "--speedup cannot be met"),
@@ -80,6 +86,7 @@ def test_plan_takes_an_image_size_whole_or_not(cli: Cli, plan: tuple[str, ...], 
         (("--plan", "none", "--score", "norm"), "compresses nothing"),
         (("--plan", "FILE", "--plan", "none", "--axis", "channel"), "compresses nothing"),
         (("--plan", "FILE", "--rho", 0.3), "a plan file says this itself"),
+        (("--quota", "v-cast"), "quota: 'v-cast' divides a budget among images that share it"),
         (("--score", "foo"), "unknown score"),
     ],
 )
@@ -105,6 +112,13 @@ def test_a_solved_plan_is_named_for_its_goal(cli: Cli, tmp_path: Path, monkeypat
         make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, speedup=2)
     made = make_plans(str(CHECKPOINT), ["even", "none"], image_size=IMAGE_SIZE, speedup=2)
     assert [plan.schedule for plan in made.values()] == ["speedup 2", "none"]
+
+
+def test_quotas_are_for_the_plans_that_frames_share() -> None:
+    given = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast", "aggregate": True}
+    made = make_plans(str(CHECKPOINT), ["even", "none"], **given)  # type: ignore[arg-type]
+    assert [plan.quota for plan in made.values()] == ["none", "none", "v-cast"]
+    assert [plan.aggregate for plan in made.values()] == [True, False, True]
 
 
 def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

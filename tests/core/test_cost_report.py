@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luvc_export.cli.tables.plans import cost_table
 from luvc_export.core.cost_report import _after_merging, cost, padded
 from luvc_export.core.plan import MergePass, Plan
 from luvc_export.core.shapes import DecoderShape
@@ -84,3 +85,21 @@ def test_survival_picture_darkens_what_was_dropped() -> None:
     assert panels[1][120, 40].mean() < 80 and panels[2][40, 40].mean() < 80
     assert panels[0][40, 80].mean() < 220, "no border inside one token"
     assert panels[0][120, 80].mean() > 250, "a border between two tokens"
+    sheet = np.asarray(draw(canvas, (2, 2), merged_into, {3: np.array([0]), 5: np.zeros(0, np.int64)}, 160, means=[3]))
+    red, _, blue = sheet[34 + 120, 12 + 172 + 40].astype(int)
+    assert blue > red + 60, "dropped into the mean"
+    assert len(set(sheet[34 + 120, 12 + 2 * 172 + 40].tolist())) == 1, "a budget of 0 has none"
+
+
+def test_an_aggregate_costs_what_the_row_costs_whose_place_it_takes() -> None:
+    plan = Plan((8, 8), (64, 20, 7, 0), aggregate=True)
+    assert cost(plan, SHAPE) == cost(Plan((8, 8), (64, 20, 7, 0)), SHAPE)
+    table = cost_table(plan, cost(plan, SHAPE, images=2))
+    assert list(table.columns[1].cells)[:4] == [
+        "128",
+        "40, 2 the mean of what was dropped",
+        "14, 2 the mean of what was dropped",
+        "0",
+    ]
+    shared = Plan((4, 4), (64, 20, 7, 0), joint_images=4, quota="v-cast")
+    assert "4 images share a budget, divided by quota v-cast" in cost_table(shared, cost(shared, SHAPE)).title

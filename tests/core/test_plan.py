@@ -74,7 +74,33 @@ def test_frozen_layers_are_checked_with_the_budgets() -> None:
 
 
 def test_a_plan_that_freezes_nothing_is_written_as_before() -> None:
-    assert "kv_only" not in Plan((2, 2), (4, 0)).to_json()
+    assert not {"kv_only", "aggregate", "quota"} & set(Plan((2, 2), (4, 0)).to_json())
+
+
+def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
+    with pytest.raises(PlanError) as error:
+        Plan((4, 4), (16, 8, 1, 0), aggregate=True, quota="v-cast", rho=2.0)
+    text = str(error.value)
+    assert "rho: got 2.0" in text and "quota: 'v-cast' divides a budget among images that share it" in text
+    with pytest.raises(PlanError) as error:
+        Plan((4, 4), (32, 4, 3, 1, 0), joint_images=5, aggregate=True, quota="uniform")
+    text = str(error.value)
+    assert "keep[1]: 3 chosen tokens for 5 images: a quota gives each at least 1" in text
+    assert "keep[2]: 2 chosen tokens for 5 images" in text
+    assert "keep[3]: a budget of 1 would be the aggregate alone: at least 2, or 0" in text
+    for change, said in (
+        ({"keep": (16, 0), "aggregate": True}, "aggregate: no prune leaves a row for it"),
+        ({"aggregate": 1}, "aggregate: got 1, expected true or false"),
+        ({"reducer": "merge", "aggregate": True}, "aggregate: merging in the LLM drops nothing"),
+        ({"quota": "even"}, "quota: got 'even', expected one of none, uniform, v-cast"),
+        ({"keep": (64, 0), "joint_images": 4, "quota": "uniform"}, "quota: 'uniform' divides what a prune keeps"),
+    ):
+        with pytest.raises(PlanError, match=said):
+            Plan(**{"grid": (4, 4), "keep": (16, 8, 0), **change})  # type: ignore[arg-type]
+    plan = Plan((4, 4), (64, 20, 7, 0), joint_images=4, aggregate=True, quota="v-cast")
+    assert plan.chooses == ((1, 64, 19), (2, 19, 6)) and plan.cache_rows(2, 5) == (133, 45, 19, 5)
+    assert [plan.aggregated(layer) for layer in range(4)] == [False, True, True, False]
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_topk_limit_of_the_target() -> None:

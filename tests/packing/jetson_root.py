@@ -5,8 +5,15 @@ Lines are as boards print them: JetPack 6.2 on Jetson AGX Orin, 7.2 on the same 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+from luvc_export.packing import record
+
+#: Targets of the two systems.
+TARGETS = {"6.2": "jetson-agx-orin-jp62", "7.2": "jetson-agx-orin-jp72"}
 RELEASES = {
     "6.2": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
     "DATE: Wed Jan  8 01:49:37 UTC 2025",
@@ -48,3 +55,24 @@ def write(root: Path, jetpack: str = "6.2", free_kib: int = 60_000_000, mode: in
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return root
+
+
+def script(pack: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(pack / record.SCRIPT), *map(str, arguments)]
+    env = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=env, cwd=pack.parent, capture_output=True, text=True, check=False)
+
+
+def guarded(folder: Path) -> Path:
+    """A Python without network that stops when it imports what the runtime must not."""
+    (folder / "guard.py").write_text(
+        "import runpy, socket, sys\ndel socket.socket\n"
+        "class Guard:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'transformers', 'onnx'): raise SystemExit(name + ' was imported')\n"
+        "sys.meta_path.insert(0, Guard())\nassert sys.argv[1] == '-I'\nsys.argv = sys.argv[2:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{folder}/guard.py" "$@"\n')
+    python.chmod(0o755)
+    return python

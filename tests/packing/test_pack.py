@@ -6,7 +6,6 @@ stands in for TensorRT itself.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -26,26 +25,21 @@ import pytest
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.calibration.tasks import find
-from luvc_export.cli import main
 from luvc_export.core.operators import DOMAIN
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import CheckFailed, UsageError
+from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list, lint
 from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.packing import bootstrap, cases, on_device, record
-from luvc_export.packing.answer import Answer
-from luvc_export.packing.contents import copy_files, sources, write_wheel
 from luvc_export.packing.on_device import install_and_verify
-from luvc_export.packing.write import PackCases, Packed, check_room, write_pack
+from luvc_export.packing.write import PackCases, Packed, write_pack
 
 #: For the board, not for this machine.
 WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
-TARGETS = {"6.2": "jetson-agx-orin-jp62", "7.2": "jetson-agx-orin-jp72"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +58,7 @@ def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict
         jetpack: write_pack(
             demo_bundle, target, root / target, asked[jetpack], "thirds", text_capacity=96, wheels_folder=wheels
         )
-        for jetpack, target in TARGETS.items()
+        for jetpack, target in jetson_root.TARGETS.items()
     }
 
 
@@ -77,27 +71,6 @@ def pack(packs: dict[str, Packed], tmp_path: Path) -> Path:
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
     return jetson_root.write(tmp_path / "board")
-
-
-def script(pack: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(pack / record.SCRIPT), *map(str, arguments)]
-    env = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, env=env, cwd=pack.parent, capture_output=True, text=True, check=False)
-
-
-def guarded(folder: Path) -> Path:
-    """A Python without network that stops when it imports what the runtime must not."""
-    (folder / "guard.py").write_text(
-        "import runpy, socket, sys\ndel socket.socket\n"
-        "class Guard:\n    def find_spec(self, name, path=None, target=None):\n"
-        "        if name in ('torch', 'transformers', 'onnx'): raise SystemExit(name + ' was imported')\n"
-        "sys.meta_path.insert(0, Guard())\nassert sys.argv[1] == '-I'\nsys.argv = sys.argv[2:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{folder}/guard.py" "$@"\n')
-    python.chmod(0o755)
-    return python
 
 
 def refused(result: tuple[int, str, str], code: int, *texts: str) -> None:
@@ -127,7 +100,7 @@ def graphs(pack: Packed) -> list[onnx.ModelProto]:
 def test_graphs_for_jetpack_6_2_hold_only_what_tensorrt_10_3_reads(packs: dict[str, Packed]) -> None:
     for model in graphs(packs["6.2"]):
         assert list(allow_list.problems(model)) == []
-        spec = targets.find(TARGETS["6.2"]).spec
+        spec = targets.find(jetson_root.TARGETS["6.2"]).spec
         lint.ensures(Surgery.open(model, spec), 0)
         model.graph.node[0].op_type = "RMSNormalization"
         with pytest.raises(CheckFailed, match=r"RMSNormalization .*: not on the list"):
@@ -159,14 +132,14 @@ def test_a_pack_says_which_wheels_are_missing(packs: dict[str, Packed]) -> None:
 
 
 def test_the_script_passes_without_torch_and_network(pack: Path, board: Path, tmp_path: Path) -> None:
-    result = script(pack, "--backend", "cpu", "--root", board, PYTHON=str(guarded(tmp_path)))
+    result = jetson_root.script(pack, "--backend", "cpu", "--root", board, PYTHON=str(jetson_root.guarded(tmp_path)))
     assert (result.returncode, result.stderr) == (0, ""), result
     assert result.stdout.splitlines()[-1].startswith("PASSED: 2 of 2 cases, onnxruntime")
     assert "says nothing of TensorRT" in result.stdout and "mode MAXN" in result.stdout
     assert (pack / "site/luvc_export/packing/on_device.py").is_file(), "it ran from its own wheel"
     manifest = bundles.load(pack, full=True).manifest
     (signed,) = manifest.verified
-    assert (signed.backend, signed.target, signed.system) == ("onnxruntime", TARGETS["6.2"], "36.4.3")
+    assert (signed.backend, signed.target, signed.system) == ("onnxruntime", jetson_root.TARGETS["6.2"], "36.4.3")
     assert signed.device == "NVIDIA Jetson AGX Orin Developer Kit" and signed.cases == 2 and signed.warnings == ()
     assert signed.files == {name: manifest.files[name].sha256 for name in signed.files} and len(signed.files) == 2
     assert 0 < signed.figures["worst_rel_l2"] < 2e-2 and signed.figures["median_prefill_ms"] > 0
@@ -193,7 +166,9 @@ def test_plugins_travel_with_the_pack(
     asked = PackCases("generated", cases.generated(unpadded_bundle.manifest.image.size, 1), 1)
     options = BuildOptions(dynamic_plugins=library)
     told: Any = {"text_capacity": 96, "batch": 4, "options": options}
-    written = write_pack(unpadded_bundle, TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", **told)
+    written = write_pack(
+        unpadded_bundle, jetson_root.TARGETS["6.2"], tmp_path / "pack", lambda *_: asked, "thirds", **told
+    )
     domains = [{node.domain for node in model.graph.node} for model in graphs(written)]
     assert all(DOMAIN in found for found in domains) and written.pack.plugins == record.PLUGINS
     assert (written.folder / record.PLUGINS).read_bytes() == library.read_bytes()
@@ -234,14 +209,14 @@ def test_a_changed_byte_is_refused(pack: Path, board: Path, verify: Any, name: s
 
 def test_a_changed_wheel_is_refused_before_it_is_unpacked(pack: Path, board: Path) -> None:
     change_byte(next((pack / "wheels").glob("luvc_export-*.whl")))
-    result = script(pack, "--backend", "cpu", "--root", board)
+    result = jetson_root.script(pack, "--backend", "cpu", "--root", board)
     refused((result.returncode, result.stdout, result.stderr), 2, "a wheel of the pack is missing or has changed")
     assert not (pack / "site").exists()
 
 
 def test_a_module_beside_the_script_is_not_imported(pack: Path, board: Path) -> None:
     (pack / "argparse.py").write_text("open('owned', 'w').close()\nraise SystemExit(0)\n")
-    result = script(pack, "--help")
+    result = jetson_root.script(pack, "--help")
     assert result.returncode == 0 and "Check this device" in result.stdout
     assert not (pack.parent / "owned").exists()
 
@@ -270,10 +245,10 @@ def test_site_is_compared_with_the_wheels_at_every_run(pack: Path, how: str) -> 
 
 def test_missing_packages_are_named(pack: Path, board: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
-    result = script(pack, "--backend", "cpu", "--root", board, PYTHON=str(tmp_path / "bare/bin/python"))
+    result = jetson_root.script(pack, "--backend", "cpu", "--root", board, PYTHON=str(tmp_path / "bare/bin/python"))
     got = "no numpy; no pillow; no tokenizers; no jinja2; no markupsafe; no onnxruntime"
     refused((result.returncode, result.stdout, result.stderr), 3, got, f"does not take: {WHEEL}", "Python 3.10")
-    result = script(pack, PYTHON="no-such-python")
+    result = jetson_root.script(pack, PYTHON="no-such-python")
     assert result.returncode == 3 and "there is no no-such-python here" in result.stderr
 
 
@@ -346,7 +321,7 @@ def test_engines_are_built_from_the_pack_and_kept(
     pytest.importorskip("tensorrt_rtx", reason="engines are built with tensorrt-rtx")
     pack = Path(shutil.copytree(packs["7.2"].folder, tmp_path / "pack"))
     path = pack / record.RECORD
-    path.write_text(path.read_text().replace(f'"target": "{TARGETS["7.2"]}"', '"target": "rtx-ada"'))
+    path.write_text(path.read_text().replace(f'"target": "{jetson_root.TARGETS["7.2"]}"', '"target": "rtx-ada"'))
     seal(pack)
     code, out, _ = verify(pack, tmp_path / "nothing", backend="tensorrt")
     if code == 0:
@@ -413,81 +388,3 @@ def test_each_file_of_a_pack_changed_is_refused(
         path.unlink()
         (pack.parent / "kept").rename(path)
     assert both_halves() == 130 and asked, "as it was: it gets as far as the answers again"
-
-
-def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: Path) -> None:
-    wheel = write_wheel(tmp_path)
-    again = tmp_path / "again"
-    again.mkdir()
-    assert write_wheel(again).read_bytes() == wheel.read_bytes()
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run([*command, "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
-    installed = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.py")}
-    assert installed == set(sources()) and "luvc_export/runtime/session.py" in installed
-    for name, data in sources().items():
-        ast.parse(data, name, feature_version=(3, 10))
-    ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
-
-
-def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "checkpoint"
-    elsewhere.mkdir()
-    (copied_bundle / "weights").rename(elsewhere / "weights")
-    data = json.loads((copied_bundle / bundles.MANIFEST).read_text())
-    del data["files"]["weights"]
-    plans = data["plans"].values()
-    read = {name: (copied_bundle / name).read_bytes() for plan in plans for name in (plan["vision"], plan["decoder"])}
-    places = {place.name: place for name, graph in read.items() for place in check_graph(graph, name)}
-    tensors = {
-        name: {"file": "weights", "offset": place.offset, "bytes": place.bytes, "dtype": "float32", "shape": []}
-        for name, place in places.items()
-    }
-    data["weights"] = {"mode": "reference", "folder": str(elsewhere), "tensors": tensors}
-    (copied_bundle / bundles.MANIFEST).write_text(json.dumps(data))
-    bundle, folder = bundles.load(copied_bundle), tmp_path / "pack"
-    folder.mkdir()
-    graphs = [bundle.entry("thirds").vision, bundle.entry("thirds").decoder]
-    for name in graphs:
-        shutil.copyfile(copied_bundle / name, folder / name)
-    copy_files(bundle, folder, graphs, lambda stage, done: None)
-    names = {path.name for path in folder.iterdir()}
-    assert {"weights", "tokenizer.json"} <= names and not names & {"decoder.even.onnx", "decoder.thirds.debug.onnx"}
-
-
-def test_a_case_that_does_not_fit_the_engines_names_the_flag() -> None:
-    made = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
-    check_room(made, 9, Capacity(text=4, groups=2), "case 0")
-    with pytest.raises(UsageError, match="--text-capacity 4"):
-        check_room(made, 9, Capacity(text=3, groups=2), "case 0")
-    with pytest.raises(UsageError, match="--images 2"):
-        check_room(made, 9, Capacity(text=4, groups=1), "case 0")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("--target", "h100"), "packs are for boards that come with a system of their own"),
-        (("--target", "jetson-agx-orin-jp63"), "did you mean 'jetson-agx-orin-jp62'"),
-        (("--target", TARGETS["6.2"], "--kv", "inplace"), "the target does not take this form of the KV cache"),
-        (("--target", TARGETS["6.2"], "--wheels", "nowhere"), "no such folder"),
-        (("--target", TARGETS["6.2"], "--count", "0"), "there must be a case"),
-        (("--target", TARGETS["6.2"], "--task", "glyph", "--cases", "x.jsonl"), "say once what to ask"),
-        (("--target", TARGETS["6.2"], "--image-size", "64x64"), "a bundle has its image size"),
-        (("--target", TARGETS["6.2"], "--plan", "half"), "the bundle has no such plan"),
-    ],
-)
-def test_bad_usage_writes_nothing(
-    demo_bundle: Bundle,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-    text: str,
-) -> None:
-    given = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
-    monkeypatch.setattr(sys, "argv", list(given))
-    with pytest.raises(SystemExit) as stop:
-        main()
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and text in err and "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ apply: the node takes the whole sequence [visual | text] and gives it back short
 around the gathers go too. Bit-equal but for the order in which a norm adds up channels (see ``tolerance``).
 ensures: one node for every prune of the plan, in order, with the plan's budgets; no TopK outside.
 must not touch: a TopK that ranks anything but a low-pass score, a prune whose basis is not the plan's, a debug graph
-(its kept indices are inputs).
+(its kept indices are inputs), prunes with an aggregate or with quotas, which the node has not.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ def requires(surgery: Surgery) -> str | None:
         return "the vision graph prunes nothing"
     if not surgery.plan.prunes:
         return "the plan prunes nothing"
+    if surgery.plan.aggregate or surgery.plan.quota != "none":
+        name = "aggregate" if surgery.plan.aggregate else "quota"
+        return f"the fused node has no {name}: prunes with one stay as they are traced"
     if any(tensor.name.startswith("forced_indices") for tensor in surgery.graph.inputs):
         return "a debug graph takes the kept indices as inputs"
     if any(node.domain in (DOMAIN, PLUGIN_DOMAIN) for node in surgery.graph.nodes):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from luvc_export.cli import options
+from luvc_export.cli import options, sampling_options
 
 
 def batch(
@@ -43,23 +43,15 @@ def batch(
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=1024, help="Questions of one model call, at most.")] = 8,
     shard: Annotated[int, typer.Option("--shard", min=1, max=1_000_000, help="Rows of a shard.")] = 256,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
-    ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
+    max_new_tokens: sampling_options.MaxNewTokens = None,
+    temperature: sampling_options.Temperature = 0.0,
+    top_k: sampling_options.TopK = None,
+    top_p: sampling_options.TopP = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling, of every row.")] = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
-    json_schema: Annotated[
-        Path | None, typer.Option("--json-schema", metavar="FILE", help="Answers are JSON of this schema.")
-    ] = None,
-    regex: Annotated[
-        str | None, typer.Option("--regex", metavar="PATTERN", help="Answers match this regular expression.")
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
-    ] = None,
+    stop: sampling_options.Stop = None,
+    json_schema: sampling_options.JsonSchema = None,
+    regex: sampling_options.Regex = None,
+    max_pixels: sampling_options.MaxPixels = None,
     verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
@@ -72,13 +64,12 @@ def batch(
     """
     from luvc_export.batch.job import BatchJob
     from luvc_export.batch.run import local
-    from luvc_export.cli.commands.run import read_schema
     from luvc_export.cli.files import check_folder
     from luvc_export.errors import UsageError
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
     sampling |= {"top_p": top_p, "seed": seed, "stop": stop, "regex": regex}
-    sampling["json_schema"] = None if json_schema is None else read_schema(json_schema)
+    sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels}
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, sampling=sampling, **shape)  # type: ignore[arg-type]

@@ -58,6 +58,8 @@ def export(
     steps: options.Steps = Plan.steps,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
+    aggregate: options.Aggregate = Plan.aggregate,
+    quota: options.Quota = Plan.quota,
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
     ] = False,
@@ -109,6 +111,8 @@ def export(
         kv_mib=kv_mib,
         last_layer=last_layer,  # type: ignore[arg-type]
         kv_only=options.layers(kv_only),
+        aggregate=aggregate,
+        quota=quota,
         score=score,
         rho=rho,
         axis=axis,

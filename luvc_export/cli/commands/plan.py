@@ -17,7 +17,17 @@ from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
-_DIRECT = ("schedule", "merge_schedule", "encoder_keep", "encoder_restore", "kv_mib", "last_layer", "kv_only")
+_DIRECT = (
+    "schedule",
+    "merge_schedule",
+    "encoder_keep",
+    "encoder_restore",
+    "kv_mib",
+    "last_layer",
+    "kv_only",
+    "aggregate",
+    "quota",
+)
 
 
 def plan(
@@ -47,6 +57,8 @@ def plan(
     steps: options.Steps = Plan.steps,
     last_layer: options.LastLayer = None,
     kv_only: options.KvOnly = None,
+    aggregate: options.Aggregate = Plan.aggregate,
+    quota: options.Quota = Plan.quota,
     text: Annotated[
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
@@ -152,6 +164,8 @@ def plan(
                 last_layer=last_layer,  # type: ignore[arg-type]
                 kv_only=options.layers(kv_only),
                 joint_images=joint,
+                aggregate=aggregate,
+                quota=quota,
                 **switches,
             )
         )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from luvc_export.cli import options
+from luvc_export.cli import options, sampling_options
 from luvc_export.errors import UsageError
 
 #: Characters of a prompt from standard input: more is a mistake.
@@ -36,12 +36,10 @@ def run(
     plan: options.BundlePlan = None,
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")
-    ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")] = None,
+    max_new_tokens: sampling_options.MaxNewTokens = None,
+    temperature: sampling_options.Temperature = 0.0,
+    top_k: sampling_options.TopK = None,
+    top_p: sampling_options.TopP = None,
     min_p: Annotated[
         float | None, typer.Option("--min-p", help="Sample among tokens this many times as likely as the best.")
     ] = None,
@@ -60,14 +58,10 @@ def run(
     logprobs: Annotated[
         int | None, typer.Option("--logprobs", help="With --json: log probabilities, and of so many best tokens.")
     ] = None,
-    json_schema: Annotated[
-        Path | None, typer.Option("--json-schema", metavar="FILE", help="The answer is JSON of this schema.")
-    ] = None,
-    regex: Annotated[
-        str | None, typer.Option("--regex", metavar="PATTERN", help="The answer matches this regular expression.")
-    ] = None,
+    json_schema: sampling_options.JsonSchema = None,
+    regex: sampling_options.Regex = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")] = None,
+    stop: sampling_options.Stop = None,
     threads: options.Threads = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
@@ -80,9 +74,7 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
     ] = False,
-    max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
-    ] = None,
+    max_pixels: sampling_options.MaxPixels = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask a bundle a question about pictures or a video.
@@ -121,8 +113,12 @@ def run(
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "regex": regex}
     sampling |= {"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty}
-    sampling |= {"frequency_penalty": frequency_penalty, "logit_bias": read_bias(logit_bias), "logprobs": logprobs}
-    sampling["json_schema"] = None if json_schema is None else read_schema(json_schema)
+    sampling |= {
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": sampling_options.read_bias(logit_bias),
+        "logprobs": logprobs,
+    }
+    sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling = {name: value for name, value in sampling.items() if value is not None}
     seen: dict[str, Any] = {"image": list(image or [])}
     film = None
@@ -200,37 +196,6 @@ def fit_line(selection: Any, known: int) -> str | None:
         return None
     tiles = "".join(f", {rows}x{columns} tiles" for rows, columns in selection.tiles if (rows, columns) != (1, 1))
     return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
-
-
-def read_bias(given: list[str] | None) -> dict[int, float] | None:
-    """``ID=BIAS`` as numbers; None where nothing is given.
-
-    Raises:
-        UsageError: One is not of that form.
-    """
-    found: dict[int, float] = {}
-    for text in given or ():
-        token, _, value = text.partition("=")
-        try:
-            found[int(token)] = float(value)
-        except ValueError as error:
-            expected = "a token id and a number, such as 13=-5"
-            raise UsageError("this is no bias", where="--logit-bias", got=repr(text), expected=expected) from error
-    return found or None
-
-
-def read_schema(path: Path) -> dict[str, Any]:
-    """A JSON schema from a file.
-
-    Raises:
-        UsageError: It cannot be read, or is no JSON object.
-    """
-    from luvc_export.core.files.json_file import read_json
-
-    data = read_json(path, 2**20, UsageError, "the schema")
-    if not isinstance(data, dict):
-        raise UsageError("a schema is a JSON object", where=f"--json-schema {path}", got=type(data).__name__)
-    return data
 
 
 def read_prompt(given: str | None, as_json: bool) -> str | None:

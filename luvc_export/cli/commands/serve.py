@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from luvc_export.cli import options
+from luvc_export.cli import options, sampling_options
 
 
 def serve(
@@ -46,9 +46,7 @@ def serve(
     image_cache: Annotated[
         str, typer.Option("--image-cache", help="Memory for encoded pictures and their keys and values; 0 for none.")
     ] = "256MiB",
-    max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
-    ] = None,
+    max_pixels: sampling_options.MaxPixels = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
     as_json: options.Json = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.core.cost_report import Cost, Padded
+from luvc_export.core.cost_report import Cost, Padded, Stage
 from luvc_export.core.plan import MergePass, Plan
 
 
@@ -29,6 +29,12 @@ def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
     )
 
 
+def _mean(plan: Plan, stage: Stage) -> str:
+    """How many of a stage's rows are aggregates."""
+    rows = stage.tokens // plan.keep[stage.first] if plan.aggregated(stage.first) else 0
+    return f", {rows} the mean of what was dropped" * bool(rows)
+
+
 def cost_table(plan: Plan, cost: Cost) -> Any:
     """A rich table of the plan's stages."""
     from rich.table import Table
@@ -45,6 +51,7 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
         merged += f"; {plan.encoder_tokens} go on after block {gone.block}{seen}, {back}"
     if plan.joint_images > 1:
         merged += f"; {plan.joint_images} images share a budget"
+    merged += f", divided by quota {plan.quota}" * (plan.quota != "none")
     encoder = f"; encoder FLOPs {cost.encoder_ratio:.2f}x fewer" if cost.encoder_ratio is not None else ""
     table = Table(
         title=f"{plan.schedule}: {merged}",
@@ -59,7 +66,7 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"
         table.add_row(
             layers,
-            f"{stage.tokens}{', keys and values' * stage.kv_only}",
+            f"{stage.tokens}{_mean(plan, stage)}{', keys and values' * stage.kv_only}",
             f"{stage.flops / 1e9:.3g}",
             f"{stage.kv_bytes / 2**20:.3g}",
         )

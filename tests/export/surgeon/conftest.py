@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import encoder_cache
 import frozen_cache
 import greedy_cache
+import numpy as np
 import onnx
 import padded_cache
 import pytest
+import shared_cache
 import traced_cache
 from made_once import made_once
 from surgery_harness import Traced
@@ -45,6 +48,19 @@ def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:
 def frozen(pytestconfig: pytest.Config) -> Traced:
     """Three layers, the first two frozen, and two prunes; the decoder alone."""
     return _decoder(pytestconfig, "frozen", frozen_cache)
+
+
+@pytest.fixture(scope="session")
+def shared(pytestconfig: pytest.Config) -> Traced:
+    """Two prunes with an aggregate and V-CAST's quotas of four images that share budgets."""
+    return _decoder(pytestconfig, "shared", shared_cache)
+
+
+@pytest.fixture(scope="session")
+def in_torch(shared: Traced, pytestconfig: pytest.Config) -> Callable[[str], dict[str, Any]]:
+    """What torch makes of each case of the harness with the decoder of ``shared``."""
+    folder = made_once(Path(pytestconfig.cache.mkdir("shared")), Path(shared_cache.__file__), shared_cache.write)
+    return lambda case: dict(np.load(folder / f"{case}.npz"))
 
 
 @pytest.fixture(scope="session")

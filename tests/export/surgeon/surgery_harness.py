@@ -54,7 +54,7 @@ def feeds(model: onnx.ModelProto, plan: Plan, case: tuple[int, int, int, int, in
     batch, images, text, past_images, past_text = case
     random = np.random.default_rng(seed)
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    axes, hidden, tokens = shapes["position_ids"][0], shapes["visual_embeds"][3], plan.vision_tokens
+    axes, hidden, tokens = shapes["position_ids"][0], shapes["visual_embeds"][3], plan.span_tokens
     span, begin = images * tokens, past_images * tokens + past_text
     mask = np.ones((batch, past_text + text), np.bool_)
     mask[1:, -2:] = False

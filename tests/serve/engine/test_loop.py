@@ -2,81 +2,20 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from asking import CASES, SECONDS, Asked, Nobody, long, submit
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.demo.questions import cases
 from luvc_export.errors import CheckFailed, MachineError
 from luvc_export.runtime.generation.joined_rows import SharedCalls
-from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.image_cache import ImageCache
-from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece
+from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Piece
 from luvc_export.serve.engine.loop import Engine
-
-CASES = list(cases("heldout", 14))
-SECONDS = 60
-
-
-class Nobody:
-    """An observer."""
-
-    def prefilled(self, *told: Any) -> None:
-        pass
-
-    def stepped(self, *told: Any) -> None:
-        pass
-
-
-class Asked:
-    """A job and its events."""
-
-    def __init__(self, session: Session, number: int = 0, choices: int = 1, **options: Any) -> None:
-        case = CASES[number]
-        request = session.prepare(list(case.images), case.prompt)
-        budget = session.token_limit(request, options.get("max_new_tokens"))
-        self.events: queue.Queue[Event] = queue.Queue()
-        self.job = Job(session, request, Sampling(**options), budget, choices, self.events.put)
-
-    def wait(self, kind: type[Event]) -> list[Event]:
-        """Events up to the first of a kind."""
-        found = [self.events.get(timeout=SECONDS)]
-        while not isinstance(found[-1], kind):
-            if isinstance(found[-1], Failed):
-                raise found[-1].error
-            found.append(self.events.get(timeout=SECONDS))
-        return found
-
-    def text(self) -> str:
-        return "".join(event.text for event in self.wait(Ended) if isinstance(event, Piece))
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    made = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
-    made.trace = []
-    made.start()
-    yield made
-    made.drain()
-    assert made.join(SECONDS)
-
-
-def submit(engine: Engine, *asked: Asked) -> None:
-    for one in asked:
-        assert engine.reserve()
-        engine.submit(one.job)
-
-
-def long(session: Session, number: int = 0, tokens: int = 40, **more: Any) -> Asked:
-    """An answer that goes on: its end tokens are not to be chosen."""
-    bias = dict.fromkeys(session.ends, -100.0)
-    return Asked(session, number, max_new_tokens=tokens, logit_bias=bias, **more)
 
 
 def test_answers_are_those_of_generate(engine: Engine, demo_session: Session) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "runtime"))
 
 import ort_engine
 import stand_in
-from test_loop import Asked, Nobody, long, submit
+from asking import Asked, long, submit
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.session import Session
-from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.jobs import Failed
 from luvc_export.serve.engine.loop import Engine
 
@@ -36,16 +34,6 @@ def ours(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Session:
 @pytest.fixture(scope="module")
 def alone(demo_bundle: Bundle) -> Session:
     return Session(demo_bundle, "cpu", "thirds", threads=1)
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    made = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
-    made.trace = []
-    made.start()
-    yield made
-    made.drain()
-    assert made.join(60)
 
 
 def test_more_questions_than_slots_are_answered_as_alone(engine: Engine, ours: Session, alone: Session) -> None:

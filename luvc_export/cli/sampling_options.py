@@ -1,0 +1,54 @@
+"""How answers are drawn and what they may look like: options of the verbs that make some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.errors import UsageError
+
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")]
+JsonSchema = Annotated[
+    Path | None, typer.Option("--json-schema", metavar="FILE", help="Answers are JSON of this schema.")
+]
+Regex = Annotated[str | None, typer.Option("--regex", metavar="PATTERN", help="Answers match this regular expression.")]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
+]
+
+
+def read_bias(given: list[str] | None) -> dict[int, float] | None:
+    """``ID=BIAS`` as numbers; None where nothing is given.
+
+    Raises:
+        UsageError: One is not of that form.
+    """
+    found: dict[int, float] = {}
+    for text in given or ():
+        token, _, value = text.partition("=")
+        try:
+            found[int(token)] = float(value)
+        except ValueError as error:
+            expected = "a token id and a number, such as 13=-5"
+            raise UsageError("this is no bias", where="--logit-bias", got=repr(text), expected=expected) from error
+    return found or None
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A JSON schema from a file.
+
+    Raises:
+        UsageError: It cannot be read, or is no JSON object.
+    """
+    from luvc_export.core.files.json_file import read_json
+
+    data = read_json(path, 2**20, UsageError, "the schema")
+    if not isinstance(data, dict):
+        raise UsageError("a schema is a JSON object", where=f"--json-schema {path}", got=type(data).__name__)
+    return data

@@ -1,0 +1,106 @@
+"""What a pack is written from, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jetson_root
+import numpy as np
+import pytest
+
+from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import check_graph
+from luvc_export.cli import main
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import UsageError
+from luvc_export.packing import bootstrap
+from luvc_export.packing.answer import Answer
+from luvc_export.packing.contents import copy_files, sources, write_wheel
+from luvc_export.packing.write import check_room
+
+
+def test_the_runtime_is_a_wheel_of_all_sources_that_old_pythons_read(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path)
+    again = tmp_path / "again"
+    again.mkdir()
+    assert write_wheel(again).read_bytes() == wheel.read_bytes()
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*command, "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
+    installed = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.py")}
+    assert installed == set(sources()) and "luvc_export/runtime/session.py" in installed
+    for name, data in sources().items():
+        ast.parse(data, name, feature_version=(3, 10))
+    ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "checkpoint"
+    elsewhere.mkdir()
+    (copied_bundle / "weights").rename(elsewhere / "weights")
+    data = json.loads((copied_bundle / bundles.MANIFEST).read_text())
+    del data["files"]["weights"]
+    plans = data["plans"].values()
+    read = {name: (copied_bundle / name).read_bytes() for plan in plans for name in (plan["vision"], plan["decoder"])}
+    places = {place.name: place for name, graph in read.items() for place in check_graph(graph, name)}
+    tensors = {
+        name: {"file": "weights", "offset": place.offset, "bytes": place.bytes, "dtype": "float32", "shape": []}
+        for name, place in places.items()
+    }
+    data["weights"] = {"mode": "reference", "folder": str(elsewhere), "tensors": tensors}
+    (copied_bundle / bundles.MANIFEST).write_text(json.dumps(data))
+    bundle, folder = bundles.load(copied_bundle), tmp_path / "pack"
+    folder.mkdir()
+    graphs = [bundle.entry("thirds").vision, bundle.entry("thirds").decoder]
+    for name in graphs:
+        shutil.copyfile(copied_bundle / name, folder / name)
+    copy_files(bundle, folder, graphs, lambda stage, done: None)
+    names = {path.name for path in folder.iterdir()}
+    assert {"weights", "tokenizer.json"} <= names and not names & {"decoder.even.onnx", "decoder.thirds.debug.onnx"}
+
+
+def test_a_case_that_does_not_fit_the_engines_names_the_flag() -> None:
+    made = Answer((5, 9, 9, 1), (2, 3), "", np.zeros((2, 4), np.float32), {})
+    check_room(made, 9, Capacity(text=4, groups=2), "case 0")
+    with pytest.raises(UsageError, match="--text-capacity 4"):
+        check_room(made, 9, Capacity(text=3, groups=2), "case 0")
+    with pytest.raises(UsageError, match="--images 2"):
+        check_room(made, 9, Capacity(text=4, groups=1), "case 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--target", "h100"), "packs are for boards that come with a system of their own"),
+        (("--target", "jetson-agx-orin-jp63"), "did you mean 'jetson-agx-orin-jp62'"),
+        (
+            ("--target", jetson_root.TARGETS["6.2"], "--kv", "inplace"),
+            "the target does not take this form of the KV cache",
+        ),
+        (("--target", jetson_root.TARGETS["6.2"], "--wheels", "nowhere"), "no such folder"),
+        (("--target", jetson_root.TARGETS["6.2"], "--count", "0"), "there must be a case"),
+        (("--target", jetson_root.TARGETS["6.2"], "--task", "glyph", "--cases", "x.jsonl"), "say once what to ask"),
+        (("--target", jetson_root.TARGETS["6.2"], "--image-size", "64x64"), "a bundle has its image size"),
+        (("--target", jetson_root.TARGETS["6.2"], "--plan", "half"), "the bundle has no such plan"),
+    ],
+)
+def test_bad_usage_writes_nothing(
+    demo_bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    text: str,
+) -> None:
+    given = ("luvc-export", "pack", str(demo_bundle.folder), "-o", str(tmp_path / "pack"), *arguments)
+    monkeypatch.setattr(sys, "argv", list(given))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and text in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,21 @@
+"""An engine of eight rows that nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from asking import SECONDS, Nobody
+
+from luvc_export.serve.engine.image_cache import ImageCache
+from luvc_export.serve.engine.loop import Engine
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(ImageCache(2**28), rows=8, queue=16, observer=Nobody())
+    made.trace = []
+    made.start()
+    yield made
+    made.drain()
+    assert made.join(SECONDS)
