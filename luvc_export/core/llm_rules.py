@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from luvc_export.core.plan import Plan
 
 #: Fields of ``Plan`` that its JSON leaves out while they are empty.
 FIELDS = frozenset(("kv_only", "steps", "aggregate", "quota"))
@@ -45,14 +41,24 @@ def _steps_problems(steps: object, prunes: Sequence[tuple[int, int, int]]) -> li
     return [f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few]
 
 
-def sharing_problems(plan: Plan, chooses: Sequence[tuple[int, int, int]] | None) -> list[str]:
-    """What is wrong with ``aggregate`` and ``quota``, one line each; ``chooses`` is None where it cannot be known."""
+def sharing_problems(
+    aggregate: object, quota: str, merges: bool, images: int, chooses: Sequence[tuple[int, int, int]] | None
+) -> list[str]:
+    """What is wrong with ``aggregate`` and ``quota`` of a plan, one line each.
+
+    Args:
+        aggregate: The field.
+        quota: The field.
+        merges: LLM layers merge instead of pruning.
+        images: That share a budget.
+        chooses: ``Plan.chooses``; None where it cannot be known.
+    """
     found = []
-    if not isinstance(plan.aggregate, bool):
-        found.append(f"aggregate: got {plan.aggregate!r}, expected true or false")
-    elif plan.aggregate and plan.reducer == "merge":
+    if not isinstance(aggregate, bool):
+        found.append(f"aggregate: got {aggregate!r}, expected true or false")
+    elif aggregate and merges:
         found.append("aggregate: merging in the LLM drops nothing that a row could stand for")
-    elif plan.aggregate and chooses is not None:
+    elif aggregate and chooses is not None:
         if not chooses:
             found.append("aggregate: no prune leaves a row for it: every budget is whole or 0")
         found += [
@@ -60,16 +66,16 @@ def sharing_problems(plan: Plan, chooses: Sequence[tuple[int, int, int]] | None)
             for layer, _, chosen in chooses
             if not chosen
         ]
-    if plan.quota == "none":
+    if quota == "none":
         return found
-    if plan.joint_images == 1:
-        found.append(f"quota: {plan.quota!r} divides a budget among images that share it; here each has its own")
+    if images == 1:
+        found.append(f"quota: {quota!r} divides a budget among images that share it; here each has its own")
     elif chooses is not None:
         if not chooses:
-            found.append(f"quota: {plan.quota!r} divides what a prune keeps; none keeps some and drops some")
+            found.append(f"quota: {quota!r} divides what a prune keeps; none keeps some and drops some")
         found += [
-            f"keep[{layer}]: {chosen} chosen tokens for {plan.joint_images} images: a quota gives each at least 1"
+            f"keep[{layer}]: {chosen} chosen tokens for {images} images: a quota gives each at least 1"
             for layer, _, chosen in chooses
-            if 0 < chosen < plan.joint_images
+            if 0 < chosen < images
         ]
     return found

@@ -119,7 +119,8 @@ class Plan:
         fits = not problems
         problems += _budget_problems(self) if fits else []
         problems += llm_rules.problems(self.keep, self.kv_only, self.steps, () if problems else self.chooses)
-        problems += llm_rules.sharing_problems(self, self.chooses if fits else None)
+        shared = self.aggregate, self.quota, self.reducer == "merge", self.joint_images
+        problems += llm_rules.sharing_problems(*shared, self.chooses if fits else None)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 

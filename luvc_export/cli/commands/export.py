@@ -112,7 +112,7 @@ def export(
         last_layer=last_layer,  # type: ignore[arg-type]
         kv_only=options.layers(kv_only),
         aggregate=aggregate,
-        quota=quota,
+        quota=quota,  # type: ignore[arg-type]
         score=score,
         rho=rho,
         axis=axis,

@@ -58,9 +58,7 @@ def test_sizes_and_sums_outlast_two_prunes(rows: int, data: st.DataObject, seed:
         assert int(chosen[0, group, -1]) == max(gone)  # the last of what it is made of
 
 
-def logits(
-    name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: tuple[int, int]
-) -> Tensor:
+def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: tuple[int, int]) -> Tensor:
     """Of a prompt of two pictures and three tokens decoded after it, where ``twins`` of each picture's tokens are one.
 
     Args:
