@@ -26,7 +26,12 @@ def compiled(arithmetic: str) -> Compiled:
     random = np.random.default_rng(0)
     angles = np.arange(ROWS)[:, None] * 100.0 ** -np.linspace(0, 1, WIDTH // HEADS // 2)
     weights = {name: random.normal(0, WIDTH**-0.5, (WIDTH, wide * WIDTH)) for name, wide in (("in", 1), ("qkv", 3))}
-    values = {**weights, "out": random.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)), "cos": np.cos(angles), "sin": np.sin(angles)}
+    values = {
+        **weights,
+        "out": random.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)),
+        "cos": np.cos(angles),
+        "sin": np.sin(angles),
+    }
     make, heads = helper.make_node, {"q_num_heads": HEADS, "kv_num_heads": HEADS}
     nodes = [
         make("MatMul", ["x", "in"], ["h"]),
