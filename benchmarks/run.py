@@ -1,11 +1,13 @@
 """One random-weight model and prompt through luvc-export and its peers, one table of ratios.
 
-Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--runs 2] [--only NAME ...]
+Run: python benchmarks/run.py OUT [--layers 9] [--encoder-blocks 8] [--rounds 2] [--runs 2] [--only NAME ...] [--page]
 
 Makes the checkpoint (Qwen2.5-VL-3B's layer shapes, fp32), exports it, makes environments from the requirements files,
 converts for each peer, then times one process after another, in turns, all cores: each peer as it comes, which is
 the arithmetic it chooses by itself, and in fp32. Every run asks about another picture with another prompt. What is made
-stays in OUT. A peer that cannot run says why in the table. A peer is a file in peers/ with ``prepare`` and ``times``.
+stays in OUT, and so do times: what was interrupted goes on where it stopped. A peer that cannot run says why in the
+table. A peer is a file in peers/ with ``prepare`` and ``times``. ``--page`` also puts the table into
+docs/results/performance.md, where it names this number of layers and blocks.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results" / "performance.md"
 PICTURE = "896x896"
 #: Name, file in peers/, the requirements of its own environment (None: the project's), options.
 PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
@@ -55,14 +58,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="NAME", help="Names of the peers, whole; default: all.")
     parser.add_argument("--results", default="results.json", help="File in OUT, written after every peer.")
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
+    parser.add_argument("--dtype", default="fp32", help="What the checkpoint's weights are stored in: fp32 or bf16.")
+    parser.add_argument("--again", action="store_true", help="Forget the times that are in --results.")
+    parser.add_argument("--page", action="store_true", help="Put the table into docs/results/performance.md too.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
+    common["dtype_stored"] = given.dtype
     if not (given.out / "checkpoint").is_dir():
-        sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", "fp32"]
+        sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", given.dtype]
         command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", common["checkpoint"]]
         subprocess.run([*command, *sizes], check=True)
     chosen = [peer for peer in PEERS if not given.only or peer[0] in given.only]
+    results: Path = given.out / given.results
+    known = {} if given.again or not results.is_file() else json.loads(results.read_text())
+    if known.get("cpu", cpu()) != cpu():
+        sys.exit(f"{results} has times of another machine ({known['cpu']}): give --again, or --results another file")
+    found: dict[str, list[dict[str, Any]]] = known.get("runs", {})
     errors: dict[str, str] = {}
     for name, file, requirements, options in chosen:
         made = ask("prepare", file, requirements, {**common, **options})
@@ -71,10 +83,9 @@ def main() -> None:
     if given.prepare:
         print(json.dumps(errors, indent=1))
         return
-    found: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(given.rounds):
+    for number in range(given.rounds):
         for name, file, requirements, options in chosen:
-            if name in errors:
+            if name in errors or len(found.get(name, [])) > number:
                 continue
             made = ask("times", file, requirements, {**common, **options})
             if "error" in made:
@@ -82,9 +93,22 @@ def main() -> None:
             else:
                 found.setdefault(name, []).append(made)
             whole = {"runs": found, "errors": errors, "cpu": cpu()}
-            (given.out / given.results).write_text(json.dumps(whole, indent=1))
-    print(cpu() + "\n")
-    print(table([name for name, *_ in chosen], found, errors))
+            results.with_suffix(".part").write_text(json.dumps(whole, indent=1))
+            results.with_suffix(".part").replace(results)
+    text = f"{cpu()}\n\n{table([name for name, *_ in chosen], found, errors)}"
+    print(text)
+    if given.page:
+        put(PAGE, f"{given.layers} + {given.encoder_blocks}", text)
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replace what stands in ``page`` between the comments ``peers NAME`` and ``end of peers NAME``."""
+    begin, end = f"<!-- peers {name} -->\n", f"<!-- end of peers {name} -->\n"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ends, after = rest.partition(end)
+    if not found or not ends:
+        sys.exit(f"{page} has no place for this table: no {begin.strip()} with {end.strip()} after it")
+    page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def cpu() -> str:
@@ -123,7 +147,7 @@ def ask(what: str, file: str, requirements: str | None, options: dict[str, Any])
 def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> str:
     """Markdown: medians, and each time to first token and of the LLM by that of the first of ``names``."""
     heads = ["", "version", "visual tokens a layer", "first token s", f"by {names[0]}", "LLM s", f"by {names[0]}"]
-    heads += ["decode tokens/s", "peak GiB"]
+    heads += ["decode tokens/s", "load s", "first answer s", "peak GiB"]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name in names:
         if name in errors:
@@ -138,7 +162,11 @@ def table(names: list[str], found: dict[str, list[dict[str, Any]]], errors: dict
         speed = [s for run in runs for s in run["tokens_per_s"]]
         peak = max(run["peak_gib"] for run in runs)
         rate = f"{statistics.median(speed):.2f}" if speed else ""
-        rows.append("| " + " | ".join([*cells, rate, f"{peak:.1f}"]) + " |")
+        cold = [
+            f"{statistics.median(run[what] for run in runs):.1f}" if what in runs[0] else ""
+            for what in ("load_s", "first_answer_s")
+        ]
+        rows.append("| " + " | ".join([*cells, rate, *cold, f"{peak:.1f}"]) + " |")
     return "\n".join(rows)
 
 

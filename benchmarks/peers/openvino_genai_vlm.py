@@ -11,11 +11,12 @@ import common
 
 
 def prepare(options: dict[str, Any]) -> None:
-    """Convert with optimum-intel, fp32."""
+    """Convert with optimum-intel: fp32, or fp16 where the checkpoint stores half precision."""
     made = Path(options["out"]) / "openvino"
     if not made.is_dir():
         tool = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "-m", options["checkpoint"]]
-        subprocess.run([*tool, "--task", "image-text-to-text", "--weight-format", "fp32", str(made)], check=True)
+        stored = "fp32" if options.get("dtype_stored", "fp32") == "fp32" else "fp16"
+        subprocess.run([*tool, "--task", "image-text-to-text", "--weight-format", stored, str(made)], check=True)
 
 
 def times(options: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from time import perf_counter
 
@@ -20,6 +21,8 @@ from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
 
 _MIB = 2**20
+#: Products that no decode step computes.
+_ENCODER = re.compile(r"vision|visual|multi_modal|connector|mlp1")
 
 
 class LoadedCase:
@@ -102,7 +105,7 @@ class LoadedCase:
             kv_mib=cache / _MIB,
             visual_tokens=visual,
             prefill_flops=flops(manifest, self.session.plan, case.images, case.text),
-            decode_bytes=weight_bytes(manifest, self._weight_bits()) + cache,
+            decode_bytes=self._weight_bytes() + cache,
         )
 
     def _question(self, case: BenchCase) -> tuple[list[int], NDArray[np.uint8]]:
@@ -124,10 +127,18 @@ class LoadedCase:
         text, half = [int(token) for token in ids], case.text // 2
         return [*text[:half], *[manifest.prompt.image_token_id] * case.images, *text[half:]], images
 
-    def _weight_bits(self) -> int:
-        """Of one weight as it is read: a quantised plan's, else those of the arithmetic."""
+    def _weight_bytes(self) -> int:
+        """Of one decode step, as they are read: a quantised plan's, and in the arithmetic what was kept high."""
+        manifest = self.session.bundle.manifest
         quantised = self.session.bundle.entry(self.session.plan_name).quantised
-        return find(quantised.precision).weights if quantised else {"fp32": 32}.get(self.backend.arithmetic, 16)
+        wide = {"fp32": 32}.get(self.backend.arithmetic, 16)
+        if quantised is None:
+            return weight_bytes(manifest, wide)
+        kinds = {name: kind for name, kind in quantised.layers.items() if not _ENCODER.search(name)}
+        narrow = find(quantised.precision).weights
+        head = narrow if kinds.get("lm_head") == quantised.precision else wide
+        inside = [wide if kind != quantised.precision else narrow for name, kind in kinds.items() if "layers." in name]
+        return weight_bytes(manifest, round(sum(inside) / len(inside)) if inside else wide, head)
 
     def profiles(self) -> dict[str, str]:
         """End profiling; the files by graph."""
@@ -141,13 +152,13 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     return sum(prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)) + 2 * shape.hidden * shape.vocab
 
 
-def weight_bytes(manifest: Manifest, bits: int) -> int:
+def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
     """Bytes of the matrices one decode step reads: every projection and the head; of the embedding it reads one row.
 
     ``bits`` are those of a weight as it is computed with: ONNX Runtime's CPU provider computes in fp32 whatever is
-    stored.
+    stored. ``head`` are those of the head's, where it has others.
     """
     shape = manifest.decoder
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
     layer = attention + 3 * shape.hidden * shape.intermediate
-    return bits * (shape.layers * layer + shape.hidden * shape.vocab) // 8
+    return (bits * shape.layers * layer + (head or bits) * shape.hidden * shape.vocab) // 8

@@ -13,6 +13,7 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import one_thread
 from luvc_export.runtime.openvino.chosen_rows import rotate_apart
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
+from luvc_export.runtime.openvino.heads import group_heads
 from luvc_export.runtime.openvino.islands import narrow_products
 from luvc_export.runtime.openvino.model import Graph
 
@@ -119,6 +120,8 @@ def compile_graph(
         profile: Count the time of every operator.
     """
     library, model = devices.load_library(), graph.model
+    if device.name == "CPU":
+        group_heads(library, model)
     if arithmetic != "fp32":
         if arithmetic == "bf16":
             narrow_products(library, model, graph.bodies)

@@ -8,18 +8,22 @@ cosines of a pruned layer are gathered by what the prune kept, so its scores, th
 product above them, up to the first layer, stay in fp32 too.
 
 All of that is what exact scores need, except the products: two thirds of a plan's products in fp32 would cost what bf16
-gains. ``narrow_products`` writes bf16 into the graph for those and for attention with its keys and values, so that they
-read and write bf16 and only they do. Sums inside a product are in fp32 in any case, and so are those inside a norm.
+gains. ``narrow_products`` writes bf16 into the graph for those, for what lies between the products of a gated MLP, and
+for attention with its keys and values, so that they read and write bf16 and only they do. Sums inside a product are in
+fp32 in any case, and so are those inside a norm. An MLP is narrowed as one: with conversions between its products the
+plug-in would not recognise it (``MLPFusion``), and would run it as three products that go through memory.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from luvc_export.runtime.openvino.heads import to_cache
+
 _RANKED = "TopK"
 _BETWEEN = ("Convert", "Transpose", "Reshape")
-_COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
 _TYPELESS = ("Result", "ShapeOf")
+_GATES = ("Multiply", "Sigmoid", "Swish", "Gelu")
 
 
 def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
@@ -38,7 +42,7 @@ def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
         if node.get_name() in inside:
             continue
         if node.get_type_name() == "MatMul":
-            found += _narrow(library, node)
+            found += _narrow_gate(library, node) + _narrow(library, node)
         elif node.get_type_name() == "ScaledDotProductAttention":
             found += _narrow_attention(library, node)
     model.validate_nodes_and_infer_types()
@@ -59,15 +63,63 @@ def _above(nodes: list[Any]) -> list[Any]:
 
 def _narrow(library: Any, product: Any) -> bool:
     """Make a product of activations and a weight read and write bf16; False where it is no such product."""
-    kind, chain = library.Type.bf16, []
-    here = product.input_value(1).get_node()
-    while here.get_type_name() in _BETWEEN:
-        chain.append(here)
-        here = here.input_value(0).get_node()
-    if here.get_type_name() != "Constant" or not product.input_value(0).get_element_type().is_real():
+    if not _has_weight(library, product):
         return False
-    convert = library.opset13.convert
-    weight = here.output(0) if here.get_element_type() == kind else convert(here, "bf16").output(0)
+    readers = list(product.output(0).get_target_inputs())
+    _narrow_inputs(library, product, product.input_value(0))
+    wide = library.opset13.convert(product, "f32").output(0)
+    for reader in readers:
+        reader.replace_source_output(wide)
+    return True
+
+
+def _narrow_gate(library: Any, last: Any) -> int:
+    """Narrow both products of a gate and what lies between them and ``last``; returns how many: 2, or 0 for no gate."""
+    between, products, todo = list[Any](), dict[str, Any](), [last.input_value(0).get_node()]
+    while todo:
+        node = todo.pop()
+        if node.get_type_name() == "MatMul":
+            products[node.get_name()] = node
+        elif node.get_type_name() in _GATES:  # after all that reads it
+            between = [*(other for other in between if other.get_name() != node.get_name()), node]
+            todo += [value.get_node() for value in node.input_values()]
+        else:
+            return 0
+    inside = {last.get_name(), *(node.get_name() for node in between)}
+    outputs = [node.output(0) for node in (*between, *products.values())]
+    readers = {port.get_node().get_name() for value in outputs for port in value.get_target_inputs()}
+    sources = [node.input_value(0) for node in products.values()]
+    if len(products) != 2 or sources[0] != sources[1] or not readers <= inside:
+        return 0
+    if not all(_has_weight(library, node) for node in (*products.values(), last)):
+        return 0
+    source = library.opset13.convert(sources[0], "bf16").output(0)
+    for node in products.values():
+        _narrow_inputs(library, node, source)
+    for node in reversed(between):
+        node.validate_and_infer_types()
+    return 2
+
+
+def _has_weight(library: Any, product: Any) -> bool:
+    """Whether it multiplies floats by a weight, and does not write bf16 yet."""
+    read, written = product.input_value(0).get_element_type(), product.output(0).get_element_type()
+    return bool(_chain(product)[-1].get_type_name() == "Constant" and read.is_real() and written != library.Type.bf16)
+
+
+def _chain(product: Any) -> list[Any]:
+    """What a product's second input is made by, up to what changes its values: a constant, if it is a weight."""
+    chain = [product.input_value(1).get_node()]
+    while chain[-1].get_type_name() in _BETWEEN:
+        chain.append(chain[-1].input_value(0).get_node())
+    return chain
+
+
+def _narrow_inputs(library: Any, product: Any, source: Any) -> None:
+    """Give a product its first input ``source`` and its weight in bf16; its output becomes bf16."""
+    kind, convert = library.Type.bf16, library.opset13.convert
+    *chain, constant = _chain(product)
+    weight = constant.output(0) if constant.get_element_type() == kind else convert(constant, "bf16").output(0)
     if any(len(node.output(0).get_target_inputs()) > 1 for node in chain):
         weight = convert(product.input_value(1), "bf16").output(0)  # others read it in fp32
     else:
@@ -76,14 +128,10 @@ def _narrow(library: Any, product: Any) -> bool:
                 node.input(0).replace_source_output(weight)
                 node.validate_and_infer_types()
                 weight = node.output(0)
-    readers = list(product.output(0).get_target_inputs())
-    product.input(0).replace_source_output(convert(product.input_value(0), "bf16").output(0))
+    narrow = source if source.get_element_type() == kind else convert(source, "bf16").output(0)
+    product.input(0).replace_source_output(narrow)
     product.input(1).replace_source_output(weight)
     product.validate_and_infer_types()
-    wide = convert(product, "f32").output(0)
-    for reader in readers:
-        reader.replace_source_output(wide)
-    return True
 
 
 def _narrow_attention(library: Any, attention: Any) -> bool:
@@ -91,7 +139,7 @@ def _narrow_attention(library: Any, attention: Any) -> bool:
 
     Left to itself the plug-in widens the whole cache at every step, and narrows it again to copy its heads.
     """
-    chains = [_to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
+    chains = [to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
     if not all(chains):
         return False
     convert = library.opset13.convert
@@ -115,12 +163,3 @@ def _narrow_attention(library: Any, attention: Any) -> bool:
     for reader in readers:
         reader.replace_source_output(wide)
     return True
-
-
-def _to_cache(node: Any) -> list[Any]:
-    """``node`` and what copies its heads, up to where new rows join a cache; empty where none do."""
-    chain = [node]
-    while chain[-1].get_type_name() in _COPIES:
-        chain.append(chain[-1].input_value(0).get_node())
-    sources = [value.get_node().get_type_name() for value in chain[-1].input_values()]
-    return chain if chain[-1].get_type_name() == "Concat" and "Parameter" in sources else []

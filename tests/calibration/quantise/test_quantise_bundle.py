@@ -32,6 +32,8 @@ from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.cli import app
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.bench.case import BenchCase
+from luvc_export.runtime.bench.loaded_case import LoadedCase, weight_bytes
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
@@ -177,6 +179,20 @@ def test_the_plan_lies_beside_the_others_and_answers(quantised: tuple[Bundle, Pa
     case = data.cases[0]
     said = load_bundle(bundle.folder, "cpu", plan=f"{PLAN}_int8", threads=1).generate(case.images, case.prompt)
     assert said.text
+
+
+def test_bench_counts_the_bytes_a_step_reads(quantised: tuple[Bundle, Path]) -> None:
+    """A byte a weight of the layers, four of the head, which is kept high; and four of all without quantisation."""
+    shape, case = quantised[0].manifest.decoder, BenchCase(quantised[0].folder, PLAN, new_tokens=2, text=8, threads=1)
+    head, read = shape.hidden * shape.vocab, []
+    for plan in (PLAN, f"{PLAN}_int8"):
+        each = dataclasses.replace(case, plan=plan)
+        runner = LoadedCase(each)
+        runner.run(each)
+        facts = runner.facts(each)
+        read.append(facts.decode_bytes - round(facts.kv_mib * 2**20))
+    assert read[0] == weight_bytes(quantised[0].manifest, 32)
+    assert read[1] == (read[0] - 4 * head) // 4 + 4 * head
 
 
 def test_a_quantised_plan_is_not_quantised_again(quantised: tuple[Bundle, Path], data: CalibrationSet) -> None:

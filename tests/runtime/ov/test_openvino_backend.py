@@ -20,6 +20,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.cpu_features import cpu_features
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino import islands
 from luvc_export.runtime.openvino.backend import OpenVinoBackend, OpenVinoCache
@@ -305,6 +306,30 @@ def test_islands_stay_in_fp32_and_products_do_not(demo_bundle: Bundle, plan: str
     products = backend.precisions()["decoder"]["FullyConnected"]
     prunes = sum(bool(keep) for _, _, keep in demo_bundle.entry(plan).plan.prunes)
     assert products["f32"] == 2 * prunes and products["bf16"] >= 40
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_mlp_above_a_prune_is_narrowed_as_one(
+    demo_bundle: Bundle, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conversions between its products, and the plug-in runs three of them instead of one node on a CPU with AMX."""
+    if not whole:
+        monkeypatch.setattr(islands, "_narrow_gate", lambda library, node: 0)
+    entry = demo_bundle.entry("thirds")
+    graph, layers = GraphReader(demo_bundle, entry).read(entry.decoder), demo_bundle.manifest.decoder.layers
+    islands.narrow_products(devices.load_library(), graph.model, graph.bodies)
+    gates = [node for node in graph.model.get_ops() if node.get_type_name() in ("Swish", "Sigmoid")]
+    inputs = [node.input_value(0).get_node() for node in gates]
+    assert len(gates) == layers and {node.get_type_name() for node in inputs} == {"MatMul"} | (
+        set() if whole else {"Convert"}
+    )
+    narrow = [node for node in inputs if node.get_output_element_type(0) == devices.load_library().Type.bf16]
+    last = max(layer for layer, _, keep in entry.plan.prunes if keep)
+    assert len(narrow) == (last if whole else 0) and last > 1
+    if whole and "AMX-BF16" in cpu_features():
+        backend = OpenVinoBackend(demo_bundle, entry, arithmetic="bf16", threads=2)
+        backend.load(images=False)
+        assert backend.precisions()["decoder"]["LLMMLP"] == {"bf16": layers}
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")

@@ -1,0 +1,81 @@
+"""Query heads that share a cached head, at a step of one token: computed as rows over that head, nothing copied.
+
+OpenVINO's rule for ONNX's Attention copies every cached head to each of its query heads, and the CPU plug-in then
+scales and transposes those copies: at each step that is a pass over ``heads / kv_heads`` times the cache for one row of
+queries. Where a call brings one row, the query heads of a group are laid out as the rows of one head instead, and the
+cache is read as it lies. Where it brings more, rows see different masks and everything is as before. Shapes inside the
+graph say which of the two it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_ATTENTION = "ScaledDotProductAttention"
+_COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
+
+
+def group_heads(library: Any, model: Any) -> int:
+    """Lay out grouped heads as rows in every attention over a cache; returns how many were changed.
+
+    Args:
+        library: ``openvino``.
+        model: Changed.
+    """
+    found = 0
+    for attention in [node for node in model.get_ordered_ops() if node.get_type_name() == _ATTENTION]:
+        chains = [to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
+        if all(chains):
+            found += _group(library.opset13, attention, [chain[-1] for chain in chains])
+    model.validate_nodes_and_infer_types()
+    return found
+
+
+def to_cache(node: Any) -> list[Any]:
+    """``node`` and what copies its heads, up to where new rows join a cache; empty where none do."""
+    chain = [node]
+    while chain[-1].get_type_name() in _COPIES:
+        chain.append(chain[-1].input_value(0).get_node())
+    sources = [value.get_node().get_type_name() for value in chain[-1].input_values()]
+    return chain if chain[-1].get_type_name() == "Concat" and "Parameter" in sources else []
+
+
+def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:
+    """Change one attention: queries [B, H, L, D], caches [B, Hkv, S, D]; False where that is not so."""
+    values = [attention.input_value(0), *(node.output(0) for node in caches)]
+    shapes = [value.get_partial_shape() for value in values]
+    if any(shape.rank.is_dynamic or shape[1].is_dynamic or shape[3].is_dynamic for shape in shapes):
+        return False
+    heads, *kept = (shape[1].get_length() for shape in shapes)
+    if kept[0] != kept[1] or heads == kept[0] or not _is_one_mask(attention):
+        return False
+    rows = ops.gather(ops.shape_of(values[0], "i64"), _whole(2), np.array(0, np.int64))
+    copies = ops.select(ops.equal(rows, _whole(1)), _whole(1), _whole(heads // kept[0]))
+    for index in (1, 2):
+        turned = ops.unsqueeze(values[index], _whole(2))
+        values[index] = ops.tile(turned, ops.concat([_whole(1, 1), copies, _whole(1, 1)], 0)).output(0)
+    count = ops.multiply(copies, _whole(kept[0]))
+    laid_out = []
+    for value, shape in zip(values, shapes, strict=True):
+        target = ops.concat([_whole(0), count, _whole(-1, shape[3].get_length())], 0)
+        laid_out.append(ops.reshape(value, target, True))
+    others = [attention.input_value(index) for index in range(3, attention.get_input_size())]
+    made = ops.scaled_dot_product_attention(*laid_out, *others)
+    whole = ops.reshape(made, _whole(0, heads, -1, shapes[2][3].get_length()), True)
+    for reader in list(attention.output(0).get_target_inputs()):
+        reader.replace_source_output(whole.output(0))
+    return True
+
+
+def _is_one_mask(attention: Any) -> bool:
+    """Whether a mask, the same for all heads, says all that must not be seen."""
+    if attention.get_input_size() < 4 or attention.get_attributes()["causal"]:
+        return False
+    shape = attention.input_value(3).get_partial_shape()
+    return bool(shape.rank.is_static and shape.rank.get_length() == 4 and shape[1].is_static and shape[1] == 1)
+
+
+def _whole(*values: int) -> Any:
+    return np.array(values, np.int64)
