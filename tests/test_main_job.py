@@ -22,7 +22,7 @@ from luvc_export.export.families import find
 from luvc_export.export.families.base import Normalise
 from luvc_export.runtime.session import Session
 
-PICTURES = 36
+PICTURES = 18
 TORCH_PICTURES = 15
 LONGEST = 8
 #: fp32 with sums in another order, through six layers; logits spread over tens.
@@ -129,7 +129,7 @@ def test_uncompressed_answers_equal_hugging_face_and_compressed_ones_are_reporte
             departed += departures(session, group, prompts, said) if plan == "none" else []
     print(f"right of {asked} held-out questions: {right}; other than transformers: {len(departed)}")
     assert departed == []
-    assert asked >= 500 and right["none"] > 0.95 * asked
+    assert asked >= 250 and right["none"] > 0.95 * asked
     assert right["even"] > 0.95 * asked and right["thirds"] > 0.9 * asked
 
 

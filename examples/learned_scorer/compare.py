@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from glyph_deep.compare import GROUNDS, even
+from glyph_deep.compare import even
 from glyph_deep.compare_page import interval, table
 from glyph_deep.evaluate import lines_of
 from glyph_deep.past import study_of
+from glyph_deep.splits import GROUNDS
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import past, variants

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from glyph_deep.cases import SIZES, cases
+from glyph_deep.splits import GROUNDS
 from safetensors.torch import save
 from torch import Tensor
 
@@ -32,7 +33,6 @@ from luvc_export.runtime import batching
 
 from .gates import gated, scores, soften
 
-GROUNDS = ("plain", "textured", "pages")
 CHECKPOINT = Path(__file__).parents[1] / "glyph_deep" / "checkpoint"
 
 

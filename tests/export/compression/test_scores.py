@@ -32,8 +32,8 @@ SCORE = Spread()
 
 def test_our_scores_and_their_flags() -> None:
     assert scores.built_in() == [
-        "dart", "fastv", "keynorm", "low", "maxmin", "norm", "pyramiddrop", "random", "ratio", "residual", "scope",
-        "stride", "v2drop",
+        "dart", "fastv", "keynorm", "learned", "low", "maxmin", "norm", "pyramiddrop", "random", "ratio", "residual",
+        "scope", "stride", "v2drop",
     ]  # fmt: skip
     flags = {name: (s.reads_text, s.needs_layer_before) for name in scores.built_in() for s in [scores.find(name)]}
     assert {name: flag for name, flag in flags.items() if any(flag)} == {
@@ -100,7 +100,7 @@ def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> No
         ({"constants": lambda *_: None}, r"Wrong\.constants(.|\n)*did you mean 'constant'"),
         (
             {"READS_TEXT": True},
-            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_spectrum, reads_text, score,",
+            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_file, reads_spectrum, reads_text,",
         ),
         ({"reads_text": "yes"}, r"flag is no bool(.|\n)*Wrong\.reads_text(.|\n)*'yes'"),
         ({"constant": 3}, r"method cannot be called(.|\n)*Wrong\.constant(.|\n)*3"),
