@@ -17,6 +17,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.ablation import timing
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.cli import app
+from luvc_export.cli.commands import demo
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 
@@ -108,8 +109,12 @@ def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
 
 
 def test_demo(cli: Cli, here: Path) -> None:
-    shutil.move(here / "../far away/the bundle", here / "../far away/bundle")
+    """It finds the bundle it would make, once that has the plan the demo shows first."""
+    moved = bundles.load(shutil.move(here / "../far away/the bundle", here / "../far away/bundle"))
+    bundles.write_manifest(moved.folder, dataclasses.replace(moved.manifest, default_plan=demo.DEFAULT))
+    graph = (moved.folder / "decoder.even.onnx").stat().st_ino
     assert passed(cli("demo", "-o", "linked", "--json"))["bundle"] == "linked/bundle"
+    assert (moved.folder / "decoder.even.onnx").stat().st_ino == graph, "exported anew"
     assert (here / "../far away/kept.png").is_file()
 
 
