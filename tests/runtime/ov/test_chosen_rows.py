@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph
 from luvc_export.runtime.openvino import compiling
 from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import Graph
 
@@ -80,6 +82,16 @@ def test_left_alone_the_plug_in_widens_what_is_above(monkeypatch: pytest.MonkeyP
     """Why the rotations are interrupted; where this fails the plug-in has learned it, and the file may go."""
     monkeypatch.setattr(compiling, "rotate_apart", lambda library, model, caches: 0)
     assert compiled("bf16").precisions()["FullyConnected"]["f32"] >= 1
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_an_encoder_that_merges_midway(demo_bundle: Bundle, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its products are in bf16; places, cosines and similarities are not. Left alone products would be in fp32."""
+    if not apart:
+        monkeypatch.setattr(compiling, "rotate_apart", lambda library, model, caches: 0)
+    found = OpenVinoBackend(demo_bundle, demo_bundle.entry("even"), arithmetic="bf16")._vision.precisions()
+    assert ("f32" in found["FullyConnected"]) is not apart
+    assert set(found["MatMul"]) == set(found["Math"]) == {"f32"}
 
 
 def test_in_fp32_nothing_is_changed() -> None:
