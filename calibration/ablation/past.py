@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 #: Shares of the units of smaller pictures; times between them are interpolated.
 SIZES = (0.85, 0.7, 0.5, 0.35, 0.2)
-#: Questions that decide which layers are frozen, and the share of the layers before the last that are.
-SAMPLES, FROZEN = 40, 0.7
+#: Share of the layers before the last that are frozen.
+FROZEN = 0.7
 
 
 def at_speedup(shapes: Shapes, text: int, speedup: float, kv_only: tuple[int, ...], **switches: Any) -> Plan:
@@ -96,12 +97,13 @@ def section(study: Any, scorer: str = "") -> dict[str, Any]:
     from luvc_export.calibration.budgets import freezing
 
     engine, none = study.engines["search"], study.shapes.none()
-    cases = range(min(SAMPLES, len(engine.cases)))
+    cases = range(min(freezing.SAMPLES, len(engine.cases)))
+    uncompressed = cache(lambda: engine.predictions(none, cases))
 
     def divergence(frozen: tuple[int, ...]) -> float:
         plan = replace(none, last_layer="kv_only", kv_only=frozen)
         key = ["divergence", len(engine.cases), len(cases), list(frozen)]
-        return float(study.store.of(key, lambda: _divergence(engine, none, plan, cases)))
+        return float(study.store.of(key, lambda: freezing.moved(uncompressed(), engine.predictions(plan, cases))))
 
     layers = study.shapes.llm.layers - 1
     ranked = freezing.order(divergence, range(layers), 1, study.progress)
@@ -109,10 +111,3 @@ def section(study: Any, scorer: str = "") -> dict[str, Any]:
     some = methods(study.shapes, study.text, SPEEDUP, frozen, scorer)
     rows, down = compared(study, some, "side")
     return {"speedup": SPEEDUP, "frozen": list(frozen), "equal": rows, "down": down}
-
-
-def _divergence(engine: Any, none: Plan, plan: Plan, cases: range) -> float:
-    """Nats a token between predictions of both plans."""
-    pairs = zip(engine.predictions(none, cases), engine.predictions(plan, cases), strict=True)
-    found = [(wanted.exp() * (wanted - said)).sum(-1).mean().item() for wanted, said in pairs]
-    return float(np.mean(found))

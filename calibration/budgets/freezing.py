@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from luvc_export.core.progress import Progress
 
@@ -17,6 +20,17 @@ class Frozen:
 
     layer: int
     divergence: float
+
+
+def moved(uncompressed: Sequence[Tensor], said: Sequence[Tensor]) -> float:
+    """KL divergence of predictions from the uncompressed ones, nats a token, mean over the tokens of all questions.
+
+    Args:
+        uncompressed: Log probabilities fp32 [tokens, vocabulary] of each question; there may be more than of ``said``.
+        said: The same under a plan.
+    """
+    each = [(p.exp() * (p - q)).sum(-1) for p, q in zip(uncompressed, said, strict=False)]
+    return float(torch.cat(each).mean())
 
 
 def order(
@@ -41,11 +55,11 @@ def order(
     while left:
         taken = [item.layer for item in found]
         progress("layers to freeze", len(taken) / (len(taken) + len(left)))
-        moved = {layer: divergence(tuple(sorted((*taken, layer)))) for layer in left}
-        for layer in sorted(left, key=lambda layer: (moved[layer], -layer))[:every]:
+        apart = {layer: divergence(tuple(sorted((*taken, layer)))) for layer in left}
+        for layer in sorted(left, key=lambda layer: (apart[layer], -layer))[:every]:
             taken.append(layer)
             left.remove(layer)
-            together = moved[layer] if every == 1 else divergence(tuple(sorted(taken)))
+            together = apart[layer] if every == 1 else divergence(tuple(sorted(taken)))
             found.append(Frozen(layer, together))
     progress("layers to freeze", 1.0)
     return found

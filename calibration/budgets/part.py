@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.calibration import runners
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store
+from luvc_export.calibration.budgets import freezing
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
@@ -68,9 +68,7 @@ class Part:
         some = range(min(count, len(self.clusters)))
         if len(self._uncompressed) < len(some):
             self._uncompressed = self.engine.predictions(self.none, some)
-        moved = self.engine.predictions(plan, some)
-        each = [(p.exp() * (p - q)).sum(-1) for p, q in zip(self._uncompressed, moved, strict=False)]
-        return float(torch.cat(each).mean())
+        return freezing.moved(self._uncompressed, self.engine.predictions(plan, some))
 
     @property
     def text(self) -> int:
