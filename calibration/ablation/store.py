@@ -79,10 +79,10 @@ def plan_key(plan: Plan) -> dict[str, Any]:
     if plan.score in scores.built_in():
         score = scores.find(plan.score)
         unread |= set() if score.reads_spectrum else {"rho", "axis", "spectrum"}
-        unread |= set() if score.takes_rounds else {"steps"}
+        unread |= set() if score.takes_rounds else {"steps", "rounds"}
         unread |= set() if plan.score == "random" else {"seed"}
     if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
-        unread |= {"score", "rho", "axis", "spectrum", "seed", "steps", "scorer"}
+        unread |= {"score", "rho", "axis", "spectrum", "seed", "steps", "rounds", "scorer"}
     return {name: value for name, value in data.items() if name not in unread}
 
 

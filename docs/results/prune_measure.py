@@ -26,15 +26,15 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Plan, Rounds
 from luvc_export.export.compression import scores, spu
 from luvc_export.export.compression.scorer_file import remember
 from luvc_export.export.compression.scores import _greedy, _spectrum
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUNDS, SHARES, PICTURES = ("plain", "textured", "pages"), (0.1, 0.25, 0.5), 20
-#: Rounds: the default, the most that the issue of this project thought of, more (`--steps`).
-STEPS = (12, 16, 24)
+#: Rounds (`--steps`; 12 is the default), and how they share K: growing, or equal, as plans without `rounds` mean it.
+STEPS: tuple[tuple[int, Rounds], ...] = ((8, "growing"), (12, "growing"), (16, "growing"), (12, "equal"), (16, "equal"))
 #: Layer shapes of Qwen2.5-VL-3B, units of a picture of 1792 x 1792, rounds of the cost.
 WIDTH, INNER, HEADS, KV_HEADS, HEAD, LAYERS, GRID = 2048, 11008, 16, 2, 128, 36, (64, 64)
 ROUNDS = 5
@@ -65,10 +65,15 @@ def gain() -> list[dict[str, Any]]:
             sums = np.array([_gained(picture[None, None], grid, keep) for picture in normed.flatten(1, -2)])
             top, exact, *rounds = sums.sum(0).tolist()
             row = {"ground": ground, "tokens": grid[0] * grid[1], "keep": keep, "pictures": len(first)}
-            kept = {str(steps): (each - top) / (exact - top) for steps, each in zip(STEPS, rounds, strict=True)}
+            kept = {name(*how): (each - top) / (exact - top) for how, each in zip(STEPS, rounds, strict=True)}
             found.append({**row, "topk": top, "greedy": exact, "kept": kept})
             print(json.dumps(found[-1]), flush=True)
     return found
+
+
+def name(steps: int, how: Rounds) -> str:
+    """Return the name of a column."""
+    return f"{steps} rounds" + ", equal" * (how == "equal")
 
 
 def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
@@ -85,7 +90,8 @@ def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
         more[taken] = -1.0
         taken.append(int(more.argmax()))
         cover = torch.maximum(cover, alike[taken[-1]])
-    ranked = [scores.find("scope").score(replace(given, steps=min(steps, keep))) for steps in STEPS]
+    every_score = (replace(given, steps=min(steps, keep), rounds=how) for steps, how in STEPS)
+    ranked = [scores.find("scope").score(each) for each in every_score]
     top = spu.select(saliency[None, None], keep)[0, 0].tolist()
     every = [top, taken, *(spu.select(score, keep)[0, 0].tolist() for score in ranked)]
     return [float(alike[chosen].amax(0).mean()) for chosen in every]
@@ -186,10 +192,10 @@ def page(data: dict[str, Any]) -> str:
             "Coverage of all tokens (the mean over tokens of the largest cosine to a kept one) by TopK of the "
             "saliency and by SCOPE's greedy loop, one token at a time, sums over the pictures of a search split, "
             "tokens after the first layer's input norm; then what `scope` keeps of the loop's gain over TopK in so "
-            "many rounds (`--steps`; 12 is the default).",
+            "many rounds (`--steps`; 12 is the default) that grow, and in equal ones, as before.",
             "",
             "| ground | tokens | kept tokens | pictures | TopK | greedy loop | "
-            + " | ".join(f"{steps} rounds" for steps in STEPS)
+            + " | ".join(name(*how) for how in STEPS)
             + " |",
             "|---|---|---|---|---|---|" + "---|" * len(STEPS),
         ]

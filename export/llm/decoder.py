@@ -168,6 +168,7 @@ class Decoder(nn.Module):
                 self.plan.merged_grid if self.plan.grid_intact and count == self.plan.span_tokens else None,
                 self.plan.joint_images,
                 (lambda: span.kept < 0) if padded else None,
+                self.plan.rounds,
             )
             score = self.score(given)
             score = spu.padding_last(score, span.kept) if padded else score

@@ -8,6 +8,14 @@ from collections.abc import Sequence
 #: Fields of ``Plan`` that its JSON leaves out while they are empty.
 FIELDS = frozenset(("aggregate", "kv_only", "quota", "scorer", "steps"))
 
+#: Scores that choose in rounds. Plans of theirs were made before rounds grew: without a word, theirs are equal.
+_IN_ROUNDS = ("maxmin", "scope")
+
+
+def unsaid_rounds(score: object) -> str:
+    """What ``Plan.rounds`` is where a plan's JSON does not say it."""
+    return "equal" if score in _IN_ROUNDS else "growing"
+
 
 def problems(
     keep: Sequence[int],

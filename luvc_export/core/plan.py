@@ -39,6 +39,7 @@ Positions = Literal["mean", "multi"]
 Windows = Literal["units", "area"]
 Reducer = Literal["prune", "merge"]
 Quota = Literal["none", "uniform", "v-cast"]
+Rounds = Literal["growing", "equal"]
 
 
 #: Scores that keep the same tokens of a picture whatever is asked (``Score.reads_text`` False). A score that is not
@@ -75,6 +76,8 @@ class Plan:
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
         steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 12, or K where that is less.
+        rounds: How many tokens each of them takes: ever more, or ``equal`` shares, which is what plans of these scores
+            mean that say nothing.
         scorer: Of the score ``learned``: sha256 of its file.
         aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
             others are chosen. A budget counts it.
@@ -106,6 +109,7 @@ class Plan:
     seed: int = 0
     kv_only: tuple[int, ...] = ()
     steps: int = 0
+    rounds: Rounds = "growing"
     scorer: str = ""
     aggregate: bool = False
     quota: Quota = "none"
@@ -247,6 +251,8 @@ class Plan:
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         data["merges"] = [step.to_json() for step in self.merges]
         later = {*llm_rules.FIELDS, "encoder_prune", "bucket"}
+        if self.rounds == llm_rules.unsaid_rounds(self.score):
+            del data["rounds"]
         return {name: value for name, value in data.items() if name not in later or value not in _UNSAID}
 
     @classmethod
@@ -279,6 +285,7 @@ class Plan:
                 "grid": _ints(data["grid"]),
                 "keep": _ints(data["keep"]),
                 "kv_only": _ints(data.get("kv_only", ())),
+                "rounds": data.get("rounds", llm_rules.unsaid_rounds(data.get("score"))),
                 "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
             }
             if data.get("encoder_prune") is not None:

@@ -1,8 +1,9 @@
 """Block greedy: choose K of N tokens in a few unrolled rounds, each of which takes several and looks again.
 
-A greedy loop takes one token at a time and cannot be unrolled for hundreds. Here K is divided exactly over the rounds;
-tokens of one round do not see each other, so where the grid is whole a round takes one of each cell of 3 x 3 (or 2 x 2)
-units before a second of any. With as many rounds as tokens it is the greedy loop itself (ours).
+A greedy loop takes one token at a time and cannot be unrolled for hundreds. Here K is divided exactly over the rounds.
+Tokens of one round do not see each other, and the first ones decide most, so rounds grow: one token and a share that
+rises with the round's number (docs/results/prune.md). Where the grid is whole a round takes one of each cell of 3 x 3
+(or 2 x 2) units before a second of any. With as many rounds as tokens it is the greedy loop itself (ours).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from luvc_export.core.plan import Rounds
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import mark, norms
 from luvc_export.export.compression.scores.base import ScoreInput
@@ -25,11 +27,14 @@ def unit(normed: Tensor) -> Tensor:
     return normed / norms(normed)[..., None].clamp(min=1e-12)
 
 
-def rounds(keep: int, steps: int) -> list[int]:
-    """How many tokens each round takes: ``keep`` in all."""
+def rounds(keep: int, steps: int, how: Rounds = "growing") -> list[int]:
+    """How many tokens each round takes, at least one: ``keep`` in all."""
     count = min(steps or ROUNDS, keep)
-    share, extra = divmod(keep, count)
-    return [share + (number < extra) for number in range(count)]
+    if how == "equal":
+        share, extra = divmod(keep, count)
+        return [share + (number < extra) for number in range(count)]
+    until = [(keep - count) * number * (number + 1) // (count * (count + 1)) for number in range(count + 1)]
+    return [1 + after - before for before, after in zip(until, until[1:], strict=False)]
 
 
 def choose(
@@ -50,7 +55,7 @@ def choose(
     """
     tokens = given.normed.shape[2]
     padding = None if given.padding is None else given.padding().float()
-    picks = rounds(given.keep, given.steps)
+    picks = rounds(given.keep, given.steps, given.rounds)
     table = cells(given.grid, given.images, max(picks)) if given.grid is not None else None
     taken = torch.zeros_like(cover)
     for number, pick in enumerate(picks):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Plan, Rounds
 from luvc_export.errors import PlanError, did_you_mean
 
 
@@ -46,6 +46,7 @@ class ScoreInput:
         grid: (rows, columns) of each of ``images`` pictures, row-major; None once tokens were pruned.
         images: Pictures that share the budget.
         padding: Which tokens show padding alone, bool [B, G, N]; None where nothing is told.
+        rounds: How rounds divide ``keep`` (``Plan.rounds``).
     """
 
     normed: Tensor
@@ -57,6 +58,7 @@ class ScoreInput:
     grid: tuple[int, int] | None = None
     images: int = 1
     padding: Callable[[], Tensor] | None = None
+    rounds: Rounds = "growing"
 
 
 class Score(ABC):
@@ -69,7 +71,7 @@ class Score(ABC):
         reads_text: What a prune keeps depends on the question. The others keep the same tokens of a picture for all.
         needs_layer_before: It compares two layers, so it cannot prune before the first.
         reads_spectrum: It filters: ``Plan.rho``, ``axis`` and ``spectrum`` matter to it.
-        takes_rounds: It chooses in rounds: ``Plan.steps`` matters to it.
+        takes_rounds: It chooses in rounds: ``Plan.steps`` and ``Plan.rounds`` matter to it.
         reads_file: It was learned: ``Plan.scorer`` says by which file.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
+from luvc_export.errors import PlanError
 from luvc_export.export.compression import scores, spu
 from luvc_export.export.compression.scores import _greedy, _spectrum
 
@@ -27,10 +30,14 @@ def field(seed: int, grid: tuple[int, int] = GRID, channels: int = 64) -> Tensor
 
 def chosen(name: str, normed: Tensor, keep: int, steps: int, grid: tuple[int, int] | None = GRID) -> list[int]:
     plan = Plan(grid or (1, normed.shape[2]), (keep,), last_layer="full", score=name, rho=0.25, steps=steps)
-    score = scores.find(name)
+    return chosen_by(plan, normed, grid)
+
+
+def chosen_by(plan: Plan, normed: Tensor, grid: tuple[int, int] | None = GRID) -> list[int]:
+    score, keep = scores.find(plan.score), plan.keep[0]
     basis = score.constant(plan, 0, normed.shape[2], normed.shape[3])
-    ranked = score.score(scores.ScoreInput(normed, basis, "token", keep, None, steps, grid))
-    return [int(place) for place in spu.select(ranked, keep)[0, 0]]
+    given = scores.ScoreInput(normed, basis, "token", keep, None, plan.steps, grid, rounds=plan.rounds)
+    return [int(place) for place in spu.select(score.score(given), keep)[0, 0]]
 
 
 def parts(normed: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -87,9 +94,33 @@ def test_the_rounds_keep_nine_tenths_of_what_greedy_gains(keep: int) -> None:
 
 
 def test_rounds_share_the_budget_exactly() -> None:
-    assert _greedy.rounds(10, 4) == [3, 3, 2, 2]
-    assert sum(_greedy.rounds(144, 0)) == 144 and len(_greedy.rounds(144, 0)) == _greedy.ROUNDS
-    assert _greedy.rounds(3, 0) == [1, 1, 1]
+    assert _greedy.rounds(10, 4, "equal") == [3, 3, 2, 2]
+    assert _greedy.rounds(14, 4) == [2, 3, 4, 5]
+    assert _greedy.rounds(3, 0) == _greedy.rounds(3, 0, "equal") == [1, 1, 1]
+    for keep in range(1, 150):
+        for steps in range(17):
+            picks = _greedy.rounds(keep, steps)
+            assert sum(picks) == keep and len(picks) == min(steps or _greedy.ROUNDS, keep) and min(picks) >= 1
+            assert picks[0] == min(picks) and picks[-1] == max(picks)
+
+
+def test_plans_made_before_rounds_grew_choose_as_they_did() -> None:
+    old = {"grid": list(GRID), "keep": [58], "last_layer": "full", "score": "scope", "rho": 0.25}
+    plan = Plan.from_json(old)
+    assert plan.rounds == "equal" and "rounds" not in plan.to_json() and Plan.from_json(plan.to_json()) == plan
+    new = Plan(GRID, (58,), last_layer="full", score="scope", rho=0.25)
+    assert new.to_json()["rounds"] == "growing" and Plan.from_json(new.to_json()) == new
+    for each in (replace(plan, score="residual"), replace(new, score="residual")):
+        assert Plan.from_json(each.to_json()) == each
+    assert "rounds" not in replace(new, score="residual").to_json()
+    with pytest.raises(PlanError, match="rounds: got 'halves', expected one of growing, equal"):
+        Plan.from_json(old | {"rounds": "halves"})
+    normed = field(1)
+    kept = [chosen_by(made, normed) for made in (plan, new)]
+    assert kept[0] != kept[1]
+    alike, saliency = parts(normed)
+    top, best = coverage(alike, list(np.argsort(-saliency)[:58])), coverage(alike, loop("scope", normed, 58))
+    assert coverage(alike, kept[1]) - top >= 0.9 * (best - top)
 
 
 def test_a_round_takes_one_of_each_cell_before_a_second() -> None:
