@@ -72,12 +72,14 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
         fix = "--unit-buckets 25,50,75,100"
         raise UsageError("a tolerance is for buckets, and there are none", where="--unit-tolerance", fix=fix)
     for name, plan in plans.items():
-        if plan.joint_images > 1 and not options.video:
+        if plan.joint_tiles is not None:
+            _check_tiled(checkpoint, name, plan, options)
+        elif plan.joint_images > 1 and not options.video:
             raise UsageError(
-                "a budget that images share is for videos",
+                "a budget that images share is for videos, or for tiles of a picture",
                 where=name,
                 got=f"{plan.joint_images} images to a budget",
-                expected="one image to a budget, or a bundle with --video",
+                expected="one image to a budget, a bundle with --video, or a plan that says joint_tiles",
             )
         _check_plan(checkpoint, name, plan, image_size(options, name))
     context = checkpoint.family.decoder_shape(checkpoint.config).context
@@ -87,6 +89,18 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
             where="--text-capacity",
             got=options.text_capacity,
             expected=f"1 to {context} (the model's context)",
+        )
+
+
+def _check_tiled(checkpoint: Checkpoint, name: str, plan: Plan, options: Options) -> None:
+    cuts = {cut.tiles: cut.images for cut in checkpoint.family.cuts(checkpoint.config, options.tiles)}
+    if cuts.get(plan.joint_tiles or (1, 1)) != plan.joint_images:
+        raise UsageError(
+            "a picture is not cut into the tiles that share this plan's budget",
+            where=name,
+            got=f"joint_tiles {plan.joint_tiles}, joint_images {plan.joint_images}",
+            expected=f"one of {', '.join(f'{grid} of {count}' for grid, count in cuts.items())}",
+            fix="--tiles with these rows and columns",
         )
 
 

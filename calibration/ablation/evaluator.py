@@ -99,7 +99,7 @@ class PlanEvaluator:
 
     def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
         """Cases in tokens, and the images they show, each once."""
-        key = (plan.grid, plan.joint_images)
+        key = (plan.grid, plan.joint_images, plan.joint_tiles)
         if key not in self._asked:
             unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
             own = self.checkpoint.family.image_size(self.checkpoint.config)
@@ -165,7 +165,7 @@ class PlanEvaluator:
         plan = calls.plan
         names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding", "encoder_prune")
         kept = {name: getattr(plan, name) for name in names}
-        key = Plan(keep=(0,), joint_images=plan.joint_images, **kept)
+        key = Plan(keep=(0,), joint_images=plan.joint_images, joint_tiles=plan.joint_tiles, **kept)
         if key not in self._seen:
             images = self._ready(plan)[1]
             found = []

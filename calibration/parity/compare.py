@@ -135,9 +135,8 @@ def compare(
 
 def _effective(plan: Plan) -> Plan:
     """The plan without what names it, and without switches of things it does not do."""
-    plain = Plan(
-        plan.grid, plan.keep, plan.merges, plan.last_layer, kv_only=plan.kv_only, joint_images=plan.joint_images
-    )
+    joint = {"joint_images": plan.joint_images, "joint_tiles": plan.joint_tiles}
+    plain = Plan(plan.grid, plan.keep, plan.merges, plan.last_layer, kv_only=plan.kv_only, **joint)  # type: ignore[arg-type]
     if any(keep for _, _, keep in plan.prunes):
         return dataclasses.replace(plan, schedule="list", topk_limit=None)
     if not plan.merges:

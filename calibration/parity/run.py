@@ -135,7 +135,8 @@ def _open(
     checkpoint = open_checkpoint(spec.model)
     manifest = seen(checkpoint)
     if spec.kind == "hf":
-        return runners.open_huggingface(checkpoint, manifest, dtype, plan.joint_images if plan else 1)
+        joint = (plan.joint_images, plan.joint_tiles) if plan else ()
+        return runners.open_huggingface(checkpoint, manifest, dtype, *joint)
     if spec.plan is not None or plan is None:
         padding = plan.padding if plan is not None else manifest.image.fit == "pad"
         plan = replace(_plan(spec.plan or "thirds", checkpoint, manifest.image.size), padding=padding)

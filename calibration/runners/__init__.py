@@ -162,7 +162,8 @@ def open_torch(
     """
     manifest = canvas_for(checkpoint, image)
     own, video = manifest.image, manifest.prompt.video is not None
-    options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video)
+    tiles = ((1, 1),) if plan.joint_tiles is None else (plan.joint_tiles,)
+    options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video, tiles=tiles)
     check_size(checkpoint, {plan.schedule: plan}, options)
     model = _model(checkpoint.folder, dtype) if model is None else model
     tokens = Tokens(checkpoint, manifest.prompt)
@@ -178,11 +179,18 @@ def open_torch(
 
 
 def open_huggingface(
-    checkpoint: Checkpoint, image: ImageInput | Manifest, dtype: str = "fp32", joint_images: int = 1
+    checkpoint: Checkpoint,
+    image: ImageInput | Manifest,
+    dtype: str = "fp32",
+    joint_images: int = 1,
+    joint_tiles: tuple[int, int] | None = None,
 ) -> Runner:
-    """A checkpoint as transformers runs it; with ``joint_images`` videos are brought to so many images."""
+    """A checkpoint as transformers runs it; with ``joint_images`` videos are brought to so many images.
+
+    With ``joint_tiles`` pictures are cut to those tiles.
+    """
     manifest = canvas_for(checkpoint, image)
-    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), manifest, dtype, joint_images)
+    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), manifest, dtype, joint_images, joint_tiles)
 
 
 @lru_cache(maxsize=2)

@@ -64,10 +64,13 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
     return make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
 
 
-def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], joint_images: int = 1) -> Plan:
-    """The plan that changes nothing, for images or whole videos."""
+def uncompressed(
+    checkpoint: Checkpoint, size: tuple[int, int], joint_images: int = 1, joint_tiles: tuple[int, int] | None = None
+) -> Plan:
+    """The plan that changes nothing, for images, whole videos or pictures in tiles."""
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (max(1, side // unit) for side in size)
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
     keep = (rows * columns * joint_images,) * layers
-    return Plan((rows, columns), keep, last_layer="full", joint_images=joint_images, schedule="none")
+    joint = {"joint_images": joint_images, "joint_tiles": joint_tiles}
+    return Plan((rows, columns), keep, last_layer="full", schedule="none", **joint)  # type: ignore[arg-type]

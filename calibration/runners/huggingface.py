@@ -41,17 +41,24 @@ class HuggingFace:
         manifest: How pictures are fitted and cut; the processor itself does neither again.
         dtype: Of the model.
         joint_images: Images that videos are brought to, as in the plan this is compared with.
+        joint_tiles: Tiles that pictures are cut to, as there.
     """
 
     can_force = False
 
     def __init__(
-        self, checkpoint: Checkpoint, model: Any, manifest: Manifest, dtype: str, joint_images: int = 1
+        self,
+        checkpoint: Checkpoint,
+        model: Any,
+        manifest: Manifest,
+        dtype: str,
+        joint_images: int = 1,
+        joint_tiles: tuple[int, int] | None = None,
     ) -> None:
         from transformers import AutoImageProcessor
 
         self.name, self.dtype = f"{checkpoint.name} (Hugging Face)", dtype
-        self.plan = uncompressed(checkpoint, manifest.image.size, joint_images)
+        self.plan = uncompressed(checkpoint, manifest.image.size, joint_images, joint_tiles)
         self.checkpoint, self.model, self.manifest = checkpoint, model, manifest
         self.tokens = Tokens(checkpoint, manifest.prompt)
         self.processor = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)

@@ -37,6 +37,7 @@ from .splits import GROUNDS
 
 PLANS = Path(__file__).parent / "plans"
 RHOS = (0.1, 0.25, 0.5)
+SCHEDULES = ("even", "thirds")
 RECORDS = 1
 FIGURES = "glyph-deep-past.json"
 
@@ -81,18 +82,22 @@ def measure(study: studies.Study, found: Plan, speedup: float) -> dict[str, Any]
     }
 
 
-def defaults(study: studies.Study, split: str = "side") -> list[studies.Row]:
-    """Return the package's default plan at every width of its filter."""
-    shapes = study.shapes
-    made = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
-    some = [Variant(f"rho {rho:g}", (replace(made, rho=rho),)) for rho in RHOS]
-    return study.rows("default plan", some, split)
+def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
+    """Return the package's plan by schedule at every width of its filter, and what each gains on the narrowest."""
+    shapes, found = study.shapes, dict[str, Any]()
+    for schedule in SCHEDULES:
+        made = solve(PlanRequest(schedule), shapes.grid, shapes.llm, shapes.encoder)
+        plans = [replace(made, rho=rho) for rho in RHOS]
+        some = [Variant(f"rho {rho:g}", (plan,)) for rho, plan in zip(RHOS, plans, strict=True)]
+        rows = study.rows(f"plan {schedule}", some, split)
+        found[schedule] = {"rows": rows, "gains": [paired(study, plans[0], plan, split) for plan in plans[1:]]}
+    return found
 
 
-def paired(study: studies.Study, none: Plan, found: Plan) -> intervals.Interval:
-    """Return accuracy of the searched plan minus uncompressed, paired by question."""
-    right = [np.asarray(study._right("report", plan), dtype=np.float64) for plan in (found, none)]
-    return intervals.difference(right[0], right[1], [case.picture for case in study.engines["report"].cases])
+def paired(study: studies.Study, none: Plan, found: Plan, split: str = "report") -> intervals.Interval:
+    """Return accuracy of a plan minus that of another, paired by question."""
+    right = [np.asarray(study._right(split, plan), dtype=np.float64) for plan in (found, none)]
+    return intervals.difference(right[0], right[1], [case.picture for case in study.engines[split].cases])
 
 
 def page(found: dict[str, Any], about: dict[str, Any]) -> str:
@@ -134,18 +139,35 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
             "",
         ]
     measured = [
-        [ground, str(parts["defaults"][0].questions), *(interval(row.retention) for row in parts["defaults"])]
+        [
+            ground,
+            schedule,
+            str(made["rows"][0].questions),
+            *(interval(row.retention) for row in made["rows"]),
+            *(interval(gain) for gain in made["gains"]),
+        ]
         for ground, parts in found.items()
+        for schedule, made in parts["defaults"].items()
     ]
     return "\n".join(
         [
             *lines,
-            "## The default plan, by the width of its filter",
+            "## The package's plans, by the width of their filter",
             "",
-            "Schedule `even`, merging to three quarters, score `residual` in 2-D, as the package makes it by itself; "
-            "`bundled` is the bundled model on its own task.",
+            "Merging to three quarters, score `residual` in 2-D; `even` is the default schedule. Retention, and what "
+            "the wider filters gain in accuracy on the narrowest, paired by question. `bundled` is the bundled model "
+            "on its own task.",
             "",
-            table(["model and ground", "questions", *(f"rho {rho:g}" for rho in RHOS)], measured),
+            table(
+                [
+                    "model and ground",
+                    "schedule",
+                    "questions",
+                    *(f"rho {rho:g}" for rho in RHOS),
+                    *(f"{rho:g} gains" for rho in RHOS[1:]),
+                ],
+                measured,
+            ),
             "",
         ]
     )
@@ -207,6 +229,8 @@ def measured(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     for parts in data.values():
         if "paired" in parts:
             parts["paired"] = intervals.Interval(*parts["paired"])
+        for made in parts["defaults"].values():
+            made["gains"] = [intervals.Interval(*gain) for gain in made["gains"]]
     return dict(data)
 
 

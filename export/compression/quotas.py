@@ -5,7 +5,8 @@ that quota makes a key, and one TopK takes as many as the budget says: first all
 the rest, wherever they are. So totals are exact whatever the weights are (the form is ours; docs/algorithm.md).
 
 ``v-cast`` are the weights of V-CAST (arXiv 2603.27650): an image where the clip turns gets more. Its tokens are ranked
-by the plan's score, not by V-CAST's.
+by the plan's score, not by V-CAST's. ``spread`` (ours) gives an image more whose tokens differ more from each other: a
+tile of sky next to nothing.
 
 Shapes: B rows of a batch, G groups, F images that share a budget, N tokens of a group, n of an image, K kept.
 """
@@ -25,6 +26,8 @@ from luvc_export.export.compression.row_reductions import norms, sums
 TEMPERATURE = 0.7
 #: Products of two steps' lengths below this are of a clip that stands still: no direction (V-CAST has no such floor).
 STILL = 1e-6
+#: Of the tokens' mean square, added to what is between them: images whose tokens differ by rounding get as much.
+ALIKE = 0.01
 #: Added before rounding down, so that equal weights give each its whole share in every arithmetic.
 _NUDGE = 1e-4
 
@@ -54,7 +57,7 @@ def weights(quota: Quota, normed: Tensor, own: Members) -> Tensor:
     """Share of the budget that each image should get, fp32 [B, G, F], adding up to 1.
 
     Args:
-        quota: ``uniform`` or ``v-cast``.
+        quota: ``uniform``, ``spread`` or ``v-cast``.
         normed: What the score ranks, fp32 [B, G, N, D].
         own: Whose tokens they are.
     """
@@ -62,6 +65,10 @@ def weights(quota: Quota, normed: Tensor, own: Members) -> Tensor:
     if quota == "uniform":
         return torch.full_like(counts, 1 / own.one_hot.shape[2])
     mean = own.one_hot @ normed / counts.clamp(min=1)[..., None]
+    if quota == "spread":
+        long = (own.one_hot @ sums(normed * normed)[..., None])[..., 0] / counts.clamp(min=1)
+        wide = torch.relu(long - sums(mean * mean)) + ALIKE * long
+        return wide / sums(wide[:, :, None]).clamp(min=1e-12)
     return (curvature(mean / norms(mean)[..., None].clamp(min=1e-12)) / TEMPERATURE).softmax(-1)
 
 

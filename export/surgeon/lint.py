@@ -176,7 +176,8 @@ def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
         fixed = {1: surgery.plan.bucket}
     elif name == graph_io.VISUAL_EMBEDS:
         last = len(shape or ()) - 1
-        fixed = {last - 1: surgery.plan.span_tokens, last: None}
+        inside = name in {item.name for item in surgery.graph.outputs}  # of the vision graph: an image, not a group
+        fixed = {last - 1: surgery.plan.vision_tokens if inside else surgery.plan.span_tokens, last: None}
     elif name.startswith(("past_key_values.", "present.")):
         fixed = {1: None, 3: None}
     for axis, wanted in fixed.items() if shape is not None else ():

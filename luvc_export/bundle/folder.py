@@ -76,7 +76,14 @@ class Bundle:
 
     def video_plan(self, plan: str | None = None) -> str | None:
         """Name of the plan that shares budgets over whole videos beside ``plan``: ``NAME@video``; None without one."""
-        name = f"{plan or self.manifest.default_plan}@video"
+        return self._beside(plan, "@video")
+
+    def tiled_plan(self, plan: str | None = None) -> str | None:
+        """Name of the plan that shares budgets over tiles of a picture beside ``plan``: ``NAME@tiles``, or None."""
+        return self._beside(plan, "@tiles")
+
+    def _beside(self, plan: str | None, kind: str) -> str | None:
+        name = f"{plan or self.manifest.default_plan}{kind}"
         return name if name in self.manifest.plans else None
 
     def path(self, name: str) -> Path:

@@ -65,7 +65,8 @@ Quota = Annotated[
     str,
     typer.Option(
         "--quota",
-        help="How frames divide a shared budget: none (by score alone), uniform, or v-cast: more where a clip turns.",
+        help="How images divide a shared budget: none (by score alone), uniform, spread: more where tokens differ, or "
+        "v-cast: more where a clip turns.",
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
@@ -121,6 +122,22 @@ Tiles = Annotated[
     list[str] | None,
     typer.Option("--tiles", metavar="RxC", help="Rows x columns of tiles a picture may be cut to; repeat."),
 ]
+
+JointTiles = Annotated[
+    str | None,
+    typer.Option(
+        "--joint-tiles", metavar="RxC", help="Budgets that so many tiles of a picture share, the whole among them."
+    ),
+]
+
+
+def joint_tiles(text: str | None) -> tuple[int, int] | None:
+    """Parse ``RxC`` of ``--joint-tiles``.
+
+    Raises:
+        UsageError: It is no such pair.
+    """
+    return None if text is None else _pair(text, "the tiles", "--joint-tiles", "RxC, such as 2x3")
 
 
 def grids(texts: list[str] | None) -> tuple[tuple[int, int], ...]:

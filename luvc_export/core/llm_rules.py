@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 #: Fields of ``Plan`` that its JSON leaves out while they are empty.
-FIELDS = frozenset(("aggregate", "kv_only", "quota", "scorer", "steps"))
+FIELDS = frozenset(("kv_only", "rounds", "scorer", "steps"))
 
 #: Scores that choose in rounds. Plans of theirs were made before rounds grew: without a word, theirs are equal.
 _IN_ROUNDS = ("maxmin", "scope")
@@ -61,43 +61,3 @@ def _scorer_problems(score: object, scorer: object) -> list[str]:
     if scorer and not (isinstance(scorer, str) and re.fullmatch("[0-9a-f]{64}", scorer)):
         return [f"scorer: got {scorer!r}, expected the sha256 of its file"]
     return []
-
-
-def sharing_problems(
-    aggregate: object, quota: str, merges: bool, images: int, chooses: Sequence[tuple[int, int, int]] | None
-) -> list[str]:
-    """What is wrong with ``aggregate`` and ``quota`` of a plan, one line each.
-
-    Args:
-        aggregate: The field.
-        quota: The field.
-        merges: LLM layers merge instead of pruning.
-        images: That share a budget.
-        chooses: ``Plan.chooses``; None where it cannot be known.
-    """
-    found = []
-    if not isinstance(aggregate, bool):
-        found.append(f"aggregate: got {aggregate!r}, expected true or false")
-    elif aggregate and merges:
-        found.append("aggregate: merging in the LLM drops nothing that a row could stand for")
-    elif aggregate and chooses is not None:
-        if not chooses:
-            found.append("aggregate: no prune leaves a row for it: every budget is whole or 0")
-        found += [
-            f"keep[{layer}]: a budget of 1 would be the aggregate alone: at least 2, or 0"
-            for layer, _, chosen in chooses
-            if not chosen
-        ]
-    if quota == "none":
-        return found
-    if images == 1:
-        found.append(f"quota: {quota!r} divides a budget among images that share it; here each has its own")
-    elif chooses is not None:
-        if not chooses:
-            found.append(f"quota: {quota!r} divides what a prune keeps; none keeps some and drops some")
-        found += [
-            f"keep[{layer}]: {chosen} chosen tokens for {images} images: a quota gives each at least 1"
-            for layer, _, chosen in chooses
-            if 0 < chosen < images
-        ]
-    return found

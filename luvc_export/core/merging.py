@@ -198,3 +198,10 @@ def window_pass(block: int, keep: float, window: int) -> MergePass:
     sides = [(rows, columns) for rows in range(window // 2 + 1) for columns in range(rows, window // 2 + 1)]
     rows, columns = min(sides, key=lambda gone: abs((window - gone[0]) * (window - gone[1]) / window**2 - keep))
     return MergePass(block, rows, columns, window)
+
+
+def nested_grid(grid: tuple[int, int], count: int) -> tuple[int, int] | None:
+    """The rectangle of ``count`` units inside ``grid`` that shrinks both sides most alike; None if there is none."""
+    rows, columns = grid
+    fits = [(r, count // r) for r in range(rows, 0, -1) if count % r == 0 and count // r <= columns]
+    return min(fits, key=lambda size: abs(size[0] / rows - size[1] / columns)) if fits else None

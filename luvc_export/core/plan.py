@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from luvc_export.core import bucket_rules, encoder_prune, llm_rules, merging
+from luvc_export.core import bucket_rules, encoder_prune, llm_rules, merging, sharing_rules
 from luvc_export.core.encoder_prune import EncoderPrune as EncoderPrune
 from luvc_export.core.merging import MergePass as MergePass
 from luvc_export.errors import PlanError
@@ -38,7 +38,7 @@ MergeMode = Literal["mean", "max"]
 Positions = Literal["mean", "multi"]
 Windows = Literal["units", "area"]
 Reducer = Literal["prune", "merge"]
-Quota = Literal["none", "uniform", "v-cast"]
+Quota = Literal["none", "uniform", "spread", "v-cast"]
 Rounds = Literal["growing", "equal"]
 
 
@@ -76,15 +76,15 @@ class Plan:
         kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
             layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
         steps: Rounds in which the scores ``scope`` and ``maxmin`` choose; 0 for 12, or K where that is less.
-        rounds: How many tokens each of them takes: ever more, or ``equal`` shares, which is what plans of these scores
-            mean that say nothing.
+        rounds: How many tokens each of them takes: ever more, or ``equal`` shares, as JSON that says nothing means it.
         scorer: Of the score ``learned``: sha256 of its file.
         aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
             others are chosen. A budget counts it.
-        quota: How a budget that ``joint_images`` share is divided among them: ``none`` leaves it to the score,
-            ``uniform`` gives each as many, ``v-cast`` more where a clip turns; what is left over goes by score.
-        joint_images: Images that share one budget: 1, or the moments of a video, whose best tokens stay wherever in
-            time they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
+        quota: How a budget that ``joint_images`` share is divided among them: ``none`` leaves it to the score, the
+            others give each a quota (``compression.quotas``); what is left over goes by score.
+        joint_images: Images that share one budget: 1, or the moments of a video or the tiles of a picture, whose best
+            tokens stay wherever they are. Scores are those of single images while the grid is intact (``spectrum`` 2d).
+        joint_tiles: Rows and columns of tiles where those of a picture share a budget, the whole picture among them.
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
             merge with the picture. An export sets it by its fit rule; bundles of 0.1.0 have it not.
         topk_limit: Largest K the targets of this plan accept, None for no limit.
@@ -98,7 +98,7 @@ class Plan:
     merges: tuple[MergePass, ...] = ()
     last_layer: LastLayer = "drop"
     score: str = "residual"
-    rho: float = 0.1
+    rho: float = 0.25
     axis: Axis = "token"
     spectrum: Spectrum = "2d"
     merge_mode: MergeMode = "mean"
@@ -114,6 +114,7 @@ class Plan:
     aggregate: bool = False
     quota: Quota = "none"
     joint_images: int = 1
+    joint_tiles: tuple[int, int] | None = None
     padding: bool = False
     topk_limit: int | None = TENSORRT_TOPK_LIMIT
     schedule: str = "list"
@@ -133,8 +134,8 @@ class Plan:
         problems += _budget_problems(self) if fits else []
         chooses = () if problems else self.chooses
         problems += llm_rules.problems(self.keep, self.kv_only, self.steps, self.score, self.scorer, chooses)
-        shared = self.aggregate, self.quota, self.reducer == "merge", self.joint_images
-        problems += llm_rules.sharing_problems(*shared, self.chooses if fits else None)
+        shared = self.aggregate, self.quota, self.reducer == "merge", self.joint_images, self.joint_tiles
+        problems += sharing_rules.problems(*shared, self.chooses if fits else None)
         if problems:
             raise PlanError("the plan does not fit:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
@@ -238,7 +239,7 @@ class Plan:
         grids: dict[int, tuple[int, int]] = {}
         grid: tuple[int, int] | None = self.merged_grid
         for layer, _, keep in self.prunes:
-            grid = nested_grid(grid, keep) if grid and keep else None
+            grid = merging.nested_grid(grid, keep) if grid and keep else None
             if grid:
                 grids[layer] = grid
         return grids
@@ -250,9 +251,8 @@ class Plan:
         """
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         data["merges"] = [step.to_json() for step in self.merges]
-        later = {*llm_rules.FIELDS, "encoder_prune", "bucket"}
-        if self.rounds == llm_rules.unsaid_rounds(self.score):
-            del data["rounds"]
+        later = {*llm_rules.FIELDS, *sharing_rules.FIELDS, "encoder_prune", "bucket"}
+        data |= {"rounds": None if self.rounds == llm_rules.unsaid_rounds(self.score) else self.rounds}
         return {name: value for name, value in data.items() if name not in later or value not in _UNSAID}
 
     @classmethod
@@ -285,6 +285,7 @@ class Plan:
                 "grid": _ints(data["grid"]),
                 "keep": _ints(data["keep"]),
                 "kv_only": _ints(data.get("kv_only", ())),
+                "joint_tiles": None if data.get("joint_tiles") is None else _ints(data["joint_tiles"]),
                 "rounds": data.get("rounds", llm_rules.unsaid_rounds(data.get("score"))),
                 "merges": tuple(MergePass(**{k: int(v) for k, v in merge.items()}) for merge in data.get("merges", ())),
             }
@@ -301,25 +302,18 @@ def _check_limits(data: dict[str, Any], where: str) -> None:
     Raises:
         PlanError: One is beyond every model there is.
     """
-    for name in ("grid", "keep", "merges", "kv_only"):
-        if not isinstance(data.get(name, []), list) or len(data.get(name, [])) > _MOST_ENTRIES:
+    for name in ("grid", "keep", "merges", "kv_only", "joint_tiles"):
+        if not isinstance(data.get(name) or [], list) or len(data.get(name) or []) > _MOST_ENTRIES:
             raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
     merges = [value for merge in data.get("merges", []) for value in merge.values()]
     numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
-    numbers += [data.get("steps", 0), data.get("bucket", 0)]
-    numbers += [data.get("topk_limit") or 0, *data.get("kv_only", [])]
+    numbers += [data.get("steps", 0), data.get("bucket", 0), data.get("topk_limit") or 0]
+    numbers += [*data.get("kv_only", []), *(data.get("joint_tiles") or [])]
     for value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
             raise PlanError("a number of the plan is too large or none", where=where, got=repr(value)[:40])
     if max(data["grid"], default=0) > _MOST_SIDE:
         raise PlanError("the grid is too large", where=f"{where}.grid", got=data["grid"], expected=f"to {_MOST_SIDE}")
-
-
-def nested_grid(grid: tuple[int, int], count: int) -> tuple[int, int] | None:
-    """The rectangle of ``count`` units inside ``grid`` that shrinks both sides most alike; None if there is none."""
-    rows, columns = grid
-    fits = [(r, count // r) for r in range(rows, 0, -1) if count % r == 0 and count // r <= columns]
-    return min(fits, key=lambda size: abs(size[0] / rows - size[1] / columns)) if fits else None
 
 
 def _ints(values: Any) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ def export_bundle(
     tiles: Sequence[tuple[int, int]] = ((1, 1),),
     video: bool = False,
     joint_frames: int | None = None,
+    joint_tiles: tuple[int, int] | None = None,
     text_capacity: int = 1024,
     dtype: str = "fp32",
     weights: WeightsMode = "copy",
@@ -54,6 +55,7 @@ def export_bundle(
         video: Take videos too, where the family does.
         joint_frames: Where ``plans`` is a schedule's name: beside it, a plan ``NAME@video`` whose budgets are for a
             whole video of so many frames, which it keeps the best tokens of. Implies ``video``.
+        joint_tiles: The same for a picture in so many rows and columns of tiles, ``NAME@tiles``. Implies those tiles.
         text_capacity: Text tokens, prompt and answer, the bundle is sized for.
         dtype: Arithmetic of the graphs: fp32, fp16 or bf16.
         weights: ``copy`` into the bundle, ``reference`` where the checkpoint has them, or ``none``.
@@ -75,17 +77,18 @@ def export_bundle(
             got=f"--weights {weights}",
             expected="--weights copy",
         )
-    if joint_frames is not None and not isinstance(plans, str):
+    joint = joint_tiles if joint_frames is None else joint_frames
+    if joint is not None and not isinstance(plans, str):
         raise UsageError(
             "plans say themselves how many images share their budgets",
-            where="joint_frames",
-            got=joint_frames,
-            fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME",
+            where="joint_frames" if joint_frames is not None else "joint_tiles",
+            got=joint,
+            fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
     checkpoint = open_model(model, revision, weights=weights != "none")
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
-        plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames)
+        plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames, joint_tiles=joint_tiles)
     elif isinstance(plans, Plan):
         plans = {plans.schedule.replace(" ", "-"): plans}
     if not plans:
@@ -98,7 +101,9 @@ def export_bundle(
     from luvc_export.export.options import Options
 
     video = video or joint_frames is not None
-    more = {"tiles": tuple(tiles), "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
+    shared = dict.fromkeys(plan.joint_tiles for plan in plans.values() if plan.joint_tiles is not None)
+    tiles = (*tiles, *(grid for grid in shared if grid not in tiles))
+    more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)

@@ -52,11 +52,13 @@ def make_plan(
         kv_mib: Solve for a KV cache of this many MiB (16-bit), ``text`` text tokens counted.
         text: Text tokens for the two above.
         last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
-        joint_images: Images that share one budget: those of a video, see ``images_of_video``.
+        joint_images: Images that share one budget: those of a video or of a picture in tiles, see ``images_of_video``
+            and ``images_of_tiles``.
         kv_only: LLM layers in which visual tokens give keys and values and nothing else.
         revision: Hub revision.
         **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, scorer, merge_mode, positions, windows,
-            size_bias, reducer, seed, aggregate, quota, topk_limit. ``none`` heeds no ``aggregate`` and no ``quota``.
+            size_bias, reducer, seed, aggregate, quota, joint_tiles, topk_limit. ``none`` heeds no ``aggregate`` and no
+            ``quota``.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.
@@ -88,7 +90,9 @@ def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> Non
     """
     from luvc_export.export.options import Options, check_size
 
-    check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=plan.joint_images > 1))
+    video = plan.joint_images > 1 and plan.joint_tiles is None
+    tiles = ((1, 1),) if plan.joint_tiles is None else (plan.joint_tiles,)
+    check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=video, tiles=tiles))
 
 
 def check_scorer(plan: Plan, hidden: int) -> None:
@@ -119,6 +123,7 @@ def make_plans(
     *,
     image_size: ImageSize | Sequence[ImageSize] | None = None,
     joint_frames: int | None = None,
+    joint_tiles: tuple[int, int] | None = None,
     unit_buckets: Sequence[int] = (),
     speedup: float | None = None,
     kv_mib: float | None = None,
@@ -131,13 +136,15 @@ def make_plans(
     """Make every plan of a bundle, by the names ``export_bundle`` takes; only the checkpoint's config is read.
 
     A plan has its source's name; for an image size other than the first it is ``NAME@HxW``, and with ``joint_frames``
-    there is ``NAME@video`` beside it. ``none`` prunes nothing, so what shapes budgets does not touch it.
+    there is ``NAME@video`` beside it, with ``joint_tiles`` ``NAME@tiles``. ``none`` prunes nothing, so what shapes
+    budgets does not touch it.
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
         sources: Names of schedules; or by name, schedules, budgets or plans. The first becomes the bundle's default.
         image_size: Height and width in pixels, one or several; None for the family's own size.
         joint_frames: Also make plans whose budgets so many frames of a video share.
+        joint_tiles: Also make plans whose budgets so many rows and columns of tiles of a picture share.
         unit_buckets: Percentages, ascending: beside each plan for pictures also ``NAME@50`` and so on, whose graphs
             compute that share of the units, named by the host; 100 is the plan itself. Nothing merges then unless
             ``merge_keep`` says so, which is refused.
@@ -145,14 +152,15 @@ def make_plans(
         kv_mib: See ``make_plan``.
         last_layer: See ``make_plan``.
         kv_only: See ``make_plan``.
-        quota: See ``Plan``; with ``joint_frames``, of the plans whose budgets frames share alone.
+        quota: See ``Plan``; with ``joint_frames`` or ``joint_tiles``, only of the plans whose budgets are shared.
         revision: Hub revision.
         **choices: Other arguments of ``make_plan``.
 
     Raises:
         PlanError: A plan cannot be made, or have these buckets; lists every problem.
         CheckpointError: No such checkpoint or family.
-        UsageError: ``joint_frames`` with fixed budgets, or they make no video for this model; or see ``check_shares``.
+        UsageError: ``joint_frames`` or ``joint_tiles`` with fixed budgets, or they make no video or no tiles for this
+            model; or see ``check_shares``.
     """
     if unit_buckets:
         check_shares(unit_buckets)
@@ -160,18 +168,25 @@ def make_plans(
     checkpoint = open_model(model, revision, weights=False)
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
     fixed = [name for name, source in named.items() if not isinstance(source, str)]
-    if fixed and joint_frames is not None:
+    joint = {"--joint-frames": joint_frames, "--joint-tiles": joint_tiles}
+    flags = [flag for flag, value in joint.items() if value is not None]
+    if fixed and flags:
         raise UsageError(
-            "fixed budgets are for one picture or for one video",
-            where="--joint-frames",
+            "fixed budgets are for one image or for those that share them",
+            where=flags[0],
             got=f"--plan {fixed[0]}",
-            expected="a schedule's name; or a plan file that says joint_images, with --video",
+            expected="a schedule's name; or a plan file that says joint_images, with --video or --tiles",
         )
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
-    shared = {"": 1} if joint_frames is None else {"": 1, "@video": images_of_video(checkpoint, joint_frames)}
+    shared: dict[str, dict[str, Any]] = {"": {"quota": "none" if flags else quota}}
+    if joint_frames is not None:
+        shared["@video"] = {"joint_images": images_of_video(checkpoint, joint_frames), "quota": quota}
+    if joint_tiles is not None:
+        images = images_of_tiles(checkpoint, joint_tiles)
+        shared["@tiles"] = {"joint_images": images, "joint_tiles": joint_tiles, "quota": quota}
     solving: dict[str, Any] = {"speedup": speedup, "kv_mib": kv_mib, "last_layer": last_layer, "kv_only": kv_only}
     plans = {}
-    for kind, images in shared.items():
+    for kind, sharing in shared.items():
         for name, source in named.items():
             if source == "none" and kind:
                 continue
@@ -183,8 +198,7 @@ def make_plans(
                         checkpoint,
                         source,
                         image_size=size,
-                        joint_images=images,
-                        quota=quota if kind or joint_frames is None else "none",
+                        **sharing,
                         **({} if source == "none" else solving),
                         **choices,
                     )
@@ -207,6 +221,23 @@ def images_of_video(checkpoint: Checkpoint, frames: int) -> int:
             expected="a family that takes videos" if video is None else f"a multiple of {video.frames}",
         )
     return frames // video.frames
+
+
+def images_of_tiles(checkpoint: Checkpoint, grid: tuple[int, int]) -> int:
+    """Images that a picture in ``grid`` (rows, columns) of tiles becomes, the whole among them if the family shows it.
+
+    Raises:
+        UsageError: The family makes no such tiles, or it is one.
+    """
+    cuts = [cut for cut in checkpoint.family.cuts(checkpoint.config, (grid,)) if cut.tiles == grid]
+    if min(grid) < 1 or grid[0] * grid[1] < 2 or not cuts:
+        raise UsageError(
+            "so many tiles share no budget",
+            where="--joint-tiles",
+            got=f"{grid[0]}x{grid[1]}",
+            expected="rows and columns of at least two tiles that this family makes of a picture",
+        )
+    return cuts[-1].images
 
 
 def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSize]:

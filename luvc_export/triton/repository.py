@@ -78,8 +78,9 @@ def write_repository(
             raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
         bundle = load(path, verify, progress)
         if bundle.entry(plan).plan.joint_images > 1:
-            fix = "give the plan of the same name without @video"
-            raise UsageError("this plan takes whole videos alone, which Triton's model does not", where=given, fix=fix)
+            fix = "give the plan of the same name without @video or @tiles"
+            said = "this plan takes whole videos, or pictures in tiles, alone, which Triton's model does not"
+            raise UsageError(said, where=given, fix=fix)
         models[name] = bundle, plan
         _check_place(folder / name, options.overwrite)
     for name, (bundle, plan) in models.items():

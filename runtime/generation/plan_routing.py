@@ -10,14 +10,14 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.backend import Unloading
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import open_picture, picture_size
-from luvc_export.runtime.media.tile_selection import best_fit
+from luvc_export.runtime.media.tile_selection import best_fit, choose_tiling
 from luvc_export.runtime.media.unit_choice import most_novel
 from luvc_export.runtime.prompt.encoder import Question, VideoClip
 from luvc_export.runtime.prompt.request import Request
 
 
 class PlanRouter:
-    """A plan and those beside it (``NAME@HxW``, ``NAME@video``, ``NAME@50``), opened when first needed.
+    """A plan and those beside it (``NAME@HxW``, ``NAME@video``, ``NAME@tiles``, ``NAME@50``), opened when first needed.
 
     Args:
         own: The plan.
@@ -33,13 +33,16 @@ class PlanRouter:
     def fitting(self, asked: Question) -> LoadedPlan:
         """The plan for a question with opened pictures.
 
-        A plan that shares budgets over whole videos takes questions whose media are videos alone; then, of the image
-        sizes, the one that fits the largest picture best.
+        A plan that shares budgets over whole videos takes questions whose media are videos alone, one that shares them
+        over tiles those whose pictures are all cut so; then, of the image sizes, the one that fits the largest picture
+        best.
         """
         shown = [item.frames[0] if isinstance(item, VideoClip) else item for item in asked.media]
         if self._another is None or not shown:
             return self._own
-        name = self._for_videos() if all(isinstance(item, VideoClip) for item in asked.media) else self._name
+        name = (
+            self._for_videos() if all(isinstance(item, VideoClip) for item in asked.media) else self._for_tiles(asked)
+        )
         sizes = self._bundle.sizes_of(name)
         largest = max((picture_size(open_picture(picture)) for picture in shown), key=lambda size: size[0] * size[1])
         return self._open([*sizes.values()][best_fit(largest, [*sizes])])
@@ -84,7 +87,7 @@ class PlanRouter:
         """Frames to sample from a video: those of the plan that takes whole ones, else at most ``most`` that fit."""
         manifest, name = self._bundle.manifest, self._name if self._another is None else self._for_videos()
         plan = self._bundle.entry(name).plan
-        if plan.joint_images > 1:
+        if plan.joint_images > 1 and plan.joint_tiles is None:
             return plan.joint_images * manifest.image.frames
         room = manifest.decoder.context - manifest.prompt.text_capacity
         return max(1, min(most, room // plan.units * manifest.image.frames))
@@ -95,6 +98,16 @@ class PlanRouter:
 
     def _for_videos(self) -> str:
         return self._bundle.video_plan(self._name) or self._name
+
+    def _for_tiles(self, asked: Question) -> str:
+        """The plan whose budgets tiles share, where every picture would be cut to them."""
+        name = self._bundle.tiled_plan(self._name)
+        if name is None or any(isinstance(item, VideoClip) for item in asked.media):
+            return self._name
+        prompt, size, count = self._bundle.manifest.prompt, self._own.size, len(asked.pictures)
+        sizes = [picture_size(open_picture(item)) for item in asked.media if not isinstance(item, VideoClip)]
+        cut = {choose_tiling(self._own.encoder.cuts, each, size, count, prompt.tiling).tiles for each in sizes}
+        return name if cut == {self._bundle.entry(name).plan.joint_tiles} else self._name
 
     def _open(self, name: str) -> LoadedPlan:
         with self._opening:

@@ -74,6 +74,11 @@ RULES: dict[TilingRule, Callable[[Pair, Sequence[Pair], Pair], int]] = {
 }
 
 
+def usable(cuts: Sequence[Tiling], pictures: int) -> list[Tiling]:
+    """Those of a prompt of so many pictures."""
+    return [cut for cut in cuts if cut.used in ("always", "alone" if pictures == 1 else "together")]
+
+
 def choose_tiling(
     cuts: Sequence[Tiling], size: Pair, image: Pair, pictures: int, tiling: TilingRule = "best_resolution"
 ) -> Tiling:
@@ -86,5 +91,5 @@ def choose_tiling(
         pictures: How many pictures the prompt has.
         tiling: The family's rule.
     """
-    fitting = [cut for cut in cuts if cut.used in ("always", "alone" if pictures == 1 else "together")]
+    fitting = usable(cuts, pictures)
     return fitting[RULES[tiling](size, [cut.tiles for cut in fitting], image)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.media.padding import all_picture, padding_units
 from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
-from luvc_export.runtime.media.tile_selection import choose_tiling
+from luvc_export.runtime.media.tile_selection import choose_tiling, usable
 from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question, VideoClip
@@ -123,10 +123,11 @@ def make_request(
     """Fit opened pictures and frames to images of ``size`` (height, width) and write the prompt around them.
 
     Where ``plan`` shares a budget over a whole video, every video gets the frames the plan was made for: evenly taken
-    from those given, some more than once where there are fewer.
+    from those given, some more than once where there are fewer. Where tiles share it, every picture is cut to them.
 
     Raises:
-        UsageError: The prompt does not fit the pictures, the bundle takes no video, or the plan only videos.
+        UsageError: The prompt does not fit the pictures, the bundle takes no video, or the plan only videos or only
+            pictures in tiles.
     """
     spec = replace(manifest.image, size=size)
     parts = list[tuple[str | int, ...]]()
@@ -134,7 +135,7 @@ def make_request(
     clips = list[ClipImages]()
     for item in asked.media:
         if isinstance(item, VideoClip):
-            video = _video(manifest)
+            video = _video(manifest, plan)
             item = _filled(item, plan.joint_images * video.frames) if plan.joint_images > 1 else item
             moments = fill_images([open_picture(frame) for frame in item.frames], spec)
             parts.append(_written(video, len(item.frames), len(moments), item.fps))
@@ -144,7 +145,7 @@ def make_request(
                 blocks[len(prepared)] = token_layout.Clip(len(moments), video.step * seconds)
             prepared += moments
             continue
-        if plan.joint_images > 1:
+        if plan.joint_images > 1 and plan.joint_tiles is None:
             raise UsageError(
                 "this plan shares one budget over a whole video, so it takes no pictures",
                 where="image",
@@ -152,9 +153,8 @@ def make_request(
                 fix="ask with the plan of the same name without @video",
             )
         picture = open_picture(item)
-        tiling: Tiling = choose_tiling(
-            encoder.cuts, picture_size(picture), size, len(asked.pictures), manifest.prompt.tiling
-        )
+        cuts = encoder.cuts if plan.joint_tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
+        tiling: Tiling = choose_tiling(cuts, picture_size(picture), size, len(asked.pictures), manifest.prompt.tiling)
         parts.append(tiling.written)
         tiles.append(tiling.tiles)
         if tiling.mosaic:
@@ -191,7 +191,29 @@ def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[
     return np.stack(found) if found else all_picture(0, plan.grid)
 
 
-def _video(manifest: Manifest) -> Video:
+def _shared_cut(cuts: Sequence[Tiling], plan: Plan, pictures: int) -> list[Tiling]:
+    """The cut whose tiles share the budget of ``plan``."""
+    found = [cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.joint_tiles, plan.joint_images)]
+    if not found:
+        rows, columns = plan.joint_tiles or (1, 1)
+        raise UsageError(
+            "this plan shares one budget over the tiles of a picture, and pictures of this prompt are not cut so",
+            where="image",
+            got=f"{pictures} pictures",
+            expected=f"pictures in {rows}x{columns} tiles, {plan.joint_images} images each",
+            fix="ask with the plan of the same name without @tiles",
+        )
+    return found
+
+
+def _video(manifest: Manifest, plan: Plan) -> Video:
+    if plan.joint_tiles is not None:
+        raise UsageError(
+            "this plan shares one budget over the tiles of a picture, so it takes no videos",
+            where="video",
+            expected=f"pictures, seen as {plan.joint_images} images each",
+            fix="ask with the plan of the same name without @tiles",
+        )
     if manifest.prompt.video is None:
         raise UsageError(
             "this bundle takes no video",

@@ -57,10 +57,11 @@ def test_the_page_says_what_the_rows_say() -> None:
     sure = Interval(0.987, 0.981, 0.993)
     row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
     plan = Plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
+    made = {"rows": [row] * 3, "gains": [sure] * 2}
     parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "down": [row]}
     found = {
-        "plain": {**parts, "defaults": [row] * 3, "command": "c"},
-        "bundled": {"defaults": [row] * 3, "command": "c"},
+        "plain": {**parts, "defaults": {"even": made}, "command": "c"},
+        "bundled": {"defaults": {"even": made}, "command": "c"},
     }
     text = past.page(found, {"weights": "0" * 64, "speedup": 3.0})
     assert "layers 1 frozen" in text and "**3.21x fewer prefill FLOPs, retention 0.987 (0.981 to 0.993)**" in text

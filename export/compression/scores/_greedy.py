@@ -9,6 +9,7 @@ rises with the round's number (docs/results/prune.md). Where the grid is whole a
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def rounds(keep: int, steps: int, how: Rounds = "growing") -> list[int]:
         share, extra = divmod(keep, count)
         return [share + (number < extra) for number in range(count)]
     until = [(keep - count) * number * (number + 1) // (count * (count + 1)) for number in range(count + 1)]
-    return [1 + after - before for before, after in zip(until, until[1:], strict=False)]
+    return [1 + after - before for before, after in pairwise(until)]
 
 
 def choose(

@@ -27,6 +27,7 @@ _DIRECT = (
     "kv_only",
     "aggregate",
     "quota",
+    "joint_tiles",
 )
 
 
@@ -41,6 +42,7 @@ def plan(
         int | None,
         typer.Option("--joint-frames", metavar="N", help="Budgets that N frames of a video share; implies --video."),
     ] = None,
+    joint_tiles: options.JointTiles = None,
     merge_keep: Annotated[
         float | None,
         typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75; --data tries 1, 0.75 and 0.5."),
@@ -102,7 +104,7 @@ def plan(
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
-    from luvc_export.pipeline.plans import check_grid, images_of_video
+    from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
     given = options.given(context)
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
@@ -119,6 +121,11 @@ def plan(
     switches: dict[str, Any] = {**ranking, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
+    shared = options.joint_tiles(joint_tiles)
+    if shared is not None:
+        if joint_frames is not None:
+            raise UsageError("a plan is for frames or for tiles", where="--joint-frames, --joint-tiles", fix="give one")
+        joint = images_of_tiles(checkpoint, shared)
     if data is not None:
         media = {"tiles": options.grids(tiles), "video": video or joint_frames is not None, "joint_images": joint}
         if speedup is not None and "retention" in given:
@@ -168,6 +175,7 @@ def plan(
                 last_layer=last_layer,  # type: ignore[arg-type]
                 kv_only=options.layers(kv_only),
                 joint_images=joint,
+                joint_tiles=shared,
                 aggregate=aggregate,
                 quota=quota,
                 **switches,

@@ -52,7 +52,8 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
     if plan.bucket:
         merged += f", {plan.bucket} of them computed, which the host names"
     if plan.joint_images > 1:
-        merged += f"; {plan.joint_images} images share a budget"
+        which = f" ({plan.joint_tiles[0]}x{plan.joint_tiles[1]} tiles)" if plan.joint_tiles else ""
+        merged += f"; {plan.joint_images} images{which} share a budget"
     merged += f", divided by quota {plan.quota}" * (plan.quota != "none")
     encoder = f"; encoder FLOPs {cost.encoder_ratio:.2f}x fewer" if cost.encoder_ratio is not None else ""
     table = Table(
