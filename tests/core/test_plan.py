@@ -74,7 +74,7 @@ def test_frozen_layers_are_checked_with_the_budgets() -> None:
 
 
 def test_a_plan_that_freezes_nothing_is_written_as_before() -> None:
-    assert not {"kv_only", "aggregate", "quota"} & set(Plan((2, 2), (4, 0)).to_json())
+    assert not {"kv_only", "aggregate", "quota", "joint_tiles", "rounds"} & set(Plan((2, 2), (4, 0)).to_json())
 
 
 def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
@@ -92,11 +92,26 @@ def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
         ({"keep": (16, 0), "aggregate": True}, "aggregate: no prune leaves a row for it"),
         ({"aggregate": 1}, "aggregate: got 1, expected true or false"),
         ({"reducer": "merge", "aggregate": True}, "aggregate: merging in the LLM drops nothing"),
-        ({"quota": "even"}, "quota: got 'even', expected one of none, uniform, v-cast"),
+        ({"quota": "even"}, "quota: got 'even', expected one of none, uniform, spread, v-cast"),
         ({"keep": (64, 0), "joint_images": 4, "quota": "uniform"}, "quota: 'uniform' divides what a prune keeps"),
     ):
         with pytest.raises(PlanError, match=said):
             Plan(**{"grid": (4, 4), "keep": (16, 8, 0), **change})  # type: ignore[arg-type]
+    for change, said in (
+        ({"quota": "v-cast"}, "quota: 'v-cast' follows a clip through time, which tiles have not: uniform or spread"),
+        ({"joint_images": 3}, "joint_images: got 3; 2x2 tiles are 4, 5 with the whole picture"),
+        ({"joint_tiles": (1, 1)}, "joint_tiles: got .1, 1., expected rows and columns of at least two tiles"),
+        ({"joint_tiles": (2, 2, 1)}, "joint_tiles: got .2, 2, 1., expected rows and columns"),
+        ({"keep": (32, 3, 0), "quota": "spread"}, "3 chosen tokens for 4 images: a quota gives each at least 1"),
+    ):
+        given = {"grid": (4, 4), "keep": (32, 8, 0), "joint_images": 4, "joint_tiles": (2, 2), **change}
+        with pytest.raises(PlanError, match=said):
+            Plan(**given)  # type: ignore[arg-type]
+    tiled = Plan((4, 4), (32, 8, 0), joint_images=5, joint_tiles=(2, 2), quota="spread")
+    assert Plan.from_json(tiled.to_json()) == tiled
+    for bad in ("2x2", [2, True], [2, 2**40], [2, "2"], 4):
+        with pytest.raises(PlanError):
+            Plan.from_json(tiled.to_json() | {"joint_tiles": bad})
     plan = Plan((4, 4), (64, 20, 7, 0), joint_images=4, aggregate=True, quota="v-cast")
     assert plan.chooses == ((1, 64, 19), (2, 19, 6)) and plan.cache_rows(2, 5) == (133, 45, 19, 5)
     assert [plan.aggregated(layer) for layer in range(4)] == [False, True, True, False]

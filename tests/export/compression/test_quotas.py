@@ -43,7 +43,7 @@ def expected(
     return sure
 
 
-@given(clips(), st.sampled_from(["uniform", "v-cast"]), st.integers(0, 99))
+@given(clips(), st.sampled_from(["uniform", "spread", "v-cast"]), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_totals_are_exact_and_every_quota_is_met(
     clip: tuple[Tensor, Tensor, int, int, int], how: Quota, seed: int
@@ -108,6 +108,25 @@ def test_v_cast_weighs_images_where_the_clip_turns() -> None:
     bent[3:] = straight[2] + torch.linspace(0.3, 0.6, 2)[:, None] * torch.eye(16)[2]
     found = quotas.weights("v-cast", bent.repeat_interleave(4, 0)[None, None], own)[0, 0]
     assert found[2] > 1.5 * found[1]  # it turns there, and goes straight on before
+
+
+def test_spread_gives_least_where_tokens_are_alike() -> None:
+    """The variance between an image's tokens, with a floor; whatever their mean is, and padding aside."""
+    draw = torch.Generator().manual_seed(0)
+    normed = torch.randn(1, 1, 3, 6, 16, generator=draw) * torch.tensor([0.01, 0.5, 1.0])[:, None, None] + 1
+    index = torch.arange(18)[None, None]
+    share = quotas.weights("spread", normed.flatten(2, 3), quotas.members(index, 3, 6, padded=False))[0, 0]
+    wide = normed[0, 0].double().var(1, correction=0).sum(1) + 0.01 * normed[0, 0].double().square().sum(-1).mean(1)
+    np.testing.assert_allclose(share.numpy(), (wide / wide.sum()).numpy(), rtol=1e-3)
+    assert share[0] < 0.05 < share[1] < share[2]
+    void = torch.zeros(1, 1, 18, dtype=torch.bool)
+    void[..., 6:9] = True
+    padded = quotas.members(spu.mark_padding(index, void), 3, 6, padded=True)
+    loud = torch.where(void[..., None], 100.0, normed.flatten(2, 3))
+    quiet = quotas.weights("spread", normed.flatten(2, 3), padded)
+    torch.testing.assert_close(quotas.weights("spread", loud, padded), quiet)
+    still = quotas.weights("spread", torch.full((1, 1, 18, 16), 3.0), quotas.members(index, 3, 6, padded=False))
+    assert quotas.quotas(still, quotas.members(index, 3, 6, padded=False), 9)[0, 0].tolist() == [3, 3, 3]
 
 
 @pytest.mark.parametrize("images", [2, 5])
