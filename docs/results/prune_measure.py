@@ -1,10 +1,11 @@
 """What choosing in rounds keeps of the greedy loop's gain, and what one prune costs: writes prune.md and prune.json.
 
 python docs/results/prune_measure.py docs/results            # all of it
-python docs/results/prune_measure.py docs/results --only gain   # the one, or the other: cost
+python docs/results/prune_measure.py docs/results --only gain   # one part: gain, quotas or cost
 
 Gain: pictures of the search split of examples/glyph_deep, visual tokens after the first layer's input norm. What
-SCOPE's greedy loop covers over TopK of the saliency, and how much of that the unrolled rounds keep. Cost: the prune
+SCOPE's greedy loop covers over TopK of the saliency, and how much of that the unrolled rounds keep. Quotas: the same
+tokens, four pictures to a budget, an empty one among them. Cost: the prune
 before layer 0 of Qwen2.5-VL-3B's widths at 4,096 units, half of them kept, against the prefill of those units, one
 layer timed and multiplied by 36. ONNX Runtime, fp32, one thread.
 """
@@ -26,8 +27,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.plan import Plan, Rounds
-from luvc_export.export.compression import scores, spu
+from luvc_export.core.plan import Plan, Quota, Rounds
+from luvc_export.export.compression import quotas, scores, spu
 from luvc_export.export.compression.scorer_file import remember
 from luvc_export.export.compression.scores import _greedy, _spectrum
 
@@ -38,11 +39,19 @@ STEPS: tuple[tuple[int, Rounds], ...] = ((8, "growing"), (12, "growing"), (16, "
 #: Layer shapes of Qwen2.5-VL-3B, units of a picture of 1792 x 1792, rounds of the cost.
 WIDTH, INNER, HEADS, KV_HEADS, HEAD, LAYERS, GRID = 2048, 11008, 16, 2, 128, 36, (64, 64)
 ROUNDS = 5
-COST = ("residual", "scope", "maxmin", "keynorm", "learned")
+COST: dict[str, dict[str, Any]] = {
+    name: {"score": name} for name in ("residual", "scope", "maxmin", "keynorm", "learned")
+}
+#: A budget of 16 images: the first prune, and one that meets what another left of 32.
+COST |= {
+    "residual, quota": {"score": "residual", "grid": (16, 16), "joint_images": 16, "quota": "v-cast"},
+    "residual, quota, pruned before": {"score": "residual", "grid": (16, 16), "joint_images": 32, "quota": "v-cast"},
+}
+QUOTAS: tuple[Quota, ...] = ("none", "uniform", "spread")
 
 
-def gain() -> list[dict[str, Any]]:
-    """Return a row a ground and share."""
+def seen(ground: str) -> tuple[tuple[int, int], Tensor]:
+    """Return the grid of a ground, and its pictures' tokens after the first layer's input norm [pictures, N, D]."""
     sys.path.append(str(ROOT / "examples"))
     from glyph_deep.cases import SIZES, cases
 
@@ -51,22 +60,61 @@ def gain() -> list[dict[str, Any]]:
     from luvc_export.export.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(str(ROOT / "examples/glyph_deep/checkpoint"))
-    model, found = load_model(checkpoint), []
+    model = load_model(checkpoint)
+    asked = [case for case in cases(f"search-{ground}", 30 * PICTURES) if len(case.images) == 1]
+    first = list({case.picture: case for case in asked}.values())[:PICTURES]
+    grid = (SIZES[ground][0] // 28, SIZES[ground][1] // 28)
+    none = Plan(grid, (grid[0] * grid[1],) * 8, last_layer="full")
+    calls = TorchCalls(checkpoint, model, none)
+    embeds = torch.from_numpy(PlanEvaluator(checkpoint, model, first, True).encode_images(calls)[0])
+    empty = np.full((1, 1, *SIZES[ground], 3), 235, np.uint8)
+    embeds = torch.cat([embeds, torch.from_numpy(calls.vision(empty, None)[0]).to(embeds)])
+    normed: Tensor = calls.decoder.norm_of(calls.decoder.layers[0].input_layernorm, embeds)
+    return grid, normed.float().flatten(1, -2)
+
+
+def gain() -> list[dict[str, Any]]:
+    """Return a row a ground and share."""
+    found = []
     for ground in GROUNDS:
-        asked = [case for case in cases(f"search-{ground}", 30 * PICTURES) if len(case.images) == 1]
-        first = list({case.picture: case for case in asked}.values())[:PICTURES]
-        grid = (SIZES[ground][0] // 28, SIZES[ground][1] // 28)
-        none = Plan(grid, (grid[0] * grid[1],) * 8, last_layer="full")
-        calls = TorchCalls(checkpoint, model, none)
-        embeds = PlanEvaluator(checkpoint, model, first, True).encode_images(calls)[0]
-        normed = calls.decoder.norm_of(calls.decoder.layers[0].input_layernorm, torch.from_numpy(embeds)).float()
+        grid, normed = seen(ground)
         for share in SHARES:
             keep = round(share * grid[0] * grid[1])
-            sums = np.array([_gained(picture[None, None], grid, keep) for picture in normed.flatten(1, -2)])
+            sums = np.array([_gained(picture[None, None], grid, keep) for picture in normed[:-1]])
             top, exact, *rounds = sums.sum(0).tolist()
-            row = {"ground": ground, "tokens": grid[0] * grid[1], "keep": keep, "pictures": len(first)}
+            row = {"ground": ground, "tokens": grid[0] * grid[1], "keep": keep, "pictures": len(normed) - 1}
             kept = {name(*how): (each - top) / (exact - top) for how, each in zip(STEPS, rounds, strict=True)}
             found.append({**row, "topk": top, "greedy": exact, "kept": kept})
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def shared() -> list[dict[str, Any]]:
+    """Return what a quarter of three pictures and an empty one covers, by quota: of the pictures, and the least one."""
+    found = []
+    for ground in GROUNDS:
+        grid, normed = seen(ground)
+        tokens, keep = grid[0] * grid[1], grid[0] * grid[1]
+        plan = Plan(grid, (keep,), last_layer="full", rho=0.5, joint_images=4)
+        for quota in QUOTAS:
+            covered, kept = [], []
+            for first in range(0, len(normed) - 3, 3):
+                group = torch.cat([normed[first : first + 3], normed[-1:]]).flatten(0, 1)[None, None]
+                basis = _spectrum.basis(plan, 4 * tokens, group.shape[3])
+                score = scores.find("residual").score(scores.ScoreInput(group, basis, "token", keep))
+                if quota != "none":
+                    own = quotas.members(torch.arange(4 * tokens)[None, None], 4, tokens, padded=False)
+                    limits = quotas.quotas(quotas.weights(quota, group, own), own, keep)
+                    score = quotas.keys(score, own, limits)
+                chosen = spu.select(score, keep)[0, 0]
+                along = _greedy.unit(group)[0, 0].unflatten(0, (4, tokens))
+                places = [chosen[chosen // tokens == image] % tokens for image in range(4)]
+                kept.append([len(place) for place in places])
+                alike = [(along[image] @ along[image][place].T) for image, place in enumerate(places[:3])]
+                covered.append([float(one.amax(1).mean()) if one.shape[1] else 0.0 for one in alike])
+            row = {"ground": ground, "quota": quota, "keep": keep, "groups": len(kept)}
+            row |= {"kept": np.mean(np.sort(np.array(kept)[:, :3]), 0).tolist(), "empty": float(np.mean(kept, 0)[3])}
+            found.append({**row, "covered": float(np.mean(covered)), "least": float(np.mean(np.min(covered, 1)))})
             print(json.dumps(found[-1]), flush=True)
     return found
 
@@ -104,15 +152,20 @@ class Prune(nn.Module):
         super().__init__()
         self.plan, self.norm = plan, nn.RMSNorm(WIDTH)
         self.keys = nn.Linear(WIDTH, KV_HEADS * HEAD)
-        self.register_buffer("basis", scores.constant(plan, 0, plan.units, WIDTH))
+        self.register_buffer("basis", scores.constant(plan, 0, GRID[0] * GRID[1], WIDTH))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, order: Tensor) -> tuple[Tensor, ...]:
         """Return the kept rows, and which they are."""
-        tokens, keep = self.plan.units, self.plan.keep[0]
+        tokens, keep = x.shape[1], self.plan.keep[0]
         normed = self.norm(x).float()[:, None]
         context = scores.LayerContext(normed, None, lambda earlier: normed[..., 0], lambda: self.keys(normed))
         given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.steps, self.plan.grid)
-        chosen = spu.select(scores.find(self.plan.score).score(given), keep)
+        score = scores.find(self.plan.score).score(given)
+        if self.plan.quota != "none":
+            own = quotas.members(order[:, None], self.plan.joint_images, self.plan.units, padded=False)
+            share = quotas.weights(self.plan.quota, normed, own)
+            score = quotas.keys(score, own, quotas.quotas(share, own, keep))
+        chosen = spu.select(score, keep)
         flat = spu.flat_index(chosen, tokens)
         return (*(spu.gather(part, flat, 1, tokens, keep) for part in (x, cos, sin, order)), chosen)
 
@@ -173,9 +226,10 @@ def price() -> dict[str, Any]:
     scorer = remember(save(maps), "made here").sha256
     inputs = (x, torch.randn(1, units, HEAD // 2), torch.randn(1, units, HEAD // 2), torch.arange(units)[None])
     found = {}
-    for name in COST:
-        switches: dict[str, Any] = {"scorer": scorer} if name == "learned" else {}
-        plan = Plan(GRID, (units // 2,), last_layer="full", score=name, rho=0.1, **switches)
+    for name, switches in COST.items():
+        more = {"scorer": scorer} if name == "learned" else {}
+        made: dict[str, Any] = {"grid": GRID, "keep": (units // 2,), "last_layer": "full", **switches, **more}
+        plan = Plan(**made)
         found[name] = seconds(session(Prune(plan), inputs), inputs, ROUNDS)
         print(json.dumps({name: found[name]}), flush=True)
     return {"units": units, "keep": units // 2, "layers": LAYERS, "layer": layer, "prunes": found}
@@ -205,6 +259,25 @@ def page(data: dict[str, Any]) -> str:
             kept = " | ".join(f"{value:.1%}" for value in row["kept"].values())
             lines.append(f"| {named} | {sums} | {kept} |")
         lines.append("")
+    if "quotas" in data:
+        lines += [
+            "## What quotas keep",
+            "",
+            "Three pictures of a search split and an empty one share a budget of a quarter of their tokens, before the "
+            "first layer, by the residual (rho 0.5). Tokens kept of the three, least first, and of the empty one; then "
+            "the coverage of the three, their mean and the least of them, means over groups. Accuracy is not measured: "
+            "the instrument answers on no clips and no tiles.",
+            "",
+            "| ground | quota | groups | budget | kept | of the empty one | covered | the least covered |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in data["quotas"]:
+            kept = " ".join(f"{count:.0f}" for count in row["kept"])
+            lines.append(
+                f"| {row['ground']} | {row['quota']} | {row['groups']} | {row['keep']} | {kept} | {row['empty']:.0f} |"
+                f" {row['covered']:.4f} | {row['least']:.4f} |"
+            )
+        lines.append("")
     if "cost" in data:
         cost = data["cost"]
         whole = cost["layer"] * cost["layers"]
@@ -227,15 +300,14 @@ def main() -> None:
     """Read the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder of prune.json and prune.md")
-    parser.add_argument("--only", choices=("gain", "cost"), help="measure this; the other stays as it was")
+    parser.add_argument("--only", choices=("gain", "quotas", "cost"), help="measure this; the rest stays as it was")
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.output / "prune.json"
     data = json.loads(file.read_text()) if args.only and file.is_file() else {}
-    if args.only != "cost":
-        data["gain"] = gain()
-    if args.only != "gain":
-        data["cost"] = price()
+    for part, measure in {"gain": gain, "quotas": shared, "cost": price}.items():
+        if args.only in (None, part):
+            data[part] = measure()
     file.write_text(json.dumps(data, indent=1) + "\n")
     (args.output / "prune.md").write_text(page(data), encoding="utf-8")
 

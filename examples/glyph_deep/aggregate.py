@@ -16,13 +16,14 @@ import torch
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
+from luvc_export.calibration.ablation.past import at_speedup
 from luvc_export.calibration.ablation.store import weights_hash
 from luvc_export.core.plan import Plan
 
 from .compare import GROUNDS
 from .compare_page import interval, table
 from .evaluate import lines_of
-from .past import at_speedup, study_of
+from .past import study_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "residual, rho 0.5": {"score": "residual", "rho": 0.5},

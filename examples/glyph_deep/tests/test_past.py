@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from glyph_deep import past
+from glyph_deep import aggregate, past
 from glyph_deep.cases import SIZES
 
 from luvc_export.calibration.ablation import timing
@@ -48,6 +48,10 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
         more = replace(plan, keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
         assert 3 * costs[0] <= whole < 3 * costs[1] and plan.kv_only == still
+    for switches in aggregate.SETTINGS.values():
+        plain = aggregate.at_speedup(shapes, 17, 6.0, (), **switches)
+        costs = [cost(one, shapes.llm, 17).flops for one in (plain, replace(plain, aggregate=True))]
+        assert costs[0] == costs[1] and 6 * costs[0] <= whole  # the mean is one of the budget's rows
     with pytest.raises(UsageError, match="no plan is so cheap"):
         at_speedup(shapes, 17, 30.0, ())
 

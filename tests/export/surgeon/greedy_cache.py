@@ -1,4 +1,4 @@
-"""The decoder of ``traced_cache`` whose prunes are not fused: two that choose in rounds, and a learned one."""
+"""The decoder of ``traced_cache`` whose prunes are not fused: two in rounds, one learned and by keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import traced_cache
 
 from luvc_export.export.compression import scores
 
-#: Scores by how many tokens they keep. The first prune has the grid: six cells of 2 x 2, three tokens a round. The
-#: layer between the others is frozen, so that one engine has it all.
-SCORES = {6: "scope", 4: "maxmin", 3: "learned"}
+#: Scores by how many tokens they keep. The first prune has the grid: six cells of 2 x 2, rounds of up to three tokens.
+#: The last adds two scores up and the layer between the others is frozen, so that one engine has it all.
+SCORES = {6: ("scope",), 4: ("maxmin",), 3: ("learned", "keynorm")}
 PLAN = replace(
-    traced_cache.PLAN, merges=(), keep=(6, 4, 3), last_layer="full", kv_only=(1,), score="scope", rho=0.5, steps=2
+    traced_cache.PLAN, merges=(), keep=(6, 4, 3), last_layer="full", kv_only=(1,), score="scope", rho=0.5, steps=3
 )
 
 
@@ -29,7 +29,10 @@ def mixed(decoder: Any) -> None:
     maps = torch.randn(2, 8, decoder.hidden, generator=torch.Generator().manual_seed(0))
 
     def score(given: scores.ScoreInput) -> torch.Tensor:
-        name = SCORES[given.keep]
-        return scores.find(name).score(replace(given, basis=maps) if name == "learned" else given)
+        parts = [
+            scores.find(name).score(replace(given, basis=maps) if name == "learned" else given)
+            for name in SCORES[given.keep]
+        ]
+        return sum(parts[1:], parts[0])
 
     decoder.score = score

@@ -90,5 +90,5 @@ def test_builds(traced: Traced, half: str, target: TargetSpec) -> None:
 
 
 @pytest.mark.slow
-def test_builds_a_frozen_layer_rounds_and_a_learned_score(greedy: Traced) -> None:
+def test_builds_a_frozen_layer_rounds_a_learned_score_and_keynorm(greedy: Traced) -> None:
     build(cut(greedy.decoder, target=RTX), greedy.plan)
