@@ -215,8 +215,9 @@ def main() -> None:
             parts = measure(study, plan, args.speedup)
         found[ground] = {"command": said, **parts}
         ordered = {name: found[name] for name in (*GROUNDS, "bundled") if name in found}
-        (args.output / FIGURES).write_text(lines_of({"about": about, **studies.plain(ordered)}))
-        (args.output / FIGURES).with_suffix(".md").write_text(page(ordered, about), encoding="utf-8")
+        file = args.output / FIGURES
+        file.write_text(lines_of({"about": about, **studies.plain(ordered)}))
+        file.with_suffix(".md").write_text(page(measured(file, about), about), encoding="utf-8")  # as rounded there
 
 
 def measured(file: Path, about: dict[str, Any]) -> dict[str, Any]:
