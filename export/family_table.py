@@ -100,7 +100,7 @@ before. Scores are those of single images until the first prune; later prunes fi
 (a reconstruction). A question whose media are videos alone goes to that plan by itself, each video brought to N frames,
 evenly taken or repeated; pictures go to the other. Both use one vision graph and one weights file. Parity and
 calibration take such a plan by its name, with cases that show videos; `plan --data --joint-frames N` searches one.
-`--joint-tiles RxC` does the same for the tiles of a picture and the whole beside them, `NAME@tiles`; no search takes it.
+`--joint-tiles RxC` does the same for the tiles of a picture and the whole beside them, `NAME@tiles`; no search has it.
 
 Where a process has asked several sizes or both plans, each has its decoder open, and ONNX Runtime packs the weights of
 each on its own: memory grows with every one that was used, while the file is there once.

@@ -20,10 +20,10 @@ from luvc_export.calibration.ablation.past import at_speedup
 from luvc_export.calibration.ablation.store import weights_hash
 from luvc_export.core.plan import Plan
 
-from .compare import GROUNDS
 from .compare_page import interval, table
 from .evaluate import lines_of
 from .past import study_of
+from .splits import GROUNDS
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "residual, rho 0.5": {"score": "residual", "rho": 0.5},
