@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     waits = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
     turns = {name: turn for turn, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (item.path.name != FIRST, item.path in waits, turns.get(item.path.name, len(LONGEST))))
+
+
+def pytest_collection_finish() -> None:
+    """Once the tests' modules are imported: what only those that trace need, where there are any."""
+    if "torch" in sys.modules:
+        import quick_tracing
+
+        quick_tracing.quicken()
 
 
 @pytest.fixture(scope="session", autouse=True)
