@@ -30,7 +30,7 @@ def write(folder: Path) -> None:
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
-    config.vision_config.depth, config.vision_config.fullatt_block_indexes = 4, [1]
+    config.vision_config.depth, config.vision_config.fullatt_block_indexes = 3, [1]
     model = family.build(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -63,6 +63,7 @@ def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:
 
 @pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
 def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
+    """In the dialect of TensorRT-RTX itself; it parses the other, which test_rtx.py builds."""
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
     import test_rtx
 
@@ -70,6 +71,9 @@ def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
     made = cut(inside.vision, target=target, precision="fp32").SerializeToString()
     builder, network, errors = test_rtx.parse(made, log)
     assert not errors
+    assert not [line for line in log.lines if "unused" in line.lower()]
+    if target is TRT103:
+        return
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     shape = list(network.get_input(0).shape)
     profile.set_shape("image", [1, *shape[1:]], [1, *shape[1:]], [2, *shape[1:]])
