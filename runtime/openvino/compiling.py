@@ -16,6 +16,7 @@ from luvc_export.runtime.openvino.device import ARITHMETICS, Device
 from luvc_export.runtime.openvino.heads import group_heads
 from luvc_export.runtime.openvino.islands import narrow_products
 from luvc_export.runtime.openvino.model import Graph
+from luvc_export.runtime.openvino.narrow_weights import keep_narrow
 
 _NUMPY = {
     "f32": np.float32,
@@ -122,6 +123,7 @@ def compile_graph(
     library, model = devices.load_library(), graph.model
     if device.name == "CPU":
         group_heads(library, model)
+        keep_narrow(library, model)
     if arithmetic != "fp32":
         if arithmetic == "bf16":
             narrow_products(library, model, graph.bodies)
