@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,11 +34,15 @@ FIRST = "test_main_job.py"
 #: Modules of more than ten seconds, longest first by what ``--durations`` said; what takes little ends the run. Those
 #: that need surgeon's ``traced`` stand apart from the one that makes it.
 LONGEST = (
-    "test_family_graphs.py", "test_family_plans.py", "test_scores_export.py", "test_equal.py", "test_bundling.py",
-    "test_weight_ratio.py", "test_call_plugins.py", "test_rtx.py", "test_budgets_from_data.py", "test_packaging.py",
-    "test_ablation.py", "test_sabotage.py", "test_quantise_bundle.py", "test_quantise_engines.py",
-    "test_build_bundle.py", "test_bench_cli.py", "test_pack.py", "test_modelopt_backend.py", "test_cli.py",
-    "test_trt_backend.py", "test_device_sampling.py",
+    "test_family_graphs.py", "test_quantise_bundle.py", "test_family_encoder_plans.py", "test_elsewhere.py",
+    "test_equal.py", "test_encoder_graphs.py", "test_pack.py", "test_padded_graphs.py", "test_family_bucket_bundle.py",
+    "test_rtx.py", "test_build_bundle.py", "test_scores_export.py", "test_family_plans.py", "test_shared_graphs.py",
+    "test_bench_cli.py", "test_quantise_engines.py", "test_family_unit_buckets.py", "test_call_plugins.py",
+    "test_family_runners.py", "test_bundling.py", "test_build_batch.py", "test_kills.py", "test_budgets_verb.py",
+    "test_deep_model.py", "test_ablation.py", "test_modelopt_backend.py", "test_cli.py", "test_openvino_cli.py",
+    "test_frozen_graphs.py", "test_failures.py", "test_packaging.py", "test_openvino_backend.py", "test_rows.py",
+    "test_chat.py", "test_scorer_cli.py", "test_weight_ratio.py", "test_batch_pool.py", "test_fuzz.py",
+    "test_trial_run.py", "test_trt_backend.py", "test_device_sampling.py",
 )  # fmt: skip
 
 
@@ -49,6 +54,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     waits = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
     turns = {name: turn for turn, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (item.path.name != FIRST, item.path in waits, turns.get(item.path.name, len(LONGEST))))
+
+
+def pytest_collection_finish() -> None:
+    """Once the tests' modules are imported: what only those that trace need, where there are any."""
+    if "torch" in sys.modules:
+        import quick_tracing
+
+        quick_tracing.quicken()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,7 +80,7 @@ def demo_bundle(pytestconfig: pytest.Config) -> Bundle:
 
 @pytest.fixture(scope="session")
 def unpadded_bundle(pytestconfig: pytest.Config) -> Bundle:
-    """The bundled checkpoint with plan ``thirds`` as plugins take it: exported with ``--ignore-padding``."""
+    """Its first layers with plan ``thirds`` as plugins take it: exported with ``--ignore-padding``."""
     return demo_cache.unpadded_bundle(Path(pytestconfig.cache.mkdir("unpadded")))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cut_checkpoint
 from made_once import made_once
 
 from luvc_export import export_bundle, make_plan
@@ -19,13 +22,18 @@ def demo_bundle(cache: Path) -> Bundle:
 
 
 def unpadded_bundle(cache: Path) -> Bundle:
-    """The same with ``thirds`` alone, whose graphs are told nothing of padding."""
+    """Its first layers with ``thirds`` alone, whose graphs are told nothing of padding."""
     return load(made_once(cache, Path(__file__), _export_unpadded))
 
 
 def _export_unpadded(folder: Path) -> None:
-    plans = {"thirds": make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)}
-    export_bundle(str(CHECKPOINT), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, padding=False)
+    """One merge, one prune and a drop, in two blocks and two layers."""
+    with TemporaryDirectory() as made:
+        checkpoint = cut_checkpoint.write(Path(made), 2, 2)
+        cut_checkpoint.write_weights(checkpoint / "model.safetensors", 2, 2)
+        plan = make_plan(str(checkpoint), "thirds", image_size=IMAGE_SIZE)
+        plans = {"thirds": replace(plan, keep=(plan.vision_tokens // 2, 0))}
+        export_bundle(str(checkpoint), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, padding=False)
 
 
 def _export(folder: Path) -> None:

@@ -53,3 +53,4 @@ def _sources() -> Iterator[Path]:
     yield from sorted((ROOT / "export").rglob("*.py"))
     yield from sorted(CHECKPOINT.iterdir())
     yield Path(__file__)
+    yield ROOT / "tests" / "cut_checkpoint.py"

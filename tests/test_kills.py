@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import kills as table
+import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import app
 
-SCRIPT = Path(__file__).with_name("kills.py")
+#: Scripts and their words, all in one process that imports once what is slow: every kill is of a fork of it.
+CALLS = {
+    "kills": ("kills", "--renames", "--random", "6", "--verbs", "export,plan,inspect"),
+    "careless kills": ("kills", "--renames", "--verbs", "plan", "--careless"),
+    "links": ("links", "--verbs", "plan,inspect"),
+    "careless links": ("links", "--verbs", "plan", "--careless"),
+}
+ALL = """
+import contextlib, importlib, io, json, sys
+found = {}
+for name, (script, *words) in json.loads(sys.argv[1]).items():
+    sys.argv = [script, *words]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = importlib.import_module(script).main()
+    found[name] = code, said.getvalue()
+print(json.dumps(found))
+"""
 
 
-def kills(bundle: Bundle, *words: object, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", str(script), "--bundle", str(bundle.folder), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+@pytest.fixture(scope="module")
+def told(demo_bundle: Bundle) -> dict[str, tuple[int, str]]:
+    """Exit code and output of each of ``CALLS``."""
+    bundle, environment = ("--bundle", str(demo_bundle.folder)), os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = json.dumps({name: (*call, *bundle) for name, call in CALLS.items()})
+    command = [sys.executable, "-W", "ignore", "-c", ALL, words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return made
 
 
-def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(demo_bundle: Bundle) -> None:
-    found = kills(demo_bundle, "--renames", "--random", 6, "--verbs", "export,plan,inspect")
-    assert found.returncode == 0, found.stdout + found.stderr
-    said = [line for line in found.stdout.splitlines() if "kills" in line]
+def test_killed_at_each_rename_or_by_chance_nothing_is_lost_and_nothing_left(told: dict[str, tuple[int, str]]) -> None:
+    code, out = told["kills"]
+    assert code == 0, out
+    said = [line for line in out.splitlines() if "kills" in line]
     assert len(said) == 6 and all(" 0 faults" in line for line in said)
     assert all(int(line.split()[1]) >= 2 for line in said if "by renames" in line), "before and after each at least"
 
 
-def test_a_file_written_in_place_is_seen(demo_bundle: Bundle) -> None:
+def test_a_file_written_in_place_is_seen(told: dict[str, tuple[int, str]]) -> None:
     """Sabotage: half a plan and half a page lie there after a kill."""
-    found = kills(demo_bundle, "--renames", "--verbs", "plan", "--careless")
-    assert found.returncode == 1 and "JSONDecodeError" in found.stdout, found.stdout + found.stderr
+    code, out = told["careless kills"]
+    assert code == 1 and "JSONDecodeError" in out, out
 
 
-def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(demo_bundle: Bundle) -> None:
-    links = SCRIPT.with_name("links.py")
-    found = kills(demo_bundle, "--verbs", "plan,inspect", script=links)
-    assert found.returncode == 0 and found.stdout.count("1 names, 0 faults") == 2, found.stdout + found.stderr
-    found = kills(demo_bundle, "--verbs", "plan", "--careless", script=links)
-    assert found.returncode == 1 and "wrote through the link at out" in found.stdout, found.stdout + found.stderr
+def test_links_at_the_names_that_are_written_are_not_followed_and_it_is_seen_if_one_is(
+    told: dict[str, tuple[int, str]],
+) -> None:
+    code, out = told["links"]
+    assert code == 0 and out.count("1 names, 0 faults") == 2, out
+    code, out = told["careless links"]
+    assert code == 1 and "wrote through the link at out" in out, out
 
 
 def test_every_verb_that_writes_is_in_the_table() -> None:

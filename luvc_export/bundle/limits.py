@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from luvc_export.errors import BundleError
+
 #: Least and largest number of a field; those that are not named have ``DEFAULT``.
 NUMBERS: dict[str, tuple[int, int]] = {
     "layers": (1, 4096),
@@ -59,6 +61,22 @@ def problem(field: str, value: object) -> str | None:
     elif isinstance(value, list | dict) and len(value) > ENTRIES:
         return f"at most {ENTRIES:,} entries"
     return None
+
+
+def check_pixels(frames: int, size: tuple[int, int], where: str) -> None:
+    """Refuse ``frames`` of ``size`` (height, width) that would fill memory before a graph sees one image.
+
+    Raises:
+        BundleError: More than ``PIXELS`` at once.
+    """
+    height, width = size
+    if frames * height * width > PIXELS:
+        raise BundleError(
+            "a plan sees more pixels at once than any model",
+            where=where,
+            got=f"{frames} x {height}x{width}",
+            expected=f"at most {PIXELS:,} pixels",
+        )
 
 
 def printable(text: str) -> bool:

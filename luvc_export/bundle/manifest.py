@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from luvc_export.bundle.limits import PIXELS
+from luvc_export.bundle.limits import check_pixels
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
@@ -385,20 +385,8 @@ class Manifest:
                     got=f"{entry.plan.layers} layers",
                     expected=made.decoder.layers,
                 )
-        _check_pixels(made, where)
+        tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in made.prompt.cuts), default=1)
+        for name, entry in made.plans.items():
+            frames = made.image.frames * max(tiles, entry.plan.joint_images)
+            check_pixels(frames, entry.size or made.image.size, f"{where}: plans.{name}")
         return made
-
-
-def _check_pixels(made: Manifest, where: str) -> None:
-    """Refuse sizes that would fill memory before a graph sees one image."""
-    tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in made.prompt.cuts), default=1)
-    for name, entry in made.plans.items():
-        height, width = entry.size or made.image.size
-        frames = made.image.frames * max(tiles, entry.plan.joint_images)
-        if height * width * frames > PIXELS:
-            raise BundleError(
-                "a plan sees more pixels at once than any model",
-                where=f"{where}: plans.{name}",
-                got=f"{frames} x {height}x{width}",
-                expected=f"at most {PIXELS:,} pixels",
-            )

@@ -8,6 +8,7 @@ import pytest
 from cli_words import Cli
 
 from luvc_export.cli import main
+from luvc_export.runtime.bench import machine
 
 
 @pytest.fixture
@@ -23,3 +24,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``bench`` measures what this machine can do with less: ``runtime/bench`` tests the figures."""
+    monkeypatch.setattr(machine, "_SIDE", 256)
+    monkeypatch.setattr(machine, "_BYTES", 2**24)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
+import cut_checkpoint
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from luvc_export import export_bundle, load_bundle, make_plan
@@ -23,17 +22,8 @@ LAYERS = BLOCKS = 2
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first layers and encoder blocks of the bundled checkpoint in bf16, in two shards."""
-    folder = tmp_path_factory.mktemp("sharded")
-    for path in CHECKPOINT.iterdir():
-        if path.suffix != ".safetensors":
-            shutil.copyfile(path, folder / path.name)
-    (folder / "config.json").write_text(json.dumps(cut(LAYERS, BLOCKS)))
-    tensors = {
-        name: tensor.bfloat16()
-        for name, tensor in load_file(CHECKPOINT / "model.safetensors").items()
-        if not any(f"layers.{n}." in name for n in range(LAYERS, 99))
-        and not any(f"blocks.{n}." in name for n in range(BLOCKS, 99))
-    }
+    folder = cut_checkpoint.write(tmp_path_factory.mktemp("sharded"), LAYERS, BLOCKS)
+    tensors = {name: tensor.bfloat16() for name, tensor in cut_checkpoint.tensors(LAYERS, BLOCKS).items()}
     names = sorted(tensors)
     shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
     for file, members in shards.items():
@@ -41,14 +31,6 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = {"metadata": {}, "weight_map": {name: file for file, members in shards.items() for name in members}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
-
-
-def cut(layers: int, blocks: int) -> dict[str, Any]:
-    """The bundled config with so many layers and encoder blocks."""
-    config: dict[str, Any] = json.loads((CHECKPOINT / "config.json").read_text())
-    config["text_config"] |= {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
-    config["vision_config"] |= {"depth": blocks, "fullatt_block_indexes": [blocks - 1]}
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +76,7 @@ def test_a_shard_that_went_away_is_named(bundle: Path, sharded: Path) -> None:
 
 def test_graphs_alone_refuse_to_run_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "config.json").write_text(json.dumps(cut(1, 1)))
+    (tmp_path / "config" / "config.json").write_text(json.dumps(cut_checkpoint.config(1, 1)))
     plan = make_plan(str(tmp_path / "config"), "none", image_size=IMAGE_SIZE)
     made = export_bundle(str(tmp_path / "config"), tmp_path / "b", plan, image_size=IMAGE_SIZE, weights="none")
     assert made.manifest.weights.mode == "none" and not (tmp_path / "b" / "weights").exists()

@@ -20,17 +20,18 @@ TILED = ("idefics3", "internvl", "llava_onevision", "smolvlm")
 
 
 @cache
-def small(name: str) -> Case:
+def small(name: str, layers: int = 2) -> Case:
     """The tiny model with as few layers as show merges on both axes, a prune and a drop: tracing takes time by each.
 
-    DeepStack keeps the plane from before the merge, which is pruned before the first layer and added after it.
+    DeepStack keeps the plane from before the merge, which is pruned before the first layer and added after it. With
+    one layer there is no drop.
     """
     family = families.find(name, "test")
     config = family.tiny_config()
     text = config.get_text_config()
-    text.num_hidden_layers = 2
+    text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:2]
+        text.layer_types = text.layer_types[:layers]
     if hasattr(config.vision_config, "deepstack_visual_indexes"):
         config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 2, [0]
     made = build(family, config)
@@ -41,7 +42,8 @@ def _once(plan: Plan) -> Plan:
     """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
     rows, columns = plan.grid
     merged = replace(plan.merges[-1], rows=1, columns=1)
-    return replace(plan, merges=(merged,), keep=((rows - 1) * (columns - 1) // 2, 0))
+    keep = ((rows - 1) * (columns - 1) // 2, 0)[: plan.layers]
+    return replace(plan, merges=(merged,), keep=keep, last_layer="drop" if len(keep) > 1 else "full")
 
 
 def scenery(tiny: Case, rows: int, columns: int) -> Any:

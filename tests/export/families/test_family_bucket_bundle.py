@@ -35,18 +35,20 @@ from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 FAMILY = "qwen2_5_vl"
 BACKENDS = ("cpu", "openvino")
+#: Buckets are of the encoder: one layer of the LLM, before which it prunes.
+LAYERS = 1
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(family_chat.save(small(FAMILY), tmp_path_factory.mktemp(FAMILY) / "checkpoint"))
+    return str(family_chat.save(small(FAMILY, LAYERS), tmp_path_factory.mktemp(FAMILY) / "checkpoint"))
 
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: str) -> Bundle:
     """A plan that prunes in the LLM, and half of its units."""
-    tiny = small(FAMILY)
-    plan = replace(tiny.thirds, merges=(), keep=(tiny.thirds.units, 5)[: tiny.thirds.layers], last_layer="full")
+    tiny = small(FAMILY, LAYERS)
+    plan = replace(tiny.thirds, merges=(), keep=(5,), last_layer="full")
     made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(
         checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made
@@ -55,7 +57,7 @@ def bundle(checkpoint: str) -> Bundle:
 
 def _page(novel: int) -> NDArray[np.uint8]:
     """A picture of one colour but for so many units."""
-    tiny, random = small(FAMILY), np.random.default_rng(novel)
+    tiny, random = small(FAMILY, LAYERS), np.random.default_rng(novel)
     side = tiny.family.unit_pixels(tiny.config)
     page = np.full((*tiny.size, 3), 200, np.uint8)
     columns = tiny.size[1] // side
@@ -67,7 +69,7 @@ def _page(novel: int) -> NDArray[np.uint8]:
 
 
 def _torch(bundle: Bundle, plan: str) -> Session:
-    return Session(bundle, TorchBackend(small(FAMILY), bundle.entry(plan).plan), plan=plan)
+    return Session(bundle, TorchBackend(small(FAMILY, LAYERS), bundle.entry(plan).plan), plan=plan)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -216,13 +218,13 @@ def test_what_is_new_stands_in_the_manifest(bundle: Bundle) -> None:
 )
 def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[str, Any], told: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
-        make_plans(checkpoint, ["thirds"], image_size=small(FAMILY).size, **choices)
+        make_plans(checkpoint, ["thirds"], image_size=small(FAMILY, LAYERS).size, **choices)
     assert all(text in str(refused.value) for text in told), str(refused.value)
     assert "where: --unit-buckets" in str(refused.value)
 
 
 def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
-    plan = small(FAMILY).plan
+    plan = small(FAMILY, LAYERS).plan
     with pytest.raises(PlanError, match=r"(?s)encoder_prune: .*joint_images: "):
         replace(
             plan,
@@ -242,11 +244,16 @@ def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
 
 
 def test_a_tolerance_without_buckets_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    tiny = small(FAMILY, LAYERS)
     with pytest.raises(UsageError, match="a tolerance is for buckets"):
         export_bundle(
-            checkpoint, tmp_path / "b", {"none": small(FAMILY).plan}, image_size=small(FAMILY).size, unit_tolerance=4
+            checkpoint,
+            tmp_path / "b",
+            {"none": small(FAMILY, LAYERS).plan},
+            image_size=small(FAMILY, LAYERS).size,
+            unit_tolerance=4,
         )
-    plans: dict[str, Plan] = with_buckets({"none": small(FAMILY).plan}, [50])
+    plans: dict[str, Plan] = with_buckets({"none": small(FAMILY, LAYERS).plan}, [50])
     with pytest.raises(UsageError, match="0 to 255 levels"):
-        export_bundle(checkpoint, tmp_path / "b", plans, image_size=small(FAMILY).size, unit_tolerance=256)
+        export_bundle(checkpoint, tmp_path / "b", plans, image_size=tiny.size, unit_tolerance=256)
     assert not (tmp_path / "b").exists()

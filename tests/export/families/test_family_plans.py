@@ -12,8 +12,8 @@ import family_harness as harness
 import numpy as np
 import pytest
 from family_harness import TOLERANCE
+from family_questions import small
 from PIL import Image
-from test_family_graphs import small
 from test_family_joint import MOMENTS
 from test_family_video import CHAT, FPS, frames
 from torch_backend import TorchBackend
@@ -27,26 +27,28 @@ from luvc_export.runtime.session import Session
 
 FAMILY = "qwen2_vl"
 BACKENDS = ("cpu", "openvino")
+#: Which plan is taken, and what a film shares, shows in one; test_family_graphs.py has the drop.
+LAYERS = 1
 
 
 def _wide() -> tuple[tuple[int, int], Plan]:
-    """Another size, whose tokens are all kept up to the last layer."""
-    size, plan = small(FAMILY).wide
-    return size, replace(plan, merges=(), keep=(plan.units, 0))
+    """Another size, whose tokens are all kept."""
+    size, plan = small(FAMILY, LAYERS).wide
+    return size, replace(plan, merges=(), keep=(plan.units,), last_layer="full")
 
 
 def _plans() -> dict[str, Plan]:
     """Two sizes without a prune, and a film of the first size with one."""
     (height, width), wide = _wide()
-    first = replace(small(FAMILY).thirds, merges=())
+    first = replace(small(FAMILY, LAYERS).thirds, merges=())
     units = first.units
-    film = replace(first, keep=(MOMENTS * units // 2, 0), joint_images=MOMENTS)
-    return {"thirds": replace(first, keep=(units, 0)), f"thirds@{height}x{width}": wide, "thirds@video": film}
+    film = replace(first, keep=(MOMENTS * units // 2,), joint_images=MOMENTS)
+    return {"thirds": replace(first, keep=(units,)), f"thirds@{height}x{width}": wide, "thirds@video": film}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    tiny, folder = small(FAMILY), tmp_path_factory.mktemp(FAMILY)
+    tiny, folder = small(FAMILY, LAYERS), tmp_path_factory.mktemp(FAMILY)
     options: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256, "video": True}
     made = str(family_chat.save(tiny, folder / "checkpoint"))
     return export_bundle(made, folder / "bundle", _plans(), **options)
@@ -56,7 +58,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_the_size_that_fits_a_picture_is_used_and_said(bundle: Bundle, backend: str) -> None:
     """One bundle, two sizes, one file of weights; a chat stays with the size it began with."""
     pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
-    tiny, near = small(FAMILY), _plans()["thirds"]
+    tiny, near = small(FAMILY, LAYERS), _plans()["thirds"]
     (height, width), wide = _wide()
     both = Session(bundle, backend, threads=1, arithmetic="fp32")
     assert bundle.sizes_of() == {tiny.size: "thirds", (height, width): f"thirds@{height}x{width}"}
@@ -74,7 +76,7 @@ def test_run_takes_a_folder_of_frames(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Twelve frames on disk, six of them looked at, under the plan for whole videos."""
-    tiny = small(FAMILY)
+    tiny = small(FAMILY, LAYERS)
     for index, frame in enumerate(frames(tiny, 12)):
         Image.fromarray(frame).save(tmp_path / f"{index}.png")
     asked = [
@@ -101,7 +103,7 @@ def test_run_takes_a_folder_of_frames(
 def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle, backend: str) -> None:
     """One bundle: pictures take the plan with a budget each, videos the one they share."""
     pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
-    tiny = small(FAMILY)
+    tiny = small(FAMILY, LAYERS)
     plan = bundle.manifest.plans["thirds@video"].plan
     assert bundle.manifest.plans["thirds"].vision == bundle.manifest.plans["thirds@video"].vision
     ours, shown = Session(bundle, backend, threads=1, arithmetic="fp32"), frames(tiny, 2 * MOMENTS)

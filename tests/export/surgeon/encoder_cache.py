@@ -25,7 +25,7 @@ PLAN = Plan(
 )
 
 
-def write(folder: Path, plan: Plan = PLAN, blocks: int = 4) -> None:
+def write(folder: Path, plan: Plan = PLAN, blocks: int = 3) -> None:
     """Trace the vision half of ``plan`` into ``folder``, weights inside."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")

@@ -67,7 +67,8 @@ def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:
 
 @pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
 def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
-    _build(cut(inside.vision, target=target, precision="fp32"))
+    """In the dialect of TensorRT-RTX itself; it parses the other, which test_rtx.py builds."""
+    _build(cut(inside.vision, target=target, precision="fp32"), target is not TRT103)
 
 
 def test_an_engine_builds_where_units_leave_before_the_merger(tmp_path: Path) -> None:
@@ -79,14 +80,17 @@ def test_an_engine_builds_where_units_leave_before_the_merger(tmp_path: Path) ->
     assert outputs["visual_embeds"][1] == plan.vision_tokens == plan.units // 2
 
 
-def _build(model: onnx.ModelProto) -> Any:
-    """Build an engine of a vision graph; the network it was parsed to."""
+def _build(model: onnx.ModelProto, whole: bool = True) -> Any:
+    """Parse a vision graph, and build an engine of it where ``whole``; the network it was parsed to."""
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
     import test_rtx
 
     log = test_rtx.Log()
     builder, network, errors = test_rtx.parse(model.SerializeToString(), log)
     assert not errors
+    assert not [line for line in log.lines if "unused" in line.lower()]
+    if not whole:
+        return network
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     shape = list(network.get_input(0).shape)
     profile.set_shape("image", [1, *shape[1:]], [1, *shape[1:]], [2, *shape[1:]])
