@@ -69,7 +69,11 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Unloading(Protocol):
-    """A back-end that packs weights for each plan anew: of a plan and its buckets, one is loaded at a time."""
+    """A back-end that can give back what it loaded."""
+
+    @property
+    def packs_weights(self) -> bool:
+        """Whether each plan's graphs hold weights of their own: of a plan and its buckets, few are loaded at a time."""
 
     def unload(self) -> None:
         """Give back what ``load`` loaded; the next call loads it again."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from functools import cached_property
 from time import perf_counter
 
 import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.generation.guided import Grammars
+from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 
@@ -57,6 +59,8 @@ class LoadedPlan:
         if isinstance(backend, str):
             backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
         self.backend = backend
+        #: Shared by plans that are opened beside each other.
+        self.turns = PlanTurns()
         self.encoder = PromptEncoder(self.bundle)
         graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
@@ -66,6 +70,38 @@ class LoadedPlan:
     def grammars(self) -> Grammars:
         """What guides answers by a schema or pattern."""
         return Grammars(self.encoder.tokenizer, self.bundle.manifest.decoder.vocab, self.ends)
+
+    def load(self, images: bool = True, busy: Collection[LoadedPlan] = ()) -> None:
+        """Load what is not loaded yet; plans beside it that take turns with it may be unloaded, those of ``busy`` last.
+
+        Args:
+            images: Also the vision graph.
+            busy: Plans that are in the middle of an answer.
+
+        Raises:
+            MachineError: See the class.
+            BundleError: See ``Backend.load``.
+        """
+        if (backend := self._in_turn) is not None:
+            self.turns.take(backend, [one.backend for one in busy])
+        self.backend.load(images=images)
+
+    def waits_for(self, busy: Collection[LoadedPlan]) -> bool:
+        """Whether ``load`` would unload one of ``busy``."""
+        backend = self._in_turn
+        return backend is not None and not self.turns.may(backend, [one.backend for one in busy])
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether ``load`` unloads nothing: it was the last to load, or takes no turns."""
+        backend = self._in_turn
+        return backend is None or self.turns.holds(backend)
+
+    @cached_property
+    def _in_turn(self) -> Unloading | None:
+        """The back-end, where it takes turns: of a plan with buckets or a bucket, with weights of its own."""
+        beside = self.plan.bucket or self.bundle.buckets_of(self.plan_name)
+        return self.backend if beside and isinstance(self.backend, Unloading) and self.backend.packs_weights else None
 
     def warm_up(self, images: int = 1) -> float:
         """Load everything and answer once about nothing: what is made at the first call is made now.
@@ -80,7 +116,7 @@ class LoadedPlan:
             MachineError: See the class.
         """
         started = perf_counter()
-        self.backend.load(images=images > 0)
+        self.load(images=images > 0)
         manifest, group = self.bundle.manifest, self.plan.joint_images
         count = -(-images // group) * group
         picture = np.zeros((count, manifest.image.frames, *self.size, 3), np.uint8)

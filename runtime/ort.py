@@ -23,6 +23,7 @@ from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphfile import OutsideWeight, checked_outside_weights
 from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
 from luvc_export.runtime.weights import reference_arrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -116,6 +117,7 @@ class OrtBackend:
         self._files: dict[int, str] = {}
         self._outside: dict[str, dict[str, OutsideWeight]] = {}
         self._graphs: dict[str, CheckedGraph] = {}
+        self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
 
     largest_batch: int | None = None
 
@@ -146,8 +148,13 @@ class OrtBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
+    @property
+    def packs_weights(self) -> bool:
+        """See ``Unloading``."""
+        return self._sharing is None
+
     def unload(self) -> None:
-        """See ``Unloading``: each session turns and packs a copy of the weights. Caches are values of their own."""
+        """See ``Unloading``. Caches are values of their own."""
         for name in ("_vision", "_decoder"):
             self.__dict__.pop(name, None)
         memory.give_back()
@@ -231,15 +238,18 @@ class OrtBackend:
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         graph, wanted = self._graph(name), self._weights_of(name)
-        if self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None:
+        referenced = self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None
+        if referenced and self._sharing is None:
             values = [self._mapped(weight, str(path)) for weight in wanted]
             options.add_external_initializers(list(wanted), values)
-        elif wanted:
+        elif wanted:  # also where weights are shared: a session looks for the files all the same
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.folder.absolute()))
         with self._explained(str(path)):
             providers = [PROVIDERS[self.name]] if self.name == "cpu" else [PROVIDERS[self.name], PROVIDERS["cpu"]]
             graph.check_files()
-            session = self._ort.InferenceSession(graph.data, options, providers=providers, enable_fallback=0)
+            told: dict[str, Any] = {"providers": providers, "enable_fallback": 0}
+            data = graph.data if self._sharing is None else self._sharing.prepared(graph, str(path), options, told)
+            session = self._ort.InferenceSession(data, options, **told)
             graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():
             raise MachineError(
@@ -333,13 +343,14 @@ class OrtBackend:
         return self._graphs[name]
 
     def _check_memory(self) -> None:
-        """Refuse weights that cannot fit before any is read. On the CPU half precision is computed as fp32."""
+        """Refuse weights that cannot fit before any is read. The CPU computes half precision as fp32."""
         if self.name != "cpu":
-            return  # device memory is not the host's
-        weights = [
-            weight for name in (self._entry.vision, self._decoder_file) for weight in self._weights_of(name).values()
-        ]
+            return
+        names = self._entry.vision, self._decoder_file
+        weights = [weight for name in names for weight in self._weights_of(name).values()]
         stored, needed = sum(weight.bytes for weight in weights), sum(weight.cpu_bytes for weight in weights)
+        if self._sharing is not None:
+            needed = self._sharing.new_bytes([self._graph(name) for name in names])
         widened = ", computed as fp32 on the CPU" if needed > stored else ""
         memory.require(
             needed,

@@ -21,6 +21,7 @@ from luvc_export.runtime.generation.answer_batch import (
     in_row,
 )
 from luvc_export.runtime.generation.plan_routing import PlanRouter
+from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.row_batch import answer_rows
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
@@ -35,7 +36,14 @@ from luvc_export.runtime.prompt.template import Message
 class Session(LoadedPlan):
     """Answers questions with one plan of a bundle. Holds no conversation, so an interrupted answer leaves it usable.
 
-    Arguments and errors: see ``LoadedPlan``.
+    Arguments and errors: see ``LoadedPlan``, and:
+
+    Args:
+        open_plans: Of a plan and its buckets, how many are loaded at a time where back-ends pack weights for each; more
+            take more memory, and a picture for another bucket waits less often.
+
+    Raises:
+        UsageError: ``open_plans`` is below 1.
     """
 
     def __init__(
@@ -46,8 +54,11 @@ class Session(LoadedPlan):
         threads: int | None = None,
         debug: bool = False,
         arithmetic: str = "auto",
+        open_plans: int = 1,
     ) -> None:
+        turns = PlanTurns(open_plans)
         super().__init__(bundle, backend, plan, threads, debug, arithmetic)
+        self.turns = turns
         named = isinstance(backend, str)
         another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug, arithmetic=arithmetic)
         self._router = PlanRouter(self, (lambda name: another(plan=name)) if named else None)
@@ -181,9 +192,11 @@ class Session(LoadedPlan):
     def together(self, ready: Sequence[Prepared], most: int | None = None) -> list[list[int]]:
         """Which rows run in one call of ``answer_rows``: of one plan, with equally many images, ``most`` at most.
 
-        Where the back-end's rows join as others end, images and ``most`` do not matter.
+        Where the back-end's rows join as others end, images and ``most`` do not matter. Rows of a plan that is loaded
+        come before those that would unload it.
         """
         groups = alike([(row.loaded, row.request) for row in ready], self._joins)
+        groups.sort(key=lambda group: not ready[group[0]].loaded.has_turn)
         if most is None or self._joins:
             return groups
         most = min(most, self.backend.largest_batch or most)
@@ -201,7 +214,6 @@ class Session(LoadedPlan):
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
-        self._router.take_turn(ready[0].loaded)
         how = answer_rows if self._joins else answer_batch
         return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
 
@@ -224,7 +236,6 @@ class Session(LoadedPlan):
         novel = request.novel if chosen.plan.bucket and chosen is not self else None
         if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.bucket:
             return self.fit(asked)
-        self._router.take_turn(chosen)
         return chosen, request
 
     def video_frames(self, most: int = DEFAULT_FRAMES) -> int:

@@ -25,7 +25,9 @@ from luvc_export.runtime.session import Session
 from .cases import LONGEST, cases
 
 
-def study(bundle: Bundle, ground: str, count: int, tolerance: int, backend: str) -> dict[str, Any]:
+def study(
+    bundle: Bundle, ground: str, count: int, tolerance: int, backend: str, alone: dict[tuple[str, int], str]
+) -> dict[str, Any]:
     """One record: shares of units, answers kept, and right ones of both.
 
     Args:
@@ -34,18 +36,21 @@ def study(bundle: Bundle, ground: str, count: int, tolerance: int, backend: str)
         count: Questions.
         tolerance: Pixel levels up to which a unit is foretold.
         backend: What answers.
+        alone: What the plain plan answered to a ground's questions, which grows.
     """
     told = replace(bundle.manifest, image=replace(bundle.manifest.image, unit_tolerance=tolerance))
     ours, plain = (Session(Bundle(bundle.folder, told), backend, threads=1) for _ in range(2))
     plain._router = PlanRouter(plain, None)
-    kept, right, alone, clusters = list[bool](), list[bool](), list[bool](), list[int]()
+    kept, right, plainly, clusters = list[bool](), list[bool](), list[bool](), list[int]()
     units, novel, computed, used = 0, 0, 0, Counter[str]()
-    for case in cases(ground, count):
+    for number, case in enumerate(cases(ground, count)):
         made = ours.generate(list(case.images), case.prompt, max_new_tokens=LONGEST)
-        asked = plain.generate(list(case.images), case.prompt, max_new_tokens=LONGEST)
-        kept.append(made.text == asked.text)
+        if (ground, number) not in alone:
+            alone[ground, number] = plain.generate(list(case.images), case.prompt, max_new_tokens=LONGEST).text
+        asked = alone[ground, number]
+        kept.append(made.text == asked)
         right.append(made.text.strip() == case.answer)
-        alone.append(asked.text.strip() == case.answer)
+        plainly.append(asked.strip() == case.answer)
         counts = bucket_counts(made.selection)
         assert counts is not None
         if case.picture not in clusters:
@@ -63,7 +68,7 @@ def study(bundle: Bundle, ground: str, count: int, tolerance: int, backend: str)
         "plans": dict(sorted(used.items())),
         "kept": _interval(kept, clusters),
         "right": _interval(right, clusters),
-        "right_of_plain": _interval(alone, clusters),
+        "right_of_plain": _interval(plainly, clusters),
     }
 
 
@@ -83,6 +88,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     bundle = load(given.bundle)
+    alone: dict[tuple[str, int], str] = {}
     found = json.loads(given.output.read_text(encoding="utf-8")) if given.output.exists() else []
     for ground in given.grounds:
         for tolerance in given.tolerance:
@@ -91,7 +97,7 @@ def main() -> None:
                 tuple(one[key] for key in ("ground", "tolerance", "backend", "questions")) == wanted for one in found
             ):
                 continue
-            found.append(study(bundle, ground, given.count, tolerance, given.backend))
+            found.append(study(bundle, ground, given.count, tolerance, given.backend, alone))
             given.output.write_text(dumps(found), encoding="utf-8")
             print(found[-1], flush=True)
 

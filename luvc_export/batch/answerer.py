@@ -81,7 +81,7 @@ class Answerer:
         self._options = self._session.grammars.guided(sampling_from(sampling or {}))
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
-        self._session.backend.load(images=False)
+        self._session.load(images=False)
 
     @classmethod
     def of(cls, job: BatchJob) -> Answerer:

@@ -78,8 +78,9 @@ def open_models(
     arithmetic: str = "auto",
     verify: bool = False,
     progress: Progress | None = None,
+    open_plans: int = 1,
 ) -> Models:
-    """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it.
+    """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
     Raises:
         UsageError: Two of one name, or see ``Session``.
@@ -93,7 +94,8 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        served[name] = ServedModel(name, Session(bundles[key], backend, plan, threads, arithmetic=arithmetic))
+        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, open_plans=open_plans)
+        served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 
 

@@ -46,7 +46,7 @@ class TritonPythonModel:
         threads = int(told["threads"]) if "threads" in told else None
         try:
             self._session = Session(folder, told["backend"], told.get("plan"), threads, arithmetic=told["arithmetic"])
-            self._session.backend.load()
+            self._session.load()
         except LuvcError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         said = self._session.choice or f"backend {self._session.backend.name}"

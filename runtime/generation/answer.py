@@ -45,7 +45,7 @@ def answer(
     """
     whole, done = request, len(past.token_ids) if past else 0
     request = request.rest(done, len(past.images)) if past else request
-    loaded.backend.load(images=len(request.images) > 0)
+    loaded.load(images=len(request.images) > 0)
     sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
     marks = [perf_counter()]
     features = loaded.encode_images(request.images, request.padding, request.units)

@@ -115,7 +115,7 @@ def answer_batch(
         ready: Seconds that preparing took.
     """
     prompt, rows, images = loaded.bundle.manifest.prompt, len(requests), len(requests[0].images)
-    loaded.backend.load(images=images > 0)
+    loaded.load(images=images > 0)
     sequences = [
         TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
         for budget, request in zip(budgets, requests, strict=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.runtime.backend import Unloading
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import open_picture, picture_size
 from luvc_export.runtime.media.tile_selection import best_fit, choose_tiling
@@ -27,7 +26,6 @@ class PlanRouter:
     def __init__(self, own: LoadedPlan, another: Callable[[str], LoadedPlan] | None) -> None:
         self._own, self._name, self._another = own, own.plan_name, another
         self._opened = {own.plan_name: own}
-        self._turn = own
         self._opening = threading.Lock()
 
     def fitting(self, asked: Question) -> LoadedPlan:
@@ -59,20 +57,7 @@ class PlanRouter:
             held = next((held for held in buckets if held >= most), None)
             if held is not None and request.novelty is not None:
                 chosen, request = self._open(buckets[held]), replace(request, units=most_novel(request.novelty, held))
-        self.take_turn(chosen)
         return chosen, request
-
-    def take_turn(self, chosen: LoadedPlan) -> None:
-        """Unload the plan or bucket that answered before, where back-ends pack weights for each.
-
-        Whoever is in the middle of an answer with it loads it again. Plans without buckets keep what they have.
-        """
-        if not chosen.plan.bucket and not self._bundle.buckets_of(chosen.plan_name):
-            return
-        with self._opening:
-            before, self._turn = self._turn, chosen
-        if before is not chosen and isinstance(before.backend, Unloading):
-            before.backend.unload()
 
     def _runnable(self, buckets: dict[int, str]) -> dict[int, str]:
         """Those that this back-end runs: engines are built for one plan each."""
@@ -114,4 +99,5 @@ class PlanRouter:
             if name not in self._opened:
                 assert self._another is not None
                 self._opened[name] = self._another(name)
+                self._opened[name].turns = self._own.turns
             return self._opened[name]

@@ -104,7 +104,7 @@ class RowBatch:
             CheckFailed: The logits of one are not finite.
         """
         loaded, images = self._loaded, len(requests[0].images)
-        loaded.backend.load(images=images > 0)
+        loaded.load(images=images > 0)
         start = perf_counter()
         seen = [loaded.encode_images(request.images, request.padding, request.units) for request in requests]
         marks = {"start": start - ready, "ready": start, "encoded": perf_counter()}

@@ -106,6 +106,8 @@ class OpenVinoBackend:
         """See ``Backend.load``."""
         _ = self._decoder, self._vision if images else None
 
+    packs_weights = True
+
     def unload(self) -> None:
         """See ``Unloading``. Caches stay: they are tensors of their own."""
         for name in ("_vision", "_decoder", "_reader"):

@@ -31,7 +31,7 @@ SPECS = {
     "concat": TargetSpec("ort-concat", "onnx", next_token=True),
     "inplace": TargetSpec("ort-inplace", "onnx", opset=24, kv="inplace", next_token=True),
 }
-NUMPY = {1: "float32", 2: "uint8", 7: "int64", 9: "bool", 10: "float16"}
+NUMPY = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
 
 
 class OrtEngine:
@@ -65,6 +65,8 @@ class OrtEngine:
         if key in self._made:
             return self._made[key]
         zeros = {item.name: np.zeros(shapes[item.name], self._kind(item.name)) for item in self._file.inputs}
+        if "units" in zeros:  # of which none may stand twice
+            zeros["units"] += np.arange(shapes["units"][1], dtype=np.int32)
         made = self._session.run(None, zeros)
         names = [item.name for item in self._session.get_outputs()]
         self._made[key] = {name: value.shape for name, value in zip(names, made, strict=True)}

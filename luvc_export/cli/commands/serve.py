@@ -46,6 +46,12 @@ def serve(
     image_cache: Annotated[
         str, typer.Option("--image-cache", help="Memory for encoded pictures and their keys and values; 0 for none.")
     ] = "256MiB",
+    open_plans: Annotated[
+        int,
+        typer.Option(
+            "--open-plans", min=1, max=100, help="Of a plan and its buckets, loaded at a time where each packs weights."
+        ),
+    ] = 1,
     max_pixels: sampling_options.MaxPixels = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
     as_json: options.Json = False,
@@ -78,7 +84,7 @@ def serve(
         image_cache=byte_size(image_cache, "--image-cache"),
     )
     with options.progress(quiet=as_json) as tell:
-        models = open_models(bundles, backend, threads, arithmetic, verify, tell)
+        models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans)
     server = Server(told, models)
     listening = server.listen()
     shown = f"[{host}]" if ":" in host.strip("[]") else host

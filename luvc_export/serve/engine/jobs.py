@@ -93,6 +93,8 @@ class Job:
     model: str = ""
     #: Set by any thread: nobody waits for the answer any more.
     cancelled: bool = False
+    #: Jobs that came later and went before, because their plan was loaded.
+    overtaken: int = 0
 
     def cancel(self) -> None:
         """Give the answer up; its rows are free before the next token."""

@@ -23,6 +23,9 @@ from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, P
 from luvc_export.serve.engine.prefill import Prefilled, Prefiller, prefix_length
 from luvc_export.serve.engine.slot_rows import SlotRows
 
+#: Jobs that may overtake one because it needs another bucket loaded.
+OVERTAKEN = 8
+
 
 class Observer(Protocol):
     """Told what the engine does, for metrics."""
@@ -212,17 +215,33 @@ class Engine:
                 group.leaving.append(row)
 
     def _next(self) -> Job | None:
-        """The first job that waits, if there is room for it."""
+        """The first job that waits, if there is room for it.
+
+        Where buckets of a plan take turns, jobs of one that is loaded overtake those that another must be loaded for,
+        so that it is not loaded for each job anew; nobody is overtaken by more than ``OVERTAKEN``.
+        """
         with self._changed:
             if not self._waiting:
                 return None
-            job = self._waiting[0]
-            running = self.running
-            if running and running + job.choices > self._limit:
+            waiting = list(self._waiting)
+            ready = (job.loaded.has_turn or job.overtaken >= OVERTAKEN for job in waiting)
+            place = next((number for number, one in enumerate(ready) if one), 0)
+            job, running = waiting[place], self.running
+            if (running and running + job.choices > self._limit) or not self._takes(job):
                 return None
-            return self._waiting.popleft() if self._takes(job) else None
+            for before in waiting[:place]:
+                before.overtaken += 1
+            self._waiting.remove(job)
+            return job
+
+    @property
+    def _busy(self) -> list[LoadedPlan]:
+        """Plans that answers are being made with."""
+        return [group.loaded for group in self._groups.values() if group.owners]
 
     def _takes(self, job: Job) -> bool:
+        if job.loaded.waits_for(self._busy):
+            return False
         for group in self._groups.values():
             if group.loaded is job.loaded:
                 if not group.shares:
@@ -232,12 +251,12 @@ class Engine:
         return True
 
     def _start(self, job: Job) -> None:
-        begin = perf_counter()
         loaded, request, images = job.loaded, job.request, len(job.request.images)
         try:
+            loaded.load(images > 0, self._busy)
+            begin = perf_counter()
             group = self._group(job)
             if id(loaded) not in self._prefillers:
-                loaded.backend.load(images=images > 0)
                 self._prefillers[id(loaded)] = loaded, Prefiller(loaded, self.cache)
             found, rows = group.prefill(job, self._prefillers[id(loaded)][1])
         except Exception as error:

@@ -8,7 +8,9 @@ from typing import Any
 
 import family_chat
 import numpy as np
+import ort_engine
 import pytest
+import stand_in
 from family_questions import small
 from numpy.typing import NDArray
 from test_family_joint import MOMENTS
@@ -20,11 +22,16 @@ from luvc_export.bundle.manifest import Manifest
 from luvc_export.cli.bucket_line import bucket_counts, bucket_line
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.unit_buckets import with_buckets
+from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import LuvcError, PlanError, UsageError
 from luvc_export.pipeline import make_plans
+from luvc_export.runtime import loaded_plan
+from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.media.token_visualisation import draw
+from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.tensorrt.backend import TrtBackend
 
 FAMILY = "qwen2_5_vl"
 BACKENDS = ("cpu", "openvino")
@@ -79,11 +86,11 @@ def test_the_smallest_bucket_that_holds_a_picture_answers(bundle: Bundle, backen
         counts = bucket_counts(found.selection)
         computed = units // (2 if name == "some@50" else 1)
         assert counts is not None and counts["computed"] == computed and counts["lost"] == 0
-    assert not {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}  # the plan took its turn
+    loaded = {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}
+    assert bool(loaded) == (backend == "cpu")  # whose graphs share weights; elsewhere the plan took its turn
     batch = session.generate_batch([{"image": _page(n), "prompt": "what?"} for n in (4, units)], max_new_tokens=4)
     assert [one.selection.merged_into.min() for one in batch if one.selection.merged_into is not None] == [-1, 0]
     assert batch[1].token_ids == found.token_ids
-    assert not {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}
 
 
 def test_all_units_answer_exactly_as_the_plan_alone(bundle: Bundle) -> None:
@@ -136,6 +143,56 @@ def test_engines_build_without_a_gpu(bundle: Bundle) -> None:
     assert [(one.name, one.dtype) for one in made.vision.inputs] == [("image", "uint8"), ("units", "int32")]
     high = made.vision.profiles[0].maximum
     assert high["units"] == (1, bundle.entry("some@50").plan.bucket)
+
+
+@pytest.mark.parametrize("built", [("some", "some@50"), ("some",)])
+def test_engines_take_the_smallest_bucket_that_was_built(
+    bundle: Bundle, built: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the stand-in GPU (see ort_engine), with engines for another target that do not count."""
+    gpu, made = Gpu(library=stand_in.library()), {}
+    for name in ("some", "some@50"):
+        made[name] = ort_engine.describe(bundle, name, "concat", Capacity(text=96, groups=1, logits=96))
+    entries = [replace(*made[name].bundle.manifest.engines, target="stand-in") for name in built]
+    entries += [replace(*made["some@50"].bundle.manifest.engines, target="elsewhere")]
+    told = Bundle(bundle.folder, replace(bundle.manifest, engines=tuple(entries)))
+
+    def opened(name: str, _: Bundle, plan: str | None, *rest: Any, **more: Any) -> TrtBackend:
+        models = made[plan or "some"].models
+        return TrtBackend(
+            told,
+            plan,
+            "stand-in",
+            gpu=gpu,
+            opener=lambda file: ort_engine.OrtEngine(gpu, models[file.file.split(".")[0]], bundle.folder, file, 9000),
+        )
+
+    monkeypatch.setattr(loaded_plan, "open_backend", opened)
+    session = Session(told, "tensorrt", "some")
+    for novel, name in ((4, built[-1]), (bundle.entry("some").plan.units, "some")):
+        found = session.generate(_page(novel), "what?", max_new_tokens=4)
+        assert found.past.loaded.plan_name == name and found.backend == "tensorrt"
+        wanted = Session(bundle, "cpu", name, threads=1)
+        wanted._router = PlanRouter(wanted, None)
+        assert found.token_ids == wanted.generate(_page(novel), "what?", max_new_tokens=4).token_ids
+
+
+def test_graphs_of_buckets_read_the_same_weights_and_answer_as_packed_ones(bundle: Bundle) -> None:
+    """Against a bundle that holds the plan alone, whose session folds and packs them as ever; and a sabotage."""
+    plain = Bundle(bundle.folder, replace(bundle.manifest, plans={"some": bundle.entry("some")}))
+    page, shared = _page(bundle.entry("some").plan.units), Session(bundle, "cpu", threads=1)
+    one = shared.generate(page, "what?", max_new_tokens=6, logprobs=3)
+    other = Session(plain, "cpu", threads=1).generate(page, "what?", max_new_tokens=6, logprobs=3)
+    assert one.token_ids == other.token_ids
+    for mine, packed in zip(one.logprobs or (), other.logprobs or (), strict=True):
+        assert mine.logprob == pytest.approx(packed.logprob, abs=1e-4)
+    small_one = shared._router._open("some@50").backend
+    small_one.load()
+    assert isinstance(small_one, OrtBackend) and isinstance(shared.backend, OrtBackend)
+    ours, theirs = shared.backend._sharing, small_one._sharing
+    assert ours is not None and theirs is not None and not shared.backend.packs_weights
+    at = [{value.data_ptr() for values in sharing._values.values() for value in values} for sharing in (ours, theirs)]
+    assert at[0] == at[1] and len(at[0]) > 20
 
 
 def test_what_is_new_stands_in_the_manifest(bundle: Bundle) -> None:

@@ -25,22 +25,22 @@ PLAN = Plan(
 )
 
 
-def write(folder: Path) -> None:
-    """Trace the vision half into ``folder``, weights inside."""
+def write(folder: Path, plan: Plan = PLAN, blocks: int = 3) -> None:
+    """Trace the vision half of ``plan`` into ``folder``, weights inside."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
-    config.vision_config.depth, config.vision_config.fullatt_block_indexes = 3, [1]
+    config.vision_config.depth, config.vision_config.fullatt_block_indexes = blocks, [1]
     model = family.build(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape)
             scale = 1.2 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.2
             parameter.copy_(noise * scale if parameter.dim() > 1 else parameter + scale * noise)
-    vision = family.vision(model, PLAN, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
+    vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
-    graph = trace.trace_vision(vision, PLAN, (PLAN.grid[0] * unit, PLAN.grid[1] * unit), 1)
+    graph = trace.trace_vision(vision, plan, (plan.grid[0] * unit, plan.grid[1] * unit), 1)
     simplify(graph)
-    graph.metadata_props[PLAN_KEY] = json.dumps(PLAN.to_json())
+    graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
     folder.mkdir()
     ir.save(graph, folder / "vision.onnx")

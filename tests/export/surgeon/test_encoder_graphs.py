@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import encoder_cache
+import onnx
 import pytest
 from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
 
 from luvc_export.core.merging import MergePass
+from luvc_export.core.plan import EncoderPrune
 from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
@@ -64,16 +68,29 @@ def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:
 @pytest.mark.parametrize("target", [RTX, TRT103], ids=["onnx", "primitive"])
 def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
     """In the dialect of TensorRT-RTX itself; it parses the other, which test_rtx.py builds."""
+    _build(cut(inside.vision, target=target, precision="fp32"), target is not TRT103)
+
+
+def test_an_engine_builds_where_units_leave_before_the_merger(tmp_path: Path) -> None:
+    """Scored at the merger's input, after the last block: the merger runs on what stays."""
+    plan = replace(encoder_cache.PLAN, merges=(), encoder_prune=EncoderPrune(1, 0.5, restore="none"), keep=(27, 0, 0))
+    encoder_cache.write(tmp_path / "made", plan, blocks=2)
+    network = _build(cut(onnx.load(tmp_path / "made" / "vision.onnx"), target=RTX, precision="fp32"))
+    outputs = {out.name: tuple(out.shape) for out in map(network.get_output, range(network.num_outputs))}
+    assert outputs["visual_embeds"][1] == plan.vision_tokens == plan.units // 2
+
+
+def _build(model: onnx.ModelProto, whole: bool = True) -> Any:
+    """Parse a vision graph, and build an engine of it where ``whole``; the network it was parsed to."""
     pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
     import test_rtx
 
     log = test_rtx.Log()
-    made = cut(inside.vision, target=target, precision="fp32").SerializeToString()
-    builder, network, errors = test_rtx.parse(made, log)
+    builder, network, errors = test_rtx.parse(model.SerializeToString(), log)
     assert not errors
     assert not [line for line in log.lines if "unused" in line.lower()]
-    if target is TRT103:
-        return
+    if not whole:
+        return network
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     shape = list(network.get_input(0).shape)
     profile.set_shape("image", [1, *shape[1:]], [1, *shape[1:]], [2, *shape[1:]])
@@ -81,3 +98,4 @@ def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
     engine = builder.build_serialized_network(network, config)
     assert engine is not None and engine.nbytes > 0
     assert not [line for line in log.lines if "unused" in line.lower()]
+    return network

@@ -1,0 +1,48 @@
+"""Back-ends that pack weights for each plan take turns: of a plan and its buckets, so many are loaded at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.backend import Unloading
+
+
+class PlanTurns:
+    """Which back-ends of a plan and its buckets are loaded; what answered least lately is unloaded first.
+
+    Args:
+        most: How many at a time.
+
+    Raises:
+        UsageError: ``most`` is no number above 0.
+    """
+
+    def __init__(self, most: int = 1) -> None:
+        if type(most) is not int or most < 1:
+            fix = "1 loads each when it is needed; as many as there are buckets, and the plan, load each once"
+            raise UsageError("no plan could answer", where="open_plans", got=repr(most), expected="1 or more", fix=fix)
+        self._most, self._changing = most, threading.Lock()
+        self._held: list[Unloading] = []
+
+    def holds(self, backend: Unloading) -> bool:
+        """Whether it took a turn, and keeps it."""
+        return backend in self._held
+
+    def may(self, backend: Unloading, busy: Collection[object]) -> bool:
+        """Whether it may take a turn while those of ``busy`` keep theirs."""
+        return self.holds(backend) or sum(one in busy for one in self._held) < self._most
+
+    def take(self, backend: Unloading, busy: Collection[object] = ()) -> None:
+        """Unload what there is no room for beside it, those of ``busy`` last.
+
+        Whoever is in the middle of an answer with what was unloaded loads it again.
+        """
+        with self._changing:
+            held = [one for one in self._held if one is not backend]
+            idle_first = sorted(held, key=lambda one: one in busy)
+            over = idle_first[: max(0, len(held) + 1 - self._most)]
+            self._held = [*(one for one in held if one not in over), backend]
+        for one in over:
+            one.unload()

@@ -1,0 +1,53 @@
+"""Plans that take turns: who is unloaded for whom, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.plan_turns import PlanTurns
+
+
+class Loaded:
+    """A back-end that counts."""
+
+    packs_weights = True
+
+    def __init__(self) -> None:
+        self.unloaded = 0
+
+    def unload(self) -> None:
+        self.unloaded += 1
+
+
+def test_one_is_loaded_at_a_time_and_more_where_there_is_room() -> None:
+    one, other = Loaded(), Loaded()
+    turns = PlanTurns()
+    for backend in (one, other, other, one):
+        turns.take(backend)
+    assert (one.unloaded, other.unloaded) == (1, 1)
+    assert turns.holds(one) and not turns.holds(other)
+    first, second, third = Loaded(), Loaded(), Loaded()
+    roomy = PlanTurns(2)
+    for backend in (first, second, first, third):  # of two, the one that answered least lately goes
+        roomy.take(backend)
+    assert [backend.unloaded for backend in (first, second, third)] == [0, 1, 0]
+
+
+def test_who_is_busy_goes_last() -> None:
+    first, second, third = Loaded(), Loaded(), Loaded()
+    turns = PlanTurns(2)
+    turns.take(first)
+    turns.take(second)
+    assert turns.may(third, [first]) and not turns.may(third, [first, second]) and turns.may(first, [first, second])
+    turns.take(third, [first])
+    assert [backend.unloaded for backend in (first, second, third)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("most", [0, -1, True, 1.0])
+def test_no_room_at_all_is_refused(most: Any) -> None:
+    with pytest.raises(UsageError, match="no plan could answer") as refused:
+        PlanTurns(most)
+    assert "open_plans" in str(refused.value) and "1 or more" in str(refused.value)
