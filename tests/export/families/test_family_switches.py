@@ -55,3 +55,16 @@ def test_merging_identical_units_changes_nothing_but_their_number(name: str) -> 
     rows, columns = tiny.plan.grid
     middle = (positions[0] * sizes[:, None]).sum(0) / sizes.sum()
     assert torch.allclose(middle, torch.tensor([(rows - 1) / 2, (columns - 1) / 2]), atol=1e-4)
+
+
+def test_how_rounds_share_a_budget_is_heard() -> None:
+    tiny = case("qwen2_vl")
+    plan = replace(tiny.thirds, merges=(), keep=(12, 12, 0), last_layer="drop", score="scope", rho=0.5, steps=4)
+    embeds = harness.encode_images(tiny, plan, tiny.images(1))[:2]
+    run, told = harness.lay_out(tiny, plan, tiny.prompt(1), *embeds), []
+    for rounds in ("growing", "equal"):
+        decoder = tiny.family.decoder(tiny.model, replace(plan, rounds=rounds))  # type: ignore[arg-type]
+        real = decoder.score
+        decoder.score = lambda given, real=real: told.append(given.rounds) or real(given)  # type: ignore[func-returns-value]
+        harness.logits(tiny, decoder, run)
+    assert told == ["growing", "equal"]
