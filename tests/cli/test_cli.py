@@ -15,7 +15,7 @@ from PIL import Image
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 
@@ -68,6 +68,14 @@ def test_plan_prints_a_table_and_writes_a_file_that_export_takes(cli: Cli, tmp_p
     frozen = Plan.from_json(json.loads(file.read_text()))
     assert code == 0 and "keys and values" in out and frozen.kv_only == (2, 3)
     assert sum(frozen.keep) > sum(plan.keep)  # the same cost leaves room for more
+
+
+def test_plan_refuses_a_file_that_is_not_for_the_model(cli: Cli, tmp_path: Path) -> None:
+    file, prune = tmp_path / "other.json", EncoderPrune(1, 0.5, window=3)
+    file.write_text(json.dumps(Plan((9, 12), (108, 0), encoder_prune=prune).to_json()))
+    code, out, err = cli("plan", CHECKPOINT, "--plan", file)
+    assert code == 2 and not out and "got 2 budgets, the model has 6 layers" in err
+    assert "encoder_prune.window: got 3, expected 0" in err
 
 
 def test_inspect_and_doctor(cli: Cli, demo_bundle: Bundle) -> None:

@@ -12,8 +12,8 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
+from luvc_export.core import planning
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import DEFAULT_SCHEDULE
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
@@ -34,7 +34,7 @@ _DIRECT = (
 def plan(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
-    schedule: options.PlanName = DEFAULT_SCHEDULE,
+    schedule: options.PlanName = planning.DEFAULT_SCHEDULE,
     image_size: options.ImageSize = None,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
@@ -120,6 +120,8 @@ def plan(
     ranking = options.score_switches(score, scorer, given)
     switches: dict[str, Any] = {**ranking, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
+    family, config = checkpoint.family, checkpoint.config
+    llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
     shared = options.joint_tiles(joint_tiles)
     if shared is not None:
@@ -181,10 +183,11 @@ def plan(
                 **switches,
             )
         )
-        if isinstance(source, Plan) and size is not None:
-            check_grid(checkpoint, made, size)
-    llm = checkpoint.family.decoder_shape(checkpoint.config)
-    costs = cost(made, llm, counted, encoder=checkpoint.family.encoder_shape(checkpoint.config))
+        if isinstance(source, Plan):
+            planning.check_model(made, llm, encoder)
+            if size is not None:
+                check_grid(checkpoint, made, size)
+    costs = cost(made, llm, counted, encoder=encoder)
     fit = None if shape is None else padded(made, llm, shape, counted)
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
