@@ -22,8 +22,8 @@ from luvc_export.export.families import find
 from luvc_export.export.families.base import Normalise
 from luvc_export.runtime.session import Session
 
-PICTURES = 18
-TORCH_PICTURES = 15
+PICTURES = 9
+TORCH_PICTURES = 8
 LONGEST = 8
 #: fp32 with sums in another order, through six layers; logits spread over tens.
 TOLERANCE = 1e-4
@@ -129,7 +129,7 @@ def test_uncompressed_answers_equal_hugging_face_and_compressed_ones_are_reporte
             departed += departures(session, group, prompts, said) if plan == "none" else []
     print(f"right of {asked} held-out questions: {right}; other than transformers: {len(departed)}")
     assert departed == []
-    assert asked >= 250 and right["none"] > 0.95 * asked
+    assert asked >= 125 and right["none"] > 0.95 * asked
     assert right["even"] > 0.95 * asked and right["thirds"] > 0.9 * asked
 
 
@@ -194,7 +194,7 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
             assert same is False or int(step.logits[0, -1].argmax()) == int(logits[0, -1].argmax())
             asked += 1
     print(f"{asked} questions: kept sets equal but for {ties} ties")
-    assert asked >= 190 and ties <= asked // 20
+    assert asked >= 100 and ties <= asked // 20
 
 
 def decoder_arrays(placed: TokenLayout) -> tuple[NDArray[Any], ...]:
