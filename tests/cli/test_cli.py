@@ -174,7 +174,10 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--kv-only", "2,9"], ["kv_only[1]: got layer 9, expected 0 to 4: there are 6 layers"]),
         (["--kv-only", "1-2", "--plan", "none"], ["compresses nothing"]),
         (["--joint-frames", "7"], ["so many frames make no video", "a multiple of 2"]),
-        (["--joint-frames", "4", "--plan", "60,40,30,20,10,0"], ["fixed budgets are for one image or for those that share them"]),
+        (
+            ["--joint-frames", "4", "--plan", "60,40,30,20,10,0"],
+            ["fixed budgets are for one image or for those that share them"],
+        ),
     ],
 )
 def test_export_refuses_what_does_not_fit(cli: Cli, tmp_path: Path, args: list[str], texts: list[str]) -> None:
