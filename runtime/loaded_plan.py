@@ -93,7 +93,7 @@ class LoadedPlan:
 
     @property
     def has_turn(self) -> bool:
-        """Whether ``load`` unloads nothing: it was the last to load, or takes no turns."""
+        """Whether ``load`` unloads nothing: it is loaded and keeps its turn, or takes no turns."""
         backend = self._in_turn
         return backend is None or self.turns.holds(backend)
 

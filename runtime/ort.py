@@ -240,16 +240,14 @@ class OrtBackend:
         graph, wanted = self._graph(name), self._weights_of(name)
         referenced = self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None
         if referenced and self._sharing is None:
-            values = [self._mapped(weight, str(path)) for weight in wanted]
-            options.add_external_initializers(list(wanted), values)
+            options.add_external_initializers(list(wanted), [self._mapped(weight, str(path)) for weight in wanted])
         elif wanted:  # also where weights are shared: a session looks for the files all the same
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.folder.absolute()))
         with self._explained(str(path)):
-            providers = [PROVIDERS[self.name]] if self.name == "cpu" else [PROVIDERS[self.name], PROVIDERS["cpu"]]
             graph.check_files()
-            told: dict[str, Any] = {"providers": providers, "enable_fallback": 0}
+            told: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
             data = graph.data if self._sharing is None else self._sharing.prepared(graph, str(path), options, told)
-            session = self._ort.InferenceSession(data, options, **told)
+            session = self._ort.InferenceSession(data, options, enable_fallback=0, **told)
             graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():
             raise MachineError(

@@ -282,8 +282,7 @@ class Plan:
             _check_limits(data, where)
             values = {
                 **data,
-                "grid": _ints(data["grid"]),
-                "keep": _ints(data["keep"]),
+                **{name: _ints(data[name]) for name in ("grid", "keep")},
                 "kv_only": _ints(data.get("kv_only", ())),
                 "joint_tiles": None if data.get("joint_tiles") is None else _ints(data["joint_tiles"]),
                 "rounds": data.get("rounds", llm_rules.unsaid_rounds(data.get("score"))),
@@ -302,14 +301,14 @@ def _check_limits(data: dict[str, Any], where: str) -> None:
     Raises:
         PlanError: One is beyond every model there is.
     """
-    for name in ("grid", "keep", "merges", "kv_only", "joint_tiles"):
-        if not isinstance(data.get(name) or [], list) or len(data.get(name) or []) > _MOST_ENTRIES:
+    held = {name: data.get(name, []) for name in ("grid", "keep", "merges", "kv_only")}
+    held["joint_tiles"] = [] if data.get("joint_tiles") is None else data["joint_tiles"]
+    for name, values in held.items():
+        if not isinstance(values, list) or len(values) > _MOST_ENTRIES:
             raise PlanError("a plan's list is none, or too long", where=f"{where}.{name}", expected=_MOST_ENTRIES)
-    merges = [value for merge in data.get("merges", []) for value in merge.values()]
-    numbers = [*data["grid"], *data["keep"], *merges, data.get("joint_images", 1), data.get("seed", 0)]
-    numbers += [data.get("steps", 0), data.get("bucket", 0), data.get("topk_limit") or 0]
-    numbers += [*data.get("kv_only", []), *(data.get("joint_tiles") or [])]
-    for value in numbers:
+    lists = [merge.values() for merge in held.pop("merges")] + [*held.values()]
+    counts = (data.get(name, 0) for name in ("joint_images", "seed", "steps", "bucket"))
+    for value in (data.get("topk_limit") or 0, *counts, *(number for values in lists for number in values)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
             raise PlanError("a number of the plan is too large or none", where=where, got=repr(value)[:40])
     if max(data["grid"], default=0) > _MOST_SIDE:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import OutsideTensor
 from luvc_export.bundle.graphs import CheckedGraph
 from luvc_export.core.element_types import BY_ONNX
 from luvc_export.core.files.safe_files import open_regular
@@ -52,11 +53,7 @@ class SharedWeights:
 
     def bytes_to_widen(self, checked: CheckedGraph) -> int:
         """Bytes of float32 that ``graph`` allocates at most."""
-        new = {
-            (checked.folder / one.location, one.offset, one.kind, one.count): 4 * one.count
-            for one in checked.outside
-            if one.kind in (_FP16, _BF16)
-        }
+        new = {_place(checked, one): 4 * one.count for one in checked.outside if one.kind in (_FP16, _BF16)}
         return sum(size for key, size in new.items() if key not in self._wide)
 
     def graph(self, checked: CheckedGraph, where: str) -> SharedGraph:
@@ -72,14 +69,13 @@ class SharedWeights:
         data = bytearray(checked.data)
         try:
             shapes = _wide_in_place(memoryview(data))
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, StopIteration) as error:
             raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
         found = {}
         with self._changing:
             for one in checked.outside:
-                shape, widened = shapes[one.name]
-                array = self._stored(checked.folder / one.location, one.offset, one.kind, one.count)
-                key = (checked.folder / one.location, one.offset, one.kind, one.count)
+                (shape, widened), key = shapes[one.name], _place(checked, one)
+                array = self._stored(*key)
                 if widened and key not in self._wide:
                     bits = array.astype(np.uint32) << 16 if one.kind == _BF16 else array.astype(np.float32)
                     self._wide[key] = bits.view(np.float32)
@@ -108,6 +104,11 @@ def shared_weights(bundle: Bundle) -> SharedWeights:
     if found is None:
         found = _SHARED[id(bundle)] = SharedWeights()
     return found
+
+
+def _place(checked: CheckedGraph, one: OutsideTensor) -> tuple[Path, int, int, int]:
+    """File, offset, ONNX element type and count of a weight."""
+    return checked.folder / one.location, one.offset, one.kind, one.count
 
 
 def _wide_in_place(data: memoryview) -> dict[str, tuple[tuple[int, ...], bool]]:

@@ -139,6 +139,8 @@ def test_newer_schema_names_field_and_fix() -> None:
         ({"keep": [4, "x"]}, "a number of the plan is too large or none"),
         ({"keep": [4, 0.5]}, "not a whole number"),
         ({"grid": 3}, "a plan's list is none, or too long"),
+        ({"merges": {}}, "a plan's list is none, or too long"),
+        ({"joint_tiles": 2}, "a plan's list is none, or too long"),
         ({"colour": 1}, r"unknown \['colour'\]"),
         ({"merges": [{"block": 0}]}, "the plan cannot be read"),
         ({"merges": [3]}, "the plan cannot be read"),

@@ -82,7 +82,9 @@ def test_onnx_runtime_reads_them_where_they_are(tmp_path: Path) -> None:
 
 def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     good = _graph(tmp_path)
-    for data in (b"", b"\x3a\xff", good.data[:-7]):
+    nameless = onnx.load_from_string(good.data)
+    nameless.graph.node[0].ClearField("op_type")
+    for data in (b"", b"\x3a\xff", good.data[:-7], nameless.SerializeToString()):
         broken = CheckedGraph(data, good.folder, good.outside, (), [])
         with pytest.raises(BundleError, match="no ONNX graph"):
             SharedWeights().graph(broken, "g")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from glyph_deep import aggregate, past
+from glyph_deep import aggregate, past, together
 from glyph_deep.cases import SIZES
 
 from luvc_export.calibration.ablation import timing
@@ -38,6 +38,11 @@ def test_a_searched_plan_fits_the_model_and_is_three_times_cheaper(path: Path, s
     check_model(plan, shapes.llm, shapes.encoder)
     assert plan.grid == (SIZES[path.stem][0] // 28, SIZES[path.stem][1] // 28) and plan.kv_only
     assert cost(plan, shapes.llm, 17).flops_ratio >= 3
+    both = [variant.plans[0] for variant in together.variants(plan, shapes.encoder.blocks, shapes.encoder.window)]
+    for one in both:
+        check_model(one, shapes.llm, shapes.encoder)
+    spared = [cost(one, shapes.llm, 17, encoder=shapes.encoder).encoder_ratio for one in both]
+    assert spared[0] == 1 and all(1.1 < ratio < 1.7 for ratio in spared[1:])
 
 
 def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
