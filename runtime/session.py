@@ -16,6 +16,7 @@ from luvc_export.runtime.generation.answer_batch import (
     Prepared,
     alike,
     answer_batch,
+    answer_rows,
     check_ask,
     check_rows,
     in_row,
@@ -23,7 +24,6 @@ from luvc_export.runtime.generation.answer_batch import (
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
-from luvc_export.runtime.generation.row_batch import answer_rows
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture

@@ -1,29 +1,31 @@
-"""Several requests at once under one plan: text padded on the right, every row as it would be alone."""
+"""Several requests at once under one plan, every row as it would be alone: in one call, or in slots that free."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-from luvc_export.core import graph_io
-from luvc_export.core.token_layout import arrange
 from luvc_export.errors import LuvcError, UsageError, did_you_mean
-from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backend import Backend, RowStep
+from luvc_export.runtime.generation.answer import generation, selection_of
 from luvc_export.runtime.generation.result import Generation, Selection
+from luvc_export.runtime.generation.rows import Row, SharedCalls
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.timing import Timings
-from luvc_export.runtime.graphs import grouped, grouped_padding
+from luvc_export.runtime.generation.slot_rows import SlotRows
+from luvc_export.runtime.generation.timing import Spent
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.state import Passage, join_features
 
 
 class Ask(TypedDict, total=False):
@@ -52,17 +54,17 @@ def in_row(row: int) -> Iterator[None]:
         yield
     except LuvcError as error:
         where = f"requests[{row}]" + (f": {error.where}" if error.where else "")
-        told = {"got": error.got, "expected": error.expected, "fix": error.fix}
-        raise type(error)(error.what, where=where, **told) from error  # type: ignore[arg-type]
+        rest = {"got": error.got, "expected": error.expected, "fix": error.fix}
+        raise type(error)(error.what, where=where, **rest) from error  # type: ignore[arg-type]
 
 
-def check_ask(given: Mapping[str, Any]) -> None:
+def check_ask(ask: Mapping[str, Any]) -> None:
     """Refuse names that ``Ask`` does not have.
 
     Raises:
         UsageError: There is one.
     """
-    for name in given:
+    for name in ask:
         if name not in Ask.__annotations__:
             raise UsageError(
                 "unknown part of a question",
@@ -76,10 +78,10 @@ def alike(requests: Sequence[tuple[LoadedPlan, Request]], join: bool = False) ->
 
     Where rows ``join`` a batch one by one, images do not matter.
     """
-    found: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for row, (loaded, request) in enumerate(requests):
-        found.setdefault((id(loaded), 0 if join else len(request.images)), []).append(row)
-    return [*found.values()]
+        groups.setdefault((id(loaded), 0 if join else len(request.images)), []).append(row)
+    return [*groups.values()]
 
 
 def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
@@ -102,7 +104,7 @@ def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
 def answer_batch(
     loaded: LoadedPlan, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
 ) -> list[Generation]:
-    """Generate one answer for each of ``requests``, which have equally many images.
+    """Generate one answer for each of ``requests``, which have equally many images, in calls of all of them.
 
     A row that has ended runs on until the last one ends; what it makes then is thrown away. Padding is masked, and
     stands after everything in logical order, so that no token sees it.
@@ -114,76 +116,129 @@ def answer_batch(
         budgets: Tokens at most, per row.
         ready: Seconds that preparing took.
     """
-    prompt, rows, images = loaded.bundle.manifest.prompt, len(requests), len(requests[0].images)
+    images = len(requests[0].images)
     loaded.load(images=images > 0)
-    sequences = [
-        TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
-        for budget, request in zip(budgets, requests, strict=True)
-    ]
+    sequences = _sequences(loaded, requests, options, budgets)
+    rows = [Row(sequence) for sequence in sequences]
     start = perf_counter()
-    shown = [request.padding for request in requests if request.padding is not None]
-    padding = np.concatenate(shown) if len(shown) == rows else None
-    chosen = [request.units for request in requests if request.units is not None]
-    units = np.concatenate(chosen) if len(chosen) == rows else None
-    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding, units)
+    padding = _together([request.padding for request in requests])
+    units = _together([request.units for request in requests])
+    seen = loaded.encode_images(np.concatenate([request.images for request in requests]), padding, units)
     encoded = perf_counter()
-    layouts = [
-        arrange(
-            list(request.token_ids),
-            prompt.image_token_id,
-            features.positions[row * images : (row + 1) * images],
-            loaded.plan.grid,
-            prompt.position_kind,
-            blocks=request.blocks,
-        )
-        for row, request in enumerate(requests)
-    ]
-    embeds = grouped(loaded.plan, np.asarray(features.embeds), rows)
-    void = None if features.padding is None else grouped_padding(loaded.plan, features.padding, rows)
-    feeds = batching.feeds(layouts, embeds, all_logits=False, padding=void)
-    out, cache = loaded.backend.decode(feeds, None)
-    kept = {layer: out[graph_io.kept_name(layer)] for layer, _, keep in loaded.plan.prunes if keep}
+    step = loaded.graphs.prefill([Passage(request.token_ids, request.blocks) for request in requests], seen)
     prefilled = perf_counter()
-    ended = [0.0] * rows
-    while True:
-        for row, sequence in enumerate(sequences):
-            if not sequence.done:
-                sequence.sample(out[graph_io.LOGITS][row, -1])
-                sequence.piece()
-                ended[row] = perf_counter()
-        if len(sequences[0].ids) == 1:
-            first = perf_counter()
-        if all(sequence.done for sequence in sequences):
-            break
-        tokens = np.array([sequence.ids[-1] for sequence in sequences])
-        mask = feeds[graph_io.TEXT_MASK]
-        feeds = batching.next_feeds(layouts, tokens, mask, embeds.shape[-1], loaded.plan)
-        out, cache = loaded.backend.decode(feeds, cache)
-    visual = tuple(length - feeds[graph_io.TEXT_MASK].shape[1] for length in cache.lengths)
+    group = SharedCalls(loaded.graphs)
+    group.begin(rows, step)
+    first = perf_counter()
+    ended = [first] * len(rows)
+    for row in rows:
+        row.check()
+    while not all(row.ended for row in rows):
+        for row in group.step():
+            row.check()
+            ended[rows.index(row)] = perf_counter()
+    cache, text = group.state.cache, group.state.text_mask.shape[1]
+    visual = tuple(length - text for length in cache.lengths)
     answers = []
-    for row, (request, sequence) in enumerate(zip(requests, sequences, strict=True)):
-        timings = Timings(
-            preprocess_ms=ready * 1000,
-            vision_ms=(encoded - start) * 1000 if images else 0.0,
-            prefill_ms=(prefilled - encoded) * 1000,
-            ttft_ms=(ready + first - start) * 1000,
-            decode_tokens=len(sequence.ids) - 1,
-            decode_ms=(ended[row] - first) * 1000 if len(sequence.ids) > 1 else 0.0,
-            kv_mib=cache.nbytes / rows / 2**20,
-            visual_tokens=visual,
-        )
-        own = slice(row * images, (row + 1) * images)
-        merged = None if features.merged_into is None else features.merged_into[own]
-        mine = {layer: indices[row] for layer, indices in kept.items()}
-        where = request.placements, loaded.size, request.tiles, request.padding, request.novel
-        selection = Selection(loaded.plan.grid, merged, mine, *where)
-        made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection
-        answers.append(
-            Generation(
-                *made,
-                backend=loaded.backend.name,
-                arithmetic=loaded.backend.arithmetic,
-                logprobs=sequence.asked_logprobs,
-            )
-        )
+    for index, (request, sequence) in enumerate(zip(requests, sequences, strict=True)):
+        times = encoded - start, prefilled - encoded, ready + first - start, ended[index] - first
+        own = slice(index * images, (index + 1) * images)
+        merged = None if seen.merged_into is None else seen.merged_into[own]
+        selection = selection_of(loaded, request, merged, _row_of(step.kept, index))
+        answers.append(generation(loaded, sequence, Spent(ready, *times), cache.nbytes / len(rows), visual, selection))
     return answers
+
+
+@dataclass(frozen=True)
+class _InSlot:
+    """What is known of a row once its prompt was run; ``first_at`` is when its first token was there."""
+
+    index: int
+    sequence: TokenSequence
+    selection: Selection
+    spent: Spent
+    first_at: float
+
+
+def answer_rows(
+    loaded: LoadedPlan, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
+) -> list[Generation]:
+    """Answer any number of requests: as many at once as the back-end has slots, the others as rows end.
+
+    Args:
+        loaded: Runs the graphs.
+        requests: Of any number of images.
+        options: How tokens are chosen; each row draws with a random state of its own.
+        budgets: Tokens at most, per row.
+        ready: Seconds that preparing took.
+    """
+    group, waiting = SlotRows(loaded.graphs), deque(range(len(requests)))
+    answers: dict[int, Generation] = {}
+    growing: dict[Row, _InSlot] = {}
+
+    def join(taken: Sequence[int]) -> list[Row]:
+        some = [requests[index] for index in taken]
+        loaded.load(images=len(some[0].images) > 0)
+        sequences = _sequences(loaded, some, options, [group.budget(requests[one], budgets[one]) for one in taken])
+        rows, start = [Row(sequence) for sequence in sequences], perf_counter()
+        seen = [loaded.encode_images(*one.shown()) for one in some]
+        encoded = perf_counter()
+        step = group.prefill(rows, some, join_features(seen))
+        prefilled = perf_counter()
+        for place, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            row.take(RowStep(None, None, step.logits[place]))
+            first = perf_counter()
+            spent = Spent(ready, encoded - start, prefilled - encoded, ready + first - start, 0.0)
+            kept = _row_of(step.kept, place)
+            selection = selection_of(loaded, some[place], seen[place].merged_into, kept)
+            growing[row] = _InSlot(taken[place], sequence, selection, spent, first)
+        return rows
+
+    def settle(rows: Sequence[Row]) -> None:
+        for row in rows:
+            row.check()
+            if row.ended:
+                group.change([row], [])
+                own = growing.pop(row)
+                spent = replace(own.spent, decode=perf_counter() - own.first_at)
+                visual = loaded.plan.cache_rows(len(requests[own.index].images) // loaded.plan.joint_images, 0)
+                made = generation(loaded, own.sequence, spent, group.row_bytes, visual, own.selection)
+                answers[own.index] = made
+
+    while waiting or growing:
+        while waiting and (taken := _next(group, requests, waiting)):
+            for index in taken:
+                waiting.remove(index)
+            settle(join(taken))
+        settle(group.step())
+    return [answers[index] for index in range(len(requests))]
+
+
+def _next(group: SlotRows, requests: Sequence[Request], waiting: Sequence[int]) -> list[int]:
+    """Those who join next, in one call: equally many images, as many as there is room for."""
+    for first in waiting:
+        room = group.room(requests[first])
+        if room:
+            images = len(requests[first].images)
+            same = [index for index in waiting if len(requests[index].images) == images]
+            return [index for index in same if group.room(requests[index])][:room]
+    return [] if group.rows else [waiting[0]]  # which fits nowhere: joining says why
+
+
+def _sequences(
+    loaded: LoadedPlan, requests: Sequence[Request], options: Sampling, budgets: Sequence[int]
+) -> list[TokenSequence]:
+    return [
+        TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
+        for request, budget in zip(requests, budgets, strict=True)
+    ]
+
+
+def _together(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """What rows say of their images, as one array; None where one says nothing."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known and len(known) == len(parts) else None
+
+
+def _row_of(kept: Mapping[int, NDArray[np.int64]], index: int) -> dict[int, NDArray[np.int64]]:
+    return {layer: indices[index] for layer, indices in kept.items()}
