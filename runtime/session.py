@@ -16,7 +16,6 @@ from luvc_export.runtime.generation.answer_batch import (
     Prepared,
     alike,
     answer_batch,
-    answer_rows,
     check_ask,
     check_rows,
     in_row,
@@ -214,8 +213,8 @@ class Session(LoadedPlan):
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
-        how = answer_rows if self._joins else answer_batch
-        return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
+        requests, budgets = [row.request for row in ready], [row.budget for row in ready]
+        return answer_batch(ready[0].loaded, requests, options, budgets, spent)
 
     @property
     def _joins(self) -> bool:

@@ -26,6 +26,7 @@ from luvc_export.calibration.runners.base import (
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime import batching
+from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.generation.rows import Row, SharedCalls
 from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.graphs import Graphs
@@ -179,7 +180,9 @@ class GraphRunner:
         eos, group = self.prompting.eos, SharedCalls(self._graphs)
         choosers = [GreedyTokens(longest, eos) for _ in requests]
         rows = [Row(chooser) for chooser in choosers]
-        group.begin(rows, self._graphs.prefill(_passages(requests), _joined(self._features(requests))))
+        step = group.prefill(rows, _passages(requests), _joined(self._features(requests)))
+        for row, logits in zip(rows, step.logits, strict=True):
+            row.take(RowStep(None, None, logits))
         while not all(row.ended for row in rows):
             group.step()
         for row in rows:

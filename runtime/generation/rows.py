@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from luvc_export.runtime.backend import Array, DeviceSampler, PendingToken, RowPacker, RowStep
 from luvc_export.runtime.generation.sequence import TokenChooser
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.state import RowsState, RowsStep, State, Step
+from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
 
 
 @dataclass(eq=False)
@@ -137,15 +137,16 @@ class SharedCalls:
         self._state: RowsState | None = None
 
     @property
-    def state(self) -> RowsState:
-        """Where the rows stand."""
+    def row_bytes(self) -> float:
+        """Bytes of a row's share of the caches."""
         assert self._state is not None
-        return self._state
+        return self._state.cache.nbytes / len(self.rows)
 
-    def begin(self, rows: Sequence[Row], step: RowsStep) -> None:
-        """Take rows whose prompts ran in one call, in its order, and give each its first token."""
+    def prefill(self, rows: Sequence[Row], passages: Sequence[Passage], seen: VisualFeatures | None) -> RowsStep:
+        """Run prompts of equally many images, ``seen``, in one call; ``rows`` take their first tokens of it."""
+        step = self._graphs.prefill(passages, seen)
         self.rows, self._state = list(rows), step.state
-        self._give(step)
+        return step
 
     def change(self, leaving: Sequence[Row], joining: Sequence[Row]) -> None:
         """See ``RowGroup``."""
@@ -160,15 +161,13 @@ class SharedCalls:
 
     def step(self) -> list[Row]:
         """See ``RowGroup``. Rows that have ended and not left run along; what is computed for them is thrown away."""
-        step = self._graphs.step([row.chooser.newest for row in self.rows], self.state)
+        assert self._state is not None
+        step = self._graphs.step([row.chooser.newest for row in self.rows], self._state)
         self._state = step.state
-        return self._give(step)
-
-    def _give(self, step: RowsStep) -> list[Row]:
-        going = [(index, row) for index, row in enumerate(self.rows) if not row.ended]
-        for index, row in going:
+        stepped = {row: index for index, row in enumerate(self.rows) if not row.ended}
+        for row, index in stepped.items():
             row.take(RowStep(None, None, step.logits[index]))
-        return [row for _, row in going]
+        return [*stepped]
 
     def _joined(self, staying: Sequence[int], states: Sequence[State]) -> RowsState | None:
         """The caches of rows that stay and of those that come, in one."""
@@ -182,11 +181,11 @@ class SharedCalls:
         packer = self._graphs.backend
         assert isinstance(packer, RowPacker)
         parts: list[CachedRow] = []
-        if staying:
-            own = packer.unpack(self.state.cache)
-            parts = [CachedRow(own, index, self.state.text_mask[index]) for index in staying]
-            positions = [*self.state.positions[list(staying)], *positions]
-            orders = [*self.state.orders[list(staying)], *orders]
+        if staying and (own := self._state) is not None:
+            arrays = packer.unpack(own.cache)
+            parts = [CachedRow(arrays, index, own.text_mask[index]) for index in staying]
+            positions = [*own.positions[list(staying)], *positions]
+            orders = [*own.orders[list(staying)], *orders]
         once = {id(state): packer.unpack(state.cache) for state in states}  # answers to one question share their state
         parts += [CachedRow(once[id(state)], 0, np.ones(state.past_text, np.bool_)) for state in states]
         arrays, mask = pack_texts(parts)

@@ -6,7 +6,6 @@ Keys and values stay on the device, whatever the number of a row's pictures. Fol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +32,7 @@ class Slot(NamedTuple):
         return RowToken(token, self.position + index, self.order + index)
 
 
-@dataclass(frozen=True)
-class SlotStep:
+class SlotStep(NamedTuple):
     """What running prompts gave: logits of each row's last token float32 [B, vocab], kept tokens [B, G, keep]."""
 
     logits: NDArray[np.float32]
@@ -94,18 +92,12 @@ class SlotRows:
         room = self._slots.text_capacity - (len(request.token_ids) - len(request.images))
         return max(1, min(wanted, room))
 
-    def prefill(self, rows: Sequence[Row], requests: Sequence[Request], seen: VisualFeatures) -> SlotStep:
-        """Run prompts of equally many images, at most ``room``, and give their rows slots.
-
-        Args:
-            rows: New ones.
-            requests: The prompt of each.
-            seen: Images of all of them.
+    def prefill(self, rows: Sequence[Row], passages: Sequence[Passage], seen: VisualFeatures) -> SlotStep:
+        """Run prompts of equally many images, ``seen``, at most ``room``, and give their rows slots.
 
         Raises:
             UsageError: They do not fit.
         """
-        passages = [Passage(request.token_ids, request.blocks) for request in requests]
         layouts, feeds = self._graphs.feeds(passages, seen)
         numbers, out = self._slots.join(feeds)
         for row, number, layout in zip(rows, numbers, layouts, strict=True):

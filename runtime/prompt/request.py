@@ -90,6 +90,13 @@ class Request:
         )
 
 
+def all_shown(requests: Sequence[Request]) -> SomeImages:
+    """Images of all requests, one after another; what one of them does not say is said of none."""
+    pixels, padding, units = zip(*(request.shown() for request in requests), strict=True)
+    known = (None if any(one is None for one in parts) else np.concatenate(parts) for parts in (padding, units))
+    return SomeImages(np.concatenate(pixels), *known)
+
+
 def open_media(asked: Question, manifest: Manifest | None = None) -> Question:
     """``asked`` with every picture and frame opened, once: upright RGB, no larger than the bundle has use for.
 

@@ -21,7 +21,7 @@ from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.slot_rows import SlotRows
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request, SomeImages
-from luvc_export.runtime.state import State, VisualFeatures, join_features
+from luvc_export.runtime.state import Passage, State, VisualFeatures, join_features
 from luvc_export.serve.engine.image_cache import ImageCache, Keys, Prefix
 
 Found = Literal["none", "image", "prefix"]
@@ -120,7 +120,8 @@ class Prefiller:
         features, found = self._features(request)
         encoded = perf_counter()
         try:
-            steps = [slots.prefill([row], [request], features) for row in rows]
+            passage = Passage(request.token_ids, request.blocks)
+            steps = [slots.prefill([row], [passage], features) for row in rows]
         except Exception:
             slots.change(rows, [])
             raise

@@ -20,14 +20,14 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.backend import RowStep, RowToken
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.generation.answer_batch import Ask, answer_rows
+from luvc_export.runtime.generation.answer_batch import Ask, answer_batch
 from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.slot_rows import Slot, SlotRows
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import join_features
+from luvc_export.runtime.state import Passage, join_features
 from luvc_export.runtime.tensorrt import row_caches
 from luvc_export.runtime.tensorrt.rows import TrtRows
 
@@ -90,7 +90,8 @@ class Batch(SlotRows):
             Row(TokenSequence(ours.encoder, Sampling(), ours.ends, length, request.token_ids))
             for request, length in zip(requests, lengths, strict=True)
         ]
-        step = self.prefill(rows, requests, join_features([ours.encode_images(*one.shown()) for one in requests]))
+        passages = [Passage(request.token_ids, request.blocks) for request in requests]
+        step = self.prefill(rows, passages, join_features([ours.encode_images(*one.shown()) for one in requests]))
         for row, logits in zip(rows, step.logits, strict=True):
             row.take(RowStep(None, None, logits))
         self.change([row for row in rows if row.ended], [])
@@ -262,7 +263,7 @@ def test_an_answer_ends_where_the_engines_text_does(
     ours, _ = session(made, eager)
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
     short = min(requests, key=lambda request: len(request.token_ids))
-    (answer,) = answer_rows(ours, [short], Sampling(), [60], 0.0)
+    (answer,) = answer_batch(ours, [short], Sampling(), [60], 0.0)
     assert answer.finish_reason == "length"
     assert len(answer.token_ids) == 24 - (len(short.token_ids) - 1)
 
