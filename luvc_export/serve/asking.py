@@ -62,9 +62,10 @@ class Asker:
         manifest = model.session.bundle.manifest
         try:
             loaded, request = model.session.fit(open_media(asked, manifest))
-            budget = token_limit(manifest, loaded.plan, request, options.max_new_tokens)
+            room = token_limit(manifest, loaded.plan, request)
         except LuvcError as error:
             raise explained(error) from error
+        budget = min(options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
         spent = 1000 * (perf_counter() - started)
         return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
 
@@ -83,7 +84,8 @@ class Asker:
                     content.append({"type": "text", "text": part.text})
                     continue
                 if len(media) == self.max_images:
-                    said = f"at most {self.max_images} pictures and videos a request"
+                    most = f"at most {self.max_images} pictures and videos a request (--max-images)"
+                    said = f"there are too many pictures; expected: {most}"
                     raise bad_request(said, param=where, code="too_many_images")
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
