@@ -62,7 +62,7 @@ class LoadedPlan:
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
         self.encoder = PromptEncoder(self.bundle)
-        graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
+        self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
 

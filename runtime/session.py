@@ -23,7 +23,6 @@ from luvc_export.runtime.generation.answer_batch import (
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
-from luvc_export.runtime.generation.row_batch import answer_rows
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
@@ -214,8 +213,8 @@ class Session(LoadedPlan):
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
-        how = answer_rows if self._joins else answer_batch
-        return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
+        requests, budgets = [row.request for row in ready], [row.budget for row in ready]
+        return answer_batch(ready[0].loaded, requests, options, budgets, spent)
 
     @property
     def _joins(self) -> bool:
