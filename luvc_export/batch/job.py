@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luvc_export.batch.reads import sha256_read
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.folder import MANIFEST
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backends import check_name
@@ -63,10 +62,15 @@ class BatchJob:
             )
 
     def identity(self) -> dict[str, Any]:
-        """What two runs into one folder must agree on, beside the questions."""
-        manifest = (self.bundle / MANIFEST).read_bytes()
+        """What two runs into one folder must agree on, beside the questions; ``bundle`` is what the plan in use reads.
+
+        Raises:
+            BundleError: The bundle's ``luvc.json`` is damaged.
+        """
+        engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
+        read = sha256_read(self.bundle, self.plan, engines)
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        return {"bundle": hashlib.sha256(manifest).hexdigest(), **{name: getattr(self, name) for name in kept}}
+        return {"bundle": read, **{name: getattr(self, name) for name in kept}}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""

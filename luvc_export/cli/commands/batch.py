@@ -64,7 +64,7 @@ def batch(
     [dim]luvc-export batch qwen-bundle --input cases.jsonl -o answers --workers 4[/dim]
     """
     from luvc_export.batch.job import BatchJob
-    from luvc_export.batch.run import local
+    from luvc_export.batch.run import chosen_here, local
     from luvc_export.cli.files import check_folder
     from luvc_export.errors import UsageError
 
@@ -81,7 +81,7 @@ def batch(
     with options.progress(quiet=as_json) as tell:
         job.check(verify, tell)
     if ray is None:
-        result = _run(job, local(workers or 1), as_json)
+        result = _run(job, local(workers or 1), as_json, auto=chosen_here)
     else:
         with _standard_output_kept():
             from luvc_export.ray.cluster import cluster
@@ -96,13 +96,13 @@ def batch(
         raise typer.Exit(1)
 
 
-def _run(job: Any, fleet: Any, as_json: bool) -> Any:
+def _run(job: Any, fleet: Any, as_json: bool, **more: Any) -> Any:
     from luvc_export.batch.run import run_batch
     from luvc_export.cli.batch_line import BatchLine
 
     line = BatchLine(sys.stderr, quiet=as_json)
     try:
-        return run_batch(job, fleet, line)
+        return run_batch(job, fleet, line, **more)
     finally:
         line.close()
 
