@@ -14,6 +14,7 @@ from luvc_export.batch import pool
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.shards import RECORD, Shards, check_record
 from luvc_export.batch.source import LISTING, Source, list_folder, open_source
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import sole
 from luvc_export.errors import UsageError
 
@@ -102,7 +103,7 @@ def run_batch(
         MachineError: This machine cannot answer.
     """
     started = monotonic()
-    job.output.mkdir(parents=True, exist_ok=True)
+    make_folder(job.output)
     with sole(job.output):
         source = _source(job)
         check_record(job.output, {**job.identity(), "questions": source.sha256, "rows": source.rows})

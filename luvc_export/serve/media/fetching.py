@@ -171,9 +171,7 @@ class Fetcher:
         if parts.scheme == "https":
             try:
                 context = ssl.create_default_context()
-                secured = context.wrap_socket(
-                    plain, server_hostname=parts.hostname, do_handshake_on_connect=False
-                )
+                secured = context.wrap_socket(plain, server_hostname=parts.hostname, do_handshake_on_connect=False)
                 connection.sock = secured
                 with _ended_at(deadline, secured):
                     secured.do_handshake()
