@@ -16,7 +16,6 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.generation.answer_batch import Prepared
-from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.media.picture_limits import allow
 from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
@@ -79,7 +78,7 @@ class Answerer:
     ) -> None:
         allow(max_pixels)
         self._session = Session(bundle, backend, plan, threads, arithmetic=arithmetic)
-        self._options = self._session.grammars.guided(sampling_from(sampling or {}))
+        self._options = self._session.sampling(sampling or {})
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
         self._session.load(images=False)

@@ -53,8 +53,9 @@ class BatchJob:
             UsageError: The bundle, plan, back-end or sampling is wrong.
         """
         check_name(self.backend)
-        sampling_from(self.sampling)
-        bundles.load(self.bundle, verify, progress).entry(self.plan)
+        bundle = bundles.load(self.bundle, verify, progress)
+        bundle.entry(self.plan)
+        sampling_from(self.sampling, bundle.manifest.generation)
         if self.prompt is not None and not self.source.is_dir():
             raise UsageError(
                 "every line of a file has its own prompt", where="--prompt", fix="leave it out, or give a folder"

@@ -44,7 +44,8 @@ def batch(
     rows: Annotated[int, typer.Option("--rows", min=1, max=1024, help="Questions of one model call, at most.")] = 8,
     shard: Annotated[int, typer.Option("--shard", min=1, max=1_000_000, help="Rows of a shard.")] = 256,
     max_new_tokens: sampling_options.MaxNewTokens = None,
-    temperature: sampling_options.Temperature = 0.0,
+    temperature: sampling_options.Temperature = None,
+    greedy: sampling_options.Greedy = False,
     top_k: sampling_options.TopK = None,
     top_p: sampling_options.TopP = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling, of every row.")] = None,
@@ -70,6 +71,7 @@ def batch(
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
     sampling |= {"top_p": top_p, "seed": seed, "stop": stop, "regex": regex}
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
+    sampling["greedy"] = greedy or None
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels}
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, sampling=sampling, **shape)  # type: ignore[arg-type]
