@@ -49,8 +49,10 @@ _BY_DOMAIN: Mapping[str, frozenset[str]] = {
 _FUNCTIONS_DOMAIN, _MOST_NODES = "luvc", 1_000_000
 #: Largest number in an attribute: sizes of axes, axes, element types.
 _MOST_INT = 2**24
-#: Largest start or end of ``Shape``: no tensor has more axes.
+#: Most axes of a tensor, so the largest start or end of ``Shape`` too; the longest shape that is looked into.
 _MOST_AXES = 64
+#: Elements a stored tensor may have. Multiplying the sizes of a tensor of three million axes does not end in time.
+_MOST_STORED = 2**48
 #: Elements that a constant shape may ask for; a picture of 4096 x 4096 in patches has 50 million.
 _MOST_ELEMENTS = 2**28
 #: Operators that make a tensor as large as an input says, and which input.
@@ -114,6 +116,8 @@ def walk_graph(data: bytes | memoryview, where: str) -> tuple[tuple[OutsideTenso
         functions = _functions(model)
         constants: dict[str, list[int]] = {}
         outside = _initializers(graph, constants)
+        for field in onnx.GRAPH_VALUES:
+            _check_values(wire.parts(graph, field))
         nodes = wire.parts(graph, onnx.GRAPH_NODE)
         _check_nodes(nodes, functions, constants)
         return outside, nodes
@@ -150,10 +154,10 @@ def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[Outs
 
 def _check_data(tensor: Message, name: str) -> None:
     """A tensor must hold as many bytes as its shape says: ONNX Runtime makes room for the shape first."""
-    dims, bits = wire.numbers(tensor, onnx.TENSOR_DIMS), _BITS.get(wire.number(tensor, onnx.TENSOR_TYPE))
-    if bits is None or onnx.TENSOR_STRINGS in tensor or min(dims, default=0) < 0:
-        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, onnx.TENSOR_TYPE)} and shape {dims}")
-    count, raw = math.prod(dims), wire.single(tensor, onnx.TENSOR_RAW)
+    count, bits = _elements(tensor, name), _BITS.get(wire.number(tensor, onnx.TENSOR_TYPE))
+    if bits is None or onnx.TENSOR_STRINGS in tensor:
+        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, onnx.TENSOR_TYPE)}")
+    raw = wire.single(tensor, onnx.TENSOR_RAW)
     needed = (count * bits + 7) // 8
     if raw is not None:
         held = len(wire.contents(raw))
@@ -163,6 +167,28 @@ def _check_data(tensor: Message, name: str) -> None:
         needed = min(needed, (count * min(bits, 8) + 7) // 8)
     if held < needed or (raw is not None and held != needed):
         raise _Refused(f"tensor {name!r} of {held} bytes for a shape of {needed}")
+
+
+def _check_values(values: Iterable[Message]) -> None:
+    for value in values:
+        inner, name = value, wire.text(value, onnx.VALUE_NAME)
+        for field in onnx.VALUE_SHAPE:
+            held = wire.single(inner, field)
+            inner = wire.part(held) if held is not None else {}
+        if len(inner.get(onnx.SHAPE_DIM, ())) > _MOST_AXES:
+            raise _Refused(f"{name!r} of {len(inner[onnx.SHAPE_DIM]):,} axes")
+
+
+def _elements(tensor: Message, name: str) -> int:
+    """Elements of a tensor: axes and sizes are bounded before they are multiplied."""
+    dims, count = wire.numbers(tensor, onnx.TENSOR_DIMS), 1
+    if len(dims) > _MOST_AXES:
+        raise _Refused(f"tensor {name!r} of {len(dims):,} axes")
+    for size in dims:
+        count = count * size if size >= 0 else -1
+        if not 0 <= count <= _MOST_STORED:
+            raise _Refused(f"tensor {name!r} of shape {dims}")
+    return count
 
 
 def _is_outside(tensor: Message) -> bool:
@@ -179,10 +205,11 @@ def _outside(tensor: Message, name: str) -> OutsideTensor:
     if wire.number(tensor, onnx.TENSOR_LOCATION) != 1 or not set(pairs) <= {"location", "offset", "length", "checksum"}:
         raise _Refused(f"weight {name!r} lies elsewhere in a way no export says: {sorted(pairs)}")
     offset, length = _count(pairs.get("offset", "0")), pairs.get("length")
+    _elements(tensor, name)
     kind, dims = wire.number(tensor, onnx.TENSOR_TYPE), tuple(wire.numbers(tensor, onnx.TENSOR_DIMS))
     stated = None if length is None else _count(length)
     outside = OutsideTensor(name, pairs.get("location", ""), offset, kind, dims, stated)
-    if min(dims, default=0) < 0 or (outside.bytes is not None and stated not in (None, outside.bytes)):
+    if outside.bytes is not None and stated not in (None, outside.bytes):
         raise _Refused(f"weight {name!r} of {stated} bytes for a shape of {outside.bytes}")
     return outside
 
@@ -270,8 +297,7 @@ def _remember(attribute: Message, outputs: list[str], constants: dict[str, list[
 
 def _values(tensor: Message) -> list[int] | None:
     """Values of a short int64 tensor; None for others."""
-    dims = wire.numbers(tensor, onnx.TENSOR_DIMS)
-    if wire.number(tensor, onnx.TENSOR_TYPE) != _INT64 or math.prod(dims) > _MOST_AXES:
+    if wire.number(tensor, onnx.TENSOR_TYPE) != _INT64 or _elements(tensor, "") > _MOST_AXES:
         return None
     if onnx.TENSOR_INT64 in tensor:
         return wire.numbers(tensor, onnx.TENSOR_INT64)
@@ -290,5 +316,7 @@ def _check_shape(kind: str, inputs: list[str], constants: Mapping[str, list[int]
         return
     place = _SHAPED[kind]
     asked = constants.get(inputs[place]) if place < len(inputs) else None
+    if asked and len(asked) > _MOST_AXES:
+        raise _Refused(f"{kind} to a shape of {len(asked):,} axes")
     if asked and math.prod(abs(value) or 1 for value in asked) > _MOST_ELEMENTS:
         raise _Refused(f"{kind} to {asked}")

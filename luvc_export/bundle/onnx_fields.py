@@ -5,7 +5,8 @@ from __future__ import annotations
 MODEL_GRAPH, MODEL_OPSET, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 8, 20, 25
 OPSET_DOMAIN, OPSET_VERSION = 1, 2
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 5, 11, 12, 15
-VALUE_NAME = 1
+#: Inputs, outputs and what is between: each value's type, its tensor, its shape, the shape's sizes.
+GRAPH_VALUES, VALUE_NAME, VALUE_SHAPE, SHAPE_DIM = (11, 12, 13), 1, (2, 1, 2), 1
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_ATTRIBUTE, NODE_DOMAIN, NODE_OVERLOAD = 1, 2, 3, 4, 5, 7, 8
 ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS, ATTRIBUTE_REFERENCE = 1, 3, 5, 8, 21
 #: Graphs, sparse tensors and types in an attribute: g, tensors, graphs, tp, type_protos, sparse_tensor(s).
