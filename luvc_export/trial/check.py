@@ -27,7 +27,7 @@ _BEGIN, _END = "<!-- trials -->", "<!-- end of trials -->"
 _TOP = {"schema", "version", "target", "steps", "verdicts", "sha256"}
 _STEP = {"state", "seconds", "why", "result"}
 _NAMES = {"machine", "power-after", *(step.name for step in STEPS)}
-_STATES = ("done", "failed", "skipped")
+_STATES = ("done", "failed", "skipped", "cut off")
 _FIX = "send report.json as it was written"
 #: Versions a report must name, as far as a step that was done used them.
 _ALWAYS = ("luvc-export", "python", "numpy")
@@ -171,7 +171,8 @@ def table(records: list[dict[str, Any]]) -> str:
         return "No report has been added yet.\n"
     rows = ["| device | model | first token, compressed and not | holds | fails | version | report |", "|" + "---|" * 7]
     for each in records:
-        times = ", ".join(f"{value:.1f} ms" for value in each["ttft_ms"].values())
+        ordered = sorted(each["ttft_ms"].items(), key=lambda one: one[0] == "none")
+        times = ", ".join(f"{value:.1f} ms" for _, value in ordered)
         counts = [
             [name for name, verdict in each["verdicts"].items() if verdict == kind] for kind in ("holds", "fails")
         ]
