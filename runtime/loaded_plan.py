@@ -66,6 +66,12 @@ class LoadedPlan:
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the back-end computes on this machine, one line each."""
+        notes: tuple[str, ...] = getattr(self.backend, "notes", ())
+        return notes
+
     @cached_property
     def grammars(self) -> Grammars:
         """What guides answers by a schema or pattern."""

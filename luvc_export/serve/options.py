@@ -34,6 +34,7 @@ class ServeOptions:
         max_body: Bytes of a request, and of a picture it names.
         max_images: Pictures of a request, frames of a video not counted.
         image_cache: Bytes kept of encoded pictures; 0 for none.
+        greedy: Where a request says nothing, answers are greedy, whatever a model's makers meant.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +50,7 @@ class ServeOptions:
     max_body: int = 32 * 2**20
     max_images: int = 16
     image_cache: int = 256 * 2**20
+    greedy: bool = False
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and self.api_key is None and not self.insecure:

@@ -64,7 +64,7 @@ class Server:
         self.cache = ImageCache(options.image_cache)
         prepare = models.warm_up if warm else lambda: None
         self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
-        asker = Asker(models, Addresses(options), options.max_images)
+        asker = Asker(models, Addresses(options), options.max_images, options.greedy)
         self.app = App(options, models, self.engine, asker, self.metrics)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queue": ("Requests that wait.", lambda: self.engine.waiting),

@@ -60,8 +60,7 @@ class TokenSequence:
         budget: int,
         prompt: Sequence[int] = (),
     ) -> None:
-        words = [token for token in prompt if token != encoder.image_token_id]
-        self._sampler, self._text = Sampler(options, words), TextStream(encoder.tokenizer, options.stop)
+        self._sampler, self._text = Sampler(options, prompt, ends), TextStream(encoder.tokenizer, options.stop)
         self._ends, self.budget = ends, budget
         self.ids: list[int] = []
         #: One for each of ``ids`` where they are asked for.

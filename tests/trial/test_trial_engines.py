@@ -38,8 +38,8 @@ class Opened:
         self.card.free -= (40 if plan == "safe" else 70) * MIB
         self.ends: frozenset[int] = frozenset({1})
 
-    def generate(self, picture: Any, prompt: str, max_new_tokens: int) -> Any:
-        assert picture.dtype == np.uint8 and not self.ends
+    def generate(self, picture: Any, prompt: str, max_new_tokens: int, greedy: bool) -> Any:
+        assert greedy and picture.dtype == np.uint8 and not self.ends
         self.order.append((self.plan, self.graphs))
         times = {"vision_ms": 1.0, "prefill_ms": 2.0, "ttft_ms": 4.0 if self.plan == "safe" else 9.0, "kv_mib": 3.0}
         step = 1.0 if self.graphs else 2.0

@@ -54,6 +54,9 @@ def serve(
             "--open-plans", min=1, max=100, help="Of a plan and its buckets, loaded at a time where each packs weights."
         ),
     ] = 1,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="What a request leaves open is greedy, not as the model's makers meant it.")
+    ] = False,
     max_pixels: sampling_options.MaxPixels = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
     log_format: Annotated[
@@ -91,6 +94,7 @@ def serve(
         max_body=byte_size(max_body, "--max-body"),
         max_images=max_images,
         image_cache=byte_size(image_cache, "--image-cache"),
+        greedy=greedy,
     )
     with options.progress(quiet=as_json) as tell:
         models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans)
