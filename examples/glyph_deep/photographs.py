@@ -1,4 +1,4 @@
-"""Photographs as a ground, in the wheels of scikit-image and scikit-learn: held out, nothing was trained or chosen on them."""
+"""Photographs as a ground, from the wheels of scikit-image and scikit-learn: nothing was trained or chosen on them."""
 
 from __future__ import annotations
 

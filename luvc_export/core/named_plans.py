@@ -19,7 +19,7 @@ from typing import Any
 from luvc_export.core.merging import EARLIEST
 from luvc_export.core.plan_request import EncoderPruneRequest, PlanRequest
 
-#: What every recipe kept and saved where it was measured; ``python -m glyph_deep.named_study`` in ``examples`` writes it.
+#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.named_study`` in ``examples``.
 FIGURES = Path(__file__).with_name("named_plans.json")
 
 #: What a user gets who names no plan.

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.plan import Plan
 
 #: Models and grounds in the order of tables, as (model, ground, title).
 COLUMNS = (
@@ -17,6 +18,12 @@ COLUMNS = (
     ("glyph_deep", "pages", "pages"),
     ("glyph_deep", "fonts", "pages, other fonts"),
     ("glyph_deep", "photographs", "photographs"),
+)
+#: Of the bundled model, which never learned pages.
+BUNDLED = (
+    ("bundled", "heldout", "its own"),
+    ("bundled", "harder", "harder fonts"),
+    ("bundled", "photographs", "photographs"),
 )
 
 
@@ -57,14 +64,12 @@ def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str],
     return {(row.model, row.ground): row for row in rows if row.plan == plan and row.key == key}
 
 
-def sentence(plan: str) -> str:
-    """What a named plan kept, in one sentence for people; empty where nothing was measured."""
-    rows = of(plan)
-    kept = [f"{rows[key].retention[0]:.3f} {title}" for *key_, title in COLUMNS if (key := tuple(key_)) in rows]
-    if not kept:
-        return ""
-    pages = rows[("glyph_deep", "pages")]
+def merging_note(plan: Plan) -> str | None:
+    """What whoever opens a plan that merges in the encoder should know; None for other plans."""
+    pages = of("luvc").get(("glyph_deep", "pages"))
+    if pages is None or not any(step.rows or step.columns for step in plan.merges):
+        return None
+    kept = f"{pages.retention[0]:.2f} of the answers on pages of text"
     return (
-        f"measured on glyph_deep, not on your model: kept {', '.join(kept)} of the answers"
-        f" (pages: {pages.flops:.2f}x fewer LLM and {pages.encoder_flops:.2f}x fewer encoder FLOPs)"
+        f"this plan merges in the encoder: merging to three quarters kept {kept}, safe merges nothing (docs/plans.md)"
     )
