@@ -134,7 +134,7 @@ class ChatRequest(Struct):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | None = None
     luvc: Extension = field(default_factory=Extension)
