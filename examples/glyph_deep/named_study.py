@@ -8,6 +8,7 @@ run goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from luvc_export.export.checkpoint import open_checkpoint
 
 from .cases import SIZES, cases
 from .compare import say
-from .evaluate import lines_of
 
 HERE = Path(__file__).parent
 #: Models by name, and the grounds each is asked about.
@@ -93,7 +93,9 @@ def main() -> None:
     there = [name for name, folder in MODELS.items() if (folder / "model.safetensors").is_file()]
     rows = [row for name in there for row in records(name, args.count, args.measurements)]
     weights = {name: weights_hash(MODELS[name])[:16] for name in there}
-    args.output.write_text(lines_of({"about": {"weights": weights, "text": TEXT}, "rows": rows}), encoding="utf-8")
+    about = json.dumps({"weights": weights, "text": TEXT})
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    args.output.write_text(f'{{"about": {about}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":
