@@ -50,9 +50,7 @@ def test_names_keep_their_order() -> None:
 def test_the_page_shows_these_figures() -> None:
     page = (Path(named.__file__).resolve().parents[3] / "docs" / "plans.md").read_text(encoding="utf-8")
     _, _, rest = page.partition(named.BEGIN)
-    assert rest.partition(named.END)[0].strip() == named.page_tables().strip(), (
-        "python -m luvc_export.cli.tables.named"
-    )
+    assert rest.partition(named.END)[0].strip() == named.page_tables().strip(), "python -m luvc_export.cli.tables.named"
 
 
 def test_a_plan_that_merges_says_so() -> None:
