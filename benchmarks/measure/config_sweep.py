@@ -1,9 +1,9 @@
-"""Random legal configs of every family against transformers: equal, or refused with a reason; anything else is a fault.
+"""Random legal configs of every family against transformers: equal, or refused with a reason; all else is a fault.
 
 ``python benchmarks/measure/config_sweep.py [--count 300] [--family NAME ...] [--minutes N]`` draws configs around the
 family's tiny one (head sizes, depths, activations, biases, RoPE, layer kinds, what each tower can be told), keeps those
 that transformers itself builds and runs, and holds the torch modules of plan ``none`` to its logits on a prompt with a
-picture. One record a line goes to docs/results/config_sweep.json; what is there is not drawn again. The page beside it
+picture. A family is a line of docs/results/config_sweep.json, which a second run goes on from; the page beside it
 counts. Config number N of a family is the same on every machine: ``--only FAMILY:N`` runs one alone, and raises.
 """
 
@@ -14,7 +14,6 @@ import json
 import random
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -167,19 +166,37 @@ def outcome(name: str, number: int, raising: bool = False) -> dict[str, Any] | N
     return {"family": name, "number": number, "outcome": kind, "why": why, "changed": changed}
 
 
-def page(records: list[dict[str, Any]]) -> str:
+def page(found: dict[str, dict[str, Any]]) -> str:
     """The page beside the figures."""
     lines = []
-    for name in families.built_in():
-        mine = [record for record in records if record["family"] == name]
-        counts = Counter(record["outcome"] for record in mine)
-        worst = max((float(record["why"]) for record in mine if record["outcome"] == "equal"), default=0.0)
-        whys = Counter(record["why"] for record in mine if record["outcome"] == "refused")
-        said = "; ".join(f"{why} ({count})" for why, count in whys.most_common())
-        seen = [counts[kind] for kind in ("refused", "differs", "crashed")]
-        cells = [len(mine), counts["equal"], f"{worst:.0e}", *seen, said]
-        lines.append(f"| `{name}` | " + " | ".join(map(str, cells)) + " |")
+    for name, one in found.items():
+        whys = sorted(one["refused"].items(), key=lambda item: -len(item[1]))
+        said = "; ".join(f"{why} ({len(numbers)})" for why, numbers in whys)
+        refused = sum(len(numbers) for _, numbers in whys)
+        counts = [
+            one["equal"] + refused + len(one["differs"]) + len(one["crashed"]),
+            one["equal"],
+            f"{one['worst']:.0e}",
+        ]
+        counts += [refused, len(one["differs"]), len(one["crashed"]), said]
+        lines.append(f"| `{name}` | " + " | ".join(map(str, counts)) + " |")
     return _HEAD + "\n".join(lines) + "\n"
+
+
+def add(one: dict[str, Any], record: dict[str, Any]) -> None:
+    """Count a record in its family's; the numbers of what is not equal are kept."""
+    kind, number, why = record["outcome"], record["number"], record["why"]
+    if kind == "equal":
+        one["equal"], one["worst"] = one["equal"] + 1, max(one["worst"], float(why))
+    elif kind == "refused":
+        one["refused"].setdefault(why, []).append(number)
+    else:
+        one[kind][str(number)] = why
+
+
+def legal(one: dict[str, Any]) -> int:
+    """How many of a family's configs were legal."""
+    return int(one["equal"] + sum(map(len, one["refused"].values())) + len(one["differs"]) + len(one["crashed"]))
 
 
 def main() -> int:
@@ -195,27 +212,28 @@ def main() -> int:
         name, _, number = told.only.partition(":")
         print(json.dumps(outcome(name, int(number), raising=True), indent=1))
         return 0
-    records = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else []
+    found = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
     ends = time.monotonic() + 60 * told.minutes
     left = list(told.family or families.built_in())
-    following = {name: max((r["number"] + 1 for r in records if r["family"] == name), default=0) for name in left}
-    legal = Counter(record["family"] for record in records)
+    for name in left:
+        found.setdefault(name, {"next": 0, "equal": 0, "worst": 0.0, "refused": {}, "differs": {}, "crashed": {}})
     while left and time.monotonic() < ends:
         for name in list(left):
-            if legal[name] >= told.count:
+            one = found[name]
+            if legal(one) >= told.count:
                 left.remove(name)
                 continue
-            record = outcome(name, following[name])
-            following[name] += 1
+            record = outcome(name, one["next"])
+            one["next"] += 1
             if record is not None:
-                legal[name] += 1
-                records.append(record)
-    records.sort(key=lambda record: (record["family"], record["number"]))
-    FIGURES.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n", encoding="utf-8")
-    PAGE.write_text(page(records), encoding="utf-8")
-    counts = Counter(record["outcome"] for record in records)
-    print(dict(counts), dict(legal))
-    return int(counts["differs"] + counts["crashed"] > 0)
+                add(one, record)
+    found = dict(sorted(found.items()))
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in found.items())
+    FIGURES.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+    PAGE.write_text(page(found), encoding="utf-8")
+    faults = sum(len(one["differs"]) + len(one["crashed"]) for one in found.values())
+    print(f"{sum(map(legal, found.values()))} legal configs, {faults} faults")
+    return int(faults > 0)
 
 
 if __name__ == "__main__":
