@@ -15,6 +15,7 @@ from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.media.video import check_fps
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
 from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
 
@@ -71,11 +72,13 @@ def question(
     if prompt is not None:
         if not isinstance(prompt, str):
             raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
+        _check_text(prompt)
         kinds = ["image"] * len(given) + ["video"] * (clip is not None)
         content: list[Message] = [*({"type": kind} for kind in kinds)]
         media = given if clip is None else (*given, clip)
         return Question(({"role": "user", "content": [*content, {"type": "text", "text": prompt}]},), media, prompt)
     listed = tuple(messages or ())
+    _check_text(listed)
     for index, message in enumerate(listed):
         if not isinstance(message, dict) or "role" not in message:
             raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
@@ -212,6 +215,36 @@ def _load_tokenizer(bundle: Bundle) -> Tokenizer:
     return tokenizer
 
 
+#: Fields of a part that carry a picture or name its file, whose name may be no text.
+_CARRIED = frozenset(("image", "path", "url", "video"))
+
+
+def _check_text(said: Any) -> None:
+    """Refuse text with half a character (a lone surrogate), which no tokenizer takes; pictures are not looked into.
+
+    Raises:
+        UsageError: There is one.
+    """
+    waiting = [said]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            try:
+                one.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(
+                    "the prompt holds half a character",
+                    where="prompt",
+                    got=repr(one[error.start : error.end][:8]),
+                    expected="Unicode text",
+                    fix="read the text as UTF-8",
+                ) from error
+        elif isinstance(one, dict):
+            waiting += [value for name, value in one.items() if name not in _CARRIED]
+        elif isinstance(one, list | tuple):
+            waiting += one
+
+
 def _pictures(image: Any) -> tuple[Picture, ...]:
     if image is None:
         return ()
@@ -237,6 +270,5 @@ def _clip(frames: Any, fps: Any) -> VideoClip:
             expected="[picture, picture, ...]",
             fix="runtime.media.video.open_video(PATH) gives frames and fps of a folder or an animated picture",
         )
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
-        raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
+    check_fps(fps)
     return VideoClip(tuple(frames), float(fps))

@@ -29,9 +29,9 @@ def targets(
     if as_json:
         print(json.dumps([_data(target, here[target.name]) for target in found]))
         return
-    from rich.console import Console
+    from luvc_export.cli.tables import console as consoles
 
-    console: Any = Console()
+    console: Any = consoles.console()
     console.print(_one(found[0]) if name else _table(found, here))
     if name:
         console.print(f"here: {here[found[0].name] or 'usable'}")
@@ -45,6 +45,8 @@ def _data(target: Target, reason: str | None) -> dict[str, Any]:
 def _table(found: list[Target], here: dict[str, str | None]) -> Any:
     from rich.table import Table
 
+    from luvc_export.cli.tables import console as consoles
+
     table = Table(caption="each value with its source: luvc-export targets NAME")
     for column in ("target", "library", "SM", "memory GiB", "graphs", "quantised", "here"):
         table.add_column(column, overflow="fold", no_wrap=column == "target")
@@ -57,7 +59,7 @@ def _table(found: list[Target], here: dict[str, str | None]) -> Any:
             ", ".join(map(str, target.device.memory_gib)),
             target.spec.dialect,
             ", ".join(target.quantised),
-            "[green]usable[/green]" if reason is None else f"[yellow]no[/yellow]: {reason}",
+            consoles.styled(*((("usable", "green"),) if reason is None else (("no", "yellow"), f": {reason}"))),
         )
     return table
 
