@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
-from luvc_export.runtime.media.pictures import pixels_to_decode
+from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
-from luvc_export.runtime.prompt.encoder import Question, VideoClip
-from luvc_export.runtime.prompt.request import largest_canvas, open_media, token_limit
+from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
+from luvc_export.runtime.prompt.request import largest_canvas, open_medium, token_limit
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
@@ -64,9 +65,9 @@ class Asker:
             raise explained(error, "response_format") from error
         manifest = model.session.bundle.manifest
         with self.pixels.take(sum(one.pixels for one in media)):
-            asked = Question(tuple(messages), tuple(one.opened() for one in media))
+            asked = OpenedQuestion(tuple(messages), tuple(one.opened(manifest) for one in media))
             try:
-                loaded, request = model.session.fit(open_media(asked, manifest))
+                loaded, request = model.session.fit(asked)
                 room = token_limit(manifest, loaded.plan, request)
             except LuvcError as error:
                 raise explained(error) from error
@@ -75,7 +76,7 @@ class Asker:
         return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
 
     def _question(self, chat: ChatRequest, model: ServedModel) -> tuple[list[dict[str, Any]], list[_Medium]]:
-        """The messages, and what their pictures and videos are, read and not decoded."""
+        """The messages, and their pictures and videos, read and not decoded."""
         messages: list[dict[str, Any]] = []
         media: list[_Medium] = []
         for index, message in enumerate(chat.messages):
@@ -103,13 +104,11 @@ class Asker:
         return messages, media
 
     def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> _Medium:
-        manifest = model.session.bundle.manifest
-        need = largest_canvas(manifest)
+        need = largest_canvas(model.session.bundle.manifest)
         if isinstance(part, ImagePart):
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
             source = self.addresses.read(url, f"{where}.image_url")
-            pixels = pixels_to_decode(source, need)
-            return _Medium(pixels, lambda: open_media(Question((), (source,)), manifest).media[0], where)
+            return _Medium(pixels_to_decode(source, need), lambda: source, where)
         if isinstance(part, FramesPart):
             frames = [self.addresses.read(url, f"{where}.video") for url in part.video]
             return _clip(frames, part.fps, need, where)
@@ -130,20 +129,20 @@ class Asker:
 
 @dataclass(frozen=True)
 class _Medium:
-    """A picture or video that was read: the pixels that decoding it makes, what decodes it, and its place."""
+    """A picture or video that was read: the pixels that decoding it makes, what gives it, and its place."""
 
     pixels: int
-    decode: Callable[[], Any]
+    read: Callable[[], Picture | VideoClip]
     where: str
 
-    def opened(self) -> Any:
-        """The picture or clip.
+    def opened(self, manifest: Manifest) -> Opened | OpenedClip:
+        """It decoded.
 
         Raises:
             ApiError: It is none.
         """
         try:
-            return self.decode()
+            return open_medium(self.read(), manifest)
         except LuvcError as error:
             raise explained(error, self.where) from error
 
