@@ -21,6 +21,7 @@ from PIL import Image
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
 from luvc_export.calibration.cases import Case, asked, read_jsonl
+from luvc_export.core.files.folders import walk
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
@@ -160,7 +161,7 @@ def load(
 
 def _folder(folder: Path, prompt: str | None) -> list[FileCase]:
     extensions = Image.registered_extensions()
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in extensions)
+    paths = sorted(folder / name for name in walk(folder, links=True) if Path(name).suffix.lower() in extensions)
     if not paths:
         raise UsageError("the calibration set is empty", where=str(folder), expected="pictures, such as .png or .jpg")
     found = []

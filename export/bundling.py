@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
@@ -93,10 +93,10 @@ def write_bundle(
             write_new(folder / file_name(scorer), known(scorer).data)
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
-                shutil.copyfile(checkpoint.folder / name, folder / name)
+                copy_file(checkpoint.folder / name, folder / name, links=True)
         if mode == "reference":
             _hash_reference(checkpoint.folder, places, used, progress)
-        files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
+        files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)
     return bundle.Bundle(output, manifest)

@@ -14,7 +14,7 @@ from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.core import graph_io
-from luvc_export.core.files.safe_files import temporary_folder
+from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
 
 
@@ -81,7 +81,7 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
         if name in (entry.decoder, entry.decoder_debug):
             model = onnx.load_model_from_string(read_graph(bundle, name).data)
             add_hidden_outputs(model, entry.plan)
-            onnx.save(model, target)
+            write_new(target, model.SerializeToString())
             files[name] = record(target)
         else:
             link(bundle.path(name), target)

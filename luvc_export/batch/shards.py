@@ -13,6 +13,7 @@ from typing import Any
 from luvc_export.batch.answerer import Answer
 from luvc_export.batch.source import LISTING, Source
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import list_names
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import is_scratch, open_regular, write_whole
 from luvc_export.errors import UsageError
@@ -21,19 +22,26 @@ from luvc_export.errors import UsageError
 RECORD = "batch.json"
 
 
-def check_record(folder: Path, identity: dict[str, Any]) -> None:
+def check_record(
+    folder: Path, identity: dict[str, Any], noted: dict[str, Any] | None = None, earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Begin a folder, or see that it was begun with the same bundle, options and questions.
 
     Args:
         folder: Of the shards; there already.
         identity: ``BatchJob.identity`` and the hash of the questions, plain data.
+        noted: More to remember of a folder that begins.
+        earlier: What earlier versions wrote in place of values of ``identity``.
+
+    Returns:
+        What is remembered.
 
     Raises:
         UsageError: It was not, naming what differs; or it holds something else.
     """
     record = folder / RECORD
     if not record.exists():
-        others = sorted(path.name for path in folder.iterdir() if path.name != LISTING and not is_scratch(path.name))
+        others = [name for name in list_names(folder) if name != LISTING and not is_scratch(name)]
         if others:
             raise UsageError(
                 "this folder holds something else",
@@ -41,13 +49,15 @@ def check_record(folder: Path, identity: dict[str, Any]) -> None:
                 got=", ".join(others[:3]),
                 expected="a folder that is empty, missing, or was begun by this command",
             )
+        begun = {**identity, **(noted or {})}
         with writing_to(record):
-            write_whole(record, json.dumps(identity, indent=1) + "\n")
-        return
+            write_whole(record, json.dumps(begun, indent=1) + "\n")
+        return begun
     found = read_json(record, 2**20, UsageError, "the record of this batch")
     held = found if isinstance(found, dict) else {}
     wanted = json.loads(json.dumps(identity))
-    differs = [name for name in wanted if held.get(name) != wanted[name]]
+    same = [wanted, {**wanted, **(earlier or {})}]
+    differs = [name for name in wanted if not any(held.get(name) == each[name] for each in same)]
     if differs:
         raise UsageError(
             "this folder was begun with something else",
@@ -56,6 +66,7 @@ def check_record(folder: Path, identity: dict[str, Any]) -> None:
             expected="; ".join(f"{name} {_short(held.get(name))}" for name in differs),
             fix="run it as it was begun, or name another folder",
         )
+    return held
 
 
 class Shards:
@@ -98,7 +109,7 @@ class Shards:
         if self.path(index).exists():
             return 0
         rows = self._open.setdefault(index, {})
-        said = {"row": number, "id": number if name is None else name, **answer.to_json()}
+        said = {"row": number, "id": name, **answer.to_json()}
         rows[number] = json.dumps(said, ensure_ascii=False)
         if len(rows) < self._source.size(index):
             return 0

@@ -23,6 +23,8 @@ from luvc_export.errors import BundleError
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+#: Inputs, outputs and what is between: each value's type, its tensor, its shape, the shape's sizes.
+_GRAPH_VALUES, _VALUE_NAME, _VALUE_SHAPE, _SHAPE_DIM = (11, 12, 13), 1, (2, 1, 2), 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 3, 5, 8
 #: Graphs, sparse tensors and types in an attribute: g, tensors, graphs, tp, type_protos, sparse_tensor(s).
@@ -61,8 +63,10 @@ _BY_DOMAIN: Mapping[str, frozenset[str]] = {
 _FUNCTIONS_DOMAIN, _MOST_NODES = "luvc", 1_000_000
 #: Largest number in an attribute: sizes of axes, axes, element types.
 _MOST_INT = 2**24
-#: Largest start or end of ``Shape``: no tensor has more axes.
+#: Most axes of a tensor, so the largest start or end of ``Shape`` too; the longest shape that is looked into.
 _MOST_AXES = 64
+#: Elements a stored tensor may have. Multiplying the sizes of a tensor of three million axes does not end in time.
+_MOST_STORED = 2**48
 #: Elements that a constant shape may ask for; a picture of 4096 x 4096 in patches has 50 million.
 _MOST_ELEMENTS = 2**28
 #: Operators that make a tensor as large as an input says, and which input.
@@ -117,6 +121,8 @@ def walk_graph(data: bytes | memoryview, where: str) -> tuple[tuple[OutsideTenso
         functions = _functions(model)
         constants: dict[str, list[int]] = {}
         outside = _initializers(graph, constants)
+        for field in _GRAPH_VALUES:
+            _check_values(wire.parts(graph, field))
         nodes = wire.parts(graph, _GRAPH_NODE)
         _check_nodes(nodes, functions, constants)
         return outside, nodes
@@ -153,10 +159,10 @@ def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[Outs
 
 def _check_data(tensor: Message, name: str) -> None:
     """A tensor must hold as many bytes as its shape says: ONNX Runtime makes room for the shape first."""
-    dims, bits = wire.numbers(tensor, _TENSOR_DIMS), _BITS.get(wire.number(tensor, _TENSOR_TYPE))
-    if bits is None or _TENSOR_STRINGS in tensor or min(dims, default=0) < 0:
-        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, _TENSOR_TYPE)} and shape {dims}")
-    count, raw = math.prod(dims), wire.single(tensor, _TENSOR_RAW)
+    count, bits = _elements(tensor, name), _BITS.get(wire.number(tensor, _TENSOR_TYPE))
+    if bits is None or _TENSOR_STRINGS in tensor:
+        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, _TENSOR_TYPE)}")
+    raw = wire.single(tensor, _TENSOR_RAW)
     needed = (count * bits + 7) // 8
     if raw is not None:
         held = len(wire.contents(raw))
@@ -166,6 +172,28 @@ def _check_data(tensor: Message, name: str) -> None:
         needed = min(needed, (count * min(bits, 8) + 7) // 8)
     if held < needed or (raw is not None and held != needed):
         raise _Refused(f"tensor {name!r} of {held} bytes for a shape of {needed}")
+
+
+def _check_values(values: Iterable[Message]) -> None:
+    for value in values:
+        inner, name = value, wire.text(value, _VALUE_NAME)
+        for field in _VALUE_SHAPE:
+            held = wire.single(inner, field)
+            inner = wire.part(held) if held is not None else {}
+        if len(inner.get(_SHAPE_DIM, ())) > _MOST_AXES:
+            raise _Refused(f"{name!r} of {len(inner[_SHAPE_DIM]):,} axes")
+
+
+def _elements(tensor: Message, name: str) -> int:
+    """Elements of a tensor: axes and sizes are bounded before they are multiplied."""
+    dims, count = wire.numbers(tensor, _TENSOR_DIMS), 1
+    if len(dims) > _MOST_AXES:
+        raise _Refused(f"tensor {name!r} of {len(dims):,} axes")
+    for size in dims:
+        count = count * size if size >= 0 else -1
+        if not 0 <= count <= _MOST_STORED:
+            raise _Refused(f"tensor {name!r} of shape {dims}")
+    return count
 
 
 def _is_outside(tensor: Message) -> bool:
@@ -182,13 +210,11 @@ def _outside(tensor: Message, name: str) -> OutsideTensor:
     if wire.number(tensor, _TENSOR_LOCATION) != 1 or not set(pairs) <= {"location", "offset", "length", "checksum"}:
         raise _Refused(f"weight {name!r} lies elsewhere in a way no export says: {sorted(pairs)}")
     offset, length = _count(pairs.get("offset", "0")), pairs.get("length")
-    dims = wire.numbers(tensor, _TENSOR_DIMS)
-    kind = BY_ONNX.get(wire.number(tensor, _TENSOR_TYPE))
-    size = math.prod(dims) * kind.itemsize if kind else None
+    count, number = _elements(tensor, name), wire.number(tensor, _TENSOR_TYPE)
+    size = count * BY_ONNX[number].itemsize if number in BY_ONNX else None
     told = None if length is None else _count(length)
-    if min(dims, default=0) < 0 or (size is not None and told is not None and told != size):
+    if size is not None and told is not None and told != size:
         raise _Refused(f"weight {name!r} of {told} bytes for a shape of {size}")
-    number, count = wire.number(tensor, _TENSOR_TYPE), math.prod(dims)
     return OutsideTensor(name, pairs.get("location", ""), offset, size, told, number, count)
 
 
@@ -275,7 +301,7 @@ def _remember(attribute: Message, outputs: list[str], constants: dict[str, list[
 
 def _values(tensor: Message) -> list[int] | None:
     """Values of a short int64 tensor; None for others."""
-    if wire.number(tensor, _TENSOR_TYPE) != _INT64 or math.prod(wire.numbers(tensor, _TENSOR_DIMS)) > _MOST_AXES:
+    if wire.number(tensor, _TENSOR_TYPE) != _INT64 or _elements(tensor, "") > _MOST_AXES:
         return None
     if _TENSOR_INT64 in tensor:
         return wire.numbers(tensor, _TENSOR_INT64)
@@ -294,5 +320,7 @@ def _check_shape(kind: str, inputs: list[str], constants: Mapping[str, list[int]
         return
     place = _SHAPED[kind]
     asked = constants.get(inputs[place]) if place < len(inputs) else None
+    if asked and len(asked) > _MOST_AXES:
+        raise _Refused(f"{kind} to a shape of {len(asked):,} axes")
     if asked and math.prod(abs(value) or 1 for value in asked) > _MOST_ELEMENTS:
         raise _Refused(f"{kind} to {asked}")

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.core.files.json_file import read_json
+from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
-from luvc_export.core.planning import EncoderPruneRequest
+from luvc_export.core.plan_request import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError, did_you_mean
 
 ImageSize = Annotated[
@@ -25,11 +26,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
 PlanName = Annotated[
     str,
-    typer.Option("--plan", help="even, thirds, linear, cosine, none, fast, a plan's JSON file, or budgets: 64,32,0."),
+    typer.Option("--plan", help=f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or budgets: 64,32,0."),
 ]
 MergeKeep = Annotated[
     float | None,
-    typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75, or with --encoder-keep all."),
+    typer.Option(
+        "--merge-keep",
+        help="Share of units that merging keeps, such as 0.75; default: all, but for schedules and luvc.",
+    ),
 ]
 MergeSchedule = Annotated[
     str,
@@ -251,7 +255,7 @@ def score_switches(score: str, file: Path | None, said: Collection[str]) -> dict
         PlanError: The file is no scorer.
     """
     if file is None:
-        return {"score": score}
+        return {"score": score} if "score" in said else {}
     if "score" in said and score != "learned":
         raise UsageError(
             "a scorer is for the score 'learned'", where="--scorer", got=f"--score {score}", fix="leave --score out"

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from luvc_export.core.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
-from luvc_export.core.encoder_prune import EncoderPrune, Restore
-from luvc_export.core.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, third, window_pass
-from luvc_export.core.plan import LastLayer, Plan
+from luvc_export.core.budgets import (
+    MERGE_KEEP,
+    depths,
+    merge_removals,
+    rectangles,
+    schedule,
+    solve_kv,
+    solve_speedup,
+    staged,
+)
+from luvc_export.core.encoder_prune import EncoderPrune
+from luvc_export.core.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, window_pass
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.plan import Plan
+from luvc_export.core.plan_request import EncoderPruneRequest as EncoderPruneRequest
+from luvc_export.core.plan_request import PlanRequest as PlanRequest
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
-
-#: What the measurements in docs/results/ablation.md favour.
-DEFAULT_SCHEDULE = "even"
-#: Share of units that merging keeps unless told.
-MERGE_KEEP = 0.75
-#: The quickest plan that kept 99 % of the answers on every ground of docs/results/encoder.md: so many of the units
-#: go on after a fifth of the encoder's depth, and come back. The LLM keeps all; its last layer takes keys and values.
-FAST = "fast"
-FAST_KEEP = 0.8
-
-
-@dataclass(frozen=True)
-class EncoderPruneRequest:
-    """Share of the units that encoder blocks after ``block`` compute; ``restore`` says which others the LLM sees.
-
-    ``block`` None is where a third of the depth is done.
-    """
-
-    keep: float
-    block: int | None = None
-    restore: Restore = "all"
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What a user asks of a plan.
-
-    Args:
-        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or a list of budgets, one per layer.
-        merge_keep: Share of units that merging in the encoder keeps (1 merges nothing); None is 0.75, or 1 where the
-            encoder prunes.
-        merge_at: Encoder blocks to merge after, in place of those of ``merge_schedule``.
-        merge_schedule: Where the encoder merges, see ``MERGE_SCHEDULES``.
-        encoder_prune: Units that leave the later blocks of the encoder.
-        speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
-        kv_mib: Solve for a KV cache of this many MiB instead.
-        text: Text tokens that ``speedup`` and ``kv_mib`` count.
-        joint_images: Images that share one budget, see ``Plan``.
-        kv_only: LLM layers that compute only keys and values for visual tokens, see ``Plan``; ``none`` has none.
-        last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
-    """
-
-    schedule: str | Sequence[int] = DEFAULT_SCHEDULE
-    merge_keep: float | None = None
-    merge_at: tuple[int, ...] | None = None
-    speedup: float | None = None
-    kv_mib: float | None = None
-    text: int = 64
-    last_layer: LastLayer | None = None
-    joint_images: int = 1
-    kv_only: tuple[int, ...] = ()
-    merge_schedule: str = "late"
-    encoder_prune: EncoderPruneRequest | None = None
 
 
 def solve(
@@ -75,58 +34,68 @@ def solve(
     Raises:
         PlanError: The choices contradict each other, cannot be met, or do not fit the model.
     """
-    name = request.schedule if isinstance(request.schedule, str) else "list"
-    if request.speedup is not None and request.kv_mib is not None:
-        raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
-    goals = {"--speedup": request.speedup, "--kv-mib": request.kv_mib}
-    for goal, value in goals.items():
-        if value is not None and request.schedule != DEFAULT_SCHEDULE:
-            given = request.schedule if isinstance(request.schedule, str) else "a list of budgets"
-            raise PlanError(
-                f"{goal} solves the budgets itself", where="--plan", got=given, fix=f"leave out --plan, or {goal}"
-            )
+    goal = _goal(request)
+    asked = DEFAULT_PLAN if request.schedule is None else request.schedule
+    name = goal or (asked if isinstance(asked, str) else "list")
+    recipe = NAMED.get(DEFAULT_PLAN if goal else name)
+    if recipe is not None:
+        request, switches = recipe.under(replace(request, schedule=None), switches)
     switches["joint_images"] = request.joint_images
     if name == "none":
         keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
         last = request.last_layer or "full"
         switches = {key: value for key, value in switches.items() if key not in ("aggregate", "quota")}
         return Plan(grid, keep, last_layer=last, schedule="none", **switches)
-    wanted = request.encoder_prune
-    if name == FAST and wanted is None:
-        wanted = EncoderPruneRequest(FAST_KEEP, earliest(encoder.blocks))
-    share = request.merge_keep
-    if share is None:
-        share = MERGE_KEEP if wanted is None else 1.0
+    prune = request.encoder_prune
+    if request.merge_keep is not None:
+        share = request.merge_keep
+    else:
+        merging = isinstance(request.schedule, str) or request.merge_at or request.merge_schedule != "late"
+        share = MERGE_KEEP if merging and prune is None else 1.0
     merges = place_merges(grid, share, encoder, request.merge_at, request.merge_schedule)
-    if wanted is not None:
-        switches["encoder_prune"] = place_prune(wanted, encoder)
-    rows, columns = merged_grid(grid, merges)
+    if prune is not None:
+        switches["encoder_prune"] = place_prune(prune, encoder)
+    frozen = request.kv_only or depths(request.frozen, llm.layers)
     tokens = Plan(grid, (0,), merges, encoder_prune=switches.get("encoder_prune")).vision_tokens * request.joint_images
     full = grid[0] * grid[1] * request.joint_images
+    last = request.last_layer or "drop"
     if request.speedup is not None:
-        name = f"speedup {request.speedup:g}"
-        keep = solve_speedup(llm, full, tokens, request.text, request.speedup, request.kv_only)
+        keep = solve_speedup(llm, full, tokens, request.text, request.speedup, frozen, last)
     elif request.kv_mib is not None:
-        name, keep = f"kv-mib {request.kv_mib:g}", solve_kv(llm, tokens, request.text, request.kv_mib)
-    elif name == FAST:
-        keep = (tokens,) * llm.layers
+        keep = solve_kv(llm, tokens, request.text, request.kv_mib, last_layer=last)
+    elif request.stages:
+        keep = staged(llm.layers, tokens, request.stages, last)
     elif isinstance(request.schedule, str):
-        keep = schedule(request.schedule, llm.layers, tokens)
+        keep = schedule(request.schedule, llm.layers, tokens, ("none", *NAMED))
+        if last != "drop" and len(keep) > 1:
+            keep = (*keep[:-1], keep[-2])
     else:
-        keep = tuple(request.schedule)
-    last = request.last_layer or ("kv_only" if name == FAST else "drop")
-    if last != "drop" and name != "list" and len(keep) > 1:
-        keep = (*keep[:-1], keep[-2])
+        keep = tuple(request.schedule or ())
     if switches.get("reducer") == "merge":
-        keep = rectangles((rows, columns), keep)
-    plan = Plan(grid, keep, merges, last_layer=last, schedule=name, kv_only=request.kv_only, **switches)
+        keep = rectangles(merged_grid(grid, merges), keep)
+    plan = Plan(grid, keep, merges, last_layer=last, schedule=name, kv_only=frozen, **switches)
     check_model(plan, llm, encoder)
     return plan
 
 
+def _goal(request: PlanRequest) -> str | None:
+    """Name of the plan that is solved for a goal; None where there is no goal."""
+    if request.speedup is not None and request.kv_mib is not None:
+        raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
+    for goal, value in (("speedup", request.speedup), ("kv-mib", request.kv_mib)):
+        if value is None:
+            continue
+        if request.schedule not in (None, DEFAULT_PLAN):
+            got = request.schedule if isinstance(request.schedule, str) else "a list of budgets"
+            fix = f"leave out --plan, or --{goal}"
+            raise PlanError(f"--{goal} solves the budgets itself", where="--plan", got=got, fix=fix)
+        return f"{goal} {value:g}"
+    return None
+
+
 def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPrune:
-    """The prune asked for; where a third of the depth is done unless it says where (docs/results/encoder.md)."""
-    block = third(encoder.blocks) if wanted.block is None else wanted.block
+    """The prune asked for; where its share of the depth is done unless it names a block (docs/results/encoder.md)."""
+    block = at_depth(wanted.depth, encoder.blocks) if wanted.block is None else wanted.block
     return EncoderPrune(block, wanted.keep, restore=wanted.restore)
 
 

@@ -16,7 +16,7 @@ from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
-from luvc_export.core.files.safe_files import create, open_regular
+from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
@@ -86,8 +86,7 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         )
     for path in paths:
         progress("copying weights", done / max(1, total))
-        with open_regular(path, links=source != bundle.folder) as file, create(folder / path.name) as copy:
-            shutil.copyfileobj(file, copy, 2**20)
+        copy_file(path, folder / path.name, links=source != bundle.folder)
         done += path.stat().st_size
     for graph in read.values():
         graph.check_files()  # what was hashed is what was copied
@@ -98,7 +97,7 @@ def write_manifest(
     folder: Path, manifest: Manifest, plan: str, entry: PlanEntry, precision: Precision, capacity: Capacity
 ) -> None:
     """A pack is a bundle of one plan, whose graphs are the target's."""
-    files = {path.name: bundles.record(path) for path in sorted(folder.iterdir())}
+    files = {path.name: bundles.record(path) for path in (folder / name for name in list_names(folder))}
     for name in files.keys() & manifest.files.keys():
         if files[name].sha256 != manifest.files[name].sha256:
             raise hashing.changed(folder / name, "other bytes while it was copied", "those that luvc.json names")

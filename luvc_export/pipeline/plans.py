@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import LastLayer, Plan, Quota
-from luvc_export.core.planning import DEFAULT_SCHEDULE, EncoderPruneRequest, PlanRequest, solve
+from luvc_export.core.plan_request import EncoderPruneRequest, PlanRequest
+from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.core.unit_buckets import check_shares, with_buckets
 from luvc_export.errors import MachineError, PlanError, UsageError, did_you_mean
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
 
 ImageSize = tuple[int, int]
-#: A schedule's name, one budget per LLM layer, or a plan that is taken as it is.
+#: The name of a plan or schedule, one budget per LLM layer, or a plan that is taken as it is.
 PlanSource = str | Sequence[int] | Plan
 
 
 def make_plan(
     model: str | Checkpoint,
-    schedule: str | Sequence[int] = DEFAULT_SCHEDULE,
+    schedule: str | Sequence[int] = DEFAULT_PLAN,
     *,
     image_size: tuple[int, int] | None = None,
     merge_keep: float | None = None,
@@ -42,9 +44,11 @@ def make_plan(
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
-        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or one budget per layer.
+        schedule: A named plan (``core.named_plans``), ``none``, a schedule (``even``, ``thirds``, ``linear``,
+            ``cosine``), or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
-        merge_keep: Share of units that merging in the encoder keeps; None is 0.75, or 1 where the encoder prunes.
+        merge_keep: Share of units that merging in the encoder keeps; None is what a named plan says, 0.75 for a
+            schedule where the encoder prunes nothing, and else 1.
         merge_at: Encoder blocks to merge after, in place of those of the schedule.
         merge_schedule: Where the encoder merges: ``late``, ``gradual``, ``early``, or ``windows``, inside windows.
         encoder_prune: Units that leave the later blocks of the encoder; None for none.
@@ -74,7 +78,8 @@ def make_plan(
         encoder_prune,
     )  # fmt: skip
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
-    _check_score(switches.get("score", Plan.score), switches.get("steps", 0))
+    named = NAMED.get(schedule) if isinstance(schedule, str) else None
+    _check_score(switches.get("score", named.switches["score"] if named else Plan.score), switches.get("steps", 0))
     plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
     check_scorer(plan, family.decoder_shape(config).hidden)
     check_grid(checkpoint, plan, size)
@@ -119,7 +124,7 @@ def _check_score(name: str, steps: int) -> None:
 
 def make_plans(
     model: str | Checkpoint,
-    sources: Sequence[str] | Mapping[str, PlanSource] = (DEFAULT_SCHEDULE,),
+    sources: Sequence[str] | Mapping[str, PlanSource] = (DEFAULT_PLAN,),
     *,
     image_size: ImageSize | Sequence[ImageSize] | None = None,
     joint_frames: int | None = None,
@@ -141,7 +146,7 @@ def make_plans(
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
-        sources: Names of schedules; or by name, schedules, budgets or plans. The first becomes the bundle's default.
+        sources: Names of plans; or by name, names, budgets or plans. The first becomes the bundle's default.
         image_size: Height and width in pixels, one or several; None for the family's own size.
         joint_frames: Also make plans whose budgets so many frames of a video share.
         joint_tiles: Also make plans whose budgets so many rows and columns of tiles of a picture share.

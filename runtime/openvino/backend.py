@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
@@ -27,6 +28,8 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.ort import check_weights, decoder_file
+from luvc_export.runtime.product_check import engines as product_check
+from luvc_export.runtime.product_check.check import Way
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,13 @@ class OpenVinoBackend:
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
+        #: What a user should know of how this device computes, one line each.
+        self.notes: tuple[str, ...] = self.device.notes if arithmetic == "auto" else ()
+        self._int8: Way | None = None
+        if quantised is not None and quantised.precision == "int8":
+            checked = product_check.openvino_int8(devices.core(), self.device.name)
+            self._int8 = checked.usable(str(bundle.folder / entry.decoder))
+            self.notes += checked.notes
         self._lock = threading.Lock()
         #: Time spent inside OpenVINO's calls so far, all graphs together.
         self.graph_seconds = 0.0
@@ -159,7 +169,7 @@ class OpenVinoBackend:
         files = {}
         for name, compiled in self._loaded().items():
             files[name] = f"{self.profile}.{name}.json"
-            Path(files[name]).write_text(json.dumps({"mean": compiled.events()}), encoding="utf-8")
+            write_whole(Path(files[name]), json.dumps({"mean": compiled.events()}))
         return files
 
     def placement(self) -> dict[str, dict[str, int]]:
@@ -202,7 +212,8 @@ class OpenVinoBackend:
             layers = self._bundle.manifest.decoder.layers
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
             begin, counted = perf_counter(), self.profile is not None
-            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted)
+            settings = self._int8.settings if self._int8 else {}
+            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
             self.compile_seconds += perf_counter() - begin
             return compiled
 

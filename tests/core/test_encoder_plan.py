@@ -118,13 +118,13 @@ def test_options_make_a_prune_and_leave_merging_out() -> None:
             options.encoder_prune(keep, restore)
 
 
-def test_the_fast_preset_prunes_the_encoder_alone() -> None:
-    plan = solve(PlanRequest("fast"), (32, 32), LLM, VISION)
-    assert plan.encoder_prune == EncoderPrune(3, 0.8) and plan.merges == () and plan.schedule == "fast"
-    assert plan.keep == (1024,) * LLM.layers and plan.last_layer == "kv_only"
-    own = solve(PlanRequest("fast", encoder_prune=EncoderPruneRequest(0.5)), (32, 32), LLM, VISION)
+def test_lean_prunes_the_encoder_at_a_share_of_its_depth() -> None:
+    plan = solve(PlanRequest("lean"), (32, 32), LLM, VISION)
+    assert plan.encoder_prune == EncoderPrune(3, 0.75) and plan.merges == () and plan.schedule == "lean"
+    assert plan.last_layer == "kv_only"
+    own = solve(PlanRequest("lean", encoder_prune=EncoderPruneRequest(0.5)), (32, 32), LLM, VISION)
     assert own.encoder_prune == EncoderPrune(5, 0.5)
-    assert solve(PlanRequest("fast", last_layer="full"), (32, 32), LLM, VISION).last_layer == "full"
+    assert solve(PlanRequest("lean", last_layer="full"), (32, 32), LLM, VISION).last_layer == "full"
     with pytest.raises(PlanError, match="--speedup solves the budgets itself"):
         solve(PlanRequest("fast", speedup=2.0), (32, 32), LLM, VISION)
     with pytest.raises(PlanError, match="did you mean 'fast'"):

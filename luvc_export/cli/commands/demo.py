@@ -11,12 +11,11 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.errors import CheckFailed, UsageError
 
-PLANS = ("none", "even")
-
-#: What ``run`` takes of the bundle where no plan is named: the compressed one.
-DEFAULT = "even"
+#: Uncompressed, what ``run`` takes of the bundle where no plan is named, and the system this project is named after.
+PLANS = ("none", DEFAULT_PLAN, "luvc")
 
 #: Longest answer of the task in tokens, and its end.
 _LONGEST = 8
@@ -38,12 +37,15 @@ def demo(
 
     from luvc_export.cli.kept_picture import save_survival
     from luvc_export.core.cost_report import cost
+    from luvc_export.core.files.folders import check_own_names
+    from luvc_export.core.files.safe_files import whole
     from luvc_export.demo.questions import KINDS, cases
     from luvc_export.pipeline import load_bundle
 
     if pictures < 1:
         raise UsageError("at least one picture is needed", where="--pictures", got=pictures)
     check_folder(output, "--output")
+    check_own_names(output)
     folder = bundle(output, as_json)
     sessions = {name: load_bundle(folder, plan=name) for name in PLANS}
     asked = list(cases("heldout", len(KINDS) * pictures, seed))
@@ -60,8 +62,11 @@ def demo(
             tell("asking both", (number + 1) / len(asked))
     names = [f"picture-{number}.png" for number in range(2)]
     for name, image in zip(names, asked[len(KINDS) - 1].images, strict=True):
-        Image.fromarray(image).save(output / name)
-    save_survival(first["even"], output / "kept.png")
+        with whole(output / name) as file:
+            Image.fromarray(image).save(file, "PNG")
+    kept = {name: "kept.png" if name == PLANS[-1] else f"kept-{name}.png" for name in PLANS[1:]}
+    for name, picture in kept.items():
+        save_survival(first[name], output / picture)
     manifest = sessions["none"].bundle.manifest
     request = sessions["none"].prepare(asked[0].images, asked[0].prompt)
     text = len(request.token_ids) - len(request.images)
@@ -74,7 +79,7 @@ def demo(
         "cost": {name: costs[name].to_json() for name in PLANS},
         "timings": {name: first[name].timings.to_json() for name in PLANS},
         "bundle": str(folder),
-        "pictures": [str(output / name) for name in (*names, "kept.png")],
+        "pictures": [str(output / name) for name in (*names, *kept.values())],
     }
     if as_json:
         print(json.dumps(summary))
@@ -94,11 +99,11 @@ def bundle(output: Path, quiet: bool) -> Path:
 
     folder = output / "bundle"
     checkpoint = open_checkpoint(str(CHECKPOINT))
-    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (DEFAULT, *PLANS)}
+    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (PLANS[1], *PLANS)}
     if (folder / MANIFEST).is_file():
         manifest = load(folder).manifest
         held = {name: replace(entry.plan, padding=False) for name, entry in manifest.plans.items()}  # export's to say
-        same = manifest.default_plan == DEFAULT and plans.items() <= held.items()
+        same = manifest.default_plan == PLANS[1] and plans.items() <= held.items()
         if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder
     with options.progress(quiet) as tell:
@@ -123,7 +128,7 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
         answers.add_row(row["question"], row["right"], *shown)
     console.print(answers)
     table = Table(title="cost of one picture")
-    for name in ("", "none (uncompressed)", DEFAULT):
+    for name in ("", "none (uncompressed)", *PLANS[1:]):
         table.add_column(name, justify="right" if name else "left")
     timings = [first[name].timings for name in PLANS]
     lines = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import DEFAULT_SCHEDULE
 from luvc_export.errors import UsageError
 
 
@@ -107,6 +107,7 @@ def export(
     said = options.given(context)
     options.check_shaping(said, named.values())
     ranking = options.score_switches(score, scorer, said)
+    filtering: dict[str, Any] = {"rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
     leaving = options.encoder_prune(encoder_keep, encoder_restore)
     sizes = [size for size in map(options.size, image_size or []) if size]
     plans = make_plans(
@@ -126,10 +127,7 @@ def export(
         **ranking,
         aggregate=aggregate,
         quota=quota,  # type: ignore[arg-type]
-        rho=rho,
-        axis=axis,
-        spectrum=spectrum,
-        steps=steps,
+        **{name: value for name, value in filtering.items() if name in said},
     )
     options.check_scorer_used(ranking.get("scorer"), plans.values())
     with options.progress(quiet=as_json) as tell:
@@ -173,7 +171,7 @@ def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> d
     given = {"speedup": speedup, "kv-mib": kv_mib}
     goals = [f"{name}-{value:g}" for name, value in given.items() if value is not None]
     if not goals:
-        return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_SCHEDULE]}
+        return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_PLAN]}
     if others := [name for name in plans if name != "none"]:
         raise UsageError(
             "--speedup and --kv-mib solve the budgets themselves",
@@ -182,4 +180,4 @@ def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> d
             expected="no --plan, or --plan none for the uncompressed model beside it",
             fix="to have both, write the solved plan to a file first: luvc-export plan MODEL --speedup 2 -o FILE.json",
         )
-    return {goals[0]: DEFAULT_SCHEDULE, **dict.fromkeys(plans, "none")}
+    return {goals[0]: DEFAULT_PLAN, **dict.fromkeys(plans, "none")}

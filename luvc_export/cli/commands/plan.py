@@ -13,6 +13,7 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.core import planning
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan
 
 #: Options that only a search reads, and those it would contradict.
@@ -34,7 +35,7 @@ _DIRECT = (
 def plan(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
-    schedule: options.PlanName = planning.DEFAULT_SCHEDULE,
+    schedule: options.PlanName = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
@@ -45,7 +46,7 @@ def plan(
     joint_tiles: options.JointTiles = None,
     merge_keep: Annotated[
         float | None,
-        typer.Option("--merge-keep", help="Share of units that merging keeps: 0.75; --data tries 1, 0.75 and 0.5."),
+        typer.Option("--merge-keep", help="Share of units that merging keeps; --data tries 1, 0.75 and 0.5."),
     ] = None,
     merge_schedule: options.MergeSchedule = "late",
     encoder_keep: options.EncoderKeep = None,
@@ -118,7 +119,8 @@ def plan(
     check_folder(save, "--save")
     check_model(model, revision)
     ranking = options.score_switches(score, scorer, given)
-    switches: dict[str, Any] = {**ranking, "rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
+    filtering = {"rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
+    switches: dict[str, Any] = ranking | {name: value for name, value in filtering.items() if name in given}
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
@@ -134,8 +136,6 @@ def plan(
             raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
         if steps and "score" not in given:
             raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
-        unsaid = {"score", "rho", "steps"} - set(given)  # which the search chooses
-        switches = {name: value for name, value in switches.items() if name not in unsaid}
         judged = {"retention": retention, "held_out": held_out, "speedup": speedup}
         result = _search(
             checkpoint,
@@ -153,8 +153,8 @@ def plan(
         made, counted = result.chosen.plan, result.text
     else:
         counted = 64 if text is None else text
-        source = options.plan_source(schedule)
         goals = [_flag(name) for name in given if name in ("speedup", "kv_mib")]
+        source = options.plan_source(schedule)
         if goals and "schedule" in given:
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
         options.check_shaping(given, [source])

@@ -1,0 +1,102 @@
+"""Plans with names that a user can type: each a recipe that scales with a model's depth and a picture's size.
+
+Shares of the depth and of the tokens become layers and budgets in ``planning.solve``. What a recipe kept and saved
+where it was measured stands in docs/plans.md. The recipes are ours but for ``luvc`` and ``luvc-literal``, which read
+the abstract of arXiv 2512.09010; where it is silent they are reconstructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+from luvc_export.core.merging import EARLIEST
+from luvc_export.core.plan_request import EncoderPruneRequest, PlanRequest
+
+#: What a user gets who names no plan.
+DEFAULT_PLAN = "safe"
+
+#: Every token in the first eighth of the depth: prunes before layer 0 rank what no LLM layer has read yet, and on pages
+#: lose 4 to 15 % of the answers at the same FLOPs (search splits of examples/glyph_deep).
+_FIRST = (Fraction(0), 1.0)
+_AFTER = Fraction(1, 8)
+
+
+@dataclass(frozen=True)
+class NamedPlan:
+    """One recipe.
+
+    Args:
+        says: What it is for, one line for people.
+        source: Where its settings come from.
+        request: What it asks of ``planning.solve``.
+        switches: Fields of ``Plan`` beside them.
+    """
+
+    says: str
+    source: str
+    request: PlanRequest
+    switches: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def under(self, request: PlanRequest, switches: Mapping[str, Any]) -> tuple[PlanRequest, dict[str, Any]]:
+        """This recipe with what ``request`` and ``switches`` say otherwise."""
+        said = {one.name: value for one in fields(request) if (value := getattr(request, one.name)) != one.default}
+        return replace(self.request, **said), {**self.switches, **switches}
+
+
+_RESIDUAL = MappingProxyType({"score": "residual", "rho": 0.5})
+_SCOPE = MappingProxyType({"score": "scope", "rho": 0.5})
+#: Where ``plan --data --speedup 3`` froze layers on busy grounds (docs/results/glyph-deep-past.md).
+_FROZEN = (Fraction(2, 8), Fraction(7, 8))
+
+NAMED: dict[str, NamedPlan] = {
+    "safe": NamedPlan(
+        "merges nothing; every token in the first eighth of the LLM, 41.5 % after it, none at the last layer",
+        "searched on the search splits of examples/glyph_deep for 2x fewer prefill FLOPs",
+        PlanRequest(stages=(_FIRST, (_AFTER, 0.415))),
+        _RESIDUAL,
+    ),
+    "fast": NamedPlan(
+        "as safe, with 34 % chosen by coverage",
+        "the quickest of its kind that kept 99 % on every search split of examples/glyph_deep",
+        PlanRequest(stages=(_FIRST, (_AFTER, 0.34))),
+        _SCOPE,
+    ),
+    "lean": NamedPlan(
+        "60 % of the tokens, the middle of the LLM frozen, a quarter of the units out of the later encoder",
+        "plan --data --speedup 3 on busy grounds; its encoder loses answers on pages",
+        PlanRequest(
+            last_layer="kv_only",
+            stages=(_FIRST, (_AFTER, 0.6)),
+            frozen=_FROZEN,
+            encoder_prune=EncoderPruneRequest(0.75, depth=Fraction(EARLIEST).limit_denominator()),
+        ),
+        _RESIDUAL,
+    ),
+    "leaner": NamedPlan(
+        "as lean, with half of the units out after a third of the encoder: for photographs, not for pages",
+        "plan --data --speedup 3 on busy grounds; its encoder loses half of the answers on pages",
+        PlanRequest(
+            last_layer="kv_only",
+            stages=(_FIRST, (_AFTER, 0.6)),
+            frozen=_FROZEN,
+            encoder_prune=EncoderPruneRequest(0.5),
+        ),
+        _RESIDUAL,
+    ),
+    "luvc": NamedPlan(
+        "merges a quarter of the units along rows and columns, prunes by thirds, none left at the last layer",
+        "arXiv 2512.09010, with the score that kept most on the search splits; merging loses answers on pages",
+        PlanRequest("thirds"),
+        _SCOPE,
+    ),
+    "luvc-literal": NamedPlan(
+        "as luvc, with the low-pass filter as the abstract reads: what it passes stays",
+        "arXiv 2512.09010 word by word; numbers it does not give are reconstructions",
+        PlanRequest("thirds"),
+        MappingProxyType({"score": "low", "rho": 0.25, "axis": "token", "spectrum": "1d"}),
+    ),
+}
