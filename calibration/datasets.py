@@ -74,12 +74,17 @@ class CalibrationSet:
     def split(self, share: float = 0.5) -> tuple[CalibrationSet, CalibrationSet]:
         """Two sets that share no picture: about ``share`` of the clusters, spread evenly, and the rest.
 
+        Cases without a picture are divided by themselves: neither set is without pictures.
+
         Raises:
             UsageError: There are too few pictures to divide.
         """
-        clusters = list(dict.fromkeys(case.picture for case in self.cases))
+        shown = {case.picture: bool(len(case.images) or getattr(case, "video", None)) for case in self.cases}
+        clusters, text = ([name for name, seen in shown.items() if seen is wanted] for wanted in (True, False))
         taken = {c for i, c in enumerate(clusters) if int((i + 1) * share) > int(i * share)}
-        if not 0 < len(taken) < len(clusters):
+        enough = 0 < len(taken) < len(clusters)
+        taken |= {c for i, c in enumerate(text) if int((i + 1) * share) > int(i * share)}
+        if not enough:
             raise UsageError(
                 "the calibration set has too few pictures to hold some out",
                 where=self.name,

@@ -22,7 +22,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
-from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression.scorer_file import file_name, known
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
@@ -94,6 +94,9 @@ def write_bundle(
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
                 copy_file(checkpoint.folder / name, folder / name, links=True)
+        processor = checkpoint.folder / "processor_config.json"
+        if processor.is_file() and (template := checkpoint_json(processor).get("chat_template")):
+            write_new(folder / processor.name, json.dumps({"chat_template": template}).encode())
         if mode == "reference":
             _hash_reference(checkpoint.folder, places, used, progress)
         files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}

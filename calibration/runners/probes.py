@@ -17,6 +17,9 @@ from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
 
+#: What keeps a weight a weight.
+_UNCHANGED = ("Cast", "Identity", "Transpose", "Reshape", "DequantizeLinear")
+
 
 def hidden_name(layer: int) -> str:
     """Output that holds the hidden state entering ``layer``."""
@@ -33,6 +36,9 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     """
     graph = model.graph
     weights = {item.name for item in graph.initializer}
+    for node in graph.node:  # weights stored in 16 bits are widened
+        if node.op_type in _UNCHANGED and node.input[0] in weights:
+            weights.update(node.output)
     readers: dict[str, list[onnx.NodeProto]] = {}
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:

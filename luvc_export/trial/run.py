@@ -122,7 +122,8 @@ def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
             out, _ = process.communicate(timeout=left)
         except subprocess.TimeoutExpired:
             _end(process)
-            return _skipped("the time was over before it ended")
+            why = "the time was over before it ended"
+            return {"state": "cut off", "seconds": monotonic() - began, "why": why, "result": None}
         except BaseException:
             _end(process)
             raise

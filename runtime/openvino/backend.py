@@ -189,7 +189,7 @@ class OpenVinoBackend:
 
     @cached_property
     def _reader(self) -> GraphReader:
-        return GraphReader(self._bundle, self._entry)
+        return GraphReader(self._bundle)
 
     @cached_property
     def _vision(self) -> Compiled:
