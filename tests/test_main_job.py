@@ -195,7 +195,7 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
             assert same is False or int(step.logits[0, -1].argmax()) == int(logits[0, -1].argmax())
             asked += 1
     print(f"{asked} questions: kept sets equal but for {ties} ties")
-    assert asked >= 28 and ties <= asked // 20
+    assert asked >= 26 and ties <= asked // 20
 
 
 def decoder_arrays(placed: TokenLayout) -> tuple[NDArray[Any], ...]:
