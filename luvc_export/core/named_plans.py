@@ -7,14 +7,20 @@ the abstract of arXiv 2512.09010; where it is silent they are reconstructions.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from luvc_export.core.merging import EARLIEST
 from luvc_export.core.plan_request import EncoderPruneRequest, PlanRequest
+
+#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.named_study`` in ``examples``.
+FIGURES = Path(__file__).with_name("named_plans.json")
 
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
@@ -40,6 +46,12 @@ class NamedPlan:
     source: str
     request: PlanRequest
     switches: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def key(self) -> str:
+        """What its figures were measured of: the first 16 hexadecimal digits of the recipe's sha256."""
+        recipe = {"request": asdict(self.request), "switches": dict(self.switches)}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def under(self, request: PlanRequest, switches: Mapping[str, Any]) -> tuple[PlanRequest, dict[str, Any]]:
         """This recipe with what ``request`` and ``switches`` say otherwise."""
