@@ -51,7 +51,7 @@ def start(x: Tensor, copies: int = 1, padding: Tensor | None = None) -> Units:
     ``padding``, bool [B, H, W], marks units that show padding alone.
     """
     batch, rows, columns = x.shape[:3]
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    row, column = torch.arange(rows)[:, None].expand(-1, columns), torch.arange(columns).expand(rows, -1)
     place = torch.stack([row, column], -1).to(torch.float32).expand(batch, -1, -1, -1)
     sizes = torch.ones(rows, columns).expand(batch, -1, -1)
     if padding is not None:
