@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import check_names
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
@@ -215,7 +216,8 @@ class OpenVinoBackend:
             settings = self._int8.settings if self._int8 else {}
             compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
             self.compile_seconds += perf_counter() - begin
-            return compiled
+        check_names(self._bundle, self._entry, name, {*compiled.inputs, *graph.outputs})
+        return compiled
 
     def _empty(self, rows: int) -> list[Any]:
         shape, library = self._bundle.manifest.decoder, devices.load_library()
