@@ -41,6 +41,9 @@ class Tokens(PromptEncoder):
         )
         return text
 
+    def _check_length(self, letters: int, written: int) -> None:
+        """A checkpoint has no text capacity, and cases are the user's own."""
+
     def _ids(self, text: str) -> list[int]:
         bos = self.transformers.bos_token
         return list(self.transformers(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids)
