@@ -89,7 +89,7 @@ def write_bundle(
             )
         if mode == "copy":
             _copy_weights(folder, tensors, places, progress)
-        for scorer in {plan.scorer for plan in plans.values() if plan.scorer}:
+        for scorer in {plan.llm.method["scorer"] for plan in plans.values() if plan.llm.method["scorer"]}:
             write_new(folder / file_name(scorer), known(scorer).data)
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():

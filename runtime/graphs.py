@@ -48,12 +48,12 @@ class Graphs:
         manifest, tokens = self.manifest, self.plan.vision_tokens
         if not len(images):
             embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
-            copies = manifest.prompt.position_copies if self.plan.positions == "multi" else 1
+            copies = manifest.prompt.position_copies if self.plan.encoder.positions == "multi" else 1
             return VisualFeatures(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
         empty = all_picture(len(images), self.plan.grid) if padding is None else padding
-        given = units if self.plan.bucket else empty if self.plan.vision_padding else None
+        given = units if self.plan.encoder.bucket else empty if self.plan.encoder.reads_padding else None
         out = self.backend.vision(images) if given is None else self.backend.vision(images, given)
-        width = 2 * (manifest.prompt.position_copies if self.plan.positions == "multi" else 1)
+        width = 2 * (manifest.prompt.position_copies if self.plan.encoder.positions == "multi" else 1)
         expected = {
             graph_io.VISUAL_EMBEDS: (tokens, manifest.visual_width),
             graph_io.VISUAL_POSITIONS: (tokens, width),
@@ -96,7 +96,7 @@ class Graphs:
         seen = seen or self.encode_images(np.zeros((0,), np.uint8))
         feeds, after = self._prepare(token_ids, placeholder, seen, state, blocks, all_logits)
         if self._debug:
-            feeds |= forced_indices(self.plan, forced or {}, len(seen.embeds) // self.plan.joint_images)
+            feeds |= forced_indices(self.plan, forced or {}, len(seen.embeds) // self.plan.sharing.images)
         out, cache = self.backend.decode(feeds, state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
@@ -171,15 +171,15 @@ def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
     Raises:
         UsageError: A plan's shared budget is for more images, or fewer.
     """
-    if rows == plan.joint_images == 1:
+    if rows == plan.sharing.images == 1:
         return embeds[None]
-    groups, rest = divmod(len(embeds) // rows, plan.joint_images)
+    groups, rest = divmod(len(embeds) // rows, plan.sharing.images)
     if rest:
         raise UsageError(
             "the plan shares its budget over another number of images",
             where="images",
             got=len(embeds) // rows,
-            expected=f"a multiple of {plan.joint_images}",
+            expected=f"a multiple of {plan.sharing.images}",
         )
     return np.asarray(embeds).reshape(rows, groups, plan.span_tokens, embeds.shape[-1])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import common
 
-from luvc_export.core.merging import earliest
+from luvc_export.core.plan.merging import earliest
 from luvc_export.core.planning import EncoderPruneRequest
 
 #: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from luvc_export.calibration.ablation.variants import Shapes, Variant, one_shot, smaller
-from luvc_export.core.merging import MergePass, earliest, third
+from luvc_export.core.plan.merging import MergePass, earliest, third
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.planning import place_merges
 

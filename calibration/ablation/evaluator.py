@@ -99,7 +99,7 @@ class PlanEvaluator:
 
     def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
         """Cases in tokens, and the images they show, each once."""
-        key = (plan.grid, plan.joint_images, plan.joint_tiles)
+        key = (plan.grid, plan.sharing.images, plan.sharing.tiles)
         if key not in self._asked:
             unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
             own = self.checkpoint.family.image_size(self.checkpoint.config)
@@ -138,7 +138,7 @@ class PlanEvaluator:
         calls = TorchCalls(self.checkpoint, self.model, plan)
         embeds, positions, void = self.encode_images(calls)
         whole = (
-            scores.find(plan.score).reads_text and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
+            scores.find(plan.llm.method.name).reads_text and plan.llm.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
         )
         every = self.asked(plan)
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -165,13 +165,13 @@ class PlanEvaluator:
         plan = calls.plan
         names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding", "encoder_prune")
         kept = {name: getattr(plan, name) for name in names}
-        key = Plan(keep=(0,), joint_images=plan.joint_images, joint_tiles=plan.joint_tiles, **kept)
+        key = Plan(keep=(0,), joint_images=plan.sharing.images, joint_tiles=plan.sharing.tiles, **kept)
         if key not in self._seen:
             images = self._ready(plan)[1]
             found = []
             for first in range(0, len(images), _PICTURES):
                 pixels, padding = (np.stack(part) for part in zip(*images[first : first + _PICTURES], strict=True))
-                embeds, positions, merged = calls.vision(pixels, padding if plan.vision_padding else None)
+                embeds, positions, merged = calls.vision(pixels, padding if plan.encoder.reads_padding else None)
                 found.append((embeds, positions, padding_tokens(padding, merged, plan.vision_tokens)))
             self._seen[key] = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[assignment]
         return self._seen[key]

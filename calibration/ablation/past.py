@@ -11,7 +11,7 @@ import numpy as np
 
 from luvc_export.calibration.ablation import variants
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 

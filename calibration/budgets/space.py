@@ -46,7 +46,7 @@ class Space:
 
     def frozen(self, plan: Plan) -> int:
         """How many of ``order`` a plan freezes."""
-        return max((self.order.index(layer) + 1 for layer in plan.kv_only), default=0)
+        return max((self.order.index(layer) + 1 for layer in plan.llm.kv_only), default=0)
 
     def encoded(self, merges: Merges) -> int:
         """Tokens that the encoder gives to a budget."""

@@ -135,11 +135,11 @@ def compare(
 
 def _effective(plan: Plan) -> Plan:
     """The plan without what names it, and without switches of things it does not do."""
-    joint = {"joint_images": plan.joint_images, "joint_tiles": plan.joint_tiles}
-    plain = Plan(plan.grid, plan.keep, plan.merges, plan.last_layer, kv_only=plan.kv_only, **joint)  # type: ignore[arg-type]
+    joint = {"joint_images": plan.sharing.images, "joint_tiles": plan.sharing.tiles}
+    plain = Plan(plan.grid, plan.keep, plan.encoder.merges, plan.llm.last_layer, kv_only=plan.llm.kv_only, **joint)  # type: ignore[arg-type]
     if any(keep for _, _, keep in plan.prunes):
         return dataclasses.replace(plan, schedule="list", topk_limit=None)
-    if not plan.merges:
+    if not plan.encoder.merges:
         return dataclasses.replace(plain, topk_limit=None)
     kept = {name: getattr(plan, name) for name in ("merge_mode", "positions", "windows", "size_bias")}
     return dataclasses.replace(plain, topk_limit=None, **kept)

@@ -104,7 +104,7 @@ def _learn_scorers(bundle: bundles.Bundle) -> None:
         BundleError: A plan names one that the bundle has not.
     """
     for name, entry in bundle.manifest.plans.items():
-        wanted = entry.plan.scorer
+        wanted = entry.plan.llm.method["scorer"]
         record = bundle.manifest.files.get(file := file_name(wanted)) if wanted else None
         if wanted and (record is None or record.sha256 != wanted):
             raise BundleError(
@@ -135,10 +135,10 @@ def _open(
     checkpoint = open_checkpoint(spec.model)
     manifest = seen(checkpoint)
     if spec.kind == "hf":
-        joint = (plan.joint_images, plan.joint_tiles) if plan else ()
+        joint = (plan.sharing.images, plan.sharing.tiles) if plan else ()
         return runners.open_huggingface(checkpoint, manifest, dtype, *joint)
     if spec.plan is not None or plan is None:
-        padding = plan.padding if plan is not None else manifest.image.fit == "pad"
+        padding = plan.encoder.padding if plan is not None else manifest.image.fit == "pad"
         plan = replace(_plan(spec.plan or "thirds", checkpoint, manifest.image.size), padding=padding)
     return runners.open_torch(checkpoint, plan, manifest, dtype)
 

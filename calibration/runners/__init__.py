@@ -162,7 +162,7 @@ def open_torch(
     """
     manifest = canvas_for(checkpoint, image)
     own, video = manifest.image, manifest.prompt.video is not None
-    tiles = ((1, 1),) if plan.joint_tiles is None else (plan.joint_tiles,)
+    tiles = ((1, 1),) if plan.sharing.tiles is None else (plan.sharing.tiles,)
     options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video, tiles=tiles)
     check_size(checkpoint, {plan.schedule: plan}, options)
     model = _model(checkpoint.folder, dtype) if model is None else model

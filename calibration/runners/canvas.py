@@ -60,7 +60,7 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
     Raises:
         UsageError: A picture cannot be read, or the plan or the bundle does not take such media.
     """
-    frames = manifest.image.frames * plan.joint_images if plan.joint_images > 1 else DEFAULT_FRAMES
+    frames = manifest.image.frames * plan.sharing.images if plan.sharing.images > 1 else DEFAULT_FRAMES
     return make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
 
 

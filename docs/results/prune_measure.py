@@ -159,11 +159,11 @@ class Prune(nn.Module):
         tokens, keep = x.shape[1], self.plan.keep[0]
         normed = self.norm(x).float()[:, None]
         context = scores.LayerContext(normed, None, lambda earlier: normed[..., 0], lambda: self.keys(normed))
-        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.steps, self.plan.grid)
-        score = scores.find(self.plan.score).score(given)
-        if self.plan.quota != "none":
-            own = quotas.members(order[:, None], self.plan.joint_images, self.plan.units, padded=False)
-            share = quotas.weights(self.plan.quota, normed, own)
+        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.llm.method["steps"], self.plan.grid)
+        score = scores.find(self.plan.llm.method.name).score(given)
+        if self.plan.sharing.quota != "none":
+            own = quotas.members(order[:, None], self.plan.sharing.images, self.plan.units, padded=False)
+            share = quotas.weights(self.plan.sharing.quota, normed, own)
             score = quotas.keys(score, own, quotas.quotas(share, own, keep))
         chosen = spu.select(score, keep)
         flat = spu.flat_index(chosen, tokens)

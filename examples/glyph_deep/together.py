@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 
 from luvc_export.calibration.ablation.variants import Variant
-from luvc_export.core.merging import earliest, third
+from luvc_export.core.plan.merging import earliest, third
 from luvc_export.core.plan import EncoderPrune, Plan
 
 from .compare_page import interval

@@ -133,7 +133,7 @@ class Gemma3(Family):
             )
         rotary = rotary_embedding(self.language_model(model), text)
         frequencies = torch.cat([rotary.full_attention_inv_freq, rotary.sliding_attention_inv_freq])
-        copies = POSITION_COPIES if plan.positions == "multi" else 1
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         rope = Rope(frequencies, [0] * shape.head_dim, rotary.full_attention_attention_scaling, copies)
         decoder = Gemma3Decoder(
             self.language_model(model), model.lm_head, shape.head_dim, rope, plan, shared_order=True

@@ -37,7 +37,7 @@ class MropeFamily(Family):
         text = model.config.text_config
         inner = self.language_model(model)
         rotary = rotary_embedding(inner, text)
-        copies = POSITION_COPIES if plan.positions == "multi" else 1
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         axes = self.axes(list(text.rope_parameters["mrope_section"]))
         rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
         shape = self.decoder_shape(model.config)

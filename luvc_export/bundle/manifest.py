@@ -387,6 +387,6 @@ class Manifest:
                 )
         tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in made.prompt.cuts), default=1)
         for name, entry in made.plans.items():
-            frames = made.image.frames * max(tiles, entry.plan.joint_images)
+            frames = made.image.frames * max(tiles, entry.plan.sharing.images)
             check_pixels(frames, entry.size or made.image.size, f"{where}: plans.{name}")
         return made

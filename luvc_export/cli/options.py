@@ -267,7 +267,9 @@ def check_scorer_used(scorer: str | None, plans: Iterable[Plan]) -> None:
     Raises:
         UsageError: As said.
     """
-    if scorer and not any(plan.scorer == scorer and any(keep for _, _, keep in plan.prunes) for plan in plans):
+    if scorer and not any(
+        plan.llm.method["scorer"] == scorer and any(keep for _, _, keep in plan.prunes) for plan in plans
+    ):
         raise UsageError(
             "no plan uses this scorer",
             where="--scorer",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from luvc_export.core.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
-from luvc_export.core.encoder_prune import EncoderPrune, Restore
-from luvc_export.core.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, third, window_pass
+from luvc_export.core.plan.encoder_prune import EncoderPrune, Restore
+from luvc_export.core.plan.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, third, window_pass
 from luvc_export.core.plan import LastLayer, Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
@@ -208,14 +208,14 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
     problems = []
     if plan.layers != llm.layers:
         problems.append(f"keep: got {plan.layers} budgets, the model has {llm.layers} layers")
-    for index, step in enumerate(plan.merges):
+    for index, step in enumerate(plan.encoder.merges):
         if not 0 <= step.block < encoder.blocks:
             problems.append(f"merges[{index}]: after block {step.block}; the encoder's are 0 to {encoder.blocks - 1}")
         if step.window and encoder.window and step.window != encoder.window:
             problems.append(
                 f"merges[{index}]: inside windows of {step.window} units a side; the encoder's have {encoder.window}"
             )
-    prune = plan.encoder_prune
+    prune = plan.encoder.prune
     if prune is not None and prune.block >= encoder.blocks:
         problems.append(f"encoder_prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
     if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:

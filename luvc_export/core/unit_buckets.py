@@ -69,7 +69,7 @@ def with_buckets(plans: Mapping[str, Plan], shares: Sequence[int]) -> dict[str, 
     found: dict[str, Plan] = dict(plans)
     wrong: list[str] = []
     for name, plan in plans.items():
-        if plan.joint_images > 1:
+        if plan.sharing.images > 1:
             continue
         for share in (share for share in shares if share < WHOLE):
             units = count(plan.units, share)

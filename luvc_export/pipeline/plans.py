@@ -90,8 +90,8 @@ def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> Non
     """
     from luvc_export.export.options import Options, check_size
 
-    video = plan.joint_images > 1 and plan.joint_tiles is None
-    tiles = ((1, 1),) if plan.joint_tiles is None else (plan.joint_tiles,)
+    video = plan.sharing.images > 1 and plan.sharing.tiles is None
+    tiles = ((1, 1),) if plan.sharing.tiles is None else (plan.sharing.tiles,)
     check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=video, tiles=tiles))
 
 
@@ -101,10 +101,10 @@ def check_scorer(plan: Plan, hidden: int) -> None:
     Raises:
         PlanError: It is not.
     """
-    if plan.scorer:
+    if plan.llm.method["scorer"]:
         from luvc_export.export.compression.scorer_file import known
 
-        known(plan.scorer).check(plan, hidden)
+        known(plan.llm.method["scorer"]).check(plan, hidden)
 
 
 def _check_score(name: str, steps: int) -> None:

@@ -149,7 +149,7 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
-    return sum(prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)) + 2 * shape.hidden * shape.vocab
+    return sum(prefill_flops(shape, keep, text, plan.llm.last_layer, plan.llm.kv_only)) + 2 * shape.hidden * shape.vocab
 
 
 def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:

@@ -83,7 +83,7 @@ class RowBatch:
     def room(self, request: Request) -> int:
         """How many requests of so many images and so long a prompt may join now, in one call."""
         images = len(request.images)
-        return self._rows.room(images // self._loaded.plan.joint_images, len(request.token_ids) - images)
+        return self._rows.room(images // self._loaded.plan.sharing.images, len(request.token_ids) - images)
 
     def join(
         self, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float = 0.0
@@ -190,7 +190,7 @@ class RowBatch:
 
     def _generation(self, row: Row) -> Generation:
         loaded, marks, now, sequence = self._loaded, row.marks, perf_counter(), row.sequence
-        visual = loaded.plan.cache_rows(len(row.request.images) // loaded.plan.joint_images, 0)
+        visual = loaded.plan.cache_rows(len(row.request.images) // loaded.plan.sharing.images, 0)
         timings = Timings(
             preprocess_ms=(marks["ready"] - marks["start"]) * 1000,
             vision_ms=(marks["encoded"] - marks["ready"]) * 1000 if len(row.request.images) else 0.0,

@@ -15,7 +15,7 @@ from luvc_export.calibration.ablation.past import at_speedup
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
 from luvc_export.errors import UsageError
@@ -36,7 +36,7 @@ def test_a_searched_plan_fits_the_model_and_is_three_times_cheaper(path: Path, s
     """A committed plan is one of this model, and costs what the issue asks for."""
     plan = Plan.from_json(json.loads(path.read_text()))
     check_model(plan, shapes.llm, shapes.encoder)
-    assert plan.grid == (SIZES[path.stem][0] // 28, SIZES[path.stem][1] // 28) and plan.kv_only
+    assert plan.grid == (SIZES[path.stem][0] // 28, SIZES[path.stem][1] // 28) and plan.llm.kv_only
     assert cost(plan, shapes.llm, 17).flops_ratio >= 3
     both = [variant.plans[0] for variant in together.variants(plan, shapes.encoder.blocks, shapes.encoder.window)]
     for one in both:
@@ -52,7 +52,7 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
         plan = at_speedup(shapes, 17, 3.0, still, score="norm")
         more = replace(plan, keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
-        assert 3 * costs[0] <= whole < 3 * costs[1] and plan.kv_only == still
+        assert 3 * costs[0] <= whole < 3 * costs[1] and plan.llm.kv_only == still
     for switches in aggregate.SETTINGS.values():
         plain = aggregate.at_speedup(shapes, 17, 6.0, (), **switches)
         costs = [cost(one, shapes.llm, 17).flops for one in (plain, replace(plain, aggregate=True))]

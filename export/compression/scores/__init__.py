@@ -8,18 +8,35 @@ score's, its value ``module:SCORE`` (docs/research.md).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Method, Plan
 from luvc_export.errors import PlanError, did_you_mean
-from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, check
+from luvc_export.export.compression.scores._settings import method_of
+from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, ScoreSetting, check
 from luvc_export.registry import Registry
 
-__all__ = ["ENTRY_POINTS", "LayerContext", "Score", "ScoreInput", "built_in", "constant", "find", "names"]
+__all__ = [
+    "DEFAULT",
+    "ENTRY_POINTS",
+    "LayerContext",
+    "Score",
+    "ScoreInput",
+    "ScoreSetting",
+    "built_in",
+    "constant",
+    "described",
+    "find",
+    "method",
+    "names",
+]
 
 ENTRY_POINTS = "luvc_export.scores"
+#: What plans choose by unless they say (docs/results/ablation.md).
+DEFAULT = "residual"
 
 
 def _misfit(name: str, found: Any) -> str | None:
@@ -52,12 +69,37 @@ def find(name: str) -> Score:
     if found is None:
         raise PlanError(
             "unknown score",
-            where="plan.score",
+            where="plan.llm.method.name",
             got=repr(name),
             expected=did_you_mean(name, names()),
             fix="name one of these, or add one: docs/research.md",
         )
     return found
+
+
+def method(name: str = DEFAULT, **settings: Any) -> Method:
+    """The method of a plan: the score called ``name`` with these settings, defaults and facts filled in.
+
+    Raises:
+        PlanError: There is no such score, or it has not these settings; lists every problem.
+    """
+    return method_of(name, find(name), settings)
+
+
+def described(plan: Plan) -> Plan:
+    """``plan`` with what its score says of itself: defaults of settings that a plan file leaves out, and facts.
+
+    Raises:
+        PlanError: There is no such score, its settings do not fit it or the plan; or tokens are to be chosen by none.
+    """
+    chosen = plan.llm.method
+    if not chosen.name and (plan.llm.reducer == "merge" or not plan.prunes_tokens):
+        return plan
+    score = find(chosen.name)
+    whole = replace(plan, llm=replace(plan.llm, method=method(chosen.name, **dict(chosen.settings))))
+    if plan.llm.reducer == "prune" and (lines := score.problems(whole)):
+        raise PlanError("the plan does not fit:\n" + "\n".join(f"  - llm.method.settings.{line}" for line in lines))
+    return whole
 
 
 def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | None:
@@ -66,12 +108,12 @@ def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | Non
     Raises:
         PlanError: The score compares two layers and there is none before.
     """
-    score = find(plan.score)
+    score = find(plan.llm.method.name)
     if layer == 0 and score.needs_layer_before:
         raise PlanError(
             "this score compares two layers, and there is none before the first prune",
             where="plan.keep[0]",
-            got=f"score {plan.score!r} keeping {plan.keep[0]} of {plan.span_tokens} tokens at layer 0",
+            got=f"score {plan.llm.method.name!r} keeping {plan.keep[0]} of {plan.span_tokens} tokens at layer 0",
             fix="prune from layer 1 on, or choose another score",
         )
     return score.constant(plan, layer, tokens, channels)

@@ -37,7 +37,7 @@ def demo(
     from PIL import Image
 
     from luvc_export.cli.kept_picture import save_survival
-    from luvc_export.core.cost_report import cost
+    from luvc_export.core.cost.report import cost
     from luvc_export.demo.questions import KINDS, cases
     from luvc_export.pipeline import load_bundle
 

@@ -100,7 +100,7 @@ def plan(
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
     from luvc_export.cli.tables.plans import cost_table, padded_line
-    from luvc_export.core.cost_report import cost, padded
+    from luvc_export.core.cost.report import cost, padded
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan

@@ -117,7 +117,7 @@ class Prefiller:
 
     def _groups(self, request: Request) -> list[Group]:
         """Images that are encoded together, each group with padding and units: one, or those that share a budget."""
-        size, groups = self._loaded.plan.joint_images, list[Group]()
+        size, groups = self._loaded.plan.sharing.images, list[Group]()
         for first in range(0, len(request.images), size):
             part = slice(first, first + size)
             padding = None if request.padding is None else request.padding[part]

@@ -44,7 +44,7 @@ class SlotRows:
         """Whether so many answers to a prompt may join now. An empty batch takes what there is, or says why not."""
         if not self._places:
             return True
-        groups = len(request.images) // self._loaded.plan.joint_images
+        groups = len(request.images) // self._loaded.plan.sharing.images
         room = self._slots.room(groups, len(request.token_ids) - len(request.images))
         return room > 0 and len(self._places) + choices <= self._slots.capacity
 

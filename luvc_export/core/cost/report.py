@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from luvc_export.core.budgets import kv_bytes, prefill_flops
-from luvc_export.core.encoder_cost import encoder_flops, encoder_ratio
-from luvc_export.core.merging import Axis
+from luvc_export.core.cost.encoder import encoder_flops, encoder_ratio
+from luvc_export.core.plan.merging import Axis
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 
@@ -58,15 +58,15 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
     scale = min(columns / aspect, rows)
     lines = [_line(rows, scale), _line(columns, scale * aspect)]
     units = sum(lines[0]) * sum(lines[1])
-    for found in plan.merge_passes:
+    for found in plan.encoder.merge_passes:
         counts = (found.step.rows, found.step.columns)
         lines = [_pass(*given) for given in zip(lines, found.before, counts, strict=True)]
-    tokens = sum(lines[0]) * sum(lines[1]) * plan.joint_images
+    tokens = sum(lines[0]) * sum(lines[1]) * plan.sharing.images
     padding = tuple(max(0, keep - tokens) for keep in plan.keep)
-    whole = sum(prefill_flops(shape, plan.keep, text, plan.last_layer, plan.kv_only))
+    whole = sum(prefill_flops(shape, plan.keep, text, plan.llm.last_layer, plan.llm.kv_only))
     useful = [keep - void for keep, void in zip(plan.keep, padding, strict=True)]
-    share = 1 - sum(prefill_flops(shape, useful, text, plan.last_layer, plan.kv_only)) / whole
-    return Padded(units * plan.joint_images, tokens, padding, share)
+    share = 1 - sum(prefill_flops(shape, useful, text, plan.llm.last_layer, plan.llm.kv_only)) / whole
+    return Padded(units * plan.sharing.images, tokens, padding, share)
 
 
 def _line(units: int, length: float) -> list[bool]:
@@ -121,11 +121,11 @@ class Cost:
 def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1, encoder: EncoderShape | None = None) -> Cost:
     """Cost of ``plan`` on an LLM of ``shape`` and, where it is given, the blocks of ``encoder``."""
     keep = [images * count for count in plan.keep]
-    full = [images * plan.units * plan.joint_images] * plan.layers
-    flops = prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)
+    full = [images * plan.units * plan.sharing.images] * plan.layers
+    flops = prefill_flops(shape, keep, text, plan.llm.last_layer, plan.llm.kv_only)
     kv = kv_bytes(shape, keep, text)
     stages = []
-    alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in plan.kv_only))
+    alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in plan.llm.kv_only))
     for (tokens, frozen), members in alike:
         layers = list(members)
         part = slice(layers[0], layers[-1] + 1)

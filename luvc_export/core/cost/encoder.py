@@ -6,21 +6,21 @@ patch merger are left out.
 
 from __future__ import annotations
 
-from luvc_export.core.merging import Axis, equal_parts, whole
+from luvc_export.core.plan.merging import Axis, equal_parts, whole
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
 
 
 def encoder_flops(plan: Plan, shape: EncoderShape) -> tuple[int, ...]:
     """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs."""
-    found, passes, prune = [], list(plan.merge_passes), plan.encoder_prune
-    axes, kept = whole(plan.grid), plan.bucket or None
+    found, passes, prune = [], list(plan.encoder.merge_passes), plan.encoder.prune
+    axes, kept = whole(plan.grid), plan.encoder.bucket or None
     for block in range(shape.blocks):
         full = block in shape.full_attention or not shape.window
         units = axes[0].units * axes[1].units
         pairs = units**2 if full else _inside(axes, shape.window)
         extra = 0
-        if kept is not None and plan.bucket:  # windows have gaps, and are attended over whole
+        if kept is not None and plan.encoder.bucket:  # windows have gaps, and are attended over whole
             flops = _block(shape, kept, kept, kept**2 if full else pairs)
         elif kept is None or prune is None:
             flops = _block(shape, units, units, pairs)
@@ -63,7 +63,7 @@ def _inside(axes: tuple[Axis, Axis], window: int) -> int:
 
 def _quotas(plan: Plan, axes: tuple[Axis, Axis]) -> int:
     """Pairs of kept units that share a window, where each window keeps its share."""
-    prune = plan.encoder_prune
+    prune = plan.encoder.prune
     assert prune is not None
     parts = equal_parts(_windows(axes, prune.window))
     return sum(number * prune.count(units) ** 2 for units, number in parts)
