@@ -26,10 +26,9 @@ from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, Plan, Sharing
 from luvc_export.core.token_layout import Block, Mosaic, TokenLayout, arrange
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.compression import scores
 from luvc_export.runtime import batching
 from luvc_export.runtime.graphs import NO_TOKEN, grouped, grouped_padding
 from luvc_export.runtime.media.padding import padding_tokens
@@ -91,7 +90,7 @@ class PlanEvaluator:
         ]
         self.image_token = self.image.prompt.image_token_id
         self._asked: dict[tuple[Any, ...], tuple[list[Asked], list[Shown]]] = {}
-        self._seen: dict[Plan, tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]] = {}
+        self._seen: dict[tuple[EncoderPlan, Sharing], tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]] = {}
 
     def asked(self, plan: Plan) -> list[Asked]:
         """Every case as ``plan`` sees it."""
@@ -99,7 +98,7 @@ class PlanEvaluator:
 
     def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
         """Cases in tokens, and the images they show, each once."""
-        key = (plan.grid, plan.sharing.images, plan.sharing.tiles)
+        key = (plan.grid, plan.sharing.without_quota())
         if key not in self._asked:
             unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
             own = self.checkpoint.family.image_size(self.checkpoint.config)
@@ -137,9 +136,7 @@ class PlanEvaluator:
         """What ``take`` makes of the logits [tokens of the answer, vocabulary], by case."""
         calls = TorchCalls(self.checkpoint, self.model, plan)
         embeds, positions, void = self.encode_images(calls)
-        whole = (
-            scores.find(plan.llm.method.name).reads_text and plan.llm.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
-        )
+        whole = plan.reads_text and plan.llm.reducer == "prune"
         every = self.asked(plan)
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         chosen = range(len(every)) if cases is None else cases
@@ -163,9 +160,7 @@ class PlanEvaluator:
         Remembered by what concerns the encoder.
         """
         plan = calls.plan
-        names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding", "encoder_prune")
-        kept = {name: getattr(plan, name) for name in names}
-        key = Plan(keep=(0,), joint_images=plan.sharing.images, joint_tiles=plan.sharing.tiles, **kept)
+        key = (plan.encoder, plan.sharing.without_quota())
         if key not in self._seen:
             images = self._ready(plan)[1]
             found = []

@@ -159,7 +159,9 @@ class Prune(nn.Module):
         tokens, keep = x.shape[1], self.plan.keep[0]
         normed = self.norm(x).float()[:, None]
         context = scores.LayerContext(normed, None, lambda earlier: normed[..., 0], lambda: self.keys(normed))
-        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.llm.method["steps"], self.plan.grid)
+        settings = dict(self.plan.llm.method.settings)
+        settings = dict(self.plan.llm.method.settings)
+        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.grid, settings=settings)
         score = scores.find(self.plan.llm.method.name).score(given)
         if self.plan.sharing.quota != "none":
             own = quotas.members(order[:, None], self.plan.sharing.images, self.plan.units, padded=False)

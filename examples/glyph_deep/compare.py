@@ -15,6 +15,7 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
+from flat_plans import changed, flat_plan
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
@@ -62,7 +63,7 @@ def staged(shapes: Shapes, share: float) -> Plan:
             break
         keep[open_] *= (share * rest - (~open_).sum()) / keep[open_].sum()
         keep = np.minimum(1.0, keep)
-    return Plan(
+    return flat_plan(
         shapes.grid,
         (shapes.units, *(round(float(k) * shapes.units) for k in keep)),
         last_layer="full",
@@ -131,7 +132,7 @@ def compared(plan: Plan, tuned: Plan, chosen: Plan) -> list[Variant]:
     """Return every method at the budgets of `plan`, the default's score and settings among them."""
     own = {name: getattr(chosen, name) for name in ("score", "rho", "axis", "spectrum")}
     return [
-        Variant("SPU, the default's settings", (replace(plan, **own),), chosen.score),
+        Variant("SPU, the default's settings", (changed(plan, **own),), chosen.score),
         *variants.methods(plan, tuned),
     ]
 

@@ -127,7 +127,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
             f"## {ground.capitalize()}",
             "",
             f"Searched: visual tokens {' '.join(map(str, plan.keep))} of {plan.units}, layers "
-            f"{' '.join(map(str, plan.llm.kv_only)) or 'none'} frozen, by {plan.llm.method.name} (rho {plan.llm.method["rho"]:g}). "
+            f"{' '.join(map(str, plan.llm.kv_only)) or 'none'} frozen, by {by.name} (rho {by['rho']:g}). "
             f"**{own.flops_ratio:.2f}x fewer prefill FLOPs, retention {interval(own.retention)}** on {own.questions} "
             f"questions; accuracy {interval(own.accuracy)}, uncompressed {interval(none.accuracy)}, paired difference "
             f"{interval(parts['paired'])}. {parts['text']} text tokens.",

@@ -11,8 +11,8 @@ import json
 from dataclasses import replace
 
 from luvc_export.calibration.ablation.variants import Variant
-from luvc_export.core.plan.merging import earliest, third
 from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.plan.merging import earliest, third
 
 from .compare_page import interval
 from .measured import parser_of, read

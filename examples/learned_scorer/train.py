@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flat_plans import flat_plan
 from glyph_deep.cases import SIZES, cases
 from glyph_deep.splits import GROUNDS
 from safetensors.torch import save
@@ -26,7 +27,6 @@ from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.plan import Plan
 from luvc_export.demo.questions import GlyphCase
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.runtime import batching
@@ -60,7 +60,7 @@ def lesson(checkpoint: Any, model: Any, ground: str, count: int, share: str = "t
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (side // unit for side in SIZES[ground])
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
-    none = Plan((rows, columns), (rows * columns,) * layers, last_layer="full", schedule="none")
+    none = flat_plan((rows, columns), (rows * columns,) * layers, last_layer="full", schedule="none")
     calls = TorchCalls(checkpoint, model, none)
     embeds, positions, _ = engine.encode_images(calls)
     wanted = engine.predictions(none, range(len(asked)))

@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         self.rope = rope
         self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
         self.scale = float(head_dim) ** -0.5
-        self.score = scores.find(plan.llm.method.name).score
+        self.score = scores.ranking(plan)
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
         for layer, (tokens, _) in self.chooses.items():
@@ -164,11 +164,10 @@ class Decoder(nn.Module):
                 self.plan.llm.axis,
                 keep,
                 self._layer_context(number, x, visual, groups, count, rows),
-                self.plan.llm.method["steps"],
                 self.plan.merged_grid if self.plan.encoder.grid_intact and count == self.plan.span_tokens else None,
                 self.plan.sharing.images,
                 (lambda: span.kept < 0) if padded else None,
-                self.plan.llm.method["rounds"],
+                dict(self.plan.llm.method.settings),
             )
             score = self.score(given)
             score = spu.padding_last(score, span.kept) if padded else score

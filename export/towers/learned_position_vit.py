@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES, Normalise

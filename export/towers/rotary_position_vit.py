@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import Axis
-from luvc_export.core.plan import Plan
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from luvc_export.core.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
-from luvc_export.core.plan.encoder_prune import EncoderPrune, Restore
-from luvc_export.core.plan.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, third, window_pass
-from luvc_export.core.plan import LastLayer, Plan
+from luvc_export.core.plan import (
+    TENSORRT_TOPK_LIMIT,
+    Axis,
+    EncoderPlan,
+    EncoderPrune,
+    LastLayer,
+    LlmPlan,
+    MergeMode,
+    MergePass,
+    Method,
+    Plan,
+    Positions,
+    Reducer,
+    Sharing,
+    Spectrum,
+    Windows,
+)
+from luvc_export.core.plan.encoder_prune import Restore
+from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, third, window_pass
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
@@ -36,90 +51,178 @@ class EncoderPruneRequest:
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """What a user asks of a plan.
+class EncoderRequest:
+    """What a user asks of the encoder's part of a plan.
+
+    Args:
+        merge_keep: Share of units that merging keeps (1 merges nothing); None is ``MERGE_KEEP``, or 1 where the encoder
+            prunes.
+        merge_at: Blocks to merge after, in place of those of ``merge_schedule``.
+        merge_schedule: Where the encoder merges, see ``MERGE_SCHEDULES``.
+        prune: Units that leave the later blocks.
+        merge_mode: See ``EncoderPlan``.
+        positions: See ``EncoderPlan``.
+        windows: See ``EncoderPlan``.
+        size_bias: See ``EncoderPlan``.
+    """
+
+    merge_keep: float | None = None
+    merge_at: tuple[int, ...] | None = None
+    merge_schedule: str = "late"
+    prune: EncoderPruneRequest | None = None
+    merge_mode: MergeMode = "mean"
+    positions: Positions = "mean"
+    windows: Windows = "units"
+    size_bias: bool = False
+
+    def plan(self, grid: tuple[int, int], encoder: EncoderShape, fast: bool = False) -> EncoderPlan:
+        """The part for images of ``grid`` units; ``fast`` prunes as ``FAST`` does unless something else is asked.
+
+        Raises:
+            PlanError: See ``place_merges``.
+        """
+        wanted = self.prune
+        if fast and wanted is None:
+            wanted = EncoderPruneRequest(FAST_KEEP, earliest(encoder.blocks))
+        share = self.merge_keep
+        if share is None:
+            share = MERGE_KEEP if wanted is None else 1.0
+        return replace(
+            self.uncompressed(grid),
+            merges=place_merges(grid, share, encoder, self.merge_at, self.merge_schedule),
+            prune=None if wanted is None else place_prune(wanted, encoder),
+        )
+
+    def uncompressed(self, grid: tuple[int, int]) -> EncoderPlan:
+        """The part that merges and prunes nothing."""
+        return EncoderPlan(
+            grid,
+            merge_mode=self.merge_mode,
+            positions=self.positions,
+            windows=self.windows,
+            size_bias=self.size_bias,
+        )
+
+
+@dataclass(frozen=True)
+class LlmRequest:
+    """What a user asks of the LLM's part of a plan.
 
     Args:
         schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or a list of budgets, one per layer.
-        merge_keep: Share of units that merging in the encoder keeps (1 merges nothing); None is 0.75, or 1 where the
-            encoder prunes.
-        merge_at: Encoder blocks to merge after, in place of those of ``merge_schedule``.
-        merge_schedule: Where the encoder merges, see ``MERGE_SCHEDULES``.
-        encoder_prune: Units that leave the later blocks of the encoder.
+        method: What a prune ranks tokens by; one without a name is for budgets and costs alone.
         speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
         kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
-        joint_images: Images that share one budget, see ``Plan``.
-        kv_only: LLM layers that compute only keys and values for visual tokens, see ``Plan``; ``none`` has none.
         last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
+        kv_only: LLM layers that compute only keys and values for visual tokens, see ``LlmPlan``; ``none`` has none.
+        reducer: See ``LlmPlan``.
+        axis: See ``LlmPlan``.
+        spectrum: See ``LlmPlan``.
     """
 
     schedule: str | Sequence[int] = DEFAULT_SCHEDULE
-    merge_keep: float | None = None
-    merge_at: tuple[int, ...] | None = None
+    method: Method = Method()
     speedup: float | None = None
     kv_mib: float | None = None
     text: int = 64
     last_layer: LastLayer | None = None
-    joint_images: int = 1
     kv_only: tuple[int, ...] = ()
-    merge_schedule: str = "late"
-    encoder_prune: EncoderPruneRequest | None = None
+    reducer: Reducer = "prune"
+    axis: Axis = "token"
+    spectrum: Spectrum = "2d"
+
+    @property
+    def name(self) -> str:
+        """Name of the schedule in the plan, for people."""
+        if self.speedup is not None:
+            return f"speedup {self.speedup:g}"
+        if self.kv_mib is not None:
+            return f"kv-mib {self.kv_mib:g}"
+        return self.schedule if isinstance(self.schedule, str) else "list"
+
+    def check(self) -> None:
+        """Check that one thing alone chooses the budgets.
+
+        Raises:
+            PlanError: Two do.
+        """
+        if self.speedup is not None and self.kv_mib is not None:
+            raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
+        for goal, value in {"--speedup": self.speedup, "--kv-mib": self.kv_mib}.items():
+            if value is not None and self.schedule != DEFAULT_SCHEDULE:
+                schedule = self.schedule if isinstance(self.schedule, str) else "a list of budgets"
+                raise PlanError(
+                    f"{goal} solves the budgets itself",
+                    where="--plan",
+                    got=schedule,
+                    fix=f"leave out --plan, or {goal}",
+                )
+
+    def plan(self, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
+        """The part for a model of ``llm`` behind ``encoder``, where ``images`` share a budget.
+
+        Raises:
+            PlanError: The budgets cannot be solved.
+        """
+        full, tokens = images * encoder.units, images * encoder.tokens
+        if self.speedup is not None:
+            keep = solve_speedup(llm, full, tokens, self.text, self.speedup, self.kv_only)
+        elif self.kv_mib is not None:
+            keep = solve_kv(llm, tokens, self.text, self.kv_mib)
+        elif self.schedule == FAST:
+            keep = (tokens,) * llm.layers
+        elif isinstance(self.schedule, str):
+            keep = schedule(self.schedule, llm.layers, tokens)
+        else:
+            keep = tuple(self.schedule)
+        last = self.last_layer or ("kv_only" if self.schedule == FAST else "drop")
+        if last != "drop" and isinstance(self.schedule, str) and len(keep) > 1:
+            keep = (*keep[:-1], keep[-2])
+        if self.reducer == "merge":
+            keep = rectangles(encoder.merged_grid, keep)
+        return self._part(keep, last, self.kv_only)
+
+    def uncompressed(self, llm: DecoderShape, tokens: int) -> LlmPlan:
+        """The part that keeps all ``tokens``."""
+        return self._part((tokens,) * llm.layers, self.last_layer or "full", ())
+
+    def _part(self, keep: tuple[int, ...], last: LastLayer, kv_only: tuple[int, ...]) -> LlmPlan:
+        return LlmPlan(keep, self.method, last, kv_only, self.reducer, self.axis, self.spectrum)
 
 
-def solve(
-    request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, **switches: Any
-) -> Plan:
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a user asks of a plan, part by part.
+
+    Args:
+        llm: Budgets, and how tokens are chosen.
+        encoder: What merges or leaves.
+        sharing: Images that share a budget.
+        topk_limit: See ``Plan``.
+    """
+
+    llm: LlmRequest = LlmRequest()
+    encoder: EncoderRequest = EncoderRequest()
+    sharing: Sharing = Sharing()
+    topk_limit: int | None = TENSORRT_TOPK_LIMIT
+
+
+def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape) -> Plan:
     """The plan of ``request`` for a model of these shapes and an image of ``grid`` units.
 
     Raises:
         PlanError: The choices contradict each other, cannot be met, or do not fit the model.
     """
-    name = request.schedule if isinstance(request.schedule, str) else "list"
-    if request.speedup is not None and request.kv_mib is not None:
-        raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
-    goals = {"--speedup": request.speedup, "--kv-mib": request.kv_mib}
-    for goal, value in goals.items():
-        if value is not None and request.schedule != DEFAULT_SCHEDULE:
-            given = request.schedule if isinstance(request.schedule, str) else "a list of budgets"
-            raise PlanError(
-                f"{goal} solves the budgets itself", where="--plan", got=given, fix=f"leave out --plan, or {goal}"
-            )
-    switches["joint_images"] = request.joint_images
+    request.llm.check()
+    name, images = request.llm.name, request.sharing.images
     if name == "none":
-        keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
-        last = request.last_layer or "full"
-        switches = {key: value for key, value in switches.items() if key not in ("aggregate", "quota")}
-        return Plan(grid, keep, last_layer=last, schedule="none", **switches)
-    wanted = request.encoder_prune
-    if name == FAST and wanted is None:
-        wanted = EncoderPruneRequest(FAST_KEEP, earliest(encoder.blocks))
-    share = request.merge_keep
-    if share is None:
-        share = MERGE_KEEP if wanted is None else 1.0
-    merges = place_merges(grid, share, encoder, request.merge_at, request.merge_schedule)
-    if wanted is not None:
-        switches["encoder_prune"] = place_prune(wanted, encoder)
-    rows, columns = merged_grid(grid, merges)
-    tokens = Plan(grid, (0,), merges, encoder_prune=switches.get("encoder_prune")).vision_tokens * request.joint_images
-    full = grid[0] * grid[1] * request.joint_images
-    if request.speedup is not None:
-        name = f"speedup {request.speedup:g}"
-        keep = solve_speedup(llm, full, tokens, request.text, request.speedup, request.kv_only)
-    elif request.kv_mib is not None:
-        name, keep = f"kv-mib {request.kv_mib:g}", solve_kv(llm, tokens, request.text, request.kv_mib)
-    elif name == FAST:
-        keep = (tokens,) * llm.layers
-    elif isinstance(request.schedule, str):
-        keep = schedule(request.schedule, llm.layers, tokens)
-    else:
-        keep = tuple(request.schedule)
-    last = request.last_layer or ("kv_only" if name == FAST else "drop")
-    if last != "drop" and name != "list" and len(keep) > 1:
-        keep = (*keep[:-1], keep[-2])
-    if switches.get("reducer") == "merge":
-        keep = rectangles((rows, columns), keep)
-    plan = Plan(grid, keep, merges, last_layer=last, schedule=name, kv_only=request.kv_only, **switches)
+        whole = request.encoder.uncompressed(grid)
+        keeps_all = request.llm.uncompressed(llm, images * whole.units)
+        return Plan(whole, keeps_all, request.sharing.without_quota(), name, request.topk_limit)
+    seen = request.encoder.plan(grid, encoder, request.llm.schedule == FAST)
+    Plan(seen, LlmPlan((0,)))  # lists what is wrong with the encoder before budgets are made of it
+    plan = Plan(seen, request.llm.plan(seen, llm, images), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
 

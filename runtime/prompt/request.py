@@ -193,7 +193,9 @@ def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[
 
 def _shared_cut(cuts: Sequence[Tiling], plan: Plan, pictures: int) -> list[Tiling]:
     """The cut whose tiles share the budget of ``plan``."""
-    found = [cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.sharing.tiles, plan.sharing.images)]
+    found = [
+        cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.sharing.tiles, plan.sharing.images)
+    ]
     if not found:
         rows, columns = plan.sharing.tiles or (1, 1)
         raise UsageError(

@@ -121,8 +121,8 @@ def test_a_solved_plan_is_named_for_its_goal(cli: Cli, tmp_path: Path, monkeypat
 def test_quotas_are_for_the_plans_that_frames_share() -> None:
     given = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast", "aggregate": True}
     made = make_plans(str(CHECKPOINT), ["even", "none"], **given)  # type: ignore[arg-type]
-    assert [plan.quota for plan in made.values()] == ["none", "none", "v-cast"]
-    assert [plan.aggregate for plan in made.values()] == [True, False, True]
+    assert [plan.sharing.quota for plan in made.values()] == ["none", "none", "v-cast"]
+    assert [plan.llm.aggregate for plan in made.values()] == [True, False, True]
 
 
 def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ def plans(draw: st.DrawFn) -> Plan:
     last = draw(st.sampled_from(["drop", "kv_only", "full"]))
     if last == "drop":
         keep[-1] = 0
-    return Plan(grid, tuple(keep), tuple(merges), last_layer=last, rho=draw(st.floats(0.01, 1)))
+    return flat_plan(grid, tuple(keep), tuple(merges), last_layer=last, rho=draw(st.floats(0.01, 1)))
 
 
 @given(plans())
@@ -44,7 +45,7 @@ def test_prunes_are_exactly_where_the_span_shrinks(plan: Plan) -> None:
 
 def test_every_problem_is_in_one_error() -> None:
     with pytest.raises(PlanError) as error:
-        Plan((4, 4), (16, 20, 30, 3), score="low")
+        flat_plan((4, 4), (16, 20, 30, 3), score="low")
     text = str(error.value)
     assert "keep[1]: got 20, expected 0 to 16" in text
     assert "keep[2]: grows from 20 to 30" in text
@@ -53,7 +54,7 @@ def test_every_problem_is_in_one_error() -> None:
 
 def test_switches_and_merges_are_checked_together() -> None:
     with pytest.raises(PlanError) as error:
-        Plan((4, 5), (4, 0), (MergePass(3, 3, 0), MergePass(1, 0, 2)), rho=1.5, axis="time")  # type: ignore[arg-type]
+        flat_plan((4, 5), (4, 0), (MergePass(3, 3, 0), MergePass(1, 0, 2)), rho=1.5, axis="time")  # type: ignore[arg-type]
     text = str(error.value)
     assert "axis: got 'time', expected one of token, channel" in text
     assert "rho: got 1.5" in text
@@ -63,27 +64,27 @@ def test_switches_and_merges_are_checked_together() -> None:
 
 def test_frozen_layers_are_checked_with_the_budgets() -> None:
     with pytest.raises(PlanError) as error:
-        Plan((4, 4), (16, 8, 0, 0), kv_only=(2, 0, 3, 9), rho=2.0)
+        flat_plan((4, 4), (16, 8, 0, 0), kv_only=(2, 0, 3, 9), rho=2.0)
     text = str(error.value)
     assert "rho: got 2.0" in text and "kv_only: got [2, 0, 3, 9], expected layers in ascending order" in text
     assert "kv_only[0]: no visual token enters layer 2" in text
     assert "kv_only[2]: layer 3 is the last one, which last_layer 'kv_only' says" in text
     assert "kv_only[3]: got layer 9, expected 0 to 2: there are 4 layers" in text
-    plan = Plan((4, 4), (16, 8, 4), kv_only=(1,), last_layer="kv_only")
-    assert plan.frozen == {1, 2} and Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    plan = flat_plan((4, 4), (16, 8, 4), kv_only=(1,), last_layer="kv_only")
+    assert plan.llm.frozen == {1, 2} and Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_a_plan_that_freezes_nothing_is_written_as_before() -> None:
-    assert not {"kv_only", "aggregate", "quota", "joint_tiles", "rounds"} & set(Plan((2, 2), (4, 0)).to_json())
+    assert not {"kv_only", "aggregate", "quota", "joint_tiles", "rounds"} & set(flat_plan((2, 2), (4, 0)).to_json())
 
 
 def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
     with pytest.raises(PlanError) as error:
-        Plan((4, 4), (16, 8, 1, 0), aggregate=True, quota="v-cast", rho=2.0)
+        flat_plan((4, 4), (16, 8, 1, 0), aggregate=True, quota="v-cast", rho=2.0)
     text = str(error.value)
     assert "rho: got 2.0" in text and "quota: 'v-cast' divides a budget among images that share it" in text
     with pytest.raises(PlanError) as error:
-        Plan((4, 4), (32, 4, 3, 1, 0), joint_images=5, aggregate=True, quota="uniform")
+        flat_plan((4, 4), (32, 4, 3, 1, 0), joint_images=5, aggregate=True, quota="uniform")
     text = str(error.value)
     assert "keep[1]: 3 chosen tokens for 5 images: a quota gives each at least 1" in text
     assert "keep[2]: 2 chosen tokens for 5 images" in text
@@ -96,7 +97,7 @@ def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
         ({"keep": (64, 0), "joint_images": 4, "quota": "uniform"}, "quota: 'uniform' divides what a prune keeps"),
     ):
         with pytest.raises(PlanError, match=said):
-            Plan(**{"grid": (4, 4), "keep": (16, 8, 0), **change})  # type: ignore[arg-type]
+            flat_plan(**{"grid": (4, 4), "keep": (16, 8, 0), **change})  # type: ignore[arg-type]
     for change, said in (
         ({"quota": "v-cast"}, "quota: 'v-cast' follows a clip through time, which tiles have not: uniform or spread"),
         ({"joint_images": 3}, "joint_images: got 3; 2x2 tiles are 4, 5 with the whole picture"),
@@ -106,13 +107,13 @@ def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
     ):
         given = {"grid": (4, 4), "keep": (32, 8, 0), "joint_images": 4, "joint_tiles": (2, 2), **change}
         with pytest.raises(PlanError, match=said):
-            Plan(**given)  # type: ignore[arg-type]
-    tiled = Plan((4, 4), (32, 8, 0), joint_images=5, joint_tiles=(2, 2), quota="spread")
+            flat_plan(**given)  # type: ignore[arg-type]
+    tiled = flat_plan((4, 4), (32, 8, 0), joint_images=5, joint_tiles=(2, 2), quota="spread")
     assert Plan.from_json(tiled.to_json()) == tiled
     for bad in ("2x2", [2, True], [2, 2**40], [2, "2"], 4):
         with pytest.raises(PlanError):
             Plan.from_json(tiled.to_json() | {"joint_tiles": bad})
-    plan = Plan((4, 4), (64, 20, 7, 0), joint_images=4, aggregate=True, quota="v-cast")
+    plan = flat_plan((4, 4), (64, 20, 7, 0), joint_images=4, aggregate=True, quota="v-cast")
     assert plan.chooses == ((1, 64, 19), (2, 19, 6)) and plan.cache_rows(2, 5) == (133, 45, 19, 5)
     assert [plan.aggregated(layer) for layer in range(4)] == [False, True, True, False]
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
@@ -120,14 +121,14 @@ def test_aggregates_and_quotas_are_checked_with_the_budgets() -> None:
 
 def test_topk_limit_of_the_target() -> None:
     grid = (100, 100)
-    Plan(grid, (10_000, 3_840, 0))
+    flat_plan(grid, (10_000, 3_840, 0))
     with pytest.raises(PlanError, match="selecting 3841 of 10000 needs TopK K <= 3840"):
-        Plan(grid, (10_000, 3_841, 0))
-    assert Plan(grid, (10_000, 9_000, 0), topk_limit=None).keep[1] == 9_000
+        flat_plan(grid, (10_000, 3_841, 0))
+    assert flat_plan(grid, (10_000, 9_000, 0), topk_limit=None).keep[1] == 9_000
 
 
 def test_newer_schema_names_field_and_fix() -> None:
-    data = Plan((2, 2), (4, 0)).to_json() | {"schema_version": SCHEMA_VERSION + 1}
+    data = flat_plan((2, 2), (4, 0)).to_json() | {"schema_version": SCHEMA_VERSION + 1}
     with pytest.raises(PlanError) as error:
         Plan.from_json(data, "p.json")
     assert "p.json.schema_version" in str(error.value) and "update luvc-export" in str(error.value)
@@ -152,11 +153,11 @@ def test_newer_schema_names_field_and_fix() -> None:
 )
 def test_malformed_json_is_a_plan_error(change: dict[str, object], text: str) -> None:
     with pytest.raises(PlanError, match=text):
-        Plan.from_json(Plan((2, 2), (4, 0)).to_json() | change)
+        Plan.from_json(flat_plan((2, 2), (4, 0)).to_json() | change)
 
 
 def test_missing_field_is_named() -> None:
-    data = Plan((2, 2), (4, 0)).to_json()
+    data = flat_plan((2, 2), (4, 0)).to_json()
     del data["keep"]
     with pytest.raises(PlanError, match=r"missing \['keep'\]"):
         Plan.from_json(data)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from flat_plans import changed, flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,14 +17,14 @@ VISION = EncoderShape(blocks=32, hidden=1280, intermediate=3420, unit=4, window=
 
 def test_default_spreads_merging_over_the_later_full_attention_blocks() -> None:
     plan = solve(PlanRequest("thirds"), (32, 32), LLM, VISION)
-    assert [merge.block for merge in plan.merges] == [15, 23, 31]
+    assert [merge.block for merge in plan.encoder.merges] == [15, 23, 31]
     assert plan.merged_grid == (27, 28)
     assert plan.keep[0] == 27 * 28 and plan.keep[-1] == 0 and plan.schedule == "thirds"
 
 
 def test_none_keeps_everything_and_merges_nothing() -> None:
     plan = solve(PlanRequest("none"), (5, 7), LLM, VISION)
-    assert plan.keep == (35,) * 36 and plan.merges == () and plan.last_layer == "full" and plan.prunes == ()
+    assert plan.keep == (35,) * 36 and plan.encoder.merges == () and plan.llm.last_layer == "full" and plan.prunes == ()
 
 
 def test_kv_only_keeps_the_last_stage() -> None:
@@ -36,7 +35,7 @@ def test_kv_only_keeps_the_last_stage() -> None:
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1.0))
 def test_any_share_of_any_grid_is_a_valid_plan(rows: int, columns: int, share: float) -> None:
     plan = solve(PlanRequest(merge_keep=share), (rows, columns), LLM, VISION)
-    assert plan.merges == place_merges((rows, columns), share, VISION)
+    assert plan.encoder.merges == place_merges((rows, columns), share, VISION)
 
 
 def test_speedup_and_kv_together_are_refused() -> None:
@@ -66,17 +65,17 @@ def test_a_joint_budget_counts_every_image_and_speeds_up_as_much() -> None:
 
 def test_joint_budgets_that_cannot_be() -> None:
     with pytest.raises(PlanError, match="joint_images: got 0"):
-        Plan((2, 2), (4, 0), joint_images=0)
+        flat_plan((2, 2), (4, 0), joint_images=0)
     with pytest.raises(PlanError, match="reducer: merging in the LLM needs one grid"):
-        Plan((2, 2), (4, 0), joint_images=2, reducer="merge")
+        flat_plan((2, 2), (4, 0), joint_images=2, reducer="merge")
     with pytest.raises(PlanError, match=r"keep\[0\]: got 9, expected 0 to 8"):
-        Plan((2, 2), (9, 0), joint_images=2)
+        flat_plan((2, 2), (9, 0), joint_images=2)
 
 
 def test_merge_schedules_begin_at_a_fifth_of_the_depth() -> None:
     for name in ("gradual", "early", "windows"):
         plan = solve(PlanRequest(merge_keep=0.5, merge_schedule=name), (32, 32), LLM, VISION)
-        assert plan.merges[0].block == 6 and 0.4 < plan.vision_tokens / 1024 < 0.6, name
+        assert plan.encoder.merges[0].block == 6 and 0.4 < plan.vision_tokens / 1024 < 0.6, name
     assert [step.block for step in place_merges((32, 32), 0.5, VISION, schedule="gradual")] == [6, 12, 19]
     assert place_merges((32, 32), 0.5, VISION, schedule="windows") == (MergePass(6, 0, 2, 4),)
     assert place_merges((32, 32), 1, VISION, schedule="windows") == ()
@@ -86,6 +85,6 @@ def test_merge_schedules_begin_at_a_fifth_of_the_depth() -> None:
 
 def test_windows_that_are_not_the_encoders_are_refused() -> None:
     plan = solve(PlanRequest("none"), (8, 8), LLM, VISION)
-    wrong = replace(plan, merges=(MergePass(7, 1, 1, 3),), keep=(25,) * 36)
+    wrong = changed(plan, merges=(MergePass(7, 1, 1, 3),), keep=(25,) * 36)
     with pytest.raises(PlanError, match="inside windows of 3 units a side; the encoder's have 4"):
         check_model(wrong, LLM, VISION)

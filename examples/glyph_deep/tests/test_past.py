@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flat_plans import changed, flat_plan
 from glyph_deep import aggregate, past, together
 from glyph_deep.cases import SIZES
 
@@ -50,7 +51,7 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
     whole = cost(shapes.none(), shapes.llm, 17).flops
     for still in ((), (2, 3, 4, 5, 6)):
         plan = at_speedup(shapes, 17, 3.0, still, score="norm")
-        more = replace(plan, keep=tuple(count + 1 for count in plan.keep))
+        more = changed(plan, keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
         assert 3 * costs[0] <= whole < 3 * costs[1] and plan.llm.kv_only == still
     for switches in aggregate.SETTINGS.values():
@@ -65,7 +66,7 @@ def test_the_page_says_what_the_rows_say() -> None:
     """Figures of the page are those of the rows."""
     sure = Interval(0.987, 0.981, 0.993)
     row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
-    plan = Plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
+    plan = flat_plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
     made = {"rows": [row] * 3, "gains": [sure] * 2}
     parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "down": [row]}
     found = {

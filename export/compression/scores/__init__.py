@@ -8,6 +8,7 @@ score's, its value ``module:SCORE`` (docs/research.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,8 +31,10 @@ __all__ = [
     "constant",
     "described",
     "find",
+    "help_lines",
     "method",
     "names",
+    "ranking",
 ]
 
 ENTRY_POINTS = "luvc_export.scores"
@@ -86,6 +89,21 @@ def method(name: str = DEFAULT, **settings: Any) -> Method:
     return method_of(name, find(name), settings)
 
 
+def help_lines(name: str) -> list[str]:
+    """What ``--help-score`` says of a score: its settings, or that it has none.
+
+    Raises:
+        PlanError: There is no such score.
+    """
+    score = find(name)
+    about = (score.__doc__ or "").strip().splitlines()
+    lines = [f"{name}: {about[0]}" if about else name]
+    for setting, each in score.settings.items():
+        default = "needed" if each.default is None else f"default {each.default}"
+        lines.append(f"  {setting} ({each.range}; {default}): {each.help}")
+    return lines if score.settings else [*lines, "  no settings"]
+
+
 def described(plan: Plan) -> Plan:
     """``plan`` with what its score says of itself: defaults of settings that a plan file leaves out, and facts.
 
@@ -100,6 +118,21 @@ def described(plan: Plan) -> Plan:
     if plan.llm.reducer == "prune" and (lines := score.problems(whole)):
         raise PlanError("the plan does not fit:\n" + "\n".join(f"  - llm.method.settings.{line}" for line in lines))
     return whole
+
+
+def ranking(plan: Plan) -> Callable[[ScoreInput], Tensor]:
+    """What ranks tokens where ``plan`` prunes; a plan that never chooses needs no score.
+
+    Raises:
+        PlanError: There is no such score, or tokens are to be chosen by none.
+    """
+    if plan.llm.reducer == "merge" or (not plan.llm.method.name and not plan.prunes_tokens):
+        return _never
+    return find(plan.llm.method.name).score
+
+
+def _never(given: ScoreInput) -> Tensor:
+    raise AssertionError("nothing is chosen")
 
 
 def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | None:

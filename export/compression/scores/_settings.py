@@ -52,11 +52,11 @@ class ScoreSetting(Generic[V]):
             return self.pattern[1]
         if self.type is bool:
             return "true or false"
-        bounds = [
+        words = [
             f"{word} {bound:g}" for word, bound in (("above", self.above), ("from", self.least)) if bound is not None
         ]
-        bounds += [f"to {self.most:g}"] if self.most is not None else []
-        return " ".join((*bounds,)) or {int: "a whole number", float: "a number", str: "a text"}[self.type]
+        words += [f"to {self.most:g}"] if self.most is not None else []
+        return " ".join(words) or {int: "a whole number", float: "a number", str: "a text"}[self.type]
 
     def parse(self, text: str) -> bool | int | float | str:
         """The value that ``NAME=text`` means.
@@ -82,8 +82,8 @@ class ScoreSetting(Generic[V]):
             return value if self.pattern is None or re.fullmatch(self.pattern[0], value) else None
         if not isinstance(value, int | float) or not math.isfinite(value):
             return None
-        bounds = (self.above is None or value > self.above, self.least is None or value >= self.least)
-        return value if all(bounds) and (self.most is None or value <= self.most) else None
+        inside = (self.above is None or value > self.above) and (self.least is None or value >= self.least)
+        return value if inside and (self.most is None or value <= self.most) else None
 
 
 def _no(text: str) -> bool:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from luvc_export.core.plan.merging import Box, Planned
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import MERGE_AXIS, ORTHOGONAL_MERGE
+from luvc_export.core.plan.merging import Box, Planned
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import merge_body
 from luvc_export.export.surgeon.fused.node import FusedNode, emit

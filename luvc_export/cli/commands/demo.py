@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +96,7 @@ def bundle(output: Path, quiet: bool) -> Path:
     plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (DEFAULT, *PLANS)}
     if (folder / MANIFEST).is_file():
         manifest = load(folder).manifest
-        held = {name: replace(entry.plan, padding=False) for name, entry in manifest.plans.items()}  # export's to say
+        held = {name: entry.plan.changed(padding=False) for name, entry in manifest.plans.items()}  # export's to say
         same = manifest.default_plan == DEFAULT and plans.items() <= held.items()
         if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder

@@ -16,7 +16,7 @@ def _removed(step: MergePass) -> str:
 
 def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
     """What the plan's budgets get of a padded picture."""
-    whole = plan.units * plan.sharing.images
+    whole = plan.whole_span
     line = (
         f"a picture of {aspect}, padded: {found.units} of {whole} units show it, {found.tokens} visual tokens hold it"
     )
@@ -31,7 +31,7 @@ def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
 
 def _mean(plan: Plan, stage: Stage) -> str:
     """How many of a stage's rows are aggregates."""
-    rows = stage.tokens // plan.keep[stage.first] if plan.aggregated(stage.first) else 0
+    rows = stage.tokens // plan.keep[stage.first] if stage.first in plan.aggregated_layers else 0
     return f", {rows} the mean of what was dropped" * bool(rows)
 
 
@@ -49,10 +49,10 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
         seen = f", the others seen for {gone.stabilise} more" if gone.stabilise else ""
         back = "all come back" if gone.restore == "all" else "none come back"
         merged += f"; {plan.encoder.last_units} go on after block {gone.block}{seen}, {back}"
-    if plan.encoder.bucket:
-        merged += f", {plan.encoder.bucket} of them computed, which the host names"
-    if plan.sharing.images > 1:
-        which = f" ({plan.sharing.tiles[0]}x{plan.sharing.tiles[1]} tiles)" if plan.sharing.tiles else ""
+    if plan.encoder.takes_units:
+        merged += f", {plan.encoder.computed_units} of them computed, which the host names"
+    if plan.sharing.shared:
+        which = " ({}x{} tiles)".format(*plan.sharing.cut) if plan.sharing.kind == "tiles" else ""
         merged += f"; {plan.sharing.images} images{which} share a budget"
     merged += f", divided by quota {plan.sharing.quota}" * (plan.sharing.quota != "none")
     encoder = f"; encoder FLOPs {cost.encoder_ratio:.2f}x fewer" if cost.encoder_ratio is not None else ""

@@ -1,8 +1,8 @@
 """The plan of a compressed model and its parts: encoder, LLM, what images share; frozen, JSON both ways.
 
-The vocabulary (unit, grid, budget, merge pass, prune) and which part has which field: docs/algorithm.md. The abstract of
-arXiv 2512.09010 states merging per spatial axis in the encoder and gradual low-pass pruning to zero in the LLM; every
-switch is a reconstruction.
+The vocabulary (unit, grid, budget, merge pass, prune) and which part has which field: docs/algorithm.md. The abstract
+of arXiv 2512.09010 states merging per spatial axis in the encoder and gradual low-pass pruning to zero in the LLM;
+every switch is a reconstruction.
 """
 
 from __future__ import annotations

@@ -56,6 +56,11 @@ class LlmPlan:
         return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
 
     @property
+    def frozen_before_last(self) -> frozenset[int]:
+        """The same without the last layer, whose own rule ``last_layer`` is."""
+        return frozenset(self.kv_only)
+
+    @property
     def reads_grid(self) -> str:
         """What of a prune needs to know where tokens stand; empty where nothing does."""
         if self.reducer == "merge":
@@ -67,6 +72,10 @@ class LlmPlan:
     def computes(self, layer: int) -> bool:
         """Whether visual tokens are computed in ``layer``, and not only their keys and values."""
         return layer not in self.frozen
+
+    def unchosen(self) -> LlmPlan:
+        """The same budgets without a word on how tokens are chosen."""
+        return LlmPlan(self.keep, last_layer=self.last_layer, kv_only=self.kv_only)
 
     def problems(self) -> list[str]:
         """What is wrong, one line each."""

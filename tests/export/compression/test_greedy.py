@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flat_plans import changed, flat_plan
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,20 +30,22 @@ def field(seed: int, grid: tuple[int, int] = GRID, channels: int = 64) -> Tensor
 
 
 def chosen(name: str, normed: Tensor, keep: int, steps: int, grid: tuple[int, int] | None = GRID) -> list[int]:
-    plan = Plan(grid or (1, normed.shape[2]), (keep,), last_layer="full", score=name, rho=0.25, steps=steps)
+    plan = flat_plan(grid or (1, normed.shape[2]), (keep,), last_layer="full", score=name, rho=0.25, steps=steps)
     return chosen_by(plan, normed, grid)
 
 
 def chosen_by(plan: Plan, normed: Tensor, grid: tuple[int, int] | None = GRID) -> list[int]:
-    score, keep = scores.find(plan.score), plan.keep[0]
+    score, keep = scores.find(plan.llm.method.name), plan.keep[0]
     basis = score.constant(plan, 0, normed.shape[2], normed.shape[3])
-    given = scores.ScoreInput(normed, basis, "token", keep, None, plan.steps, grid, rounds=plan.rounds)
+    given = scores.ScoreInput(
+        normed, basis, "token", keep, None, plan.llm.method["steps"], grid, rounds=plan.llm.method["rounds"]
+    )
     return [int(place) for place in spu.select(score.score(given), keep)[0, 0]]
 
 
 def parts(normed: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosines of all pairs, and the saliency that scope weighs by."""
-    plan = Plan(GRID, (1,), last_layer="full", rho=0.25)
+    plan = flat_plan(GRID, (1,), last_layer="full", rho=0.25)
     given = scores.ScoreInput(normed, _spectrum.basis(plan, TOKENS, 64), "token")
     saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
     along = torch.nn.functional.normalize(normed[0, 0], dim=1).double()
@@ -107,10 +110,14 @@ def test_rounds_share_the_budget_exactly() -> None:
 def test_plans_made_before_rounds_grew_choose_as_they_did() -> None:
     old = {"grid": list(GRID), "keep": [58], "last_layer": "full", "score": "scope", "rho": 0.25}
     plan = Plan.from_json(old)
-    assert plan.rounds == "equal" and "rounds" not in plan.to_json() and Plan.from_json(plan.to_json()) == plan
-    new = Plan(GRID, (58,), last_layer="full", score="scope", rho=0.25)
+    assert (
+        plan.llm.method["rounds"] == "equal"
+        and "rounds" not in plan.to_json()
+        and Plan.from_json(plan.to_json()) == plan
+    )
+    new = flat_plan(GRID, (58,), last_layer="full", score="scope", rho=0.25)
     assert new.to_json()["rounds"] == "growing" and Plan.from_json(new.to_json()) == new
-    for each in (replace(plan, score="residual"), replace(new, score="residual")):
+    for each in (changed(plan, score="residual"), replace(new, score="residual")):
         assert Plan.from_json(each.to_json()) == each
     assert "rounds" not in replace(new, score="residual").to_json()
     with pytest.raises(PlanError, match="rounds: got 'halves', expected one of growing, equal"):
@@ -141,7 +148,7 @@ def test_a_round_takes_one_of_each_cell_before_a_second() -> None:
 
 def test_padding_is_chosen_last() -> None:
     normed = field(2)
-    plan = Plan(GRID, (100,), last_layer="full", rho=0.25, padding=True)
+    plan = flat_plan(GRID, (100,), last_layer="full", rho=0.25, padding=True)
     padding = torch.zeros(1, 1, TOKENS, dtype=torch.bool)
     padding[..., :500] = True
     index = spu.mark_padding(torch.arange(TOKENS).expand(1, 1, -1), padding)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat_plans import flat_plan
 from installed import installed
 from torch import Tensor
 
 from luvc_export.calibration.ablation.store import plan_key
 from luvc_export.calibration.ablation.variants import methods
 from luvc_export.core import operators
-from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scores import Score, ScoreInput, _spectrum
@@ -54,20 +54,20 @@ def test_a_score_is_one_file() -> None:
 
 
 def test_an_installed_score_is_listed_found_and_compared(tmp_path: Path) -> None:
-    plan = Plan((4, 4), (16, 6, 0))
+    plan = flat_plan((4, 4), (16, 6, 0))
     with installed(tmp_path, ENTRY, "luvc_spread", MODULE):
         assert "spread" in scores.names() and "spread" not in scores.built_in()
         found = scores.find("spread")
         assert (found.reads_text, found.needs_layer_before) == (False, False)
         given = torch.randn(1, 2, 5, 8)
         assert torch.equal(found.score(ScoreInput(given, None, "token", 2)), given.var(dim=-1))
-        assert scores.constant(Plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
+        assert scores.constant(flat_plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
         assert "spread" in [variant.name for variant in methods(plan, plan)]
-        key = plan_key(Plan((4, 4), (16, 6, 0), score="spread", seed=3))
+        key = plan_key(flat_plan((4, 4), (16, 6, 0), score="spread", seed=3))
         assert {"seed", "rho", "axis", "spectrum"} <= set(key), "it may read every switch"
     assert "spread" not in scores.names()
     assert "spread" not in [variant.name for variant in methods(plan, plan)]
-    assert not {"seed", "rho"} & set(plan_key(Plan((4, 4), (16, 6, 0), score="norm")))
+    assert not {"seed", "rho"} & set(plan_key(flat_plan((4, 4), (16, 6, 0), score="norm")))
 
 
 def test_our_own_come_first(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
 from family_questions import scenery, small
+from flat_plans import changed
 from test_family_answers import chat, session
 from torch_backend import TorchBackend
 
@@ -126,7 +127,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         ours.prepare(video=[scenery(tiny, 1, 1)] * 2, prompt="?")
     checkpoint = bundle.folder.parent / "checkpoint"
     made = make_plans(str(checkpoint), kv_mib=0.001, joint_tiles=GRID, quota="spread", text=0)
-    assert [(plan.quota, plan.joint_images, plan.joint_tiles) for plan in made.values()] == [
+    assert [(plan.sharing.quota, plan.sharing.images, plan.sharing.tiles) for plan in made.values()] == [
         ("none", 1, None),
         ("spread", IMAGES, GRID),
     ]
@@ -137,7 +138,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         make_plans(str(checkpoint), joint_tiles=(1, 1))
     with pytest.raises(UsageError, match=r"fixed budgets are for one image(.|\n)*--joint-tiles"):
         make_plans(str(checkpoint), {"list": [4, 0]}, joint_tiles=GRID)
-    plan = replace(bundle.entry("some@tiles").plan, joint_images=2)
+    plan = changed(bundle.entry("some@tiles").plan, joint_images=2)
     with pytest.raises(UsageError, match="a picture is not cut into the tiles that share this plan's budget"):
         export_bundle(str(checkpoint), tmp_path / "none", {"some": plan}, image_size=small("internvl").size)
     assert not (tmp_path / "none").exists()

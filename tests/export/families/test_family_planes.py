@@ -8,7 +8,7 @@ import torch
 from family_harness import SABOTAGE, case
 from torch import Tensor
 
-from luvc_export.core.merging import MergePass, planned
+from luvc_export.core.plan.merging import MergePass, planned
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.compression import oim
 from luvc_export.export.towers import feature_planes

@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, case
+from flat_plans import changed
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
@@ -39,7 +40,7 @@ def _bucket(tiny: Case) -> Plan:
 def _given(plan: Plan) -> Tensor:
     """Other units for each of two images, ascending int32 [2, K]."""
     generator = torch.Generator().manual_seed(3)
-    rows = [torch.randperm(plan.units, generator=generator)[: plan.bucket].sort().values for _ in range(2)]
+    rows = [torch.randperm(plan.units, generator=generator)[: plan.encoder.bucket].sort().values for _ in range(2)]
     return torch.stack(rows).int()
 
 
@@ -108,7 +109,7 @@ def test_kept_units_are_told_and_others_never_seen(name: str) -> None:
     given = _given(plan)[:1].expand(2, -1)
     embeds, positions, into = _see(tiny, plan, images, given)
     assert torch.nonzero(into[0] >= 0)[:, 0].tolist() == given[0].tolist()
-    assert into[0][given[0].long()].tolist() == list(range(plan.bucket))
+    assert into[0][given[0].long()].tolist() == list(range(plan.encoder.bucket))
     assert torch.equal(positions[0], torch.stack([given[0] // plan.grid[1], given[0] % plan.grid[1]], -1).float())
     gone = torch.nonzero(into[0] < 0)[:, 0]
     unseen = _see(tiny, plan, _other_pixels(tiny, plan, images, gone), given)[0]
@@ -149,6 +150,6 @@ def test_sabotage_is_seen(sabotage: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_budgets_stay_within_the_bucket_and_filter_the_row_of_units() -> None:
     tiny = case("qwen2_5_vl")
-    thirds = replace(tiny.plan, keep=(20, 10, 0), last_layer="drop", schedule="list")
+    thirds = changed(tiny.plan, keep=(20, 10, 0), last_layer="drop", schedule="list")
     plan = with_buckets({"some": thirds}, [25, 75])["some@75"]
-    assert plan.keep == (18, 10, 0) and plan.spectrum == "1d" and plan.vision_tokens == 18
+    assert plan.keep == (18, 10, 0) and plan.llm.spectrum == "1d" and plan.vision_tokens == 18

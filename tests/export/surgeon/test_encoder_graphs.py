@@ -10,10 +10,11 @@ from typing import Any
 import encoder_cache
 import onnx
 import pytest
+from flat_plans import changed
 from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
 
-from luvc_export.core.merging import MergePass
 from luvc_export.core.plan import EncoderPrune
+from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
@@ -35,7 +36,7 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
     made = cut(inside.vision, fuse_orthogonal_merge)
     nodes = [{a.name: a.i for a in n.attribute} for n in made.graph.node if n.domain == "luvc"]
     found = sorted((n["height"], n["width"], n["rows"], n["columns"]) for n in nodes)
-    boxes = [box for planned in inside.plan.merge_passes for box in planned.boxes if box.rows or box.columns]
+    boxes = [box for planned in inside.plan.encoder.merge_passes for box in planned.boxes if box.rows or box.columns]
     assert found == sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
     assert found[:3] == [(2, 4, 0, 1), (4, 1, 1, 0), (4, 4, 1, 1)] and len(found) == 5
     assert equal(inside.vision, made, inside.plan, "exact")
@@ -43,7 +44,7 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
 
 def test_a_pass_that_is_not_the_plans_is_left_alone(inside: Traced) -> None:
     def other(model: Any) -> None:
-        plan = replace(inside.plan, merges=(*inside.plan.merges[:1], MergePass(0, 0, 2)))
+        plan = changed(inside.plan, merges=(*inside.plan.encoder.merges[:1], MergePass(0, 0, 2)))
         model.metadata_props[0].value = json.dumps(plan.to_json())
 
     count, reason = fired(edited(inside.vision, other), fuse_orthogonal_merge)
