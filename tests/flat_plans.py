@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
 from typing import Any
 
-from flat_plans import changed, flat_plan
-
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Method, Plan, Sharing, schema_1
+from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest
 
 #: Rounds grow unless an old plan file says nothing of them.
 _SETTINGS = schema_1.SETTINGS | {"rounds": "growing"}
@@ -29,10 +29,10 @@ def flat_plan(
         parts.append({now: fields.pop(name) for name, now in names.items() if name in fields})
     encoder, llm, sharing = parts
     llm["method"] = score_method(score, settings)
-    return flat_plan(EncoderPlan(**encoder), LlmPlan(**llm), Sharing(**sharing), **fields)
+    return Plan(EncoderPlan(**encoder), LlmPlan(**llm), Sharing(**sharing), **fields)
 
 
-def changed(plan: Plan, **fields: Any) -> Plan:
+def replan(plan: Plan, **fields: Any) -> Plan:
     """``plan`` with other values of fields, by their names in schema 1."""
     settings = {name: fields.pop(name) for name in _SETTINGS if name in fields}
     score = fields.pop("score", None)
@@ -41,3 +41,18 @@ def changed(plan: Plan, **fields: Any) -> Plan:
         fields["method"] = score_method(score or method.name, {**dict(method.settings), **settings})
     names = {**schema_1.ENCODER, **schema_1.LLM, **schema_1.SHARING}
     return plan.changed(**{names.get(name, name): value for name, value in fields.items()})
+
+
+def flat_request(
+    schedule: Any = "even", merge_keep: Any = None, score: str = "residual", **choices: Any
+) -> PlanRequest:
+    """A request by the names that ``make_plan`` takes, without torch."""
+    settings = {name: choices.pop(name) for name in _SETTINGS if name in choices}
+    names = {"encoder_prune": "prune", "joint_images": "images", "joint_tiles": "tiles"}
+    choices = {names.get(name, name): value for name, value in choices.items()}
+    choices |= {"schedule": schedule, "merge_keep": merge_keep, "method": score_method(score, settings)}
+    parts: list[dict[str, Any]] = []
+    for part in (LlmRequest, EncoderRequest, Sharing):
+        parts.append({each.name: choices.pop(each.name) for each in fields_of(part) if each.name in choices})
+    llm, encoder, sharing = parts
+    return PlanRequest(LlmRequest(**llm), EncoderRequest(**encoder), Sharing(**sharing), **choices)

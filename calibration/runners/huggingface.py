@@ -27,8 +27,8 @@ from luvc_export.calibration.runners.base import (
 )
 from luvc_export.calibration.runners.canvas import prepare, uncompressed
 from luvc_export.calibration.runners.text import Tokens
-from luvc_export.core.token_layout import arrange
 from luvc_export.core.plan import Sharing
+from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime.prompt.request import Request
 

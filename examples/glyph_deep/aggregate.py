@@ -7,12 +7,12 @@ K rows is K - 1 chosen tokens and it. Differences are paired by question. A kill
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from flat_plans import replan
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
@@ -40,7 +40,7 @@ def measure(study: studies.Study, speedups: tuple[float, ...]) -> list[dict[str,
     for speedup in speedups:
         for name, switches in SETTINGS.items():
             plain = at_speedup(study.shapes, study.text, speedup, (), **switches)
-            without, own = right(study, plain), right(study, replace(plain, aggregate=True))
+            without, own = right(study, plain), right(study, replan(plain, aggregate=True))
             pictures = [case.picture for case in study.engines["report"].cases]
             found.append(
                 {

@@ -15,7 +15,7 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
-from flat_plans import changed, flat_plan
+from flat_plans import flat_plan, replan
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
@@ -25,8 +25,9 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 
 from .cases import SIZES, cases
 from .compare_page import page
@@ -109,14 +110,14 @@ def measure(study: studies.Study) -> dict[str, Any]:
     some = list(variants.readings(quarter))
     searched = study.rows("settings, even at 25 %", some, "search")
     tuned = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1].plans[0]
-    chosen = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
+    chosen = solve(PlanRequest(LlmRequest(method=scores.method())), shapes.grid, shapes.llm, shapes.encoder)
     found: dict[str, Any] = {
         "grid": shapes.grid,
         "text": study.text,
         "none": study.rows("uncompressed", [Variant("uncompressed", (shapes.none(),))])[0],
         "searched": sorted(searched, key=lambda row: -row.accuracy.value)[:5],
         "settings": f"{tuned.score}, {tuned.axis} {tuned.spectrum}, rho {tuned.rho:g}",
-        "default": f"{chosen.score}, {chosen.axis} {chosen.spectrum}, rho {chosen.rho:g}",
+        "default": f"{chosen.llm.method.name}, {chosen.llm.axis} {chosen.llm.spectrum}, rho {chosen.llm.method['rho']:g}",
     }
     for name, make in SCHEDULES.items():
         for share in SHARES:
@@ -132,7 +133,7 @@ def compared(plan: Plan, tuned: Plan, chosen: Plan) -> list[Variant]:
     """Return every method at the budgets of `plan`, the default's score and settings among them."""
     own = {name: getattr(chosen, name) for name in ("score", "rho", "axis", "spectrum")}
     return [
-        Variant("SPU, the default's settings", (changed(plan, **own),), chosen.score),
+        Variant("SPU, the default's settings", (replan(plan, **own),), chosen.llm.method.name),
         *variants.methods(plan, tuned),
     ]
 

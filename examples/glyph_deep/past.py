@@ -9,11 +9,11 @@ the width of its filter, on the bundled model too. A killed run goes on where it
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flat_plans import replan
 
 from luvc_export.calibration import intervals, tasks
 from luvc_export.calibration.ablation import past
@@ -23,9 +23,10 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.demo import CHECKPOINT as DEMO
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import open_scorer
 
 from .cases import SIZES, cases
@@ -86,8 +87,8 @@ def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
     """Return the package's plan by schedule at every width of its filter, and what each gains on the narrowest."""
     shapes, found = study.shapes, dict[str, Any]()
     for schedule in SCHEDULES:
-        made = solve(PlanRequest(schedule), shapes.grid, shapes.llm, shapes.encoder)
-        plans = [replace(made, rho=rho) for rho in RHOS]
+        made = solve(PlanRequest(LlmRequest(schedule, method=scores.method())), shapes.grid, shapes.llm, shapes.encoder)
+        plans = [replan(made, rho=rho) for rho in RHOS]
         some = [Variant(f"rho {rho:g}", (plan,)) for rho, plan in zip(RHOS, plans, strict=True)]
         rows = study.rows(f"plan {schedule}", some, split)
         found[schedule] = {"rows": rows, "gains": [paired(study, plans[0], plan, split) for plan in plans[1:]]}
@@ -122,6 +123,7 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         if "searched" not in parts:
             continue
         plan = Plan.from_json(parts["plan"])
+        by = plan.llm.method
         none, own = parts["searched"]
         lines += [
             f"## {ground.capitalize()}",

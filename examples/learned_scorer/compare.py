@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flat_plans import changed
+from flat_plans import replan
 from glyph_deep.compare import even
 from glyph_deep.compare_page import interval, table
 from glyph_deep.evaluate import lines_of
@@ -37,8 +37,8 @@ LEARNED = "learned"
 def compared(study: studies.Study, share: float) -> dict[str, Any]:
     """Return the rows of a share, the best of the scores that need no training, and how far apart they are."""
     plan = even(study.shapes, share)
-    some = [Variant(name, (changed(plan, **own),)) for name, own in past.settings(study.scorer).items()]
-    some.append(Variant("random", tuple(changed(plan, score="random", seed=s) for s in variants.SEEDS), "3 seeds"))
+    some = [Variant(name, (replan(plan, **own),)) for name, own in past.settings(study.scorer).items()]
+    some.append(Variant("random", tuple(replan(plan, score="random", seed=s) for s in variants.SEEDS), "3 seeds"))
     small = variants.smaller(study.shapes, plan.keep[0])
     down = Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units")
     rows = study.rows(f"{share:.0%}", [*some, down])

@@ -22,8 +22,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     members: dict[str, list[str]] = {}
     flat: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        group = hints[parameter.name]
-        if not dataclasses.is_dataclass(group):
+        group: Any = hints[parameter.name]
+        if not isinstance(group, type) or not dataclasses.is_dataclass(group):
             flat.append(parameter.replace(annotation=group, kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         own = get_type_hints(group, include_extras=True)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from flat_plans import changed, flat_plan
+from flat_plans import flat_plan, replan
 from research_page import followed
 from safetensors.torch import save
 
@@ -79,10 +79,10 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
 def pruning(name: str, steps: int = 2) -> Plan:
     plan = flat_plan(GRID, (16, KEEP), last_layer="full", score="norm", rho=0.5, steps=steps)
     if not scores.find(name).reads_file:
-        return changed(plan, score=name)
+        return replan(plan, score=name)
     maps = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0))
     scorer = remember(save({"query": maps[0].clone(), "key": maps[1].clone()}), "test")
-    return changed(plan, score=name, scorer=scorer.sha256)
+    return replan(plan, score=name, scorer=scorer.sha256)
 
 
 def mixed(names: Sequence[str], steps: int = 2) -> tuple[Decoder, Any]:
@@ -162,7 +162,7 @@ def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
     plan = flat_plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
     made(plan)
     with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.kv_only"):
-        made(changed(plan, kv_only=(1,)))
+        made(replan(plan, kv_only=(1,)))
 
 
 def test_units_chosen_in_the_encoder_leave_no_grid_to_choose_by_cells() -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from flat_plans import flat_plan
+from flat_plans import flat_plan, flat_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from luvc_export.core.cost.encoder import encoder_flops, encoder_ratio
 from luvc_export.core.cost.report import padded
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.plan.merging import MergePass
-from luvc_export.core.planning import EncoderPruneRequest, PlanRequest, check_model, solve
+from luvc_export.core.planning import EncoderPruneRequest, check_model, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, UsageError
 
@@ -38,10 +38,10 @@ def test_counts_and_json(rows: int, columns: int, keep: float, how: tuple[int, s
     assert plan.vision_tokens == (merged if restore == "all" else plan.encoder.last_units)
 
 
-def test_a_plan_without_them_is_written_as_before() -> None:
+def test_a_plan_without_them_says_so() -> None:
     data = flat_plan((4, 4), (16, 0), (MergePass(1, 0, 0),)).to_json()
-    assert "encoder_prune" not in data
-    assert data["merges"] == [{"block": 1, "rows": 0, "columns": 0}]
+    assert data["encoder"]["prune"] is None
+    assert data["encoder"]["merges"] == [{"block": 1, "rows": 0, "columns": 0, "window": 0}]
 
 
 def test_every_problem_of_a_prune_is_told() -> None:
@@ -49,12 +49,12 @@ def test_every_problem_of_a_prune_is_told() -> None:
         wrong = EncoderPrune(3, 1.5, window=-1, stabilise=-1, neighbours=0, score="best", restore="some")  # type: ignore[arg-type]
         flat_plan((4, 4), (0,), (MergePass(4, 1, 0),), encoder_prune=wrong)
     for text in (
-        "encoder_prune.restore: got 'some', expected one of all, none",
-        "encoder_prune.score: got 'best'",
-        "encoder_prune.keep: got 1.5, expected a share in (0, 1)",
-        "encoder_prune.window: got -1",
-        "encoder_prune.stabilise: got -1",
-        "encoder_prune.neighbours: got 0, expected at least 1",
+        "encoder.prune.restore: got 'some', expected one of all, none",
+        "encoder.prune.score: got 'best'",
+        "encoder.prune.keep: got 1.5, expected a share in (0, 1)",
+        "encoder.prune.window: got -1",
+        "encoder.prune.stabilise: got -1",
+        "encoder.prune.neighbours: got 0, expected at least 1",
         "merges: after block 4, where the units that block 3 removed are missing: merge before",
     ):
         assert text in str(error.value), text
@@ -62,7 +62,7 @@ def test_every_problem_of_a_prune_is_told() -> None:
 
 def test_what_needs_the_grid_is_refused_where_units_stay_away() -> None:
     gone = EncoderPrune(3, 0.5, restore="none")
-    with pytest.raises(PlanError, match="spectrum: '2d' needs the grid, of which encoder_prune restores 'none'"):
+    with pytest.raises(PlanError, match=r"spectrum: '2d' needs the grid, of which encoder\.prune restores 'none'"):
         flat_plan((4, 4), (4, 0), encoder_prune=gone)
     with pytest.raises(PlanError, match="reducer: 'merge' needs the grid"):
         flat_plan((4, 4), (4, 0), encoder_prune=gone, reducer="merge", score="norm")
@@ -78,12 +78,12 @@ def test_what_does_not_fit_the_tower_is_refused_together() -> None:
     for text in (
         "got 2 budgets, the model has 3 layers",
         "inside windows of 3 units a side; the encoder's have 4",
-        "encoder_prune.stabilise: 4 blocks after block 14; 1 are left",
-        "encoder_prune.window: got 3, expected 0 or the encoder's 4",
+        "encoder.prune.stabilise: 4 blocks after block 14; 1 are left",
+        "encoder.prune.window: got 3, expected 0 or the encoder's 4",
     ):
         assert text in str(error.value), text
     with pytest.raises(PlanError, match="encoder_prune: after block 16; the encoder's are 0 to 15"):
-        solve(PlanRequest(encoder_prune=EncoderPruneRequest(0.5, 16)), (8, 8), LLM, VISION)
+        solve(flat_request(encoder_prune=EncoderPruneRequest(0.5, 16)), (8, 8), LLM, VISION)
     with pytest.raises(PlanError, match="the encoder has none"):
         bare = replace(VISION, window=0, full_attention=tuple(range(16)))
         check_model(
@@ -102,7 +102,7 @@ def test_quotas_that_do_not_fit_a_window_and_windows_of_two_sizes_are_refused() 
 
 @pytest.mark.parametrize("data", [7, {"keep": 0.5}, {"block": 1, "keep": 0.5, "blocks": 2}])
 def test_json_that_is_no_prune_is_refused(data: object) -> None:
-    with pytest.raises(PlanError, match="no prune of the encoder"):
+    with pytest.raises(PlanError, match="a JSON object is expected|the plan's fields are wrong"):
         Plan.from_json({"grid": [4, 4], "keep": [0], "encoder_prune": data}, "p.json")
     with pytest.raises(PlanError, match="no whole number"):
         Plan.from_json({"grid": [4, 4], "keep": [0], "encoder_prune": {"block": 1.5, "keep": 0.5}}, "p.json")
@@ -110,11 +110,11 @@ def test_json_that_is_no_prune_is_refused(data: object) -> None:
 
 def test_options_make_a_prune_and_leave_merging_out() -> None:
     wanted = options.encoder_prune("0.4@5", "all")
-    plan = solve(PlanRequest(encoder_prune=wanted), (32, 32), LLM, VISION)
+    plan = solve(flat_request(encoder_prune=wanted), (32, 32), LLM, VISION)
     assert plan.encoder.prune == EncoderPrune(5, 0.4) and plan.encoder.merges == () and plan.vision_tokens == 1024
     assert solve(
-        PlanRequest(encoder_prune=EncoderPruneRequest(0.4)), (32, 32), LLM, VISION
-    ).encoder_prune == EncoderPrune(5, 0.4)
+        flat_request(encoder_prune=EncoderPruneRequest(0.4)), (32, 32), LLM, VISION
+    ).encoder.prune == EncoderPrune(5, 0.4)
     assert options.encoder_prune(None, "all") is None
     for keep, restore, text in (("half", "all", "cannot read the share"), (None, "none", "nothing leaves the encoder")):
         with pytest.raises(UsageError, match=text):
@@ -122,33 +122,34 @@ def test_options_make_a_prune_and_leave_merging_out() -> None:
 
 
 def test_the_fast_preset_prunes_the_encoder_alone() -> None:
-    plan = solve(PlanRequest("fast"), (32, 32), LLM, VISION)
+    plan = solve(flat_request("fast"), (32, 32), LLM, VISION)
     assert plan.encoder.prune == EncoderPrune(3, 0.8) and plan.encoder.merges == () and plan.schedule == "fast"
     assert plan.keep == (1024,) * LLM.layers and plan.llm.last_layer == "kv_only"
-    own = solve(PlanRequest("fast", encoder_prune=EncoderPruneRequest(0.5)), (32, 32), LLM, VISION)
-    assert own.encoder_prune == EncoderPrune(5, 0.5)
-    assert solve(PlanRequest("fast", last_layer="full"), (32, 32), LLM, VISION).last_layer == "full"
+    own = solve(flat_request("fast", encoder_prune=EncoderPruneRequest(0.5)), (32, 32), LLM, VISION)
+    assert own.encoder.prune == EncoderPrune(5, 0.5)
+    assert solve(flat_request("fast", last_layer="full"), (32, 32), LLM, VISION).llm.last_layer == "full"
     with pytest.raises(PlanError, match="--speedup solves the budgets itself"):
-        solve(PlanRequest("fast", speedup=2.0), (32, 32), LLM, VISION)
+        solve(flat_request("fast", speedup=2.0), (32, 32), LLM, VISION)
     with pytest.raises(PlanError, match="did you mean 'fast'"):
-        solve(PlanRequest("fasst"), (32, 32), LLM, VISION)
+        solve(flat_request("fasst"), (32, 32), LLM, VISION)
 
 
 def test_flops_follow_what_is_computed() -> None:
     plain = flat_plan((32, 32), (0,))
     linear = 4 * 1024 * (4 * 1280**2 + 3 * 1280 * 3420)
-    assert encoder_flops(plain, VISION)[0] == 2 * linear + 4 * 64 * (16 * 4) ** 2 * 1280
-    assert encoder_flops(plain, VISION)[7] == 2 * linear + 4 * 4096**2 * 1280
+    assert encoder_flops(plain.encoder, VISION)[0] == 2 * linear + 4 * 64 * (16 * 4) ** 2 * 1280
+    assert encoder_flops(plain.encoder, VISION)[7] == 2 * linear + 4 * 4096**2 * 1280
     late = flat_plan((32, 32), (0,), encoder_prune=EncoderPrune(15, 0.5, restore="none"))
-    assert encoder_ratio(late, VISION) == 1
+    assert encoder_ratio(late.encoder, VISION) == 1
     ratios = [
-        encoder_ratio(flat_plan((32, 32), (0,), encoder_prune=EncoderPrune(5, keep)), VISION) for keep in (0.75, 0.4)
+        encoder_ratio(flat_plan((32, 32), (0,), encoder_prune=EncoderPrune(5, keep)).encoder, VISION)
+        for keep in (0.75, 0.4)
     ]
     assert 1.1 < ratios[0] < 1.3 and 1.5 < ratios[1] < 1.7
     seen = flat_plan((32, 32), (0,), encoder_prune=EncoderPrune(5, 0.4, stabilise=3))
-    assert 1 < encoder_ratio(seen, VISION) < ratios[1]
+    assert 1 < encoder_ratio(seen.encoder, VISION) < ratios[1]
     merged = flat_plan((32, 32), (0,), (MergePass(3, 1, 1, 4),))
-    assert encoder_flops(merged, VISION)[4] * 1.7 < encoder_flops(plain, VISION)[4]
+    assert encoder_flops(merged.encoder, VISION)[4] * 1.7 < encoder_flops(plain.encoder, VISION)[4]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
@@ -163,7 +164,7 @@ def test_a_hostile_grid_of_many_windows_is_counted_at_once(window: int) -> None:
     sizes = [(window, full), (rest, 1 if rest else 0)]
     parts = [(a * b, m * n) for a, m in sizes for b, n in sizes if m * n]
     assert plan.encoder.last_units == sum(number * max(1, round(keep * units)) for units, number in parts)
-    assert len(encoder_flops(plan, shape)) == 16
+    assert len(encoder_flops(plan.encoder, shape)) == 16
     assert time.process_time() - began < 1
 
 

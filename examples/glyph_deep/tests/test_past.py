@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flat_plans import changed, flat_plan
+from flat_plans import flat_plan, replan
 from glyph_deep import aggregate, past, together
 from glyph_deep.cases import SIZES
 
@@ -51,12 +51,12 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
     whole = cost(shapes.none(), shapes.llm, 17).flops
     for still in ((), (2, 3, 4, 5, 6)):
         plan = at_speedup(shapes, 17, 3.0, still, score="norm")
-        more = changed(plan, keep=tuple(count + 1 for count in plan.keep))
+        more = replan(plan, keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
         assert 3 * costs[0] <= whole < 3 * costs[1] and plan.llm.kv_only == still
     for switches in aggregate.SETTINGS.values():
         plain = aggregate.at_speedup(shapes, 17, 6.0, (), **switches)
-        costs = [cost(one, shapes.llm, 17).flops for one in (plain, replace(plain, aggregate=True))]
+        costs = [cost(one, shapes.llm, 17).flops for one in (plain, replan(plain, aggregate=True))]
         assert costs[0] == costs[1] and 6 * costs[0] <= whole  # the mean is one of the budget's rows
     with pytest.raises(UsageError, match="no plan is so cheap"):
         at_speedup(shapes, 17, 30.0, ())

@@ -69,7 +69,8 @@ def in_parts(data: dict[str, Any], where: str) -> dict[str, Any]:
     return made
 
 
-def _method(data: dict[str, Any], where: str) -> dict[str, Any]:
+def method_of(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """JSON of the method that a plan of schema 1 says."""
     score = data.get("score", "residual")
     if not isinstance(score, str):
         raise PlanError("a score's name is a text", where=f"{where}.score", got=repr(score)[:40])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flat_plans import changed, flat_plan
+from flat_plans import flat_plan, replan
 
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
@@ -40,7 +40,7 @@ def shapes(checkpoint: Checkpoint, task: Task) -> Shapes:
 def severe(shapes: Shapes, **switches: Any) -> Plan:
     """So few tokens that some answers change."""
     keep = (shapes.units, *(shapes.units // 8,) * (shapes.llm.layers - 2), 0)
-    return changed(flat_plan(shapes.grid, keep), **switches)
+    return replan(flat_plan(shapes.grid, keep), **switches)
 
 
 @pytest.mark.parametrize("switches", [{}, {"score": "fastv"}, {"score": "random"}, {"reducer": "merge"}], ids=str)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from flat_plans import changed, flat_plan
+from flat_plans import flat_plan, replan
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -116,10 +114,10 @@ def test_plans_made_before_rounds_grew_choose_as_they_did() -> None:
         and Plan.from_json(plan.to_json()) == plan
     )
     new = flat_plan(GRID, (58,), last_layer="full", score="scope", rho=0.25)
-    assert new.to_json()["rounds"] == "growing" and Plan.from_json(new.to_json()) == new
-    for each in (changed(plan, score="residual"), replace(new, score="residual")):
+    assert new.llm.method["rounds"] == "growing" and Plan.from_json(new.to_json()) == new
+    for each in (replan(plan, score="residual"), replan(new, score="residual")):
         assert Plan.from_json(each.to_json()) == each
-    assert "rounds" not in replace(new, score="residual").to_json()
+    assert "rounds" not in replan(new, score="residual").to_json()
     with pytest.raises(PlanError, match="rounds: got 'halves', expected one of growing, equal"):
         Plan.from_json(old | {"rounds": "halves"})
     normed = field(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from flat_plans import changed, flat_plan
+from flat_plans import flat_plan, replan
 from safetensors.torch import save
 
 from luvc_export.core.plan import Plan
@@ -99,7 +99,7 @@ def test_a_plan_and_its_scorer_must_fit() -> None:
         scores.constant(plan, 0, 12, 64)
     with pytest.raises(PlanError, match=r"has not learned to prune before this layer\n.*plan.keep\[1\]"):
         scores.constant(plan, 0, 12, 16)
-    scorer.check(changed(plan, keep=(4, 4)), 16)
+    scorer.check(replan(plan, keep=(4, 4)), 16)
     far = remember(save({"query.7": QUERY, "key.7": KEY, "query": QUERY.clone(), "key": KEY.clone()}), "test")
     with pytest.raises(PlanError, match=r"names a layer that the model has not\n.*\n.*query\.7"):
         far.check(plan, 16)

@@ -12,7 +12,7 @@ import ort_engine
 import pytest
 import stand_in
 from family_questions import small
-from flat_plans import changed
+from flat_plans import replan
 from numpy.typing import NDArray
 from test_family_joint import MOMENTS
 from torch_backend import TorchBackend
@@ -227,7 +227,7 @@ def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[
 def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
     plan = small(FAMILY, LAYERS).plan
     with pytest.raises(PlanError, match=r"(?s)encoder_prune: .*joint_images: "):
-        changed(
+        replan(
             plan,
             keep=(12,) * plan.layers,
             bucket=12,
@@ -240,7 +240,7 @@ def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
             Plan.from_json({**plan.to_json(), "bucket": wrong})
     with pytest.raises(PlanError, match="a number of the plan is too large or none"):
         Plan.from_json({**plan.to_json(), "bucket": True})
-    film = {"film": changed(plan, joint_images=MOMENTS)}
+    film = {"film": replan(plan, joint_images=MOMENTS)}
     assert [*with_buckets({"none": plan, **film}, [50])] == ["none", "film", "none@50"]
 
 

@@ -36,7 +36,7 @@ TARGETS = ("jetson-orin-nx-jp62", "h100", "rtx-ada")
 def _plan(tiny: Case, merges: tuple[MergePass, ...] = (), **prune: Any) -> Plan:
     made = flat_plan(tiny.plan.grid, (0,), merges, encoder_prune=EncoderPrune(**prune) if prune else None)
     layers = tiny.family.decoder_shape(tiny.config).layers
-    plan = replace(made, keep=(made.vision_tokens,) * layers, last_layer="full")
+    plan = replan(made, keep=(made.vision_tokens,) * layers, last_layer="full")
     check_model(plan, tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config))
     return plan
 

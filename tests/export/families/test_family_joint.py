@@ -10,12 +10,13 @@ import family_harness as harness
 import numpy as np
 import pytest
 from family_harness import TOLERANCE, Case, case
+from flat_plans import flat_request
 from test_family_answers import session
 from test_family_video import CHAT, FPS, VIDEO, frames
 from torch_backend import TorchBackend
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session import Session
 
@@ -25,7 +26,7 @@ MOMENTS = 3
 
 def joint(tiny: Case, schedule: str = "thirds") -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    return solve(PlanRequest(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
+    return solve(flat_request(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
 
 
 @pytest.mark.parametrize("name", VIDEO)

@@ -13,14 +13,14 @@ import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
 from family_questions import scenery, small
-from flat_plans import changed
+from flat_plans import flat_request, replan
 from test_family_answers import chat, session
 from torch_backend import TorchBackend
 
 from luvc_export import export_bundle
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan, Quota
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.compression import quotas
 from luvc_export.pipeline import make_plans
@@ -34,8 +34,8 @@ GRID, IMAGES = (1, 2), 3
 
 def joint(tiny: Case, quota: Quota = "spread", schedule: str = "thirds") -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    request = PlanRequest(schedule, merge_keep=0.5, joint_images=IMAGES)
-    return solve(request, tiny.plan.grid, *shapes, joint_tiles=GRID, quota=quota)
+    request = flat_request(schedule, merge_keep=0.5, joint_images=IMAGES, joint_tiles=GRID, quota=quota)
+    return solve(request, tiny.plan.grid, *shapes)
 
 
 def kept_of(ours: Session, shown: Any, plan: Plan) -> Any:
@@ -138,7 +138,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         make_plans(str(checkpoint), joint_tiles=(1, 1))
     with pytest.raises(UsageError, match=r"fixed budgets are for one image(.|\n)*--joint-tiles"):
         make_plans(str(checkpoint), {"list": [4, 0]}, joint_tiles=GRID)
-    plan = changed(bundle.entry("some@tiles").plan, joint_images=2)
+    plan = replan(bundle.entry("some@tiles").plan, joint_images=2)
     with pytest.raises(UsageError, match="a picture is not cut into the tiles that share this plan's budget"):
         export_bundle(str(checkpoint), tmp_path / "none", {"some": plan}, image_size=small("internvl").size)
     assert not (tmp_path / "none").exists()

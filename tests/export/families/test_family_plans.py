@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from family_harness import TOLERANCE
 from family_questions import small
-from flat_plans import changed
+from flat_plans import replan
 from PIL import Image
 from test_family_joint import MOMENTS
 from test_family_video import CHAT, FPS, frames
@@ -35,7 +35,7 @@ LAYERS = 1
 def _wide() -> tuple[tuple[int, int], Plan]:
     """Another size, whose tokens are all kept."""
     size, plan = small(FAMILY, LAYERS).wide
-    return size, changed(plan, merges=(), keep=(plan.units,), last_layer="full")
+    return size, replan(plan, merges=(), keep=(plan.units,), last_layer="full")
 
 
 def _plans() -> dict[str, Plan]:

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, case
-from flat_plans import changed
+from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
@@ -150,6 +150,6 @@ def test_sabotage_is_seen(sabotage: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_budgets_stay_within_the_bucket_and_filter_the_row_of_units() -> None:
     tiny = case("qwen2_5_vl")
-    thirds = changed(tiny.plan, keep=(20, 10, 0), last_layer="drop", schedule="list")
+    thirds = replan(tiny.plan, keep=(20, 10, 0), last_layer="drop", schedule="list")
     plan = with_buckets({"some": thirds}, [25, 75])["some@75"]
     assert plan.keep == (18, 10, 0) and plan.llm.spectrum == "1d" and plan.vision_tokens == 18

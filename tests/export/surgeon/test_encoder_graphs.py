@@ -10,7 +10,7 @@ from typing import Any
 import encoder_cache
 import onnx
 import pytest
-from flat_plans import changed
+from flat_plans import replan
 from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
 
 from luvc_export.core.plan import EncoderPrune
@@ -44,7 +44,7 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
 
 def test_a_pass_that_is_not_the_plans_is_left_alone(inside: Traced) -> None:
     def other(model: Any) -> None:
-        plan = changed(inside.plan, merges=(*inside.plan.encoder.merges[:1], MergePass(0, 0, 2)))
+        plan = replan(inside.plan, merges=(*inside.plan.encoder.merges[:1], MergePass(0, 0, 2)))
         model.metadata_props[0].value = json.dumps(plan.to_json())
 
     count, reason = fired(edited(inside.vision, other), fuse_orthogonal_merge)

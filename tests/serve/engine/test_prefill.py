@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flat_plans import changed
+from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import TEXT_FREE
@@ -74,7 +74,7 @@ def test_text_alone_leaves_the_cache_alone(demo: Session) -> None:
 
 
 def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "plan", changed(demo.plan, score="fastv"))
+    monkeypatch.setattr(demo, "plan", replan(demo.plan, score="fastv"))
     assert demo.plan.reads_text
     prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]

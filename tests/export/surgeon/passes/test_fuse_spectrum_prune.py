@@ -6,7 +6,7 @@ import json
 
 import onnx
 import pytest
-from flat_plans import changed
+from flat_plans import replan
 from onnx import helper
 from surgery_harness import Traced, broken, cut, edited, fired, operators
 
@@ -64,7 +64,7 @@ def test_prune_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_prune_with_another_budget_is_caught(traced: Traced) -> None:
     def other_plan(model: onnx.ModelProto) -> None:
-        plan = changed(traced.plan, keep=(12, 5, 0))
+        plan = replan(traced.plan, keep=(12, 5, 0))
         next(p for p in model.metadata_props if p.key == "luvc.plan").value = json.dumps(plan.to_json())
 
     with pytest.raises(CheckFailed):
