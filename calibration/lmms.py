@@ -83,8 +83,9 @@ class BundleModel:
             raise UsageError("a bundle sees pictures, not videos", where="generate_until", got=pictures)
         until = kwargs.get("until") or []
         stop = tuple(item for item in ([until] if isinstance(until, str) else until) if item.strip())
-        sampling: dict[str, Any] = {"stop": stop}
+        sampling: dict[str, Any] = {"stop": stop, "greedy": True}
         if kwargs.get("do_sample") and float(kwargs.get("temperature") or 0) > 0:
+            sampling["greedy"] = False
             sampling["temperature"] = float(kwargs["temperature"])
             sampling["top_p"] = kwargs.get("top_p") or None
         sampling = {name: value for name, value in sampling.items() if value is not None}

@@ -38,7 +38,7 @@ BOXES: dict[str, Box] = {
         "*.engine, plugins", "luvc_export/bundle")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
         "runtime", "runtime/media", "runtime/prompt", "runtime/confined", "runtime/generation", "runtime/openvino",
-        "runtime/tensorrt on runtime/cuda", "runtime/sharing, runtime/bench")),
+        "runtime/tensorrt on runtime/cuda", "runtime/sharing, runtime/bench, runtime/product_check")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),
     "answer": (14.0, 6.9, 1.8, 1.2, FILES, "answer", ("text, tokens,", "what was kept")),

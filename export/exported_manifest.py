@@ -16,9 +16,8 @@ from luvc_export.bundle.manifest import (
     WeightsMode,
     WeightTensor,
 )
-from luvc_export.core.files.json_file import read_json
-from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.generation_config import end_tokens, generation_defaults
 from luvc_export.export.options import Options
 from luvc_export.export.processor import PictureSettings, picture_settings
 from luvc_export.version import VERSION
@@ -62,7 +61,7 @@ def make_manifest(
         ),
         prompt=Prompt(
             image_token_id=checkpoint.family.image_token_id(checkpoint.config),
-            eos_token_ids=_eos(checkpoint),
+            eos_token_ids=end_tokens(checkpoint),
             text_capacity=options.text_capacity,
             position_kind=checkpoint.family.position_kind,
             position_copies=copies,
@@ -71,6 +70,7 @@ def make_manifest(
             video=video,
             tiling=checkpoint.family.tiling,
         ),
+        generation=generation_defaults(checkpoint),
         decoder=shape,
         planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,
         default_plan=next(iter(entries)),
@@ -90,17 +90,3 @@ def pad_colour(given: PictureSettings) -> tuple[int, int, int]:
     """The mean colour, which normalises to about 0."""
     red, green, blue = (min(max(round(mean / given.rescale), 0), 255) for mean in given.mean)
     return red, green, blue
-
-
-def _eos(checkpoint: Checkpoint) -> tuple[int, ...]:
-    path = checkpoint.folder / "generation_config.json"
-    said = read_json(path, 2**20, CheckpointError, "the generation config") if path.exists() else {}
-    given = said.get("eos_token_id") if isinstance(said, dict) else None
-    if given is None:
-        given = getattr(checkpoint.config, "eos_token_id", None)
-    if given is None:
-        given = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
-    values = given if isinstance(given, list) else [given]
-    if any(value is not None and (type(value) is not int or not 0 <= value < 2**31) for value in values):
-        raise CheckpointError("the tokens that end an answer are no token ids", where=str(path), got=repr(given)[:80])
-    return tuple(int(value) for value in values if value is not None)

@@ -23,28 +23,12 @@ class Cache(Protocol):
         """Bytes of all layers together."""
 
 
-class Backend(Protocol):
-    """Runs the two graphs of one plan."""
-
-    @property
-    def name(self) -> str:
-        """``cpu``, ``cuda``, ``openvino:CPU`` or ``tensorrt``."""
-
-    @property
-    def arithmetic(self) -> str:
-        """What products are computed in: ``fp32``, ``fp16`` or ``bf16``."""
+class GraphCalls(Protocol):
+    """Runs the two graphs of one plan: all that answering a question takes."""
 
     @property
     def largest_batch(self) -> int | None:
         """Rows that one call of ``decode`` takes; None for any number."""
-
-    def load(self, images: bool = True) -> None:
-        """Load what is not loaded yet; the vision graph only for ``images``. The other methods do it by themselves.
-
-        Raises:
-            MachineError: The machine lacks the back-end, a device or memory.
-            BundleError: A graph or its weights cannot be loaded.
-        """
 
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
         """Run the vision graph on uint8 [n, F, H, W, 3]; its outputs by contract name, floats as float32.
@@ -61,6 +45,26 @@ class Backend(Protocol):
         """Run the decoder graph on inputs by contract name; its outputs except the cache, and the cache.
 
         ``cache`` None is an empty one. It stays valid: a later call may continue from it again.
+        """
+
+
+class Backend(GraphCalls, Protocol):
+    """Loads the graphs of one plan, runs them, and says what it is."""
+
+    @property
+    def name(self) -> str:
+        """``cpu``, ``cuda``, ``openvino:CPU`` or ``tensorrt``."""
+
+    @property
+    def arithmetic(self) -> str:
+        """What products are computed in: ``fp32``, ``fp16`` or ``bf16``."""
+
+    def load(self, images: bool = True) -> None:
+        """Load what is not loaded yet; the vision graph only for ``images``. The other methods do it by themselves.
+
+        Raises:
+            MachineError: The machine lacks the back-end, a device or memory.
+            BundleError: A graph or its weights cannot be loaded.
         """
 
     def placement(self) -> dict[str, dict[str, int]]:
@@ -115,10 +119,16 @@ class RowToken(NamedTuple):
 
 
 class RowStep(NamedTuple):
-    """What a step gave a row: its most likely next token, the token's logit, and if asked for all of them [vocab]."""
+    """What a step gave a row.
 
-    token: int
-    logit: float
+    Args:
+        token: Its most likely next token, where the decoder itself picked one.
+        logit: That token's; None where all logits are there and the host is to choose.
+        logits: All of them, float32 [vocab]; None where nobody asked.
+    """
+
+    token: int | None
+    logit: float | None
     logits: NDArray[np.float32] | None = None
 
 

@@ -61,24 +61,6 @@ def feeds(
     }
 
 
-def next_feeds(
-    layouts: Sequence[TokenLayout], tokens: NDArray[np.int64], text_mask: NDArray[np.bool_], hidden: int, plan: Plan
-) -> Feeds:
-    """Decoder inputs of one more token per prompt, [B], after ``text_mask`` [B, P] texts and ``step`` earlier ones.
-
-    Args:
-        layouts: Prompts.
-        tokens: The new token of each.
-        text_mask: Which past text is real, new tokens of earlier steps included.
-        hidden: Width of the embeddings.
-        plan: For the number of visual tokens an image would have.
-    """
-    done = text_mask.sum(1) - [layout.input_ids.shape[1] for layout in layouts]
-    position = np.array([layout.next_position for layout in layouts]) + done
-    order = np.array([layout.next_order for layout in layouts]) + done
-    return step_feeds(tokens, position, order, text_mask, layouts[0].position_ids.shape[0], hidden, plan)
-
-
 def step_feeds(
     tokens: NDArray[np.int64],
     position: NDArray[np.int64],

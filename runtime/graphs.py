@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Block, arrange
+from luvc_export.core.token_layout import Block, TokenLayout, arrange
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Array, Backend, Cache, DeviceSampler, PendingToken
+from luvc_export.runtime.backend import Array, DeviceSampler, GraphCalls, PendingToken
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
-from luvc_export.runtime.state import State, Step, VisualFeatures
+from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
 
 #: No tokenizer has it.
 NO_TOKEN = -1
@@ -31,7 +32,7 @@ class Graphs:
         debug: The decoder is the debug graph, whose prunes are told what to keep.
     """
 
-    def __init__(self, manifest: Manifest, plan: Plan, backend: Backend, debug: bool = False) -> None:
+    def __init__(self, manifest: Manifest, plan: Plan, backend: GraphCalls, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
 
     def encode_images(
@@ -47,9 +48,7 @@ class Graphs:
         """
         manifest, tokens = self.manifest, self.plan.vision_tokens
         if not len(images):
-            embeds = np.zeros((0, tokens, manifest.visual_width), np.float32)
-            copies = manifest.prompt.position_copies if self.plan.encoder.positions == "multi" else 1
-            return VisualFeatures(embeds, np.zeros((0, tokens, 2 * copies), np.float32))
+            return no_images(manifest, self.plan)
         empty = all_picture(len(images), self.plan.grid) if padding is None else padding
         given = units if self.plan.encoder.bucket else empty if self.plan.encoder.reads_padding else None
         out = self.backend.vision(images) if given is None else self.backend.vision(images, given)
@@ -92,17 +91,34 @@ class Graphs:
         Returns:
             ``Step``; its logits are those of text tokens only, in order.
         """
-        placeholder = self.manifest.prompt.image_token_id if seen else NO_TOKEN
-        seen = seen or self.encode_images(np.zeros((0,), np.uint8))
-        feeds, after = self._prepare(token_ids, placeholder, seen, state, blocks, all_logits)
+        begin = (state.next_position, state.next_order) if state else (0, 0)
+        (layout,), feeds = self.feeds([Passage(token_ids, blocks or {}, *begin)], seen, all_logits)
+        feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
         if self._debug:
-            feeds |= forced_indices(self.plan, forced or {}, len(seen.embeds) // self.plan.sharing.images)
+            feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
         out, cache = self.backend.decode(feeds, state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
-        names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
-        kept = dict(forced or {}) or {layer: out[name][0] for layer, name in names.items() if name in out}
+        kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
-        return Step(out[graph_io.LOGITS], after(cache), kept, None if token is None else int(token[0, 0]))
+        after = State(cache, feeds[graph_io.TEXT_MASK].shape[1], layout.next_position, layout.next_order)
+        return Step(out[graph_io.LOGITS], after, kept, None if token is None else int(token[0, 0]))
+
+    def prefill(self, passages: Sequence[Passage], seen: VisualFeatures | None = None) -> RowsStep:
+        """Run the prompts of several rows in one call; ``seen`` are all their images, equally many a row.
+
+        Raises:
+            UsageError: See ``run``.
+        """
+        layouts, feeds = self.feeds(passages, seen, all_logits=False)
+        positions = np.array([layout.next_position for layout in layouts], np.int64)
+        return self._decode(feeds, None, positions, np.array([layout.next_order for layout in layouts], np.int64))
+
+    def step(self, tokens: Sequence[int], state: RowsState) -> RowsStep:
+        """Go on with a token of every row."""
+        width, mask = self.manifest.visual_width, state.text_mask
+        ids = np.array(tokens, np.int64)
+        feeds = batching.step_feeds(ids, state.positions, state.orders, mask, self._axes, width, self.plan)
+        return self._decode(feeds, state, state.positions + 1, state.orders + 1)
 
     def sample(self, token: int | PendingToken, state: State) -> tuple[PendingToken, State]:
         """Go on with ``token`` after ``state``: what the decoder itself picks next, before it is there.
@@ -113,37 +129,90 @@ class Graphs:
         """
         assert isinstance(self.backend, DeviceSampler)
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
-        nothing = self.encode_images(np.zeros((0,), np.uint8))
-        feeds, after = self._prepare([token_id], NO_TOKEN, nothing, state, None, False)
+        (layout,), feeds = self.feeds([Passage([token_id], {}, state.next_position, state.next_order)])
+        feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
         picked, cache = self.backend.sample(feeds, state.cache, before)
-        return picked, after(cache)
+        return picked, State(cache, state.past_text + 1, layout.next_position, layout.next_order)
 
-    def _prepare(
+    def feeds(
+        self, passages: Sequence[Passage], seen: VisualFeatures | None = None, all_logits: bool = False
+    ) -> tuple[list[TokenLayout], batching.Feeds]:
+        """See ``decoder_feeds``."""
+        return decoder_feeds(self.manifest, self.plan, passages, seen, all_logits)
+
+    @cached_property
+    def _axes(self) -> int:
+        """Rotary position axes, copies included."""
+        return int(self.feeds([Passage([0])])[0][0].position_ids.shape[0])
+
+    def _decode(
         self,
-        token_ids: Sequence[int],
-        placeholder: int,
-        seen: VisualFeatures,
-        state: State | None,
-        blocks: Mapping[int, Block] | None,
-        all_logits: bool,
-    ) -> tuple[batching.Feeds, Callable[[Cache], State]]:
-        """Decoder inputs of a call, and the state after it, once its cache is known."""
-        past = state.past_text if state else 0
-        layout = arrange(
-            list(token_ids),
+        feeds: batching.Feeds,
+        state: RowsState | None,
+        positions: NDArray[np.int64],
+        orders: NDArray[np.int64],
+    ) -> RowsStep:
+        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
+        after = RowsState(cache, feeds[graph_io.TEXT_MASK], positions, orders)
+        return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
+
+
+def no_images(manifest: Manifest, plan: Plan) -> VisualFeatures:
+    """What the vision graph gives for no images: arrays of zero rows."""
+    copies = manifest.prompt.position_copies if plan.encoder.positions == "multi" else 1
+    embeds = np.zeros((0, plan.vision_tokens, manifest.visual_width), np.float32)
+    return VisualFeatures(embeds, np.zeros((0, plan.vision_tokens, 2 * copies), np.float32))
+
+
+def decoder_feeds(
+    manifest: Manifest,
+    plan: Plan,
+    passages: Sequence[Passage],
+    seen: VisualFeatures | None = None,
+    all_logits: bool = False,
+) -> tuple[list[TokenLayout], batching.Feeds]:
+    """Layouts and decoder inputs of rows in one call.
+
+    Args:
+        manifest: Of the bundle.
+        plan: One of its plans.
+        passages: What each row reads.
+        seen: Images of all rows, equally many each; without any, every token is text.
+        all_logits: Logits of every text token; otherwise of each row's last one.
+
+    Raises:
+        UsageError: Fewer images, or more, than share a budget.
+    """
+    prompt, rows = manifest.prompt, len(passages)
+    placeholder = NO_TOKEN if seen is None else prompt.image_token_id
+    seen = no_images(manifest, plan) if seen is None else seen
+    images = len(seen.positions) // rows
+    layouts = [
+        arrange(
+            list(passage.token_ids),
             placeholder,
-            seen.positions,
-            self.plan.grid,
-            self.manifest.prompt.position_kind,
-            state.next_position if state else 0,
-            state.next_order if state else 0,
-            blocks,
+            seen.positions[row * images : (row + 1) * images],
+            plan.grid,
+            prompt.position_kind,
+            passage.position,
+            passage.order,
+            passage.blocks,
         )
-        text = layout.input_ids.shape[1]
-        void = None if seen.padding is None else grouped_padding(self.plan, seen.padding)
-        feeds = batching.feeds([layout], grouped(self.plan, seen.embeds), all_logits, void)
-        feeds[graph_io.TEXT_MASK] = np.ones((1, past + text), np.bool_)
-        return feeds, lambda cache: State(cache, past + text, layout.next_position, layout.next_order)
+        for row, passage in enumerate(passages)
+    ]
+    void = None if seen.padding is None else grouped_padding(plan, seen.padding, rows)
+    return layouts, batching.feeds(layouts, grouped(plan, seen.embeds, rows), all_logits, void)
+
+
+def kept_tokens(plan: Plan, out: Mapping[str, Array]) -> dict[int, NDArray[np.int64]]:
+    """What each prune kept, [B, G, keep], of a decoder's outputs; of those with a budget of 0 nothing is said."""
+    names = {layer: graph_io.kept_name(layer) for layer, _, _ in plan.prunes}
+    return {layer: out[name] for layer, name in names.items() if name in out}
+
+
+def _mask_after(state: State | None, layout: TokenLayout) -> NDArray[np.bool_]:
+    return np.ones((1, (state.past_text if state else 0) + layout.input_ids.shape[1]), np.bool_)
 
 
 def _check_shape(name: str, array: Array, expected: tuple[int | None, ...]) -> None:
@@ -152,12 +221,12 @@ def _check_shape(name: str, array: Array, expected: tuple[int | None, ...]) -> N
     Raises:
         BundleError: An output has another shape.
     """
-    found = tuple(array.shape)
-    if len(found) != len(expected) or any(want not in (None, got) for got, want in zip(found, expected, strict=True)):
+    shape = tuple(array.shape)
+    if len(shape) != len(expected) or any(want not in (None, got) for got, want in zip(shape, expected, strict=True)):
         raise BundleError(
             "a graph gives an output of another shape than its plan",
             where=name,
-            got=list(found),
+            got=list(shape),
             expected=["any" if size is None else size for size in expected],
             fix="export the bundle again",
         )

@@ -62,9 +62,15 @@ class LoadedPlan:
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
         self.encoder = PromptEncoder(self.bundle)
-        graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
+        self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the back-end computes on this machine, one line each."""
+        notes: tuple[str, ...] = getattr(self.backend, "notes", ())
+        return notes
 
     @cached_property
     def grammars(self) -> Grammars:

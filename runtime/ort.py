@@ -23,6 +23,8 @@ from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphfile import OutsideWeight, checked_outside_weights
 from luvc_export.runtime.media.unit_choice import beside_image
+from luvc_export.runtime.product_check import engines as product_check
+from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
 from luvc_export.runtime.weights import reference_arrays
 
@@ -118,6 +120,13 @@ class OrtBackend:
         self._outside: dict[str, dict[str, OutsideWeight]] = {}
         self._graphs: dict[str, CheckedGraph] = {}
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
+        self._int8: Way | None = None
+        #: What a user should know of how this machine computes, one line each.
+        self.notes: tuple[str, ...] = ()
+        if quantised is not None and quantised.precision == "int8" and device == "cpu":
+            checked = product_check.onnxruntime_int8()
+            self._int8 = checked.usable(str(bundle.folder / entry.decoder))
+            self.notes = checked.notes
 
     largest_batch: int | None = None
 
@@ -233,6 +242,8 @@ class OrtBackend:
         if self._entry.quantised is not None and self._entry.quantised.precision == "fp8":
             # Its fusion of Q/DQ and MatMul takes FP8 for INT8 and makes an invalid graph (onnxruntime 1.31).
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        for setting, value in (self._int8.settings if self._int8 else {}).items():
+            options.add_session_config_entry(setting, value)
         if self.profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, f"{self.profile}.{name}"
         if self._threads is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, overload
@@ -23,7 +23,6 @@ from luvc_export.runtime.generation.answer_batch import (
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
-from luvc_export.runtime.generation.row_batch import answer_rows
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
@@ -120,14 +119,16 @@ class Session(LoadedPlan):
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, min_p, seed, max_new_tokens, stop, penalties,
-                logit_bias, logprobs, mask, json_schema, regex.
+                logit_bias, logprobs, mask, json_schema, regex and others. What is not given is as the model's makers
+                meant it (``Manifest.generation``), as in transformers' ``generate``; ``greedy=True`` takes the most
+                likely token, without penalties.
 
         Raises:
             UsageError: Bad input (picture, prompt, sampling), or a prompt too long for the bundle or the model.
             CheckFailed: The model's logits are not finite.
             MachineError: See the class.
         """
-        options = self.grammars.guided(sampling_from(sampling))
+        options = self.sampling(sampling)
         started = perf_counter()
         asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
         past: Past | None = after.past if after else None
@@ -163,7 +164,7 @@ class Session(LoadedPlan):
             CheckFailed: See ``generate``.
             MachineError: See the class.
         """
-        options, started = self.grammars.guided(sampling_from(sampling)), perf_counter()
+        options, started = self.sampling(sampling), perf_counter()
         ready: list[Prepared] = []
         for row, ask in enumerate(requests):
             with in_row(row):
@@ -178,6 +179,14 @@ class Session(LoadedPlan):
         for rows in groups:
             answers |= zip(rows, self.answer_rows([ready[row] for row in rows], options, spent), strict=True)
         return [answers[row] for row in range(len(requests))]
+
+    def sampling(self, options: Mapping[str, Any]) -> Sampling:
+        """Fields of ``Sampling``, and ``greedy``, as one; the model's own where nothing is given.
+
+        Raises:
+            UsageError: An unknown name or a wrong value, or a guide that cannot be made.
+        """
+        return self.grammars.guided(sampling_from(options, self.bundle.manifest.generation))
 
     def prepare_row(self, asked: Question, options: Sampling) -> Prepared:
         """Make one question of a batch ready; ``options`` are those its rows share.
@@ -214,8 +223,8 @@ class Session(LoadedPlan):
             CheckFailed: Logits of a row are not finite.
             MachineError: See the class.
         """
-        how = answer_rows if self._joins else answer_batch
-        return how(ready[0].loaded, [row.request for row in ready], options, [row.budget for row in ready], spent)
+        requests, budgets = [row.request for row in ready], [row.budget for row in ready]
+        return answer_batch(ready[0].loaded, requests, options, budgets, spent)
 
     @property
     def _joins(self) -> bool:

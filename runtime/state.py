@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.token_layout import Block
 from luvc_export.runtime.backend import Array, Cache
 
 
@@ -25,6 +27,43 @@ class VisualFeatures:
     positions: NDArray[np.float32]
     merged_into: NDArray[np.int64] | None = None
     padding: NDArray[np.bool_] | None = None
+
+    def some(self, images: Sequence[int]) -> VisualFeatures:
+        """Those of some images, in that order, on the host."""
+        index = list(images)
+        merged = None if self.merged_into is None else self.merged_into[index]
+        padding = None if self.padding is None else self.padding[index]
+        return VisualFeatures(np.asarray(self.embeds)[index], self.positions[index], merged, padding)
+
+
+def join_features(parts: Sequence[VisualFeatures]) -> VisualFeatures:
+    """Features of several groups of images as those of all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    merged, padding = [part.merged_into for part in parts], [part.padding for part in parts]
+    return VisualFeatures(
+        np.concatenate([np.asarray(part.embeds) for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+        None if any(one is None for one in merged) else np.concatenate([one for one in merged if one is not None]),
+        None if any(one is None for one in padding) else np.concatenate([one for one in padding if one is not None]),
+    )
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens of one row that a call reads, a prompt or what follows one.
+
+    Args:
+        token_ids: With a placeholder for each of the row's images in the call.
+        blocks: Images that belong together (``Request.blocks``).
+        position: Rotary position of the first token.
+        order: Its logical place.
+    """
+
+    token_ids: Sequence[int]
+    blocks: Mapping[int, Block] = field(default_factory=dict)
+    position: int = 0
+    order: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,3 +88,32 @@ class Step:
     state: State
     kept: dict[int, NDArray[np.int64]]
     chosen: int | None = None
+
+
+@dataclass(frozen=True)
+class RowsState:
+    """Where the rows of one cache stand. Never changed: a step makes a new one.
+
+    Args:
+        cache: Of all rows.
+        text_mask: Which slots of text hold a token of the row, bool [B, P].
+        positions: Rotary position of each row's next token, int64 [B].
+        orders: Its logical place, int64 [B].
+    """
+
+    cache: Cache
+    text_mask: NDArray[np.bool_]
+    positions: NDArray[np.int64]
+    orders: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RowsStep:
+    """What a call of several rows gave: logits of each row's last token float32 [B, vocab], and the state after it.
+
+    ``kept``: see ``Step``, [B, G, keep].
+    """
+
+    logits: NDArray[np.float32]
+    state: RowsState
+    kept: dict[int, NDArray[np.int64]]

@@ -43,14 +43,14 @@ def replan(plan: Plan, **fields: Any) -> Plan:
     return plan.changed(**{names.get(name, name): value for name, value in fields.items()})
 
 
-def flat_request(
-    schedule: Any = "even", merge_keep: Any = None, score: str = "residual", **choices: Any
-) -> PlanRequest:
+def flat_request(schedule: Any = None, merge_keep: Any = None, score: str = "", **choices: Any) -> PlanRequest:
     """A request by the names that ``make_plan`` takes, without torch."""
     settings = {name: choices.pop(name) for name in _SETTINGS if name in choices}
     names = {"encoder_prune": "prune", "joint_images": "images", "joint_tiles": "tiles"}
     choices = {names.get(name, name): value for name, value in choices.items()}
-    choices |= {"schedule": schedule, "merge_keep": merge_keep, "method": score_method(score, settings)}
+    choices |= {"schedule": schedule, "merge_keep": merge_keep}
+    if score or settings:
+        choices["method"] = score_method(score or "residual", settings)
     parts: list[dict[str, Any]] = []
     for part in (LlmRequest, EncoderRequest, Sharing):
         parts.append({each.name: choices.pop(each.name) for each in fields_of(part) if each.name in choices})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +19,18 @@ from luvc_export import export_bundle, make_plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import cases
 
-HERE = Path(__file__).resolve().parent
+OFFICIAL = Path(__file__).resolve().parent / "official"
+#: Environment and script of each client.
+SCRIPTS = {
+    "openai": ("openai", "openai_python.py"),
+    "langchain": ("openai", "langchain_chat.py"),
+    "litellm": ("litellm", "litellm_library.py"),
+    "openai for node": ("node", "openai_node.mjs"),
+}
+#: What would have a client reach out: prices of models, traces.
+NOTHING = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGCHAIN_TRACING_V2": "false", "DO_NOT_TRACK": "1"}
+#: Seconds a client may take.
+PATIENCE = 120
 
 
 def bundle(folder: Path) -> Path:
@@ -29,9 +42,21 @@ def bundle(folder: Path) -> Path:
     return folder / "demo"
 
 
+def command(environment: Path, script: str) -> list[str] | None:
+    """What runs a script, in an environment; None where that is not there."""
+    if script.endswith(".mjs"):
+        copy = environment / script  # modules are looked for beside a script
+        if not (environment / "node_modules").is_dir():
+            return None
+        shutil.copyfile(OFFICIAL / script, copy)
+        return ["node", str(copy)]
+    python = environment / "bin" / "python"
+    return [str(python), str(OFFICIAL / script)] if python.is_file() else None
+
+
 def main() -> None:
     """Run all checks; exit code 1 if one fails."""
-    environments, failed = Path(sys.argv[1]), []
+    environments, failed, absent = Path(sys.argv[1]), [], []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = stack.enter_context(serving(f"{bundle(folder)}#even", "cpu", 1))
@@ -43,13 +68,20 @@ def main() -> None:
             "question": case.prompt,
             "answer": case.answer,
         }
-        for environment, names in (("openai", ("openai", "langchain")), ("litellm", ("litellm",))):
-            python = environments / environment / "bin" / "python"
-            for name in names:
-                command = [str(python), str(HERE / "clients_check.py"), name]
-                done = subprocess.run(command, input=json.dumps(told), text=True, check=False)
-                failed += [name] if done.returncode else []
-    print("failed: " + ", ".join(failed) if failed else "all clients work")
+        for name, (environment, script) in SCRIPTS.items():
+            words = command(environments / environment, script)
+            if words is None:
+                absent.append(name)
+                continue
+            begun = time.monotonic()
+            done = subprocess.run(
+                words, input=json.dumps(told), text=True, check=False, env={**os.environ, **NOTHING}, timeout=PATIENCE
+            )
+            failed += [name] if done.returncode else []
+            print(f"{name}: {'FAILED' if done.returncode else 'ok'}, {time.monotonic() - begun:.1f} s", flush=True)
+    if absent:
+        print("not installed, not tried: " + ", ".join(absent))
+    print("failed: " + ", ".join(failed) if failed else f"{len(SCRIPTS) - len(absent)} clients work")
     sys.exit(bool(failed))
 
 

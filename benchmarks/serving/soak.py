@@ -36,7 +36,7 @@ FILL = 400
 def serving(bundle: str, backend: str, threads: int) -> Iterator[Client]:
     """A server in a process of its own, and that it ends as it should."""
     words = ["-m", "luvc_export", "serve", bundle, "--backend", backend, "--threads", str(threads)]
-    words += ["--port", "0", "--json", "--image-cache", "8MiB"]
+    words += ["--port", "0", "--json", "--quiet", "--image-cache", "8MiB"]
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())

@@ -27,11 +27,12 @@ from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
 from luvc_export.core.plan import EncoderPlan, Plan, Sharing
-from luvc_export.core.token_layout import Block, Mosaic, TokenLayout, arrange
+from luvc_export.core.token_layout import Block, Mosaic, TokenLayout
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime import batching
-from luvc_export.runtime.graphs import NO_TOKEN, grouped, grouped_padding
+from luvc_export.runtime.graphs import decoder_feeds, no_images
 from luvc_export.runtime.media.padding import padding_tokens
+from luvc_export.runtime.state import Passage, VisualFeatures, join_features
 
 #: Pictures and questions in one call; questions of like length share one, so that little is padding.
 _PICTURES, _QUESTIONS = 24, 64
@@ -90,7 +91,7 @@ class PlanEvaluator:
         ]
         self.image_token = self.image.prompt.image_token_id
         self._asked: dict[tuple[Any, ...], tuple[list[Asked], list[Shown]]] = {}
-        self._seen: dict[tuple[EncoderPlan, Sharing], tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]] = {}
+        self._seen: dict[tuple[EncoderPlan, Sharing], VisualFeatures] = {}
 
     def asked(self, plan: Plan) -> list[Asked]:
         """Every case as ``plan`` sees it."""
@@ -135,7 +136,7 @@ class PlanEvaluator:
     def _said(self, plan: Plan, cases: range | None, take: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
         """What ``take`` makes of the logits [tokens of the answer, vocabulary], by case."""
         calls = TorchCalls(self.checkpoint, self.model, plan)
-        embeds, positions, void = self.encode_images(calls)
+        seen = self.encode_images(calls)
         whole = plan.reads_text and plan.llm.reducer == "prune"
         every = self.asked(plan)
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -151,48 +152,38 @@ class PlanEvaluator:
         for lots in batches.values():
             for first in range(0, len(lots), _PICTURES):
                 some = lots[first : first + _PICTURES]
-                found.update(self._ask(calls, some, embeds, positions, void, whole, take))
+                found.update(self._ask(calls, some, seen, whole, take))
         return found
 
-    def encode_images(self, calls: TorchCalls) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_]]:
-        """Embeddings [images, N_0, D], positions and padding [images, N_0] of every image.
-
-        Remembered by what concerns the encoder.
-        """
+    def encode_images(self, calls: TorchCalls) -> VisualFeatures:
+        """Of every image. Remembered by what concerns the encoder."""
         plan = calls.plan
         key = (plan.encoder, plan.sharing.without_quota())
         if key not in self._seen:
             images = self._ready(plan)[1]
-            found = []
+            parts = []
             for first in range(0, len(images), _PICTURES):
                 pixels, padding = (np.stack(part) for part in zip(*images[first : first + _PICTURES], strict=True))
                 embeds, positions, merged = calls.vision(pixels, padding if plan.encoder.reads_padding else None)
-                found.append((embeds, positions, padding_tokens(padding, merged, plan.vision_tokens)))
-            self._seen[key] = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[assignment]
+                void = padding_tokens(padding, merged, plan.vision_tokens)
+                parts.append(VisualFeatures(embeds, positions, padding=void))
+            self._seen[key] = join_features(parts) if parts else no_images(self.image, plan)
         return self._seen[key]
 
     def _ask(
         self,
         calls: TorchCalls,
         lots: list[list[int]],
-        embeds: Any,
-        positions: Any,
-        void: Any,
+        seen: VisualFeatures,
         whole: bool,
         take: Callable[[Tensor], Tensor],
     ) -> list[tuple[int, Tensor]]:
         """Prefill each lot's shared part (or its one whole prompt), then its questions; what was said, by case."""
-        every, layouts = self.asked(calls.plan), list[TokenLayout]()
-        for lot in lots:
-            asked = every[lot[0]]
-            shared = asked.prompt if whole else asked.prompt[: asked.shared]
-            visual_positions = positions[list(asked.pictures)]
-            layouts.append(self.arrange(calls, shared, visual_positions, blocks=asked.blocks))
-        shown = [place for lot in lots for place in every[lot[0]].pictures]
-        visual, padding = embeds[shown], grouped_padding(calls.plan, void[shown], len(lots))
-        feeds = batching.feeds(layouts, np.asarray(grouped(calls.plan, visual, len(lots))), padding=padding)
-        last = feeds[graph_io.TEXT_MASK].sum(1) - 1
-        feeds[graph_io.LOGITS_INDICES] = last[:, None]
+        every = self.asked(calls.plan)
+        prompts = [every[lot[0]] for lot in lots]
+        passages = [Passage(one.prompt if whole else one.prompt[: one.shared], one.blocks) for one in prompts]
+        shown = seen.some([place for lot in lots for place in every[lot[0]].pictures])
+        layouts, feeds = self.feeds(calls.plan, passages, shown)
         with torch.no_grad():
             logits, presents, _ = calls.decode_tensors(feeds, calls.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
@@ -223,13 +214,9 @@ class PlanEvaluator:
         parents = torch.tensor([number for number, _ in rows])
         guesses: Any = None
         if any(tails):
-            none = self.encode_images(calls)[1][:0]
-            parts = [
-                self.arrange(calls, tail or [0], none, before=layouts[number])
-                for tail, (number, _) in zip(tails, rows, strict=True)
-            ]
-            width = self.checkpoint.family.visual_width(self.checkpoint.config)
-            feeds = batching.feeds(parts, np.zeros((len(rows), 0, calls.plan.span_tokens, width), np.float32))
+            starting = ((layouts[number].next_position, layouts[number].next_order) for number, _ in rows)
+            passages = [Passage(tail or [0], {}, *start) for tail, start in zip(tails, starting, strict=True)]
+            feeds = self.feeds(calls.plan, passages, all_logits=True)[1]
             feeds[graph_io.TEXT_MASK] = np.concatenate([mask[parents.numpy()], feeds[graph_io.TEXT_MASK]], 1)
             with torch.no_grad():
                 past = [part.index_select(0, parents) for part in presents]
@@ -242,19 +229,11 @@ class PlanEvaluator:
             found.append((index, torch.cat(said)))
         return found
 
-    def arrange(
-        self,
-        calls: TorchCalls,
-        ids: list[int],
-        visual_positions: Any,
-        blocks: Mapping[int, Block] | None = None,
-        before: TokenLayout | None = None,
-    ) -> TokenLayout:
-        """Positions and order of a prompt, or of what follows ``before``: text alone, whatever it says."""
-        kind = self.checkpoint.family.position_kind
-        begin = (before.next_position, before.next_order) if before else (0, 0)
-        token = NO_TOKEN if before else self.image_token
-        return arrange(ids, token, visual_positions, calls.plan.grid, kind, *begin, blocks)
+    def feeds(
+        self, plan: Plan, passages: Sequence[Passage], seen: VisualFeatures | None = None, all_logits: bool = False
+    ) -> tuple[list[TokenLayout], batching.Feeds]:
+        """See ``decoder_feeds``."""
+        return decoder_feeds(self.image, plan, passages, seen, all_logits)
 
 
 def _shared(prompt: list[int], image_token: int, blocks: Mapping[int, Block], grid: tuple[int, int]) -> int:

@@ -180,10 +180,9 @@ def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> lis
 
     def thirds(name: str, keep: float = 0.75, **llm: Any) -> Variant:
         request = PlanRequest(LlmRequest("thirds", **llm), EncoderRequest(keep))
-        return Variant(name, (solve(request, shapes.grid, shapes.llm, shapes.encoder),))
+        return Variant(name, (scores.described(solve(request, shapes.grid, shapes.llm, shapes.encoder)),))
 
-    request = PlanRequest(LlmRequest(method=scores.method()))
-    default = solve(request, shapes.grid, shapes.llm, shapes.encoder)
+    default = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
     some = [
         Variant(f"default: {default.schedule}, {default.llm.method.name}", (default,)),
         Variant(f"{default.schedule}, SPU as the abstract says", (default.changed(**literal),)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,8 @@ import torch
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.runners.compressed import TorchCalls
-from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.runtime import batching
+from luvc_export.runtime.state import Passage
 
 
 class Times(NamedTuple):
@@ -63,13 +63,10 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
 
 
 def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> tuple[Any, Any, Any]:
-    embeds, positions, _ = engine.encode_images(calls)
-    chosen = list(asked.pictures)
+    seen = engine.encode_images(calls).some(asked.pictures)
     tail = [token for token in asked.prompt if token != engine.image_token]
     prompt = (asked.prompt + tail * text)[: text + 1]
-    layout = engine.arrange(calls, prompt, positions[chosen])
-    feeds = batching.feeds([layout], embeds[[chosen]])
-    feeds[graph_io.LOGITS_INDICES] = np.array([[text - 1]])
+    feeds = engine.feeds(calls.plan, [Passage(prompt)], replace(seen, padding=None))[1]
     unit = engine.checkpoint.family.unit_pixels(engine.checkpoint.config)
     size = (calls.plan.grid[0] * unit, calls.plan.grid[1] * unit)
     image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)

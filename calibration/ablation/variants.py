@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luvc_export.core.budgets import prefill_flops, rectangles, solve_speedup
+from luvc_export.core.budgets import by_thirds, prefill_flops, rectangles, solve_speedup
 from luvc_export.core.plan import EncoderPlan, LastLayer, LlmPlan, MergePass, Plan
 from luvc_export.core.planning import place_merges
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -128,7 +128,7 @@ def merged(plan: Plan) -> Plan:
 
 def halved(shapes: Shapes, text: int, speedup: float = 2.0) -> Plan:
     """No merging in the encoder; LLM prefill FLOPs divided by ``speedup``."""
-    keep = solve_speedup(shapes.llm, shapes.units, shapes.units, text, speedup)
+    keep = solve_speedup(shapes.llm, shapes.units, shapes.units, text, speedup, fading=by_thirds)
     return shapes.plan(keep, f"speedup {speedup:g}")
 
 

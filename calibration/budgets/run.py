@@ -21,8 +21,9 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids, canvas
 from luvc_export.core.cost.report import cost
 from luvc_export.core.files.safe_files import temporary_folder
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.planning import MERGE_KEEP, EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
+from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.checkpoint import Checkpoint
@@ -33,7 +34,7 @@ from luvc_export.export.compression.scorer_file import known
 MERGE_KEEPS = (1.0, 0.75, 0.5)
 
 #: What the searched plan is compared with.
-DEFAULTS = ("thirds", "even")
+DEFAULTS = ("thirds", "even", DEFAULT_PLAN)
 
 #: Changes when a record's meaning does, so that old measurements are not mixed in.
 RECORDS = 2
@@ -222,8 +223,8 @@ def budgets(
         )
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
-            request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep or MERGE_KEEP), sharing)
-            defaults[name] = solve(request, grid, llm, encoder).changed(**switches)
+            request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
+            defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
         some, reach = settings.candidates(score, rho, scorer, steps), llm.layers - 1 if freeze else 0
         return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
 

@@ -148,5 +148,4 @@ def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
-    request = PlanRequest(LlmRequest(name, method=scores.method()))
-    return solve(request, (size[0] // unit, size[1] // unit), *shapes)
+    return scores.described(solve(PlanRequest(LlmRequest(name)), (size[0] // unit, size[1] // unit), *shapes))

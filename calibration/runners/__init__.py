@@ -99,7 +99,7 @@ def open_openvino(
     computed = calls.free.arithmetic
     dtype = entry.quantised.precision if entry.quantised else computed
     name = f"{folder} (OpenVINO {device} {computed}, {plan or manifest.default_plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls, manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls)
 
 
 def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> GraphRunner:
@@ -113,7 +113,7 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     dtype = entry.quantised.precision if entry.quantised else manifest.dtype
     calls = BundleCalls(loaded, plan, threads)
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls, manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls)
 
 
 def open_engine(
@@ -129,7 +129,7 @@ def open_engine(
     calls = EngineCalls(backend or TrtBackend(bundle, plan, target), made, entry.plan)
     dtype = entry.quantised.precision if entry.quantised else made.precision
     name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
-    return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls, bundle.manifest.visual_width)
+    return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls)
 
 
 def _prompting(bundle: Bundle, plan: str | None) -> Prompting:
@@ -173,9 +173,8 @@ def open_torch(
         manifest,
         ends(model.generation_config.eos_token_id),
     )
-    width = checkpoint.family.visual_width(checkpoint.config)
     calls = TorchCalls(checkpoint, model, plan)
-    return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, calls, width)
+    return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, calls)
 
 
 def open_huggingface(

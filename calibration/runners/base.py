@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from luvc_export.calibration.cases import Case
 from luvc_export.core.plan import Plan
+from luvc_export.runtime.state import VisualFeatures
 
 Kept = dict[int, NDArray[np.int64]]
 
@@ -34,8 +35,8 @@ def probe(layer: int, part: str) -> str:
     return f"layer {layer} {part}"
 
 
-#: Of each image: embeddings [N_0, D], positions [N_0, 2 * copies], merged_into [H0 * W0] or None.
-Features = list[tuple[Any, ...]]
+#: What the encoder gave for each image of a prompt, one image each.
+Features = list[VisualFeatures]
 
 
 @dataclass(frozen=True)

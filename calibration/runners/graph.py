@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,11 +25,13 @@ from luvc_export.calibration.runners.base import (
 )
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.runtime import batching
-from luvc_export.runtime.graphs import grouped
-from luvc_export.runtime.media.padding import padding_tokens
-from luvc_export.runtime.prompt.request import Request, SeenImage
+from luvc_export.runtime.backend import RowStep
+from luvc_export.runtime.generation.rows import Row, SharedCalls
+from luvc_export.runtime.generation.sequence import GreedyTokens
+from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.state import Passage, VisualFeatures, join_features
 
 #: Pictures whose visual embeddings are remembered: questions about one picture come together.
 _REMEMBERED = 64
@@ -54,8 +56,8 @@ class Decoded:
     cache: Any
 
 
-class GraphCalls(Protocol):
-    """Runs the two graphs of one plan in batches.
+class ObservedCalls(Protocol):
+    """Runs the two graphs of one plan in batches, and shows what happens inside.
 
     Attributes:
         can_force: Whether ``decode`` takes ``forced``.
@@ -80,6 +82,23 @@ class GraphCalls(Protocol):
         """Keys and values of every layer, [B, Hkv, S, Dh]."""
 
 
+class _PlainCalls:
+    """``ObservedCalls`` as the row loop takes them: see ``runtime.backend.GraphCalls``."""
+
+    def __init__(self, calls: ObservedCalls) -> None:
+        self._calls = calls
+        self.largest_batch = calls.largest_batch
+
+    def vision(self, images: NDArray[np.uint8], beside: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
+        embeds, positions, merged = self._calls.vision(images, beside)
+        maps = {} if merged is None else {graph_io.MERGED_INTO: merged}
+        return {graph_io.VISUAL_EMBEDS: embeds, graph_io.VISUAL_POSITIONS: positions, **maps}
+
+    def decode(self, feeds: Mapping[str, NDArray[Any]], cache: Any) -> tuple[dict[str, NDArray[Any]], Any]:
+        out = self._calls.decode(dict(feeds), cache, None)
+        return {graph_io.LOGITS: out.logits}, out.cache
+
+
 @dataclass(frozen=True)
 class Prompting:
     """How cases become token ids with one placeholder an image, and pixels; and how answers end.
@@ -96,11 +115,12 @@ class Prompting:
 class GraphRunner:
     """See ``base.Runner``."""
 
-    def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, calls: GraphCalls, hidden: int) -> None:
+    def __init__(self, name: str, dtype: str, plan: Plan, prompting: Prompting, calls: ObservedCalls) -> None:
         self.name, self.dtype, self.plan = name, dtype, plan
         self.can_force = calls.can_force
-        self.calls, self.prompting, self._width = calls, prompting, hidden
-        self._seen: OrderedDict[bytes, tuple[Any, ...]] = OrderedDict()
+        self.calls, self.prompting = calls, prompting
+        self._graphs = Graphs(prompting.manifest, plan, _PlainCalls(calls))
+        self._encoded: OrderedDict[bytes, VisualFeatures] = OrderedDict()
 
     def observe(
         self,
@@ -109,25 +129,24 @@ class GraphRunner:
         features: Sequence[Features | None] | None = None,
     ) -> list[Observation]:
         """See ``base.Runner``."""
-        found: dict[int, Observation] = {}
+        observed: dict[int, Observation] = {}
         requests = [self.prompting.prepare(case) for case in cases]
-        for members in same_images([len(asked.images) for asked in requests], self.calls.largest_batch):
-            told = None
+        for members in same_images([len(request.images) for request in requests], self.calls.largest_batch):
+            kept = None
             if forced is not None and len(requests[members[0]].images):
-                told = {layer: np.stack([forced[i][layer] for i in members]) for layer in forced[members[0]]}
-            given = None if features is None else [features[i] or [] for i in members]
-            found |= dict(zip(members, self._observe([requests[i] for i in members], told, given), strict=True))
-        return [found[index] for index in range(len(cases))]
+                kept = {layer: np.stack([forced[i][layer] for i in members]) for layer in forced[members[0]]}
+            others = None if features is None else [features[i] or [] for i in members]
+            observed |= dict(zip(members, self._observe([requests[i] for i in members], kept, others), strict=True))
+        return [observed[index] for index in range(len(cases))]
 
     def _observe(
-        self, requests: Sequence[Request], forced: Kept | None, given: Sequence[Features] | None
+        self, requests: Sequence[Request], forced: Kept | None, others: Sequence[Features] | None
     ) -> list[Observation]:
-        seen = given or self._features(requests)
-        layouts, embeds, merged, padding = self._ready(requests, seen)
+        features = others or self._features(requests)
+        layouts, feeds = self._graphs.feeds(_passages(requests), _joined(features), all_logits=True)
+        embeds = np.asarray(feeds[graph_io.VISUAL_EMBEDS])
         hidden = self.prompting.manifest.decoder.hidden
-        feeds = batching.feeds(layouts, embeds, padding=padding)
-        told = None if forced is None else span_indices(self.plan, forced)
-        out = self.calls.decode(feeds, None, told)
+        out = self.calls.decode(feeds, None, None if forced is None else span_indices(self.plan, forced))
         caches = self.calls.rows(out.cache)
         longest = feeds[graph_io.INPUT_IDS].shape[1]
         result = []
@@ -145,76 +164,55 @@ class GraphRunner:
             scores = {layer: values[row] for layer, values in out.scores.items()}
             images = requests[row].images
             first = images[0, 0] if len(images) else None
-            maps = None if merged is None else merged[row]
-            result.append(Observation(tensors, text, kept, scores, maps, seen[row] or None, first))
+            merged = join_features(features[row]).merged_into if features[row] else None
+            result.append(Observation(tensors, text, kept, scores, merged, features[row] or None, first))
         return result
 
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``base.Runner``."""
-        said: dict[int, Said] = {}
+        answers: dict[int, Said] = {}
         requests = [self.prompting.prepare(case) for case in cases]
-        for members in same_images([len(asked.images) for asked in requests], self.calls.largest_batch):
-            said |= dict(zip(members, self._answer([requests[i] for i in members], longest), strict=True))
-        return [said[index] for index in range(len(cases))]
+        for members in same_images([len(request.images) for request in requests], self.calls.largest_batch):
+            answers |= dict(zip(members, self._answer([requests[i] for i in members], longest), strict=True))
+        return [answers[index] for index in range(len(cases))]
 
     def _answer(self, requests: Sequence[Request], longest: int) -> list[Said]:
-        layouts, embeds, _, padding = self._ready(requests, self._features(requests))
-        feeds = batching.feeds(layouts, embeds, all_logits=False, padding=padding)
-        words: list[list[int]] = [[] for _ in requests]
-        out = self.calls.decode(feeds, None, None)
-        for step in range(longest):
-            tokens = out.logits[:, -1].argmax(-1)
-            for line, token in zip(words, tokens.tolist(), strict=True):
-                if not line or line[-1] not in self.prompting.eos:
-                    line.append(token)
-            if step + 1 == longest or all(line[-1] in self.prompting.eos for line in words):
-                break
-            feeds = batching.next_feeds(layouts, tokens, feeds[graph_io.TEXT_MASK], self._width, self.plan)
-            out = self.calls.decode(feeds, out.cache, None)
-        eos = self.prompting.eos
-        return [Said(tuple(line), self.prompting.decode(line), line[-1] in eos) for line in words]
+        eos, group = self.prompting.eos, SharedCalls(self._graphs)
+        choosers = [GreedyTokens(longest, eos) for _ in requests]
+        rows = [Row(chooser) for chooser in choosers]
+        step = group.prefill(rows, _passages(requests), _joined(self._features(requests)))
+        for row, logits in zip(rows, step.logits, strict=True):
+            row.take(RowStep(None, None, logits))
+        while not all(row.ended for row in rows):
+            group.step()
+        for row in rows:
+            row.check()
+        return [Said(tuple(one.ids), self.prompting.decode(one.ids), one.ids[-1] in eos) for one in choosers]
 
     def _features(self, requests: Sequence[Request]) -> list[Features]:
-        return [[self._prepared(image) for image in asked.seen_images(self.plan)] for asked in requests]
+        return [[self._image(request, index) for index in range(len(request.images))] for request in requests]
 
-    def _ready(
-        self, requests: Sequence[Request], seen: Sequence[Features]
-    ) -> tuple[list[TokenLayout], NDArray[Any], NDArray[np.int64] | None, NDArray[np.bool_] | None]:
-        """Of requests alike in images: layouts, embeddings [B, G, span, D], merge maps, which tokens are padding.
-
-        Merge maps are [B, images, H0 * W0], padding is [B, G, span].
-        """
-        plan, prompt = self.plan, self.prompting.manifest.prompt
-        none = np.zeros((0, plan.vision_tokens, 2), np.float32)
-        layouts = []
-        for asked, rows in zip(requests, seen, strict=True):
-            positions = np.stack([features[1] for features in rows]) if rows else none
-            ids, kind = list(asked.token_ids), prompt.position_kind
-            layouts.append(arrange(ids, prompt.image_token_id, positions, plan.grid, kind, blocks=asked.blocks))
-        if not seen[0]:
-            return layouts, np.zeros((len(requests), 0, plan.span_tokens, self._width), np.float32), None, None
-        embeds = grouped(
-            plan, np.concatenate([np.stack([features[0] for features in rows]) for rows in seen]), len(seen)
-        )
-        maps = [[features[2] for features in rows] for rows in seen]
-        void = [[features[3] for features in rows] for rows in seen]
-        known = plan.decoder_padding and void[0][0] is not None
-        padding = np.array(void).reshape(len(seen), -1, plan.span_tokens) if known else None
-        return layouts, np.asarray(embeds), None if maps[0][0] is None else np.array(maps), padding
-
-    def _prepared(self, image: SeenImage) -> tuple[Any, ...]:
+    def _image(self, request: Request, index: int) -> VisualFeatures:
         """What the encoder makes of one image."""
-        pixels, padding, beside = image
-        key = hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest()
-        if key not in self._seen:
-            embeds, positions, merged = self.calls.vision(pixels[None], None if beside is None else beside[None])
-            void = (
-                padding_tokens(padding[None], merged, self.plan.vision_tokens)[0] if self.plan.decoder_padding else None
-            )
-            self._seen[key] = (embeds[0], positions[0], None if merged is None else merged[0], void)
-            if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
-        return self._seen[key]
+        image = request.shown(index, 1)
+        key = hashlib.sha256(
+            image.pixels.tobytes() + (b"" if image.padding is None else image.padding.tobytes())
+        ).digest()
+        if key not in self._encoded:
+            self._encoded[key] = self._graphs.encode_images(*image)
+            if len(self._encoded) > _REMEMBERED:
+                self._encoded.popitem(last=False)
+        return self._encoded[key]
+
+
+def _passages(requests: Sequence[Request]) -> list[Passage]:
+    return [Passage(request.token_ids, request.blocks) for request in requests]
+
+
+def _joined(rows: Sequence[Features]) -> VisualFeatures | None:
+    """Images of all rows, in their order; None without any."""
+    images = [image for row in rows for image in row]
+    return join_features(images) if images else None
 
 
 def _cut(values: NDArray[Any], padding: int) -> NDArray[np.float32]:

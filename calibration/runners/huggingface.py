@@ -109,19 +109,12 @@ class HuggingFace:
     @torch.no_grad()
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``base.Runner``."""
-        config = self.model.generation_config
-        eos = ends(config.eos_token_id)
-        said = []
+        eos, said = ends(self.model.generation_config.eos_token_id), []
         for case in cases:
             inputs = self._inputs(self._request(case))
-            pad = config.pad_token_id if config.pad_token_id is not None else min(eos, default=0)
-            out = self.model.generate(
-                **inputs,
-                attention_mask=torch.ones_like(inputs["input_ids"]),
-                do_sample=False,
-                max_new_tokens=longest,
-                pad_token_id=pad,
-            )
+            mask = torch.ones_like(inputs["input_ids"])
+            with _greedy(self.model):
+                out = self.model.generate(**inputs, attention_mask=mask, max_new_tokens=longest)
             new = tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
             said.append(Said(new, self.tokens.decode(new), new[-1] in eos))
         return said
@@ -160,6 +153,20 @@ class HuggingFace:
         orders = np.concatenate([layout.visual_order[0], layout.order[0]])
         places = torch.from_numpy(np.argsort(np.argsort(orders, kind="stable"), kind="stable"))
         return places[: layout.visual_order.shape[1]], places[layout.visual_order.shape[1] :]
+
+
+@contextmanager
+def _greedy(model: Any) -> Iterator[None]:
+    """Let ``generate`` take the most likely token, without the penalties and rules of ``generation_config.json``."""
+    from transformers import GenerationConfig
+
+    meant = model.generation_config
+    pad = meant.pad_token_id if meant.pad_token_id is not None else min(ends(meant.eos_token_id), default=0)
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=meant.eos_token_id, pad_token_id=pad)
+    try:
+        yield
+    finally:
+        model.generation_config = meant
 
 
 def _normalised(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -22,9 +22,9 @@ from luvc_export.calibration.runners.canvas import canvas, prepare, uncompressed
 from luvc_export.calibration.tasks import find
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
-from luvc_export.export.compression import scores
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 from luvc_export.runtime.media.padding import padding_tokens
 
 PAGE = Path(__file__).with_name("padding.md")
@@ -87,7 +87,7 @@ def rows() -> Iterator[str]:
         full = engine.right(none)
         yield f"| {name} | {share:.0%} | `none` | | {np.mean(full):.1%} | | {sum(full)} | | |"
         for schedule in ("even", "thirds"):
-            plain = solve(PlanRequest(LlmRequest(schedule, method=scores.method())), none.grid, *shapes)
+            plain = scores.described(solve(PlanRequest(LlmRequest(schedule)), none.grid, *shapes))
             for when, plan in (("before", plain), ("after", replace(plain, padding=True))):
                 right = engine.right(plan)
                 kept, both = intervals.retention(right, full, clusters), int(np.sum(np.logical_and(right, full)))

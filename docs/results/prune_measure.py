@@ -66,7 +66,7 @@ def seen(ground: str) -> tuple[tuple[int, int], Tensor]:
     grid = (SIZES[ground][0] // 28, SIZES[ground][1] // 28)
     none = Plan(grid, (grid[0] * grid[1],) * 8, last_layer="full")
     calls = TorchCalls(checkpoint, model, none)
-    embeds = torch.from_numpy(PlanEvaluator(checkpoint, model, first, True).encode_images(calls)[0])
+    embeds = torch.from_numpy(PlanEvaluator(checkpoint, model, first, True).encode_images(calls).embeds)
     empty = np.full((1, 1, *SIZES[ground], 3), 235, np.uint8)
     embeds = torch.cat([embeds, torch.from_numpy(calls.vision(empty, None)[0]).to(embeds)])
     normed: Tensor = calls.decoder.norm_of(calls.decoder.layers[0].input_layernorm, embeds)

@@ -25,7 +25,7 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import LlmRequest, PlanRequest, solve
+from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.compression import scores
 
@@ -110,14 +110,14 @@ def measure(study: studies.Study) -> dict[str, Any]:
     some = list(variants.readings(quarter))
     searched = study.rows("settings, even at 25 %", some, "search")
     tuned = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1].plans[0]
-    chosen = solve(PlanRequest(LlmRequest(method=scores.method())), shapes.grid, shapes.llm, shapes.encoder)
+    chosen = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
     found: dict[str, Any] = {
         "grid": shapes.grid,
         "text": study.text,
         "none": study.rows("uncompressed", [Variant("uncompressed", (shapes.none(),))])[0],
         "searched": sorted(searched, key=lambda row: -row.accuracy.value)[:5],
-        "settings": f"{tuned.score}, {tuned.axis} {tuned.spectrum}, rho {tuned.rho:g}",
-        "default": f"{chosen.llm.method.name}, {chosen.llm.axis} {chosen.llm.spectrum}, rho {chosen.llm.method['rho']:g}",
+        "settings": variants.filter_name(tuned),
+        "default": variants.filter_name(chosen),
     }
     for name, make in SCHEDULES.items():
         for share in SHARES:

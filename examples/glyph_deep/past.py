@@ -87,7 +87,7 @@ def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
     """Return the package's plan by schedule at every width of its filter, and what each gains on the narrowest."""
     shapes, found = study.shapes, dict[str, Any]()
     for schedule in SCHEDULES:
-        made = solve(PlanRequest(LlmRequest(schedule, method=scores.method())), shapes.grid, shapes.llm, shapes.encoder)
+        made = scores.described(solve(PlanRequest(LlmRequest(schedule)), shapes.grid, shapes.llm, shapes.encoder))
         plans = [replan(made, rho=rho) for rho in RHOS]
         some = [Variant(f"rho {rho:g}", (plan,)) for rho, plan in zip(RHOS, plans, strict=True)]
         rows = study.rows(f"plan {schedule}", some, split)

@@ -30,6 +30,7 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.demo.questions import GlyphCase
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.runtime import batching
+from luvc_export.runtime.state import Passage
 
 from .gates import gated, scores, soften
 
@@ -62,16 +63,16 @@ def lesson(checkpoint: Any, model: Any, ground: str, count: int, share: str = "t
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
     none = flat_plan((rows, columns), (rows * columns,) * layers, last_layer="full", schedule="none")
     calls = TorchCalls(checkpoint, model, none)
-    embeds, positions, _ = engine.encode_images(calls)
+    seen = engine.encode_images(calls)
     wanted = engine.predictions(none, range(len(asked)))
     feeds, own = [], []
     for question, said in zip(engine.asked(none), wanted, strict=True):
         if said.argmax(-1).tolist() != question.answer:
             continue
-        chosen = list(question.pictures)
-        ids = [*question.prompt, *question.answer[:-1]]
-        layout = engine.arrange(calls, ids, positions[chosen], blocks=question.blocks)
-        feeds.append((layout, embeds[chosen], len(question.answer)))
+        shown = seen.some(question.pictures)
+        passage = Passage([*question.prompt, *question.answer[:-1]], question.blocks)
+        (layout,), _ = engine.feeds(none, [passage], shown)
+        feeds.append((layout, shown.embeds, len(question.answer)))
         own.append(said)
     return Lesson(calls, feeds, own, rows * columns)
 

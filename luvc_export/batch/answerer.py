@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,9 +16,8 @@ from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.generation.answer_batch import Prepared
-from luvc_export.runtime.generation.sampling import sampling_from
 from luvc_export.runtime.media.picture_limits import allow
-from luvc_export.runtime.prompt.case_lines import parse_case, question_of
+from luvc_export.runtime.prompt.case_lines import case_id, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
 from luvc_export.runtime.session import Session
 
@@ -78,7 +78,7 @@ class Answerer:
     ) -> None:
         allow(max_pixels)
         self._session = Session(bundle, backend, plan, threads, arithmetic=arithmetic)
-        self._options = self._session.grammars.guided(sampling_from(sampling or {}))
+        self._options = self._session.sampling(sampling or {})
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
         self._session.load(images=False)
@@ -105,16 +105,13 @@ class Answerer:
         Raises:
             MachineError: See ``answer``.
         """
-        names: list[str | int | None] = [None] * len(rows)
 
-        def ask(place: int) -> Question:
-            row = rows[place]
+        def ask(row: Row) -> Question:
             case = parse_case(row.line, f"{path}: line {row.where}", folder)
-            names[place] = case.id
             return question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
 
-        answers = self.answer([lambda place=place: ask(place) for place in range(len(rows))])  # type: ignore[misc]
-        return [*zip(names, answers, strict=True)]
+        answers = self.answer([partial(ask, row) for row in rows])
+        return [*zip((case_id(row.line) for row in rows), answers, strict=True)]
 
     def answer(self, asked: Sequence[Callable[[], Question]]) -> list[Answer]:
         """Answer questions; those of one plan and number of pictures share model calls.

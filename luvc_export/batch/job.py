@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luvc_export.batch.reads import sha256_read
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.folder import MANIFEST
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backends import check_name
@@ -54,18 +53,24 @@ class BatchJob:
             UsageError: The bundle, plan, back-end or sampling is wrong.
         """
         check_name(self.backend)
-        sampling_from(self.sampling)
-        bundles.load(self.bundle, verify, progress).entry(self.plan)
+        bundle = bundles.load(self.bundle, verify, progress)
+        bundle.entry(self.plan)
+        sampling_from(self.sampling, bundle.manifest.generation)
         if self.prompt is not None and not self.source.is_dir():
             raise UsageError(
                 "every line of a file has its own prompt", where="--prompt", fix="leave it out, or give a folder"
             )
 
     def identity(self) -> dict[str, Any]:
-        """What two runs into one folder must agree on, beside the questions."""
-        manifest = (self.bundle / MANIFEST).read_bytes()
+        """What two runs into one folder must agree on, beside the questions; ``bundle`` is what the plan in use reads.
+
+        Raises:
+            BundleError: The bundle's ``luvc.json`` is damaged.
+        """
+        engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
+        read = sha256_read(self.bundle, self.plan, engines)
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        return {"bundle": hashlib.sha256(manifest).hexdigest(), **{name: getattr(self, name) for name in kept}}
+        return {"bundle": read, **{name: getattr(self, name) for name in kept}}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""

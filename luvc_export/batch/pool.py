@@ -22,6 +22,7 @@ from luvc_export.batch.answerer import Answer
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row, Source
 from luvc_export.errors import LuvcError, MachineError
+from luvc_export.runtime.prompt.case_lines import case_id
 
 #: What a worker runs; measurements put their own in its place.
 PROGRAM = ("-m", "luvc_export.batch.worker")
@@ -163,7 +164,7 @@ def answered(
                     worker = open_worker()
                     if not left:
                         text = f"MachineError: the worker ended with this row: {death}"
-                        put([Answered(row.number, None, Answer(error=text))])
+                        put([Answered(row.number, case_id(row.line), Answer(error=text))])
         return worker
 
     def put(item: Any) -> None:

@@ -12,10 +12,14 @@ from typing import Any, Protocol
 
 from luvc_export.batch import pool
 from luvc_export.batch.job import BatchJob
+from luvc_export.batch.reads import sha256_manifest
 from luvc_export.batch.shards import RECORD, Shards, check_record
 from luvc_export.batch.source import LISTING, Source, list_folder, open_source
+from luvc_export.bundle.folder import load
 from luvc_export.core.files.safe_files import sole
 from luvc_export.errors import UsageError
+from luvc_export.runtime.backend_choice import choose
+from luvc_export.runtime.backends import check_name
 
 #: Model calls' worth of rows that a worker is sent at a time: of these, rows of equal plans find each other.
 CALLS = 4
@@ -84,10 +88,16 @@ def local(workers: int = 1, program: tuple[str, ...] = pool.PROGRAM) -> Fleet:
     return fleet
 
 
+def chosen_here(job: BatchJob) -> str:
+    """The back-end that ``auto`` takes on this machine, for ``run_batch``."""
+    return choose(load(job.bundle), job.plan, job.arithmetic).name
+
+
 def run_batch(
     job: BatchJob,
     fleet: Fleet | None = None,
     progress: Callable[[BatchProgress], None] = lambda done: None,
+    auto: Callable[[BatchJob], str] = lambda job: "auto",
 ) -> BatchResult:
     """Answer what is not answered yet.
 
@@ -95,6 +105,8 @@ def run_batch(
         job: What is asked. ``job.check`` was called.
         fleet: Who answers; None for one local worker.
         progress: Told after each row.
+        auto: Names the back-end where the job says ``auto``. What it named first answers all rows, whatever engines the
+            bundle got since.
 
     Raises:
         UsageError: There are no questions, or the output folder is not this batch's, or is being written.
@@ -105,7 +117,11 @@ def run_batch(
     job.output.mkdir(parents=True, exist_ok=True)
     with sole(job.output):
         source = _source(job)
-        check_record(job.output, {**job.identity(), "questions": source.sha256, "rows": source.rows})
+        identity = {**job.identity(), "questions": source.sha256, "rows": source.rows}
+        took = {"took": auto(job)} if job.backend == "auto" and not (job.output / RECORD).exists() else {}
+        record = check_record(job.output, identity, took, {"bundle": sha256_manifest(job.bundle)})
+        job = replace(job, backend=str(record.get("took", job.backend)))
+        check_name(job.backend)
         shards = Shards(job.output, source)
         resumed, came, first = shards.written, 0, monotonic()
         progress(BatchProgress(source.rows, resumed, shards.errors, 0.0, None))

@@ -21,12 +21,19 @@ from luvc_export.errors import UsageError
 RECORD = "batch.json"
 
 
-def check_record(folder: Path, identity: dict[str, Any]) -> None:
+def check_record(
+    folder: Path, identity: dict[str, Any], noted: dict[str, Any] | None = None, earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Begin a folder, or see that it was begun with the same bundle, options and questions.
 
     Args:
         folder: Of the shards; there already.
         identity: ``BatchJob.identity`` and the hash of the questions, plain data.
+        noted: More to remember of a folder that begins.
+        earlier: What earlier versions wrote in place of values of ``identity``.
+
+    Returns:
+        What is remembered.
 
     Raises:
         UsageError: It was not, naming what differs; or it holds something else.
@@ -41,13 +48,15 @@ def check_record(folder: Path, identity: dict[str, Any]) -> None:
                 got=", ".join(others[:3]),
                 expected="a folder that is empty, missing, or was begun by this command",
             )
+        begun = {**identity, **(noted or {})}
         with writing_to(record):
-            write_whole(record, json.dumps(identity, indent=1) + "\n")
-        return
+            write_whole(record, json.dumps(begun, indent=1) + "\n")
+        return begun
     found = read_json(record, 2**20, UsageError, "the record of this batch")
     held = found if isinstance(found, dict) else {}
     wanted = json.loads(json.dumps(identity))
-    differs = [name for name in wanted if held.get(name) != wanted[name]]
+    same = [wanted, {**wanted, **(earlier or {})}]
+    differs = [name for name in wanted if not any(held.get(name) == each[name] for each in same)]
     if differs:
         raise UsageError(
             "this folder was begun with something else",
@@ -56,6 +65,7 @@ def check_record(folder: Path, identity: dict[str, Any]) -> None:
             expected="; ".join(f"{name} {_short(held.get(name))}" for name in differs),
             fix="run it as it was begun, or name another folder",
         )
+    return held
 
 
 class Shards:
@@ -98,7 +108,7 @@ class Shards:
         if self.path(index).exists():
             return 0
         rows = self._open.setdefault(index, {})
-        said = {"row": number, "id": number if name is None else name, **answer.to_json()}
+        said = {"row": number, "id": name, **answer.to_json()}
         rows[number] = json.dumps(said, ensure_ascii=False)
         if len(rows) < self._source.size(index):
             return 0

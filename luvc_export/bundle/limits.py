@@ -11,7 +11,7 @@ import unicodedata
 from luvc_export.errors import BundleError
 
 #: Least and largest number of a field; those that are not named have ``DEFAULT``.
-NUMBERS: dict[str, tuple[int, int]] = {
+NUMBERS: dict[str, tuple[float, float]] = {
     "layers": (1, 4096),
     "hidden": (1, 2**20),
     "heads": (1, 2**16),
@@ -30,6 +30,18 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "position_copies": (1, 64),
     "image_token_id": (0, 2**31),
     "eos_token_ids": (0, 2**31),
+    "temperature": (0, 100),
+    "top_k": (0, 2**31),
+    "top_p": (1e-6, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (1e-3, 1000),
+    "no_repeat_ngram_size": (0, 2**16),
+    "bad_words_ids": (0, 2**31),
+    "suppress_tokens": (0, 2**31),
+    "begin_suppress_tokens": (0, 2**31),
+    "forced_eos_token_id": (0, 2**31),
+    "min_new_tokens": (0, 2**24),
+    "max_new_tokens": (1, 2**24),
     "written": (0, 2**31),
     "step": (0, 2**16),
     "batch": (1, 2**16),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from luvc_export.bundle.limits import check_pixels
 from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.tiling import Tiling, TilingRule, Video
@@ -332,7 +333,8 @@ class Weights:
 class Manifest:
     """The whole of ``luvc.json``. ``engines`` holds at most one entry for a plan and a target.
 
-    ``planes`` of DeepStack follow each visual embedding.
+    ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
+    drawn; None in bundles that were made before this was stored, which are greedy.
     """
 
     source: Source
@@ -348,6 +350,7 @@ class Manifest:
     engines: tuple[EngineEntry, ...] = ()
     verified: tuple[Verified, ...] = ()
     planes: int = 0
+    generation: GenerationDefaults | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.core.files.json_file import read_json
+from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
-from luvc_export.core.planning import EncoderPruneRequest
+from luvc_export.core.plan_request import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError, did_you_mean
 
 ImageSize = Annotated[
@@ -25,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub branch, tag or commit.")]
 PlanName = Annotated[
     str,
-    typer.Option("--plan", help="even, thirds, linear, cosine, none, fast, a plan's JSON file, or budgets: 64,32,0."),
+    typer.Option("--plan", help=f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or budgets: 64,32,0."),
 ]
 MergeSchedule = Annotated[
     str,
@@ -57,8 +58,8 @@ Quota = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
-Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
-Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
+Axis = Annotated[str | None, typer.Option("--axis", help="Filter along token or channel.")]
+Spectrum = Annotated[str | None, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
 LastLayer = Annotated[
     str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
 ]

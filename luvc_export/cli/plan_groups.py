@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
 from luvc_export.cli import options
-from luvc_export.core.plan import Method, Plan
-from luvc_export.core.planning import EncoderRequest, LlmRequest
+from luvc_export.core.plan import Plan
+from luvc_export.core.plan_request import EncoderRequest, LlmRequest
 from luvc_export.errors import UsageError
 
 
@@ -22,7 +22,8 @@ class EncoderOptions:
         float | None,
         typer.Option(
             "--merge-keep",
-            help="Share of units that merging keeps: 0.75, or with --encoder-keep all; --data tries 1, 0.75 and 0.5.",
+            help="Share of units that merging keeps, such as 0.75; default: all, but for schedules and luvc; --data "
+            "tries 1, 0.75 and 0.5.",
         ),
     ] = None
     merge_schedule: options.MergeSchedule = "late"
@@ -82,7 +83,7 @@ class ScoreOptions:
     score: Annotated[
         str | None,
         typer.Option(
-            "--score", is_eager=True, help="What a prune ranks tokens by, such as low or dart; default: residual."
+            "--score", is_eager=True, help="What a prune ranks tokens by, such as low or dart; default: the plan's."
         ),
     ] = None
     score_option: Annotated[
@@ -102,58 +103,36 @@ class ScoreOptions:
         int | None, typer.Option("--steps", help="As --score-option steps=: rounds in which scope and maxmin choose.")
     ] = None
     scorer: options.Scorer = None
-    axis: options.Axis = "token"
-    spectrum: options.Spectrum = "2d"
+    axis: options.Axis = None
+    spectrum: options.Spectrum = None
 
-    def settings(self, score: Any) -> dict[str, Any]:
-        """What was said of the settings of ``score``, an object of ``export.compression.scores``.
+    def choices(self) -> dict[str, Any]:
+        """What was said, by the names that ``make_plan`` takes; the score reads the texts of its settings.
 
         Raises:
-            UsageError: An option is no NAME=VALUE, says a setting twice, or has a value of another type.
+            UsageError: An option is no NAME=VALUE, says a setting twice, or a learned scorer stands beside another
+                score.
+            PlanError: The file of ``--scorer`` is no scorer.
         """
-        said: dict[str, Any] = {
-            name: getattr(self, name) for name in ("rho", "steps") if getattr(self, name) is not None
-        }
+        shorthands = {"rho": self.rho, "steps": self.steps, "score": self.score}
+        said: dict[str, Any] = {name: value for name, value in shorthands.items() if value is not None}
         for text in self.score_option or ():
             name, equals, value = text.partition("=")
-            if not equals or not name or name in said:
+            if not equals or not name.isidentifier() or name == "score" or name in said:
                 raise UsageError(
                     "say each setting once" if name in said else "this is no setting",
                     where="--score-option",
                     got=text,
                     expected="NAME=VALUE, such as rho=0.1",
                 )
-            declared = score.settings.get(name)
-            try:
-                said[name] = value if declared is None else declared.parse(value)
-            except ValueError as error:
-                raise UsageError(
-                    "cannot read the setting", where="--score-option", got=text, expected=f"{name}={declared.range}"
-                ) from error
+            said[name] = value
+        if self.scorer is not None:
+            said["score"], said["scorer"] = options.learned(self.score, self.scorer)
         return said
 
-    def method(self, given: Collection[str] = ()) -> Method:
-        """The method of the plan.
-
-        Args:
-            given: See ``options.given``.
-
-        Raises:
-            UsageError: See ``settings``; or a learned scorer beside another score.
-            PlanError: There is no such score, it has no such setting, or the file is no scorer.
-        """
-        from luvc_export.export.compression import scores
-
-        name = self.score or scores.DEFAULT
-        file = {}
-        if self.scorer is not None:
-            name, sha256 = options.learned(self.score, self.scorer)
-            file = {"scorer": sha256}
-        return scores.method(name, **self.settings(scores.find(name)), **file)
-
-    def apply(self, llm: LlmRequest) -> LlmRequest:
-        """``llm`` with this method and its filter."""
-        return replace(llm, method=self.method(), axis=self.axis, spectrum=self.spectrum)  # type: ignore[arg-type]
+    def filtered(self, llm: LlmRequest) -> LlmRequest:
+        """``llm`` with the filter that was asked for."""
+        return replace(llm, axis=self.axis, spectrum=self.spectrum)  # type: ignore[arg-type]
 
     def check_used(self, plans: Iterable[Plan]) -> None:
         """Refuse a scorer that no plan prunes by.

@@ -9,8 +9,15 @@ import typer
 
 from luvc_export.errors import UsageError
 
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer; default: as many as fit.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", help="Longest answer; default: the model's own, else as many as fit.")
+]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="0 takes the best token; default: as the model's makers meant it.")
+]
+Greedy = Annotated[
+    bool, typer.Option("--greedy", help="The best token always, without the penalties the model's makers set.")
+]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among this many tokens.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Sample among this much probability.")]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this string; repeat.")]

@@ -9,22 +9,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from fractions import Fraction
 
 from luvc_export.core.plan import LastLayer
+from luvc_export.core.plan_request import Stages
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import PlanError, did_you_mean
+
+#: Stages of a share of the tokens in the first one, and by how much later ones fade.
+Fading = Callable[[float, float], Stages]
+
+#: Share of units that merging keeps with the schedules below unless told.
+MERGE_KEEP = 0.75
+
+
+def staged(layers: int, tokens: int, stages: Stages, last_layer: LastLayer = "drop") -> tuple[int, ...]:
+    """Budgets by stages: from which share of the depth on, which share of ``tokens``; none at the last with ``drop``.
+
+    A stage that begins after the start begins after layer 0 at the earliest.
+    """
+    begins = [(max(round(depth * layers), int(depth > 0)), share) for depth, share in stages]
+    keep = [round(tokens * [share for begin, share in begins if begin <= layer][-1]) for layer in range(layers)]
+    return (*keep[:-1], 0 if last_layer == "drop" else keep[-1])
+
+
+def depths(between: tuple[Fraction, Fraction] | None, layers: int) -> tuple[int, ...]:
+    """The layers from one share of the depth to before another; none of None. The last layer is not among them."""
+    return (
+        () if between is None else tuple(range(round(between[0] * layers), min(layers - 1, round(between[1] * layers))))
+    )
 
 
 def thirds(layers: int, tokens: int) -> tuple[int, ...]:
     """All, a half from L/3, a quarter from 2L/3, none at the last layer (reconstruction; thirds as in PPE's code)."""
-    return staged(layers, tokens, (1.0, 0.5, 0.25))
+    return staged(layers, tokens, by_thirds(1.0, 0.5))
 
 
-def staged(layers: int, tokens: int, fractions: tuple[float, float, float]) -> tuple[int, ...]:
-    """``fractions`` of ``tokens`` by thirds of the depth, none at the last layer."""
-    bounds = (round(layers / 3), round(2 * layers / 3))
-    stage = [sum(layer >= bound for bound in bounds) for layer in range(layers - 1)]
-    return (*(round(tokens * fractions[i]) for i in stage), 0)
+def by_thirds(first: float, fade: float) -> Stages:
+    """``first`` of the tokens in the first third of the depth, and by ``fade`` fewer in each later one."""
+    return tuple((Fraction(third, 3), first * fade**third) for third in range(3))
+
+
+def after_first(first: float, fade: float) -> Stages:
+    """``first`` of the tokens in the first eighth of the depth, ``fade`` of them after it (``named_plans``)."""
+    return (Fraction(0), first), (Fraction(1, 8), first * fade)
 
 
 def even(layers: int, tokens: int) -> tuple[int, ...]:
@@ -51,14 +79,14 @@ SCHEDULES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
 }
 
 
-def schedule(name: str, layers: int, tokens: int) -> tuple[int, ...]:
-    """Budgets of a named schedule.
+def schedule(name: str, layers: int, tokens: int, known: Collection[str] = ()) -> tuple[int, ...]:
+    """Budgets of a named schedule; ``known`` are names beside them that a user may have meant.
 
     Raises:
         PlanError: There is no schedule of that name.
     """
     if name not in SCHEDULES:
-        raise PlanError("unknown schedule", got=repr(name), expected=did_you_mean(name, [*SCHEDULES, "none", "fast"]))
+        raise PlanError("unknown schedule", got=repr(name), expected=did_you_mean(name, [*SCHEDULES, *known]))
     return SCHEDULES[name](layers, tokens)
 
 
@@ -95,11 +123,18 @@ def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes:
 
 
 def solve_speedup(
-    shape: DecoderShape, full: int, tokens: int, text: int, speedup: float, kv_only: Collection[int] = ()
+    shape: DecoderShape,
+    full: int,
+    tokens: int,
+    text: int,
+    speedup: float,
+    kv_only: Collection[int] = (),
+    last_layer: LastLayer = "drop",
+    fading: Fading = after_first,
 ) -> tuple[int, ...]:
-    """Mildest staged schedule of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
+    """Mildest budgets of ``tokens`` whose prefill FLOPs are ``full`` unpruned tokens' divided by ``speedup``.
 
-    Layers ``kv_only`` cost what they cost in ``prefill_flops``.
+    Layers ``kv_only`` cost what they cost in ``prefill_flops``; ``fading`` says where along the depth tokens go.
 
     Raises:
         PlanError: Not even dropping every visual token reaches it, or it is no positive number.
@@ -112,13 +147,23 @@ def solve_speedup(
         return f"{factor:g}x", f"--speedup {factor:g}"
 
     def spent(keep: tuple[int, ...]) -> int:
-        return sum(prefill_flops(shape, keep, text, kv_only=kv_only))
+        return sum(prefill_flops(shape, keep, text, last_layer, kv_only))
 
-    return _solve(shape, tokens, "speedup", whole / speedup, spent, best)
+    def at(first: float, fade: float) -> tuple[int, ...]:
+        return staged(shape.layers, tokens, fading(first, fade), last_layer)
+
+    return _solve(at, "speedup", whole / speedup, spent, best)
 
 
-def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, element_bytes: int = 2) -> tuple[int, ...]:
-    """Mildest staged schedule whose KV cache with ``text`` text tokens fits ``mebibytes`` MiB.
+def solve_kv(
+    shape: DecoderShape,
+    tokens: int,
+    text: int,
+    mebibytes: float,
+    element_bytes: int = 2,
+    last_layer: LastLayer = "drop",
+) -> tuple[int, ...]:
+    """Mildest budgets of ``tokens`` whose KV cache with ``text`` text tokens fits ``mebibytes`` MiB.
 
     Raises:
         PlanError: The text alone needs more, or it is no positive number.
@@ -129,8 +174,11 @@ def solve_kv(shape: DecoderShape, tokens: int, text: int, mebibytes: float, elem
         least = _short(count / 2**20, math.ceil)
         return f"{least:g} MiB", f"--kv-mib {least:g}"
 
+    def at(first: float, fade: float) -> tuple[int, ...]:
+        return staged(shape.layers, tokens, after_first(first, fade), last_layer)
+
     goal = mebibytes * 2**20
-    return _solve(shape, tokens, "kv-mib", goal, lambda keep: sum(kv_bytes(shape, keep, text, element_bytes)), best)
+    return _solve(at, "kv-mib", goal, lambda keep: sum(kv_bytes(shape, keep, text, element_bytes)), best)
 
 
 def _short(value: float, rounded: Callable[[float], int]) -> float:
@@ -145,18 +193,16 @@ def _check_positive(goal: str, value: float) -> None:
 
 
 def _solve(
-    shape: DecoderShape,
-    tokens: int,
+    budgets: Callable[[float, float], tuple[int, ...]],
     goal: str,
     target: float,
     cost: Callable[[tuple[int, ...]], int],
     best: Callable[[float], tuple[str, str]],
 ) -> tuple[int, ...]:
-    """Bisect one severity in [0, 2]: to 1 the later thirds fade as f and f**2, to 2 the first third fades too."""
+    """Bisect one severity in [0, 2]: to 1 the later stages fade, to 2 the first one too."""
 
     def at(severity: float) -> tuple[int, ...]:
-        first, fade = min(1.0, 2 - severity), max(0.0, 1 - severity)
-        return staged(shape.layers, tokens, (first, first * fade, first * fade**2))
+        return budgets(min(1.0, 2 - severity), max(0.0, 1 - severity))
 
     mild, severe = 0.0, 2.0
     if cost(at(severe)) > target:

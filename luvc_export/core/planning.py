@@ -2,210 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
-from luvc_export.core.budgets import merge_removals, rectangles, schedule, solve_kv, solve_speedup
-from luvc_export.core.plan import (
-    TENSORRT_TOPK_LIMIT,
-    Axis,
-    EncoderPlan,
-    EncoderPrune,
-    LastLayer,
-    LlmPlan,
-    MergeMode,
-    MergePass,
-    Method,
-    Plan,
-    Positions,
-    Reducer,
-    Sharing,
-    Spectrum,
-    Windows,
+from luvc_export.core.budgets import (
+    MERGE_KEEP,
+    depths,
+    merge_removals,
+    rectangles,
+    schedule,
+    solve_kv,
+    solve_speedup,
+    staged,
 )
-from luvc_export.core.plan.encoder_prune import Restore
-from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, third, window_pass
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan
+from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, window_pass
+from luvc_export.core.plan_request import EncoderPruneRequest as EncoderPruneRequest
+from luvc_export.core.plan_request import EncoderRequest as EncoderRequest
+from luvc_export.core.plan_request import LlmRequest as LlmRequest
+from luvc_export.core.plan_request import PlanRequest as PlanRequest
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
-
-#: What the measurements in docs/results/ablation.md favour.
-DEFAULT_SCHEDULE = "even"
-#: Share of units that merging keeps unless told.
-MERGE_KEEP = 0.75
-#: The quickest plan that kept 99 % of the answers on every ground of docs/results/encoder.md: so many of the units
-#: go on after a fifth of the encoder's depth, and come back. The LLM keeps all; its last layer takes keys and values.
-FAST = "fast"
-FAST_KEEP = 0.8
-
-
-@dataclass(frozen=True)
-class EncoderPruneRequest:
-    """Share of the units that encoder blocks after ``block`` compute; ``restore`` says which others the LLM sees.
-
-    ``block`` None is where a third of the depth is done.
-    """
-
-    keep: float
-    block: int | None = None
-    restore: Restore = "all"
-
-
-@dataclass(frozen=True)
-class EncoderRequest:
-    """What a user asks of the encoder's part of a plan.
-
-    Args:
-        merge_keep: Share of units that merging keeps (1 merges nothing); None is ``MERGE_KEEP``, or 1 where the encoder
-            prunes.
-        merge_at: Blocks to merge after, in place of those of ``merge_schedule``.
-        merge_schedule: Where the encoder merges, see ``MERGE_SCHEDULES``.
-        prune: Units that leave the later blocks.
-        merge_mode: See ``EncoderPlan``.
-        positions: See ``EncoderPlan``.
-        windows: See ``EncoderPlan``.
-        size_bias: See ``EncoderPlan``.
-    """
-
-    merge_keep: float | None = None
-    merge_at: tuple[int, ...] | None = None
-    merge_schedule: str = "late"
-    prune: EncoderPruneRequest | None = None
-    merge_mode: MergeMode = "mean"
-    positions: Positions = "mean"
-    windows: Windows = "units"
-    size_bias: bool = False
-
-    def plan(self, grid: tuple[int, int], encoder: EncoderShape, fast: bool = False) -> EncoderPlan:
-        """The part for images of ``grid`` units; ``fast`` prunes as ``FAST`` does unless something else is asked.
-
-        Raises:
-            PlanError: See ``place_merges``.
-        """
-        wanted = self.prune
-        if fast and wanted is None:
-            wanted = EncoderPruneRequest(FAST_KEEP, earliest(encoder.blocks))
-        share = self.merge_keep
-        if share is None:
-            share = MERGE_KEEP if wanted is None else 1.0
-        return replace(
-            self.uncompressed(grid),
-            merges=place_merges(grid, share, encoder, self.merge_at, self.merge_schedule),
-            prune=None if wanted is None else place_prune(wanted, encoder),
-        )
-
-    def uncompressed(self, grid: tuple[int, int]) -> EncoderPlan:
-        """The part that merges and prunes nothing."""
-        return EncoderPlan(
-            grid,
-            merge_mode=self.merge_mode,
-            positions=self.positions,
-            windows=self.windows,
-            size_bias=self.size_bias,
-        )
-
-
-@dataclass(frozen=True)
-class LlmRequest:
-    """What a user asks of the LLM's part of a plan.
-
-    Args:
-        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or a list of budgets, one per layer.
-        method: What a prune ranks tokens by; one without a name is for budgets and costs alone.
-        speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
-        kv_mib: Solve for a KV cache of this many MiB instead.
-        text: Text tokens that ``speedup`` and ``kv_mib`` count.
-        last_layer: None takes ``full`` for ``none`` and ``drop`` otherwise.
-        kv_only: LLM layers that compute only keys and values for visual tokens, see ``LlmPlan``; ``none`` has none.
-        reducer: See ``LlmPlan``.
-        axis: See ``LlmPlan``.
-        spectrum: See ``LlmPlan``.
-    """
-
-    schedule: str | Sequence[int] = DEFAULT_SCHEDULE
-    method: Method = Method()
-    speedup: float | None = None
-    kv_mib: float | None = None
-    text: int = 64
-    last_layer: LastLayer | None = None
-    kv_only: tuple[int, ...] = ()
-    reducer: Reducer = "prune"
-    axis: Axis = "token"
-    spectrum: Spectrum = "2d"
-
-    @property
-    def name(self) -> str:
-        """Name of the schedule in the plan, for people."""
-        if self.speedup is not None:
-            return f"speedup {self.speedup:g}"
-        if self.kv_mib is not None:
-            return f"kv-mib {self.kv_mib:g}"
-        return self.schedule if isinstance(self.schedule, str) else "list"
-
-    def check(self) -> None:
-        """Check that one thing alone chooses the budgets.
-
-        Raises:
-            PlanError: Two do.
-        """
-        if self.speedup is not None and self.kv_mib is not None:
-            raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
-        for goal, value in {"--speedup": self.speedup, "--kv-mib": self.kv_mib}.items():
-            if value is not None and self.schedule != DEFAULT_SCHEDULE:
-                schedule = self.schedule if isinstance(self.schedule, str) else "a list of budgets"
-                raise PlanError(
-                    f"{goal} solves the budgets itself",
-                    where="--plan",
-                    got=schedule,
-                    fix=f"leave out --plan, or {goal}",
-                )
-
-    def plan(self, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
-        """The part for a model of ``llm`` behind ``encoder``, where ``images`` share a budget.
-
-        Raises:
-            PlanError: The budgets cannot be solved.
-        """
-        full, tokens = images * encoder.units, images * encoder.tokens
-        if self.speedup is not None:
-            keep = solve_speedup(llm, full, tokens, self.text, self.speedup, self.kv_only)
-        elif self.kv_mib is not None:
-            keep = solve_kv(llm, tokens, self.text, self.kv_mib)
-        elif self.schedule == FAST:
-            keep = (tokens,) * llm.layers
-        elif isinstance(self.schedule, str):
-            keep = schedule(self.schedule, llm.layers, tokens)
-        else:
-            keep = tuple(self.schedule)
-        last = self.last_layer or ("kv_only" if self.schedule == FAST else "drop")
-        if last != "drop" and isinstance(self.schedule, str) and len(keep) > 1:
-            keep = (*keep[:-1], keep[-2])
-        if self.reducer == "merge":
-            keep = rectangles(encoder.merged_grid, keep)
-        return self._part(keep, last, self.kv_only)
-
-    def uncompressed(self, llm: DecoderShape, tokens: int) -> LlmPlan:
-        """The part that keeps all ``tokens``."""
-        return self._part((tokens,) * llm.layers, self.last_layer or "full", ())
-
-    def _part(self, keep: tuple[int, ...], last: LastLayer, kv_only: tuple[int, ...]) -> LlmPlan:
-        return LlmPlan(keep, self.method, last, kv_only, self.reducer, self.axis, self.spectrum)
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What a user asks of a plan, part by part.
-
-    Args:
-        llm: Budgets, and how tokens are chosen.
-        encoder: What merges or leaves.
-        sharing: Images that share a budget.
-        topk_limit: See ``Plan``.
-    """
-
-    llm: LlmRequest = LlmRequest()
-    encoder: EncoderRequest = EncoderRequest()
-    sharing: Sharing = Sharing()
-    topk_limit: int | None = TENSORRT_TOPK_LIMIT
 
 
 def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape) -> Plan:
@@ -214,22 +32,74 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     Raises:
         PlanError: The choices contradict each other, cannot be met, or do not fit the model.
     """
-    request.llm.check()
-    name, images = request.llm.name, request.sharing.images
+    goal = _goal(request.llm)
+    asked = DEFAULT_PLAN if request.llm.schedule is None else request.llm.schedule
+    name = goal or (asked if isinstance(asked, str) else "list")
+    recipe = NAMED.get(DEFAULT_PLAN if goal else name)
+    if recipe is not None:
+        request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
+    images = request.sharing.images
     if name == "none":
         whole = request.encoder.uncompressed(grid)
-        keeps_all = request.llm.uncompressed(llm, images * whole.units)
+        keeps_all = request.llm.part((images * whole.units,) * llm.layers, request.llm.last_layer or "full", ())
         return Plan(whole, keeps_all, request.sharing.without_quota(), name, request.topk_limit)
-    seen = request.encoder.plan(grid, encoder, request.llm.schedule == FAST)
+    seen = _encoder_part(request, grid, encoder)
     Plan(seen, LlmPlan((0,)))  # lists what is wrong with the encoder before budgets are made of it
-    plan = Plan(seen, request.llm.plan(seen, llm, images), request.sharing, name, request.topk_limit)
+    plan = Plan(seen, _llm_part(request.llm, seen, llm, images), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
 
 
+def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderShape) -> EncoderPlan:
+    wanted, prune = request.encoder, request.encoder.prune
+    if wanted.merge_keep is not None:
+        share = wanted.merge_keep
+    else:
+        merging = isinstance(request.llm.schedule, str) or wanted.merge_at or wanted.merge_schedule != "late"
+        share = MERGE_KEEP if merging and prune is None else 1.0
+    merges = place_merges(grid, share, encoder, wanted.merge_at, wanted.merge_schedule)
+    placed = None if prune is None else place_prune(prune, encoder)
+    return replace(wanted.uncompressed(grid), merges=merges, prune=placed)
+
+
+def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
+    full, tokens = images * encoder.units, images * encoder.tokens
+    frozen, last = wanted.kv_only or depths(wanted.frozen, llm.layers), wanted.last_layer or "drop"
+    if wanted.speedup is not None:
+        keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
+    elif wanted.kv_mib is not None:
+        keep = solve_kv(llm, tokens, wanted.text, wanted.kv_mib, last_layer=last)
+    elif wanted.stages:
+        keep = staged(llm.layers, tokens, wanted.stages, last)
+    elif isinstance(wanted.schedule, str):
+        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", *NAMED))
+        if last != "drop" and len(keep) > 1:
+            keep = (*keep[:-1], keep[-2])
+    else:
+        keep = tuple(wanted.schedule or ())
+    if wanted.reducer == "merge":
+        keep = rectangles(encoder.merged_grid, keep)
+    return wanted.part(keep, last, frozen)
+
+
+def _goal(request: LlmRequest) -> str | None:
+    """Name of the plan that is solved for a goal; None where there is no goal."""
+    if request.speedup is not None and request.kv_mib is not None:
+        raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
+    for goal, value in (("speedup", request.speedup), ("kv-mib", request.kv_mib)):
+        if value is None:
+            continue
+        if request.schedule not in (None, DEFAULT_PLAN):
+            got = request.schedule if isinstance(request.schedule, str) else "a list of budgets"
+            fix = f"leave out --plan, or --{goal}"
+            raise PlanError(f"--{goal} solves the budgets itself", where="--plan", got=got, fix=fix)
+        return f"{goal} {value:g}"
+    return None
+
+
 def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPrune:
-    """The prune asked for; where a third of the depth is done unless it says where (docs/results/encoder.md)."""
-    block = third(encoder.blocks) if wanted.block is None else wanted.block
+    """The prune asked for; where its share of the depth is done unless it names a block (docs/results/encoder.md)."""
+    block = at_depth(wanted.depth, encoder.blocks) if wanted.block is None else wanted.block
     return EncoderPrune(block, wanted.keep, restore=wanted.restore)
 
 
@@ -320,12 +190,12 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
             )
     prune = plan.encoder.prune
     if prune is not None and prune.block >= encoder.blocks:
-        problems.append(f"encoder_prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
+        problems.append(f"encoder.prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
     if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:
         left = encoder.blocks - 1 - prune.block
-        problems.append(f"encoder_prune.stabilise: {prune.stabilise} blocks after block {prune.block}; {left} are left")
+        problems.append(f"encoder.prune.stabilise: {prune.stabilise} blocks after block {prune.block}; {left} are left")
     if prune is not None and prune.window not in (0, encoder.window):
         expected = f"0 or the encoder's {encoder.window}" if encoder.window else "0: the encoder has none"
-        problems.append(f"encoder_prune.window: got {prune.window}, expected {expected}")
+        problems.append(f"encoder.prune.window: got {prune.window}, expected {expected}")
     if problems:
         raise PlanError("the plan does not fit the model:\n" + "\n".join(f"  - {problem}" for problem in problems))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.runtime.generation.rows import OneAfterAnother
+from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.state import Step
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Answer:
 
 
 def answer(
-    session: Session, pictures: Sequence[Any], prompt: str, longest: int, told: Sequence[int] | None = None
+    session: Session, pictures: Sequence[Any], prompt: str, longest: int, forced: Sequence[int] | None = None
 ) -> Answer:
     """Answer a case with at most ``longest`` tokens.
 
@@ -45,38 +47,32 @@ def answer(
         pictures: As ``Session.generate`` takes them.
         prompt: The question.
         longest: Tokens at most.
-        told: Tokens to go on with in place of its own, so that one that differs does not change all that follow.
+        forced: Tokens to go on with in place of its own, so that one that differs does not change all that follow.
 
     Raises:
         LuvcError: See ``Session.generate``.
     """
     request = session.prepare(list(pictures), prompt)
     session.token_limit(request, longest)
-    ends = session.bundle.manifest.prompt.eos_token_ids
+    ends = session.bundle.manifest.prompt.eos_token_ids if forced is None else ()
+    chooser = GreedyTokens(longest if forced is None else len(forced), ends, forced, keep_logits=True)
     times: list[tuple[str, float]] = []
+    with _timed("vision", times):
+        seen = session.encode_images(*request.shown()) if len(request.images) else None
+    with _timed("prefill", times):
+        step = session.run(request.token_ids, seen, blocks=request.blocks)
+    group = OneAfterAnother(session.graphs)
+    row = group.begin(chooser, step)
+    while not row.ended:
+        with _timed("decode", times):
+            group.step()
+    row.check()
+    text = session.encoder.tokenizer.decode(chooser.ids)
+    return Answer(tuple(request.token_ids), tuple(chooser.ids), text, np.stack(chooser.logits), step.kept, tuple(times))
+
+
+@contextmanager
+def _timed(name: str, times: list[tuple[str, float]]) -> Iterator[None]:
     started = perf_counter()
-    shown = request.images, request.padding, request.units
-    seen = session.encode_images(*shown) if len(request.images) else None
-    times.append(("vision", _since(started)))
-    started = perf_counter()
-    step = session.run(request.token_ids, seen, blocks=request.blocks)
-    times.append(("prefill", _since(started)))
-    kept, rows, tokens = step.kept, [step.logits[0, -1]], [_chosen(step)]
-    while len(tokens) < (longest if told is None else len(told)) and (told is not None or tokens[-1] not in ends):
-        next_token = tokens[-1] if told is None else told[len(tokens) - 1]
-        started = perf_counter()
-        step = session.run([next_token], None, step.state)
-        times.append(("decode", _since(started)))
-        rows.append(step.logits[0, -1])
-        tokens.append(_chosen(step))
-    text = session.encoder.tokenizer.decode(tokens)
-    return Answer(tuple(request.token_ids), tuple(tokens), text, np.stack(rows), kept, tuple(times))
-
-
-def _chosen(step: Step) -> int:
-    """The token that greedy decoding takes: the one the decoder chose, where it does."""
-    return int(step.logits[0, -1].argmax()) if step.chosen is None else step.chosen
-
-
-def _since(started: float) -> float:
-    return (perf_counter() - started) * 1000
+    yield
+    times.append((name, (perf_counter() - started) * 1000))

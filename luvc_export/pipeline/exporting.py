@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Fit, WeightsMode
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import DEFAULT_SCHEDULE, check_model
+from luvc_export.core.planning import check_model
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.pipeline.plans import as_sizes, check_scorer, default_image_size, make_plans, open_model
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def export_bundle(
     model: str | Checkpoint,
     output: str | os.PathLike[str],
-    plans: str | Plan | Mapping[str, Plan] = DEFAULT_SCHEDULE,
+    plans: str | Plan | Mapping[str, Plan] = DEFAULT_PLAN,
     *,
     image_size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     fit: Fit = "pad",

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest, solve
+from luvc_export.core.plan_request import LlmRequest, PlanRequest
+from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.core.unit_buckets import check_shares, with_buckets
 from luvc_export.errors import MachineError, UsageError
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
 
 ImageSize = tuple[int, int]
-#: A schedule's name, one budget per LLM layer, or a plan that is taken as it is.
+#: The name of a plan or schedule, one budget per LLM layer, or a plan that is taken as it is.
 PlanSource = str | Sequence[int] | Plan
+
+#: What does not touch a plan that prunes nothing.
+_OF_BUDGETS = ("speedup", "kv_mib", "last_layer", "kv_only")
 
 
 def make_plan(
     model: str | Checkpoint,
-    schedule: str | Sequence[int] = DEFAULT_SCHEDULE,
+    schedule: str | Sequence[int] = DEFAULT_PLAN,
     *,
     image_size: tuple[int, int] | None = None,
     request: PlanRequest | None = None,
@@ -35,7 +40,8 @@ def make_plan(
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
-        schedule: ``even``, ``thirds``, ``linear``, ``cosine``, ``none``, ``fast``, or one budget per layer.
+        schedule: A named plan (``core.named_plans``), ``none``, a schedule (``even``, ``thirds``, ``linear``,
+            ``cosine``), or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
         request: What is asked of the plan's parts; None for what is favoured.
         revision: Hub revision.
@@ -92,7 +98,7 @@ def check_scorer(plan: Plan, hidden: int) -> None:
 
 def make_plans(
     model: str | Checkpoint,
-    sources: Sequence[str] | Mapping[str, PlanSource] = (DEFAULT_SCHEDULE,),
+    sources: Sequence[str] | Mapping[str, PlanSource] = (DEFAULT_PLAN,),
     *,
     image_size: ImageSize | Sequence[ImageSize] | None = None,
     joint_frames: int | None = None,
@@ -110,7 +116,7 @@ def make_plans(
 
     Args:
         model: Folder or hub id, or an opened checkpoint.
-        sources: Names of schedules; or by name, schedules, budgets or plans. The first becomes the bundle's default.
+        sources: Names of plans; or by name, names, budgets or plans. The first becomes the bundle's default.
         image_size: Height and width in pixels, one or several; None for the family's own size.
         joint_frames: Also make plans whose budgets so many frames of a video share.
         joint_tiles: Also make plans whose budgets so many rows and columns of tiles of a picture share.
@@ -130,9 +136,10 @@ def make_plans(
     """
     if unit_buckets:
         check_shares(unit_buckets)
-    asked = request_of(choices=choices, request=request)
-    if unit_buckets and asked.encoder.merge_keep is None:
-        asked = replace(asked, encoder=replace(asked.encoder, merge_keep=1.0))
+    asked = request or PlanRequest()
+    if unit_buckets and choices.get("merge_keep", asked.encoder.merge_keep) is None:
+        choices["merge_keep"] = 1.0
+    quota = choices.pop("quota", asked.sharing.quota)
     checkpoint = open_model(model, revision, weights=False)
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
     fixed = [name for name, source in named.items() if not isinstance(source, str)]
@@ -146,8 +153,7 @@ def make_plans(
             expected="a schedule's name; or a plan file that says sharing.images, with --video or --tiles",
         )
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
-    shared = {"": asked.sharing.without_quota() if flags else asked.sharing}
-    quota = asked.sharing.quota
+    shared = {"": replace(asked.sharing, quota="none" if flags else quota)}
     if joint_frames is not None:
         shared["@video"] = Sharing(images_of_video(checkpoint, joint_frames), None, quota)
     if joint_tiles is not None:
@@ -157,12 +163,15 @@ def make_plans(
         for name, source in named.items():
             if source == "none" and kind:
                 continue
-            own = replace(asked, sharing=sharing)
+            own, said = replace(asked, sharing=sharing), choices
             if source == "none":
-                own = replace(own, llm=replace(own.llm, speedup=None, kv_mib=None, last_layer=None, kv_only=()))
+                own = replace(own, llm=LlmRequest(text=own.llm.text))
+                said = {name: value for name, value in choices.items() if name not in _OF_BUDGETS}
             for size in sizes:
                 plans[_plan_name(name + kind, size, sizes[0])] = (
-                    source if isinstance(source, Plan) else make_plan(checkpoint, source, image_size=size, request=own)
+                    source
+                    if isinstance(source, Plan)
+                    else make_plan(checkpoint, source, image_size=size, request=own, **said)
                 )
     return with_buckets(plans, unit_buckets) if unit_buckets else plans
 

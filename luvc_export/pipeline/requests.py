@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Method, Sharing
-from luvc_export.core.planning import DEFAULT_SCHEDULE, EncoderRequest, LlmRequest, PlanRequest
+from luvc_export.core.plan_request import EncoderRequest, LlmRequest, PlanRequest
 
 #: Names of arguments that are called otherwise in their part.
 _RENAMED = {"encoder_prune": "prune", "joint_images": "images", "joint_tiles": "tiles"}
@@ -17,14 +18,14 @@ _ENCODER, _LLM, _SHARING = (
 
 
 def request_of(
-    schedule: str | Sequence[int] = DEFAULT_SCHEDULE,
+    schedule: str | Sequence[int] | None = None,
     choices: Mapping[str, Any] | None = None,
     request: PlanRequest | None = None,
 ) -> PlanRequest:
     """The request that ``schedule`` and ``choices`` make of ``request``.
 
     Args:
-        schedule: See ``LlmRequest``.
+        schedule: See ``LlmRequest``; None for that of ``request``.
         choices: Fields of the request's parts by name (``encoder_prune``, ``joint_images`` and ``joint_tiles`` are
             ``EncoderRequest.prune``, ``Sharing.images`` and ``Sharing.tiles``), ``score``, ``topk_limit``; every other
             name is a setting of the score.
@@ -40,25 +41,24 @@ def request_of(
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     own = {"topk_limit": values.pop("topk_limit")} if "topk_limit" in values else {}
-    parts = [{name: values.pop(name) for name in sorted(known & set(values))} for known in (_ENCODER, _LLM, _SHARING)]
-    llm = {"schedule": schedule, "method": method(score, values, base.llm.method), **parts[1]}
+    parts = [{name: values.pop(name) for name in sorted(known & set(values))} for known in (_LLM, _ENCODER, _SHARING)]
+    llm = replace(base.llm, schedule=base.llm.schedule if schedule is None else schedule, **parts[0])
     return replace(
         base,
-        llm=replace(base.llm, **llm),
-        encoder=replace(base.encoder, **parts[0]),
+        llm=replace(llm, method=_method(score, values, llm)),
+        encoder=replace(base.encoder, **parts[1]),
         sharing=replace(base.sharing, **parts[2]),
         **own,
     )
 
 
-def method(score: str | None, settings: Mapping[str, Any], base: Method | None = None) -> Method:
-    """The method of ``score`` with ``settings``; where neither is said, ``base``, or the default score.
-
-    Raises:
-        PlanError: See ``request_of``.
-    """
+def _method(score: str | None, settings: Mapping[str, Any], llm: LlmRequest) -> Method:
+    """The method asked for, else that of the named plan, else the default, with ``settings``; texts are read."""
     from luvc_export.export.compression import scores
 
-    if base is not None and base.name and score in (None, base.name):
-        return scores.method(base.name, **{**dict(base.settings), **settings})
-    return scores.method(score or scores.DEFAULT, **settings)
+    recipe = NAMED.get(llm.schedule or DEFAULT_PLAN) if isinstance(llm.schedule, str | None) else None
+    base = llm.method if llm.method.name else recipe.request.llm.method if recipe else Method()
+    if score is not None and score != base.name:
+        base = Method(score)
+    name = base.name or scores.DEFAULT
+    return scores.method(name, **{**dict(base.settings), **scores.parsed(name, settings)})

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import LuvcError
-from luvc_export.runtime.generation.sampling import Sampling, sampling_from
+from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import Question, VideoClip
 from luvc_export.runtime.prompt.request import open_media, token_limit
@@ -36,11 +37,13 @@ class Asker:
         models: Who can be asked.
         addresses: Reads pictures.
         max_images: Pictures of a request; a video counts as one.
+        greedy: Where a request says nothing, the most likely token is taken, whatever the model's makers meant.
     """
 
     models: Models
     addresses: Addresses
     max_images: int
+    greedy: bool = False
 
     def job(self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float) -> tuple[ServedModel, Job]:
         """Make a job of a request.
@@ -50,7 +53,7 @@ class Asker:
         """
         started = perf_counter()
         model = self.models.find(chat.model)
-        options = sampling(chat)
+        options = sampling(chat, None if self.greedy else model.session.bundle.manifest.generation)
         asked = self._question(chat, model)
         try:
             options = model.session.grammars.guided(options)
@@ -59,9 +62,10 @@ class Asker:
         manifest = model.session.bundle.manifest
         try:
             loaded, request = model.session.fit(open_media(asked, manifest))
-            budget = token_limit(manifest, loaded.plan, request, options.max_new_tokens)
+            room = token_limit(manifest, loaded.plan, request)
         except LuvcError as error:
             raise explained(error) from error
+        budget = min(options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
         spent = 1000 * (perf_counter() - started)
         return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
 
@@ -80,7 +84,8 @@ class Asker:
                     content.append({"type": "text", "text": part.text})
                     continue
                 if len(media) == self.max_images:
-                    said = f"at most {self.max_images} pictures and videos a request"
+                    most = f"at most {self.max_images} pictures and videos a request (--max-images)"
+                    said = f"there are too many pictures; expected: {most}"
                     raise bad_request(said, param=where, code="too_many_images")
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
@@ -114,18 +119,12 @@ def _clip(frames: list[bytes], fps: float | None) -> VideoClip:
     return VideoClip(tuple(frames), fps or DEFAULT_FPS)
 
 
-def sampling(chat: ChatRequest) -> Sampling:
-    """The sampler's options of a request.
-
-    Temperature is 0 where nothing is said, as everywhere else here; 1, OpenAI's own, where top_p, top_k or min_p say
-    that something is to be drawn. At temperature 0 those three change nothing and are left out.
+def sampling(chat: ChatRequest, defaults: GenerationDefaults | None = None) -> Sampling:
+    """The sampler's options of a request; the model's ``defaults`` where it says nothing. See ``sampling_of_request``.
 
     Raises:
         ApiError: 400.
     """
-    drawn = {"top_p": chat.top_p, "top_k": max(chat.top_k or 0, 0) or None, "min_p": chat.min_p}
-    drawn = {name: value for name, value in drawn.items() if value is not None}
-    temperature = chat.temperature if chat.temperature is not None else (1.0 if drawn else 0.0)
     shape, stop = chat.response_format, [chat.stop] if isinstance(chat.stop, str) else chat.stop
     guide: dict[str, Any] = {}
     if isinstance(shape, JsonSchemaFormat):
@@ -135,19 +134,21 @@ def sampling(chat: ChatRequest) -> Sampling:
     elif isinstance(shape, RegexFormat):
         guide["regex"] = shape.regex
     options = {
-        **(drawn if temperature else {}),
-        "temperature": temperature,
+        "temperature": chat.temperature,
+        "top_p": chat.top_p,
+        "top_k": None if chat.top_k is None else max(chat.top_k, 0),
+        "min_p": chat.min_p,
         "seed": None if chat.seed is None else chat.seed % 2**63,
         "max_new_tokens": chat.max_completion_tokens or chat.max_tokens,
-        "stop": tuple(stop or ()),
-        "presence_penalty": chat.presence_penalty or 0.0,
-        "frequency_penalty": chat.frequency_penalty or 0.0,
-        "repetition_penalty": chat.repetition_penalty or 1.0,
+        "stop": tuple(stop) if stop else None,
+        "presence_penalty": chat.presence_penalty,
+        "frequency_penalty": chat.frequency_penalty,
+        "repetition_penalty": chat.repetition_penalty,
         "logit_bias": {int(token): value for token, value in (chat.logit_bias or {}).items()},
         "logprobs": (chat.top_logprobs or 0) if chat.logprobs else None,
         **guide,
     }
     try:
-        return sampling_from(options)
+        return sampling_of_request(options, defaults)
     except LuvcError as error:
         raise explained(error, None) from error

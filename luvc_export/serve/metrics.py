@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from luvc_export.runtime import memory
 from luvc_export.serve.engine.image_cache import CacheCounts
+from luvc_export.serve.request_log import RequestRecord
+from luvc_export.version import VERSION
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LONG = (*_SECONDS, 120, 300, 600)
 
 
 class Metrics:
-    """What ``GET /metrics`` says. Follows ``engine.loop.Observer``."""
+    """What ``GET /metrics`` says. Follows ``engine.loop.Observer``.
+
+    Names are vLLM's with ``luvc_`` before them, where it has the same; ``ttft``, ``completion_tokens``, ``queue`` and
+    ``rows`` are older names that go on.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -24,8 +32,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"luvc_{name}", text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"luvc_{name}_seconds", text, ("model",), registry=self.registry, buckets=_SECONDS)
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(f"luvc_{name}_seconds", text, ("model",), registry=self.registry, buckets=buckets)
 
         self.requests = counter("requests", "Requests by what they were answered.", "path", "status")
         self._tokens = counter("completion_tokens", "Tokens made.", "model")
@@ -34,21 +42,49 @@ class Metrics:
         self._between = histogram("inter_token", "One decoder step.")
         self._vision = histogram("vision", "The encoder, where it ran.")
         self._prefill = histogram("prefill", "The decoder over a prompt.")
+        self._prompt = counter("prompt_tokens", "Tokens of prompts, visual ones before compression.", "model")
+        self._generated = counter("generation_tokens", "Tokens made.", "model")
+        self._first = histogram("time_to_first_token", "From the request to its first token.")
+        self._queued = histogram("request_queue_time", "From a request that is ready to its prefill.", _LONG)
+        self._whole = histogram("e2e_request_latency", "From the request to the end of its answer.", _LONG)
+        self._success = counter("request_success", "Answers by how they ended.", "model", "finished_reason")
+        self._cancelled = counter("requests_cancelled", "Requests whose client did not wait for the end.", "path")
+        build = Gauge("luvc_build_info", "What runs.", ("version", "python"), registry=self.registry)
+        build.labels(VERSION, platform.python_version()).set(1)
+
+    def answered(self, record: RequestRecord, path: str) -> None:
+        """A request has ended; ``path`` is one of few."""
+        self.requests.labels(path, str(record.status)).inc()
+        if record.cancelled:
+            self._cancelled.labels(path).inc()
+        if record.model is None:
+            return
+        if record.prompt_tokens is not None:
+            self._prompt.labels(record.model).inc(record.prompt_tokens)
+            self._whole.labels(record.model).observe(record.seconds)
+        for reason in record.finish_reasons:
+            self._success.labels(record.model, reason).inc()
 
     def prefilled(self, model: str, timings: dict[str, Any], before: int, after: tuple[int, ...]) -> None:
         """See ``Observer``; ``after`` counts as its mean over the layers."""
-        self._ttft.labels(model).observe(timings["ttft_ms"] / 1000)
+        for first in (self._ttft, self._first):
+            first.labels(model).observe(timings["ttft_ms"] / 1000)
+        self._queued.labels(model).observe(timings["queue_ms"] / 1000)
         self._prefill.labels(model).observe((timings["prefix_ms"] + timings["question_ms"]) / 1000)
         if before and timings["cache"] == "none":
             self._vision.labels(model).observe(timings["vision_ms"] / 1000)
         self._visual.labels(model, "before").inc(before)
         self._visual.labels(model, "after").inc(sum(after) / len(after))
-        self._tokens.labels(model).inc()
+        self._made(model, 1)
 
     def stepped(self, model: str, rows: int, seconds: float) -> None:
         """See ``Observer``."""
         self._between.labels(model).observe(seconds)
-        self._tokens.labels(model).inc(rows)
+        self._made(model, rows)
+
+    def _made(self, model: str, tokens: int) -> None:
+        for made in (self._tokens, self._generated):
+            made.labels(model).inc(tokens)
 
     def watch(self, gauges: dict[str, tuple[str, Callable[[], float]]], cache: Callable[[], CacheCounts]) -> None:
         """Report values as they are when somebody looks: name -> (text, value), and the image cache's counts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ class ServedModel:
     session: Session
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def to_json(self) -> dict[str, Any]:
-        """OpenAI's object, with ours under ``luvc``."""
+    def to_json(self, limits: Mapping[str, int | None] | None = None) -> dict[str, Any]:
+        """OpenAI's object, with ours under ``luvc``; ``limits`` are those of the server."""
         session, manifest = self.session, self.session.bundle.manifest
         takes = ["text", "image", *(["video"] if manifest.prompt.video else [])]
         sizes = sorted(session.bundle.sizes_of(session.plan_name))
@@ -44,9 +44,17 @@ class ServedModel:
             "image_sizes": [list(size) for size in sizes],
             "context": manifest.decoder.context,
             "text_capacity": manifest.prompt.text_capacity,
+            "limits": dict(limits or {}),
             "visual_tokens": {"before": plan.units, "encoder": plan.vision_tokens, "layers": list(plan.keep)},
         }
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "luvc-export", "luvc": told}
+
+    def runs_on(self) -> dict[str, str]:
+        """Plan, back-end and why that one, for a line of the log."""
+        session = self.session
+        told = {"model": self.name, "plan": session.plan_name, "backend": session.backend.name}
+        why = session.choice or f"backend {session.backend.name}, as --backend says"
+        return {**told, "arithmetic": session.backend.arithmetic, "why": why}
 
 
 class Models:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.errors import UsageError
+from luvc_export.runtime.media.picture_limits import MAX_JPEG_PIXELS, MAX_PIXELS, allowed
 
 _SIZE = re.compile(r"(\d+)\s*([KMG]i?B|B)?", re.IGNORECASE)
 _POWERS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -30,10 +31,10 @@ class ServeOptions:
         allow_origins: Origins whose pages may call, such as ``https://example.org``.
         queue: Requests that wait at most.
         rows: Answers that grow at once.
-        max_body: Bytes of a request.
+        max_body: Bytes of a request, and of a picture it names.
         max_images: Pictures of a request, frames of a video not counted.
         image_cache: Bytes kept of encoded pictures; 0 for none.
-        max_pixels: Pixels a picture may have; None for the defaults.
+        greedy: Where a request says nothing, answers are greedy, whatever a model's makers meant.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +50,7 @@ class ServeOptions:
     max_body: int = 32 * 2**20
     max_images: int = 16
     image_cache: int = 256 * 2**20
+    greedy: bool = False
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and self.api_key is None and not self.insecure:
@@ -59,6 +61,12 @@ class ServeOptions:
                 expected="an address of this machine alone (127.0.0.1), or a key",
                 fix="--api-key-file FILE, or --insecure where the network is trusted",
             )
+
+    def limits(self) -> dict[str, int]:
+        """What a request is bounded by, for clients to read."""
+        limits = {"body_bytes": self.max_body, "picture_bytes": self.max_body, "pictures": self.max_images}
+        pixels = allowed()
+        return {**limits, "picture_pixels": pixels or MAX_PIXELS, "jpeg_pixels": pixels or MAX_JPEG_PIXELS}
 
 
 def is_loopback(host: str) -> bool:

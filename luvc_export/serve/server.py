@@ -16,19 +16,34 @@ from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http.app import App
+from luvc_export.serve.http.connections import CONNECTIONS, KEEP_ALIVE, Connection, keep_order
 from luvc_export.serve.media.addresses import Addresses
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
 
-#: Connections at once; more are told 503 by uvicorn.
-CONNECTIONS = 256
+#: Connections that wait until the event loop takes them.
+BACKLOG = 2048
 #: Seconds that answers may still take after SIGTERM.
 DRAIN = 120
 
 
 class _Uvicorn(uvicorn.Server):
-    """Without uvicorn's own signal handlers, which would raise the signal again after a clean end."""
+    """Without uvicorn's own signal handlers, which would raise the signal again after a clean end.
+
+    Args:
+        config: uvicorn's.
+        connections: Kept at once, see ``http.connections``.
+    """
+
+    def __init__(self, config: uvicorn.Config, connections: int) -> None:
+        super().__init__(config)
+        self._connections = connections
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        keep_order(self.server_state.connections, self._connections)
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,11 +64,13 @@ class Server:
         self.cache = ImageCache(options.image_cache)
         prepare = models.warm_up if warm else lambda: None
         self.engine = Engine(self.cache, options.rows, options.queue, self.metrics, prepare, self.stop)
-        asker = Asker(models, Addresses(options), options.max_images)
+        asker = Asker(models, Addresses(options), options.max_images, options.greedy)
         self.app = App(options, models, self.engine, asker, self.metrics)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queue": ("Requests that wait.", lambda: self.engine.waiting),
             "rows": ("Answers that grow.", lambda: self.engine.running),
+            "num_requests_waiting": ("Requests that wait.", lambda: self.engine.waiting),
+            "num_requests_running": ("Answers that grow.", lambda: self.engine.running),
         }
         self.metrics.watch(gauges, lambda: self.cache.counts)
         self._uvicorn = _Uvicorn(
@@ -62,13 +79,14 @@ class Server:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=DRAIN,
+                timeout_keep_alive=KEEP_ALIVE,
                 h11_max_incomplete_event_size=64 * 1024,
-                http="h11",
+                http=Connection,
                 ws="none",
                 proxy_headers=False,
-            )
+            ),
+            CONNECTIONS + options.queue + options.rows,
         )
 
     def listen(self) -> socket.socket:
@@ -83,7 +101,7 @@ class Server:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, self.options.port))
-            made.listen(CONNECTIONS)  # who comes before the event loop runs waits, and is not refused
+            made.listen(BACKLOG)  # who comes before the event loop runs waits, and is not refused
         except OSError as error:
             made.close()
             where = f"--host {self.options.host} --port {self.options.port}"

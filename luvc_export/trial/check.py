@@ -171,7 +171,8 @@ def table(records: list[dict[str, Any]]) -> str:
         return "No report has been added yet.\n"
     rows = ["| device | model | first token, compressed and not | holds | fails | version | report |", "|" + "---|" * 7]
     for each in records:
-        times = ", ".join(f"{value:.1f} ms" for value in each["ttft_ms"].values())
+        ordered = sorted(each["ttft_ms"].items(), key=lambda one: one[0] == "none")
+        times = ", ".join(f"{value:.1f} ms" for _, value in ordered)
         counts = [
             [name for name, verdict in each["verdicts"].items() if verdict == kind] for kind in ("holds", "fails")
         ]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from luvc_export.core.named_plans import DEFAULT_PLAN
+
 Verdict = Literal["holds", "fails", "not tried"]
 Steps = Mapping[str, Mapping[str, Any]]
 
@@ -75,34 +77,34 @@ def _case(steps: Steps, plan: str) -> Any:
 
 def _by_run(steps: Steps, metric: str) -> float:
     """How many times longer without compression, run by run, the median."""
-    with_, without = (_case(steps, plan)["runs"] for plan in ("even", "none"))
+    with_, without = (_case(steps, plan)["runs"] for plan in (DEFAULT_PLAN, "none"))
     return float(statistics.median(b[metric] / a[metric] for a, b in zip(with_, without, strict=True)))
 
 
 def _sooner(steps: Steps) -> tuple[bool, str]:
     first, prefill = _by_run(steps, "ttft_ms"), _by_run(steps, "prefill_ms")
-    bench = _case(steps, "even")
+    bench = _case(steps, DEFAULT_PLAN)
     where = f"{bench['backend']} in {bench['arithmetic']}"
     return first > 1, f"first token {first:.2f}x sooner, prefill {prefill:.2f}x, on {where}"
 
 
 def _planned(steps: Steps) -> tuple[bool, str]:
-    plan, held = steps["export"]["result"]["plans"]["even"], _case(steps, "even")["visual_tokens"]
+    plan, held = steps["export"]["result"]["plans"][DEFAULT_PLAN], _case(steps, DEFAULT_PLAN)["visual_tokens"]
     return list(plan) == list(held), f"{len(held)} layers, {held[0]} visual tokens in the first, {held[-1]} in the last"
 
 
 def _none_left(steps: Steps) -> tuple[bool, str]:
-    held = _case(steps, "even")["visual_tokens"]
+    held = _case(steps, DEFAULT_PLAN)["visual_tokens"]
     return held[-1] == 0, f"{held[-1]} of {held[0]} visual tokens in the last layer"
 
 
 def _smaller(steps: Steps) -> tuple[bool, str]:
-    with_, without = (_case(steps, plan)["kv_mib"] for plan in ("even", "none"))
+    with_, without = (_case(steps, plan)["kv_mib"] for plan in (DEFAULT_PLAN, "none"))
     return with_ < without, f"{with_:.3g} MiB of {without:.3g} MiB"
 
 
 def _cheap(steps: Steps) -> tuple[bool, str]:
-    parts = _case(steps, "even")["kernels"].values()
+    parts = _case(steps, DEFAULT_PLAN)["kernels"].values()
     share = sum(part["merge_ms"] + part["prune_ms"] for part in parts) / sum(part["total_ms"] for part in parts)
     return share < 1, f"merges and prunes take {share:.1%} of vision and prefill"
 
@@ -123,7 +125,7 @@ def _referenced(steps: Steps) -> tuple[bool, str]:
 
 
 def _built(steps: Steps) -> tuple[bool, str]:
-    made = steps["build-even"]["result"]
+    made = steps[f"build-{DEFAULT_PLAN}"]["result"]
     size = sum(made[part]["bytes"] for part in ("vision", "decoder"))
     weights = sum(made[part]["weight_bytes"] for part in ("vision", "decoder"))
     library = f"{made['backend']} {made['version']}"
@@ -136,7 +138,7 @@ def _engine_case(steps: Steps, plan: str, graphs: bool) -> Any:
 
 
 def _engines_sooner(steps: Steps) -> tuple[bool, str]:
-    pairs = zip(_engine_case(steps, "even", True), _engine_case(steps, "none", True), strict=True)
+    pairs = zip(_engine_case(steps, DEFAULT_PLAN, True), _engine_case(steps, "none", True), strict=True)
     ratio = statistics.median(without["ttft_ms"] / with_["ttft_ms"] for with_, without in pairs)
     return ratio > 1, f"first token {ratio:.2f}x sooner"
 
@@ -144,7 +146,7 @@ def _engines_sooner(steps: Steps) -> tuple[bool, str]:
 def _graphs(steps: Steps) -> tuple[bool, str]:
     steps_ms = [
         statistics.median(
-            run["decode_ms"] / max(1, run["decode_tokens"]) for run in _engine_case(steps, "even", graphs)
+            run["decode_ms"] / max(1, run["decode_tokens"]) for run in _engine_case(steps, DEFAULT_PLAN, graphs)
         )
         for graphs in (True, False)
     ]
@@ -174,12 +176,12 @@ CLAIMS: tuple[Claim, ...] = (
         _parity("parity-none"),
     ),
     Claim(
-        "parity-even",
+        f"parity-{DEFAULT_PLAN}",
         "graphs with compression agree with torch with compression",
         _README,
         "with visual-token compression inside the graphs",
-        "parity-even",
-        _parity("parity-even"),
+        f"parity-{DEFAULT_PLAN}",
+        _parity(f"parity-{DEFAULT_PLAN}"),
     ),
     Claim(
         "fixed", "every layer holds the tokens of its budget", _README, "Budgets are fixed per layer", "bench", _planned
@@ -216,7 +218,7 @@ CLAIMS: tuple[Claim, ...] = (
         "bench",
         _cheap,
     ),
-    Claim("built", "engines are built", _README, "engines; RTX ones without a GPU", "build-even", _built),
+    Claim("built", "engines are built", _README, "engines; RTX ones without a GPU", f"build-{DEFAULT_PLAN}", _built),
     Claim(
         "engine-parity",
         "engines agree with the graphs they are built from",

@@ -51,9 +51,8 @@ def measure(
             if not turn:
                 session = sessions[plan, graphs] = Session(bundle, opened(bundle, plan, graphs), plan)
                 session.ends = frozenset()
-            times = (
-                sessions[plan, graphs].generate(picture, "What is there to see?", max_new_tokens=_NEW_TOKENS).timings
-            )
+            asked: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "greedy": True}
+            times = sessions[plan, graphs].generate(picture, "What is there to see?", **asked).timings
             if not turn and graphs:
                 taken, predicted = free - gpu.memory()[0], bundle.engine(plan, target).footprint.running
                 found = {"predicted_mib": predicted / 2**20, "taken_mib": taken / 2**20, "kv_mib": times.kv_mib}

@@ -9,13 +9,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.named_plans import DEFAULT_PLAN
+
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
     "text-align:left}.holds{color:#156d2c;font-weight:600}.fails{color:#b3151f;font-weight:600}"
     ".not{color:#666}img{max-width:100%}svg text{font:13px system-ui,sans-serif}"
 )
-_COLOURS = {"even": "#2a7f9e", "none": "#b9b9b9"}
+_COLOURS = {DEFAULT_PLAN: "#2a7f9e", "none": "#b9b9b9"}
 _WIDTH, _ROW = 640, 26
 
 

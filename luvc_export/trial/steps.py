@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.trial.cases import QUESTIONS
 
 Json = dict[str, Any]
 #: The plan with compression, and the one without.
-PLANS = ("even", "none")
+PLANS = (DEFAULT_PLAN, "none")
 #: Prompt and answer of a bench, in tokens.
 _TEXT, _NEW_TOKENS, _REPEATS = 64, 8, 5
 _TEXT_CAPACITY = 256
@@ -190,12 +191,12 @@ STEPS: tuple[Step, ...] = (
         _pick_parity,
     ),
     Step(
-        "parity-even",
+        f"parity-{DEFAULT_PLAN}",
         "graphs with compression against torch with compression",
         ("export", "cpu"),
         ("export",),
         (30, 150),
-        _parity("torch:{m}#even", "onnx:{b}#even"),
+        _parity(f"torch:{{m}}#{DEFAULT_PLAN}", f"onnx:{{b}}#{DEFAULT_PLAN}"),
         _pick_parity,
     ),
     Step(
@@ -224,16 +225,16 @@ STEPS: tuple[Step, ...] = (
         "engine-parity",
         "engines with compression against their graphs",
         ("export", "cpu", "gpu"),
-        ("build-even",),
+        (f"build-{DEFAULT_PLAN}",),
         (30, 60),
-        _parity("onnx:{b}#even", "trt:{b}#even@{t}"),
+        _parity(f"onnx:{{b}}#{DEFAULT_PLAN}", f"trt:{{b}}#{DEFAULT_PLAN}@{{t}}"),
         _pick_parity,
     ),
     Step(
         "engines",
         "engines in turns, with CUDA graphs and without, memory",
         ("gpu",),
-        ("build-even", "build-none"),
+        (f"build-{DEFAULT_PLAN}", "build-none"),
         (30, 30),
         _engines,
         _as_told,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.prompt.encoder import Question
 from luvc_export.serve.media.addresses import data_bytes
 
@@ -42,27 +41,21 @@ def question_from(get: Get) -> Question:
     return Question(tuple(chat), tuple(media), prompt)
 
 
-def sampling_of(get: Get) -> Sampling:
-    """How the answer is drawn; defaults are those of ``luvc-export serve``.
+def sampling_of(get: Get) -> dict[str, Any]:
+    """How the answer is drawn, for ``sampling_of_request``: what the request says, None for what it does not say.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: A value is of the wrong kind.
     """
-    temperature, drawn = _number(get, "temperature"), {"top_k": _number(get, "top_k"), "top_p": _number(get, "top_p")}
-    drawn = {name: value for name, value in drawn.items() if value is not None}
-    temperature = temperature if temperature is not None else (1.0 if drawn else 0.0)
     seed, schema = _number(get, "seed"), _text(get, "json_schema")
-    options = {
-        **(drawn if temperature else {}),
-        "temperature": temperature,
+    return {
+        **{name: _number(get, name) for name in ("temperature", "top_k", "top_p", "frequency_penalty")},
         "max_new_tokens": _number(get, "max_tokens"),
-        "frequency_penalty": _number(get, "frequency_penalty") or 0.0,
         "seed": None if seed is None else int(seed) % 2**63,
-        "stop": tuple(_decoded(item, "stop") for item in get("stop") or ()),
+        "stop": tuple(_decoded(item, "stop") for item in get("stop") or ()) or None,
         "json_schema": None if schema is None else _json(schema, "json_schema"),
         "regex": _text(get, "regex"),
     }
-    return sampling_from(options)
 
 
 def picture(item: bytes | str) -> bytes:

@@ -18,6 +18,7 @@ from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.answer import answer
 from luvc_export.runtime.generation.answer_batch import Prepared
 from luvc_export.runtime.generation.result import Stream
+from luvc_export.runtime.generation.sampling import sampling_of_request
 from luvc_export.runtime.session import Session
 from luvc_export.serve.http.api_errors import explained
 from luvc_export.triton.config import parameters_of
@@ -79,7 +80,8 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             return None if tensor is None else list(tensor.as_numpy().reshape(-1))
 
-        options = self._session.grammars.guided(sampling_of(get))
+        defaults = self._session.bundle.manifest.generation
+        options = self._session.grammars.guided(sampling_of_request(sampling_of(get), defaults))
         ready = self._session.prepare_row(question_from(get), options)
         streams = _wants_stream(get)
         if sender.is_cancelled():

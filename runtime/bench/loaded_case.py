@@ -15,6 +15,8 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.precision import find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
+from luvc_export.runtime.generation.rows import OneAfterAnother
+from luvc_export.runtime.generation.sequence import GreedyTokens
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
@@ -71,14 +73,15 @@ class LoadedCase:
         marks.append(perf_counter())
         step = self.session.run(token_ids, seen)
         marks.append(perf_counter())
-        token = int(step.logits[0, -1].argmax())
+        group = OneAfterAnother(self.session.graphs)
+        row = group.begin(GreedyTokens(case.new_tokens), step)
         marks.append(perf_counter())
-        for _ in range(case.new_tokens - 1):
-            step = self.session.run([token], state=step.state)
-            token = int(step.logits[0, -1].argmax())
+        while not row.ended:
+            group.step()
         marks.append(perf_counter())
-        cache = step.state.cache
-        self._cache[case] = cache.nbytes, tuple(length - step.state.past_text for length in cache.lengths)
+        assert row.state is not None
+        cache, past_text = row.state.cache, row.state.past_text
+        self._cache[case] = cache.nbytes, tuple(length - past_text for length in cache.lengths)
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
         self.first_ms = total if self.first_ms is None else self.first_ms

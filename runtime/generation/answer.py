@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.runtime.backend import DeviceSampler, PendingToken
 from luvc_export.runtime.generation.result import Generation, Selection
+from luvc_export.runtime.generation.rows import OneAfterAnother
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.timing import Timings
+from luvc_export.runtime.generation.timing import Spent, Timings
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.state import State
@@ -30,6 +29,13 @@ class Past:
     state: State
 
 
+def goes_on(request: Request, past: Past) -> bool:
+    """Whether a chat's next request begins with all that ``past`` holds, and has more."""
+    held, shown = len(past.token_ids), len(past.images)
+    same = request.token_ids[:held] == past.token_ids and len(request.token_ids) > held
+    return same and np.array_equal(request.images[:shown], past.images)
+
+
 def answer(
     loaded: LoadedPlan, request: Request, options: Sampling, budget: int, ready: float, past: Past | None
 ) -> Generator[str, None, Generation]:
@@ -43,113 +49,98 @@ def answer(
         ready: Seconds that preparing took.
         past: What of the request is in the caches already.
     """
-    whole, done = request, len(past.token_ids) if past else 0
-    request = request.rest(done, len(past.images)) if past else request
+    whole, reused = request, len(past.token_ids) if past else 0
+    request = request.rest(reused, len(past.images)) if past else request
     loaded.load(images=len(request.images) > 0)
     sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
-    marks = [perf_counter()]
-    features = loaded.encode_images(request.images, request.padding, request.units)
-    marks.append(perf_counter())
-    step = loaded.run(request.token_ids, features, past.state if past else None, blocks=request.blocks)
-    marks.append(perf_counter())
-    kept = step.kept
-    sequence.sample(step.logits[0, -1])
-    source = token_source(loaded, sequence, step.state, budget)
+    began = perf_counter()
+    seen = loaded.encode_images(*request.shown())
+    encoded = perf_counter()
+    step = loaded.run(request.token_ids, seen, past.state if past else None, blocks=request.blocks)
+    prefilled = perf_counter()
+    group, kept = OneAfterAnother(loaded.graphs), step.kept
+    row = group.begin(sequence, step)
     del step  # whose caches may be used again
-    first, decoding = ready + perf_counter() - marks[0], 0.0
+    first, decoding = ready + perf_counter() - began, 0.0
     while True:
+        row.check()
         if piece := sequence.piece():
             yield piece
         if sequence.done:
             break
         begin = perf_counter()
-        source.advance(sequence)
+        group.step()
         decoding += perf_counter() - begin
-    cache = source.state.cache
-    visual = tuple(length - source.state.past_text for length in cache.lengths)
-    timings = Timings(
-        preprocess_ms=ready * 1000,
-        vision_ms=(marks[1] - marks[0]) * 1000 if len(request.images) else 0.0,
-        prefill_ms=(marks[2] - marks[1]) * 1000,
-        ttft_ms=first * 1000,
-        decode_tokens=len(sequence.ids) - 1,
-        decode_ms=decoding * 1000,
-        kv_mib=cache.nbytes / 2**20,
-        visual_tokens=visual,
+    state = row.state
+    assert state is not None
+    spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
+    visual = tuple(length - state.past_text for length in state.cache.lengths)
+    now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
+    selection = selection_of(loaded, request, seen.merged_into, kept)
+    return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now)
+
+
+def selection_of(
+    loaded: LoadedPlan,
+    request: Request,
+    merged_into: NDArray[np.int64] | None,
+    kept: Mapping[int, NDArray[np.int64]],
+) -> Selection:
+    """What became of a request's pictures; ``merged_into`` and ``kept`` as of ``Selection``."""
+    return Selection(
+        grid=loaded.plan.grid,
+        merged_into=merged_into,
+        kept=dict(kept),
+        placements=request.placements,
+        size=loaded.size,
+        tiles=request.tiles,
+        padding=request.padding,
+        novel=request.novel,
     )
-    where = request.placements, loaded.size, request.tiles, request.padding, request.novel
-    selection = Selection(loaded.plan.grid, features.merged_into, kept, *where)
-    now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, source.state)
-    made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection, done, now
-    return Generation(
-        *made, backend=loaded.backend.name, arithmetic=loaded.backend.arithmetic, logprobs=sequence.asked_logprobs
-    )
 
 
-def goes_on(request: Request, past: Past) -> bool:
-    """Whether a chat's next request begins with all that ``past`` holds, and has more."""
-    held, shown = len(past.token_ids), len(past.images)
-    same = request.token_ids[:held] == past.token_ids and len(request.token_ids) > held
-    return same and np.array_equal(request.images[:shown], past.images)
-
-
-class TokenSource(Protocol):
-    """Adds tokens to a sequence. ``state`` holds all of them but the last."""
-
-    state: State
-
-    def advance(self, sequence: TokenSequence) -> None:
-        """Add one token.
-
-        Raises:
-            CheckFailed: The logits are not finite.
-        """
-
-
-def token_source(loaded: LoadedPlan, sequence: TokenSequence, state: State, budget: int) -> TokenSource:
-    """Where tokens after the first come from: the device, where it samples and drawing needs no logits."""
-    backend = loaded.backend
-    if sequence.greedy and isinstance(backend, DeviceSampler) and backend.samples:
-        return Lookahead(loaded, sequence.ids[-1], state, budget - 1)
-    return HostSampling(loaded, state)
-
-
-class HostSampling:
-    """Logits come to the host at every step, which samples."""
-
-    def __init__(self, loaded: LoadedPlan, state: State) -> None:
-        self._loaded, self.state = loaded, state
-
-    def advance(self, sequence: TokenSequence) -> None:
-        """See ``TokenSource``."""
-        step = self._loaded.run(sequence.ids[-1:], state=self.state)
-        self.state = step.state
-        sequence.sample(step.logits[0, -1])
-
-
-class Lookahead:
-    """The device samples; while the host takes a token, the step that goes on from it runs already.
-
-    The step that is under way when an answer ends was for nothing. It wrote behind ``state``, which never notices.
+def generation(
+    loaded: LoadedPlan,
+    sequence: TokenSequence,
+    spent: Spent,
+    nbytes: float,
+    visual: tuple[int, ...],
+    selection: Selection,
+    reused: int = 0,
+    past: Past | None = None,
+) -> Generation:
+    """A whole answer.
 
     Args:
-        loaded: Runs the graphs.
-        first: The token to go on from.
-        state: Before it.
-        steps: Tokens at most.
+        loaded: What ran it.
+        sequence: Its tokens, done.
+        spent: What it took; of an answer without pictures or of one token no time for them counts.
+        nbytes: Bytes of its caches.
+        visual: Visual tokens in each layer's cache.
+        selection: See ``Generation``.
+        reused: The same.
+        past: The same.
     """
-
-    def __init__(self, loaded: LoadedPlan, first: int, state: State, steps: int) -> None:
-        self._loaded, self._first, self._left = loaded, first, steps
-        self.state = state
-        self._under_way: tuple[PendingToken, State] | None = None
-
-    def advance(self, sequence: TokenSequence) -> None:
-        """See ``TokenSource``."""
-        token, self.state = self._under_way or self._start(self._first)
-        self._under_way = self._start(token) if self._left else None
-        sequence.append(*token.read())
-
-    def _start(self, token: int | PendingToken) -> tuple[PendingToken, State]:
-        self._left -= 1
-        return self._loaded.sample(token, self.state)
+    timings = Timings(
+        preprocess_ms=spent.ready * 1000,
+        vision_ms=spent.vision * 1000 if selection.placements else 0.0,
+        prefill_ms=spent.prefill * 1000,
+        ttft_ms=spent.first * 1000,
+        decode_tokens=len(sequence.ids) - 1,
+        decode_ms=spent.decode * 1000 if len(sequence.ids) > 1 else 0.0,
+        kv_mib=nbytes / 2**20,
+        visual_tokens=visual,
+    )
+    return Generation(
+        text=sequence.text,
+        token_ids=tuple(sequence.ids),
+        finish_reason=sequence.finish_reason,
+        timings=timings,
+        visual_tokens=visual,
+        selection=selection,
+        reused=reused,
+        past=past,
+        backend=loaded.backend.name,
+        arithmetic=loaded.backend.arithmetic,
+        logprobs=sequence.asked_logprobs,
+    )

@@ -1,29 +1,27 @@
-"""Several requests at once under one plan: text padded on the right, every row as it would be alone."""
+"""Several requests at once under one plan, every row as it would be alone: in one call, or in slots that free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, TypedDict
 
-import numpy as np
-
-from luvc_export.core import graph_io
-from luvc_export.core.token_layout import arrange
 from luvc_export.errors import LuvcError, UsageError, did_you_mean
-from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.backend import Backend, RowBackend, RowStep
+from luvc_export.runtime.generation.answer import generation, selection_of
 from luvc_export.runtime.generation.result import Generation, Selection
+from luvc_export.runtime.generation.rows import Row, SharedCalls
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.timing import Timings
-from luvc_export.runtime.graphs import grouped, grouped_padding
+from luvc_export.runtime.generation.slot_rows import SlotRows
+from luvc_export.runtime.generation.timing import Spent
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
-from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.prompt.request import Request, all_shown
 from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.state import Passage, join_features
 
 
 class Ask(TypedDict, total=False):
@@ -52,17 +50,17 @@ def in_row(row: int) -> Iterator[None]:
         yield
     except LuvcError as error:
         where = f"requests[{row}]" + (f": {error.where}" if error.where else "")
-        told = {"got": error.got, "expected": error.expected, "fix": error.fix}
-        raise type(error)(error.what, where=where, **told) from error  # type: ignore[arg-type]
+        rest = {"got": error.got, "expected": error.expected, "fix": error.fix}
+        raise type(error)(error.what, where=where, **rest) from error  # type: ignore[arg-type]
 
 
-def check_ask(given: Mapping[str, Any]) -> None:
+def check_ask(ask: Mapping[str, Any]) -> None:
     """Refuse names that ``Ask`` does not have.
 
     Raises:
         UsageError: There is one.
     """
-    for name in given:
+    for name in ask:
         if name not in Ask.__annotations__:
             raise UsageError(
                 "unknown part of a question",
@@ -76,10 +74,10 @@ def alike(requests: Sequence[tuple[LoadedPlan, Request]], join: bool = False) ->
 
     Where rows ``join`` a batch one by one, images do not matter.
     """
-    found: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for row, (loaded, request) in enumerate(requests):
-        found.setdefault((id(loaded), 0 if join else len(request.images)), []).append(row)
-    return [*found.values()]
+        groups.setdefault((id(loaded), 0 if join else len(request.images)), []).append(row)
+    return [*groups.values()]
 
 
 def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
@@ -99,13 +97,25 @@ def check_rows(backend: Backend, groups: Sequence[Sequence[int]]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What is known of a row once it has its first token, at ``first_at``; its decoding is not in ``spent``."""
+
+    index: int
+    sequence: TokenSequence
+    selection: Selection
+    spent: Spent
+    first_at: float
+
+
 def answer_batch(
     loaded: LoadedPlan, requests: Sequence[Request], options: Sampling, budgets: Sequence[int], ready: float
 ) -> list[Generation]:
-    """Generate one answer for each of ``requests``, which have equally many images.
+    """Generate one answer for each of ``requests``.
 
-    A row that has ended runs on until the last one ends; what it makes then is thrown away. Padding is masked, and
-    stands after everything in logical order, so that no token sees it.
+    On a back-end with slots, as many at once as it has, of any number of images, the others as rows end. Elsewhere all
+    in the same calls, of equally many images: a row that has ended runs on until the last one ends, and what it makes
+    then is thrown away. Padding is masked, and stands after everything in logical order, so that no token sees it.
 
     Args:
         loaded: Runs the graphs.
@@ -114,76 +124,67 @@ def answer_batch(
         budgets: Tokens at most, per row.
         ready: Seconds that preparing took.
     """
-    prompt, rows, images = loaded.bundle.manifest.prompt, len(requests), len(requests[0].images)
-    loaded.load(images=images > 0)
-    sequences = [
-        TokenSequence(loaded.encoder, options, loaded.ends, budget, request.token_ids)
-        for budget, request in zip(budgets, requests, strict=True)
+    slots = SlotRows(loaded.graphs) if isinstance(loaded.backend, RowBackend) else None
+    group = slots or SharedCalls(loaded.graphs)
+    waiting, growing = [*range(len(requests))], dict[Row, _Begun]()
+    ended = dict[int, _Begun]()
+
+    def join(taken: Sequence[int]) -> list[Row]:
+        some = [requests[index] for index in taken]
+        images = len(some[0].images)
+        loaded.load(images=images > 0)
+        limits = [slots.budget(requests[one], budgets[one]) if slots else budgets[one] for one in taken]
+        sequences = [
+            TokenSequence(loaded.encoder, options, loaded.ends, limit, request.token_ids)
+            for request, limit in zip(some, limits, strict=True)
+        ]
+        rows, start = [Row(sequence) for sequence in sequences], perf_counter()
+        shown = [request.shown() for request in some] if slots else [all_shown(some)]
+        seen = join_features([loaded.encode_images(*images) for images in shown])
+        encoded = perf_counter()
+        step = group.prefill(rows, [Passage(request.token_ids, request.blocks) for request in some], seen)
+        times = encoded - start, perf_counter() - encoded
+        for place, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            row.take(RowStep(None, None, step.logits[place]))
+            merged = None if seen.merged_into is None else seen.merged_into[place * images :][:images]
+            kept = {layer: indices[place] for layer, indices in step.kept.items()}
+            selection, first = selection_of(loaded, some[place], merged, kept), perf_counter()
+            spent = Spent(ready, *times, ready + first - start, 0.0)
+            growing[row] = _Begun(taken[place], sequence, selection, spent, first)
+        return rows
+
+    def settle(rows: Sequence[Row]) -> None:
+        for row in rows:
+            row.check()
+            if row.ended:
+                begun, now = growing.pop(row), perf_counter()
+                ended[begun.index] = replace(begun, spent=replace(begun.spent, decode=now - begun.first_at))
+                if slots:
+                    slots.change([row], [])
+
+    while waiting or growing:
+        while waiting and (taken := _next(slots, requests, waiting) if slots else [*waiting]):
+            waiting = [index for index in waiting if index not in taken]
+            settle(join(taken))
+        if growing:
+            settle(group.step())
+    return [
+        _generation(loaded, ended[index], len(request.images), group.row_bytes)
+        for index, request in enumerate(requests)
     ]
-    start = perf_counter()
-    shown = [request.padding for request in requests if request.padding is not None]
-    padding = np.concatenate(shown) if len(shown) == rows else None
-    chosen = [request.units for request in requests if request.units is not None]
-    units = np.concatenate(chosen) if len(chosen) == rows else None
-    features = loaded.encode_images(np.concatenate([request.images for request in requests]), padding, units)
-    encoded = perf_counter()
-    layouts = [
-        arrange(
-            list(request.token_ids),
-            prompt.image_token_id,
-            features.positions[row * images : (row + 1) * images],
-            loaded.plan.grid,
-            prompt.position_kind,
-            blocks=request.blocks,
-        )
-        for row, request in enumerate(requests)
-    ]
-    embeds = grouped(loaded.plan, np.asarray(features.embeds), rows)
-    void = None if features.padding is None else grouped_padding(loaded.plan, features.padding, rows)
-    feeds = batching.feeds(layouts, embeds, all_logits=False, padding=void)
-    out, cache = loaded.backend.decode(feeds, None)
-    kept = {layer: out[graph_io.kept_name(layer)] for layer, _, keep in loaded.plan.prunes if keep}
-    prefilled = perf_counter()
-    ended = [0.0] * rows
-    while True:
-        for row, sequence in enumerate(sequences):
-            if not sequence.done:
-                sequence.sample(out[graph_io.LOGITS][row, -1])
-                sequence.piece()
-                ended[row] = perf_counter()
-        if len(sequences[0].ids) == 1:
-            first = perf_counter()
-        if all(sequence.done for sequence in sequences):
-            break
-        tokens = np.array([sequence.ids[-1] for sequence in sequences])
-        mask = feeds[graph_io.TEXT_MASK]
-        feeds = batching.next_feeds(layouts, tokens, mask, embeds.shape[-1], loaded.plan)
-        out, cache = loaded.backend.decode(feeds, cache)
-    visual = tuple(length - feeds[graph_io.TEXT_MASK].shape[1] for length in cache.lengths)
-    answers = []
-    for row, (request, sequence) in enumerate(zip(requests, sequences, strict=True)):
-        timings = Timings(
-            preprocess_ms=ready * 1000,
-            vision_ms=(encoded - start) * 1000 if images else 0.0,
-            prefill_ms=(prefilled - encoded) * 1000,
-            ttft_ms=(ready + first - start) * 1000,
-            decode_tokens=len(sequence.ids) - 1,
-            decode_ms=(ended[row] - first) * 1000 if len(sequence.ids) > 1 else 0.0,
-            kv_mib=cache.nbytes / rows / 2**20,
-            visual_tokens=visual,
-        )
-        own = slice(row * images, (row + 1) * images)
-        merged = None if features.merged_into is None else features.merged_into[own]
-        mine = {layer: indices[row] for layer, indices in kept.items()}
-        where = request.placements, loaded.size, request.tiles, request.padding, request.novel
-        selection = Selection(loaded.plan.grid, merged, mine, *where)
-        made = sequence.text, tuple(sequence.ids), sequence.finish_reason, timings, visual, selection
-        answers.append(
-            Generation(
-                *made,
-                backend=loaded.backend.name,
-                arithmetic=loaded.backend.arithmetic,
-                logprobs=sequence.asked_logprobs,
-            )
-        )
-    return answers
+
+
+def _generation(loaded: LoadedPlan, begun: _Begun, images: int, nbytes: float) -> Generation:
+    visual = loaded.plan.cache_rows(images // loaded.plan.sharing.images, 0)
+    return generation(loaded, begun.sequence, begun.spent, nbytes, visual, begun.selection)
+
+
+def _next(slots: SlotRows, requests: Sequence[Request], waiting: Sequence[int]) -> list[int]:
+    """Those who join next, in one call: equally many images, as many as there is room for."""
+    for first in waiting:
+        room = slots.room(requests[first])
+        if room:
+            images = len(requests[first].images)
+            same = [index for index in waiting if len(requests[index].images) == images]
+            return [index for index in same if slots.room(requests[index])][:room]
+    return [] if slots.rows else [waiting[0]]  # which fits nowhere: joining says why

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import CheckFailed, UsageError, did_you_mean
 from luvc_export.runtime.generation.logits import Logits, Penalties, TokenMask, masked
+from luvc_export.runtime.generation.token_rules import TokenRules
 
 #: Most likely tokens that log probabilities may name, and how far penalties and a bias reach (OpenAI's limits).
 MAX_TOP, MAX_PENALTY, MAX_BIAS = 20, 2.0, 100.0
@@ -39,6 +41,12 @@ class Sampling:
         mask: Called once for each answer; gives a ``logits.TokenMask``, which says before every token what may follow.
         json_schema: The answer is a JSON text of this schema. Needs the extra ``guided``.
         regex: The answer matches this regular expression (Rust's syntax, no look-around). The same.
+        no_repeat_ngram_size: See ``token_rules.TokenRules``, as for the fields that follow.
+        bad_words_ids: The same.
+        suppress_tokens: The same.
+        begin_suppress_tokens: The same.
+        forced_eos_token_id: The same; needs ``max_new_tokens`` to have an effect.
+        min_new_tokens: The same.
 
     Raises:
         UsageError: A value is out of range, or one that needs ``temperature`` is given without it.
@@ -59,6 +67,12 @@ class Sampling:
     mask: Callable[[], TokenMask] | None = None
     json_schema: Mapping[str, Any] | None = None
     regex: str | None = None
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
+    forced_eos_token_id: Sequence[int] = ()
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -94,6 +108,13 @@ class Sampling:
                 ("mask", self.mask is None or callable(self.mask), "a function"),
                 ("json_schema", self.json_schema is None or isinstance(self.json_schema, Mapping), "a JSON object"),
                 ("regex", self.regex is None or (isinstance(self.regex, str) and self.regex != ""), "a pattern"),
+                ("no_repeat_ngram_size", _whole(self.no_repeat_ngram_size), "a whole number >= 0"),
+                ("min_new_tokens", _whole(self.min_new_tokens), "a whole number >= 0"),
+                ("bad_words_ids", _words(self.bad_words_ids), "lists of token ids, none of them empty"),
+                *(
+                    (name, _tokens(getattr(self, name)), "a list of token ids")
+                    for name in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
+                ),
             )
             if not good
         ]
@@ -107,7 +128,7 @@ class Sampling:
     @property
     def takes_the_best(self) -> bool:
         """The most likely token is always taken, and nobody asks about the other logits."""
-        changed = self.changes_logits or self.mask or self.json_schema is not None or self.regex
+        changed = self.changes_logits or self.rules or self.mask or self.json_schema is not None or self.regex
         return self.temperature == 0 and self.logprobs is None and not changed
 
     @property
@@ -115,17 +136,31 @@ class Sampling:
         """There is a bias or a penalty."""
         return bool(self.logit_bias or self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
 
+    @property
+    def rules(self) -> TokenRules:
+        """Tokens that may not follow, or must."""
+        return TokenRules(
+            self.no_repeat_ngram_size,
+            tuple(tuple(word) for word in self.bad_words_ids),
+            tuple(self.suppress_tokens),
+            tuple(self.begin_suppress_tokens),
+            tuple(self.forced_eos_token_id),
+            self.min_new_tokens,
+        )
+
 
 class Sampler:
     """Draws tokens with one ``Sampling`` and its own random state.
 
     Args:
         sampling: How.
-        prompt: The prompt's text tokens, for ``repetition_penalty``.
+        prompt: All tokens of the prompt, for what looks at them; a picture's placeholder once or more often.
+        ends: Tokens that end an answer.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
-        self.sampling, self._prompt = sampling, prompt
+    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), ends: frozenset[int] = frozenset()) -> None:
+        self.sampling, self._prompt, self._ends = sampling, prompt, ends
+        self._rules = sampling.rules
         self._random = np.random.default_rng(sampling.seed)
         self._penalties = Penalties(
             sampling.logit_bias, sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty
@@ -147,12 +182,16 @@ class Sampler:
             check_finite(math.nan, step, f"{bad} of {logits.size} values, the first at token id {first}")
         if self.sampling.changes_logits:
             logits = self._penalties.apply(logits, self._prompt, made)
+        if self._rules:
+            logits = self._rules.apply(logits, self._prompt, made, self._ends, self.sampling.max_new_tokens)
+            check_left(logits, step)
         if self._mask is not None and (allowed := self._mask(made)) is not None:
             logits = masked(logits, allowed, step)
         best = int(np.argmax(logits))
         if self.sampling.temperature == 0:
             return best
-        return int(self._random.choice(logits.size, p=probabilities(logits, self.sampling)))
+        tokens, chances = candidates(logits, self.sampling)
+        return int(self._random.choice(tokens, p=chances))
 
 
 def check_finite(largest: float, step: int, got: str = "the largest is not a number, or infinite") -> None:
@@ -170,25 +209,58 @@ def check_finite(largest: float, step: int, got: str = "the largest is not a num
         )
 
 
+def check_left(logits: Logits, step: int) -> None:
+    """Check that rules leave a token to choose at an answer's token ``step``.
+
+    Raises:
+        CheckFailed: They leave none.
+    """
+    if not np.isfinite(logits).any():
+        raise CheckFailed(
+            "the sampling options allow no token",
+            where=f"answer token {step}",
+            got="bad_words_ids, suppress_tokens and the like forbid all of them",
+            fix="leave some out, or ask with greedy=True",
+        )
+
+
 def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     """Chances [vocab] of each token after temperature, top-k, top-p, then min-p (transformers' order; sum 1).
 
     Equal logits at the edge of top-k all stay; top-p keeps the most likely token whatever its value.
     """
-    scaled = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
-    if sampling.top_k and sampling.top_k < scaled.size:
-        scaled[scaled < np.partition(scaled, -sampling.top_k)[-sampling.top_k]] = -np.inf
+    tokens, chances = candidates(logits, sampling)
+    found = np.zeros(logits.size)
+    found[tokens] = chances
+    return found
+
+
+def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The tokens that may be drawn, by rising id, and the chance of each: ``probabilities`` without its zeros.
+
+    Sorting 152 thousand tokens takes 20 ms; so what top-k drops is dropped first, and before top-p sorts, what is too
+    unlikely to be kept: tokens below (1 - top_p) / n together have less than 1 - top_p.
+    """
+    tokens: NDArray[np.intp] = np.flatnonzero(np.isfinite(logits))
+    if sampling.top_k and sampling.top_k < logits.size:
+        tokens = np.flatnonzero(logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k])
+        tokens = tokens[np.isfinite(logits[tokens])]
+    scaled = (logits[tokens].astype(np.float64) - float(logits.max())) / sampling.temperature
     chances: NDArray[np.float64] = np.exp(scaled)
     chances /= chances.sum()
     if sampling.top_p < 1:
+        likely = chances >= (1 - sampling.top_p) / chances.size
+        tokens, chances = tokens[likely], chances[likely]
         order = np.argsort(-chances, kind="stable")
         before = np.cumsum(chances[order]) - chances[order]
-        chances[order[before >= sampling.top_p]] = 0  # before[0] is 0: the first always stays
+        kept = np.sort(order[before < sampling.top_p])  # before[0] is 0: the first always stays
+        tokens, chances = tokens[kept], chances[kept]
         chances /= chances.sum()
     if sampling.min_p:
-        chances[chances < sampling.min_p * chances.max()] = 0
+        kept = np.flatnonzero(chances >= sampling.min_p * chances.max())
+        tokens, chances = tokens[kept], chances[kept]
         chances /= chances.sum()
-    return chances
+    return tokens, chances
 
 
 def _number(value: object) -> bool:
@@ -203,14 +275,67 @@ def _whole(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def sampling_from(options: Mapping[str, Any]) -> Sampling:
+def _tokens(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(_whole, value))
+
+
+def _words(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(_tokens(one) and one for one in value)
+
+
+#: What ``temperature`` 0 leaves without a meaning.
+_DRAWS = ("top_k", "top_p", "min_p")
+
+
+def sampling_from(options: Mapping[str, Any], defaults: GenerationDefaults | None = None) -> Sampling:
     """Build a ``Sampling`` from keyword arguments.
 
+    Args:
+        options: Fields of ``Sampling``, and ``greedy``: true leaves ``defaults`` out.
+        defaults: The model's own (``Manifest.generation``), for fields that are not in ``options``. Where ``options``
+            have a temperature of 0, those that draw are left out too; a guided answer is as long as its schema needs.
+
     Raises:
-        UsageError: An unknown name, or a wrong value.
+        UsageError: An unknown name, or a wrong value; or ``greedy`` beside something to draw.
     """
     known = [field.name for field in dataclasses.fields(Sampling)]
     for name in options:
-        if name not in known:
+        if name not in (*known, "greedy"):
             raise UsageError("unknown sampling option", where="generate", got=name, expected=did_you_mean(name, known))
-    return Sampling(**options)
+    asked = {name: value for name, value in options.items() if name != "greedy"}
+    greedy = options.get("greedy", False)
+    if not isinstance(greedy, bool):
+        raise UsageError("the sampling options are wrong", where="greedy", got=repr(greedy), expected="True or False")
+    if greedy and asked.get("temperature"):
+        raise UsageError(
+            "greedy takes the most likely token, a temperature draws",
+            where="greedy",
+            got=f"temperature {asked['temperature']}",
+            fix="give one of them",
+        )
+    if defaults is None or greedy:
+        return Sampling(**asked)
+    found = {**defaults.options(), **asked}
+    if "max_new_tokens" not in asked and (found.get("json_schema") is not None or found.get("regex") is not None):
+        found.pop("max_new_tokens", None)
+    if found.get("temperature", 0) == 0:
+        found = {name: value for name, value in found.items() if name in asked or name not in _DRAWS}
+    return Sampling(**found)
+
+
+def sampling_of_request(options: Mapping[str, Any], defaults: GenerationDefaults | None = None) -> Sampling:
+    """As ``sampling_from``, of what a client sent: None is not given.
+
+    Where top_k, top_p or min_p say that something is to be drawn and nothing says how, temperature is 1, OpenAI's own.
+    At temperature 0 those three change nothing and are left out.
+
+    Raises:
+        UsageError: See ``sampling_from``.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    drawn = any(name in given for name in _DRAWS) and not given.get("greedy")
+    if drawn and (defaults is None or not defaults.temperature):
+        given.setdefault("temperature", 1.0)
+    if given.get("greedy") or given.get("temperature") == 0:
+        given = {name: value for name, value in given.items() if name not in _DRAWS}
+    return sampling_from(given, defaults)

@@ -1,18 +1,48 @@
-"""One answer in the making: the tokens chosen so far, their text, and whether it has ended."""
+"""Choosing and stopping: the tokens of one answer so far, and whether it has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Literal, Protocol
 
+from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.generation.detokenise import TextStream
 from luvc_export.runtime.generation.logits import Logits, TokenLogprob, token_logprob
 from luvc_export.runtime.generation.sampling import Sampler, Sampling, check_finite
 from luvc_export.runtime.prompt.encoder import PromptEncoder
 
 
+class TokenChooser(Protocol):
+    """What a row asks which token comes next.
+
+    Attributes:
+        ids: Tokens so far.
+        budget: As many at most.
+        done: The answer has ended.
+    """
+
+    ids: list[int]
+    budget: int
+    done: bool
+
+    @property
+    def wants_logits(self) -> bool:
+        """The most likely token is not enough: all logits must come to the host."""
+
+    @property
+    def newest(self) -> int:
+        """The token to go on with."""
+
+    def take(self, step: RowStep) -> None:
+        """Choose a token of what a step gave; whatever is wrong with the choice ends this answer alone.
+
+        Raises:
+            CheckFailed: The logits are not finite, or leave no token.
+        """
+
+
 class TokenSequence:
-    """Takes logits one step at a time.
+    """An answer's tokens and text. Follows ``TokenChooser``.
 
     Args:
         encoder: Turns tokens into text.
@@ -30,38 +60,33 @@ class TokenSequence:
         budget: int,
         prompt: Sequence[int] = (),
     ) -> None:
-        told = [token for token in prompt if token != encoder.image_token_id]
-        self._sampler, self._text = Sampler(options, told), TextStream(encoder.tokenizer, options.stop)
+        self._sampler, self._text = Sampler(options, prompt, ends), TextStream(encoder.tokenizer, options.stop)
         self._ends, self.budget = ends, budget
         self.ids: list[int] = []
         #: One for each of ``ids`` where they are asked for.
         self.logprobs: list[TokenLogprob] = []
         self.done = False
+        self._unread: list[str] = []
 
-    def sample(self, logits: Logits) -> None:
-        """Append the token that sampling draws from float32 logits [vocab].
-
-        Raises:
-            CheckFailed: See ``Sampler``.
-        """
-        token, top = self._sampler(logits, len(self.ids), self.ids), self._sampler.sampling.logprobs
-        if top is not None:
-            self.logprobs.append(token_logprob(logits, token, top))
-        self.ids.append(token)
-
-    def append(self, token: int, logit: float) -> None:
-        """Append the most likely token, sampled elsewhere.
-
-        Raises:
-            CheckFailed: Its logit is not finite.
-        """
-        check_finite(logit, len(self.ids))
-        self.ids.append(token)
+    def take(self, step: RowStep) -> None:
+        """See ``TokenChooser``."""
+        if step.logits is not None and (step.logit is None or self.wants_logits):
+            self.ids.append(self._sampled(step.logits))
+        else:
+            assert step.token is not None and step.logit is not None
+            check_finite(step.logit, len(self.ids))
+            self.ids.append(step.token)
+        self._unread.append(self._grow())
 
     @property
-    def greedy(self) -> bool:
-        """The most likely token is always taken: nobody needs the other logits."""
-        return self._sampler.sampling.takes_the_best
+    def newest(self) -> int:
+        """See ``TokenChooser``."""
+        return self.ids[-1]
+
+    @property
+    def wants_logits(self) -> bool:
+        """See ``TokenChooser``."""
+        return not self._sampler.sampling.takes_the_best
 
     @property
     def asked_logprobs(self) -> tuple[TokenLogprob, ...] | None:
@@ -69,15 +94,9 @@ class TokenSequence:
         return None if self._sampler.sampling.logprobs is None else tuple(self.logprobs)
 
     def piece(self) -> str:
-        """The text that the last token adds, and at the end what was held back; sets ``done``."""
-        if self.ids[-1] in self._ends:
-            self.done = True
-            return self._text.flush()
-        found = self._text.push(self.ids[-1])
-        if self._text.stopped or len(self.ids) == self.budget:
-            self.done = True
-            return found + self._text.flush()
-        return found
+        """The text that was added since this was last asked; at the end, what was held back too."""
+        text, self._unread = "".join(self._unread), []
+        return text
 
     @property
     def text(self) -> str:
@@ -88,3 +107,66 @@ class TokenSequence:
     def finish_reason(self) -> Literal["stop", "length"]:
         """``stop`` after an end token or a stop string."""
         return "stop" if self._text.stopped or self.ids[-1] in self._ends else "length"
+
+    def _sampled(self, logits: Logits) -> int:
+        token, top = self._sampler(logits, len(self.ids), self.ids), self._sampler.sampling.logprobs
+        if top is not None:
+            self.logprobs.append(token_logprob(logits, token, top))
+        return token
+
+    def _grow(self) -> str:
+        """The text that the newest token adds; sets ``done``."""
+        if self.newest in self._ends:
+            self.done = True
+            return self._text.flush()
+        text = self._text.push(self.newest)
+        if self._text.stopped or len(self.ids) == self.budget:
+            self.done = True
+            return text + self._text.flush()
+        return text
+
+
+class GreedyTokens:
+    """The most likely tokens, without text: what comparisons and benches ask for. Follows ``TokenChooser``.
+
+    Args:
+        budget: Tokens at most.
+        ends: Tokens that end it.
+        forced: Tokens to go on with in place of its own, so that one that differs does not change all that follow;
+            as many as ``budget``.
+        keep_logits: Keep the logits of every step (``logits``).
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        ends: Collection[int] = (),
+        forced: Sequence[int] | None = None,
+        keep_logits: bool = False,
+    ) -> None:
+        self.budget, self._ends, self._forced, self._keeps = budget, ends, forced, keep_logits
+        self.ids: list[int] = []
+        #: float32 [vocab] of each of ``ids``, where they are kept.
+        self.logits: list[Logits] = []
+        self.done = False
+
+    def take(self, step: RowStep) -> None:
+        """See ``TokenChooser``; nothing is checked, since what is compared may be wrong."""
+        if step.token is not None:
+            self.ids.append(step.token)
+        else:
+            assert step.logits is not None
+            self.ids.append(int(step.logits.argmax()))
+        if self._keeps and step.logits is not None:
+            self.logits.append(step.logits)
+        self.done = len(self.ids) == self.budget or self.ids[-1] in self._ends
+
+    @property
+    def newest(self) -> int:
+        """See ``TokenChooser``."""
+        return self.ids[-1] if self._forced is None else self._forced[len(self.ids) - 1]
+
+    @property
+    def wants_logits(self) -> bool:
+        """See ``TokenChooser``."""
+        return self._keeps

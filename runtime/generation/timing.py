@@ -9,6 +9,25 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Seconds of one answer, as they are measured.
+
+    Args:
+        ready: Preparing: opening and fitting the pictures, template and tokenizer.
+        vision: The vision graph, all images together.
+        prefill: The decoder over the whole prompt.
+        first: From the call to the first token: the three above and choosing it.
+        decode: The tokens after the first.
+    """
+
+    ready: float
+    vision: float
+    prefill: float
+    first: float
+    decode: float
+
+
+@dataclass(frozen=True)
 class Timings:
     """Times and sizes of one answer.
 

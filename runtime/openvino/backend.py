@@ -27,6 +27,8 @@ from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.ort import check_weights, decoder_file
+from luvc_export.runtime.product_check import engines as product_check
+from luvc_export.runtime.product_check.check import Way
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class OpenVinoBackend:
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
+        #: What a user should know of how this device computes, one line each.
+        self.notes: tuple[str, ...] = self.device.notes if arithmetic == "auto" else ()
+        self._int8: Way | None = None
+        if quantised is not None and quantised.precision == "int8":
+            checked = product_check.openvino_int8(devices.core(), self.device.name)
+            self._int8 = checked.usable(str(bundle.folder / entry.decoder))
+            self.notes += checked.notes
         self._lock = threading.Lock()
         #: Time spent inside OpenVINO's calls so far, all graphs together.
         self.graph_seconds = 0.0
@@ -202,7 +211,8 @@ class OpenVinoBackend:
             layers = self._bundle.manifest.decoder.layers
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
             begin, counted = perf_counter(), self.profile is not None
-            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted)
+            settings = self._int8.settings if self._int8 else {}
+            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
             self.compile_seconds += perf_counter() - begin
             return compiled
 

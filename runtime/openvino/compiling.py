@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -109,6 +109,7 @@ def compile_graph(
     threads: int | None = None,
     caches: Sequence[str] = (),
     profile: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Compiled:
     """Compile ``graph``, which is changed.
 
@@ -119,6 +120,7 @@ def compile_graph(
         threads: CPU threads; None for all cores.
         caches: Inputs and outputs that go round: they are kept in ``arithmetic``.
         profile: Count the time of every operator.
+        settings: Other properties of the plug-in.
     """
     library, model = devices.load_library(), graph.model
     if device.name == "CPU":
@@ -133,6 +135,7 @@ def compile_graph(
             one_thread.keep_products_apart(library, model)
         model = _narrow(library, model, set(caches), getattr(library.Type, ARITHMETICS[arithmetic][0]))
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic][0], "PERFORMANCE_HINT": "LATENCY"}
+    properties |= settings or {}
     if threads is not None and device.name == "CPU":
         # Pinned, the few threads of several processes would share the first cores and leave the others idle.
         properties |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from luvc_export.errors import MachineError, UsageError, did_you_mean
+from luvc_export.runtime.product_check import engines as product_check
 
 #: Devices that take both graphs.
 DEVICES = ("CPU", "GPU", "AUTO")
@@ -27,13 +28,15 @@ class Device:
         name: As OpenVINO calls it, such as ``CPU`` or ``GPU.1``.
         title: Its full name.
         arithmetics: What it computes in, of ``ARITHMETICS``.
-        best: What its plug-in chooses by itself, which is what it is fastest at.
+        best: What its plug-in chooses by itself, which is what it is fastest at, or fp32 where that is wrong.
+        notes: What it lists and computes wrong, one line each.
     """
 
     name: str
     title: str
     arithmetics: tuple[str, ...]
     best: str
+    notes: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -98,14 +101,17 @@ def find(name: str = "") -> Device:
 
 
 def describe(name: str) -> Device:
-    """What is known of a device that is there."""
+    """What is known of a device that is there. An arithmetic whose products are wrong on it is none of its own."""
     device = core()
     able = {str(item) for item in device.get_property(name, "OPTIMIZATION_CAPABILITIES")}
-    arithmetics = tuple(text for text, (_, needed) in ARITHMETICS.items() if needed in able or text == "fp32")
+    listed = tuple(text for text, (_, needed) in ARITHMETICS.items() if needed in able and text != "fp32")
+    checks = {text: product_check.openvino_float(device, name, text, ARITHMETICS[text][0]) for text in listed}
+    arithmetics = ("fp32", *(text for text in listed if checks[text].way is not None))
+    notes = tuple(note for checked in checks.values() for note in checked.notes)
     hint = device.get_property(name, "INFERENCE_PRECISION_HINT")
     best = _BY_TYPE.get(str(hint.to_string() if hasattr(hint, "to_string") else hint), "fp32")
     title = str(device.get_property(name, "FULL_DEVICE_NAME")).strip()
-    return Device(name, title, arithmetics, best if best in arithmetics else "fp32")
+    return Device(name, title, arithmetics, best if best in arithmetics else "fp32", notes)
 
 
 def arithmetic(device: Device, asked: str) -> str:
@@ -128,6 +134,6 @@ def arithmetic(device: Device, asked: str) -> str:
             where=f"openvino:{device.name} ({device.title})",
             got=f"--arithmetic {asked}",
             expected=", ".join(("auto", *device.arithmetics)),
-            fix=f"leave --arithmetic out, which is {device.best} here",
+            fix="; ".join((*device.notes, f"leave --arithmetic out, which is {device.best} here")),
         )
     return asked

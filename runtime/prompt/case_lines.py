@@ -55,6 +55,16 @@ def question_of(
     return question(list(images), prompt, None, video, fps or DEFAULT_FPS)
 
 
+def case_id(line: str) -> str | int | None:
+    """What the author of a line calls it, whatever else is wrong with the line; None where that cannot be read."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    own = data.get("id") if isinstance(data, dict) else None
+    return own if isinstance(own, str | int) and not isinstance(own, bool) else None
+
+
 def parse_case(line: str, where: str, folder: Path) -> FileCase:
     """Read one line.
 

@@ -23,12 +23,12 @@ from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question, VideoClip
 
 
-class SeenImage(NamedTuple):
-    """Pixels uint8 [F, H, W, 3], padding bool [H0, W0], and what the vision graph takes beside them, if anything."""
+class SomeImages(NamedTuple):
+    """Images of a request as ``Graphs.encode_images`` takes them; see ``Request`` for the shapes."""
 
     pixels: NDArray[np.uint8]
-    padding: NDArray[np.bool_]
-    beside: NDArray[Any] | None
+    padding: NDArray[np.bool_] | None
+    units: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Request:
         none = all_picture(len(self.images), plan.grid)
         yield from zip(self.images, none if self.padding is None else self.padding, strict=True)
 
-    def seen_images(self, plan: Plan) -> Iterator[SeenImage]:
-        """Each image with its padding and with what the plan's graph takes beside it (``Backend.vision``)."""
-        for index, (pixels, padding) in enumerate(self.padded_images(plan)):
-            given = padding if plan.encoder.reads_padding else None
-            yield SeenImage(pixels, padding, given if self.units is None else self.units[index])
+    def shown(self, first: int = 0, count: int | None = None) -> SomeImages:
+        """``count`` images from ``first`` on, or all of them."""
+        some = slice(first, None if count is None else first + count)
+        padding = None if self.padding is None else self.padding[some]
+        return SomeImages(self.images[some], padding, None if self.units is None else self.units[some])
 
     def rest(self, tokens: int, images: int) -> Request:
         """What is left after so many ids and images; ``tiles`` and ``clips`` stay those of all."""
@@ -88,6 +88,13 @@ class Request:
             novelty=None if self.novelty is None else self.novelty[images:],
             units=None if self.units is None else self.units[images:],
         )
+
+
+def all_shown(requests: Sequence[Request]) -> SomeImages:
+    """Images of all requests, one after another; what one of them does not say is said of none."""
+    pixels, padding, units = zip(*(request.shown() for request in requests), strict=True)
+    known = (None if any(one is None for one in parts) else np.concatenate(parts) for parts in (padding, units))
+    return SomeImages(np.concatenate(pixels), *known)
 
 
 def open_media(asked: Question, manifest: Manifest | None = None) -> Question:

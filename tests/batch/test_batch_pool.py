@@ -54,8 +54,8 @@ def asked(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path
     lines[3] = '{"image": "broken.png", "prompt": "what?", "id": 33}'
     lines[5] = '{"image": "gone.png", "prompt": "what?"}'
     lines[7] = "not JSON"
-    lines[9] = json.dumps({"prompt": "row " * 3000})
-    lines[11] = '{"prompt": "poison \\ud83d"}'
+    lines[9] = json.dumps({"prompt": "row " * 3000, "id": "long", "never heard of": 1})
+    lines[11] = '{"prompt": "poison \\ud83d", "id": "eleven"}'
     lines[12] = '{"prompt": "colour of 3?"}'
     (folder / "cases.jsonl").write_text("\n\n".join(lines))
     return folder / "cases.jsonl"
@@ -86,10 +86,11 @@ def test_answers_are_session_s_and_bad_rows_are_lines(
     rows = read(tmp_path / "out")
     bad = {number: row["error"] for number, row in rows.items() if row["error"] is not None}
     assert sorted(bad) == [3, 5, 7, 9, 11] and result.errors == 5 and result.rows == ROWS
-    for number, said in {3: "not an image", 5: "is not there", 7: "line 15", 9: "longer than", 11: "signal 9"}.items():
+    for number, said in {3: "not an image", 5: "is not there", 7: "line 15", 9: "unknown", 11: "signal 9"}.items():
         assert said in bad[number], bad[number]
     assert {n: row["text"] for n, row in rows.items() if n not in bad} == {n: texts[n] for n in rows if n not in bad}
-    assert rows[3]["id"] == 33 and rows[0]["id"] == "q0" and rows[5]["id"] == 5 and rows[3]["text"] is None
+    assert rows[3]["id"] == 33 and rows[0]["id"] == "q0" and rows[3]["text"] is None
+    assert {n: rows[n]["id"] for n in (5, 7, 9, 11, 12)} == {5: None, 7: None, 9: "long", 11: "eleven", 12: None}
     assert rows[0]["timings"]["prefill_ms"] > 0 and rows[0]["finish_reason"] == "stop"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import random
 from collections.abc import Iterable
@@ -14,12 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from luvc_export.batch import reads
 from luvc_export.batch.answerer import Answer
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.pool import Answered
+from luvc_export.batch.reads import sha256_read
 from luvc_export.batch.run import BatchProgress, run_batch
 from luvc_export.batch.source import Source
-from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.files import safe_files
 from luvc_export.errors import UsageError
 
@@ -133,6 +136,92 @@ def test_a_folder_that_is_not_this_batch_s_is_left_alone(
         run_batch(asked, fleet(1))
     assert said in str(caught.value), caught.value
     assert {path.name: path.read_bytes() for path in asked.output.iterdir()} == before
+
+
+@pytest.fixture
+def grown(demo_bundle: Bundle, tmp_path: Path) -> Any:
+    """A copy of the bundle whose ``luvc.json`` a function changes."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for path in demo_bundle.folder.iterdir():
+        (folder / path.name).hardlink_to(path)
+
+    def change(how: Any) -> Bundle:
+        manifest = folder / "luvc.json"
+        data = json.loads(manifest.read_text())
+        how(data)
+        manifest.unlink()
+        manifest.write_text(json.dumps(data))
+        return load(folder)
+
+    return change
+
+
+def add_plan(data: dict[str, Any], name: str = "more") -> None:
+    data["plans"][name] = {**data["plans"]["none"], "vision": "vision.none.onnx", "decoder": "decoder.thirds.onnx"}
+
+
+def test_a_plan_that_comes_to_the_bundle_forbids_nothing(grown: Any, tmp_path: Path) -> None:
+    asked = job(grown(lambda data: data["plans"].pop("thirds")), tmp_path, 8, plan="even")
+    with pytest.raises(PowerCut):
+        run_batch(asked, fleet(1, 5))
+
+    def other_decoder(data: dict[str, Any]) -> None:
+        data["files"]["decoder.even.onnx"]["sha256"] = "0" * 64
+
+    grown(add_plan)
+    before = {each: sha256_read(asked.bundle, each, False) for each in ("even", "none")}
+    grown(lambda data: add_plan(data, "even@video"))
+    after = {each: sha256_read(asked.bundle, each, False) for each in ("even", "none")}
+    assert before["none"] == after["none"] and before["even"] != after["even"], "which films are routed to from now on"
+    grown(lambda data: data["plans"].pop("even@video"))
+    assert run_batch(asked, fleet(2)).rows == 8
+    asked = job(load(asked.bundle), tmp_path, 8, plan="even")
+    manifest = asked.bundle / "luvc.json"
+    data = json.loads(manifest.read_text())
+    other_decoder(data)
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="begun with something else"):
+        run_batch(asked, fleet(2))
+
+
+def test_engines_are_read_by_those_who_ask_for_them(
+    demo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = json.loads((demo_bundle.folder / "luvc.json").read_text())
+    built = {"plan": "even", "target": "rtx-ada"}
+    monkeypatch.setattr(reads, "read_manifest", lambda folder: demo_bundle.manifest)
+    (tmp_path / "luvc.json").write_text(json.dumps({**data, "engines": [built]}))
+    read = {engines: sha256_read(tmp_path, "even", engines) for engines in (True, False)}
+    assert read[False] == sha256_read(demo_bundle.folder, "even", False) != read[True]
+    assert sha256_read(tmp_path, "none", True) == sha256_read(demo_bundle.folder, "none", True)
+
+
+def test_what_auto_took_first_answers_all_rows(demo_bundle: Bundle, tmp_path: Path) -> None:
+    asked, told = job(demo_bundle, tmp_path, 8), list[str]()
+
+    def noted(*given: Any) -> Iterable[Answered]:
+        told.append(given[0].backend)
+        return fleet(1, 5 if len(told) == 1 else 10**9)(*given)  # type: ignore[no-any-return]
+
+    with pytest.raises(PowerCut):
+        run_batch(asked, noted, auto=lambda job: "openvino")
+    run_batch(asked, noted, auto=lambda job: "cuda")
+    assert told == ["openvino"] * 2
+    record = json.loads((asked.output / "batch.json").read_text())
+    (asked.output / "batch.json").write_text(json.dumps({**record, "took": ["gpu"]}))
+    with pytest.raises(UsageError, match="unknown back-end"):
+        run_batch(asked, noted)
+
+
+def test_a_folder_that_an_earlier_version_began_goes_on(demo_bundle: Bundle, tmp_path: Path) -> None:
+    asked = job(demo_bundle, tmp_path, 8)
+    with pytest.raises(PowerCut):
+        run_batch(asked, fleet(1, 5))
+    record = asked.output / "batch.json"
+    whole = hashlib.sha256((demo_bundle.folder / "luvc.json").read_bytes()).hexdigest()
+    record.write_text(json.dumps({**json.loads(record.read_text()), "bundle": whole}))
+    assert run_batch(asked, fleet(2)).rows == 8
 
 
 def test_two_writers_of_one_folder(demo_bundle: Bundle, tmp_path: Path) -> None:

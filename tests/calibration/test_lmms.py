@@ -67,11 +67,16 @@ def test_requests_become_questions(kind: Any, cases: Sequence[Case], monkeypatch
     model = kind(bundle="somewhere", threads="1", batch_size="4", device="cpu")
     asked, model.task_dict = requests(cases, until=["\n\n", "."], max_new_tokens=64)
     assert model.generate_until(asked) == [f"said {case.prompt}" for case in cases]
-    assert talker.asked[0] == (1, cases[0].prompt, {"max_new_tokens": 40, "stop": (".",)})
+    assert talker.asked[0] == (1, cases[0].prompt, {"max_new_tokens": 40, "stop": (".",), "greedy": True})
     assert len(model.cached) == len(cases)
     asked, model.task_dict = requests(cases[:1], do_sample=True, temperature=0.7, top_p=None, until="END")
     model.generate_until(asked)
-    assert talker.asked[-1][2] == {"temperature": 0.7, "stop": ("END",), "max_new_tokens": 40}
+    assert talker.asked[-1][2] == {
+        "temperature": 0.7,
+        "stop": ("END",),
+        "max_new_tokens": 40,
+        "greedy": False,
+    }
     asked[0].args = (*asked[0].args[:2], lambda doc: ["clip.mp4"], *asked[0].args[3:])
     with pytest.raises(UsageError, match="not videos"):
         model.generate_until(asked)

@@ -114,13 +114,13 @@ def test_a_solved_plan_is_named_for_its_goal(cli: Cli, tmp_path: Path, monkeypat
     assert found[0]["speedup-2"].schedule == "speedup 2" and found[0]["none"].schedule == "none"
     with pytest.raises(PlanError, match="solves the budgets itself"):
         make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, speedup=2)
-    made = make_plans(str(CHECKPOINT), ["even", "none"], image_size=IMAGE_SIZE, speedup=2)
+    made = make_plans(str(CHECKPOINT), ["safe", "none"], image_size=IMAGE_SIZE, speedup=2)
     assert [plan.schedule for plan in made.values()] == ["speedup 2", "none"]
 
 
 def test_quotas_are_for_the_plans_that_frames_share() -> None:
     given = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast", "aggregate": True}
-    made = make_plans(str(CHECKPOINT), ["even", "none"], **given)  # type: ignore[arg-type]
+    made = make_plans(str(CHECKPOINT), ["safe", "none"], **given)  # type: ignore[arg-type]
     assert [plan.sharing.quota for plan in made.values()] == ["none", "none", "v-cast"]
     assert [plan.llm.aggregate for plan in made.values()] == [True, False, True]
 
@@ -180,7 +180,7 @@ def test_the_demo_s_bundle_compresses_by_default(monkeypatch: pytest.MonkeyPatch
     found: list[list[str]] = []
     monkeypatch.setattr("luvc_export.pipeline.export_bundle", lambda *given, **named: found.append(list(given[2])))
     demo.bundle(tmp_path, True)
-    assert found == [["even", "none"]] and set(found[0]) == set(demo.PLANS)
+    assert found == [["safe", "none", "luvc"]] and set(found[0]) == set(demo.PLANS)
 
 
 def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_what_is_asked_wrongly_is_refused(cli: Cli, tmp_path: Path, words: tuple
 
 def test_something_that_does_not_hold_ends_with_1(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copied(step: Step, asked: Asked) -> list[str]:
-        export = {"model_type": "x", "plans": {"even": [1, 0], "none": [1, 1]}, "weights_mode": "copy"}
+        export = {"model_type": "x", "plans": {"safe": [1, 0], "none": [1, 1]}, "weights_mode": "copy"}
         return ["echo", json.dumps(export)]
 
     quick = Step("export", "an export", ("export",), (), (0.0, 0), lambda asked: [], lambda told: told)

@@ -89,7 +89,7 @@ def test_a_port_that_is_taken(models: Models) -> None:
 
 def started(folder: Path) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "luvc_export", "serve", f"{folder}#even", "--backend", "cpu", "--threads", "1"]
-    words += ["--port", "0", "--json"]
+    words += ["--port", "0", "--json", "--quiet"]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
 
 

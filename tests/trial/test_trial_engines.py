@@ -14,7 +14,7 @@ from luvc_export.runtime.cuda.device import Gpu
 from luvc_export.trial import engine_measure
 from luvc_export.trial.claims import judge
 
-PLANS = ("even", "none")
+PLANS = ("safe", "none")
 MIB = 2**20
 
 
@@ -35,13 +35,13 @@ class Opened:
 
     def __init__(self, bundle: Any, backend: Any, plan: str) -> None:
         self.plan, self.graphs, self.card = plan, backend.graphs, backend.card
-        self.card.free -= (40 if plan == "even" else 70) * MIB
+        self.card.free -= (40 if plan == "safe" else 70) * MIB
         self.ends: frozenset[int] = frozenset({1})
 
-    def generate(self, picture: Any, prompt: str, max_new_tokens: int) -> Any:
-        assert picture.dtype == np.uint8 and not self.ends
+    def generate(self, picture: Any, prompt: str, max_new_tokens: int, greedy: bool) -> Any:
+        assert greedy and picture.dtype == np.uint8 and not self.ends
         self.order.append((self.plan, self.graphs))
-        times = {"vision_ms": 1.0, "prefill_ms": 2.0, "ttft_ms": 4.0 if self.plan == "even" else 9.0, "kv_mib": 3.0}
+        times = {"vision_ms": 1.0, "prefill_ms": 2.0, "ttft_ms": 4.0 if self.plan == "safe" else 9.0, "kv_mib": 3.0}
         step = 1.0 if self.graphs else 2.0
         tokens = max_new_tokens - 1
         return types.SimpleNamespace(
@@ -68,7 +68,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_plans_take_turns_and_the_first_two_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measured(monkeypatch)
-    turn = [("even", True), ("even", False), ("none", True), ("none", False)]
+    turn = [("safe", True), ("safe", False), ("none", True), ("none", False)]
     assert Opened.order == turn * 5
     assert [(case["plan"], case["cuda_graphs"]) for case in found["cases"]] == turn
     assert all(len(case["runs"]) == 3 for case in found["cases"])
@@ -76,7 +76,7 @@ def test_plans_take_turns_and_the_first_two_do_not_count(monkeypatch: pytest.Mon
 
 def test_memory_is_each_plan_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = {item["plan"]: (item["taken_mib"], item["predicted_mib"]) for item in measured(monkeypatch)["memory"]}
-    assert taken == {"even": (40, 50), "none": (70, 50)}
+    assert taken == {"safe": (40, 50), "none": (70, 50)}
 
 
 def test_the_claims_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_the_claims_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {line.claim: (line.verdict, line.figure) for line in judge(steps)}
     assert lines["engines-sooner"] == ("holds", "first token 2.25x sooner")
     assert lines["graphs"] == ("holds", "1.00 ms a token replayed, 2.00 ms launched")
-    assert lines["memory"] == ("fails", "even: 40 of 50 MiB predicted, none: 70 of 50 MiB predicted")
+    assert lines["memory"] == ("fails", "safe: 40 of 50 MiB predicted, none: 70 of 50 MiB predicted")
 
 
 def test_without_a_gpu_the_program_says_so(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_without_a_gpu_the_program_says_so(tmp_path: Any, capsys: pytest.Capture
     except MachineError:
         monkey = pytest.MonkeyPatch()
         monkey.setattr(engine_measure, "load", lambda folder: None)
-        assert engine_measure.main([str(tmp_path), "rtx-ada", "even", "none"]) == 3
+        assert engine_measure.main([str(tmp_path), "rtx-ada", "safe", "none"]) == 3
         monkey.undo()
         assert '"what": "there is no NVIDIA driver' in capsys.readouterr().err
     else:

@@ -35,15 +35,15 @@ def test_of_plan() -> None:
 
 
 def test_of_bench_and_what_the_claims_make_of_it() -> None:
-    facts = CaseFacts("x#even", "even", "cpu", "fp32", 1.0, None, 2.0, 3.0, None, 0.5, (16, 8, 0), 10, 20)
+    facts = CaseFacts("x#safe", "safe", "cpu", "fp32", 1.0, None, 2.0, 3.0, None, 0.5, (16, 8, 0), 10, 20)
     sample = Sample(1.0, 2.0, 3.0, 6.0, 4.0, 50.0, 0.5, 10.0)
     timed = [Timed(dataclasses.replace(facts, plan=plan), (sample,) * 3) for plan in PLANS]
     profiles = [{"vision": KernelTimes(2.0, 0.5, 0.0, {"MatMul": 1.5})} for _ in PLANS]
     told = as_printed(bench._json(timed, profiles, Machine(1e9, 1e9, 2)))
     kept = find("bench").pick(told)
-    assert [case["plan"] for case in kept["cases"]] == list(PLANS) and "x#even" not in json.dumps(kept)
+    assert [case["plan"] for case in kept["cases"]] == list(PLANS) and "x#safe" not in json.dumps(kept)
     steps = {name: {"state": "done", "result": kept} for name in ("bench",)}
-    steps["export"] = {"state": "done", "result": {"plans": {"even": [16, 8, 0]}, "weights_mode": "reference"}}
+    steps["export"] = {"state": "done", "result": {"plans": {"safe": [16, 8, 0]}, "weights_mode": "reference"}}
     lines = {line.claim: line.verdict for line in judge(steps)}
     assert (lines["fixed"], lines["none-left"], lines["cheap"]) == ("holds", "holds", "holds")
     assert (lines["sooner"], lines["smaller"]) == ("fails", "fails"), "equal is not better"
@@ -53,15 +53,15 @@ def test_of_build() -> None:
     file = EngineFile("decoder.engine", FileRecord("0" * 64, 9), (), (), (), 5, None, "a", "b")
     numbers = dict.fromkeys(("batch", "images", "text_capacity"), 1)
     flags = dict.fromkeys(("version_compatible", "refit", "stripped"), False)
-    words = {"plan": "even", "target": "rtx-ada", "precision": "fp16", "kv": "inplace", "backend": "tensorrt_rtx"}
+    words = {"plan": "safe", "target": "rtx-ada", "precision": "fp16", "kv": "inplace", "backend": "tensorrt_rtx"}
     parts: Any = {**numbers, **flags, **words, "version": "1.7", "compute_capabilities": ("8.9",)}
     entry = EngineEntry(
         **parts, hardware_compatibility="none", vision=file, decoder=file, footprint=Footprint(1, 2, 3, 4, 5)
     )
     told = as_printed({"bundle": "/home/somebody/bundle", "engine": dataclasses.asdict(entry)})
-    kept = find("build-even").pick(told)
+    kept = find("build-safe").pick(told)
     assert kept["decoder"] == {"bytes": 9, "weight_bytes": 5} and "somebody" not in json.dumps(kept)
-    (line,) = (line for line in judge({"build-even": {"state": "done", "result": kept}}) if line.claim == "built")
+    (line,) = (line for line in judge({"build-safe": {"state": "done", "result": kept}}) if line.claim == "built")
     assert line.verdict == "holds" and "rtx-ada with tensorrt_rtx 1.7" in line.figure
 
 

@@ -61,13 +61,13 @@ def _failing(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         ("reference", _failing("export/weights_mode", "copy")),
         ("parity-none", _failing("parity-none/passed", False)),
-        ("parity-even", _failing("parity-even/gates/0/passed", False)),
+        ("parity-safe", _failing("parity-safe/gates/0/passed", False)),
         ("fixed", _failing("bench/cases/0/visual_tokens", [8, 5, 0])),
         ("none-left", _failing("bench/cases/0/visual_tokens", [8, 4, 1])),
         ("sooner", _failing("bench/cases/1/runs", [{"ttft_ms": 1.0, "prefill_ms": 1.0, "vision_ms": 1.0}] * 3)),
         ("smaller", _failing("bench/cases/0/kv_mib", 99.0)),
         ("cheap", _failing("bench/cases/0/kernels", {"vision": {"total_ms": 1.0, "merge_ms": 1.0, "prune_ms": 0.0}})),
-        ("built", _failing("build-even", {"state": "failed"})),
+        ("built", _failing("build-safe", {"state": "failed"})),
         ("engine-parity", _failing("engine-parity/passed", False)),
         (
             "engines-sooner",
@@ -84,7 +84,7 @@ def test_each_claim_can_fail(tmp_path: Path, results: dict[str, Any], claim: str
     change(results)
     journal = journal_of(tmp_path, results)
     if claim == "built":
-        journal.steps["build-even"] |= {"state": "failed", "why": "TensorRT built no engine", "result": None}
+        journal.steps["build-safe"] |= {"state": "failed", "why": "TensorRT built no engine", "result": None}
     found = {line.claim: line for line in judge(journal.steps)}
     assert found[claim].verdict == "fails"
     assert set(found) == {each.name for each in CLAIMS}
@@ -180,7 +180,7 @@ def test_what_is_no_report_is_refused(report: dict[str, Any], change: Any, says:
         check.check(report, "x")
 
 
-@pytest.mark.parametrize("step", ["bench", "export", "engines", "build-even"])
+@pytest.mark.parametrize("step", ["bench", "export", "engines", "build-safe"])
 def test_a_step_without_its_figures_is_refused(report: dict[str, Any], step: str) -> None:
     report["steps"][step]["result"] = {}
     report["sha256"] = digest(report)

@@ -157,7 +157,7 @@ def test_what_would_be_done_and_how_long(asked: Asked, monkeypatch: pytest.Monke
     monkeypatch.setattr(missing, "weights_gib", lambda model: 2.0)
     named = {each.step.name: each for each in run.planned(asked)}
     assert named["export"].why is None and named["export"].seconds == 40 + 2 * 30
-    if named["build-even"].why is None:
+    if named["build-safe"].why is None:
         assert named["engines"].why is not None
     with pytest.raises(UsageError, match=r"there is no such step(.|\n)*did you mean 'bench'"):
         run.planned(asked, ["bensh"])

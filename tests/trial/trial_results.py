@@ -20,14 +20,14 @@ def made_results() -> dict[str, Any]:
 
     timed = [
         {"plan": plan, "cuda_graphs": graphs, "runs": [{"ttft_ms": ttft, "decode_ms": step, "decode_tokens": 8.0}]}
-        for plan, ttft in (("even", 4.0), ("none", 9.0))
+        for plan, ttft in (("safe", 4.0), ("none", 9.0))
         for graphs, step in ((True, 8.0), (False, 16.0))
     ]
-    memory = [{"plan": plan, "predicted_mib": 100.0, "taken_mib": 90.0, "kv_mib": 3.0} for plan in ("even", "none")]
+    memory = [{"plan": plan, "predicted_mib": 100.0, "taken_mib": 90.0, "kv_mib": 3.0} for plan in ("safe", "none")]
     engine = {"target": "rtx-ada", "backend": "tensorrt_rtx", "version": "1.7", "batch": 1}
     part = {"bytes": 3 << 20, "weight_bytes": 2 << 20}
     built = {**engine, "vision": part, "decoder": part}
-    plans = {"even": [8, 4, 0], "none": [8, 8, 8]}
+    plans = {"safe": [8, 4, 0], "none": [8, 8, 8]}
     return {
         "plan": {"keep": [8, 4, 0], "grid": [4, 4], "flops_ratio": 2.0, "kv_ratio": 2.0},
         "export": {
@@ -37,10 +37,10 @@ def made_results() -> dict[str, Any]:
             "weights_mode": "reference",
         },
         "parity-none": parity,
-        "parity-even": parity,
-        "bench": {"machine": {}, "cases": [case("even", 10.0, [8, 4, 0]), case("none", 30.0, [8, 8, 8])]},
+        "parity-safe": parity,
+        "bench": {"machine": {}, "cases": [case("safe", 10.0, [8, 4, 0]), case("none", 30.0, [8, 8, 8])]},
         "kept": {"backend": "cpu", "arithmetic": "fp32"},
-        "build-even": built,
+        "build-safe": built,
         "build-none": built,
         "engine-parity": parity,
         "engines": {"cases": timed, "memory": memory},

@@ -8,7 +8,7 @@ score's, its value ``module:SCORE`` (docs/research.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from luvc_export.core.plan import Method, Plan
 from luvc_export.errors import PlanError, did_you_mean
-from luvc_export.export.compression.scores._settings import method_of
+from luvc_export.export.compression.scores._settings import method_of, parsed_values
 from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, ScoreSetting, check
 from luvc_export.registry import Registry
 
@@ -34,6 +34,7 @@ __all__ = [
     "help_lines",
     "method",
     "names",
+    "parsed",
     "ranking",
 ]
 
@@ -89,6 +90,15 @@ def method(name: str = DEFAULT, **settings: Any) -> Method:
     return method_of(name, find(name), settings)
 
 
+def parsed(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` of the score called ``name``, those that are texts read as what the score declares.
+
+    Raises:
+        PlanError: There is no such score, or a text cannot be read.
+    """
+    return parsed_values(name, find(name).settings, settings)
+
+
 def help_lines(name: str) -> list[str]:
     """What ``--help-score`` says of a score: its settings, or that it has none.
 
@@ -105,16 +115,16 @@ def help_lines(name: str) -> list[str]:
 
 
 def described(plan: Plan) -> Plan:
-    """``plan`` with what its score says of itself: defaults of settings that a plan file leaves out, and facts.
+    """``plan`` with what its score says of itself: settings that a plan leaves out, and facts.
+
+    A plan that names no score has the default one.
 
     Raises:
-        PlanError: There is no such score, its settings do not fit it or the plan; or tokens are to be chosen by none.
+        PlanError: There is no such score, or its settings do not fit it or the plan.
     """
-    chosen = plan.llm.method
-    if not chosen.name and (plan.llm.reducer == "merge" or not plan.prunes_tokens):
-        return plan
-    score = find(chosen.name)
-    whole = replace(plan, llm=replace(plan.llm, method=method(chosen.name, **dict(chosen.settings))))
+    name = plan.llm.method.name or DEFAULT
+    score = find(name)
+    whole = replace(plan, llm=replace(plan.llm, method=method(name, **dict(plan.llm.method.settings))))
     if plan.llm.reducer == "prune" and (lines := score.problems(whole)):
         raise PlanError("the plan does not fit:\n" + "\n".join(f"  - llm.method.settings.{line}" for line in lines))
     return whole

@@ -90,6 +90,27 @@ def _no(text: str) -> bool:
     raise ValueError(text)
 
 
+def parsed_values(score: str, declared: Mapping[str, ScoreSetting[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values``, those that are texts read as what ``declared`` says; unknown ones stay as they are.
+
+    Raises:
+        PlanError: A text cannot be read.
+    """
+    held = dict(values)
+    for name, value in values.items():
+        if isinstance(value, str) and name in declared:
+            try:
+                held[name] = declared[name].parse(value)
+            except ValueError as error:
+                raise PlanError(
+                    "cannot read the setting",
+                    where=f"score {score!r}",
+                    got=f"{name}={value}"[:80],
+                    expected=f"{name}: {declared[name].range}",
+                ) from error
+    return held
+
+
 def checked(score: str, declared: Mapping[str, ScoreSetting[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with the defaults of what they leave out.
 

@@ -44,7 +44,8 @@ def batch(
     rows: Annotated[int, typer.Option("--rows", min=1, max=1024, help="Questions of one model call, at most.")] = 8,
     shard: Annotated[int, typer.Option("--shard", min=1, max=1_000_000, help="Rows of a shard.")] = 256,
     max_new_tokens: sampling_options.MaxNewTokens = None,
-    temperature: sampling_options.Temperature = 0.0,
+    temperature: sampling_options.Temperature = None,
+    greedy: sampling_options.Greedy = False,
     top_k: sampling_options.TopK = None,
     top_p: sampling_options.TopP = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling, of every row.")] = None,
@@ -63,13 +64,14 @@ def batch(
     [dim]luvc-export batch qwen-bundle --input cases.jsonl -o answers --workers 4[/dim]
     """
     from luvc_export.batch.job import BatchJob
-    from luvc_export.batch.run import local
+    from luvc_export.batch.run import chosen_here, local
     from luvc_export.cli.files import check_folder
     from luvc_export.errors import UsageError
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
     sampling |= {"top_p": top_p, "seed": seed, "stop": stop, "regex": regex}
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
+    sampling["greedy"] = greedy or None
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels}
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, sampling=sampling, **shape)  # type: ignore[arg-type]
@@ -79,7 +81,7 @@ def batch(
     with options.progress(quiet=as_json) as tell:
         job.check(verify, tell)
     if ray is None:
-        result = _run(job, local(workers or 1), as_json)
+        result = _run(job, local(workers or 1), as_json, auto=chosen_here)
     else:
         with _standard_output_kept():
             from luvc_export.ray.cluster import cluster
@@ -94,13 +96,13 @@ def batch(
         raise typer.Exit(1)
 
 
-def _run(job: Any, fleet: Any, as_json: bool) -> Any:
+def _run(job: Any, fleet: Any, as_json: bool, **more: Any) -> Any:
     from luvc_export.batch.run import run_batch
     from luvc_export.cli.batch_line import BatchLine
 
     line = BatchLine(sys.stderr, quiet=as_json)
     try:
-        return run_batch(job, fleet, line)
+        return run_batch(job, fleet, line, **more)
     finally:
         line.close()
 

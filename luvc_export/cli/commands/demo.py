@@ -10,12 +10,11 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.errors import CheckFailed, UsageError
 
-PLANS = ("none", "even")
-
-#: What ``run`` takes of the bundle where no plan is named: the compressed one.
-DEFAULT = "even"
+#: Uncompressed, what ``run`` takes of the bundle where no plan is named, and the system this project is named after.
+PLANS = ("none", DEFAULT_PLAN, "luvc")
 
 #: Longest answer of the task in tokens, and its end.
 _LONGEST = 8
@@ -60,7 +59,9 @@ def demo(
     names = [f"picture-{number}.png" for number in range(2)]
     for name, image in zip(names, asked[len(KINDS) - 1].images, strict=True):
         Image.fromarray(image).save(output / name)
-    save_survival(first["even"], output / "kept.png")
+    kept = {name: "kept.png" if name == PLANS[-1] else f"kept-{name}.png" for name in PLANS[1:]}
+    for name, picture in kept.items():
+        save_survival(first[name], output / picture)
     manifest = sessions["none"].bundle.manifest
     request = sessions["none"].prepare(asked[0].images, asked[0].prompt)
     text = len(request.token_ids) - len(request.images)
@@ -73,7 +74,7 @@ def demo(
         "cost": {name: costs[name].to_json() for name in PLANS},
         "timings": {name: first[name].timings.to_json() for name in PLANS},
         "bundle": str(folder),
-        "pictures": [str(output / name) for name in (*names, "kept.png")],
+        "pictures": [str(output / name) for name in (*names, *kept.values())],
     }
     if as_json:
         print(json.dumps(summary))
@@ -93,11 +94,11 @@ def bundle(output: Path, quiet: bool) -> Path:
 
     folder = output / "bundle"
     checkpoint = open_checkpoint(str(CHECKPOINT))
-    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (DEFAULT, *PLANS)}
+    plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (PLANS[1], *PLANS)}
     if (folder / MANIFEST).is_file():
         manifest = load(folder).manifest
         held = {name: entry.plan.changed(padding=False) for name, entry in manifest.plans.items()}  # export's to say
-        same = manifest.default_plan == DEFAULT and plans.items() <= held.items()
+        same = manifest.default_plan == PLANS[1] and plans.items() <= held.items()
         if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder
     with options.progress(quiet) as tell:
@@ -122,7 +123,7 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
         answers.add_row(row["question"], row["right"], *shown)
     console.print(answers)
     table = Table(title="cost of one picture")
-    for name in ("", "none (uncompressed)", DEFAULT):
+    for name in ("", "none (uncompressed)", *PLANS[1:]):
         table.add_column(name, justify="right" if name else "left")
     timings = [first[name].timings for name in PLANS]
     lines = {

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ def doctor(
         "cpu_features": cpu_features(),
         "onnxruntime_providers": _providers(),
         "openvino_devices": _devices(),
+        "products": _products(),
     }
     if as_json:
         print(json.dumps({"machine": machine, "parts": parts}))
@@ -99,6 +101,23 @@ def _devices() -> list[str]:
     except (LuvcError, RuntimeError):
         return []
     return [f"{item.name}: {item.title}, {', '.join(item.arithmetics)}; best in {item.best}" for item in found]
+
+
+def _products() -> list[str]:
+    """Arithmetic that an engine computes wrong on this CPU, and what is done about it; what it computes right."""
+    from luvc_export.errors import LuvcError
+    from luvc_export.runtime.openvino import device
+    from luvc_export.runtime.product_check import engines
+    from luvc_export.runtime.product_check.check import Checked
+
+    checks: list[Checked] = []
+    notes: list[str] = []
+    with suppress(ImportError):
+        checks.append(engines.onnxruntime_int8())
+    with suppress(LuvcError, RuntimeError):
+        notes += device.find().notes
+        checks.append(engines.openvino_int8(device.core(), "CPU"))
+    return notes + [checked.note or f"{checked.engine}: {checked.arithmetic} is exact" for checked in checks]
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:

@@ -12,8 +12,9 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.groups import grouped
 from luvc_export.cli.plan_groups import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.planning import DEFAULT_SCHEDULE, PlanRequest
+from luvc_export.core.plan_request import PlanRequest
 from luvc_export.errors import UsageError
 
 
@@ -90,7 +91,7 @@ def export(
     said = options.given(context)
     check_shaping(said, named.values())
     sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
-    request = PlanRequest(ranking.apply(budgets.request()), encoder.request(), sharing)
+    request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
     sizes = [size for size in map(options.size, image_size or []) if size]
     plans = make_plans(
         checkpoint,
@@ -100,6 +101,7 @@ def export(
         joint_tiles=shared.tiles,
         unit_buckets=options.percentages(unit_buckets),
         request=request,
+        **ranking.choices(),
     )
     ranking.check_used(plans.values())
     with options.progress(quiet=as_json) as tell:
@@ -143,7 +145,7 @@ def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> d
     given = {"speedup": speedup, "kv-mib": kv_mib}
     goals = [f"{name}-{value:g}" for name, value in given.items() if value is not None]
     if not goals:
-        return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_SCHEDULE]}
+        return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_PLAN]}
     if others := [name for name in plans if name != "none"]:
         raise UsageError(
             "--speedup and --kv-mib solve the budgets themselves",
@@ -152,4 +154,4 @@ def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> d
             expected="no --plan, or --plan none for the uncompressed model beside it",
             fix="to have both, write the solved plan to a file first: luvc-export plan MODEL --speedup 2 -o FILE.json",
         )
-    return {goals[0]: DEFAULT_SCHEDULE, **dict.fromkeys(plans, "none")}
+    return {goals[0]: DEFAULT_PLAN, **dict.fromkeys(plans, "none")}

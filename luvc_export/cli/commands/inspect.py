@@ -112,6 +112,13 @@ def _facts(manifest: Any) -> Any:
     table.add_row("arithmetic", manifest.dtype)
     table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
     table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")
+    if manifest.generation is not None:
+        asked = manifest.generation.options()
+        table.add_row("answers", ", ".join(f"{name} {value}" for name, value in asked.items()) or "the best token")
+        if manifest.generation.unsupported:
+            table.add_row("not followed", ", ".join(manifest.generation.unsupported))
+    else:
+        table.add_row("answers", "the best token (generation_config.json was not stored: export again to have it)")
     where = f", in {manifest.weights.folder}" if manifest.weights.folder else ""
     table.add_row("weights", f"{manifest.weights.mode}{where}")
     table.add_row("plans", ", ".join(n + (" (default)" * (n == manifest.default_plan)) for n in manifest.plans))

@@ -15,7 +15,7 @@ import typer
 from luvc_export.cli import engine_options, options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.core.files import safe_files
-from luvc_export.core.planning import DEFAULT_SCHEDULE
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def _opened(
 
     check_model(model)
     size = options.size(image_size) or (tasks.find(task).image_size if task else None)
-    name = options.plan_name(plan or DEFAULT_SCHEDULE)
-    plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_SCHEDULE)}, image_size=size)
+    name = options.plan_name(plan or DEFAULT_PLAN)
+    plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_PLAN)}, image_size=size)
     with safe_files.scratch_folder(output.with_name(f"{output.name}.export")) as folder:
         capacity = {} if text_capacity is None else {"text_capacity": text_capacity}
         made = export_bundle(

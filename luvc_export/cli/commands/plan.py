@@ -22,6 +22,7 @@ from luvc_export.cli.plan_groups import (
     check_shaping,
 )
 from luvc_export.core import planning
+from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
 
 #: Options that only a search reads, and those it would contradict.
@@ -45,7 +46,7 @@ def plan(
     context: typer.Context,
     *,
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
-    schedule: options.PlanName = planning.DEFAULT_SCHEDULE,
+    schedule: options.PlanName = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
@@ -127,8 +128,8 @@ def plan(
         choices: dict[str, Any] = {
             **chosen,
             "steps": ranking.steps,
-            "axis": ranking.axis,
-            "spectrum": ranking.spectrum,
+            "axis": ranking.axis or "token",
+            "spectrum": ranking.spectrum or "2d",
             "tiles": options.grids(tiles),
             "video": video or shared.joint_frames is not None,
             "sharing": sharing,
@@ -170,7 +171,8 @@ def plan(
                 checkpoint,
                 source,
                 image_size=size,
-                request=planning.PlanRequest(ranking.apply(budgets.request(counted)), seen, sharing),
+                request=planning.PlanRequest(ranking.filtered(budgets.request(counted)), seen, sharing),
+                **ranking.choices(),
             )
         )
         if isinstance(source, Plan):

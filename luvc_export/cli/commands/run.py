@@ -37,7 +37,8 @@ def run(
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
     max_new_tokens: sampling_options.MaxNewTokens = None,
-    temperature: sampling_options.Temperature = 0.0,
+    temperature: sampling_options.Temperature = None,
+    greedy: sampling_options.Greedy = False,
     top_k: sampling_options.TopK = None,
     top_p: sampling_options.TopP = None,
     min_p: Annotated[
@@ -120,6 +121,7 @@ def run(
         "logprobs": logprobs,
     }
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
+    sampling["greedy"] = greedy or None
     sampling = {name: value for name, value in sampling.items() if value is not None}
     seen: dict[str, Any] = {"image": list(image or [])}
     film = None
@@ -159,6 +161,7 @@ def run(
                     "backend": result.backend,
                     "arithmetic": result.arithmetic,
                     "choice": session.choice,
+                    "notes": session.notes,
                     "logprobs": None if result.logprobs is None else [asdict(one) for one in result.logprobs],
                     "warm_up_ms": None if warmed is None else 1000 * warmed,
                 }
@@ -176,6 +179,8 @@ def run(
     said = session.choice or f"backend {result.backend}"
     ready = "" if warmed is None else f", warmed up in {1000 * warmed:.0f} ms"
     print(f"{said}, {result.arithmetic}{ready}", file=sys.stderr)
+    for note in session.notes:
+        print(note, file=sys.stderr)
     print(timing_line(result.timings), file=sys.stderr)
 
 

@@ -39,7 +39,9 @@ def serve(
     ] = None,
     queue: Annotated[int, typer.Option("--queue", min=1, max=4096, help="Requests that wait; more are told 429.")] = 16,
     rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Answers that grow at once.")] = 8,
-    max_body: Annotated[str, typer.Option("--max-body", help="Size of a request.")] = "32MiB",
+    max_body: Annotated[
+        str, typer.Option("--max-body", help="Size of a request, and of a picture it names.")
+    ] = "32MiB",
     max_images: Annotated[
         int, typer.Option("--max-images", min=0, max=1024, help="Pictures and videos of a request.")
     ] = 16,
@@ -52,21 +54,31 @@ def serve(
             "--open-plans", min=1, max=100, help="Of a plan and its buckets, loaded at a time where each packs weights."
         ),
     ] = 1,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="What a request leaves open is greedy, not as the model's makers meant it.")
+    ] = False,
     max_pixels: sampling_options.MaxPixels = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
+    log_format: Annotated[
+        str, typer.Option("--log-format", help="Of a line a request on stderr: text or json.")
+    ] = "text",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line a request, nor about the models.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Answer over HTTP as OpenAI's chat completions, with a page to try it at /.
+    """Answer over HTTP as OpenAI's chat completions and responses, with a page to try it at /.
 
     SIGTERM finishes what runs and ends. What is understood, limits and a load script: docs/serving.md.
 
     [dim]luvc-export serve qwen-bundle qwen-bundle#none --port 8000[/dim]
     """
     from luvc_export.runtime.media.picture_limits import allow
+    from luvc_export.serve import request_log
     from luvc_export.serve.models import open_models
     from luvc_export.serve.options import ServeOptions, byte_size, read_key
     from luvc_export.serve.server import Server
 
+    options.choice("--log-format", log_format, request_log.FORMATS)
+    request_log.configure(log_format, quiet)  # type: ignore[arg-type]
     allow(max_pixels)
     told = ServeOptions(
         host=host,
@@ -82,6 +94,7 @@ def serve(
         max_body=byte_size(max_body, "--max-body"),
         max_images=max_images,
         image_cache=byte_size(image_cache, "--image-cache"),
+        greedy=greedy,
     )
     with options.progress(quiet=as_json) as tell:
         models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans)
@@ -92,10 +105,14 @@ def serve(
     names = list(models.by_name)
 
     def said() -> None:
+        for model in models.by_name.values():
+            request_log.LOG.info("model", extra={"fields": model.runs_on()})
         if as_json:
             print(json.dumps({"address": address, "models": names}), flush=True)
-            return
-        print(f"{address} answers as {', '.join(names)}; Ctrl-C ends", file=sys.stderr, flush=True)
+        elif log_format == "json":
+            request_log.LOG.info("listening", extra={"fields": {"address": address, "models": names}})
+        else:
+            print(f"{address} answers as {', '.join(names)}; Ctrl-C ends", file=sys.stderr, flush=True)
 
     server.run(listening, said)
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol
 
-from luvc_export.runtime.backend import RowBackend
-from luvc_export.runtime.generation.joined_rows import GrowingRow, OneAfterAnother, row_group
-from luvc_export.runtime.generation.result import Selection
+from luvc_export.runtime.backend import RowBackend, RowStep
+from luvc_export.runtime.generation.answer import selection_of
+from luvc_export.runtime.generation.rows import OneAfterAnother, Row, row_group
 from luvc_export.runtime.generation.sequence import TokenSequence
+from luvc_export.runtime.generation.slot_rows import SlotRows
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress
 from luvc_export.serve.engine.prefill import Prefilled, Prefiller, prefix_length
-from luvc_export.serve.engine.slot_rows import SlotRows
 
 #: Jobs that may overtake one because it needs another bucket loaded.
 OVERTAKEN = 8
@@ -39,11 +39,12 @@ class Observer(Protocol):
 
 @dataclass(eq=False)
 class _Choice:
-    """Which answer of which job a row is."""
+    """Which answer of which job a row is; ``sent`` log probabilities have been told."""
 
     progress: Progress
     number: int
-    told: int = 0
+    sequence: TokenSequence
+    sent: int = 0
 
 
 class _Group:
@@ -52,9 +53,9 @@ class _Group:
     def __init__(self, loaded: LoadedPlan) -> None:
         self.loaded = loaded
         slots = isinstance(loaded.backend, RowBackend)
-        self.rows = SlotRows(loaded, loaded.backend) if slots else row_group(loaded)  # type: ignore[arg-type]
-        self.owners: dict[GrowingRow, _Choice] = {}
-        self.leaving: list[GrowingRow] = []
+        self.rows = SlotRows(loaded.graphs) if slots else row_group(loaded.graphs)
+        self.owners: dict[Row, _Choice] = {}
+        self.leaving: list[Row] = []
 
     @property
     def shares(self) -> bool:
@@ -65,30 +66,25 @@ class _Group:
         self.rows.change(self.leaving, [])
         self.leaving = []
 
-    def prefill(self, job: Job, prefiller: Prefiller) -> tuple[Prefilled, list[GrowingRow]]:
-        """Run a job's prompt: what it took, and a row with its first token for every choice."""
+    def prefill(self, job: Job, prefiller: Prefiller) -> tuple[Prefilled, dict[Row, TokenSequence]]:
+        """Run a job's prompt: what it took, and a row for every choice, which has its first token or has failed."""
         slots = self.rows if isinstance(self.rows, SlotRows) else None
         budget = job.budget if slots is None else slots.budget(job.request, job.budget)
+        rows: dict[Row, TokenSequence] = {}
+        for number in range(job.choices):
+            seed = job.options.seed
+            options = job.options if seed is None else replace(job.options, seed=seed + number)
+            sequence = TokenSequence(job.loaded.encoder, options, job.loaded.ends, budget, job.request.token_ids)
+            rows[Row(sequence)] = sequence
         if slots is None:
-            found = prefiller(job.request)
+            prefilled = prefiller(job.request)
         else:
             self.leave()
-            found = slots.prefill(job.request, job.choices, prefiller)
-        rows = []
-        try:
-            for number in range(job.choices):
-                seed = job.options.seed
-                options = job.options if seed is None else replace(job.options, seed=seed + number)
-                made = TokenSequence(job.loaded.encoder, options, job.loaded.ends, budget, job.request.token_ids)
-                made.sample(found.logits[0, -1])
-                rows.append(GrowingRow(made, found.state, budget))
-        except Exception:
-            if slots is not None:
-                slots.forget()
-            raise
-        if slots is not None:
-            slots.place(rows)
-        return found, rows
+            prefilled = prefiller.into_slots(job.request, [*rows], slots)
+        for row in rows:
+            row.state = prefilled.state
+            row.take(RowStep(None, None, prefilled.logits))
+        return prefilled, rows
 
 
 class Engine:
@@ -258,7 +254,7 @@ class Engine:
             group = self._group(job)
             if id(loaded) not in self._prefillers:
                 self._prefillers[id(loaded)] = loaded, Prefiller(loaded, self.cache)
-            found, rows = group.prefill(job, self._prefillers[id(loaded)][1])
+            prefilled, rows = group.prefill(job, self._prefillers[id(loaded)][1])
         except Exception as error:
             job.tell(Failed(error))
             return
@@ -268,20 +264,20 @@ class Engine:
         timings = {
             "prepare_ms": job.prepared_ms,
             "queue_ms": 1000 * (begin - job.arrived) - job.prepared_ms,
-            "vision_ms": found.vision_ms,
-            "prefix_ms": found.prefix_ms,
-            "question_ms": found.question_ms,
+            "vision_ms": prefilled.vision_ms,
+            "prefix_ms": prefilled.prefix_ms,
+            "question_ms": prefilled.question_ms,
             "ttft_ms": 1000 * (now - job.arrived),
-            "cache": found.found,
+            "cache": prefilled.found,
         }
-        where = request.placements, loaded.size, request.tiles, request.padding, request.novel
-        selection = Selection(loaded.plan.grid, found.merged_into, found.kept, *where)
+        selection = selection_of(loaded, request, prefilled.merged_into, prefilled.kept)
         cached = {"none": 0, "image": units, "prefix": units + len(request.token_ids) - images - self._asked(job)}
-        progress = Progress(job, found.found, now, job.choices, timings, visual, selection, cached[found.found])
+        found = prefilled.found
+        progress = Progress(job, found, now, job.choices, timings, visual, selection, cached[found])
         self._observer.prefilled(job.model, timings, units, visual)
         joining = []
-        for number, row in enumerate(rows):
-            choice = _Choice(progress, number)
+        for number, (row, sequence) in enumerate(rows.items()):
+            choice = _Choice(progress, number, sequence)
             if self._tell(row, choice):
                 joining.append(row)
                 group.owners[row] = choice
@@ -349,22 +345,24 @@ class Engine:
         """Rows could not be packed anew (memory, say): nobody knows what the group holds. Others go on."""
         self._fail(group, error)
         for groups in (self._groups, self._slots):
-            for key in [key for key, found in groups.items() if found is group]:
+            for key in [key for key, one in groups.items() if one is group]:
                 del groups[key]
 
-    def _tell(self, row: GrowingRow, choice: _Choice) -> bool:
-        """Tell a job about the token its row got; whether the row goes on."""
-        progress, sequence = choice.progress, row.sequence
+    def _tell(self, row: Row, choice: _Choice) -> bool:
+        """Tell a job about the tokens its row got; whether the row goes on. One that failed ends its job alone."""
+        progress, sequence = choice.progress, choice.sequence
         job = progress.job
+        if job.cancelled:
+            return False
         if row.failed is not None:
             job.tell(Failed(row.failed))
             job.cancel()
             return False
         text = sequence.piece()
         at_end = sequence.ids[-1] in job.loaded.ends  # OpenAI's logprobs are those of the text
-        logprobs = tuple(sequence.logprobs[choice.told : len(sequence.logprobs) - at_end])
+        logprobs = tuple(sequence.logprobs[choice.sent : len(sequence.logprobs) - at_end])
         if text or sequence.done:
-            choice.told = len(sequence.logprobs)
+            choice.sent = len(sequence.logprobs)
             job.tell(Piece(choice.number, text, logprobs))
         if not sequence.done:
             return True

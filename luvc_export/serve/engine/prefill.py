@@ -1,11 +1,13 @@
 """A request -> its first logits: pictures through the encoder, the prompt up to the last picture, then the question.
 
 With a cache, hit or miss run the very same calls after what was found: every group of images is encoded in a call of
-its own, and the prompt is always cut in two. So a hit answers as its miss did, to the last bit.
+its own, and the prompt is always cut in two. So a hit answers as its miss did, to the last bit. Where rows have slots
+of a device's caches, keys and values stay there: no prefix is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -15,14 +17,14 @@ from numpy.typing import NDArray
 
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.runtime.backend import RowPacker
+from luvc_export.runtime.generation.rows import Row
+from luvc_export.runtime.generation.slot_rows import SlotRows
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.prompt.request import Request
-from luvc_export.runtime.state import State, VisualFeatures
+from luvc_export.runtime.prompt.request import Request, SomeImages
+from luvc_export.runtime.state import Passage, State, VisualFeatures, join_features
 from luvc_export.serve.engine.image_cache import ImageCache, Keys, Prefix
 
 Found = Literal["none", "image", "prefix"]
-#: Images uint8 [n, F, H, W, 3] and which of their units are padding, bool [n, H0, W0].
-Group = tuple[NDArray[np.uint8], "NDArray[np.bool_] | None", "NDArray[np.int32] | None"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Prefilled:
     """The first logits of an answer, and what they took.
 
     Args:
-        logits: Of the prompt's last token, float32 [1, n, vocab].
+        logits: Of the prompt's last token, float32 [vocab].
         state: After all of it; None where the caches stay in slots of a device.
         kept: See ``Step``, of the pictures.
         merged_into: See ``VisualFeatures``, of all images.
@@ -88,7 +90,7 @@ class Prefiller:
         loaded, images = self._loaded, request.images
         start = perf_counter()
         if not len(images) or not self._cache.limit:
-            return self._whole(request, *self.encoded(request), start)
+            return self._whole(request, *self._features(request), start)
         groups = self._groups(request)
         keys = [self._keys.image(*one) for one in groups]
         cut = prefix_length(request, loaded.bundle.manifest.prompt.image_token_id, loaded.plan.grid)
@@ -106,25 +108,40 @@ class Prefiller:
         between = perf_counter()
         last = loaded.run(request.token_ids[cut:], state=prefix.state)
         spent = [1000 * seconds for seconds in (encoded - start, between - encoded, perf_counter() - between)]
-        return Prefilled(last.logits, last.state, prefix.kept, prefix.merged_into, found, *spent)
+        return Prefilled(last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, found, *spent)
 
-    def encoded(self, request: Request) -> tuple[VisualFeatures, Found]:
+    def into_slots(self, request: Request, rows: Sequence[Row], slots: SlotRows) -> Prefilled:
+        """Run a prompt once for each of ``rows``, its answers, which have slots then; none where one does not fit.
+
+        Raises:
+            UsageError: It does not fit.
+        """
+        start = perf_counter()
+        features, found = self._features(request)
+        encoded = perf_counter()
+        try:
+            passage = Passage(request.token_ids, request.blocks)
+            steps = [slots.prefill([row], [passage], features) for row in rows]
+        except Exception:
+            slots.change(rows, [])
+            raise
+        kept = {layer: indices[0] for layer, indices in steps[-1].kept.items()}
+        spent = 1000 * (encoded - start) if len(request.images) else 0.0, 1000 * (perf_counter() - encoded)
+        return Prefilled(steps[0].logits[0], None, kept, features.merged_into, found, spent[0], 0.0, spent[1])
+
+    def _features(self, request: Request) -> tuple[VisualFeatures, Found]:
         """The encoder's output for all images, from the cache where it has them."""
         if not len(request.images) or not self._cache.limit:
-            return self._loaded.encode_images(request.images, request.padding, request.units), "none"
+            return self._loaded.encode_images(*request.shown()), "none"
         groups = self._groups(request)
         return self._encoded(groups, [self._keys.image(*one) for one in groups])
 
-    def _groups(self, request: Request) -> list[Group]:
-        """Images that are encoded together, each group with padding and units: one, or those that share a budget."""
-        size, groups = self._loaded.plan.sharing.images, list[Group]()
-        for first in range(0, len(request.images), size):
-            part = slice(first, first + size)
-            padding = None if request.padding is None else request.padding[part]
-            groups.append((request.images[part], padding, None if request.units is None else request.units[part]))
-        return groups
+    def _groups(self, request: Request) -> list[SomeImages]:
+        """Images that are encoded together: one, or those that share a budget."""
+        size = self._loaded.plan.sharing.images
+        return [request.shown(first, size) for first in range(0, len(request.images), size)]
 
-    def _encoded(self, groups: list[Group], keys: list[bytes]) -> tuple[VisualFeatures, Found]:
+    def _encoded(self, groups: list[SomeImages], keys: list[bytes]) -> tuple[VisualFeatures, Found]:
         held = [self._cache.features(key) for key in keys]
         parts = [
             have or self._cache.keep_features(key, self._loaded.encode_images(*one))
@@ -136,17 +153,6 @@ class Prefiller:
         encoded = perf_counter()
         step = self._loaded.run(request.token_ids, features, blocks=request.blocks)
         spent = 1000 * (encoded - start) if len(request.images) else 0.0, 1000 * (perf_counter() - encoded)
-        return Prefilled(step.logits, step.state, step.kept, features.merged_into, found, spent[0], 0.0, spent[1])
-
-
-def join_features(parts: list[VisualFeatures]) -> VisualFeatures:
-    """Features of several groups of images as those of all of them."""
-    if len(parts) == 1:
-        return parts[0]
-    merged, padding = [part.merged_into for part in parts], [part.padding for part in parts]
-    return VisualFeatures(
-        np.concatenate([np.asarray(part.embeds) for part in parts]),
-        np.concatenate([part.positions for part in parts]),
-        None if any(one is None for one in merged) else np.concatenate([one for one in merged if one is not None]),
-        None if any(one is None for one in padding) else np.concatenate([one for one in padding if one is not None]),
-    )
+        return Prefilled(
+            step.logits[0, -1], step.state, step.kept, features.merged_into, found, spent[0], 0.0, spent[1]
+        )

@@ -43,6 +43,12 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param, code)
 
 
+def picture_too_large(most: int, param: str) -> ApiError:
+    """Of a picture's bytes, wherever it comes from; pixels are for ``runtime.media.picture_limits`` to count."""
+    said = f"the picture is too large; expected: at most {most:,} bytes (--max-body); fix: make it smaller first"
+    return bad_request(said, param, "invalid_image_url")
+
+
 def explained(error: Exception, param: str | None = "messages") -> ApiError:
     """Whatever went wrong as an answer: bad input is 400, what this machine lacks 503, all else 500.
 
@@ -58,7 +64,8 @@ def explained(error: Exception, param: str | None = "messages") -> ApiError:
     if isinstance(error, UsageError):
         code = "context_length_exceeded" if error.what.startswith("the prompt is longer than") else "invalid_value"
         where = {"json_schema": "response_format", "regex": "response_format"}.get(error.where or "", param)
-        return ApiError(400, _said(error), where, code)
+        fix = f"; fix: {error.fix}" if error.fix else ""
+        return ApiError(400, _said(error) + fix, where, code)
     if isinstance(error, MachineError):
         return ApiError(503, _said(error), None, "machine", never)
     if isinstance(error, CheckFailed):

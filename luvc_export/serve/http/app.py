@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,18 +14,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from luvc_export.serve.asking import Asker
-from luvc_export.serve.engine.jobs import Job
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http import page
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
-from luvc_export.serve.http.protocol import ChatRequest, parse
+from luvc_export.serve.http.protocol import parse
 from luvc_export.serve.http.reading import BodyReader
+from luvc_export.serve.http.response_objects import ResponseObjects
+from luvc_export.serve.http.responses import parse_response, renamed
 from luvc_export.serve.http.security import check_caller
-from luvc_export.serve.http.sending import Answer, Mailbox, Receive, Send
+from luvc_export.serve.http.sending import STALLED, Answer, Form, Mailbox, Receive, Send
 from luvc_export.serve.metrics import Metrics
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
+from luvc_export.serve.request_log import LOG, RequestRecord, request_id
 
 Scope = MutableMapping[str, Any]
 
@@ -38,9 +38,19 @@ _PATHS = {
     "/metrics": ("GET",),
     "/v1/models": ("GET",),
     "/v1/chat/completions": ("POST",),
+    "/v1/responses": ("POST",),
 }
 _MODEL = "/v1/models/"
-_LOG = logging.getLogger("luvc_export.serve")
+#: What clients ask for that is not here, and what to do.
+_ELSEWHERE = {
+    "/v1/completions": "ask POST /v1/chat/completions with messages: models here answer chats",
+    "/v1/responses/": "answers are not stored: send the whole conversation to POST /v1/responses",
+    "/v1/embeddings": "models here answer in text",
+}
+
+
+#: What a request counts as whose client was gone before an answer, as nginx has it.
+CLOSED = 499
 
 
 @dataclass(eq=False)
@@ -74,40 +84,45 @@ class App:
             return
         if scope["type"] != "http":
             raise RuntimeError("this server speaks HTTP alone")
-        request = Request(scope, receive)
-        named = f"req_{secrets.token_hex(12)}"
-        begun = False
-        status = 0
+        request, path = Request(scope, receive), scope["path"]
+        client = scope.get("client") or ("", 0)
+        record = RequestRecord(request_id(request.headers.get("x-request-id")), request.method, path, client[0])
+        request.state.record = record
 
         async def noted(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun, status
             if message["type"] == "http.response.start":
-                begun, status = True, message["status"]
-            await send(message)
+                record.status = message["status"]
+            await asyncio.wait_for(send(message), STALLED)
 
-        path = scope["path"]
-        known = path if path in _PATHS else _MODEL if path.startswith(_MODEL) else "other"
         try:
-            try:
-                check_caller(path, request.headers, self.options)
-                answer = await self._routed(request, path)
-                if isinstance(answer, Answer):
-                    answer.headers = self._common(request, named)
-                    await answer(receive, noted)
-                else:
-                    await _with(answer, self._common(request, named))(scope, receive, noted)
-            except ClientDisconnect:
-                return
-            except Exception as error:
-                if begun:
-                    raise
-                if not isinstance(error, ApiError) and explained(error).status == 500:
-                    _LOG.exception("request %s", named)
-                told = explained(error)
-                response = _json(told.body(), told.status, told.headers)
-                await _with(response, self._common(request, named))(scope, receive, noted)
+            await self._answered(request, record, receive, noted)
         finally:
-            self.metrics.requests.labels(known, str(status or 499)).inc()
+            record.status = record.status or CLOSED
+            record.cancelled = record.cancelled or record.status == CLOSED
+            record.seconds = perf_counter() - record.begun
+            self.metrics.answered(record, path if path in _PATHS else _MODEL if path.startswith(_MODEL) else "other")
+            record.write()
+
+    async def _answered(self, request: Request, record: RequestRecord, receive: Receive, send: Send) -> None:
+        try:
+            check_caller(record.path, request.headers, self.options)
+            answer = await self._routed(request, record.path)
+            if isinstance(answer, Answer):
+                answer.headers = self._common(request, record.id)
+                await answer(receive, send)
+            else:
+                await _with(answer, self._common(request, record.id))(request.scope, receive, send)
+        except (ClientDisconnect, TimeoutError, asyncio.TimeoutError):
+            record.cancelled = True  # nobody is there, or reads
+        except Exception as error:
+            told = explained(error)
+            if not isinstance(error, ApiError) and told.status == 500:
+                LOG.exception("request %s", record.id)
+            record.error = told.code
+            if record.status:
+                raise
+            response = _json(told.body(), told.status, told.headers)
+            await _with(response, self._common(request, record.id))(request.scope, receive, send)
 
     def close(self) -> None:
         """Let the pool go."""
@@ -116,7 +131,10 @@ class App:
     async def _routed(self, request: Request, path: str) -> Response | Answer:
         methods = _PATHS.get(path, ("GET",) if path.startswith(_MODEL) else ())
         if not methods:
-            raise ApiError(404, f"there is no {request.method} {path[:200]}", code="unknown_url")
+            fix = next(
+                (told for begin, told in _ELSEWHERE.items() if path.startswith(begin)), "see GET / and /v1/models"
+            )
+            raise ApiError(404, f"there is no {request.method} {path[:200]}; {fix}", code="unknown_url")
         origin = request.headers.get("origin")
         if request.method == "OPTIONS" and origin in self.options.allow_origins:
             allowed = {"access-control-allow-methods": "GET, POST", "access-control-max-age": "600"}
@@ -132,31 +150,46 @@ class App:
             "/metrics": self._metrics,
             "/v1/models": self._list,
             "/v1/chat/completions": self._chat,
+            "/v1/responses": self._respond,
         }
         return await routes.get(path, self._one)(request)
 
     async def _chat(self, request: Request) -> Answer:
-        arrived = perf_counter()
+        def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
+            chat = parse(body)
+            _, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
+            usage = chat.stream_options is not None and chat.stream_options.include_usage
+            return Completion(chat.model, job, usage, chat.luvc.survivors), bool(chat.stream)
+
+        return await self._generate(request, prepare)
+
+    async def _respond(self, request: Request) -> Answer:
+        def prepare(body: bytes, mailbox: Mailbox) -> tuple[Form, bool]:
+            asked = parse_response(body)
+            chat = asked.chat
+            with renamed(asked.before):
+                _, job = self.asker.job(chat, mailbox.tell, request.state.record.begun)
+            return ResponseObjects(chat.model, job, asked.echoed, chat.luvc.survivors), bool(chat.stream)
+
+        return await self._generate(request, prepare)
+
+    async def _generate(self, request: Request, prepare: Callable[[bytes, Mailbox], tuple[Form, bool]]) -> Answer:
         self._check_ready()
         body = await self._bodies.read(request)
         if not self.engine.reserve():
             said = f"{self.options.queue} requests wait already"
             raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "1"})
         mailbox, submitted = Mailbox(), False
+        record: RequestRecord = request.state.record
         try:
-            loop = asyncio.get_running_loop()
-            chat, job = await loop.run_in_executor(self._pool, self._prepared, body, mailbox, arrived)
-            self.engine.submit(job)
+            form, stream = await asyncio.get_running_loop().run_in_executor(self._pool, prepare, body, mailbox)
+            record.model, record.stream = form.job.model, stream
+            self.engine.submit(form.job)
             submitted = True
         finally:
             if not submitted:
                 self.engine.release()
-        usage = chat.stream_options is not None and chat.stream_options.include_usage
-        return Answer(mailbox, Completion(chat.model, job, usage, chat.luvc.survivors), bool(chat.stream))
-
-    def _prepared(self, body: bytes, mailbox: Mailbox, arrived: float) -> tuple[ChatRequest, Job]:
-        chat = parse(body)
-        return chat, self.asker.job(chat, mailbox.tell, arrived)[1]
+        return Answer(mailbox, form, stream, record)
 
     def _check_ready(self) -> None:
         if self.draining or not self.engine.alive or not self.engine.ready.is_set():
@@ -180,10 +213,11 @@ class App:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _list(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [model.to_json() for model in self.models.by_name.values()]})
+        limits = self.options.limits()
+        return _json({"object": "list", "data": [model.to_json(limits) for model in self.models.by_name.values()]})
 
     async def _one(self, request: Request) -> Response:
-        return _json(self.models.find(request.scope["path"].removeprefix(_MODEL)).to_json())
+        return _json(self.models.find(request.scope["path"].removeprefix(_MODEL)).to_json(self.options.limits()))
 
     def _common(self, request: Request, named: str) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", named.encode()), (b"x-content-type-options", b"nosniff")]

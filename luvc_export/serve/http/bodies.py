@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from luvc_export.runtime.generation.logits import TokenLogprob
 from luvc_export.runtime.generation.result import Selection, kept_of
 from luvc_export.serve.engine.jobs import Ended, Finished, Job, Piece
+from luvc_export.serve.http.api_errors import ApiError
+from luvc_export.serve.http.sending import sse
 from luvc_export.serve.http.token_bytes import token_bytes
 
 
@@ -33,22 +35,34 @@ class Completion:
     survivors: bool
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _opened: set[int] = field(default_factory=set)
 
-    def opening(self, choice: int) -> dict[str, Any]:
-        """The first chunk of a choice."""
-        return self._chunk([self._delta(choice, {"role": "assistant", "content": "", "refusal": None}, None, None)])
+    def begin(self) -> bytes:
+        """See ``sending.Form``: choices open by themselves."""
+        return b""
 
-    def piece(self, event: Piece) -> dict[str, Any]:
-        """More of a choice."""
-        return self._chunk([self._delta(event.choice, {"content": event.text}, self._logprobs(event.logprobs), None)])
+    def event(self, event: Piece | Finished) -> bytes:
+        """See ``sending.Form``: the first chunk of a choice before anything of it, then more of it, or its end."""
+        told = b""
+        if event.choice not in self._opened:
+            self._opened.add(event.choice)
+            told = self._chunk_of(event.choice, {"role": "assistant", "content": "", "refusal": None})
+        if isinstance(event, Finished):
+            return told + self._chunk_of(event.choice, {}, None, event.reason)
+        if event.text or event.logprobs:
+            told += self._chunk_of(event.choice, {"content": event.text}, self._logprobs(event.logprobs))
+        return told
 
-    def finish(self, event: Finished) -> dict[str, Any]:
-        """The last chunk of a choice."""
-        return self._chunk([self._delta(event.choice, {}, None, event.reason)])
+    def end(self, event: Ended) -> bytes:
+        """See ``sending.Form``: usage, times and survivors where they were asked for."""
+        last = b"data: [DONE]\n\n"
+        if not (self.with_usage or self.survivors):
+            return last
+        return sse({**self._chunk([]), **self._costs(event), **({} if self.with_usage else {"usage": None})}) + last
 
-    def closing(self, event: Ended) -> dict[str, Any]:
-        """The chunk after all choices: usage, times, survivors."""
-        return {**self._chunk([]), **self._costs(event), **({} if self.with_usage else {"usage": None})}
+    def failed(self, error: ApiError) -> bytes:
+        """See ``sending.Form``."""
+        return sse(error.body())
 
     def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
         """The answer in one object."""
@@ -73,36 +87,34 @@ class Completion:
             **({"usage": None} if self.with_usage else {}),
         }
 
-    def _delta(self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+    def _chunk_of(self, index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> bytes:
+        return sse(self._chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]))
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if self.job.options.logprobs is None:
             return None
         tokenizer = self.job.loaded.encoder.tokenizer
-        content = [
-            {
-                **_token(tokenizer, one.token, one.logprob),
-                "top_logprobs": [_token(tokenizer, token, logprob) for token, logprob in one.top],
-            }
-            for one in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": token_logprobs(tokenizer, tokens), "refusal": None}
 
     def _costs(self, event: Ended) -> dict[str, Any]:
-        prompt, layers = event.text_tokens + event.visual_units, list(event.visual_tokens)
-        visual = {"before": event.visual_units, "layers": layers, "mean": sum(layers) / len(layers)}
+        prompt = event.text_tokens + event.visual_units
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": event.completion_tokens,
             "total_tokens": prompt + event.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
-            "luvc": {"visual_tokens": visual},
+            "luvc": {"visual_tokens": visual_tokens(event)},
         }
         told = {"usage": usage, "timings": event.timings}
         if self.survivors:
             told["luvc"] = {"survivors": survivors(event.selection, self.job)}
         return told
+
+
+def visual_tokens(event: Ended) -> dict[str, Any]:
+    """Visual tokens before compression, in each layer's cache, and their mean."""
+    layers = list(event.visual_tokens)
+    return {"before": event.visual_units, "layers": layers, "mean": sum(layers) / len(layers)}
 
 
 def survivors(selection: Selection, job: Job) -> list[dict[str, Any]]:
@@ -143,6 +155,17 @@ def media_of(job: Job) -> list[int]:
         found += [medium] * count
         medium += 1
     return found
+
+
+def token_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their log probabilities and those of others in their place."""
+    return [
+        {
+            **_token(tokenizer, one.token, one.logprob),
+            "top_logprobs": [_token(tokenizer, token, logprob) for token, logprob in one.top],
+        }
+        for one in tokens
+    ]
 
 
 def _token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ labels a request (``user``, ``metadata``, ...) and fields nobody has heard of pa
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -194,19 +195,60 @@ def parse(body: bytes) -> ChatRequest:
     Raises:
         ApiError: It is no JSON, or a field is missing, of another type, out of range or refused; ``param`` names it.
     """
+    data = decoded(body)
+    require(data, "model", "messages")
+    refuse(data, REFUSED)
+    return chat_request(data)
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is.
+
+    Raises:
+        ApiError: It is none.
+    """
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(data, dict):
         raise bad_request("the body is not a JSON object", code="invalid_json")
-    for name in ("model", "messages"):
+    return data
+
+
+def require(data: dict[str, Any], *names: str) -> None:
+    """Check that fields are there.
+
+    Raises:
+        ApiError: One is not.
+    """
+    for name in names:
         if data.get(name) is None:
             raise bad_request(f"you must provide {name}", param=name, code="missing_required_parameter")
-    for name, harmless in REFUSED.items():
+
+
+def refuse(data: dict[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse options that would change the answer.
+
+    Args:
+        data: A request.
+        refused: Names, with the values that ask for nothing.
+
+    Raises:
+        ApiError: It asks for one of them.
+    """
+    for name, harmless in refused.items():
         value = data.get(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in harmless):
             raise unsupported(name)
+
+
+def chat_request(data: dict[str, Any]) -> ChatRequest:
+    """Read the fields of a request.
+
+    Raises:
+        ApiError: See ``parse``.
+    """
     known = {name: value for name, value in data.items() if value is not None}
     try:
         request = msgspec.convert(known, ChatRequest, strict=True)

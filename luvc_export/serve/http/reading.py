@@ -8,8 +8,10 @@ from starlette.requests import Request
 
 from luvc_export.serve.http.api_errors import ApiError
 
-#: Seconds a body may take.
-PATIENCE = 60.0
+#: Seconds a body may take, and of them without a byte.
+PATIENCE, SILENCE = 60.0, 10.0
+#: Seconds for which a body is not given up for the room that others need.
+GRACE = 2.0
 
 
 class BodyReader:
@@ -17,11 +19,12 @@ class BodyReader:
 
     Args:
         most: Bytes of a body.
-        together: Bytes of all bodies that are being read.
+        together: Bytes of all bodies that are being read. Beyond, the one that has taken longest makes room.
     """
 
     def __init__(self, most: int, together: int) -> None:
         self._most, self._together, self._held = most, max(most, together), 0
+        self._reading: dict[_Limit, int] = {}
 
     async def read(self, request: Request) -> bytes:
         """The whole body.
@@ -38,45 +41,81 @@ class BodyReader:
             raise ApiError(400, "content-length is no number", code="invalid_header")
         self._check(int(said))
         parts: list[bytes] = []
-        size = 0
+        limit, size = _Limit(PATIENCE, SILENCE), 0
         try:
-            async with _limit(PATIENCE):
+            async with limit:
+                self._reading[limit] = 0
                 async for part in request.stream():
+                    limit.heard()
                     size, self._held = size + len(part), self._held + len(part)
+                    self._reading[limit] = size
                     self._check(size)
                     if self._held > self._together:
-                        said = "too many large requests at once"
-                        raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "2"})
+                        self._make_room(limit)
                     parts.append(part)
         except asyncio.TimeoutError as error:
-            raise ApiError(408, "the request came too slowly", code="timeout") from error
+            headers = {"connection": "close"}
+            raise ApiError(408, "the body came too slowly: send it again", code="timeout", headers=headers) from error
         finally:
+            self._reading.pop(limit, None)
             self._held -= size
         return b"".join(parts)
 
     def _check(self, size: int) -> None:
         if size > self._most:
-            said = f"the body has more than {self._most} bytes"
+            said = f"the body has more than {self._most} bytes: send smaller pictures, or see --max-body"
             raise ApiError(413, said, code="body_too_large", headers={"connection": "close"})
 
+    def _make_room(self, newest: _Limit) -> None:
+        """Have the body end that has taken longest, once it has had its time."""
+        held = self._held - sum(size for limit, size in self._reading.items() if limit.ended)
+        if held <= self._together:
+            return
+        oldest = next(limit for limit in self._reading if not limit.ended)
+        if oldest is newest or oldest.age < GRACE:
+            said = "too many large requests at once"
+            raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "2", "connection": "close"})
+        oldest.end()
 
-class _limit:  # noqa: N801
-    """``asyncio.timeout`` of Python 3.11."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._late = seconds, False
+class _Limit:
+    """``asyncio.timeout`` of Python 3.11, for a whole and for the silence between its parts.
+
+    Args:
+        seconds: For all of it.
+        silence: Between two calls of ``heard``.
+    """
+
+    def __init__(self, seconds: float, silence: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._begun, self._seconds, self._silence = self._loop.time(), seconds, silence
+        #: Whether its time is over.
+        self.ended = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return self._loop.time() - self._begun
 
     async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-
-        def late() -> None:
-            self._late = True
-            task.cancel()
-
-        self._handle = asyncio.get_running_loop().call_later(self._seconds, late)
+        self._task = asyncio.current_task()
+        self._arm()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         self._handle.cancel()
-        if self._late and kind is asyncio.CancelledError:
+        if self.ended and kind is asyncio.CancelledError:
             raise asyncio.TimeoutError
+
+    def heard(self) -> None:
+        """Something came."""
+        self._handle.cancel()
+        self._arm()
+
+    def end(self) -> None:
+        """End it now."""
+        assert self._task is not None
+        self.ended = True
+        self._task.cancel()
+
+    def _arm(self) -> None:
+        self._handle = self._loop.call_later(min(self._seconds - self.age, self._silence), self.end)

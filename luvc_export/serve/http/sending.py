@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Piece
-from luvc_export.serve.http.api_errors import explained
-from luvc_export.serve.http.bodies import Completion
+from luvc_export.serve.engine.jobs import Ended, Event, Failed, Finished, Job, Piece
+from luvc_export.serve.http.api_errors import ApiError, explained
+from luvc_export.serve.request_log import RequestRecord
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,17 +46,39 @@ class Mailbox:
         return await asyncio.wait_for(self._queue.get(), seconds)
 
 
+class Form(Protocol):
+    """The objects one of the interfaces answers with, whole or as events of a stream."""
+
+    job: Job
+
+    def begin(self) -> bytes:
+        """Events before all others."""
+
+    def event(self, event: Piece | Finished) -> bytes:
+        """Events of an answer that grew or has ended; none where there is nothing to tell."""
+
+    def end(self, event: Ended) -> bytes:
+        """The last events."""
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last events of a stream that cannot go on."""
+
+    def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
+        """All of it in one object."""
+
+
 class Answer:
     """An ASGI response. Its first event decides the status, so that bad luck in the prefill is an error with a code.
 
     Args:
         mailbox: Where events come.
-        completion: Makes objects of them.
+        form: Makes objects of them.
         stream: Send them as they come.
+        record: Told what came.
     """
 
-    def __init__(self, mailbox: Mailbox, completion: Completion, stream: bool) -> None:
-        self._mailbox, self._completion, self._stream = mailbox, completion, stream
+    def __init__(self, mailbox: Mailbox, form: Form, stream: bool, record: RequestRecord) -> None:
+        self._mailbox, self._form, self._stream, self._record = mailbox, form, stream, record
         #: To send with it.
         self.headers: list[tuple[bytes, bytes]] = []
 
@@ -70,15 +92,15 @@ class Answer:
         try:
             await (self._events(send) if self._stream else self._whole(send))
         except (ConnectionError, TimeoutError, asyncio.TimeoutError):
-            pass  # the client is gone, or stopped reading
+            self._record.cancelled = True  # the client is gone, or stopped reading
         finally:
-            self._completion.job.cancel()  # does nothing to what has ended
+            self._form.job.cancel()  # does nothing to what has ended
             watch.cancel()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._completion.job.cancel()
+        self._form.job.cancel()
         self._mailbox.hang_up()
 
     async def _arriving(self, seconds: float | None = None) -> AsyncIterator[Piece | Finished | Ended | Failed | bytes]:
@@ -90,7 +112,9 @@ class Answer:
                 yield b": working\n\n"
                 continue
             if event is None:
+                self._record.cancelled = True
                 return
+            self._record.hear(event)
             yield event
             if isinstance(event, Ended | Failed):
                 return
@@ -106,48 +130,40 @@ class Answer:
             elif isinstance(event, Finished):
                 finished.append(event)
             elif isinstance(event, Ended):
-                body = msgspec.json.encode(self._completion.whole(pieces, finished, event))
+                body = msgspec.json.encode(self._form.whole(pieces, finished, event))
                 await self._start(send, 200, b"application/json", [(b"content-length", str(len(body)).encode())])
                 await self._put(send, body, more=False)
 
     async def _events(self, send: Send) -> None:
-        opened: set[int] = set()
         begun = False
         async for event in self._arriving(QUIET):
             if isinstance(event, Failed) and not begun:
                 raise explained(event.error)
             if not begun:
                 await self._start(send, 200, b"text/event-stream; charset=utf-8", [(b"cache-control", b"no-cache")])
+                if opening := self._form.begin():
+                    await self._put(send, opening)
                 begun = True
             if isinstance(event, bytes):
                 await self._put(send, event)
-                continue
-            choice = event.choice if isinstance(event, Piece | Finished) else None
-            if choice is not None and choice not in opened:
-                opened.add(choice)
-                await self._put(send, sse(self._completion.opening(choice)))
-            if isinstance(event, Piece):
-                if event.text or event.logprobs:
-                    await self._put(send, sse(self._completion.piece(event)))
-            elif isinstance(event, Finished):
-                await self._put(send, sse(self._completion.finish(event)))
             elif isinstance(event, Failed):
-                await self._put(send, sse(explained(event.error).body()), more=False)
-            else:
-                last = b"data: [DONE]\n\n"
-                if self._completion.with_usage or self._completion.survivors:
-                    last = sse(self._completion.closing(event)) + last
-                await self._put(send, last, more=False)
+                error = explained(event.error)
+                self._record.error = error.code
+                await self._put(send, self._form.failed(error), more=False)
+            elif isinstance(event, Ended):
+                await self._put(send, self._form.end(event), more=False)
+            elif told := self._form.event(event):
+                await self._put(send, told)
 
     async def _start(self, send: Send, status: int, kind: bytes, more: list[tuple[bytes, bytes]]) -> None:
         headers = [(b"content-type", kind), *self.headers, *more]
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _put(self, send: Send, body: bytes, more: bool = True) -> None:
-        message = {"type": "http.response.body", "body": body, "more_body": more}
-        await asyncio.wait_for(send(message), STALLED)
+        await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def sse(data: Any) -> bytes:
+def sse(data: Any, name: str = "") -> bytes:
     """One server-sent event."""
-    return b"data: " + msgspec.json.encode(data) + b"\n\n"
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -10,12 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import LuvcError
-from luvc_export.serve.http.api_errors import bad_request
+from luvc_export.serve.http.api_errors import bad_request, picture_too_large
 from luvc_export.serve.media.fetching import Fetcher
 from luvc_export.serve.options import ServeOptions
-
-#: Bytes of a file below ``--media-dir``.
-MAX_FILE = 64 * 2**20
 
 
 class Addresses:
@@ -28,7 +25,8 @@ class Addresses:
 
     def __init__(self, options: ServeOptions, fetcher: Fetcher | None = None) -> None:
         self._folders, self._hosts = options.media_dirs, options.media_hosts
-        self._fetcher = fetcher or Fetcher()
+        self._most = options.max_body
+        self._fetcher = fetcher or Fetcher(most=self._most)
 
     def read(self, url: str, param: str) -> bytes:
         """The bytes behind ``url``; ``param`` names the field in errors.
@@ -73,11 +71,11 @@ class Addresses:
             raise refused
         try:
             with open_regular(real) as file:
-                data: bytes = file.read(MAX_FILE + 1)
+                data: bytes = file.read(self._most + 1)
         except (OSError, LuvcError) as error:
             raise refused from error
-        if len(data) > MAX_FILE:
-            raise bad_request("the file is too large", param=param, code="invalid_image_url")
+        if len(data) > self._most:
+            raise picture_too_large(self._most, param)
         return data
 
     def _fetched(self, url: str, param: str) -> bytes:

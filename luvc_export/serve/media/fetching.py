@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import SplitResult, urlsplit
 
-from luvc_export.serve.http.api_errors import bad_request
+from luvc_export.serve.http.api_errors import bad_request, picture_too_large
 
 #: IPv6 networks whose addresses hold an IPv4 address, and the first of its bits (RFC 6052, 3056, 4380).
 _EMBEDDED = ((ipaddress.IPv6Network("64:ff9b::/96"), 96), (ipaddress.IPv6Network("2002::/16"), 16))
@@ -143,4 +143,4 @@ class Fetcher:
                 return bytes(found)
             found += chunk
             if len(found) > self.most:
-                raise bad_request("the picture to fetch is too large", param=param, code="invalid_image_url")
+                raise picture_too_large(self.most, param)

@@ -56,7 +56,7 @@ def test_a_search_reports_saves_and_goes_on(
     assert found.keep[data["horizon"] :] == (0,) * (found.layers - data["horizon"])
     assert data["calibration"]["holds"] and data["held_out"]["agreement"][0] >= 0.7 and data["passed"]
     assert data["calibration"]["asked"] + data["held_out"]["asked"] == 56
-    assert {item["default"] for item in data["compared"]} == {"thirds", "even"}
+    assert {item["default"] for item in data["compared"]} == {"thirds", "even", "safe"}
     assert (
         len(data["settings"]) == len(settings_.candidates(None, None)) and found.score == data["settings"][0]["score"]
     )

@@ -130,11 +130,14 @@ def test_its_ranges_are_those_we_see_ourselves(
 def test_a_spoilt_scale_is_seen_by_the_agreement_check(
     demo_bundle: Bundle, data: CalibrationSet, given: dict[str, Scales | str], tmp_path: Path
 ) -> None:
-    """Doubled activation scales move predictions further; much larger ones change answers."""
+    """Activation scales of four times the size move predictions further; much larger ones change answers.
+
+    In exact arithmetic 0.35, 0.98 and 8.4 nats; scales of twice the size give 0.53, too near to kernels that saturate.
+    """
     reference = agreement.Remembered(open_bundle(str(demo_bundle.folder), PLAN, 1))
     held = data.split()[1]
     moved, same = {}, {}
-    for factor in (1, 2, 32):
+    for factor in (1, 4, 32):
         spoilt = {
             name: Scales(factor * item.activation, item.weight)
             for name, item in given.items()
@@ -145,7 +148,7 @@ def test_a_spoilt_scale_is_seen_by_the_agreement_check(
         trial = open_bundle(str(made.trial((), data.record).folder), made.name, 1)
         moved[factor] = agreement.moved(reference, trial, held.cases[: agreement.OBSERVED])
         same[factor] = agreement.share(agreement.answers(reference, trial, held))
-    assert moved[1] * 1.5 < moved[2] < moved[32] / 2
+    assert moved[1] * 2 < moved[4] < moved[32] / 2
     assert same[1] > 0.8 > same[32]
 
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
-from flat_plans import flat_plan
+from flat_plans import flat_plan, replan
 from torch import Tensor
 
 from luvc_export.core.plan import EncoderPrune, Plan

@@ -18,13 +18,16 @@ from luvc_export.core.token_layout import arrange
 from luvc_export.demo.questions import cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import RowToken
+from luvc_export.runtime.backend import RowStep, RowToken
 from luvc_export.runtime.cuda.device import Gpu
-from luvc_export.runtime.generation import row_batch
-from luvc_export.runtime.generation.answer_batch import Ask
-from luvc_export.runtime.generation.row_batch import Row, RowBatch
+from luvc_export.runtime.generation.answer_batch import Ask, answer_batch
+from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.sampling import Sampling
+from luvc_export.runtime.generation.sequence import TokenSequence
+from luvc_export.runtime.generation.slot_rows import Slot, SlotRows
+from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import Passage, join_features
 from luvc_export.runtime.tensorrt import row_caches
 from luvc_export.runtime.tensorrt.rows import TrtRows
 
@@ -74,20 +77,48 @@ def session(made: Engines, gpu: Gpu, **options: Any) -> tuple[Session, Any]:
     return found, opened
 
 
+class Batch(SlotRows):
+    """Rows that leave as they end."""
+
+    def __init__(self, ours: Session) -> None:
+        super().__init__(ours.graphs)
+        self.ours = ours
+
+    def join(self, requests: list[Request], lengths: list[int]) -> list[Row]:
+        ours = self.ours
+        rows = [
+            Row(TokenSequence(ours.encoder, Sampling(), ours.ends, length, request.token_ids))
+            for request, length in zip(requests, lengths, strict=True)
+        ]
+        passages = [Passage(request.token_ids, request.blocks) for request in requests]
+        step = self.prefill(rows, passages, join_features([ours.encode_images(*one.shown()) for one in requests]))
+        for row, logits in zip(rows, step.logits, strict=True):
+            row.take(RowStep(None, None, logits))
+        self.change([row for row in rows if row.ended], [])
+        return rows
+
+    def step(self) -> list[Row]:
+        stepped = super().step()
+        self.change([row for row in stepped if row.ended], [])
+        return stepped
+
+
 def serve(ours: Session, asked: list[tuple[Ask, int]], seed: int = 0) -> list[tuple[int, ...]]:
     """Rows join at moments drawn by chance and leave when they end: every slot is used several times."""
-    chance, batch = random.Random(seed), RowBatch(ours)
+    chance, batch = random.Random(seed), Batch(ours)
     rows: dict[int, Row] = {}
     for number, (ask, length) in enumerate(asked):
         request = ours.prepare(ask["image"], ask["prompt"])
         while not batch.room(request):
             batch.step()
-        (rows[number],) = batch.join([request], Sampling(), [length])
+        (rows[number],) = batch.join([request], [length])
         for _ in range(chance.randrange(3)):
             batch.step()
-    while len(batch):
+    while batch.rows:
         batch.step()
-    return [rows[number].sequence.ids and tuple(rows[number].sequence.ids) for number in range(len(asked))]
+    for row in rows.values():
+        row.check()
+    return [tuple(rows[number].chooser.ids) for number in range(len(asked))]
 
 
 @pytest.mark.parametrize("kv", FORMS)
@@ -140,14 +171,14 @@ def test_a_step_brings_tokens_and_no_logits(
     engines: dict[str, Engines], eager: Gpu, asked: list[tuple[Ask, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = session(engines["inplace"], eager)
-    batch, brought = RowBatch(ours), []
+    batch, brought = Batch(ours), []
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked[:SLOTS]]
-    batch.join(requests, Sampling(), [9] * SLOTS)
+    batch.join(requests, [9] * SLOTS)
     honest = eager.download
     monkeypatch.setattr(eager, "download", lambda *given: brought.append(given[2]) or honest(*given))
     for _ in range(8):
         batch.step()
-    assert not len(batch)
+    assert not batch.rows
     assert set(brought) == {256 + 4 * SLOTS}, "tokens at 0, their logits at 256"
 
 
@@ -180,9 +211,9 @@ def test_sabotage(
 
         monkeypatch.setattr(row_caches._Blocks, "piece", piece)
     else:
-        honest_token = row_batch.Row.token
+        honest_token = Slot.token
         monkeypatch.setattr(
-            row_batch.Row, "token", lambda self, index, chosen: honest_token(self, index, chosen)._replace(position=0)
+            Slot, "token", lambda self, index, token: honest_token(self, index, token)._replace(position=0)
         )
     ours, _ = session(engines[kv], eager)
     assert serve(ours, asked) != alone
@@ -232,7 +263,7 @@ def test_an_answer_ends_where_the_engines_text_does(
     ours, _ = session(made, eager)
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
     short = min(requests, key=lambda request: len(request.token_ids))
-    (answer,) = row_batch.answer_rows(ours, [short], Sampling(), [60], 0.0)
+    (answer,) = answer_batch(ours, [short], Sampling(), [60], 0.0)
     assert answer.finish_reason == "length"
     assert len(answer.token_ids) == 24 - (len(short.token_ids) - 1)
 
@@ -242,18 +273,19 @@ def test_a_row_that_goes_away_leaves_its_slot(
 ) -> None:
     for kv in FORMS:
         ours, _ = session(engines[kv], eager)
-        batch = RowBatch(ours)
+        batch = Batch(ours)
         requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
-        gone, stays = batch.join(requests[:2], Sampling(), [9, 9])
+        gone, stays = batch.join(requests[:2], [9, 9])
+        slot = batch.slot(gone)
         batch.step()
-        batch.leave(gone)
-        batch.leave(gone)
-        (new,) = batch.join(requests[3:4], Sampling(), [asked[3][1]])
-        assert new.slot == gone.slot and len(batch) == 2
-        while not new.done:
+        batch.change([gone], [])
+        batch.change([gone], [])
+        (new,) = batch.join(requests[3:4], [asked[3][1]])
+        assert batch.slot(new) == slot and len(batch.rows) == 2
+        while not new.ended:
             batch.step()
-        assert new.result is not None and new.result.token_ids == alone[3]
-        assert (gone.result is None and not stays.done) or stays.result
+        assert tuple(new.chooser.ids) == alone[3]
+        assert not gone.ended and (stays in batch.rows or stays.ended)
 
 
 def test_a_back_end_without_rows_is_refused(demo_bundle: Bundle) -> None:
@@ -261,4 +293,4 @@ def test_a_back_end_without_rows_is_refused(demo_bundle: Bundle) -> None:
         name = "other"
 
     with pytest.raises(UsageError, match=r"takes no rows that join and leave\n  where: backend other"):
-        RowBatch(types.SimpleNamespace(backend=Other()))  # type: ignore[arg-type]
+        SlotRows(types.SimpleNamespace(backend=Other()))  # type: ignore[arg-type]

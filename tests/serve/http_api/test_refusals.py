@@ -58,7 +58,7 @@ WHERE = "messages[0].content[0]"
         ({"n": True}, "n", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"max_completion_tokens": 3}, "max_tokens", "invalid_value"),
-        ({"max_tokens": 10**6}, "messages", "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": "x " * 1000}]}, "messages", "context_length_exceeded"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
         ({"stop": [""]}, "stop", "invalid_value"),
         ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),

@@ -11,10 +11,11 @@ import pytest
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
-from luvc_export.runtime.generation import joined_rows
-from luvc_export.runtime.generation.joined_rows import GrowingRow, OneAfterAnother, RowGroup, SharedCalls, pack_texts
+from luvc_export.runtime.backend import RowStep
+from luvc_export.runtime.generation import rows as row_loop
+from luvc_export.runtime.generation.rows import CachedRow, OneAfterAnother, Row, RowGroup, SharedCalls, pack_texts
 from luvc_export.runtime.generation.sampling import Sampling
-from luvc_export.runtime.generation.sequence import TokenSequence
+from luvc_export.runtime.generation.sequence import GreedyTokens, TokenSequence
 from luvc_export.runtime.session import Session
 
 LENGTH = 12
@@ -33,36 +34,35 @@ def demo(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
     return Session(demo_bundle, request.param, "even", threads=1, arithmetic=arithmetic)
 
 
-def started(demo: Session, question: Any, extra: str = "") -> GrowingRow:
+def started(demo: Session, question: Any, extra: str = "") -> Row:
     """A row after its prefill, forced to go on for ``LENGTH`` tokens."""
     request = demo.prepare(list(question.images), question.prompt + extra)
     step = demo.run(request.token_ids, demo.encode_images(request.images))
     sequence = TokenSequence(demo.encoder, Sampling(logprobs=0), frozenset(), LENGTH, request.token_ids)
-    sequence.sample(step.logits[0, -1])
-    sequence.piece()
-    return GrowingRow(sequence, step.state, LENGTH)
+    sequence.take(RowStep(None, None, step.logits[0, -1]))
+    return Row(sequence, step.state)
 
 
-def said(row: GrowingRow) -> tuple[list[int], list[float]]:
+def said(row: Row) -> tuple[list[int], list[float]]:
     """Tokens and their log probabilities."""
-    return row.sequence.ids, [one.logprob for one in row.sequence.logprobs]
+    assert isinstance(row.chooser, TokenSequence)
+    return row.chooser.ids, [one.logprob for one in row.chooser.logprobs]
 
 
 def alone(demo: Session, question: Any, extra: str = "") -> tuple[list[int], list[float]]:
-    row, group = started(demo, question, extra), OneAfterAnother(demo)
+    row, group = started(demo, question, extra), OneAfterAnother(demo.graphs)
     group.change([], [row])
-    while not row.sequence.done:
+    while not row.ended:
         assert group.step() == [row]
-        row.sequence.piece()
     return said(row)
 
 
-def together(demo: Session) -> Iterator[tuple[int, GrowingRow]]:
+def together(demo: Session) -> Iterator[tuple[int, Row]]:
     """One row; after three tokens two more of other lengths; after six the first goes; after nine another comes."""
     texts = ["", " Please look closely.", " Say it."]
     rows = [started(demo, question, text) for question, text in zip(QUESTIONS, texts, strict=True)]
     again = started(demo, QUESTIONS[0], " Again, in other words?")
-    group: RowGroup = SharedCalls(demo, demo.backend)  # type: ignore[arg-type]
+    group: RowGroup = SharedCalls(demo.graphs)
     group.change([], rows[:1])
     for step in range(40):
         if step == 3:
@@ -71,13 +71,12 @@ def together(demo: Session) -> Iterator[tuple[int, GrowingRow]]:
             group.change([rows[0]], [])
         if step == 9:
             group.change([], [again])
-        ended = [row for row in group.rows if row.sequence.done]
+        ended = [row for row in group.rows if row.ended]
         if ended:
             group.change(ended, [])
         if not group.rows:
             break
-        for row in group.step():
-            row.sequence.piece()
+        group.step()
     yield from enumerate([*rows, again])
 
 
@@ -112,7 +111,7 @@ def test_padding_that_is_seen_moves_an_answer(demo: Session, monkeypatch: pytest
         arrays, mask = pack_texts(parts)
         return arrays, np.ones_like(mask)
 
-    monkeypatch.setattr(joined_rows, "pack_texts", unmasked)
+    monkeypatch.setattr(row_loop, "pack_texts", unmasked)
     assert furthest(demo) > 1e-2
 
 
@@ -121,21 +120,21 @@ def test_texts_are_packed_to_the_left() -> None:
     first = np.arange(2 * 5, dtype=np.float32).reshape(2, 1, 5, 1)
     second = 100 + np.arange(4, dtype=np.float32).reshape(1, 1, 4, 1)
     parts = [
-        ([first], 1, np.array([True, False, True])),
-        ([second], 0, np.array([True, True])),
+        CachedRow([first], 1, np.array([True, False, True])),
+        CachedRow([second], 0, np.array([True, True])),
     ]
     (packed,), mask = pack_texts(parts)
     assert packed[:, 0, :, 0].tolist() == [[5, 6, 7, 9], [100, 101, 102, 103]]
     assert mask.tolist() == [[True, True], [True, True]]
-    (packed,), mask = pack_texts([parts[0], ([second], 0, np.array([False, True]))])
+    (packed,), mask = pack_texts([parts[0], CachedRow([second], 0, np.array([False, True]))])
     assert packed[1, 0, :, 0].tolist() == [100, 101, 103, 0] and mask.tolist() == [[True, True], [True, False]]
     with pytest.raises(AssertionError, match="rows of 3 and 2 visual tokens"):
-        pack_texts([parts[0], ([second], 0, np.array([True]))])
+        pack_texts([parts[0], CachedRow([second], 0, np.array([True]))])
 
 
 def test_a_row_whose_logits_are_not_finite_fails_alone(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [started(demo, question) for question in QUESTIONS[:2]]
-    group = SharedCalls(demo, demo.backend)  # type: ignore[arg-type]
+    group = SharedCalls(demo.graphs)
     group.change([], rows)
     real = demo.backend.decode
 
@@ -147,5 +146,39 @@ def test_a_row_whose_logits_are_not_finite_fails_alone(demo: Session, monkeypatc
 
     monkeypatch.setattr(demo.backend, "decode", broken)
     group.step()
-    assert rows[0].failed is None and len(rows[0].sequence.ids) == 2
+    assert rows[0].failed is None and len(rows[0].chooser.ids) == 2
     assert rows[1].failed is not None and "not finite" in str(rows[1].failed)
+
+
+def test_an_exception_of_one_rows_chooser_ends_that_row_alone(demo: Session) -> None:
+    """Whatever it is: a mask of somebody's own may raise anything."""
+    rows = [started(demo, question) for question in QUESTIONS[:2]]
+    broken = started(demo, QUESTIONS[2])
+
+    def take(step: RowStep) -> None:
+        raise ZeroDivisionError("somebody's own mask")
+
+    broken.chooser.take = take  # type: ignore[method-assign]
+    group = SharedCalls(demo.graphs)
+    group.change([], [rows[0], broken, rows[1]])
+    assert group.step() == [rows[0], broken, rows[1]]
+    assert broken.ended and isinstance(broken.failed, ZeroDivisionError) and len(broken.chooser.ids) == 1
+    assert group.step() == rows, "it runs along until it leaves, and gets nothing"
+    assert [len(row.chooser.ids) for row in rows] == [3, 3] and not any(row.failed for row in rows)
+    with pytest.raises(ZeroDivisionError, match="somebody's own mask"):
+        broken.check()
+
+
+def test_tokens_may_be_forced_and_their_logits_kept() -> None:
+    def step(best: int) -> RowStep:
+        return RowStep(None, None, np.eye(4, dtype=np.float32)[best])
+
+    plain, forced = GreedyTokens(3, {2}), GreedyTokens(3, (), [3, 1, 0], keep_logits=True)
+    for best in (0, 2):
+        plain.take(step(best))
+        forced.take(step(best))
+    assert plain.ids == forced.ids == [0, 2] and plain.done and not forced.done
+    assert (plain.newest, forced.newest) == (2, 1)
+    assert (len(plain.logits), len(forced.logits)) == (0, 2) and (plain.wants_logits, forced.wants_logits) == (0, 1)
+    forced.take(RowStep(1, None, step(0).logits))
+    assert forced.ids == [0, 2, 1] and forced.done, "what the decoder itself chose counts"

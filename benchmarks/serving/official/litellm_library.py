@@ -1,0 +1,35 @@
+"""litellm, as a library: chat completions alone, as its responses want a package that it does not bring."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import litellm
+from common import SHAPE, Facts, facts, picture
+
+
+def main(facts: Facts) -> None:
+    """Chat completions."""
+    asked: dict[str, Any] = {"model": f"openai/{facts['model']}", "messages": picture(facts)}
+    asked |= {"api_base": facts["url"], "api_key": "none"}
+    whole = litellm.completion(**asked)
+    assert whole.choices[0].message.content == facts["answer"] and whole.usage.completion_tokens > 0
+    pieces = list(litellm.completion(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == facts["answer"]
+    stopped = litellm.completion(**asked, stop=[" column"], seed=3, temperature=0)
+    assert stopped.choices[0].message.content == facts["answer"].split(" column")[0]
+    told = litellm.completion(**asked, logprobs=True, top_logprobs=2)
+    assert len(told.choices[0].logprobs.content[0].top_logprobs) == 2
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SHAPE, "strict": True}}
+    said = litellm.completion(**asked, response_format=wanted).choices[0].message.content
+    assert json.loads(said)["n"] in (1, 2)
+    try:
+        litellm.completion(**{**asked, "model": "openai/gone"})
+        raise AssertionError("an unknown model was taken")
+    except litellm.NotFoundError:
+        pass
+
+
+if __name__ == "__main__":
+    main(facts())

@@ -1,0 +1,177 @@
+"""The body of ``POST /v1/responses``: read into a chat request, which is checked and answered as any other.
+
+Taken is what one turn about text and pictures needs. Nothing is stored: who goes on with a
+conversation sends all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from luvc_export.serve.http.api_errors import ApiError, bad_request
+from luvc_export.serve.http.protocol import REFUSED, ChatRequest, chat_request, decoded, refuse, require, unsupported
+
+#: Of these the answer would be another, beside what chat completions refuse.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    **REFUSED,
+    "tool_choice": ("none", "auto"),
+    "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
+    "background": (False,),
+    "truncation": ("disabled",),
+    "conversation": (),
+    "prompt": (),
+    "max_tool_calls": (),
+    "messages": (),
+}
+#: Fields that both interfaces have, and samplers' of ours.
+_SAME = (
+    *("model", "stream", "temperature", "top_p", "top_logprobs", "seed", "stop", "top_k", "min_p", "luvc"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+)
+_LOGPROBS = "message.output_text.logprobs"
+_ROLES = ("user", "assistant", "system", "developer")
+
+
+@dataclass(frozen=True)
+class ResponseRequest:
+    """A request.
+
+    Args:
+        chat: What is asked.
+        echoed: Fields that the answer repeats.
+        before: Messages of ``chat`` that are not of ``input``.
+    """
+
+    chat: ChatRequest
+    echoed: dict[str, Any]
+    before: int
+
+
+def parse_response(body: bytes) -> ResponseRequest:
+    """Read a body.
+
+    Raises:
+        ApiError: As ``protocol.parse``.
+    """
+    data = decoded(body)
+    require(data, "model", "input")
+    if data.get("previous_response_id") is not None:
+        said = "this server stores no answers: send the whole conversation as input"
+        raise bad_request(said, param="previous_response_id", code="unsupported_parameter")
+    refuse(data, _REFUSED)
+    text = _typed(data, "text", dict, {})
+    if text.get("verbosity") not in (None, "medium"):
+        raise unsupported("text.verbosity")
+    instructions = _typed(data, "instructions", str, None)
+    before = [] if instructions is None else [{"role": "system", "content": instructions}]
+    chat = {name: data.get(name) for name in _SAME}
+    chat["messages"] = before + _messages(data["input"])
+    chat["max_completion_tokens"] = data.get("max_output_tokens")
+    chat["response_format"] = _format(text.get("format"))
+    include = _typed(data, "include", list, [])
+    chat["logprobs"] = True if _LOGPROBS in include or data.get("top_logprobs") is not None else None
+    with renamed(len(before)):
+        asked = chat_request(chat)
+    echoed = {
+        "instructions": instructions,
+        "max_output_tokens": data.get("max_output_tokens"),
+        "metadata": _typed(data, "metadata", dict, {}),
+        "temperature": data.get("temperature"),
+        "text": {"format": text.get("format") or {"type": "text"}},
+        "top_logprobs": data.get("top_logprobs") or 0,
+        "top_p": data.get("top_p"),
+        "user": _typed(data, "user", str, None),
+    }
+    return ResponseRequest(asked, echoed, len(before))
+
+
+class renamed:  # noqa: N801
+    """Errors inside name the fields of this interface.
+
+    Args:
+        before: Messages that are not of ``input``.
+    """
+
+    def __init__(self, before: int) -> None:
+        self._before = before
+
+    def __enter__(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ApiError) and error.param is not None:
+            error.param = self._renamed(error.param)
+
+    def _renamed(self, param: str) -> str:
+        message = re.match(r"messages\[(\d+)\]", param)
+        if message:
+            number = int(message[1]) - self._before
+            if number < 0:
+                return "instructions"
+            inside = (
+                param[message.end() :].replace(".image_url.url", ".image_url").replace(".image_url.detail", ".detail")
+            )
+            return f"input[{number}]{inside}"
+        head, dot, rest = param.partition(".")
+        if head == "response_format":
+            return f"text.format{dot}{rest}".replace(".json_schema", "")
+        return {"messages": "input", "max_completion_tokens": "max_output_tokens"}.get(head, head) + dot + rest
+
+
+def _typed(data: dict[str, Any], name: str, kind: type, missing: Any) -> Any:
+    value = data.get(name)
+    if value is None:
+        return missing
+    if not isinstance(value, kind):
+        said = f"Expected `{kind.__name__}`, got `{type(value).__name__}`"
+        raise bad_request(said, param=name, code="invalid_value")
+    return value
+
+
+def _messages(given: Any) -> list[dict[str, Any]]:
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise bad_request("input is text or an array of messages", param="input", code="invalid_value")
+    if not given:
+        raise bad_request("input is empty: send text or a message", param="input", code="invalid_value")
+    return [_message(item, f"input[{number}]") for number, item in enumerate(given)]
+
+
+def _message(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise bad_request("a message is an object", param=where, code="invalid_value")
+    if item.get("type", "message") != "message":
+        raise bad_request("only messages are supported", param=f"{where}.type", code="unsupported_parameter")
+    role, content = item.get("role"), item.get("content")
+    if role not in _ROLES:
+        raise bad_request(f"role is one of {', '.join(_ROLES)}", param=f"{where}.role", code="invalid_value")
+    if isinstance(content, list):
+        content = [_part(part, f"{where}.content[{number}]") for number, part in enumerate(content)]
+    elif not isinstance(content, str):
+        raise bad_request("content is text or an array of parts", param=f"{where}.content", code="invalid_value")
+    return {"role": role, "content": content}
+
+
+def _part(part: Any, where: str) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("input_text", "output_text", "text"):
+        return {"type": "text", "text": part.get("text")}
+    if kind == "input_image":
+        if part.get("image_url") is None:
+            said = "send the picture as image_url, such as a data: address: this server stores no files"
+            raise bad_request(said, param=f"{where}.image_url", code="missing_required_parameter")
+        return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part.get("detail")}}
+    if kind in ("video_url", "video"):  # ours, as in chat completions
+        return dict(part)
+    said = "a part is of type input_text, input_image or output_text"
+    raise bad_request(said, param=f"{where}.type", code="invalid_value")
+
+
+def _format(given: Any) -> Any:
+    if not isinstance(given, dict) or given.get("type") != "json_schema":
+        return given
+    inner = {name: given[name] for name in ("name", "schema", "strict", "description") if name in given}
+    return {"type": "json_schema", "json_schema": inner}

@@ -1,0 +1,1 @@
+"""Whether an engine's matrix products are right on this machine."""

@@ -1,0 +1,71 @@
+"""The checks of ONNX Runtime and OpenVINO: computed once a process, a few milliseconds each."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.runtime.product_check.check import Checked, Run, Way, check
+from luvc_export.runtime.product_check.graph import INPUT, Product, float_product, int8_product
+
+#: Session settings of ONNX Runtime (onnxruntime_session_options_config_keys.h).
+ORT_INT8_WAYS = (
+    Way(),
+    Way({"session.x64quantprecision": "1"}, "computed as u8 x u8, which is exact and slower"),
+    Way({"session.disable_quant_qdq": "1"}, "computed in fp32 between Q and DQ, which is exact and slower"),
+)
+#: Properties of OpenVINO's CPU plug-in.
+OPENVINO_INT8_WAYS = (
+    Way(),
+    Way({"LP_TRANSFORMS_MODE": "NO"}, "computed in fp32 between Q and DQ, which is exact and slower"),
+)
+
+
+@lru_cache(maxsize=1)
+def onnxruntime_int8() -> Checked:
+    """``int8`` products of ONNX Runtime on this CPU.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    import onnxruntime
+
+    product = int8_product()
+
+    def open_way(way: Way) -> Run:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        for name, value in way.settings.items():
+            options.add_session_config_entry(name, value)
+        session = onnxruntime.InferenceSession(product.graph, options, providers=["CPUExecutionProvider"])
+        return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0])
+
+    return check("ONNX Runtime", "int8", product, ORT_INT8_WAYS, open_way)
+
+
+@lru_cache(maxsize=8)
+def openvino_int8(core: Any, device: str) -> Checked:
+    """``int8`` products of an OpenVINO device; ``core`` is an ``openvino.Core``."""
+    return _openvino(core, device, "int8", int8_product(), OPENVINO_INT8_WAYS, "f32")
+
+
+@lru_cache(maxsize=8)
+def openvino_float(core: Any, device: str, arithmetic: str, hint: str) -> Checked:
+    """Products of an OpenVINO device in ``bf16`` or ``fp16``; ``hint`` is OpenVINO's name of it."""
+    return _openvino(core, device, arithmetic, float_product(), (Way(),), hint)
+
+
+def _openvino(core: Any, device: str, arithmetic: str, product: Product, ways: tuple[Way, ...], hint: str) -> Checked:
+    def open_way(way: Way) -> Run:
+        settings = {"INFERENCE_PRECISION_HINT": hint, **way.settings}
+        request = core.compile_model(core.read_model(product.graph), device, settings).create_infer_request()
+
+        def run(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.array(request.infer([rows])[0])
+
+        return run
+
+    return check(f"OpenVINO {device}", arithmetic, product, ways, open_way)

@@ -1,0 +1,102 @@
+"""The graph of one matrix product and its exact result, as both engines read it and without the ``onnx`` package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.core.element_types import BY_NAME
+from luvc_export.runtime.openvino.wire import packed
+
+INPUT, OUTPUT = "x", "y"
+#: One row is a step of decoding, the others a prompt: engines have kernels of their own for either.
+_ROWS = (1, 24)
+#: Neither is a multiple of a vector's length, so that the ends of rows are computed too.
+_SHAPE = (328, 136)
+_SCALE = 2.0**-7
+_CODE = 127
+_OPSET, _IR = 21, 10
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product.
+
+    Args:
+        graph: An ONNX model with input ``INPUT`` float32 [rows, K] and output ``OUTPUT`` float32 [rows, N].
+        inputs: Activations, float32 [rows, K]: one row, and several.
+        exact: What each must give, float64 [rows, N].
+    """
+
+    graph: bytes
+    inputs: tuple[NDArray[np.float32], ...]
+    exact: tuple[NDArray[np.float64], ...]
+
+
+def int8_product() -> Product:
+    """Activations and weights of +-127 between Q and DQ, as ``int8`` plans have them (``calibration.quantise.insert``).
+
+    With u8 x s8 products summed in pairs of 16 bits, every second pair of such codes overflows.
+    """
+    codes, weights = _operands(_CODE)
+    nodes = [
+        _node("QuantizeLinear", ["x", "scale", "zero"], "codes"),
+        _node("DequantizeLinear", ["codes", "scale", "zero"], "rounded"),
+        _node("DequantizeLinear", ["w", "w_scale"], "widened", _integer("axis", 1)),
+        _node("MatMul", ["rounded", "widened"], OUTPUT),
+    ]
+    scales = np.full(weights.shape[1], _SCALE, np.float32)
+    constants: dict[str, NDArray[Any]] = {
+        "scale": np.array(_SCALE, np.float32),
+        "zero": np.zeros((), np.int8),
+        "w": weights,
+        "w_scale": scales,
+    }
+    return _product(nodes, constants, [code * _SCALE for code in codes], weights * _SCALE)
+
+
+def float_product() -> Product:
+    """A product whose operands every arithmetic of 16 bits holds exactly: small integers."""
+    values, weights = _operands(8)
+    nodes = [_node("MatMul", ["x", "w"], OUTPUT)]
+    return _product(nodes, {"w": weights.astype(np.float32)}, list(values), weights)
+
+
+def _operands(largest: int) -> tuple[list[NDArray[Any]], NDArray[np.int8]]:
+    rng = np.random.default_rng(0)
+    signs = [rng.choice([-largest, largest], (rows, _SHAPE[0])) for rows in _ROWS]
+    return signs, rng.choice([-largest, largest], _SHAPE).astype(np.int8)
+
+
+def _product(
+    nodes: Sequence[bytes], constants: dict[str, NDArray[Any]], inputs: list[NDArray[Any]], weights: NDArray[Any]
+) -> Product:
+    graph = b"".join(packed(1, node) for node in nodes) + packed(2, "product")
+    graph += b"".join(packed(5, _tensor(name, array)) for name, array in constants.items())
+    graph += packed(11, _value(INPUT, _SHAPE[0])) + packed(12, _value(OUTPUT, _SHAPE[1]))
+    model = packed(1, _IR) + packed(7, graph) + packed(8, packed(1, "") + packed(2, _OPSET))
+    exact = tuple(np.asarray(each, np.float64) @ np.asarray(weights, np.float64) for each in inputs)
+    return Product(model, tuple(np.asarray(each, np.float32) for each in inputs), exact)
+
+
+def _node(op: str, inputs: Sequence[str], output: str, attribute: bytes = b"") -> bytes:
+    return b"".join(packed(1, name) for name in inputs) + packed(2, output) + packed(4, op) + attribute
+
+
+def _integer(name: str, value: int) -> bytes:
+    return packed(5, packed(1, name) + packed(3, value) + packed(20, 2))
+
+
+def _tensor(name: str, array: NDArray[Any]) -> bytes:
+    sizes = b"".join(packed(1, size) for size in array.shape)
+    return sizes + packed(2, BY_NAME[array.dtype.name].onnx) + packed(8, name) + packed(9, array.tobytes())
+
+
+def _value(name: str, columns: int) -> bytes:
+    rows = packed(1, packed(2, "rows"))
+    shape = packed(2, rows + packed(1, packed(1, columns)))
+    return packed(1, name) + packed(2, packed(1, packed(1, BY_NAME["float32"].onnx) + shape))
