@@ -15,7 +15,6 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
-from flat_plans import flat_plan, replan
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
@@ -64,12 +63,7 @@ def staged(shapes: Shapes, share: float) -> Plan:
             break
         keep[open_] *= (share * rest - (~open_).sum()) / keep[open_].sum()
         keep = np.minimum(1.0, keep)
-    return flat_plan(
-        shapes.grid,
-        (shapes.units, *(round(float(k) * shapes.units) for k in keep)),
-        last_layer="full",
-        schedule="staged",
-    )
+    return shapes.plan((shapes.units, *(round(float(k) * shapes.units) for k in keep)), "staged", "full")
 
 
 SCHEDULES = {"even": even, "staged": staged}
@@ -131,9 +125,8 @@ def measure(study: studies.Study) -> dict[str, Any]:
 
 def compared(plan: Plan, tuned: Plan, chosen: Plan) -> list[Variant]:
     """Return every method at the budgets of `plan`, the default's score and settings among them."""
-    own = {name: getattr(chosen, name) for name in ("score", "rho", "axis", "spectrum")}
     return [
-        Variant("SPU, the default's settings", (replan(plan, **own),), chosen.llm.method.name),
+        Variant("SPU, the default's settings", (plan.changed(**variants.filter_of(chosen)),), chosen.llm.method.name),
         *variants.methods(plan, tuned),
     ]
 

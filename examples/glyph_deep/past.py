@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flat_plans import replan
 
 from luvc_export.calibration import intervals, tasks
 from luvc_export.calibration.ablation import past
@@ -88,7 +87,7 @@ def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
     shapes, found = study.shapes, dict[str, Any]()
     for schedule in SCHEDULES:
         made = scores.described(solve(PlanRequest(LlmRequest(schedule)), shapes.grid, shapes.llm, shapes.encoder))
-        plans = [replan(made, rho=rho) for rho in RHOS]
+        plans = [made.changed(method=scores.method(made.llm.method.name, rho=rho)) for rho in RHOS]
         some = [Variant(f"rho {rho:g}", (plan,)) for rho, plan in zip(RHOS, plans, strict=True)]
         rows = study.rows(f"plan {schedule}", some, split)
         found[schedule] = {"rows": rows, "gains": [paired(study, plans[0], plan, split) for plan in plans[1:]]}

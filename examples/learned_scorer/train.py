@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from flat_plans import flat_plan
 from glyph_deep.cases import SIZES, cases
 from glyph_deep.splits import GROUNDS
 from safetensors.torch import save
 from torch import Tensor
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
+from luvc_export.calibration.runners.canvas import uncompressed
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
@@ -60,8 +60,7 @@ def lesson(checkpoint: Any, model: Any, ground: str, count: int, share: str = "t
     engine = PlanEvaluator(checkpoint, model, asked, True)
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (side // unit for side in SIZES[ground])
-    layers = checkpoint.family.decoder_shape(checkpoint.config).layers
-    none = flat_plan((rows, columns), (rows * columns,) * layers, last_layer="full", schedule="none")
+    none = uncompressed(checkpoint, SIZES[ground])
     calls = TorchCalls(checkpoint, model, none)
     seen = engine.encode_images(calls)
     wanted = engine.predictions(none, range(len(asked)))

@@ -78,7 +78,7 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
 
 def pruning(name: str, steps: int = 2) -> Plan:
     plan = flat_plan(GRID, (16, KEEP), last_layer="full", score="norm", rho=0.5, steps=steps)
-    if not scores.find(name).reads_file:
+    if "scorer" not in scores.find(name).settings:
         return replan(plan, score=name)
     maps = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0))
     scorer = remember(save({"query": maps[0].clone(), "key": maps[1].clone()}), "test")
@@ -161,7 +161,7 @@ def test_a_score_of_two_layers_needs_one_before() -> None:
 def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
     plan = flat_plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
     made(plan)
-    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.kv_only"):
+    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.llm.kv_only"):
         made(replan(plan, kv_only=(1,)))
 
 

@@ -82,7 +82,7 @@ def test_what_does_not_fit_the_tower_is_refused_together() -> None:
         "encoder.prune.window: got 3, expected 0 or the encoder's 4",
     ):
         assert text in str(error.value), text
-    with pytest.raises(PlanError, match="encoder.prune: after block 16; the encoder's are 0 to 15"):
+    with pytest.raises(PlanError, match=r"encoder\.prune: after block 16; the encoder's are 0 to 15"):
         solve(flat_request(encoder_prune=EncoderPruneRequest(0.5, 16)), (8, 8), LLM, VISION)
     with pytest.raises(PlanError, match="the encoder has none"):
         bare = replace(VISION, window=0, full_attention=tuple(range(16)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.plan_request import EncoderRequest
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
@@ -50,7 +51,7 @@ def test_schedules_stay_what_they_were_and_all_else_merges_nothing_unless_told()
         assert solve(flat_request(schedule), (32, 32), LLM, ENCODER).vision_tokens == MERGED
     for request in (flat_request(speedup=2.0), flat_request(kv_mib=20.0), flat_request([100] * 35 + [0])):
         assert solve(request, (32, 32), LLM, ENCODER).encoder.merges == ()
-        assert solve(replace(request, merge_keep=0.75), (32, 32), LLM, ENCODER).vision_tokens == MERGED
+        assert solve(replace(request, encoder=EncoderRequest(0.75)), (32, 32), LLM, ENCODER).vision_tokens == MERGED
 
 
 def test_luvc_is_what_the_paper_says() -> None:
@@ -63,7 +64,7 @@ def test_luvc_is_what_the_paper_says() -> None:
 
 def test_a_goal_is_solved_as_the_default_keeps_tokens() -> None:
     plan = solve(flat_request(speedup=3.0), (32, 32), LLM, ENCODER)
-    assert plan.schedule == "speedup 3" and plan.llm.method["rho"] == NAMED[DEFAULT_PLAN].switches["rho"]
+    assert plan.schedule == "speedup 3" and plan.llm.method["rho"] == NAMED[DEFAULT_PLAN].request.llm.method["rho"]
     assert plan.keep[0] == 1024 and len({*plan.keep[4:-1]}) == 1
     for last in ("kv_only", "full"):
         own = solve(flat_request(speedup=3.0, last_layer=last), (32, 32), LLM, ENCODER)  # type: ignore[arg-type]
@@ -74,7 +75,7 @@ def test_a_goal_is_solved_as_the_default_keeps_tokens() -> None:
 
 
 def test_what_is_said_beside_a_name_goes_before_the_recipe() -> None:
-    plan = solve(flat_request("safe", merge_keep=0.75, last_layer="full"), (32, 32), LLM, ENCODER, rho=0.25)
+    plan = solve(flat_request("safe", merge_keep=0.75, last_layer="full", rho=0.25), (32, 32), LLM, ENCODER)
     assert plan.vision_tokens == MERGED and plan.llm.last_layer == "full" and plan.llm.method["rho"] == 0.25
     assert solve(flat_request("lean", kv_only=(3,)), (32, 32), LLM, ENCODER).llm.kv_only == (3,)
 

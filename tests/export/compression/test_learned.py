@@ -108,8 +108,15 @@ def test_a_plan_and_its_scorer_must_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"scorer": ""}, {"score": "norm"}, {"scorer": "../x"}, {"scorer": 3}, {"scorer": "A" * 64}]
+    ("score", "settings", "said"),
+    [
+        ("learned", {}, "scorer: score 'learned' needs it"),
+        ("norm", {"scorer": "0" * 64}, "scorer: score 'norm' has no such setting"),
+        ("learned", {"scorer": "../x"}, "scorer: got '../x', expected the sha256 of its file"),
+        ("learned", {"scorer": 3}, "scorer: got 3"),
+        ("learned", {"scorer": "A" * 64}, "scorer: got 'AAAA"),
+    ],
 )
-def test_only_a_learned_plan_names_a_file(changes: dict[str, Any]) -> None:
-    with pytest.raises(PlanError, match="scorer: got"):
-        plan_of("0" * 64, **changes)
+def test_only_a_learned_plan_names_a_file(score: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        scores.method(score, **settings)

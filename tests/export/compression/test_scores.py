@@ -63,11 +63,11 @@ def test_an_installed_score_is_listed_found_and_compared(tmp_path: Path) -> None
         assert torch.equal(found.score(ScoreInput(given, None, "token", 2)), given.var(dim=-1))
         assert scores.constant(flat_plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
         assert "spread" in [variant.name for variant in methods(plan, plan)]
-        key = plan_key(flat_plan((4, 4), (16, 6, 0), score="spread", seed=3))
-        assert {"seed", "rho", "axis", "spectrum"} <= set(key), "it may read every switch"
+        key = plan_key(plan.changed(method=scores.method("spread")))
+        assert {"axis", "spectrum"} <= set(key["llm"]), "it may read every switch"
     assert "spread" not in scores.names()
     assert "spread" not in [variant.name for variant in methods(plan, plan)]
-    assert not {"seed", "rho"} & set(plan_key(flat_plan((4, 4), (16, 6, 0), score="norm")))
+    assert not {"axis", "spectrum"} & set(plan_key(flat_plan((4, 4), (16, 6, 0), score="norm"))["llm"])
 
 
 def test_our_own_come_first(tmp_path: Path) -> None:
@@ -100,12 +100,13 @@ def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> No
         ({"constants": lambda *_: None}, r"Wrong\.constants(.|\n)*did you mean 'constant'"),
         (
             {"READS_TEXT": True},
-            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_file, reads_spectrum, reads_text,",
+            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, needs_positions, problems, reads_spectrum,",
         ),
         ({"reads_text": "yes"}, r"flag is no bool(.|\n)*Wrong\.reads_text(.|\n)*'yes'"),
+        ({"settings": {"power": 2}}, r"settings are not declared(.|\n)*Wrong\.settings(.|\n)*ScoreSetting"),
         ({"constant": 3}, r"method cannot be called(.|\n)*Wrong\.constant(.|\n)*3"),
     ],
-    ids=["flag", "other flag", "method", "as before", "type", "no method"],
+    ids=["flag", "other flag", "method", "as before", "type", "settings", "no method"],
 )
 def test_a_misspelt_name_is_an_error_when_the_class_is_made(body: dict[str, object], said: str) -> None:
     with pytest.raises(PlanError, match=said):

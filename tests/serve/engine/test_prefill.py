@@ -9,7 +9,7 @@ import pytest
 from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.plan import TEXT_FREE
+from luvc_export.core.plan import schema_1
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.demo.questions import cases
 from luvc_export.export.compression import scores
@@ -80,9 +80,13 @@ def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
 
 
-def test_which_scores_read_the_question_is_what_they_say() -> None:
-    free = {name for name in scores.built_in() if not scores.find(name).reads_text}
-    assert free == TEXT_FREE
+def test_old_plans_have_the_facts_and_settings_of_their_scores() -> None:
+    """The reader of schema 1 is the one place of core that knows scores by name."""
+    assert sorted(schema_1.SCORES) == scores.built_in()
+    for name in scores.built_in():
+        score, read = scores.find(name), schema_1.method_of({"score": name}, "test")
+        assert (read["reads_text"], read["reads_spectrum"]) == (score.reads_text, score.reads_spectrum), name
+        assert sorted(read["settings"]) == sorted(score.settings), name
 
 
 def request(ids: list[int], blocks: dict[int, Any] | None = None) -> Request:
