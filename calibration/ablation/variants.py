@@ -82,7 +82,7 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "")
         skip: Scores that are left out.
         scorer: Hash of a learned scorer, to be one of them.
     """
-    best = plan.changed(**filter_of(tuned))
+    best = plan.changed(**filter_of(scores.described(tuned)))
     found = [
         Variant(
             "SPU, the abstract's reading",

@@ -77,24 +77,25 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
 
 
 def pruning(name: str, steps: int = 2) -> Plan:
-    plan = flat_plan(GRID, (16, KEEP), last_layer="full", score="norm", rho=0.5, steps=steps)
+    plan = flat_plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5, steps=steps)
     if "scorer" not in scores.find(name).settings:
-        return replan(plan, score=name)
+        return plan
     maps = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0))
     scorer = remember(save({"query": maps[0].clone(), "key": maps[1].clone()}), "test")
-    return replan(plan, score=name, scorer=scorer.sha256)
+    return replan(plan, scorer=scorer.sha256)
 
 
 def mixed(names: Sequence[str], steps: int = 2) -> tuple[Decoder, Any]:
     """A decoder whose prune ranks every image by another score: one trace proves them all."""
     decoder, shape = made(pruning("norm", steps))
-    bases = [scores.constant(pruning(name, steps), 1, 16, 64) for name in names]
+    plans = [pruning(name, steps) for name in names]
+    bases = [(scores.constant(plan, 1, 16, 64), dict(plan.llm.method.settings)) for plan in plans]
 
     def score(given: scores.ScoreInput) -> torch.Tensor:
         image = torch.arange(given.normed.shape[1])[:, None]
         ranks = torch.zeros(given.normed.shape[:3])
-        for number, (name, basis) in enumerate(zip(names, bases, strict=True)):
-            own = scores.find(name).score(dataclasses.replace(given, basis=basis))
+        for number, (name, (basis, settings)) in enumerate(zip(names, bases, strict=True)):
+            own = scores.find(name).score(dataclasses.replace(given, basis=basis, settings=settings))
             ranks = torch.where(image == number, own, ranks)
         return ranks
 

@@ -19,7 +19,7 @@ from luvc_export.calibration.budgets import settings as settings_
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
 from luvc_export.calibration.runners.canvas import canvas
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Method, Plan
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
@@ -135,7 +135,7 @@ def test_a_model_that_looks_to_the_end_has_no_horizon(tries: Callable[..., Trial
 
 
 def test_a_score_with_a_layer_before_keeps_the_first_layer_whole(tries: Callable[..., Trials]) -> None:
-    space = Space(GRID, LAYERS, LAYERS - 1, whole=1, switches={"score": "v2drop"})
+    space = Space(GRID, LAYERS, LAYERS - 1, whole=1, switches={"method": Method("v2drop")})
     found = search.search(tries(constant([5, 5, 5, 5, 0])), space)
     assert found is not None and found.plan.keep == (UNITS, 5, 5, 5, 0)
 
@@ -180,7 +180,7 @@ class Freezable(Invented):
 
     def agrees(self, plan: Plan, some: range) -> list[bool]:
         fine = set(plan.llm.kv_only) <= set(self.still) and (
-            plan.llm.method.name in self.sees or min(plan.keep[:-1]) == UNITS
+            (plan.llm.method.name or "residual") in self.sees or min(plan.keep[:-1]) == UNITS
         )
         return [fine and one for one in super().agrees(plan, some)]
 
@@ -216,7 +216,7 @@ def test_a_speed_is_met_where_it_costs_fewest_answers(tmp_path: Path) -> None:
 
 def test_a_frozen_layer_without_tokens_is_no_layer_to_freeze() -> None:
     space = Space(GRID, LAYERS, 2, order=(3, 4, 1))
-    assert space.plan((), (9, 9), 3).kv_only == (1,) and space.plan((), (9, 0), 3).kv_only == ()
+    assert space.plan((), (9, 9), 3).llm.kv_only == (1,) and space.plan((), (9, 0), 3).llm.kv_only == ()
 
 
 def test_layers_are_ordered_by_what_they_add_to_those_frozen_before() -> None:
