@@ -21,6 +21,7 @@ from PIL import Image
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
 from luvc_export.calibration.cases import Case, asked, read_jsonl
+from luvc_export.core.files.folders import walk
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
@@ -73,12 +74,17 @@ class CalibrationSet:
     def split(self, share: float = 0.5) -> tuple[CalibrationSet, CalibrationSet]:
         """Two sets that share no picture: about ``share`` of the clusters, spread evenly, and the rest.
 
+        Cases without a picture are divided by themselves: neither set is without pictures.
+
         Raises:
             UsageError: There are too few pictures to divide.
         """
-        clusters = list(dict.fromkeys(case.picture for case in self.cases))
+        shown = {case.picture: bool(len(case.images) or getattr(case, "video", None)) for case in self.cases}
+        clusters, text = ([name for name, seen in shown.items() if seen is wanted] for wanted in (True, False))
         taken = {c for i, c in enumerate(clusters) if int((i + 1) * share) > int(i * share)}
-        if not 0 < len(taken) < len(clusters):
+        enough = 0 < len(taken) < len(clusters)
+        taken |= {c for i, c in enumerate(text) if int((i + 1) * share) > int(i * share)}
+        if not enough:
             raise UsageError(
                 "the calibration set has too few pictures to hold some out",
                 where=self.name,
@@ -160,7 +166,7 @@ def load(
 
 def _folder(folder: Path, prompt: str | None) -> list[FileCase]:
     extensions = Image.registered_extensions()
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in extensions)
+    paths = sorted(folder / name for name in walk(folder, links=True) if Path(name).suffix.lower() in extensions)
     if not paths:
         raise UsageError("the calibration set is empty", where=str(folder), expected="pictures, such as .png or .jpg")
     found = []

@@ -16,6 +16,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint, PluginLibrary
 from luvc_export.bundle.replacing import check_own, remove_unlisted_engines
 from luvc_export.core.files import safe_files
+from luvc_export.core.files.folders import copy_file
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import builder, library
@@ -99,7 +100,7 @@ def _take_plugins(options: BuildOptions, copy: Path) -> tuple[PluginLibrary | No
     """Copy the plugin library, so that the file the bundle names is the one the engines are built with."""
     if options.dynamic_plugins is None:
         return None, options
-    shutil.copyfile(options.dynamic_plugins, copy)
+    copy_file(options.dynamic_plugins, copy, links=True)
     return PluginLibrary(copy.name, bundles.record(copy)), replace(options, dynamic_plugins=copy)
 
 
@@ -115,8 +116,8 @@ def _build(
     plan = scratch / f"{name}.engine"
     built = builder.build(graph, plan, target, capacity, options, progress)
     layers, log = scratch / f"{name}.layers.json", scratch / f"{name}.log"
-    layers.write_text(built.layers + "\n", encoding="utf-8")
-    log.write_text(built.log, encoding="utf-8")
+    safe_files.write_new(layers, f"{built.layers}\n".encode())
+    safe_files.write_new(log, built.log.encode())
     return EngineFile(
         plan.name,
         bundles.record(plan),

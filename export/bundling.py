@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,14 @@ from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
-from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
@@ -81,10 +81,13 @@ def write_bundle(
             write_new(folder / file_name(scorer), known(scorer).data)
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
-                shutil.copyfile(checkpoint.folder / name, folder / name)
+                copy_file(checkpoint.folder / name, folder / name, links=True)
+        processor = checkpoint.folder / "processor_config.json"
+        if processor.is_file() and (template := checkpoint_json(processor).get("chat_template")):
+            write_new(folder / processor.name, json.dumps({"chat_template": template}).encode())
         if mode == "reference":
             _hash_reference(checkpoint.folder, places, used, progress)
-        files = {path.name: bundle.record(path) for path in sorted(folder.iterdir())}
+        files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)
     return bundle.Bundle(output, manifest)

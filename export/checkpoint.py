@@ -13,6 +13,7 @@ from typing import Any
 
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import open_regular
+from luvc_export.demo import checkpoint_named
 from luvc_export.errors import CheckpointError, LuvcError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family
@@ -58,14 +59,15 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     """Open a local folder or a hub id.
 
     Args:
-        model: Folder with ``config.json``, or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
+        model: Folder with ``config.json``, a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``, or ``demo``, the
+            bundled one.
         revision: Hub branch, tag or commit.
         weights: Read the tensor headers too; False needs ``config.json`` alone.
 
     Raises:
         CheckpointError: Not found, no family, quantised, or a weight file missing or truncated.
     """
-    folder = Path(model)
+    folder = Path(checkpoint_named(model))
     if not folder.is_dir():
         folder = download(model, revision, weights)
     raw = checkpoint_json(folder / "config.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import CheckpointError, LuvcError, MachineError
@@ -41,9 +41,9 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
             fix="hf download OWNER/ADAPTER --local-dir FOLDER gets one from the hub",
         )
     with temporary_folder("luvc-lora") as target:
-        for path in checkpoint.folder.iterdir():
+        for path in (checkpoint.folder / name for name in list_names(checkpoint.folder)):
             if path.is_file() and path.suffix in (".json", ".jinja") and ".safetensors." not in path.name:
-                shutil.copyfile(path, target / path.name)
+                copy_file(path, target / path.name, links=True)
         _merge(checkpoint, folder, target)
         made = open_checkpoint(str(target))
         yield replace(made, name=f"{checkpoint.name} + {adapter}", revision=checkpoint.revision)

@@ -18,6 +18,7 @@ from torch import nn
 
 from luvc_export.bundle.manifest import WeightTensor
 from luvc_export.core.element_types import BY_NAME, BY_PRECISION, BY_SAFETENSORS
+from luvc_export.core.files.safe_files import create, open_regular
 from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
 
@@ -114,10 +115,10 @@ def write_copy(
     folder: Path, tensors: dict[str, StoredTensor], placed: dict[str, WeightTensor], progress: Callable[[int], None]
 ) -> None:
     """Write the weights file; ``progress`` is told the bytes of each tensor when it is done."""
-    with (folder / WEIGHTS_FILE).open("wb") as out:
+    with create(folder / WEIGHTS_FILE) as out:
         for name, place in placed.items():
             out.seek(place.offset)
-            with tensors[name].file.open("rb") as source:
+            with open_regular(tensors[name].file, links=True) as source:
                 source.seek(tensors[name].offset)
                 left = place.bytes
                 while left:

@@ -21,12 +21,12 @@ from luvc_export.core.precision import find
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.graphfile import OutsideWeight, checked_outside_weights
+from luvc_export.runtime.cpu_memory import cpu_bytes
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
-from luvc_export.runtime.weights import reference_arrays
+from luvc_export.runtime.weights import MappedWeights
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -117,7 +117,9 @@ class OrtBackend:
         self.graph_seconds = 0.0
         self._checked = False
         self._files: dict[int, str] = {}
-        self._outside: dict[str, dict[str, OutsideWeight]] = {}
+        self._mapped = MappedWeights()
+        #: What sessions read as long as they live.
+        self._values: list[Any] = []
         self._graphs: dict[str, CheckedGraph] = {}
         self._sharing = SharingSessions(self._ort, bundle) if shares(bundle, entry, device) else None
         self._int8: Way | None = None
@@ -166,6 +168,7 @@ class OrtBackend:
         """See ``Unloading``. Caches are values of their own."""
         for name in ("_vision", "_decoder"):
             self.__dict__.pop(name, None)
+        self._values.clear()
         memory.give_back()
 
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:
@@ -227,10 +230,6 @@ class OrtBackend:
     def _decoder_kinds(self) -> dict[str, str]:
         return {item.name: item.type for item in self._decoder.get_inputs()}
 
-    @cached_property
-    def _references(self) -> dict[str, tuple[NDArray[Any], int]]:
-        return reference_arrays(self._bundle)
-
     def _session(self, name: str) -> Any:
         if not self._checked:
             self._check_memory()
@@ -248,11 +247,14 @@ class OrtBackend:
             options.enable_profiling, options.profile_file_prefix = True, f"{self.profile}.{name}"
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        graph, wanted = self._graph(name), self._weights_of(name)
+        graph = self._graph(name)
         referenced = self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None
         if referenced and self._sharing is None:
-            options.add_external_initializers(list(wanted), [self._mapped(weight, str(path)) for weight in wanted])
-        elif wanted:  # also where weights are shared: a session looks for the files all the same
+            make = self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+            values = [make(self._mapped.array(graph, tensor), tensor.kind) for tensor in graph.outside]
+            options.add_external_initializers([tensor.name for tensor in graph.outside], values)
+            self._values += values
+        elif graph.outside:  # also where weights are shared: a session looks for the files all the same
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.folder.absolute()))
         with self._explained(str(path)):
             graph.check_files()
@@ -268,6 +270,7 @@ class OrtBackend:
                 expected=PROVIDERS[self.name],
                 fix="check the driver and the CUDA libraries (luvc-export doctor), or choose the cpu back-end",
             )
+        graph.nodes.clear()  # needed no more
         self._check_names(session, name)
         self._files[id(session)] = name
         return session
@@ -294,12 +297,6 @@ class OrtBackend:
                 got=", ".join(sorted(missing)[:5]) or ", ".join(sorted(kinds - set(_NUMPY))),
                 fix="export the bundle again",
             )
-
-    def _mapped(self, weight: str, where: str) -> Any:
-        if weight not in self._references:
-            raise BundleError("the manifest does not say where a weight lies", where=where, got=weight)
-        array, kind = self._references[weight]
-        return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind)
 
     def _value(self, array: Array, kind: str) -> Any:
         """An OrtValue of the graph's type on its device; float32 is narrowed, bf16 rounded to nearest even."""
@@ -340,12 +337,6 @@ class OrtBackend:
             result[name] = array.astype(np.float32) if array.dtype == np.float16 else array
         return result
 
-    def _weights_of(self, name: str) -> dict[str, OutsideWeight]:
-        if name not in self._outside:
-            self._outside[name] = checked_outside_weights(self._graph(name), str(self._bundle.path(name)))
-            self._graph(name).nodes.clear()  # needed no more
-        return self._outside[name]
-
     def _graph(self, name: str) -> CheckedGraph:
         if name not in self._graphs:
             self._graphs[name] = read_graph(self._bundle, name)
@@ -355,11 +346,14 @@ class OrtBackend:
         """Refuse weights that cannot fit before any is read. The CPU computes half precision as fp32."""
         if self.name != "cpu":
             return
-        names = self._entry.vision, self._decoder_file
-        weights = [weight for name in names for weight in self._weights_of(name).values()]
-        stored, needed = sum(weight.bytes for weight in weights), sum(weight.cpu_bytes for weight in weights)
+        files = self._entry.vision, self._decoder_file
+        graphs = {name: self._graph(name) for name in files}
+        stored = sum(tensor.bytes or 0 for graph in graphs.values() for tensor in graph.outside)
         if self._sharing is not None:
-            needed = self._sharing.new_bytes([self._graph(name) for name in names])
+            needed = self._sharing.new_bytes([*graphs.values()])
+        else:
+            where = {name: str(self._bundle.path(name)) for name in files}
+            needed = sum(cpu_bytes(graph.outside, graph.nodes, where[name]) for name, graph in graphs.items())
         widened = ", computed as fp32 on the CPU" if needed > stored else ""
         memory.require(
             needed,

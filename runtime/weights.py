@@ -1,56 +1,43 @@
-"""Weights that stay in the checkpoint (mode ``reference``): checked and memory-mapped, never copied."""
+"""Outside weights of graphs as arrays: the mapped files themselves, each mapped once."""
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.folder import MANIFEST, Bundle
-from luvc_export.bundle.manifest import WeightTensor
-from luvc_export.bundle.reference import watch_reference
-from luvc_export.core.element_types import BY_ANY_NAME
+from luvc_export.bundle.graph_rules import OutsideTensor
+from luvc_export.bundle.graphs import CheckedGraph
+from luvc_export.core.element_types import BY_ONNX
 from luvc_export.core.files.safe_files import open_regular
-from luvc_export.errors import BundleError
 
 
-def reference_arrays(bundle: Bundle) -> dict[str, tuple[NDArray[Any], int]]:
-    """Map every tensor of the manifest: name -> (read-only array, ONNX element type).
+class MappedWeights:
+    """Files of weights, mapped when first asked for; nothing is read yet."""
 
-    Tensors are hashed first, unless it is remembered that this was done.
+    def __init__(self) -> None:
+        self._files: dict[Path, NDArray[np.uint8]] = {}
 
-    Raises:
-        BundleError: The folder or a file is missing, too short or outside the folder, a tensor's record is wrong, or
-            its bytes are others.
-    """
-    where = str(bundle.folder / MANIFEST)
-    tensors = bundle.manifest.weights.tensors
-    for name, tensor in tensors.items():
-        _check(tensor, f"{where}: weights.tensors.{name}")
-    files: dict[str, NDArray[np.uint8]] = {}
-    for file, watched in watch_reference(bundle.folder, bundle.manifest).items():
-        with open_regular(watched.path) as opened:
-            files[file] = np.memmap(opened, np.uint8, "r")
-        watched.check()
-    return {name: _view(files[tensor.file], tensor) for name, tensor in tensors.items()}
+    def stored(self, graph: CheckedGraph, tensor: OutsideTensor, aligned: bool = False) -> NDArray[np.uint8]:
+        """The bytes of an outside weight of ``graph``, read-only.
 
+        ``aligned``: at an address that its type is read from; one that lies at another in its file is copied.
 
-def _check(tensor: WeightTensor, where: str) -> None:
-    if tensor.dtype.lower() not in BY_ANY_NAME:
-        raise BundleError("unknown weight type", where=where, got=tensor.dtype, expected=", ".join(BY_ANY_NAME))
-    needed = math.prod(tensor.shape) * BY_ANY_NAME[tensor.dtype.lower()].itemsize
-    if tensor.bytes != needed or min((tensor.offset, *tensor.shape)) < 0:
-        raise BundleError(
-            "a weight's record does not add up",
-            where=where,
-            got=f"{tensor.bytes} bytes at {tensor.offset}",
-            expected=f"{needed} bytes for {tensor.dtype} {list(tensor.shape)}",
-        )
+        Raises:
+            BundleError: The file is not the one that was hashed.
+        """
+        watched, kind = graph.files[tensor.location], BY_ONNX.get(tensor.kind)
+        if watched.path not in self._files:
+            with open_regular(watched.path) as file:
+                self._files[watched.path] = np.memmap(file, np.uint8, "r")
+            watched.check()
+        part = self._files[watched.path][tensor.offset :][: tensor.bytes or 0]
+        apart = aligned and kind is not None and part.nbytes and part.ctypes.data % kind.itemsize
+        return part.copy() if apart else part
 
-
-def _view(file: NDArray[np.uint8], tensor: WeightTensor) -> tuple[NDArray[Any], int]:
-    kind = BY_ANY_NAME[tensor.dtype.lower()]
-    part = file[tensor.offset : tensor.offset + tensor.bytes]
-    return part.view(np.dtype(kind.storage)).reshape(tensor.shape), kind.onnx
+    def array(self, graph: CheckedGraph, tensor: OutsideTensor, aligned: bool = False) -> NDArray[Any]:
+        """``stored`` in its shape, of the numpy type that holds its bits."""
+        flat = self.stored(graph, tensor, aligned).view(np.dtype(BY_ONNX[tensor.kind].storage))
+        return flat.reshape(tensor.shape)

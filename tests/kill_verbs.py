@@ -112,6 +112,16 @@ def whole_shards(path: Path) -> None:
             raise AssertionError(f"half of {file.name}")
 
 
+def whole_trial(path: Path) -> None:
+    """The journal is JSON, and so is every line of the cases."""
+    for file in (path / "journal.json", path / "report.json"):
+        if file.is_file():
+            json.loads(file.read_text())
+    listed = path / "cases" / "cases.jsonl"
+    for line in listed.read_text().splitlines() if listed.is_file() else ():
+        json.loads(line)
+
+
 def whole_models(path: Path) -> None:
     """Each has its configuration, program and bundle."""
     for place in path.iterdir():
@@ -184,5 +194,6 @@ VERBS: dict[str, Verb] = {
         patches=_no_workers,
     ),
     "triton": Verb(("triton", "BUNDLE", "-o", "OUT", "--copy", "--overwrite"), whole_models, over=False),
+    "trial": Verb(("trial", "demo", "--only", "plan", "--minutes", "2", "--out", "OUT"), whole_trial, over=False),
     "inspect": Verb(("inspect", "BUNDLE", "--surgery", "--html", "OUT"), whole_page, over=False),
 }

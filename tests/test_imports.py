@@ -64,6 +64,19 @@ SOURCES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 SOURCES += sorted(path for part in PARTS for path in (ROOT / part).resolve().rglob("*.py"))
 
 
+def test_dir_shows_the_public_names_and_nothing_else() -> None:
+    """In a process of its own: what was imported by then would show."""
+    code = (
+        "import luvc_export as l, sys; print(*dir(l)); [getattr(l, n) for n in dir(l) if n not in sys.argv[1:]]; "
+        "print(l.Session.__module__, l.Plan.__module__, l.Sampling.__module__, l.Generation.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "compressed"], capture_output=True, text=True, check=True)
+    names, modules = done.stdout.splitlines()
+    assert names.split() == sorted(luvc_export.__all__)
+    assert {"Generation", "Plan", "Sampling", "Session", "load_bundle"} <= set(names.split())
+    assert modules.split()[0] == "luvc_export.runtime.session" and len(modules.split()) == 4
+
+
 def test_links_point_at_the_top_level_folders() -> None:
     for part in PARTS:
         link = ROOT / part

@@ -16,6 +16,7 @@ from luvc_export.calibration.ablation.study import Study, from_plain, plain, run
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.tasks import Task
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.progress import Progress
@@ -107,7 +108,7 @@ def ablate(
     study = Study(engines, shapes, store, text, progress, scorer)
     found = {**run(study), "cheaper": encoder_section.measure(study, "side")}
     data: dict[str, Any] = {"about": about, **plain(found)}
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_whole(output / FIGURES, dumps(data) + "\n")
     write_pages(output)
     return data

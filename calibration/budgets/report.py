@@ -14,6 +14,7 @@ from luvc_export.calibration.budgets.trials import PlanTrial
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.parity.plots import canvas, png
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.plan import Plan
 
@@ -31,7 +32,7 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
         "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, content in made.items():
         write_whole(folder / name, content)
     return [folder / name for name in made]

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CalibrationData
-from luvc_export.bundle.replacing import check_own, own_names
+from luvc_export.bundle.replacing import check_own, take_along
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
@@ -202,16 +201,6 @@ def _matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
     return found
 
 
-def _take_along(source: Path, target: Path) -> None:
-    """What the bundle holds, and of a pack the folders too; never a link."""
-    if source.is_dir() and not source.is_symlink():
-        target.mkdir()
-        for inner in sorted(source.iterdir()):
-            _take_along(inner, target / inner.name)
-    elif source.exists() or source.is_symlink():
-        link(source, target)
-
-
 def _write(
     bundle: Bundle,
     quantiser: Quantiser,
@@ -226,8 +215,7 @@ def _write(
     gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
     engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
     with writing_to(target), bundles.writing(target, overwrite or output is None) as folder:
-        for name in sorted(own_names(bundle.folder, manifest) - gone - {bundles.MANIFEST}):
-            _take_along(bundle.folder / name, folder / name)
+        take_along(bundle.folder, manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
         entry = quantiser.write(folder, high, record)
         assert entry.quantised is not None
         files = {name: known for name, known in manifest.files.items() if name not in gone}

@@ -72,7 +72,12 @@ class Quantiser:
                 self.high[name] = "asked for" if name in keep else "high by default"
                 continue
             if name not in seen:
-                raise BundleError("the ranges know nothing of a product of this graph", where=plan, got=name)
+                raise BundleError(
+                    "the calibration data never reached a product of this graph",
+                    where=plan,
+                    got=name,
+                    fix="add cases that show pictures, or videos where the plan is for them; delete a --cache file",
+                )
             decided = decide(recipe, site.values(), seen[name])
             if isinstance(decided, str):
                 self.high[name] = decided

@@ -25,7 +25,7 @@ from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls
-from luvc_export.core.files.safe_files import temporary_folder, whole
+from luvc_export.core.files.safe_files import temporary_folder, whole, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Backend, Cache
@@ -103,7 +103,7 @@ def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, 
             model = ir.from_proto(onnx.load_model_from_string(graph.data))
             owners |= _mark(model.graph, f"{_MARK}{name}.")
             proto = ir.to_proto(model)
-            (folder / name).write_bytes(proto.SerializeToString())
+            write_new(folder / name, proto.SerializeToString())
             files[name] = record(folder / name)
         else:
             link(bundle.folder / name, folder / name)

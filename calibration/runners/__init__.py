@@ -20,7 +20,7 @@ from luvc_export.calibration.runners.graph import GraphRunner, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.demo import CHECKPOINT
+from luvc_export.demo import checkpoint_named
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.options import Options, check_size
@@ -81,7 +81,7 @@ def parse(text: str) -> Spec:
     kind = kind or ("onnx" if (Path(model) / bundles.MANIFEST).is_file() else "hf")
     plan, _, target = (plan or "").partition("@") if kind == "trt" else (plan, "", "")
     spec = Spec(kind, model, plan or None, target or None)
-    return replace(spec, model=str(CHECKPOINT)) if model == "demo" and not spec.is_bundle else spec
+    return spec if spec.is_bundle else replace(spec, model=checkpoint_named(model))
 
 
 def open_openvino(

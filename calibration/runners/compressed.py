@@ -28,7 +28,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "fp32") -> Any:
         kind: Any = type(checkpoint.family.build(checkpoint.config))
     with quiet():
         model = kind.from_pretrained(checkpoint.folder, dtype=DTYPES[dtype], local_files_only=True)
-    return model.eval().requires_grad_(False)
+    return checkpoint.family.as_trained(model.eval().requires_grad_(False))
 
 
 @contextmanager

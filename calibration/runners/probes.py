@@ -14,8 +14,11 @@ from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.core import graph_io
-from luvc_export.core.files.safe_files import temporary_folder
+from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.plan import Plan
+
+#: What keeps a weight a weight.
+_UNCHANGED = ("Cast", "Identity", "Transpose", "Reshape", "DequantizeLinear")
 
 
 def hidden_name(layer: int) -> str:
@@ -33,6 +36,9 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     """
     graph = model.graph
     weights = {item.name for item in graph.initializer}
+    for node in graph.node:  # weights stored in 16 bits are widened
+        if node.op_type in _UNCHANGED and node.input[0] in weights:
+            weights.update(node.output)
     readers: dict[str, list[onnx.NodeProto]] = {}
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
@@ -81,7 +87,7 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
         if name in (entry.decoder, entry.decoder_debug):
             model = onnx.load_model_from_string(read_graph(bundle, name).data)
             add_hidden_outputs(model, entry.plan)
-            onnx.save(model, target)
+            write_new(target, model.SerializeToString())
             files[name] = record(target)
         else:
             link(bundle.path(name), target)

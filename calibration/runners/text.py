@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
+from luvc_export.errors import CheckpointError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime.prompt.encoder import PromptEncoder, Question
+from luvc_export.runtime.prompt.template_source import template_source
 
 
 class Tokens(PromptEncoder):
@@ -26,17 +28,16 @@ class Tokens(PromptEncoder):
         self.transformers: Any = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
         self.image_token_id = prompt.image_token_id
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
-        self.legacy = _legacy_template(checkpoint)
+        self.chat_template = _template(checkpoint.folder)
         self._where = str(checkpoint.folder)
         self._marks(prompt, str(self.transformers.convert_ids_to_tokens(self.image_token_id)))
 
     def render(self, asked: Question) -> str:
         """See ``PromptEncoder``; transformers renders."""
-        template = self.transformers.chat_template or self.legacy
-        if template is None:
+        if self.chat_template is None:
             return self.marker * len(asked.media) + str(asked.plain)
         text: str = self.transformers.apply_chat_template(
-            list(asked.messages), chat_template=template, tokenize=False, add_generation_prompt=True
+            list(asked.messages), chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
         return text
 
@@ -49,8 +50,11 @@ class Tokens(PromptEncoder):
         return str(self.transformers.decode(list(ids), skip_special_tokens=True))
 
 
-def _legacy_template(checkpoint: Checkpoint) -> str | None:
-    """``chat_template.json``, which transformers' processors read and its tokenizers do not."""
-    path = checkpoint.folder / "chat_template.json"
-    given = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    return None if given is None else str(given)
+def _template(folder: Path) -> str | None:
+    """The template that transformers' processor takes: its tokenizer knows of some files alone."""
+
+    def read(name: str) -> bytes | None:
+        return (folder / name).read_bytes() if (folder / name).is_file() else None
+
+    found = template_source(read, CheckpointError, str(folder))
+    return None if found is None else found.text

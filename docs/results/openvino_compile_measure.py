@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.core import graph_io
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import compile_graph
@@ -37,9 +38,9 @@ def main() -> None:
     print("| graph | weights GB | written out | read, with that | compiled | exported GB | exported | imported |")
     print("|---|---|---|---|---|---|---|---|")
     for name in (entry.vision, entry.decoder):
-        data = bundle.path(name).read_bytes()
-        _, out = spent(lambda data=data: write_out(data, lambda weight, outside: b""))
-        graph, read = spent(lambda name=name: GraphReader(bundle, entry).read(name))
+        checked = read_graph(bundle, name)
+        _, out = spent(lambda checked=checked: write_out(checked, lambda tensor: b""))
+        graph, read = spent(lambda name=name: GraphReader(bundle).read(name))
         made, compiled = spent(lambda graph=graph: compile_graph(graph, device, arithmetic, caches=caches))
         blob, exported = spent(made.model.export_model)
         size = len(blob.getvalue()) / 1e9

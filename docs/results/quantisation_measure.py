@@ -101,12 +101,12 @@ def times(folder: Path, plan: str, cases: list[Any]) -> dict[str, float]:
 
 def size(bundle: bundles.Bundle, plan: str) -> float:
     """MiB of the weights that the two graphs of a plan read."""
-    from luvc_export.runtime.graphfile import outside_weights
+    from luvc_export.bundle.graphs import read_graph
 
     entry = bundle.entry(plan)
     read: dict[str, int] = {}
     for file in (entry.vision, entry.decoder):
-        read |= {name: weight.bytes for name, weight in outside_weights(bundle.path(file)).items()}
+        read |= {tensor.name: tensor.bytes or 0 for tensor in read_graph(bundle, file).outside}
     return (bundle.manifest.files[entry.quantised.weights].bytes if entry.quantised else sum(read.values())) / 2**20
 
 

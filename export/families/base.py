@@ -21,6 +21,8 @@ from luvc_export.export.llm.rope import Rope
 #: Text models ``Decoder`` computes: pre-norm, gated MLP, one rotary frequency set, optional per-head norms.
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 POSITION_COPIES = 4
+#: RoPE types whose frequencies are the same at every length of the prompt (transformers, ``modeling_rope_utils``).
+FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ class Family(ABC):
             tiles: Rows and columns of tiles of each picture; none for uncut ones.
             clips: Which images are moments of videos.
         """
+
+    def as_trained(self, model: Any) -> Any:
+        """A transformers model of this family, made to compute what its makers trained where transformers differs."""
+        return model
 
     def language_model(self, model: Any) -> nn.Module:
         """The text model inside: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``."""
@@ -216,16 +222,26 @@ def rotary_embedding(inner: Any, text: Any) -> Any:
     """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
 
     Raises:
-        CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export.
+        CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export; nor are heads
+            turned in part.
     """
-    rope_type = text.rope_parameters.get("rope_type", "default")
-    if rope_type in ("dynamic", "longrope"):
-        raise CheckpointError(
-            "this RoPE type changes with the length of the prompt",
-            where="text_config.rope_parameters.rope_type",
-            got=repr(rope_type),
-            expected="default, linear, llama3 or yarn",
-        )
+    kinds = getattr(text, "layer_types", None) or ()
+    each = [text.rope_parameters[kind] for kind in sorted(set(kinds)) if kind in text.rope_parameters]
+    for stated in each or [text.rope_parameters]:
+        if stated.get("rope_type", "default") not in FIXED_ROPES:
+            raise CheckpointError(
+                "this RoPE type is not known to be the same at every length of the prompt",
+                where="text_config.rope_parameters.rope_type",
+                got=repr(stated["rope_type"]),
+                expected=", ".join(FIXED_ROPES),
+            )
+        if stated.get("partial_rotary_factor", 1) != 1:
+            raise CheckpointError(
+                "heads that are turned in part are not supported",
+                where="text_config.rope_parameters.partial_rotary_factor",
+                got=stated["partial_rotary_factor"],
+                expected=1,
+            )
     return type(inner.rotary_emb)(text)
 
 

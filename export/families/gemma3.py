@@ -28,7 +28,8 @@ from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
-FIXED_ROPES = ("default", "linear", "llama3", "yarn")
+#: The halves of the rotary caches; where a model has layers of one kind alone, they are alike.
+LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
 def gemma_norm(module: Any, x: Tensor) -> Tensor:
@@ -122,19 +123,21 @@ class Gemma3(Family):
             CheckpointError: Soft-capped or bidirectional text attention, or RoPE that changes with length.
         """
         text, shape = model.config.text_config, self.decoder_shape(model.config)
-        kinds = [text.rope_parameters[kind]["rope_type"] for kind in ("full_attention", "sliding_attention")]
         capped = text.attn_logit_softcapping or text.final_logit_softcapping
-        if capped or text.use_bidirectional_attention or not {*kinds} <= {*FIXED_ROPES}:
+        if capped or text.use_bidirectional_attention:
             raise CheckpointError(
                 "this Gemma text model is not supported",
                 where="text_config",
-                got=f"soft caps {bool(capped)}, bidirectional {text.use_bidirectional_attention}, RoPE {kinds}",
-                expected=f"no soft caps, causal text, RoPE {', '.join(FIXED_ROPES)}",
+                got=f"soft caps {bool(capped)}, bidirectional {text.use_bidirectional_attention}",
+                expected="no soft caps, causal text",
             )
         rotary = rotary_embedding(self.language_model(model), text)
-        frequencies = torch.cat([rotary.full_attention_inv_freq, rotary.sliding_attention_inv_freq])
+        kinds = [kind if kind in text.layer_types else text.layer_types[0] for kind in LAYER_KINDS]
+        frequencies = torch.cat([getattr(rotary, f"{kind}_inv_freq") for kind in kinds])
         copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
-        rope = Rope(frequencies, [0] * shape.head_dim, rotary.full_attention_attention_scaling, copies)
+        half = shape.head_dim // 2
+        scaling = [getattr(rotary, f"{kind}_attention_scaling") for kind in kinds for _ in range(half)]
+        rope = Rope(frequencies, [0] * shape.head_dim, scaling, copies)
         decoder = Gemma3Decoder(
             self.language_model(model), model.lm_head, shape.head_dim, rope, plan, shared_order=True
         )

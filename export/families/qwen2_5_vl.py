@@ -37,7 +37,7 @@ class Qwen25VL(MropeFamily):
         """Qwen2_5_VLForConditionalGeneration."""
         return Qwen2_5_VLForConditionalGeneration(config)
 
-    def axes(self, section: list[int]) -> list[int]:
+    def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Sections one after another."""
         return mrope_axes(section)
 

@@ -35,7 +35,7 @@ class Qwen2VL(MropeFamily):
         """Qwen2VLForConditionalGeneration."""
         return Qwen2VLForConditionalGeneration(config)
 
-    def axes(self, section: list[int]) -> list[int]:
+    def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Sections one after another."""
         return mrope_axes(section)
 

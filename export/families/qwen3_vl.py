@@ -67,9 +67,9 @@ class Qwen3VL(MropeFamily):
         """Qwen3VLForConditionalGeneration."""
         return Qwen3VLForConditionalGeneration(config)
 
-    def axes(self, section: list[int]) -> list[int]:
+    def axes(self, section: list[int], frequencies: int) -> list[int]:
         """Interleaved t, h, w, t, h, w, ...; what is left after h and w are used up is t."""
-        return [axis if (axis := place % 3) and place < 3 * section[axis] else 0 for place in range(sum(section))]
+        return [axis if (axis := place % 3) and place < 3 * section[axis] else 0 for place in range(frequencies)]
 
     def encoder_shape(self, config: Any) -> EncoderShape:
         """Sizes from ``vision_config``."""
@@ -88,9 +88,13 @@ class Qwen3VL(MropeFamily):
         return int(config.text_config.hidden_size * (1 + len(config.vision_config.deepstack_visual_indexes)))
 
     def video(self, config: Any) -> Video | None:
-        """Pairs of frames, each like a picture behind its time in words."""
+        """Pairs of frames, each like a picture behind its time in words.
+
+        They stand for the template's marks around a video too, as in the processor Qwen published (transformers 4.57 to
+        5.9; vLLM): from 5.10 on transformers leaves those two around them, which the models were not trained with.
+        """
         written = ("<{seconds} seconds><|vision_start|>", self.image_token_id(config), "<|vision_end|>")
-        return Video("<|video_pad|>", config.vision_config.temporal_patch_size, written)
+        return Video("<|vision_start|><|video_pad|><|vision_end|>", config.vision_config.temporal_patch_size, written)
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The encoder with the plan's merges."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import ClipImages, Video
+from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import POSITION_COPIES, Family, expand_images, rotary_embedding
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -24,8 +25,8 @@ class MropeFamily(Family):
         """Patch size times the patch merger's side."""
         return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
 
-    def axes(self, section: list[int]) -> list[int]:
-        """Position axis of every rotary frequency, from ``mrope_section``."""
+    def axes(self, section: list[int], frequencies: int) -> list[int]:
+        """Position axis of every one of so many rotary frequencies, from ``mrope_section``."""
         raise NotImplementedError
 
     def video(self, config: Any) -> Video | None:
@@ -38,11 +39,23 @@ class MropeFamily(Family):
         inner = self.language_model(model)
         rotary = rotary_embedding(inner, text)
         copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
-        axes = self.axes(list(text.rope_parameters["mrope_section"]))
+        section = list(text.rope_parameters.get("mrope_section") or rotary.mrope_section)
+        axes = self.axes(section, len(rotary.inv_freq))
+        if len(section) != 3 or len(axes) != len(rotary.inv_freq) or 3 * max(section[1:]) > len(axes) + 2:
+            raise CheckpointError(
+                "the sections of M-RoPE do not fit the heads",
+                where="text_config.rope_parameters.mrope_section",
+                got=section,
+                expected=f"three numbers that together are {len(rotary.inv_freq)}, half a head",
+            )
         rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
         shape = self.decoder_shape(model.config)
         added = self.visual_width(model.config) // shape.hidden - 1
         return Decoder(inner, model.lm_head, shape.head_dim, rope, plan, added)
+
+    def as_trained(self, model: Any) -> Any:
+        """Text behind a video stands where the models were trained to have it: see ``place_as_trained``."""
+        return place_as_trained(model)
 
     def reference_inputs(
         self,
@@ -83,3 +96,29 @@ def flat_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
     rows, columns = pixels.shape[2] // (patch * merge), pixels.shape[3] // (patch * merge)
     tiles = pixels.expand(-1, frames, -1, -1, -1).reshape(-1, frames, rows, merge, patch, columns, merge, patch, 3)
     return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3 * frames * patch * patch)
+
+
+def place_as_trained(model: Any) -> Any:
+    """Let a transformers model go on after the largest position of any axis behind a video, as it was trained.
+
+    Some versions of transformers (5.9 to 5.23 were seen) go on after rows and columns, and text shares the positions of
+    later moments; 5.0 and the vendor's own code do not. What the version at hand gives is moved by what is missing,
+    which is nothing where it is right.
+    """
+    given = model.model.get_rope_index
+
+    def moved(input_ids: Tensor, mm_token_type_ids: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        positions, deltas = given(input_ids, mm_token_type_ids, *arguments, **named)
+        mask = named.get("attention_mask")
+        for row in range(len(input_ids)):
+            there = torch.arange(input_ids.shape[1]) if mask is None else mask[row].bool().cpu().nonzero()[:, 0]
+            kinds, mine = mm_token_type_ids[row, there], positions[:, row, there]
+            for start in (1 + (kinds[1:] != kinds[:-1]).nonzero()[:, 0]).tolist():
+                if kinds[start - 1] == 2:
+                    mine[:, start:] += (mine[:, :start].max() + 1 - mine[:, start].min()).clamp(min=0)
+            positions[:, row, there] = mine
+            deltas[row] = mine.max() + 1 - input_ids.shape[1]
+        return positions, deltas
+
+    model.model.get_rope_index = moved
+    return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ class Rope(nn.Module):
     Args:
         inv_freq: fp32 [Dh / 2], radians per position.
         axes: Which position axis turns each frequency, Dh / 2 ints.
-        scaling: Factor on cos and sin (``attention_scaling`` of transformers' RoPE types).
+        scaling: Factor on cos and sin (``attention_scaling`` of transformers' RoPE types), one or Dh / 2 of them.
         copies: Original positions each token carries; frequency i uses copy i modulo ``copies`` (reconstruction of
             PPE, which cycles triples over the rotary dimensions).
         axes_per_copy: Position axes of one copy.
@@ -25,13 +27,20 @@ class Rope(nn.Module):
     axes: Tensor
 
     def __init__(
-        self, inv_freq: Tensor, axes: list[int], scaling: float = 1.0, copies: int = 1, axes_per_copy: int = 1
+        self,
+        inv_freq: Tensor,
+        axes: list[int],
+        scaling: float | Sequence[float] = 1.0,
+        copies: int = 1,
+        axes_per_copy: int = 1,
     ) -> None:
         super().__init__()
         spread = [axis + axes_per_copy * (i % copies) for i, axis in enumerate(axes)]
         self.register_buffer("inv_freq", inv_freq.float().clone(), persistent=False)
         self.register_buffer("axes", torch.tensor(spread), persistent=False)
-        self.scaling = scaling
+        factors = [scaling] if isinstance(scaling, float | int) else list(scaling)
+        same = len(set(factors)) == 1
+        self.scaling = float(factors[0]) if same else torch.tensor(factors, dtype=torch.float32)
 
     def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 positions [A, B, S] -> (cos, sin), each fp32 [B, S, Dh / 2]."""

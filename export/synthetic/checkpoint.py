@@ -17,6 +17,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import list_names, make_folder
+from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families
@@ -51,7 +53,7 @@ def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, prog
     _check_free(output)
     shapes = shapes_of(preset)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     free, needed = shutil.disk_usage(output.parent).free, count * _itemsize(dtype)
     if needed > free:
         raise MachineError(
@@ -92,7 +94,7 @@ def shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
 
 def _check_free(output: Path) -> None:
     """Nothing is replaced but an empty folder; a link is not followed."""
-    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or list_names(output))):
         raise UsageError("the output folder exists", where=str(output), fix="choose another -o")
 
 
@@ -109,7 +111,7 @@ def _shards(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, seed: 
     place, done = {}, 0
     for index, names in enumerate(groups):
         file = f"model-{index + 1:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
-        with (folder / file).open("wb") as out:
+        with create(folder / file) as out:
             out.write(_header({name: shapes[name] for name in names}, dtype))
             for name in names:
                 place[name] = file
@@ -159,7 +161,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def _json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write_new(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 _TURN = "<|im_start|>"
@@ -168,7 +170,7 @@ _TURN = "<|im_start|>"
 def write_tokenizer(preset: Preset, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json (with the chat template) and generation_config.json."""
     end = preset.end
-    make_tokenizer(preset).save(str(folder / "tokenizer.json"))
+    write_new(folder / "tokenizer.json", make_tokenizer(preset).to_str(pretty=True).encode())
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end or None,
@@ -177,7 +179,7 @@ def write_tokenizer(preset: Preset, folder: Path) -> None:
         "chat_template": chat_template(preset),
     }
     _json(folder / "tokenizer_config.json", {name: value for name, value in settings.items() if value is not None})
-    (folder / "chat_template.jinja").write_text(chat_template(preset), encoding="utf-8")
+    write_new(folder / "chat_template.jinja", chat_template(preset).encode())
     ends = [number for number, text in preset.tokens.items() if text == end]
     _json(folder / "generation_config.json", {"eos_token_id": ends[0], "do_sample": False} if ends else {})
 

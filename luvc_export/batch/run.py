@@ -16,6 +16,7 @@ from luvc_export.batch.reads import sha256_manifest
 from luvc_export.batch.shards import RECORD, Shards, check_record
 from luvc_export.batch.source import LISTING, Source, list_folder, open_source
 from luvc_export.bundle.folder import load
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.safe_files import sole
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend_choice import choose
@@ -114,7 +115,7 @@ def run_batch(
         MachineError: This machine cannot answer.
     """
     started = monotonic()
-    job.output.mkdir(parents=True, exist_ok=True)
+    make_folder(job.output)
     with sole(job.output):
         source = _source(job)
         identity = {**job.identity(), "questions": source.sha256, "rows": source.rows}

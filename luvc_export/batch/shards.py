@@ -13,6 +13,7 @@ from typing import Any
 from luvc_export.batch.answerer import Answer
 from luvc_export.batch.source import LISTING, Source
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import list_names
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import is_scratch, open_regular, write_whole
 from luvc_export.errors import UsageError
@@ -40,7 +41,7 @@ def check_record(
     """
     record = folder / RECORD
     if not record.exists():
-        others = sorted(path.name for path in folder.iterdir() if path.name != LISTING and not is_scratch(path.name))
+        others = [name for name in list_names(folder) if name != LISTING and not is_scratch(name)]
         if others:
             raise UsageError(
                 "this folder holds something else",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from luvc_export.core.files.folders import walk
 from luvc_export.core.files.safe_files import open_regular, whole
 from luvc_export.errors import UsageError
 
@@ -147,25 +147,12 @@ def list_folder(folder: Path, prompt: str | None, listing: Path) -> None:
     known = Image.registered_extensions()
     count = 0
     with whole(listing) as file:
-        for path in _files(folder):
-            if Path(path).suffix.lower() not in known:
+        for name in walk(folder, links=True, hidden=False):
+            if Path(name).suffix.lower() not in known:
                 continue
-            name = os.path.relpath(path, folder)
-            beside = Path(path).with_suffix(".txt")
+            beside = (folder / name).with_suffix(".txt")
             text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else prompt
             file.write(json.dumps({"id": name, "image": name, "prompt": text or ""}).encode() + b"\n")
             count += 1
         if not count:
             raise UsageError("the folder holds no pictures", where=f"--input {folder}", expected="such as .png or .jpg")
-
-
-def _files(folder: str | Path) -> Iterator[str]:
-    """Paths of files below a folder; links to folders are not followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path)
-            elif entry.is_file():
-                yield entry.path

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from luvc_export.bundle.manifest import EngineEntry
+from luvc_export.core.files.folders import append, private_folder
 
 _DIGEST = 64
 
@@ -30,12 +31,10 @@ def trusted(entry: EngineEntry) -> bool:
 def trust(entry: EngineEntry) -> None:
     """Put the files of ``entry`` on the list."""
     path = store()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     new = [part.record.sha256 for part in entry.code if part.record.sha256 not in _read()]
     if new:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write("".join(f"{digest}\n" for digest in new))
+        append(path, "".join(f"{digest}\n" for digest in new))
 
 
 def _read() -> frozenset[str]:

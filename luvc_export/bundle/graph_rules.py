@@ -13,25 +13,13 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message
-from luvc_export.core.element_types import BY_ONNX
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS as PLUGINS
 from luvc_export.errors import BundleError
 
-# Field numbers of onnx.proto.
-_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 3, 5, 8
-#: Graphs, sparse tensors and types in an attribute: g, tensors, graphs, tp, type_protos, sparse_tensor(s).
-_ATTRIBUTE_REFUSED = (6, 10, 11, 14, 15, 22, 23)
-_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_ATTRIBUTE = 1, 7, 10, 11
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_INT64, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 7, 8, 9
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
-#: Fields of a tensor that hold its elements one by one; raw_data apart. Strings are in none of our graphs.
-_TENSOR_TYPED, _TENSOR_STRINGS = (4, 5, 7, 10, 11), 6
 _INT64 = 7
 #: Bits of an element by its ONNX type (onnx.proto, TensorProto.DataType): floats, integers, complex, fp8, 4 bits.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
@@ -61,8 +49,10 @@ _BY_DOMAIN: Mapping[str, frozenset[str]] = {
 _FUNCTIONS_DOMAIN, _MOST_NODES = "luvc", 1_000_000
 #: Largest number in an attribute: sizes of axes, axes, element types.
 _MOST_INT = 2**24
-#: Largest start or end of ``Shape``: no tensor has more axes.
+#: Most axes of a tensor, so the largest start or end of ``Shape`` too; the longest shape that is looked into.
 _MOST_AXES = 64
+#: Elements a stored tensor may have. Multiplying the sizes of a tensor of three million axes does not end in time.
+_MOST_STORED = 2**48
 #: Elements that a constant shape may ask for; a picture of 4096 x 4096 in patches has 50 million.
 _MOST_ELEMENTS = 2**28
 #: Operators that make a tensor as large as an input says, and which input.
@@ -77,19 +67,28 @@ class OutsideTensor:
         name: Of the initializer.
         location: File the graph names.
         offset: Its first byte there.
-        bytes: As many as its shape and type take; None for types whose elements are no whole bytes.
-        length: As the graph says; None where it does not.
         kind: ONNX element type.
-        count: Elements.
+        shape: Its shape.
+        length: Its bytes as the graph says; None where it does not.
     """
 
     name: str
     location: str
     offset: int
-    bytes: int | None
-    length: int | None
     kind: int
-    count: int
+    shape: tuple[int, ...]
+    length: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int | None:
+        """As many as shape and type take; None for types that are not known here."""
+        bits = _BITS.get(self.kind)
+        return None if bits is None else (self.count * bits + 7) // 8
 
 
 def check_graph(data: bytes | memoryview, where: str) -> tuple[OutsideTensor, ...]:
@@ -108,16 +107,18 @@ def walk_graph(data: bytes | memoryview, where: str) -> tuple[tuple[OutsideTenso
     """
     try:
         model = wire.decode(memoryview(data))
-        held = wire.single(model, _MODEL_GRAPH)
+        held = wire.single(model, onnx.MODEL_GRAPH)
         if held is None:
             raise ValueError("no graph in it")
         graph = wire.part(held)
-        if _MODEL_TRAINING in model or _GRAPH_SPARSE in graph:
+        if onnx.MODEL_TRAINING in model or onnx.GRAPH_SPARSE in graph:
             raise _Refused("training information or sparse tensors")
         functions = _functions(model)
         constants: dict[str, list[int]] = {}
         outside = _initializers(graph, constants)
-        nodes = wire.parts(graph, _GRAPH_NODE)
+        for field in onnx.GRAPH_VALUES:
+            _check_values(wire.parts(graph, field))
+        nodes = wire.parts(graph, onnx.GRAPH_NODE)
         _check_nodes(nodes, functions, constants)
         return outside, nodes
     except (ValueError, IndexError, OverflowError) as error:
@@ -137,8 +138,8 @@ class _Refused(Exception):  # noqa: N818
 
 def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[OutsideTensor, ...]:
     outside, names = [], set[str]()
-    for tensor in wire.parts(graph, _GRAPH_INITIALIZER):
-        name = wire.text(tensor, _TENSOR_NAME)
+    for tensor in wire.parts(graph, onnx.GRAPH_INITIALIZER):
+        name = wire.text(tensor, onnx.TENSOR_NAME)
         if name in names:
             raise _Refused(f"two initializers called {name!r}")
         names.add(name)
@@ -153,43 +154,64 @@ def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[Outs
 
 def _check_data(tensor: Message, name: str) -> None:
     """A tensor must hold as many bytes as its shape says: ONNX Runtime makes room for the shape first."""
-    dims, bits = wire.numbers(tensor, _TENSOR_DIMS), _BITS.get(wire.number(tensor, _TENSOR_TYPE))
-    if bits is None or _TENSOR_STRINGS in tensor or min(dims, default=0) < 0:
-        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, _TENSOR_TYPE)} and shape {dims}")
-    count, raw = math.prod(dims), wire.single(tensor, _TENSOR_RAW)
+    count, bits = _elements(tensor, name), _BITS.get(wire.number(tensor, onnx.TENSOR_TYPE))
+    if bits is None or onnx.TENSOR_STRINGS in tensor:
+        raise _Refused(f"tensor {name!r} of type {wire.number(tensor, onnx.TENSOR_TYPE)}")
+    raw = wire.single(tensor, onnx.TENSOR_RAW)
     needed = (count * bits + 7) // 8
     if raw is not None:
         held = len(wire.contents(raw))
     else:  # at least a byte for each that is written; what is left out is refused by shape
-        typed = (value for field in _TENSOR_TYPED for value in tensor.get(field, ()))
+        typed = (value for field in onnx.TENSOR_TYPED for value in tensor.get(field, ()))
         held = sum(len(value) if isinstance(value, memoryview) else 8 for value in typed)
         needed = min(needed, (count * min(bits, 8) + 7) // 8)
     if held < needed or (raw is not None and held != needed):
         raise _Refused(f"tensor {name!r} of {held} bytes for a shape of {needed}")
 
 
+def _check_values(values: Iterable[Message]) -> None:
+    for value in values:
+        inner, name = value, wire.text(value, onnx.VALUE_NAME)
+        for field in onnx.VALUE_SHAPE:
+            held = wire.single(inner, field)
+            inner = wire.part(held) if held is not None else {}
+        if len(inner.get(onnx.SHAPE_DIM, ())) > _MOST_AXES:
+            raise _Refused(f"{name!r} of {len(inner[onnx.SHAPE_DIM]):,} axes")
+
+
+def _elements(tensor: Message, name: str) -> int:
+    """Elements of a tensor: axes and sizes are bounded before they are multiplied."""
+    dims, count = wire.numbers(tensor, onnx.TENSOR_DIMS), 1
+    if len(dims) > _MOST_AXES:
+        raise _Refused(f"tensor {name!r} of {len(dims):,} axes")
+    for size in dims:
+        count = count * size if size >= 0 else -1
+        if not 0 <= count <= _MOST_STORED:
+            raise _Refused(f"tensor {name!r} of shape {dims}")
+    return count
+
+
 def _is_outside(tensor: Message) -> bool:
-    return wire.number(tensor, _TENSOR_LOCATION) != 0 or _TENSOR_EXTERNAL in tensor
+    return wire.number(tensor, onnx.TENSOR_LOCATION) != 0 or onnx.TENSOR_EXTERNAL in tensor
 
 
 def _outside(tensor: Message, name: str) -> OutsideTensor:
     pairs: dict[str, str] = {}
-    for entry in wire.parts(tensor, _TENSOR_EXTERNAL):
+    for entry in wire.parts(tensor, onnx.TENSOR_EXTERNAL):
         key = wire.text(entry, 1)
         if key in pairs:
             raise _Refused(f"weight {name!r} says {key!r} twice")
         pairs[key] = wire.text(entry, 2)
-    if wire.number(tensor, _TENSOR_LOCATION) != 1 or not set(pairs) <= {"location", "offset", "length", "checksum"}:
+    if wire.number(tensor, onnx.TENSOR_LOCATION) != 1 or not set(pairs) <= {"location", "offset", "length", "checksum"}:
         raise _Refused(f"weight {name!r} lies elsewhere in a way no export says: {sorted(pairs)}")
     offset, length = _count(pairs.get("offset", "0")), pairs.get("length")
-    dims = wire.numbers(tensor, _TENSOR_DIMS)
-    kind = BY_ONNX.get(wire.number(tensor, _TENSOR_TYPE))
-    size = math.prod(dims) * kind.itemsize if kind else None
-    told = None if length is None else _count(length)
-    if min(dims, default=0) < 0 or (size is not None and told is not None and told != size):
-        raise _Refused(f"weight {name!r} of {told} bytes for a shape of {size}")
-    number, count = wire.number(tensor, _TENSOR_TYPE), math.prod(dims)
-    return OutsideTensor(name, pairs.get("location", ""), offset, size, told, number, count)
+    _elements(tensor, name)
+    kind, dims = wire.number(tensor, onnx.TENSOR_TYPE), tuple(wire.numbers(tensor, onnx.TENSOR_DIMS))
+    stated = None if length is None else _count(length)
+    outside = OutsideTensor(name, pairs.get("location", ""), offset, kind, dims, stated)
+    if outside.bytes is not None and stated not in (None, outside.bytes):
+        raise _Refused(f"weight {name!r} of {stated} bytes for a shape of {outside.bytes}")
+    return outside
 
 
 def _count(text: str) -> int:
@@ -201,12 +223,12 @@ def _count(text: str) -> int:
 def _functions(model: Message) -> dict[str, int]:
     """Functions by name, with the nodes each comes to when those it calls are written out."""
     bodies: dict[str, list[Message]] = {}
-    for function in wire.parts(model, _MODEL_FUNCTIONS):
-        name = wire.text(function, _FUNCTION_NAME)
-        if wire.text(function, _FUNCTION_DOMAIN) != _FUNCTIONS_DOMAIN or name in bodies:
-            raise _Refused(f"a function {wire.text(function, _FUNCTION_DOMAIN)}.{name} twice or of another domain")
-        bodies[name] = wire.parts(function, _FUNCTION_NODE)
-        for attribute in wire.parts(function, _FUNCTION_ATTRIBUTE):
+    for function in wire.parts(model, onnx.MODEL_FUNCTIONS):
+        name = wire.text(function, onnx.FUNCTION_NAME)
+        if wire.text(function, onnx.FUNCTION_DOMAIN) != _FUNCTIONS_DOMAIN or name in bodies:
+            raise _Refused(f"a function {wire.text(function, onnx.FUNCTION_DOMAIN)}.{name} twice or of another domain")
+        bodies[name] = wire.parts(function, onnx.FUNCTION_NODE)
+        for attribute in wire.parts(function, onnx.FUNCTION_DEFAULT):
             _check_attribute(attribute, name)
     sizes: dict[str, int] = {}
     for name in bodies:
@@ -220,7 +242,7 @@ def _size(name: str, bodies: dict[str, list[Message]], sizes: dict[str, int], ab
     if name in above or len(above) > 16:
         raise _Refused(f"function {name!r} calls itself")
     if name not in sizes:
-        called = [wire.text(node, _NODE_OP) for node in bodies[name] if _NODE_DOMAIN in node]
+        called = [wire.text(node, onnx.NODE_OP) for node in bodies[name] if onnx.NODE_DOMAIN in node]
         inner = sum(_size(one, bodies, sizes, (*above, name)) for one in called if one in bodies)
         sizes[name] = min(len(bodies[name]) + inner, 2 * _MOST_NODES)
     return sizes[name]
@@ -229,32 +251,32 @@ def _size(name: str, bodies: dict[str, list[Message]], sizes: dict[str, int], ab
 def _check_nodes(nodes: Iterable[Message], functions: Mapping[str, int], constants: dict[str, list[int]]) -> None:
     total = 0
     for node in nodes:
-        kind, domain = wire.text(node, _NODE_OP), wire.text(node, _NODE_DOMAIN)
+        kind, domain = wire.text(node, onnx.NODE_OP), wire.text(node, onnx.NODE_DOMAIN)
         own = domain == _FUNCTIONS_DOMAIN and kind in functions
         if not own and kind not in _BY_DOMAIN.get(domain, frozenset()):
             raise _Refused(f"operator {domain + '.' if domain else ''}{kind}")
         total += functions[kind] if own else 1
         if total > _MOST_NODES:
             raise _Refused(f"more than {_MOST_NODES:,} nodes")
-        for value in node.get(_NODE_ATTRIBUTE, ()):
+        for value in node.get(onnx.NODE_ATTRIBUTE, ()):
             attribute = wire.part(value)
             _check_attribute(attribute, kind)
             if kind == "Constant":
-                _remember(attribute, wire.texts(node, _NODE_OUTPUT), constants)
+                _remember(attribute, wire.texts(node, onnx.NODE_OUTPUT), constants)
         if kind in _SHAPED or kind == "Range":
-            _check_shape(kind, wire.texts(node, _NODE_INPUT), constants)
+            _check_shape(kind, wire.texts(node, onnx.NODE_INPUT), constants)
 
 
 def _check_attribute(attribute: Message, kind: str) -> None:
-    for field in _ATTRIBUTE_REFUSED:
+    for field in onnx.ATTRIBUTE_REFUSED:
         if field in attribute:
             raise _Refused(f"a graph, a list of tensors or a type in an attribute of {kind}")
     most = _MOST_AXES if kind == "Shape" else _MOST_INT
     if kind != "Constant":  # its numbers are data, and may be the end of a slice that takes all
-        for value in (wire.number(attribute, _ATTRIBUTE_INT), *wire.numbers(attribute, _ATTRIBUTE_INTS)):
+        for value in (wire.number(attribute, onnx.ATTRIBUTE_INT), *wire.numbers(attribute, onnx.ATTRIBUTE_INTS)):
             if not -most <= value <= most:
-                raise _Refused(f"{value} in attribute {wire.text(attribute, _ATTRIBUTE_NAME)!r} of {kind}")
-    tensor = wire.single(attribute, _ATTRIBUTE_TENSOR)
+                raise _Refused(f"{value} in attribute {wire.text(attribute, onnx.ATTRIBUTE_NAME)!r} of {kind}")
+    tensor = wire.single(attribute, onnx.ATTRIBUTE_TENSOR)
     if tensor is not None:
         if _is_outside(held := wire.part(tensor)):
             raise _Refused(f"a tensor of {kind} that lies in another file")
@@ -262,24 +284,24 @@ def _check_attribute(attribute: Message, kind: str) -> None:
 
 
 def _remember(attribute: Message, outputs: list[str], constants: dict[str, list[int]]) -> None:
-    name, values = wire.text(attribute, _ATTRIBUTE_NAME), None
-    if name == "value" and _ATTRIBUTE_TENSOR in attribute:
-        values = _values(wire.part(attribute[_ATTRIBUTE_TENSOR][0]))
+    name, values = wire.text(attribute, onnx.ATTRIBUTE_NAME), None
+    if name == "value" and onnx.ATTRIBUTE_TENSOR in attribute:
+        values = _values(wire.part(attribute[onnx.ATTRIBUTE_TENSOR][0]))
     elif name == "value_ints":
-        values = wire.numbers(attribute, _ATTRIBUTE_INTS)
+        values = wire.numbers(attribute, onnx.ATTRIBUTE_INTS)
     elif name == "value_int":
-        values = [wire.number(attribute, _ATTRIBUTE_INT)]
+        values = [wire.number(attribute, onnx.ATTRIBUTE_INT)]
     if values is not None and outputs:
         constants[outputs[0]] = values
 
 
 def _values(tensor: Message) -> list[int] | None:
     """Values of a short int64 tensor; None for others."""
-    if wire.number(tensor, _TENSOR_TYPE) != _INT64 or math.prod(wire.numbers(tensor, _TENSOR_DIMS)) > _MOST_AXES:
+    if wire.number(tensor, onnx.TENSOR_TYPE) != _INT64 or _elements(tensor, "") > _MOST_AXES:
         return None
-    if _TENSOR_INT64 in tensor:
-        return wire.numbers(tensor, _TENSOR_INT64)
-    raw = wire.single(tensor, _TENSOR_RAW)
+    if onnx.TENSOR_INT64 in tensor:
+        return wire.numbers(tensor, onnx.TENSOR_INT64)
+    raw = wire.single(tensor, onnx.TENSOR_RAW)
     if raw is None:
         return None
     data = wire.contents(raw)
@@ -294,5 +316,7 @@ def _check_shape(kind: str, inputs: list[str], constants: Mapping[str, list[int]
         return
     place = _SHAPED[kind]
     asked = constants.get(inputs[place]) if place < len(inputs) else None
+    if asked and len(asked) > _MOST_AXES:
+        raise _Refused(f"{kind} to a shape of {len(asked):,} axes")
     if asked and math.prod(abs(value) or 1 for value in asked) > _MOST_ELEMENTS:
         raise _Refused(f"{kind} to {asked}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from luvc_export.bundle.graph_rules import OutsideTensor, walk_graph
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.onnx_wire import Message
 from luvc_export.bundle.reference import checkpoint_folder, watch_reference
+from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.errors import BundleError
 
 
@@ -21,14 +23,14 @@ class CheckedGraph:
         data: ONNX bytes: those that were hashed and walked.
         folder: Where the files lie that it takes weights from.
         outside: Those weights.
-        files: Each file they lie in, hashed.
+        files: Each file they lie in, hashed, by the name the graph has for it.
         nodes: The graph's, as they were walked.
     """
 
     data: bytes
     folder: Path
     outside: tuple[OutsideTensor, ...]
-    files: tuple[WatchedFile, ...]
+    files: Mapping[str, WatchedFile]
     nodes: list[Message] = field(repr=False)
 
     def check_files(self) -> None:
@@ -37,7 +39,7 @@ class CheckedGraph:
         Raises:
             BundleError: One is another, or has changed.
         """
-        for file in self.files:
+        for file in self.files.values():
             file.check()
 
 
@@ -53,16 +55,16 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
     manifest = bundle.manifest
     quantised = any(entry.quantised and name in (entry.vision, entry.decoder) for entry in manifest.plans.values())
     if manifest.weights.mode == "none":
-        return CheckedGraph(data, bundle.folder, outside, (), nodes)
+        return CheckedGraph(data, bundle.folder, outside, {}, nodes)
     if manifest.weights.mode == "reference" and not quantised:
+        if not outside:
+            return CheckedGraph(data, bundle.folder, outside, {}, nodes)
+        watched = watch_reference(bundle.folder, manifest)
         for tensor in outside:
             _check_reference(bundle, tensor, where)
-        if not outside:
-            return CheckedGraph(data, bundle.folder, outside, (), nodes)
-        watched = watch_reference(bundle.folder, manifest)
         used = sorted({tensor.location for tensor in outside})
         folder = checkpoint_folder(bundle.folder, manifest)
-        return CheckedGraph(data, folder, outside, tuple(watched[file] for file in used), nodes)
+        return CheckedGraph(data, folder, outside, {file: watched[file] for file in used}, nodes)
     for tensor in outside:
         known = manifest.files.get(tensor.location)
         if known is None:
@@ -79,19 +81,27 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
                 expected=f"at most {known.bytes} bytes",
             )
     used = sorted({tensor.location for tensor in outside})
-    return CheckedGraph(data, bundle.folder, outside, tuple(bundle.watch(file) for file in used), nodes)
+    return CheckedGraph(data, bundle.folder, outside, {file: bundle.watch(file) for file in used}, nodes)
 
 
 def _check_reference(bundle: Bundle, tensor: OutsideTensor, where: str) -> None:
-    """Graph and manifest must mean the same bytes: some readers ask one, some the other."""
+    """Graph and manifest must mean the same bytes: the graph is what runtimes read, the manifest was hashed."""
     place = bundle.manifest.weights.tensors.get(tensor.name)
     if place is None:
         raise BundleError("the manifest does not say where a weight lies", where=where, got=tensor.name)
-    said, meant = (tensor.location, tensor.offset, tensor.bytes), (place.file, place.offset, place.bytes)
-    if said != meant:
+    ours, theirs = (tensor.location, tensor.offset, tensor.bytes), (place.file, place.offset, place.bytes)
+    if ours != theirs:
         raise BundleError(
             "a graph and the manifest say different places of a weight",
             where=f"{where}: {tensor.name}",
-            got=f"{said[2]} bytes at {said[1]} of {said[0]!r}",
-            expected=f"{meant[2]} bytes at {meant[1]} of {meant[0]!r}",
+            got=f"{ours[2]} bytes at {ours[1]} of {ours[0]!r}",
+            expected=f"{theirs[2]} bytes at {theirs[1]} of {theirs[0]!r}",
+        )
+    kind = BY_ANY_NAME[place.dtype.lower()].onnx  # known: the record was checked with its checkpoint
+    if (tensor.kind, tensor.shape) != (kind, tuple(place.shape)):
+        raise BundleError(
+            "the manifest and the graph do not agree on a weight",
+            where=f"{where}: {tensor.name}",
+            got=f"type {kind}, {list(place.shape)}",
+            expected=f"type {tensor.kind}, {list(tensor.shape)}",
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from luvc_export.bundle.manifest import FileRecord
+from luvc_export.core.files.folders import list_names, private_folder
 from luvc_export.core.files.safe_files import create, open_regular, write_whole
 from luvc_export.errors import BundleError
 
@@ -202,7 +203,7 @@ def remember(identity: Identity, what: str) -> None:
         path = folder / _key(identity)
         lines = path.read_text(encoding="utf-8").splitlines()[-_MOST_FINDINGS:] if path.is_file() else []
         write_whole(path, "\n".join([*(line for line in lines if line != what), what, ""]))
-        paths = list(folder.iterdir())
+        paths = [folder / name for name in list_names(folder)]
         if len(paths) > _MOST_REMEMBERED:
             for oldest in sorted(paths, key=lambda one: one.lstat().st_mtime_ns)[:256]:
                 oldest.unlink(missing_ok=True)
@@ -241,7 +242,7 @@ def _memory(make: bool = False) -> Path | None:
     try:
         folder = cache_folder() / "hashes"
         if make:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(folder)
         found = folder.lstat()
     except (OSError, RuntimeError):  # no home folder
         return None

@@ -1,55 +1,78 @@
-"""Protobuf's wire format as ONNX files use it: what is read of a graph without the ``onnx`` package.
+"""Protobuf's wire format as ONNX files use it: graphs are read, and written, without the ``onnx`` package.
 
-A field that may stand once and stands twice has one value for one reader and another for the next (protobuf keeps the
-last number and joins the messages), so it is refused.
+Format: https://protobuf.dev/programming-guides/encoding. Field numbers: ``onnx_fields``. A field that may stand once
+and stands twice has one value for one reader and another for the next (protobuf keeps the last number and joins the
+messages), so it is refused.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 #: Fields of a message by number: numbers, or bytes of texts, messages and packed numbers.
 Message = dict[int, list[int | memoryview]]
 
 
-def decode(data: memoryview) -> Message:
-    """Fields of one message.
+class Field(NamedTuple):
+    """One field of a message as it is written: its number, its value, and all its bytes, key included."""
+
+    number: int
+    value: int | memoryview
+    raw: memoryview
+
+
+def fields(data: memoryview) -> Iterator[Field]:
+    """Fields of one message in their order.
 
     Raises:
         ValueError: It is none.
         IndexError: It ends early.
     """
+    at = 0
+    while at < len(data):
+        start = at
+        number, value, at = _field(data, at)
+        yield Field(number, value, data[start:at])
+
+
+def decode(data: memoryview) -> Message:
+    """Fields of one message by number; errors: see ``fields``."""
     message: Message = {}
     at, end = 0, len(data)
     while at < end:
-        key = data[at]
-        if key < 0x80:
+        number, value, at = _field(data, at)
+        if number in message:
+            message[number].append(value)
+        else:
+            message[number] = [value]
+    return message
+
+
+def _field(data: memoryview, at: int) -> tuple[int, int | memoryview, int]:
+    """Number and value of the field at a byte, and where the next one begins."""
+    key = data[at]
+    if key < 0x80:
+        at += 1
+    else:
+        key, at = _varint(data, at)
+    kind = key & 7
+    if kind == 0:
+        value, at = _varint(data, at)
+        return key >> 3, value, at
+    if kind == 2:
+        length = data[at]
+        if length < 0x80:
             at += 1
         else:
-            key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            number, at = _varint(data, at)
-            message.setdefault(key >> 3, []).append(number)
-            continue
-        if kind == 2:
-            length = data[at]
-            if length < 0x80:
-                at += 1
-            else:
-                length, at = _varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind} at byte {at}")
-        if at + length > end:
-            raise ValueError(f"a field of {length} bytes at byte {at} runs past the end")
-        end_of = at + length
-        field = key >> 3
-        if field in message:
-            message[field].append(data[at:end_of])
-        else:
-            message[field] = [data[at:end_of]]
-        at = end_of
-    return message
+            length, at = _varint(data, at)
+    elif kind in (1, 5):
+        length = 8 if kind == 1 else 4
+    else:
+        raise ValueError(f"wire type {kind} at byte {at}")
+    if at + length > len(data):
+        raise ValueError(f"a field of {length} bytes at byte {at} runs past the end")
+    return key >> 3, data[at : at + length], at + length
 
 
 def part(value: int | memoryview) -> Message:
@@ -102,16 +125,16 @@ def texts(message: Message, field: int) -> list[str]:
 
 def numbers(message: Message, field: int) -> list[int]:
     """Repeated integers, packed or not, with their signs."""
-    found = []
+    every = []
     for value in message.get(field, ()):
         if isinstance(value, int):
-            found.append(signed(value))
+            every.append(signed(value))
             continue
         at = 0
         while at < len(value):
             one, at = _varint(value, at)
-            found.append(signed(one))
-    return found
+            every.append(signed(one))
+    return every
 
 
 def signed(value: int) -> int:
@@ -128,3 +151,20 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError(f"a number of more than ten bytes at byte {at}")
+
+
+def encoded(number: int, value: str | bytes | memoryview | int) -> bytes:
+    """One field: a text, a message, or a number that is not negative."""
+    if isinstance(value, int):
+        return _encoded_varint(number << 3) + _encoded_varint(value)
+    data = value.encode() if isinstance(value, str) else bytes(value)
+    return _encoded_varint(number << 3 | 2) + _encoded_varint(len(data)) + data
+
+
+def _encoded_varint(value: int) -> bytes:
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)

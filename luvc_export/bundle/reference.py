@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO
 from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import Identity, Told, WatchedFile
 from luvc_export.bundle.manifest import Manifest, WeightTensor
+from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError
 
@@ -136,11 +138,16 @@ def inside_checkpoint(root: Path, name: str) -> Path:
 
 def _check_places(file: str, tensors: dict[str, WeightTensor], size: int, where: str) -> None:
     for name, tensor in tensors.items():
-        if min((tensor.offset, tensor.bytes)) < 0:
+        kind, record = BY_ANY_NAME.get(tensor.dtype.lower()), f"{where}: weights.tensors.{name}"
+        if kind is None:
+            raise BundleError("unknown weight type", where=record, got=tensor.dtype, expected=", ".join(BY_ANY_NAME))
+        needed = math.prod(tensor.shape) * kind.itemsize
+        if tensor.bytes != needed or min((tensor.offset, *tensor.shape)) < 0:
             raise BundleError(
                 "a weight's record does not add up",
-                where=f"{where}: weights.tensors.{name}",
+                where=record,
                 got=f"{tensor.bytes} bytes at {tensor.offset}",
+                expected=f"{needed} bytes for {tensor.dtype} {list(tensor.shape)}",
             )
         if tensor.offset + tensor.bytes > size:
             raise BundleError(

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from luvc_export.bundle import hashing
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.core.files import safe_files
+from luvc_export.core.files import folders, safe_files
 from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import BundleError, LuvcError, UsageError
 
@@ -57,11 +58,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def own_names(folder: Path, manifest: Manifest) -> set[str]:
-    """Names in a bundle's folder that are the bundle's, or the pack's that it is."""
+    """Names in a bundle's folder that are the bundle's, or the pack's that it is: the record of what was written.
+
+    Raises:
+        BundleError: One of them leaves the folder, or is that of a link.
+    """
     names = {MANIFEST, *manifest.files}
     for entry in manifest.engines:
         names |= {part.file for part in entry.code}
         names |= {name for part in (entry.vision, entry.decoder) for name in (part.layers, part.log)}
+    for name in names:
+        inside(folder, name)
     if (folder / "pack.json").is_file():
         names |= _PACK | {"libluvc_plugins.so"}
     return names
@@ -70,21 +77,45 @@ def own_names(folder: Path, manifest: Manifest) -> set[str]:
 def strangers(folder: Path, manifest: Manifest) -> list[str]:
     """What lies in a bundle's folder and is not the bundle's: links, and files that ``luvc.json`` does not list."""
     own = own_names(folder, manifest)
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.is_symlink()
-            or (entry.name not in own and not safe_files.is_scratch(entry.name) and not _ENGINE.fullmatch(entry.name))
-        )
+    return [
+        name
+        for name in folders.list_names(folder)
+        if (folder / name).is_symlink()
+        or (name not in own and not safe_files.is_scratch(name) and not _ENGINE.fullmatch(name))
+    ]
 
 
 def remove_unlisted_engines(folder: Path, manifest: Manifest) -> None:
     """Remove files named as engines are that no manifest names: a build that was killed left them."""
     own = own_names(folder, manifest)
-    for path in list(folder.iterdir()):
-        if path.name not in own and _ENGINE.fullmatch(path.name) and not path.is_dir():
-            path.unlink(missing_ok=True)
+    for name in folders.list_names(folder):
+        if name not in own and _ENGINE.fullmatch(name) and not (folder / name).is_dir():
+            safe_files.remove(folder / name)
+
+
+def take_along(
+    folder: Path, manifest: Manifest, target: Path, *, but: frozenset[str] = frozenset(), link: bool
+) -> None:
+    """Bring what the bundle at ``folder`` holds, and nothing else, into the folder ``target``.
+
+    Args:
+        folder: The bundle's.
+        manifest: Its manifest, read and checked.
+        target: A new folder of our own.
+        but: Names that stay behind.
+        link: Hard links where the file system has them; else copies, which stay when the bundle changes.
+
+    Raises:
+        BundleError: A name leaves the folder, or is that of a link.
+        UsageError: Something is no regular file.
+    """
+    take = hashing.link if link else folders.copy_file
+    for name in sorted(own_names(folder, manifest) - but):
+        source = inside(folder, name)
+        if source.is_dir():
+            folders.copy_tree(source, target / name)
+        elif source.exists():
+            take(source, target / name)
 
 
 def check_own(folder: Path, manifest: Manifest) -> None:
@@ -113,7 +144,7 @@ def check_target(final: Path, overwrite: bool) -> None:
     if not final.exists() and not final.is_symlink():
         return
     bundle = (final / MANIFEST).is_file()
-    empty = final.is_dir() and not any(final.iterdir())
+    empty = final.is_dir() and not folders.list_names(final)
     if empty or (overwrite and bundle):
         if not empty:
             _check_removable(final)

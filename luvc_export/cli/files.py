@@ -10,6 +10,8 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 
+_CHECKPOINT = "a folder with config.json and safetensors, a hub id OWNER/NAME, or demo"
+
 
 def check_writable(path: Path | None, flag: str) -> None:
     """Refuse a file that cannot be written, before the work it would end; None is fine.
@@ -60,18 +62,20 @@ def check_bundle(folder: Path | str, verify: bool, progress: Progress) -> None:
 
 
 def check_model(model: str, revision: str | None = None) -> None:
-    """Refuse what lies here and is no checkpoint folder; names of the hub pass.
+    """Refuse what lies here and is no checkpoint folder; names of the hub pass, and ``demo`` does.
 
     Raises:
         UsageError: It is a file, or a bundle; or a folder, which has no ``revision``.
     """
-    path = Path(model)
+    from luvc_export.demo import checkpoint_named
+
+    path = Path(checkpoint_named(model))
     if path.is_file():
         known = any((path.parent / name).is_file() for name in ("config.json", "luvc.json"))
         raise UsageError(
             "this is a file, and a model is a folder",
             where=model,
-            expected="a folder with config.json and safetensors, or a hub id OWNER/NAME",
+            expected=_CHECKPOINT,
             fix=f"give the folder: {path.parent}" if known else None,
         )
     if (path / "luvc.json").is_file() and not (path / "config.json").is_file():
@@ -79,7 +83,7 @@ def check_model(model: str, revision: str | None = None) -> None:
             "this is a bundle, not a checkpoint",
             where=model,
             got="luvc.json and no config.json",
-            expected="a folder with config.json and safetensors, or a hub id OWNER/NAME",
+            expected=_CHECKPOINT,
             fix=f"luvc-export inspect {model} names the checkpoint it was exported from",
         )
     if revision is not None and path.is_dir():

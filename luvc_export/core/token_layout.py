@@ -156,13 +156,19 @@ class _LayoutWriter:
         self.order += rows * columns
 
     def clip(self, first: int, block: Clip) -> None:
-        """All moments share rows and columns; text goes on after those, as in transformers' ``generate``."""
-        start = self.position
+        """All moments share rows and columns; text goes on after the largest position of any axis.
+
+        So Qwen2-VL and Qwen2.5-VL were trained (QwenLM/Qwen3-VL, qwen-vl-finetune, ``rope2d``: "the max vision
+        position_ids plus 1", as transformers 5.0 has it). Transformers 5.23 goes on after rows and columns, so the text
+        behind a video of more moments shares their positions; see ``export.llm.mrope.place_as_trained``.
+        """
+        start, later = self.position, 0
         for moment in range(block.images):
             self.position = start
             self.image(first + moment)
             later = int(np.float32(moment) * np.float32(block.step))  # transformers multiplies in float32
             self.visual[:, 0, first + moment] += later
+        self.position = max(self.position, start + later + 1)
 
     def mosaic(self, first: int, tiles: tuple[int, int], ends: list[int]) -> None:
         rows, columns = self.grid

@@ -10,5 +10,13 @@ from luvc_export.demo.scene import HEIGHT, WIDTH
 #: can do is in MODEL_CARD.md beside it.
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 
+#: What verbs and functions that take a checkpoint call it.
+NAME = "demo"
+
 #: Height and width of the pictures the bundled model was trained on.
 IMAGE_SIZE = (HEIGHT, WIDTH)
+
+
+def checkpoint_named(model: str) -> str:
+    """The bundled checkpoint's folder for ``demo``, unless a checkpoint of that name lies here; else ``model``."""
+    return str(CHECKPOINT) if model == NAME and not (Path(model) / "config.json").is_file() else model

@@ -15,6 +15,7 @@ from PIL import Image
 
 from luvc_export.calibration.cases import Case
 from luvc_export.calibration.tasks import Task
+from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.errors import BundleError
 from luvc_export.packing.answer import Answer
 from luvc_export.packing.record import CASES
@@ -43,7 +44,8 @@ def write(folder: Path, cases: Sequence[Case], answers: Sequence[Answer]) -> Non
     for index, (case, answer) in enumerate(zip(cases, answers, strict=True)):
         files = [f"{index}-{number}.png" for number in range(len(case.images))]
         for file, picture in zip(files, case.images, strict=True):
-            open_picture(picture).save(folder / file)
+            with create(folder / file) as drawn:
+                open_picture(picture).save(drawn, "PNG")
         entries.append(
             {
                 "name": f"{index} {case.kind}",
@@ -56,8 +58,9 @@ def write(folder: Path, cases: Sequence[Case], answers: Sequence[Answer]) -> Non
         )
         arrays[f"{index}.logits"] = answer.logits
         arrays |= {f"{index}.kept.{layer}": kept for layer, kept in answer.kept.items()}
-    (folder / _LIST).write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    np.savez_compressed(folder / _ARRAYS, **arrays)  # type: ignore[arg-type]
+    write_new(folder / _LIST, (json.dumps(entries, indent=1, ensure_ascii=False) + "\n").encode())
+    with create(folder / _ARRAYS) as stored:
+        np.savez_compressed(stored, **arrays)  # type: ignore[arg-type]
 
 
 def read(pack: Path) -> list[Stored]:

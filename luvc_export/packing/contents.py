@@ -14,15 +14,15 @@ import luvc_export
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
-from luvc_export.core.files.safe_files import create, open_regular
+from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Precision, Target
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.packing import wheels
-from luvc_export.runtime.graphfile import outside_weights
 from luvc_export.version import VERSION
 
 #: POSIX sh: JetPack's Python may be called otherwise than python3, so it can be named.
@@ -67,7 +67,8 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
     plans = bundle.manifest.plans.values()
     read = {file: read_graph(bundle, file) for each in plans for file in (each.vision, each.decoder)}
     source = next((graph.folder for graph in read.values() if graph.folder != bundle.folder), bundle.folder)
-    named = sorted({weight.location for graph in graphs for weight in outside_weights(folder / graph).values()})
+    targets = [folder / graph for graph in graphs]
+    named = sorted({one.location for path in targets for one in check_graph(path.read_bytes(), str(path))})
     if nested := [name for name in named if Path(name).name != name]:
         raise BundleError(
             "weights lie in a folder of their own, a pack is flat",
@@ -86,8 +87,7 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         )
     for path in paths:
         progress("copying weights", done / max(1, total))
-        with open_regular(path, links=source != bundle.folder) as file, create(folder / path.name) as copy:
-            shutil.copyfileobj(file, copy, 2**20)
+        copy_file(path, folder / path.name, links=source != bundle.folder)
         done += path.stat().st_size
     for graph in read.values():
         graph.check_files()  # what was hashed is what was copied
@@ -98,7 +98,7 @@ def write_manifest(
     folder: Path, manifest: Manifest, plan: str, entry: PlanEntry, precision: Precision, capacity: Capacity
 ) -> None:
     """A pack is a bundle of one plan, whose graphs are the target's."""
-    files = {path.name: bundles.record(path) for path in sorted(folder.iterdir())}
+    files = {path.name: bundles.record(path) for path in (folder / name for name in list_names(folder))}
     for name in files.keys() & manifest.files.keys():
         if files[name].sha256 != manifest.files[name].sha256:
             raise hashing.changed(folder / name, "other bytes while it was copied", "those that luvc.json names")

@@ -131,7 +131,7 @@ def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEn
     entry = bundle.entry(pack.plan)
     read = [read_graph(bundle, name) for name in (entry.vision, entry.decoder)]
     graphs = [
-        builder.BuildInput(name, graph.data, graph.folder, entry.plan, size, graph.files)
+        builder.BuildInput(name, graph.data, graph.folder, entry.plan, size, tuple(graph.files.values()))
         for name, graph, size in zip((entry.vision, entry.decoder), read, pack.weight_bytes, strict=True)
     ]
     told = set[str]()

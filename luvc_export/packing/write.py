@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import copy_file, list_names, make_folder, walk
+from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, Target
 from luvc_export.engines import targets
@@ -127,23 +128,23 @@ def write_pack(
     with writing_to(output), bundles.writing(Path(output).resolve(), overwrite) as folder:
         files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
         for file, graph in zip(files, prepared.graphs, strict=True):
-            (folder / file).write_bytes(graph.data)
+            write_new(folder / file, graph.data)
         copy_files(bundle, folder, files, progress)
         entry = replace(bundle.entry(plan), vision=files[0], decoder=files[1])
         write_manifest(folder, manifest, name, entry, prepared.precision, capacity)
-        listed = {path.name for path in folder.iterdir()}
+        listed = {*list_names(folder)}
         if options.dynamic_plugins is not None:
-            shutil.copyfile(options.dynamic_plugins, folder / PLUGINS)
+            copy_file(options.dynamic_plugins, folder / PLUGINS, links=True)
         for part in (CASES, WHEELS):
-            (folder / part).mkdir()
+            make_folder(folder / part)
         cases.write(folder / CASES, asked.cases, answers)
         own = write_wheel(folder / WHEELS)
         for wheel in given:
-            shutil.copyfile(wheel, folder / WHEELS / wheel.name)
-        shutil.copyfile(bootstrap.__file__, folder / record.BOOTSTRAP)
-        (folder / record.SCRIPT).write_text(SCRIPT, encoding="ascii")
+            copy_file(wheel, folder / WHEELS / wheel.name, links=True)
+        copy_file(Path(bootstrap.__file__), folder / record.BOOTSTRAP, links=True)
+        write_new(folder / record.SCRIPT, SCRIPT.encode("ascii"))
         (folder / record.SCRIPT).chmod(0o755)
-        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in listed)
+        paths = sorted(folder / name for name in walk(folder) if name.rpartition("/")[2] not in listed)
         pack = Pack(
             target=target,
             plan=name,

@@ -229,7 +229,9 @@ def _target_graphs(
 
         peaks.append(peak)
         size = weight_bytes(model, cache.precision)
-        made.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, graph.files))
+        made.append(
+            BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, tuple(graph.files.values()))
+        )
 
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))

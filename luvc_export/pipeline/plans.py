@@ -218,6 +218,10 @@ def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSi
 
 def default_image_size(checkpoint: Checkpoint) -> ImageSize:
     """Height and width a checkpoint was made for, or ``DEFAULT_IMAGE_SIZE`` where the family takes any."""
+    from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
+
+    if checkpoint.folder.resolve() == CHECKPOINT.resolve():
+        return IMAGE_SIZE
     return checkpoint.family.image_size(checkpoint.config) or DEFAULT_IMAGE_SIZE
 
 

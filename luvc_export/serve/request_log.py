@@ -88,7 +88,7 @@ class RequestRecord:
 
     def write(self) -> None:
         """Write the line."""
-        if self.path not in _WATCHED or self.status >= 400:
+        if self.path not in _WATCHED or (self.status >= 400 and self.error != "not_ready"):
             LOG.info("request", extra={"fields": self.fields()})
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.folders import make_folder, own_folder
 from luvc_export.core.files.safe_files import whole, write_whole
 from luvc_export.errors import LuvcError
 
@@ -17,13 +18,18 @@ _SEED = 20260
 
 
 def write(folder: Path) -> Path:
-    """Draw the pictures into ``folder`` and return the cases as JSON Lines; fonts missing, they are noise."""
+    """Draw the pictures into ``folder`` and return the cases as JSON Lines; fonts missing, they are noise.
+
+    They are the same each time, and drawn each time: a list that lay there could name pictures of somebody else's.
+
+    Raises:
+        UsageError: ``folder`` is a link.
+    """
     from PIL import Image
 
     listed, lines = folder / "cases.jsonl", []
-    if listed.is_file():
-        return listed
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
+    own_folder(folder)
     for number, (picture, prompt) in enumerate(_drawn()):
         name = f"case-{number}.png"
         with whole(folder / name) as file:

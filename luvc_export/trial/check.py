@@ -27,7 +27,7 @@ _BEGIN, _END = "<!-- trials -->", "<!-- end of trials -->"
 _TOP = {"schema", "version", "target", "steps", "verdicts", "sha256"}
 _STEP = {"state", "seconds", "why", "result"}
 _NAMES = {"machine", "power-after", *(step.name for step in STEPS)}
-_STATES = ("done", "failed", "skipped")
+_STATES = ("done", "failed", "skipped", "cut off")
 _FIX = "send report.json as it was written"
 #: Versions a report must name, as far as a step that was done used them.
 _ALWAYS = ("luvc-export", "python", "numpy")

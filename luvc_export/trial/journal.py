@@ -1,7 +1,8 @@
 """What is done of a trial, in ``journal.json`` of its folder, written after every step: an interrupted trial goes on.
 
-A step is ``done`` (with what its verb said), ``failed`` (its verb said why), or ``skipped`` (with the reason). Only the
-first two are kept when a trial goes on: what was missing, or too late, may be there this time.
+A step is ``done`` (with what its verb said), ``failed`` (its verb said why), ``skipped`` (with the reason), or ``cut
+off`` where the time was over while it ran. Only the first two are kept when a trial goes on: what was missing, or too
+late, may be there this time.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def page(report: dict[str, Any], picture: Path | None = None) -> str:
     body.append("<h2>Machine</h2>")
     body.append(_table(("", ""), [(escape(name), escape(_shown(value))) for name, value in machine.items()]))
     body.append("<h2>Steps</h2>")
-    done = [(escape(n), escape(s["state"]), f"{s['seconds']:.1f} s", escape(s["why"] or "")) for n, s in steps.items()]
+    done = [(escape(n), escape(s["state"]), _took(s), escape(s["why"] or "")) for n, s in steps.items()]
     body.append(_table(("step", "state", "took", "why"), done))
     body.append(f"<p>SHA-256 of the report: <code>{escape(report['sha256'])}</code></p>")
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Trial</title><style>{_STYLE}</style>"
@@ -88,11 +88,19 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join([*lines, "</table>"])
 
 
+def _took(step: dict[str, Any]) -> str:
+    """Seconds, of what ran."""
+    return "" if step["state"] == "skipped" else f"{step['seconds']:.1f} s"
+
+
 def _verdict(verdict: str) -> str:
     return f"<span class={verdict.split()[0]}>{verdict}</span>"
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "not known"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+        known = {key: item for key, item in value.items() if item not in (None, [], {})}
+        return ", ".join(f"{key} {_shown(item)}" for key, item in known.items()) or "not known"
     return ", ".join(_shown(item) for item in value) if isinstance(value, list) else str(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from luvc_export.core.files.folders import check_own_names, fresh, make_folder
 from luvc_export.core.files.safe_files import locked
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError, did_you_mean
@@ -81,7 +82,8 @@ def run(
         KeyboardInterrupt: Ctrl-C; what is done stays done.
     """
     end = monotonic() + 60 * minutes - _REPORT
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(asked.folder)
+    check_own_names(asked.folder)
     with locked(asked.folder):
         journal = Journal.open(asked.folder, _identity(asked))
         plan = planned(asked, only, journal.states())
@@ -114,13 +116,14 @@ def _skipped(why: str) -> dict[str, Any]:
 def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
     """Run a step's verb for at most ``left`` seconds; what it said."""
     began, log = monotonic(), asked.folder / f"{step.name}.log"
-    with log.open("wb") as errors:
+    with fresh(log) as errors:
         process = subprocess.Popen(command(step, asked), stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
         try:
             out, _ = process.communicate(timeout=left)
         except subprocess.TimeoutExpired:
             _end(process)
-            return _skipped("the time was over before it ended")
+            why = "the time was over before it ended"
+            return {"state": "cut off", "seconds": monotonic() - began, "why": why, "result": None}
         except BaseException:
             _end(process)
             raise

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from luvc_export.bundle.folder import Bundle, load
+from luvc_export.bundle.folder import MANIFEST, Bundle, load, write_manifest
+from luvc_export.bundle.replacing import take_along
+from luvc_export.bundle.weights_root import anchored
 from luvc_export.core.files.disk import writing_to
-from luvc_export.core.files.safe_files import put_in_place, scratch_folder, write_new
+from luvc_export.core.files.folders import check_written, make_folder, note_written
+from luvc_export.core.files.safe_files import open_regular, put_in_place, scratch_folder, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backends import check_name
@@ -98,26 +100,37 @@ def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, opt
     # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
     told["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
     config = ModelConfig(name, options.backend, options.instances, options.warm_up, told)
-    (scratch / "1").mkdir()
+    make_folder(scratch / "1")
     write_new(scratch / "config.pbtxt", config.text().encode())
     write_new(scratch / "1" / "model.py", PROGRAM.encode())
     if options.warm_up:
-        (scratch / "warmup").mkdir()
+        make_folder(scratch / "warmup")
         picture = io.BytesIO()
         height, width = bundle.entry(plan).size or bundle.manifest.image.size
         Image.new("RGB", (width, height)).save(picture, "PNG")
         for file, data in warm_up_files(picture.getvalue()).items():
             write_new(scratch / "warmup" / file, data)
     if options.copy:
-        shutil.copytree(bundle.folder, scratch / COPY)
+        make_folder(scratch / COPY)
+        but = frozenset({MANIFEST}) if bundle.manifest.weights.folder else frozenset[str]()
+        take_along(bundle.folder, bundle.manifest, scratch / COPY, but=but, link=False)
+        if but:
+            write_manifest(scratch / COPY, replace(bundle.manifest, weights=anchored(bundle)))
+    note_written(scratch)
 
 
 def _check_place(place: Path, overwrite: bool) -> None:
     if not (place.exists() or place.is_symlink()):
         return
     config = place / "config.pbtxt"
-    ours = not place.is_symlink() and config.is_file() and config.read_bytes().startswith(MARK.encode())
+    ours = not place.is_symlink() and config.is_file() and _begins(config, MARK.encode())
     if not ours:
         raise UsageError("something else has this name", where=str(place), fix="name another repository")
     if not overwrite:
         raise UsageError("the model is there already", where=str(place), fix="--overwrite replaces it")
+    check_written(place)
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    with open_regular(path) as file:
+        return bool(file.read(len(mark)) == mark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,16 @@ from tokenizers import Tokenizer
 
 from luvc_export.errors import CheckFailed, MachineError, UsageError
 from luvc_export.runtime.generation.logits import TokenMask
+from luvc_export.runtime.generation.pattern_size import shortest_match
 from luvc_export.runtime.generation.sampling import Sampling
 
 #: Characters of a schema or pattern: the grammar's compiler has limits of its own, but reads all of it first.
 MAX_CHARACTERS = 100_000
+#: Characters that the shortest answer a pattern allows may have: longer than any answer, and repetitions inside
+#: repetitions take the library seconds.
+MAX_ANSWER = 10_000
+#: Work the library may do on patterns before the first token; its default allows 3 s (``limits.initial_lexer_fuel``).
+_FUEL = 100_000
 
 
 class Grammars:
@@ -48,6 +54,10 @@ class Grammars:
             if len(text) > MAX_CHARACTERS:
                 most = f"at most {MAX_CHARACTERS:,}"
                 raise UsageError("this is too long", where=where, got=f"{len(text):,} characters", expected=most)
+            for pattern in [options.regex] if options.regex is not None else _patterns(options.json_schema):
+                if (length := shortest_match(pattern)) > MAX_ANSWER:
+                    got, most = f"at least {length:,} characters: {pattern[:80]}", f"at most {MAX_ANSWER:,}"
+                    raise UsageError("no answer can be as long as this pattern", where=where, got=got, expected=most)
             written = library.LLMatcher.grammar_from_regex if where == "regex" else _from_schema(library)
             grammar = written(text)
             failed, said = library.LLMatcher.validate_grammar_with_warnings(grammar, tokens)
@@ -56,7 +66,8 @@ class Grammars:
         if failed:
             fix = "see docs/serving.md for what is understood"
             raise UsageError("no grammar can be made of this", where=where, got=" ".join(said)[:500], fix=fix)
-        first = library.LLMatcher(tokens, grammar, log_level=0)
+        limits = library.LLParserLimits(initial_lexer_fuel=_FUEL, verbose_errors=False)
+        first = library.LLMatcher(tokens, grammar, log_level=0, limits=limits)
         if first.is_error():
             raise UsageError("no grammar can be made of this", where=where, got=first.get_error()[:500])
         vocab, ends = self._vocab, self._ends
@@ -73,6 +84,21 @@ class Grammars:
                 got=str(error)[:300],
                 expected="a byte-level or byte-fallback tokenizer",
             ) from error
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    """Every regular expression in a schema; what only looks like one (a property called pattern) is judged too."""
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if isinstance(one.get("pattern"), str):
+                yield one["pattern"]
+            if isinstance(one.get("patternProperties"), dict):
+                yield from (name for name in one["patternProperties"] if isinstance(name, str))
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
 
 
 def _from_schema(library: Any) -> Any:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from luvc_export.errors import CheckFailed
 
 Logits = NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
 
 #: Says what may follow the answer's tokens so far: bool [vocab], or None for everything.
 TokenMask = Callable[[Sequence[int]], "NDArray[np.bool_] | None"]
@@ -36,15 +37,17 @@ class Penalties:
     def apply(self, logits: Logits, prompt: Sequence[int], made: Sequence[int]) -> Logits:
         """New logits float32 [vocab]: bias, then repetition, then presence and frequency.
 
+        Computed in float64 and cut to what float32 holds, so finite logits stay finite; minus infinity stays.
+
         Args:
             logits: float32 [vocab].
             prompt: Its text tokens; ids beyond the vocabulary are left out.
             made: Tokens of the answer so far.
         """
-        found = logits.astype(np.float32, copy=True)
+        found = logits.astype(np.float64)
         for token, value in self.bias.items():
             if token < found.size:
-                found[token] += np.float32(value)
+                found[token] += value
         if self.repetition != 1:
             seen = np.unique(np.array([*prompt, *made], np.int64))
             seen = seen[(seen >= 0) & (seen < found.size)]
@@ -52,8 +55,8 @@ class Penalties:
             found[seen] = np.where(there > 0, there / self.repetition, there * self.repetition)
         if made and (self.presence or self.frequency):
             tokens, counts = np.unique(np.array(made, np.int64), return_counts=True)
-            found[tokens] -= (self.presence + self.frequency * counts).astype(np.float32)
-        return found
+            found[tokens] -= self.presence + self.frequency * counts
+        return np.where(np.isneginf(found), -np.inf, np.clip(found, -_LARGEST, _LARGEST)).astype(np.float32)
 
 
 def masked(logits: Logits, allowed: NDArray[np.bool_], step: int) -> Logits:

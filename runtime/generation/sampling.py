@@ -18,6 +18,8 @@ from luvc_export.runtime.generation.token_rules import TokenRules
 
 #: Most likely tokens that log probabilities may name, and how far penalties and a bias reach (OpenAI's limits).
 MAX_TOP, MAX_PENALTY, MAX_BIAS = 20, 2.0, 100.0
+#: Smallest and largest ``repetition_penalty``: beyond, every logit it touches is as good as 0 or infinite.
+REPETITION_RANGE = (0.01, 100.0)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Sampling:
         max_new_tokens: Tokens to generate at most; None for as many as the bundle holds.
         stop: Strings that end the answer; they are not part of its text.
         min_p: Draw only from tokens at least ``min_p`` times as likely as the most likely one, in [0, 1].
-        repetition_penalty: See ``logits.Penalties``; above 0, 1 changes nothing.
+        repetition_penalty: See ``logits.Penalties``; 0.01 to 100, 1 changes nothing.
         presence_penalty: The same; -2 to 2.
         frequency_penalty: The same; -2 to 2.
         logit_bias: Token id -> what is added to its logit, -100 to 100.
@@ -90,8 +92,9 @@ class Sampling:
                 ("min_p", _number(self.min_p) and 0 <= self.min_p <= 1, "a fraction in [0, 1]"),
                 (
                     "repetition_penalty",
-                    _number(self.repetition_penalty) and self.repetition_penalty > 0,
-                    "a finite number above 0",
+                    _number(self.repetition_penalty)
+                    and REPETITION_RANGE[0] <= self.repetition_penalty <= REPETITION_RANGE[1],
+                    "a number from 0.01 to 100",
                 ),
                 ("presence_penalty", _within(self.presence_penalty, MAX_PENALTY), "a number from -2 to 2"),
                 ("frequency_penalty", _within(self.frequency_penalty, MAX_PENALTY), "a number from -2 to 2"),
@@ -245,7 +248,8 @@ def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], ND
     if sampling.top_k and sampling.top_k < logits.size:
         tokens = np.flatnonzero(logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k])
         tokens = tokens[np.isfinite(logits[tokens])]
-    scaled = (logits[tokens].astype(np.float64) - float(logits.max())) / sampling.temperature
+    with np.errstate(over="ignore"):  # what a temperature near 0 pushes to minus infinity has no chance
+        scaled = (logits[tokens].astype(np.float64) - float(logits.max())) / sampling.temperature
     chances: NDArray[np.float64] = np.exp(scaled)
     chances /= chances.sum()
     if sampling.top_p < 1:

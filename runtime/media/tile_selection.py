@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from luvc_export.core.tiling import Tiling, TilingRule
+from luvc_export.errors import UsageError
 
 Pair = tuple[int, int]
 
@@ -90,6 +91,17 @@ def choose_tiling(
         image: Height and width of one image.
         pictures: How many pictures the prompt has.
         tiling: The family's rule.
+
+    Raises:
+        UsageError: The bundle has none for so many pictures.
     """
     fitting = usable(cuts, pictures)
+    if not fitting:
+        raise UsageError(
+            "this bundle cuts no prompt of so many pictures",
+            where="image",
+            got=f"{pictures} pictures",
+            expected=f"pictures that are shown {', '.join(sorted({cut.used for cut in cuts}))}",
+            fix="ask about another number of pictures, or export the bundle again with --tiles",
+        )
     return fitting[RULES[tiling](size, [cut.tiles for cut in fitting], image)]

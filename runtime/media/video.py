@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from luvc_export.core.files.folders import list_names
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.picture_limits import check_file
@@ -85,11 +86,10 @@ def open_video(
 def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], None]) -> Sampled:
     known = Image.registered_extensions()
     names: list[str] = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_file() and not entry.name.startswith(".") and Path(entry.name).suffix.lower() in known:
-                names.append(entry.name)
-            _check_count(len(names), str(path))
+    for name in list_names(path):
+        if not name.startswith(".") and Path(name).suffix.lower() in known and (path / name).is_file():
+            names.append(name)
+        _check_count(len(names), str(path))
     if not names:
         raise UsageError("the folder holds no pictures", where=str(path), fix=_ffmpeg("FILM", str(path)))
     chosen = spread(sorted(names, key=_by_number), min(frames, len(names)))

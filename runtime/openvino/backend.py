@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
+from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
@@ -168,7 +169,7 @@ class OpenVinoBackend:
         files = {}
         for name, compiled in self._loaded().items():
             files[name] = f"{self.profile}.{name}.json"
-            Path(files[name]).write_text(json.dumps({"mean": compiled.events()}), encoding="utf-8")
+            write_whole(Path(files[name]), json.dumps({"mean": compiled.events()}))
         return files
 
     def placement(self) -> dict[str, dict[str, int]]:
@@ -188,7 +189,7 @@ class OpenVinoBackend:
 
     @cached_property
     def _reader(self) -> GraphReader:
-        return GraphReader(self._bundle, self._entry)
+        return GraphReader(self._bundle)
 
     @cached_property
     def _vision(self) -> Compiled:

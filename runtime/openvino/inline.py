@@ -7,21 +7,14 @@ call's name in front, so the nodes of a prune can still be told from others. All
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from luvc_export.runtime.openvino.wire import Field, fields, integers, packed
-
-# Field numbers of onnx.proto.
-_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTIONS = 7, 8, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
-_VALUE_NAME = 1
-_FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_OUTPUT, _FUNCTION_NODE = 1, 4, 5, 7
-_FUNCTION_OPSET, _FUNCTION_DOMAIN, _FUNCTION_DEFAULT, _FUNCTION_OVERLOAD = 9, 10, 11, 13
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN, _NODE_OVERLOAD = 1, 2, 3, 4, 5, 7, 8
-_ATTRIBUTE_NAME, _ATTRIBUTE_REFERENCE = 1, 21
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10, 22, 23), (6, 11)
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
+from luvc_export.bundle import onnx_fields as onnx
+from luvc_export.bundle import onnx_wire as wire
+from luvc_export.bundle.graph_rules import OutsideTensor
+from luvc_export.bundle.graphs import CheckedGraph
+from luvc_export.bundle.onnx_wire import Field, encoded
 
 #: Calls within calls; ours are two deep, and a function that calls itself has no end.
 _DEEPEST = 8
@@ -29,25 +22,6 @@ _DEEPEST = 8
 _MOST_NODES = 200_000
 #: Operators whose conversion needs their weights as constants of the graph.
 _CONSTANTS = ("MatMulNBits", "GatherBlockQuantized")
-
-
-@dataclass(frozen=True)
-class Outside:
-    """An initializer whose bytes lie in another file.
-
-    Args:
-        kind: ONNX element type.
-        shape: Its shape.
-        location: The file's name as the graph gives it.
-        offset: Where it begins there.
-        length: Its bytes; 0 where the graph does not say.
-    """
-
-    kind: int
-    shape: tuple[int, ...]
-    location: str
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +36,7 @@ class WrittenOut:
     """
 
     data: bytes
-    weights: dict[str, Outside]
+    weights: dict[str, OutsideTensor]
     outputs: tuple[str, ...]
     bodies: dict[str, str]
 
@@ -90,44 +64,45 @@ class _Function:
     defaults: dict[str, memoryview]
 
 
-def write_out(data: bytes, values: Callable[[str, Outside], bytes]) -> WrittenOut:
-    """Write the functions of a serialized model out, and make its outside weights inputs.
+def write_out(graph: CheckedGraph, values: Callable[[OutsideTensor], bytes]) -> WrittenOut:
+    """Write the functions of a model out, and make its outside weights inputs.
 
     Args:
-        data: The model.
+        graph: The model, walked: nothing in it but initializers of its own lies in other files.
         values: Gives the bytes of the few weights that must be constants while the graph is converted.
 
     Raises:
         ValueError: This is no ONNX graph, or one that cannot be written out; says why.
+        IndexError: It ends early.
     """
-    model = list(fields(memoryview(data)))
-    graphs = [item for item in model if item.number == _MODEL_GRAPH]
+    model = list(wire.fields(memoryview(graph.data)))
+    graphs = [item for item in model if item.number == onnx.MODEL_GRAPH]
     if len(graphs) != 1:
         raise ValueError("no graph in it")
-    versions = dict(_opset(item) for item in model if item.number == _MODEL_OPSET)
-    functions = dict(_function(item.message(), versions) for item in model if item.number == _MODEL_FUNCTIONS)
-    graph = list(fields(graphs[0].message()))
-    writer = _Writer(functions)
-    nodes = [writer.encoded(item) for item in graph if item.number == _GRAPH_NODE]
-    parts = [bytes(part) for written in nodes for part in written]
-    weights: dict[str, Outside] = {}
-    for item in graph:
-        if item.number == _GRAPH_SPARSE:
-            raise ValueError("it has sparse weights")
-        outside = _outside(item) if item.number == _GRAPH_INITIALIZER else None
-        if outside is not None:
-            name, weight = outside
+    versions = dict(_opset(item.value) for item in model if item.number == onnx.MODEL_OPSET)
+    functions = dict(_function(item.value, versions) for item in model if item.number == onnx.MODEL_FUNCTIONS)
+    items = list(wire.fields(wire.contents(graphs[0].value)))
+    writer, outside = _Writer(functions), {tensor.name: tensor for tensor in graph.outside}
+    nodes = [writer.written(item) for item in items if item.number == onnx.GRAPH_NODE]
+    parts = [bytes(part) for node in nodes for part in node]
+    weights: dict[str, OutsideTensor] = {}
+    for item in items:
+        name = wire.text(wire.part(item.value), onnx.TENSOR_NAME) if item.number == onnx.GRAPH_INITIALIZER else ""
+        if name in outside:
+            tensor = outside[name]
             if name in writer.constants:
-                parts.append(packed(_GRAPH_INITIALIZER, _constant(name, weight, values(name, weight))))
+                parts.append(encoded(onnx.GRAPH_INITIALIZER, _constant(tensor, values(tensor))))
             else:
-                weights[name] = weight
-                parts.append(packed(_GRAPH_INPUT, _input(name, weight)))
-        elif item.number != _GRAPH_NODE:
+                weights[name] = tensor
+                parts.append(encoded(onnx.GRAPH_INPUT, _input(tensor)))
+        elif item.number != onnx.GRAPH_NODE:
             parts.append(bytes(item.raw))
     own = {domain for domain, _, _ in functions}
     kept = [bytes(item.raw) for item in model if _stays(item, own)]
-    made = b"".join([*kept, packed(_MODEL_GRAPH, b"".join(parts))])
-    outputs = tuple(_name(item) for item in graph if item.number == _GRAPH_OUTPUT)
+    made = b"".join([*kept, encoded(onnx.MODEL_GRAPH, b"".join(parts))])
+    outputs = tuple(
+        wire.text(wire.part(item.value), onnx.VALUE_NAME) for item in items if item.number == onnx.GRAPH_OUTPUT
+    )
     return WrittenOut(made, weights, outputs, writer.bodies)
 
 
@@ -140,8 +115,8 @@ class _Writer:
         self.constants: set[str] = set()
         self.count = 0
 
-    def encoded(self, item: Field) -> Iterator[bytes]:
-        node = _node(item.message())
+    def written(self, item: Field) -> Iterator[bytes]:
+        node = _node(item.value)
         if node.key not in self._functions:
             self._note(node)
             return iter((bytes(item.raw),))
@@ -186,131 +161,83 @@ class _Writer:
             raise ValueError(f"written out it has more than {_MOST_NODES} nodes")
         if node.op in _CONSTANTS:
             self.constants |= set(node.inputs[1:])
-        for attribute in node.attributes.values():
-            _check_inside(attribute)
 
 
 def _bound(attributes: dict[str, memoryview], given: dict[str, memoryview]) -> dict[str, memoryview]:
     """Attributes of a body's node: references replaced by what the call gives, those it leaves out left out."""
-    found = {}
+    bound = {}
     for name, data in attributes.items():
-        parts = list(fields(data))
-        if any(part.number in _ATTRIBUTE_GRAPHS for part in parts):
-            raise ValueError(f"a function's node has a graph of its own ({name!r})")
-        reference = next((part.text() for part in parts if part.number == _ATTRIBUTE_REFERENCE), "")
+        reference = wire.text(wire.decode(data), onnx.ATTRIBUTE_REFERENCE)
         if not reference:
-            found[name] = data
+            bound[name] = data
         elif reference in given:
-            rest = b"".join(bytes(part.raw) for part in fields(given[reference]) if part.number != _ATTRIBUTE_NAME)
-            found[name] = memoryview(packed(_ATTRIBUTE_NAME, name) + rest)
-    return found
+            rest = b"".join(
+                bytes(part.raw) for part in wire.fields(given[reference]) if part.number != onnx.ATTRIBUTE_NAME
+            )
+            bound[name] = memoryview(encoded(onnx.ATTRIBUTE_NAME, name) + rest)
+    return bound
 
 
-def _check_inside(attribute: memoryview) -> None:
-    """Tensors among attributes must hold their values: no file, and no address, is read for them."""
-    for part in fields(attribute):
-        if part.number in _ATTRIBUTE_TENSORS:
-            if any(item.number in (_TENSOR_EXTERNAL, _TENSOR_LOCATION) for item in fields(part.message())):
-                raise ValueError("a node's attribute takes its values from outside the graph")
-        elif part.number in _ATTRIBUTE_GRAPHS:
-            for item in fields(part.message()):
-                if item.number == _GRAPH_NODE:
-                    for inner in _node(item.message()).attributes.values():
-                        _check_inside(inner)
-                elif item.number == _GRAPH_SPARSE or (item.number == _GRAPH_INITIALIZER and _outside(item)):
-                    raise ValueError("an inner graph takes its values from outside")
+def _attributes(values: Sequence[int | memoryview]) -> dict[str, memoryview]:
+    return {wire.text(wire.part(value), onnx.ATTRIBUTE_NAME): wire.contents(value) for value in values}
 
 
-def _node(data: memoryview) -> _Node:
-    texts: dict[int, list[str]] = {}
-    attributes = {}
-    for item in fields(data):
-        if item.number == _NODE_ATTRIBUTE:
-            name = next((part.text() for part in fields(item.message()) if part.number == _ATTRIBUTE_NAME), "")
-            attributes[name] = item.message()
-        elif item.number in (_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_DOMAIN, _NODE_OVERLOAD):
-            texts.setdefault(item.number, []).append(item.text())
+def _node(value: int | memoryview) -> _Node:
+    node = wire.part(value)
     name, op, domain, overload = (
-        texts.get(number, [""])[-1] for number in (_NODE_NAME, _NODE_OP, _NODE_DOMAIN, _NODE_OVERLOAD)
+        wire.text(node, field) for field in (onnx.NODE_NAME, onnx.NODE_OP, onnx.NODE_DOMAIN, onnx.NODE_OVERLOAD)
     )
-    inputs, outputs = tuple(texts.get(_NODE_INPUT, ())), tuple(texts.get(_NODE_OUTPUT, ()))
+    inputs, outputs = tuple(wire.texts(node, onnx.NODE_INPUT)), tuple(wire.texts(node, onnx.NODE_OUTPUT))
+    attributes = _attributes(node.get(onnx.NODE_ATTRIBUTE, ()))
     return _Node(op, name, "" if domain == "ai.onnx" else domain, overload, inputs, outputs, attributes)
 
 
 def _encode(node: _Node) -> bytes:
-    parts = [packed(_NODE_INPUT, name) for name in node.inputs]
-    parts += [packed(_NODE_OUTPUT, name) for name in node.outputs]
-    parts += [packed(_NODE_NAME, node.name), packed(_NODE_OP, node.op)]
-    parts += [packed(_NODE_ATTRIBUTE, bytes(data)) for data in node.attributes.values()]
-    parts += [packed(_NODE_DOMAIN, node.domain)] if node.domain else []
-    return packed(_GRAPH_NODE, b"".join(parts))
+    parts = [encoded(onnx.NODE_INPUT, name) for name in node.inputs]
+    parts += [encoded(onnx.NODE_OUTPUT, name) for name in node.outputs]
+    parts += [encoded(onnx.NODE_NAME, node.name), encoded(onnx.NODE_OP, node.op)]
+    parts += [encoded(onnx.NODE_ATTRIBUTE, data) for data in node.attributes.values()]
+    parts += [encoded(onnx.NODE_DOMAIN, node.domain)] if node.domain else []
+    return encoded(onnx.GRAPH_NODE, b"".join(parts))
 
 
-def _function(data: memoryview, versions: dict[str, int]) -> tuple[tuple[str, str, str], _Function]:
-    texts: dict[int, list[str]] = {}
-    nodes, defaults = [], {}
-    for item in fields(data):
-        if item.number == _FUNCTION_NODE:
-            nodes.append(_node(item.message()))
-        elif item.number == _FUNCTION_DEFAULT:
-            name = next((part.text() for part in fields(item.message()) if part.number == _ATTRIBUTE_NAME), "")
-            defaults[name] = item.message()
-        elif item.number == _FUNCTION_OPSET:
-            domain, version = _opset(item)
-            if versions.get(domain, version) != version:
-                raise ValueError(f"a function is of opset {version} of {domain or 'ai.onnx'!r}, not {versions[domain]}")
-        elif item.number in (_FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_OUTPUT, _FUNCTION_DOMAIN, _FUNCTION_OVERLOAD):
-            texts.setdefault(item.number, []).append(item.text())
-    key = tuple(texts.get(number, [""])[-1] for number in (_FUNCTION_DOMAIN, _FUNCTION_NAME, _FUNCTION_OVERLOAD))
-    inputs, outputs = tuple(texts.get(_FUNCTION_INPUT, ())), tuple(texts.get(_FUNCTION_OUTPUT, ()))
-    return (key[0], key[1], key[2]), _Function(inputs, outputs, tuple(nodes), defaults)
+def _function(value: int | memoryview, versions: dict[str, int]) -> tuple[tuple[str, str, str], _Function]:
+    function = wire.part(value)
+    for item in function.get(onnx.FUNCTION_OPSET, ()):
+        domain, version = _opset(item)
+        if versions.get(domain, version) != version:
+            raise ValueError(f"a function is of opset {version} of {domain or 'ai.onnx'!r}, not {versions[domain]}")
+    domain, name, overload = (
+        wire.text(function, field) for field in (onnx.FUNCTION_DOMAIN, onnx.FUNCTION_NAME, onnx.FUNCTION_OVERLOAD)
+    )
+    inputs, outputs = (tuple(wire.texts(function, field)) for field in (onnx.FUNCTION_INPUT, onnx.FUNCTION_OUTPUT))
+    nodes = tuple(_node(item) for item in function.get(onnx.FUNCTION_NODE, ()))
+    defaults = _attributes(function.get(onnx.FUNCTION_DEFAULT, ()))
+    return (domain, name, overload), _Function(inputs, outputs, nodes, defaults)
 
 
-def _opset(item: Field) -> tuple[str, int]:
-    parts = {part.number: part for part in fields(item.message())}
-    domain = parts[1].text() if 1 in parts else ""
-    return "" if domain == "ai.onnx" else domain, parts[2].integer() if 2 in parts else 0
+def _opset(value: int | memoryview) -> tuple[str, int]:
+    opset = wire.part(value)
+    domain = wire.text(opset, onnx.OPSET_DOMAIN)
+    return "" if domain == "ai.onnx" else domain, wire.number(opset, onnx.OPSET_VERSION)
 
 
 def _stays(item: Field, own: set[str]) -> bool:
     """Whether a field of the model is copied: no graph, no function, no opset of the functions' domains."""
-    if item.number == _MODEL_OPSET:
-        return not (own and _opset(item)[0] in own - {""})
-    return item.number not in (_MODEL_GRAPH, _MODEL_FUNCTIONS)
+    if item.number == onnx.MODEL_OPSET:
+        return not (own and _opset(item.value)[0] in own - {""})
+    return item.number not in (onnx.MODEL_GRAPH, onnx.MODEL_FUNCTIONS)
 
 
-def _outside(item: Field) -> tuple[str, Outside] | None:
-    parts: dict[int, list[Field]] = {}
-    for part in fields(item.message()):
-        parts.setdefault(part.number, []).append(part)
-    if integers(parts.get(_TENSOR_LOCATION, [])) != [1]:
-        if _TENSOR_EXTERNAL in parts:
-            raise ValueError("a weight is inside and outside at once")
-        return None
-    told = {}
-    for entry in parts.get(_TENSOR_EXTERNAL, []):
-        pair = {part.number: part.text() for part in fields(entry.message())}
-        told[pair.get(1, "")] = pair.get(2, "")
-    name = parts[_TENSOR_NAME][0].text() if _TENSOR_NAME in parts else ""
-    kind = integers(parts.get(_TENSOR_TYPE, []))
-    shape = tuple(integers(parts.get(_TENSOR_DIMS, [])))
-    offset, length = int(told.get("offset", "0")), int(told.get("length", "0"))
-    return name, Outside(kind[0] if kind else 0, shape, told.get("location", ""), offset, length)
-
-
-def _name(item: Field) -> str:
-    """Name of a ValueInfoProto."""
-    return next((part.text() for part in fields(item.message()) if part.number == _VALUE_NAME), "")
-
-
-def _input(name: str, weight: Outside) -> bytes:
+def _input(weight: OutsideTensor) -> bytes:
     """ValueInfoProto of a weight."""
-    dims = b"".join(packed(1, packed(1, size)) for size in weight.shape)
-    tensor = packed(1, weight.kind) + packed(2, dims)
-    return packed(1, name) + packed(2, packed(1, tensor))
+    dims = b"".join(encoded(1, encoded(1, size)) for size in weight.shape)
+    tensor = encoded(1, weight.kind) + encoded(2, dims)
+    return encoded(onnx.VALUE_NAME, weight.name) + encoded(2, encoded(1, tensor))
 
 
-def _constant(name: str, weight: Outside, data: bytes) -> bytes:
+def _constant(weight: OutsideTensor, data: bytes) -> bytes:
     """TensorProto of a weight with its values."""
-    dims = b"".join(packed(_TENSOR_DIMS, size) for size in weight.shape)
-    return dims + packed(_TENSOR_TYPE, weight.kind) + packed(_TENSOR_NAME, name) + packed(_TENSOR_RAW, data)
+    dims = b"".join(encoded(onnx.TENSOR_DIMS, size) for size in weight.shape)
+    name = encoded(onnx.TENSOR_TYPE, weight.kind) + encoded(onnx.TENSOR_NAME, weight.name)
+    return dims + name + encoded(onnx.TENSOR_RAW, data)

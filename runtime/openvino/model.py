@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
-from luvc_export.bundle.manifest import PlanEntry
-from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime.openvino import device
-from luvc_export.runtime.openvino.inline import Outside, write_out
-from luvc_export.runtime.weights import reference_arrays
+from luvc_export.runtime.openvino.inline import write_out
+from luvc_export.runtime.weights import MappedWeights
 
 #: OpenVINO's name, bits and numpy type of a weight, by ONNX element type. numpy has no bf16, fp8 or 4-bit type.
 _TYPES: dict[int, tuple[str, int, type[np.generic]]] = {
@@ -67,14 +64,10 @@ class GraphReader:
 
     Args:
         bundle: A checked bundle.
-        entry: One of its plans.
     """
 
-    def __init__(self, bundle: Bundle, entry: PlanEntry) -> None:
-        self._bundle = bundle
-        referenced = bundle.manifest.weights.mode == "reference" and entry.quantised is None
-        self._references = reference_arrays(bundle) if referenced else None
-        self._files: dict[str, NDArray[np.uint8]] = {}
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle, self._mapped = bundle, MappedWeights()
 
     def read(self, name: str) -> Graph:
         """Read graph file ``name``.
@@ -84,18 +77,16 @@ class GraphReader:
             MachineError: OpenVINO cannot convert it.
         """
         path, checked = self._bundle.path(name), read_graph(self._bundle, name)
-        arrays: dict[str, NDArray[Any]] = {}
-
-        def values(weight: str, outside: Outside) -> bytes:
-            arrays[weight] = self._array(weight, outside, str(path))
-            return arrays[weight].tobytes()
-
+        for tensor in checked.outside:
+            if tensor.kind not in _TYPES:
+                kind = f"ONNX element type {tensor.kind}"
+                raise BundleError("unknown weight type", where=f"{path}: {tensor.name}", got=kind)
         try:
-            written = write_out(checked.data, values)
+            written = write_out(checked, lambda tensor: self._mapped.stored(checked, tensor).tobytes())
         except (ValueError, IndexError) as error:
             raise BundleError("this file is no ONNX graph", where=str(path), got=str(error)) from error
-        constants = sum(array.nbytes for array in arrays.values())
-        arrays = {weight: self._array(weight, outside, str(path)) for weight, outside in written.weights.items()}
+        arrays = {tensor.name: self._mapped.stored(checked, tensor, aligned=True) for tensor in checked.outside}
+        size = sum(array.nbytes for array in arrays.values())
         library = device.load_library()
         try:
             model = device.core().read_model(written.data)
@@ -109,68 +100,16 @@ class GraphReader:
         for parameter in list(model.get_parameters()):
             names = parameter.get_output_tensor(0).get_names() & written.weights.keys()
             if names:
-                weight = names.pop()
-                kind = written.weights[weight].kind
-                constant = library.op.Constant(
-                    _tensor(library, arrays[weight], kind, written.weights[weight].shape), True
-                )
-                constant.set_friendly_name(weight)
+                tensor = written.weights[names.pop()]
+                constant = library.op.Constant(_tensor(library, arrays[tensor.name], tensor.kind, tensor.shape), True)
+                constant.set_friendly_name(tensor.name)
                 parameter.output(0).replace(constant.output(0))
                 model.remove_parameter(parameter)
         model.validate_nodes_and_infer_types()
         checked.check_files()
-        size = constants + sum(array.nbytes for array in arrays.values())
-        real = sum(math.prod(item.shape) for item in written.weights.values() if item.kind in _REAL)
-        return Graph(model, str(path), written.outputs, written.bodies, size, real, tuple(arrays.values()), checked)
-
-    def _array(self, weight: str, outside: Outside, where: str) -> NDArray[Any]:
-        """The mapped bytes of a weight; nothing is read yet.
-
-        Raises:
-            BundleError: The manifest does not list its file, or it does not lie in it.
-        """
-        if outside.kind not in _TYPES:
-            raise BundleError(
-                "unknown weight type", where=f"{where}: {weight}", got=f"ONNX element type {outside.kind}"
-            )
-        if self._references is not None:
-            found = self._references.get(weight)
-            if found is None:
-                raise BundleError("the manifest does not say where a weight lies", where=where, got=weight)
-            if found[0].shape != outside.shape or found[1] != outside.kind:
-                raise BundleError(
-                    "the manifest and the graph do not agree on a weight",
-                    where=f"{where}: {weight}",
-                    got=f"type {found[1]}, {list(found[0].shape)}",
-                    expected=f"type {outside.kind}, {list(outside.shape)}",
-                )
-            return _aligned(found[0], outside.kind)
-        if outside.location not in self._bundle.manifest.files:
-            raise BundleError(
-                "a graph takes a weight from a file the manifest does not list",
-                where=where,
-                got=f"{weight!r} from {outside.location!r}",
-            )
-        if outside.location not in self._files:
-            watched = self._bundle.watch(outside.location)
-            with open_regular(watched.path) as opened:
-                self._files[outside.location] = np.memmap(opened, np.uint8, "r")
-            watched.check()
-        file, needed = self._files[outside.location], (math.prod(outside.shape) * _TYPES[outside.kind][1] + 7) // 8
-        if outside.length not in (0, needed) or outside.offset + needed > file.size:
-            raise BundleError(
-                "a weight does not lie where the graph says",
-                where=f"{where}: {weight}",
-                got=f"{outside.length} bytes at {outside.offset} of {file.size}",
-                expected=f"{needed} bytes for {list(outside.shape)}",
-            )
-        return _aligned(file[outside.offset : outside.offset + needed], outside.kind)
-
-
-def _aligned(array: NDArray[Any], kind: int) -> NDArray[Any]:
-    """The array itself, or its copy where it lies at an address that its type is not read from."""
-    size = max(1, _TYPES[kind][1] // 8)
-    return array.copy() if array.nbytes and array.ctypes.data % size else array
+        real = sum(tensor.count for tensor in written.weights.values() if tensor.kind in _REAL)
+        mapped = tuple(arrays[name] for name in written.weights)
+        return Graph(model, str(path), written.outputs, written.bodies, size, real, mapped, checked)
 
 
 def _tensor(library: Any, array: NDArray[Any], kind: int, shape: tuple[int, ...]) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.onnx_wire import encoded
 from luvc_export.core.element_types import BY_NAME
-from luvc_export.runtime.openvino.wire import packed
 
 INPUT, OUTPUT = "x", "y"
 #: One row is a step of decoding, the others a prompt: engines have kernels of their own for either.
@@ -75,28 +75,28 @@ def _operands(largest: int) -> tuple[list[NDArray[Any]], NDArray[np.int8]]:
 def _product(
     nodes: Sequence[bytes], constants: dict[str, NDArray[Any]], inputs: list[NDArray[Any]], weights: NDArray[Any]
 ) -> Product:
-    graph = b"".join(packed(1, node) for node in nodes) + packed(2, "product")
-    graph += b"".join(packed(5, _tensor(name, array)) for name, array in constants.items())
-    graph += packed(11, _value(INPUT, _SHAPE[0])) + packed(12, _value(OUTPUT, _SHAPE[1]))
-    model = packed(1, _IR) + packed(7, graph) + packed(8, packed(1, "") + packed(2, _OPSET))
+    graph = b"".join(encoded(1, node) for node in nodes) + encoded(2, "product")
+    graph += b"".join(encoded(5, _tensor(name, array)) for name, array in constants.items())
+    graph += encoded(11, _value(INPUT, _SHAPE[0])) + encoded(12, _value(OUTPUT, _SHAPE[1]))
+    model = encoded(1, _IR) + encoded(7, graph) + encoded(8, encoded(1, "") + encoded(2, _OPSET))
     exact = tuple(np.asarray(each, np.float64) @ np.asarray(weights, np.float64) for each in inputs)
     return Product(model, tuple(np.asarray(each, np.float32) for each in inputs), exact)
 
 
 def _node(op: str, inputs: Sequence[str], output: str, attribute: bytes = b"") -> bytes:
-    return b"".join(packed(1, name) for name in inputs) + packed(2, output) + packed(4, op) + attribute
+    return b"".join(encoded(1, name) for name in inputs) + encoded(2, output) + encoded(4, op) + attribute
 
 
 def _integer(name: str, value: int) -> bytes:
-    return packed(5, packed(1, name) + packed(3, value) + packed(20, 2))
+    return encoded(5, encoded(1, name) + encoded(3, value) + encoded(20, 2))
 
 
 def _tensor(name: str, array: NDArray[Any]) -> bytes:
-    sizes = b"".join(packed(1, size) for size in array.shape)
-    return sizes + packed(2, BY_NAME[array.dtype.name].onnx) + packed(8, name) + packed(9, array.tobytes())
+    sizes = b"".join(encoded(1, size) for size in array.shape)
+    return sizes + encoded(2, BY_NAME[array.dtype.name].onnx) + encoded(8, name) + encoded(9, array.tobytes())
 
 
 def _value(name: str, columns: int) -> bytes:
-    rows = packed(1, packed(2, "rows"))
-    shape = packed(2, rows + packed(1, packed(1, columns)))
-    return packed(1, name) + packed(2, packed(1, packed(1, BY_NAME["float32"].onnx) + shape))
+    rows = encoded(1, encoded(2, "rows"))
+    shape = encoded(2, rows + encoded(1, encoded(1, columns)))
+    return encoded(1, name) + encoded(2, encoded(1, encoded(1, BY_NAME["float32"].onnx) + shape))

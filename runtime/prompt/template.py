@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.confined.helpers import Helpers, TooMuchError
+from luvc_export.runtime.prompt.template_source import CONFIG, json_object, template_source
 
 Message = Mapping[str, Any]
 
-_CONFIG = "tokenizer_config.json"
-_JINJA = "chat_template.jinja"
-_JSON = "chat_template.json"
 #: Bytes and seconds of computing for one rendering; the families' templates take a few milliseconds and megabytes.
 _MEMORY, _SECONDS = 256 * 2**20, 2
 _helpers = Helpers("luvc_export.runtime.prompt.rendering", _MEMORY, _SECONDS)
@@ -59,29 +56,20 @@ class ChatTemplate:
 
 
 def load_template(bundle: Bundle) -> ChatTemplate | None:
-    """The bundle's template, None if it has none: ``chat_template.jinja``, ``.json``, or in the tokenizer's config.
+    """The bundle's template, None if it has none: see ``template_source``.
 
     Raises:
         BundleError: A file that should hold one is not JSON, or holds something else.
     """
-    config = _json(bundle, _CONFIG)
-    special = _special_tokens(config)
-    if _JINJA in bundle.manifest.files:
-        path = bundle.path(_JINJA)
-        try:
-            return ChatTemplate(bundle.read(_JINJA).decode("utf-8"), str(path), special)
-        except UnicodeDecodeError as error:
-            raise BundleError("the chat template is not UTF-8", where=str(path), got=str(error)) from error
-    for name, data in ((_JSON, _json(bundle, _JSON)), (_CONFIG, config)):
-        source = data.get("chat_template")
-        if isinstance(source, list):  # several by name: the default one
-            named = {item.get("name"): item.get("template") for item in source if isinstance(item, dict)}
-            source = named.get("default")
-        if isinstance(source, str):
-            return ChatTemplate(source, str(bundle.folder / name), special)
-        if source is not None or data.get("chat_template") is not None:
-            raise BundleError("the chat template is not text", where=str(bundle.folder / name))
-    return None
+
+    def read(name: str) -> bytes | None:
+        return bundle.read(name) if name in bundle.manifest.files else None
+
+    config = read(CONFIG)
+    where = str(bundle.folder)
+    special = {} if config is None else _special_tokens(json_object(config, BundleError, f"{where}/{CONFIG}"))
+    found = template_source(read, BundleError, where)
+    return None if found is None else ChatTemplate(found.text, f"{where}/{found.file}", special)
 
 
 def plain_data(value: Any) -> Any:
@@ -104,16 +92,3 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if name.endswith("_token") and isinstance(content, str):
             tokens[name] = content
     return tokens
-
-
-def _json(bundle: Bundle, name: str) -> dict[str, Any]:
-    if name not in bundle.manifest.files:
-        return {}
-    path = bundle.path(name)
-    try:
-        data = json.loads(bundle.read(name).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError("this file is not JSON", where=str(path), got=str(error)) from error
-    if not isinstance(data, dict):
-        raise BundleError("expected a JSON object", where=str(path), got=type(data).__name__)
-    return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,16 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle import onnx_fields as onnx
+from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor
 from luvc_export.bundle.graphs import CheckedGraph
-from luvc_export.core.element_types import BY_ONNX
-from luvc_export.core.files.safe_files import open_regular
+from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.errors import BundleError
-from luvc_export.runtime.openvino import wire
+from luvc_export.runtime.weights import MappedWeights
 
-# Field numbers of onnx.proto.
-_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
-_NODE_INPUT, _NODE_OP = 1, 4
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_LOCATION = 1, 2, 8, 14
-_FLOAT, _FP16, _BF16 = 1, 10, 16
+_FLOAT, _FP16, _BF16 = (BY_PRECISION[name].onnx for name in ("fp32", "fp16", "bf16"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class SharedWeights:
     """
 
     def __init__(self) -> None:
-        self._files: dict[Path, NDArray[np.uint8]] = {}
+        self._mapped = MappedWeights()
         self._wide: dict[tuple[Path, int, int, int], NDArray[Any]] = {}
         self._changing = threading.Lock()
 
@@ -66,33 +64,27 @@ class SharedWeights:
         Raises:
             BundleError: It is no ONNX graph, or a file cannot be read.
         """
-        data = bytearray(checked.data)
+        data, halves = bytearray(checked.data), {one.name for one in checked.outside if one.kind in (_FP16, _BF16)}
         try:
-            shapes = _wide_in_place(memoryview(data))
-        except (ValueError, IndexError, KeyError, StopIteration) as error:
+            widened = _widen_in_place(memoryview(data), halves)
+        except (ValueError, IndexError) as error:
             raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
-        found = {}
+        weights = {}
         with self._changing:
             for one in checked.outside:
-                (shape, widened), key = shapes[one.name], _place(checked, one)
-                array = self._stored(*key)
-                if widened and key not in self._wide:
-                    bits = array.astype(np.uint32) << 16 if one.kind == _BF16 else array.astype(np.float32)
-                    self._wide[key] = bits.view(np.float32)
-                array = self._wide[key] if widened else array
-                found[one.name] = array.reshape(shape), _FLOAT if widened else one.kind
+                weights[one.name] = self._array(checked, one, one.name in widened)
         checked.check_files()
-        return SharedGraph(bytes(data), found)
+        return SharedGraph(bytes(data), weights)
 
-    def _stored(self, path: Path, offset: int, kind: int, count: int) -> NDArray[Any]:
-        if path not in self._files:
-            with open_regular(path) as opened:
-                self._files[path] = np.memmap(opened, np.uint8, "r")
-        stored = BY_ONNX[kind]
-        part = self._files[path][offset : offset + count * stored.itemsize]
-        if part.ctypes.data % stored.itemsize:
-            part = part.copy()
-        return part.view(np.dtype(stored.storage))
+    def _array(self, checked: CheckedGraph, tensor: OutsideTensor, widened: bool) -> tuple[NDArray[Any], int]:
+        if not widened:
+            return self._mapped.array(checked, tensor, aligned=True), tensor.kind
+        key = _place(checked, tensor)
+        if key not in self._wide:
+            stored = self._mapped.array(checked, tensor, aligned=True)
+            bits = stored.astype(np.uint32) << 16 if tensor.kind == _BF16 else stored.astype(np.float32)
+            self._wide[key] = bits.view(np.float32)
+        return self._wide[key].reshape(tensor.shape), _FLOAT
 
 
 _SHARED: WeakValueDictionary[int, SharedWeights] = WeakValueDictionary()
@@ -111,22 +103,19 @@ def _place(checked: CheckedGraph, one: OutsideTensor) -> tuple[Path, int, int, i
     return checked.folder / one.location, one.offset, one.kind, one.count
 
 
-def _wide_in_place(data: memoryview) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Call half-precision weights that are only widened float32 in a model; shapes of outside weights, and which."""
-    (graph,) = [list(wire.fields(one.message())) for one in wire.fields(data) if one.number == _MODEL_GRAPH]
+def _widen_in_place(data: memoryview, halves: Collection[str]) -> set[str]:
+    """Call those of ``halves``, weights in half precision, float32 in a model that it only widens; which they are."""
+    (graph,) = (
+        list(wire.fields(wire.contents(one.value))) for one in wire.fields(data) if one.number == onnx.MODEL_GRAPH
+    )
     cast, otherwise = set[str](), set[str]()
-    for node in (list(wire.fields(one.message())) for one in graph if one.number == _GRAPH_NODE):
-        op = next(one.text() for one in node if one.number == _NODE_OP)
-        (cast if op == "Cast" else otherwise).update(one.text() for one in node if one.number == _NODE_INPUT)
-    found = {}
-    for tensor in (list(wire.fields(one.message())) for one in graph if one.number == _GRAPH_INITIALIZER):
-        if not any(one.number == _TENSOR_LOCATION and one.value == 1 for one in tensor):
-            continue
-        name = next(one.text() for one in tensor if one.number == _TENSOR_NAME)
-        (kind,) = (one for one in tensor if one.number == _TENSOR_TYPE)
-        widened = kind.value in (_FP16, _BF16) and name in cast - otherwise
-        if widened:
+    for node in (wire.part(one.value) for one in graph if one.number == onnx.GRAPH_NODE):
+        if not (op := wire.text(node, onnx.NODE_OP)):
+            raise ValueError("a node without an operator")
+        (cast if op == "Cast" else otherwise).update(wire.texts(node, onnx.NODE_INPUT))
+    widened = (cast - otherwise) & set(halves)
+    for tensor in (wire.contents(one.value) for one in graph if one.number == onnx.GRAPH_INITIALIZER):
+        if wire.text(wire.decode(tensor), onnx.TENSOR_NAME) in widened:
+            (kind,) = (one for one in wire.fields(tensor) if one.number == onnx.TENSOR_TYPE)
             kind.raw[-1] = _FLOAT  # a key and a number, of a byte each
-        shape = tuple(wire.integers([one for one in tensor if one.number == _TENSOR_DIMS]))
-        found[name] = shape, widened
-    return found
+    return widened

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from luvc_export.bundle.hashing import cache_folder
 from luvc_export.bundle.manifest import EngineFile
+from luvc_export.core.files.folders import private_folder
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import BundleError, MachineError
 
@@ -127,7 +128,7 @@ class TrtEngine:
         if self._runtime_cache is None or self._cache_file is None:
             return
         try:
-            self._cache_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._cache_file.parent)
             write_whole(self._cache_file, bytes(self._runtime_cache.serialize()))
         except OSError as error:
             warnings.warn(f"the runtime cache is not kept: {error}", RuntimeWarning, stacklevel=2)

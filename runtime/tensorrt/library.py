@@ -8,7 +8,7 @@ from mmap import mmap
 from typing import Any
 
 from luvc_export.core import plugin_library
-from luvc_export.core.files.safe_files import temporary_folder
+from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.errors import BundleError, LuvcError, MachineError
 
 _INSTALL = {
@@ -67,7 +67,7 @@ def deserialize(
     if plugins is not None:
         with temporary_folder("luvc-plugins") as folder:
             copy = folder / "libluvc_plugins.so"
-            copy.write_bytes(plugins)
+            write_new(copy, plugins)
             plugin_library.register(runtime.get_plugin_registry(), copy, log.lines, f"plugins of {where}")
     del log.lines[:]
     engine = runtime.deserialize_cuda_engine(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Footprint
-from luvc_export.bundle.replacing import strangers
-from luvc_export.calibration.quantise.calibrate import _take_along, check
+from luvc_export.bundle.replacing import strangers, take_along
+from luvc_export.calibration.quantise.calibrate import check
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.calibration.quantise.weight_packing import WeightPacker
 from luvc_export.cli import main
@@ -23,7 +24,7 @@ from luvc_export.core.files import safe_files
 from luvc_export.core.precision import find
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.engines.install import _move_in
-from luvc_export.errors import BundleError, LuvcError, UsageError
+from luvc_export.errors import BundleError, UsageError
 
 SECRET = "export PATH=$HOME/bin:$PATH\n"
 
@@ -68,12 +69,36 @@ def test_build_and_calibrate_refuse_a_bundle_with_a_link(copied_bundle: Path, st
     assert strangers(copied_bundle, bundle.manifest) == [name]
 
 
-def test_calibrate_takes_along_only_what_is_listed(copied_bundle: Path, start_file: Path, tmp_path: Path) -> None:
-    """The overwrite that was shown: a link at the name of a graph that calibrate writes."""
-    plant(copied_bundle, start_file, "vision.even_int8.onnx")
-    with pytest.raises(LuvcError, match="no regular file"):
-        _take_along(copied_bundle / "vision.even_int8.onnx", tmp_path / "new.onnx")
-    assert start_file.read_text() == SECRET and not (tmp_path / "new.onnx").is_symlink()
+@pytest.mark.parametrize("link", [True, False])
+def test_only_what_is_listed_is_taken_along_into_another_bundle(
+    copied_bundle: Path, start_file: Path, tmp_path: Path, link: bool
+) -> None:
+    """Overwrites and copies that were shown: links at names of the bundle, and engines' names that leave it."""
+    manifest, new = bundles.load(copied_bundle).manifest, tmp_path / "new"
+    new.mkdir()
+    (copied_bundle / "notes.txt").symlink_to(start_file)
+    (copied_bundle / "more").mkdir()
+    take_along(copied_bundle, manifest, new, link=link)
+    assert {path.name for path in new.iterdir()} == {"luvc.json", *manifest.files}
+    assert ((new / "weights").stat().st_ino == (copied_bundle / "weights").stat().st_ino) == link
+    for planted in ("layers", "log", "file"):
+        for name in ("../home/.bashrc", "/etc/passwd", "..", "a/b"):
+            with pytest.raises(BundleError, match="leaves its folder"):
+                take_along(
+                    copied_bundle,
+                    replace(manifest, engines=(naming(tmp_path / "made", **{planted: name}),)),
+                    new,
+                    link=link,
+                )
+    listed = replace(manifest, engines=(naming(tmp_path / "made", log="vision.log"),))
+    plant(copied_bundle, start_file, "vision.log")
+    with pytest.raises(BundleError, match="leaves its folder"):
+        take_along(copied_bundle, listed, new, link=link)
+    (copied_bundle / "vision.log").unlink()
+    os.mkfifo(copied_bundle / "vision.log")
+    with pytest.raises((BundleError, UsageError), match=r"pipe|no regular file"):
+        take_along(copied_bundle, listed, new, link=link, but=frozenset({*manifest.files, "luvc.json"}))
+    assert start_file.read_text() == SECRET
 
 
 @pytest.mark.parametrize("name", ["plan", "page", "checkpoint", "bundle"])
@@ -112,6 +137,12 @@ def entry(path: Path) -> EngineEntry:
         *(False, "none", False, False, 1, 1, 96, engine("vision.even.h100", path), engine("decoder.even.h100", path)),  # type: ignore[arg-type]
         footprint=Footprint(1, 1, 1, 1, 1),
     )
+
+
+def naming(path: Path, **names: str) -> EngineEntry:
+    """An engine's entry whose vision part names other files."""
+    made = entry(path)
+    return replace(made, vision=replace(made.vision, **names))
 
 
 def test_engines_take_names_that_nothing_has_and_older_ones_leave_last(

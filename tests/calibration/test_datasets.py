@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -102,3 +103,14 @@ def test_no_set_is_refused_with_what_there_is() -> None:
 def test_too_few_pictures_cannot_be_divided(folder: Path) -> None:
     with pytest.raises(UsageError, match="too few pictures"):
         datasets.load(folder).split(0.01)
+
+
+def test_text_alone_is_divided_by_itself(folder: Path) -> None:
+    """Neither half is without pictures: ranges of an encoder come from one, agreement from the other."""
+    made = datasets.load(folder)
+    text = [dataclasses.replace(made.cases[0], images=(), picture=90 + i) for i in range(5)]  # type: ignore[type-var]
+    mixed = dataclasses.replace(made, cases=(*text, *made.cases), pixels=(*made.pixels[:1] * 5, *made.pixels))
+    for part in mixed.split():
+        assert any(len(case.images) for case in part.cases) and any(not len(case.images) for case in part.cases)
+    with pytest.raises(UsageError, match="too few pictures"):
+        dataclasses.replace(made, cases=(*text, made.cases[0]), pixels=made.pixels[:1] * 6).split()

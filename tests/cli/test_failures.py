@@ -120,7 +120,7 @@ def test_errors_are_json_where_json_is_asked_for(
 
 
 def test_an_error_is_json_beside_the_result(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PARTS", {"moon": (("moon-landing",), "moon")})
+    monkeypatch.setattr(doctor, "known_parts", lambda: {"moon": doctor.Part(("moon-landing",), "moon")})
     code, out, err = cli("doctor", "--need", "moon", "--json")
     assert code == 3 and json.loads(out)["parts"]["moon"]["missing"] == json.loads(json.dumps(["moon-landing"]))
     assert json.loads(err)["error"]["kind"] == "MachineError" and len(err.splitlines()) == 1

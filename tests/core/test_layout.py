@@ -119,4 +119,4 @@ def test_a_clip_shares_rows_and_columns_and_goes_on_in_time() -> None:
     layout = arrange([5, IMAGE, IMAGE, 6], IMAGE, raster(1, 2, 2), (1, 2), "mrope", blocks={0: Clip(2, 2.5)})
     np.testing.assert_array_equal(layout.visual_position_ids[:, 0], [[1, 1, 3, 3], [1, 1, 1, 1], [1, 2, 1, 2]])
     assert layout.visual_order.tolist() == [[1, 2, 3, 4]]
-    assert layout.position_ids[:, 0].tolist() == [[0, 3]] * 3
+    assert layout.position_ids[:, 0].tolist() == [[0, 4]] * 3

@@ -119,5 +119,17 @@ def test_the_verb() -> None:
     assert found["jetson-thor"]["why_not"] == (None if platform.machine() == "aarch64" else "built on the board (pack)")
     table = CliRunner().invoke(app, ["targets"]).stdout
     assert all(name in table for name in DESIGNED)
-    one = CliRunner().invoke(app, ["targets", "jetson-agx-orin-jp62"], env={"COLUMNS": "160"}).stdout
-    assert "jetpack-sdk-62" in one and "primitive" in one
+    one = CliRunner().invoke(app, ["targets", "jetson-agx-orin-jp62"], env={"COLUMNS": "80"}).stdout
+    assert "https://developer.nvidia.com/embedded/jetpack-sdk-62" in one and "primitive" in one, "addresses stay whole"
+
+
+def test_no_word_is_broken_at_80_columns() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["targets", "--json"]).stdout)
+    lines = CliRunner().invoke(app, ["targets"], env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = set(" ".join(lines).split())
+    for row in rows:
+        wanted = [row["name"], row["spec"]["dialect"], row["library"]["backend"], *(row["why_not"] or "usable").split()]
+        assert set(wanted) <= words, set(wanted) - words
+    wide = CliRunner().invoke(app, ["targets"], env={"COLUMNS": "200"}).stdout.splitlines()
+    assert sum(line.startswith(tuple(row["name"] for row in rows)) for line in wide) == len(rows) == len(wide) - 2

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from luvc_export.bundle.graph_rules import OutsideTensor
 from luvc_export.bundle.graphs import CheckedGraph
+from luvc_export.bundle.hashing import Identity, WatchedFile
 from luvc_export.errors import BundleError
 from luvc_export.runtime.sharing.shared_weights import SharedWeights
 
@@ -28,7 +29,7 @@ def _graph(folder: Path) -> CheckedGraph:
         size = 24 if kind == TensorProto.FLOAT else 12
         for key, value in (("location", "weights"), ("offset", offset), ("length", size)):
             tensor.external_data.add(key=key, value=str(value))
-        outside.append((tensor, OutsideTensor(name, "weights", offset, size, size, kind, 6)))
+        outside.append((tensor, OutsideTensor(name, "weights", offset, kind, (2, 3), size)))
     nodes = [
         helper.make_node("Cast", ["half"], ["wide"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["wide"], ["turned"], perm=[1, 0]),
@@ -44,7 +45,9 @@ def _graph(folder: Path) -> CheckedGraph:
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
-    return CheckedGraph(model.SerializeToString(), folder, tuple(item for _, item in outside), (), [])
+    identity = Identity.of((folder / "weights").stat())
+    files = {"weights": WatchedFile(folder / "weights", identity, lambda: identity)}
+    return CheckedGraph(model.SerializeToString(), folder, tuple(item for _, item in outside), files, [])
 
 
 def test_what_is_only_widened_is_widened_once_and_the_rest_is_mapped(tmp_path: Path) -> None:
@@ -85,6 +88,6 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     nameless = onnx.load_from_string(good.data)
     nameless.graph.node[0].ClearField("op_type")
     for data in (b"", b"\x3a\xff", good.data[:-7], nameless.SerializeToString()):
-        broken = CheckedGraph(data, good.folder, good.outside, (), [])
+        broken = CheckedGraph(data, good.folder, good.outside, good.files, [])
         with pytest.raises(BundleError, match="no ONNX graph"):
             SharedWeights().graph(broken, "g")

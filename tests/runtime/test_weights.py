@@ -12,12 +12,14 @@ from onnx import helper
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graph_rules import OutsideTensor, check_graph, walk_graph
+from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Weights
 from luvc_export.errors import BundleError, MachineError
 from luvc_export.runtime import memory
-from luvc_export.runtime.graphfile import OutsideWeight, outside_weights
+from luvc_export.runtime.cpu_memory import cpu_bytes
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.weights import reference_arrays
+from luvc_export.runtime.weights import MappedWeights
 
 
 def changed(bundle: Bundle, tensor: dict[str, Any] | None = None, **weights: Any) -> Bundle:
@@ -28,13 +30,19 @@ def changed(bundle: Bundle, tensor: dict[str, Any] | None = None, **weights: Any
     return bundles.load(bundle.folder)
 
 
+def arrays_of(bundle: Bundle) -> dict[str, tuple[Any, int]]:
+    """Weights of both graphs, with their ONNX types."""
+    mapped, graphs = MappedWeights(), [read_graph(bundle, name) for name in ("vision.onnx", "decoder.onnx")]
+    return {one.name: (mapped.array(graph, one), one.kind) for graph in graphs for one in graph.outside}
+
+
 @pytest.fixture
 def referring(fresh: Path) -> Bundle:
     return tiny_bundle.write(fresh, "reference", "float16")
 
 
 def test_tensors_are_mapped_not_read(referring: Bundle) -> None:
-    arrays = reference_arrays(referring)
+    arrays = arrays_of(referring)
     for name, wanted in tiny_bundle.weights().items():
         array, kind = arrays[name]
         assert kind == 10
@@ -64,15 +72,15 @@ def test_a_wrong_record_is_named(referring: Bundle, tensor: dict[str, Any], word
     (store.parent / "secret").write_bytes(bytes(4000))
     (store / "link").symlink_to(store.parent / "secret")
     with pytest.raises(BundleError) as caught:
-        reference_arrays(changed(referring, tensor))
+        arrays_of(changed(referring, tensor))
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_a_folder_that_is_gone(referring: Bundle) -> None:
     with pytest.raises(BundleError, match="checkpoint this bundle takes its weights from is not there"):
-        reference_arrays(changed(referring, folder="/nowhere"))
+        arrays_of(changed(referring, folder="/nowhere"))
     with pytest.raises(BundleError, match=r"weights\.folder"):
-        reference_arrays(changed(referring, folder=None))
+        arrays_of(changed(referring, folder=None))
 
 
 def test_a_hub_snapshot_links_to_its_own_blobs_only(referring: Bundle) -> None:
@@ -86,12 +94,12 @@ def test_a_hub_snapshot_links_to_its_own_blobs_only(referring: Bundle) -> None:
     link = snapshot / "weights"
     link.symlink_to("../../blobs/0123")
     there = changed(referring, folder=str(snapshot))
-    assert reference_arrays(there)
+    assert arrays_of(there)
     assert Session(there).generate(None, "a", max_new_tokens=1).token_ids
     link.unlink()
     link.symlink_to("../../../models--b/blobs/0123")
     with pytest.raises(BundleError, match="outside the checkpoint folder"):
-        reference_arrays(there)
+        arrays_of(there)
 
 
 def test_a_weight_the_manifest_lacks(referring: Bundle) -> None:
@@ -102,11 +110,35 @@ def test_a_weight_the_manifest_lacks(referring: Bundle) -> None:
         Session(referring.folder).generate(None, "a")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": "bfloat16"}, ["do not agree on a weight", "got: type 16, [260, 4]", "expected: type 10, [260, 4]"]),
+        ({"shape": (4, 260)}, ["do not agree on a weight", "got: type 10, [4, 260]"]),
+        ({"offset": 2, "shape": (259, 4), "bytes": 2072}, ["say different places of a weight", "2072 bytes at 2"]),
+    ],
+)
+def test_graph_and_manifest_mean_the_same_weight(referring: Bundle, change: dict[str, Any], words: list[str]) -> None:
+    """The graph is what is read, the manifest what was hashed; without a hash in it nothing else tells them apart."""
+    with pytest.raises(BundleError) as caught:
+        arrays_of(changed(referring, {"sha256": None, **change}))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
 def test_outside_weights_as_onnx_writes_them(bundle: Bundle) -> None:
-    colour, embed, place = 3 * 4 * 4, 260 * 4 * 4, 3 * 4 * 4
-    assert outside_weights(bundle.path("vision.onnx")) == {"colour": OutsideWeight("weights", colour, colour)}
-    wanted = {"embed": OutsideWeight("weights", embed, embed), "place": OutsideWeight("weights", place, place)}
-    assert outside_weights(bundle.path("decoder.onnx")) == wanted
+    def read(name: str) -> dict[str, OutsideTensor]:
+        found = check_graph(bundle.path(name).read_bytes(), name)
+        return {one.name: dataclasses.replace(one, offset=0) for one in found}
+
+    colour, embed, place = (OutsideTensor(*each, 0, 1, (3, 4), 48) for each in [("colour", "weights")] * 3)
+    embed = dataclasses.replace(embed, name="embed", shape=(260, 4), length=260 * 4 * 4)
+    assert read("vision.onnx") == {"colour": colour} and colour.bytes == 48
+    assert read("decoder.onnx") == {"embed": embed, "place": dataclasses.replace(place, name="place")}
+
+
+def test_weights_of_four_bits_share_bytes() -> None:
+    assert OutsideTensor("w", "weights", 0, 22, (3, 5)).bytes == 8
+    assert OutsideTensor("w", "weights", 0, 8, (3, 5)).bytes is None, "texts"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +155,7 @@ def test_outside_weights_as_onnx_writes_them(bundle: Bundle) -> None:
         (onnx.TensorProto.INT8, [], 1),
     ],
 )
-def test_memory_of_a_weight_on_the_cpu(tmp_path: Path, kind: int, ops: list[str], itemsize: int) -> None:
+def test_memory_of_a_weight_on_the_cpu(kind: int, ops: list[str], itemsize: int) -> None:
     weight = onnx.TensorProto(name="w", data_type=kind, dims=[5, 7], data_location=onnx.TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value="weights")
     names = ["w", *(f"v{index}" for index in range(len(ops)))]
@@ -133,15 +165,13 @@ def test_memory_of_a_weight_on_the_cpu(tmp_path: Path, kind: int, ops: list[str]
     ]
     nodes.append(helper.make_node("MatMul", ["x", names[-1]], ["y"]))
     graph = helper.make_graph(nodes, "g", [], [], [weight])
-    (tmp_path / "x.onnx").write_bytes(helper.make_model(graph).SerializeToString())
-    assert outside_weights(tmp_path / "x.onnx")["w"].cpu_bytes == 35 * itemsize
+    assert cpu_bytes(*walk_graph(helper.make_model(graph).SerializeToString(), "x.onnx"), "x.onnx") == 35 * itemsize
 
 
 @pytest.mark.parametrize("content", [b"\x3a\x05ab", b"\xff" * 12, b"\x07", b"\x3a\x80"])
-def test_broken_wire_data(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.onnx").write_bytes(content)
+def test_broken_wire_data(content: bytes) -> None:
     with pytest.raises(BundleError, match=r"no ONNX graph\n  where: .*x\.onnx"):
-        outside_weights(tmp_path / "x.onnx")
+        check_graph(content, "x.onnx")
 
 
 @pytest.mark.parametrize(("dtype", "doubles"), [("float32", False), ("float16", True), ("bfloat16", True)])

@@ -90,6 +90,15 @@ def test_text_lines_stay_lines() -> None:
     assert r'path="/a\nb\u001b[2J c" status=404 error=unknown_url' in line and "\x1b" not in line
 
 
+def test_who_watches_leaves_no_line_while_models_load() -> None:
+    out = io.StringIO()
+    request_log.configure("json", quiet=False, stream=out)
+    for error in ("not_ready", "internal_error"):
+        request_log.RequestRecord("req_1", "GET", "/ready", "127.0.0.1", status=503, error=error).write()
+    (told,) = map(json.loads, out.getvalue().splitlines())
+    assert told["error"] == "internal_error"
+
+
 def test_quiet_keeps_what_is_wrong() -> None:
     out = io.StringIO()
     request_log.configure("json", quiet=True, stream=out)

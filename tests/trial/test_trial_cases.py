@@ -1,4 +1,4 @@
-"""Pictures of a trial are drawn once, and carry no right answer: a model that knows none would fail a gate for that."""
+"""Pictures of a trial are the same each time, and carry no right answer: a model that knows none would fail a gate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luvc_export.calibration.cases import read_jsonl
-from luvc_export.errors import MachineError
+from luvc_export.errors import MachineError, UsageError
 from luvc_export.trial import cases
 
 
@@ -17,8 +17,20 @@ def test_cases_are_read_as_parity_reads_them_and_know_no_answer(tmp_path: Path) 
     listed = cases.write(tmp_path / "cases")
     found = list(read_jsonl(listed))
     assert len(found) == cases.QUESTIONS and all(case.answer is None for case in found)
-    before = listed.stat().st_mtime_ns
-    assert cases.write(tmp_path / "cases") == listed and listed.stat().st_mtime_ns == before
+    before = {path.name: path.read_bytes() for path in listed.parent.iterdir()}
+    assert cases.write(tmp_path / "cases") == listed
+    assert {path.name: path.read_bytes() for path in listed.parent.iterdir()} == before, "the same each time"
+
+
+def test_a_list_that_lay_there_names_nobody_else_s_pictures(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "cases.jsonl").write_text('{"image": "/home/user/passport.png", "prompt": "What is it?"}')
+    assert "passport" not in cases.write(tmp_path / "cases").read_text(encoding="utf-8")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    with pytest.raises(UsageError, match="only files and folders belong here"):
+        cases.write(tmp_path / "link")
+    assert not [*(tmp_path / "home").iterdir()]
 
 
 def test_without_fonts_they_are_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,3 +226,19 @@ def test_the_page_shows_verdicts_and_pictures(report: dict[str, Any], tmp_path: 
     assert made.count("<span class=holds>") == len(CLAIMS) and "<svg" in made and "data:image/png;base64," in made
     assert "<script" not in made and report["sha256"] in made
     assert "<svg" in page(report, None)
+
+
+def test_the_page_says_what_is_not_known_and_how_long_what_was_cut_off_took(report: dict[str, Any]) -> None:
+    why = "the time was over before it ended"
+    report["steps"]["export"] = {"state": "cut off", "seconds": 81.25, "why": why, "result": None}
+    report["steps"]["bench"] = {"state": "skipped", "seconds": 0.0, "why": "step export gave nothing", "result": None}
+    made = page(report, None)
+    assert (
+        "None" not in made and "<td>gpu</td><td>not known</td>" in made and "<td>power</td><td>not known</td>" in made
+    )
+    assert "<td>export</td><td>cut off</td><td>81.2 s</td>" in made
+    assert "<td>bench</td><td>skipped</td><td></td>" in made
+    report["verdicts"] = [line.to_json() for line in judge(report["steps"])]
+    assert {line["verdict"] for line in report["verdicts"] if line["figure"] == why} == {"not tried"}
+    report["sha256"] = digest(report)
+    check.check(report, "a report with a step that was cut off")

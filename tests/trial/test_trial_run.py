@@ -116,7 +116,8 @@ def test_it_ends_inside_its_minutes(asked: Asked, everything: None, monkeypatch:
     began = time.monotonic()
     found = run.run(asked, 1.5 / 60, ["plan", "export"]).steps
     assert time.monotonic() - began < 20
-    assert found["plan"]["why"] == "the time was over before it ended"
+    assert (found["plan"]["state"], found["plan"]["why"]) == ("cut off", "the time was over before it ended")
+    assert found["plan"]["seconds"] > 1, "what it took of the time is said"
     assert found["export"]["state"] == "skipped"
     assert Journal.open(asked.folder, {**_asked(asked)}).states().get("plan") is None, "tried again next time"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,40 @@ def test_a_repository_is_written_whole_and_only_over_its_own(demo_bundle: Bundle
     with pytest.raises(UsageError, match="something else has this name"):
         write_repository(repository, given, RepositoryOptions("cpu", overwrite=True))
     assert [path.name for path in repository.iterdir()] == [name]
+
+
+def test_a_copy_holds_what_the_bundle_lists_and_nothing_of_somebody_else_s(copied_bundle: Path, tmp_path: Path) -> None:
+    """What was shown: private files copied, /dev/zero until the disk is full, a pipe and a loop that end in 70."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("private")
+    for name, where in (("a", tmp_path / "secret"), ("b", "/dev/zero"), ("c", tmp_path / "secret" / "key"), ("d", ".")):
+        (copied_bundle / name).symlink_to(where)
+    os.mkfifo(copied_bundle / "e")
+    (name,) = write_repository(tmp_path / "models", [str(copied_bundle)], RepositoryOptions("cpu", copy=True))
+    copy = tmp_path / "models" / name / "bundle"
+    assert {path.name for path in copy.iterdir()} == {"luvc.json", *load(copied_bundle).manifest.files}
+    assert not any(path.is_symlink() for path in copy.iterdir())
+
+
+def test_overwrite_removes_nothing_that_was_not_written_here(demo_bundle: Bundle, tmp_path: Path) -> None:
+    given, options = [str(demo_bundle.folder)], RepositoryOptions("cpu", overwrite=True)
+    (name,) = write_repository(tmp_path / "models", given, options)
+    place = tmp_path / "models" / name
+    (place / "1" / "__pycache__").mkdir()
+    (place / "1" / "__pycache__" / "model.cpython-310.pyc").write_bytes(b"by Triton")
+    write_repository(tmp_path / "models", given, options)
+    (place / "1" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds what this command did not write.*\n.*\n  got: '1/thesis\.txt'"):
+        write_repository(tmp_path / "models", given, options)
+    assert (place / "1" / "thesis.txt").read_text() == "years of work"
+    (place / "1" / "thesis.txt").unlink()
+    (place / "2").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="only files and folders belong here"):
+        write_repository(tmp_path / "models", given, options)
+    (place / "2").unlink()
+    (place / "written.json").unlink()
+    with pytest.raises(UsageError, match="the list of what was written here cannot be read"):
+        write_repository(tmp_path / "models", given, options)
 
 
 def test_two_of_one_name_and_no_such_plan(demo_bundle: Bundle, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.modelopt import calls, graph, result
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
-from luvc_export.core.files.safe_files import temporary_folder
+from luvc_export.core.files.folders import fresh, make_folder
+from luvc_export.core.files.safe_files import temporary_folder, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 
@@ -93,7 +94,7 @@ class ModelOpt:
             folders = {name: scratch / name for name in models}
             products = {}
             for name, model in models.items():
-                folders[name].mkdir()
+                make_folder(folders[name])
                 products[name] = graph.write(model, folders[name], keep)
                 request = {
                     "mode": recipe.precision.name,
@@ -101,7 +102,7 @@ class ModelOpt:
                     "operators": ["MatMul"],
                     "products": list(products[name]),
                 }
-                (folders[name] / "request.json").write_text(json.dumps(request, indent=1), encoding="utf-8")
+                write_new(folders[name] / "request.json", json.dumps(request, indent=1).encode())
             calls.record(bundle, plan, data, folders, threads, progress)
             for number, (name, folder) in enumerate(folders.items()):
                 progress(f"nvidia-modelopt on {name}", number / len(folders))
@@ -122,7 +123,7 @@ class ModelOpt:
         # -I: the worker's own folder is not searched for modules, nor are this environment's variables read.
         command = [str(Path(found).absolute()), "-I", str(self.worker), *words]
         said = folder / "worker.log"
-        with said.open("wb") as log:
+        with fresh(said) as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder
             )

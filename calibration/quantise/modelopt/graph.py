@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from luvc_export.calibration.quantise.sites import Site, sites
 from luvc_export.calibration.quantise.weight_packing import WeightPacker
+from luvc_export.core.files.safe_files import write_new
 
 GRAPH, WEIGHTS = "graph.onnx", "graph.weights"
 
@@ -52,7 +53,7 @@ def write(model: ir.Model, folder: Path, keep: Collection[str] = ()) -> dict[str
         if isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor):
             value.const_value = packer.put(name, partial(_itself, value.const_value))
     inlined = onnx.inliner.inline_local_functions(ir.to_proto(model))
-    (folder / GRAPH).write_bytes(_used_domains_only(inlined).SerializeToString())
+    write_new(folder / GRAPH, _used_domains_only(inlined).SerializeToString())
     return products
 
 

@@ -36,12 +36,15 @@ def demo(
 
     from luvc_export.cli.kept_picture import save_survival
     from luvc_export.core.cost.report import cost
+    from luvc_export.core.files.folders import check_own_names
+    from luvc_export.core.files.safe_files import whole
     from luvc_export.demo.questions import KINDS, cases
     from luvc_export.pipeline import load_bundle
 
     if pictures < 1:
         raise UsageError("at least one picture is needed", where="--pictures", got=pictures)
     check_folder(output, "--output")
+    check_own_names(output)
     folder = bundle(output, as_json)
     sessions = {name: load_bundle(folder, plan=name) for name in PLANS}
     asked = list(cases("heldout", len(KINDS) * pictures, seed))
@@ -58,7 +61,8 @@ def demo(
             tell("asking both", (number + 1) / len(asked))
     names = [f"picture-{number}.png" for number in range(2)]
     for name, image in zip(names, asked[len(KINDS) - 1].images, strict=True):
-        Image.fromarray(image).save(output / name)
+        with whole(output / name) as file:
+            Image.fromarray(image).save(file, "PNG")
     kept = {name: "kept.png" if name == PLANS[-1] else f"kept-{name}.png" for name in PLANS[1:]}
     for name, picture in kept.items():
         save_survival(first[name], output / picture)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -15,21 +18,77 @@ import typer
 from luvc_export.cli import options
 from luvc_export.errors import MachineError, UsageError, did_you_mean
 
-#: What each part of the tool needs: distribution names, and the extra that brings them.
-PARTS = {
-    "run on CPU": (("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2"), "cpu"),
-    "OpenVINO": (("openvino", "numpy", "pillow", "tokenizers", "jinja2"), "openvino"),
-    "export": (("torch", "transformers", "onnx", "onnxscript", "safetensors"), "export"),
-    "demo pictures, plots": (("matplotlib",), "report"),
-    "TensorRT-RTX": (("tensorrt-rtx",), "rtx"),
-    "TensorRT": (("tensorrt",), None),
+#: What every part that runs a model needs beside its extra's packages.
+_RUNTIME = ("numpy", "pillow", "tokenizers", "jinja2")
+#: Extras by another name than their own; the others are parts by theirs, whatever extras come.
+_TITLES = {
+    "cpu": "run on CPU",
+    "openvino": "OpenVINO",
+    "report": "demo pictures, plots",
+    "rtx": "TensorRT-RTX",
 }
+#: Extras that are for who works on this project.
+_HIDDEN = ("dev",)
+#: What stands in for a package: the same modules under another distribution's name.
+_INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}
+_REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*extra\s*==\s*["']([\w-]+)["']""")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the tool.
+
+    Args:
+        packages: Distribution names that it needs.
+        extra: Which extra of ours brings them.
+        fix: What to do where it has none.
+        program: What it needs on the path, where that is a program.
+    """
+
+    packages: tuple[str, ...] = ()
+    extra: str | None = None
+    fix: str = ""
+    program: str | None = None
+
+
+#: Parts that no extra brings.
+_OTHERS = {
+    "TensorRT": Part(("tensorrt",), fix="comes with JetPack, or from NVIDIA's package index"),
+    "triton": Part(program="tritonserver", fix="NVIDIA's Triton container has it; luvc-export triton writes for it"),
+}
+
+
+def known_parts() -> dict[str, Part]:
+    """Every part by name: one for each extra of this package's metadata, and those that no extra brings.
+
+    Raises:
+        MachineError: The package has no metadata: it runs from a folder and was never installed.
+    """
+    from importlib.metadata import PackageNotFoundError, requires  # slow to import, and --help needs none of it
+
+    try:
+        lines = requires("luvc-export") or []
+    except PackageNotFoundError as error:
+        fix = "pip install luvc-export, or pip install -e . in a checkout"
+        raise MachineError("luvc-export is not installed, so its extras are not known", fix=fix) from error
+    extras: dict[str, list[str]] = {}
+    for line in lines:
+        match = _REQUIREMENT.match(line)
+        if match and match[2] not in _HIDDEN:
+            extras.setdefault(match[2], []).append(match[1])
+    parts = {}
+    for extra, packages in extras.items():
+        runs = _RUNTIME if extra in ("cpu", "openvino") else ()
+        parts[_TITLES.get(extra, extra)] = Part((*packages, *runs), extra)
+    return parts | _OTHERS
 
 
 def doctor(
     need: Annotated[
         list[str] | None,
-        typer.Option("--need", help="Exit 3 unless this part works, such as export; repeat. Default: run on CPU."),
+        typer.Option(
+            "--need", help="Exit 3 unless this part works, such as export or serve; repeat. Default: run on CPU."
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -40,9 +99,10 @@ def doctor(
     from luvc_export.runtime.cpu_features import cpu_features
     from luvc_export.runtime.memory import available_bytes
 
-    needed = [_named(name) for name in need or ["run on CPU"]]
+    known = known_parts()
+    needed = [_named(name, known) for name in need or ["run on CPU"]]
     memory = available_bytes()
-    parts = {name: _part(*spec) for name, spec in PARTS.items()}
+    parts = {name: _state(part) for name, part in known.items()}
     machine = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -60,27 +120,41 @@ def doctor(
         _print(machine, parts)
     for name in needed:
         if parts[name]["missing"]:
-            raise MachineError(f"{name} does not work here", got=parts[name]["missing"], fix=parts[name]["fix"])
+            raise MachineError(
+                f"{name} does not work here", got=", ".join(parts[name]["missing"]), fix=parts[name]["fix"]
+            )
 
 
-def _named(name: str) -> str:
-    """The shortest part that begins with ``name``, in any case: ``tensorrt`` is not ``TensorRT-RTX``."""
-    match = min((part for part in PARTS if name and part.lower().startswith(name.lower())), key=len, default=None)
-    if match is None:
-        raise UsageError("unknown part", where="--need", got=repr(name), expected=did_you_mean(name, PARTS))
-    return match
+def _named(name: str, known: Mapping[str, Part]) -> str:
+    """The part of that extra, or the shortest that begins with ``name``, in any case: ``tensorrt`` is no RTX."""
+    extra = [title for title, part in known.items() if name and part.extra == name.lower()]
+    begins = sorted((title for title in known if name and title.lower().startswith(name.lower())), key=len)
+    if not extra + begins:
+        names = [*known, *(part.extra for part in known.values() if part.extra)]
+        raise UsageError(
+            "unknown part", where="--need", got=repr(name), expected=did_you_mean(name, dict.fromkeys(names))
+        )
+    return (extra + begins)[0]
 
 
-def _part(packages: tuple[str, ...], extra: str | None) -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, and --help needs none of it
+def _state(part: Part) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
 
     found, missing = {}, []
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
+    for package in part.packages:
+        for name in (package, *_INSTEAD.get(package, ())):
+            try:
+                found[name] = version(name)
+                break
+            except PackageNotFoundError:
+                continue
+        else:
             missing.append(package)
-    fix = f"pip install 'luvc-export[{extra}]'" if extra else "comes with JetPack, or from NVIDIA's package index"
+    if part.program is not None:
+        path = shutil.which(part.program)
+        found |= {part.program: path} if path else {}
+        missing += [] if path else [part.program]
+    fix = f"pip install 'luvc-export[{part.extra}]'" if part.extra else part.fix
     return {"found": found, "missing": missing, "fix": fix if missing else None}
 
 

@@ -22,7 +22,7 @@ from luvc_export.errors import UsageError
 def export(
     context: typer.Context,
     *,
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or demo for the bundled model.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
     plan: Annotated[
         list[str] | None,

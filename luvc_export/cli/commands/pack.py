@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 def pack(
-    model: Annotated[str, typer.Argument(metavar="MODEL_OR_BUNDLE", help="Checkpoint folder or hub id, or a bundle.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_BUNDLE", help="Checkpoint folder, hub id or demo, or a bundle.")
+    ],
     target: Annotated[str, typer.Option("--target", help="Board, as luvc-export targets lists them.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     plan: Annotated[

@@ -45,7 +45,9 @@ _DIRECT = (
 def plan(
     context: typer.Context,
     *,
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id; without --data only its config is read.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint folder, hub id or demo; without --data only its config is read.")
+    ],
     schedule: options.PlanName = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
     tiles: options.Tiles = None,

@@ -106,7 +106,7 @@ def serve(
 
     def said() -> None:
         for model in models.by_name.values():
-            request_log.LOG.info("model", extra={"fields": model.runs_on()})
+            request_log.LOG.info("serving", extra={"fields": model.runs_on()})
         if as_json:
             print(json.dumps({"address": address, "models": names}), flush=True)
         elif log_format == "json":

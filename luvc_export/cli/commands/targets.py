@@ -32,9 +32,10 @@ def targets(
     from rich.console import Console
 
     console: Any = Console()
-    console.print(_one(found[0]) if name else _table(found, here))
-    if name:
-        console.print(f"here: {here[found[0].name] or 'usable'}")
+    if not name:
+        console.print(_table(found, here, console.width))
+        return
+    print(f"{_one(found[0])}\n{'here':26} {here[found[0].name] or _USABLE}")
 
 
 def _data(target: Target, reason: str | None) -> dict[str, Any]:
@@ -42,40 +43,59 @@ def _data(target: Target, reason: str | None) -> dict[str, Any]:
     return {**asdict(target), "spec": spec, "usable": reason is None, "why_not": reason}
 
 
-def _table(found: list[Target], here: dict[str, str | None]) -> Any:
-    from rich.table import Table
+def _table(found: list[Target], here: dict[str, str | None], room: int) -> Any:
+    """A line a target where ``room`` columns are enough; else columns as wide as their longest word, the last the rest.
 
-    table = Table(caption="each value with its source: luvc-export targets NAME")
-    for column in ("target", "library", "SM", "memory GiB", "graphs", "quantised", "here"):
-        table.add_column(column, overflow="fold", no_wrap=column == "target")
-    for target in found:
-        reason = here[target.name]
-        table.add_row(
-            target.name,
-            target.library.range,
-            target.device.compute_capability or "",
-            ", ".join(map(str, target.device.memory_gib)),
-            target.spec.dialect,
-            ", ".join(target.quantised),
-            "[green]usable[/green]" if reason is None else f"[yellow]no[/yellow]: {reason}",
-        )
+    So no word is broken at 80 columns.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    head = ("target", "library", "SM", "memory GiB", "graphs", "quantised", "here")
+    rows = [head, *(_row(target, here[target.name]) for target in found)]
+    table = Table(
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        row_styles=("", "dim"),
+        caption="each value with its source: luvc-export targets NAME",
+    )
+    columns = [*zip(*rows, strict=True)]
+    wide = sum(max(map(len, cells)) + 1 for cells in columns) <= room
+    for column, cells in zip(head, columns, strict=True):
+        longest = max(len(word) for cell in cells for word in cell.split())
+        table.add_column(column, width=None if wide or column == head[-1] else longest)
+    for row in rows[1:]:
+        table.add_row(*row[:-1], Text(row[-1], style="green" if row[-1] == _USABLE else "yellow"))
     return table
 
 
-def _one(target: Target) -> Any:
-    from rich.table import Table
+_USABLE = "usable"
 
-    table = Table(title=f"{target.name}: {target.title}")
-    for column in ("field", "value", "source"):
-        table.add_column(column, overflow="fold")
+
+def _row(target: Target, reason: str | None) -> tuple[str, ...]:
+    return (
+        target.name,
+        target.library.range,
+        target.device.compute_capability or "",
+        ", ".join(map(str, target.device.memory_gib)),
+        target.spec.dialect,
+        ", ".join(target.quantised),
+        _USABLE if reason is None else f"no: {reason}",
+    )
+
+
+def _one(target: Target) -> str:
+    """A line for each value, with where it is from below it: addresses stay whole."""
     parts = {"spec": asdict(target.spec), "library": asdict(target.library), "device": asdict(target.device)}
     rows: dict[str, object] = {f"{part}.{name}": value for part, made in parts.items() for name, value in made.items()}
     rows |= {"kv_forms": target.kv_forms, "quantised": target.quantised}
+    lines = [f"{target.name}: {target.title}", ""]
     for field, value in rows.items():
-        source = target.sources.get(field) or target.sources.get(field.split(".")[0], "")
+        source = target.sources.get(field) or target.sources.get(field.split(".")[0])
         if value not in (None, (), frozenset()):
-            table.add_row(field, _text(value), source)
-    return table
+            lines += [f"{field:26} {_text(value)}", *([f"{'':8}{source}"] if source else [])]
+    return "\n".join(lines)
 
 
 def _text(value: object) -> str:

@@ -34,7 +34,7 @@ def trial(
     [dim]luvc-export trial Qwen/Qwen2.5-VL-3B-Instruct --minutes 30
     luvc-export trial demo --dry-run[/dim]
     """
-    from luvc_export.demo import CHECKPOINT
+    from luvc_export.demo import checkpoint_named
     from luvc_export.engines import targets
     from luvc_export.trial import machine, report, run
     from luvc_export.trial.page import page
@@ -42,8 +42,7 @@ def trial(
 
     if minutes <= 0:
         raise UsageError("a trial needs time", where="--minutes", got=minutes, expected="more than 0")
-    if model == "demo":
-        model = str(CHECKPOINT)
+    model = checkpoint_named(model)
     check_model(model)
     check_folder(out, "--out")
     if target is not None and targets.find(target).library.backend not in ("tensorrt", "tensorrt_rtx"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -71,7 +72,7 @@ def create(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY, 0o666), "w+b")
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes | mmap.mmap) -> None:
     """Write a file where nothing lies.
 
     Raises:

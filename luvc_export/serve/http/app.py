@@ -177,7 +177,7 @@ class App:
         self._check_ready()
         body = await self._bodies.read(request)
         if not self.engine.reserve():
-            said = f"{self.options.queue} requests wait already"
+            said = f"{self.options.queue} requests wait already: try again (or --queue)"
             raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "1"})
         mailbox, submitted = Mailbox(), False
         record: RequestRecord = request.state.record

@@ -134,7 +134,7 @@ class ChatRequest(Struct):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | None = None
     luvc: Extension = field(default_factory=Extension)
@@ -263,7 +263,9 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
 
 def unsupported(name: str) -> ApiError:
     """An option that would change the answer, and that nobody here can honour."""
-    return bad_request(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
+    return bad_request(
+        f"{name} is not supported by this server: leave it out", param=name, code="unsupported_parameter"
+    )
 
 
 def _check(request: ChatRequest, data: dict[str, Any]) -> None:
@@ -275,10 +277,14 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
             if getattr(message, name):
                 raise unsupported(f"{where}.{name}")
         if message.content is None:
-            raise bad_request("a message needs content", param=f"{where}.content", code="invalid_value")
+            raise bad_request("a message needs content: text, or parts", param=f"{where}.content", code="invalid_value")
         parts = message.content if isinstance(message.content, list) else []
         if message.role != "user" and any(not isinstance(part, TextPart) for part in parts):
-            raise bad_request("only the user shows pictures", param=f"{where}.content", code="invalid_value")
+            raise bad_request(
+                "only the user shows pictures: move them to a message of role user",
+                param=f"{where}.content",
+                code="invalid_value",
+            )
     if request.top_logprobs is not None and not request.logprobs:
         raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs", code="invalid_value")
     if request.stream_options is not None and not request.stream:
@@ -294,7 +300,9 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
         raise bad_request("stop strings have 1 to 1,000 characters", param="stop", code="invalid_value")
     if isinstance(request.response_format, JsonSchemaFormat) and request.response_format.json_schema.schema is None:
         where = "response_format.json_schema.schema"
-        raise bad_request("there is no schema", param=where, code="missing_required_parameter")
+        raise bad_request(
+            "there is no schema: give one, or ask for json_object", param=where, code="missing_required_parameter"
+        )
 
 
 def _check_text(data: Any) -> None:

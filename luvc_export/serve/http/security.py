@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from luvc_export.serve.http.api_errors import ApiError
 from luvc_export.serve.options import ServeOptions
 
 #: Open without a key: whether the server lives, and the page, which holds nothing.
 OPEN = frozenset(("/health", "/ready", "/"))
+#: A ``Host`` header (RFC 3986, 3.2.2): an IPv6 address in brackets without a zone, or a name; and a port.
+_HOST = re.compile(
+    r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\\\s]+))(?::(?P<port>[0-9]{0,5}))?", re.ASCII
+)
+_LAST_PORT = 65_535
 
 
 def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -> None:
@@ -43,17 +48,14 @@ def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -
 
 def known_host(host: str, names: frozenset[str]) -> bool:
     """Whether a ``Host`` header is an address, ``localhost`` or one of ``names``."""
-    try:
-        name = urlsplit(f"//{host}").hostname
-        _ = urlsplit(f"//{host}").port
-    except ValueError:
+    match = _HOST.fullmatch(host)
+    if match is None or int(match["port"] or 0) > _LAST_PORT:
         return False
-    if not name or any(letter in host for letter in "/@?#\\ "):
-        return False
+    name = (match["bracketed"] or match["name"]).lower()
     if name in names or name == "localhost":
         return True
     try:
-        ipaddress.ip_address(name)
+        (ipaddress.IPv6Address if match["bracketed"] else ipaddress.IPv4Address)(name)
     except ValueError:
         return False
     return True

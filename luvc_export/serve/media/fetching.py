@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import SplitResult, urlsplit
@@ -20,6 +22,9 @@ from luvc_export.serve.http.api_errors import bad_request, picture_too_large
 
 #: IPv6 networks whose addresses hold an IPv4 address, and the first of its bits (RFC 6052, 3056, 4380).
 _EMBEDDED = ((ipaddress.IPv6Network("64:ff9b::/96"), 96), (ipaddress.IPv6Network("2002::/16"), 16))
+
+#: Networks for documentation, protocols and relays that Python 3.10 takes for public ones (RFC 9637, 6890, 7526).
+_NOT_PUBLIC = tuple(ipaddress.ip_network(one) for one in ("3fff::/20", "192.0.0.0/24", "192.88.99.0/24"))
 
 #: Network addresses of a host and port, as text.
 Resolver = Callable[[str, int], "list[str]"]
@@ -46,7 +51,26 @@ def is_public(address: str) -> bool:
             return is_public(str(inside))
         if found.teredo or found.is_site_local:
             return False
+    if any(found.version == network.version and found in network for network in _NOT_PUBLIC):
+        return False
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
+
+
+@contextlib.contextmanager
+def _ended_at(deadline: float, channel: socket.socket) -> Iterator[None]:
+    """Cut ``channel`` when the time is over: its own limit begins anew with every byte."""
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(channel, socket.SHUT_RDWR)  # TLS's own would forget its state under a reader
+
+    timer = threading.Timer(max(0.0, deadline - monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True)
@@ -56,7 +80,7 @@ class Fetcher:
     Args:
         resolver: Names to addresses.
         allowed: Whether an address may be connected to.
-        seconds: For everything together.
+        seconds: For everything together, from the name's look-up to the last byte.
         most: Bytes.
     """
 
@@ -77,8 +101,8 @@ class Fetcher:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         refused = bad_request("the picture cannot be fetched", param=param, code="invalid_image_url")
         try:
-            addresses = self.resolver(host, port)
-        except OSError as error:
+            addresses = self._resolved(host, port, deadline)
+        except (OSError, UnicodeError) as error:
             raise refused from error
         if not addresses or not all(self.allowed(address) for address in addresses):
             what = "the host of this address is not a public one"
@@ -87,11 +111,12 @@ class Fetcher:
             with contextlib.ExitStack() as stack:
                 opened = self._connect(addresses[0], port, parts, deadline)
                 connection = stack.enter_context(contextlib.closing(opened))
+                channel = connection.sock  # which the connection forgets where the answer ends with it
+                stack.enter_context(_ended_at(deadline, channel))
                 target = parts.path or "/"
                 target += f"?{parts.query}" if parts.query else ""
                 headers = {"Host": parts.netloc, "User-Agent": "luvc-export", "Accept": "image/*"}
                 connection.request("GET", target, headers={**headers, "Connection": "close"})
-                channel = connection.sock  # which the connection forgets where the answer ends with it
                 answer = stack.enter_context(contextlib.closing(connection.getresponse()))
                 if answer.status != 200:
                     said = "a redirect, which is not followed" if 300 <= answer.status < 400 else str(answer.status)
@@ -116,6 +141,29 @@ class Fetcher:
             raise refused
         return parts
 
+    def _resolved(self, host: str, port: int, deadline: float) -> list[str]:
+        """What the resolver says, which knows no deadline of ours: it is not waited for longer.
+
+        Raises:
+            OSError: It fails, or is too slow.
+        """
+        said: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                said.put(self.resolver(host, port))
+            except Exception as error:
+                said.put(error)
+
+        threading.Thread(target=ask, name="resolve", daemon=True).start()
+        try:
+            found = said.get(timeout=max(0.0, deadline - monotonic()))
+        except queue.Empty as error:
+            raise TimeoutError("the name is not resolved in time") from error
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     def _connect(self, address: str, port: int, parts: SplitResult, deadline: float) -> http.client.HTTPConnection:
         left = max(0.1, deadline - monotonic())
         connection = http.client.HTTPConnection(str(parts.hostname), port, timeout=left)
@@ -123,9 +171,12 @@ class Fetcher:
         if parts.scheme == "https":
             try:
                 context = ssl.create_default_context()
-                connection.sock = context.wrap_socket(plain, server_hostname=parts.hostname)
+                secured = context.wrap_socket(plain, server_hostname=parts.hostname, do_handshake_on_connect=False)
+                connection.sock = secured
+                with _ended_at(deadline, secured):
+                    secured.do_handshake()
             except (OSError, ValueError):
-                plain.close()
+                (connection.sock or plain).close()
                 raise
         else:
             connection.sock = plain
@@ -134,11 +185,10 @@ class Fetcher:
     def _body(self, answer: http.client.HTTPResponse, channel: socket.socket, deadline: float, param: str) -> bytes:
         found = bytearray()
         while True:
-            left = deadline - monotonic()
-            if left <= 0:
-                raise bad_request("fetching the picture took too long", param=param, code="invalid_image_url")
-            channel.settimeout(left)
+            channel.settimeout(max(0.1, deadline - monotonic()))
             chunk = answer.read1(65536)
+            if monotonic() >= deadline:
+                raise bad_request("fetching the picture took too long", param=param, code="invalid_image_url")
             if not chunk:
                 return bytes(found)
             found += chunk

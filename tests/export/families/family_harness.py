@@ -83,7 +83,7 @@ def case(name: str) -> Case:
 def build(family: Family, config: Any, seed: int = 0) -> Case:
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
-    model: Any = family.build(config).eval()
+    model: Any = family.as_trained(family.build(config).eval())
     randomise(model)
     unit = family.unit_pixels(config)
     size = family.image_size(config) or (4 * unit, 6 * unit)

@@ -18,6 +18,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from luvc_export.core.tiling import Tiling
+from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.runtime.media.tile_selection import RULES, choose_tiling
 
@@ -104,3 +105,9 @@ def test_families_name_the_rule_of_their_processor() -> None:
             (found[name],) = rules
     assert set(found.values()) == set(THEIRS)
     assert found == {name: families.find(name, "test").tiling for name in found}
+
+
+def test_pictures_that_a_bundle_cuts_in_no_way_are_refused() -> None:
+    for used, pictures in (("together", 1), ("alone", 2)):
+        with pytest.raises(UsageError, match=rf"cuts no prompt of so many pictures(.|\n)*got: {pictures} pictures"):
+            choose_tiling([Tiling((1,), used=used)], (8, 8), (TILE, TILE), pictures)  # type: ignore[arg-type]

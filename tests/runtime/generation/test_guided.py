@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.demo.questions import cases
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.generation.pattern_size import shortest_match
 from luvc_export.runtime.session import Session
 
 FINITE: dict[str, Any] = {
@@ -68,6 +72,9 @@ def test_rows_are_guided_one_by_one(session: Session) -> None:
         ({"json_schema": {"properties": {"a": {"$ref": "http://x/y"}}}}, "no grammar can be made"),
         ({"json_schema": {"enum": [float("nan")]}}, "no grammar can be made"),
         ({"regex": "a" * 100_001}, "this is too long"),
+        ({"regex": "((((a{1000}){1000}){1000}){1000})"}, "no answer can be as long as this pattern\n  where: regex"),
+        ({"json_schema": {"items": {"pattern": "(a{1000}){1000}"}}}, "no answer can be as long as this pattern"),
+        ({"json_schema": {"patternProperties": {"(a{999}){999}": {}}}}, "no answer can be as long as this pattern"),
     ],
 )
 def test_what_is_no_grammar_is_said_at_once(session: Session, options: dict[str, Any], words: str) -> None:
@@ -79,3 +86,26 @@ def test_a_missing_library_is_named(session: Session, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(MachineError, match=r"pip install 'luvc-export\[guided\]'"):
         session.generate(None, "a", regex="a")
+
+
+@pytest.mark.parametrize("pattern", ["(a{1000}){9}", "(a|b|c){9999}", "(a{0,1000}){0,1000}", "((abc){3000})"])
+def test_the_longest_patterns_take_no_time_to_speak_of(session: Session, pattern: str) -> None:
+    """Without a limit of its own work the library takes 3 s for some; of computing, as the machine may be busy."""
+    begin = time.process_time()
+    session.generate(None, "a", regex=pattern, max_new_tokens=2)
+    assert time.process_time() - begin < 2
+
+
+def test_patterns_are_as_long_as_they_match() -> None:
+    for pattern, length in (
+        ("", 0), ("abc", 3), ("a|bcd", 1), ("(a|bcd)e", 2), ("a{3}", 3), ("a{3,}", 3), ("(ab){2,5}c", 5), ("a*b+c?", 1),
+        (r"\d{4}-\p{L}{2}", 7), ("[]a]{2}[^]]", 3), ("[a[bc]]{3}", 3), (r"^\bx$", 1), ("(?:ab){3}", 6), ("(?i:a)", 1),
+        ("(?P<n>ab){2}", 4), ("((a{10}){10}){10}", 1000), ("a{", 2), ("(ab", 2), (")", 1), ("\\", 1), ("((a|){5}b)", 1),
+    ):  # fmt: skip
+        assert shortest_match(pattern) == length, pattern
+    assert shortest_match("((((a{1000}){1000}){1000}){1000})" * 100) == 10**12
+
+
+@given(st.from_regex(re.compile(r"(([ab]|c{2,3}|(ab?|d){2}){1,3}\|?)?[^x]e+", re.ASCII), fullmatch=True))
+def test_no_match_is_shorter(text: str) -> None:
+    assert len(text) >= shortest_match(r"(([ab]|c{2,3}|(ab?|d){2}){1,3}\|?)?[^x]e+") == 2

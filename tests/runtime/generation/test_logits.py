@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers.generation.logits_process import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor
@@ -107,6 +107,8 @@ def test_equal_logits_come_by_id() -> None:
         ({"min_p": 0.5}, "min_p choose what is drawn from"),
         ({"temperature": 1, "min_p": 2}, "min_p: got 2"),
         ({"repetition_penalty": 0}, "repetition_penalty: got 0"),
+        ({"repetition_penalty": 1e-38}, "repetition_penalty: got 1e-38, expected a number from 0.01 to 100"),
+        ({"repetition_penalty": 101}, "repetition_penalty: got 101, expected a number from 0.01 to 100"),
         ({"presence_penalty": 3}, "presence_penalty: got 3"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty: got nan"),
         ({"logit_bias": {"a": 1}}, "logit_bias: got {'a': 1}"),
@@ -124,6 +126,31 @@ def test_wrong_options_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         sampling_from(options)
     assert words in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    logits=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=4, max_size=4),
+    bias=st.dictionaries(st.integers(0, 5), st.floats(-100, 100), max_size=4),
+    repetition=st.floats(0.01, 100),
+    penalties=st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
+    temperature=st.floats(0, exclude_min=False, allow_infinity=False, allow_nan=False),
+)
+def test_whatever_is_asked_the_sampler_works_on_finite_numbers(
+    logits: list[float], bias: dict[int, float], repetition: float, penalties: tuple[float, float], temperature: float
+) -> None:
+    """A NaN here ended the answers of everybody in the same step."""
+    changed = Penalties(bias, repetition, *penalties).apply(np.array(logits, np.float32), [0, 1], [2, 2, 3])
+    assert changed.dtype == np.float32 and np.isfinite(changed).all()
+    options = Sampling(
+        temperature=temperature, logit_bias=bias, repetition_penalty=repetition, presence_penalty=penalties[0], seed=1
+    )
+    assert 0 <= Sampler(options, [0, 1])(np.array(logits, np.float32), 1, [2]) < 4
+
+
+def test_minus_infinity_stays() -> None:
+    changed = Penalties({0: 100.0}, 100.0).apply(np.array([-np.inf, 1.0], np.float32), [0], [])
+    assert changed.tolist() == [-np.inf, 1.0]
 
 
 def test_only_plain_greedy_answers_may_stay_on_a_device() -> None:

@@ -61,7 +61,7 @@ def test_without_it_every_step_copies_them(demo_bundle: Bundle, monkeypatch: pyt
 @pytest.mark.parametrize("plan", ["none", "thirds"])
 def test_every_layer_is_changed_and_rows_of_a_batch_stay_apart(demo_bundle: Bundle, plan: str) -> None:
     entry, shape = demo_bundle.entry(plan), demo_bundle.manifest.decoder
-    model = GraphReader(demo_bundle, entry).read(entry.decoder).model
+    model = GraphReader(demo_bundle).read(entry.decoder).model
     assert group_heads(devices.load_library(), model) == shape.layers
     backend = OpenVinoBackend(demo_bundle, entry, threads=1, arithmetic="fp32")
     session = Session(demo_bundle, backend, plan)
@@ -74,7 +74,7 @@ def test_every_layer_is_changed_and_rows_of_a_batch_stay_apart(demo_bundle: Bund
 def test_heads_that_share_nothing_are_left(tmp_path: Path) -> None:
     bundle = tiny_bundle.write(tmp_path / "bundle")
     shape, entry = bundle.manifest.decoder, bundle.entry()
-    model = GraphReader(bundle, entry).read(entry.decoder).model
+    model = GraphReader(bundle).read(entry.decoder).model
     before = len(model.get_ops())
     assert shape.heads == shape.kv_heads and group_heads(devices.load_library(), model) == 0
     assert len(model.get_ops()) == before

@@ -19,7 +19,7 @@ pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 @pytest.mark.parametrize("plan", ["none", "even"])
 def test_every_mlp_of_the_decoder_is_interrupted(demo_bundle: Bundle, plan: str) -> None:
     entry, layers = demo_bundle.entry(plan), demo_bundle.manifest.decoder.layers
-    model = GraphReader(demo_bundle, entry).read(entry.decoder).model
+    model = GraphReader(demo_bundle).read(entry.decoder).model
     assert one_thread.keep_products_apart(devices.load_library(), model) == layers
     clamps = [node for node in model.get_ops() if node.get_type_name() == "Clamp"]
     readers = {port.get_node().get_type_name() for node in clamps for port in node.output(0).get_target_inputs()}

@@ -153,7 +153,7 @@ def test_warm_up_and_what_it_leaves(tiny: Bundle) -> None:
 
 def test_weights_are_the_files_themselves(demo_bundle: Bundle) -> None:
     """No copy, no second file: what the constants read lies in the mapping of ``weights``."""
-    graph = GraphReader(demo_bundle, demo_bundle.entry("even")).read(demo_bundle.entry("even").decoder)
+    graph = GraphReader(demo_bundle).read(demo_bundle.entry("even").decoder)
     size = demo_bundle.path("weights").stat().st_size
     bases = {id(_root(array)) for array in graph.mapped}
     assert len(bases) == 1 and sum(array.nbytes for array in graph.mapped) <= size
@@ -316,7 +316,7 @@ def test_an_mlp_above_a_prune_is_narrowed_as_one(
     if not whole:
         monkeypatch.setattr(islands, "_narrow_gate", lambda library, node: 0)
     entry = demo_bundle.entry("thirds")
-    graph, layers = GraphReader(demo_bundle, entry).read(entry.decoder), demo_bundle.manifest.decoder.layers
+    graph, layers = GraphReader(demo_bundle).read(entry.decoder), demo_bundle.manifest.decoder.layers
     islands.narrow_products(devices.load_library(), graph.model, graph.bodies)
     gates = [node for node in graph.model.get_ops() if node.get_type_name() in ("Swish", "Sigmoid")]
     inputs = [node.input_value(0).get_node() for node in gates]

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_bundle
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 import luvc_export
 from luvc_export.bundle import folder as bundles
+from luvc_export.calibration.runners.text import _template
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.prompt.template import ChatTemplate, load_template, plain_data
+from luvc_export.runtime.prompt.template_source import FILES
 
 QWEN2_VL = """{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}
 {% for message in messages %}
@@ -183,6 +186,19 @@ def test_where_the_template_is_found(fresh: Path, files: dict[str, Any], wanted:
     bundle = with_files(fresh, files)
     found = load_template(bundle)
     assert (found and found.source) == wanted
+
+
+@pytest.mark.parametrize("held", [held for size in range(1, 5) for held in combinations(FILES, size)])
+def test_of_several_templates_the_one_transformers_takes(fresh: Path, held: tuple[str, ...]) -> None:
+    """In every combination of the four files: bundle, parity and transformers have the same one."""
+    files: dict[str, Any] = {"tokenizer_config.json": {}}
+    files |= {name: {"chat_template": f"of {name}"} if name.endswith("json") else f"of {name}" for name in held}
+    bundle = with_files(fresh, files)
+    wanted = ProcessorMixin.get_processor_dict(fresh)[0].get("chat_template") or f"of {held[-1]}"
+    found = load_template(bundle)
+    assert found is not None and found.source == wanted == _template(fresh)
+    for name in (*FILES, "luvc.json"):
+        (fresh / name).unlink(missing_ok=True)
 
 
 def test_a_file_the_manifest_does_not_list_is_not_read(fresh: Path) -> None:

@@ -80,6 +80,13 @@ def test_ask_and_see(browser: tuple[str, Browser], demo_session: Session) -> Non
     assert said == f"Into layer {layer}: {len(kept)} of {demo_session.plan.vision_tokens} tokens"
     figures = opened.run("[...document.querySelectorAll('#figures tr')].map(e => e.innerText.split(/\\s*\\t\\s*/))")
     assert ["visual tokens before", "108", "108"] in figures
+    opened.run("document.getElementById('clear').click()")
+    drop(opened, case, 1)
+    ask(opened, case.prompt)
+    figures = opened.run("[...document.querySelectorAll('#figures tr')].map(e => e.innerText.split(/\\s*\\t\\s*/))")
+    cached = {row[0]: row[1:] for row in figures}
+    assert cached["encoder, ms"] == cached["prefill to the picture, ms"] == ["cached"] * 2
+    assert "first token, picture cached, ms" in cached and "first token, computed, ms" not in cached
     opened.run("document.getElementById('layer').focus()")
     opened.press("ArrowLeft")
     opened.wait("document.getElementById('layersaid').textContent.includes('units merged')")

@@ -128,7 +128,7 @@ def test_other_content_types_are_refused(client: Client) -> None:
     ("host", "good"),
     [("localhost", True), ("127.0.0.1:8000", True), ("[::1]:8000", True), ("192.168.1.5", True),
      ("evil.example", False), ("localhost.evil.example", False), ("127.0.0.1.nip.io", False), ("", False),
-     ("a@localhost", False),
+     ("a@localhost", False), ("[::1]evil", False), ("[::1]evil:80", False), ("[::1]", True), ("::1", False),
      ("localhost:x", False), ("named.example", True)],
 )  # fmt: skip
 def test_a_foreign_host_is_refused(named: Client, host: str, good: bool) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +44,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
+        if self.path == "/headers":
+            with contextlib.suppress(OSError):
+                for number in range(60):
+                    self.send_header(f"x-{number}", "y")
+                    self.flush_headers()
+                    threading.Event().wait(0.1)
         self.end_headers()
         if self.path == "/endless":
             try:
@@ -51,6 +60,13 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/slow":
             self.wfile.write(PNG[:10])
             threading.Event().wait(3)
+        elif self.path == "/drop-by-drop":
+            try:
+                for _ in range(60):
+                    self.wfile.write(b"x")
+                    threading.Event().wait(0.1)
+            except OSError:
+                return
         elif self.path.startswith("/good.png"):
             self.wfile.write(PNG + self.headers["Host"].encode())
 
@@ -89,19 +105,33 @@ def test_a_host_on_the_list_is_fetched_by_its_name(host: int) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [("redirect", "a redirect, which is not followed"), ("missing", "gave 404"), ("endless", "too large"),
-     ("slow", "cannot be fetched|took too long")],
+     ("slow", "cannot be fetched|took too long"), ("drop-by-drop", "took too long"),
+     ("headers", "cannot be fetched|took too long")],
 )  # fmt: skip
 def test_what_a_host_does_wrong_is_said(host: int, path: str, words: str) -> None:
     import re
 
+    begin = time.monotonic()
     assert re.search(words, said(NEAR.get, f"http://pictures.example:{host}/{path}", HOSTS, "x"))
+    assert time.monotonic() - begin < 3  # of a second; each byte of a slow host began it anew
+
+
+def test_a_resolver_and_a_handshake_end_in_time_too() -> None:
+    slow = replace(NEAR, resolver=lambda name, port: threading.Event().wait(8) or [])  # type: ignore[func-returns-value]
+    begin = time.monotonic()
+    assert "cannot be fetched" in said(slow.get, "http://pictures.example/x", HOSTS, "x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://pictures.example:{silent.getsockname()[1]}/x"
+        assert "cannot be fetched" in said(NEAR.get, url, HOSTS, "x")
+    assert time.monotonic() - begin < 6
 
 
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.0.0.1", "172.16.5.5", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
      "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "::ffff:127.0.0.1",
-     "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "ff02::1", "fec0::1", "nonsense"],
+     "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "ff02::1", "fec0::1", "3fff::1",
+     "3fff:fff:ffff::1", "192.0.0.8", "192.88.99.1", "nonsense"],
 )  # fmt: skip
 def test_addresses_that_only_this_machine_reaches_are_not_public(address: str) -> None:
     assert not is_public(address)
@@ -109,7 +139,7 @@ def test_addresses_that_only_this_machine_reaches_are_not_public(address: str) -
     assert "not a public one" in said(fetcher.get, "http://pictures.example/x", HOSTS, "x")
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1", "64:ff9b::808:808"])
+@pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1", "3ffe::1", "64:ff9b::808:808"])
 def test_others_are(address: str) -> None:
     assert is_public(address)
 
