@@ -360,8 +360,11 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""
-        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return data
+        data: dict[str, Any] = dataclasses.asdict(dataclasses.replace(self, plans={}))
+        for name, entry in self.plans.items():
+            data["plans"][name] = dataclasses.asdict(entry) | {"plan": entry.plan.to_json()}
+        plain: dict[str, Any] = json.loads(json.dumps(data))
+        return plain
 
     @classmethod
     def from_json(cls, data: object, where: str) -> Manifest:
