@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -158,8 +158,8 @@ def merges(study: studies.Study, share: float) -> list[studies.Row]:
 def times(study: studies.Study, tuned: Plan) -> dict[str, Any]:
     """Return accuracy and time of SPU (even, settings searched) and of smaller pictures, measured in turns."""
     shapes = study.shapes
-    chosen = {name: getattr(tuned, name) for name in ("score", "rho", "axis", "spectrum")}
-    pruned = [Variant(f"even, {s:.0%}", (replace(even(shapes, s), **chosen),)) for s in SHARES]
+    chosen = variants.filter_of(tuned)
+    pruned = [Variant(f"even, {s:.0%}", (even(shapes, s).changed(**chosen),)) for s in SHARES]
     small = dict.fromkeys(variants.smaller(shapes, s * shapes.units) for s in SIZES_DOWN)
     down = [Variant("uncompressed", (shapes.none(),))]
     down += [Variant("downsampling", (p,), f"{p.grid[0]}x{p.grid[1]} units") for p in small]

@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def bundle(checkpoint: str) -> Bundle:
     """A plan that prunes in the LLM, and half of its units."""
     tiny = small(FAMILY, LAYERS)
-    plan = replace(tiny.thirds, merges=(), keep=(5,), last_layer="full")
+    plan = replan(tiny.thirds, merges=(), keep=(5,), last_layer="full")
     made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(
         checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made

@@ -65,7 +65,7 @@ def test_tiles_share_a_budget_by_quota(name: str, tmp_path: Path) -> None:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tiny = small("internvl")
     checkpoint = str(family_chat.save(tiny, tmp_path_factory.mktemp("tiles") / "checkpoint"))
-    plan = replace(tiny.thirds, merges=(), keep=(7, 0), joint_images=IMAGES, joint_tiles=GRID, quota="spread")
+    plan = replan(tiny.thirds, merges=(), keep=(7, 0), joint_images=IMAGES, joint_tiles=GRID, quota="spread")
     made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", {"some@tiles": plan}, **made)
 
@@ -98,7 +98,7 @@ def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.Mo
 def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
     """A plan for single images beside it, both in torch; the bundle has single images too."""
     tiny = small("internvl")
-    own = replace(tiny.thirds, merges=(), keep=(5, 0))
+    own = replan(tiny.thirds, merges=(), keep=(5, 0))
     plans = {"some": replace(bundle.entry(), plan=own), **bundle.manifest.plans}
     prompt = replace(bundle.manifest.prompt, cuts=tiny.family.cuts(tiny.config, ((1, 1), GRID)))
     manifest = replace(bundle.manifest, plans=plans, default_plan="some", prompt=prompt)

@@ -41,7 +41,7 @@ def _wide() -> tuple[tuple[int, int], Plan]:
 def _plans() -> dict[str, Plan]:
     """Two sizes without a prune, and a film of the first size with one."""
     (height, width), wide = _wide()
-    first = replace(small(FAMILY, LAYERS).thirds, merges=())
+    first = replan(small(FAMILY, LAYERS).thirds, merges=())
     units = first.units
     film = replace(first, keep=(MOMENTS * units // 2,), joint_images=MOMENTS)
     return {"thirds": replace(first, keep=(units,)), f"thirds@{height}x{width}": wide, "thirds@video": film}

@@ -36,8 +36,8 @@ def test_a_switch_is_heard(name: str, switch: dict[str, Any]) -> None:
     """Merging is on; the last block but the merge's must follow it for a size to matter, which early merges give."""
     tiny = case(name)
     early = tiny.family.encoder_shape(tiny.config).full_attention[0]
-    merges = tuple(replace(step, block=early) for step in tiny.thirds.merges)
-    plan = replace(tiny.thirds, merges=merges)
+    merges = tuple(replace(step, block=early) for step in tiny.thirds.encoder.merges)
+    plan = replan(tiny.thirds, merges=merges)
     changed, right = _logits(tiny, replan(plan, **switch)), _logits(tiny, plan)
     assert torch.isfinite(changed).all()
     assert harness.difference(changed, right) > TOLERANCE
@@ -60,7 +60,7 @@ def test_merging_identical_units_changes_nothing_but_their_number(name: str) -> 
 
 def test_how_rounds_share_a_budget_is_heard() -> None:
     tiny = case("qwen2_vl")
-    plan = replace(tiny.thirds, merges=(), keep=(12, 12, 0), last_layer="drop", score="scope", rho=0.5, steps=4)
+    plan = replan(tiny.thirds, merges=(), keep=(12, 12, 0), last_layer="drop", score="scope", rho=0.5, steps=4)
     embeds = harness.encode_images(tiny, plan, tiny.images(1))[:2]
     run, told = harness.lay_out(tiny, plan, tiny.prompt(1), *embeds), []
     for rounds in ("growing", "equal"):
