@@ -5,8 +5,8 @@ and three layers, plans ``even`` and ``none``, engines of ``even`` for rtx-ada (
 jetson-agx-orin-jp62, and ``expected.json``: what that code answered about ``picture``, in ONNX Runtime on a CPU.
 
 ``kept/written_before_parts.tar.xz`` was written by the last commit whose plans had no parts (3fd3c5c), of a like model
-of two encoder blocks: every kind of plan that a bundle may have (another size, a video's, buckets, rounds, an aggregate, a
-seed, a pruned encoder), the same engines and pack.
+of two encoder blocks: every kind of plan that a bundle may have (another size, a video's, buckets, rounds, a mean,
+a seed, a pruned encoder), the same engines and pack.
 """
 
 from __future__ import annotations

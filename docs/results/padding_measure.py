@@ -9,7 +9,7 @@ what 0.1.0 did: units of padding are units like all others.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def rows() -> Iterator[str]:
         yield f"| {name} | {share:.0%} | `none` | | {np.mean(full):.1%} | | {sum(full)} | | |"
         for schedule in ("even", "thirds"):
             plain = scores.described(solve(PlanRequest(LlmRequest(schedule)), none.grid, *shapes))
-            for when, plan in (("before", plain), ("after", replace(plain, padding=True))):
+            for when, plan in (("before", plain), ("after", plain.changed(padding=True))):
                 right = engine.right(plan)
                 kept, both = intervals.retention(right, full, clusters), int(np.sum(np.logical_and(right, full)))
                 void, shown = counted(engine, plan, manifest)

@@ -145,7 +145,7 @@ def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
         more[taken] = -1.0
         taken.append(int(more.argmax()))
         cover = torch.maximum(cover, alike[taken[-1]])
-    every_score = (replace(given, steps=min(steps, keep), rounds=how) for steps, how in STEPS)
+    every_score = (replace(given, settings={"steps": min(steps, keep), "rounds": how}) for steps, how in STEPS)
     ranked = [scores.find("scope").score(each) for each in every_score]
     top = spu.select(saliency[None, None], keep)[0, 0].tolist()
     every = [top, taken, *(spu.select(score, keep)[0, 0].tolist() for score in ranked)]

@@ -50,9 +50,10 @@ class Decoder(nn.Module):
         self.norm: Any = text.norm
         self.lm_head: Any = lm_head
         self.rope = rope
-        self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
+        self.plan = plan = scores.described(plan)
+        self.head_dim, self.planes, self.shared_order = head_dim, planes, shared_order
         self.scale = float(head_dim) ** -0.5
-        self.score = scores.ranking(plan)
+        self.score = scores.find(plan.llm.method.name).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
         for layer, (tokens, _) in self.chooses.items():

@@ -8,7 +8,7 @@ score's, its value ``module:SCORE`` (docs/research.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,6 @@ __all__ = [
     "method",
     "names",
     "parsed",
-    "ranking",
 ]
 
 ENTRY_POINTS = "luvc_export.scores"
@@ -128,21 +127,6 @@ def described(plan: Plan) -> Plan:
     if plan.llm.reducer == "prune" and (lines := score.problems(whole)):
         raise PlanError("the plan does not fit:\n" + "\n".join(f"  - llm.method.settings.{line}" for line in lines))
     return whole
-
-
-def ranking(plan: Plan) -> Callable[[ScoreInput], Tensor]:
-    """What ranks tokens where ``plan`` prunes; a plan that never chooses needs no score.
-
-    Raises:
-        PlanError: There is no such score, or tokens are to be chosen by none.
-    """
-    if plan.llm.reducer == "merge" or (not plan.llm.method.name and not plan.prunes_tokens):
-        return _never
-    return find(plan.llm.method.name).score
-
-
-def _never(given: ScoreInput) -> Tensor:
-    raise AssertionError("nothing is chosen")
 
 
 def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import family_harness as harness
@@ -69,7 +68,7 @@ def test_graph_equals_torch(name: str, option: str) -> None:
     tiny = case(name)
     merges = (MergePass(0, 1, 1, _window(tiny)),) if option == "gone" else ()
     quota = {"window": _window(tiny)} if option == "gone" else {}
-    plan = replace(_plan(tiny, merges, **PLANS[option], **quota), padding=option == "gone")
+    plan = replan(_plan(tiny, merges, **PLANS[option], **quota), padding=option == "gone")
     vision, images = tiny.vision(plan), tiny.images(2)
     padding = torch.zeros(2, *plan.grid, dtype=torch.bool)
     padding[:, -1] = True

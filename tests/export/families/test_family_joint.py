@@ -99,7 +99,7 @@ def test_the_filter_has_a_block_for_every_image() -> None:
     tiny = case("qwen2_vl")
     first = joint(tiny).prunes[0][0]
     film, line = (
-        getattr(tiny.family.decoder(tiny.model, replace(joint(tiny), spectrum=spectrum)), f"basis_{first}")
+        getattr(tiny.family.decoder(tiny.model, joint(tiny).changed(spectrum=spectrum)), f"basis_{first}")
         for spectrum in ("2d", "1d")
     )
     blocks = film.reshape(MOMENTS, tiny.thirds.vision_tokens, MOMENTS, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,8 @@ def _plans() -> dict[str, Plan]:
     (height, width), wide = _wide()
     first = replan(small(FAMILY, LAYERS).thirds, merges=())
     units = first.units
-    film = replace(first, keep=(MOMENTS * units // 2,), joint_images=MOMENTS)
-    return {"thirds": replace(first, keep=(units,)), f"thirds@{height}x{width}": wide, "thirds@video": film}
+    film = replan(first, keep=(MOMENTS * units // 2,), joint_images=MOMENTS)
+    return {"thirds": replan(first, keep=(units,)), f"thirds@{height}x{width}": wide, "thirds@video": film}
 
 
 @pytest.fixture(scope="module")

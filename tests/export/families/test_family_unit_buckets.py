@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -96,7 +95,7 @@ def test_graphs_pass_lint_for_every_generation(target: str) -> None:
         assert {item.name for item in model.graph.input} == {"image", "units"}
     wrong = onnx.ModelProto()
     wrong.CopyFrom(_traced(FAMILIES[0]))
-    plan = replace(_bucket(case(FAMILIES[0])), bucket=7, keep=(7,) * case(FAMILIES[0]).plan.layers)
+    plan = replan(_bucket(case(FAMILIES[0])), bucket=7, keep=(7,) * case(FAMILIES[0]).plan.layers)
     wrong.metadata_props[0].value = json.dumps(plan.to_json())
     with pytest.raises(CheckFailed, match=r"units: axis 1 is 12, the plan says 7"):
         run_passes(wrong, spec, "fp16")
