@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
+from luvc_export.core import plan_figures
 from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
@@ -68,9 +69,10 @@ class LoadedPlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the back-end computes on this machine, one line each."""
+        """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
+        merging = plan_figures.merging_note(self.plan)
         notes: tuple[str, ...] = getattr(self.backend, "notes", ())
-        return notes
+        return ((merging,) if merging else ()) + notes
 
     @cached_property
     def grammars(self) -> Grammars:

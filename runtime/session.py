@@ -27,7 +27,7 @@ from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
-from luvc_export.runtime.prompt.encoder import Question, question
+from luvc_export.runtime.prompt.encoder import OpenedQuestion, Question, question
 from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
 from luvc_export.runtime.prompt.template import Message
 
@@ -230,7 +230,7 @@ class Session(LoadedPlan):
     def _joins(self) -> bool:
         return isinstance(self.backend, RowBackend)
 
-    def fit(self, asked: Question, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
+    def fit(self, asked: OpenedQuestion, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
 
         A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into.

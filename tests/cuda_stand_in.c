@@ -36,7 +36,6 @@ enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY 
 #define cuStreamBeginCapture cuStreamBeginCapture_v2
 #define cuEventDestroy cuEventDestroy_v2
 #endif
-#undef cuEventElapsedTime /* newer headers name a second version; the first stays in the library */
 
 enum { COPY, CLEAR, CALL };
 struct Note { int kind; void *target; const void *source; size_t bytes; CUhostFn call; };
@@ -232,9 +231,5 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
 CUresult cuEventSynchronize(CUevent event) {
   struct Point *point = (struct Point *)event;
   if (point->stream) catch_up(point->stream, point->queued);
-  return CUDA_SUCCESS;
-}
-CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) {
-  *milliseconds = start == end ? -1.0f : 0.25f;
   return CUDA_SUCCESS;
 }

@@ -1,31 +1,15 @@
-"""Intel GPU, OpenVINO (untested): it runs the bundle's own graphs, no engine is built."""
+"""Intel GPU, OpenVINO (untested): as ``intel-cpu``, on the GPU."""
 
 from dataclasses import replace
 
-from luvc_export.core.target import ORT_CPU, Device, Library, Target
+from luvc_export.core.target import Device
+from luvc_export.engines.targets import intel_cpu
 
-TARGET = Target(
-    "intel-gpu",
-    "Intel GPU, OpenVINO (untested)",
-    replace(ORT_CPU, name="intel-gpu"),
-    Library(
-        "openvino",
-        (2026, 4),
-        (2027,),
-        cross_build=True,
-        refit=False,
-        portable=False,
-        timing_cache=False,
-        plugins=False,
-    ),
-    Device(openvino="GPU"),
-    kv_forms=("attention",),
-    quantised=("int8", "int4"),
-    sources={
-        "spec": "docs/openvino.md: functions are written out at load, the graphs are those of ONNX Runtime",
-        "library": "pyproject.toml: the extra openvino",
-        "device": "https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes.html",
-        "kv_forms": "docs/surgery.md",
-        "quantised": "docs/openvino.md, read from the runtime model of the CPU plug-in",
-    },
+NAME = "intel-gpu"
+TARGET = replace(
+    intel_cpu.TARGET,
+    name=NAME,
+    title="Intel GPU, OpenVINO (untested)",
+    spec=replace(intel_cpu.TARGET.spec, name=NAME),
+    device=Device(openvino="GPU"),
 )

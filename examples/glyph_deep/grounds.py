@@ -120,9 +120,11 @@ def clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, marks: tuple[Ma
 
 @cache
 def face(font: str, size: int):
-    """Return a font of matplotlib's at a size in pixels."""
+    """Return a font of matplotlib's at a size in pixels, or Pillow's own."""
     from PIL import ImageFont
 
+    if font == "pillow":
+        return ImageFont.load_default(size)
     return ImageFont.truetype(font_folder() / f"{font}.ttf", size)
 
 

@@ -45,7 +45,16 @@ PROSE = (
 TITLES = ("INVOICE", "RECORD", "STOCK LIST", "REGISTER", "NOTES", "ACCOUNT", "SUPPLY", "FORM B")
 BLOCKS = ("table", "list", "form")
 FONTS = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "cmss10", "STIXGeneral", "DejaVuSans-Bold")
-SIZES = {"cmss10": (17, 18, 19), "STIXGeneral": (17, 18, 19), "DejaVuSansMono": (14, 15)}  # others: 14 to 16 pixels
+#: Of matplotlib and Pillow, on no page that trained or searched anything.
+OTHER_FONTS = (
+    "DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneralBol", "cmr10", "cmb10", "pillow",
+)  # fmt: skip
+SIZES = {"cmss10": (17, 18, 19), "STIXGeneral": (17, 18, 19), "DejaVuSansMono": (14, 15)} | {
+    "STIXGeneralBol": (17, 18, 19),
+    "cmr10": (17, 18, 19),
+    "cmb10": (17, 18),
+    "DejaVuSansMono-Bold": (14, 15),
+}  # fmt: skip; others: 14 to 16 pixels
 FORMATS = {"short": (10, 10), "page": (26, 10), "wide": (26, 16)}  # rows and columns of units
 TEXT_COLUMNS = 10  # what is right of them on a wide page is prose alone
 MOST_LINES = 34
@@ -169,10 +178,12 @@ class Sheet:
     and without words of prose. All other words stand where they stood.
     """
 
-    def __init__(self, rng: np.random.Generator, page: Page, paper: Paper = "grained") -> None:
+    def __init__(
+        self, rng: np.random.Generator, page: Page, paper: Paper = "grained", fonts: tuple[str, ...] = FONTS
+    ) -> None:
         self.rng, self.grained, self.bare = rng, paper == "grained", paper == "bare"
         self.height, self.width = page.rows * TOKEN, page.columns * TOKEN
-        self.font = FONTS[rng.integers(len(FONTS))]
+        self.font = fonts[rng.integers(len(fonts))]
         self.size = int(rng.choice(SIZES.get(self.font, (14, 15, 16))))
         colour = rng.integers(200, 256, 3).astype(np.float32)
         y, x = np.linspace(0, 1, self.height)[:, None], np.linspace(0, 1, self.width)[None]
@@ -229,9 +240,11 @@ class Shown:
     ink_share: float
 
 
-def draw(rng: np.random.Generator, page: Page, paper: Paper = "grained") -> tuple[NDArray[np.uint8], Shown]:
+def draw(
+    rng: np.random.Generator, page: Page, paper: Paper = "grained", fonts: tuple[str, ...] = FONTS
+) -> tuple[NDArray[np.uint8], Shown]:
     """Print a page: uint8 [rows * 28, columns * 28, 3], and where its words stand."""
-    sheet = Sheet(rng, page, paper)
+    sheet = Sheet(rng, page, paper, fonts)
     keys: dict[int, list[tuple[int, int]]] = {}
     refs: dict[int, list[tuple[int, int]]] = {}
     heads: dict[tuple[int, int], int] = {}
@@ -283,9 +296,9 @@ def furnish(sheet: Sheet, row: int, line: Line, page: Page, style: dict[str, boo
 
 
 def render(
-    rng: np.random.Generator, split: str, form: str, paper: Paper = "grained"
+    rng: np.random.Generator, split: str, form: str, paper: Paper = "grained", fonts: tuple[str, ...] = FONTS
 ) -> tuple[NDArray[np.uint8], Page, Shown]:
     """Return (uint8 picture, what the page holds, where it stands); its layout is one of the split's."""
     page = draw_until(lambda: lay_out(rng, form), lambda made: made.layout, split)
-    image, shown = draw(rng, page, paper)
+    image, shown = draw(rng, page, paper, fonts)
     return image, page, shown

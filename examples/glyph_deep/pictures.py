@@ -19,6 +19,7 @@ from luvc_export.demo.scene import (
 )
 
 from .grounds import textured
+from .photographs import photograph
 from .splits import draw_until
 
 
@@ -33,11 +34,14 @@ def lay(rng: np.random.Generator, split: str) -> tuple[Mark, ...]:
 
 
 def render(rng: np.random.Generator, split: str, ground: str) -> tuple[NDArray[np.uint8], Scene]:
-    """Return (uint8 picture [252, 336, 3], what it shows) on a plain or a textured ground."""
+    """Return (uint8 picture [252, 336, 3], what it shows) on a plain or a textured ground, or a photograph."""
     marks = lay(rng, split)
     if ground == "textured":
         pixels, _ = textured(rng, marks)
         image = Image.fromarray(pixels)
+        draw = ImageDraw.Draw(image)
+    elif ground == "photographs":
+        image = Image.fromarray(photograph(rng, marks))
         draw = ImageDraw.Draw(image)
     else:
         image = Image.fromarray(background(rng, hard=False).clip(0, 255).astype(np.uint8))

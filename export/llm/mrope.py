@@ -41,7 +41,9 @@ class MropeFamily(Family):
         copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         section = list(text.rope_parameters.get("mrope_section") or rotary.mrope_section)
         axes = self.axes(section, len(rotary.inv_freq))
-        if len(section) != 3 or len(axes) != len(rotary.inv_freq) or 3 * max(section[1:]) > len(axes) + 2:
+        placed = [axes.count(axis) for axis in (1, 2)]  # all of them, unless interleaved ones run past the end
+        short = 3 * max(section[1:]) > len(axes) + 2 and placed != section[1:]
+        if len(section) != 3 or len(axes) != len(rotary.inv_freq) or short:
             raise CheckpointError(
                 "the sections of M-RoPE do not fit the heads",
                 where="text_config.rope_parameters.mrope_section",

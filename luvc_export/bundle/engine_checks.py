@@ -64,8 +64,8 @@ def changed(signed: Verified, manifest: Manifest) -> tuple[str, ...]:
     return tuple(name for name, digest in signed.files.items() if now.get(name) != digest)
 
 
-def standing(entry: EngineEntry, manifest: Manifest) -> Verified | None:
-    """The newest sign-off that stands for these very engines."""
+def newest_sign_off(entry: EngineEntry, manifest: Manifest) -> Verified | None:
+    """The newest sign-off of these very engines none of whose files have changed since; None without one."""
     own = {entry.vision.file, entry.decoder.file}
-    found = [item for item in manifest.verified if own <= set(item.files) and not changed(item, manifest)]
-    return max(found, key=lambda item: item.date, default=None)
+    valid = [item for item in manifest.verified if own <= set(item.files) and not changed(item, manifest)]
+    return max(valid, key=lambda item: item.date, default=None)

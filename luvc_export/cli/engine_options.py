@@ -41,9 +41,8 @@ def check(precision: str | None, kv: str | None, device_memory: float | None) ->
         UsageError: A word is unknown, or the memory is no positive number.
     """
     if device_memory is not None and not 0 < device_memory < math.inf:
-        raise UsageError(
-            "there is no such memory", where="--device-memory", got=device_memory, expected="GiB, a positive number"
-        )
+        what = "the device's memory is not a positive number of GiB"
+        raise UsageError(what, where="--device-memory", got=device_memory, expected="its memory in GiB, such as 8")
     if precision is not None:
         options.choice("--precision", precision, ("fp16", "bf16", "fp32"))
     if kv is not None:

@@ -7,13 +7,19 @@ the abstract of arXiv 2512.09010; where it is silent they are reconstructions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from luvc_export.core.plan import Method
 from luvc_export.core.plan.merging import EARLIEST
 from luvc_export.core.plan_request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
+
+#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.named_study`` in ``examples``.
+FIGURES = Path(__file__).with_name("named_plans.json")
 
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
@@ -37,6 +43,11 @@ class NamedPlan:
     says: str
     source: str
     request: PlanRequest
+
+    @property
+    def key(self) -> str:
+        """What its figures were measured of: the first 16 hexadecimal digits of the recipe's sha256."""
+        return hashlib.sha256(json.dumps(asdict(self.request), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def under(self, request: PlanRequest) -> PlanRequest:
         """This recipe with what ``request`` says otherwise, part by part."""

@@ -10,9 +10,10 @@ from typing import Any
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
+from luvc_export.runtime.media.pictures import Opened, Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
-from luvc_export.runtime.prompt.encoder import Question, VideoClip
-from luvc_export.runtime.prompt.request import open_media, token_limit
+from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
+from luvc_export.runtime.prompt.request import open_medium, token_limit
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
@@ -61,7 +62,7 @@ class Asker:
             raise explained(error, "response_format") from error
         manifest = model.session.bundle.manifest
         try:
-            loaded, request = model.session.fit(open_media(asked, manifest))
+            loaded, request = model.session.fit(asked)
             room = token_limit(manifest, loaded.plan, request)
         except LuvcError as error:
             raise explained(error) from error
@@ -69,9 +70,9 @@ class Asker:
         spent = 1000 * (perf_counter() - started)
         return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
 
-    def _question(self, chat: ChatRequest, model: ServedModel) -> Question:
+    def _question(self, chat: ChatRequest, model: ServedModel) -> OpenedQuestion:
         messages: list[dict[str, Any]] = []
-        media: list[Any] = []
+        media: list[Opened | OpenedClip] = []
         for index, message in enumerate(chat.messages):
             role = "system" if message.role == "developer" else message.role
             if isinstance(message.content, str):
@@ -90,18 +91,16 @@ class Asker:
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
                 try:
-                    media.append(self._medium(part, where, model))
+                    media.append(open_medium(self._medium(part, where, model), model.session.bundle.manifest))
                 except LuvcError as error:
                     raise explained(error, where) from error
             messages.append({"role": role, "content": content})
-        return Question(tuple(messages), tuple(media))
+        return OpenedQuestion(tuple(messages), tuple(media))
 
-    def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> Any:
+    def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> Picture | VideoClip:
         if isinstance(part, ImagePart):
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-            source = self.addresses.read(url, f"{where}.image_url")
-            asked = open_media(Question((), (source,)), model.session.bundle.manifest)
-            return asked.media[0]
+            return self.addresses.read(url, f"{where}.image_url")
         if isinstance(part, FramesPart):
             frames = [self.addresses.read(url, f"{where}.video") for url in part.video]
             return _clip(frames, part.fps)

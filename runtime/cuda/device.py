@@ -218,23 +218,6 @@ class Gpu:
             self.driver.try_call("cuGraphDestroy", graph)
         return CudaGraph(self.driver, executable)
 
-    def elapsed_ms(self, stream: int, work: Callable[[], object]) -> float:
-        """Run ``work`` on ``stream`` and return the milliseconds the GPU took for it."""
-        marks = [ctypes.c_void_p(), ctypes.c_void_p()]
-        for mark in marks:
-            self.driver("cuEventCreate", ctypes.byref(mark), 0)
-        try:
-            self.driver("cuEventRecord", marks[0], stream)
-            work()
-            self.driver("cuEventRecord", marks[1], stream)
-            self.driver("cuEventSynchronize", marks[1])
-            took = ctypes.c_float()
-            self.driver("cuEventElapsedTime", ctypes.byref(took), *marks)
-            return took.value
-        finally:
-            for mark in marks:
-                self.driver.try_call("cuEventDestroy_v2", mark)
-
     def _read_info(self, device: ctypes.c_int) -> GpuInfo:
         name, version = ctypes.create_string_buffer(256), ctypes.c_int()
         self.driver("cuDeviceGetName", name, len(name), device)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.media.pictures import open_picture, picture_size
+from luvc_export.runtime.media.pictures import picture_size
 from luvc_export.runtime.media.tile_selection import best_fit, choose_tiling
 from luvc_export.runtime.media.unit_choice import most_novel
-from luvc_export.runtime.prompt.encoder import Question, VideoClip
+from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion
 from luvc_export.runtime.prompt.request import Request
 
 
@@ -28,21 +28,21 @@ class PlanRouter:
         self._opened = {own.plan_name: own}
         self._opening = threading.Lock()
 
-    def fitting(self, asked: Question) -> LoadedPlan:
+    def fitting(self, asked: OpenedQuestion) -> LoadedPlan:
         """The plan for a question with opened pictures.
 
         A plan that shares budgets over whole videos takes questions whose media are videos alone, one that shares them
         over tiles those whose pictures are all cut so; then, of the image sizes, the one that fits the largest picture
         best.
         """
-        shown = [item.frames[0] if isinstance(item, VideoClip) else item for item in asked.media]
+        shown = [item.frames[0] if isinstance(item, OpenedClip) else item for item in asked.media]
         if self._another is None or not shown:
             return self._own
         name = (
-            self._for_videos() if all(isinstance(item, VideoClip) for item in asked.media) else self._for_tiles(asked)
+            self._for_videos() if all(isinstance(item, OpenedClip) for item in asked.media) else self._for_tiles(asked)
         )
         sizes = self._bundle.sizes_of(name)
-        largest = max((picture_size(open_picture(picture)) for picture in shown), key=lambda size: size[0] * size[1])
+        largest = max((picture_size(picture) for picture in shown), key=lambda size: size[0] * size[1])
         return self._open([*sizes.values()][best_fit(largest, [*sizes])])
 
     def bucket(self, chosen: LoadedPlan, request: Request) -> tuple[LoadedPlan, Request]:
@@ -84,13 +84,13 @@ class PlanRouter:
     def _for_videos(self) -> str:
         return self._bundle.video_plan(self._name) or self._name
 
-    def _for_tiles(self, asked: Question) -> str:
+    def _for_tiles(self, asked: OpenedQuestion) -> str:
         """The plan whose budgets tiles share, where every picture would be cut to them."""
         name = self._bundle.tiled_plan(self._name)
-        if name is None or any(isinstance(item, VideoClip) for item in asked.media):
+        if name is None or any(isinstance(item, OpenedClip) for item in asked.media):
             return self._name
         prompt, size, count = self._bundle.manifest.prompt, self._own.size, len(asked.pictures)
-        sizes = [picture_size(open_picture(item)) for item in asked.media if not isinstance(item, VideoClip)]
+        sizes = [picture_size(picture) for picture in asked.pictures]
         cut = {choose_tiling(self._own.encoder.cuts, each, size, count, prompt.tiling).tiles for each in sizes}
         return name if cut == {self._bundle.entry(name).plan.sharing.tiles} else self._name
 

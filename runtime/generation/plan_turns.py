@@ -22,7 +22,8 @@ class PlanTurns:
     def __init__(self, most: int = 1) -> None:
         if type(most) is not int or most < 1:
             fix = "1 loads each when it is needed; as many as there are buckets, and the plan, load each once"
-            raise UsageError("no plan could answer", where="open_plans", got=repr(most), expected="1 or more", fix=fix)
+            what = "at least one plan of a bundle must be loaded to answer"
+            raise UsageError(what, where="open_plans", got=repr(most), expected="1 or more", fix=fix)
         self._most, self._changing = most, threading.Lock()
         self._held: list[Unloading] = []
 

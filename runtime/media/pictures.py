@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NewType, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from luvc_export.runtime.media.picture_limits import TRUE_SIZE, check_file
 
 #: What ``open_picture`` takes.
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image.Image | NDArray[Any]"
+
+#: What it gives: an upright RGB image, whose size in its file is ``picture_size``.
+Opened = NewType("Opened", Image.Image)
 
 #: Pixels a picture may have: 400 MB as RGB. Larger files are refused before they are decompressed.
 MAX_PIXELS = 128 * 2**20
@@ -46,7 +49,7 @@ def picture_size(image: Image.Image) -> tuple[int, int]:
     return given
 
 
-def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int, int] | None = None) -> Image.Image:
+def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int, int] | None = None) -> Opened:
     """Open ``source`` as an upright RGB image. One that is that already is returned itself, not a copy.
 
     Args:
@@ -64,7 +67,7 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int,
     """
     if isinstance(source, np.ndarray):
         _check_size((source.shape[1], source.shape[0]) if source.ndim > 1 else (1, 1), max_pixels, "array")
-        return _from_array(source)
+        return Opened(_from_array(source))
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "PIL image")
         _check_size(source.size, max_pixels, name)
@@ -90,7 +93,7 @@ def _read(path: Path, max_pixels: int, need: tuple[int, int] | None) -> Image.Im
 
 def open_stream(
     file: IO[bytes], max_pixels: int, where: str, need: tuple[int, int] | None, here: bool = False
-) -> Image.Image:
+) -> Opened:
     """``open_picture`` of an open file; ``here`` decodes every kind in this process."""
     return _guarded(lambda: _decode(file, max_pixels, where, need, here), where)
 
@@ -129,10 +132,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _guarded(run: Callable[[], Image.Image], where: str) -> Image.Image:
+def _guarded(run: Callable[[], Image.Image], where: str) -> Opened:
     """Run a decoder; whatever it raises on a bad file becomes one error that names the file."""
     try:
-        return run()
+        return Opened(run())
     except LuvcError:
         raise
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@ from luvc_export.bundle.manifest import ImageInput
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, did_you_mean
 from luvc_export.runtime.media.padding import Box
-from luvc_export.runtime.media.pictures import Picture, open_picture, picture_size
+from luvc_export.runtime.media.pictures import Opened, Picture, open_picture, picture_size
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def preprocess(source: Picture, spec: ImageInput) -> Prepared:
     return tile_picture(open_picture(source), spec)[0]
 
 
-def tile_picture(picture: Image.Image, spec: ImageInput, cut: Tiling | None = None) -> list[Prepared]:
+def tile_picture(picture: Opened, spec: ImageInput, cut: Tiling | None = None) -> list[Prepared]:
     """The images of an upright RGB ``picture``, in the order in which the prompt names them.
 
     Tiles are cut from one canvas as large as all of them; the whole picture is that canvas made small. A still picture
@@ -88,7 +88,7 @@ def tile_picture(picture: Image.Image, spec: ImageInput, cut: Tiling | None = No
     return prepared
 
 
-def fill_images(frames: Sequence[Image.Image], spec: ImageInput) -> list[Prepared]:
+def fill_images(frames: Sequence[Opened], spec: ImageInput) -> list[Prepared]:
     """Upright RGB frames of a video, ``spec.frames`` to an image; the last one is repeated to fill the last image."""
     fitted = [_fit(frame, spec) for frame in frames]
     fitted += [fitted[-1]] * (-len(fitted) % spec.frames)
@@ -108,7 +108,7 @@ def _still(image: Image.Image, placement: Placement, spec: ImageInput) -> Prepar
     return Prepared(np.broadcast_to(pixels, (spec.frames, *pixels.shape)), placement, (placement.box,))
 
 
-def _fit(picture: Image.Image, spec: ImageInput) -> tuple[Image.Image, Placement]:
+def _fit(picture: Opened, spec: ImageInput) -> tuple[Image.Image, Placement]:
     height, width = spec.size
     own = picture_size(picture)
     if picture.size == (width, height):

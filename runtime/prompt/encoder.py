@@ -14,7 +14,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
-from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.media.pictures import Opened, Picture
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
 from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
 
@@ -37,10 +37,24 @@ class Question:
     media: tuple[Picture | VideoClip, ...]
     plain: str | None = None
 
+
+@dataclass(frozen=True)
+class OpenedClip(VideoClip):
+    """A clip whose frames are opened."""
+
+    frames: tuple[Opened, ...]
+
+
+@dataclass(frozen=True)
+class OpenedQuestion(Question):
+    """A question whose media are opened: what is made ready for a plan."""
+
+    media: tuple[Opened | OpenedClip, ...]
+
     @property
-    def pictures(self) -> tuple[Picture, ...]:
+    def pictures(self) -> tuple[Opened, ...]:
         """The media that are no videos."""
-        return tuple(item for item in self.media if not isinstance(item, VideoClip))
+        return tuple(item for item in self.media if not isinstance(item, OpenedClip))
 
 
 def question(

@@ -15,12 +15,12 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import ClipImages, Tiling, Video
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.padding import all_picture, padding_units
-from luvc_export.runtime.media.pictures import open_picture, picture_size
+from luvc_export.runtime.media.pictures import Opened, Picture, open_picture, picture_size
 from luvc_export.runtime.media.preprocess import Placement, Prepared, fill_images, tile_picture
 from luvc_export.runtime.media.tile_selection import choose_tiling, usable
 from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import spread
-from luvc_export.runtime.prompt.encoder import PromptEncoder, Question, VideoClip
+from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
 
 
 class SomeImages(NamedTuple):
@@ -97,24 +97,26 @@ def all_shown(requests: Sequence[Request]) -> SomeImages:
     return SomeImages(np.concatenate(pixels), *known)
 
 
-def open_media(asked: Question, manifest: Manifest | None = None) -> Question:
-    """``asked`` with every picture and frame opened, once: upright RGB, no larger than the bundle has use for.
+def open_media(asked: Question, manifest: Manifest | None = None) -> OpenedQuestion:
+    """``asked`` with every picture and frame opened, once: see ``open_medium``."""
+    media = tuple(open_medium(item, manifest) for item in asked.media)
+    return OpenedQuestion(asked.messages, media, asked.plain)
+
+
+def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -> Opened | OpenedClip:
+    """A picture, or every frame of a video: upright RGB, no larger than the bundle has use for.
 
     Args:
-        asked: A question.
+        medium: A picture or a video.
         manifest: Says how large pictures can be seen; None keeps every pixel.
 
     Raises:
-        UsageError: One of them is no picture.
+        UsageError: It is no picture, or one of the frames is none.
     """
     need = largest_canvas(manifest) if manifest else None
-    media = tuple(
-        replace(item, frames=tuple(open_picture(frame, need=need) for frame in item.frames))
-        if isinstance(item, VideoClip)
-        else open_picture(item, need=need)
-        for item in asked.media
-    )
-    return replace(asked, media=media)
+    if isinstance(medium, VideoClip):
+        return OpenedClip(tuple(open_picture(frame, need=need) for frame in medium.frames), medium.fps)
+    return open_picture(medium, need=need)
 
 
 def largest_canvas(manifest: Manifest) -> tuple[int, int]:
@@ -125,7 +127,7 @@ def largest_canvas(manifest: Manifest) -> tuple[int, int]:
 
 
 def make_request(
-    asked: Question, encoder: PromptEncoder, manifest: Manifest, size: tuple[int, int], plan: Plan
+    asked: OpenedQuestion, encoder: PromptEncoder, manifest: Manifest, size: tuple[int, int], plan: Plan
 ) -> Request:
     """Fit opened pictures and frames to images of ``size`` (height, width) and write the prompt around them.
 
@@ -141,10 +143,10 @@ def make_request(
     prepared, tiles, blocks = list[Prepared](), list[tuple[int, int]](), dict[int, token_layout.Block]()
     clips = list[ClipImages]()
     for item in asked.media:
-        if isinstance(item, VideoClip):
+        if isinstance(item, OpenedClip):
             video = _video(manifest, plan)
             item = _filled(item, plan.sharing.images * video.frames) if plan.sharing.images > 1 else item
-            moments = fill_images([open_picture(frame) for frame in item.frames], spec)
+            moments = fill_images(item.frames, spec)
             parts.append(_written(video, len(item.frames), len(moments), item.fps))
             clips.append(ClipImages(len(prepared), len(moments), video.frames / item.fps))
             if video.step is not None:
@@ -159,23 +161,31 @@ def make_request(
                 expected=f"videos, seen as {plan.sharing.images} images each",
                 fix="ask with the plan of the same name without @video",
             )
-        picture = open_picture(item)
         cuts = encoder.cuts if plan.sharing.tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
-        tiling: Tiling = choose_tiling(cuts, picture_size(picture), size, len(asked.pictures), manifest.prompt.tiling)
+        tiling: Tiling = choose_tiling(cuts, picture_size(item), size, len(asked.pictures), manifest.prompt.tiling)
         parts.append(tiling.written)
         tiles.append(tiling.tiles)
         if tiling.mosaic:
             blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)
-        prepared += tile_picture(picture, spec, tiling)
+        prepared += tile_picture(item, spec, tiling)
     token_ids = tuple(encoder.encode(asked, parts))
     images = np.zeros((len(prepared), spec.frames, *size, 3), np.uint8)
     for index, one in enumerate(prepared):
         images[index] = one.pixels
     placements = tuple(one.placement for one in prepared)
-    padding, novel = _padding(prepared, spec, plan), _novelty(images, manifest, plan)
-    units = most_novel(novel, plan.encoder.bucket) if novel is not None and plan.encoder.bucket else None
-    made = token_ids, images, placements, tuple(tiles), blocks, tuple(clips), padding
-    return Request(*made, novel, units, manifest.image.unit_tolerance)
+    padding, novelties = _padding(prepared, spec, plan), _novelty(images, manifest, plan)
+    return Request(
+        token_ids,
+        images,
+        placements,
+        tiles=tuple(tiles),
+        blocks=blocks,
+        clips=tuple(clips),
+        padding=padding,
+        novelty=novelties,
+        units=most_novel(novelties, plan.encoder.bucket) if novelties is not None and plan.encoder.bucket else None,
+        tolerance=manifest.image.unit_tolerance,
+    )
 
 
 def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArray[np.int16] | None:
@@ -234,9 +244,9 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
     return manifest.prompt.video
 
 
-def _filled(clip: VideoClip, frames: int) -> VideoClip:
+def _filled(clip: OpenedClip, frames: int) -> OpenedClip:
     """``clip`` in so many frames, as long as before."""
-    return VideoClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
+    return OpenedClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
 
 
 def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | int, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.engine_checks import changed, standing
+from luvc_export.bundle.engine_checks import changed, newest_sign_off
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, Manifest, Verified
 from luvc_export.cli import main
@@ -42,12 +42,12 @@ def test_a_sign_off_stands_for_its_bytes(manifest: Manifest) -> None:
     (entry,) = manifest.engines
     good, stale = signed({"v.engine": "aa", "d.engine": "bb"}), signed({"v.engine": "aa", "d.engine": "old"})
     assert changed(good, manifest) == () and changed(stale, manifest) == ("d.engine",)
-    assert standing(entry, manifest) is None and "nobody signed off" in trust(entry, manifest)
+    assert newest_sign_off(entry, manifest) is None and "nobody signed off" in trust(entry, manifest)
     for items, wanted in (((stale,), None), ((stale, good), good), ((signed({"weights": "0"}),), None)):
         with_them = dataclasses.replace(manifest, verified=items)
-        assert standing(entry, with_them) is wanted
+        assert newest_sign_off(entry, with_them) is wanted
     newer = signed({"v.engine": "aa", "d.engine": "bb"}, "2026-02-01T00:00:00+00:00")
-    assert standing(entry, dataclasses.replace(manifest, verified=(newer, good))) is newer
+    assert newest_sign_off(entry, dataclasses.replace(manifest, verified=(newer, good))) is newer
 
 
 def test_inspect_shows_who_signed_what(

@@ -235,7 +235,10 @@ def test_parity_refuses_before_it_compares(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
 def test_no_such_memory(cli: Cli, tmp_path: Path, value: str) -> None:
-    refused(cli("build", tmp_path, "--target", "rtx-ada", f"--device-memory={value}"), "there is no such memory")
+    refused(
+        cli("build", tmp_path, "--target", "rtx-ada", f"--device-memory={value}"),
+        "the device's memory is not a positive number of GiB",
+    )
 
 
 def test_so_many_threads_are_refused(cli: Cli, tmp_path: Path) -> None:

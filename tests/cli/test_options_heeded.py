@@ -189,6 +189,12 @@ def test_the_demo_s_bundle_compresses_by_default(monkeypatch: pytest.MonkeyPatch
     assert found == [["safe", "none", "luvc"]] and set(found[0]) == set(demo.PLANS)
 
 
+def test_the_demo_says_what_its_times_are_and_what_a_larger_model_gains() -> None:
+    text = demo._at_size({"none": {"ttft_ms": 20.0}, "safe": {"ttft_ms": 25.0}, "luvc": {"ttft_ms": 16.0}})
+    assert "medians of 7 warm answers in turns; first token against none: safe 0.80x, luvc 1.25x." in text
+    assert "for 36 layers of qwen2.5-vl-3b and 1024 visual tokens" in text and "safe 2.0" in text and "luvc 2.2" in text
+
+
 def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Written:
         class manifest:  # noqa: N801

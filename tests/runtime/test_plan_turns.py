@@ -48,6 +48,6 @@ def test_who_is_busy_goes_last() -> None:
 
 @pytest.mark.parametrize("most", [0, -1, True, 1.0])
 def test_no_room_at_all_is_refused(most: Any) -> None:
-    with pytest.raises(UsageError, match="no plan could answer") as refused:
+    with pytest.raises(UsageError, match="at least one plan of a bundle must be loaded to answer") as refused:
         PlanTurns(most)
     assert "open_plans" in str(refused.value) and "1 or more" in str(refused.value)

@@ -22,7 +22,7 @@ from luvc_export.cli.plan_groups import (
     check_shaping,
 )
 from luvc_export.core import planning
-from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
 
 #: Options that only a search reads, and those it would contradict.
@@ -93,6 +93,7 @@ def plan(
 
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
+    from luvc_export.cli.tables.named import named_table
     from luvc_export.cli.tables.plans import cost_table, padded_line
     from luvc_export.core.cost.report import cost, padded
     from luvc_export.errors import UsageError
@@ -192,6 +193,8 @@ def plan(
         from rich.console import Console
 
         Console().print(cost_table(made, costs))
+        if made.schedule in NAMED:
+            Console().print(named_table(made.grid, llm, encoder, counted, made.schedule))
         if fit is not None:
             Console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 

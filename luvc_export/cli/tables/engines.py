@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from luvc_export.bundle.engine_checks import changed, standing
+from luvc_export.bundle.engine_checks import changed, newest_sign_off
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, Verified
 
 _CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")
@@ -104,7 +104,7 @@ def _mib(count: int) -> str:
 def trust(entry: EngineEntry, manifest: Manifest) -> str:
     """One line: an engine whose hash is right is the one that was built; a sign-off says that it answers right."""
     count = len(entry.code)
-    signed = standing(entry, manifest)
+    signed = newest_sign_off(entry, manifest)
     known = f"{count} files have the sha256 that luvc.json says"
     return f"{known}; " + (f"signed off {_where(signed)}" if signed else "nobody signed off that they answer right")
 

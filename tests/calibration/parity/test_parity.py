@@ -17,7 +17,7 @@ from luvc_export.calibration.parity import html
 from luvc_export.calibration.parity.run import open_pair, parity
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import app
-from luvc_export.demo import IMAGE_SIZE
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
 
@@ -116,7 +116,7 @@ def test_two_plans_are_judged_by_retention_alone(reference: Any, checkpoint: Che
     ],
 )
 def test_descriptions(text: str, spec: Any) -> None:
-    model = str(runners.CHECKPOINT) if spec[1] == "CHECKPOINT" else spec[1]
+    model = str(CHECKPOINT) if spec[1] == "CHECKPOINT" else spec[1]
     assert runners.parse(text) == runners.Spec(spec[0], model, *spec[2:])
 
 

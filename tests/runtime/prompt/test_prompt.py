@@ -39,8 +39,8 @@ def test_messages_say_where_the_pictures_stand(bundle: Bundle) -> None:
 def test_messages_may_carry_their_pictures(bundle: Bundle) -> None:
     parts = [{"type": "image", "url": "a.png"}, {"type": "text", "text": "?"}, {"type": "image", "image": ONE}]
     asked = question(None, None, [{"role": "user", "content": parts}])
-    assert asked.pictures[0] == "a.png"
-    assert asked.pictures[1] is ONE
+    assert asked.media[0] == "a.png"
+    assert asked.media[1] is ONE
     assert PromptEncoder(bundle).encode(asked) == [IMAGE, *text_ids("?"), IMAGE]
 
 

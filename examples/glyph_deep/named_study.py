@@ -1,0 +1,102 @@
+"""Every plan with a name on five grounds, and the bundled model on three: `python -m glyph_deep.named_study`.
+
+Held-out questions; the recipes of `luvc_export.core.named_plans` were chosen on search splits alone. Writes
+`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line. A killed
+run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luvc_export.calibration import tasks
+from luvc_export.calibration.ablation.evaluator import PlanEvaluator
+from luvc_export.calibration.ablation.store import Store, weights_hash
+from luvc_export.calibration.ablation.study import Study
+from luvc_export.calibration.ablation.variants import Shapes, Variant
+from luvc_export.calibration.runners.compressed import load_model
+from luvc_export.core.cost.encoder import encoder_ratio
+from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.plan_request import LlmRequest, PlanRequest
+from luvc_export.core.planning import solve
+from luvc_export.demo import CHECKPOINT as BUNDLED
+from luvc_export.demo import IMAGE_SIZE
+from luvc_export.export.checkpoint import open_checkpoint
+
+from .cases import SIZES, cases
+from .compare import say
+
+HERE = Path(__file__).parent
+#: Models by name, and the grounds each is asked about.
+MODELS = {"glyph_deep": HERE / "checkpoint", "glyph_shallow": HERE / "shallow", "bundled": BUNDLED}
+GROUNDS = ("plain", "textured", "pages", "fonts", "photographs")
+#: Of the bundled model, which never learned pages.
+OWN = ("heldout", "harder", "photographs")
+TEXT = 64  # tokens that costs count, as `luvc-export plan` does
+
+
+def studies(name: str, count: int, folder: Path) -> Iterator[tuple[str, Study]]:
+    """Yield (ground, study) of a model."""
+    opened = open_checkpoint(str(MODELS[name]))
+    model = load_model(opened)
+    unit = opened.family.unit_pixels(opened.config)
+    llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
+    for ground in OWN if name == "bundled" else GROUNDS:
+        own = name == "bundled" and ground != "photographs"
+        asked = tasks.find("glyph").cases(ground, count, 0) if own else cases(ground, count, 0)
+        height, width = IMAGE_SIZE if own else SIZES[ground]
+        engine = PlanEvaluator(opened, model, list(asked), True)
+        about = {"model": name, "ground": ground, "weights": weights_hash(MODELS[name])}
+        store = Store(folder / f"named-{name}-{ground}-measurements.json", about)
+        shapes = Shapes((height // unit, width // unit), llm, encoder)
+        yield ground, Study({"report": engine}, shapes, store, TEXT, lambda stage, done: say(stage, done))
+
+
+def records(name: str, count: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what every plan keeps and saves on every ground of a model."""
+    for ground, study in studies(name, count, folder):
+        shapes = study.shapes
+        plans = {plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in NAMED}
+        some = [Variant("none", (shapes.none(),)), *(Variant(plan, (made,)) for plan, made in plans.items())]
+        for row in study.rows(f"{name}, {ground}", some):
+            key = NAMED[row.name].key if row.name in NAMED else "none"
+            encoder = encoder_ratio(plans[row.name], shapes.encoder) if row.name in NAMED else 1.0
+            yield {
+                "plan": row.name,
+                "key": key,
+                "model": name,
+                "ground": ground,
+                "questions": row.questions,
+                "accuracy": [round(value, 4) for value in row.accuracy],
+                "retention": [round(value, 4) for value in row.retention],
+                "flops": round(row.flops_ratio, 3),
+                "encoder_flops": round(encoder, 3),
+            }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=FIGURES, help="file of the figures")
+    parser.add_argument("--measurements", type=Path, default=Path(), help="folder in which a killed run goes on")
+    parser.add_argument("--count", type=int, default=1000, help="questions a ground")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.measurements.mkdir(parents=True, exist_ok=True)
+    there = [name for name, folder in MODELS.items() if (folder / "model.safetensors").is_file()]
+    rows = [row for name in there for row in records(name, args.count, args.measurements)]
+    weights = {name: weights_hash(MODELS[name])[:16] for name in there}
+    about = json.dumps({"weights": weights, "text": TEXT})
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    args.output.write_text(f'{{"about": {about}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

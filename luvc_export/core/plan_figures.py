@@ -1,0 +1,75 @@
+"""What the named plans kept and saved where they were measured, as ``named_plans.json`` holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.plan import Plan
+
+#: Models and grounds in the order of tables, as (model, ground, title).
+COLUMNS = (
+    ("glyph_deep", "plain", "digits"),
+    ("glyph_deep", "textured", "busy grounds"),
+    ("glyph_deep", "pages", "pages"),
+    ("glyph_deep", "fonts", "pages, other fonts"),
+    ("glyph_deep", "photographs", "photographs"),
+)
+#: Of the bundled model, which never learned pages.
+BUNDLED = (
+    ("bundled", "heldout", "its own"),
+    ("bundled", "harder", "harder fonts"),
+    ("bundled", "photographs", "photographs"),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plan on one ground of one model.
+
+    Attributes:
+        retention: Right answers by those of the uncompressed model on the same questions, and its 95 % interval.
+        flops: The uncompressed model's LLM prefill FLOPs by this plan's, 64 text tokens counted.
+        encoder_flops: The same of the encoder's blocks.
+    """
+
+    plan: str
+    key: str
+    model: str
+    ground: str
+    questions: int
+    accuracy: tuple[float, float, float]
+    retention: tuple[float, float, float]
+    flops: float
+    encoder_flops: float
+
+
+@cache
+def figures() -> tuple[Figure, ...]:
+    """Every figure, of the recipes as they were when they were measured."""
+    rows: list[dict[str, Any]] = json.loads(FIGURES.read_text(encoding="utf-8"))["rows"]
+    return tuple(
+        Figure(**{**row, "accuracy": tuple(row["accuracy"]), "retention": tuple(row["retention"])}) for row in rows
+    )
+
+
+def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str], Figure]:
+    """Figures of a named plan by (model, ground): those of today's recipe alone."""
+    key = NAMED[plan].key if plan in NAMED else "none"
+    rows = figures() if some is None else some
+    return {(row.model, row.ground): row for row in rows if row.plan == plan and row.key == key}
+
+
+def merging_note(plan: Plan) -> str | None:
+    """What whoever opens a plan that merges in the encoder should know; None for other plans."""
+    pages = of("luvc").get(("glyph_deep", "pages"))
+    if pages is None or not any(step.rows or step.columns for step in plan.encoder.merges):
+        return None
+    kept = f"{pages.retention[0]:.2f} of the answers on pages of text"
+    return (
+        f"this plan merges in the encoder: merging to three quarters kept {kept}, safe merges nothing (docs/plans.md)"
+    )

@@ -1,0 +1,61 @@
+"""What named plans kept: of today's recipes, in the order that their names promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flat_plans import flat_plan, replan
+
+from luvc_export.cli.tables import named
+from luvc_export.core import plan_figures
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.plan import MergePass
+
+DEEP = [(model, ground) for model, ground, _ in plan_figures.COLUMNS]
+EVERY = DEEP + [(model, ground) for model, ground, _ in plan_figures.BUNDLED]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_recipe_was_measured_as_it_is_now(name: str) -> None:
+    rows = plan_figures.of(name)
+    assert set(EVERY) <= set(rows), "the recipe changed: run python -m glyph_deep.named_study"
+    assert all(rows[key].questions >= 1000 for key in EVERY)
+
+
+def test_figures_of_another_recipe_are_not_this_one_s() -> None:
+    changed = [replace(row, key="0" * 16) for row in plan_figures.figures()]
+    assert plan_figures.of(DEFAULT_PLAN, changed) == {}
+
+
+def test_the_default_keeps_pages_and_halves_their_prefill() -> None:
+    rows = plan_figures.of(DEFAULT_PLAN)
+    for key in DEEP:
+        value, low, _ = rows[key].retention
+        assert value >= 0.98 and low >= 0.96, key
+    assert rows[("glyph_deep", "pages")].flops >= 2
+
+
+def test_names_keep_their_order() -> None:
+    """Faster ones are faster everywhere; on pages the safe one keeps most, and what merges or prunes units least."""
+    by_name = {name: plan_figures.of(name) for name in NAMED}
+    for key in DEEP:
+        assert by_name["safe"][key].flops < by_name["fast"][key].flops < by_name["lean"][key].flops
+        assert by_name["lean"][key].encoder_flops < by_name["leaner"][key].encoder_flops
+        assert by_name["luvc-literal"][key].retention[0] < by_name["luvc"][key].retention[0]
+    pages = {name: rows[("glyph_deep", "pages")].retention[0] for name, rows in by_name.items()}
+    assert min(pages["safe"], pages["fast"]) > pages["lean"] > max(pages["leaner"], pages["luvc"])
+
+
+def test_the_page_shows_these_figures() -> None:
+    page = (Path(named.__file__).resolve().parents[3] / "docs" / "plans.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition(named.BEGIN)
+    assert rest.partition(named.END)[0].strip() == named.page_tables().strip(), "python -m luvc_export.cli.tables.named"
+
+
+def test_a_plan_that_merges_says_so() -> None:
+    plan = flat_plan((8, 8), (56, 0), (MergePass(1, 1, 0),))
+    note = plan_figures.merging_note(plan)
+    assert note is not None and "merges in the encoder" in note and "docs/plans.md" in note
+    assert plan_figures.merging_note(replan(plan, merges=(), keep=(64, 0))) is None
