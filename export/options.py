@@ -68,7 +68,7 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
     if not 0 <= options.unit_tolerance <= 255:
         got, expected = options.unit_tolerance, "0 to 255 levels of a pixel"
         raise UsageError("this is no tolerance", where="--unit-tolerance", got=got, expected=expected)
-    if options.unit_tolerance and not any(plan.encoder.bucket for plan in plans.values()):
+    if options.unit_tolerance and not any(plan.encoder.takes_units for plan in plans.values()):
         fix = "--unit-buckets 25,50,75,100"
         raise UsageError("a tolerance is for buckets, and there are none", where="--unit-tolerance", fix=fix)
     for name, plan in plans.items():

@@ -56,7 +56,9 @@ def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: i
     """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic."""
     given = [torch.zeros(2, frames, *size, 3, dtype=torch.uint8)]
     given += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.encoder.reads_padding else []
-    given += [torch.arange(plan.encoder.bucket, dtype=torch.int32).repeat(2, 1)] if plan.encoder.bucket else []
+    given += (
+        [torch.arange(plan.encoder.computed_units, dtype=torch.int32).repeat(2, 1)] if plan.encoder.takes_units else []
+    )
     images = torch.export.Dim("images")
     outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
     return _trace(vision, tuple(given), ({0: images},) * len(given), list(graph_io.vision_inputs(plan)), outputs)

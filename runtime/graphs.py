@@ -50,7 +50,7 @@ class Graphs:
         if not len(images):
             return no_images(manifest, self.plan)
         empty = all_picture(len(images), self.plan.grid) if padding is None else padding
-        given = units if self.plan.encoder.bucket else empty if self.plan.encoder.reads_padding else None
+        given = units if self.plan.encoder.takes_units else empty if self.plan.encoder.reads_padding else None
         out = self.backend.vision(images) if given is None else self.backend.vision(images, given)
         width = 2 * (manifest.prompt.position_copies if self.plan.encoder.positions == "multi" else 1)
         expected = {

@@ -280,7 +280,7 @@ class OrtBackend:
         layers = self._bundle.manifest.decoder.layers
         plan = self._entry.plan
         wanted = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
-        wanted |= {graph_io.MERGED_INTO} if plan.encoder.reads_padding or plan.encoder.bucket else set()
+        wanted |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
         inputs = {*graph_io.vision_inputs(plan)}
         if name != self._entry.vision:
             wanted = {graph_io.LOGITS, *graph_io.present_names(layers)}

@@ -242,8 +242,8 @@ class Session(LoadedPlan):
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
         if loaded is None:
             return self._router.bucket(chosen, request)
-        novel = request.novel if chosen.plan.encoder.bucket and chosen is not self else None
-        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.encoder.bucket:
+        novel = request.novel if chosen.plan.encoder.takes_units and chosen is not self else None
+        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.encoder.computed_units:
             return self.fit(asked)
         return chosen, request
 

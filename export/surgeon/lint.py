@@ -151,9 +151,7 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     if surgery.part == "vision":
         wanted_in = [*graph_io.vision_inputs(surgery.plan)]
         wanted_out = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
-        wanted_out += (
-            [graph_io.MERGED_INTO] if surgery.plan.encoder.reads_padding or surgery.plan.encoder.bucket else []
-        )
+        wanted_out += [graph_io.MERGED_INTO] if surgery.plan.encoder.says_merged else []
     else:
         layers = surgery.plan.layers
         wanted_in = [*graph_io.decoder_inputs(surgery.plan), *graph_io.past_names(layers)]

@@ -79,7 +79,7 @@ class LearnedPositionViT(nn.Module):
         that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
         x, aside = self._start(image)
-        if self.plan.encoder.bucket:
+        if self.plan.encoder.takes_units:
             assert beside is not None
             return self._from_units(x, aside, beside.long())
         padding = beside

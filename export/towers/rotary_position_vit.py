@@ -82,7 +82,7 @@ class RotaryPositionViT(nn.Module):
             pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
             beside: See ``forward``.
         """
-        if self.plan.encoder.bucket:
+        if self.plan.encoder.takes_units:
             assert beside is not None
             return self._from_units(self._embed(pixels), beside.long())
         padding = beside

@@ -73,7 +73,7 @@ DECODER_INPUTS = (
 
 def vision_inputs(plan: Plan) -> tuple[str, ...]:
     """Inputs of a plan's vision graph, in graph order."""
-    if plan.encoder.bucket:
+    if plan.encoder.takes_units:
         return (IMAGE, UNITS)
     return (IMAGE, PADDING) if plan.encoder.reads_padding else (IMAGE,)
 

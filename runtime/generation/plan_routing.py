@@ -51,7 +51,7 @@ class PlanRouter:
         A ``chosen`` that is a bucket itself was asked for by name: it takes what it holds.
         """
         novel = request.novel
-        if self._another is not None and not chosen.plan.encoder.bucket and novel is not None and len(novel):
+        if self._another is not None and not chosen.plan.encoder.takes_units and novel is not None and len(novel):
             most = int(novel.sum((1, 2)).max())
             buckets = self._runnable(self._bundle.buckets_of(chosen.plan_name))
             held = next((held for held in buckets if held >= most), None)

@@ -183,15 +183,17 @@ def make_request(
         clips=tuple(clips),
         padding=padding,
         novelty=novelties,
-        units=most_novel(novelties, plan.encoder.bucket) if novelties is not None and plan.encoder.bucket else None,
+        units=most_novel(novelties, plan.encoder.computed_units)
+        if novelties is not None and plan.encoder.takes_units
+        else None,
         tolerance=manifest.image.unit_tolerance,
     )
 
 
 def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArray[np.int16] | None:
     """Of each image, int16 [n, H0, W0]; None where no plan of this grid is a bucket."""
-    beside = any(entry.plan.encoder.bucket and entry.plan.grid == plan.grid for entry in manifest.plans.values())
-    if not plan.encoder.bucket and not beside:
+    beside = any(entry.plan.encoder.takes_units and entry.plan.grid == plan.grid for entry in manifest.plans.values())
+    if not plan.encoder.takes_units and not beside:
         return None
     spec, found = manifest.image, np.zeros((len(images), *plan.grid), np.int16)
     for index, pixels in enumerate(images):

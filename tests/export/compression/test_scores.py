@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,18 @@ import torch
 from flat_plans import flat_plan
 from installed import installed
 from torch import Tensor
+from typer.testing import CliRunner
 
 from luvc_export.calibration.ablation.store import plan_key
 from luvc_export.calibration.ablation.variants import methods
+from luvc_export.cli import app
 from luvc_export.core import operators
+from luvc_export.core.plan import Plan
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scores import Score, ScoreInput, _spectrum
+from luvc_export.pipeline import make_plan
 
 ENTRY = "[luvc_export.scores]\nspread = luvc_spread:SCORE\n"
 MODULE = """
@@ -149,3 +155,41 @@ def test_a_score_needs_its_method() -> None:
 
     with pytest.raises(TypeError, match="abstract method"):
         Empty()  # type: ignore[abstract]
+
+
+SETTINGS = MODULE.replace(
+    "class Spread(Score):\n",
+    """from luvc_export.export.compression.scores.base import ScoreSetting
+
+class Spread(Score):
+    settings = {
+        "power": ScoreSetting(2.0, "Exponent of the variance.", above=0, most=8),
+        "side": ScoreSetting("high", "Which end stays.", choices=("high", "low")),
+    }
+
+""",
+)
+
+
+def test_an_installed_score_has_settings_and_facts_from_python_and_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--image-size", f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}")
+    with installed(tmp_path, ENTRY, "luvc_spread", SETTINGS):
+        made = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, score="spread", power=3)
+        assert dict(made.llm.method.settings) == {"power": 3.0, "side": "high"} and not made.reads_text
+        assert made.prunes_tokens and Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+        words = ["--score", "spread", "--score-option", "power=3", "--score-option", "side=low"]
+        told = CliRunner().invoke(app, ["plan", str(CHECKPOINT), *size, "--plan", "thirds", *words, "--json"])
+        assert told.exit_code == 0, told.output
+        method = json.loads(told.stdout)["plan"]["llm"]["method"]
+        assert method["settings"] == {"power": 3.0, "side": "low"} and method["reads_text"] is False
+        shown = CliRunner().invoke(app, ["plan", "--score", "spread", "--help-score"])
+        assert shown.exit_code == 0 and "power (above 0 to 8; default 2.0): Exponent of the variance." in shown.stdout
+        for settings, said in (
+            ({"power": 9}, "power: got 9, expected above 0 to 8"),
+            ({"side": "left"}, "side: got 'left', expected high, low"),
+            ({"powr": 2}, "powr: score 'spread' has no such setting; expected did you mean 'power'"),
+        ):
+            with pytest.raises(PlanError, match=said):
+                scores.method("spread", **settings)

@@ -9,7 +9,7 @@ import pytest
 from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.plan import schema_1
+from luvc_export.core.plan import Method, schema_1
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.demo.questions import cases
 from luvc_export.export.compression import scores
@@ -78,6 +78,14 @@ def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch
     assert demo.plan.reads_text
     prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
+
+
+def test_an_installed_score_that_reads_no_text_keeps_its_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan says so, wherever the score is installed."""
+    method = Method("of another package", (("width", 2.0),), reads_text=False)
+    monkeypatch.setattr(demo, "plan", demo.plan.changed(method=method))
+    prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
+    assert [prefiller(asked).found for _ in range(2)] == ["none", "prefix"]
 
 
 def test_old_plans_have_the_facts_and_settings_of_their_scores() -> None:
