@@ -6,9 +6,9 @@ STAMP := $(VENV)/.installed
 RTX_STAMP := $(VENV)/.installed-rtx
 WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
-SOURCES := luvc_export export engines runtime calibration tests examples plugins setup.py
+SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks setup.py
 
-.PHONY: demo test lint native gpu-check clean
+.PHONY: demo test lint native native-nightly gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
@@ -21,10 +21,19 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 
-# The C++ host library of plugins/: reference kernels and their tests, plain and under sanitizers. Needs GoogleTest.
-native:
-	for preset in host host-asan; do \
-	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
+# The C++ of plugins/ where there is no GPU: the host library; the kernels run on the CPU, plain, with every access checked
+# and under sanitizers; seeded faults; the TensorRT plugins. Needs GoogleTest (Debian: cmake g++ libgtest-dev).
+native: $(STAMP)
+	for preset in host emulate emulate-check emulate-asan; do \
+	  cmake --preset $$preset && cmake --build --preset $$preset -j $(WORKERS) \
+	  && ctest --preset $$preset -j $(WORKERS) || exit 1; done
+	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_emulated_model.py
+
+# The same with every size and order checked; hours.
+native-nightly:
+	for preset in emulate emulate-check emulate-asan; do \
+	  cmake --preset $$preset -DLUVC_NIGHTLY=ON && cmake --build --preset $$preset -j $(WORKERS) \
+	  && ctest --preset $$preset -j $(WORKERS) || exit 1; done
 
 # The part of a trial (luvc-export trial) that needs a GPU and a checkout: kernels, LLM layers under CUDA graphs, engines.
 # Results lie in gpu-check-out. Exit code 3, saying why, where there is no GPU.

@@ -39,11 +39,19 @@ class OrtEngine:
 
     layers, captures_itself, scratch_bytes = 1, False, 4096
 
-    def __init__(self, gpu: Gpu, model: onnx.ModelProto, folder: Path, file: EngineFile, scratch: int = 4096) -> None:
+    def __init__(
+        self,
+        gpu: Gpu,
+        model: onnx.ModelProto,
+        folder: Path,
+        file: EngineFile,
+        scratch: int = 4096,
+        session: Callable[..., Any] = ort.InferenceSession,
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = session(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._gpu, self._file, self.scratch_bytes = gpu, file, scratch
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._made: dict[Any, dict[str, tuple[int, ...]]] = {}
@@ -108,6 +116,8 @@ class Engines:
 
     bundle: Bundle
     models: dict[str, onnx.ModelProto]
+    #: What runs them, called as ``onnxruntime.InferenceSession`` is.
+    session: Callable[..., Any] = ort.InferenceSession
 
     def backend(self, gpu: Gpu, **options: Any) -> tuple[TrtBackend, dict[str, OrtEngine]]:
         """A back-end that runs the graphs, and its engines as they are opened."""
@@ -116,7 +126,8 @@ class Engines:
 
         def opener(file: EngineFile) -> OrtEngine:
             name = file.file.split(".")[0]
-            opened[name] = OrtEngine(gpu, self.models[name], self.bundle.folder, file, scratch[name])
+            model, folder = self.models[name], self.bundle.folder
+            opened[name] = OrtEngine(gpu, model, folder, file, scratch[name], self.session)
             return opened[name]
 
         return TrtBackend(self.bundle, "thirds", gpu=gpu, opener=opener, **options), opened

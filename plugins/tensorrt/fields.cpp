@@ -14,8 +14,10 @@ void FieldReader::complain(const char* name, const std::string& what) const {
 }
 
 const PluginField* FieldReader::find(const char* name) const {
-    for (int32_t i = 0; fields_ != nullptr && i < fields_->nbFields; ++i) {
-        if (std::strcmp(fields_->fields[i].name, name) == 0) return &fields_->fields[i];
+    const bool any = fields_ != nullptr && fields_->fields != nullptr;
+    for (int32_t i = 0; any && i < fields_->nbFields; ++i) {
+        const char* found = fields_->fields[i].name;
+        if (found != nullptr && std::strcmp(found, name) == 0) return &fields_->fields[i];
     }
     return nullptr;
 }

@@ -114,7 +114,8 @@ public:
         try {
             const FieldReader reader(Made::kName, fields);
             std::unique_ptr<Made> plugin = reader.version_is_known() ? Made::create(reader) : nullptr;
-            if (plugin == nullptr) log_error(std::string(Made::kName) + ": cannot create layer '" + name + "'");
+            const char* layer = name == nullptr ? "" : name;
+            if (plugin == nullptr) log_error(std::string(Made::kName) + ": cannot create layer '" + layer + "'");
             return plugin.release();
         } catch (const std::exception& error) {
             log_error(std::string(Made::kName) + ": " + error.what());

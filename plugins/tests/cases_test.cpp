@@ -1,24 +1,12 @@
 // The host reference against what the Python functions gave for the same inputs (cases/, written by make_cases.py).
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <functional>
 
-#include "case_file.h"
-#include "merge_problem.h"
-#include "prune_problem.h"
+#include "cases.h"
 
 namespace luvc::test {
 namespace {
-
-std::vector<std::string> case_paths() {
-    std::vector<std::string> paths;
-    for (const auto& entry : std::filesystem::directory_iterator(LUVC_CASES)) {
-        if (entry.path().extension() == ".bin") paths.push_back(entry.path().string());
-    }
-    std::sort(paths.begin(), paths.end());
-    return paths;
-}
 
 // Python scores are float32 sums in another order.
 float score_tolerance(float score) {
@@ -45,17 +33,8 @@ void expect_same_choice(const float* scores, int64_t tokens, const Indices& kept
 }
 
 void check_prune(const CaseFile& file) {
-    auto shape =
-        prune_shape(file.integer("groups"), file.integer("tokens"), file.integer("channels"), 0, file.integer("keep"));
-    shape.frequencies = file.integer("frequencies");
-    shape.dtype = file.dtype("values");
-    shape.weight_dtype = file.dtype("weight");
-    shape.score = static_cast<luvc_score>(file.integer("score"));
-    shape.epsilon = std::stof(file.keys.at("epsilon"));
-    PruneProblem problem = random_prune(shape, 1);
-    problem.values = file.bytes("values");
-    problem.weight = file.bytes("weight");
-    problem.basis = file.array<float>("basis");
+    PruneProblem problem = prune_of(file);
+    const auto& shape = problem.shape;
     const PruneResult result = prune_on_host(problem);
     expect_consistent(problem, result);
 
@@ -76,10 +55,8 @@ void check_prune(const CaseFile& file) {
 }
 
 void check_merge(const CaseFile& file) {
-    const luvc_orthogonal_merge_shape shape{file.integer("batch"), file.integer("height"), file.integer("width"),
-        file.integer("channels"), file.integer("position_planes"), file.integer("removed_columns"),
-        file.integer("removed_rows"), file.dtype("values")};
-    MergeProblem problem{shape, file.bytes("values"), file.array<float>("sizes"), file.array<float>("positions")};
+    MergeProblem problem = merge_of(file);
+    const auto& shape = problem.shape;
     const MergeResult result = merge_on_host(problem);
     EXPECT_EQ(result.merged_into, file.array<int32_t>("merged_into"));
     EXPECT_EQ(result.sizes, file.array<float>("merged_sizes"));
@@ -99,7 +76,7 @@ class PythonCases : public testing::TestWithParam<std::string> {};
 
 TEST_P(PythonCases, HostAgrees) {
     const CaseFile file(GetParam());
-    if (file.keys.at("function") == "spectrum_prune") {
+    if (is_prune(file)) {
         check_prune(file);
     } else {
         check_merge(file);

@@ -1,43 +1,7 @@
-#include "device.h"
-#include "merge_problem.h"
+#include "on_device.h"
 
 namespace luvc::test {
 namespace {
-
-MergeResult merge_on_device(MergeProblem& problem, bool captured) {
-    MergeResult result(problem.shape);
-    size_t bytes = 0;
-    EXPECT_EQ(luvc_orthogonal_merge_workspace(&problem.shape, LUVC_CUDA, &bytes), LUVC_OK);
-    DeviceArrays device;
-    const auto tensors = merge_tensors(problem, result, [&](auto& array) -> void* { return device(array); });
-    void* workspace = device.workspace(bytes);
-    run_on_stream(captured,
-        [&](void* stream) { return luvc_orthogonal_merge_cuda(&problem.shape, &tensors, workspace, bytes, stream); });
-    device.fetch();
-    return result;
-}
-
-void expect_equal_to_host(MergeProblem& problem, bool captured) {
-    const luvc_dtype dtype = problem.shape.dtype;
-    const MergeResult host = merge_on_host(problem);
-    const MergeResult device = merge_on_device(problem, captured);
-    EXPECT_EQ(device.merged_into, host.merged_into);
-    EXPECT_EQ(device.sizes, host.sizes);
-    const auto expect_near = [](const Floats& got, const Floats& want, float step) {
-        ASSERT_EQ(got.size(), want.size());
-        for (size_t i = 0; i < got.size(); ++i) {
-            if (std::isnan(want[i])) {
-                ASSERT_TRUE(std::isnan(got[i])) << "element " << i;
-            } else {
-                ASSERT_NEAR(got[i], want[i], step * std::fabs(want[i]) + 1e-5f) << "element " << i;
-            }
-        }
-    };
-    // A sum in another order may round to the neighbouring number of the element type.
-    const float step = dtype == LUVC_FLOAT16 ? 0x1p-10f : dtype == LUVC_BFLOAT16 ? 0x1p-7f : 1e-5f;
-    expect_near(unpack(dtype, device.values), unpack(dtype, host.values), step);
-    expect_near(device.positions, host.positions, 1e-5f);
-}
 
 using CudaMerge = GpuTest;
 

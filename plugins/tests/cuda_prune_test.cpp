@@ -1,38 +1,9 @@
 #include <algorithm>
 
-#include "device.h"
-#include "prune_problem.h"
+#include "on_device.h"
 
 namespace luvc::test {
 namespace {
-
-PruneResult prune_on_device(PruneProblem& problem, bool captured) {
-    PruneResult result(problem.shape);
-    size_t bytes = 0;
-    EXPECT_EQ(luvc_spectrum_prune_workspace(&problem.shape, LUVC_CUDA, &bytes), LUVC_OK);
-    DeviceArrays device;
-    luvc_payload payloads[2];
-    const auto tensors = prune_tensors(problem, result, payloads, [&](auto& array) -> void* { return device(array); });
-    void* workspace = device.workspace(bytes);
-    run_on_stream(captured,
-        [&](void* stream) { return luvc_spectrum_prune_cuda(&problem.shape, &tensors, workspace, bytes, stream); });
-    device.fetch();
-    return result;
-}
-
-void expect_equal_to_host(PruneProblem& problem, bool captured) {
-    const PruneResult host = prune_on_host(problem);
-    const PruneResult device = prune_on_device(problem, captured);
-    // Three TF32 products leave about 2^-21 of each term; sums of N terms in fp32 add their rounding.
-    for (size_t i = 0; i < host.scores.size(); ++i) {
-        if (std::isnan(host.scores[i])) {
-            ASSERT_TRUE(std::isnan(device.scores[i])) << "token " << i;
-        } else {
-            ASSERT_NEAR(device.scores[i], host.scores[i], 2e-5f * host.scores[i] + 1e-4f) << "token " << i;
-        }
-    }
-    expect_consistent(problem, device);
-}
 
 using CudaPrune = GpuTest;
 

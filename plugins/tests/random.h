@@ -1,6 +1,7 @@
 // Seeded test data, the same on every platform.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

@@ -66,6 +66,6 @@ def test_how_rounds_share_a_budget_is_heard() -> None:
     for rounds in ("growing", "equal"):
         decoder = tiny.family.decoder(tiny.model, replan(plan, rounds=rounds))  # type: ignore[arg-type]
         real = decoder.score
-        decoder.score = lambda given, real=real: told.append(given.rounds) or real(given)  # type: ignore[func-returns-value]
+        decoder.score = lambda given, real=real: told.append(given.settings["rounds"]) or real(given)  # type: ignore[func-returns-value]
         harness.logits(tiny, decoder, run)
     assert told == ["growing", "equal"]
