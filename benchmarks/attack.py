@@ -60,11 +60,19 @@ def watched_home(faults: list[str]) -> Iterator[Path]:
         (home / "projects").mkdir(parents=True)
         for name in (".bashrc", ".netrc", "secret.txt", "projects/thesis.txt"):
             (home / name).write_text(f"somebody's own {name}\n")
+        names, before_us = ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "TMPDIR"), tempfile.tempdir
+        kept = {name: os.environ.get(name) for name in names}
         os.environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(root / "cache"), "XDG_STATE_HOME": str(root / "state")}
         os.environ["TMPDIR"] = tempfile.tempdir = str(root / "tmp")
         (root / "tmp").mkdir()
         before = _contents(home)
-        yield root
+        try:
+            yield root
+        finally:
+            tempfile.tempdir = before_us
+            for name, value in kept.items():
+                os.environ.pop(name, None)
+                os.environ |= {} if value is None else {name: value}
         after = _contents(home)
         faults += [f"the home folder: {name} was changed" for name in before if after.get(name) != before[name]]
         faults += [f"the home folder: {name} was written" for name in after.keys() - before.keys()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,21 +28,11 @@ def attack() -> Iterator[Any]:
         del sys.modules[name]
 
 
-@pytest.fixture
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tempfile
-
-    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "TMPDIR"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
-
-
 def test_no_request_ends_another_s_answer(attack: Any, demo_bundle: Bundle) -> None:
     """A penalty of 1e-38 with biases gave NaN, and every row of the group failed: 15 of 48 were lost."""
     assert attack.requests(demo_bundle.folder, 3, bodies=20, samplers=20, ordinary=20) == []
 
 
-@pytest.mark.usefixtures("own_environment")
 def test_the_home_folder_is_watched(attack: Any) -> None:
     """Sabotage: a file changed, one removed, one written, a link."""
     faults: list[str] = []
