@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RTX_STAMP := $(VENV)/.installed-rtx
 WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
-SOURCES := luvc_export export engines runtime calibration tests examples plugins setup.py
+SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks setup.py
 
 .PHONY: demo test lint native native-nightly gpu-check clean
 

@@ -42,7 +42,7 @@ Real weights are not part of these tests.
 VERBS = """
 ## What was run
 
-Written by `python docs/results/families_measure.py FOLDER`, which gives small checkpoints of random weights, with the
+Written by `python benchmarks/measure/families.py FOLDER`, which gives small checkpoints of random weights, with the
 settings, tokenizer and chat template of their family, to the command line; no cell is written by hand. Pictures are
 padded. `parity hf` is the bundle's plan `none` against transformers through ONNX Runtime: the largest relative L2 of
 any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
@@ -131,7 +131,7 @@ def table() -> str:
 
 
 def verbs() -> str:
-    """What ``families_measure.py`` found."""
+    """What ``benchmarks/measure/families.py`` found."""
     found = json.loads(MEASURED.read_text(encoding="utf-8"))
     lines = [f"| family | {' | '.join(CELLS)} |", "|" + "---|" * (len(CELLS) + 1)]
     for name, cells in found.items():

@@ -21,6 +21,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed
+from luvc_export.export.decomposition import by_substitution
 from luvc_export.export.llm.decoder import Decoder
 
 OPSET = 23
@@ -123,7 +124,7 @@ def check(model: ir.Model) -> None:
 
 
 def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str]) -> ir.Model:
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), by_substitution():
         program = torch.onnx.export(
             module.eval(),
             args,

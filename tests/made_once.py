@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
+from import_graph import ROOT, reached
 
 from luvc_export.demo import CHECKPOINT
 
-ROOT = Path(__file__).resolve().parents[1]
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnx-graphsurgeon", "onnxslim")
 _DAY = 86400.0
 
@@ -23,7 +23,7 @@ def made_once(cache: Path, maker: Path, make: Callable[[Path], object]) -> Path:
 
     Args:
         cache: Folder for this thing alone.
-        maker: The file that says how it is made.
+        maker: The file that says how it is made. It and all that it imports must be as they were.
         make: Given a folder that is not there, makes it.
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -41,16 +41,12 @@ def made_once(cache: Path, maker: Path, make: Callable[[Path], object]) -> Path:
 
 
 def _key(maker: Path) -> str:
-    """Hash of the maker, the sources, the checkpoint and the tools' versions."""
+    """Hash of what the maker runs by the import graph, the checkpoint and the tools' versions."""
     digest = hashlib.sha256(" ".join(f"{tool} {version(tool)}" for tool in _TOOLS).encode())
-    for path in (maker, *_sources()):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted({*reached(maker), *CHECKPOINT.iterdir(), Path(__file__)}):
+        digest.update(path.resolve().relative_to(ROOT).as_posix().encode() + b"\0" + _content(path))
     return digest.hexdigest()[:16]
 
 
-def _sources() -> Iterator[Path]:
-    yield from sorted((ROOT / "luvc_export").glob("*.py"))
-    yield from sorted((ROOT / "export").rglob("*.py"))
-    yield from sorted(CHECKPOINT.iterdir())
-    yield Path(__file__)
-    yield ROOT / "tests" / "cut_checkpoint.py"
+def _content(path: Path) -> bytes:
+    return path.read_bytes()

@@ -23,7 +23,8 @@ from luvc_export.export.families.base import Normalise
 from luvc_export.runtime.session import Session
 
 PICTURES = 9
-TORCH_PICTURES = 8
+#: Of which every prompt is computed by three runtimes: a wrong graph differs in all of them.
+TORCH_PICTURES = 2
 LONGEST = 8
 #: fp32 with sums in another order, through six layers; logits spread over tens.
 TOLERANCE = 1e-4
@@ -194,7 +195,7 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
             assert same is False or int(step.logits[0, -1].argmax()) == int(logits[0, -1].argmax())
             asked += 1
     print(f"{asked} questions: kept sets equal but for {ties} ties")
-    assert asked >= 100 and ties <= asked // 20
+    assert asked >= 26 and ties <= asked // 20
 
 
 def decoder_arrays(placed: TokenLayout) -> tuple[NDArray[Any], ...]:

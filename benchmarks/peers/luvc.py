@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import common
 
-from luvc_export.core.merging import earliest
-from luvc_export.core.planning import EncoderPruneRequest
+from luvc_export.core.plan_request import EncoderPruneRequest
 
-#: What each plan asks of ``make_plan``. ``early`` merges to a half after the encoder's first full-attention block;
-#: in ``halved`` half of the units leave after a third of its depth, and come back; in ``leaner`` too, and in ``lean`` a
-#: quarter after a fifth, both before an LLM of ``LEAN``.
+#: Plans that have no name of their own: ``early`` merges to a half after the encoder's first full-attention block; in
+#: ``halved`` half of the units leave after a third of its depth, and come back.
 PLANS: dict[str, dict[str, Any]] = {
-    "none": {"schedule": "none"},
-    "even": {"schedule": "even"},
-    "thirds": {"schedule": "thirds"},
     "halved": {"schedule": "even", "encoder_prune": EncoderPruneRequest(0.5)},
     "early": {"schedule": "thirds", "merge_keep": 0.5, "merge_at": (7,)},
 }
-#: As ``plan --data --speedup 3`` found it on textured pictures (docs/results/glyph-deep-past.md): the share of tokens
-#: after layer 0, where frozen layers begin and end along the depth, and how tokens are ranked.
-LEAN_KEEP, LEAN_FROZEN = 65 / 108, (2 / 8, 7 / 8)
-LEAN: dict[str, Any] = {"score": "residual", "rho": 0.5, "last_layer": "kv_only"}
-#: Pixels a side of a unit.
-UNIT = 28
 
 
 def prepare(options: dict[str, Any]) -> None:
@@ -36,7 +24,7 @@ def prepare(options: dict[str, Any]) -> None:
     if not folder(options).is_dir():
         size = (common.SIDE, common.SIDE)
         name = options["plan"]
-        asked = PLANS[name] if name in PLANS else lean(Path(options["checkpoint"]), name == "leaner")
+        asked = PLANS.get(name, {"schedule": name})
         plan = luvc_export.make_plan(options["checkpoint"], image_size=size, **asked)
         luvc_export.export_bundle(
             options["checkpoint"],
@@ -46,17 +34,6 @@ def prepare(options: dict[str, Any]) -> None:
             text_capacity=512,
             weights="reference",
         )
-
-
-def lean(checkpoint: Path, leaner: bool) -> dict[str, Any]:
-    """What ``lean`` and ``leaner`` ask for a checkpoint of this depth."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    layers, blocks = config["text_config"]["num_hidden_layers"], config["vision_config"]["depth"]
-    tokens = (common.SIDE // UNIT) ** 2
-    begin, end = (round(share * layers) for share in LEAN_FROZEN)
-    budgets = [tokens, *[round(LEAN_KEEP * tokens)] * (layers - 1)]
-    encoder = EncoderPruneRequest(0.5) if leaner else EncoderPruneRequest(0.75, earliest(blocks))
-    return LEAN | {"schedule": budgets, "kv_only": tuple(range(begin, end)), "encoder_prune": encoder}
 
 
 def folder(options: dict[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import PromptEncoder
-from luvc_export.runtime.prompt.request import Request, make_request, open_media
+from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
 
 Grids = tuple[tuple[int, int], ...]
 
@@ -44,7 +44,8 @@ def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -
     grids = tuple(cut.tiles for cut in manifest.prompt.cuts if cut.used != "together") or ((1, 1),)
     image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size or manifest.image.size)
     made = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
-    return dataclasses.replace(made, image=image)
+    prompt = dataclasses.replace(made.prompt, text_capacity=manifest.prompt.text_capacity)
+    return dataclasses.replace(made, image=image, prompt=prompt)
 
 
 def canvas_for(checkpoint: Checkpoint, image: ImageInput | Manifest) -> Manifest:
@@ -58,10 +59,13 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
     """Token ids and images of a case, as a session makes them.
 
     Raises:
-        UsageError: A picture cannot be read, or the plan or the bundle does not take such media.
+        UsageError: A picture cannot be read, the plan or the bundle does not take such media, or the prompt does not
+            fit, as ``run`` says it.
     """
     frames = manifest.image.frames * plan.joint_images if plan.joint_images > 1 else DEFAULT_FRAMES
-    return make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    made = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    token_limit(manifest, plan, made)
+    return made
 
 
 def uncompressed(

@@ -126,6 +126,18 @@ class Surgery:
                 node.metadata_props.add(key=key, value=value)
         return model
 
+    def size(self) -> int:
+        """``size`` of what ``close`` gives; nodes that nothing reads go and the others are put in order."""
+        self.graph.cleanup().toposort()
+        done, counted = set[int](), 0
+        for node in self.graph.nodes:
+            folded = all(isinstance(item, gs.Constant) or id(item) in done for item in node.inputs)
+            if node.op == "Constant" or (node.op in WEIGHT_OPS and folded):
+                done |= {id(item) for item in node.outputs}
+            elif node.op != "Identity":
+                counted += 1
+        return counted
+
     def say(self, key: str, value: str) -> None:
         """Set a metadata property of the model."""
         self._props = [item for item in self._props if item[0] != key] + [(key, value)]

@@ -61,7 +61,7 @@ def run_passes(
             except LuvcError as error:
                 error.add_note(f"in pass {surgery.running}")
                 raise
-        after = size(surgery.close()) if fired else before
+        after = surgery.size() if fired else before
         reports.append(PassReport(surgery.running, fired, reason or "; ".join(surgery.reasons), before, after))
         before = after
     result = surgery.close()

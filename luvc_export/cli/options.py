@@ -14,7 +14,7 @@ from luvc_export.core.files.json_file import read_json
 from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
 from luvc_export.core.plan_request import EncoderPruneRequest
-from luvc_export.errors import PlanError, UsageError, did_you_mean
+from luvc_export.errors import PlanError, UsageError, did_you_mean, shown
 
 ImageSize = Annotated[
     str | None, typer.Option("--image-size", metavar="HxW", help="Image input; default: the family's, or 672x672.")
@@ -301,17 +301,18 @@ def progress(quiet: bool) -> Iterator[Any]:
     if quiet:
         yield lambda stage, done: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
+    from luvc_export.cli.tables import console as consoles
+
+    columns = (TextColumn("{task.description:<34}", markup=False), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=consoles.console(stderr=True))
     tasks: dict[str, Any] = {}
 
     def tell(stage: str, done: float) -> None:
         if stage not in tasks:
             bar.start()  # here and not before: an empty bar leaves an empty line
-            tasks[stage] = bar.add_task(stage, total=1.0)
+            tasks[stage] = bar.add_task(shown(stage), total=1.0)
         bar.update(tasks[stage], completed=done)
 
     try:

@@ -1,4 +1,4 @@
-"""Every figure of speed, size or retention in README.md and docs/ stands in ``claims.json`` with where it comes from."""
+"""Every figure of speed, size or retention in README.md and docs/ stands in ``claims.json`` with its source."""
 
 from __future__ import annotations
 

@@ -153,3 +153,18 @@ def test_every_word_of_the_task_is_one_token():
         assert len(tokenizer.encode(word).ids) == len(tokenizer.encode(f" {word}").ids) == 1, word
     text = "naïve 42 – 日本\n\tok from pear go follow then below: figure?<|im_end|>"
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_other_fonts_print_the_same_pages() -> None:
+    assert not set(page.FONTS) & set(page.OTHER_FONTS)
+    usual, other = list(cases("pages", 12)), list(cases("fonts", 12))
+    assert [(case.prompt, case.answer) for case in usual] == [(case.prompt, case.answer) for case in other]
+    assert all((one.images[0] != two.images[0]).any() for one, two in zip(usual, other, strict=True))
+
+
+def test_photographs_lie_under_digits() -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    shown = {case.picture: case.images[0] for case in cases("photographs", 40)}
+    assert len(shown) > 1 and all(image.shape == (*SIZES["photographs"], 3) for image in shown.values())
+    assert all((one != two).any() for one, two in zip(shown.values(), list(shown.values())[1:], strict=False))

@@ -167,18 +167,18 @@ def bundle(output: Path, quiet: bool) -> Path:
 
 
 def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str, Any], first: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from luvc_export.cli.tables import console as consoles
+
+    console = consoles.console()
     answers = Table(title="the first picture's questions", caption="wrong answers in red")
     for name in ("question", "right answer", *PLANS):
         answers.add_column(name)
     for row in rows:
         given = [row["answers"][name] for name in PLANS]
-        shown = ["right" if text == row["right"] else f"[red]{escape(text)}[/red]" for text in given]
-        answers.add_row(row["question"], row["right"], *shown)
+        told = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in given]
+        answers.add_row(row["question"], row["right"], *told)
     console.print(answers)
     table = Table(title="cost of one picture")
     for name in ("", "none (uncompressed)", *PLANS[1:]):

@@ -154,12 +154,11 @@ def export(
         costs = {name: cost(made, shape).to_json() for name, made in plans.items()}
         print(json.dumps({"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs}))
         return
-    from rich.console import Console
-
+    from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.plans import cost_table
 
     for made in plans.values():
-        Console().print(cost_table(made, cost(made, shape)))
+        consoles.console().print(cost_table(made, cost(made, shape)))
     if no_weights:
         print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
     else:

@@ -198,13 +198,13 @@ def plan(
         told = {} if fit is None else {"padded": asdict(fit)}
         print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | told))
     if not as_json:
-        from rich.console import Console
+        from luvc_export.cli.tables import console as consoles
 
-        Console().print(cost_table(made, costs))
+        consoles.console().print(cost_table(made, costs))
         if made.schedule in NAMED:
-            Console().print(named_table(made.grid, llm, encoder, counted, made.schedule))
+            consoles.console().print(named_table(made.grid, llm, encoder, counted, made.schedule))
         if fit is not None:
-            Console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
+            consoles.console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 
 
 def _search(
@@ -238,15 +238,15 @@ def _search(
 
 
 def _show(result: Any, as_json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from luvc_export.calibration.budgets import report
+    from luvc_export.cli.tables import console as consoles
 
     if as_json:
         print(json.dumps(result.to_json()))
         return
-    console = Console()
+    console = consoles.console()
     for title, head, rows in (
         ("frontier, calibration part", report.FRONTIER, report.frontier_rows(result)),
         ("held-out part", report.HELD_OUT, report.held_out_rows(result)),

@@ -47,27 +47,26 @@ class Connection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._since = self.loop.time()
         self._closing: float | None = None
+        #: Whether a part of a request has come that is not being answered.
+        self._begun = False
 
     def data_received(self, data: bytes) -> None:
         """Read on: a head begins, or ends."""
         before = self._answering, self._begun
         super().data_received(data)
+        self._begun = not self._answering
         if (self._answering, self._begun) != before:
             self._since = self.loop.time()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        self._since = self.loop.time()
+        """Wait for the next request, of which a part may be there."""
         super().on_response_complete()
+        rest = bool(self.conn.trailing_data[0]) or self.conn.their_state is h11.SEND_BODY
+        self._begun, self._since = rest and not self._answering, self.loop.time()
 
     @property
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
-
-    @property
-    def _begun(self) -> bool:
-        """Whether a part of a request has come that is not being answered."""
-        return bool(self.conn.trailing_data[0]) or self.conn.their_state is h11.SEND_BODY
 
     def end_if_late(self) -> None:
         """End it where a head, the rest of a body that was answered, or its own end takes too long."""

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import family_chat
+import family_bundles
 import family_harness as harness
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from family_questions import few, questions, scenery, small
 from test_family_answers import chat, pictures
 from torch_backend import TorchBackend
 
-from luvc_export import build_engine, export_bundle
+from luvc_export import build_engine
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration.parity.run import open_pair, parity
 from luvc_export.calibration.quantise.calibrate import calibrate
@@ -37,14 +37,12 @@ BUILT = ("qwen2_5_vl", "gemma3", "internvl")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def exported(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Bundles by family, each exported once."""
 
     @cache
     def export(name: str) -> Bundle:
-        tiny, folder = small(name), tmp_path_factory.mktemp(name)
-        made = str(family_chat.save(tiny, folder / "checkpoint"))
-        return export_bundle(made, folder / "bundle", {"thirds": tiny.thirds}, image_size=tiny.size, text_capacity=256)
+        return family_bundles.exported(pytestconfig.cache.mkdir(f"family-{name}"), name, tmp_path_factory.mktemp(name))
 
     return export
 

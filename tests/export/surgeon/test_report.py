@@ -13,7 +13,7 @@ from surgery_harness import RTX, Traced, cut, small
 
 from luvc_export.core.target import ORT_CPU
 from luvc_export.export.surgeon import GraphReport, pass_list, render, render_html, run_passes
-from luvc_export.export.surgeon.graph import size
+from luvc_export.export.surgeon.graph import Surgery, size
 from luvc_export.export.surgeon.report import REPORT_KEY
 
 
@@ -24,6 +24,7 @@ def test_report_travels_with_the_graph(traced: Traced) -> None:
     assert [item.name for item in report.passes] == [item.__name__.rsplit(".", 1)[-1] for item in pass_list()]
     assert all(item.fired or item.reason or item.name == "lint" for item in report.passes)
     assert (report.passes[0].before, report.passes[-1].after) == (size(traced.decoder), size(made))
+    assert Surgery.open(traced.decoder, ORT_CPU).size() == size(traced.decoder) > size(made)
     assert len(json.loads({p.key: p.value for p in run_passes(made, ORT_CPU)[0].metadata_props}[REPORT_KEY])) == 2
 
 

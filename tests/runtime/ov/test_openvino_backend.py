@@ -349,7 +349,7 @@ def test_caches_are_not_widened_at_every_step(
 
 
 def test_both_graphs_answer_alike_on_the_bundled_model(demo_bundle: Bundle) -> None:
-    """fp32: the same kept sets and tokens; the whole measurement is docs/results/openvino_measure.py."""
+    """fp32: the same kept sets and tokens; the whole measurement is benchmarks/measure/openvino/times.py."""
     from luvc_export.calibration.tasks import find
 
     task = find("glyph")

@@ -1,4 +1,4 @@
-"""Kept units in windows with gaps, or cut into runs: `python docs/results/bucket_windows_measure.py BUNDLE`.
+"""Kept units in windows with gaps, or cut into runs: `python benchmarks/measure/buckets/windows.py BUNDLE`.
 
 BUNDLE is examples/glyph_deep's checkpoint at 728x448 with `--plan none --unit-buckets 50,75`. Questions about pages of
 `wide-bare` are answered with the encoder in torch: of the whole page, of the units of `none@50` alone with windows that
@@ -25,7 +25,7 @@ from luvc_export.export.towers import pruned_windows
 from luvc_export.export.towers.pruned_windows import EncoderState, PrunedState, Window
 from luvc_export.runtime.session import Session
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 RUN = 16
 GAPS = pruned_windows.of_units
 

@@ -1,6 +1,6 @@
 """What loading into OpenVINO costs: writing out, reading, compiling, and what its exported model would cost.
 
-Run: python docs/results/openvino_compile_measure.py BUNDLE PLAN [ARITHMETIC]. Prints Markdown: seconds of wall clock,
+Run: python benchmarks/measure/openvino/compile.py BUNDLE PLAN [ARITHMETIC]. Prints Markdown: seconds of wall clock,
 and of this process's CPU where the two differ by waiting for the disk.
 """
 

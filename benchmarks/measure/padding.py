@@ -1,6 +1,6 @@
 """Accuracy and kept tokens on padded pictures, with padding told to the graphs and without, to docs/results/padding.md.
 
-Run: python docs/results/padding_measure.py. Held-out questions of the bundled model about a part of each picture, which
+Run: python benchmarks/measure/padding.py. Held-out questions of the bundled model about a part of each picture, which
 the fit rule puts in the middle of the canvas that the model knows, at the scale that it knows. Many questions ask for
 what was cut away; what compression costs is told by those that the uncompressed model still answers right. "before" is
 what 0.1.0 did: units of padding are units like all others.
@@ -26,7 +26,7 @@ from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.runtime.media.padding import padding_tokens
 
-PAGE = Path(__file__).with_name("padding.md")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "padding.md"
 QUESTIONS = 504
 #: Of them, those whose kept tokens are counted.
 COUNTED = 28
@@ -40,7 +40,7 @@ PARTS = {
 }
 _HEAD = """# Padded pictures
 
-Written by `python docs/results/padding_measure.py`: {questions} held-out questions of the bundled model about a part of
+Written by `python benchmarks/measure/padding.py`: {questions} held-out questions of the bundled model about a part of
 each picture, padded to the canvas of {height}x{width} that the model knows. "before" are graphs that are not told of
 padding, as in 0.1.0. Accuracy is of all questions, many of which ask for what was cut away; retention is that by the
 accuracy of plan `none` on the same pictures, with its 95 % interval, clustered by picture. "kept answers" counts those

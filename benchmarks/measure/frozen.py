@@ -5,7 +5,7 @@
     ... --plan 1024,1024,1024,0 --kv-only 0-2 -o frozen.json
     ... --plan 1024,614,614,614 --kv-only 1-2 --last-layer kv_only --rho 0.5 -o mix.json
     luvc-export export MODEL -o BUNDLE --image-size 896x896 --weights reference --plan none --plan full.json ...
-    python docs/results/frozen_measure.py BUNDLE docs/results
+    python benchmarks/measure/frozen.py BUNDLE docs/results
 
 One thread, fp32, ONNX Runtime, processor seconds, the median of the turns. A plan's ratio is the measured
 prefill of `none` by its own, against that of the FLOPs that `luvc-export plan` counts. What a frozen layer takes of
@@ -70,7 +70,7 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Frozen layers in time: measurements",
         "",
-        "Written by `python docs/results/frozen_measure.py BUNDLE docs/results`, which says how the bundle was made. "
+        "Written by `python benchmarks/measure/frozen.py BUNDLE docs/results`, which says how the bundle was made. "
         "Do not edit: run it again.",
         "",
         f"Layer shapes of Qwen2.5-VL-3B, four LLM layers, random weights, 1,024 visual and {TEXT} text tokens, fp32, "

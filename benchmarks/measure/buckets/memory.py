@@ -1,4 +1,4 @@
-"""Memory of a session as its buckets open one after another: `python docs/results/bucket_memory_measure.py BUNDLE cpu`.
+"""Memory of a session as its buckets open one after another: `python benchmarks/measure/buckets/memory.py BUNDLE cpu`.
 
 The first row is the plan in a bundle without buckets, in a process of its own; then come pictures of ever fewer novel
 units, largest bucket first, and all of it once more. Memory is what no file backs, and the share of pages of files (a

@@ -1,6 +1,6 @@
 """First token and decode of quantised plans on OpenVINO, at the layer shapes of a large model with random weights.
 
-Run: python docs/results/openvino_quantised_measure.py OUT BUNDLE PLAN [--prepare]. Writes ``PLAN`` of ``BUNDLE`` into
+Run: python benchmarks/measure/openvino/quantised.py OUT BUNDLE PLAN [--prepare]. Writes ``PLAN`` of ``BUNDLE`` into
 OUT in each variant, then times one process after another, every run about another picture with another prompt, and
 prints Markdown. Times that are in OUT stay; what was interrupted goes on. Activations of a random model say nothing of
 a real one's, so INT8 takes one range for all (eight times the unit), and four bits are rounded to nearest.

@@ -1,7 +1,7 @@
 """What choosing in rounds keeps of the greedy loop's gain, and what one prune costs: writes prune.md and prune.json.
 
-python docs/results/prune_measure.py docs/results            # all of it
-python docs/results/prune_measure.py docs/results --only gain   # one part: gain, quotas or cost
+python benchmarks/measure/prune.py docs/results            # all of it
+python benchmarks/measure/prune.py docs/results --only gain   # one part: gain, quotas or cost
 
 Gain: pictures of the search split of examples/glyph_deep, visual tokens after the first layer's input norm. What
 SCOPE's greedy loop covers over TopK of the saliency, and how much of that the unrolled rounds keep. Quotas: the same
@@ -238,7 +238,7 @@ def price() -> dict[str, Any]:
 def page(data: dict[str, Any]) -> str:
     """Return the document; every figure in it was measured by the run that wrote the data."""
     lines = ["# Choosing in rounds, and what a prune costs: measurements", ""]
-    lines += ["Written by `python docs/results/prune_measure.py docs/results`. Do not edit: run it again.", ""]
+    lines += ["Written by `python benchmarks/measure/prune.py docs/results`. Do not edit: run it again.", ""]
     if "gain" in data:
         lines += [
             "## What the rounds keep of the greedy loop",

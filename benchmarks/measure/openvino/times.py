@@ -1,6 +1,6 @@
 """OpenVINO against ONNX Runtime on the bundled model: answers, kept sets, retention.
 
-Run: python docs/results/openvino_measure.py FOLDER [QUESTIONS] [VARIANT ...]. Exports the bundled checkpoint with plans
+Run: python benchmarks/measure/openvino/times.py FOLDER [QUESTIONS] [VARIANT ...]. Exports the bundled model with plans
 ``none`` and ``even`` into FOLDER and asks both the same held-out questions: ONNX Runtime in fp32, OpenVINO in each
 VARIANT (``fp32``, ``bf16``). Prints Markdown.
 """

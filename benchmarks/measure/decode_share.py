@@ -1,6 +1,6 @@
 """How much of the memory's bandwidth a decode step takes: steps and plain reading in turns.
 
-Run: python docs/results/decode_share_measure.py BUNDLE#PLAN[@BACKEND[/ARITHMETIC]] ... Prints Markdown. Bandwidth of
+Run: python benchmarks/measure/decode_share.py BUNDLE#PLAN[@BACKEND[/ARITHMETIC]] ... Prints Markdown. Bandwidth of
 a shared machine halves and doubles within seconds, so beside every step stands one pass over as many bytes as the step
 reads, by numpy's matrix times vector with all threads. A share is a pass's time by its step's. One process a plan.
 """

@@ -1,6 +1,6 @@
 """Run every family through every verb, and write docs/results/families.json, from which docs/families.md has its table.
 
-Run: python docs/results/families_measure.py FOLDER [FAMILY ...]. Small checkpoints of random weights are written into
+Run: python benchmarks/measure/families.py FOLDER [FAMILY ...]. Small checkpoints of random weights are written into
 FOLDER with the processor's settings, tokenizer and chat template of their family, and given to the command line:
 export, run, parity against transformers and against torch, calibrate, plan --data, build. Pictures are padded. A cell
 is "yes" if every command of it ended well; else it says which one did not. A family named alone keeps the others.
@@ -28,7 +28,7 @@ from family_questions import TILED, questions, small  # noqa: E402
 from luvc_export.cli import main  # noqa: E402
 from luvc_export.export import families  # noqa: E402
 
-OUTPUT = Path(__file__).with_name("families.json")
+OUTPUT = HERE / "docs" / "results" / "families.json"
 #: Frames that share a budget in a joint plan.
 FRAMES = 4
 TOKENS = 24

@@ -1,6 +1,6 @@
 """Measure what docs/results/surgery.md says.
 
-Run: python docs/results/surgery_measure.py FOLDER. Exports the bundled checkpoint without surgery once into FOLDER,
+Run: python benchmarks/measure/surgery.py FOLDER. Exports the bundled checkpoint without surgery once into FOLDER,
 operates on it for every target, compares and times in ONNX Runtime (one thread, CPU time of the thread, median of
 paired runs), and builds TensorRT-RTX engines when it is installed.
 """

@@ -1,6 +1,6 @@
 """Measure what docs/results/quantisation.md says, and write it.
 
-Run: python docs/results/quantisation_measure.py FOLDER [QUESTIONS]. Exports the bundled checkpoint with plans ``even``
+Run: python benchmarks/measure/quantisation.py FOLDER [QUESTIONS]. Exports the bundled checkpoint with plans ``even``
 (the default), ``thirds`` (score residual, rho 0.1) and ``none`` into FOLDER, adds every precision on the task's search
 part with nothing kept high but the defaults (``--min-agreement 0``), asks all of them the same held-out questions, and
 times one question on one thread (CPU time of the thread, median). Answers and times are kept in FOLDER: a run that was
@@ -30,7 +30,7 @@ from luvc_export.calibration.tasks import find
 from luvc_export.core.precision import PRECISIONS
 
 TASK = find("glyph")
-OUTPUT = Path(__file__).with_suffix("").parent / "quantisation.md"
+OUTPUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "quantisation.md"
 MEASURED = {"even": ("int8", "int4", "fp8", "q8", "q4"), "thirds": ("int8", "int4"), "none": ("int8", "int4")}
 #: Also measured, on stand-ins: ONNX Runtime has no FP4.
 SIMULATED = {"even": ("nvfp4", "nvfp4a16")}
@@ -163,7 +163,7 @@ def page(bundle: bundles.Bundle, lines: list[str], count: int) -> str:
     data = entry.quantised.data
     return f"""# Quantised plans of the bundled model
 
-Written by `python docs/results/quantisation_measure.py FOLDER`; do not edit.
+Written by `python benchmarks/measure/quantisation.py FOLDER`; do not edit.
 
 {count} held-out questions of the task `{TASK.name}` (split `{TASK.report[0]}`, seed {TASK.report[1]}), the same for
 every row. Ranges and scales come from {data.cases} cases of the search part ({data.pictures} pictures, sha256

@@ -1,8 +1,8 @@
 """Measure how the cost of prefill grows with layers and with visual tokens: docs/results/performance.md.
 
-Run: python docs/results/scaling_measure.py FOLDER. FOLDER gets random models of Qwen2.5-VL's kind with small layers,
+Run: python benchmarks/measure/scaling.py FOLDER. FOLDER gets random models of Qwen2.5-VL's kind with small layers,
 their bundles, scaling.json and scaling.png. Each model and plan runs in a process of its own, in turns, as
-``performance_measure.py`` does; two rounds.
+``benchmarks/measure/performance.py`` does; two rounds.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def bundle(folder: Path, layers: int, side: int) -> Path:
 
 def prefill(path: Path, plan: str) -> list[float]:
     """Seconds of each run, in a process of its own."""
-    script = Path(__file__).with_name("performance_measure.py")
+    script = Path(__file__).with_name("performance.py")
     command = [sys.executable, script, path, "--one", "--plans", plan]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

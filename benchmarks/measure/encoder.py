@@ -1,4 +1,4 @@
-"""Time of the vision graphs of plans alone, in turns: `python docs/results/encoder_measure.py BUNDLE none p40at5`.
+"""Time of the vision graphs of plans alone, in turns: `python benchmarks/measure/encoder.py BUNDLE none p40at5`.
 
 Every round runs each plan once on a new noise picture, so that load of the machine falls on all. Ratios are of the
 first plan's time in the same round; shown are medians and the smallest and largest ratio. OpenVINO on the CPU, in the

@@ -1,6 +1,6 @@
 """Measure what docs/results/performance.md says of the LLM half: prefill and decode at true layer shapes.
 
-Run: python docs/results/performance_measure.py BUNDLE [--plans none thirds] [--rounds 2]. BUNDLE comes from
+Run: python benchmarks/measure/performance.py BUNDLE [--plans none thirds] [--rounds 2]. BUNDLE comes from
 ``luvc-export make-random qwen2.5-vl-3b -o R --layers 12 --encoder-blocks 8 --dtype fp32`` and ``luvc-export export R -o
 BUNDLE --plan none --plan thirds --image-size 896x896 --weights reference``. Visual embeddings are noise, so the encoder
 is not run; each plan runs in a process of its own, one at a time, in turns: two of this size do not fit side by side.

@@ -1,4 +1,4 @@
-"""A stream of pictures for different buckets at `luvc-export serve`: `... bucket_serve_measure.py BUNDLE openvino 1`.
+"""A stream of pictures for different buckets at `luvc-export serve`: `python serve.py BUNDLE openvino 1`.
 
 Arguments: bundle, back-end, and what follows `--open-plans`. 24 questions with pictures for the plan and its buckets in
 turns, six at a time; 8 tokens each. Shown are seconds for all, the median and the longest time to a first token, MiB
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bucket_memory_measure import page
+from memory import page
 from PIL import Image
 
 from luvc_export.bundle.folder import load

@@ -1,4 +1,4 @@
-"""What a size bias costs in attention: `python docs/results/size_bias_measure.py`, on OpenVINO's CPU plug-in.
+"""What a size bias costs in attention: `python benchmarks/measure/size_bias.py`, on OpenVINO's CPU plug-in.
 
 A merged unit counts as many times as it has members: log(size) is added to its key's scores. As a mask (what plans with
 `size_bias` do), or as one channel more in queries (1 / scale) and keys (log size), joined after the rotation, which

@@ -1,6 +1,6 @@
 """What hashing costs at the first load and at later ones: a file of random bytes as a bundle's weights.
 
-    python docs/results/hashing_measure.py --gib 7
+    python benchmarks/measure/hashing.py --gib 7
 
 Prints seconds on the clock and of computing for the first hash, for a later load, and with ``--verify``.
 """

@@ -1,0 +1,191 @@
+"""What the ONNX exporter decomposes of our modules, replaced node by node instead of traced twice more.
+
+``torch.onnx.export`` captures a module once and then lets ``ExportedProgram.run_decompositions`` trace it two times
+again, half of the time an export takes, to replace operators that torchlib does not translate. Of those our modules
+use eleven, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+_ATEN = torch.ops.aten
+_Program = torch.export.ExportedProgram
+
+#: Only says what is so of sizes and types; the exporter removes it afterwards.
+_ASSERTIONS = {_ATEN._assert_tensor_metadata.default, _ATEN._assert_scalar.default}
+#: Of constants that a module makes while it runs: nothing writes to them.
+_SAME = {_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default, _ATEN.lift_fresh_copy.default}
+#: Another name for the same.
+_RENAMED = {_ATEN.__or__.Tensor: _ATEN.bitwise_or.Tensor, _ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor}
+#: All become ``view``, whose zeros are sizes; torchlib's ``reshape`` copies a size where a zero stands.
+_SHAPED = {_ATEN.flatten.using_ints, _ATEN.unflatten.int, _ATEN.reshape.default, _ATEN.expand_as.default}
+_RULES = {_ATEN.to.dtype, _ATEN.rsub.Scalar, _ATEN.numpy_T.default, *_ASSERTIONS, *_SAME, *_RENAMED, *_SHAPED}
+#: Composite operators that torchlib translates as they are.
+_TRANSLATED = {
+    _ATEN.linear.default, _ATEN.matmul.default, _ATEN.rms_norm.default,
+    _ATEN.layer_norm.default, _ATEN.scaled_dot_product_attention.default, _ATEN.chunk.default, _ATEN.conv2d.default,
+    _ATEN.where.Scalar, _ATEN.pad.default, _ATEN.sym_size.int,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def by_substitution() -> Iterator[None]:
+    """Let the exporter decompose by ``substituted`` while this lasts."""
+    whole = _Program.run_decompositions
+
+    def run(program: _Program, decomp_table: Any = None, **options: Any) -> _Program:
+        if decomp_table is None or options or not substitutable(program, decomp_table):
+            return whole(program, decomp_table, **options)
+        return substituted(program)
+
+    _Program.run_decompositions = run  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _Program.run_decompositions = whole  # type: ignore[method-assign]
+
+
+def substitutable(program: _Program, table: Mapping[Any, Any]) -> bool:
+    """Whether ``substituted`` leaves nothing that ``table`` decomposes, or that torch would on the way."""
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+    known = {size for node in inputs for size in _expressions(node.meta.get("val")) if not isinstance(size, int)}
+    return [*program.graph_module.modules()] == [program.graph_module] and all(
+        _known(node, table, known) for node in program.graph.nodes if node.op == "call_function"
+    )
+
+
+def _known(node: fx.Node, table: Mapping[Any, Any], known: set[Any]) -> bool:
+    target = node.target
+    if target in _SHAPED:
+        return all(isinstance(size, int) or _simple(size, known) for size in _expressions(node.meta["val"]))
+    if target is _ATEN.rsub.Scalar:
+        return len(node.args) == 2 and not node.kwargs  # no factor
+    if target in _RULES or target in _TRANSLATED or not isinstance(target, torch._ops.OpOverload):
+        return True
+    return not (target in table or _composite(target) or target._schema.is_mutable)
+
+
+def _composite(target: torch._ops.OpOverload) -> bool:
+    return target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+
+
+def substituted(program: _Program) -> _Program:
+    """``program``, changed in place, without the operators of ``_RULES``; sizes are computed once, from the inputs."""
+    graph = program.graph
+    sizes = _Sizes(program)
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        target, made = node.target, node.meta.get("val")
+        if isinstance(made, torch.SymInt):
+            sizes.share(node)
+        elif target in _ASSERTIONS:
+            graph.erase_node(node)
+        elif target in _SAME:
+            _leave_out(program, node)
+        elif target in _RENAMED:
+            node.target = _RENAMED[target]
+        elif target is _ATEN.rsub.Scalar:
+            node.target, node.args = _ATEN.sub.Tensor, (node.args[1], node.args[0], *node.args[2:])
+        elif target is _ATEN.numpy_T.default:
+            node.target, node.args = _ATEN.permute.default, (node.args[0], [*range(made.dim())][::-1])
+        elif target is _ATEN.to.dtype and node.args[0].meta["val"].dtype == made.dtype:
+            _leave_out(program, node)
+        elif target is _ATEN.to.dtype:
+            node.target, node.args, node.kwargs = _ATEN._to_copy.default, node.args[:1], {"dtype": made.dtype}
+        elif target in _SHAPED and _expressions(node.args[0].meta["val"]) == _expressions(made):
+            _leave_out(program, node)
+        elif target in _SHAPED:
+            wanted = [sizes.node(size, node) for size in made.shape]
+            if target is _ATEN.expand_as.default:
+                node.target, node.args = _ATEN.expand.default, (node.args[0], wanted)
+            else:
+                node.target, node.args, node.kwargs = _ATEN.view.default, (_contiguous(graph, node), wanted), {}
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def _leave_out(program: _Program, node: fx.Node) -> None:
+    """Let what reads ``node`` read its input, outputs of the program too."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    node.replace_all_uses_with(source)
+    program.graph.erase_node(node)
+    program.graph_signature.replace_all_uses(node.name, source.name)
+
+
+def _contiguous(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The input of ``node`` as a view may take it; in ONNX, which knows no strides, that is the input itself."""
+    with graph.inserting_before(node):
+        made = graph.call_function(_ATEN.clone.default, node.args[:1], {"memory_format": torch.contiguous_format})
+    made.meta["val"] = node.args[0].meta["val"]  # type: ignore[union-attr]
+    return made
+
+
+class _Sizes:
+    """One node for every size that depends on the inputs, by its expression (SymPy's)."""
+
+    def __init__(self, program: _Program) -> None:
+        self.graph = program.graph
+        self.nodes: dict[Any, fx.Node] = {}
+        inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
+        with self.graph.inserting_after(inputs[-1]):
+            for node in reversed(inputs):
+                for axis, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                    if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                        self.nodes[size.node.expr] = self._made(_ATEN.sym_size.int, (node, axis), size)
+
+    def share(self, node: fx.Node) -> None:
+        """Let the first node of an expression stand for all, one computed of inputs' sizes where that is simple."""
+        size = node.meta["val"].node.expr
+        if node.target is _ATEN.sym_size.int and _simple(size):
+            first = self._of(size, node)
+        else:
+            first = self.nodes.setdefault(size, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+
+    def node(self, size: Any, before: fx.Node) -> Any:
+        """What gives ``size``, computed ``before`` a node where nothing does yet; an int for a fixed one."""
+        return self._of(size.node.expr, before) if isinstance(size, torch.SymInt) else size
+
+    def _of(self, wanted: Any, before: fx.Node) -> Any:
+        if wanted.is_Integer:
+            return int(wanted)
+        if wanted not in self.nodes:
+            step = operator.add if wanted.is_Add else operator.mul
+            first, *rest = (self._of(part, before) for part in wanted.args)
+            for part in rest:
+                with self.graph.inserting_before(before):
+                    first = self._made(step, (first, part), step(_value(first), _value(part)))
+            self.nodes[wanted] = first
+        return self.nodes[wanted]
+
+    def _made(self, target: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
+        made = self.graph.call_function(target, args)
+        made.meta["val"] = value
+        return made
+
+
+def _simple(size: Any, known: set[Any] | None = None) -> bool:
+    """A size of an input, or sums and products of such."""
+    if size.is_symbol:
+        return known is None or size in known
+    return bool(size.is_Integer or ((size.is_Add or size.is_Mul) and all(_simple(part, known) for part in size.args)))
+
+
+def _expressions(value: Any) -> list[Any]:
+    """Sizes of a tensor to compare: comparing the sizes themselves would bind the program to the outcome."""
+    return [size.node.expr if isinstance(size, torch.SymInt) else size for size in getattr(value, "shape", ())]
+
+
+def _value(part: Any) -> Any:
+    return part.meta["val"] if isinstance(part, fx.Node) else part

@@ -1,0 +1,136 @@
+"""Operators are replaced one by one; the graph is the one that torch's own decomposition leads to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import nullcontext
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import Tensor, nn
+
+from luvc_export.export import decomposition, trace
+from luvc_export.export.simplify import simplify
+
+
+class Shapes(nn.Module):
+    """Every operator that is replaced, and constants made on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        batch, groups = x.shape[:2]
+        rows = x.flatten(1, 2).unflatten(1, (groups, 4)).float()
+        turned = rows.transpose(2, 3).reshape(batch * groups, 6, 4) @ torch.ones(4, 4).triu().T
+        back = turned.reshape(batch, groups, 6, 4).transpose(2, 3)
+        seen = (mask & (x[:, :, :, 0] > 0)) | (mask[:, :, :1].expand_as(mask) & torch.tensor([True, False, True, True]))
+        return 1 - self.linear(back).to(torch.float32), torch.where(seen, 1.0, -1.0) + x[:, :, :, 1]
+
+
+class Unknown(nn.Module):
+    """``unbind`` is a composite that is not known to be translated as it is."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+        return x + rows * columns, mask
+
+
+def traced(module: nn.Module) -> ir.Model:
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("groups")}
+    given = torch.zeros(2, 3, 4, 6), torch.ones(2, 3, 4, dtype=torch.bool)
+    return trace._trace(module, given, (axes, axes), ["x", "mask"], ["y", "seen"])
+
+
+def canonical(model: ir.Model) -> Any:
+    """What each node computes, whatever its name and place: equal for graphs of the same nodes.
+
+    The size of an input's axis counts by the axis' name, since several inputs have it; sums and products by their
+    parts, since they are made in another order.
+    """
+    simplify(model)
+    graph = ir.to_proto(model).graph
+    axes = {
+        (i.name, n): dim.dim_param or dim.dim_value
+        for i in graph.input
+        for n, dim in enumerate(i.type.tensor_type.shape.dim)
+    }
+    values = {"": "", **{i.name: i.name for i in graph.input}}
+    for tensor in graph.initializer:
+        named, tensor.name = tensor.name, ""
+        values[named] = hashlib.sha256(tensor.SerializeToString()).hexdigest()
+    nodes = Counter[str]()
+    for node in graph.node:
+        inputs = [values[name] for name in node.input]
+        settings = sorted((a.name, str(onnx.helper.get_attribute_value(a))) for a in node.attribute)
+        start = dict(settings).get("start")
+        if node.op_type == "Shape" and start is not None and (node.input[0], int(start)) in axes:
+            inputs, settings = [str(axes[node.input[0], int(start)])], []
+        if node.op_type in ("Add", "Mul"):
+            inputs.sort()
+        key = hashlib.sha256(repr((node.domain, node.op_type, settings, inputs)).encode()).hexdigest()
+        nodes[f"{node.op_type} {key}"] += 1
+        values |= {name: f"{key} {n}" for n, name in enumerate(node.output)}
+    return nodes, [(out.name, values[out.name]) for out in graph.output]
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each program could be done node by node."""
+    answers: list[bool] = []
+    asked = decomposition.substitutable
+
+    def substitutable(program: Any, table: Any) -> bool:
+        answers.append(asked(program, table))
+        return answers[-1]
+
+    monkeypatch.setattr(decomposition, "substitutable", substitutable)
+    return answers
+
+
+def test_the_graph_is_that_of_torchs_decomposition(replaced: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another arithmetic is told apart."""
+
+    class Other(Shapes):
+        def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            values, seen = super().forward(x, mask)
+            return -values, seen
+
+    found = canonical(traced(Shapes()))
+    assert canonical(traced(Other())) != found
+    assert replaced == [True, True]
+    monkeypatch.setattr(trace, "by_substitution", nullcontext)
+    assert canonical(traced(Shapes())) == found
+    assert replaced == [True, True]
+
+
+def test_what_is_not_known_goes_the_long_way(replaced: list[bool]) -> None:
+    model = traced(Unknown())
+    assert replaced == [False]
+    simplify(model)
+    assert [node.op_type for node in model.graph] == ["Add", "Identity"]  # rows times columns are constant
+
+
+def test_a_size_that_is_no_sum_or_product_goes_the_long_way(replaced: list[bool]) -> None:
+    class Halves(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            half = x[:, : x.shape[1] // 2]
+            return half.flatten(1, 2), mask
+
+    model = traced(Halves())
+    assert replaced == [False]
+    assert "groups//2" in str(model.graph.outputs[0].shape[1])
+
+
+def test_the_exporter_is_as_before_afterwards() -> None:
+    before = torch.export.ExportedProgram.run_decompositions
+    with pytest.raises(ZeroDivisionError), decomposition.by_substitution():
+        assert torch.export.ExportedProgram.run_decompositions is not before
+        raise ZeroDivisionError
+    assert torch.export.ExportedProgram.run_decompositions is before
