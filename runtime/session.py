@@ -233,11 +233,16 @@ class Session(LoadedPlan):
     def fit(self, asked: OpenedQuestion, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
 
-        A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into.
+        A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into, or a plan that
+        shares budgets over whole videos or tiles, which takes nothing else.
 
         Raises:
             UsageError: See ``make_request``.
         """
+        if loaded is not None and loaded is not self and loaded.plan.joint_images > 1:
+            fitting = self._router.fitting(asked).plan
+            if (fitting.joint_images, fitting.joint_tiles) != (loaded.plan.joint_images, loaded.plan.joint_tiles):
+                return self.fit(asked)
         chosen = loaded or self._router.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
         if loaded is None:

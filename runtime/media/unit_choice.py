@@ -85,7 +85,7 @@ def most_novel(found: NDArray[np.int16], count: int) -> NDArray[np.int32]:
         found: int16 [n, rows, columns], from ``novelty``.
         count: Units in the bucket.
     """
-    flat = found.reshape(len(found), -1)
+    flat = found.reshape(len(found), found.shape[1] * found.shape[2])  # also of no image
     return np.sort(np.argsort(-flat, axis=1, kind="stable")[:, :count], axis=1).astype(np.int32)
 
 

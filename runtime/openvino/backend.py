@@ -98,6 +98,13 @@ class OpenVinoBackend:
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
+        if entry.plan.aggregate and bundle.manifest.prompt.position_kind == "sequential":
+            raise MachineError(
+                "OpenVINO cannot run plans with aggregate rows in models that place tokens one after another",
+                where=str(bundle.folder / entry.decoder),
+                got="an empty reshape at every decoded token, which its reader refuses",
+                fix="choose the cpu back-end (ONNX Runtime), or another plan",
+            )
         #: What a user should know of how this device computes, one line each.
         self.notes: tuple[str, ...] = self.device.notes if arithmetic == "auto" else ()
         self._int8: Way | None = None

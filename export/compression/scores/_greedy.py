@@ -45,7 +45,9 @@ def choose(
     cover: Tensor,
     restart: bool = False,
 ) -> Tensor:
-    """Rank fp32 [B, G, N]: above 1 the K chosen tokens, below it the others, by what they would still add.
+    """Rank fp32 [B, G, N]: 2 and above the K chosen tokens, by their round, and 0 to 1 what the others would still add.
+
+    Tokens of one round rank alike, whole numbers on every back-end: the first of them comes first.
 
     Args:
         given: Of the score.
@@ -58,16 +60,17 @@ def choose(
     padding = None if given.padding is None else given.padding().float()
     picks = rounds(given.keep, given.steps, given.rounds)
     table = cells(given.grid, given.images, max(picks)) if given.grid is not None else None
-    taken = torch.zeros_like(cover)
+    taken, level = torch.zeros_like(cover), torch.zeros_like(cover)
     for number, pick in enumerate(picks):
         rank = _scaled(worth(cover)) - 8.0 * taken
         rank = rank if padding is None else rank - 4.0 * padding
         rank = rank if table is None else rank - 2.0 * (rank < _best_of_cell(rank, table)).float()
-        best = torch.topk(rank, pick).indices
-        taken = taken + mark(best, tokens)
+        best = spu.best(rank, pick)
+        now = mark(best, tokens)
+        taken, level = taken + now, level + (1 + len(picks) - number) * now
         found = near(spu.flat_index(best, tokens), pick)
         cover = found if restart and number == 0 else torch.maximum(cover, found)
-    return _scaled(worth(cover)) + 2.0 * taken
+    return torch.where(taken > 0, level, _scaled(worth(cover)))
 
 
 def cells(grid: tuple[int, int], images: int, most: int) -> list[list[int]] | None:

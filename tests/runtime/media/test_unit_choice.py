@@ -27,6 +27,11 @@ def test_the_predictor_by_hand() -> None:
     assert novelty(_flat([[1, 2], [3, 2]]), (2, 2), 2).tolist() == [[FIRST, 1], [2, 1]]
 
 
+def test_no_image_has_no_units() -> None:
+    """A question of text alone to a bucket that was asked for by name."""
+    assert most_novel(np.zeros((0, 3, 4), np.int16), 5).shape == (0, 5)
+
+
 def test_a_pixel_of_any_frame_and_channel_counts() -> None:
     film = np.repeat(_flat([[5, 5], [5, 5]]), 2, 0)
     film[1, 3, 3, 2] = 8
