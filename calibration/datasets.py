@@ -21,7 +21,7 @@ from PIL import Image
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.calibration import tasks
 from luvc_export.calibration.cases import Case, asked, read_jsonl
-from luvc_export.core.files.folders import walk
+from luvc_export.core.files.folders import check_name, walk
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import Picture, open_picture
@@ -131,6 +131,7 @@ def load(
     if count < 1:
         raise UsageError("a calibration set needs at least one case", where="count", got=count)
     name, path = str(source), Path(source)
+    check_name(path, "the calibration set")
     task = tasks.find(name) if name in tasks.names() else None
     found: Sequence[Any]
     if task:

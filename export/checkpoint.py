@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.demo import checkpoint_named
@@ -68,6 +69,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
         CheckpointError: Not found, no family, quantised, or a weight file missing or truncated.
     """
     folder = Path(checkpoint_named(model))
+    check_name(folder / "config.json", "the model")
     if not folder.is_dir():
         folder = download(model, revision, weights)
     raw = checkpoint_json(folder / "config.json")

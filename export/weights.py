@@ -19,7 +19,7 @@ from torch import nn
 from luvc_export.bundle.manifest import WeightTensor
 from luvc_export.core.element_types import BY_NAME, BY_PRECISION, BY_SAFETENSORS
 from luvc_export.core.files.safe_files import create, open_regular
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, LuvcError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
 
 WEIGHTS_FILE = "weights"
@@ -43,11 +43,21 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
     """The checkpoint's model in ``dtype`` (fp32, fp16, bf16) with stand-ins for weights.
 
     Raises:
-        CheckpointError: The checkpoint lacks tensors of the model.
+        CheckpointError: The checkpoint lacks tensors of the model, or its config names what transformers does not know.
     """
-    with torch.device("meta"):
-        model = checkpoint.family.build(checkpoint.config).eval()
-    model.tie_weights()  # type: ignore[operator]
+    try:
+        with torch.device("meta"):
+            model = checkpoint.family.build(checkpoint.config).eval()
+        model.tie_weights()  # type: ignore[operator]
+    except LuvcError:
+        raise
+    except Exception as error:  # such as KeyError, for a rope_type or hidden_act that nobody knows
+        raise CheckpointError(
+            "transformers makes no model of this config",
+            where=f"{checkpoint.folder}: config.json",
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            fix="download the checkpoint again",
+        ) from error
     stand_ins: dict[int, nn.Parameter] = {}
     names: dict[int, str] = {}
     for module_name, module in model.named_modules():

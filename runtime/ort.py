@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import MANIFEST, Bundle
-from luvc_export.bundle.graphs import CheckedGraph, read_graph
+from luvc_export.bundle.graphs import CheckedGraph, check_names, read_graph
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
@@ -277,24 +277,14 @@ class OrtBackend:
 
     def _check_names(self, session: Any, name: str) -> None:
         """The graph must give what is asked of it: a missing output would be found in the middle of an answer."""
-        layers = self._bundle.manifest.decoder.layers
-        plan = self._entry.plan
-        wanted = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
-        wanted |= {graph_io.MERGED_INTO} if plan.vision_padding or plan.bucket else set()
-        inputs = {*graph_io.vision_inputs(plan)}
-        if name != self._entry.vision:
-            wanted = {graph_io.LOGITS, *graph_io.present_names(layers)}
-            inputs = {graph_io.INPUT_IDS, *graph_io.past_names(layers)}
-            if plan.decoder_padding and name == self._entry.decoder:
-                inputs.add(graph_io.VISUAL_PADDING)
-        missing = wanted - {item.name for item in session.get_outputs()}
-        missing |= inputs - {item.name for item in session.get_inputs()}
+        held = {item.name for item in (*session.get_inputs(), *session.get_outputs())}
+        check_names(self._bundle, self._entry, name, held)
         kinds = {item.type for item in (*session.get_inputs(), *session.get_outputs())}
-        if missing or not kinds <= set(_NUMPY):
+        if not kinds <= set(_NUMPY):
             raise BundleError(
-                "the graph lacks inputs or outputs, or has some of an unknown type",
+                "the graph has inputs or outputs of an unknown type",
                 where=str(self._bundle.folder / name),
-                got=", ".join(sorted(missing)[:5]) or ", ".join(sorted(kinds - set(_NUMPY))),
+                got=", ".join(sorted(kinds - set(_NUMPY))),
                 fix="export the bundle again",
             )
 

@@ -233,17 +233,22 @@ class Session(LoadedPlan):
     def fit(self, asked: OpenedQuestion, loaded: LoadedPlan | None = None) -> tuple[LoadedPlan, Request]:
         """A question with opened media made ready for ``loaded``, by default the plan that fits its pictures.
 
-        A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into.
+        A chat goes on with ``loaded``, unless that is a bucket that a later picture does not fit into, or a plan that
+        shares budgets over whole videos or tiles, which takes nothing else.
 
         Raises:
             UsageError: See ``make_request``.
         """
+        if loaded is not None and loaded is not self and loaded.plan.sharing.shared:
+            fitting = self._router.fitting(asked).plan.sharing
+            if fitting.without_quota() != loaded.plan.sharing.without_quota():
+                return self.fit(asked)
         chosen = loaded or self._router.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
         if loaded is None:
             return self._router.bucket(chosen, request)
-        novel = request.novel if chosen.plan.bucket and chosen is not self else None
-        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.bucket:
+        novel = request.novel if chosen.plan.encoder.takes_units and chosen is not self else None
+        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.encoder.computed_units:
             return self.fit(asked)
         return chosen, request
 

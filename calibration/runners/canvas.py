@@ -7,13 +7,13 @@ import dataclasses
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Fit, ImageInput, Manifest, PlanEntry
 from luvc_export.calibration.cases import Case, asked
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import PromptEncoder
-from luvc_export.runtime.prompt.request import Request, make_request, open_media
+from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
 
 Grids = tuple[tuple[int, int], ...]
 
@@ -44,7 +44,8 @@ def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -
     grids = tuple(cut.tiles for cut in manifest.prompt.cuts if cut.used != "together") or ((1, 1),)
     image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size or manifest.image.size)
     made = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
-    return dataclasses.replace(made, image=image)
+    prompt = dataclasses.replace(made.prompt, text_capacity=manifest.prompt.text_capacity)
+    return dataclasses.replace(made, image=image, prompt=prompt)
 
 
 def canvas_for(checkpoint: Checkpoint, image: ImageInput | Manifest) -> Manifest:
@@ -58,19 +59,19 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
     """Token ids and images of a case, as a session makes them.
 
     Raises:
-        UsageError: A picture cannot be read, or the plan or the bundle does not take such media.
+        UsageError: A picture cannot be read, the plan or the bundle does not take such media, or the prompt does not
+            fit, as ``run`` says it.
     """
-    frames = manifest.image.frames * plan.joint_images if plan.joint_images > 1 else DEFAULT_FRAMES
-    return make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
+    made = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    token_limit(manifest, plan, made)
+    return made
 
 
-def uncompressed(
-    checkpoint: Checkpoint, size: tuple[int, int], joint_images: int = 1, joint_tiles: tuple[int, int] | None = None
-) -> Plan:
+def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing = Sharing()) -> Plan:
     """The plan that changes nothing, for images, whole videos or pictures in tiles."""
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (max(1, side // unit) for side in size)
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
-    keep = (rows * columns * joint_images,) * layers
-    joint = {"joint_images": joint_images, "joint_tiles": joint_tiles}
-    return Plan((rows, columns), keep, last_layer="full", schedule="none", **joint)  # type: ignore[arg-type]
+    llm = LlmPlan((rows * columns * sharing.images,) * layers, last_layer="full")
+    return Plan(EncoderPlan((rows, columns)), llm, sharing.without_quota(), "none")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from luvc_export.core.plan import MergeMode, MergePass
+from luvc_export.export.compression import spu
 
 #: Size of a unit of padding. Eight million merged ones stay below ``HALF``, and next to 1 it is lost in the rounding
 #: of fp32 (a power of two, so that sums are exact; the smallest number that fp16 has too).
@@ -90,7 +91,7 @@ def assign(x: Tensor, removed: int, sizes: Tensor | None = None) -> Tensor:
     left = cosine[:, 0 : 2 * odd : 2]
     missing = -2.0 if sizes is None else BELOW_PADDING
     right = torch.nn.functional.pad(cosine[:, 1::2], (0, odd - (width - 1) // 2), value=missing)
-    chosen = torch.topk(torch.maximum(left, right), removed).indices
+    chosen = spu.best(torch.maximum(left, right), removed)
     joins = (chosen[:, :, None] == torch.tensor([*range(odd)])).any(1)
     target_of_odd = torch.where(joins, torch.where(right > left, own_odd + 1, own_odd - 1), own_odd)
     spread = target_of_odd.index_select(1, torch.tensor([min(p // 2, odd - 1) for p in range(width)]))

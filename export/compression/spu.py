@@ -74,10 +74,19 @@ def unmark(index: Tensor) -> Tensor:
     return torch.where(index < 0, -1 - index, index)
 
 
+def best(score: Tensor, keep: int) -> Tensor:
+    """Indices int64 [..., keep] of the ``keep`` largest scores [..., N], largest first; of equal ones the first.
+
+    ONNX defines TopK so, and traced it is a TopK; torch's own promises no winner, so outside of a trace it sorts.
+    """
+    if torch.compiler.is_exporting() or torch.compiler.is_compiling():
+        return torch.topk(score, keep).indices
+    return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :keep]
+
+
 def select(score: Tensor, keep: int) -> Tensor:
-    """Indices int64 [B, G, keep] of the ``keep`` largest scores [B, G, N], ascending. Ties have no promised winner."""
-    best = torch.topk(score, keep).indices
-    return torch.topk(best, keep, largest=False, sorted=True).values
+    """Indices int64 [B, G, keep] of the ``keep`` largest scores [B, G, N], ascending; of equal ones the first."""
+    return torch.topk(best(score, keep), keep, largest=False, sorted=True).values
 
 
 def flat_index(indices: Tensor, tokens: int) -> Tensor:

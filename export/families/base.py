@@ -80,7 +80,6 @@ class Family(ABC):
     def tiny_config(self) -> Any:
         """A config small enough for tests, with every feature of the family."""
 
-    @abstractmethod
     def reference_inputs(
         self,
         config: Any,
@@ -91,6 +90,8 @@ class Family(ABC):
     ) -> dict[str, Any]:
         """What the transformers model takes for the same prompt (parity feeds it to the original).
 
+        By default, of a tower of one image size: every placeholder as often as there are units, and the pixels.
+
         Args:
             config: The model's.
             pixels: Normalised fp32 [n, F, H, W, 3], the output of ``Normalise``.
@@ -98,6 +99,10 @@ class Family(ABC):
             tiles: Rows and columns of tiles of each picture; none for uncut ones.
             clips: Which images are moments of videos.
         """
+        size, unit = self.image_size(config), self.unit_pixels(config)
+        assert size is not None, "a family without one size says itself what its model takes"
+        ids = expand_images(token_ids, self.image_token_id(config), (size[0] // unit) * (size[1] // unit))
+        return {"input_ids": ids, "pixel_values": channels_first(pixels)} if len(pixels) else {"input_ids": ids}
 
     def as_trained(self, model: Any) -> Any:
         """A transformers model of this family, made to compute what its makers trained where transformers differs."""
@@ -136,7 +141,7 @@ class Family(ABC):
                 got=repr(config.get_text_config().model_type),
                 expected=f"one of {', '.join(TEXT_MODELS)}",
             )
-        inner, copies = self.language_model(model), POSITION_COPIES if plan.positions == "multi" else 1
+        inner, copies = self.language_model(model), POSITION_COPIES if plan.encoder.positions == "multi" else 1
         rotary = rotary_embedding(inner, config.get_text_config())
         rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
         return Decoder(inner, model.lm_head, self.decoder_shape(config).head_dim, rope, plan)

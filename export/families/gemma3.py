@@ -19,8 +19,6 @@ from luvc_export.export.families.base import (
     POSITION_COPIES,
     Family,
     Normalise,
-    channels_first,
-    expand_images,
     rotary_embedding,
 )
 from luvc_export.export.layers import norm
@@ -134,7 +132,7 @@ class Gemma3(Family):
         rotary = rotary_embedding(self.language_model(model), text)
         kinds = [kind if kind in text.layer_types else text.layer_types[0] for kind in LAYER_KINDS]
         frequencies = torch.cat([getattr(rotary, f"{kind}_inv_freq") for kind in kinds])
-        copies = POSITION_COPIES if plan.positions == "multi" else 1
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         half = shape.head_dim // 2
         scaling = [getattr(rotary, f"{kind}_attention_scaling") for kind in kinds for _ in range(half)]
         rope = Rope(frequencies, [0] * shape.head_dim, scaling, copies)
@@ -162,10 +160,8 @@ class Gemma3(Family):
         clips: Sequence[ClipImages] = (),
     ) -> dict[str, Any]:
         """Every placeholder as often as there are units, which tokens are images, and the pixels."""
-        image = self.image_token_id(config)
-        ids = expand_images(token_ids, image, self._side(config) ** 2)
-        given = {"input_ids": ids, "token_type_ids": (ids == image).long()}
-        return given | {"pixel_values": channels_first(pixels)} if len(pixels) else given
+        inputs = super().reference_inputs(config, pixels, token_ids)
+        return inputs | {"token_type_ids": (inputs["input_ids"] == self.image_token_id(config)).long()}
 
     def _side(self, config: Any) -> int:
         return round(config.mm_tokens_per_image**0.5)

@@ -13,7 +13,7 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import ClipImages, Tiling
-from luvc_export.export.families.base import HALF, Family, Normalise, expand_images
+from luvc_export.export.families.base import HALF, Family, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
@@ -106,8 +106,8 @@ class Idefics3(Family):
         clips: Sequence[ClipImages] = (),
     ) -> dict[str, Any]:
         """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""
-        ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), self._side(config) ** 2)}
-        return ids | {"pixel_values": pixels[:, 0].permute(0, 3, 1, 2)[None].contiguous()} if len(pixels) else ids
+        inputs = super().reference_inputs(config, pixels, token_ids)
+        return {name: value[None] if name == "pixel_values" else value for name, value in inputs.items()}
 
     def _side(self, config: Any) -> int:
         return int(config.vision_config.image_size // self.unit_pixels(config))

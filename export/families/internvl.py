@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +10,9 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.core.tiling import Tiling
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import IMAGENET, Family, Normalise, channels_first, expand_images
+from luvc_export.export.families.base import IMAGENET, Family, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT, Parts
 
@@ -115,19 +114,6 @@ class InternVL(Family):
         """Tiles row by row and the whole picture after them, all between one pair of marks."""
         plain = Tiling((), grid, "none" if grid == (1, 1) else "last")
         return replace(plain, written=("<img>", *[self.image_token_id(config)] * plain.images, "</img>"))
-
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
-        """Every placeholder as often as there are units, and the pixels."""
-        rows, columns = self._grid(config)
-        ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), rows * columns)}
-        return ids | {"pixel_values": channels_first(pixels)} if len(pixels) else ids
 
     def _side(self, config: Any) -> int:
         return round(1 / config.downsample_ratio)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import ClipImages
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import Family, Normalise, channels_first, expand_images
+from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 
@@ -109,19 +107,6 @@ class Llava(Family):
             )
         side = config.vision_config.image_size // config.vision_config.patch_size
         return Vision(model.model, plan, normalise, (side, side))
-
-    def reference_inputs(
-        self,
-        config: Any,
-        pixels: Tensor,
-        token_ids: list[int],
-        tiles: Sequence[tuple[int, int]] = (),
-        clips: Sequence[ClipImages] = (),
-    ) -> dict[str, Any]:
-        """Every placeholder as often as there are patches, and the pixels."""
-        units = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        ids = {"input_ids": expand_images(token_ids, self.image_token_id(config), units)}
-        return ids | {"pixel_values": channels_first(pixels)} if len(pixels) else ids
 
     def tiny_config(self) -> LlavaConfig:
         """CLIP tower of four blocks read after the second and the third, Llama of three layers."""

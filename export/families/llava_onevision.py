@@ -13,7 +13,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from luvc_export.core.plan import Plan
 from luvc_export.core.tiling import ClipImages, Tiling
 from luvc_export.errors import UsageError
-from luvc_export.export.families.base import HALF, channels_first, expand_images
+from luvc_export.export.families.base import HALF
 from luvc_export.export.families.llava import Llava
 from luvc_export.export.llm.decoder import Decoder
 
@@ -86,23 +86,15 @@ class LlavaOnevision(Llava):
     ) -> dict[str, Any]:
         """Newlines count as part of the picture in transformers."""
         image, newline = self.image_token_id(config), config.text_config.vocab_size
-        units = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        ids = expand_images(token_ids, image, units)
-        ids = torch.where(ids == newline, image, ids)
+        inputs = super().reference_inputs(config, pixels, token_ids)
+        inputs["input_ids"] = torch.where(inputs["input_ids"] == newline, image, inputs["input_ids"])
         if not len(pixels):
-            return {"input_ids": ids}
+            return inputs
         if len(tiles) == 1 and len(pixels) > 1:  # the whole picture, then its tiles; a grid's shape leaves no margin
             sizes = torch.tensor([[count * side for count, side in zip(tiles[0], pixels.shape[2:4], strict=True)]])
-            shown = channels_first(pixels)[None]
-            return {
-                "input_ids": ids,
-                "pixel_values": shown,
-                "image_sizes": sizes,
-                "batch_num_images": torch.tensor([1]),
-            }
-        return {
-            "input_ids": ids,
-            "pixel_values": channels_first(pixels),
+            inputs["pixel_values"] = inputs["pixel_values"][None]
+            return inputs | {"image_sizes": sizes, "batch_num_images": torch.tensor([1])}
+        return inputs | {
             "image_sizes": torch.tensor([pixels.shape[2:4]] * len(pixels)),
             "batch_num_images": torch.tensor([max(2, len(pixels))]),  # several pictures: none is cut into tiles
         }

@@ -134,7 +134,7 @@ class Shards:
                     expected += 1
             if expected != index * self._source.shard + size:
                 raise ValueError(f"{expected - index * self._source.shard} rows of {size}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 "this shard is not as it was written",
                 where=str(path),

@@ -24,6 +24,7 @@ from luvc_export.bundle.replacing import inside as inside
 from luvc_export.bundle.replacing import read_manifest as read_manifest
 from luvc_export.bundle.replacing import write_manifest as write_manifest
 from luvc_export.bundle.replacing import writing as writing
+from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.core.progress import Progress
 from luvc_export.core.unit_buckets import bucket_of
@@ -70,8 +71,8 @@ class Bundle:
         found = {}
         for key, entry in self.manifest.plans.items():
             alike = entry.plan.grid == own.plan.grid and entry.size == own.size
-            if entry.plan.bucket and alike and (bucket_of(key) or ("",))[0] == name:
-                found[entry.plan.bucket] = key
+            if entry.plan.encoder.takes_units and alike and (bucket_of(key) or ("",))[0] == name:
+                found[entry.plan.encoder.computed_units] = key
         return dict(sorted(found.items()))
 
     def video_plan(self, plan: str | None = None) -> str | None:
@@ -187,9 +188,11 @@ def load(folder: str | os.PathLike[str], full: bool = False, progress: Progress 
         progress: Told (stage, fraction) while large files are hashed.
 
     Raises:
+        UsageError: No file can have such a name.
         BundleError: No bundle, a missing or changed file, an unsafe path, a newer schema.
     """
     root = Path(folder)
+    check_name(root / MANIFEST, "the bundle")
     if not (root / MANIFEST).is_file() and not recover(root):
         raise _no_bundle(root)
     manifest = read_manifest(root)

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from luvc_export.bundle import index_rules
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message
@@ -20,7 +21,9 @@ from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS as PLUGINS
 from luvc_export.errors import BundleError
 
-_INT64 = 7
+_INT32, _INT64 = 6, 7
+#: Elements of an integer constant that is looked into.
+_MOST_INDICES = 2**16
 #: Bits of an element by its ONNX type (onnx.proto, TensorProto.DataType): floats, integers, complex, fp8, 4 bits.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}
@@ -115,11 +118,12 @@ def walk_graph(data: bytes | memoryview, where: str) -> tuple[tuple[OutsideTenso
             raise _Refused("training information or sparse tensors")
         functions = _functions(model)
         constants: dict[str, list[int]] = {}
-        outside = _initializers(graph, constants)
+        shapes: dict[str, tuple[int, ...]] = {}
+        outside = _initializers(graph, constants, shapes)
         for field in onnx.GRAPH_VALUES:
             _check_values(wire.parts(graph, field))
         nodes = wire.parts(graph, onnx.GRAPH_NODE)
-        _check_nodes(nodes, functions, constants)
+        _check_nodes(nodes, functions, constants, shapes)
         return outside, nodes
     except (ValueError, IndexError, OverflowError) as error:
         raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
@@ -136,7 +140,9 @@ class _Refused(Exception):  # noqa: N818
     """What a graph must not hold, for people."""
 
 
-def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[OutsideTensor, ...]:
+def _initializers(
+    graph: Message, constants: dict[str, list[int]], shapes: dict[str, tuple[int, ...]]
+) -> tuple[OutsideTensor, ...]:
     outside, names = [], set[str]()
     for tensor in wire.parts(graph, onnx.GRAPH_INITIALIZER):
         name = wire.text(tensor, onnx.TENSOR_NAME)
@@ -147,8 +153,10 @@ def _initializers(graph: Message, constants: dict[str, list[int]]) -> tuple[Outs
             outside.append(_outside(tensor, name))
             continue
         _check_data(tensor, name)
+        shapes[name] = tuple(wire.numbers(tensor, onnx.TENSOR_DIMS))
         if (values := _values(tensor)) is not None:
             constants[name] = values
+    shapes |= {tensor.name: tensor.shape for tensor in outside}
     return tuple(outside)
 
 
@@ -234,7 +242,7 @@ def _functions(model: Message) -> dict[str, int]:
     for name in bodies:
         _size(name, bodies, sizes, ())
     for body in bodies.values():
-        _check_nodes(body, sizes, {})
+        _check_nodes(body, sizes, {}, {})
     return sizes
 
 
@@ -248,7 +256,12 @@ def _size(name: str, bodies: dict[str, list[Message]], sizes: dict[str, int], ab
     return sizes[name]
 
 
-def _check_nodes(nodes: Iterable[Message], functions: Mapping[str, int], constants: dict[str, list[int]]) -> None:
+def _check_nodes(
+    nodes: Iterable[Message],
+    functions: Mapping[str, int],
+    constants: dict[str, list[int]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
     total = 0
     for node in nodes:
         kind, domain = wire.text(node, onnx.NODE_OP), wire.text(node, onnx.NODE_DOMAIN)
@@ -258,13 +271,20 @@ def _check_nodes(nodes: Iterable[Message], functions: Mapping[str, int], constan
         total += functions[kind] if own else 1
         if total > _MOST_NODES:
             raise _Refused(f"more than {_MOST_NODES:,} nodes")
+        axis = 0
         for value in node.get(onnx.NODE_ATTRIBUTE, ()):
             attribute = wire.part(value)
             _check_attribute(attribute, kind)
+            if wire.text(attribute, onnx.ATTRIBUTE_NAME) == "axis":
+                axis = wire.number(attribute, onnx.ATTRIBUTE_INT)
             if kind == "Constant":
                 _remember(attribute, wire.texts(node, onnx.NODE_OUTPUT), constants)
         if kind in _SHAPED or kind == "Range":
             _check_shape(kind, wire.texts(node, onnx.NODE_INPUT), constants)
+        if kind in index_rules.INDEXED:
+            wrong = index_rules.problem(kind, wire.texts(node, onnx.NODE_INPUT), axis, constants, shapes)
+            if wrong is not None:
+                raise _Refused(wrong)
 
 
 def _check_attribute(attribute: Message, kind: str) -> None:
@@ -296,16 +316,19 @@ def _remember(attribute: Message, outputs: list[str], constants: dict[str, list[
 
 
 def _values(tensor: Message) -> list[int] | None:
-    """Values of a short int64 tensor; None for others."""
-    if wire.number(tensor, onnx.TENSOR_TYPE) != _INT64 or _elements(tensor, "") > _MOST_AXES:
+    """Values of an integer tensor that is not long; None for others."""
+    kind = wire.number(tensor, onnx.TENSOR_TYPE)
+    if kind not in (_INT32, _INT64) or _elements(tensor, "") > _MOST_INDICES:
         return None
-    if onnx.TENSOR_INT64 in tensor:
-        return wire.numbers(tensor, onnx.TENSOR_INT64)
+    field = onnx.TENSOR_INT64 if kind == _INT64 else onnx.TENSOR_INT32
+    if field in tensor:
+        return wire.numbers(tensor, field)
     raw = wire.single(tensor, onnx.TENSOR_RAW)
     if raw is None:
         return None
     data = wire.contents(raw)
-    return list(struct.unpack(f"<{len(data) // 8}q", data[: len(data) // 8 * 8]))
+    size, letter = (8, "q") if kind == _INT64 else (4, "i")
+    return list(struct.unpack(f"<{len(data) // size}{letter}", data[: len(data) // size * size]))
 
 
 def _check_shape(kind: str, inputs: list[str], constants: Mapping[str, list[int]]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor, walk_graph
 from luvc_export.bundle.hashing import WatchedFile
+from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.bundle.onnx_wire import Message
 from luvc_export.bundle.reference import checkpoint_folder, watch_reference
+from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.errors import BundleError
 
@@ -104,4 +106,33 @@ def _check_reference(bundle: Bundle, tensor: OutsideTensor, where: str) -> None:
             where=f"{where}: {tensor.name}",
             got=f"type {kind}, {list(place.shape)}",
             expected=f"type {tensor.kind}, {list(tensor.shape)}",
+        )
+
+
+def check_names(bundle: Bundle, entry: PlanEntry, name: str, held: Collection[str]) -> None:
+    """Check that graph ``name`` of a plan has the inputs and outputs that it is asked by.
+
+    Args:
+        bundle: The bundle.
+        entry: The plan.
+        name: Its vision graph, its decoder, or the decoder for debugging.
+        held: Names of inputs and outputs that the graph has.
+
+    Raises:
+        BundleError: One is missing, which would be found in the middle of an answer.
+    """
+    plan, layers = entry.plan, bundle.manifest.decoder.layers
+    if name == entry.vision:
+        needed = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, *graph_io.vision_inputs(plan)}
+        needed |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
+    else:
+        needed = {graph_io.INPUT_IDS, graph_io.LOGITS, *graph_io.past_names(layers), *graph_io.present_names(layers)}
+        needed |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
+        needed |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
+    if missing := sorted(needed.difference(held)):
+        raise BundleError(
+            "the graph lacks inputs or outputs",
+            where=str(bundle.folder / name),
+            got=", ".join(missing[:5]),
+            fix="export the bundle again",
         )

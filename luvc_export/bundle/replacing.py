@@ -140,6 +140,7 @@ def check_target(final: Path, overwrite: bool) -> None:
     Raises:
         UsageError: It exists and ``overwrite`` is False, or it is no bundle, or holds what is not the bundle's.
     """
+    folders.check_name(final / MANIFEST, "the output folder")
     safe_files.recover(final)
     if not final.exists() and not final.is_symlink():
         return

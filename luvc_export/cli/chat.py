@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.cli.kept_picture import check_picture_file, save_survival
+from luvc_export.cli.tables.console import answer_text
 from luvc_export.errors import LuvcError, UsageError, did_you_mean
 from luvc_export.runtime.media.pictures import open_picture
 
@@ -103,7 +104,7 @@ class Chat:
         messages = [*self.messages, asked]
         stream = self.session.generate(images, messages=messages, after=self.last, stream=True, **seen, **self.sampling)
         for piece in stream:
-            print(piece, end="", flush=True)
+            print(answer_text(piece, sys.stdout), end="", flush=True)
         print()
         answer = stream.result
         said = {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from luvc_export.core.files import safe_files
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import check_name
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 
@@ -25,6 +26,7 @@ def check_writable(path: Path | None, flag: str) -> None:
     """
     if path is None:
         return
+    check_name(path, flag)
     reason = "it is a folder" if path.is_dir() else _closed(path.absolute().parent)
     if reason:
         raise UsageError("the file cannot be written", where=f"{flag} {path}", got=reason, fix="name another file")
@@ -40,6 +42,8 @@ def check_folder(path: Path | None, flag: str) -> None:
     Raises:
         UsageError: It, or the nearest above it that exists, is no folder or not writable.
     """
+    if path is not None:
+        check_name(path, flag)
     reason = None if path is None else "it is a file" if path.is_file() else _closed(path.absolute())
     if reason:
         raise UsageError("the folder cannot be written", where=f"{flag} {path}", got=reason, fix="name another folder")
@@ -70,6 +74,7 @@ def check_model(model: str, revision: str | None = None) -> None:
     from luvc_export.demo import checkpoint_named
 
     path = Path(checkpoint_named(model))
+    check_name(path / "config.json", "the model")
     if path.is_file():
         known = any((path.parent / name).is_file() for name in ("config.json", "luvc.json"))
         raise UsageError(

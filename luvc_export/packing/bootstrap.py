@@ -28,7 +28,11 @@ HERE = Path(__file__).resolve().parent
 SITE = HERE / "site"
 _MARK = ".unpacked"
 _MOST_UNPACKED = 2**31
-_USAGE, _MACHINE, _INTERRUPTED = 2, 3, 130
+_LONGEST = 128
+#: PEP 427: name-version[-build]-python-abi-platform.whl, and nothing that leaves the folder.
+_WHEEL = re.compile(r"[A-Za-z0-9_.+!]{1,100}(-[A-Za-z0-9_.+!]{1,100}){4,5}[.]whl")
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USAGE, _MACHINE, _BUG, _INTERRUPTED = 2, 3, 70, 130
 _EXTRA = {"cpu": {"distribution": "onnxruntime", "module": "onnxruntime", "at_least": "1.20"}}
 
 
@@ -48,6 +52,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; run it again to go on", file=sys.stderr)
         return _INTERRUPTED
+    except Exception as error:  # not 1, which says that a case failed
+        print(f"internal error: {type(error).__name__}: {error}\n  fix: report this line", file=sys.stderr)
+        print("NOT VERIFIED")
+        return _BUG
 
 
 def _arguments() -> argparse.Namespace:
@@ -74,11 +82,34 @@ def _read() -> dict[str, Any]:
     where, fix = HERE / "pack.json", "copy the pack again, or make it again"
     try:
         pack = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        _stop(_USAGE, "this is not a pack", where, str(error), fix)
+    except (OSError, ValueError, RecursionError) as error:
+        _stop(_USAGE, "this is not a pack", where, str(error)[:200], fix)
     if not isinstance(pack, dict) or not {"wheels", "requirements", "files", "python"} <= set(pack):
         _stop(_USAGE, "this is not a pack", where, "fields are missing", fix)
+    problem = _problem(pack)
+    if problem:
+        _stop(_USAGE, "this is not a pack", where, problem, fix)
     return pack
+
+
+def _problem(pack: dict[str, Any]) -> str:
+    """What is wrong with the fields that are read here, before luvc-export's own reader can be imported."""
+    wheels, wanted, files = pack["wheels"], pack["requirements"], pack["files"]
+    if not isinstance(wheels, list) or not all(isinstance(one, str) and _WHEEL.fullmatch(one) for one in wheels):
+        return "wheels is no list of names of wheels"
+    if not isinstance(pack["python"], str):
+        return "python is no text"
+    if not isinstance(files, dict) or not all(
+        isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in files.values()
+    ):
+        return "files has no hash for each"
+    for one in wanted if isinstance(wanted, list) else [None]:
+        texts = [one.get(name) for name in ("distribution", "module", "at_least")] if isinstance(one, dict) else [None]
+        if not all(isinstance(text, str) and len(text) < _LONGEST for text in texts) or not _MODULE.fullmatch(
+            str(texts[1])
+        ):
+            return "requirements is no list of distribution, module and at_least"
+    return ""
 
 
 def _unpack(pack: dict[str, Any]) -> list[str]:
@@ -111,7 +142,7 @@ def _unpack(pack: dict[str, Any]) -> list[str]:
     scratch = Path(tempfile.mkdtemp(prefix=".site.", dir=str(HERE)))
     try:
         for data in taken.values():
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            with _opened(data) as archive:
                 if sum(item.file_size for item in archive.infolist()) > _MOST_UNPACKED:
                     _stop(_USAGE, "a wheel unpacks to more than it may", HERE / "wheels", "too large", "make it again")
                 archive.extractall(str(scratch))
@@ -127,7 +158,7 @@ def _compare(taken: dict[str, bytes]) -> None:
     """Stop unless ``site`` holds what the wheels unpack to, all of it and nothing else."""
     wanted: dict[str, str] = {}
     for data in taken.values():
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with _opened(data) as archive:
             for item in archive.infolist():
                 if not item.is_dir():
                     wanted[item.filename] = hashlib.sha256(archive.read(item)).hexdigest()
@@ -143,6 +174,13 @@ def _compare(taken: dict[str, bytes]) -> None:
     if others:
         got = f"{len(others)} files that are others, missing or not of the wheels, first {others[0]}"
         _stop(_USAGE, "site/ has changed since it was unpacked", SITE, got, "remove site/ and run this again")
+
+
+def _opened(data: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile as error:
+        _stop(_USAGE, "a wheel of the pack is none", HERE / "wheels", str(error), "make the pack again")
 
 
 def _takes(name: str) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
-from luvc_export.runtime.media.pictures import Opened, Picture
+from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
-from luvc_export.runtime.prompt.request import open_medium, token_limit
+from luvc_export.runtime.prompt.request import largest_canvas, open_medium, token_limit
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
@@ -27,6 +28,7 @@ from luvc_export.serve.http.protocol import (
     VideoPart,
 )
 from luvc_export.serve.media.addresses import Addresses
+from luvc_export.serve.media.budget import PixelBudget
 from luvc_export.serve.models import Models, ServedModel
 
 
@@ -45,6 +47,7 @@ class Asker:
     addresses: Addresses
     max_images: int
     greedy: bool = False
+    pixels: PixelBudget = field(default_factory=PixelBudget)
 
     def job(self, chat: ChatRequest, tell: Callable[[Event], None], arrived: float) -> tuple[ServedModel, Job]:
         """Make a job of a request.
@@ -55,24 +58,27 @@ class Asker:
         started = perf_counter()
         model = self.models.find(chat.model)
         options = sampling(chat, None if self.greedy else model.session.bundle.manifest.generation)
-        asked = self._question(chat, model)
+        messages, media = self._question(chat, model)
         try:
             options = model.session.grammars.guided(options)
         except LuvcError as error:
             raise explained(error, "response_format") from error
         manifest = model.session.bundle.manifest
-        try:
-            loaded, request = model.session.fit(asked)
-            room = token_limit(manifest, loaded.plan, request)
-        except LuvcError as error:
-            raise explained(error) from error
+        with self.pixels.take(sum(one.pixels for one in media)):
+            asked = OpenedQuestion(tuple(messages), tuple(one.opened(manifest) for one in media))
+            try:
+                loaded, request = model.session.fit(asked)
+                room = token_limit(manifest, loaded.plan, request)
+            except LuvcError as error:
+                raise explained(error) from error
         budget = min(options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
         spent = 1000 * (perf_counter() - started)
         return model, Job(loaded, request, options, budget, chat.n or 1, tell, arrived, spent, model.name)
 
-    def _question(self, chat: ChatRequest, model: ServedModel) -> OpenedQuestion:
+    def _question(self, chat: ChatRequest, model: ServedModel) -> tuple[list[dict[str, Any]], list[_Medium]]:
+        """The messages, and their pictures and videos, read and not decoded."""
         messages: list[dict[str, Any]] = []
-        media: list[Opened | OpenedClip] = []
+        media: list[_Medium] = []
         for index, message in enumerate(chat.messages):
             role = "system" if message.role == "developer" else message.role
             if isinstance(message.content, str):
@@ -91,31 +97,59 @@ class Asker:
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
                 try:
-                    media.append(open_medium(self._medium(part, where, model), model.session.bundle.manifest))
+                    media.append(self._medium(part, where, model))
                 except LuvcError as error:
                     raise explained(error, where) from error
             messages.append({"role": role, "content": content})
-        return OpenedQuestion(tuple(messages), tuple(media))
+        return messages, media
 
-    def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> Picture | VideoClip:
+    def _medium(self, part: ImagePart | VideoPart | FramesPart, where: str, model: ServedModel) -> _Medium:
+        need = largest_canvas(model.session.bundle.manifest)
         if isinstance(part, ImagePart):
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-            return self.addresses.read(url, f"{where}.image_url")
+            source = self.addresses.read(url, f"{where}.image_url")
+            return _Medium(pixels_to_decode(source, need), lambda: source, where)
         if isinstance(part, FramesPart):
             frames = [self.addresses.read(url, f"{where}.video") for url in part.video]
-            return _clip(frames, part.fps)
+            return _clip(frames, part.fps, need, where)
         url, fps = (
             (part.video_url, None) if isinstance(part.video_url, str) else (part.video_url.url, part.video_url.fps)
         )
         sources = self.addresses.frames(url, f"{where}.video_url")
         if len(sources) > 1:
-            return _clip(sources, fps)
-        film = open_video(sources[0], model.session.video_frames(), fps)
-        return VideoClip(film.frames, film.fps)
+            return _clip(sources, fps, need, where)
+        count = model.session.video_frames()
+
+        def film() -> VideoClip:
+            sampled = open_video(sources[0], count, fps)
+            return VideoClip(sampled.frames, sampled.fps)
+
+        return _Medium(count * pixels_to_decode(sources[0], None), film, where)
 
 
-def _clip(frames: list[bytes], fps: float | None) -> VideoClip:
-    return VideoClip(tuple(frames), fps or DEFAULT_FPS)
+@dataclass(frozen=True)
+class _Medium:
+    """A picture or video that was read: the pixels that decoding it makes, what gives it, and its place."""
+
+    pixels: int
+    read: Callable[[], Picture | VideoClip]
+    where: str
+
+    def opened(self, manifest: Manifest) -> Opened | OpenedClip:
+        """It decoded.
+
+        Raises:
+            ApiError: It is none.
+        """
+        try:
+            return open_medium(self.read(), manifest)
+        except LuvcError as error:
+            raise explained(error, self.where) from error
+
+
+def _clip(frames: list[bytes], fps: float | None, need: tuple[int, int], where: str) -> _Medium:
+    pixels = sum(pixels_to_decode(frame, need) for frame in frames)
+    return _Medium(pixels, lambda: VideoClip(tuple(frames), fps or DEFAULT_FPS), where)
 
 
 def sampling(chat: ChatRequest, defaults: GenerationDefaults | None = None) -> Sampling:

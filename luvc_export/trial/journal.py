@@ -55,7 +55,14 @@ class Journal:
                 expected=json.dumps(asked),
                 fix="give the trial a folder of its own: --out FOLDER",
             )
-        kept = {name: step for name, step in told["steps"].items() if step.get("state") in KEPT}
+        if not all(_is_step(step) for step in told["steps"].values()):
+            raise UsageError(
+                "the journal of this trial is damaged",
+                where=str(path),
+                expected="state, seconds, why and result of each step",
+                fix="remove it, or give the trial a folder of its own: --out FOLDER",
+            )
+        kept = {name: step for name, step in told["steps"].items() if step["state"] in KEPT}
         return cls(folder, asked, kept)
 
     def write(self, name: str, step: dict[str, Any]) -> None:
@@ -66,3 +73,16 @@ class Journal:
     def states(self) -> dict[str, str]:
         """State of each step."""
         return {name: str(step["state"]) for name, step in self.steps.items()}
+
+
+def _is_step(step: Any) -> bool:
+    return (
+        isinstance(step, dict)
+        and step.keys() == {"state", "seconds", "why", "result"}
+        and isinstance(step["state"], str)
+        and isinstance(step["seconds"], int | float)
+        and 0 <= step["seconds"] < float("inf")
+        and isinstance(step["why"], str | None)
+        and isinstance(step["result"], dict | None)
+        and (step["state"] != "done" or step["result"] is not None)
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.trial.report import figures_of
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -23,6 +24,11 @@ _WIDTH, _ROW = 640, 26
 
 def page(report: dict[str, Any], picture: Path | None = None) -> str:
     """The page as text; ``picture`` shows what was kept, and is part of the page."""
+    with figures_of(str(picture.parent) if picture else "report"):
+        return _page(report, picture)
+
+
+def _page(report: dict[str, Any], picture: Path | None) -> str:
     steps, machine = report["steps"], report["steps"]["machine"]["result"]
     body = [f"<h1>Trial on {escape(str(machine['device']))}</h1>"]
     counts = [f"{sum(line['verdict'] == kind for line in report['verdicts'])} {kind}" for kind in _KINDS]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
-from luvc_export.errors import CheckFailed
+from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.trial.claims import judge
 from luvc_export.trial.journal import Journal
 from luvc_export.trial.steps import STEPS
@@ -33,8 +33,32 @@ def make(journal: Journal) -> dict[str, Any]:
     """The report.
 
     Raises:
+        UsageError: A result of a step in the journal is not what its verb says.
         CheckFailed: Something in it looks like a path, or names this host or user: it is not written.
     """
+    with figures_of(str(journal.folder)):
+        return _made(journal)
+
+
+@contextlib.contextmanager
+def figures_of(where: str) -> Iterator[None]:
+    """While results of steps are read, which came from a file.
+
+    Raises:
+        UsageError: One of them is not what its verb says.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, RuntimeError, AttributeError) as error:
+        raise UsageError(
+            "the journal of this trial lacks figures",
+            where=where,
+            got=f"{type(error).__name__}: {error}",
+            fix="give the trial a folder of its own: --out FOLDER",
+        ) from error
+
+
+def _made(journal: Journal) -> dict[str, Any]:
     names = [*_OWN, *(step.name for step in STEPS)]
     found = {name: _step(journal.steps[name]) for name in names if name in journal.steps}
     whole = {

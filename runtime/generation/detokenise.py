@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from luvc_export.errors import BundleError
+
 _BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
 
 
@@ -41,12 +43,25 @@ class TextStream:
 
     def _decode(self, final: bool) -> str:
         """New characters. Decoders look at neighbours, so a few earlier tokens are decoded again for context."""
-        before = self._tokenizer.decode(self._ids[self._context : self._seen])
-        now = self._tokenizer.decode(self._ids[self._context :])
+        before = self._decoded(self._ids[self._context : self._seen])
+        now = self._decoded(self._ids[self._context :])
         if not final and (now.endswith(_BROKEN) or len(now) <= len(before)):
             return ""
         self._context, self._seen = self._seen, len(self._ids)
         return now[len(before) :]
+
+    def _decoded(self, ids: list[int]) -> str:
+        """The library's text of ``ids``.
+
+        Raises:
+            BundleError: A rule of the tokenizer's decoder panics, such as one that strips more than there is.
+        """
+        try:
+            return str(self._tokenizer.decode(ids))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic is no Exception
+            raise BundleError("the tokenizer fails", where="tokenizer.json", got=str(error)[:300]) from error
 
     def _release(self, new: str, final: bool) -> str:
         if self.stopped:

@@ -121,6 +121,25 @@ def _decode(
             return found
 
 
+def pixels_to_decode(data: bytes, need: tuple[int, int] | None) -> int:
+    """Pixels that ``open_picture`` of these bytes would decode, read from the header; 0 for what is no picture.
+
+    Args:
+        data: A picture file.
+        need: See ``open_picture``.
+    """
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=[n for n in Image.ID if n not in _REFUSED_FORMATS]) as image:
+                if need is not None and image.size[0] * image.size[1] > EXACT_PIXELS:
+                    image.draft(None, (_SPARE * max(need), _SPARE * max(need)))
+                return int(image.size[0] * image.size[1])
+    except Exception:  # decoders raise almost anything; opening it says what is wrong
+        return 0
+
+
 #: EXIF orientations that exchange width and height.
 _SIDEWAYS = (5, 6, 7, 8)
 

@@ -85,7 +85,7 @@ def most_novel(found: NDArray[np.int16], count: int) -> NDArray[np.int32]:
         found: int16 [n, rows, columns], from ``novelty``.
         count: Units in the bucket.
     """
-    flat = found.reshape(len(found), -1)
+    flat = found.reshape(len(found), found.shape[1] * found.shape[2])  # also of no image
     return np.sort(np.argsort(-flat, axis=1, kind="stable")[:, :count], axis=1).astype(np.int32)
 
 
@@ -98,6 +98,6 @@ def beside_image(plan: Plan, images: int, given: Array | None) -> dict[str, Arra
     if not names:
         return {}
     if given is None:
-        first = np.arange(plan.bucket, dtype=np.int32)
-        given = np.tile(first, (images, 1)) if plan.bucket else all_picture(images, plan.grid)
+        first = np.arange(plan.encoder.computed_units, dtype=np.int32)
+        given = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
     return {names[0]: given}

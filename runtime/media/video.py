@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from luvc_export.core.files.folders import list_names
+from luvc_export.core.files.folders import check_name, list_names
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.picture_limits import check_file
@@ -28,6 +28,8 @@ MAX_FRAMES = 100_000
 MAX_FILE_PIXELS = 2**32
 #: What a list of frames, or a folder, is taken for.
 DEFAULT_FPS = 2.0
+#: Frames a second, at most; as the server's.
+MAX_FPS = 1000
 #: Where neither the plan nor the caller says how many.
 DEFAULT_FRAMES = 16
 
@@ -49,6 +51,18 @@ def spread(frames: Sequence[_T], count: int) -> tuple[_T, ...]:
     return tuple(frames[index * len(frames) // count] for index in range(count))
 
 
+def check_fps(fps: object) -> None:
+    """Check a number of frames a second.
+
+    Raises:
+        UsageError: It is no number above 0, or beyond ``MAX_FPS``.
+    """
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
+        raise UsageError(
+            "frames per second is a number above 0", where="fps", got=repr(fps)[:40], expected=f"at most {MAX_FPS:,}"
+        )
+
+
 def open_video(
     source: str | os.PathLike[str] | bytes,
     frames: int = DEFAULT_FRAMES,
@@ -67,13 +81,14 @@ def open_video(
     Raises:
         UsageError: Nothing there, a film, a still picture, damaged frames, or too many or too large ones.
     """
-    if fps is not None and not 0 < fps < float("inf"):
-        raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
+    if fps is not None:
+        check_fps(fps)
     if frames < 1:
         raise UsageError("a video needs frames", where="frames", got=frames, expected="at least 1")
     if isinstance(source, bytes):
         return _animation(source, frames, fps, progress)
     path = Path(source)
+    check_name(path, "the video")
     if path.is_dir():
         return _folder(path, frames, fps or DEFAULT_FPS, progress)
     if not path.is_file():

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import check_names
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
@@ -96,6 +97,13 @@ class OpenVinoBackend:
                 where=str(bundle.folder / entry.decoder),
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
+            )
+        if entry.plan.llm.aggregate and bundle.manifest.prompt.position_kind == "sequential":
+            raise MachineError(
+                "OpenVINO cannot run plans with aggregate rows in models that place tokens one after another",
+                where=str(bundle.folder / entry.decoder),
+                got="an empty reshape at every decoded token, which its reader refuses",
+                fix="choose the cpu back-end (ONNX Runtime), or another plan",
             )
         #: What a user should know of how this device computes, one line each.
         self.notes: tuple[str, ...] = self.device.notes if arithmetic == "auto" else ()
@@ -215,7 +223,8 @@ class OpenVinoBackend:
             settings = self._int8.settings if self._int8 else {}
             compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
             self.compile_seconds += perf_counter() - begin
-            return compiled
+        check_names(self._bundle, self._entry, name, {*compiled.inputs, *graph.outputs})
+        return compiled
 
     def _empty(self, rows: int) -> list[Any]:
         shape, library = self._bundle.manifest.decoder, devices.load_library()

@@ -17,6 +17,7 @@ from luvc_export.runtime.openvino.heads import group_heads
 from luvc_export.runtime.openvino.islands import narrow_products
 from luvc_export.runtime.openvino.model import Graph
 from luvc_export.runtime.openvino.narrow_weights import keep_narrow
+from luvc_export.runtime.openvino.stable_choice import choose_first_of_equals
 
 _NUMPY = {
     "f32": np.float32,
@@ -123,6 +124,7 @@ def compile_graph(
         settings: Other properties of the plug-in.
     """
     library, model = devices.load_library(), graph.model
+    choose_first_of_equals(library, model)
     if device.name == "CPU":
         group_heads(library, model)
         keep_narrow(library, model)

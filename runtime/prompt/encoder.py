@@ -15,6 +15,7 @@ from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Opened, Picture
+from luvc_export.runtime.media.video import check_fps
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
 from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
 
@@ -85,11 +86,13 @@ def question(
     if prompt is not None:
         if not isinstance(prompt, str):
             raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
+        _check_text(prompt)
         kinds = ["image"] * len(given) + ["video"] * (clip is not None)
         content: list[Message] = [*({"type": kind} for kind in kinds)]
         media = given if clip is None else (*given, clip)
         return Question(({"role": "user", "content": [*content, {"type": "text", "text": prompt}]},), media, prompt)
     listed = tuple(messages or ())
+    _check_text(listed)
     for index, message in enumerate(listed):
         if not isinstance(message, dict) or "role" not in message:
             raise UsageError("a message is a dict with a role", where=f"messages[{index}]", got=repr(message)[:80])
@@ -126,7 +129,8 @@ class PromptEncoder:
         prompt = bundle.manifest.prompt
         self.image_token_id = prompt.image_token_id
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
-        self.tokenizer = _load_tokenizer(bundle)
+        self.tokenizer, self._longest = _load_tokenizer(bundle)
+        self._capacity = min(prompt.text_capacity, bundle.manifest.decoder.context)
         self.template: ChatTemplate | None = load_template(bundle)
         if self.template is not None:
             self.template.prepare()
@@ -186,11 +190,28 @@ class PromptEncoder:
                 else:
                     text += "".join(str(part) for part in run)
             text += after
+        self._check_length(len(text), sum(len(run) for run in runs))
         ids = self._ids(text)
         if (found := ids.count(self.image_token_id)) != len(runs):
             raise self._miscounted(rendered, found - len(runs) + len(chosen), len(chosen))
         spelled = iter(runs)
         return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
+
+    def _check_length(self, letters: int, written: int) -> None:
+        """Refuse a text that cannot fit, whatever its tokens: splitting 3.9 MB of blanks takes 42 s.
+
+        Raises:
+            UsageError: It has more letters than the longest token for each place.
+        """
+        most = (self._capacity + written) * self._longest
+        if letters > most:
+            raise UsageError(
+                "the prompt is longer than the bundle's text capacity",
+                where="prompt",
+                got=f"{letters:,} letters",
+                expected=f"at most {self._capacity:,} tokens of at most {self._longest} letters",
+                fix="ask less",
+            )
 
     def _ids(self, text: str) -> list[int]:
         bos = self.template.special.get("bos_token") if self.template else None
@@ -211,10 +232,11 @@ class PromptEncoder:
         )
 
 
-def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+def _load_tokenizer(bundle: Bundle) -> tuple[Tokenizer, int]:
+    """The tokenizer, and letters of its longest token."""
     path = bundle.path(TOKENIZER)
     data = bundle.read(TOKENIZER)
-    check_tokenizer(data, str(path))
+    longest = check_tokenizer(data, str(path))
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except (KeyboardInterrupt, SystemExit):
@@ -223,7 +245,37 @@ def _load_tokenizer(bundle: Bundle) -> Tokenizer:
         raise BundleError("the tokenizer cannot be read", where=str(path), got=str(error)[:300]) from error
     tokenizer.no_truncation()  # saved with some tokenizers, and would silently cut a long prompt
     tokenizer.no_padding()
-    return tokenizer
+    return tokenizer, longest
+
+
+#: Fields of a part that carry a picture or name its file, whose name may be no text.
+_CARRIED = frozenset(("image", "path", "url", "video"))
+
+
+def _check_text(said: Any) -> None:
+    """Refuse text with half a character (a lone surrogate), which no tokenizer takes; pictures are not looked into.
+
+    Raises:
+        UsageError: There is one.
+    """
+    waiting = [said]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            try:
+                one.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(
+                    "the prompt holds half a character",
+                    where="prompt",
+                    got=repr(one[error.start : error.end][:8]),
+                    expected="Unicode text",
+                    fix="read the text as UTF-8",
+                ) from error
+        elif isinstance(one, dict):
+            waiting += [value for name, value in one.items() if name not in _CARRIED]
+        elif isinstance(one, list | tuple):
+            waiting += one
 
 
 def _pictures(image: Any) -> tuple[Picture, ...]:
@@ -251,6 +303,5 @@ def _clip(frames: Any, fps: Any) -> VideoClip:
             expected="[picture, picture, ...]",
             fix="runtime.media.video.open_video(PATH) gives frames and fps of a folder or an animated picture",
         )
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
-        raise UsageError("frames per second is a number above 0", where="fps", got=repr(fps))
+    check_fps(fps)
     return VideoClip(tuple(frames), float(fps))

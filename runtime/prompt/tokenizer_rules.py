@@ -1,11 +1,13 @@
 """What a ``tokenizer.json`` may ask of the tokenizers library, looked at before the library reads it.
 
 It comes with a bundle and is untrusted, and the library has no limits of its own: forty rules that double a letter
-fill the memory, a regular expression that tries every way to split a text does not end, and a bad one ends in a panic.
+fill the memory and end the process, a regular expression that tries every way to split a text does not end, and a bad
+one ends in a panic. So every kind of rule is on a list with what it does to a text's length; others are refused.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -20,11 +22,37 @@ MOST_GROWTH = 64
 _MOST_STEPS, _MOST_PATTERN, _MOST_REPEAT, _MOST_TEXT = 64, 4096, 1000, 1024
 #: Repetitions without an end in one alternative of a pattern; the families' own have two.
 _MOST_OPEN = 3
-_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+#: Tokens that a template may put around a text.
+_MOST_AROUND = 1024
+#: Kinds of rules, and by how much they may lengthen a text, in bytes of UTF-8. Of Unicode's forms: UAX 15, table 5 and
+#: U+FDFA, 3 bytes that become 33; ``ByteLevel`` writes a byte as a letter of up to two; ``Metaspace`` a blank as ``▁``.
+_KINDS: dict[str, dict[str, float]] = {
+    "normalizer": {
+        **dict.fromkeys(("Sequence", "Strip", "StripAccents", "Nmt", "Replace", "Prepend", "Precompiled"), 1.0),
+        **{"NFC": 3.0, "NFD": 3.0, "NFKC": 11.0, "NFKD": 11.0},
+        **{"Lowercase": 1.5, "ByteLevel": 2.0, "BertNormalizer": 10.0},
+    },
+    "pre_tokenizer": {
+        **dict.fromkeys(("Sequence", "BertPreTokenizer", "CharDelimiterSplit", "Whitespace", "WhitespaceSplit"), 1.0),
+        **dict.fromkeys(("Split", "Punctuation", "Digits", "UnicodeScripts", "FixedLength"), 1.0),
+        **{"ByteLevel": 2.0, "Metaspace": 3.0},
+    },
+    "post_processor": dict.fromkeys(
+        ("Sequence", "BertProcessing", "RobertaProcessing", "ByteLevel", "TemplateProcessing"), 1.0
+    ),
+    "decoder": {
+        **dict.fromkeys(("Sequence", "BPEDecoder", "ByteLevel", "ByteFallback", "Metaspace"), 1.0),
+        "WordPiece": 2.0,  # a blank before each token
+        **dict.fromkeys(("CTC", "Replace", "Fuse", "Strip"), 1.0),
+    },
+}
 
 
-def check_tokenizer(data: bytes, where: str) -> None:
+def check_tokenizer(data: bytes, where: str) -> int:
     """Check the rules of a tokenizer, not its vocabulary; ``where`` names the file in errors.
+
+    Returns:
+        Letters of the longest token: a text of more than so many for each token that fits does not fit.
 
     Raises:
         BundleError: It is too large, not JSON, or its rules may not end or may fill the memory.
@@ -34,12 +62,14 @@ def check_tokenizer(data: bytes, where: str) -> None:
     found = parse_json(data, where, BundleError, "the tokenizer")
     if not isinstance(found, dict):
         raise BundleError("the tokenizer is not a JSON object", where=where, got=type(found).__name__)
-    for part in _PARTS:
+    for part, kinds in _KINDS.items():
         growth = 1.0
         for number, step in enumerate(_steps(found.get(part))):
             if number >= _MOST_STEPS:
                 raise _refused(f"more than {_MOST_STEPS} steps", f"{where}: {part}")
-            growth *= _growth(step)
+            if not isinstance(step.get("type"), str) or step["type"] not in kinds:
+                raise _refused(f"a rule of the kind {step.get('type')!r:.40}", f"{where}: {part}")
+            growth *= kinds[step["type"]] * _growth(step, f"{where}: {part}")
             if growth > MOST_GROWTH:
                 raise _refused(f"rules that make a text {growth:,.0f} times as long", f"{where}: {part}")
             for pattern in _patterns(step):
@@ -49,6 +79,16 @@ def check_tokenizer(data: bytes, where: str) -> None:
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str) or not 0 < len(content) <= _MOST_TEXT:
             raise _refused(f"an added token {content!r:.60}", where)
+    return _longest(found)
+
+
+def _longest(found: dict[str, Any]) -> int:
+    """Letters of the longest token: of the vocabulary, {token: id} or [[token, score], ...], and of those added."""
+    model = found.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    tokens = vocab if isinstance(vocab, dict) else [one[0] for one in vocab or () if isinstance(one, list) and one]
+    added = [token["content"] for token in found.get("added_tokens") or ()]
+    return max((len(token) for token in (*tokens, *added) if isinstance(token, str)), default=1)
 
 
 def pattern_problem(pattern: str) -> str | None:
@@ -146,9 +186,13 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
             waiting[:0] = inner if isinstance(inner, list) else []
 
 
-def _growth(step: dict[str, Any]) -> float:
-    """How many times as long a step may make a text."""
-    if step.get("type") != "Replace":
+def _growth(step: dict[str, Any], where: str) -> float:
+    """How many times as long a step may make a text by what is written in it."""
+    if step["type"] == "Precompiled":
+        return _precompiled_growth(step.get("precompiled_charsmap"), where)
+    if step["type"] == "TemplateProcessing":
+        _check_template(step, where)
+    if step["type"] != "Replace":
         return 1.0 + len(str(step.get("prepend", ""))) / 1024
     content, pattern = step.get("content"), step.get("pattern")
     literal = pattern.get("String") if isinstance(pattern, dict) else None
@@ -156,6 +200,40 @@ def _growth(step: dict[str, Any]) -> float:
         return float("inf")
     length = len(content) if isinstance(content, str) else 0
     return max(1.0, length / len(literal) if isinstance(literal, str) else 1.0 + length)
+
+
+def _precompiled_growth(charsmap: Any, where: str) -> float:
+    """By how much SentencePiece's table may lengthen a text: its longest replacement.
+
+    The table is the length of a trie of 32-bit units, the trie, and replacements that end in NUL. The library makes
+    room for the length that is written there: 14 bytes asked for 8 GB.
+    """
+    try:
+        data = base64.b64decode(charsmap, validate=True) if isinstance(charsmap, str) else bytes(charsmap or b"")
+    except (ValueError, TypeError) as error:
+        raise _refused(f"a Precompiled table that is none: {error}", where) from error
+    if not data:
+        return 1.0
+    trie = int.from_bytes(data[:4], "little")
+    if trie % 4 or not 4 <= trie <= len(data) - 4:
+        raise _refused(f"a Precompiled table of {len(data)} bytes with a trie of {trie:,}", where)
+    return float(max(1, *(len(part) for part in data[4 + trie :].split(b"\0"))))
+
+
+def _check_template(step: dict[str, Any], where: str) -> None:
+    """A template puts each special token's ids around a text as often as it names the token."""
+    known = step.get("special_tokens")
+    special = known if isinstance(known, dict) else {}
+    ids = {name: len(one.get("ids") or ()) for name, one in special.items() if isinstance(one, dict)}
+    for part in ("single", "pair"):
+        pieces = step.get(part)
+        around = 0
+        for piece in pieces if isinstance(pieces, list) else ():
+            named = piece.get("SpecialToken") if isinstance(piece, dict) else None
+            around += ids.get(str(named.get("id")), 0) if isinstance(named, dict) else 0
+            around += isinstance(piece, dict) and "Sequence" in piece
+        if around > _MOST_AROUND:
+            raise _refused(f"a template that puts {around:,} tokens around a text", where)
 
 
 def _patterns(step: dict[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import CheckpointError
+from luvc_export.export import weights
 from luvc_export.export.checkpoint import open_checkpoint
 
 
@@ -92,3 +93,18 @@ def test_a_config_beyond_every_model_is_refused(checkpoint: Path, fields: dict[s
     path.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match=r"config\.json"):
         open_checkpoint(str(checkpoint), weights=False)
+
+
+@pytest.mark.parametrize(("field", "value"), [("hidden_act", "xyzzy"), ("hidden_act", 7), ("rope_type", "xyzzy")])
+def test_what_transformers_does_not_know_is_the_config_s_fault(checkpoint: Path, field: str, value: object) -> None:
+    """They were KeyErrors of transformers, told as a bug of ours."""
+    data = json.loads((checkpoint / "config.json").read_text())
+    for part in (data, data.get("text_config", {})):
+        if field == "hidden_act":
+            part[field] = value
+        else:
+            for name in ("rope_parameters", "rope_scaling"):
+                part[name] = {**(part.get(name) or {}), "rope_type": value}
+    (checkpoint / "config.json").write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=r"transformers makes no model of this config|does not describe a model"):
+        weights.skeleton(open_checkpoint(str(checkpoint)), "fp32")

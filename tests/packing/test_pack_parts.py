@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jetson_root
 import numpy as np
@@ -15,7 +18,7 @@ from luvc_export.bundle.manifest import Footprint
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.engines import targets
 from luvc_export.errors import UsageError
-from luvc_export.packing import contents, device_check, device_facts, wheels
+from luvc_export.packing import bootstrap, contents, device_check, device_facts, wheels
 from luvc_export.packing.answer import Answer
 from luvc_export.packing.comparison import compare_answers
 from luvc_export.packing.device_facts import Clock, DeviceFacts
@@ -237,3 +240,40 @@ def test_a_word_may_be_another_only_in_a_tie() -> None:
 def test_a_departing_answer_fails(sabotage, reason: str) -> None:  # type: ignore[no-untyped-def]
     verdict = compare_answers(reference(), sabotage(reference()), LIMITS)
     assert not verdict.passed and any(reason in line for line in verdict.reasons), verdict
+
+
+GOOD: dict[str, Any] = {
+    "wheels": ["a-1-py3-none-any.whl"],
+    "requirements": [{"distribution": "a", "module": "a", "at_least": "1"}],
+    "files": {"wheels/a-1-py3-none-any.whl": {"sha256": "0", "bytes": 1}},
+    "python": "3.10",
+}
+ODD = [
+    *({**GOOD, "wheels": odd} for odd in (None, 7, "a.whl", {}, [7], ["../a-1-py3-none-any.whl"], ["a.whl"], [["a"]])),
+    *({**GOOD, "files": odd} for odd in (None, [], {"a": None}, {"a": {"sha256": 7}}, {"a": []})),
+    *({**GOOD, "requirements": odd} for odd in (None, {}, [None], [{}], [{"module": 7}])),
+    *({**GOOD, "requirements": [{**GOOD["requirements"][0], "module": odd}]} for odd in ("", ".", "a.b", "..x", None)),
+    *({**GOOD, "python": odd} for odd in (None, 3)),
+    *([], None, 7, "pack", {}),
+]
+
+
+@pytest.mark.parametrize("data", [*(json.dumps(odd) for odd in ODD), "[" * 200_000, "", "\x00", "{"], ids=str)
+def test_an_odd_pack_json_is_damage_and_no_case_that_failed(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 says that a case failed, and a traceback ends in it: twelve of twenty-four did."""
+    monkeypatch.setattr(bootstrap, "HERE", tmp_path)
+    monkeypatch.setattr(bootstrap, "SITE", tmp_path / "site")
+    monkeypatch.setattr(sys, "argv", ["install-and-verify"])
+    (tmp_path / "pack.json").write_text(data)
+    with pytest.raises(SystemExit) as stop:
+        bootstrap.main()
+    told = capsys.readouterr()
+    assert stop.value.code == 2 and "this is not a pack" in told.err and told.out == "NOT VERIFIED\n"
+
+
+def test_a_bug_of_its_own_is_no_case_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["install-and-verify"])
+    monkeypatch.setattr(bootstrap, "_read", lambda: 1 / 0)
+    assert bootstrap.main() == 70

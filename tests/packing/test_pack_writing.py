@@ -17,6 +17,7 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.cli import main
+from luvc_export.core.element_types import ELEMENT_TYPES
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import UsageError
 from luvc_export.packing import bootstrap
@@ -47,9 +48,16 @@ def test_weights_of_a_checkpoint_are_copied_into_the_pack(copied_bundle: Path, t
     del data["files"]["weights"]
     plans = data["plans"].values()
     read = {name: (copied_bundle / name).read_bytes() for plan in plans for name in (plan["vision"], plan["decoder"])}
+    kinds = {kind.onnx: kind.name for kind in ELEMENT_TYPES}
     places = {place.name: place for name, graph in read.items() for place in check_graph(graph, name)}
     tensors = {
-        name: {"file": "weights", "offset": place.offset, "bytes": place.bytes, "dtype": "float32", "shape": []}
+        name: {
+            "file": "weights",
+            "offset": place.offset,
+            "bytes": place.bytes,
+            "dtype": kinds[place.kind],
+            "shape": place.shape,
+        }
         for name, place in places.items()
     }
     data["weights"] = {"mode": "reference", "folder": str(elsewhere), "tensors": tensors}

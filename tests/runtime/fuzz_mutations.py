@@ -86,7 +86,7 @@ def mutate_graph(data: bytes, dice: random.Random) -> bytes:
     graph = model.graph
     node = dice.choice(graph.node)
     names = [name for one in graph.node for name in (*one.input, *one.output)]
-    kind = dice.randrange(9)
+    kind = dice.randrange(10)
     numbers = [item for one in graph.node for item in one.attribute if item.type in (2, 7)]
     if kind == 0 and numbers:
         attribute = dice.choice(numbers)
@@ -112,9 +112,20 @@ def mutate_graph(data: bytes, dice: random.Random) -> bytes:
         del held[dice.randrange(len(held))]
     elif kind == 6:
         node.attribute.append(onnx.helper.make_attribute(dice.choice(("axis", "perm", "to", "start", "keepdims")), 9))
+    elif kind == 7:
+        _rename(graph, dice.choice([*graph.input, *graph.output]).name)
     else:
         _mutate_tensor(dice.choice(graph.initializer), dice)
     return bytes(model.SerializeToString())
+
+
+def _rename(graph: Any, old: str) -> None:
+    """The graph with another name for a value, wherever it stands."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["renamed" if name == old else name for name in names]
+    for value in (*graph.input, *graph.output):
+        value.name = "renamed" if value.name == old else value.name
 
 
 def _mutate_tensor(tensor: Any, dice: random.Random) -> None:

@@ -273,6 +273,42 @@ HOSTILE = {
         ),
         "Expand to a shape of 3,000,000 axes",
     ),
+    "an index beyond its table": (
+        graph(
+            helper.make_node("Gather", ["w", "i"], ["y"], axis=1),
+            initializers=(helper.make_tensor("w", 1, [2, 3], [0.0] * 6), numbers("i", 0, 3)),
+        ),
+        "Gather of index 3 from 3",
+    ),
+    "an index below it": (
+        graph(
+            helper.make_node("ScatterElements", ["w", "i", "w"], ["y"]),
+            initializers=(outside("w", location="listed", offset=0), numbers("i", -5)),
+        ),
+        "ScatterElements of index -5 from 4",
+    ),
+    "an index of 2^31 into what is computed": (
+        graph(helper.make_node("GatherND", ["x", "i"], ["y"]), initializers=(numbers("i", 2**31),)),
+        "GatherND of index 2147483648",
+    ),
+    "an index of 32 bits by a constant node": (
+        graph(
+            helper.make_node("Constant", [], ["i"], value=helper.make_tensor("i", 6, [1], [2**31 - 1])),
+            helper.make_node("Gather", ["x", "i"], ["y"]),
+        ),
+        "Gather of index 2147483647",
+    ),
+    "a step of nothing": (
+        graph(
+            helper.make_node("Slice", ["x", "a", "a", "a", "z"], ["y"]),
+            initializers=(numbers("a", 1), numbers("z", 0)),
+        ),
+        "Slice with a step of 0",
+    ),
+    "two sizes left open": (
+        graph(helper.make_node("Reshape", ["x", "s"], ["y"]), initializers=(numbers("s", -1, -1),)),
+        "Reshape to [-1, -1]",
+    ),
     "an input of a thousand axes": (
         graph(inputs=(helper.make_tensor_value_info("x", 1, [2**31] * 1000),)),
         "'x' of 1,000 axes",

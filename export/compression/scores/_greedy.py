@@ -10,17 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan import Rounds
+from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import mark, norms
-from luvc_export.export.compression.scores.base import ScoreInput
+from luvc_export.export.compression.scores.base import ScoreInput, ScoreSetting
 
-#: Rounds where the plan names none.
-ROUNDS = 12
+#: Rounds where the plan names none; more than the most make a graph of thousands of nodes a prune.
+ROUNDS, _MOST = 12, 64
+
+Rounds = Literal["growing", "equal"]
+
+#: What scores that choose in rounds let a user choose.
+SETTINGS: dict[str, ScoreSetting[Any]] = {
+    "steps": ScoreSetting(0, "Rounds in which tokens are chosen; 0: 12, or as many as are kept.", least=0, most=_MOST),
+    "rounds": ScoreSetting("growing", "Rounds take ever more tokens, or equal shares.", choices=get_args(Rounds)),
+}
+
+
+def problems(plan: Plan) -> list[str]:
+    """Prunes that keep fewer tokens than there are rounds, one line each."""
+    steps = plan.llm.method["steps"]
+    few = [(layer, keep) for layer, _, keep in plan.chooses if 0 < keep < steps]
+    return [f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few]
 
 
 def unit(normed: Tensor) -> Tensor:
@@ -45,7 +61,9 @@ def choose(
     cover: Tensor,
     restart: bool = False,
 ) -> Tensor:
-    """Rank fp32 [B, G, N]: above 1 the K chosen tokens, below it the others, by what they would still add.
+    """Rank fp32 [B, G, N]: 2 and above the K chosen tokens, by their round, and 0 to 1 what the others would still add.
+
+    Tokens of one round rank alike, whole numbers on every back-end: the first of them comes first.
 
     Args:
         given: Of the score.
@@ -56,18 +74,19 @@ def choose(
     """
     tokens = given.normed.shape[2]
     padding = None if given.padding is None else given.padding().float()
-    picks = rounds(given.keep, given.steps, given.rounds)
+    picks = rounds(given.keep, given.settings.get("steps", 0), given.settings.get("rounds", "growing"))
     table = cells(given.grid, given.images, max(picks)) if given.grid is not None else None
-    taken = torch.zeros_like(cover)
+    taken, level = torch.zeros_like(cover), torch.zeros_like(cover)
     for number, pick in enumerate(picks):
         rank = _scaled(worth(cover)) - 8.0 * taken
         rank = rank if padding is None else rank - 4.0 * padding
         rank = rank if table is None else rank - 2.0 * (rank < _best_of_cell(rank, table)).float()
-        best = torch.topk(rank, pick).indices
-        taken = taken + mark(best, tokens)
+        best = spu.best(rank, pick)
+        now = mark(best, tokens)
+        taken, level = taken + now, level + (1 + len(picks) - number) * now
         found = near(spu.flat_index(best, tokens), pick)
         cover = found if restart and number == 0 else torch.maximum(cover, found)
-    return _scaled(worth(cover)) + 2.0 * taken
+    return torch.where(taken > 0, level, _scaled(worth(cover)))
 
 
 def cells(grid: tuple[int, int], images: int, most: int) -> list[list[int]] | None:

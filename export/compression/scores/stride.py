@@ -13,14 +13,18 @@ class Stride(Score):
     """Middles of equal parts."""
 
     def constant(self, plan: Plan, layer: int, tokens: int, channels: int) -> Tensor:
-        """fp32 [N]: 1 for the tokens nearest the middles of K equal parts, 0 for the others."""
-        keep = plan.keep[layer]
-        picked = torch.zeros(tokens)
-        picked[[(2 * part + 1) * tokens // (2 * keep) for part in range(keep)]] = 1
+        """fp32 [N], no two alike: the tokens nearest the middles of K equal parts first, the others spread as evenly.
+
+        Others stand in for those of the K that show padding. Their order is that of their places' bits turned round.
+        """
+        keep, bits = plan.keep[layer], max(1, (tokens - 1).bit_length())
+        turned = [int(f"{place:0{bits}b}"[::-1], 2) for place in range(tokens)]
+        picked = -torch.tensor(turned, dtype=torch.float32) / 2**bits
+        picked[[(2 * part + 1) * tokens // (2 * keep) for part in range(keep)]] += 2
         return picked
 
     def score(self, given: ScoreInput) -> Tensor:
-        """The constant mark [B, G, N]."""
+        """The constant order [B, G, N]."""
         assert given.basis is not None
         return given.basis.expand(given.normed.shape[:3])
 

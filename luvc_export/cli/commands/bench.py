@@ -75,11 +75,10 @@ def bench(
     if as_json:
         print(json.dumps(_json(timed, profiles, machine)))
         return
-    from rich.console import Console
-
+    from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.bench import bench_table
 
-    Console().print(bench_table(timed, profiles, machine))
+    consoles.console().print(bench_table(timed, profiles, machine))
 
 
 def _case(named: str, plan: str | None, like: Any) -> Any:

@@ -101,11 +101,10 @@ def build(
     if as_json:
         print(json.dumps({"bundle": str(bundle), "engine": asdict(entry)}))
         return
-    from rich.console import Console
-
+    from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.engines import facts, fits
 
-    console: Any = Console(markup=False)
+    console: Any = consoles.console()
     console.print(facts(entry))
     console.print(fits(entry))
     console.print(

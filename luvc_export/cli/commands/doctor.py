@@ -195,15 +195,16 @@ def _products() -> list[str]:
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from luvc_export.cli.tables import console as consoles
 
     table = Table(title="this machine", show_header=False)
     for name, value in machine.items():
         table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
     for name, part in parts.items():
-        state = "[red]missing[/red] " + ", ".join(part["missing"]) if part["missing"] else "[green]ok[/green]"
+        gone = (("missing", "red"), f" {', '.join(part['missing'])}")
+        state = gone if part["missing"] else (("ok", "green"),)
         detail = part["fix"] or ", ".join(f"{package} {number}" for package, number in part["found"].items())
-        table.add_row(name, f"{state}  {escape(detail)}")
-    Console().print(table)
+        table.add_row(name, consoles.styled(*state, f"  {detail}"))
+    consoles.console().print(table)

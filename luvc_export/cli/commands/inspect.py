@@ -30,7 +30,7 @@ def inspect(
     """
     from luvc_export.bundle.engine_checks import changed
     from luvc_export.bundle.folder import load
-    from luvc_export.core.cost_report import cost
+    from luvc_export.core.cost.report import cost
 
     with options.progress(quiet=as_json) as tell:
         loaded = load(bundle, verify, tell)
@@ -49,13 +49,13 @@ def inspect(
         }
         print(json.dumps(data))
         return
-    from rich.console import Console
     from rich.table import Table
 
+    from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.engines import bindings, facts, trust, validation
     from luvc_export.cli.tables.plans import cost_table
 
-    console = Console(markup=False)  # names come from strangers
+    console = consoles.console()  # names come from strangers
     console.print(_facts(manifest))
     files = Table(title="files")
     for name, side in (("name", "left"), ("MiB", "right"), ("sha256", "left")):
@@ -96,9 +96,9 @@ def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: [asdict(part) for part in parts] for name, parts in report.items()}))
         return
-    from rich.console import Console
+    from luvc_export.cli.tables import console as consoles
 
-    Console(markup=False).print(render(report))
+    consoles.console().print(render(report))
     if html is not None:
         print(f"wrote {html}")
 

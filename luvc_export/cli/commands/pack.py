@@ -180,13 +180,13 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
 
 
 def _show(written: Packed) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from luvc_export.cli.tables import console as consoles
     from luvc_export.engines import targets
     from luvc_export.packing import wheels
 
-    made, console = written.pack, Console()
+    made, console = written.pack, consoles.console()
     device = targets.find(made.target).device
     table = Table(title=f"pack of plan {made.plan} for {made.target}", show_header=False)
     table.add_row("graphs", f"{targets.find(made.target).spec.dialect} dialect, {made.precision}, KV {made.kv}")
@@ -203,7 +203,8 @@ def _show(written: Packed) -> None:
             soft_wrap=True,
         )
     for line in written.missing:
-        console.print(f"[yellow]no wheel[/yellow] of {line} for Python {made.python}, {device.machine}", soft_wrap=True)
+        rest = f" of {line} for Python {made.python}, {device.machine}"
+        console.print(consoles.styled(("no wheel", "yellow"), rest), soft_wrap=True)
     if written.missing:
         console.print("without them the board must have these packages itself; to fetch them, with a network:")
         console.print(f"  {wheels.download(made.python, device.machine or '')}", soft_wrap=True)

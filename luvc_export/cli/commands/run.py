@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options, sampling_options
+from luvc_export.cli.tables.console import answer_text
 from luvc_export.errors import UsageError
 
 #: Characters of a prompt from standard input: more is a mistake.
@@ -141,7 +142,7 @@ def run(
     stream = session.generate(prompt=asked, stream=True, **seen, **sampling)
     for piece in stream:
         if not as_json:
-            print(piece, end="", flush=True)
+            print(answer_text(piece, sys.stdout), end="", flush=True)
     result = stream.result
     if show_kept is not None:
         save_survival(result, show_kept)

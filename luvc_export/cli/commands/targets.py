@@ -29,9 +29,9 @@ def targets(
     if as_json:
         print(json.dumps([_data(target, here[target.name]) for target in found]))
         return
-    from rich.console import Console
+    from luvc_export.cli.tables import console as consoles
 
-    console: Any = Console()
+    console: Any = consoles.console()
     if not name:
         console.print(_table(found, here, console.width))
         return

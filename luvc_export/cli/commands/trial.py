@@ -85,15 +85,15 @@ def _say_plan(planned: Any, minutes: float, as_json: bool) -> None:
 
 
 def _say(made: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from luvc_export.cli.tables import console as consoles
 
     table, colours = Table(), {"holds": "green", "fails": "red", "not tried": "dim"}
     for name in ("", "promise", "figure, or why it was not tried"):
         table.add_column(name)
     for line in made["verdicts"]:
-        colour = colours[line["verdict"]]
-        table.add_row(f"[{colour}]{line['verdict']}[/{colour}]", escape(line["says"]), escape(line["figure"]))
-    Console().print(table)
+        verdict = consoles.styled((line["verdict"], colours[line["verdict"]]))
+        table.add_row(verdict, line["says"], line["figure"])
+    consoles.console().print(table)
     print(f"wrote {out / 'report.json'} and {out / 'report.html'}; docs/trial.md says what to do with them")

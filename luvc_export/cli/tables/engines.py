@@ -83,7 +83,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _size(engine: EngineFile) -> str:
-    ratio = f"{engine.record.bytes / engine.weight_bytes:.2f}x its weights of {_mib(engine.weight_bytes)}"
+    ratio = f"{engine.record.bytes / max(1, engine.weight_bytes):.2f}x its weights of {_mib(engine.weight_bytes)}"
     scratch = f", activations {_mib(engine.activation_bytes)}" if engine.activation_bytes is not None else ""
     return f"{_mib(engine.record.bytes)} MiB, {ratio}{scratch}"
 

@@ -7,6 +7,7 @@ end. Every verb that lists, copies or fills a folder does it here (``tests/test_
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -60,6 +61,23 @@ def walk(folder: Path, links: bool = False, hidden: bool = True) -> Iterator[str
                     yield name
                 elif not links:
                     raise _strange(folder / name)
+
+
+def check_name(path: Path, what: str) -> None:
+    """Refuse a name that no file of this system can have, before something asks whether it is there.
+
+    Raises:
+        UsageError: It is too long, or holds a NUL or half a character.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            return
+        got = f"{len(str(path)):,} characters" if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{what} has a name that no file can have", where=repr(str(path)[:80]), got=got) from error
 
 
 def list_names(folder: Path) -> list[str]:

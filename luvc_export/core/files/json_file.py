@@ -11,6 +11,9 @@ from luvc_export.errors import LuvcError
 
 #: No file of ours nests deeper than a dozen levels.
 MAX_DEPTH = 64
+#: Values a file may hold, by what separates and opens them: counted before it is parsed, as lists in lists take 30
+#: times their bytes. Gemma 3's tokenizer has 2.4 million.
+MAX_VALUES = 8_000_000
 #: Largest whole number: sizes of files and time stamps in nanoseconds stay below.
 MAX_INT = 2**62
 
@@ -39,6 +42,10 @@ def read_json(path: Path, most: int, error: type[LuvcError], what: str) -> Any:
 
 def parse_json(data: bytes, where: str, error: type[LuvcError], what: str) -> Any:
     """``read_json`` of bytes."""
+    if (found := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MAX_VALUES:
+        raise error(
+            f"{what} holds more values than any", where=where, got=f"{found:,} at most", expected=f"{MAX_VALUES:,}"
+        )
     try:
         text = data.decode("utf-8")
         found = json.loads(text, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)

@@ -15,11 +15,13 @@ from luvc_export.calibration import runners
 from luvc_export.calibration.cases import Case, read_jsonl
 from luvc_export.calibration.parity import html
 from luvc_export.calibration.parity.run import open_pair, parity
+from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.tasks import find
 from luvc_export.cli import app
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.runtime.prompt.case_lines import FileCase
 
 
 @pytest.mark.slow
@@ -140,3 +142,13 @@ def test_bad_cases_are_explained(tmp_path: Path, line: str, message: str) -> Non
     path.write_text(line)
     with pytest.raises(UsageError, match=message):
         read_jsonl(path)
+
+
+@pytest.mark.parametrize("words", [4000, 60_000])
+def test_a_prompt_that_does_not_fit_is_refused_as_run_refuses_it(demo_bundle: Bundle, words: int) -> None:
+    """It passed all gates, on graphs that take any length; 60,000 letters took 4 GB."""
+    runner = open_bundle(str(demo_bundle.folder), "even", 1)
+    long = FileCase((), "a" * words, None)
+    for ask in (lambda: runner.observe([long]), lambda: runner.answer([long], 4)):
+        with pytest.raises(UsageError, match="the prompt is longer than the"):
+            ask()

@@ -86,7 +86,7 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
     tiny = small(name)
     bundle = exported(name)
     plan, images = tiny.thirds, tiny.images(2)
-    assert plan.merges
+    assert plan.encoder.merges
     assert plan.vision_tokens < plan.units
     assert [keep for _, _, keep in plan.prunes if keep]
     ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
@@ -157,7 +157,7 @@ def test_padding_is_kept_last_as_in_torch(name: str, exported: Any) -> None:
     """Of a picture that is half padding; a session that does not say where it is sees another picture."""
     tiny, bundle = small(name), exported(name)
     plan = bundle.entry("thirds").plan
-    assert plan.vision_padding and plan.decoder_padding
+    assert plan.encoder.reads_padding and plan.decoder_padding
     sessions = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
     changed = False
     for case in questions(name, "pictures")[:2]:

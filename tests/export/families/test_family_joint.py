@@ -10,12 +10,13 @@ import family_harness as harness
 import numpy as np
 import pytest
 from family_harness import TOLERANCE, Case, case
+from flat_plans import flat_request
 from test_family_answers import session
 from test_family_video import CHAT, FPS, VIDEO, frames
 from torch_backend import TorchBackend
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session import Session
 
@@ -25,7 +26,7 @@ MOMENTS = 3
 
 def joint(tiny: Case, schedule: str = "thirds") -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    return solve(PlanRequest(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
+    return solve(flat_request(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
 
 
 @pytest.mark.parametrize("name", VIDEO)
@@ -98,10 +99,38 @@ def test_the_filter_has_a_block_for_every_image() -> None:
     tiny = case("qwen2_vl")
     first = joint(tiny).prunes[0][0]
     film, line = (
-        getattr(tiny.family.decoder(tiny.model, replace(joint(tiny), spectrum=spectrum)), f"basis_{first}")
+        getattr(tiny.family.decoder(tiny.model, joint(tiny).changed(spectrum=spectrum)), f"basis_{first}")
         for spectrum in ("2d", "1d")
     )
     blocks = film.reshape(MOMENTS, tiny.thirds.vision_tokens, MOMENTS, -1)
     off = [blocks[i, :, j] for i in range(MOMENTS) for j in range(MOMENTS) if i != j]
     assert not any(block.any() for block in off)
     assert harness.difference(film @ film.T, line @ line.T) > 0.01
+
+
+def test_a_video_first_and_a_picture_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of whole videos takes no picture: the other one answers, from the whole chat, as without ``after``."""
+    tiny = case("qwen2_vl")
+    own = session(tiny, tmp_path, tiny.plan, video=True)
+    entry = own.bundle.manifest.plans["plan"]
+    plans = {"plan": entry, "plan@video": replace(entry, plan=joint(tiny, "none"))}
+    bundle = replace(own.bundle, manifest=replace(own.bundle.manifest, plans=plans))
+    opened = lambda name, bundle, plan=None, *_, **__: TorchBackend(tiny, bundle.entry(plan).plan)  # noqa: E731
+    monkeypatch.setattr("luvc_export.runtime.loaded_plan.open_backend", opened)
+    ours, shown = Session(bundle, "cpu", "plan"), frames(tiny, 2 * MOMENTS + 1)
+    first = ours.generate(messages=CHAT, video=shown[:-1], fps=FPS, max_new_tokens=4)
+    assert first.past is not None and first.past.loaded.plan_name == "plan@video"
+    asked: list[Any] = [{"type": "image", "image": shown[-1]}, {"type": "text", "text": "And here?"}]
+    spoken = [
+        {"role": "assistant", "content": [{"type": "text", "text": first.text}]},
+        {"role": "user", "content": asked},
+    ]
+    told: list[Any] = [
+        {**CHAT[0], "content": [{"type": "video", "video": shown[:-1], "fps": FPS}, CHAT[0]["content"][1]]}
+    ]
+    later = {"messages": [*told, *spoken], "max_new_tokens": 4}
+    second, whole = ours.generate(**later, after=first), ours.generate(**later)
+    assert second.token_ids == whole.token_ids and second.reused == 0
+    again = [*told, spoken[0], {"role": "user", "content": [{"type": "text", "text": "And then?"}]}]
+    third = ours.generate(messages=again, after=first, max_new_tokens=4)
+    assert third.past is not None and third.past.loaded.plan_name == "plan@video"

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import tiny_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from luvc_export.errors import BundleError
 from luvc_export.runtime.generation.detokenise import TextStream
 
 BYTES = tiny_bundle.tokenizer()
@@ -120,3 +123,13 @@ def test_the_text_ends_before_the_first_stop_string_that_completes(text: str, st
             return
     assert stream.text == text
     assert not stream.stopped
+
+
+def test_a_decoder_that_panics_is_the_bundle_s_fault() -> None:
+    """A panic of the library is no Exception: it would end the thread that answers everybody."""
+    made = json.loads(tiny_bundle.tokenizer().to_str())
+    made["decoder"] = {"type": "Sequence", "decoders": [{"type": "Strip", "content": "a", "start": 1, "stop": 1}] * 9}
+    stream = TextStream(Tokenizer.from_str(json.dumps(made)))
+    with pytest.raises(BundleError, match="the tokenizer fails"):
+        for token in range(60, 90):
+            stream.push(token)

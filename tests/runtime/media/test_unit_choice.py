@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flat_plans import flat_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from luvc_export.core.plan import Plan
 from luvc_export.runtime.media import unit_choice
 from luvc_export.runtime.media.unit_choice import FIRST, beside_image, most_novel, novelty
 
@@ -25,6 +25,11 @@ def test_the_predictor_by_hand() -> None:
     assert found.tolist() == [[FIRST, 0, 4], [0, 0, 0], [2, 0, 2]]
     # Where the corner is another than the left, the left foretells, though the unit is as the one above.
     assert novelty(_flat([[1, 2], [3, 2]]), (2, 2), 2).tolist() == [[FIRST, 1], [2, 1]]
+
+
+def test_no_image_has_no_units() -> None:
+    """A question of text alone to a bucket that was asked for by name."""
+    assert most_novel(np.zeros((0, 3, 4), np.int16), 5).shape == (0, 5)
 
 
 def test_a_pixel_of_any_frame_and_channel_counts() -> None:
@@ -80,6 +85,6 @@ def test_a_bucket_takes_the_most_novel_in_order() -> None:
 
 @pytest.mark.parametrize("bucket", [0, 3])
 def test_what_stands_beside_an_image_that_says_nothing(bucket: int) -> None:
-    plan = Plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
+    plan = flat_plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
     made = beside_image(plan, 2, None)
     assert {name: array.tolist() for name, array in made.items()} == ({"units": [[0, 1, 2]] * 2} if bucket else {})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_bundle
+from flat_plans import replan
 
 from luvc_export import load_bundle
 from luvc_export.bundle import engine_trust
@@ -140,3 +141,18 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
 def test_the_type_of_an_entry_has_what_is_looked_at() -> None:
     assert {"plan", "target", "backend", "precision", "stripped"} <= set(EngineEntry.__dataclass_fields__)
     assert isinstance(EngineEntry.code, property)
+
+
+def test_aggregates_of_old_bundles_are_left_to_onnx_runtime(tiny: Bundle) -> None:
+    """OpenVINO's reader refuses their empty reshapes at the first decoded token: said before, and ``auto`` goes on."""
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    manifest = tiny.manifest
+    name, entry = manifest.default_plan, manifest.plans[manifest.default_plan]
+    plans = {**manifest.plans, name: replace(entry, plan=replan(entry.plan, aggregate=True))}
+    old = Bundle(
+        tiny.folder, replace(manifest, plans=plans, prompt=replace(manifest.prompt, position_kind="sequential"))
+    )
+    with pytest.raises(MachineError, match=r"cannot run plans with aggregate rows(.|\n)*choose the cpu back-end"):
+        open_backend("openvino", old)
+    found = choose(old)
+    assert found.name == "cpu" and "aggregate rows" in found.line

@@ -117,3 +117,18 @@ def rewritten(folder: Path, name: str, content: str, bundle: Bundle | None = Non
     manifest.files[name] = bundles.record(folder / name)
     bundles.write_manifest(folder, manifest)
     return bundles.load(folder)
+
+
+@pytest.mark.parametrize("fps", [0, -1, 10**400, float("nan"), float("inf"), True, "2", 1001])
+def test_frames_a_second_have_bounds(fps: object) -> None:
+    with pytest.raises(UsageError, match="frames per second is a number above 0"):
+        question(None, "what?", None, ["frame"], fps)  # type: ignore[arg-type]
+
+
+def test_half_a_character_is_the_prompt_s_fault() -> None:
+    asked = [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]
+    for prompt, messages in (("a\udfffb", None), (None, asked), (None, [{"role": "user", "content": "\ud800"}])):
+        with pytest.raises(UsageError, match="the prompt holds half a character"):
+            question(None, prompt, messages)
+    named = [{"role": "user", "content": [{"type": "image", "path": "\udcff.png"}]}]
+    assert question(None, None, named).media == ("\udcff.png",)  # a file's name need be no text

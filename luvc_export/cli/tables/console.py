@@ -1,0 +1,33 @@
+"""The console of every verb: what comes from a file is text, which steers no terminal and is no markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luvc_export.errors import shown
+
+
+def console(**given: Any) -> Any:
+    """A ``rich.console.Console`` that shows strings as they are, control characters as escapes.
+
+    That holds for cells, titles and captions of tables too. Colour is given with ``styled``.
+    """
+    from rich.console import Console
+
+    class Shown(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(shown(text), **{**options, "markup": False, "emoji": False})
+
+    return Shown(**given)
+
+
+def styled(*parts: str | tuple[str, str]) -> Any:
+    """Text of parts, some in a style of rich's such as ``("missing", "red")``; control characters as escapes."""
+    from rich.text import Text
+
+    return Text.assemble(*(shown(part) if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts))
+
+
+def answer_text(text: str, stream: Any) -> str:
+    """A model's words for ``stream``: escaped where it is a terminal, as they are in a file or a pipe."""
+    return shown(text) if stream.isatty() else text
