@@ -30,6 +30,7 @@ class Tokens(PromptEncoder):
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.chat_template = _template(checkpoint.folder)
         self._where = str(checkpoint.folder)
+        self._capacity, self._longest = prompt.text_capacity, max(map(len, self.transformers.get_vocab()))
         self._marks(prompt, str(self.transformers.convert_ids_to_tokens(self.image_token_id)))
 
     def render(self, asked: Question) -> str:

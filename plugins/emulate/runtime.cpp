@@ -73,7 +73,7 @@ cudaError_t cudaFree(void* pointer) {
 
 cudaError_t cudaMemset(void* target, int value, size_t bytes) {
     if (!on_device(target, bytes)) return cudaErrorInvalidValue;
-    std::memset(target, value, bytes);
+    if (bytes > 0) std::memset(target, value, bytes);
     luvc::emulate::shadow::fill(target, bytes);
     return cudaSuccess;
 }
@@ -81,7 +81,7 @@ cudaError_t cudaMemset(void* target, int value, size_t bytes) {
 cudaError_t cudaMemcpy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
     if (kind != cudaMemcpyHostToDevice && !on_device(source, bytes)) return cudaErrorInvalidValue;
     if (kind != cudaMemcpyDeviceToHost && !on_device(target, bytes)) return cudaErrorInvalidValue;
-    std::memcpy(target, source, bytes);
+    if (bytes > 0) std::memcpy(target, source, bytes);
     if (kind != cudaMemcpyDeviceToHost) luvc::emulate::shadow::fill(target, bytes);
     return cudaSuccess;
 }
