@@ -4,12 +4,7 @@
  * at once, or notes it while it is being captured; a graph is that list of notes. Environment: STAND_IN_GPUS (1),
  * STAND_IN_BYTES (64 MiB) of "GPU" memory, STAND_IN_NO_CAPTURE to refuse captures, STAND_IN_LAZY to put work off until
  * somebody waits for it: what is read too early or written over too soon then shows.
- *
- * It checks what a GPU would leave undefined: handles and memory that are gone, ranges outside their blocks, copies of
- * overlapping ranges, calls a capture forbids, a thread without a context, and, where work is put off, streams that
- * touch the same memory with nothing between. Such a call fails, and stand_in_violations() keeps saying why.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__has_include) && __has_include(<cuda.h>)
@@ -51,48 +46,6 @@ struct Notes {
 struct Point { struct Notes *stream; size_t queued; };
 struct Block { size_t bytes; };
 
-static char violations[4096];
-static CUresult wrong(const char *call, const char *what) {
-  size_t length = strlen(violations);
-  snprintf(violations + length, sizeof violations - length, "%s: %s\n", call, what);
-  return CUDA_ERROR_INVALID_VALUE;
-}
-const char *stand_in_violations(void) { return violations; }
-void stand_in_forget_violations(void) { violations[0] = 0; }
-
-/* Everything alive: device memory, pinned memory, streams, events, graphs and executables, with its extent. */
-enum { DEVICE = 1, PINNED, STREAM, EVENT, GRAPH, EXECUTABLE };
-struct Alive { int kind; char *first; size_t bytes; struct Alive *next; };
-static struct Alive *alive;
-static void born(int kind, void *first, size_t bytes) {
-  struct Alive *item = (struct Alive *)malloc(sizeof *item);
-  *item = (struct Alive){kind, (char *)first, bytes, alive};
-  alive = item;
-}
-static struct Alive *find(int kind, const void *address) {
-  for (struct Alive *item = alive; item; item = item->next)
-    if (item->kind == kind && (item->first == address || (kind <= PINNED && item->first <= (const char *)address
-        && (const char *)address < item->first + item->bytes))) return item;
-  return NULL;
-}
-static int died(int kind, const void *first) {
-  for (struct Alive **place = &alive; *place; place = &(*place)->next) {
-    struct Alive *item = *place;
-    if (item->kind != kind || item->first != first) continue;
-    *place = item->next;
-    free(item);
-    return 1;
-  }
-  return 0;
-}
-/* Whether [address, address + bytes) lies in one block of device memory. */
-static int on_device(const void *address, size_t bytes) {
-  struct Alive *block = find(DEVICE, address);
-  return block && (const char *)address + bytes <= block->first + block->bytes;
-}
-static _Thread_local CUcontext current;
-static _Thread_local int capturing_here; /* streams this thread captures, as CU_STREAM_CAPTURE_MODE_THREAD_LOCAL counts */
-
 static size_t used;
 static size_t setting(const char *name, size_t otherwise) {
   const char *text = getenv(name);
@@ -103,25 +56,7 @@ static size_t capacity(void) { return setting("STAND_IN_BYTES", (size_t)64 << 20
 /* Work under way. A host function is Python: its garbage collector may free memory of objects that are long gone, and
  * must not start the work that waits for this very function. Such memory is not given back. */
 static int performing;
-static int overlap(const void *left, const void *right, size_t left_bytes, size_t right_bytes) {
-  return left && right && (const char *)left < (const char *)right + right_bytes && (const char *)right < (const char *)left + left_bytes;
-}
-/* Host memory that is not pinned lies outside what is known, and is taken as it is. */
-static int known(const void *address, size_t bytes) {
-  struct Alive *block = find(DEVICE, address);
-  if (!block) block = find(PINNED, address);
-  return !block || (const char *)address + bytes <= block->first + block->bytes;
-}
 static void perform(struct Note note) {
-  if (note.kind == COPY && (!known(note.target, note.bytes) || !known(note.source, note.bytes))) {
-    wrong("work", "a copy reaches past its block");
-    return;
-  }
-  if (note.kind == COPY && !on_device(note.target, note.bytes) && !on_device(note.source, note.bytes)) {
-    wrong("work", "a copy whose device memory is gone");
-    return;
-  }
-  if (note.kind == CLEAR && !on_device(note.target, note.bytes)) { wrong("work", "memory to clear is gone"); return; }
   performing++;
   if (note.kind == COPY) memcpy(note.target, note.source, note.bytes);
   if (note.kind == CLEAR) memset(note.target, 0, note.bytes);
@@ -142,18 +77,6 @@ static void run(struct Notes *stream, struct Note note) {
 }
 static CUresult put(CUstream stream, struct Note note) {
   struct Notes *notes = (struct Notes *)stream;
-  if (!current) return wrong("stream", "this thread has no context");
-  if (notes && !find(STREAM, notes)) return wrong("stream", "it is gone");
-  if (note.kind == COPY && overlap(note.target, note.source, note.bytes, note.bytes)) return wrong("copy", "its ranges overlap");
-  for (struct Notes *other = streams; other; other = other->next) {
-    for (size_t i = other->done; other != notes && note.kind != CALL && i < other->queued; ++i) {
-      struct Note *early = &other->queue[i];
-      if (early->kind == CALL) continue;
-      if (overlap(note.target, early->target, note.bytes, early->bytes) || overlap(note.source, early->target, note.bytes, early->bytes)
-          || overlap(note.target, early->source, note.bytes, early->bytes))
-        return wrong("stream", "another stream has work on the same memory, and nothing waited for it");
-    }
-  }
   if (!notes || !notes->capturing) { run(notes, note); return CUDA_SUCCESS; }
   if (notes->count == sizeof notes->notes / sizeof *notes->notes) return CUDA_ERROR_INVALID_VALUE;
   notes->notes[notes->count++] = note;
@@ -185,7 +108,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
   *context = (CUcontext)(size_t)(device + 1);
   return CUDA_SUCCESS;
 }
-CUresult cuCtxSetCurrent(CUcontext context) { current = context; return context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE; }
+CUresult cuCtxSetCurrent(CUcontext context) { return context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE; }
 CUresult cuMemGetInfo(size_t *free_bytes, size_t *total) {
   *total = capacity();
   *free_bytes = *total - used;
@@ -195,53 +118,39 @@ CUresult cuMemGetInfo(size_t *free_bytes, size_t *total) {
 CUresult cuMemAlloc(CUdeviceptr *address, size_t bytes) {
   char *block = NULL;
   if (!bytes) return CUDA_ERROR_INVALID_VALUE;
-  if (!current) return wrong("cuMemAlloc", "this thread has no context");
-  if (capturing_here) return wrong("cuMemAlloc", "this thread captures a stream");
   if (used + bytes > capacity()) return CUDA_ERROR_OUT_OF_MEMORY;
   if (posix_memalign((void **)&block, 256, bytes + 256)) return CUDA_ERROR_OUT_OF_MEMORY;
   ((struct Block *)block)->bytes = bytes;
   used += bytes;
   memset(block + 256, 0xFF, bytes);
-  born(DEVICE, block + 256, bytes);
   *address = (CUdeviceptr)(size_t)(block + 256);
   return CUDA_SUCCESS;
 }
 CUresult cuMemFree(CUdeviceptr address) {
   char *block = (char *)(size_t)address - 256;
-  if (!performing) catch_up_all();
-  if (!died(DEVICE, block + 256)) return wrong("cuMemFree", "no such memory, or freed before");
   used -= ((struct Block *)block)->bytes;
   if (performing) return CUDA_SUCCESS;
+  catch_up_all();
   free(block);
   return CUDA_SUCCESS;
 }
 CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned int flags) {
   (void)flags;
-  if (capturing_here) return wrong("cuMemHostAlloc", "this thread captures a stream");
-  if (posix_memalign(address, 4096, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
-  born(PINNED, *address, bytes);
-  return CUDA_SUCCESS;
+  return posix_memalign(address, 4096, bytes) ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
 CUresult cuMemFreeHost(void *address) {
-  if (!performing) catch_up_all();
-  if (!died(PINNED, address)) return wrong("cuMemFreeHost", "no such memory, or freed before");
   if (performing) return CUDA_SUCCESS;
+  catch_up_all();
   free(address);
   return CUDA_SUCCESS;
 }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr target, const void *source, size_t bytes, CUstream stream) {
-  if (!on_device((void *)(size_t)target, bytes)) return wrong("cuMemcpyHtoDAsync", "its target is no device memory");
-  if (find(DEVICE, source)) return wrong("cuMemcpyHtoDAsync", "its source is device memory");
   return put(stream, (struct Note){COPY, (void *)(size_t)target, source, bytes, NULL});
 }
 CUresult cuMemcpyDtoHAsync(void *target, CUdeviceptr source, size_t bytes, CUstream stream) {
-  if (!on_device((void *)(size_t)source, bytes)) return wrong("cuMemcpyDtoHAsync", "its source is no device memory");
-  if (find(DEVICE, target)) return wrong("cuMemcpyDtoHAsync", "its target is device memory");
   return put(stream, (struct Note){COPY, target, (void *)(size_t)source, bytes, NULL});
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream) {
-  if (!on_device((void *)(size_t)source, bytes)) return wrong("cuMemcpyDtoDAsync", "its source is no device memory");
-  if (!on_device((void *)(size_t)target, bytes)) return wrong("cuMemcpyDtoDAsync", "its target is no device memory");
   return put(stream, (struct Note){COPY, (void *)(size_t)target, (void *)(size_t)source, bytes, NULL});
 }
 CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream stream) {
@@ -256,7 +165,6 @@ CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream stream) {
   return CUDA_SUCCESS;
 }
 CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t bytes, CUstream stream) {
-  if (!on_device((void *)(size_t)target, bytes)) return wrong("cuMemsetD8Async", "its target is no device memory");
   return value ? CUDA_ERROR_INVALID_VALUE : put(stream, (struct Note){CLEAR, (void *)(size_t)target, NULL, bytes, NULL});
 }
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn call, void *data) {
@@ -266,14 +174,11 @@ CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
   struct Notes *made = (struct Notes *)calloc(1, sizeof(struct Notes));
   made->next = streams;
   streams = made;
-  born(STREAM, made, 0);
   *stream = (CUstream)made;
   return flags == 1 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 CUresult cuStreamDestroy(CUstream stream) {
   struct Notes *notes = (struct Notes *)stream, **place = &streams;
-  if (!died(STREAM, notes)) return wrong("cuStreamDestroy", "no such stream, or destroyed before");
-  if (notes->capturing) return wrong("cuStreamDestroy", "the stream is being captured");
   if (performing) return CUDA_SUCCESS;
   catch_up(notes, notes->queued);
   while (*place != notes) place = &(*place)->next;
@@ -284,7 +189,6 @@ CUresult cuStreamDestroy(CUstream stream) {
 }
 CUresult cuStreamSynchronize(CUstream stream) {
   struct Notes *notes = (struct Notes *)stream;
-  if (notes && !find(STREAM, notes)) return wrong("cuStreamSynchronize", "no such stream");
   if (notes && notes->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (notes) catch_up(notes, notes->queued);
   return CUDA_SUCCESS;
@@ -292,72 +196,40 @@ CUresult cuStreamSynchronize(CUstream stream) {
 CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
   struct Notes *notes = (struct Notes *)stream;
   if (!notes || mode != 1 || getenv("STAND_IN_NO_CAPTURE")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  if (!find(STREAM, notes)) return wrong("cuStreamBeginCapture", "no such stream");
-  if (notes->capturing) return wrong("cuStreamBeginCapture", "the stream is being captured");
   notes->capturing = 1;
-  capturing_here++;
   notes->count = 0;
   return CUDA_SUCCESS;
 }
 CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
-  struct Notes *notes = (struct Notes *)stream, *copy;
-  if (!find(STREAM, notes) || !notes->capturing) return wrong("cuStreamEndCapture", "no stream that is being captured");
-  copy = (struct Notes *)malloc(sizeof *notes);
+  struct Notes *notes = (struct Notes *)stream, *copy = (struct Notes *)malloc(sizeof *notes);
   notes->capturing = 0;
-  capturing_here--;
   *copy = *notes;
-  born(GRAPH, copy, 0);
   *graph = (CUgraph)copy;
   return CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiateWithFlags(CUgraphExec *executable, CUgraph graph, unsigned long long flags) {
-  if (!find(GRAPH, graph)) return wrong("cuGraphInstantiate", "no such graph");
   struct Notes *copy = (struct Notes *)malloc(sizeof *copy);
   *copy = *(struct Notes *)graph;
-  born(EXECUTABLE, copy, 0);
   *executable = (CUgraphExec)copy;
   return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
   struct Notes *notes = (struct Notes *)executable;
-  if (!find(EXECUTABLE, notes)) return wrong("cuGraphLaunch", "no such graph");
-  if (stream && !find(STREAM, stream)) return wrong("cuGraphLaunch", "no such stream");
   for (size_t index = 0; index < notes->count; ++index) run((struct Notes *)stream, notes->notes[index]);
   return CUDA_SUCCESS;
 }
-CUresult cuGraphExecDestroy(CUgraphExec executable) {
-  if (!died(EXECUTABLE, executable)) return wrong("cuGraphExecDestroy", "no such graph, or destroyed before");
-  free(executable);
-  return CUDA_SUCCESS;
-}
-CUresult cuGraphDestroy(CUgraph graph) {
-  if (!died(GRAPH, graph)) return wrong("cuGraphDestroy", "no such graph, or destroyed before");
-  free(graph);
-  return CUDA_SUCCESS;
-}
-CUresult cuEventCreate(CUevent *event, unsigned int flags) {
-  (void)flags;
-  *event = (CUevent)calloc(1, sizeof(struct Point));
-  born(EVENT, *event, 0);
-  return CUDA_SUCCESS;
-}
-CUresult cuEventDestroy(CUevent event) {
-  if (!died(EVENT, event)) return wrong("cuEventDestroy", "no such event, or destroyed before");
-  free(event);
-  return CUDA_SUCCESS;
-}
+CUresult cuGraphExecDestroy(CUgraphExec executable) { free(executable); return CUDA_SUCCESS; }
+CUresult cuGraphDestroy(CUgraph graph) { free(graph); return CUDA_SUCCESS; }
+CUresult cuEventCreate(CUevent *event, unsigned int flags) { (void)flags; *event = (CUevent)calloc(1, sizeof(struct Point)); return CUDA_SUCCESS; }
+CUresult cuEventDestroy(CUevent event) { free(event); return CUDA_SUCCESS; }
 CUresult cuEventRecord(CUevent event, CUstream stream) {
   struct Notes *notes = (struct Notes *)stream;
-  if (!find(EVENT, event)) return wrong("cuEventRecord", "no such event");
-  if (notes && !find(STREAM, notes)) return wrong("cuEventRecord", "no such stream");
   if (notes && notes->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   *(struct Point *)event = (struct Point){notes, notes ? notes->queued : 0};
   return CUDA_SUCCESS;
 }
 CUresult cuEventSynchronize(CUevent event) {
   struct Point *point = (struct Point *)event;
-  if (!find(EVENT, event)) return wrong("cuEventSynchronize", "no such event");
-  if (point->stream && !find(STREAM, point->stream)) return CUDA_SUCCESS; /* it was waited for when it was destroyed */
   if (point->stream) catch_up(point->stream, point->queued);
   return CUDA_SUCCESS;
 }

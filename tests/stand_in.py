@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import shutil
 import subprocess
@@ -26,16 +25,3 @@ def library() -> str:
     command = [compiler, *flags, *(f"-I{path}" for path in headers[:1]), str(SOURCE), "-o", str(target)]
     subprocess.run(command, check=True)
     return str(target)
-
-
-def violations() -> str:
-    """What was asked of the stand-in that a GPU leaves undefined, a line each."""
-    said = ctypes.CDLL(library()).stand_in_violations
-    said.restype = ctypes.c_char_p
-    text: bytes = said()
-    return text.decode()
-
-
-def forget_violations() -> None:
-    """Start anew."""
-    ctypes.CDLL(library()).stand_in_forget_violations()
