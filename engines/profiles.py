@@ -117,7 +117,7 @@ def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[in
     cache = name.startswith("past_key_values.")
     axes = _CACHE_AXES if cache else _AXES.get(name, "")
     sizes = {
-        "n": max(1, call.groups) * plan.joint_images,
+        "n": max(1, call.groups) * plan.sharing.images,
         "B": call.batch,
         "G": call.groups,
         "V": call.groups * plan.span_tokens,

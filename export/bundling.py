@@ -23,7 +23,8 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
-from luvc_export.export.compression.scorer_file import file_name, known
+from luvc_export.export.compression import scores
+from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
 from luvc_export.export.options import Options, check_size, image_size
@@ -31,19 +32,6 @@ from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
 from luvc_export.version import VERSION
-
-#: What of a plan the vision graph depends on.
-_SEEN = (
-    "grid",
-    "merges",
-    "merge_mode",
-    "positions",
-    "windows",
-    "size_bias",
-    "vision_padding",
-    "encoder_prune",
-    "bucket",
-)
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 
@@ -63,7 +51,7 @@ def write_bundle(
         CheckpointError: The checkpoint lacks something.
         CheckFailed: A traced graph breaks the contract.
     """
-    plans = {name: replace(plan, padding=options.told_padding) for name, plan in plans.items()}
+    plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in plans.items()}
     check_size(checkpoint, plans, options)
     mode: WeightsMode = options.weights if checkpoint.tensors else "none"
     if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
@@ -83,13 +71,13 @@ def write_bundle(
         used: set[str] = set()
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
-            alike = [made.vision for made in entries.values() if _sees_alike(made.plan, plan)]
+            alike = [made.vision for made in entries.values() if made.plan.encoder == plan.encoder]
             entries[name] = _write_graphs(
                 checkpoint, skeleton, plan, name, places, folder, options, used, progress, *alike[:1]
             )
         if mode == "copy":
             _copy_weights(folder, tensors, places, progress)
-        for scorer in {plan.scorer for plan in plans.values() if plan.scorer}:
+        for scorer in {scorer_of(plan) for plan in plans.values()} - {""}:
             write_new(folder / file_name(scorer), known(scorer).data)
         for name in _TOKENIZER_FILES:
             if (checkpoint.folder / name).is_file():
@@ -103,11 +91,6 @@ def write_bundle(
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)
     return bundle.Bundle(output, manifest)
-
-
-def _sees_alike(one: Plan, other: Plan) -> bool:
-    """Whether one vision graph serves both plans: the LLM's budgets and scores are not in it."""
-    return all(getattr(one, name) == getattr(other, name) for name in _SEEN)
 
 
 def _write_graphs(

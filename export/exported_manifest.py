@@ -46,7 +46,7 @@ def make_manifest(
     given = picture_settings(checkpoint)
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     video = checkpoint.family.video(checkpoint.config) if options.video else None
-    copies = 4 if any(entry.plan.positions == "multi" for entry in entries.values()) else 1
+    copies = 4 if any(entry.plan.encoder.positions == "multi" for entry in entries.values()) else 1
     return Manifest(
         source=Source(checkpoint.name, checkpoint.family.model_type, checkpoint.sha256, checkpoint.revision),
         dtype=options.dtype,  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import TEXT_MODELS, Family
@@ -176,7 +176,7 @@ def row(family: Family) -> list[str]:
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     size, unit = family.image_size(config), family.unit_pixels(config)
     grid = (size[0] // unit, size[1] // unit) if size else (4, 4)
-    plan = solve(PlanRequest("none"), grid, llm, encoder)
+    plan = solve(PlanRequest(LlmRequest("none")), grid, llm, encoder)
     decoder = family.decoder(model, plan)
     pixels = torch.nn.Identity()
     vision = family.vision(model, plan, pixels)  # type: ignore[arg-type]

@@ -68,17 +68,17 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
     if not 0 <= options.unit_tolerance <= 255:
         got, expected = options.unit_tolerance, "0 to 255 levels of a pixel"
         raise UsageError("this is no tolerance", where="--unit-tolerance", got=got, expected=expected)
-    if options.unit_tolerance and not any(plan.bucket for plan in plans.values()):
+    if options.unit_tolerance and not any(plan.encoder.takes_units for plan in plans.values()):
         fix = "--unit-buckets 25,50,75,100"
         raise UsageError("a tolerance is for buckets, and there are none", where="--unit-tolerance", fix=fix)
     for name, plan in plans.items():
-        if plan.joint_tiles is not None:
+        if plan.sharing.tiles is not None:
             _check_tiled(checkpoint, name, plan, options)
-        elif plan.joint_images > 1 and not options.video:
+        elif plan.sharing.images > 1 and not options.video:
             raise UsageError(
                 "a budget that images share is for videos, or for tiles of a picture",
                 where=name,
-                got=f"{plan.joint_images} images to a budget",
+                got=f"{plan.sharing.images} images to a budget",
                 expected="one image to a budget, a bundle with --video, or a plan that says joint_tiles",
             )
         _check_plan(checkpoint, name, plan, image_size(options, name))
@@ -94,11 +94,11 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
 
 def _check_tiled(checkpoint: Checkpoint, name: str, plan: Plan, options: Options) -> None:
     cuts = {cut.tiles: cut.images for cut in checkpoint.family.cuts(checkpoint.config, options.tiles)}
-    if cuts.get(plan.joint_tiles or (1, 1)) != plan.joint_images:
+    if cuts.get(plan.sharing.tiles or (1, 1)) != plan.sharing.images:
         raise UsageError(
             "a picture is not cut into the tiles that share this plan's budget",
             where=name,
-            got=f"joint_tiles {plan.joint_tiles}, joint_images {plan.joint_images}",
+            got=f"joint_tiles {plan.sharing.tiles}, joint_images {plan.sharing.images}",
             expected=f"one of {', '.join(f'{grid} of {count}' for grid, count in cuts.items())}",
             fix="--tiles with these rows and columns",
         )

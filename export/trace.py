@@ -50,14 +50,16 @@ class FlatDecoder(nn.Module):
 
 def selections(decoder: Decoder) -> list[int]:
     """Layers before which some but not all visual tokens are pruned (merging selects none)."""
-    return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.reducer == "prune"]
+    return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.llm.reducer == "prune"]
 
 
 def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int) -> ir.Model:
     """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic."""
     given = [torch.zeros(2, frames, *size, 3, dtype=torch.uint8)]
-    given += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.vision_padding else []
-    given += [torch.arange(plan.bucket, dtype=torch.int32).repeat(2, 1)] if plan.bucket else []
+    given += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.encoder.reads_padding else []
+    given += (
+        [torch.arange(plan.encoder.computed_units, dtype=torch.int32).repeat(2, 1)] if plan.encoder.takes_units else []
+    )
     images = torch.export.Dim("images")
     outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
     return _trace(vision, tuple(given), ({0: images},) * len(given), list(graph_io.vision_inputs(plan)), outputs)

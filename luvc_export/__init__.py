@@ -9,7 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from luvc_export import moved
 from luvc_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ _PUBLIC = {
     "make_plans": "luvc_export.pipeline",
 }
 __all__ = ["__version__", *_PUBLIC]
-
-moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -50,9 +50,9 @@ class Graphs:
         if not len(images):
             return no_images(manifest, self.plan)
         empty = all_picture(len(images), self.plan.grid) if padding is None else padding
-        given = units if self.plan.bucket else empty if self.plan.vision_padding else None
+        given = units if self.plan.encoder.takes_units else empty if self.plan.encoder.reads_padding else None
         out = self.backend.vision(images) if given is None else self.backend.vision(images, given)
-        width = 2 * (manifest.prompt.position_copies if self.plan.positions == "multi" else 1)
+        width = 2 * (manifest.prompt.position_copies if self.plan.encoder.positions == "multi" else 1)
         expected = {
             graph_io.VISUAL_EMBEDS: (tokens, manifest.visual_width),
             graph_io.VISUAL_POSITIONS: (tokens, width),
@@ -160,7 +160,7 @@ class Graphs:
 
 def no_images(manifest: Manifest, plan: Plan) -> VisualFeatures:
     """What the vision graph gives for no images: arrays of zero rows."""
-    copies = manifest.prompt.position_copies if plan.positions == "multi" else 1
+    copies = manifest.prompt.position_copies if plan.encoder.positions == "multi" else 1
     embeds = np.zeros((0, plan.vision_tokens, manifest.visual_width), np.float32)
     return VisualFeatures(embeds, np.zeros((0, plan.vision_tokens, 2 * copies), np.float32))
 
@@ -240,15 +240,15 @@ def grouped(plan: Plan, embeds: Array, rows: int = 1) -> Array:
     Raises:
         UsageError: A plan's shared budget is for more images, or fewer.
     """
-    if rows == plan.joint_images == 1:
+    if rows == plan.sharing.images == 1:
         return embeds[None]
-    groups, rest = divmod(len(embeds) // rows, plan.joint_images)
+    groups, rest = divmod(len(embeds) // rows, plan.sharing.images)
     if rest:
         raise UsageError(
             "the plan shares its budget over another number of images",
             where="images",
             got=len(embeds) // rows,
-            expected=f"a multiple of {plan.joint_images}",
+            expected=f"a multiple of {plan.sharing.images}",
         )
     return np.asarray(embeds).reshape(rows, groups, plan.span_tokens, embeds.shape[-1])
 

@@ -108,7 +108,7 @@ class LoadedPlan:
     @cached_property
     def _in_turn(self) -> Unloading | None:
         """The back-end, where it takes turns: of a plan with buckets or a bucket, with weights of its own."""
-        beside = self.plan.bucket or self.bundle.buckets_of(self.plan_name)
+        beside = self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
         return self.backend if beside and isinstance(self.backend, Unloading) and self.backend.packs_weights else None
 
     def warm_up(self, images: int = 1) -> float:
@@ -125,7 +125,7 @@ class LoadedPlan:
         """
         started = perf_counter()
         self.load(images=images > 0)
-        manifest, group = self.bundle.manifest, self.plan.joint_images
+        manifest, group = self.bundle.manifest, self.plan.sharing.images
         count = -(-images // group) * group
         picture = np.zeros((count, manifest.image.frames, *self.size, 3), np.uint8)
         placeholder = manifest.prompt.image_token_id

@@ -239,16 +239,16 @@ class Session(LoadedPlan):
         Raises:
             UsageError: See ``make_request``.
         """
-        if loaded is not None and loaded is not self and loaded.plan.joint_images > 1:
-            fitting = self._router.fitting(asked).plan
-            if (fitting.joint_images, fitting.joint_tiles) != (loaded.plan.joint_images, loaded.plan.joint_tiles):
+        if loaded is not None and loaded is not self and loaded.plan.sharing.shared:
+            fitting = self._router.fitting(asked).plan.sharing
+            if fitting.without_quota() != loaded.plan.sharing.without_quota():
                 return self.fit(asked)
         chosen = loaded or self._router.fitting(asked)
         request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
         if loaded is None:
             return self._router.bucket(chosen, request)
-        novel = request.novel if chosen.plan.bucket and chosen is not self else None
-        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.bucket:
+        novel = request.novel if chosen.plan.encoder.takes_units and chosen is not self else None
+        if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.encoder.computed_units:
             return self.fit(asked)
         return chosen, request
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cut_checkpoint
+from flat_plans import replan
 from made_once import made_once
 
 from luvc_export import export_bundle, make_plan
@@ -32,7 +32,7 @@ def _export_unpadded(folder: Path) -> None:
         checkpoint = cut_checkpoint.write(Path(made), 2, 2)
         cut_checkpoint.write_weights(checkpoint / "model.safetensors", 2, 2)
         plan = make_plan(str(checkpoint), "thirds", image_size=IMAGE_SIZE)
-        plans = {"thirds": replace(plan, keep=(plan.vision_tokens // 2, 0))}
+        plans = {"thirds": replan(plan, keep=(plan.vision_tokens // 2, 0))}
         export_bundle(str(checkpoint), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, padding=False)
 
 

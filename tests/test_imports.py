@@ -18,7 +18,6 @@ GLUE = ("cli", "pipeline", "packing", "serve", "trial", "batch", "ray", "triton"
 SHARED = {
     "errors": set[str](),
     "version": set[str](),
-    "moved": set[str](),
     "registry": {"errors"},
     "signals": set[str](),
     "core": {"errors"},

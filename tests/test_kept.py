@@ -3,6 +3,10 @@
 ``kept/written_0_1_0.tar.xz`` was written by 0.1.0 before its modules moved: a random Qwen2.5-VL of 32 channels
 and three layers, plans ``even`` and ``none``, engines of ``even`` for rtx-ada (TensorRT-RTX 1.7.1.116), a pack for
 jetson-agx-orin-jp62, and ``expected.json``: what that code answered about ``picture``, in ONNX Runtime on a CPU.
+
+``kept/written_before_parts.tar.xz`` was written by the last commit whose plans had no parts (3fd3c5c), of a like model
+of two encoder blocks: every kind of plan that a bundle may have (another size, a video's, buckets, rounds, a mean,
+a seed, a pruned encoder), the same engines and pack.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ from luvc_export.cli import app
 from luvc_export.errors import BundleError
 from luvc_export.packing.on_device import install_and_verify
 
-ARCHIVE = Path(__file__).parent / "kept/written_0_1_0.tar.xz"
+KEPT = Path(__file__).parent / "kept"
+ARCHIVE, BEFORE_PARTS = KEPT / "written_0_1_0.tar.xz", KEPT / "written_before_parts.tar.xz"
 PROMPT = "where is 7?"
 PLANS = ("even", "none")
 
@@ -139,3 +144,66 @@ def test_a_pack_with_one_byte_changed_is_refused(pack: Path, verify: Callable[[P
     code, out, err = verify(pack)
     assert code == 2 and out.splitlines()[-1] == "NOT VERIFIED" and "has changed" in err
     assert not json.loads((pack / bundles.MANIFEST).read_text())["verified"]
+
+
+@pytest.fixture(scope="module")
+def before_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert BEFORE_PARTS.stat().st_size <= 1.5e6
+    folder = tmp_path_factory.mktemp("before parts")
+    with tarfile.open(BEFORE_PARTS) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def big_picture(plan: str) -> Any:
+    rows, columns = np.mgrid[:56, :84] if plan.endswith("@56x84") else np.mgrid[:84, :112]
+    planes = (rows * 3 + columns * 2, rows * 6 + columns * 4, rows * 9 + columns * 6)
+    return np.stack(planes, -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["even", "even@56x84", "none", "even@video", "rounds", "mean", "seeded", "encoder", "gaps", "gaps@50"],
+)
+def test_a_bundle_of_plans_without_parts_answers_as_it_did(before_parts: Path, plan: str) -> None:
+    expected = json.loads((before_parts / "expected.json").read_text())
+    session = load_bundle(before_parts / "bundle", "cpu", plan=plan, threads=1)
+    images = session.plan.sharing.images
+    asked = session if images == 1 else load_bundle(before_parts / "bundle", "cpu", plan="even", threads=1)
+    request = asked.prepare(big_picture(plan), PROMPT)
+    ids, pixels, padding = list(request.token_ids), request.images, request.padding
+    if images > 1:  # the model's template has no place for a video
+        at = ids.index(session.bundle.manifest.prompt.image_token_id)
+        ids[at:at] = [ids[at]] * (images - 1)
+        pixels = np.concatenate([pixels, *[pixels[:, :, ::-1]] * (images - 1)])
+        padding = None if padding is None else np.concatenate([padding] * images)
+    step = session.run(ids, session.encode_images(pixels, padding, request.units))
+    np.testing.assert_allclose(step.logits[0, -1], expected[plan]["logits"], atol=LOGITS, rtol=0)
+    assert {str(layer): np.ravel(kept).tolist() for layer, kept in step.kept.items()} == expected[plan]["kept"]
+    others = [one["logits"] for name, one in expected.items() if name != plan]
+    assert min(np.abs(step.logits[0, -1] - np.array(one)).max() for one in others) > 10 * LOGITS, (
+        "they can be told apart"
+    )
+
+
+def test_plans_without_parts_are_written_in_parts(before_parts: Path) -> None:
+    manifest = bundles.load(before_parts / "bundle", full=True).manifest
+    again = type(manifest).from_json(json.loads(json.dumps(manifest.to_json())), "again")
+    assert again == manifest
+    plans = {name: entry.plan for name, entry in manifest.plans.items()}
+    assert plans["mean"].llm.aggregate and plans["even@video"].sharing.quota == "spread"
+    assert dict(plans["rounds"].llm.method.settings) == {"rho": 0.5, "rounds": "growing", "steps": 3}
+    assert plans["gaps@50"].encoder.bucket == 6 and plans["seeded"].llm.method["seed"] == 7
+
+
+def test_engines_and_pack_of_before_are_read(
+    before_parts: Path, tmp_path: Path, verify: Callable[[Path], tuple[int, str, str]]
+) -> None:
+    loaded = bundles.load(before_parts / "bundle")
+    (entry,) = loaded.manifest.engines
+    for engine in entry.code:
+        with loaded.read_engine(engine) as data:
+            assert hashlib.sha256(data).hexdigest() == engine.record.sha256
+    pack = Path(shutil.copytree(before_parts / "pack", tmp_path / "pack"))
+    code, out, err = verify(pack)
+    assert code == 0 and "PASSED: 2 of 2 cases, onnxruntime" in out.splitlines()[-1], (out, err)

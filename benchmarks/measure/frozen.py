@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from luvc_export.bundle.folder import load
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.runtime.session import Session
 
 TEXT, TURNS, PLANS = 64, 2, ("none", "full", "frozen", "mix")
@@ -55,7 +55,7 @@ def measure(folder: str) -> dict[str, Any]:
     for name in PLANS:
         plan = bundle.entry(name).plan
         found[name] = {
-            "plan": {"keep": list(plan.keep), "kv_only": list(plan.kv_only), "last_layer": plan.last_layer},
+            "plan": {"keep": list(plan.keep), "kv_only": list(plan.llm.kv_only), "last_layer": plan.llm.last_layer},
             "flops": cost(plan, bundle.manifest.decoder, TEXT).flops,
             "seconds": statistics.median(taken[name]),
             "text": statistics.median(taken[f"{name}, text"]),

@@ -9,7 +9,7 @@ what 0.1.0 did: units of padding are units like all others.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.runners.canvas import canvas, prepare, uncompressed
 from luvc_export.calibration.tasks import find
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 from luvc_export.runtime.media.padding import padding_tokens
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "padding.md"
@@ -86,8 +87,8 @@ def rows() -> Iterator[str]:
         full = engine.right(none)
         yield f"| {name} | {share:.0%} | `none` | | {np.mean(full):.1%} | | {sum(full)} | | |"
         for schedule in ("even", "thirds"):
-            plain = solve(PlanRequest(schedule), none.grid, *shapes)
-            for when, plan in (("before", plain), ("after", replace(plain, padding=True))):
+            plain = scores.described(solve(PlanRequest(LlmRequest(schedule)), none.grid, *shapes))
+            for when, plan in (("before", plain), ("after", plain.changed(padding=True))):
                 right = engine.right(plan)
                 kept, both = intervals.retention(right, full, clusters), int(np.sum(np.logical_and(right, full)))
                 void, shown = counted(engine, plan, manifest)

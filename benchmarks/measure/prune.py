@@ -27,7 +27,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.plan import Plan, Quota, Rounds
+from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Quota, Sharing
 from luvc_export.export.compression import quotas, scores, spu
 from luvc_export.export.compression.scorer_file import remember
 from luvc_export.export.compression.scores import _greedy, _spectrum
@@ -35,7 +35,13 @@ from luvc_export.export.compression.scores import _greedy, _spectrum
 ROOT = Path(__file__).resolve().parents[2]
 GROUNDS, SHARES, PICTURES = ("plain", "textured", "pages"), (0.1, 0.25, 0.5), 20
 #: Rounds (`--steps`; 12 is the default), and how they share K: growing, or equal, as plans without `rounds` mean it.
-STEPS: tuple[tuple[int, Rounds], ...] = ((8, "growing"), (12, "growing"), (16, "growing"), (12, "equal"), (16, "equal"))
+STEPS: tuple[tuple[int, _greedy.Rounds], ...] = (
+    (8, "growing"),
+    (12, "growing"),
+    (16, "growing"),
+    (12, "equal"),
+    (16, "equal"),
+)
 #: Layer shapes of Qwen2.5-VL-3B, units of a picture of 1792 x 1792, rounds of the cost.
 WIDTH, INNER, HEADS, KV_HEADS, HEAD, LAYERS, GRID = 2048, 11008, 16, 2, 128, 36, (64, 64)
 ROUNDS = 5
@@ -64,7 +70,7 @@ def seen(ground: str) -> tuple[tuple[int, int], Tensor]:
     asked = [case for case in cases(f"search-{ground}", 30 * PICTURES) if len(case.images) == 1]
     first = list({case.picture: case for case in asked}.values())[:PICTURES]
     grid = (SIZES[ground][0] // 28, SIZES[ground][1] // 28)
-    none = Plan(grid, (grid[0] * grid[1],) * 8, last_layer="full")
+    none = Plan(EncoderPlan(grid), LlmPlan((grid[0] * grid[1],) * 8, last_layer="full"))
     calls = TorchCalls(checkpoint, model, none)
     embeds = torch.from_numpy(PlanEvaluator(checkpoint, model, first, True).encode_images(calls).embeds)
     empty = np.full((1, 1, *SIZES[ground], 3), 235, np.uint8)
@@ -95,7 +101,8 @@ def shared() -> list[dict[str, Any]]:
     for ground in GROUNDS:
         grid, normed = seen(ground)
         tokens, keep = grid[0] * grid[1], grid[0] * grid[1]
-        plan = Plan(grid, (keep,), last_layer="full", rho=0.5, joint_images=4)
+        llm = LlmPlan((keep,), scores.method("residual", rho=0.5), last_layer="full")
+        plan = Plan(EncoderPlan(grid), llm, Sharing(4))
         for quota in QUOTAS:
             covered, kept = [], []
             for first in range(0, len(normed) - 3, 3):
@@ -119,14 +126,14 @@ def shared() -> list[dict[str, Any]]:
     return found
 
 
-def name(steps: int, how: Rounds) -> str:
+def name(steps: int, how: _greedy.Rounds) -> str:
     """Return the name of a column."""
     return f"{steps} rounds" + ", equal" * (how == "equal")
 
 
 def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
     """Return what TopK, the greedy loop and the rounds reach on one picture [1, 1, N, D]."""
-    plan = Plan(grid, (keep,), last_layer="full", score="scope", rho=0.5)
+    plan = Plan(EncoderPlan(grid), LlmPlan((keep,), scores.method("scope", rho=0.5), last_layer="full"))
     given = scores.ScoreInput(normed, _spectrum.basis(plan, normed.shape[2], normed.shape[3]), "token", keep)
     given = replace(given, grid=grid)
     saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
@@ -138,7 +145,7 @@ def _gained(normed: Tensor, grid: tuple[int, int], keep: int) -> list[float]:
         more[taken] = -1.0
         taken.append(int(more.argmax()))
         cover = torch.maximum(cover, alike[taken[-1]])
-    every_score = (replace(given, steps=min(steps, keep), rounds=how) for steps, how in STEPS)
+    every_score = (replace(given, settings={"steps": min(steps, keep), "rounds": how}) for steps, how in STEPS)
     ranked = [scores.find("scope").score(each) for each in every_score]
     top = spu.select(saliency[None, None], keep)[0, 0].tolist()
     every = [top, taken, *(spu.select(score, keep)[0, 0].tolist() for score in ranked)]
@@ -159,11 +166,13 @@ class Prune(nn.Module):
         tokens, keep = x.shape[1], self.plan.keep[0]
         normed = self.norm(x).float()[:, None]
         context = scores.LayerContext(normed, None, lambda earlier: normed[..., 0], lambda: self.keys(normed))
-        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.steps, self.plan.grid)
-        score = scores.find(self.plan.score).score(given)
-        if self.plan.quota != "none":
-            own = quotas.members(order[:, None], self.plan.joint_images, self.plan.units, padded=False)
-            share = quotas.weights(self.plan.quota, normed, own)
+        settings = dict(self.plan.llm.method.settings)
+        settings = dict(self.plan.llm.method.settings)
+        given = scores.ScoreInput(normed, self.basis, "token", keep, context, self.plan.grid, settings=settings)
+        score = scores.find(self.plan.llm.method.name).score(given)
+        if self.plan.sharing.quota != "none":
+            own = quotas.members(order[:, None], self.plan.sharing.images, self.plan.units, padded=False)
+            share = quotas.weights(self.plan.sharing.quota, normed, own)
             score = quotas.keys(score, own, quotas.quotas(share, own, keep))
         chosen = spu.select(score, keep)
         flat = spu.flat_index(chosen, tokens)
@@ -228,8 +237,10 @@ def price() -> dict[str, Any]:
     found = {}
     for name, switches in COST.items():
         more = {"scorer": scorer} if name == "learned" else {}
-        made: dict[str, Any] = {"grid": GRID, "keep": (units // 2,), "last_layer": "full", **switches, **more}
-        plan = Plan(**made)
+        own: dict[str, Any] = {**switches, **more}
+        sharing = Sharing(own.pop("joint_images", 1), quota=own.pop("quota", "none"))
+        method = scores.method(own.pop("score", scores.DEFAULT), **own)
+        plan = Plan(EncoderPlan(GRID), LlmPlan((units // 2,), method, last_layer="full"), sharing)
         found[name] = seconds(session(Prune(plan), inputs), inputs, ROUNDS)
         print(json.dumps({name: found[name]}), flush=True)
     return {"units": units, "keep": units // 2, "layers": LAYERS, "layer": layer, "prunes": found}

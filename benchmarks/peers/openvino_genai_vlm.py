@@ -34,7 +34,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     visual = float(common.VISUAL)
     if options.get("pruned"):
         luvc = json.loads((Path(options["out"]) / "bundle-even" / "luvc.json").read_text(encoding="utf-8"))
-        keep = luvc["plans"]["even"]["plan"]["keep"]
+        keep = luvc["plans"]["even"]["plan"]["llm"]["keep"]
         config.pruning_ratio = round(100 * (1 - sum(keep) / len(keep) / common.VISUAL))
         visual *= 1 - config.pruning_ratio / 100
     seen = []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from luvc_export.calibration.ablation.variants import Shapes, Variant, one_shot, smaller
-from luvc_export.core.merging import MergePass, earliest, third
-from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.calibration.ablation.variants import Shapes, Variant, encoded, one_shot, smaller
+from luvc_export.core.plan import EncoderPlan, EncoderPrune
+from luvc_export.core.plan.merging import MergePass, earliest, third
 from luvc_export.core.planning import place_merges
+from luvc_export.export.compression import scores
 
 
 def cheaper_encoders(shapes: Shapes) -> list[Variant]:
@@ -31,10 +30,10 @@ def cheaper_encoders(shapes: Shapes) -> list[Variant]:
         _merged(shapes, "OIM in windows, 9 of 16", (MergePass(early, 1, 1, 4),)),
         _merged(shapes, "OIM gradual, 0.75", place_merges(shapes.grid, 0.75, shapes.encoder, schedule="gradual")),
     ]
-    half = round(0.5 * shapes.units)
+    in_llm = one_shot(shapes, round(0.5 * shapes.units)).changed(method=scores.method("norm"))
     found += [
         _pruned(shapes, "before the merger, 0.5, norm", block=blocks - 1, keep=0.5, restore="none"),
-        Variant("after the merger, 0.5, norm", (replace(one_shot(shapes, half), score="norm"),), "in the LLM"),
+        Variant("after the merger, 0.5, norm", (in_llm,), "in the LLM"),
     ]
     return [*found, *(_smaller(shapes, share) for share in (0.75, 0.5))]
 
@@ -44,15 +43,12 @@ _OTHERS = ("residual", "change")
 
 def _pruned(shapes: Shapes, name: str, **how: object) -> Variant:
     prune = EncoderPrune(**how)  # type: ignore[arg-type]
-    probe = Plan(shapes.grid, (0,), encoder_prune=prune)
-    keep = (probe.vision_tokens,) * shapes.llm.layers
-    plan = Plan(shapes.grid, keep, last_layer="full", encoder_prune=prune, schedule="encoder")
+    plan = encoded(shapes, EncoderPlan(shapes.grid, prune=prune), "encoder")
     return Variant(name, (plan,), f"after block {prune.block}")
 
 
 def _merged(shapes: Shapes, name: str, merges: tuple[MergePass, ...]) -> Variant:
-    keep = (Plan(shapes.grid, (0,), merges).vision_tokens,) * shapes.llm.layers
-    plan = Plan(shapes.grid, keep, merges, last_layer="full", schedule="encoder")
+    plan = encoded(shapes, EncoderPlan(shapes.grid, merges), "encoder")
     return Variant(name, (plan,), "after block " + ", ".join(str(step.block) for step in merges))
 
 

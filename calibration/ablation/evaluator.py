@@ -26,10 +26,9 @@ from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, Plan, Sharing
 from luvc_export.core.token_layout import Block, Mosaic, TokenLayout
 from luvc_export.export.checkpoint import Checkpoint
-from luvc_export.export.compression import scores
 from luvc_export.runtime import batching
 from luvc_export.runtime.graphs import decoder_feeds, no_images
 from luvc_export.runtime.media.padding import padding_tokens
@@ -92,7 +91,7 @@ class PlanEvaluator:
         ]
         self.image_token = self.image.prompt.image_token_id
         self._asked: dict[tuple[Any, ...], tuple[list[Asked], list[Shown]]] = {}
-        self._seen: dict[Plan, VisualFeatures] = {}
+        self._seen: dict[tuple[EncoderPlan, Sharing], VisualFeatures] = {}
 
     def asked(self, plan: Plan) -> list[Asked]:
         """Every case as ``plan`` sees it."""
@@ -100,7 +99,7 @@ class PlanEvaluator:
 
     def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
         """Cases in tokens, and the images they show, each once."""
-        key = (plan.grid, plan.joint_images, plan.joint_tiles)
+        key = (plan.grid, plan.sharing.without_quota())
         if key not in self._asked:
             unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
             own = self.checkpoint.family.image_size(self.checkpoint.config)
@@ -138,9 +137,7 @@ class PlanEvaluator:
         """What ``take`` makes of the logits [tokens of the answer, vocabulary], by case."""
         calls = TorchCalls(self.checkpoint, self.model, plan)
         seen = self.encode_images(calls)
-        whole = (
-            scores.find(plan.score).reads_text and plan.reducer == "prune" and any(keep for _, _, keep in plan.prunes)
-        )
+        whole = plan.reads_text and plan.llm.reducer == "prune"
         every = self.asked(plan)
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         chosen = range(len(every)) if cases is None else cases
@@ -161,15 +158,13 @@ class PlanEvaluator:
     def encode_images(self, calls: TorchCalls) -> VisualFeatures:
         """Of every image. Remembered by what concerns the encoder."""
         plan = calls.plan
-        names = ("grid", "merges", "merge_mode", "positions", "windows", "size_bias", "padding", "encoder_prune")
-        kept = {name: getattr(plan, name) for name in names}
-        key = Plan(keep=(0,), joint_images=plan.joint_images, joint_tiles=plan.joint_tiles, **kept)
+        key = (plan.encoder, plan.sharing.without_quota())
         if key not in self._seen:
             images = self._ready(plan)[1]
             parts = []
             for first in range(0, len(images), _PICTURES):
                 pixels, padding = (np.stack(part) for part in zip(*images[first : first + _PICTURES], strict=True))
-                embeds, positions, merged = calls.vision(pixels, padding if plan.vision_padding else None)
+                embeds, positions, merged = calls.vision(pixels, padding if plan.encoder.reads_padding else None)
                 void = padding_tokens(padding, merged, plan.vision_tokens)
                 parts.append(VisualFeatures(embeds, positions, padding=void))
             self._seen[key] = join_features(parts) if parts else no_images(self.image, plan)

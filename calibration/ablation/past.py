@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,22 +10,22 @@ import numpy as np
 
 from luvc_export.calibration.ablation import variants
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.core.cost_report import cost
-from luvc_export.core.plan import Plan
+from luvc_export.core.cost.report import cost
+from luvc_export.core.plan import EncoderPlan, LlmPlan, Method, Plan
 from luvc_export.errors import UsageError
+from luvc_export.export.compression import scores
 
 #: Prefill FLOPs are divided by this.
 SPEEDUP = 3.0
 #: Scores by the name of their row; the learned one follows where there is a scorer.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "residual, rho 0.5": {"score": "residual", "rho": 0.5},
-    "residual, rho 0.1": {"score": "residual", "rho": 0.1},
-    "residual, aggregate": {"score": "residual", "rho": 0.5, "aggregate": True},
-    "scope": {"score": "scope", "rho": 0.5},
-    "maxmin": {"score": "maxmin"},
-    "dart": {"score": "dart"},
-    "keynorm": {"score": "keynorm"},
-    "stride": {"score": "stride"},
+METHODS: dict[str, Method] = {
+    "residual, rho 0.5": scores.method("residual", rho=0.5),
+    "residual, rho 0.1": scores.method("residual", rho=0.1),
+    "scope": scores.method("scope", rho=0.5),
+    "maxmin": scores.method("maxmin"),
+    "dart": scores.method("dart"),
+    "keynorm": scores.method("keynorm"),
+    "stride": scores.method("stride"),
 }
 #: Shares of the units of smaller pictures; times between them are interpolated.
 SIZES = (0.85, 0.7, 0.5, 0.35, 0.2)
@@ -34,35 +33,37 @@ SIZES = (0.85, 0.7, 0.5, 0.35, 0.2)
 FROZEN = 0.7
 
 
-def at_speedup(shapes: Shapes, text: int, speedup: float, kv_only: tuple[int, ...], **switches: Any) -> Plan:
+def at_speedup(
+    shapes: Shapes, text: int, speedup: float, kv_only: tuple[int, ...], method: Method = scores.method()
+) -> Plan:
     """The even plan of most tokens whose prefill takes ``speedup`` times fewer FLOPs.
 
     Raises:
         UsageError: Not even one token is so cheap.
     """
     whole = cost(shapes.none(), shapes.llm, text).flops
-    for keep in range(shapes.units - 1, 0, -1):  # all of them leave nothing to choose or to aggregate
-        plan = Plan(shapes.grid, (keep,) * shapes.llm.layers, last_layer="kv_only", kv_only=kv_only, **switches)
+    for keep in range(shapes.units - 1, 0, -1):  # all of them leave nothing to choose
+        llm = LlmPlan((keep,) * shapes.llm.layers, method, last_layer="kv_only", kv_only=kv_only)
+        plan = Plan(EncoderPlan(shapes.grid), llm, schedule="even")
         if whole / cost(plan, shapes.llm, text).flops >= speedup:
-            return replace(plan, schedule="even")
+            return plan
     raise UsageError("no plan is so cheap", where="speedup", got=speedup, expected="what one token left reaches")
 
 
-def settings(scorer: str = "") -> dict[str, dict[str, Any]]:
-    """``SETTINGS``, and the learned scorer of this hash."""
-    return SETTINGS | ({"learned": {"score": "learned", "scorer": scorer}} if scorer else {})
+def rows(scorer: str = "") -> dict[str, Method]:
+    """``METHODS``, and the learned scorer of this hash."""
+    return METHODS | ({"learned": scores.method("learned", scorer=scorer)} if scorer else {})
 
 
 def methods(shapes: Shapes, text: int, speedup: float, frozen: tuple[int, ...], scorer: str = "") -> list[Variant]:
     """Every score and random tokens, with ``frozen`` layers and without, and a smaller picture, at equal FLOPs."""
     found = []
     for label, still in (("frozen", frozen), ("not frozen", ())) if frozen else (("not frozen", ()),):
-        for name, switches in settings(scorer).items():
-            plan = at_speedup(shapes, text, speedup, still, **switches)
+        for name, method in rows(scorer).items():
+            plan = at_speedup(shapes, text, speedup, still, method)
             found.append(Variant(f"{name}, {label}", (plan,), f"{plan.keep[0]} tokens"))
         plan = at_speedup(shapes, text, speedup, still)
-        seeds = tuple(replace(plan, score="random", seed=seed) for seed in variants.SEEDS)
-        found.append(Variant(f"random, {label}", seeds, f"{plan.keep[0]} tokens, mean of 3 seeds"))
+        found.append(Variant(f"random, {label}", variants.random(plan), f"{plan.keep[0]} tokens, mean of 3 seeds"))
     whole = cost(shapes.none(), shapes.llm, text).flops
     sizes = (variants.smaller(shapes, tokens) for tokens in range(shapes.units, 0, -1))
     small = next((plan for plan in sizes if whole / cost(plan, shapes.llm, text).flops >= speedup), None)
@@ -101,7 +102,7 @@ def section(study: Any, scorer: str = "") -> dict[str, Any]:
     uncompressed = cache(lambda: engine.predictions(none, cases))
 
     def divergence(frozen: tuple[int, ...]) -> float:
-        plan = replace(none, last_layer="kv_only", kv_only=frozen)
+        plan = none.changed(last_layer="kv_only", kv_only=frozen)
         key = ["divergence", len(engine.cases), len(cases), list(frozen)]
         return float(study.store.of(key, lambda: freezing.moved(uncompressed(), engine.predictions(plan, cases))))
 

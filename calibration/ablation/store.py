@@ -75,15 +75,13 @@ def plan_key(plan: Plan) -> dict[str, Any]:
 
     An installed score may read every switch.
     """
-    data, unread = plan.to_json(), {"schedule"} if plan.padding else {"schedule", "padding"}
-    if plan.score in scores.built_in():
-        score = scores.find(plan.score)
-        unread |= set() if score.reads_spectrum else {"rho", "axis", "spectrum"}
-        unread |= set() if score.takes_rounds else {"steps", "rounds"}
-        unread |= set() if plan.score == "random" else {"seed"}
-    if plan.reducer == "merge" or not any(keep for _, _, keep in plan.prunes):
-        unread |= {"score", "rho", "axis", "spectrum", "seed", "steps", "rounds", "scorer"}
-    return {name: value for name, value in data.items() if name not in unread}
+    data, unread = plan.to_json(), set[str]()
+    if plan.llm.reducer == "merge" or not plan.prunes_tokens:
+        unread = {"method", "axis", "spectrum"}
+    elif plan.llm.method.name in scores.built_in() and not plan.llm.method.reads_spectrum:
+        unread = {"axis", "spectrum"}
+    data["llm"] = {name: value for name, value in data["llm"].items() if name not in unread}
+    return {name: value for name, value in data.items() if name != "schedule"}
 
 
 def weights_hash(folder: Path) -> str:

@@ -15,10 +15,11 @@ from luvc_export.calibration.ablation.store import Store, pack, plan_key, unpack
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.parity.plots import mean_tokens
 from luvc_export.core.budgets import kv_bytes
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, solve
 from luvc_export.core.progress import Progress
+from luvc_export.export.compression import scores
 
 #: Methods whose accuracy is measured at several budgets.
 CURVE = ("SPU, settings searched", "random", "stride", "v2drop", "merge")
@@ -137,8 +138,8 @@ def run(study: Study) -> dict[str, Any]:
         f"{share:g}": study.rows(f"encoder, {share:g} of the units", variants.encoder_merges(shapes, share), "side")
         for share in (0.75, 0.5)
     }
-    only = replace(shapes.none(), last_layer="kv_only")
-    drop = replace(shapes.none(), keep=(*shapes.none().keep[:-1], 0), last_layer="drop")
+    only = shapes.none().changed(last_layer="kv_only")
+    drop = shapes.none().changed(keep=(*shapes.none().keep[:-1], 0), last_layer="drop")
     last = [Variant("full", (shapes.none(),)), Variant("kv_only", (only,)), Variant("drop", (drop,))]
     found["last_layer"] = study.timed(study.rows("last layer", last), last)
     found["defaults"] = _defaults(study, tuned, tuned_even, best)
@@ -148,7 +149,8 @@ def run(study: Study) -> dict[str, Any]:
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in ("score", "rho", "axis", "spectrum")}
+    method = plan.llm.method
+    return {"score": method.name, "rho": method["rho"], "axis": plan.llm.axis, "spectrum": plan.llm.spectrum}
 
 
 def _search(study: Study, plan: Plan, name: str) -> tuple[list[Row], Plan]:
@@ -176,21 +178,22 @@ def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> lis
     shapes = study.shapes
     literal: dict[str, Any] = variants.LITERAL
 
-    def thirds(name: str, keep: float = 0.75, **switches: Any) -> Variant:
-        return Variant(name, (solve(PlanRequest("thirds", keep), shapes.grid, shapes.llm, shapes.encoder, **switches),))
+    def thirds(name: str, keep: float = 0.75, **llm: Any) -> Variant:
+        request = PlanRequest(LlmRequest("thirds", **llm), EncoderRequest(keep))
+        return Variant(name, (scores.described(solve(request, shapes.grid, shapes.llm, shapes.encoder)),))
 
-    default = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
+    default = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
     some = [
-        Variant(f"default: {default.schedule}, {default.score}", (default,)),
-        Variant(f"{default.schedule}, SPU as the abstract says", (replace(default, **literal),)),
+        Variant(f"default: {default.schedule}, {default.llm.method.name}", (default,)),
+        Variant(f"{default.schedule}, SPU as the abstract says", (default.changed(**literal),)),
         thirds("thirds, SPU as the abstract says", **literal),
-        thirds("thirds, SPU searched", **_settings(tuned)),
-        thirds("thirds, stride", score="stride"),
-        thirds("thirds, v2drop", score="v2drop"),
+        thirds("thirds, SPU searched", **variants.filter_of(tuned)),
+        thirds("thirds, stride", method=scores.method("stride")),
+        thirds("thirds, v2drop", method=scores.method("v2drop")),
         thirds("thirds, merge", reducer="merge"),
         thirds("thirds, merge, no OIM", 1.0, reducer="merge"),
-        Variant(f"{default.schedule}, SPU searched", (replace(default, **_settings(tuned_even)),)),
-        Variant(f"{default.schedule}, stride", (replace(default, score="stride"),)),
+        Variant(f"{default.schedule}, SPU searched", (default.changed(**variants.filter_of(tuned_even)),)),
+        Variant(f"{default.schedule}, stride", (default.changed(method=scores.method("stride")),)),
         Variant(f"{default.schedule}, merge", (variants.merged(default),)),
         replace(best, name=f"best of the search: {best.name}"),
     ]

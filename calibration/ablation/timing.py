@@ -71,4 +71,4 @@ def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> t
     size = (calls.plan.grid[0] * unit, calls.plan.grid[1] * unit)
     image = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
     none = torch.zeros(1, *calls.plan.grid, dtype=torch.bool)
-    return (image, none) if calls.plan.vision_padding else (image,), feeds, calls.empty(1)
+    return (image, none) if calls.plan.encoder.reads_padding else (image,), feeds, calls.empty(1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from luvc_export.core.budgets import by_thirds, prefill_flops, rectangles, solve_speedup
-from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.plan import EncoderPlan, LastLayer, LlmPlan, MergePass, Plan
 from luvc_export.core.planning import place_merges
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.compression import scores
@@ -19,7 +20,7 @@ SCORES = ("stride", "norm", "keynorm", "v2drop", "dart", "scope", "maxmin", "fas
 SPEEDUPS = (1.4, 2.0, 2.4)
 
 #: The low-pass filter as the abstract reads at first sight: the tokens it passes stay (sign and rho: reconstruction).
-LITERAL = {"score": "low", "rho": 0.25, "axis": "token", "spectrum": "1d"}
+LITERAL = {"method": scores.method("low", rho=0.25), "axis": "token", "spectrum": "1d"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class Shapes:
 
     def none(self) -> Plan:
         """The uncompressed plan."""
-        return Plan(self.grid, (self.units,) * self.llm.layers, last_layer="full", schedule="none")
+        return self.plan((self.units,) * self.llm.layers, "none", "full")
+
+    def plan(self, keep: Sequence[int], schedule: str, last_layer: LastLayer = "drop") -> Plan:
+        """A plan with budgets ``keep`` and nothing else."""
+        return Plan(EncoderPlan(self.grid), LlmPlan(tuple(keep), last_layer=last_layer), schedule=schedule)
 
 
 def horizon(shapes: Shapes) -> list[Variant]:
@@ -54,7 +59,7 @@ def horizon(shapes: Shapes) -> list[Variant]:
     found = []
     for layer in range(shapes.llm.layers):
         keep = (shapes.units,) * layer + (0,) * (shapes.llm.layers - layer)
-        found.append(Variant(str(layer), (Plan(shapes.grid, keep, schedule="horizon"),)))
+        found.append(Variant(str(layer), (shapes.plan(keep, "horizon"),)))
     return found
 
 
@@ -64,7 +69,7 @@ def readings(plan: Plan) -> Iterator[Variant]:
     for score in ("low", "residual", "ratio"):
         for axis, spectrum in ways:
             for rho in RHOS:
-                made = dataclasses.replace(plan, score=score, rho=rho, axis=axis, spectrum=spectrum)  # type: ignore[arg-type]
+                made = plan.changed(method=scores.method(score, rho=rho), axis=axis, spectrum=spectrum)
                 yield Variant(f"{score}, {axis} {spectrum}, rho {rho:g}", (made,))
 
 
@@ -77,18 +82,15 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "")
         skip: Scores that are left out.
         scorer: Hash of a learned scorer, to be one of them.
     """
-    chosen = {name: getattr(tuned, name) for name in ("score", "rho", "axis", "spectrum")}
-    best = dataclasses.replace(plan, **chosen)
+    best = plan.changed(**filter_of(scores.described(tuned)))
     found = [
         Variant(
             "SPU, the abstract's reading",
-            (dataclasses.replace(plan, **LITERAL),),  # type: ignore[arg-type]
+            (plan.changed(**LITERAL),),
             "low, token 1d, rho 0.25",
         ),
-        Variant("SPU, settings searched", (best,), f"{best.score}, {best.axis} {best.spectrum}, rho {best.rho:g}"),
-        Variant(
-            "random", tuple(dataclasses.replace(plan, score="random", seed=seed) for seed in SEEDS), "mean of 3 seeds"
-        ),
+        Variant("SPU, settings searched", (best,), filter_name(best)),
+        Variant("random", random(plan), "mean of 3 seeds"),
     ]
     early = plan.keep[0] < plan.vision_tokens
     installed = [name for name in scores.names() if name not in scores.built_in()]
@@ -97,21 +99,37 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "")
         for name in (*SCORES, *installed)
         if name not in skip and not (early and scores.find(name).needs_layer_before)
     ]
-    found += [Variant(name, (dataclasses.replace(plan, score=name),)) for name in usable]
+    found += [Variant(name, (plan.changed(method=scores.method(name)),)) for name in usable]
     if scorer:
-        found.append(Variant("learned", (dataclasses.replace(plan, score="learned", scorer=scorer),)))
+        found.append(Variant("learned", (plan.changed(method=scores.method("learned", scorer=scorer)),)))
     return [*found, Variant("merge", (merged(plan),), "ours: merging inside the LLM")]
+
+
+def random(plan: Plan) -> tuple[Plan, ...]:
+    """``plan`` with random tokens, for every seed."""
+    return tuple(plan.changed(method=scores.method("random", seed=seed)) for seed in SEEDS)
+
+
+def filter_of(plan: Plan) -> dict[str, Any]:
+    """Score and filter of a plan, for ``Plan.changed``."""
+    return {"method": plan.llm.method, "axis": plan.llm.axis, "spectrum": plan.llm.spectrum}
+
+
+def filter_name(plan: Plan) -> str:
+    """The same for people."""
+    method = plan.llm.method
+    return f"{method.name}, {plan.llm.axis} {plan.llm.spectrum}, rho {method['rho']:g}"
 
 
 def merged(plan: Plan) -> Plan:
     """The merging plan next to the budgets of ``plan``."""
-    return dataclasses.replace(plan, keep=rectangles(plan.merged_grid, plan.keep), reducer="merge")
+    return plan.changed(keep=rectangles(plan.merged_grid, plan.keep), reducer="merge")
 
 
 def halved(shapes: Shapes, text: int, speedup: float = 2.0) -> Plan:
     """No merging in the encoder; LLM prefill FLOPs divided by ``speedup``."""
     keep = solve_speedup(shapes.llm, shapes.units, shapes.units, text, speedup, fading=by_thirds)
-    return Plan(shapes.grid, keep, schedule=f"speedup {speedup:g}")
+    return shapes.plan(keep, f"speedup {speedup:g}")
 
 
 def shaped(shapes: Shapes, text: int, weights: Sequence[float], name: str, speedup: float = 2.0) -> Plan:
@@ -123,7 +141,7 @@ def shaped(shapes: Shapes, text: int, weights: Sequence[float], name: str, speed
         keep = [min(shapes.units, round(middle * weight)) for weight in weights]
         low, high = (middle, high) if sum(prefill_flops(shapes.llm, keep, text)) <= target else (low, middle)
     keep = [min(shapes.units, round(low * weight)) for weight in weights]
-    return Plan(shapes.grid, tuple(keep), last_layer="drop" if keep[-1] == 0 else "full", schedule=name)
+    return shapes.plan(keep, name, "drop" if keep[-1] == 0 else "full")
 
 
 def shapes_of_schedule(shapes: Shapes, text: int) -> list[Plan]:
@@ -140,7 +158,7 @@ def shapes_of_schedule(shapes: Shapes, text: int) -> list[Plan]:
 
 def one_shot(shapes: Shapes, count: int) -> Plan:
     """``count`` tokens from before the first layer to the end: what host-side pruning does."""
-    return Plan(shapes.grid, (count,) * shapes.llm.layers, last_layer="full", schedule="one shot")
+    return shapes.plan((count,) * shapes.llm.layers, "one shot", "full")
 
 
 def smaller(shapes: Shapes, tokens: float) -> Plan:
@@ -153,7 +171,12 @@ def smaller(shapes: Shapes, tokens: float) -> Plan:
         if r * c <= tokens
     ]
     grid = max(fits, key=lambda size: (size[0] * size[1], -abs(size[0] / rows - size[1] / columns)))
-    return Plan(grid, (grid[0] * grid[1],) * shapes.llm.layers, last_layer="full", schedule="none")
+    return dataclasses.replace(shapes, grid=grid).none()
+
+
+def encoded(shapes: Shapes, encoder: EncoderPlan, schedule: str) -> Plan:
+    """The plan whose LLM keeps all that ``encoder`` gives."""
+    return Plan(encoder, LlmPlan((encoder.tokens,) * shapes.llm.layers, last_layer="full"), schedule=schedule)
 
 
 def encoder_merges(shapes: Shapes, share: float) -> list[Variant]:
@@ -163,10 +186,8 @@ def encoder_merges(shapes: Shapes, share: float) -> list[Variant]:
     spread = place_merges(shapes.grid, share, shapes.encoder)
 
     def after(merges: tuple[MergePass, ...], name: str, remark: str, **switches: str) -> Variant:
-        probe = Plan(shapes.grid, (0,), merges)
-        keep = (probe.vision_tokens,) * shapes.llm.layers
-        plan = Plan(shapes.grid, keep, merges, last_layer="full", schedule="merge only", **switches)  # type: ignore[arg-type]
-        return Variant(name, (plan,), remark)
+        encoder = EncoderPlan(shapes.grid, merges, **switches)  # type: ignore[arg-type]
+        return Variant(name, (encoded(shapes, encoder, "merge only"),), remark)
 
     found = [after(last, "OIM, mean", f"after block {blocks[-1]}")]
     count = found[0].plans[0].vision_tokens
@@ -178,5 +199,5 @@ def encoder_merges(shapes: Shapes, share: float) -> list[Variant]:
         early = place_merges(shapes.grid, share, shapes.encoder, shapes.encoder.full_attention[:1])
         found.append(after(early, "OIM, early", f"after block {shapes.encoder.full_attention[0]}"))
     shot = one_shot(shapes, count)
-    found += methods(shot, dataclasses.replace(shot, rho=0.5), skip=("v2drop", "fastv", "norm"))[2:]
+    found += methods(shot, shot.changed(method=scores.method(rho=0.5)), skip=("v2drop", "fastv", "norm"))[2:]
     return [*found, Variant("downsampling", (smaller(shapes, count),), "bicubic, before the processor")]

@@ -81,7 +81,7 @@ def plain(trial: PlanTrial) -> dict[str, Any]:
     """A trial as JSON data."""
     return {
         "keep": list(trial.plan.keep),
-        "kv_only": list(trial.plan.kv_only),
+        "kv_only": list(trial.plan.llm.kv_only),
         "vision_tokens": trial.plan.vision_tokens,
         "flops": trial.flops,
         "agreement": list(trial.agreement),

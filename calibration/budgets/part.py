@@ -78,7 +78,7 @@ class Part:
     @property
     def images(self) -> int:
         """What shares a budget in the median prompt: images, or whole videos."""
-        counts = [len(asked.pictures) // self.none.joint_images for asked in self.engine.asked(self.none)]
+        counts = [self.none.sharing.groups(len(asked.pictures)) for asked in self.engine.asked(self.none)]
         return max(1, int(np.median(counts)))
 
 

@@ -162,8 +162,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _keep(plan: Plan) -> str:
-    merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.merges else ""
-    still = f"; frozen: {' '.join(map(str, plan.kv_only))}" if plan.kv_only else ""
+    merged = f"{plan.units} merged to {plan.vision_tokens}: " if plan.encoder.merges else ""
+    still = f"; frozen: {' '.join(map(str, plan.llm.kv_only))}" if plan.llm.kv_only else ""
     return merged + " ".join(map(str, plan.keep)) + still
 
 

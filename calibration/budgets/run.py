@@ -19,11 +19,11 @@ from luvc_export.calibration.budgets.space import Horizon, Space, find_horizon
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.runners.canvas import Grids, canvas
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.core.named_plans import DEFAULT_PLAN
-from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, place_merges, solve
+from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.planning import EncoderRequest, LlmRequest, PlanRequest, place_merges, solve
 from luvc_export.core.progress import Progress
 from luvc_export.errors import CheckFailed, UsageError
 from luvc_export.export.checkpoint import Checkpoint
@@ -136,11 +136,13 @@ def budgets(
     text: int | None = None,
     score: str | None = None,
     rho: float | None = None,
+    steps: int | None = None,
     scorer: str = "",
     freeze: bool = True,
     speedup: float | None = None,
     folder: Path | None = None,
     progress: Progress = lambda stage, done: None,
+    sharing: Sharing = Sharing(),
     **switches: Any,
 ) -> SearchResult:
     """Search the cheapest plan of a checkpoint that keeps its answers.
@@ -157,12 +159,14 @@ def budgets(
         text: Text tokens counted in costs; None for the median prompt's.
         score: What prunes rank tokens by; None tries ``settings.SCORES``.
         rho: Width of the score's filter; None tries ``settings.RHOS``.
+        steps: Rounds of a score that chooses in some; None for its own number.
         scorer: Hash of a learned scorer that was opened, to be tried too; with ``score`` ``learned`` it alone.
-        freeze: Whether layers may be frozen (``Plan.kv_only``).
+        freeze: Whether layers may be frozen (``LlmPlan.kv_only``).
         speedup: Search the plan that agrees best at so many times fewer prefill FLOPs; ``retention`` is not asked then.
         folder: Where measurements are kept, so that an interrupted search goes on; None for nowhere.
         progress: Told (stage, fraction).
-        **switches: Other fields of ``Plan``, such as ``axis`` and ``joint_images``, the same for all plans.
+        sharing: Images that share a budget.
+        **switches: Other fields of the plan's parts, such as ``axis``, the same for all plans.
 
     Raises:
         UsageError: A share is none, or there are too few questions to show the agreement that is asked for.
@@ -187,7 +191,7 @@ def budgets(
     whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
     image = canvas(checkpoint, image_size, tiles=tiles, video=video)
     switches = {"padding": image.image.fit == "pad", **switches}
-    space = Space(grid, llm.layers, llm.layers, merges, whole, switches)
+    space = Space(grid, llm.layers, llm.layers, merges, whole, switches, sharing=sharing)
     about = {
         "data": data.to_json(),
         "calibration": learned.to_json(),
@@ -196,7 +200,7 @@ def budgets(
         "image_size": list(image_size),
         "records": RECORDS,
     }
-    seen = {"tiles": tiles, "video": video, "joint_images": space.joint_images}
+    seen = {"tiles": tiles, "video": video, "joint_images": sharing.images}
     if seen != {"tiles": ((1, 1),), "video": False, "joint_images": 1}:
         about["media"] = json.loads(json.dumps(seen))
     with temporary_folder("luvc-search") as scratch:
@@ -213,13 +217,15 @@ def budgets(
             return cost(plan, llm, counted, images).flops
 
         trials, fresh = (Trials(part, retention, flops, store) for part in parts)
-        own = {"score": score, "rho": rho, "scorer": scorer if score == "learned" else None}
-        named = {**switches, **{name: value for name, value in own.items() if value is not None}}
+        own = {"rho": rho, "steps": steps, "scorer": scorer if score == "learned" else None}
+        method = scores.method(
+            score or scores.DEFAULT, **{name: each for name, each in own.items() if each is not None}
+        )
         defaults = {}
         for name in DEFAULTS if whole == 0 else ():
-            request = PlanRequest(name, merge_keep, joint_images=space.joint_images)
-            defaults[name] = solve(request, grid, llm, encoder, **named)
-        some, reach = settings.candidates(score, rho, scorer), llm.layers - 1 if freeze else 0
+            request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
+            defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
+        some, reach = settings.candidates(score, rho, scorer, steps), llm.layers - 1 if freeze else 0
         return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
 
 
@@ -254,7 +260,8 @@ def _search(
     progress("score and filter", 1.0)
     order = _order(trials, part, space, min(reach, seen.layer), progress)
     frozen = tuple(item.layer for item in order)
-    space = dataclasses.replace(space, switches={**space.switches, **ranked[0].switches}, order=frozen)
+    ranks = {"method": settings.method(ranked[0].switches)}
+    space = dataclasses.replace(space, switches={**space.switches, **ranks}, order=frozen)
     goal = None if speedup is None else int(none.flops / speedup)
     chosen = search(trials, space, progress) if goal is None else fastest(trials, space, goal, progress)
     if chosen is None and goal is not None:
@@ -304,7 +311,7 @@ def _order(trials: Trials, part: Part, space: Space, reach: int, progress: Progr
     full = space.plan((), space.full(()))
 
     def divergence(frozen: tuple[int, ...]) -> float:
-        plan = dataclasses.replace(full, kv_only=frozen)
+        plan = full.changed(kv_only=frozen)
         key = ["divergence", freezing.SAMPLES, plan_key(plan)]
         return float(trials.store.of(key, lambda: part.divergence(plan, freezing.SAMPLES)))
 

@@ -129,7 +129,9 @@ def shake(trials: Trials, space: Space, best: PlanTrial, progress: Progress = la
             if given is None:
                 continue
             still = space.frozen(best.plan)
-            other = descend(trials, space, best.plan.merges, given, STEPS[-1:], fixed=range(block[1]), frozen=still)
+            other = descend(
+                trials, space, best.plan.encoder.merges, given, STEPS[-1:], fixed=range(block[1]), frozen=still
+            )
             if other and other.flops < best.flops:
                 found = other
                 break

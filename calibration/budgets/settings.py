@@ -8,6 +8,7 @@ from typing import Any
 
 from luvc_export.calibration.budgets.space import Space
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
+from luvc_export.core.plan import Method
 from luvc_export.export.compression import scores
 
 #: Widths of the filter, narrow to wide.
@@ -40,12 +41,21 @@ class Setting:
         )
 
 
-def candidates(score: str | None, rho: float | None, scorer: str = "") -> list[dict[str, Any]]:
+def method(switches: dict[str, Any]) -> Method:
+    """The method that ``switches``, of ``candidates``, say."""
+    return scores.method(switches["score"], **{name: value for name, value in switches.items() if name != "score"})
+
+
+def candidates(
+    score: str | None, rho: float | None, scorer: str = "", steps: int | None = None
+) -> list[dict[str, Any]]:
     """What may be chosen where ``score`` and ``rho`` are given (or not, None), and a learned scorer by its hash."""
     found: list[dict[str, Any]] = []
     for name in SCORES if score is None else (score,):
         widths = (RHOS if rho is None else (rho,)) if scores.find(name).reads_spectrum else ()
         found += [{"score": name, "rho": width} for width in widths] or [{"score": name}]
+    if steps is not None:
+        found = [each | {"steps": steps} for each in found]
     if scorer:
         found = [each for each in found if each["score"] != "learned"]
         found.append({"score": "learned", "scorer": scorer})
@@ -58,7 +68,7 @@ def choose(trials: Trials, space: Space, some: Sequence[dict[str, Any]]) -> list
         return [Setting(dict(each), ()) for each in some]
     asked = []
     for switches in some:
-        own = replace(space, switches={**space.switches, **switches})
+        own = replace(space, switches={**space.switches, "method": method(switches)})
         keeps = [(round(share * space.encoded(())),) * space.horizon for share in SHARES]
         asked.append(Setting(dict(switches), tuple(trials.some(own.plan((), keep)) for keep in keeps)))
     return sorted(asked, key=lambda each: -each.agreement)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luvc_export.calibration.budgets.trials import PlanTrial, Trials
-from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.plan import EncoderPlan, LlmPlan, MergePass, Plan, Sharing
 
 Merges = tuple[MergePass, ...]
 Keep = tuple[int, ...]
@@ -22,7 +22,8 @@ class Space:
         horizon: From this layer on no visual token is left.
         merges: Ways to merge in the encoder.
         whole: First layers that are given every token, because the score needs a layer before it.
-        switches: Other fields of ``Plan``, the same for all.
+        switches: Other fields of the plan's parts by name, the same for all.
+        sharing: Images that share a budget, the same for all.
         order: Layers that may be frozen, the one that matters least first; a plan freezes the first of them.
     """
 
@@ -33,6 +34,7 @@ class Space:
     whole: int = 0
     switches: dict[str, Any] = field(default_factory=dict)
     order: tuple[int, ...] = ()
+    sharing: Sharing = Sharing()
 
     def plan(self, merges: Merges, keep: Keep, frozen: int = 0) -> Plan:
         """The plan with budgets ``keep`` of the layers before the horizon, the first ``frozen`` of ``order`` frozen.
@@ -42,15 +44,17 @@ class Space:
         budgets = (*keep, *[0] * (self.layers - len(keep)))
         last = "kv_only" if budgets[-1] else "drop"
         still = tuple(layer for layer in sorted(self.order[:frozen]) if layer < self.layers - 1 and budgets[layer])
-        return Plan(self.grid, budgets, merges, last_layer=last, kv_only=still, schedule="searched", **self.switches)  # type: ignore[arg-type]
+        nothing = Plan(EncoderPlan(self.grid, merges), LlmPlan((0,)), self.sharing.without_quota(), "searched")
+        llm = {"keep": budgets, "last_layer": last, "kv_only": still}
+        return nothing.changed(**llm, **self.switches, sharing=self.sharing)
 
     def frozen(self, plan: Plan) -> int:
         """How many of ``order`` a plan freezes."""
-        return max((self.order.index(layer) + 1 for layer in plan.kv_only), default=0)
+        return max((self.order.index(layer) + 1 for layer in plan.llm.kv_only), default=0)
 
     def encoded(self, merges: Merges) -> int:
         """Tokens that the encoder gives to a budget."""
-        return Plan(self.grid, (0,), merges).vision_tokens * self.joint_images
+        return EncoderPlan(self.grid, merges).tokens * self.sharing.images
 
     def full(self, merges: Merges) -> Keep:
         """All of them, up to the horizon."""
@@ -58,13 +62,8 @@ class Space:
 
     def none(self) -> Plan:
         """The uncompressed plan."""
-        keep = (self.grid[0] * self.grid[1] * self.joint_images,) * self.layers
-        return Plan(self.grid, keep, last_layer="full", schedule="none", joint_images=self.joint_images)
-
-    @property
-    def joint_images(self) -> int:
-        """Images that share a budget."""
-        return int(self.switches.get("joint_images", 1))
+        keep = (self.grid[0] * self.grid[1] * self.sharing.images,) * self.layers
+        return Plan(EncoderPlan(self.grid), LlmPlan(keep, last_layer="full"), self.sharing.without_quota(), "none")
 
 
 #: Layers at which the curve is drawn, at most, beside those that the bisection visits.

@@ -13,7 +13,7 @@ from luvc_export.calibration.parity.metrics import Difference, Prediction, diffe
 from luvc_export.calibration.parity.selection import Overlap, alike, overlaps
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Runner, Said
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, Plan
 from luvc_export.core.progress import Progress
 
 
@@ -135,14 +135,12 @@ def compare(
 
 def _effective(plan: Plan) -> Plan:
     """The plan without what names it, and without switches of things it does not do."""
-    joint = {"joint_images": plan.joint_images, "joint_tiles": plan.joint_tiles}
-    plain = Plan(plan.grid, plan.keep, plan.merges, plan.last_layer, kv_only=plan.kv_only, **joint)  # type: ignore[arg-type]
-    if any(keep for _, _, keep in plan.prunes):
+    if plan.prunes_tokens:
         return dataclasses.replace(plan, schedule="list", topk_limit=None)
-    if not plan.merges:
-        return dataclasses.replace(plain, topk_limit=None)
-    kept = {name: getattr(plan, name) for name in ("merge_mode", "positions", "windows", "size_bias")}
-    return dataclasses.replace(plain, topk_limit=None, **kept)
+    encoder = EncoderPlan(plan.grid)
+    if plan.encoder.merges:
+        encoder = dataclasses.replace(plan.encoder, prune=None, bucket=0, padding=False)
+    return Plan(encoder, plan.llm.unchosen(), plan.sharing.without_quota(), topk_limit=None)
 
 
 def _observe(

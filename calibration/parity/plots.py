@@ -81,7 +81,7 @@ def kept_tokens(made: Comparison) -> bytes | None:
     plan = made.candidate.plan
     kept = {layer: indices[0][indices[0] < plan.vision_tokens] for layer, indices in seen.kept.items()}
     kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
-    means = [layer for layer, _, _ in plan.chooses] if plan.aggregate else []
+    means = [layer for layer, _, _ in plan.chooses] if plan.llm.aggregate else []
     sheet = draw(seen.first, plan.grid, seen.merged_into[0], kept, panel=240, means=means)
     buffer = io.BytesIO()
     sheet.quantize(128, Image.Quantize.MEDIANCUT).save(buffer, format="PNG")

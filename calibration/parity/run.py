@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
@@ -19,13 +18,14 @@ from luvc_export.calibration.runners import Spec
 from luvc_export.calibration.runners.base import Runner
 from luvc_export.calibration.runners.canvas import Grids, canvas, canvas_of
 from luvc_export.core.files.json_file import read_json
-from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.plan import MAX_PLAN_BYTES, Plan, Sharing
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.core.progress import Progress
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import BundleError, PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
-from luvc_export.export.compression.scorer_file import file_name, remember
+from luvc_export.export.compression import scores
+from luvc_export.export.compression.scorer_file import file_name, remember, scorer_of
 
 
 def parity(
@@ -104,7 +104,7 @@ def _learn_scorers(bundle: bundles.Bundle) -> None:
         BundleError: A plan names one that the bundle has not.
     """
     for name, entry in bundle.manifest.plans.items():
-        wanted = entry.plan.scorer
+        wanted = scorer_of(entry.plan)
         record = bundle.manifest.files.get(file := file_name(wanted)) if wanted else None
         if wanted and (record is None or record.sha256 != wanted):
             raise BundleError(
@@ -135,11 +135,10 @@ def _open(
     checkpoint = open_checkpoint(spec.model)
     manifest = seen(checkpoint)
     if spec.kind == "hf":
-        joint = (plan.joint_images, plan.joint_tiles) if plan else ()
-        return runners.open_huggingface(checkpoint, manifest, dtype, *joint)
+        return runners.open_huggingface(checkpoint, manifest, dtype, plan.sharing if plan else Sharing())
     if spec.plan is not None or plan is None:
-        padding = plan.padding if plan is not None else manifest.image.fit == "pad"
-        plan = replace(_plan(spec.plan or "thirds", checkpoint, manifest.image.size), padding=padding)
+        padding = plan.encoder.padding if plan is not None else manifest.image.fit == "pad"
+        plan = _plan(spec.plan or "thirds", checkpoint, manifest.image.size).changed(padding=padding)
     return runners.open_torch(checkpoint, plan, manifest, dtype)
 
 
@@ -149,4 +148,4 @@ def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
-    return solve(PlanRequest(schedule=name), (size[0] // unit, size[1] // unit), *shapes)
+    return scores.described(solve(PlanRequest(LlmRequest(name)), (size[0] // unit, size[1] // unit), *shapes))

@@ -19,7 +19,7 @@ from luvc_export.calibration.runners.engine import EngineCalls
 from luvc_export.calibration.runners.graph import GraphRunner, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.calibration.runners.text import Tokens
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Plan, Sharing
 from luvc_export.demo import checkpoint_named
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
@@ -162,7 +162,7 @@ def open_torch(
     """
     manifest = canvas_for(checkpoint, image)
     own, video = manifest.image, manifest.prompt.video is not None
-    tiles = ((1, 1),) if plan.joint_tiles is None else (plan.joint_tiles,)
+    tiles = (plan.sharing.cut,)
     options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video, tiles=tiles)
     check_size(checkpoint, {plan.schedule: plan}, options)
     model = _model(checkpoint.folder, dtype) if model is None else model
@@ -181,15 +181,11 @@ def open_huggingface(
     checkpoint: Checkpoint,
     image: ImageInput | Manifest,
     dtype: str = "fp32",
-    joint_images: int = 1,
-    joint_tiles: tuple[int, int] | None = None,
+    sharing: Sharing = Sharing(),
 ) -> Runner:
-    """A checkpoint as transformers runs it; with ``joint_images`` videos are brought to so many images.
-
-    With ``joint_tiles`` pictures are cut to those tiles.
-    """
+    """A checkpoint as transformers runs it; videos become the images of ``sharing``, pictures are cut to its tiles."""
     manifest = canvas_for(checkpoint, image)
-    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), manifest, dtype, joint_images, joint_tiles)
+    return HuggingFace(checkpoint, _model(checkpoint.folder, dtype), manifest, dtype, sharing)
 
 
 @lru_cache(maxsize=2)

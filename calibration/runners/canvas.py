@@ -7,7 +7,7 @@ import dataclasses
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Fit, ImageInput, Manifest, PlanEntry
 from luvc_export.calibration.cases import Case, asked
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
@@ -62,19 +62,16 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
         UsageError: A picture cannot be read, the plan or the bundle does not take such media, or the prompt does not
             fit, as ``run`` says it.
     """
-    frames = manifest.image.frames * plan.joint_images if plan.joint_images > 1 else DEFAULT_FRAMES
+    frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
     made = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
     token_limit(manifest, plan, made)
     return made
 
 
-def uncompressed(
-    checkpoint: Checkpoint, size: tuple[int, int], joint_images: int = 1, joint_tiles: tuple[int, int] | None = None
-) -> Plan:
+def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing = Sharing()) -> Plan:
     """The plan that changes nothing, for images, whole videos or pictures in tiles."""
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (max(1, side // unit) for side in size)
     layers = checkpoint.family.decoder_shape(checkpoint.config).layers
-    keep = (rows * columns * joint_images,) * layers
-    joint = {"joint_images": joint_images, "joint_tiles": joint_tiles}
-    return Plan((rows, columns), keep, last_layer="full", schedule="none", **joint)  # type: ignore[arg-type]
+    llm = LlmPlan((rows * columns * sharing.images,) * layers, last_layer="full")
+    return Plan(EncoderPlan((rows, columns)), llm, sharing.without_quota(), "none")

@@ -27,6 +27,7 @@ from luvc_export.calibration.runners.base import (
 )
 from luvc_export.calibration.runners.canvas import prepare, uncompressed
 from luvc_export.calibration.runners.text import Tokens
+from luvc_export.core.plan import Sharing
 from luvc_export.core.token_layout import arrange
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.runtime.prompt.request import Request
@@ -40,8 +41,8 @@ class HuggingFace:
         model: From ``compressed.load_model``.
         manifest: How pictures are fitted and cut; the processor itself does neither again.
         dtype: Of the model.
-        joint_images: Images that videos are brought to, as in the plan this is compared with.
-        joint_tiles: Tiles that pictures are cut to, as there.
+        sharing: Images that videos are brought to, and tiles that pictures are cut to, as in the plan this is compared
+            with.
     """
 
     can_force = False
@@ -52,13 +53,12 @@ class HuggingFace:
         model: Any,
         manifest: Manifest,
         dtype: str,
-        joint_images: int = 1,
-        joint_tiles: tuple[int, int] | None = None,
+        sharing: Sharing = Sharing(),
     ) -> None:
         from transformers import AutoImageProcessor
 
         self.name, self.dtype = f"{checkpoint.name} (Hugging Face)", dtype
-        self.plan = uncompressed(checkpoint, manifest.image.size, joint_images, joint_tiles)
+        self.plan = uncompressed(checkpoint, manifest.image.size, sharing)
         self.checkpoint, self.model, self.manifest = checkpoint, model, manifest
         self.tokens = Tokens(checkpoint, manifest.prompt)
         self.processor = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)

@@ -49,7 +49,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
         found = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
         if found is None:
             return False
-        if layer in plan.frozen and found in makers:
+        if layer in plan.llm.frozen and found in makers:
             found = makers[found].input[0]
         sources.append(found)
     kind = next(item for item in graph.input if item.name == graph_io.VISUAL_EMBEDS).type.tensor_type.elem_type

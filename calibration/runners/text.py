@@ -30,6 +30,7 @@ class Tokens(PromptEncoder):
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.chat_template = _template(checkpoint.folder)
         self._where = str(checkpoint.folder)
+        self._capacity, self._longest = prompt.text_capacity, max(map(len, self.transformers.get_vocab()))
         self._marks(prompt, str(self.transformers.convert_ids_to_tokens(self.image_token_id)))
 
     def render(self, asked: Question) -> str:
@@ -40,6 +41,9 @@ class Tokens(PromptEncoder):
             list(asked.messages), chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
         return text
+
+    def _check_length(self, letters: int, written: int) -> None:
+        """A checkpoint has no text capacity, and cases are the user's own."""
 
     def _ids(self, text: str) -> list[int]:
         bos = self.transformers.bos_token

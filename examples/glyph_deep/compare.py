@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -26,6 +26,7 @@ from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 
 from .cases import SIZES, cases
 from .compare_page import page
@@ -62,12 +63,7 @@ def staged(shapes: Shapes, share: float) -> Plan:
             break
         keep[open_] *= (share * rest - (~open_).sum()) / keep[open_].sum()
         keep = np.minimum(1.0, keep)
-    return Plan(
-        shapes.grid,
-        (shapes.units, *(round(float(k) * shapes.units) for k in keep)),
-        last_layer="full",
-        schedule="staged",
-    )
+    return shapes.plan((shapes.units, *(round(float(k) * shapes.units) for k in keep)), "staged", "full")
 
 
 SCHEDULES = {"even": even, "staged": staged}
@@ -108,14 +104,14 @@ def measure(study: studies.Study) -> dict[str, Any]:
     some = list(variants.readings(quarter))
     searched = study.rows("settings, even at 25 %", some, "search")
     tuned = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1].plans[0]
-    chosen = solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder)
+    chosen = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
     found: dict[str, Any] = {
         "grid": shapes.grid,
         "text": study.text,
         "none": study.rows("uncompressed", [Variant("uncompressed", (shapes.none(),))])[0],
         "searched": sorted(searched, key=lambda row: -row.accuracy.value)[:5],
-        "settings": f"{tuned.score}, {tuned.axis} {tuned.spectrum}, rho {tuned.rho:g}",
-        "default": f"{chosen.score}, {chosen.axis} {chosen.spectrum}, rho {chosen.rho:g}",
+        "settings": variants.filter_name(tuned),
+        "default": variants.filter_name(chosen),
     }
     for name, make in SCHEDULES.items():
         for share in SHARES:
@@ -129,9 +125,8 @@ def measure(study: studies.Study) -> dict[str, Any]:
 
 def compared(plan: Plan, tuned: Plan, chosen: Plan) -> list[Variant]:
     """Return every method at the budgets of `plan`, the default's score and settings among them."""
-    own = {name: getattr(chosen, name) for name in ("score", "rho", "axis", "spectrum")}
     return [
-        Variant("SPU, the default's settings", (replace(plan, **own),), chosen.score),
+        Variant("SPU, the default's settings", (plan.changed(**variants.filter_of(chosen)),), chosen.llm.method.name),
         *variants.methods(plan, tuned),
     ]
 
@@ -163,8 +158,8 @@ def merges(study: studies.Study, share: float) -> list[studies.Row]:
 def times(study: studies.Study, tuned: Plan) -> dict[str, Any]:
     """Return accuracy and time of SPU (even, settings searched) and of smaller pictures, measured in turns."""
     shapes = study.shapes
-    chosen = {name: getattr(tuned, name) for name in ("score", "rho", "axis", "spectrum")}
-    pruned = [Variant(f"even, {s:.0%}", (replace(even(shapes, s), **chosen),)) for s in SHARES]
+    chosen = variants.filter_of(tuned)
+    pruned = [Variant(f"even, {s:.0%}", (even(shapes, s).changed(**chosen),)) for s in SHARES]
     small = dict.fromkeys(variants.smaller(shapes, s * shapes.units) for s in SIZES_DOWN)
     down = [Variant("uncompressed", (shapes.none(),))]
     down += [Variant("downsampling", (p,), f"{p.grid[0]}x{p.grid[1]} units") for p in small]

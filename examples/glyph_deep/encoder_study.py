@@ -14,7 +14,7 @@ from luvc_export.calibration.ablation import encoder_section, encoder_variants
 from luvc_export.calibration.ablation.store import weights_hash
 from luvc_export.calibration.ablation.study import Row, from_plain
 from luvc_export.calibration.ablation.variants import Shapes, Variant
-from luvc_export.core.encoder_cost import encoder_flops
+from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import Plan
 
 from .compare import Counts, study_of
@@ -24,7 +24,7 @@ from .measured import parser_of, read, write
 
 def ratio(shapes: Shapes, plan: Plan) -> float:
     """Return FLOPs of the encoder's blocks on the whole picture, uncompressed, by those of `plan`."""
-    return sum(encoder_flops(shapes.none(), shapes.encoder)) / sum(encoder_flops(plan, shapes.encoder))
+    return encoder_ratio(plan.encoder, shapes.encoder)
 
 
 def page(found: dict[str, Any], about: dict[str, Any]) -> str:

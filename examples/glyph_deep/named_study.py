@@ -21,9 +21,9 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.study import Study
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
-from luvc_export.core.encoder_cost import encoder_ratio
+from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.named_plans import FIGURES, NAMED
-from luvc_export.core.plan_request import PlanRequest
+from luvc_export.core.plan_request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.demo import CHECKPOINT as BUNDLED
 from luvc_export.demo import IMAGE_SIZE
@@ -62,7 +62,7 @@ def records(name: str, count: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield what every plan keeps and saves on every ground of a model."""
     for ground, study in studies(name, count, folder):
         shapes = study.shapes
-        plans = {plan: solve(PlanRequest(plan), shapes.grid, shapes.llm, shapes.encoder) for plan in NAMED}
+        plans = {plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in NAMED}
         some = [Variant("none", (shapes.none(),)), *(Variant(plan, (made,)) for plan, made in plans.items())]
         for row in study.rows(f"{name}, {ground}", some):
             key = NAMED[row.name].key if row.name in NAMED else "none"

@@ -9,7 +9,6 @@ the width of its filter, on the bundled model too. A killed run goes on where it
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from luvc_export.calibration.ablation.store import Store, weights_hash
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.demo import CHECKPOINT as DEMO
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import open_scorer
 
 from .cases import SIZES, cases
@@ -86,8 +86,8 @@ def defaults(study: studies.Study, split: str = "side") -> dict[str, Any]:
     """Return the package's plan by schedule at every width of its filter, and what each gains on the narrowest."""
     shapes, found = study.shapes, dict[str, Any]()
     for schedule in SCHEDULES:
-        made = solve(PlanRequest(schedule), shapes.grid, shapes.llm, shapes.encoder)
-        plans = [replace(made, rho=rho) for rho in RHOS]
+        made = scores.described(solve(PlanRequest(LlmRequest(schedule)), shapes.grid, shapes.llm, shapes.encoder))
+        plans = [made.changed(method=scores.method(made.llm.method.name, rho=rho)) for rho in RHOS]
         some = [Variant(f"rho {rho:g}", (plan,)) for rho, plan in zip(RHOS, plans, strict=True)]
         rows = study.rows(f"plan {schedule}", some, split)
         found[schedule] = {"rows": rows, "gains": [paired(study, plans[0], plan, split) for plan in plans[1:]]}
@@ -122,12 +122,13 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         if "searched" not in parts:
             continue
         plan = Plan.from_json(parts["plan"])
+        by = plan.llm.method
         none, own = parts["searched"]
         lines += [
             f"## {ground.capitalize()}",
             "",
             f"Searched: visual tokens {' '.join(map(str, plan.keep))} of {plan.units}, layers "
-            f"{' '.join(map(str, plan.kv_only)) or 'none'} frozen, by {plan.score} (rho {plan.rho:g}). "
+            f"{' '.join(map(str, plan.llm.kv_only)) or 'none'} frozen, by {by.name} (rho {by['rho']:g}). "
             f"**{own.flops_ratio:.2f}x fewer prefill FLOPs, retention {interval(own.retention)}** on {own.questions} "
             f"questions; accuracy {interval(own.accuracy)}, uncompressed {interval(none.accuracy)}, paired difference "
             f"{interval(parts['paired'])}. {parts['text']} text tokens.",

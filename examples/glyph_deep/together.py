@@ -8,11 +8,10 @@ Markdown; a killed run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from luvc_export.calibration.ablation.variants import Variant
-from luvc_export.core.merging import earliest, third
 from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.plan.merging import earliest, third
 
 from .compare_page import interval
 from .measured import parser_of, read
@@ -29,7 +28,7 @@ def variants(found: Plan, blocks: int, window: int) -> list[Variant]:
         "0.5 after a third": EncoderPrune(later, 0.5),
         "0.5 of every window after a third": EncoderPrune(later, 0.5, window=window),
     }
-    return [Variant(name, (replace(found, encoder_prune=prune),)) for name, prune in prunes.items()]
+    return [Variant(name, (found.changed(prune=prune),)) for name, prune in prunes.items()]
 
 
 def main() -> None:

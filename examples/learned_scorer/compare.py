@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,13 @@ LEARNED = "learned"
 def compared(study: studies.Study, share: float) -> dict[str, Any]:
     """Return the rows of a share, the best of the scores that need no training, and how far apart they are."""
     plan = even(study.shapes, share)
-    some = [Variant(name, (replace(plan, **own),)) for name, own in past.settings(study.scorer).items()]
-    some.append(Variant("random", tuple(replace(plan, score="random", seed=s) for s in variants.SEEDS), "3 seeds"))
+    some = [Variant(name, (plan.changed(method=method),)) for name, method in past.rows(study.scorer).items()]
+    some.append(Variant("random", variants.random(plan), "3 seeds"))
     small = variants.smaller(study.shapes, plan.keep[0])
     down = Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units")
     rows = study.rows(f"{share:.0%}", [*some, down])
     by_name = {variant.name: variant for variant in some}
-    best = max((row for row in rows if row.name in past.SETTINGS), key=lambda row: row.accuracy.value).name
+    best = max((row for row in rows if row.name in past.METHODS), key=lambda row: row.accuracy.value).name
     right = [np.asarray(study._right("report", by_name[name].plans[0]), dtype=np.float64) for name in (LEARNED, best)]
     pictures = [case.picture for case in study.engines["report"].cases]
     return {"keep": plan.keep[0], "rows": rows, "best": best, "ahead": intervals.difference(*right, pictures)}

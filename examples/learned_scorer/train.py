@@ -23,10 +23,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
+from luvc_export.calibration.runners.canvas import uncompressed
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
-from luvc_export.core.plan import Plan
 from luvc_export.demo.questions import GlyphCase
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.runtime import batching
@@ -60,8 +60,7 @@ def lesson(checkpoint: Any, model: Any, ground: str, count: int, share: str = "t
     engine = PlanEvaluator(checkpoint, model, asked, True)
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (side // unit for side in SIZES[ground])
-    layers = checkpoint.family.decoder_shape(checkpoint.config).layers
-    none = Plan((rows, columns), (rows * columns,) * layers, last_layer="full", schedule="none")
+    none = uncompressed(checkpoint, SIZES[ground])
     calls = TorchCalls(checkpoint, model, none)
     seen = engine.encode_images(calls)
     wanted = engine.predictions(none, range(len(asked)))

@@ -49,11 +49,11 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     Raises:
         UsageError: Inputs do not fit the plan, or hold videos.
     """
-    if plan.joint_images > 1:
+    if plan.sharing.images > 1:
         raise UsageError(
             "compression inside transformers takes one image to a budget",
             where="plan.joint_images",
-            got=plan.joint_images,
+            got=plan.sharing.images,
             fix="export a bundle with --video and ask that",
         )
     family = families.find(

@@ -1,6 +1,6 @@
 """A learned scorer: a safetensors file, opened by path and from then on known in this process by its sha256.
 
-A plan says the hash (``Plan.scorer``), so what it was searched and exported with can be told from any other file; a
+A plan says the hash (setting ``scorer``), so what it was searched and exported with can be told from any other file; a
 bundle holds the file beside its graphs. Files are untrusted: size before reading, hash before parsing, no pickle.
 """
 
@@ -101,6 +101,11 @@ def file_name(sha256: str) -> str:
     return f"scorer.{sha256[:16]}.safetensors"
 
 
+def scorer_of(plan: Plan) -> str:
+    """sha256 of the scorer's file that ``plan`` names; empty where it names none."""
+    return str(dict(plan.llm.method.settings).get("scorer", ""))
+
+
 def open_scorer(path: str | os.PathLike[str]) -> Scorer:
     """Read a scorer's file; plans that name its hash find it from then on.
 
@@ -144,7 +149,7 @@ def known(sha256: str) -> Scorer:
     if sha256 not in _KNOWN:
         raise PlanError(
             "the scorer of this plan is not at hand",
-            where="plan.scorer",
+            where="plan.llm.method.settings.scorer",
             got=f"sha256 {sha256[:16]}...",
             expected=f"--scorer FILE of that hash; a bundle of the plan holds it as {file_name(sha256)}",
         )

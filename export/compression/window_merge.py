@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from luvc_export.core.merging import Box, Planned
 from luvc_export.core.plan import MergeMode, MergePass
+from luvc_export.core.plan.merging import Box, Planned
 from luvc_export.export.compression import oim
 
 

@@ -141,7 +141,7 @@ class Family(ABC):
                 got=repr(config.get_text_config().model_type),
                 expected=f"one of {', '.join(TEXT_MODELS)}",
             )
-        inner, copies = self.language_model(model), POSITION_COPIES if plan.positions == "multi" else 1
+        inner, copies = self.language_model(model), POSITION_COPIES if plan.encoder.positions == "multi" else 1
         rotary = rotary_embedding(inner, config.get_text_config())
         rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
         return Decoder(inner, model.lm_head, self.decoder_shape(config).head_dim, rope, plan)

@@ -132,7 +132,7 @@ class Gemma3(Family):
         rotary = rotary_embedding(self.language_model(model), text)
         kinds = [kind if kind in text.layer_types else text.layer_types[0] for kind in LAYER_KINDS]
         frequencies = torch.cat([getattr(rotary, f"{kind}_inv_freq") for kind in kinds])
-        copies = POSITION_COPIES if plan.positions == "multi" else 1
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         half = shape.head_dim // 2
         scaling = [getattr(rotary, f"{kind}_attention_scaling") for kind in kinds for _ in range(half)]
         rope = Rope(frequencies, [0] * shape.head_dim, scaling, copies)

@@ -50,13 +50,14 @@ class Decoder(nn.Module):
         self.norm: Any = text.norm
         self.lm_head: Any = lm_head
         self.rope = rope
-        self.plan, self.head_dim, self.planes, self.shared_order = plan, head_dim, planes, shared_order
+        self.plan = plan = scores.described(plan)
+        self.head_dim, self.planes, self.shared_order = head_dim, planes, shared_order
         self.scale = float(head_dim) ** -0.5
-        self.score = scores.find(plan.score).score
+        self.score = scores.find(plan.llm.method.name).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
         for layer, (tokens, _) in self.chooses.items():
-            if plan.reducer == "prune":
+            if plan.llm.reducer == "prune":
                 self.register_buffer(f"basis_{layer}", scores.constant(plan, layer, tokens, hidden), persistent=False)
 
     def forward(
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
         text_cos, text_sin = self.rope(position_ids)
         cos, sin = self.rope(visual_position_ids)
         if self.shared_order:
-            images, own = groups * self.plan.joint_images, self.plan.vision_tokens
+            images, own = groups * self.plan.sharing.images, self.plan.vision_tokens
             visual_order = visual_order.unflatten(1, (images, own))[:, :, :1].expand(-1, -1, own).flatten(1, 2)
         visual = visual_embeds.flatten(1, 2)
         planes = visual[:, :, self.hidden :] if self.planes else None
@@ -96,13 +97,13 @@ class Decoder(nn.Module):
         if visual_padding is not None:
             index = spu.mark_padding(index, visual_padding)
             sizes = torch.where(visual_padding.flatten(1), oim.PADDING, 1.0)
-        carried = aggregate.Mass.of(sizes, visual_position_ids) if self.plan.aggregate else None
+        carried = aggregate.Mass.of(sizes, visual_position_ids) if self.plan.llm.aggregate else None
         span = Span(visual_order, cos, sin, index, planes, carried)
         x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
         presents: list[Tensor] = []
         kept: list[Tensor] = []
         mask = None
-        last, frozen = self.plan.layers - 1, self.plan.frozen
+        last, frozen = self.plan.layers - 1, self.plan.llm.frozen
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
         for number, layer in enumerate(self.layers):
@@ -110,7 +111,7 @@ class Decoder(nn.Module):
             if number == self.planes:
                 span = span._replace(planes=None)  # all are added: nothing more to carry through prunes
             if keep < count:
-                if keep and self.plan.reducer == "merge":
+                if keep and self.plan.llm.reducer == "merge":
                     x, span, mass = self._merge(number, x, span, mass, groups, count)
                 elif keep:
                     rows = Rows(
@@ -129,12 +130,12 @@ class Decoder(nn.Module):
             before = x
             text_only = groups * count if number in frozen else 0
             x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
-            if number in self.plan.kv_only:  # visual tokens leave as they entered
+            if number in self.plan.llm.kv_only:  # visual tokens leave as they entered
                 x = torch.cat([before[:, :text_only], x], 1)
             presents += [key, value]
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
-        first_text = groups * count if self.plan.last_layer != "kv_only" else 0
+        first_text = groups * count if self.plan.llm.last_layer != "kv_only" else 0
         return self._logits(x[:, first_text:], logits_indices), presents, kept
 
     def _add_plane(self, x: Tensor, span: Span, number: int) -> Tensor:
@@ -161,20 +162,19 @@ class Decoder(nn.Module):
             given = scores.ScoreInput(
                 normed,
                 getattr(self, f"basis_{number}"),
-                self.plan.axis,
+                self.plan.llm.axis,
                 keep,
                 self._layer_context(number, x, visual, groups, count, rows),
-                self.plan.steps,
-                self.plan.merged_grid if self.plan.grid_intact and count == self.plan.span_tokens else None,
-                self.plan.joint_images,
+                self.plan.merged_grid if self.plan.encoder.grid_intact and count == self.plan.span_tokens else None,
+                self.plan.sharing.images,
                 (lambda: span.kept < 0) if padded else None,
-                self.plan.rounds,
+                dict(self.plan.llm.method.settings),
             )
             score = self.score(given)
             score = spu.padding_last(score, span.kept) if padded else score
-            if self.plan.quota != "none":
-                own = quotas.members(span.kept, self.plan.joint_images, self.plan.vision_tokens, padded)
-                share = quotas.weights(self.plan.quota, normed, own)
+            if self.plan.sharing.quota != "none":
+                own = quotas.members(span.kept, self.plan.sharing.images, self.plan.vision_tokens, padded)
+                share = quotas.weights(self.plan.sharing.quota, normed, own)
                 score = quotas.keys(score, own, quotas.quotas(share, own, keep))
             chosen = spu.select(score, keep)
         if span.mass is not None:

@@ -38,7 +38,7 @@ class MropeFamily(Family):
         text = model.config.text_config
         inner = self.language_model(model)
         rotary = rotary_embedding(inner, text)
-        copies = POSITION_COPIES if plan.positions == "multi" else 1
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         section = list(text.rope_parameters.get("mrope_section") or rotary.mrope_section)
         axes = self.axes(section, len(rotary.inv_freq))
         placed = [axes.count(axis) for axis in (1, 2)]  # all of them, unless interleaved ones run past the end

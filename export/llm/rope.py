@@ -50,7 +50,7 @@ class Rope(nn.Module):
 
 def merged_positions(units: oim.Units, plan: Plan) -> Tensor:
     """(row, column) pairs that units carry into the LLM [B, H, W, 2 * copies]: their mean, or several originals."""
-    return units.copies if plan.positions == "multi" else units.positions
+    return units.copies if plan.encoder.positions == "multi" else units.positions
 
 
 def mrope_axes(section: list[int]) -> list[int]:

@@ -6,18 +6,8 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 from luvc_export.export.surgeon.pipeline import pass_list, run_passes
 from luvc_export.export.surgeon.render import render, render_html
 from luvc_export.export.surgeon.report import GraphReport, PassReport, surgery_report
 
 __all__ = ["GraphReport", "PassReport", "pass_list", "render", "render_html", "run_passes", "surgery_report"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "operate":
-        warnings.warn("surgeon.operate is surgeon.run_passes now", DeprecationWarning, stacklevel=2)
-        return run_passes
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

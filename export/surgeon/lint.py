@@ -151,7 +151,7 @@ def _contract(surgery: Surgery) -> Iterator[str]:
     if surgery.part == "vision":
         wanted_in = [*graph_io.vision_inputs(surgery.plan)]
         wanted_out = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
-        wanted_out += [graph_io.MERGED_INTO] if surgery.plan.vision_padding or surgery.plan.bucket else []
+        wanted_out += [graph_io.MERGED_INTO] if surgery.plan.encoder.says_merged else []
     else:
         layers = surgery.plan.layers
         wanted_in = [*graph_io.decoder_inputs(surgery.plan), *graph_io.past_names(layers)]
@@ -173,7 +173,7 @@ def _dynamic(surgery: Surgery, name: str, tensor: gs.Tensor) -> Iterator[str]:
     if name == graph_io.IMAGE:
         fixed = dict.fromkeys(range(1, 5))
     elif name == graph_io.UNITS:
-        fixed = {1: surgery.plan.bucket}
+        fixed = {1: surgery.plan.encoder.bucket}
     elif name == graph_io.VISUAL_EMBEDS:
         last = len(shape or ()) - 1
         inside = name in {item.name for item in surgery.graph.outputs}  # of the vision graph: an image, not a group

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from luvc_export.core.merging import Planned
 from luvc_export.core.plan import MergeMode
+from luvc_export.core.plan.merging import Planned
 from luvc_export.export.compression import oim, window_merge
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.encoder_prune import EncoderPrune
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
@@ -69,7 +69,7 @@ class LearnedPositionViT(nn.Module):
         self.config: Any = tower.config
         self.plan, self.normalise, self.side, self.features = plan, normalise, side, features
         self.head_dim = self.config.hidden_size // self.config.num_attention_heads
-        self.copies = POSITION_COPIES if plan.positions == "multi" else 1
+        self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         self.scale = float(self.head_dim) ** -0.5
 
     def forward(self, image: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,20 +79,20 @@ class LearnedPositionViT(nn.Module):
         that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
         x, aside = self._start(image)
-        if self.plan.bucket:
+        if self.plan.encoder.takes_units:
             assert beside is not None
             return self._from_units(x, aside, beside.long())
         padding = beside
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         saved: dict[int, Tensor] = {}
-        last, prune, kept = self.features[-1], self.plan.encoder_prune, None
+        last, prune, kept = self.features[-1], self.plan.encoder.prune, None
         for number, layer in enumerate(self.layers()[:last]):
             before = x
             if kept is None:
                 x = self._block(self.parts(layer), x, units, aside)
             else:
                 x = self._pruned_block(self.parts(layer), x, units, aside, kept, number)
-            passes = [found for found in self.plan.merge_passes if found.step.block == number]
+            passes = [found for found in self.plan.encoder.merge_passes if found.step.block == number]
             pruned_here = prune is not None and prune.block == number
             tapped = number + 1 in self.features
             if kept is None and (tapped or passes or pruned_here):
@@ -101,7 +101,9 @@ class LearnedPositionViT(nn.Module):
                 saved[number + 1] = units.x if kept is None else self._give(x, aside, kept)
             for step in passes:
                 planes = list(saved.values())
-                units, moved = feature_planes.merge(units, planes, step, self.plan.merge_mode, padding is not None)
+                units, moved = feature_planes.merge(
+                    units, planes, step, self.plan.encoder.merge_mode, padding is not None
+                )
                 saved = dict(zip(saved, moved, strict=True))
             if passes:
                 x = torch.cat([x[:, :aside], self._as_tokens(units.x)], 1)
@@ -113,7 +115,7 @@ class LearnedPositionViT(nn.Module):
             found = [self._as_tokens(plane) for plane in (*saved.values(), units.x)]
             return self.finish(found), positions, into
         states = [*saved.values(), self._give(x, aside, kept)]
-        if not self.plan.grid_intact:
+        if not self.plan.encoder.grid_intact:
             states = [
                 unit_prune.rows(state.flatten(1, 2), kept.chosen_at) if state.dim() == 4 else state for state in states
             ]
@@ -243,13 +245,13 @@ class LearnedPositionViT(nn.Module):
     def _give(self, x: Tensor, aside: int, kept: unit_prune.Kept) -> Tensor:
         """A state as ``finish`` wants it: all units, or kept ones where none come back."""
         units = self._kept_units(x, aside, kept.chosen_at.shape[1])
-        return unit_prune.restored(kept, units) if self.plan.grid_intact else units
+        return unit_prune.restored(kept, units) if self.plan.encoder.grid_intact else units
 
     def _pruned_block(
         self, parts: Parts, x: Tensor, units: oim.Units, aside: int, kept: unit_prune.Kept, number: int
     ) -> Tensor:
         """One block on kept units; attention reads the others while they are seen."""
-        prune, count = self.plan.encoder_prune, kept.chosen_at.shape[1]
+        prune, count = self.plan.encoder.prune, kept.chosen_at.shape[1]
         assert prune is not None
         if number > prune.block + prune.stabilise:
             sizes = unit_prune.rows(units.sizes.flatten(1), kept.chosen_at)[:, :, None]
@@ -263,7 +265,7 @@ class LearnedPositionViT(nn.Module):
 
     def _bias(self, units: oim.Units, aside: int, dtype: torch.dtype) -> Tensor | None:
         """log(size) of every key's unit [n, 1, tokens, tokens], 0 for class tokens; None unless the plan asks."""
-        if not self.plan.size_bias:
+        if not self.plan.encoder.size_bias:
             return None
         sizes = units.sizes.flatten(1).log()[:, :, None].expand(-1, -1, self.side**2).flatten(1)
         rows = nn.functional.pad(sizes, (aside, 0)).to(dtype)[:, None, None, :]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luvc_export.core.encoder_prune import EncoderPrune
-from luvc_export.core.merging import Axis
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.merging import Axis
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES, Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
@@ -56,7 +56,7 @@ class RotaryPositionViT(nn.Module):
         self.normalise, self.plan = normalise, plan
         self.hidden, self.window, self.full, self.tapped = hidden, window, full, tapped
         self.head_dim = hidden // config.num_heads
-        self.copies = POSITION_COPIES if plan.positions == "multi" else 1
+        self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         frequencies = self.head_dim // 4
         inv_freq = config.rope_parameters["rope_theta"] ** -(torch.arange(frequencies) / frequencies)
         self.rope = Rope(inv_freq.repeat(2), [0] * frequencies + [1] * frequencies)
@@ -82,13 +82,13 @@ class RotaryPositionViT(nn.Module):
             pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
             beside: See ``forward``.
         """
-        if self.plan.bucket:
+        if self.plan.encoder.takes_units:
             assert beside is not None
             return self._from_units(self._embed(pixels), beside.long())
         padding = beside
         units, saved = oim.start(self._embed(pixels), self.copies, padding), list[Tensor]()
         stage, pruned = self._enter(units), None
-        x, prune = stage.x, self.plan.encoder_prune
+        x, prune = stage.x, self.plan.encoder.prune
         for number, block in enumerate(self.visual.blocks):
             before, full = x, number in self.full
             if pruned is None:
@@ -97,18 +97,20 @@ class RotaryPositionViT(nn.Module):
                 x = self._pruned_block(block, x, pruned, full, number)
             if number in self.tapped:
                 saved.append(self._plane(units, x, stage, pruned))
-            passes = [found for found in self.plan.merge_passes if found.step.block == number]
+            passes = [found for found in self.plan.encoder.merge_passes if found.step.block == number]
             if passes:
                 units = self._leave(units, x, stage)
                 for step in passes:
-                    units, saved = feature_planes.merge(units, saved, step, self.plan.merge_mode, padding is not None)
+                    units, saved = feature_planes.merge(
+                        units, saved, step, self.plan.encoder.merge_mode, padding is not None
+                    )
                 stage = self._enter(units, passes[-1].after)
                 x = stage.x
             if prune is not None and number == prune.block:
                 units = self._leave(units, x, stage)
                 pruned = self._prune(prune, x, x - before, units, stage, padding is not None)
                 x = pruned.kept.chosen.reshape(x.shape[0], -1, self.hidden)
-        if pruned is not None and not self.plan.grid_intact:
+        if pruned is not None and not self.plan.encoder.grid_intact:
             return self._give_kept(x, saved, units, pruned)
         x = x if pruned is None else self._restored(x, pruned)
         embeds = self.finish(x).index_select(1, stage.raster)
@@ -170,7 +172,9 @@ class RotaryPositionViT(nn.Module):
         if self.window and axes is not None and axes[0].whole:
             windows = cut(axes[0].edges, axes[1].edges)
         else:
-            windows = layout(rows, columns, self.window, self.plan.grid if self.plan.windows == "area" else None)
+            windows = layout(
+                rows, columns, self.window, self.plan.grid if self.plan.encoder.windows == "area" else None
+            )
         order = torch.tensor(windows.order)
         length = rows * columns * self.patches
         x = units.x.flatten(1, 2).index_select(1, order).reshape(-1, length, self.hidden)
@@ -178,7 +182,7 @@ class RotaryPositionViT(nn.Module):
         patch = place[:, :, None] * self.config.spatial_merge_size + self.inner
         cos, sin = self.rope(patch.reshape(-1, length, 2).permute(2, 0, 1))
         bias = None
-        if self.plan.size_bias:
+        if self.plan.encoder.size_bias:
             sizes = units.sizes.flatten(1).index_select(1, order).log()[:, :, None]
             bias = sizes.expand(-1, -1, self.patches).reshape(-1, length).to(x.dtype)
         whole = Window(0, length, length, cos, sin, bias)
@@ -197,7 +201,7 @@ class RotaryPositionViT(nn.Module):
 
     def _plane(self, units: oim.Units, x: Tensor, stage: EncoderState, pruned: PrunedState | None) -> Tensor:
         """A tapped state: units on the grid; of kept units alone, in the order of the tower, where none come back."""
-        if pruned is not None and not self.plan.grid_intact:
+        if pruned is not None and not self.plan.encoder.grid_intact:
             return self.per_unit(x)
         return self._leave(units, x if pruned is None else self._restored(x, pruned), stage).x
 

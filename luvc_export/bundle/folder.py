@@ -71,8 +71,8 @@ class Bundle:
         found = {}
         for key, entry in self.manifest.plans.items():
             alike = entry.plan.grid == own.plan.grid and entry.size == own.size
-            if entry.plan.bucket and alike and (bucket_of(key) or ("",))[0] == name:
-                found[entry.plan.bucket] = key
+            if entry.plan.encoder.takes_units and alike and (bucket_of(key) or ("",))[0] == name:
+                found[entry.plan.encoder.computed_units] = key
         return dict(sorted(found.items()))
 
     def video_plan(self, plan: str | None = None) -> str | None:

@@ -124,7 +124,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, held: Collection[st
     plan, layers = entry.plan, bundle.manifest.decoder.layers
     if name == entry.vision:
         needed = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, *graph_io.vision_inputs(plan)}
-        needed |= {graph_io.MERGED_INTO} if plan.vision_padding or plan.bucket else set()
+        needed |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
     else:
         needed = {graph_io.INPUT_IDS, graph_io.LOGITS, *graph_io.past_names(layers), *graph_io.present_names(layers)}
         needed |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()

@@ -360,8 +360,11 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""
-        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return data
+        data: dict[str, Any] = dataclasses.asdict(dataclasses.replace(self, plans={}))
+        for name, entry in self.plans.items():
+            data["plans"][name] = dataclasses.asdict(entry) | {"plan": entry.plan.to_json()}
+        plain: dict[str, Any] = json.loads(json.dumps(data))
+        return plain
 
     @classmethod
     def from_json(cls, data: object, where: str) -> Manifest:
@@ -390,6 +393,6 @@ class Manifest:
                 )
         tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in made.prompt.cuts), default=1)
         for name, entry in made.plans.items():
-            frames = made.image.frames * max(tiles, entry.plan.joint_images)
+            frames = made.image.frames * max(tiles, entry.plan.sharing.images)
             check_pixels(frames, entry.size or made.image.size, f"{where}: plans.{name}")
         return made

@@ -50,11 +50,11 @@ def _sheets(generation: Any) -> Iterator[Any]:
     from luvc_export.runtime.media.token_visualisation import draw
 
     plan, selection = generation.past.loaded.plan, generation.selection
-    means = [layer for layer, _, _ in plan.chooses] if plan.aggregate else []
+    means = [layer for layer, _, _ in plan.chooses] if plan.llm.aggregate else []
     images = generation.past.images[-len(selection.merged_into) :]  # of a later turn, those it brought
     for number, merged in enumerate(selection.merged_into):
         kept = {layer: kept_of(groups, number, plan) for layer, groups in selection.kept.items()}
         kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
         padding = None if selection.padding is None else selection.padding[number]
-        told = {"padding": padding, "means": means, "foretold": plan.bucket > 0}
+        told = {"padding": padding, "means": means, "foretold": plan.encoder.takes_units}
         yield draw(images[number][0], plan.grid, merged, kept, **told)

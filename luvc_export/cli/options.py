@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,13 +28,6 @@ PlanName = Annotated[
     str,
     typer.Option("--plan", help=f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or budgets: 64,32,0."),
 ]
-MergeKeep = Annotated[
-    float | None,
-    typer.Option(
-        "--merge-keep",
-        help="Share of units that merging keeps, such as 0.75; default: all, but for schedules and luvc.",
-    ),
-]
 MergeSchedule = Annotated[
     str,
     typer.Option("--merge-schedule", help="Where the encoder merges: late, gradual, early, or windows: inside them."),
@@ -52,18 +45,9 @@ EncoderRestore = Annotated[
 ]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Solve budgets for this factor on prefill FLOPs.")]
 KvMib = Annotated[float | None, typer.Option("--kv-mib", help="Solve budgets for a KV cache of this many MiB.")]
-Score = Annotated[str, typer.Option("--score", help="What a prune ranks tokens by, such as low or residual.")]
-Rho = Annotated[float, typer.Option("--rho", help="Share of the spectrum below the cutoff, in (0, 1].")]
-Steps = Annotated[
-    int, typer.Option("--steps", help="Rounds in which scope and maxmin choose; 0: 12, or as many as are kept.")
-]
 Scorer = Annotated[
     Path | None,
     typer.Option("--scorer", metavar="FILE", help="Learned scorer, .safetensors; the score is then learned."),
-]
-Aggregate = Annotated[
-    bool,
-    typer.Option("--aggregate", help="One row of each budget that a prune leaves is the mean of all rows dropped."),
 ]
 Quota = Annotated[
     str,
@@ -74,8 +58,8 @@ Quota = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]
-Axis = Annotated[str, typer.Option("--axis", help="Filter along token or channel.")]
-Spectrum = Annotated[str, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
+Axis = Annotated[str | None, typer.Option("--axis", help="Filter along token or channel.")]
+Spectrum = Annotated[str | None, typer.Option("--spectrum", help="1d over the span, or 2d over the grid.")]
 LastLayer = Annotated[
     str | None, typer.Option("--last-layer", help="drop, kv_only or full; default: drop; for none, full.")
 ]
@@ -193,7 +177,9 @@ def encoder_prune(keep: str | None, restore: str) -> EncoderPruneRequest | None:
     choice("--encoder-restore", restore, ("all", "none"))
     if keep is None:
         if restore != "all":
-            raise UsageError("nothing leaves the encoder", where="--encoder-restore", fix="give --encoder-keep too")
+            raise UsageError(
+                "all units stay, so none can come back", where="--encoder-restore", fix="give --encoder-keep too"
+            )
         return None
     match = re.fullmatch(r"(\d*\.?\d+)(?:@(\d+))?", keep.strip())
     if not match:
@@ -242,43 +228,24 @@ def aspect(text: str) -> float:
     return int(match[1]) / int(match[2])
 
 
-def score_switches(score: str, file: Path | None, said: Collection[str]) -> dict[str, str]:
-    """The fields of a plan that ``--score`` and ``--scorer`` make; the file is read and checked.
+def learned(score: str | None, file: Path) -> tuple[str, str]:
+    """The score that ``--scorer`` asks for, and the sha256 of its file, which is read and checked.
 
     Args:
         score: Of ``--score``.
         file: Of ``--scorer``.
-        said: See ``given``.
 
     Raises:
-        UsageError: A learned scorer beside another score.
+        UsageError: Another score is asked for.
         PlanError: The file is no scorer.
     """
-    if file is None:
-        return {"score": score} if "score" in said else {}
-    if "score" in said and score != "learned":
+    if score not in (None, "learned"):
         raise UsageError(
             "a scorer is for the score 'learned'", where="--scorer", got=f"--score {score}", fix="leave --score out"
         )
     from luvc_export.export.compression.scorer_file import open_scorer
 
-    return {"score": "learned", "scorer": open_scorer(file).sha256}
-
-
-def check_scorer_used(scorer: str | None, plans: Iterable[Plan]) -> None:
-    """Refuse a scorer that no plan prunes by.
-
-    Raises:
-        UsageError: As said.
-    """
-    if scorer and not any(plan.scorer == scorer and any(keep for _, _, keep in plan.prunes) for plan in plans):
-        raise UsageError(
-            "no plan uses this scorer",
-            where="--scorer",
-            got=f"sha256 {scorer[:16]}...",
-            expected="a plan of the score 'learned' that names it",
-            fix="leave it out",
-        )
+    return "learned", open_scorer(file).sha256
 
 
 def plan_source(plan: str) -> str | list[int] | Plan:
@@ -340,49 +307,6 @@ def given(context: typer.Context) -> list[str]:
 def flag(name: str) -> str:
     """The option of parameter ``name``."""
     return "--" + name.replace("_", "-")
-
-
-#: What shapes a plan that is made here.
-_SHAPING = (
-    "merge_keep",
-    "merge_schedule",
-    "encoder_keep",
-    "encoder_restore",
-    "score",
-    "rho",
-    "axis",
-    "spectrum",
-    "last_layer",
-    "kv_only",
-    "steps",
-    "aggregate",
-    "quota",
-)
-
-
-def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:
-    """Refuse options that none of the plans asked for would heed.
-
-    Args:
-        said: See ``given``.
-        sources: What ``plan_source`` gives.
-
-    Raises:
-        UsageError: Every plan comes whole from a file, or compresses nothing.
-    """
-    made = [source for source in sources if not isinstance(source, Plan)]
-    deaf = [name for name in said if name in _SHAPING and not any(_heeds(source, name) for source in made)]
-    if deaf:
-        raise UsageError(
-            "a plan that compresses nothing heeds no such option" if made else "a plan file says this itself",
-            where="--plan",
-            got=", ".join(map(flag, deaf)),
-            fix="leave them out" if made else "luvc-export plan ... -o FILE makes another file",
-        )
-
-
-def _heeds(source: str | list[int], name: str) -> bool:
-    return source != "none" or name == "last_layer"
 
 
 def plan_name(plan: str) -> str:

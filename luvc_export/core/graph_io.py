@@ -73,9 +73,9 @@ DECODER_INPUTS = (
 
 def vision_inputs(plan: Plan) -> tuple[str, ...]:
     """Inputs of a plan's vision graph, in graph order."""
-    if plan.bucket:
+    if plan.encoder.takes_units:
         return (IMAGE, UNITS)
-    return (IMAGE, PADDING) if plan.vision_padding else (IMAGE,)
+    return (IMAGE, PADDING) if plan.encoder.reads_padding else (IMAGE,)
 
 
 def decoder_inputs(plan: Plan) -> tuple[str, ...]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from luvc_export.core.merging import EARLIEST
-from luvc_export.core.plan_request import EncoderPruneRequest, PlanRequest
+from luvc_export.core.plan import Method
+from luvc_export.core.plan.merging import EARLIEST
+from luvc_export.core.plan_request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
 
 #: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.named_study`` in ``examples``.
 FIGURES = Path(__file__).with_name("named_plans.json")
@@ -39,76 +38,65 @@ class NamedPlan:
         says: What it is for, one line for people.
         source: Where its settings come from.
         request: What it asks of ``planning.solve``.
-        switches: Fields of ``Plan`` beside them.
     """
 
     says: str
     source: str
     request: PlanRequest
-    switches: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def key(self) -> str:
         """What its figures were measured of: the first 16 hexadecimal digits of the recipe's sha256."""
-        recipe = {"request": asdict(self.request), "switches": dict(self.switches)}
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(asdict(self.request), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def under(self, request: PlanRequest, switches: Mapping[str, Any]) -> tuple[PlanRequest, dict[str, Any]]:
-        """This recipe with what ``request`` and ``switches`` say otherwise."""
-        said = {one.name: value for one in fields(request) if (value := getattr(request, one.name)) != one.default}
-        return replace(self.request, **said), {**self.switches, **switches}
+    def under(self, request: PlanRequest) -> PlanRequest:
+        """This recipe with what ``request`` says otherwise, part by part."""
+        llm = replace(self.request.llm, **_otherwise(request.llm))
+        return replace(request, llm=llm, encoder=replace(self.request.encoder, **_otherwise(request.encoder)))
 
 
-_RESIDUAL = MappingProxyType({"score": "residual", "rho": 0.5})
-_SCOPE = MappingProxyType({"score": "scope", "rho": 0.5})
+def _otherwise(part: LlmRequest | EncoderRequest) -> dict[str, Any]:
+    """Fields of ``part`` that are not their defaults."""
+    return {one.name: value for one in fields(part) if (value := getattr(part, one.name)) != one.default}
+
+
+_RESIDUAL = Method("residual", (("rho", 0.5),))
+_SCOPE = Method("scope", (("rho", 0.5),))
 #: Where ``plan --data --speedup 3`` froze layers on busy grounds (docs/results/glyph-deep-past.md).
 _FROZEN = (Fraction(2, 8), Fraction(7, 8))
+_LEAN = LlmRequest(method=_RESIDUAL, last_layer="kv_only", stages=(_FIRST, (_AFTER, 0.6)), frozen=_FROZEN)
 
 NAMED: dict[str, NamedPlan] = {
     "safe": NamedPlan(
         "merges nothing; every token in the first eighth of the LLM, 41.5 % after it, none at the last layer",
         "searched on the search splits of examples/glyph_deep for 2x fewer prefill FLOPs",
-        PlanRequest(stages=(_FIRST, (_AFTER, 0.415))),
-        _RESIDUAL,
+        PlanRequest(LlmRequest(method=_RESIDUAL, stages=(_FIRST, (_AFTER, 0.415)))),
     ),
     "fast": NamedPlan(
         "as safe, with 34 % chosen by coverage",
         "the quickest of its kind that kept 99 % on every search split of examples/glyph_deep",
-        PlanRequest(stages=(_FIRST, (_AFTER, 0.34))),
-        _SCOPE,
+        PlanRequest(LlmRequest(method=_SCOPE, stages=(_FIRST, (_AFTER, 0.34)))),
     ),
     "lean": NamedPlan(
         "60 % of the tokens, the middle of the LLM frozen, a quarter of the units out of the later encoder",
         "plan --data --speedup 3 on busy grounds; its encoder loses answers on pages",
         PlanRequest(
-            last_layer="kv_only",
-            stages=(_FIRST, (_AFTER, 0.6)),
-            frozen=_FROZEN,
-            encoder_prune=EncoderPruneRequest(0.75, depth=Fraction(EARLIEST).limit_denominator()),
+            _LEAN, EncoderRequest(prune=EncoderPruneRequest(0.75, depth=Fraction(EARLIEST).limit_denominator()))
         ),
-        _RESIDUAL,
     ),
     "leaner": NamedPlan(
         "as lean, with half of the units out after a third of the encoder: for photographs, not for pages",
         "plan --data --speedup 3 on busy grounds; its encoder loses half of the answers on pages",
-        PlanRequest(
-            last_layer="kv_only",
-            stages=(_FIRST, (_AFTER, 0.6)),
-            frozen=_FROZEN,
-            encoder_prune=EncoderPruneRequest(0.5),
-        ),
-        _RESIDUAL,
+        PlanRequest(_LEAN, EncoderRequest(prune=EncoderPruneRequest(0.5))),
     ),
     "luvc": NamedPlan(
         "merges a quarter of the units along rows and columns, prunes by thirds, none left at the last layer",
         "arXiv 2512.09010, with the score that kept most on the search splits; merging loses answers on pages",
-        PlanRequest("thirds"),
-        _SCOPE,
+        PlanRequest(LlmRequest("thirds", _SCOPE)),
     ),
     "luvc-literal": NamedPlan(
         "as luvc, with the low-pass filter as the abstract reads: what it passes stays",
         "arXiv 2512.09010 word by word; numbers it does not give are reconstructions",
-        PlanRequest("thirds"),
-        MappingProxyType({"score": "low", "rho": 0.25, "axis": "token", "spectrum": "1d"}),
+        PlanRequest(LlmRequest("thirds", Method("low", (("rho", 0.25),)), axis="token", spectrum="1d")),
     ),
 }

@@ -67,7 +67,7 @@ def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str],
 def merging_note(plan: Plan) -> str | None:
     """What whoever opens a plan that merges in the encoder should know; None for other plans."""
     pages = of("luvc").get(("glyph_deep", "pages"))
-    if pages is None or not any(step.rows or step.columns for step in plan.merges):
+    if pages is None or not any(step.rows or step.columns for step in plan.encoder.merges):
         return None
     kept = f"{pages.retention[0]:.2f} of the answers on pages of text"
     return (

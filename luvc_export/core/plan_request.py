@@ -6,8 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from luvc_export.core.encoder_prune import Restore
-from luvc_export.core.plan import LastLayer
+from luvc_export.core.plan import (
+    TENSORRT_TOPK_LIMIT,
+    Axis,
+    EncoderPlan,
+    LastLayer,
+    LlmPlan,
+    MergeMode,
+    Method,
+    Positions,
+    Reducer,
+    Sharing,
+    Spectrum,
+    Windows,
+)
+from luvc_export.core.plan.encoder_prune import Restore
 
 #: Share of the depth at which a stage begins, and share of the visual tokens that it keeps.
 Stages = tuple[tuple[Fraction, float], ...]
@@ -27,38 +40,89 @@ class EncoderPruneRequest:
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """What a user asks of a plan.
+class EncoderRequest:
+    """What a user asks of the encoder's part of a plan.
+
+    Args:
+        merge_keep: Share of units that merging keeps (1 merges nothing); None is 0.75 for a schedule of
+            ``budgets.SCHEDULES`` and where ``merge_at`` or ``merge_schedule`` is said, but 1 where the encoder prunes,
+            and for all else.
+        merge_at: Blocks to merge after, in place of those of ``merge_schedule``.
+        merge_schedule: Where the encoder merges, see ``planning.MERGE_SCHEDULES``.
+        prune: Units that leave the later blocks.
+        merge_mode: See ``EncoderPlan``.
+        positions: See ``EncoderPlan``.
+        windows: See ``EncoderPlan``.
+        size_bias: See ``EncoderPlan``.
+    """
+
+    merge_keep: float | None = None
+    merge_at: tuple[int, ...] | None = None
+    merge_schedule: str = "late"
+    prune: EncoderPruneRequest | None = None
+    merge_mode: MergeMode = "mean"
+    positions: Positions = "mean"
+    windows: Windows = "units"
+    size_bias: bool = False
+
+    def uncompressed(self, grid: tuple[int, int]) -> EncoderPlan:
+        """The part that merges and prunes nothing."""
+        ways = {name: getattr(self, name) for name in ("merge_mode", "positions", "windows", "size_bias")}
+        return EncoderPlan(grid, **ways)
+
+
+@dataclass(frozen=True)
+class LlmRequest:
+    """What a user asks of the LLM's part of a plan.
 
     Args:
         schedule: A named plan (``named_plans``), a schedule of ``budgets``, or a list of budgets, one per layer; None
             takes the default plan, or budgets solved for ``speedup`` or ``kv_mib``.
-        merge_keep: Share of units that merging in the encoder keeps (1 merges nothing); None is 0.75 for a schedule
-            of ``budgets.SCHEDULES`` and where
-            ``merge_at`` or ``merge_schedule`` is said, but 1 where the encoder prunes, and for all else.
-        merge_at: Encoder blocks to merge after, in place of those of ``merge_schedule``.
-        merge_schedule: Where the encoder merges, see ``MERGE_SCHEDULES``.
-        encoder_prune: Units that leave the later blocks of the encoder.
+        method: What a prune ranks tokens by; one without a name is what the named plan says, or for budgets and costs
+            alone.
         speedup: Solve for this factor on LLM prefill FLOPs instead of taking ``schedule``.
         kv_mib: Solve for a KV cache of this many MiB instead.
         text: Text tokens that ``speedup`` and ``kv_mib`` count.
-        joint_images: Images that share one budget, see ``Plan``.
-        kv_only: LLM layers that compute only keys and values for visual tokens, see ``Plan``; ``none`` has none.
-        frozen: The same as shares of the depth, from one to before the other; ``kv_only`` goes before it.
         last_layer: None takes what a named plan says, ``full`` for ``none`` and ``drop`` otherwise.
+        kv_only: LLM layers that compute only keys and values for visual tokens, see ``LlmPlan``; ``none`` has none.
+        frozen: The same as shares of the depth, from one to before the other; ``kv_only`` goes before it.
         stages: Budgets as shares: of the depth, at which a stage begins, and of the tokens that the encoder gives.
+        reducer: See ``LlmPlan``.
+        axis: See ``LlmPlan``; None takes what a named plan says, or ``token``.
+        spectrum: See ``LlmPlan``; None takes what a named plan says, or ``2d``.
     """
 
     schedule: str | Sequence[int] | None = None
-    merge_keep: float | None = None
-    merge_at: tuple[int, ...] | None = None
+    method: Method = Method()
     speedup: float | None = None
     kv_mib: float | None = None
     text: int = 64
     last_layer: LastLayer | None = None
-    joint_images: int = 1
     kv_only: tuple[int, ...] = ()
-    merge_schedule: str = "late"
-    encoder_prune: EncoderPruneRequest | None = None
-    stages: Stages = ()
     frozen: tuple[Fraction, Fraction] | None = None
+    stages: Stages = ()
+    reducer: Reducer = "prune"
+    axis: Axis | None = None
+    spectrum: Spectrum | None = None
+
+    def part(self, keep: tuple[int, ...], last_layer: LastLayer, kv_only: tuple[int, ...]) -> LlmPlan:
+        """The part with these budgets."""
+        filters = self.axis or "token", self.spectrum or "2d"
+        return LlmPlan(keep, self.method, last_layer, kv_only, self.reducer, *filters)
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a user asks of a plan, part by part.
+
+    Args:
+        llm: Budgets, and how tokens are chosen.
+        encoder: What merges or leaves.
+        sharing: Images that share a budget.
+        topk_limit: See ``Plan``.
+    """
+
+    llm: LlmRequest = LlmRequest()
+    encoder: EncoderRequest = EncoderRequest()
+    sharing: Sharing = Sharing()
+    topk_limit: int | None = TENSORRT_TOPK_LIMIT

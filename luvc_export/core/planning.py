@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from luvc_export.core.budgets import (
     MERGE_KEEP,
@@ -16,69 +15,74 @@ from luvc_export.core.budgets import (
     solve_speedup,
     staged,
 )
-from luvc_export.core.encoder_prune import EncoderPrune
-from luvc_export.core.merging import EARLIEST, MergePass, at_depth, earliest, merged_grid, window_pass
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan
+from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, window_pass
 from luvc_export.core.plan_request import EncoderPruneRequest as EncoderPruneRequest
+from luvc_export.core.plan_request import EncoderRequest as EncoderRequest
+from luvc_export.core.plan_request import LlmRequest as LlmRequest
 from luvc_export.core.plan_request import PlanRequest as PlanRequest
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
 
-def solve(
-    request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, **switches: Any
-) -> Plan:
+def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape) -> Plan:
     """The plan of ``request`` for a model of these shapes and an image of ``grid`` units.
 
     Raises:
         PlanError: The choices contradict each other, cannot be met, or do not fit the model.
     """
-    goal = _goal(request)
-    asked = DEFAULT_PLAN if request.schedule is None else request.schedule
+    goal = _goal(request.llm)
+    asked = DEFAULT_PLAN if request.llm.schedule is None else request.llm.schedule
     name = goal or (asked if isinstance(asked, str) else "list")
     recipe = NAMED.get(DEFAULT_PLAN if goal else name)
     if recipe is not None:
-        request, switches = recipe.under(replace(request, schedule=None), switches)
-    switches["joint_images"] = request.joint_images
+        request = recipe.under(replace(request, llm=replace(request.llm, schedule=None)))
+    images = request.sharing.images
     if name == "none":
-        keep = (grid[0] * grid[1] * request.joint_images,) * llm.layers
-        last = request.last_layer or "full"
-        switches = {key: value for key, value in switches.items() if key not in ("aggregate", "quota")}
-        return Plan(grid, keep, last_layer=last, schedule="none", **switches)
-    prune = request.encoder_prune
-    if request.merge_keep is not None:
-        share = request.merge_keep
-    else:
-        merging = isinstance(request.schedule, str) or request.merge_at or request.merge_schedule != "late"
-        share = MERGE_KEEP if merging and prune is None else 1.0
-    merges = place_merges(grid, share, encoder, request.merge_at, request.merge_schedule)
-    if prune is not None:
-        switches["encoder_prune"] = place_prune(prune, encoder)
-    frozen = request.kv_only or depths(request.frozen, llm.layers)
-    tokens = Plan(grid, (0,), merges, encoder_prune=switches.get("encoder_prune")).vision_tokens * request.joint_images
-    full = grid[0] * grid[1] * request.joint_images
-    last = request.last_layer or "drop"
-    if request.speedup is not None:
-        keep = solve_speedup(llm, full, tokens, request.text, request.speedup, frozen, last)
-    elif request.kv_mib is not None:
-        keep = solve_kv(llm, tokens, request.text, request.kv_mib, last_layer=last)
-    elif request.stages:
-        keep = staged(llm.layers, tokens, request.stages, last)
-    elif isinstance(request.schedule, str):
-        keep = schedule(request.schedule, llm.layers, tokens, ("none", *NAMED))
-        if last != "drop" and len(keep) > 1:
-            keep = (*keep[:-1], keep[-2])
-    else:
-        keep = tuple(request.schedule or ())
-    if switches.get("reducer") == "merge":
-        keep = rectangles(merged_grid(grid, merges), keep)
-    plan = Plan(grid, keep, merges, last_layer=last, schedule=name, kv_only=frozen, **switches)
+        whole = request.encoder.uncompressed(grid)
+        keeps_all = request.llm.part((images * whole.units,) * llm.layers, request.llm.last_layer or "full", ())
+        return Plan(whole, keeps_all, request.sharing.without_quota(), name, request.topk_limit)
+    seen = _encoder_part(request, grid, encoder)
+    Plan(seen, LlmPlan((0,)))  # lists what is wrong with the encoder before budgets are made of it
+    plan = Plan(seen, _llm_part(request.llm, seen, llm, images), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
 
 
-def _goal(request: PlanRequest) -> str | None:
+def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderShape) -> EncoderPlan:
+    wanted, prune = request.encoder, request.encoder.prune
+    if wanted.merge_keep is not None:
+        share = wanted.merge_keep
+    else:
+        merging = isinstance(request.llm.schedule, str) or wanted.merge_at or wanted.merge_schedule != "late"
+        share = MERGE_KEEP if merging and prune is None else 1.0
+    merges = place_merges(grid, share, encoder, wanted.merge_at, wanted.merge_schedule)
+    placed = None if prune is None else place_prune(prune, encoder)
+    return replace(wanted.uncompressed(grid), merges=merges, prune=placed)
+
+
+def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
+    full, tokens = images * encoder.units, images * encoder.tokens
+    frozen, last = wanted.kv_only or depths(wanted.frozen, llm.layers), wanted.last_layer or "drop"
+    if wanted.speedup is not None:
+        keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
+    elif wanted.kv_mib is not None:
+        keep = solve_kv(llm, tokens, wanted.text, wanted.kv_mib, last_layer=last)
+    elif wanted.stages:
+        keep = staged(llm.layers, tokens, wanted.stages, last)
+    elif isinstance(wanted.schedule, str):
+        keep = schedule(wanted.schedule, llm.layers, tokens, ("none", *NAMED))
+        if last != "drop" and len(keep) > 1:
+            keep = (*keep[:-1], keep[-2])
+    else:
+        keep = tuple(wanted.schedule or ())
+    if wanted.reducer == "merge":
+        keep = rectangles(encoder.merged_grid, keep)
+    return wanted.part(keep, last, frozen)
+
+
+def _goal(request: LlmRequest) -> str | None:
     """Name of the plan that is solved for a goal; None where there is no goal."""
     if request.speedup is not None and request.kv_mib is not None:
         raise PlanError("--speedup and --kv-mib both choose the budgets", fix="give one of them")
@@ -177,21 +181,21 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
     problems = []
     if plan.layers != llm.layers:
         problems.append(f"keep: got {plan.layers} budgets, the model has {llm.layers} layers")
-    for index, step in enumerate(plan.merges):
+    for index, step in enumerate(plan.encoder.merges):
         if not 0 <= step.block < encoder.blocks:
             problems.append(f"merges[{index}]: after block {step.block}; the encoder's are 0 to {encoder.blocks - 1}")
         if step.window and encoder.window and step.window != encoder.window:
             problems.append(
                 f"merges[{index}]: inside windows of {step.window} units a side; the encoder's have {encoder.window}"
             )
-    prune = plan.encoder_prune
+    prune = plan.encoder.prune
     if prune is not None and prune.block >= encoder.blocks:
-        problems.append(f"encoder_prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
+        problems.append(f"encoder.prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
     if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:
         left = encoder.blocks - 1 - prune.block
-        problems.append(f"encoder_prune.stabilise: {prune.stabilise} blocks after block {prune.block}; {left} are left")
+        problems.append(f"encoder.prune.stabilise: {prune.stabilise} blocks after block {prune.block}; {left} are left")
     if prune is not None and prune.window not in (0, encoder.window):
         expected = f"0 or the encoder's {encoder.window}" if encoder.window else "0: the encoder has none"
-        problems.append(f"encoder_prune.window: got {prune.window}, expected {expected}")
+        problems.append(f"encoder.prune.window: got {prune.window}, expected {expected}")
     if problems:
         raise PlanError("the plan does not fit the model:\n" + "\n".join(f"  - {problem}" for problem in problems))

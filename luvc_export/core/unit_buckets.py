@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from luvc_export.core.plan import Plan
@@ -69,7 +68,7 @@ def with_buckets(plans: Mapping[str, Plan], shares: Sequence[int]) -> dict[str, 
     found: dict[str, Plan] = dict(plans)
     wrong: list[str] = []
     for name, plan in plans.items():
-        if plan.joint_images > 1:
+        if plan.sharing.shared:
             continue
         for share in (share for share in shares if share < WHOLE):
             units = count(plan.units, share)
@@ -78,7 +77,7 @@ def with_buckets(plans: Mapping[str, Plan], shares: Sequence[int]) -> dict[str, 
                 continue
             keep = tuple(min(budget, units) for budget in plan.keep)
             try:
-                found[bucket_name(name, share)] = replace(plan, keep=keep, bucket=units, spectrum="1d")
+                found[bucket_name(name, share)] = plan.changed(keep=keep, bucket=units, spectrum="1d")
             except PlanError as error:
                 wrong += [f"{name}: {line.strip().removeprefix('- ')}" for line in error.what.splitlines()[1:]]
     if wrong:

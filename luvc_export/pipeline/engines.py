@@ -75,7 +75,7 @@ def prepare_build(
     record, options = targets.find(target), options or Options()
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
-    if options.dynamic_plugins is not None and (entry.plan.vision_padding or entry.plan.decoder_padding):
+    if options.dynamic_plugins is not None and (entry.plan.encoder.reads_padding or entry.plan.decoder_padding):
         raise UsageError(
             "the plugins do not know padding, which this plan's graphs are told of",
             where="--dynamicPlugins",

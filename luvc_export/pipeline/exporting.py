@@ -102,7 +102,7 @@ def export_bundle(
     from luvc_export.export.options import Options
 
     video = video or joint_frames is not None
-    shared = dict.fromkeys(plan.joint_tiles for plan in plans.values() if plan.joint_tiles is not None)
+    shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
     tiles = (*tiles, *(grid for grid in shared if grid not in tiles))
     more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan import LastLayer, Plan, Quota
-from luvc_export.core.plan_request import EncoderPruneRequest, PlanRequest
+from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan_request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.core.unit_buckets import check_shares, with_buckets
-from luvc_export.errors import MachineError, PlanError, UsageError, did_you_mean
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.pipeline.requests import request_of
 
 if TYPE_CHECKING:
     from luvc_export.export.checkpoint import Checkpoint
@@ -21,24 +23,18 @@ ImageSize = tuple[int, int]
 #: The name of a plan or schedule, one budget per LLM layer, or a plan that is taken as it is.
 PlanSource = str | Sequence[int] | Plan
 
+#: What does not touch a plan that prunes nothing.
+_OF_BUDGETS = ("speedup", "kv_mib", "last_layer", "kv_only")
+
 
 def make_plan(
     model: str | Checkpoint,
     schedule: str | Sequence[int] = DEFAULT_PLAN,
     *,
     image_size: tuple[int, int] | None = None,
-    merge_keep: float | None = None,
-    merge_at: Sequence[int] | None = None,
-    merge_schedule: str = "late",
-    encoder_prune: EncoderPruneRequest | None = None,
-    speedup: float | None = None,
-    kv_mib: float | None = None,
-    text: int = 64,
-    last_layer: LastLayer | None = None,
-    joint_images: int = 1,
-    kv_only: Sequence[int] = (),
+    request: PlanRequest | None = None,
     revision: str | None = None,
-    **switches: Any,
+    **choices: Any,
 ) -> Plan:
     """Make a plan for a checkpoint; only its config is read.
 
@@ -47,40 +43,28 @@ def make_plan(
         schedule: A named plan (``core.named_plans``), ``none``, a schedule (``even``, ``thirds``, ``linear``,
             ``cosine``), or one budget per layer.
         image_size: Height and width in pixels, multiples of the family's unit; None for the family's own size.
-        merge_keep: Share of units that merging in the encoder keeps; None is what a named plan says, 0.75 for a
-            schedule where the encoder prunes nothing, and else 1.
-        merge_at: Encoder blocks to merge after, in place of those of the schedule.
-        merge_schedule: Where the encoder merges: ``late``, ``gradual``, ``early``, or ``windows``, inside windows.
-        encoder_prune: Units that leave the later blocks of the encoder; None for none.
-        speedup: Solve for this factor on LLM prefill FLOPs, ``text`` text tokens counted.
-        kv_mib: Solve for a KV cache of this many MiB (16-bit), ``text`` text tokens counted.
-        text: Text tokens for the two above.
-        last_layer: ``drop``, ``kv_only`` or ``full``; None chooses by schedule.
-        joint_images: Images that share one budget: those of a video or of a picture in tiles, see ``images_of_video``
-            and ``images_of_tiles``.
-        kv_only: LLM layers in which visual tokens give keys and values and nothing else.
+        request: What is asked of the plan's parts; None for what is favoured.
         revision: Hub revision.
-        **switches: Other fields of ``Plan``: score, rho, axis, spectrum, steps, scorer, merge_mode, positions, windows,
-            size_bias, reducer, seed, aggregate, quota, joint_tiles, topk_limit. ``none`` heeds no ``aggregate`` and no
-            ``quota``.
+        **choices: Fields of the request's parts by name: ``merge_keep``, ``merge_at``, ``merge_schedule``,
+            ``encoder_prune``, ``merge_mode``, ``positions``, ``windows``, ``size_bias`` (``EncoderRequest``);
+            ``speedup``, ``kv_mib``, ``text``, ``last_layer``, ``kv_only``, ``reducer``, ``axis``, ``spectrum``
+            (``LlmRequest``); ``joint_images`` and ``joint_tiles`` (see ``images_of_video`` and ``images_of_tiles``),
+            ``quota`` (``Sharing``); ``score``; ``topk_limit``. Every other name is a setting of the score, such as
+            ``rho``. ``none`` heeds no ``quota``.
 
     Raises:
         PlanError: The plan cannot be made; lists every problem.
         CheckpointError: No such checkpoint or family.
     """
+    from luvc_export.export.compression import scores
+
     checkpoint = open_model(model, revision, weights=False)
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     size = image_size or default_image_size(checkpoint)
-    blocks = tuple(merge_at) if merge_at is not None else None
-    request = PlanRequest(
-        schedule, merge_keep, blocks, speedup, kv_mib, text, last_layer, joint_images, tuple(kv_only), merge_schedule,
-        encoder_prune,
-    )  # fmt: skip
     grid = (max(1, size[0] // unit), max(1, size[1] // unit))
-    named = NAMED.get(schedule) if isinstance(schedule, str) else None
-    _check_score(switches.get("score", named.switches["score"] if named else Plan.score), switches.get("steps", 0))
-    plan = solve(request, grid, family.decoder_shape(config), family.encoder_shape(config), **switches)
+    asked = request_of(schedule, choices, request)
+    plan = scores.described(solve(asked, grid, family.decoder_shape(config), family.encoder_shape(config)))
     check_scorer(plan, family.decoder_shape(config).hidden)
     check_grid(checkpoint, plan, size)
     return plan
@@ -95,9 +79,9 @@ def check_grid(checkpoint: Checkpoint, plan: Plan, size: tuple[int, int]) -> Non
     """
     from luvc_export.export.options import Options, check_size
 
-    video = plan.joint_images > 1 and plan.joint_tiles is None
-    tiles = ((1, 1),) if plan.joint_tiles is None else (plan.joint_tiles,)
-    check_size(checkpoint, {plan.schedule: plan}, Options(size, text_capacity=1, video=video, tiles=tiles))
+    video = plan.sharing.kind == "clip"
+    options = Options(size, text_capacity=1, video=video, tiles=(plan.sharing.cut,))
+    check_size(checkpoint, {plan.schedule: plan}, options)
 
 
 def check_scorer(plan: Plan, hidden: int) -> None:
@@ -106,20 +90,10 @@ def check_scorer(plan: Plan, hidden: int) -> None:
     Raises:
         PlanError: It is not.
     """
-    if plan.scorer:
-        from luvc_export.export.compression.scorer_file import known
+    if dict(plan.llm.method.settings).get("scorer"):
+        from luvc_export.export.compression.scorer_file import known, scorer_of
 
-        known(plan.scorer).check(plan, hidden)
-
-
-def _check_score(name: str, steps: int) -> None:
-    from luvc_export.export.compression import scores
-
-    if name not in scores.names():
-        raise PlanError("unknown score", where="--score", got=repr(name), expected=did_you_mean(name, scores.names()))
-    if steps and not scores.find(name).takes_rounds:
-        able = ", ".join(one for one in scores.names() if scores.find(one).takes_rounds)
-        raise PlanError("this score chooses in no rounds", where="--steps", got=f"score {name!r}", expected=able)
+        known(scorer_of(plan)).check(plan, hidden)
 
 
 def make_plans(
@@ -130,11 +104,7 @@ def make_plans(
     joint_frames: int | None = None,
     joint_tiles: tuple[int, int] | None = None,
     unit_buckets: Sequence[int] = (),
-    speedup: float | None = None,
-    kv_mib: float | None = None,
-    last_layer: LastLayer | None = None,
-    kv_only: Sequence[int] = (),
-    quota: Quota = Plan.quota,
+    request: PlanRequest | None = None,
     revision: str | None = None,
     **choices: Any,
 ) -> dict[str, Plan]:
@@ -153,11 +123,8 @@ def make_plans(
         unit_buckets: Percentages, ascending: beside each plan for pictures also ``NAME@50`` and so on, whose graphs
             compute that share of the units, named by the host; 100 is the plan itself. Nothing merges then unless
             ``merge_keep`` says so, which is refused.
-        speedup: See ``make_plan``.
-        kv_mib: See ``make_plan``.
-        last_layer: See ``make_plan``.
-        kv_only: See ``make_plan``.
-        quota: See ``Plan``; with ``joint_frames`` or ``joint_tiles``, only of the plans whose budgets are shared.
+        request: See ``make_plan``; its quota is, with ``joint_frames`` or ``joint_tiles``, that of the plans whose
+            budgets are shared.
         revision: Hub revision.
         **choices: Other arguments of ``make_plan``.
 
@@ -169,7 +136,10 @@ def make_plans(
     """
     if unit_buckets:
         check_shares(unit_buckets)
-        choices = {**choices, "merge_keep": 1.0 if choices.get("merge_keep") is None else choices["merge_keep"]}
+    asked = request or PlanRequest()
+    if unit_buckets and choices.get("merge_keep", asked.encoder.merge_keep) is None:
+        choices["merge_keep"] = 1.0
+    quota = choices.pop("quota", asked.sharing.quota)
     checkpoint = open_model(model, revision, weights=False)
     named = sources if isinstance(sources, Mapping) else {name: name for name in sources}
     fixed = [name for name, source in named.items() if not isinstance(source, str)]
@@ -180,39 +150,34 @@ def make_plans(
             "fixed budgets are for one image or for those that share them",
             where=flags[0],
             got=f"--plan {fixed[0]}",
-            expected="a schedule's name; or a plan file that says joint_images, with --video or --tiles",
+            expected="a schedule's name; or a plan file that says sharing.images, with --video or --tiles",
         )
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
-    shared: dict[str, dict[str, Any]] = {"": {"quota": "none" if flags else quota}}
+    shared = {"": replace(asked.sharing, quota="none" if flags else quota)}
     if joint_frames is not None:
-        shared["@video"] = {"joint_images": images_of_video(checkpoint, joint_frames), "quota": quota}
+        shared["@video"] = Sharing(images_of_video(checkpoint, joint_frames), None, quota)
     if joint_tiles is not None:
-        images = images_of_tiles(checkpoint, joint_tiles)
-        shared["@tiles"] = {"joint_images": images, "joint_tiles": joint_tiles, "quota": quota}
-    solving: dict[str, Any] = {"speedup": speedup, "kv_mib": kv_mib, "last_layer": last_layer, "kv_only": kv_only}
+        shared["@tiles"] = Sharing(images_of_tiles(checkpoint, joint_tiles), joint_tiles, quota)
     plans = {}
     for kind, sharing in shared.items():
         for name, source in named.items():
             if source == "none" and kind:
                 continue
+            own, said = replace(asked, sharing=sharing), choices
+            if source == "none":
+                own = replace(own, llm=LlmRequest(text=own.llm.text))
+                said = {name: value for name, value in choices.items() if name not in _OF_BUDGETS}
             for size in sizes:
                 plans[_plan_name(name + kind, size, sizes[0])] = (
                     source
                     if isinstance(source, Plan)
-                    else make_plan(
-                        checkpoint,
-                        source,
-                        image_size=size,
-                        **sharing,
-                        **({} if source == "none" else solving),
-                        **choices,
-                    )
+                    else make_plan(checkpoint, source, image_size=size, request=own, **said)
                 )
     return with_buckets(plans, unit_buckets) if unit_buckets else plans
 
 
 def images_of_video(checkpoint: Checkpoint, frames: int) -> int:
-    """Images that a video of ``frames`` frames becomes: ``Plan.joint_images``.
+    """Images that a video of ``frames`` frames becomes: ``Sharing.images``.
 
     Raises:
         UsageError: The family takes no video, or ``frames`` do not fill its images.

@@ -118,8 +118,8 @@ def checkout() -> bool:
 def _pick_plan(told: Json) -> Json:
     plan, cost = told["plan"], told["cost"]
     return {
-        "keep": plan["keep"],
-        "grid": plan["grid"],
+        "keep": plan["llm"]["keep"],
+        "grid": plan["encoder"]["grid"],
         "flops_ratio": cost["flops_ratio"],
         "kv_ratio": cost["kv_ratio"],
     }
@@ -132,7 +132,7 @@ def _pick_export(told: Json) -> Json:
         "checkpoint_sha256": manifest["source"]["sha256"],
         "decoder": manifest["decoder"],
         "image_size": manifest["image"]["size"],
-        "plans": {name: manifest["plans"][name]["plan"]["keep"] for name in PLANS},
+        "plans": {name: manifest["plans"][name]["plan"]["llm"]["keep"] for name in PLANS},
         "weights_mode": manifest["weights"]["mode"],
     }
 

@@ -79,7 +79,7 @@ def write_repository(
         if name in models:
             raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
         bundle = load(path, verify, progress)
-        if bundle.entry(plan).plan.joint_images > 1:
+        if bundle.entry(plan).plan.sharing.images > 1:
             fix = "give the plan of the same name without @video or @tiles"
             said = "this plan takes whole videos, or pictures in tiles, alone, which Triton's model does not"
             raise UsageError(said, where=given, fix=fix)

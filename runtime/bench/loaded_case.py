@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.manifest import Manifest
-from luvc_export.core.budgets import prefill_flops
+from luvc_export.core.cost.report import llm_flops
 from luvc_export.core.plan import Plan
 from luvc_export.core.precision import find
 from luvc_export.errors import UsageError
@@ -152,7 +152,7 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
-    return sum(prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)) + 2 * shape.hidden * shape.vocab
+    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * shape.vocab
 
 
 def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:

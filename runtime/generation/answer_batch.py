@@ -175,7 +175,7 @@ def answer_batch(
 
 
 def _generation(loaded: LoadedPlan, begun: _Begun, images: int, nbytes: float) -> Generation:
-    visual = loaded.plan.cache_rows(images // loaded.plan.joint_images, 0)
+    visual = loaded.plan.cache_rows(images // loaded.plan.sharing.images, 0)
     return generation(loaded, begun.sequence, begun.spent, nbytes, visual, begun.selection)
 
 

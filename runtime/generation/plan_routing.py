@@ -51,7 +51,7 @@ class PlanRouter:
         A ``chosen`` that is a bucket itself was asked for by name: it takes what it holds.
         """
         novel = request.novel
-        if self._another is not None and not chosen.plan.bucket and novel is not None and len(novel):
+        if self._another is not None and not chosen.plan.encoder.takes_units and novel is not None and len(novel):
             most = int(novel.sum((1, 2)).max())
             buckets = self._runnable(self._bundle.buckets_of(chosen.plan_name))
             held = next((held for held in buckets if held >= most), None)
@@ -72,8 +72,8 @@ class PlanRouter:
         """Frames to sample from a video: those of the plan that takes whole ones, else at most ``most`` that fit."""
         manifest, name = self._bundle.manifest, self._name if self._another is None else self._for_videos()
         plan = self._bundle.entry(name).plan
-        if plan.joint_images > 1 and plan.joint_tiles is None:
-            return plan.joint_images * manifest.image.frames
+        if plan.sharing.images > 1 and plan.sharing.tiles is None:
+            return plan.sharing.images * manifest.image.frames
         room = manifest.decoder.context - manifest.prompt.text_capacity
         return max(1, min(most, room // plan.units * manifest.image.frames))
 
@@ -92,7 +92,7 @@ class PlanRouter:
         prompt, size, count = self._bundle.manifest.prompt, self._own.size, len(asked.pictures)
         sizes = [picture_size(picture) for picture in asked.pictures]
         cut = {choose_tiling(self._own.encoder.cuts, each, size, count, prompt.tiling).tiles for each in sizes}
-        return name if cut == {self._bundle.entry(name).plan.joint_tiles} else self._name
+        return name if cut == {self._bundle.entry(name).plan.sharing.tiles} else self._name
 
     def _open(self, name: str) -> LoadedPlan:
         with self._opening:

@@ -50,7 +50,7 @@ def kept_of(groups: NDArray[np.int64], image: int, plan: Plan) -> NDArray[np.int
         image: Which image.
         plan: Of the graphs.
     """
-    group, place = divmod(image, plan.joint_images)
+    group, place = divmod(image, plan.sharing.images)
     first = place * plan.vision_tokens
     row = groups[group]
     inside: NDArray[np.int64] = row[(row >= first) & (row < first + plan.vision_tokens)] - first

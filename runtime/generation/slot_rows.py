@@ -79,7 +79,7 @@ class SlotRows:
     def room(self, request: Request) -> int:
         """How many prompts of so many images and so much text may join now, in one call."""
         images = len(request.images)
-        return self._slots.room(images // self._graphs.plan.joint_images, len(request.token_ids) - images)
+        return self._slots.room(images // self._graphs.plan.sharing.images, len(request.token_ids) - images)
 
     def fits(self, request: Request, answers: int) -> bool:
         """Whether so many answers to a prompt may join now. An empty batch takes what there is, or says why not."""

@@ -98,6 +98,6 @@ def beside_image(plan: Plan, images: int, given: Array | None) -> dict[str, Arra
     if not names:
         return {}
     if given is None:
-        first = np.arange(plan.bucket, dtype=np.int32)
-        given = np.tile(first, (images, 1)) if plan.bucket else all_picture(images, plan.grid)
+        first = np.arange(plan.encoder.computed_units, dtype=np.int32)
+        given = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
     return {names[0]: given}

@@ -98,7 +98,7 @@ class OpenVinoBackend:
                 got=quantised.precision,
                 fix="build an engine for a target that has it (luvc-export targets), or choose another plan",
             )
-        if entry.plan.aggregate and bundle.manifest.prompt.position_kind == "sequential":
+        if entry.plan.llm.aggregate and bundle.manifest.prompt.position_kind == "sequential":
             raise MachineError(
                 "OpenVINO cannot run plans with aggregate rows in models that place tokens one after another",
                 where=str(bundle.folder / entry.decoder),

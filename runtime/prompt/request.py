@@ -145,7 +145,7 @@ def make_request(
     for item in asked.media:
         if isinstance(item, OpenedClip):
             video = _video(manifest, plan)
-            item = _filled(item, plan.joint_images * video.frames) if plan.joint_images > 1 else item
+            item = _filled(item, plan.sharing.images * video.frames) if plan.sharing.images > 1 else item
             moments = fill_images(item.frames, spec)
             parts.append(_written(video, len(item.frames), len(moments), item.fps))
             clips.append(ClipImages(len(prepared), len(moments), video.frames / item.fps))
@@ -154,14 +154,14 @@ def make_request(
                 blocks[len(prepared)] = token_layout.Clip(len(moments), video.step * seconds)
             prepared += moments
             continue
-        if plan.joint_images > 1 and plan.joint_tiles is None:
+        if plan.sharing.images > 1 and plan.sharing.tiles is None:
             raise UsageError(
                 "this plan shares one budget over a whole video, so it takes no pictures",
                 where="image",
-                expected=f"videos, seen as {plan.joint_images} images each",
+                expected=f"videos, seen as {plan.sharing.images} images each",
                 fix="ask with the plan of the same name without @video",
             )
-        cuts = encoder.cuts if plan.joint_tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
+        cuts = encoder.cuts if plan.sharing.tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
         tiling: Tiling = choose_tiling(cuts, picture_size(item), size, len(asked.pictures), manifest.prompt.tiling)
         parts.append(tiling.written)
         tiles.append(tiling.tiles)
@@ -183,15 +183,17 @@ def make_request(
         clips=tuple(clips),
         padding=padding,
         novelty=novelties,
-        units=most_novel(novelties, plan.bucket) if novelties is not None and plan.bucket else None,
+        units=most_novel(novelties, plan.encoder.computed_units)
+        if novelties is not None and plan.encoder.takes_units
+        else None,
         tolerance=manifest.image.unit_tolerance,
     )
 
 
 def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArray[np.int16] | None:
     """Of each image, int16 [n, H0, W0]; None where no plan of this grid is a bucket."""
-    beside = any(entry.plan.bucket and entry.plan.grid == plan.grid for entry in manifest.plans.values())
-    if not plan.bucket and not beside:
+    beside = any(entry.plan.encoder.takes_units and entry.plan.grid == plan.grid for entry in manifest.plans.values())
+    if not plan.encoder.takes_units and not beside:
         return None
     spec, found = manifest.image, np.zeros((len(images), *plan.grid), np.int16)
     for index, pixels in enumerate(images):
@@ -210,25 +212,27 @@ def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[
 
 def _shared_cut(cuts: Sequence[Tiling], plan: Plan, pictures: int) -> list[Tiling]:
     """The cut whose tiles share the budget of ``plan``."""
-    found = [cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.joint_tiles, plan.joint_images)]
+    found = [
+        cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.sharing.tiles, plan.sharing.images)
+    ]
     if not found:
-        rows, columns = plan.joint_tiles or (1, 1)
+        rows, columns = plan.sharing.tiles or (1, 1)
         raise UsageError(
             "this plan shares one budget over the tiles of a picture, and pictures of this prompt are not cut so",
             where="image",
             got=f"{pictures} pictures",
-            expected=f"pictures in {rows}x{columns} tiles, {plan.joint_images} images each",
+            expected=f"pictures in {rows}x{columns} tiles, {plan.sharing.images} images each",
             fix="ask with the plan of the same name without @tiles",
         )
     return found
 
 
 def _video(manifest: Manifest, plan: Plan) -> Video:
-    if plan.joint_tiles is not None:
+    if plan.sharing.tiles is not None:
         raise UsageError(
             "this plan shares one budget over the tiles of a picture, so it takes no videos",
             where="video",
-            expected=f"pictures, seen as {plan.joint_images} images each",
+            expected=f"pictures, seen as {plan.sharing.images} images each",
             fix="ask with the plan of the same name without @tiles",
         )
     if manifest.prompt.video is None:

@@ -67,7 +67,7 @@ def check_tokenizer(data: bytes, where: str) -> int:
         for number, step in enumerate(_steps(found.get(part))):
             if number >= _MOST_STEPS:
                 raise _refused(f"more than {_MOST_STEPS} steps", f"{where}: {part}")
-            if step.get("type") not in kinds:
+            if not isinstance(step.get("type"), str) or step["type"] not in kinds:
                 raise _refused(f"a rule of the kind {step.get('type')!r:.40}", f"{where}: {part}")
             growth *= kinds[step["type"]] * _growth(step, f"{where}: {part}")
             if growth > MOST_GROWTH:

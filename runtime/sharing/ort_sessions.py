@@ -16,7 +16,7 @@ _arenas: list[bool] = []
 def shares(bundle: Bundle, entry: PlanEntry, device: str) -> bool:
     """Whether graphs of a plan and its buckets read the same weights: on the CPU, where products are in fp32."""
     manifest = bundle.manifest
-    buckets = any(one.plan.bucket for one in manifest.plans.values())
+    buckets = any(one.plan.encoder.takes_units for one in manifest.plans.values())
     return buckets and device == "cpu" and manifest.dtype == "fp32" and entry.quantised is None
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from flat_plans import flat_plan, replan
 from research_page import followed
 from safetensors.torch import save
 
@@ -76,24 +77,25 @@ def session(decoder: Decoder, shape: Any, path: Path) -> onnxruntime.InferenceSe
 
 
 def pruning(name: str, steps: int = 2) -> Plan:
-    plan = Plan(GRID, (16, KEEP), last_layer="full", score="norm", rho=0.5, steps=steps)
-    if not scores.find(name).reads_file:
-        return dataclasses.replace(plan, score=name)
+    plan = flat_plan(GRID, (16, KEEP), last_layer="full", score=name, rho=0.5, steps=steps)
+    if "scorer" not in scores.find(name).settings:
+        return plan
     maps = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0))
     scorer = remember(save({"query": maps[0].clone(), "key": maps[1].clone()}), "test")
-    return dataclasses.replace(plan, score=name, scorer=scorer.sha256)
+    return replan(plan, scorer=scorer.sha256)
 
 
 def mixed(names: Sequence[str], steps: int = 2) -> tuple[Decoder, Any]:
     """A decoder whose prune ranks every image by another score: one trace proves them all."""
     decoder, shape = made(pruning("norm", steps))
-    bases = [scores.constant(pruning(name, steps), 1, 16, 64) for name in names]
+    plans = [pruning(name, steps) for name in names]
+    bases = [(scores.constant(plan, 1, 16, 64), dict(plan.llm.method.settings)) for plan in plans]
 
     def score(given: scores.ScoreInput) -> torch.Tensor:
         image = torch.arange(given.normed.shape[1])[:, None]
         ranks = torch.zeros(given.normed.shape[:3])
-        for number, (name, basis) in enumerate(zip(names, bases, strict=True)):
-            own = scores.find(name).score(dataclasses.replace(given, basis=basis))
+        for number, (name, (basis, settings)) in enumerate(zip(names, bases, strict=True)):
+            own = scores.find(name).score(dataclasses.replace(given, basis=basis, settings=settings))
             ranks = torch.where(image == number, own, ranks)
         return ranks
 
@@ -117,7 +119,7 @@ def test_onnx_does_what_torch_does(reducer: str, tmp_path: Path, outside: str) -
     if reducer == "prune":
         decoder, shape = mixed(names)
     else:
-        decoder, shape = made(Plan(GRID, (6,), last_layer="full", reducer="merge"))
+        decoder, shape = made(flat_plan(GRID, (6,), last_layer="full", reducer="merge"))
     graph, layers = session(decoder, shape, tmp_path / "decoder.onnx"), decoder.plan.layers
     outputs = [item.name for item in graph.get_outputs()]
     past = [torch.zeros(ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * layers)
@@ -154,22 +156,22 @@ def test_scores_are_found_by_their_files() -> None:
 
 def test_a_score_of_two_layers_needs_one_before() -> None:
     with pytest.raises(PlanError, match="none before the first prune"):
-        made(Plan(GRID, (6, 0), score="fastv"))
+        made(flat_plan(GRID, (6, 0), score="fastv"))
 
 
 def test_a_score_of_movement_refuses_a_layer_that_moves_nothing() -> None:
-    plan = Plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
+    plan = flat_plan(GRID, (16, 16, 6), score="v2drop", last_layer="full")
     made(plan)
-    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.kv_only"):
-        made(dataclasses.replace(plan, kv_only=(1,)))
+    with pytest.raises(PlanError, match=r"the layer before the prune moves none\n.*plan.llm.kv_only"):
+        made(replan(plan, kv_only=(1,)))
 
 
 def test_units_chosen_in_the_encoder_leave_no_grid_to_choose_by_cells() -> None:
     prune = EncoderPrune(block=3, keep=0.5, restore="none")
     with pytest.raises(PlanError, match="spectrum: '2d' needs the grid"):
-        Plan(GRID, (8, 4), last_layer="full", score="scope", encoder_prune=prune)
-    for plan, grid in ((Plan(GRID, (8, 4), last_layer="full", score="maxmin", encoder_prune=prune), None),
-                       (Plan(GRID, (16, 4), last_layer="full", score="maxmin"), GRID)):  # fmt: skip
+        flat_plan(GRID, (8, 4), last_layer="full", score="scope", encoder_prune=prune)
+    for plan, grid in ((flat_plan(GRID, (8, 4), last_layer="full", score="maxmin", encoder_prune=prune), None),
+                       (flat_plan(GRID, (16, 4), last_layer="full", score="maxmin"), GRID)):  # fmt: skip
         decoder, _ = made(plan)
         seen: list[scores.ScoreInput] = []
         honest = decoder.score
@@ -184,7 +186,7 @@ def test_units_chosen_in_the_encoder_leave_no_grid_to_choose_by_cells() -> None:
 
 def test_attention_scores_are_those_of_the_model() -> None:
     """FastV's row is the attention that transformers' eager model reports for the last token in the layer before."""
-    decoder, _ = made(Plan(GRID, (16, 6), score="fastv", last_layer="kv_only"))
+    decoder, _ = made(flat_plan(GRID, (16, 6), score="fastv", last_layer="kv_only"))
     inputs = feeds(3)
     seen: dict[bool, torch.Tensor] = {}
     honest = decoder.score
@@ -220,7 +222,7 @@ def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.
             return ops.attention(query, key, value, mask, scale)
 
         plain = copy.copy(decoder)
-        plain.plan = Plan(GRID, (16, 16), last_layer="full")
+        plain.plan = flat_plan(GRID, (16, 16), last_layer="full")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("luvc_export.export.llm.decoder.attention", attention)
             plain(*one.values(), [torch.zeros(1, 2, 0, 16)] * 4)
@@ -245,8 +247,8 @@ def test_the_merge_of_the_span_is_oim_on_its_grid() -> None:
 
 
 def test_merge_budgets_are_rectangles() -> None:
-    plan = Plan(GRID, (16, 9, 4, 0), reducer="merge")
+    plan = flat_plan(GRID, (16, 9, 4, 0), reducer="merge")
     assert plan.stage_grids == {1: (3, 3), 2: (2, 2)}
     assert Plan.from_json(plan.to_json()) == plan
     with pytest.raises(PlanError, match=r"keep\[1\]: 11 of 16 tokens are no rectangle"):
-        Plan(GRID, (16, 11, 0), reducer="merge")
+        flat_plan(GRID, (16, 11, 0), reducer="merge")

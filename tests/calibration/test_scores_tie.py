@@ -6,7 +6,6 @@ parity calls such swaps ties.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from flat_plans import flat_plan, replan
 from test_scores_export import GRID, KEEP, ROWS, feeds, made, mixed, pruning
 
 from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
 from luvc_export.export import trace
 from luvc_export.export.compression import scores, spu
 from luvc_export.export.llm.decoder import Decoder
@@ -83,7 +82,7 @@ def kept_by_all(decoder: Decoder, shape: Any, path: Path, groups: int, images: i
 def test_all_scores_keep_the_same_on_every_back_end(tmp_path: Path) -> None:
     names = [name for name in scores.names() if name in scores.built_in()]
     decoder, shape = mixed(names)
-    decoder.plan = dataclasses.replace(decoder.plan, padding=True)
+    decoder.plan = replan(decoder.plan, padding=True)
     kept_by_all(decoder, shape, tmp_path / "decoder.onnx", len(names), 1)
 
 
@@ -91,7 +90,7 @@ def test_all_scores_keep_the_same_on_every_back_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["scope", "maxmin"])
 def test_quotas_rank_by_round(name: str, tmp_path: Path) -> None:
     """What rounds have chosen scored 2 and almost nothing: quotas ranked that nothing, which rounding decided."""
-    plan = Plan(
+    plan = flat_plan(
         GRID,
         (32, 2 * KEEP),
         last_layer="full",

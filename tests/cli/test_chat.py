@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_words import Cli
+from flat_plans import flat_plan
 from PIL import Image
 
 from luvc_export import load_bundle
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli.chat import Chat
 from luvc_export.cli.kept_picture import save_survival
-from luvc_export.core.plan import Plan
 from luvc_export.demo.questions import GlyphCase, cases
 from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.result import kept_of
@@ -221,7 +221,7 @@ def test_every_picture_is_drawn(
 
 
 def test_images_that_share_a_budget_are_told_apart() -> None:
-    plan = Plan((2, 2), (3, 0), joint_images=2)
+    plan = flat_plan((2, 2), (3, 0), joint_images=2)
     kept = np.array([[0, 3, 5], [4, 5, 7]])
     assert [kept_of(kept, image, plan).tolist() for image in range(4)] == [[0, 3], [1], [], [0, 1, 3]]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_words import Cli
+from flat_plans import flat_plan
 from PIL import Image
 
 from luvc_export.bundle.folder import Bundle
@@ -72,7 +73,7 @@ def test_plan_prints_a_table_and_writes_a_file_that_export_takes(cli: Cli, tmp_p
 
 def test_plan_refuses_a_file_that_is_not_for_the_model(cli: Cli, tmp_path: Path) -> None:
     file, prune = tmp_path / "other.json", EncoderPrune(1, 0.5, window=3)
-    file.write_text(json.dumps(Plan((9, 12), (108, 0), encoder_prune=prune).to_json()))
+    file.write_text(json.dumps(flat_plan((9, 12), (108, 0), encoder_prune=prune).to_json()))
     code, out, err = cli("plan", CHECKPOINT, "--plan", file)
     assert code == 2 and not out and "got 2 budgets, the model has 6 layers" in err
     assert "encoder_prune.window: got 3, expected 0" in err

@@ -38,7 +38,13 @@ def plan_file(tmp_path: Path) -> Path:
         (("--plan", "FILE", "--score", "norm"), "a plan file says this itself"),
         (("--plan", "FILE", "--merge-keep", 1), "a plan file says this itself"),
         (("--plan", "none", "--rho", 0.2), "compresses nothing"),
-        (("--plan", "none", "--aggregate"), "compresses nothing"),
+        (("--plan", "none", "--score-option", "rho=0.2"), "compresses nothing"),
+        (("--score-option", "rho"), "NAME=VALUE, such as rho=0.1"),
+        (("--score-option", "rho=much"), "cannot read the setting"),
+        (("--rho", 0.2, "--score-option", "rho=0.2"), "say each setting once"),
+        (("--score", "dart", "--rho", 0.2), "score 'dart' has no such setting"),
+        (("--score", "scope", "--steps", 65), "steps: got 65, expected from 0 to 64"),
+        (("--rho", 2), "rho: got 2.0, expected above 0 to 1"),
         (("--plan", "FILE", "--quota", "uniform"), "a plan file says this itself"),
         (("--quota", "uniform"), "quota: 'uniform' divides a budget among images that share it"),
         (("--quota", "fair", "--joint-frames", 4), "quota: got 'fair', expected one of none, uniform, spread, v-cast"),
@@ -46,8 +52,7 @@ def plan_file(tmp_path: Path) -> Path:
         (("--joint-tiles", "two"), "--joint-tiles"),
         (("--joint-tiles", "2x2", "--joint-frames", 4), "a plan is for frames or for tiles"),
         (("--data", "glyph", "--joint-tiles", "2x2"), "--data searches the budgets itself"),
-        (("--plan", "80,60,40,20,1,0", "--aggregate"), "keep[4]: a budget of 1 would be the aggregate alone"),
-        (("--data", "glyph", "--aggregate"), "--data searches the budgets itself"),
+        (("--data", "glyph", "--quota", "spread"), "--data searches the budgets itself"),
         (("--score", "foo"), "unknown score"),
         (("--score", "residul"), "did you mean 'residual'"),
         (("--speedup", 100), "--speedup cannot be met"),
@@ -66,7 +71,9 @@ def test_an_unreachable_goal_names_the_best_one_which_is_met(cli: Cli, goal: tup
     best = re.search(rf"fix: {goal[0]} ([\d.]+),", err)
     assert best, err
     code, out, err = cli("plan", CHECKPOINT, *SIZE, goal[0], best[1], "--json")
-    assert code == 0 and sum(json.loads(out)["plan"]["keep"]) <= 3 * Plan.from_json(json.loads(out)["plan"]).layers, err
+    assert (
+        code == 0 and sum(json.loads(out)["plan"]["llm"]["keep"]) <= 3 * Plan.from_json(json.loads(out)["plan"]).layers
+    ), err
     further = float(best[1]) * (1.02 if goal[0] == "--speedup" else 0.98)
     assert cli("plan", CHECKPOINT, *SIZE, goal[0], further)[0] == 2
 
@@ -119,10 +126,9 @@ def test_a_solved_plan_is_named_for_its_goal(cli: Cli, tmp_path: Path, monkeypat
 
 
 def test_quotas_are_for_the_plans_that_frames_share() -> None:
-    given = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast", "aggregate": True}
+    given = {"image_size": IMAGE_SIZE, "joint_frames": 8, "quota": "v-cast"}
     made = make_plans(str(CHECKPOINT), ["safe", "none"], **given)  # type: ignore[arg-type]
-    assert [plan.quota for plan in made.values()] == ["none", "none", "v-cast"]
-    assert [plan.aggregate for plan in made.values()] == [True, False, True]
+    assert [plan.sharing.quota for plan in made.values()] == ["none", "none", "v-cast"]
 
 
 def test_tiles_that_fill_the_context_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +213,7 @@ def test_aspect_tells_what_budgets_get_of_a_padded_picture(cli: Cli) -> None:
     code, out, err = cli("plan", CHECKPOINT, *SIZE, "--aspect", "4:1", "--json")
     told = json.loads(out)
     assert code == 0 and told["padded"]["units"] == 3 * 12, err
-    keep, tokens = told["plan"]["keep"], told["padded"]["tokens"]
+    keep, tokens = told["plan"]["llm"]["keep"], told["padded"]["tokens"]
     assert (
         told["padded"]["padding"] == [max(0, count - tokens) for count in keep] and max(told["padded"]["padding"]) > 0
     )

@@ -50,7 +50,8 @@ def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_
     said = json.loads((bundle / "luvc.json").read_text())
     plan = said["plans"]["list"]["plan"]
     name = f"scorer.{plan['scorer'][:16]}.safetensors"
-    assert plan["score"] == "learned" and said["files"][name]["sha256"] == plan["scorer"]
+    assert plan["llm"]["method"]["name"] == "learned"
+    assert said["files"][name]["sha256"] == plan["llm"]["method"]["settings"]["scorer"]
     assert (bundle / name).read_bytes() == file.read_bytes()
     for number in range(2):
         noise = np.random.default_rng(number).integers(0, 256, (112, 112, 3), np.uint8)

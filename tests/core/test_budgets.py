@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core import budgets
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import PlanError
 
@@ -47,7 +47,7 @@ def test_flops_of_one_layer_by_hand() -> None:
 def test_every_schedule_makes_a_valid_plan(name: str, layers: int, tokens: int) -> None:
     keep = budgets.schedule(name, layers, tokens)
     assert len(keep) == layers
-    assert Plan((1, tokens), keep, topk_limit=None).keep[-1] == 0
+    assert flat_plan((1, tokens), keep, topk_limit=None).keep[-1] == 0
 
 
 def test_thirds_and_even_of_the_bundled_model() -> None:
@@ -69,7 +69,7 @@ def test_speedup_is_met_and_not_overdone(speedup: float) -> None:
     assert speedup <= reached
     if keep[0] != 768 or keep[-2] > 0:
         assert reached <= speedup * 1.03
-    Plan((1, 768), keep)
+    flat_plan((1, 768), keep)
 
 
 @given(st.floats(8.0, 40.0))

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.cli.tables.plans import cost_table
-from luvc_export.core.cost_report import _after_merging, cost, padded
-from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.cost.report import _after_merging, cost, padded
+from luvc_export.core.plan import MergePass
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.export.compression import oim
 from luvc_export.runtime.media.token_visualisation import draw
@@ -17,20 +18,20 @@ SHAPE = DecoderShape(layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, inte
 
 
 def test_cost_counts_every_layer_and_the_uncompressed_is_one() -> None:
-    plan = Plan((5, 5), (20, 20, 10, 0), (MergePass(3, 1, 0),), schedule="x")
+    plan = flat_plan((5, 5), (20, 20, 10, 0), (MergePass(3, 1, 0),), schedule="x")
     costs = cost(plan, SHAPE, text=8)
     assert [(s.first, s.last, s.tokens) for s in costs.stages] == [(0, 1, 20), (2, 2, 10), (3, 3, 0)]
     assert sum(s.kv_bytes for s in costs.stages) == costs.kv_bytes == 2 * 2 * 16 * 2 * (20 + 20 + 10 + 4 * 8)
     assert costs.kv_ratio == pytest.approx(4 * (25 + 8) / (20 + 20 + 10 + 4 * 8))
-    full = cost(Plan((5, 5), (25,) * 4, last_layer="full"), SHAPE, text=8)
+    full = cost(flat_plan((5, 5), (25,) * 4, last_layer="full"), SHAPE, text=8)
     assert costs.flops == flops(28, 28, 18, 8) and full.flops == flops(33, 33, 33, 33)
     assert costs.flops_ratio == pytest.approx(flops(33, 33, 33, 33) / flops(28, 28, 18, 8))
     assert full.flops_ratio == full.kv_ratio == 1
 
 
 def test_a_frozen_layer_is_a_stage_of_its_own_and_costs_the_text_and_the_keys() -> None:
-    plan = Plan((5, 5), (25, 25, 25, 0), kv_only=(1,))
-    costs, whole = cost(plan, SHAPE, text=8), cost(Plan((5, 5), (25, 25, 25, 0)), SHAPE, text=8)
+    plan = flat_plan((5, 5), (25, 25, 25, 0), kv_only=(1,))
+    costs, whole = cost(plan, SHAPE, text=8), cost(flat_plan((5, 5), (25, 25, 25, 0)), SHAPE, text=8)
     assert [(s.first, s.last, s.tokens, s.kv_only) for s in costs.stages] == [
         (0, 0, 25, False), (1, 1, 25, True), (2, 2, 25, False), (3, 3, 0, False),
     ]  # fmt: skip
@@ -46,7 +47,7 @@ def flops(*tokens: int) -> int:
 
 
 def test_two_images_take_twice_the_rows() -> None:
-    plan = Plan((5, 5), (25, 10, 5, 0))
+    plan = flat_plan((5, 5), (25, 10, 5, 0))
     one, two = cost(plan, SHAPE), cost(plan, SHAPE, images=2)
     assert [stage.tokens for stage in two.stages] == [50, 20, 10, 0]
     rows = [(stage.kv_bytes - 64 * 2 * 2 * 16 * 2) for stage in (*one.stages, *two.stages)]
@@ -64,11 +65,11 @@ def test_padding_is_counted_as_the_encoder_merges_it(width: int, a: int, b: int,
 
 
 def test_budgets_above_the_picture_are_told() -> None:
-    plan = Plan((8, 8), (30, 12, 0), (MergePass(0, 2, 2),))
+    plan = flat_plan((8, 8), (30, 12, 0), (MergePass(0, 2, 2),))
     half = padded(plan, SHAPE, 2.0)
     assert (half.units, half.tokens) == (32, 24), "two rows of padding left, two columns of picture"
     assert half.padding == (6, 0, 0)
-    one = sum(stage.flops for stage in cost(Plan((8, 8), (24, 12, 0), plan.merges), SHAPE).stages)
+    one = sum(stage.flops for stage in cost(flat_plan((8, 8), (24, 12, 0), plan.encoder.merges), SHAPE).stages)
     assert half.flops_share == pytest.approx(1 - one / cost(plan, SHAPE).flops)
     square = padded(plan, SHAPE, 1.0)
     assert (square.units, square.tokens, square.padding, square.flops_share) == (64, 36, (0, 0, 0), 0)
@@ -92,8 +93,8 @@ def test_survival_picture_darkens_what_was_dropped() -> None:
 
 
 def test_an_aggregate_costs_what_the_row_costs_whose_place_it_takes() -> None:
-    plan = Plan((8, 8), (64, 20, 7, 0), aggregate=True)
-    assert cost(plan, SHAPE) == cost(Plan((8, 8), (64, 20, 7, 0)), SHAPE)
+    plan = flat_plan((8, 8), (64, 20, 7, 0), aggregate=True)
+    assert cost(plan, SHAPE) == cost(flat_plan((8, 8), (64, 20, 7, 0)), SHAPE)
     table = cost_table(plan, cost(plan, SHAPE, images=2))
     assert list(table.columns[1].cells)[:4] == [
         "128",
@@ -101,5 +102,5 @@ def test_an_aggregate_costs_what_the_row_costs_whose_place_it_takes() -> None:
         "14, 2 the mean of what was dropped",
         "0",
     ]
-    shared = Plan((4, 4), (64, 20, 7, 0), joint_images=4, quota="v-cast")
+    shared = flat_plan((4, 4), (64, 20, 7, 0), joint_images=4, quota="v-cast")
     assert "4 images share a budget, divided by quota v-cast" in cost_table(shared, cost(shared, SHAPE)).title

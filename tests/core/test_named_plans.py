@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from flat_plans import flat_request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan_request import PlanRequest
+from luvc_export.core.plan_request import EncoderRequest
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
@@ -27,59 +28,59 @@ MERGED = 28 * 27
 
 @given(st.sampled_from(sorted(NAMED)), st.integers(1, 48), st.integers(1, 40), st.integers(1, 60))
 def test_every_recipe_fits_every_depth_and_size(name: str, layers: int, rows: int, columns: int) -> None:
-    plan = solve(PlanRequest(name), (rows, columns), replace(LLM, layers=layers), ENCODER)
+    plan = solve(flat_request(name), (rows, columns), replace(LLM, layers=layers), ENCODER)
     assert plan.schedule == name and plan.layers == layers
 
 
 def test_no_name_is_the_default_which_merges_nothing_and_reads_every_token_first() -> None:
-    plan = solve(PlanRequest(), (32, 32), LLM, ENCODER)
-    assert plan == solve(PlanRequest(DEFAULT_PLAN), (32, 32), LLM, ENCODER)
-    assert plan.merges == () and plan.encoder_prune is None and plan.kv_only == ()
+    plan = solve(flat_request(), (32, 32), LLM, ENCODER)
+    assert plan == solve(flat_request(DEFAULT_PLAN), (32, 32), LLM, ENCODER)
+    assert plan.encoder.merges == () and plan.encoder.prune is None and plan.llm.kv_only == ()
     assert plan.keep == (*[1024] * 4, *[425] * 31, 0)
 
 
 @pytest.mark.parametrize(("llm", "tokens"), [(DEEP, 260), (LLM, 1024)], ids=["glyph_deep", "3B"])
 def test_the_default_halves_prefill(llm: DecoderShape, tokens: int) -> None:
-    plan = solve(PlanRequest(), (1, tokens), llm, ENCODER)
+    plan = solve(flat_request(), (1, tokens), llm, ENCODER)
     full = sum(prefill_flops(llm, [tokens] * llm.layers, 64))
-    assert full / sum(prefill_flops(llm, plan.keep, 64, plan.last_layer)) >= 2
+    assert full / sum(prefill_flops(llm, plan.keep, 64, plan.llm.last_layer)) >= 2
 
 
 def test_schedules_stay_what_they_were_and_all_else_merges_nothing_unless_told() -> None:
     for schedule in ("even", "thirds", "linear", "cosine", "luvc"):
-        assert solve(PlanRequest(schedule), (32, 32), LLM, ENCODER).vision_tokens == MERGED
-    for request in (PlanRequest(speedup=2.0), PlanRequest(kv_mib=20.0), PlanRequest([100] * 35 + [0])):
-        assert solve(request, (32, 32), LLM, ENCODER).merges == ()
-        assert solve(replace(request, merge_keep=0.75), (32, 32), LLM, ENCODER).vision_tokens == MERGED
+        assert solve(flat_request(schedule), (32, 32), LLM, ENCODER).vision_tokens == MERGED
+    for request in (flat_request(speedup=2.0), flat_request(kv_mib=20.0), flat_request([100] * 35 + [0])):
+        assert solve(request, (32, 32), LLM, ENCODER).encoder.merges == ()
+        assert solve(replace(request, encoder=EncoderRequest(0.75)), (32, 32), LLM, ENCODER).vision_tokens == MERGED
 
 
 def test_luvc_is_what_the_paper_says() -> None:
-    plan = solve(PlanRequest("luvc"), (32, 32), LLM, ENCODER)
-    assert all(step.rows and step.columns for step in plan.merges), "merges along rows and columns"
+    plan = solve(flat_request("luvc"), (32, 32), LLM, ENCODER)
+    assert all(step.rows and step.columns for step in plan.encoder.merges), "merges along rows and columns"
     assert plan.keep[-1] == 0 and sorted(set(plan.keep), reverse=True) == [MERGED, MERGED // 2, MERGED // 4, 0]
-    literal = solve(PlanRequest("luvc-literal"), (32, 32), LLM, ENCODER)
-    assert (literal.score, literal.spectrum, literal.keep) == ("low", "1d", plan.keep)
+    literal = solve(flat_request("luvc-literal"), (32, 32), LLM, ENCODER)
+    assert (literal.llm.method.name, literal.llm.spectrum, literal.keep) == ("low", "1d", plan.keep)
 
 
 def test_a_goal_is_solved_as_the_default_keeps_tokens() -> None:
-    plan = solve(PlanRequest(speedup=3.0), (32, 32), LLM, ENCODER)
-    assert plan.schedule == "speedup 3" and plan.rho == NAMED[DEFAULT_PLAN].switches["rho"]
+    plan = solve(flat_request(speedup=3.0), (32, 32), LLM, ENCODER)
+    assert plan.schedule == "speedup 3" and plan.llm.method["rho"] == NAMED[DEFAULT_PLAN].request.llm.method["rho"]
     assert plan.keep[0] == 1024 and len({*plan.keep[4:-1]}) == 1
     for last in ("kv_only", "full"):
-        own = solve(PlanRequest(speedup=3.0, last_layer=last), (32, 32), LLM, ENCODER)  # type: ignore[arg-type]
+        own = solve(flat_request(speedup=3.0, last_layer=last), (32, 32), LLM, ENCODER)  # type: ignore[arg-type]
         full = sum(prefill_flops(LLM, [1024] * 36, 64))
-        assert own.keep[-1] > 0 and full / sum(prefill_flops(LLM, own.keep, 64, own.last_layer)) >= 3
+        assert own.keep[-1] > 0 and full / sum(prefill_flops(LLM, own.keep, 64, own.llm.last_layer)) >= 3
     with pytest.raises(PlanError, match="--speedup solves the budgets itself"):
-        solve(PlanRequest("fast", speedup=2.0), (32, 32), LLM, ENCODER)
+        solve(flat_request("fast", speedup=2.0), (32, 32), LLM, ENCODER)
 
 
 def test_what_is_said_beside_a_name_goes_before_the_recipe() -> None:
-    plan = solve(PlanRequest("safe", merge_keep=0.75, last_layer="full"), (32, 32), LLM, ENCODER, rho=0.25)
-    assert plan.vision_tokens == MERGED and plan.last_layer == "full" and plan.rho == 0.25
-    assert solve(PlanRequest("lean", kv_only=(3,)), (32, 32), LLM, ENCODER).kv_only == (3,)
+    plan = solve(flat_request("safe", merge_keep=0.75, last_layer="full", rho=0.25), (32, 32), LLM, ENCODER)
+    assert plan.vision_tokens == MERGED and plan.llm.last_layer == "full" and plan.llm.method["rho"] == 0.25
+    assert solve(flat_request("lean", kv_only=(3,)), (32, 32), LLM, ENCODER).llm.kv_only == (3,)
 
 
 def test_frozen_layers_are_shares_of_the_depth() -> None:
-    assert solve(PlanRequest("lean"), (32, 32), LLM, ENCODER).kv_only == tuple(range(9, 32))
+    assert solve(flat_request("lean"), (32, 32), LLM, ENCODER).llm.kv_only == tuple(range(9, 32))
     eight = replace(LLM, layers=8)
-    assert solve(PlanRequest("lean"), (32, 32), eight, ENCODER).kv_only == (2, 3, 4, 5, 6)
+    assert solve(flat_request("lean"), (32, 32), eight, ENCODER).llm.kv_only == (2, 3, 4, 5, 6)

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flat_plans import flat_plan, replan
 
 from luvc_export.cli.tables import named
 from luvc_export.core import plan_figures
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.plan import MergePass
 
 DEEP = [(model, ground) for model, ground, _ in plan_figures.COLUMNS]
 EVERY = DEEP + [(model, ground) for model, ground, _ in plan_figures.BUNDLED]
@@ -54,7 +55,7 @@ def test_the_page_shows_these_figures() -> None:
 
 
 def test_a_plan_that_merges_says_so() -> None:
-    plan = Plan((8, 8), (56, 0), (MergePass(1, 1, 0),))
+    plan = flat_plan((8, 8), (56, 0), (MergePass(1, 1, 0),))
     note = plan_figures.merging_note(plan)
     assert note is not None and "merges in the encoder" in note and "docs/plans.md" in note
-    assert plan_figures.merging_note(replace(plan, merges=(), keep=(64, 0))) is None
+    assert plan_figures.merging_note(replan(plan, merges=(), keep=(64, 0))) is None

@@ -160,7 +160,7 @@ def test_what_is_gone_is_found(line: str) -> None:
         "``luvc_export.core.plan.Plan.keep`` and ``core.plan.Plan``",
         "from luvc_export.core.plan import Plan, MergePass",
         "from luvc_export import load_bundle",
-        "[`plan.py`](../luvc_export/core/plan.py) and [a plan](../luvc_export/core/plan.py)",
+        "[`plan.py`](../luvc_export/core/plan/plan.py) and [a plan](../luvc_export/core/plan/plan.py)",
         "`luvc_export.load_bundle` and https://example.org/x/y.py",
     ],
 )

@@ -51,8 +51,8 @@ def search_result(data: dict[str, Any]) -> SearchResult:
             layers=len(item["keep"]),
             units=units,
             vision_tokens=item["vision_tokens"],
-            merges=(merged,) if merged else (),
-            kv_only=tuple(item.get("kv_only", ())),
+            encoder=SimpleNamespace(merges=(merged,) if merged else ()),
+            llm=SimpleNamespace(kv_only=tuple(item.get("kv_only", ()))),
         )
         whole = item["asked"] in (data["calibration"]["asked"], data["held_out"]["asked"])
         interval = Interval(*item["agreement"])

@@ -12,15 +12,15 @@ from typing import Any
 
 import onnx.parser
 import pytest
+from flat_plans import flat_plan
 
-from luvc_export.core.plan import Plan
 from luvc_export.engines import build_monitor, builder, kernel_caches, layer_information, library, targets
 from luvc_export.engines.builder import BuildInput
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import CheckFailed, MachineError, UsageError
 
-PLAN = Plan((1, 4), (4, 4), last_layer="full")
+PLAN = flat_plan((1, 4), (4, 4), last_layer="full")
 RTX = targets.find("rtx-ada")
 GOOD = "g (float[batch, text] order) => (float[batch, text] y) { y = Relu(order) }"
 #: RTX 1.7 takes Attention-24 but not its seventh input, nonpad_kv_seqlen: as it is, or computed.

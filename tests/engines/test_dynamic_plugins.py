@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from flat_plans import flat_plan
 
 from luvc_export import build_engine
 from luvc_export.bundle import folder
@@ -20,7 +21,6 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Footprint, Manifest
 from luvc_export.cli.tables.engines import facts
 from luvc_export.core.operators import DOMAIN
-from luvc_export.core.plan import Plan
 from luvc_export.engines import builder, install, library, targets
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
@@ -48,7 +48,7 @@ def calls(opened: Bundle, options: BuildOptions) -> list[set[str]]:
 
 
 def test_graphs_call_plugins_where_a_library_is_given(unpadded_bundle: Bundle, rubbish: Path) -> None:
-    assert not unpadded_bundle.entry("thirds").plan.padding
+    assert not unpadded_bundle.entry("thirds").plan.encoder.padding
     assert calls(unpadded_bundle, BuildOptions(dynamic_plugins=rubbish)) == [{"OrthogonalMerge"}, {"SpectrumPrune"}]
     assert calls(unpadded_bundle, BuildOptions()) == [set(), set()]
 
@@ -68,7 +68,7 @@ def test_a_library_without_plugins_is_refused_before_any_work(demo_bundle: Bundl
 def test_tensorrt_refuses_a_file_that_is_no_library(rubbish: Path, tmp_path: Path) -> None:
     """Before the graph is parsed: it is rubbish too."""
     taking = dataclasses.replace(RTX, library=dataclasses.replace(RTX.library, plugins=True))
-    graph = builder.BuildInput("x.onnx", b"rubbish", tmp_path, Plan((1, 4), (4, 4), last_layer="full"), 1)
+    graph = builder.BuildInput("x.onnx", b"rubbish", tmp_path, flat_plan((1, 4), (4, 4), last_layer="full"), 1)
     with pytest.raises(MachineError, match=r"did not load the plugins[\s\S]*TENSORRT_ROOT") as got:
         builder.build(graph, tmp_path / "x.engine", taking, CAPACITY, BuildOptions(dynamic_plugins=rubbish))
     assert str(rubbish) in str(got.value) and [path.name for path in tmp_path.iterdir()] == [rubbish.name]

@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 import pytest
+from flat_plans import flat_plan
 
 from luvc_export.bundle.manifest import Footprint
 from luvc_export.core.budgets import kv_bytes
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.engines import memory, targets
 from luvc_export.engines.memory import KvCacheSpec
@@ -17,7 +17,7 @@ from luvc_export.errors import PlanError
 
 MIB = 2**20
 SHAPE = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)
-PLAN = Plan((32, 32), (1024,) * 35 + (0,), last_layer="full")
+PLAN = flat_plan((32, 32), (1024,) * 35 + (0,), last_layer="full")
 CACHE = KvCacheSpec(PLAN, SHAPE, Capacity(1024), "fp16", "inplace")
 NANO = targets.find("jetson-orin-nano-jp72")
 ADA = targets.find("rtx-ada")
@@ -66,9 +66,9 @@ def test_the_budget_that_would_fit_is_named_and_fits() -> None:
     found = re.search(r"--kv-mib ([\d.]+) fits, with 1024 text tokens", str(got.value))
     assert found
     rows = int(float(found[1]) * MIB) // (CACHE.row) - PLAN.layers * 64
-    fewer = Plan((32, 32), (rows // 35,) * 35 + (0,), last_layer="full")
+    fewer = flat_plan((32, 32), (rows // 35,) * 35 + (0,), last_layer="full")
     memory.check_fits(footprint(dataclasses.replace(CACHE, plan=fewer)), ADA, CACHE, have)
-    more = Plan((32, 32), (rows // 35 + 8,) * 35 + (0,), last_layer="full")
+    more = flat_plan((32, 32), (rows // 35 + 8,) * 35 + (0,), last_layer="full")
     with pytest.raises(PlanError):
         memory.check_fits(footprint(dataclasses.replace(CACHE, plan=more)), ADA, CACHE, have)
 

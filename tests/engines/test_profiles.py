@@ -3,15 +3,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core import graph_io
-from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.plan import MergePass
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, UsageError
 
-PLAN = Plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
+PLAN = flat_plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 SHAPES = {
     graph_io.VISUAL_EMBEDS: (-1, -1, PLAN.vision_tokens, 64),
     graph_io.INPUT_IDS: (-1, -1),

@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from flat_plans import flat_plan
 
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.target import Profiles
 from luvc_export.engines import builder, targets
@@ -24,7 +24,7 @@ from luvc_export.export.surgeon.graph import PLAN_KEY
 from luvc_export.export.surgeon.peak_memory import peak_bytes, weight_bytes
 
 RTX = targets.find("rtx-ada")
-PLAN = Plan(grid=(4, 6), keep=(12,), last_layer="full")
+PLAN = flat_plan(grid=(4, 6), keep=(12,), last_layer="full")
 CAPACITY = Capacity(64)
 MOST = 1.15
 

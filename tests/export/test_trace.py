@@ -53,7 +53,7 @@ def test_names_and_shapes_are_the_contract(demo_bundle: Bundle, plan: str) -> No
     keep = entry.plan.keep
     vision, decoder = (load(demo_bundle, file).graph for file in (entry.vision, entry.decoder))
     padding = plan == "thirds"
-    assert entry.plan.padding and entry.plan.vision_padding == entry.plan.decoder_padding == padding
+    assert entry.plan.encoder.padding and entry.plan.encoder.reads_padding == entry.plan.decoder_padding == padding
     assert [i.name for i in vision.input] == [graph_io.IMAGE, *[graph_io.PADDING] * padding]
     assert [o.name for o in vision.output] == [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
     inputs = [*graph_io.DECODER_INPUTS, *[graph_io.VISUAL_PADDING] * padding]

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from flat_plans import flat_request
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope, mrope_axes
@@ -36,7 +37,7 @@ def shape_of(name: str) -> DecoderShape:
 
 def plans(shape: DecoderShape, grid: tuple[int, int], text: int) -> dict[str, Plan]:
     """The plans to compare: no compression; merging to 75 % with the default schedule, and with ``thirds``."""
-    named = {"none": PlanRequest("none"), "even": PlanRequest(text=text), "thirds": PlanRequest("thirds", text=text)}
+    named = {"none": flat_request("none"), "even": flat_request(text=text), "thirds": flat_request("thirds", text=text)}
     return {name: solve(request, grid, shape, ENCODER) for name, request in named.items()}
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import onnx.parser
 import pytest
 import time_engines
+from flat_plans import flat_plan
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.tasks import find
-from luvc_export.core.plan import Plan
 from luvc_export.core.target import Target
 from luvc_export.engines import library
 from luvc_export.errors import MachineError
@@ -80,7 +80,7 @@ def tied() -> onnx.ModelProto:
     """``choose_token`` behind an input of logits."""
     text = f"g (float[1,1,{VOCABULARY}] x) => (float[1,1,{VOCABULARY}] logits) {{ logits = Identity(x) }}"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> {text}')
-    model.metadata_props.add(key=PLAN_KEY, value=json.dumps(Plan((1, 4), (4, 4), last_layer="full").to_json()))
+    model.metadata_props.add(key=PLAN_KEY, value=json.dumps(flat_plan((1, 4), (4, 4), last_layer="full").to_json()))
     return model
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bundle
+from flat_plans import flat_plan
 from numpy.typing import NDArray
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
-from luvc_export.core.plan import Plan
 from luvc_export.errors import BundleError, CheckFailed, UsageError
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.graphs import forced_indices
@@ -124,7 +124,7 @@ def test_a_debug_session_is_told_what_to_keep(bundle: Bundle, picture: Picture) 
 
 
 def test_forced_indices_become_places_in_the_span_that_is_left() -> None:
-    plan = Plan((3, 3), keep=(6, 3, 2, 0))
+    plan = flat_plan((3, 3), keep=(6, 3, 2, 0))
     kept = {0: np.array([[0, 2, 3, 5, 7, 8]]), 1: np.array([[2, 5, 8]]), 2: np.array([[5, 8]])}
     feeds = forced_indices(plan, kept, 1)
     assert {name: array.tolist() for name, array in feeds.items()} == {

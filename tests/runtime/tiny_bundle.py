@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from flat_plans import flat_plan
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -19,7 +20,6 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry, Prompt, Source, Weights
 from luvc_export.bundle.manifest import WeightTensor as Place
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 
 WIDTH, TOKENS, VOCAB, LAYERS = 4, 4, 260, 2
@@ -29,7 +29,7 @@ TEMPLATE = (
     "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
     "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
 )
-PLAN = Plan(grid=(2, 2), keep=KEEP)
+PLAN = flat_plan(grid=(2, 2), keep=KEEP)
 
 
 def weights(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:

@@ -6,11 +6,12 @@ import dataclasses
 import json
 from typing import Any
 
+from flat_plans import flat_plan
+
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, PlanEntry
 from luvc_export.calibration.parity.gates import Gate
 from luvc_export.cli.commands import bench
-from luvc_export.core.cost_report import cost
-from luvc_export.core.plan import Plan
+from luvc_export.core.cost.report import cost
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.bench.case import CaseFacts, Sample
 from luvc_export.runtime.bench.machine import Machine
@@ -20,7 +21,7 @@ from luvc_export.trial.claims import judge
 from luvc_export.trial.steps import PLANS, find
 
 SHAPE = DecoderShape(3, 64, 4, 2, 16, 96, 256, 2048)
-PLAN = Plan(grid=(4, 4), keep=(16, 8, 0))
+PLAN = flat_plan(grid=(4, 4), keep=(16, 8, 0))
 
 
 def as_printed(data: Any) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from glyph_deep import aggregate, past, together
+from flat_plans import flat_plan, replan
+from glyph_deep import past, together
 from glyph_deep.cases import SIZES
 
 from luvc_export.calibration.ablation import timing
@@ -15,11 +16,12 @@ from luvc_export.calibration.ablation.past import at_speedup
 from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores
 
 FILES = sorted(past.PLANS.glob("*.json"))
 
@@ -36,7 +38,7 @@ def test_a_searched_plan_fits_the_model_and_is_three_times_cheaper(path: Path, s
     """A committed plan is one of this model, and costs what the issue asks for."""
     plan = Plan.from_json(json.loads(path.read_text()))
     check_model(plan, shapes.llm, shapes.encoder)
-    assert plan.grid == (SIZES[path.stem][0] // 28, SIZES[path.stem][1] // 28) and plan.kv_only
+    assert plan.grid == (SIZES[path.stem][0] // 28, SIZES[path.stem][1] // 28) and plan.llm.kv_only
     assert cost(plan, shapes.llm, 17).flops_ratio >= 3
     both = [variant.plans[0] for variant in together.variants(plan, shapes.encoder.blocks, shapes.encoder.window)]
     for one in both:
@@ -49,14 +51,10 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
     """One token more in every layer would cost too much."""
     whole = cost(shapes.none(), shapes.llm, 17).flops
     for still in ((), (2, 3, 4, 5, 6)):
-        plan = at_speedup(shapes, 17, 3.0, still, score="norm")
-        more = replace(plan, keep=tuple(count + 1 for count in plan.keep))
+        plan = at_speedup(shapes, 17, 3.0, still, scores.method("norm"))
+        more = replan(plan, keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
-        assert 3 * costs[0] <= whole < 3 * costs[1] and plan.kv_only == still
-    for switches in aggregate.SETTINGS.values():
-        plain = aggregate.at_speedup(shapes, 17, 6.0, (), **switches)
-        costs = [cost(one, shapes.llm, 17).flops for one in (plain, replace(plain, aggregate=True))]
-        assert costs[0] == costs[1] and 6 * costs[0] <= whole  # the mean is one of the budget's rows
+        assert 3 * costs[0] <= whole < 3 * costs[1] and plan.llm.kv_only == still
     with pytest.raises(UsageError, match="no plan is so cheap"):
         at_speedup(shapes, 17, 30.0, ())
 
@@ -65,7 +63,7 @@ def test_the_page_says_what_the_rows_say() -> None:
     """Figures of the page are those of the rows."""
     sure = Interval(0.987, 0.981, 0.993)
     row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
-    plan = Plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
+    plan = flat_plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
     made = {"rows": [row] * 3, "gains": [sure] * 2}
     parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "down": [row]}
     found = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat_plans import replan
 from learned_scorer import compare, train
 from learned_scorer.gates import gated, scores, soften
 
@@ -49,7 +50,7 @@ def test_hard_gates_are_a_prune(taught: train.Lesson) -> None:
     maps = scorer.of(0, taught.calls.decoder.hidden)
     with torch.no_grad(), gated(taught.calls.decoder, 0, 108, lambda n: soften(scores(maps, n), keep, 1e-5)):
         said, wanted = train.ask(taught, chosen)
-    plan = replace(taught.calls.plan, keep=(keep,) * 8, score="learned", scorer=scorer.sha256)
+    plan = replan(taught.calls.plan, keep=(keep,) * 8, score="learned", scorer=scorer.sha256)
     pruned = replace(taught, calls=TorchCalls.__new__(TorchCalls))
     pruned.calls.__dict__ |= taught.calls.__dict__
     pruned.calls.plan, checkpoint = plan, open_checkpoint(str(train.CHECKPOINT))

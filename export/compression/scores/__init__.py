@@ -8,18 +8,38 @@ score's, its value ``module:SCORE`` (docs/research.md).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Method, Plan
 from luvc_export.errors import PlanError, did_you_mean
-from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, check
+from luvc_export.export.compression.scores._settings import method_of, parsed_values
+from luvc_export.export.compression.scores.base import LayerContext, Score, ScoreInput, ScoreSetting, check
 from luvc_export.registry import Registry
 
-__all__ = ["ENTRY_POINTS", "LayerContext", "Score", "ScoreInput", "built_in", "constant", "find", "names"]
+__all__ = [
+    "DEFAULT",
+    "ENTRY_POINTS",
+    "LayerContext",
+    "Score",
+    "ScoreInput",
+    "ScoreSetting",
+    "built_in",
+    "constant",
+    "described",
+    "find",
+    "help_lines",
+    "method",
+    "names",
+    "parsed",
+]
 
 ENTRY_POINTS = "luvc_export.scores"
+#: What plans choose by unless they say (docs/results/ablation.md).
+DEFAULT = "residual"
 
 
 def _misfit(name: str, found: Any) -> str | None:
@@ -52,12 +72,61 @@ def find(name: str) -> Score:
     if found is None:
         raise PlanError(
             "unknown score",
-            where="plan.score",
+            where="plan.llm.method.name",
             got=repr(name),
             expected=did_you_mean(name, names()),
             fix="name one of these, or add one: docs/research.md",
         )
     return found
+
+
+def method(name: str = DEFAULT, **settings: Any) -> Method:
+    """The method of a plan: the score called ``name`` with these settings, defaults and facts filled in.
+
+    Raises:
+        PlanError: There is no such score, or it has not these settings; lists every problem.
+    """
+    return method_of(name, find(name), settings)
+
+
+def parsed(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` of the score called ``name``, those that are texts read as what the score declares.
+
+    Raises:
+        PlanError: There is no such score, or a text cannot be read.
+    """
+    return parsed_values(name, find(name).settings, settings)
+
+
+def help_lines(name: str) -> list[str]:
+    """What ``--help-score`` says of a score: its settings, or that it has none.
+
+    Raises:
+        PlanError: There is no such score.
+    """
+    score = find(name)
+    about = (score.__doc__ or "").strip().splitlines()
+    lines = [f"{name}: {about[0]}" if about else name]
+    for setting, each in score.settings.items():
+        default = "needed" if each.default is None else f"default {each.default}"
+        lines.append(f"  {setting} ({each.range}; {default}): {each.help}")
+    return lines if score.settings else [*lines, "  no settings"]
+
+
+def described(plan: Plan) -> Plan:
+    """``plan`` with what its score says of itself: settings that a plan leaves out, and facts.
+
+    A plan that names no score has the default one.
+
+    Raises:
+        PlanError: There is no such score, or its settings do not fit it or the plan.
+    """
+    name = plan.llm.method.name or DEFAULT
+    score = find(name)
+    whole = replace(plan, llm=replace(plan.llm, method=method(name, **dict(plan.llm.method.settings))))
+    if plan.llm.reducer == "prune" and (lines := score.problems(whole)):
+        raise PlanError("the plan does not fit:\n" + "\n".join(f"  - llm.method.settings.{line}" for line in lines))
+    return whole
 
 
 def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | None:
@@ -66,12 +135,12 @@ def constant(plan: Plan, layer: int, tokens: int, channels: int) -> Tensor | Non
     Raises:
         PlanError: The score compares two layers and there is none before.
     """
-    score = find(plan.score)
+    score = find(plan.llm.method.name)
     if layer == 0 and score.needs_layer_before:
         raise PlanError(
             "this score compares two layers, and there is none before the first prune",
             where="plan.keep[0]",
-            got=f"score {plan.score!r} keeping {plan.keep[0]} of {plan.span_tokens} tokens at layer 0",
+            got=f"score {plan.llm.method.name!r} keeping {plan.keep[0]} of {plan.span_tokens} tokens at layer 0",
             fix="prune from layer 1 on, or choose another score",
         )
     return score.constant(plan, layer, tokens, channels)

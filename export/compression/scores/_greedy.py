@@ -10,17 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan import Rounds
+from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import mark, norms
-from luvc_export.export.compression.scores.base import ScoreInput
+from luvc_export.export.compression.scores.base import ScoreInput, ScoreSetting
 
-#: Rounds where the plan names none.
-ROUNDS = 12
+#: Rounds where the plan names none; more than the most make a graph of thousands of nodes a prune.
+ROUNDS, _MOST = 12, 64
+
+Rounds = Literal["growing", "equal"]
+
+#: What scores that choose in rounds let a user choose.
+SETTINGS: dict[str, ScoreSetting[Any]] = {
+    "steps": ScoreSetting(0, "Rounds in which tokens are chosen; 0: 12, or as many as are kept.", least=0, most=_MOST),
+    "rounds": ScoreSetting("growing", "Rounds take ever more tokens, or equal shares.", choices=get_args(Rounds)),
+}
+
+
+def problems(plan: Plan) -> list[str]:
+    """Prunes that keep fewer tokens than there are rounds, one line each."""
+    steps = plan.llm.method["steps"]
+    few = [(layer, keep) for layer, _, keep in plan.chooses if 0 < keep < steps]
+    return [f"steps: {steps} rounds to keep {keep} tokens before layer {layer}: at most {keep}" for layer, keep in few]
 
 
 def unit(normed: Tensor) -> Tensor:
@@ -58,7 +74,7 @@ def choose(
     """
     tokens = given.normed.shape[2]
     padding = None if given.padding is None else given.padding().float()
-    picks = rounds(given.keep, given.steps, given.rounds)
+    picks = rounds(given.keep, given.settings.get("steps", 0), given.settings.get("rounds", "growing"))
     table = cells(given.grid, given.images, max(picks)) if given.grid is not None else None
     taken, level = torch.zeros_like(cover), torch.zeros_like(cover)
     for number, pick in enumerate(picks):

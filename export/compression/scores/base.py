@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from luvc_export.core.plan import Plan, Rounds
+from luvc_export.core.plan import Plan
 from luvc_export.errors import PlanError, did_you_mean
+from luvc_export.export.compression.scores._settings import ScoreSetting as ScoreSetting
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,10 @@ class ScoreInput:
         axis: ``token`` or ``channel``.
         keep: K, how many will stay.
         context: More of the model.
-        steps: Rounds of a greedy choice, 0 for the score's own number (``Plan.steps``).
         grid: (rows, columns) of each of ``images`` pictures, row-major; None once tokens were pruned.
         images: Pictures that share the budget.
         padding: Which tokens show padding alone, bool [B, G, N]; None where nothing is told.
-        rounds: How rounds divide ``keep`` (``Plan.rounds``).
+        settings: The score's own, by name.
     """
 
     normed: Tensor
@@ -54,11 +55,10 @@ class ScoreInput:
     axis: str
     keep: int = 0
     context: LayerContext | None = None
-    steps: int = 0
     grid: tuple[int, int] | None = None
     images: int = 1
     padding: Callable[[], Tensor] | None = None
-    rounds: Rounds = "growing"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Score(ABC):
@@ -70,16 +70,16 @@ class Score(ABC):
     Attributes:
         reads_text: What a prune keeps depends on the question. The others keep the same tokens of a picture for all.
         needs_layer_before: It compares two layers, so it cannot prune before the first.
-        reads_spectrum: It filters: ``Plan.rho``, ``axis`` and ``spectrum`` matter to it.
-        takes_rounds: It chooses in rounds: ``Plan.steps`` and ``Plan.rounds`` matter to it.
-        reads_file: It was learned: ``Plan.scorer`` says by which file.
+        reads_spectrum: It filters: ``LlmPlan.axis`` and ``spectrum`` matter to it.
+        needs_positions: It reads ``ScoreInput.grid`` and cannot do without: a plan may choose once, from a whole grid.
+        settings: What it lets a user choose, by name; ``ScoreInput.settings`` holds the values, the defaults filled in.
     """
 
     reads_text: bool = False
     needs_layer_before: bool = False
     reads_spectrum: bool = False
-    takes_rounds: bool = False
-    reads_file: bool = False
+    needs_positions: bool = False
+    settings: Mapping[str, ScoreSetting[Any]] = MappingProxyType({})
 
     @abstractmethod
     def score(self, given: ScoreInput) -> Tensor:
@@ -89,12 +89,16 @@ class Score(ABC):
         """What the score reads of the plan alone at the prune before ``layer``, a buffer of the decoder.
 
         Args:
-            plan: Every switch of the plan.
+            plan: Every switch of the plan; the score's settings are ``plan.llm.method["NAME"]``.
             layer: LLM layer; ``plan.keep[layer]`` of ``tokens`` stay.
             tokens: N, visual tokens of a picture that reach the prune.
             channels: D.
         """
         return None
+
+    def problems(self, plan: Plan) -> list[str]:
+        """What of a plan its settings contradict, one line each."""
+        return []
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Refuse public names that ``Score`` has not, and flags that are no bool.
@@ -130,3 +134,16 @@ def _check(where: str, owner: object, names: Iterable[str]) -> None:
             raise PlanError("a score's flag is no bool", where=f"{where}.{name}", got=repr(value))
         if callable(wanted) and not callable(value):
             raise PlanError("a score's method cannot be called", where=f"{where}.{name}", got=repr(value))
+        if name == "settings" and not _are_settings(value):
+            expected = "a mapping of names to ScoreSetting"
+            raise PlanError(
+                "a score's settings are not declared", where=f"{where}.{name}", got=repr(value)[:80], expected=expected
+            )
+
+
+def _are_settings(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return all(
+        isinstance(name, str) and name.isidentifier() and isinstance(each, ScoreSetting) for name, each in value.items()
+    )

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import sums
-from luvc_export.export.compression.scores._greedy import choose, unit
+from luvc_export.export.compression.scores._greedy import SETTINGS, choose, problems, unit
 from luvc_export.export.compression.scores.base import Score, ScoreInput
 
 
 class MaxMin(Score):
     """What is farthest from all that is kept."""
 
-    takes_rounds = True
+    settings = SETTINGS
+
+    def problems(self, plan: Plan) -> list[str]:
+        """Prunes with fewer tokens than rounds."""
+        return problems(plan)
 
     def score(self, given: ScoreInput) -> Tensor:
         """Chosen tokens above all others [B, G, N]."""

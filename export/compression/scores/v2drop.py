@@ -21,11 +21,11 @@ class V2Drop(Score):
         Raises:
             PlanError: The layer before is frozen: no token moved.
         """
-        if layer - 1 in plan.kv_only:
+        if not plan.llm.computes(layer - 1):
             raise PlanError(
                 "this score asks how far a layer moved a token, and the layer before the prune moves none",
-                where="plan.kv_only",
-                got=f"layer {layer - 1}, and score {plan.score!r} prunes before layer {layer}",
+                where="plan.llm.kv_only",
+                got=f"layer {layer - 1}, and score {plan.llm.method.name!r} prunes before layer {layer}",
                 fix=f"leave layer {layer - 1} out of kv_only, or choose another score",
             )
         return None

@@ -85,7 +85,7 @@ def why_not(surgery: Surgery, node: gs.Node) -> str | None:
     plugin = plugin_of(node)
     if plugin not in surgery.target.plugins:
         return "the target has no plugin for it"
-    if surgery.plan.vision_padding if surgery.part == "vision" else surgery.plan.decoder_padding:
+    if surgery.plan.encoder.reads_padding if surgery.part == "vision" else surgery.plan.decoder_padding:
         return "the plugin does not know padding"
     fused = FusedNode(node)
     if plugin == SPECTRUM_PRUNE.name:

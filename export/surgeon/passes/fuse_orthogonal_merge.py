@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from luvc_export.core.merging import Box, Planned
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import MERGE_AXIS, ORTHOGONAL_MERGE
+from luvc_export.core.plan.merging import Box, Planned
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import merge_body
 from luvc_export.export.surgeon.fused.node import FusedNode, emit
@@ -55,14 +55,14 @@ def requires(surgery: Surgery) -> str | None:
     """A vision graph with merges in its plan."""
     if surgery.part != "vision":
         return "the decoder merges nothing"
-    if not any(step.rows or step.columns for step in surgery.plan.merges):
+    if not any(step.rows or step.columns for step in surgery.plan.encoder.merges):
         return "the plan merges nothing"
     return "done already" if any(node.domain in (DOMAIN, PLUGIN_DOMAIN) for node in surgery.graph.nodes) else None
 
 
 def apply(surgery: Surgery) -> int:
     """Find axis passes, pair them by the plan, replace each pair; then look again, for the next pass reads its node."""
-    passes = [_boxes(found) for found in surgery.plan.merge_passes]
+    passes = [_boxes(found) for found in surgery.plan.encoder.merge_passes]
     found = sorted((axis.width, axis.removed) for axis in _axes(surgery))
     wanted = sorted(pair for boxes in passes for box in boxes for pair in _pairs(box))
     if found != wanted:
@@ -88,10 +88,10 @@ def ensures(surgery: Surgery, fired: int) -> None:
     nodes = [FusedNode(node) for node in surgery.graph.nodes if node.domain == DOMAIN]
     names = ("height", "width", "removed_rows", "removed_columns")
     got = sorted(tuple(int(node.attribute(name)) for name in names) for node in nodes)
-    boxes = [box for found in surgery.plan.merge_passes for box in _boxes(found)]
+    boxes = [box for found in surgery.plan.encoder.merge_passes for box in _boxes(found)]
     wanted = sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
     left = [node.name for node in surgery.graph.nodes if node.op == "TopK"]
-    if fired and (got != wanted or (left and surgery.plan.encoder_prune is None)):
+    if fired and (got != wanted or (left and surgery.plan.encoder.prune is None)):
         raise CheckFailed("the fused merges are not the plan's", got=(got, left), expected=wanted)
 
 
@@ -110,7 +110,7 @@ def _pairs(box: Box) -> list[tuple[int, int]]:
 def _axes(surgery: Surgery) -> list[Axis]:
     """Axis passes that no node stands for yet, in order."""
     surgery.graph.toposort()
-    padded = surgery.plan.vision_padding
+    padded = surgery.plan.encoder.reads_padding
     return [axis for top in surgery.nodes("TopK") if (axis := _axis(top, padded)) is not None]
 
 
@@ -261,7 +261,7 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
             "width": width,
             "removed_rows": rows,
             "removed_columns": columns,
-            "mode": surgery.plan.merge_mode,
+            "mode": surgery.plan.encoder.merge_mode,
         },
         op=merge_body.merge_name(columns > 0, rows > 0),
     )
@@ -280,10 +280,10 @@ def _replace(surgery: Surgery, axes: list[Axis], rows: int, columns: int, height
         surgery.replace(after, merged_into)
     else:
         surgery.replace(after, surgery.emit("GatherElements", [merged_into, before], like=[after], axis=1)[0])
-    slots, padded = planes["copies"] // 2, surgery.plan.vision_padding
+    slots, padded = planes["copies"] // 2, surgery.plan.encoder.reads_padding
     body = merge_body.orthogonal_merge(columns > 0, rows > 0)
     surgery.functions[body.name] = body
-    surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(surgery.plan.merge_mode, slots, padded)
+    surgery.functions[MERGE_AXIS.name] = merge_body.merge_axis(surgery.plan.encoder.merge_mode, slots, padded)
 
 
 def _turned(axis: Axis) -> bool:

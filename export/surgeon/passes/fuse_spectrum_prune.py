@@ -49,8 +49,8 @@ def requires(surgery: Surgery) -> str | None:
         return "the vision graph prunes nothing"
     if not surgery.plan.prunes:
         return "the plan prunes nothing"
-    if surgery.plan.aggregate or surgery.plan.quota != "none":
-        name = "aggregate" if surgery.plan.aggregate else "quota"
+    if surgery.plan.llm.aggregate or surgery.plan.sharing.quota != "none":
+        name = "aggregate" if surgery.plan.llm.aggregate else "quota"
         return f"the fused node has no {name}: prunes with one stay as they are traced"
     if any(tensor.name.startswith("forced_indices") for tensor in surgery.graph.inputs):
         return "a debug graph takes the kept indices as inputs"
@@ -211,7 +211,7 @@ def _fuse(
         {
             "tokens": tokens,
             "keep": keep,
-            "cutoff": (basis.shape[1] - 1) // 2 if surgery.plan.spectrum == "1d" else -1,
+            "cutoff": (basis.shape[1] - 1) // 2 if surgery.plan.llm.spectrum == "1d" else -1,
             "frequencies": int(basis.shape[1]),
             "score": score.kind,
             "axis": score.axis,

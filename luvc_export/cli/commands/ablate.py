@@ -44,7 +44,7 @@ def ablate(
     check_folder(output, "--output")
     if model is not None:
         check_model(model)
-    learned = "" if scorer is None else options.score_switches("learned", scorer, ())["scorer"]
+    learned = "" if scorer is None else options.learned(None, scorer)[1]
     found = tasks.find(task, split)
     said = f"luvc-export ablate --task {task} -o {output}"
     usual: list[tuple[str, object, object]] = [

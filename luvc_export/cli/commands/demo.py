@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +40,7 @@ def demo(
     from PIL import Image
 
     from luvc_export.cli.kept_picture import save_survival
-    from luvc_export.core.cost_report import cost
+    from luvc_export.core.cost.report import cost
     from luvc_export.core.files.folders import check_own_names
     from luvc_export.core.files.safe_files import whole
     from luvc_export.demo.questions import KINDS, cases
@@ -119,8 +118,8 @@ def _at_size(times: dict[str, Any]) -> str:
     """What the times are, and what a larger model gains: this one is too small for a plan's FLOPs to show in time."""
     from transformers import AutoConfig
 
-    from luvc_export.core.cost_report import cost
-    from luvc_export.core.plan_request import PlanRequest
+    from luvc_export.core.cost.report import cost
+    from luvc_export.core.plan_request import LlmRequest, PlanRequest
     from luvc_export.core.planning import solve
     from luvc_export.export import families
     from luvc_export.export.synthetic import presets
@@ -132,7 +131,7 @@ def _at_size(times: dict[str, Any]) -> str:
     none, *rest = (times[name]["ttft_ms"] for name in PLANS)
     seen = ", ".join(f"{name} {none / value:.2f}x" for name, value in zip(PLANS[1:], rest, strict=True))
     saved = ", ".join(
-        f"{name} {cost(solve(PlanRequest(name), _LARGE_GRID, llm, encoder), llm).flops_ratio:.2f}x"
+        f"{name} {cost(solve(PlanRequest(LlmRequest(name)), _LARGE_GRID, llm, encoder), llm).flops_ratio:.2f}x"
         for name in PLANS[1:]
     )
     return (
@@ -155,7 +154,7 @@ def bundle(output: Path, quiet: bool) -> Path:
     plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in (PLANS[1], *PLANS)}
     if (folder / MANIFEST).is_file():
         manifest = load(folder).manifest
-        held = {name: replace(entry.plan, padding=False) for name, entry in manifest.plans.items()}  # export's to say
+        held = {name: entry.plan.changed(padding=False) for name, entry in manifest.plans.items()}  # export's to say
         same = manifest.default_plan == PLANS[1] and plans.items() <= held.items()
         if same and manifest.source.sha256 == checkpoint.sha256 and manifest.tools.get("luvc-export") == VERSION:
             return folder

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.plan_groups import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
 from luvc_export.core.named_plans import DEFAULT_PLAN
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.plan_request import PlanRequest
 from luvc_export.errors import UsageError
 
 
+@grouped
 def export(
     context: typer.Context,
+    *,
     model: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or demo for the bundled model.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
     plan: Annotated[
@@ -31,15 +36,7 @@ def export(
     ] = None,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
-    joint_frames: Annotated[
-        int | None,
-        typer.Option(
-            "--joint-frames",
-            metavar="N",
-            help="Beside each plan one whose budgets N frames of a video share; implies --video.",
-        ),
-    ] = None,
-    joint_tiles: options.JointTiles = None,
+    shared: SharingOptions,
     fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
     text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
@@ -48,24 +45,11 @@ def export(
     lora: Annotated[
         Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
     ] = None,
-    merge_keep: options.MergeKeep = None,
-    merge_schedule: options.MergeSchedule = "late",
-    encoder_keep: options.EncoderKeep = None,
-    encoder_restore: options.EncoderRestore = "all",
+    encoder: EncoderOptions,
     unit_buckets: options.UnitBuckets = None,
     unit_tolerance: options.UnitTolerance = 0,
-    speedup: options.Speedup = None,
-    kv_mib: options.KvMib = None,
-    score: options.Score = Plan.score,
-    rho: options.Rho = Plan.rho,
-    axis: options.Axis = Plan.axis,
-    spectrum: options.Spectrum = Plan.spectrum,
-    steps: options.Steps = Plan.steps,
-    scorer: options.Scorer = None,
-    last_layer: options.LastLayer = None,
-    kv_only: options.KvOnly = None,
-    aggregate: options.Aggregate = Plan.aggregate,
-    quota: options.Quota = Plan.quota,
+    budgets: BudgetOptions,
+    ranking: ScoreOptions,
     debug_graph: Annotated[
         bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
     ] = False,
@@ -88,7 +72,7 @@ def export(
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
     from luvc_export.bundle.folder import check_target
-    from luvc_export.core.cost_report import cost
+    from luvc_export.core.cost.report import cost
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import export_bundle, make_plans
 
@@ -103,33 +87,23 @@ def export(
     for flag, (value, known) in choices.items():
         options.choice(flag, value, known)
     checkpoint = open_checkpoint(model, revision, weights=not no_weights)
-    named = _sources(plan or [], speedup, kv_mib)
+    named = _sources(plan or [], budgets.speedup, budgets.kv_mib)
     said = options.given(context)
-    options.check_shaping(said, named.values())
-    ranking = options.score_switches(score, scorer, said)
-    filtering: dict[str, Any] = {"rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
-    leaving = options.encoder_prune(encoder_keep, encoder_restore)
+    check_shaping(said, named.values())
+    sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
+    request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
     sizes = [size for size in map(options.size, image_size or []) if size]
     plans = make_plans(
         checkpoint,
         named,
         image_size=sizes,
-        joint_frames=joint_frames,
-        joint_tiles=options.joint_tiles(joint_tiles),
+        joint_frames=shared.joint_frames,
+        joint_tiles=shared.tiles,
         unit_buckets=options.percentages(unit_buckets),
-        merge_keep=merge_keep,
-        merge_schedule=merge_schedule,
-        encoder_prune=leaving,
-        speedup=speedup,
-        kv_mib=kv_mib,
-        last_layer=last_layer,  # type: ignore[arg-type]
-        kv_only=options.layers(kv_only),
-        **ranking,
-        aggregate=aggregate,
-        quota=quota,  # type: ignore[arg-type]
-        **{name: value for name, value in filtering.items() if name in said},
+        request=request,
+        **ranking.choices(),
     )
-    options.check_scorer_used(ranking.get("scorer"), plans.values())
+    ranking.check_used(plans.values())
     with options.progress(quiet=as_json) as tell:
         written = export_bundle(
             checkpoint,
@@ -138,7 +112,7 @@ def export(
             image_size=sizes,
             fit=fit,  # type: ignore[arg-type]
             tiles=[options.grid(one) for one in tiles or ["1x1"]],
-            video=video or joint_frames is not None,
+            video=video or shared.joint_frames is not None,
             text_capacity=text_capacity,
             dtype=dtype,
             weights="none" if no_weights else weights,  # type: ignore[arg-type]

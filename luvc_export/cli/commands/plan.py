@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +12,18 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.plan_groups import (
+    BudgetOptions,
+    EncoderOptions,
+    ScoreOptions,
+    SharingOptions,
+    check_media,
+    check_shaping,
+)
 from luvc_export.core import planning
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Plan, Sharing
 
 #: Options that only a search reads, and those it would contradict.
 _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save", "max_new_tokens", "no_freeze")
@@ -26,14 +35,16 @@ _DIRECT = (
     "kv_mib",
     "last_layer",
     "kv_only",
-    "aggregate",
+    "score_option",
     "quota",
     "joint_tiles",
 )
 
 
+@grouped
 def plan(
     context: typer.Context,
+    *,
     model: Annotated[
         str, typer.Argument(help="Checkpoint folder, hub id or demo; without --data only its config is read.")
     ],
@@ -41,30 +52,10 @@ def plan(
     image_size: options.ImageSize = None,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
-    joint_frames: Annotated[
-        int | None,
-        typer.Option("--joint-frames", metavar="N", help="Budgets that N frames of a video share; implies --video."),
-    ] = None,
-    joint_tiles: options.JointTiles = None,
-    merge_keep: Annotated[
-        float | None,
-        typer.Option("--merge-keep", help="Share of units that merging keeps; --data tries 1, 0.75 and 0.5."),
-    ] = None,
-    merge_schedule: options.MergeSchedule = "late",
-    encoder_keep: options.EncoderKeep = None,
-    encoder_restore: options.EncoderRestore = "all",
-    speedup: options.Speedup = None,
-    kv_mib: options.KvMib = None,
-    score: options.Score = Plan.score,
-    rho: options.Rho = Plan.rho,
-    axis: options.Axis = Plan.axis,
-    spectrum: options.Spectrum = Plan.spectrum,
-    steps: options.Steps = Plan.steps,
-    scorer: options.Scorer = None,
-    last_layer: options.LastLayer = None,
-    kv_only: options.KvOnly = None,
-    aggregate: options.Aggregate = Plan.aggregate,
-    quota: options.Quota = Plan.quota,
+    shared: SharingOptions,
+    encoder_part: EncoderOptions,
+    budgets: BudgetOptions,
+    ranking: ScoreOptions,
     text: Annotated[
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
@@ -104,7 +95,7 @@ def plan(
     """
     from luvc_export.cli.tables.named import named_table
     from luvc_export.cli.tables.plans import cost_table, padded_line
-    from luvc_export.core.cost_report import cost, padded
+    from luvc_export.core.cost.report import cost, padded
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
@@ -117,35 +108,47 @@ def plan(
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     shape = None if aspect is None else options.aspect(aspect)
-    leaving = options.encoder_prune(encoder_keep, encoder_restore)
     check_writable(output, "--output")
     check_folder(save, "--save")
     check_model(model, revision)
-    ranking = options.score_switches(score, scorer, given)
-    filtering = {"rho": rho, "axis": axis, "spectrum": spectrum, "steps": steps}
-    switches: dict[str, Any] = ranking | {name: value for name, value in filtering.items() if name in given}
+    seen = encoder_part.request()
     checkpoint = open_checkpoint(model, revision, weights=data is not None)
     family, config = checkpoint.family, checkpoint.config
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
-    joint = 1 if joint_frames is None else images_of_video(checkpoint, joint_frames)
-    shared = options.joint_tiles(joint_tiles)
-    if shared is not None:
-        if joint_frames is not None:
-            raise UsageError("a plan is for frames or for tiles", where="--joint-frames, --joint-tiles", fix="give one")
-        joint = images_of_tiles(checkpoint, shared)
+    check_media(shared.joint_frames, shared.tiles)
+    sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
+    if shared.joint_frames is not None:
+        sharing = replace(sharing, images=images_of_video(checkpoint, shared.joint_frames))
+    if shared.tiles is not None:
+        sharing = replace(sharing, images=images_of_tiles(checkpoint, shared.tiles), tiles=shared.tiles)
     if data is not None:
-        media = {"tiles": options.grids(tiles), "video": video or joint_frames is not None, "joint_images": joint}
-        if speedup is not None and "retention" in given:
+        if budgets.speedup is not None and "retention" in given:
             raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
-        if steps and "score" not in given:
+        if ranking.steps is not None and ranking.score is None:
             raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
-        judged = {"retention": retention, "held_out": held_out, "speedup": speedup}
+        learned = "" if ranking.scorer is None else options.learned(ranking.score, ranking.scorer)[1]
+        chosen = {"score": "learned" if learned else ranking.score, "rho": ranking.rho, "scorer": learned}
+        choices: dict[str, Any] = {
+            **chosen,
+            "steps": ranking.steps,
+            "axis": ranking.axis or "token",
+            "spectrum": ranking.spectrum or "2d",
+            "tiles": options.grids(tiles),
+            "video": video or shared.joint_frames is not None,
+            "sharing": sharing,
+            "retention": retention,
+            "held_out": held_out,
+            "speedup": budgets.speedup,
+            "merge_keep": seen.merge_keep,
+            "text": text,
+            "freeze": not no_freeze,
+        }
         result = _search(
             checkpoint,
             data,
             options.size(image_size),
             {"count": count, "prompt": prompt, "longest": max_new_tokens},
-            {**judged, "merge_keep": merge_keep, "text": text, "freeze": not no_freeze, **switches, **media},
+            choices,
             save,
             _command(context, given),
             quiet=as_json,
@@ -156,13 +159,13 @@ def plan(
         made, counted = result.chosen.plan, result.text
     else:
         counted = 64 if text is None else text
-        goals = [_flag(name) for name in given if name in ("speedup", "kv_mib")]
         source = options.plan_source(schedule)
+        goals = [_flag(name) for name in given if name in ("speedup", "kv_mib")]
         if goals and "schedule" in given:
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
-        options.check_shaping(given, [source])
-        if scorer is not None and isinstance(source, Plan):
-            options.check_scorer_used(ranking["scorer"], [source])
+        check_shaping(given, [source])
+        if isinstance(source, Plan):
+            ranking.check_used([source])
         size = options.size(image_size)
         made = (
             source
@@ -171,19 +174,8 @@ def plan(
                 checkpoint,
                 source,
                 image_size=size,
-                merge_keep=merge_keep,
-                merge_schedule=merge_schedule,
-                encoder_prune=leaving,
-                speedup=speedup,
-                kv_mib=kv_mib,
-                text=counted,
-                last_layer=last_layer,  # type: ignore[arg-type]
-                kv_only=options.layers(kv_only),
-                joint_images=joint,
-                joint_tiles=shared,
-                aggregate=aggregate,
-                quota=quota,
-                **switches,
+                request=planning.PlanRequest(ranking.filtered(budgets.request(counted)), seen, sharing),
+                **ranking.choices(),
             )
         )
         if isinstance(source, Plan):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core import plan_figures
-from luvc_export.core.cost_report import cost
+from luvc_export.core.cost.report import cost
 from luvc_export.core.named_plans import NAMED
-from luvc_export.core.plan_request import PlanRequest
+from luvc_export.core.plan_request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 
@@ -36,7 +36,7 @@ def named_rows(
 ) -> Iterator[list[str]]:
     """One row a plan of ``names``, for a model of these shapes and an image of ``grid`` units."""
     for name in names:
-        costs = cost(solve(PlanRequest(name), grid, llm, encoder), llm, text, encoder=encoder)
+        costs = cost(solve(PlanRequest(LlmRequest(name)), grid, llm, encoder), llm, text, encoder=encoder)
         yield [name, f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x", *kept(name)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.core.cost_report import Cost, Padded, Stage
+from luvc_export.core.cost.report import Cost, Padded, Stage
 from luvc_export.core.plan import MergePass, Plan
 
 
@@ -16,7 +16,7 @@ def _removed(step: MergePass) -> str:
 
 def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
     """What the plan's budgets get of a padded picture."""
-    whole = plan.units * plan.joint_images
+    whole = plan.whole_span
     line = (
         f"a picture of {aspect}, padded: {found.units} of {whole} units show it, {found.tokens} visual tokens hold it"
     )
@@ -31,7 +31,7 @@ def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
 
 def _mean(plan: Plan, stage: Stage) -> str:
     """How many of a stage's rows are aggregates."""
-    rows = stage.tokens // plan.keep[stage.first] if plan.aggregated(stage.first) else 0
+    rows = stage.tokens // plan.keep[stage.first] if stage.first in plan.aggregated_layers else 0
     return f", {rows} the mean of what was dropped" * bool(rows)
 
 
@@ -41,20 +41,20 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
 
     rows, columns = plan.grid
     merged = f"{rows}x{columns} = {plan.units} units"
-    if plan.merges:
-        after = ", ".join(f"block {m.block}: {_removed(m)}" for m in plan.merges)
+    if plan.encoder.merges:
+        after = ", ".join(f"block {m.block}: {_removed(m)}" for m in plan.encoder.merges)
         merged += f", merged to {plan.vision_tokens} ({after})"
-    if plan.encoder_prune is not None:
-        gone = plan.encoder_prune
+    if plan.encoder.prune is not None:
+        gone = plan.encoder.prune
         seen = f", the others seen for {gone.stabilise} more" if gone.stabilise else ""
         back = "all come back" if gone.restore == "all" else "none come back"
-        merged += f"; {plan.encoder_tokens} go on after block {gone.block}{seen}, {back}"
-    if plan.bucket:
-        merged += f", {plan.bucket} of them computed, which the host names"
-    if plan.joint_images > 1:
-        which = f" ({plan.joint_tiles[0]}x{plan.joint_tiles[1]} tiles)" if plan.joint_tiles else ""
-        merged += f"; {plan.joint_images} images{which} share a budget"
-    merged += f", divided by quota {plan.quota}" * (plan.quota != "none")
+        merged += f"; {plan.encoder.last_units} go on after block {gone.block}{seen}, {back}"
+    if plan.encoder.takes_units:
+        merged += f", {plan.encoder.computed_units} of them computed, which the host names"
+    if plan.sharing.shared:
+        which = " ({}x{} tiles)".format(*plan.sharing.cut) if plan.sharing.kind == "tiles" else ""
+        merged += f"; {plan.sharing.images} images{which} share a budget"
+    merged += f", divided by quota {plan.sharing.quota}" * (plan.sharing.quota != "none")
     encoder = f"; encoder FLOPs {cost.encoder_ratio:.2f}x fewer" if cost.encoder_ratio is not None else ""
     table = Table(
         title=f"{plan.schedule}: {merged}",

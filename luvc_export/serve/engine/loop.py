@@ -260,7 +260,7 @@ class Engine:
             return
         self._note("prefill")
         now, units = perf_counter(), images * loaded.plan.units
-        visual = loaded.plan.cache_rows(images // loaded.plan.joint_images, 0)
+        visual = loaded.plan.cache_rows(images // loaded.plan.sharing.images, 0)
         timings = {
             "prepare_ms": job.prepared_ms,
             "queue_ms": 1000 * (begin - job.arrived) - job.prepared_ms,

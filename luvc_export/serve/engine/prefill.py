@@ -138,7 +138,7 @@ class Prefiller:
 
     def _groups(self, request: Request) -> list[SomeImages]:
         """Images that are encoded together: one, or those that share a budget."""
-        size = self._loaded.plan.joint_images
+        size = self._loaded.plan.sharing.images
         return [request.shown(first, size) for first in range(0, len(request.images), size)]
 
     def _encoded(self, groups: list[SomeImages], keys: list[bytes]) -> tuple[VisualFeatures, Found]:

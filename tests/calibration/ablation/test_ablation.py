@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flat_plans import flat_plan, replan
 
 from luvc_export.bundle.manifest import ImageInput
 from luvc_export.calibration import runners
@@ -39,7 +40,7 @@ def shapes(checkpoint: Checkpoint, task: Task) -> Shapes:
 def severe(shapes: Shapes, **switches: Any) -> Plan:
     """So few tokens that some answers change."""
     keep = (shapes.units, *(shapes.units // 8,) * (shapes.llm.layers - 2), 0)
-    return dataclasses.replace(Plan(shapes.grid, keep), **switches)
+    return replan(flat_plan(shapes.grid, keep), **switches)
 
 
 @pytest.mark.parametrize("switches", [{}, {"score": "fastv"}, {"score": "random"}, {"reducer": "merge"}], ids=str)
@@ -64,7 +65,7 @@ def test_uncompressed_and_kv_only_agree(checkpoint: Checkpoint, task: Task, shap
     cases = list(task.cases(task.report[0], 18, 0))
     engine = PlanEvaluator(checkpoint, runners.load_model(checkpoint), cases, task.stops)
     full = engine.right(shapes.none())
-    assert engine.right(dataclasses.replace(shapes.none(), last_layer="kv_only")) == full
+    assert engine.right(shapes.none().changed(last_layer="kv_only")) == full
     assert sum(full) >= 0.8 * len(cases)
 
 
@@ -79,9 +80,9 @@ def test_groups_compare_equal_budgets(shapes: Shapes) -> None:
         "fastv",
         "merge",
     }
-    assert all(plan.keep == half.keep for row in rows for plan in row.plans if plan.reducer == "prune")
+    assert all(plan.keep == half.keep for row in rows for plan in row.plans if plan.llm.reducer == "prune")
     merge = rows[-1].plans[0]
-    assert merge.reducer == "merge" and abs(sum(merge.keep) - sum(half.keep)) < 0.15 * sum(half.keep)
+    assert merge.llm.reducer == "merge" and abs(sum(merge.keep) - sum(half.keep)) < 0.15 * sum(half.keep)
     assert len(next(row for row in rows if row.name == "random").plans) == 3
     assert len(list(variants.readings(half))) == 36
     assert sum(variants.smaller(shapes, 40).grid) >= 12
@@ -144,7 +145,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
 
     def predictions(self: PlanEvaluator, plan: Plan, cases: range) -> list[torch.Tensor]:
         """The further up the layer, the less it matters."""
-        shift = sum(plan.layers - layer for layer in plan.kv_only) / 10
+        shift = sum(plan.layers - layer for layer in plan.llm.kv_only) / 10
         return [torch.tensor([[0.0, shift]]).log_softmax(-1) for _ in cases]
 
     def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 0, text: int = 0) -> list[timing.Times]:
@@ -183,7 +184,7 @@ def test_tables_and_plots_come_from_rows(tmp_path: Path, monkeypatch: pytest.Mon
     asked.clear()
     runs.ablate(find("glyph"), tmp_path, "command", count=180, side=90, search=54)
     assert not asked, "with it nothing is"
-    assert data["past"]["frozen"] == [2, 3, 4] and len(data["past"]["equal"]) == 19
+    assert data["past"]["frozen"] == [2, 3, 4] and len(data["past"]["equal"]) == 17
     assert len(data["search"]) == 36 and len(data["main"]) == 15 and len(data["schedules"]) > 30
 
 

@@ -19,7 +19,7 @@ from luvc_export.calibration.budgets import settings as settings_
 from luvc_export.calibration.budgets.space import Space, find_horizon
 from luvc_export.calibration.budgets.trials import Trials
 from luvc_export.calibration.runners.canvas import canvas
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import Method, Plan
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
@@ -131,11 +131,11 @@ def test_a_model_that_looks_to_the_end_has_no_horizon(tries: Callable[..., Trial
     trials = tries(constant([9] * LAYERS))
     assert find_horizon(trials, SPACE).layer == LAYERS
     found = search.search(trials, SPACE)
-    assert found is not None and found.plan.last_layer == "kv_only" and set(found.plan.keep) == {9}
+    assert found is not None and found.plan.llm.last_layer == "kv_only" and set(found.plan.keep) == {9}
 
 
 def test_a_score_with_a_layer_before_keeps_the_first_layer_whole(tries: Callable[..., Trials]) -> None:
-    space = Space(GRID, LAYERS, LAYERS - 1, whole=1, switches={"score": "v2drop"})
+    space = Space(GRID, LAYERS, LAYERS - 1, whole=1, switches={"method": Method("v2drop")})
     found = search.search(tries(constant([5, 5, 5, 5, 0])), space)
     assert found is not None and found.plan.keep == (UNITS, 5, 5, 5, 0)
 
@@ -179,12 +179,14 @@ class Freezable(Invented):
     sees: tuple[str, ...] = ("residual",)
 
     def agrees(self, plan: Plan, some: range) -> list[bool]:
-        fine = set(plan.kv_only) <= set(self.still) and (plan.score in self.sees or min(plan.keep[:-1]) == UNITS)
+        fine = set(plan.llm.kv_only) <= set(self.still) and (
+            (plan.llm.method.name or "residual") in self.sees or min(plan.keep[:-1]) == UNITS
+        )
         return [fine and one for one in super().agrees(plan, some)]
 
 
 def frozen_cost(plan: Plan) -> int:
-    return 1 + sum(1 if layer in plan.kv_only else count for layer, count in enumerate(plan.keep))
+    return 1 + sum(1 if layer in plan.llm.kv_only else count for layer, count in enumerate(plan.keep))
 
 
 def test_freezing_is_one_more_step_of_the_descent(tmp_path: Path) -> None:
@@ -192,10 +194,10 @@ def test_freezing_is_one_more_step_of_the_descent(tmp_path: Path) -> None:
     trials = Trials(asked, 0.9, frozen_cost, Store(tmp_path / "s.json", {}))
     space = Space(GRID, LAYERS, LAYERS - 1, order=(3, 1, 0, 2))
     found = search.search(trials, space)
-    assert found is not None and found.plan.kv_only == (1, 3) and {*found.plan.keep} <= {20, 21, 0}
+    assert found is not None and found.plan.llm.kv_only == (1, 3) and {*found.plan.keep} <= {20, 21, 0}
     assert space.frozen(found.plan) == 2 and found.flops == 1 + 2 + sum(found.plan.keep[::2])
     late = search.search(trials, Space(GRID, LAYERS, LAYERS - 1, order=(0, 3, 1)))
-    assert late is not None and not late.plan.kv_only, "what cannot be frozen stands before what can"
+    assert late is not None and not late.plan.llm.kv_only, "what cannot be frozen stands before what can"
 
 
 def test_a_speed_is_met_where_it_costs_fewest_answers(tmp_path: Path) -> None:
@@ -208,13 +210,13 @@ def test_a_speed_is_met_where_it_costs_fewest_answers(tmp_path: Path) -> None:
     for goal, wrong in ((150, 0), (75, 0), (40, 40)):
         found = search.fastest(trials, space, goal)
         assert found is not None and 0.8 * goal < found.flops <= goal and found.wrong == wrong, goal
-    assert found is not None and found.plan.kv_only == (3,)
+    assert found is not None and found.plan.llm.kv_only == (3,)
     assert search.fastest(trials, space, 0) is None, "none costs nothing"
 
 
 def test_a_frozen_layer_without_tokens_is_no_layer_to_freeze() -> None:
     space = Space(GRID, LAYERS, 2, order=(3, 4, 1))
-    assert space.plan((), (9, 9), 3).kv_only == (1,) and space.plan((), (9, 0), 3).kv_only == ()
+    assert space.plan((), (9, 9), 3).llm.kv_only == (1,) and space.plan((), (9, 0), 3).llm.kv_only == ()
 
 
 def test_layers_are_ordered_by_what_they_add_to_those_frozen_before() -> None:

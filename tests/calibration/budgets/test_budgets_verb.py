@@ -58,10 +58,11 @@ def test_a_search_reports_saves_and_goes_on(
     assert data["calibration"]["asked"] + data["held_out"]["asked"] == 56
     assert {item["default"] for item in data["compared"]} == {"thirds", "even", "safe"}
     assert (
-        len(data["settings"]) == len(settings_.candidates(None, None)) and found.score == data["settings"][0]["score"]
+        len(data["settings"]) == len(settings_.candidates(None, None))
+        and found.llm.method.name == data["settings"][0]["score"]
     )
     assert sorted(layer for layer, _ in data["freezing"]) == list(range(min(data["horizon"], found.layers - 1)))
-    assert {*found.kv_only} <= {layer for layer, _ in data["freezing"]}
+    assert {*found.llm.kv_only} <= {layer for layer, _ in data["freezing"]}
     names = {"md", "json", "-horizon.png", "-frontier.png", "-measurements.json"}
     assert {path.name.removeprefix("budgets").removeprefix(".") for path in folder.iterdir()} == names
     page = (folder / "budgets.md").read_text()
@@ -87,7 +88,7 @@ def test_a_search_for_a_speed(plan: Cli, coarse: None, tmp_path: Path, monkeypat
     assert data["uncompressed_flops"] >= 2 * data["calibration"]["flops"] and data["speedup"] == 2
     page = (tmp_path / "search" / "budgets.md").read_text()
     assert "what was asked for is 2x" in page and "Horizon" not in page and "bar" not in page
-    assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())).score == "norm"
+    assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())).llm.method.name == "norm"
 
 
 def test_a_calibration_part_that_lies_is_caught_on_the_held_out_part(

@@ -75,7 +75,7 @@ def crossed(compressed: Make, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Gr
     """A model whose last merge, after its last block, decides in every column as it should in the next one."""
     runner = compressed(plan)
     honest, vision = oim.assign, runner.calls.vision
-    passes = sum((step.rows > 0) + (step.columns > 0) for step in plan.merges)
+    passes = sum((step.rows > 0) + (step.columns > 0) for step in plan.encoder.merges)
 
     def crossing(images: Any, padding: Any) -> Any:
         left = passes

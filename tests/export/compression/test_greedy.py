@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from flat_plans import flat_plan, replan
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,20 +28,20 @@ def field(seed: int, grid: tuple[int, int] = GRID, channels: int = 64) -> Tensor
 
 
 def chosen(name: str, normed: Tensor, keep: int, steps: int, grid: tuple[int, int] | None = GRID) -> list[int]:
-    plan = Plan(grid or (1, normed.shape[2]), (keep,), last_layer="full", score=name, rho=0.25, steps=steps)
+    plan = flat_plan(grid or (1, normed.shape[2]), (keep,), last_layer="full", score=name, rho=0.25, steps=steps)
     return chosen_by(plan, normed, grid)
 
 
 def chosen_by(plan: Plan, normed: Tensor, grid: tuple[int, int] | None = GRID) -> list[int]:
-    score, keep = scores.find(plan.score), plan.keep[0]
+    score, keep = scores.find(plan.llm.method.name), plan.keep[0]
     basis = score.constant(plan, 0, normed.shape[2], normed.shape[3])
-    given = scores.ScoreInput(normed, basis, "token", keep, None, plan.steps, grid, rounds=plan.rounds)
+    given = scores.ScoreInput(normed, basis, "token", keep, None, grid, settings=dict(plan.llm.method.settings))
     return [int(place) for place in spu.select(score.score(given), keep)[0, 0]]
 
 
 def parts(normed: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosines of all pairs, and the saliency that scope weighs by."""
-    plan = Plan(GRID, (1,), last_layer="full", rho=0.25)
+    plan = flat_plan(GRID, (1,), last_layer="full", rho=0.25)
     given = scores.ScoreInput(normed, _spectrum.basis(plan, TOKENS, 64), "token")
     saliency = (normed - _spectrum.filtered(given))[0, 0].norm(dim=1)
     along = torch.nn.functional.normalize(normed[0, 0], dim=1).double()
@@ -107,14 +106,14 @@ def test_rounds_share_the_budget_exactly() -> None:
 def test_plans_made_before_rounds_grew_choose_as_they_did() -> None:
     old = {"grid": list(GRID), "keep": [58], "last_layer": "full", "score": "scope", "rho": 0.25}
     plan = Plan.from_json(old)
-    assert plan.rounds == "equal" and "rounds" not in plan.to_json() and Plan.from_json(plan.to_json()) == plan
-    new = Plan(GRID, (58,), last_layer="full", score="scope", rho=0.25)
-    assert new.to_json()["rounds"] == "growing" and Plan.from_json(new.to_json()) == new
-    for each in (replace(plan, score="residual"), replace(new, score="residual")):
+    assert plan.llm.method["rounds"] == "equal" and Plan.from_json(plan.to_json()) == plan
+    new = flat_plan(GRID, (58,), last_layer="full", score="scope", rho=0.25)
+    assert new.llm.method["rounds"] == "growing" and Plan.from_json(new.to_json()) == new
+    for each in (replan(plan, score="residual"), replan(new, score="residual")):
         assert Plan.from_json(each.to_json()) == each
-    assert "rounds" not in replace(new, score="residual").to_json()
-    with pytest.raises(PlanError, match="rounds: got 'halves', expected one of growing, equal"):
-        Plan.from_json(old | {"rounds": "halves"})
+    assert "rounds" not in dict(replan(new, score="residual").llm.method.settings)
+    with pytest.raises(PlanError, match="rounds: got 'halves', expected growing, equal"):
+        scores.described(Plan.from_json(old | {"rounds": "halves"}))
     normed = field(1)
     kept = [chosen_by(made, normed) for made in (plan, new)]
     assert kept[0] != kept[1]
@@ -141,16 +140,16 @@ def test_a_round_takes_one_of_each_cell_before_a_second() -> None:
 
 def test_padding_is_chosen_last() -> None:
     normed = field(2)
-    plan = Plan(GRID, (100,), last_layer="full", rho=0.25, padding=True)
+    plan = flat_plan(GRID, (100,), last_layer="full", rho=0.25, padding=True)
     padding = torch.zeros(1, 1, TOKENS, dtype=torch.bool)
     padding[..., :500] = True
     index = spu.mark_padding(torch.arange(TOKENS).expand(1, 1, -1), padding)
     for name in ("scope", "maxmin"):
         score = scores.find(name)
         basis = score.constant(plan, 0, TOKENS, 64)
-        given = scores.ScoreInput(normed, basis, "token", 60, None, 8, GRID, 1, lambda: padding)
+        given = scores.ScoreInput(normed, basis, "token", 60, None, GRID, 1, lambda: padding, {"steps": 8})
         kept = spu.select(spu.padding_last(score.score(given), index), 60)
         assert int((kept >= 500).sum()) == 60
-        blind = score.score(scores.ScoreInput(normed, basis, "token", 60, None, 8, GRID))
+        blind = score.score(scores.ScoreInput(normed, basis, "token", 60, None, GRID, settings={"steps": 8}))
         best_alone = {*spu.select(score.score(given), 60)[0, 0].tolist()}
         assert best_alone == {*kept[0, 0].tolist()} != {*spu.select(blind, 60)[0, 0].tolist()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from flat_plans import flat_plan, replan
 from safetensors.torch import save
 
 from luvc_export.core.plan import Plan
@@ -28,7 +28,7 @@ def written(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 def plan_of(sha256: str, **changes: Any) -> Plan:
-    return Plan(
+    return flat_plan(
         **{"grid": (3, 4), "keep": (4, 2), "last_layer": "full", "score": "learned", "scorer": sha256, **changes}
     )
 
@@ -99,7 +99,7 @@ def test_a_plan_and_its_scorer_must_fit() -> None:
         scores.constant(plan, 0, 12, 64)
     with pytest.raises(PlanError, match=r"has not learned to prune before this layer\n.*plan.keep\[1\]"):
         scores.constant(plan, 0, 12, 16)
-    scorer.check(dataclasses.replace(plan, keep=(4, 4)), 16)
+    scorer.check(replan(plan, keep=(4, 4)), 16)
     far = remember(save({"query.7": QUERY, "key.7": KEY, "query": QUERY.clone(), "key": KEY.clone()}), "test")
     with pytest.raises(PlanError, match=r"names a layer that the model has not\n.*\n.*query\.7"):
         far.check(plan, 16)
@@ -108,8 +108,15 @@ def test_a_plan_and_its_scorer_must_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"scorer": ""}, {"score": "norm"}, {"scorer": "../x"}, {"scorer": 3}, {"scorer": "A" * 64}]
+    ("score", "settings", "said"),
+    [
+        ("learned", {}, "scorer: score 'learned' needs it"),
+        ("norm", {"scorer": "0" * 64}, "scorer: score 'norm' has no such setting"),
+        ("learned", {"scorer": "../x"}, "scorer: got '../x', expected the sha256 of its file"),
+        ("learned", {"scorer": 3}, "scorer: got 3"),
+        ("learned", {"scorer": "A" * 64}, "scorer: got 'AAAA"),
+    ],
 )
-def test_only_a_learned_plan_names_a_file(changes: dict[str, Any]) -> None:
-    with pytest.raises(PlanError, match="scorer: got"):
-        plan_of("0" * 64, **changes)
+def test_only_a_learned_plan_names_a_file(score: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        scores.method(score, **settings)

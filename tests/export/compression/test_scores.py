@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from flat_plans import flat_plan
 from installed import installed
 from torch import Tensor
+from typer.testing import CliRunner
 
 from luvc_export.calibration.ablation.store import plan_key
 from luvc_export.calibration.ablation.variants import methods
+from luvc_export.cli import app
 from luvc_export.core import operators
 from luvc_export.core.plan import Plan
+from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scores import Score, ScoreInput, _spectrum
+from luvc_export.pipeline import make_plan
 
 ENTRY = "[luvc_export.scores]\nspread = luvc_spread:SCORE\n"
 MODULE = """
@@ -54,20 +60,20 @@ def test_a_score_is_one_file() -> None:
 
 
 def test_an_installed_score_is_listed_found_and_compared(tmp_path: Path) -> None:
-    plan = Plan((4, 4), (16, 6, 0))
+    plan = flat_plan((4, 4), (16, 6, 0))
     with installed(tmp_path, ENTRY, "luvc_spread", MODULE):
         assert "spread" in scores.names() and "spread" not in scores.built_in()
         found = scores.find("spread")
         assert (found.reads_text, found.needs_layer_before) == (False, False)
         given = torch.randn(1, 2, 5, 8)
         assert torch.equal(found.score(ScoreInput(given, None, "token", 2)), given.var(dim=-1))
-        assert scores.constant(Plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
+        assert scores.constant(flat_plan((4, 4), (6, 0), score="spread"), 0, 16, 8) is None
         assert "spread" in [variant.name for variant in methods(plan, plan)]
-        key = plan_key(Plan((4, 4), (16, 6, 0), score="spread", seed=3))
-        assert {"seed", "rho", "axis", "spectrum"} <= set(key), "it may read every switch"
+        key = plan_key(plan.changed(method=scores.method("spread")))
+        assert {"axis", "spectrum"} <= set(key["llm"]), "it may read every switch"
     assert "spread" not in scores.names()
     assert "spread" not in [variant.name for variant in methods(plan, plan)]
-    assert not {"seed", "rho"} & set(plan_key(Plan((4, 4), (16, 6, 0), score="norm")))
+    assert not {"axis", "spectrum"} & set(plan_key(flat_plan((4, 4), (16, 6, 0), score="norm"))["llm"])
 
 
 def test_our_own_come_first(tmp_path: Path) -> None:
@@ -100,12 +106,13 @@ def test_a_broken_package_is_named(tmp_path: Path, module: str, said: str) -> No
         ({"constants": lambda *_: None}, r"Wrong\.constants(.|\n)*did you mean 'constant'"),
         (
             {"READS_TEXT": True},
-            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, reads_file, reads_spectrum, reads_text,",
+            r"Wrong\.READS_TEXT(.|\n)*known: constant, needs_layer_before, needs_positions, problems, reads_spectrum,",
         ),
         ({"reads_text": "yes"}, r"flag is no bool(.|\n)*Wrong\.reads_text(.|\n)*'yes'"),
+        ({"settings": {"power": 2}}, r"settings are not declared(.|\n)*Wrong\.settings(.|\n)*ScoreSetting"),
         ({"constant": 3}, r"method cannot be called(.|\n)*Wrong\.constant(.|\n)*3"),
     ],
-    ids=["flag", "other flag", "method", "as before", "type", "no method"],
+    ids=["flag", "other flag", "method", "as before", "type", "settings", "no method"],
 )
 def test_a_misspelt_name_is_an_error_when_the_class_is_made(body: dict[str, object], said: str) -> None:
     with pytest.raises(PlanError, match=said):
@@ -148,3 +155,41 @@ def test_a_score_needs_its_method() -> None:
 
     with pytest.raises(TypeError, match="abstract method"):
         Empty()  # type: ignore[abstract]
+
+
+SETTINGS = MODULE.replace(
+    "class Spread(Score):\n",
+    """from luvc_export.export.compression.scores.base import ScoreSetting
+
+class Spread(Score):
+    settings = {
+        "power": ScoreSetting(2.0, "Exponent of the variance.", above=0, most=8),
+        "side": ScoreSetting("high", "Which end stays.", choices=("high", "low")),
+    }
+
+""",
+)
+
+
+def test_an_installed_score_has_settings_and_facts_from_python_and_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--image-size", f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}")
+    with installed(tmp_path, ENTRY, "luvc_spread", SETTINGS):
+        made = make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE, score="spread", power=3)
+        assert dict(made.llm.method.settings) == {"power": 3.0, "side": "high"} and not made.reads_text
+        assert made.prunes_tokens and Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+        words = ["--score", "spread", "--score-option", "power=3", "--score-option", "side=low"]
+        told = CliRunner().invoke(app, ["plan", str(CHECKPOINT), *size, "--plan", "thirds", *words, "--json"])
+        assert told.exit_code == 0, told.output
+        method = json.loads(told.stdout)["plan"]["llm"]["method"]
+        assert method["settings"] == {"power": 3.0, "side": "low"} and method["reads_text"] is False
+        shown = CliRunner().invoke(app, ["plan", "--score", "spread", "--help-score"])
+        assert shown.exit_code == 0 and "power (above 0 to 8; default 2.0): Exponent of the variance." in shown.stdout
+        for settings, said in (
+            ({"power": 9}, "power: got 9, expected above 0 to 8"),
+            ({"side": "left"}, "side: got 'left', expected high, low"),
+            ({"powr": 2}, "powr: score 'spread' has no such setting; expected did you mean 'power'"),
+        ):
+            with pytest.raises(PlanError, match=said):
+                scores.method("spread", **settings)

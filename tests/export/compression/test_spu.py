@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from luvc_export.core.plan import MergePass, Plan
+from luvc_export.core.plan import MergePass
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import scores, spu
 
@@ -96,10 +97,10 @@ def test_unknown_score_suggests() -> None:
 
 
 def test_basis_follows_the_plan() -> None:
-    plan = Plan((6, 5), (25, 25, 10, 0), (MergePass(1, 1, 0),), spectrum="2d", rho=0.5)
+    plan = flat_plan((6, 5), (25, 25, 10, 0), (MergePass(1, 1, 0),), spectrum="2d", rho=0.5)
     assert torch.equal(scores.constant(plan, 2, 25, 8), spu.lowpass_basis_2d(5, 5, 0.5))
     assert torch.equal(scores.constant(plan, 3, 10, 8), spu.lowpass_basis(10, 0.5)), "the grid is broken after a prune"
-    channel = Plan((6, 5), (30, 10, 0), axis="channel", rho=0.5)
+    channel = flat_plan((6, 5), (30, 10, 0), axis="channel", rho=0.5)
     assert torch.equal(scores.constant(channel, 1, 30, 8), spu.lowpass_basis(8, 0.5))
 
 

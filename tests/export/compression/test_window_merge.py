@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from luvc_export.core.merging import MergePass, planned
+from luvc_export.core.plan.merging import MergePass, planned
 from luvc_export.export.compression import oim, window_merge
 
 

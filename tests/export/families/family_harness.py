@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from flat_plans import flat_request
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.core.token_layout import TokenLayout, arrange
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
@@ -44,7 +45,7 @@ class Case:
         """Another image size, and the default plan for it."""
         unit = self.family.unit_pixels(self.config)
         shapes = self.family.decoder_shape(self.config), self.family.encoder_shape(self.config)
-        return (2 * unit, 6 * unit), solve(PlanRequest(schedule="thirds", merge_keep=0.5), (2, 6), *shapes)
+        return (2 * unit, 6 * unit), solve(flat_request(schedule="thirds", merge_keep=0.5), (2, 6), *shapes)
 
     def normalise(self) -> Normalise:
         pixels = self.family.pixels
@@ -88,7 +89,7 @@ def build(family: Family, config: Any, seed: int = 0) -> Case:
     size = family.image_size(config) or (4 * unit, 6 * unit)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     grid = size[0] // unit, size[1] // unit
-    none, thirds = (solve(PlanRequest(schedule=name, merge_keep=0.5), grid, *shapes) for name in ("none", "thirds"))
+    none, thirds = (solve(flat_request(schedule=name, merge_keep=0.5), grid, *shapes) for name in ("none", "thirds"))
     return Case(family, config, model, size, none, thirds)
 
 

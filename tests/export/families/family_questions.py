@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from family_harness import Case, build
+from flat_plans import replan
 
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
@@ -41,9 +42,9 @@ def small(name: str, layers: int = 2) -> Case:
 def _once(plan: Plan) -> Plan:
     """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
     rows, columns = plan.grid
-    merged = replace(plan.merges[-1], rows=1, columns=1)
+    merged = replace(plan.encoder.merges[-1], rows=1, columns=1)
     keep = ((rows - 1) * (columns - 1) // 2, 0)[: plan.layers]
-    return replace(plan, merges=(merged,), keep=keep, last_layer="drop" if len(keep) > 1 else "full")
+    return replan(plan, merges=(merged,), keep=keep, last_layer="drop" if len(keep) > 1 else "full")
 
 
 def scenery(tiny: Case, rows: int, columns: int) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import family_harness as harness
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, case
+from flat_plans import replan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -71,7 +71,7 @@ def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: t
     count = tiny.plan.units
     keep = tuple(len(kept) + aggregate for kept in forced)
     budgets = (count, *keep, *[keep[-1]] * (tiny.plan.layers - 1 - len(keep)))
-    plan: Plan = replace(tiny.plan, keep=budgets, schedule="list", aggregate=aggregate)
+    plan: Plan = replan(tiny.plan, keep=budgets, schedule="list", aggregate=aggregate)
     decoder = tiny.family.decoder(tiny.model, plan)
     embeds, positions = harness.encode_images(tiny, plan, tiny.images(2))[:2]
     embeds[:, twins[1]] = embeds[:, twins[0]]

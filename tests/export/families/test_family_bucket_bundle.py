@@ -12,6 +12,7 @@ import ort_engine
 import pytest
 import stand_in
 from family_questions import small
+from flat_plans import replan
 from numpy.typing import NDArray
 from test_family_joint import MOMENTS
 from torch_backend import TorchBackend
@@ -48,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def bundle(checkpoint: str) -> Bundle:
     """A plan that prunes in the LLM, and half of its units."""
     tiny = small(FAMILY, LAYERS)
-    plan = replace(tiny.thirds, merges=(), keep=(5,), last_layer="full")
+    plan = replan(tiny.thirds, merges=(), keep=(5,), last_layer="full")
     made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(
         checkpoint, Path(checkpoint).parent / "bundle", with_buckets({"some": plan}, [50, 100]), **made
@@ -142,7 +143,7 @@ def test_engines_build_without_a_gpu(bundle: Bundle) -> None:
     made = build_engine(bundle.folder, "rtx-ada", "some@50", precision="fp16").engine("some@50", "rtx-ada")
     assert [(one.name, one.dtype) for one in made.vision.inputs] == [("image", "uint8"), ("units", "int32")]
     high = made.vision.profiles[0].maximum
-    assert high["units"] == (1, bundle.entry("some@50").plan.bucket)
+    assert high["units"] == (1, bundle.entry("some@50").plan.encoder.bucket)
 
 
 @pytest.mark.parametrize("built", [("some", "some@50"), ("some",)])
@@ -226,7 +227,7 @@ def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[
 def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
     plan = small(FAMILY, LAYERS).plan
     with pytest.raises(PlanError, match=r"(?s)encoder_prune: .*joint_images: "):
-        replace(
+        replan(
             plan,
             keep=(12,) * plan.layers,
             bucket=12,
@@ -239,7 +240,7 @@ def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
             Plan.from_json({**plan.to_json(), "bucket": wrong})
     with pytest.raises(PlanError, match="a number of the plan is too large or none"):
         Plan.from_json({**plan.to_json(), "bucket": True})
-    film = {"film": replace(plan, joint_images=MOMENTS)}
+    film = {"film": replan(plan, joint_images=MOMENTS)}
     assert [*with_buckets({"none": plan, **film}, [50])] == ["none", "film", "none@50"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import family_harness as harness
@@ -13,10 +12,11 @@ import onnxruntime as ort
 import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
+from flat_plans import flat_plan, replan
 from torch import Tensor
 
-from luvc_export.core.merging import MergePass
 from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.planning import check_model
 from luvc_export.core.target import ORT_CPU
 from luvc_export.engines import targets
@@ -33,9 +33,9 @@ TARGETS = ("jetson-orin-nx-jp62", "h100", "rtx-ada")
 
 
 def _plan(tiny: Case, merges: tuple[MergePass, ...] = (), **prune: Any) -> Plan:
-    made = Plan(tiny.plan.grid, (0,), merges, encoder_prune=EncoderPrune(**prune) if prune else None)
+    made = flat_plan(tiny.plan.grid, (0,), merges, encoder_prune=EncoderPrune(**prune) if prune else None)
     layers = tiny.family.decoder_shape(tiny.config).layers
-    plan = replace(made, keep=(made.vision_tokens,) * layers, last_layer="full")
+    plan = replan(made, keep=(made.vision_tokens,) * layers, last_layer="full")
     check_model(plan, tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config))
     return plan
 
@@ -68,17 +68,17 @@ def test_graph_equals_torch(name: str, option: str) -> None:
     tiny = case(name)
     merges = (MergePass(0, 1, 1, _window(tiny)),) if option == "gone" else ()
     quota = {"window": _window(tiny)} if option == "gone" else {}
-    plan = replace(_plan(tiny, merges, **PLANS[option], **quota), padding=option == "gone")
+    plan = replan(_plan(tiny, merges, **PLANS[option], **quota), padding=option == "gone")
     vision, images = tiny.vision(plan), tiny.images(2)
     padding = torch.zeros(2, *plan.grid, dtype=torch.bool)
     padding[:, -1] = True
-    given = [images, padding] if plan.vision_padding else [images]
+    given = [images, padding] if plan.encoder.reads_padding else [images]
     graph = trace.trace_vision(vision, plan, tiny.size, 1)
     simplify(graph)
     graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
     model, _ = run_passes(ir.to_proto(graph), ORT_CPU)
     fused = sum(node.domain == "luvc" for node in model.graph.node)
-    boxes = [box for found in plan.merge_passes for box in found.boxes if box.rows or box.columns]
+    boxes = [box for found in plan.encoder.merge_passes for box in found.boxes if box.rows or box.columns]
     assert fused == len(boxes)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {item.name: tensor.numpy() for item, tensor in zip(session.get_inputs(), given, strict=True)}

@@ -9,8 +9,8 @@ import family_harness as harness
 import pytest
 import torch
 from family_harness import Case, build, case
+from flat_plans import flat_plan
 
-from luvc_export.core.plan import Plan
 from luvc_export.errors import CheckpointError, PlanError
 from luvc_export.export import families
 
@@ -49,7 +49,7 @@ def test_did_you_mean() -> None:
 def test_another_image_size_is_refused_where_positions_are_learned(name: str) -> None:
     tiny = case(name)
     rows, columns = tiny.plan.grid
-    other = Plan((rows, columns + 1), (rows * (columns + 1),) * tiny.plan.layers, last_layer="full")
+    other = flat_plan((rows, columns + 1), (rows * (columns + 1),) * tiny.plan.layers, last_layer="full")
     with pytest.raises(PlanError, match="takes one image size only"):
         tiny.vision(other)
 
@@ -59,7 +59,7 @@ def test_other_image_sizes_run_where_positions_are_computed(name: str) -> None:
     tiny = case(name)
     unit = tiny.family.unit_pixels(tiny.config)
     image = torch.zeros(1, 1, 3 * unit, 5 * unit, 3, dtype=torch.uint8)
-    plan = Plan((3, 5), (15,) * tiny.plan.layers, last_layer="full")
+    plan = flat_plan((3, 5), (15,) * tiny.plan.layers, last_layer="full")
     assert harness.encode_images(tiny, plan, image)[0].shape[1] == 15
 
 

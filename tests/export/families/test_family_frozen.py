@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import family_harness as harness
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, case
+from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
@@ -41,7 +41,7 @@ def handed_through(tiny: Case, frozen: tuple[int, ...], visual: Tensor) -> Itera
 def both(name: str, frozen: tuple[int, ...], reference: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of a prompt of two images and three forced tokens: prefill, decoded one by one; transformers' of all."""
     tiny = case(name)
-    plan: Plan = replace(tiny.plan, kv_only=frozen)
+    plan: Plan = replan(tiny.plan, kv_only=frozen)
     ids, images, forced = tiny.prompt(2), tiny.images(2), [5, 17, 42]
     given = harness.reference(tiny, ids + forced, images)
     visual = given["input_ids"][0] == tiny.family.image_token_id(tiny.config)

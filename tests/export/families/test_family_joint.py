@@ -10,12 +10,13 @@ import family_harness as harness
 import numpy as np
 import pytest
 from family_harness import TOLERANCE, Case, case
+from flat_plans import flat_request
 from test_family_answers import session
 from test_family_video import CHAT, FPS, VIDEO, frames
 from torch_backend import TorchBackend
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.errors import UsageError
 from luvc_export.runtime.session import Session
 
@@ -25,7 +26,7 @@ MOMENTS = 3
 
 def joint(tiny: Case, schedule: str = "thirds") -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    return solve(PlanRequest(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
+    return solve(flat_request(schedule, merge_keep=0.5, joint_images=MOMENTS), tiny.plan.grid, *shapes)
 
 
 @pytest.mark.parametrize("name", VIDEO)
@@ -98,7 +99,7 @@ def test_the_filter_has_a_block_for_every_image() -> None:
     tiny = case("qwen2_vl")
     first = joint(tiny).prunes[0][0]
     film, line = (
-        getattr(tiny.family.decoder(tiny.model, replace(joint(tiny), spectrum=spectrum)), f"basis_{first}")
+        getattr(tiny.family.decoder(tiny.model, joint(tiny).changed(spectrum=spectrum)), f"basis_{first}")
         for spectrum in ("2d", "1d")
     )
     blocks = film.reshape(MOMENTS, tiny.thirds.vision_tokens, MOMENTS, -1)

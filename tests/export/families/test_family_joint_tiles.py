@@ -13,13 +13,14 @@ import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
 from family_questions import scenery, small
+from flat_plans import flat_request, replan
 from test_family_answers import chat, session
 from torch_backend import TorchBackend
 
 from luvc_export import export_bundle
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan, Quota
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.planning import solve
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.compression import quotas
 from luvc_export.pipeline import make_plans
@@ -33,8 +34,8 @@ GRID, IMAGES = (1, 2), 3
 
 def joint(tiny: Case, quota: Quota = "spread", schedule: str = "thirds") -> Plan:
     shapes = tiny.family.decoder_shape(tiny.config), tiny.family.encoder_shape(tiny.config)
-    request = PlanRequest(schedule, merge_keep=0.5, joint_images=IMAGES)
-    return solve(request, tiny.plan.grid, *shapes, joint_tiles=GRID, quota=quota)
+    request = flat_request(schedule, merge_keep=0.5, joint_images=IMAGES, joint_tiles=GRID, quota=quota)
+    return solve(request, tiny.plan.grid, *shapes)
 
 
 def kept_of(ours: Session, shown: Any, plan: Plan) -> Any:
@@ -64,7 +65,7 @@ def test_tiles_share_a_budget_by_quota(name: str, tmp_path: Path) -> None:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tiny = small("internvl")
     checkpoint = str(family_chat.save(tiny, tmp_path_factory.mktemp("tiles") / "checkpoint"))
-    plan = replace(tiny.thirds, merges=(), keep=(7, 0), joint_images=IMAGES, joint_tiles=GRID, quota="spread")
+    plan = replan(tiny.thirds, merges=(), keep=(7, 0), joint_images=IMAGES, joint_tiles=GRID, quota="spread")
     made: dict[str, Any] = {"image_size": tiny.size, "text_capacity": 256}
     return export_bundle(checkpoint, Path(checkpoint).parent / "bundle", {"some@tiles": plan}, **made)
 
@@ -97,7 +98,7 @@ def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.Mo
 def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
     """A plan for single images beside it, both in torch; the bundle has single images too."""
     tiny = small("internvl")
-    own = replace(tiny.thirds, merges=(), keep=(5, 0))
+    own = replan(tiny.thirds, merges=(), keep=(5, 0))
     plans = {"some": replace(bundle.entry(), plan=own), **bundle.manifest.plans}
     prompt = replace(bundle.manifest.prompt, cuts=tiny.family.cuts(tiny.config, ((1, 1), GRID)))
     manifest = replace(bundle.manifest, plans=plans, default_plan="some", prompt=prompt)
@@ -126,7 +127,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         ours.prepare(video=[scenery(tiny, 1, 1)] * 2, prompt="?")
     checkpoint = bundle.folder.parent / "checkpoint"
     made = make_plans(str(checkpoint), kv_mib=0.001, joint_tiles=GRID, quota="spread", text=0)
-    assert [(plan.quota, plan.joint_images, plan.joint_tiles) for plan in made.values()] == [
+    assert [(plan.sharing.quota, plan.sharing.images, plan.sharing.tiles) for plan in made.values()] == [
         ("none", 1, None),
         ("spread", IMAGES, GRID),
     ]
@@ -137,7 +138,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         make_plans(str(checkpoint), joint_tiles=(1, 1))
     with pytest.raises(UsageError, match=r"fixed budgets are for one image(.|\n)*--joint-tiles"):
         make_plans(str(checkpoint), {"list": [4, 0]}, joint_tiles=GRID)
-    plan = replace(bundle.entry("some@tiles").plan, joint_images=2)
+    plan = replan(bundle.entry("some@tiles").plan, joint_images=2)
     with pytest.raises(UsageError, match="a picture is not cut into the tiles that share this plan's budget"):
         export_bundle(str(checkpoint), tmp_path / "none", {"some": plan}, image_size=small("internvl").size)
     assert not (tmp_path / "none").exists()

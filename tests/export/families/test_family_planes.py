@@ -6,10 +6,11 @@ import family_harness as harness
 import pytest
 import torch
 from family_harness import SABOTAGE, case
+from flat_plans import flat_request
 from torch import Tensor
 
-from luvc_export.core.merging import MergePass, planned
-from luvc_export.core.planning import PlanRequest, solve
+from luvc_export.core.plan.merging import MergePass, planned
+from luvc_export.core.planning import solve
 from luvc_export.export.compression import oim
 from luvc_export.export.towers import feature_planes
 
@@ -53,7 +54,7 @@ def test_the_second_plane_is_pruned_with_its_tokens(kept: bool) -> None:
     family, config = tiny.family, tiny.config
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     merged = tiny.thirds.vision_tokens
-    request = PlanRequest(schedule=(merged, merged // 2, merged // 2), merge_keep=0.5, last_layer="full")
+    request = flat_request(schedule=(merged, merged // 2, merged // 2), merge_keep=0.5, last_layer="full")
     plan = solve(request, tiny.plan.grid, *shapes)
     embeds, positions, _ = harness.encode_images(tiny, plan, tiny.images(2))
     run = harness.lay_out(tiny, plan, tiny.prompt(2), embeds, positions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from family_harness import TOLERANCE
 from family_questions import small
+from flat_plans import replan
 from PIL import Image
 from test_family_joint import MOMENTS
 from test_family_video import CHAT, FPS, frames
@@ -34,16 +34,16 @@ LAYERS = 1
 def _wide() -> tuple[tuple[int, int], Plan]:
     """Another size, whose tokens are all kept."""
     size, plan = small(FAMILY, LAYERS).wide
-    return size, replace(plan, merges=(), keep=(plan.units,), last_layer="full")
+    return size, replan(plan, merges=(), keep=(plan.units,), last_layer="full")
 
 
 def _plans() -> dict[str, Plan]:
     """Two sizes without a prune, and a film of the first size with one."""
     (height, width), wide = _wide()
-    first = replace(small(FAMILY, LAYERS).thirds, merges=())
+    first = replan(small(FAMILY, LAYERS).thirds, merges=())
     units = first.units
-    film = replace(first, keep=(MOMENTS * units // 2,), joint_images=MOMENTS)
-    return {"thirds": replace(first, keep=(units,)), f"thirds@{height}x{width}": wide, "thirds@video": film}
+    film = replan(first, keep=(MOMENTS * units // 2,), joint_images=MOMENTS)
+    return {"thirds": replan(first, keep=(units,)), f"thirds@{height}x{width}": wide, "thirds@video": film}
 
 
 @pytest.fixture(scope="module")

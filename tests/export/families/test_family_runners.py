@@ -100,5 +100,5 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
         merge_keep=1.0,
     )
     assert found.none.keep[0] == small(name).plan.units * joint
-    assert found.chosen.plan.joint_images == joint
+    assert found.chosen.plan.sharing.images == joint
     assert found.chosen.flops < found.flops

@@ -9,6 +9,7 @@ import family_harness as harness
 import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
+from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
@@ -25,7 +26,7 @@ def _logits(tiny: Case, plan: Plan) -> Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_keys_and_values_alone_in_the_last_layer_are_exact(name: str) -> None:
     tiny = case(name)
-    alone = _logits(tiny, replace(tiny.plan, last_layer="kv_only"))
+    alone = _logits(tiny, replan(tiny.plan, last_layer="kv_only"))
     assert harness.difference(alone, _logits(tiny, tiny.plan)) < TOLERANCE
 
 
@@ -35,9 +36,9 @@ def test_a_switch_is_heard(name: str, switch: dict[str, Any]) -> None:
     """Merging is on; the last block but the merge's must follow it for a size to matter, which early merges give."""
     tiny = case(name)
     early = tiny.family.encoder_shape(tiny.config).full_attention[0]
-    merges = tuple(replace(step, block=early) for step in tiny.thirds.merges)
-    plan = replace(tiny.thirds, merges=merges)
-    changed, right = _logits(tiny, replace(plan, **switch)), _logits(tiny, plan)
+    merges = tuple(replace(step, block=early) for step in tiny.thirds.encoder.merges)
+    plan = replan(tiny.thirds, merges=merges)
+    changed, right = _logits(tiny, replan(plan, **switch)), _logits(tiny, plan)
     assert torch.isfinite(changed).all()
     assert harness.difference(changed, right) > TOLERANCE
 
@@ -59,12 +60,12 @@ def test_merging_identical_units_changes_nothing_but_their_number(name: str) -> 
 
 def test_how_rounds_share_a_budget_is_heard() -> None:
     tiny = case("qwen2_vl")
-    plan = replace(tiny.thirds, merges=(), keep=(12, 12, 0), last_layer="drop", score="scope", rho=0.5, steps=4)
+    plan = replan(tiny.thirds, merges=(), keep=(12, 12, 0), last_layer="drop", score="scope", rho=0.5, steps=4)
     embeds = harness.encode_images(tiny, plan, tiny.images(1))[:2]
     run, told = harness.lay_out(tiny, plan, tiny.prompt(1), *embeds), []
     for rounds in ("growing", "equal"):
-        decoder = tiny.family.decoder(tiny.model, replace(plan, rounds=rounds))  # type: ignore[arg-type]
+        decoder = tiny.family.decoder(tiny.model, replan(plan, rounds=rounds))  # type: ignore[arg-type]
         real = decoder.score
-        decoder.score = lambda given, real=real: told.append(given.rounds) or real(given)  # type: ignore[func-returns-value]
+        decoder.score = lambda given, real=real: told.append(given.settings["rounds"]) or real(given)  # type: ignore[func-returns-value]
         harness.logits(tiny, decoder, run)
     assert told == ["growing", "equal"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +15,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from family_harness import SABOTAGE, TOLERANCE, Case, case
+from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
@@ -39,7 +39,7 @@ def _bucket(tiny: Case) -> Plan:
 def _given(plan: Plan) -> Tensor:
     """Other units for each of two images, ascending int32 [2, K]."""
     generator = torch.Generator().manual_seed(3)
-    rows = [torch.randperm(plan.units, generator=generator)[: plan.bucket].sort().values for _ in range(2)]
+    rows = [torch.randperm(plan.units, generator=generator)[: plan.encoder.bucket].sort().values for _ in range(2)]
     return torch.stack(rows).int()
 
 
@@ -95,7 +95,7 @@ def test_graphs_pass_lint_for_every_generation(target: str) -> None:
         assert {item.name for item in model.graph.input} == {"image", "units"}
     wrong = onnx.ModelProto()
     wrong.CopyFrom(_traced(FAMILIES[0]))
-    plan = replace(_bucket(case(FAMILIES[0])), bucket=7, keep=(7,) * case(FAMILIES[0]).plan.layers)
+    plan = replan(_bucket(case(FAMILIES[0])), bucket=7, keep=(7,) * case(FAMILIES[0]).plan.layers)
     wrong.metadata_props[0].value = json.dumps(plan.to_json())
     with pytest.raises(CheckFailed, match=r"units: axis 1 is 12, the plan says 7"):
         run_passes(wrong, spec, "fp16")
@@ -108,7 +108,7 @@ def test_kept_units_are_told_and_others_never_seen(name: str) -> None:
     given = _given(plan)[:1].expand(2, -1)
     embeds, positions, into = _see(tiny, plan, images, given)
     assert torch.nonzero(into[0] >= 0)[:, 0].tolist() == given[0].tolist()
-    assert into[0][given[0].long()].tolist() == list(range(plan.bucket))
+    assert into[0][given[0].long()].tolist() == list(range(plan.encoder.bucket))
     assert torch.equal(positions[0], torch.stack([given[0] // plan.grid[1], given[0] % plan.grid[1]], -1).float())
     gone = torch.nonzero(into[0] < 0)[:, 0]
     unseen = _see(tiny, plan, _other_pixels(tiny, plan, images, gone), given)[0]
@@ -149,6 +149,6 @@ def test_sabotage_is_seen(sabotage: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_budgets_stay_within_the_bucket_and_filter_the_row_of_units() -> None:
     tiny = case("qwen2_5_vl")
-    thirds = replace(tiny.plan, keep=(20, 10, 0), last_layer="drop", schedule="list")
+    thirds = replan(tiny.plan, keep=(20, 10, 0), last_layer="drop", schedule="list")
     plan = with_buckets({"some": thirds}, [25, 75])["some@75"]
-    assert plan.keep == (18, 10, 0) and plan.spectrum == "1d" and plan.vision_tokens == 18
+    assert plan.keep == (18, 10, 0) and plan.llm.spectrum == "1d" and plan.vision_tokens == 18

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from flat_plans import flat_plan
 
-from luvc_export.core.merging import MergePass
 from luvc_export.core.plan import EncoderPrune, Plan
+from luvc_export.core.plan.merging import MergePass
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon.graph import PLAN_KEY
 
 #: Windows with edges, then two passes more after the same block, then a prune whose windows have gaps.
-PLAN = Plan(
+PLAN = flat_plan(
     grid=(6, 9),
     keep=(25, 0, 0),
     merges=(MergePass(0, 1, 1, 4), MergePass(0, 0, 1), MergePass(0, 0, 1)),

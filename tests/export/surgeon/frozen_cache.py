@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import traced_cache
+from flat_plans import replan
 
-PLAN = replace(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1))
+PLAN = replan(traced_cache.PLAN, merges=(), keep=(24, 9, 0), kv_only=(0, 1))
 
 
 def write(folder: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 import traced_cache
+from flat_plans import replan
 
 from luvc_export.export.compression import scores
 
 #: Scores by how many tokens they keep. The first prune has the grid: six cells of 2 x 2, rounds of up to three tokens.
 #: The last adds two scores up and the layer between the others is frozen, so that one engine has it all.
 SCORES = {6: ("scope",), 4: ("maxmin",), 3: ("learned", "keynorm")}
-PLAN = replace(
+PLAN = replan(
     traced_cache.PLAN, merges=(), keep=(6, 4, 3), last_layer="full", kv_only=(1,), score="scope", rho=0.5, steps=3
 )
 

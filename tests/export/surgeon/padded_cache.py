@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import traced_cache
+from flat_plans import replan
 
 from luvc_export.core.plan import MergePass
 
-PLAN = replace(traced_cache.PLAN, padding=True, merges=(MergePass(1, 2, 2),), keep=(5, 3, 0))
+PLAN = replan(traced_cache.PLAN, padding=True, merges=(MergePass(1, 2, 2),), keep=(5, 3, 0))
 
 
 def write(folder: Path) -> None:

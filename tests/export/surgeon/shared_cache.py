@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import numpy as np
 import onnx
 import torch
 import traced_cache
+from flat_plans import replan
 from surgery_harness import CASES, feeds
 
 from luvc_export.core import graph_io
 
 #: 24 tokens of four images, some of them padding; 12 and then 6 are chosen, and one row is the mean of the others.
-PLAN = replace(
+PLAN = replan(
     traced_cache.PLAN,
     grid=(2, 3),
     merges=(),

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime as ort
+from flat_plans import flat_plan
 from numpy.typing import NDArray
 
 from luvc_export.core.plan import Plan
@@ -86,7 +87,7 @@ def inputs(model: onnx.ModelProto, plan: Plan) -> dict[str, Arrays]:
     shape = [d.dim_value for d in first.type.tensor_type.shape.dim][1:]
     random = np.random.default_rng(3)
     found = {f"{n} images": {"image": random.integers(0, 256, (n, *shape), dtype=np.uint8)} for n in (1, 2)}
-    for given in found.values() if plan.vision_padding else ():
+    for given in found.values() if plan.encoder.reads_padding else ():
         given["padding"] = np.ones((len(given["image"]), *plan.grid), np.bool_)
         given["padding"][:, 1:3, 1:5] = False
     return found
@@ -136,7 +137,7 @@ def fired(model: onnx.ModelProto, *passes: Any, target: TargetSpec = ORT_CPU, **
 def small(text: str, plan: Plan | None = None, opset: int = 23) -> onnx.ModelProto:
     """A graph in ONNX's text form, with a plan."""
     model: onnx.ModelProto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
-    plan = plan or Plan((1, 4), (4, 4), last_layer="full")
+    plan = plan or flat_plan((1, 4), (4, 4), last_layer="full")
     model.metadata_props.add(key=PLAN_KEY, value=json.dumps(plan.to_json()))
     return model
 

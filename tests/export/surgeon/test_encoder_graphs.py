@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import encoder_cache
 import onnx
 import pytest
+from flat_plans import replan
 from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
 
-from luvc_export.core.merging import MergePass
 from luvc_export.core.plan import EncoderPrune
+from luvc_export.core.plan.merging import MergePass
 from luvc_export.core.target import ORT_CPU, TargetSpec
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import fuse_orthogonal_merge
@@ -35,7 +35,7 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
     made = cut(inside.vision, fuse_orthogonal_merge)
     nodes = [{a.name: a.i for a in n.attribute} for n in made.graph.node if n.domain == "luvc"]
     found = sorted((n["height"], n["width"], n["rows"], n["columns"]) for n in nodes)
-    boxes = [box for planned in inside.plan.merge_passes for box in planned.boxes if box.rows or box.columns]
+    boxes = [box for planned in inside.plan.encoder.merge_passes for box in planned.boxes if box.rows or box.columns]
     assert found == sorted((box.height, box.width, box.rows, box.columns) for box in boxes)
     assert found[:3] == [(2, 4, 0, 1), (4, 1, 1, 0), (4, 4, 1, 1)] and len(found) == 5
     assert equal(inside.vision, made, inside.plan, "exact")
@@ -43,7 +43,7 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
 
 def test_a_pass_that_is_not_the_plans_is_left_alone(inside: Traced) -> None:
     def other(model: Any) -> None:
-        plan = replace(inside.plan, merges=(*inside.plan.merges[:1], MergePass(0, 0, 2)))
+        plan = replan(inside.plan, merges=(*inside.plan.encoder.merges[:1], MergePass(0, 0, 2)))
         model.metadata_props[0].value = json.dumps(plan.to_json())
 
     count, reason = fired(edited(inside.vision, other), fuse_orthogonal_merge)
@@ -73,7 +73,7 @@ def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
 
 def test_an_engine_builds_where_units_leave_before_the_merger(tmp_path: Path) -> None:
     """Scored at the merger's input, after the last block: the merger runs on what stays."""
-    plan = replace(encoder_cache.PLAN, merges=(), encoder_prune=EncoderPrune(1, 0.5, restore="none"), keep=(27, 0, 0))
+    plan = replan(encoder_cache.PLAN, merges=(), encoder_prune=EncoderPrune(1, 0.5, restore="none"), keep=(27, 0, 0))
     encoder_cache.write(tmp_path / "made", plan, blocks=2)
     network = _build(cut(onnx.load(tmp_path / "made" / "vision.onnx"), target=RTX, precision="fp32"))
     outputs = {out.name: tuple(out.shape) for out in map(network.get_output, range(network.num_outputs))}

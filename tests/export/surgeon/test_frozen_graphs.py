@@ -60,7 +60,7 @@ def test_a_frozen_layer_multiplies_text_alone(frozen: Traced) -> None:
     assert len(rows) == 21
     for layer, keep in enumerate(frozen.plan.keep):
         for part in PARTS:
-            alone = layer in frozen.plan.kv_only and part not in ("k_proj", "v_proj")
+            alone = layer in frozen.plan.llm.kv_only and part not in ("k_proj", "v_proj")
             assert rows[f"layers.{layer}.self_attn.{part}.weight"] == (7 if alone else keep + 7), (layer, part)
 
 

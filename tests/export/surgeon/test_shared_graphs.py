@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from flat_plans import replan
 from surgery_harness import CASES, INLINED, INPLACE, PLUGINS, RTX, TRT103, Traced, cut, edited, feeds, fired, run
 
 from luvc_export.core.target import ORT_CPU, TargetSpec
@@ -90,7 +90,7 @@ def test_prunes_stay_unfused_and_say_why(shared: Traced) -> None:
 
     def lone(model: onnx.ModelProto) -> None:
         stored = next(item for item in model.metadata_props if "quota" in item.value)
-        stored.value = json.dumps(replace(shared.plan, aggregate=False).to_json())
+        stored.value = json.dumps(replan(shared.plan, aggregate=False).to_json())
 
     assert "the fused node has no quota" in fired(edited(shared.decoder, lone), fuse_spectrum_prune)[1]
     with pytest.raises(CheckFailed, match="is not fused, its scores would be rounded"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from flat_plans import flat_plan
 
 from luvc_export.core.plan import MergePass, Plan
 from luvc_export.export import families, trace
@@ -16,7 +17,7 @@ from luvc_export.export.families.base import Normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon.graph import PLAN_KEY
 
-PLAN = Plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
+PLAN = flat_plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 
 
 def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None = None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flat_plans import flat_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from luvc_export.core.plan import Plan
 from luvc_export.runtime.media import unit_choice
 from luvc_export.runtime.media.unit_choice import FIRST, beside_image, most_novel, novelty
 
@@ -85,6 +85,6 @@ def test_a_bucket_takes_the_most_novel_in_order() -> None:
 
 @pytest.mark.parametrize("bucket", [0, 3])
 def test_what_stands_beside_an_image_that_says_nothing(bucket: int) -> None:
-    plan = Plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
+    plan = flat_plan((2, 3), (3, 0), spectrum="1d", bucket=bucket)
     made = beside_image(plan, 2, None)
     assert {name: array.tolist() for name, array in made.items()} == ({"units": [[0, 1, 2]] * 2} if bucket else {})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_bundle
+from flat_plans import replan
 
 from luvc_export import load_bundle
 from luvc_export.bundle import engine_trust
@@ -147,7 +148,7 @@ def test_aggregates_of_old_bundles_are_left_to_onnx_runtime(tiny: Bundle) -> Non
     pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     manifest = tiny.manifest
     name, entry = manifest.default_plan, manifest.plans[manifest.default_plan]
-    plans = {**manifest.plans, name: replace(entry, plan=replace(entry.plan, aggregate=True))}
+    plans = {**manifest.plans, name: replace(entry, plan=replan(entry.plan, aggregate=True))}
     old = Bundle(
         tiny.folder, replace(manifest, plans=plans, prompt=replace(manifest.prompt, position_kind="sequential"))
     )

@@ -123,6 +123,9 @@ def test_a_kind_that_is_not_on_the_list() -> None:
     for part in LISTS:
         with pytest.raises(BundleError, match="a rule of the kind 'New'"):
             check_tokenizer(tokenizer(**{part: {"type": "New"}}), "tokenizer.json")
+        for odd in ([], {}, None, 7):
+            with pytest.raises(BundleError, match="a rule of the kind"):
+                check_tokenizer(tokenizer(**{part: {"type": odd}}), "tokenizer.json")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from engine_entry import entry
+from flat_plans import flat_plan
 
 from luvc_export.bundle.manifest import FileRecord
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.runtime.tensorrt import engine
 
@@ -41,7 +41,7 @@ def test_every_name_used_is_one_of_the_library() -> None:
 def test_a_runtime_cache_is_of_one_engine_version_and_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     shape = DecoderShape(2, 64, 8, 2, 64, 128, 100, 4096)
-    file = entry(shape, Plan(grid=(8, 8), keep=(64, 0)), "concat", 1, 32).decoder
+    file = entry(shape, flat_plan(grid=(8, 8), keep=(64, 0)), "concat", 1, 32).decoder
     other = type(file)(**{**vars(file), "record": FileRecord("1" * 64, 1)})
     keys = [(file, "1.7.1", "8.9"), (other, "1.7.1", "8.9"), (file, "1.7.2", "8.9"), (file, "1.7.1", "12.0")]
     paths = {engine.runtime_cache_file(*key) for key in keys}

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 from engine_entry import entry
+from flat_plans import flat_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ SHAPES = st.builds(
 def cases(draw: st.DrawFn) -> tuple[DecoderShape, Plan, int, int]:
     shape = draw(SHAPES)
     budgets = sorted(draw(st.lists(st.integers(0, 64), min_size=shape.layers, max_size=shape.layers)), reverse=True)
-    plan = Plan(grid=(8, 8), keep=(*budgets[:-1], 0))
+    plan = flat_plan(grid=(8, 8), keep=(*budgets[:-1], 0))
     return shape, plan, draw(st.integers(1, 4)), draw(st.integers(1, 300))
 
 
@@ -63,14 +64,14 @@ def _bytes(planned: KvPlan, index: int) -> int:
 
 def test_a_smaller_plan_takes_less() -> None:
     shape = DecoderShape(4, 64, 8, 2, 64, 128, 100, 4096)
-    full, half = Plan(grid=(8, 8), keep=(64, 64, 64, 0)), Plan(grid=(8, 8), keep=(64, 32, 16, 0))
+    full, half = flat_plan(grid=(8, 8), keep=(64, 64, 64, 0)), flat_plan(grid=(8, 8), keep=(64, 32, 16, 0))
     sizes = [plan_kv(shape, plan, entry(shape, plan, "inplace", 1, 32)).nbytes for plan in (full, half)]
     assert sizes[0] - sizes[1] == 2 * 2 * 64 * 2 * (32 + 48)
 
 
 def test_engines_of_another_plan_are_refused() -> None:
     shape = DecoderShape(2, 64, 8, 2, 64, 128, 100, 4096)
-    built, other = Plan(grid=(8, 8), keep=(64, 0)), Plan(grid=(8, 8), keep=(32, 0))
+    built, other = flat_plan(grid=(8, 8), keep=(64, 0)), flat_plan(grid=(8, 8), keep=(32, 0))
     with pytest.raises(BundleError, match=r"does not fit the plan\n.*past_key_values\.0\.key\n.*96.*\n.*64"):
         plan_kv(shape, other, entry(shape, built, "inplace", 1, 32))
     lacking = entry(shape, built, "concat", 1, 32)

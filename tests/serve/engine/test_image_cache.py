@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flat_plans import replan
 
 from luvc_export.core.token_layout import Clip
 from luvc_export.runtime.session import Session
@@ -74,7 +75,7 @@ def test_all_that_counts_is_in_the_key(demo_session: Session) -> None:
     )
     changed = [
         loaded(demo_session, plan_name="other"),
-        loaded(demo_session, plan=replace(demo_session.plan, rho=0.2)),
+        loaded(demo_session, plan=replan(demo_session.plan, rho=0.2)),
         loaded(demo_session, size=(1, 2)),
         loaded(demo_session, name="openvino:CPU"),
         loaded(demo_session, arithmetic="bf16"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.plan import TEXT_FREE
+from luvc_export.core.plan import Method, schema_1
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.demo.questions import cases
 from luvc_export.export.compression import scores
@@ -74,15 +74,27 @@ def test_text_alone_leaves_the_cache_alone(demo: Session) -> None:
 
 
 def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "plan", replace(demo.plan, score="fastv"))
+    monkeypatch.setattr(demo, "plan", replan(demo.plan, score="fastv"))
     assert demo.plan.reads_text
     prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
 
 
-def test_which_scores_read_the_question_is_what_they_say() -> None:
-    free = {name for name in scores.built_in() if not scores.find(name).reads_text}
-    assert free == TEXT_FREE
+def test_an_installed_score_that_reads_no_text_keeps_its_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan says so, wherever the score is installed."""
+    method = Method("of another package", (("width", 2.0),), reads_text=False)
+    monkeypatch.setattr(demo, "plan", demo.plan.changed(method=method))
+    prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
+    assert [prefiller(asked).found for _ in range(2)] == ["none", "prefix"]
+
+
+def test_old_plans_have_the_facts_and_settings_of_their_scores() -> None:
+    """The reader of schema 1 is the one place of core that knows scores by name."""
+    assert sorted(schema_1.SCORES) == scores.built_in()
+    for name in scores.built_in():
+        score, read = scores.find(name), schema_1.method_of({"score": name}, "test")
+        assert (read["reads_text"], read["reads_spectrum"]) == (score.reads_text, score.reads_spectrum), name
+        assert sorted(read["settings"]) == sorted(score.settings), name
 
 
 def request(ids: list[int], blocks: dict[int, Any] | None = None) -> Request:

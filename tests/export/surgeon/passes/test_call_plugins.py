@@ -79,7 +79,7 @@ def test_a_prune_has_what_the_creator_reads_and_no_more(traced: Traced) -> None:
     fused = next(n for n in cut(traced.decoder, fuse_spectrum_prune).graph.node if n.op_type == "SpectrumPrune")
     found = attributes(node)
     assert found.pop("epsilon") == attributes(fused)["epsilon"]
-    score = traced.plan.score
+    score = traced.plan.llm.method.name
     assert found == {"keep": 12, "score": score, "token_axes": [1, 1, 1, 1], **IDENTITY}
     assert (len(node.input), len(node.output)) == (7, 6)
 

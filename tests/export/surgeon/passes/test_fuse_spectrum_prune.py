@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import onnx
 import pytest
+from flat_plans import replan
 from onnx import helper
 from surgery_harness import Traced, broken, cut, edited, fired, operators
 
@@ -57,14 +57,14 @@ def test_prune_with_a_large_basis(traced: Traced) -> None:
 
 
 def test_prune_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = {"low": "residual", "residual": "low", "ratio": "low"}[traced.plan.score]
-    monkeypatch.setitem(prune_body._SCORE, traced.plan.score, prune_body._SCORE[other])
+    other = {"low": "residual", "residual": "low", "ratio": "low"}[traced.plan.llm.method.name]
+    monkeypatch.setitem(prune_body._SCORE, traced.plan.llm.method.name, prune_body._SCORE[other])
     assert broken(traced.decoder, lambda: cut(traced.decoder, fuse_spectrum_prune), traced)
 
 
 def test_prune_with_another_budget_is_caught(traced: Traced) -> None:
     def other_plan(model: onnx.ModelProto) -> None:
-        plan = dataclasses.replace(traced.plan, keep=(12, 5, 0))
+        plan = replan(traced.plan, keep=(12, 5, 0))
         next(p for p in model.metadata_props if p.key == "luvc.plan").value = json.dumps(plan.to_json())
 
     with pytest.raises(CheckFailed):

@@ -6,14 +6,15 @@ picture, and by how many a budget is too large for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
 from luvc_export.core.budgets import kv_bytes, prefill_flops
-from luvc_export.core.encoder_cost import encoder_flops, encoder_ratio
-from luvc_export.core.merging import Axis
-from luvc_export.core.plan import Plan
+from luvc_export.core.cost.encoder import encoder_flops, encoder_ratio
+from luvc_export.core.plan import LlmPlan, Plan
+from luvc_export.core.plan.merging import Axis
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 
 
@@ -21,7 +22,7 @@ from luvc_export.core.shapes import DecoderShape, EncoderShape
 class Stage:
     """Layers ``first`` to ``last`` (inclusive) that all see ``tokens`` visual tokens.
 
-    ``kv_only``: and compute nothing but keys and values for them (``Plan.kv_only``).
+    ``kv_only``: and compute nothing but keys and values for them (``LlmPlan.kv_only``).
     """
 
     first: int
@@ -52,21 +53,25 @@ class Padded:
 def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Padded:
     """What ``plan`` does to a picture ``aspect`` times as wide as high, on units that are square.
 
-    Units of padding merge first and are kept last (``Plan.padding``), so the counts follow from the grid alone.
+    Units of padding merge first and are kept last (``EncoderPlan.padding``), so the counts follow from the grid alone.
     """
     rows, columns = plan.grid
     scale = min(columns / aspect, rows)
     lines = [_line(rows, scale), _line(columns, scale * aspect)]
     units = sum(lines[0]) * sum(lines[1])
-    for found in plan.merge_passes:
+    for found in plan.encoder.merge_passes:
         counts = (found.step.rows, found.step.columns)
         lines = [_pass(*given) for given in zip(lines, found.before, counts, strict=True)]
-    tokens = sum(lines[0]) * sum(lines[1]) * plan.joint_images
+    tokens = sum(lines[0]) * sum(lines[1]) * plan.sharing.images
     padding = tuple(max(0, keep - tokens) for keep in plan.keep)
-    whole = sum(prefill_flops(shape, plan.keep, text, plan.last_layer, plan.kv_only))
     useful = [keep - void for keep, void in zip(plan.keep, padding, strict=True)]
-    share = 1 - sum(prefill_flops(shape, useful, text, plan.last_layer, plan.kv_only)) / whole
-    return Padded(units * plan.joint_images, tokens, padding, share)
+    share = 1 - sum(llm_flops(plan.llm, shape, useful, text)) / sum(llm_flops(plan.llm, shape, plan.keep, text))
+    return Padded(units * plan.sharing.images, tokens, padding, share)
+
+
+def llm_flops(plan: LlmPlan, shape: DecoderShape, keep: Sequence[int], text: int) -> tuple[int, ...]:
+    """Prefill FLOPs of each LLM layer where ``keep`` visual tokens enter, computed as ``plan`` says."""
+    return prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)
 
 
 def _line(units: int, length: float) -> list[bool]:
@@ -121,15 +126,15 @@ class Cost:
 def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1, encoder: EncoderShape | None = None) -> Cost:
     """Cost of ``plan`` on an LLM of ``shape`` and, where it is given, the blocks of ``encoder``."""
     keep = [images * count for count in plan.keep]
-    full = [images * plan.units * plan.joint_images] * plan.layers
-    flops = prefill_flops(shape, keep, text, plan.last_layer, plan.kv_only)
+    full = [images * plan.whole_span] * plan.layers
+    flops = llm_flops(plan.llm, shape, keep, text)
     kv = kv_bytes(shape, keep, text)
-    stages = []
-    alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in plan.kv_only))
-    for (tokens, frozen), members in alike:
+    stages, frozen = [], plan.llm.frozen_before_last
+    alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in frozen))
+    for (tokens, still), members in alike:
         layers = list(members)
         part = slice(layers[0], layers[-1] + 1)
-        stages.append(Stage(layers[0], layers[-1], tokens, sum(flops[part]), sum(kv[part]), frozen))
+        stages.append(Stage(layers[0], layers[-1], tokens, sum(flops[part]), sum(kv[part]), still))
     return Cost(
         text,
         images,
@@ -138,6 +143,6 @@ def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1, encod
         sum(prefill_flops(shape, full, text)) / sum(flops),
         sum(kv),
         sum(kv_bytes(shape, full, text)) / sum(kv),
-        None if encoder is None else sum(encoder_flops(plan, encoder)),
-        None if encoder is None else encoder_ratio(plan, encoder),
+        None if encoder is None else sum(encoder_flops(plan.encoder, encoder)),
+        None if encoder is None else encoder_ratio(plan.encoder, encoder),
     )

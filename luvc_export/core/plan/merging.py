@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import accumulate, groupby
 from typing import Any
+
+from luvc_export.core.plan import reading
 
 #: Depth before which no schedule merges or prunes by itself: every source read sees accuracy fall off a cliff there.
 EARLIEST = 0.2
@@ -31,9 +33,18 @@ class MergePass:
     window: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; ``window`` only where it says something, as versions before it wrote."""
-        data = {"block": self.block, "rows": self.rows, "columns": self.columns}
-        return data | ({"window": self.window} if self.window else {})
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> MergePass:
+        """Build from ``to_json`` data.
+
+        Raises:
+            PlanError: Fields are unknown, missing, or no whole numbers.
+        """
+        values = reading.fields_of(cls, data, where)
+        return cls(**{name: reading.whole(value, f"{where}.{name}") for name, value in values.items()})
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ the end it is restored the same way, so that the LLM sees the whole grid; or it 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from luvc_export.core.merging import Axis, equal_parts
-from luvc_export.errors import PlanError
+from luvc_export.core.plan import reading
+from luvc_export.core.plan.merging import Axis, equal_parts
 
 UnitScore = Literal["norm", "change", "residual"]
 Restore = Literal["all", "none"]
@@ -55,16 +55,14 @@ class EncoderPrune:
         """Build from ``to_json`` data.
 
         Raises:
-            PlanError: It is none; lists what is unknown or missing.
+            PlanError: Fields are unknown, missing or of another type.
         """
-        known = {field.name: field.type for field in fields(cls)}
-        if not isinstance(data, dict) or set(data) - set(known) or {"block", "keep"} - set(data):
-            raise PlanError("no prune of the encoder", where=where, got=repr(data)[:200], expected=", ".join(known))
-        numbers = {name: float(data[name]) for name in ("keep", "rho") if name in data}
-        for name in ("block", "window", "stabilise", "neighbours"):
-            if name in data and (isinstance(data[name], bool) or int(data[name]) != data[name]):
-                raise PlanError("a count that is no whole number", where=f"{where}.{name}", got=repr(data[name])[:40])
-        return cls(**{**data, **numbers})
+        values = dict(reading.fields_of(cls, data, where))
+        for name in {"keep", "rho"} & set(values):
+            values[name] = reading.number(values[name], f"{where}.{name}")
+        for name in {"block", "window", "stabilise", "neighbours"} & set(values):
+            values[name] = reading.whole(values[name], f"{where}.{name}")
+        return cls(**values)
 
     def count(self, units: int) -> int:
         """How many of ``units`` that share a quota go on: at least one."""
@@ -78,34 +76,14 @@ class EncoderPrune:
         parts = equal_parts((rows.cut(self.window), columns.cut(self.window)))
         return sum(number * self.count(units) for units, number in parts)
 
-
-def problems(prune: EncoderPrune, blocks_merged: list[int], topk_limit: int | None, units: int) -> list[str]:
-    """What of a plan's prune contradicts itself or the plan.
-
-    Args:
-        prune: Of the plan.
-        blocks_merged: Blocks after which the plan merges.
-        topk_limit: See ``Plan``.
-        units: Of the grid when it is chosen.
-    """
-    found = []
-    for name, choices in (("restore", Restore), ("score", UnitScore)):
-        if getattr(prune, name) not in get_args(choices):
-            expected = ", ".join(get_args(choices))
-            found.append(f"encoder_prune.{name}: got {getattr(prune, name)!r}, expected one of {expected}")
-    if not 0 < prune.keep < 1:
-        found.append(f"encoder_prune.keep: got {prune.keep}, expected a share in (0, 1)")
-    if not 0 < prune.rho <= 1:
-        found.append(f"encoder_prune.rho: got {prune.rho}, expected a fraction in (0, 1]")
-    for name, least in (("block", 0), ("window", 0), ("stabilise", 0), ("neighbours", 1)):
-        if getattr(prune, name) < least:
-            found.append(f"encoder_prune.{name}: got {getattr(prune, name)}, expected at least {least}")
-    if late := [block for block in blocks_merged if block >= prune.block]:
-        found.append(
-            f"merges: after block {late[0]}, where the units that block {prune.block} removed are missing: merge before"
-        )
-    if found:
-        return found
-    if topk_limit is not None and not prune.window and prune.count(units) > topk_limit:
-        found.append(f"encoder_prune.keep: {prune.count(units)} of {units} units need TopK K <= {topk_limit}")
-    return found
+    def problems(self) -> list[str]:
+        """What of it is wrong by itself, one line each."""
+        lines = reading.wrong_choices(self)
+        if not 0 < self.keep < 1:
+            lines.append(f"keep: got {self.keep}, expected a share in (0, 1)")
+        if not 0 < self.rho <= 1:
+            lines.append(f"rho: got {self.rho}, expected a fraction in (0, 1]")
+        for name, least in (("block", 0), ("window", 0), ("stabilise", 0), ("neighbours", 1)):
+            if getattr(self, name) < least:
+                lines.append(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        return lines

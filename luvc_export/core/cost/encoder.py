@@ -1,4 +1,4 @@
-"""FLOPs of a vision encoder's blocks under a plan: what merging and pruning inside it saves.
+"""FLOPs of a vision encoder's blocks under a plan's encoder part: what merging and pruning inside it saves.
 
 A multiply-add counts as 2; every projection, and attention as the rectangle that is computed. Patch embedding and
 patch merger are left out.
@@ -6,21 +6,21 @@ patch merger are left out.
 
 from __future__ import annotations
 
-from luvc_export.core.merging import Axis, equal_parts, whole
-from luvc_export.core.plan import Plan
+from luvc_export.core.plan import EncoderPlan, EncoderPrune
+from luvc_export.core.plan.merging import Axis, equal_parts, whole
 from luvc_export.core.shapes import EncoderShape
 
 
-def encoder_flops(plan: Plan, shape: EncoderShape) -> tuple[int, ...]:
+def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
     """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs."""
-    found, passes, prune = [], list(plan.merge_passes), plan.encoder_prune
-    axes, kept = whole(plan.grid), plan.bucket or None
+    found, passes, prune = [], list(encoder.merge_passes), encoder.prune
+    axes, kept = whole(encoder.grid), encoder.computed_units if encoder.takes_units else None
     for block in range(shape.blocks):
         full = block in shape.full_attention or not shape.window
         units = axes[0].units * axes[1].units
         pairs = units**2 if full else _inside(axes, shape.window)
         extra = 0
-        if kept is not None and plan.bucket:  # windows have gaps, and are attended over whole
+        if kept is not None and encoder.takes_units:  # windows have gaps, and are attended over whole
             flops = _block(shape, kept, kept, kept**2 if full else pairs)
         elif kept is None or prune is None:
             flops = _block(shape, units, units, pairs)
@@ -29,7 +29,7 @@ def encoder_flops(plan: Plan, shape: EncoderShape) -> tuple[int, ...]:
             extra = _restore(shape, units, kept)
         else:
             gaps = not full and not prune.window
-            flops = _block(shape, kept, kept, pairs if gaps else kept**2 if full else _quotas(plan, axes))
+            flops = _block(shape, kept, kept, pairs if gaps else kept**2 if full else _quotas(prune, axes))
         while passes and passes[0].step.block == block:
             axes = passes.pop(0).after
         if prune is not None and block == prune.block:
@@ -42,10 +42,10 @@ def encoder_flops(plan: Plan, shape: EncoderShape) -> tuple[int, ...]:
     return tuple(found)
 
 
-def encoder_ratio(plan: Plan, shape: EncoderShape) -> float:
+def encoder_ratio(encoder: EncoderPlan, shape: EncoderShape) -> float:
     """FLOPs of the encoder's blocks uncompressed, divided by the plan's."""
-    plain = Plan(plan.grid, (0,), topk_limit=None)
-    return sum(encoder_flops(plain, shape)) / sum(encoder_flops(plan, shape))
+    plain = EncoderPlan(encoder.grid)
+    return sum(encoder_flops(plain, shape)) / sum(encoder_flops(encoder, shape))
 
 
 def _block(shape: EncoderShape, read: int, written: int, pairs: int) -> int:
@@ -61,10 +61,8 @@ def _inside(axes: tuple[Axis, Axis], window: int) -> int:
     return sum(number * units**2 for units, number in equal_parts(_windows(axes, window)))
 
 
-def _quotas(plan: Plan, axes: tuple[Axis, Axis]) -> int:
+def _quotas(prune: EncoderPrune, axes: tuple[Axis, Axis]) -> int:
     """Pairs of kept units that share a window, where each window keeps its share."""
-    prune = plan.encoder_prune
-    assert prune is not None
     parts = equal_parts(_windows(axes, prune.window))
     return sum(number * prune.count(units) ** 2 for units, number in parts)
 

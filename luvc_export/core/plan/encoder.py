@@ -1,0 +1,171 @@
+"""What a plan says of the vision encoder: the grid, what merges or leaves, and how merged units are seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from luvc_export.core.plan import merging, reading
+from luvc_export.core.plan.encoder_prune import EncoderPrune
+from luvc_export.core.plan.merging import MergePass
+
+MergeMode = Literal["mean", "max"]
+Positions = Literal["mean", "multi"]
+Windows = Literal["units", "area"]
+
+#: Original positions that a merged unit carries where ``positions`` is ``multi``.
+POSITION_COPIES = 4
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """Units [rows, columns] of one image, and which of them the encoder's blocks compute.
+
+    Args:
+        grid: Units (rows, columns) of one image before merging.
+        merges: OIM passes in the order in which they run, along the axes or inside windows; blocks never descend.
+        prune: Units that leave the encoder's later blocks, and whether they come back; None for none.
+        bucket: Units of an image that the graphs compute, which the host names (input ``units``); 0 for all of them.
+        merge_mode: ``mean`` (size-weighted) or ``max`` (largest magnitude per channel, an ablation).
+        positions: LLM positions of merged units: their ``mean`` or ``multi`` original ones spread over the rotary
+            dimensions.
+        windows: After a merge, encoder windows hold as many ``units`` as before or cover the same picture ``area``.
+        size_bias: Add log(size) to the encoder's attention scores (an ablation; costs the fused kernel).
+        padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
+            merge with the picture. An export sets it by its fit rule; bundles of 0.1.0 have it not.
+    """
+
+    grid: tuple[int, int]
+    merges: tuple[MergePass, ...] = ()
+    prune: EncoderPrune | None = None
+    bucket: int = 0
+    merge_mode: MergeMode = "mean"
+    positions: Positions = "mean"
+    windows: Windows = "units"
+    size_bias: bool = False
+    padding: bool = False
+
+    @property
+    def units(self) -> int:
+        """Visual tokens per image before compression."""
+        return self.grid[0] * self.grid[1]
+
+    @cached_property
+    def merge_passes(self) -> tuple[merging.Planned, ...]:
+        """Every merge pass with the grid it meets."""
+        return merging.planned(self.grid, self.merges)
+
+    @property
+    def merged_grid(self) -> tuple[int, int]:
+        """Units (rows, columns) after every merge pass."""
+        return merging.merged_grid(self.grid, self.merges)
+
+    @property
+    def merges_units(self) -> bool:
+        """Whether a pass makes fewer units of more."""
+        return any(step.rows or step.columns for step in self.merges)
+
+    @property
+    def takes_units(self) -> bool:
+        """Whether the host names the units to compute: graphs then have the input ``units`` [n, K]."""
+        return self.bucket > 0
+
+    @property
+    def computed_units(self) -> int:
+        """Units of an image that the first block computes."""
+        return self.bucket or self.units
+
+    @property
+    def last_units(self) -> int:
+        """Units that the encoder's last block computes."""
+        if self.bucket:
+            return self.bucket
+        passes = self.merge_passes
+        axes = passes[-1].after if passes else merging.whole(self.grid)
+        return self.prune.tokens(axes) if self.prune else axes[0].units * axes[1].units
+
+    @property
+    def grid_intact(self) -> bool:
+        """Whether every unit of the merged grid leaves the encoder."""
+        return not self.bucket and (self.prune is None or self.prune.restore == "all")
+
+    @property
+    def tokens(self) -> int:
+        """N_0: visual tokens per image that leave the encoder."""
+        return self.merged_grid[0] * self.merged_grid[1] if self.grid_intact else self.last_units
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the vision graph asks which units are padding: it does where it merges or chooses."""
+        return self.padding and (self.prune is not None or self.merges_units)
+
+    @property
+    def says_merged(self) -> bool:
+        """Whether the vision graph says where each unit went (output ``merged_into``)."""
+        return self.reads_padding or self.takes_units
+
+    @property
+    def position_copies(self) -> int:
+        """Original positions that each visual token carries."""
+        return POSITION_COPIES if self.positions == "multi" else 1
+
+    def problems(self, topk_limit: int | None = None) -> list[str]:
+        """What is wrong, one line each; what follows from something wrong is not looked at.
+
+        Args:
+            topk_limit: See ``Plan``.
+        """
+        lines = reading.wrong_choices(self)
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            return [*lines, f"grid: got {self.grid}, expected two numbers of at least 1"]
+        lines += merging.problems(self.grid, self.merges)
+        if lines:
+            return lines
+        if self.prune is not None:
+            lines += self._prune_problems(self.prune, topk_limit)
+        return lines if lines or not self.bucket else self._bucket_problems()
+
+    def _prune_problems(self, prune: EncoderPrune, topk_limit: int | None) -> list[str]:
+        lines = reading.below("prune", prune.problems())
+        if late := [step.block for step in self.merges if step.block >= prune.block]:
+            where = f"where the units that block {prune.block} removed are missing"
+            lines.append(f"merges: after block {late[0]}, {where}: merge before")
+        if not lines and topk_limit is not None and not prune.window:
+            units = self.merged_grid[0] * self.merged_grid[1]
+            if prune.count(units) > topk_limit:
+                lines.append(f"prune.keep: {prune.count(units)} of {units} units need TopK K <= {topk_limit}")
+        return lines
+
+    def _bucket_problems(self) -> list[str]:
+        lines, gaps = [], "of the whole grid, of which a bucket has gaps"
+        if type(self.bucket) is not int or not 0 < self.bucket < self.units:
+            expected = f"1 to {self.units - 1} of {self.units} units, or 0 for all"
+            lines.append(f"bucket: got {self.bucket!r}, expected {expected}")
+        if self.merges_units:
+            lines.append(f"merges: OIM pairs rows and columns {gaps}: --merge-keep 1")
+        if self.prune is not None:
+            lines.append(f"prune: its shares and what it restores are {gaps}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that ``from_json`` turns back into an equal part."""
+        return {**asdict(self), "grid": [*self.grid], "merges": [step.to_json() for step in self.merges]}
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> EncoderPlan:
+        """Build from ``to_json`` data; only ``grid`` must be there.
+
+        Raises:
+            PlanError: Fields are unknown, missing, or of another type.
+        """
+        values = dict(reading.fields_of(cls, data, where))
+        values["grid"] = reading.whole_numbers(values["grid"], f"{where}.grid")
+        if max(values["grid"], default=0) > reading.MOST_SIDE:
+            raise reading.too_large(f"{where}.grid", values["grid"], reading.MOST_SIDE)
+        steps = reading.entries(values.get("merges", []), f"{where}.merges")
+        values["merges"] = tuple(MergePass.from_json(step, f"{where}.merges[{at}]") for at, step in enumerate(steps))
+        if values.get("prune") is not None:
+            values["prune"] = EncoderPrune.from_json(values["prune"], f"{where}.prune")
+        values["bucket"] = reading.whole(values.get("bucket", 0), f"{where}.bucket")
+        return cls(**values)

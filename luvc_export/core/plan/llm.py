@@ -1,0 +1,128 @@
+"""What a plan says of the LLM: how many visual tokens enter each layer, and how those are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from luvc_export.core.plan import reading
+from luvc_export.core.plan.method import Method
+
+LastLayer = Literal["drop", "kv_only", "full"]
+Axis = Literal["token", "channel"]
+Spectrum = Literal["1d", "2d"]
+Reducer = Literal["prune", "merge"]
+
+
+@dataclass(frozen=True)
+class LlmPlan:
+    """Budgets of the visual span [B, groups, N, D] layer by layer, and how a prune chooses.
+
+    Args:
+        keep: Visual tokens per image (of all images that share a budget together) that enter each LLM layer; one int
+            per layer, never growing.
+        method: What a prune ranks tokens by.
+        last_layer: ``drop`` lets no visual token into the last layer (``keep[-1] == 0``); ``kv_only`` gives the last
+            layer their keys and values but computes nothing else for them (exact for the logits); ``full`` is the
+            uncompressed layer.
+        kv_only: LLM layers, ascending, in which visual tokens give keys and values and nothing else: they leave the
+            layer as they entered it (ShortV). The last layer is not among them, see ``last_layer``.
+        reducer: How the visual span shrinks: ``prune`` keeps the best tokens, ``merge`` merges neighbours on the span's
+            grid (ours): budgets must then be rectangles, see ``Plan.stage_grids``.
+        axis: Methods that read the spectrum filter along ``token`` or ``channel``.
+        spectrum: Theirs is ``1d`` over the span, or separable ``2d`` while the grid is intact.
+        aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
+            others are chosen. A budget counts it. Plans of before this field had no option left have it.
+    """
+
+    keep: tuple[int, ...]
+    method: Method = Method()
+    last_layer: LastLayer = "drop"
+    kv_only: tuple[int, ...] = ()
+    reducer: Reducer = "prune"
+    axis: Axis = "token"
+    spectrum: Spectrum = "2d"
+    aggregate: bool = False
+
+    @property
+    def layers(self) -> int:
+        """Number of LLM layers."""
+        return len(self.keep)
+
+    @property
+    def frozen(self) -> frozenset[int]:
+        """Layers that compute nothing for visual tokens but keys and values."""
+        return frozenset((*self.kv_only, *([self.layers - 1] if self.last_layer == "kv_only" else ())))
+
+    @property
+    def frozen_before_last(self) -> frozenset[int]:
+        """The same without the last layer, whose own rule ``last_layer`` is."""
+        return frozenset(self.kv_only)
+
+    @property
+    def reads_grid(self) -> str:
+        """What of a prune needs to know where tokens stand; empty where nothing does."""
+        if self.reducer == "merge":
+            return "llm.reducer: 'merge'"
+        if self.method.reads_spectrum and self.axis == "token" and self.spectrum == "2d":
+            return "llm.spectrum: '2d'"
+        return f"llm.method: {self.method.name!r}" if self.method.needs_positions else ""
+
+    def computes(self, layer: int) -> bool:
+        """Whether visual tokens are computed in ``layer``, and not only their keys and values."""
+        return layer not in self.frozen
+
+    def unchosen(self) -> LlmPlan:
+        """The same budgets without a word on how tokens are chosen."""
+        return LlmPlan(self.keep, last_layer=self.last_layer, kv_only=self.kv_only)
+
+    def problems(self) -> list[str]:
+        """What is wrong, one line each."""
+        lines = [*reading.wrong_choices(self), *reading.below("method", self.method.problems())]
+        if not self.keep:
+            return [*lines, "keep: empty, expected one budget per LLM layer"]
+        for layer, count in enumerate(self.keep[1:], 1):
+            if count > self.keep[layer - 1]:
+                before = self.keep[layer - 1]
+                lines.append(f"keep[{layer}]: grows from {before} to {count}; pruned tokens do not return")
+        if self.last_layer == "drop" and self.keep[-1]:
+            where, count = f"keep[{self.layers - 1}]", self.keep[-1]
+            lines.append(f"{where}: got {count}, last_layer 'drop' lets none in: use 0 or kv_only")
+        if self.aggregate is True and self.reducer == "merge":
+            lines.append("aggregate: merging in the LLM drops nothing that a row could stand for")
+        return [*lines, *_kv_only_problems(self.keep, self.kv_only)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that ``from_json`` turns back into an equal part; ``aggregate`` only where it is used."""
+        data = {**asdict(self), "keep": [*self.keep], "kv_only": [*self.kv_only], "method": self.method.to_json()}
+        return data if self.aggregate else {name: value for name, value in data.items() if name != "aggregate"}
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> LlmPlan:
+        """Build from ``to_json`` data; only ``keep`` must be there.
+
+        Raises:
+            PlanError: Fields are unknown, missing, or of another type.
+        """
+        values = dict(reading.fields_of(cls, data, where))
+        for name in ("keep", "kv_only"):
+            values[name] = reading.whole_numbers(values.get(name, []), f"{where}.{name}")
+        if "method" in values:
+            values["method"] = Method.from_json(values["method"], f"{where}.method")
+        return cls(**values)
+
+
+def _kv_only_problems(keep: Sequence[int], kv_only: Sequence[int]) -> list[str]:
+    lines, layers = [], len(keep)
+    for index, layer in enumerate(kv_only):
+        where = f"kv_only[{index}]"
+        if not 0 <= layer < layers:
+            lines.append(f"{where}: got layer {layer}, expected 0 to {layers - 2}: there are {layers} layers")
+        elif layer == layers - 1:
+            lines.append(f"{where}: layer {layer} is the last one, which last_layer 'kv_only' says")
+        elif not keep[layer]:
+            lines.append(f"{where}: no visual token enters layer {layer}: leave it out")
+    if list(kv_only) != sorted(set(kv_only)):
+        lines.append(f"kv_only: got {list(kv_only)}, expected layers in ascending order, each once")
+    return lines

@@ -1,0 +1,102 @@
+"""Plain JSON data of a plan's parts, checked as it is read: what loops count to and arrays are made of has limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, get_args, get_type_hints
+
+from luvc_export.errors import PlanError
+
+#: TensorRT and TensorRT-RTX refuse TopK above this K (NvInfer.h, ITopKLayer: "K <= 3840"; tried on RTX 1.7.1).
+TENSORRT_TOPK_LIMIT = 3840
+
+#: LLM layers or merge passes; a number; units a side (65,536 pixels in patches of 14 are 4,681).
+MOST_ENTRIES, MOST, MOST_SIDE = 4096, 2**31, 8192
+
+
+def fields_of(part: type[Any], data: object, where: str) -> dict[str, Any]:
+    """``data`` as the fields of ``part``, a dataclass: none unknown, none missing that has no default.
+
+    Raises:
+        PlanError: It is no JSON object, or fields are unknown or missing.
+    """
+    if not isinstance(data, dict):
+        raise PlanError("a JSON object is expected", where=where, got=type(data).__name__)
+    known = {field.name: field for field in dataclasses.fields(part)}
+    required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
+    unknown, missing = sorted(set(data) - set(known)), sorted(required - set(data))
+    if unknown or missing:
+        raise PlanError(
+            "the plan's fields are wrong",
+            where=where,
+            got=f"unknown {unknown}, missing {missing}",
+            expected=", ".join(known),
+        )
+    return data
+
+
+def whole(value: object, where: str) -> int:
+    """A whole number, at most 2^31 from 0.
+
+    Raises:
+        PlanError: It is another thing.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST or value != int(value):
+        raise PlanError(f"expected a whole number of at most {MOST}", where=where, got=repr(value)[:40])
+    return int(value)
+
+
+def number(value: object, where: str) -> float:
+    """A finite number.
+
+    Raises:
+        PlanError: It is another thing.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PlanError("expected a number", where=where, got=repr(value)[:40])
+    return float(value)
+
+
+def whole_numbers(values: object, where: str) -> tuple[int, ...]:
+    """A list of whole numbers.
+
+    Raises:
+        PlanError: It is no list, has more than 4,096 entries, or one is no whole number.
+    """
+    return tuple(whole(value, f"{where}[{index}]") for index, value in enumerate(entries(values, where)))
+
+
+def entries(values: object, where: str) -> list[Any]:
+    """A list of at most 4,096 entries.
+
+    Raises:
+        PlanError: It is no list, or has more.
+    """
+    if not isinstance(values, list) or len(values) > MOST_ENTRIES:
+        got = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
+        raise PlanError("expected a list, and not too long", where=where, got=got, expected=f"to {MOST_ENTRIES}")
+    return values
+
+
+def wrong_choices(part: object) -> list[str]:
+    """A line for each field that may hold a few words (``Literal``) or a bool, and holds something else."""
+    lines = []
+    for name, hint in get_type_hints(type(part)).items():
+        value, words = getattr(part, name, None), [word for word in get_args(hint) if isinstance(word, str)]
+        if words and value not in words:
+            lines.append(f"{name}: got {value!r}, expected one of {', '.join(words)}")
+        if hint is bool and not isinstance(value, bool):
+            lines.append(f"{name}: got {value!r}, expected true or false")
+    return lines
+
+
+def below(name: str, problems: Iterable[str]) -> list[str]:
+    """Lines of a part's problems, each under the part's name."""
+    return [f"{name}.{problem}" for problem in problems]
+
+
+def too_large(where: str, value: object, most: int) -> PlanError:
+    """The error about a number beyond every model there is."""
+    return PlanError("the number is larger than any model's", where=where, got=repr(value)[:40], expected=f"to {most}")

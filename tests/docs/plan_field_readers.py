@@ -1,0 +1,48 @@
+"""Modules that read a field of a plan, counted by their syntax: ``python tests/docs/plan_field_readers.py``.
+
+A read is an attribute of that name, or of its name in the plan's part, on anything called a plan or a part; the owners,
+``core/plan`` and the requests that make a plan, are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import luvc_export
+
+ROOT = Path(luvc_export.__file__).resolve().parents[1]
+#: Old name -> (part, name in it).
+FIELDS = {
+    "bucket": ("encoder", "bucket"),
+    "kv_only": ("llm", "kv_only"),
+    "joint_tiles": ("sharing", "tiles"),
+    "encoder_prune": ("encoder", "prune"),
+    "aggregate": ("llm", "aggregate"),
+}
+OWNERS = ("luvc_export/core/plan/", "luvc_export/core/plan_request.py", "luvc_export/core/planning.py")
+MOST = 8
+
+
+def readers() -> dict[str, list[str]]:
+    """Field -> modules that read it."""
+    found: dict[str, set[str]] = {name: set() for name in FIELDS}
+    for room in ("luvc_export", "export", "engines", "runtime", "calibration"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            where = path.relative_to(ROOT).as_posix()
+            if path.resolve() != ROOT.joinpath(where) or where.startswith(OWNERS):
+                continue  # seen through a link, or the field's own
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
+                    continue
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                for old, (part, name) in FIELDS.items():
+                    on_plan = owner == "plan" or owner.endswith("_plan")
+                    if (node.attr == name and owner == part) or (node.attr == old and (on_plan or owner == part)):
+                        found[old].add(where)
+    return {name: sorted(modules) for name, modules in found.items()}
+
+
+if __name__ == "__main__":
+    for field, modules in readers().items():
+        print(f"{field}: {len(modules)}\n  " + "\n  ".join(modules))

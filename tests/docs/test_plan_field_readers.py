@@ -1,0 +1,12 @@
+"""A field of a plan is read by few: the others ask a method of the part that has it."""
+
+from __future__ import annotations
+
+import pytest
+from plan_field_readers import FIELDS, MOST, readers
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_has_few_readers(name: str) -> None:
+    modules = readers()[name]
+    assert 1 <= len(modules) <= MOST, modules
