@@ -23,10 +23,11 @@ lint: $(STAMP)
 
 # The C++ of plugins/ where there is no GPU: the host library; the kernels run on the CPU, plain, with every access checked
 # and under sanitizers; seeded faults; the TensorRT plugins. Needs GoogleTest (Debian: cmake g++ libgtest-dev).
-native:
+native: $(STAMP)
 	for preset in host emulate emulate-check emulate-asan; do \
 	  cmake --preset $$preset && cmake --build --preset $$preset -j $(WORKERS) \
 	  && ctest --preset $$preset -j $(WORKERS) || exit 1; done
+	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_emulated_model.py
 
 # The same with every size and order checked; hours.
 native-nightly:
