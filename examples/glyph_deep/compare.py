@@ -103,7 +103,8 @@ def measure(study: studies.Study) -> dict[str, Any]:
     quarter = even(shapes, 0.25)
     some = list(variants.readings(quarter))
     searched = study.rows("settings, even at 25 %", some, "search")
-    tuned = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1].plans[0]
+    best = max(zip(searched, some, strict=True), key=lambda pair: pair[0].accuracy.value)[1]
+    tuned = scores.described(best.plans[0])
     chosen = scores.described(solve(PlanRequest(), shapes.grid, shapes.llm, shapes.encoder))
     found: dict[str, Any] = {
         "grid": shapes.grid,

@@ -166,7 +166,9 @@ def _checks(steps: Steps) -> tuple[bool, str]:
 
 _README, _ENGINES, _TRT, _SURGERY = "README.md", "docs/engines.md", "docs/trt-runtime.md", "plugins/README.md"
 CLAIMS: tuple[Claim, ...] = (
-    Claim("reference", "an export copies no weights", _README, "copies no weights at all", "export", _referenced),
+    Claim(
+        "reference", "an export copies no weights", _README, "nothing copied from the checkpoint", "export", _referenced
+    ),
     Claim(
         "parity-none",
         "graphs without compression agree with transformers",
@@ -206,7 +208,7 @@ CLAIMS: tuple[Claim, ...] = (
         "smaller",
         "compression makes the KV cache smaller",
         _README,
-        "`--speedup 2` and `--kv-mib 20` solve for one",
+        "a memory limit in place of a plan's name",
         "bench",
         _smaller,
     ),
