@@ -32,7 +32,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     What enters a layer is what its attention's output is added to: from the output projection's weight, whose name is
     the checkpoint's, down to the first Add of two computed tensors. That holds before and after surgery, which moves
     norms, fuses projections and prunes, but leaves the residual sum alone. A layer that computes text alone
-    (``Plan.frozen``) adds a Slice of what entered.
+    (``LlmPlan.frozen``) adds a Slice of what entered.
     """
     graph = model.graph
     weights = {item.name for item in graph.initializer}

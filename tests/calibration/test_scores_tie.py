@@ -110,7 +110,7 @@ def test_chosen_tokens_rank_in_whole_numbers_above_the_others() -> None:
     for name in ("scope", "maxmin"):
         plan = pruning(name, 4)
         basis = scores.constant(plan, 1, TOKENS, 64)
-        given = scores.ScoreInput(normed, basis, "token", KEEP, None, 4, GRID)
+        given = scores.ScoreInput(normed, basis, "token", KEEP, None, GRID, settings=dict(plan.llm.method.settings))
         rank = scores.find(name).score(given)
         above = rank[rank > 1]
         assert torch.equal(above, above.round()) and len(above) == ROWS * KEEP

@@ -53,7 +53,7 @@ def test_plan_demo(cli: Cli) -> None:
     code, out, err = cli("plan", "demo", "--json")
     assert code == 0, err
     units = [side // 28 for side in IMAGE_SIZE]
-    assert json.loads(out)["plan"]["grid"] == units, "at the size that it was trained on"
+    assert json.loads(out)["plan"]["encoder"]["grid"] == units, "at the size that it was trained on"
 
 
 @pytest.mark.parametrize(

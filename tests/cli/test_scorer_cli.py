@@ -49,9 +49,10 @@ def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_
     assert code == 0, err
     said = json.loads((bundle / "luvc.json").read_text())
     plan = said["plans"]["list"]["plan"]
-    name = f"scorer.{plan['scorer'][:16]}.safetensors"
-    assert plan["llm"]["method"]["name"] == "learned"
-    assert said["files"][name]["sha256"] == plan["llm"]["method"]["settings"]["scorer"]
+    method = plan["llm"]["method"]
+    name = f"scorer.{method['settings']['scorer'][:16]}.safetensors"
+    assert method["name"] == "learned"
+    assert said["files"][name]["sha256"] == method["settings"]["scorer"]
     assert (bundle / name).read_bytes() == file.read_bytes()
     for number in range(2):
         noise = np.random.default_rng(number).integers(0, 256, (112, 112, 3), np.uint8)
@@ -85,7 +86,11 @@ def test_a_bundle_has_its_scorer_and_parity_needs_it(cli: Cli, small: Path, tmp_
         (("--plan", "even"), 100, "another width"),
         (("--plan", "even", "--score", "norm"), 192, "a scorer is for the score 'learned'"),
         (("--plan", "none"), 192, "no plan uses this scorer"),
-        (("--plan", "even", "--score", "learned"), 0, "the score 'learned', and no other, has one (--scorer)"),
+        (
+            ("--plan", "even", "--score", "learned"),
+            0,
+            "score 'learned' needs it: sha256 of the scorer's file, see --scorer",
+        ),
         (("--plan", "80,60,40,20,10,5", "--last-layer", "full"), -1, "has not learned to prune before this layer"),
         (("--plan", "even", "--scorer", "nowhere"), 0, "there is no such scorer"),
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from flat_plans import flat_plan
 from onnx import TensorProto, helper, numpy_helper
 
 from luvc_export.calibration.runners.probes import add_hidden_outputs, hidden_name
@@ -31,6 +31,6 @@ def test_a_bias_of_o_proj_is_no_residual(stored: Any) -> None:
     ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in (entering, "out")]
     model = helper.make_model(helper.make_graph(nodes, "decoder", values[:1], values[1:], tensors))
-    assert add_hidden_outputs(model, SimpleNamespace(layers=1, frozen=()))  # type: ignore[arg-type]
+    assert add_hidden_outputs(model, flat_plan((2, 2), (4,), last_layer="full"))
     last = model.graph.node[-1]
     assert (last.op_type, list(last.input), list(last.output)) == ("Identity", [entering], [hidden_name(0)])
