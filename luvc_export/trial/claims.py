@@ -167,7 +167,7 @@ def _checks(steps: Steps) -> tuple[bool, str]:
 _README, _ENGINES, _TRT, _SURGERY = "README.md", "docs/engines.md", "docs/trt-runtime.md", "plugins/README.md"
 CLAIMS: tuple[Claim, ...] = (
     Claim(
-        "reference", "an export copies no weights", _README, "nothing copied from the checkpoint", "export", _referenced
+        "reference", "an export copies no weights", _README, "copies no weights at all", "export", _referenced
     ),
     Claim(
         "parity-none",
@@ -208,7 +208,7 @@ CLAIMS: tuple[Claim, ...] = (
         "smaller",
         "compression makes the KV cache smaller",
         _README,
-        "a memory limit in place of a plan's name",
+        "a limit of cache in place of a plan's name",
         "bench",
         _smaller,
     ),
