@@ -238,9 +238,10 @@ def price() -> dict[str, Any]:
     for name, switches in COST.items():
         more = {"scorer": scorer} if name == "learned" else {}
         own: dict[str, Any] = {**switches, **more}
+        encoder = EncoderPlan(own.pop("grid", GRID))
         sharing = Sharing(own.pop("joint_images", 1), quota=own.pop("quota", "none"))
         method = scores.method(own.pop("score", scores.DEFAULT), **own)
-        plan = Plan(EncoderPlan(GRID), LlmPlan((units // 2,), method, last_layer="full"), sharing)
+        plan = Plan(encoder, LlmPlan((units // 2,), method, last_layer="full"), sharing)
         found[name] = seconds(session(Prune(plan), inputs), inputs, ROUNDS)
         print(json.dumps({name: found[name]}), flush=True)
     return {"units": units, "keep": units // 2, "layers": LAYERS, "layer": layer, "prunes": found}

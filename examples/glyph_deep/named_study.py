@@ -66,7 +66,7 @@ def records(name: str, count: int, folder: Path) -> Iterator[dict[str, Any]]:
         some = [Variant("none", (shapes.none(),)), *(Variant(plan, (made,)) for plan, made in plans.items())]
         for row in study.rows(f"{name}, {ground}", some):
             key = NAMED[row.name].key if row.name in NAMED else "none"
-            encoder = encoder_ratio(plans[row.name], shapes.encoder) if row.name in NAMED else 1.0
+            encoder = encoder_ratio(plans[row.name].encoder, shapes.encoder) if row.name in NAMED else 1.0
             yield {
                 "plan": row.name,
                 "key": key,

@@ -69,7 +69,7 @@ def measure(study: studies.Study, found: Plan, speedup: float) -> dict[str, Any]
     """Return every section of one ground."""
     shapes, text = study.shapes, study.text
     searched = Variant("searched", (found,), "plan --data, search split")
-    some = [searched, *past.methods(shapes, text, speedup, found.kv_only, study.scorer)]
+    some = [searched, *past.methods(shapes, text, speedup, found.llm.kv_only, study.scorer)]
     equal, down = past.compared(study, some, "side")
     return {
         "text": text,

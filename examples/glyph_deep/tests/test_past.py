@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flat_plans import flat_plan, replan
-from glyph_deep import past, together
+from glyph_deep import named_study, past, together
 from glyph_deep.cases import SIZES
 
 from luvc_export.calibration.ablation import timing
@@ -17,7 +16,8 @@ from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.cost.report import cost
-from luvc_export.core.plan import Plan
+from luvc_export.core.named_plans import NAMED
+from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan
 from luvc_export.core.planning import check_model
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
@@ -52,18 +52,47 @@ def test_plans_of_equal_cost_keep_as_much_as_fits(shapes: Shapes) -> None:
     whole = cost(shapes.none(), shapes.llm, 17).flops
     for still in ((), (2, 3, 4, 5, 6)):
         plan = at_speedup(shapes, 17, 3.0, still, scores.method("norm"))
-        more = replan(plan, keep=tuple(count + 1 for count in plan.keep))
+        more = plan.changed(keep=tuple(count + 1 for count in plan.keep))
         costs = [cost(one, shapes.llm, 17).flops for one in (plan, more)]
         assert 3 * costs[0] <= whole < 3 * costs[1] and plan.llm.kv_only == still
     with pytest.raises(UsageError, match="no plan is so cheap"):
         at_speedup(shapes, 17, 30.0, ())
 
 
+def test_what_a_search_found_is_measured_beside_a_method_with_its_frozen_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ground's section is measured; the method beside the plan freezes the plan's layers."""
+    methods = past.past.methods
+    monkeypatch.setattr(past.past, "methods", lambda *values: methods(*values)[:1])
+    monkeypatch.setattr(past, "defaults", lambda study: {})
+    study = past.study_of("plain", tmp_path, Path(past.__file__).parent / "checkpoint", 2, 1)
+    found = past.measure(study, Plan.from_json(json.loads((past.PLANS / "plain.json").read_text())), 3.0)
+    uncompressed, searched = found["searched"]
+    assert searched.flops_ratio >= 3 > uncompressed.flops_ratio == 1
+    assert found["equal"][1].name.endswith(", frozen")
+    assert len(found["equal"]) == 2 and found["equal"][0].keep == searched.keep != found["equal"][1].keep
+
+
+def test_named_plans_are_measured_with_what_they_save_in_the_encoder(tmp_path: Path) -> None:
+    """Plans that merge cost the encoder less, the default as much as none."""
+    ground = next(iter(named_study.studies("bundled", 2, tmp_path)))
+    assert ground[0] == named_study.OWN[0]
+    found = {}
+    for row in named_study.records("bundled", 2, tmp_path):
+        if row["ground"] != ground[0]:
+            break
+        found[row["plan"]] = row
+    assert set(found) == {"none", *NAMED} and found["none"]["flops"] == 1 and found["safe"]["flops"] > 1
+    assert found["safe"]["encoder_flops"] == 1 < found["lean"]["encoder_flops"]
+
+
 def test_the_page_says_what_the_rows_say() -> None:
     """Figures of the page are those of the rows."""
     sure = Interval(0.987, 0.981, 0.993)
     row = Row("scope", "9 tokens", (9,), 9.0, 40, sure, sure, {}, 3.21, 0, timing.Times(1.0, 2.5, 3.5))
-    plan = flat_plan((9, 12), (108, 60, 0), kv_only=(1,), rho=0.5)
+    method = scores.method("residual", rho=0.5)
+    plan = Plan(EncoderPlan((9, 12)), LlmPlan((108, 60, 0), method, kv_only=(1,)))
     made = {"rows": [row] * 3, "gains": [sure] * 2}
     parts = {"text": 17, "plan": plan.to_json(), "searched": [row, row], "paired": sure, "equal": [row], "down": [row]}
     found = {

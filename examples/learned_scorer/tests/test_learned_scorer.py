@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from flat_plans import replan
 from learned_scorer import compare, train
 from learned_scorer.gates import gated, scores, soften
 
@@ -16,6 +15,7 @@ from luvc_export.calibration.ablation.study import from_plain
 from luvc_export.calibration.intervals import Interval
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model
 from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.compression import scores as built_in_scores
 from luvc_export.export.compression.scorer_file import open_scorer
 
 FILE = Path(train.__file__).parent / "glyph_deep.safetensors"
@@ -50,7 +50,8 @@ def test_hard_gates_are_a_prune(taught: train.Lesson) -> None:
     maps = scorer.of(0, taught.calls.decoder.hidden)
     with torch.no_grad(), gated(taught.calls.decoder, 0, 108, lambda n: soften(scores(maps, n), keep, 1e-5)):
         said, wanted = train.ask(taught, chosen)
-    plan = replan(taught.calls.plan, keep=(keep,) * 8, score="learned", scorer=scorer.sha256)
+    learned = built_in_scores.method("learned", scorer=scorer.sha256)
+    plan = taught.calls.plan.changed(keep=(keep,) * 8, method=learned)
     pruned = replace(taught, calls=TorchCalls.__new__(TorchCalls))
     pruned.calls.__dict__ |= taught.calls.__dict__
     pruned.calls.plan, checkpoint = plan, open_checkpoint(str(train.CHECKPOINT))

@@ -49,6 +49,7 @@ class Plan:
             *reading.below("encoder", encoder),
             *reading.below("llm", llm),
             *reading.below("sharing", sharing),
+            *self._sharing_problems(),
         ]
         if not encoder and self.sharing.images >= 1 and self.llm.keep:
             problems += [*self._parts_problems(), *self._budget_problems(not llm)]
@@ -211,13 +212,20 @@ class Plan:
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError("the plan cannot be read", where=where, got=str(error)) from error
 
-    def _parts_problems(self) -> list[str]:
-        """What parts say against each other."""
-        lines, images = [], self.sharing.images
-        if self.encoder.takes_units and images > 1:
+    def _sharing_problems(self) -> list[str]:
+        """What images that share a budget rule out, whatever else is wrong."""
+        if not self.sharing.shared:
+            return []
+        lines = []
+        if self.encoder.takes_units:
             lines.append("sharing.images: images that share a budget share no bucket")
-        if images > 1 and self.llm.reducer == "merge":
+        if self.llm.reducer == "merge":
             lines.append("llm.reducer: merging in the LLM needs one grid; images that share a budget have several")
+        return lines
+
+    def _parts_problems(self) -> list[str]:
+        """What parts say against each other, looked at where each fits alone."""
+        lines = []
         if not self.encoder.grid_intact and self.llm.reads_grid and self._shrinks:
             bucket = self.encoder.takes_units
             why = "a bucket has gaps" if bucket else "encoder.prune restores 'none'"

@@ -198,8 +198,8 @@ def test_graphs_of_buckets_read_the_same_weights_and_answer_as_packed_ones(bundl
 
 def test_what_is_new_stands_in_the_manifest(bundle: Bundle) -> None:
     data = bundle.manifest.to_json()
-    assert data["plans"]["some"]["plan"]["bucket"] == data["image"]["unit_tolerance"] == 0
-    assert data["plans"]["some@50"]["plan"]["bucket"] == bundle.entry("some").plan.units // 2
+    assert data["plans"]["some"]["plan"]["encoder"]["bucket"] == data["image"]["unit_tolerance"] == 0
+    assert data["plans"]["some@50"]["plan"]["encoder"]["bucket"] == bundle.entry("some").plan.units // 2
     data["image"]["unit_tolerance"] = 3
     assert Manifest.from_json(data, "luvc.json").image.unit_tolerance == 3
     for wrong in (-1, 256, "3"):
@@ -224,9 +224,14 @@ def test_bad_buckets_are_refused_before_the_work(checkpoint: str, choices: dict[
     assert "where: --unit-buckets" in str(refused.value)
 
 
+def _with_bucket(plan: Plan, bucket: object) -> dict[str, Any]:
+    data = plan.to_json()
+    return {**data, "encoder": {**data["encoder"], "bucket": bucket}}
+
+
 def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
     plan = small(FAMILY, LAYERS).plan
-    with pytest.raises(PlanError, match=r"(?s)encoder_prune: .*joint_images: "):
+    with pytest.raises(PlanError, match=r"(?s)encoder\.prune: .*sharing\.images: "):
         replan(
             plan,
             keep=(12,) * plan.layers,
@@ -235,11 +240,18 @@ def test_a_prune_of_the_encoder_and_a_videos_budget_take_no_bucket() -> None:
             joint_images=MOMENTS,
             encoder_prune=EncoderPrune(0, 0.5),
         )
-    for wrong in (24, -1, 12.0):
-        with pytest.raises(PlanError, match=f"bucket: got {wrong!r}, expected 1 to 23"):
-            Plan.from_json({**plan.to_json(), "bucket": wrong})
-    with pytest.raises(PlanError, match="a number of the plan is too large or none"):
-        Plan.from_json({**plan.to_json(), "bucket": True})
+    refused: tuple[Any, ...] = (24, -1, 12.0)
+    for wrong in refused:
+        with pytest.raises(PlanError, match=rf"encoder\.bucket: got {wrong!r}, expected 1 to 23"):
+            plan.changed(bucket=wrong)
+    for wrong in (24, -1):
+        with pytest.raises(PlanError, match=rf"encoder\.bucket: got {wrong!r}, expected 1 to 23"):
+            Plan.from_json(_with_bucket(plan, wrong))
+    for wrong in (True, 12.5, "12"):
+        with pytest.raises(PlanError, match=rf"expected a whole number(.|\n)*encoder\.bucket\n  got: {wrong!r}"):
+            Plan.from_json(_with_bucket(plan, wrong))
+    pruned = replan(plan, keep=(12,) * plan.layers, bucket=12)
+    assert Plan.from_json(_with_bucket(pruned, 12.0)) == pruned  # JSON has one kind of number
     film = {"film": replan(plan, joint_images=MOMENTS)}
     assert [*with_buckets({"none": plan, **film}, [50])] == ["none", "film", "none@50"]
 

@@ -131,7 +131,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
         ("none", 1, None),
         ("spread", IMAGES, GRID),
     ]
-    assert [*made] == ["even", "even@tiles"]
+    assert [*made] == ["safe", "safe@tiles"]
     with pytest.raises(PlanError, match="quota: 'v-cast' follows a clip through time, which tiles have not"):
         make_plans(str(checkpoint), joint_tiles=GRID, quota="v-cast")
     with pytest.raises(UsageError, match=r"so many tiles share no budget(.|\n)*got: 1x1"):

@@ -13,6 +13,7 @@ from luvc_export.calibration import runners
 from luvc_export.calibration.budgets.run import budgets
 from luvc_export.calibration.parity.run import parity
 from luvc_export.calibration.runners.canvas import canvas, uncompressed
+from luvc_export.core.plan import Sharing
 from luvc_export.export import families
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
@@ -44,6 +45,10 @@ def seen(checkpoint: Checkpoint, kind: str) -> Any:
     return canvas(checkpoint, size, tiles=tiles, video=kind in ("videos", "joint"))
 
 
+def shared(kind: str) -> Sharing:
+    return Sharing(MOMENTS if kind == "joint" else 1)
+
+
 ALL = [*KINDS, *((name, "joint") for name in VIDEO), ("llava_onevision", "whole")]
 
 
@@ -51,9 +56,9 @@ ALL = [*KINDS, *((name, "joint") for name in VIDEO), ("llava_onevision", "whole"
 def test_the_uncompressed_plan_is_transformers(name: str, kind: str, saved: Any) -> None:
     """Every tensor that enters a layer, caches, logits and answers; also where one budget is of a whole video."""
     checkpoint = saved(name)
-    image, joint = seen(checkpoint, kind), MOMENTS if kind == "joint" else 1
-    left = runners.open_huggingface(checkpoint, image, joint_images=joint)
-    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size, joint), image)
+    image, sharing = seen(checkpoint, kind), shared(kind)
+    left = runners.open_huggingface(checkpoint, image, sharing=sharing)
+    right = runners.open_torch(checkpoint, uncompressed(checkpoint, image.image.size, sharing), image)
     asked = questions(name, {"joint": "videos", "whole": "pictures"}.get(kind, kind))
     made = parity(left, right, asked, observe=len(asked), longest=8)
     assert made.passed, "\n".join(made.lines(True))
@@ -88,17 +93,17 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
     checkpoint = saved(name)
     data = few(questions(name, "videos" if kind == "joint" else kind))
     tiles = ((1, 2),) if kind == "tiles" else ((1, 1),)
-    video, joint = kind in ("videos", "joint"), MOMENTS if kind == "joint" else 1
+    sharing = shared(kind)
     found = budgets(
         checkpoint,
         data,
         small(name).size,
         tiles=tiles,
-        video=video,
-        joint_images=joint,
+        video=kind in ("videos", "joint"),
+        sharing=sharing,
         retention=0.05,
         merge_keep=1.0,
     )
-    assert found.none.keep[0] == small(name).plan.units * joint
-    assert found.chosen.plan.sharing.images == joint
+    assert found.none.keep[0] == small(name).plan.units * sharing.images
+    assert found.chosen.plan.sharing == sharing
     assert found.chosen.flops < found.flops
