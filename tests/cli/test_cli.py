@@ -67,7 +67,7 @@ def test_plan_prints_a_table_and_writes_a_file_that_export_takes(cli: Cli, tmp_p
     assert code == 0 and Plan.from_json(json.loads(out)["plan"]) == plan
     code, out, _ = cli("plan", CHECKPOINT, "--image-size", SIZE, "--speedup", 2, "--kv-only", "2-3", "-o", file)
     frozen = Plan.from_json(json.loads(file.read_text()))
-    assert code == 0 and "keys and values" in out and frozen.kv_only == (2, 3)
+    assert code == 0 and "keys and values" in out and frozen.llm.kv_only == (2, 3)
     assert sum(frozen.keep) > sum(plan.keep)  # the same cost leaves room for more
 
 
@@ -76,7 +76,7 @@ def test_plan_refuses_a_file_that_is_not_for_the_model(cli: Cli, tmp_path: Path)
     file.write_text(json.dumps(flat_plan((9, 12), (108, 0), encoder_prune=prune).to_json()))
     code, out, err = cli("plan", CHECKPOINT, "--plan", file)
     assert code == 2 and not out and "got 2 budgets, the model has 6 layers" in err
-    assert "encoder_prune.window: got 3, expected 0" in err
+    assert "encoder.prune.window: got 3, expected 0" in err
 
 
 def test_inspect_and_doctor(cli: Cli, demo_bundle: Bundle) -> None:
@@ -170,7 +170,7 @@ def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
         (["--score", "lo"], ["did you mean 'low'"]),
         (["--score", "scope", "--steps", "60"], ["60 rounds to keep 45 tokens before layer 1: at most 45"]),
         (["--score", "maxmin", "--steps", "65"], ["steps: got 65, expected a whole number from 0 to 64"]),
-        (["--steps", "8"], ["this score chooses in no rounds", "maxmin, scope"]),
+        (["--steps", "8"], ["steps: score 'residual' has no such setting", "maxmin, scope"]),
         (["--kv-only", "2,x"], ["cannot read the layers", "such as 8-20,24"]),
         (["--kv-only", "2,9"], ["kv_only[1]: got layer 9, expected 0 to 4: there are 6 layers"]),
         (["--kv-only", "1-2", "--plan", "none"], ["compresses nothing"]),

@@ -109,7 +109,8 @@ def test_export_and_what_reads_weights_elsewhere(cli: Cli, here: Path) -> None:
 
 
 def test_demo(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds the bundle it would make, once that has the plan the demo shows first."""
+    """It finds the bundle it would make, once that has the plan the demo shows first; its folder has no links."""
+    (here / "linked/the model").unlink()
     monkeypatch.setattr(demo, "PLANS", ("none", "even", "thirds"))
     moved = bundles.load(shutil.move(here / "../far away/the bundle", here / "../far away/bundle"))
     bundles.write_manifest(moved.folder, dataclasses.replace(moved.manifest, default_plan="even"))

@@ -43,7 +43,7 @@ def plan_file(tmp_path: Path) -> Path:
         (("--score-option", "rho=much"), "cannot read the setting"),
         (("--rho", 0.2, "--score-option", "rho=0.2"), "say each setting once"),
         (("--score", "dart", "--rho", 0.2), "score 'dart' has no such setting"),
-        (("--score", "scope", "--steps", 65), "steps: got 65, expected from 0 to 64"),
+        (("--score", "scope", "--steps", 65), "steps: got 65, expected a whole number from 0 to 64"),
         (("--rho", 2), "rho: got 2.0, expected above 0 to 1"),
         (("--plan", "FILE", "--quota", "uniform"), "a plan file says this itself"),
         (("--quota", "uniform"), "quota: 'uniform' divides a budget among images that share it"),

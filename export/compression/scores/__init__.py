@@ -86,7 +86,11 @@ def method(name: str = DEFAULT, **settings: Any) -> Method:
     Raises:
         PlanError: There is no such score, or it has not these settings; lists every problem.
     """
-    return method_of(name, find(name), settings)
+    return method_of(name, find(name), settings, _built_in_with)
+
+
+def _built_in_with(setting: str) -> list[str]:
+    return [name for name in built_in() if setting in find(name).settings]
 
 
 def parsed(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

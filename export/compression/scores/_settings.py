@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -56,7 +56,8 @@ class ScoreSetting(Generic[V]):
             f"{word} {bound:g}" for word, bound in (("above", self.above), ("from", self.least)) if bound is not None
         ]
         words += [f"to {self.most:g}"] if self.most is not None else []
-        return " ".join(words) or {int: "a whole number", float: "a number", str: "a text"}[self.type]
+        kind = {int: "a whole number", float: "a number", str: "a text"}[self.type]
+        return " ".join([kind, *words] if self.type is int else words) or kind
 
     def parse(self, text: str) -> bool | int | float | str:
         """The value that ``NAME=text`` means.
@@ -111,16 +112,24 @@ def parsed_values(score: str, declared: Mapping[str, ScoreSetting[Any]], values:
     return held
 
 
-def checked(score: str, declared: Mapping[str, ScoreSetting[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with the defaults of what they leave out.
+def checked(
+    score: str,
+    declared: Mapping[str, ScoreSetting[Any]],
+    values: Mapping[str, Any],
+    scores_with: Callable[[str], list[str]],
+) -> dict[str, Any]:
+    """``values`` with the defaults of what they leave out; ``scores_with`` names the scores that have a setting.
 
     Raises:
         PlanError: A setting is unknown, missing, or may not have its value; lists every problem.
     """
     lines, held = [], dict[str, Any]()
     for name in sorted(set(values) - set(declared)):
-        expected = did_you_mean(name, declared) if declared else "no settings at all"
-        lines.append(f"{name}: score {score!r} has no such setting; expected {expected}")
+        if others := scores_with(name):
+            instead = f"scores that have it: {', '.join(others)}"
+        else:
+            instead = f"expected {did_you_mean(name, declared) if declared else 'no settings at all'}"
+        lines.append(f"{name}: score {score!r} has no such setting; {instead}")
     for name, setting in declared.items():
         if name not in values and setting.default is None:
             lines.append(f"{name}: score {score!r} needs it: {setting.help}")
@@ -137,11 +146,11 @@ def checked(score: str, declared: Mapping[str, ScoreSetting[Any]], values: Mappi
     return held
 
 
-def method_of(name: str, score: Any, values: Mapping[str, Any]) -> Method:
-    """The method of a plan: checked settings and the score's facts."""
+def method_of(name: str, score: Any, values: Mapping[str, Any], scores_with: Callable[[str], list[str]]) -> Method:
+    """The method of a plan: checked settings and the score's facts; ``scores_with`` as ``checked`` takes it."""
     return Method(
         name,
-        tuple(sorted(checked(name, score.settings, values).items())),
+        tuple(sorted(checked(name, score.settings, values, scores_with).items())),
         reads_text=score.reads_text,
         reads_spectrum=score.reads_spectrum,
         needs_positions=score.needs_positions,
