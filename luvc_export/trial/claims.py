@@ -166,9 +166,7 @@ def _checks(steps: Steps) -> tuple[bool, str]:
 
 _README, _ENGINES, _TRT, _SURGERY = "README.md", "docs/engines.md", "docs/trt-runtime.md", "plugins/README.md"
 CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "reference", "an export copies no weights", _README, "copies no weights at all", "export", _referenced
-    ),
+    Claim("reference", "an export copies no weights", _README, "copies no weights at all", "export", _referenced),
     Claim(
         "parity-none",
         "graphs without compression agree with transformers",

@@ -52,7 +52,7 @@ class ScoreSetting(Generic[V]):
             return self.pattern[1]
         if self.type is bool:
             return "true or false"
-        words = [
+        words: list[str] = [
             f"{word} {bound:g}" for word, bound in (("above", self.above), ("from", self.least)) if bound is not None
         ]
         words += [f"to {self.most:g}"] if self.most is not None else []
