@@ -14,10 +14,10 @@ from luvc_export.core.plan import Plan
 #: Models and grounds in the order of tables, as (model, ground, title).
 COLUMNS = (
     ("glyph_deep", "plain", "digits"),
-    ("glyph_deep", "textured", "busy grounds"),
+    ("glyph_deep", "textured", "busy"),
     ("glyph_deep", "pages", "pages"),
-    ("glyph_deep", "fonts", "pages, other fonts"),
-    ("glyph_deep", "photographs", "photographs"),
+    ("glyph_deep", "fonts", "other fonts"),
+    ("glyph_deep", "photographs", "photos"),
 )
 #: Of the bundled model, which never learned pages.
 BUNDLED = (

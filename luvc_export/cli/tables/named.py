@@ -48,7 +48,7 @@ def named_table(
 
     table = Table(title="plans with names", caption=CAPTION.format(text=text))
     for title in HEAD:
-        table.add_column(title, justify="left" if title == "plan" else "right")
+        table.add_column(title, justify="left" if title == "plan" else "right", no_wrap=title == "plan")
     for row in named_rows(NAMED, grid, llm, encoder, text):
         table.add_row(*row, style="bold" if row[0] == chosen else None)
     return table
