@@ -24,8 +24,8 @@ FIGURES = Path(__file__).with_name("named_plans.json")
 #: What a user gets who names no plan.
 DEFAULT_PLAN = "safe"
 
-#: Every token in the first eighth of the depth: prunes before layer 0 rank what no LLM layer has read yet, and on pages
-#: lose 4 to 15 % of the answers at the same FLOPs (search splits of examples/glyph_deep).
+#: Every token in the first eighth of the depth: prunes before layer 0 rank what no LLM layer has read yet, and lost
+#: more pages at the same FLOPs when the recipes were searched (search splits of examples/glyph_deep).
 _FIRST = (Fraction(0), 1.0)
 _AFTER = Fraction(1, 8)
 
