@@ -136,7 +136,7 @@ def _at_size(times: dict[str, Any]) -> str:
         for name in PLANS[1:]
     )
     return (
-        f"times: medians of {ROUNDS} warm answers in turns; first token against none: {seen}. The whole prefill of this "
+        f"times: medians of {ROUNDS} warm answers in turns; first token against none: {seen}. All prefill of this "
         f"model takes {prefill:.1f} ms, too little for fewer FLOPs to show; for {llm.layers} layers of {_LARGE} and "
         f"{_LARGE_GRID[0] * _LARGE_GRID[1]} visual tokens the LLM's prefill has fewer FLOPs by: {saved}."
     )
