@@ -1,8 +1,8 @@
 """Measure what docs/results/surgery.md says.
 
 Run: python benchmarks/measure/surgery.py FOLDER. Exports the bundled checkpoint without surgery and with it once into
-FOLDER, operates on the second for every target, compares and times in ONNX Runtime (one thread, CPU time of the thread, median of
-paired runs), and builds TensorRT-RTX engines when it is installed.
+FOLDER, operates on the second for every target, compares and times in ONNX Runtime (one thread, CPU time of the
+thread, median of paired runs), and builds TensorRT-RTX engines when it is installed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main(folder: Path) -> None:
     traced, source = exported(folder, surgery=False), exported(folder, surgery=True)
     for half, plan in (("decoder", "thirds"), ("vision", "thirds"), ("decoder", "none"), ("vision", "none")):
         path = traced / f"{half}.{plan}.onnx"
-        before_surgery = onnx.load(path, load_external_data=False)
+        plain = onnx.load(path, load_external_data=False)
         model = onnx.load(source / path.name, load_external_data=False)
         made = {}
         for target in (ORT_CPU, INLINED, CONCAT):
@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
             made[target.name].write_bytes(run_passes(model, target)[0].SerializeToString())
         inlined = onnx.load(made["inlined"], load_external_data=False)
         before = slimmed(path)
-        print(f"{path.name}: traced {size(before_surgery)}, after onnxslim {before}, after surgery with functions inlined"
+        print(f"{path.name}: traced {size(plain)}, after onnxslim {before}, after surgery with functions inlined"
               f" {size(inlined)} ({100 - 100 * size(inlined) / before:.0f} % fewer), that after onnxslim"
               f" {slimmed(made['inlined'])}")  # fmt: skip
         report = json.loads({item.key: item.value for item in model.metadata_props}[REPORT_KEY])[0]
