@@ -72,11 +72,16 @@ def merge(units: Units, step: MergePass, mode: MergeMode = "mean", padded: bool 
 
 
 def _marked(units: Units, rows: int, columns: int, mode: MergeMode) -> Units:
-    """One axis pass as a mark; whether units may be padding is the plan's to say, which surgery has."""
+    """One axis pass as a mark; whether units may be padding is the plan's to say, which surgery has.
+
+    Single copies, which nothing reads, stay the mean positions: no graph moves them apart.
+    """
     if not rows and not columns:
         return units
     batch, height, width = units.x.shape[:3]
-    state = {"values": units.x, "sizes": units.sizes, "positions": units.positions, "copies": units.copies}
+    alone = units.copies.shape[-1] == units.positions.shape[-1]
+    copies = units.positions if alone else units.copies
+    state = {"values": units.x, "sizes": units.sizes, "positions": units.positions, "copies": copies}
     size = {"height": height, "width": width, "removed_rows": rows, "removed_columns": columns, "mode": mode}
     left = (batch, height - rows, width - columns)
     like: dict[str, marks.Like] = {
@@ -86,7 +91,7 @@ def _marked(units: Units, rows: int, columns: int, mode: MergeMode) -> Units:
     merged = marks.mark(MERGE_COLUMNS, state, size, like, "" if columns else MERGE_COLUMNS.variants[0])
     into = merged["merged_into"].gather(1, units.merged_into)
     x, sizes, positions, copies = (merged[f"merged_{name}"] for name in state)
-    return Units(x, sizes, positions, copies, into)
+    return Units(x, sizes, positions, positions if alone else copies, into)
 
 
 def assign(x: Tensor, removed: int, sizes: Tensor | None = None) -> Tensor:

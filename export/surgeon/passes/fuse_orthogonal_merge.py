@@ -91,8 +91,11 @@ def _rows_after(columns: FusedNode) -> FusedNode | None:
     if len(others) != 1:
         return None
     [node] = others.values()
-    alike = node.domain == DOMAIN and node.op in columns.schema.variants
-    return FusedNode(node) if alike and all(a is b for a, b in zip(node.inputs, state, strict=True)) else None
+    if node.domain != DOMAIN or node.op not in columns.schema.variants:
+        return None
+    copies = state.pop()  # where nothing reads them, positions stand for them
+    alike = all(a is b for a, b in zip(node.inputs, state, strict=False))
+    return FusedNode(node) if alike and any(node.inputs[-1] is part for part in (copies, *state)) else None
 
 
 def _fuse(surgery: Surgery, first: FusedNode, second: FusedNode | None) -> None:
