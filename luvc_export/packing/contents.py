@@ -107,7 +107,7 @@ def write_manifest(
         dtype=precision,
         prompt=replace(manifest.prompt, text_capacity=capacity.text),
         default_plan=plan,
-        plans={plan: replace(entry, decoder_debug=None)},
+        plans={plan: replace(entry, decoder_debug=None, variant_of=None)},
         weights=Weights("copy"),
         files=files,
         engines=(),
