@@ -210,7 +210,7 @@ def _too_far(model: Any) -> None:
 )
 def test_weights_that_are_not_the_bundles(change: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=said):
-        opened(_spoil(tmp_path / "bundle", change)).run([97])
+        opened(_spoil(tmp_path / "bundle", change)).default.run([97])
 
 
 def test_a_graph_it_cannot_take(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_graph_it_cannot_take(tmp_path: Path) -> None:
     with pytest.raises(
         MachineError, match=r"OpenVINO cannot convert this graph[\s\S]*GatherBlockQuantized[\s\S]*cpu"
     ) as caught:
-        opened(_spoil(tmp_path / "bundle", foreign)).run([97])
+        opened(_spoil(tmp_path / "bundle", foreign)).default.run([97])
     assert caught.value.exit_code == 3
 
 
@@ -229,7 +229,7 @@ def test_no_graph_at_all(tmp_path: Path) -> None:
     tiny_bundle.write(tmp_path / "bundle")
     (tmp_path / "bundle" / "decoder.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BundleError, match="no ONNX graph"):
-        opened(_signed(tmp_path / "bundle")).run([97])
+        opened(_signed(tmp_path / "bundle")).default.run([97])
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
 def session(made: Engines, gpu: Gpu, **options: Any) -> tuple[Session, Any]:
     backend, opened = made.backend(gpu, **options)
     found = Session(made.bundle, backend, "thirds")
-    found.ends = frozenset()
+    found.default.ends = frozenset()
     return found, opened
 
 
