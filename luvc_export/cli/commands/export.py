@@ -29,7 +29,7 @@ def export(
         list[str] | None,
         typer.Option(
             "--plan",
-            help=f"{', '.join(NAMED)}, none, a schedule, a plan's JSON file, or 64,32,0; repeat. Default: {DEFAULT_PLAN}.",
+            help=f"{', '.join(NAMED)}, none, a schedule, a JSON file or 64,32,0; repeat. Default: {DEFAULT_PLAN}.",
         ),
     ] = None,
     canvas: SizeOptions,
