@@ -1,4 +1,4 @@
-"""Image sizes from ceilings of visual tokens, as users of vLLM and llama.cpp state them."""
+"""Image sizes from ceilings of visual tokens, as users of vLLM state them."""
 
 from __future__ import annotations
 
