@@ -196,7 +196,8 @@ def plan(
 
         consoles.console().print(cost_table(made, costs))
         if made.schedule in NAMED:
-            consoles.console().print(named_table(made.grid, llm, encoder, counted, made.schedule))
+            recipe = planning.recipe_of(made, llm)
+            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe))
         if fit is not None:
             consoles.console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 
