@@ -26,7 +26,7 @@ def test_named_plans_alone_have_a_row() -> None:
     assert rows == ["safe", "lean"]
     kept = plan_figures.kept("safe")
     assert [*kept] == ["digits", "busy", "pages", "other fonts", "photos"]
-    assert all(f"{value:.3f}" in shown for value in kept.values()) and "not on this model" in shown
+    assert all(f"{value:.3f}" in shown for value in kept.values()) and "measured on glyph_deep" in shown
     assert bundle_table({"even": plans["even"]}, LLM) is None
 
 
