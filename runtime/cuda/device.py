@@ -275,4 +275,3 @@ def stream_handle(stream: Any) -> int:
             fix="create a stream; the default stream waits for all others and cannot be captured",
         )
     return stream
-
