@@ -29,6 +29,7 @@ REMEMBERED_BYTES = 64 * 2**20
 Told = Callable[[int], None]
 
 _CHUNK = 2**20
+_HASHES = "hashes"
 #: Times of files advance in steps of the kernel's clock, 10 ms at most: a change right after another shows no new time.
 _SETTLED_NS = 20_000_000
 #: Files that are remembered, and what of each: a checkpoint's file may serve several bundles.
@@ -185,7 +186,7 @@ def changed(path: Path, got: str, expected: str) -> BundleError:
 
 def known(identity: Identity, what: str) -> bool:
     """Whether it is remembered that the file of this identity was found to be ``what``."""
-    folder = _memory()
+    folder = memory(_HASHES)
     if folder is None:
         return False
     try:
@@ -196,7 +197,7 @@ def known(identity: Identity, what: str) -> bool:
 
 def remember(identity: Identity, what: str) -> None:
     """Keep in mind that the file of this identity was found to be ``what``, where the cache can be written."""
-    folder = _memory(make=True)
+    folder = memory(_HASHES, make=True)
     if folder is None:
         return
     with contextlib.suppress(OSError):
@@ -237,10 +238,10 @@ def cache_folder() -> Path:
     return Path(base) / "luvc-export"
 
 
-def _memory(make: bool = False) -> Path | None:
-    """The folder of what is remembered; None where it is not this user's alone."""
+def memory(name: str, make: bool = False) -> Path | None:
+    """The folder of what is remembered under ``name``; None where it is not this user's alone."""
     try:
-        folder = cache_folder() / "hashes"
+        folder = cache_folder() / name
         if make:
             private_folder(folder)
         found = folder.lstat()
@@ -251,7 +252,7 @@ def _memory(make: bool = False) -> Path | None:
 
 
 def _carry(before: Identity, after: Identity) -> None:
-    folder = _memory()
+    folder = memory(_HASHES)
     if folder is not None:
         with contextlib.suppress(OSError):
             write_whole(folder / _key(after), (folder / _key(before)).read_bytes())
