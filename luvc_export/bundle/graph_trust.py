@@ -14,13 +14,12 @@ import json
 
 from luvc_export.bundle import hashing
 from luvc_export.bundle.folder import Bundle
-from luvc_export.core.files.folders import list_names
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.errors import LuvcError
 
 #: Stands for this user's own exports, where else the name of a back-end does.
 OWN = "own"
-_FOLDER, _MOST_REMEMBERED = "graphs", 4096
+_FOLDER = "graphs"
 
 
 def known(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> bool:
@@ -36,10 +35,7 @@ def remember(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> 
         return
     with contextlib.suppress(OSError):
         write_whole(folder / _key(bundle, plan, by, debug), "")
-        paths = [folder / name for name in list_names(folder)]
-        if len(paths) > _MOST_REMEMBERED:
-            for oldest in sorted(paths, key=lambda one: one.lstat().st_mtime_ns)[:256]:
-                oldest.unlink(missing_ok=True)
+        hashing.forget_oldest(folder)
 
 
 def remember_own(bundle: Bundle) -> None:

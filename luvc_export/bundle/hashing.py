@@ -204,10 +204,15 @@ def remember(identity: Identity, what: str) -> None:
         path = folder / _key(identity)
         lines = path.read_text(encoding="utf-8").splitlines()[-_MOST_FINDINGS:] if path.is_file() else []
         write_whole(path, "\n".join([*(line for line in lines if line != what), what, ""]))
-        paths = [folder / name for name in list_names(folder)]
-        if len(paths) > _MOST_REMEMBERED:
-            for oldest in sorted(paths, key=lambda one: one.lstat().st_mtime_ns)[:256]:
-                oldest.unlink(missing_ok=True)
+        forget_oldest(folder)
+
+
+def forget_oldest(folder: Path) -> None:
+    """Keep a folder of what is remembered from growing without end."""
+    paths = [folder / name for name in list_names(folder)]
+    if len(paths) > _MOST_REMEMBERED:
+        for oldest in sorted(paths, key=lambda one: one.lstat().st_mtime_ns)[:256]:
+            oldest.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:
