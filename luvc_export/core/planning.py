@@ -122,8 +122,11 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
 
 
 def _late(encoder: EncoderShape) -> tuple[int, ...]:
-    """The full-attention blocks of the later half: costs least in accuracy, saves the LLM's time alone."""
-    return tuple(b for b in encoder.full_attention if 2 * (b + 1) >= encoder.blocks)
+    """The full-attention blocks of the later half: costs least in accuracy, saves the LLM's time alone.
+
+    Where none is there, the last block.
+    """
+    return tuple(b for b in encoder.full_attention if 2 * (b + 1) >= encoder.blocks) or (encoder.blocks - 1,)
 
 
 def _early(encoder: EncoderShape) -> tuple[int, ...]:
