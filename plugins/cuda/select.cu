@@ -10,9 +10,10 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kCopyThreads = 256;
 
-// One block a group. There are few groups, so one block a multiprocessor: more would leave its threads too few registers.
+// One block a group. There are few groups, so one block a multiprocessor: two would leave a thread too few registers.
 template <typename Index>
-__global__ void __launch_bounds__(kThreads, 1) select_kernel(const float* scores, int tokens, int keep, Index* indices) {
+__global__ void __launch_bounds__(kThreads, 1)
+    select_kernel(const float* scores, int tokens, int keep, Index* indices) {
     using TopK = BlockTopK<kThreads>;
     __shared__ typename TopK::Storage storage;
     const float* group_scores = scores + int64_t{blockIdx.x} * tokens;

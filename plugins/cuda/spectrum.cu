@@ -156,14 +156,16 @@ __global__ void __launch_bounds__(kTileThreads, kFilterBlocks) filter_kernel(
 
 // Grid: x over tokens, y over groups. Sums the tiles in a fixed order, so scores repeat bit for bit.
 __global__ void __launch_bounds__(kRowThreads)
-    finish_kernel(const float* partial, const float* total, int tiles, int tokens, bool ratio, float* scores) {
+    finish_kernel(const float* partial, const float* total, const int64_t* places, int tiles, int tokens, bool ratio,
+        float* scores) {
     const int token = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
     if (token >= tokens) return;
     const float* column = partial + int64_t{blockIdx.y} * tiles * tokens + token;
     float square = 0;
     for (int tile = 0; tile < tiles; ++tile) square += column[int64_t{tile} * tokens];
     const int64_t row = int64_t{blockIdx.y} * tokens + token;
-    scores[row] = ratio ? sqrtf(square) / sqrtf(total[row]) : sqrtf(square);
+    const bool padding = places != nullptr && places[row] < 0;
+    scores[row] = padding ? -INFINITY : ratio ? sqrtf(square) / sqrtf(total[row]) : sqrtf(square);
 }
 
 template <typename T>
@@ -187,7 +189,7 @@ void enqueue(Chain& chain, const luvc_spectrum_prune_shape& shape, const luvc_sp
     chain.launch(filter_kernel<T>, dim3(tiles, blocks_for(shape.tokens, kTile), groups), kTileThreads, normed,
         tensors.basis, shape.frequencies, work.coefficients, shape.score == LUVC_SCORE_RESIDUAL, work.partial);
     chain.launch(finish_kernel, dim3(blocks_for(shape.tokens, kRowThreads), groups), kRowThreads, work.partial,
-        work.total, tiles, shape.tokens, shape.score == LUVC_SCORE_RATIO, scores);
+        work.total, tensors.places, tiles, shape.tokens, shape.score == LUVC_SCORE_RATIO, scores);
 }
 
 }  // namespace

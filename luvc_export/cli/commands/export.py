@@ -54,7 +54,7 @@ def export(
     ] = False,
     ignore_padding: Annotated[
         bool,
-        typer.Option("--ignore-padding", help="Padding takes budget like picture: for engines with --dynamicPlugins."),
+        typer.Option("--ignore-padding", help="Padding takes budget like picture."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     revision: options.Revision = None,
