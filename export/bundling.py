@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from luvc_export.bundle import folder as bundle
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
@@ -95,7 +96,9 @@ def write_bundle(
         files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
         bundle.write_manifest(folder, manifest)
-    return bundle.Bundle(output, manifest)
+    made = bundle.Bundle(output, manifest)
+    graph_trust.remember_own(made)
+    return made
 
 
 def _write_graphs(

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.hashing import link
@@ -147,6 +148,7 @@ class Quantiser:
             manifest, plans={self.name: entry}, default_plan=self.name, weights=weights, files=files, engines=()
         )
         write_manifest(folder, made)
+        graph_trust.inherit(self.bundle, Bundle(folder, made))
         return Bundle(folder, made)
 
 

@@ -170,6 +170,8 @@ _PRUNING = (
     Attribute("axis", "STRING", ("token", "channel")),
     Attribute("epsilon", "FLOAT"),
     Attribute("token_axes", "INTS", optional=True),
+    # Place of the payload whose negative numbers mark padding; -1 or left out where there is none.
+    Attribute("padding_payload", "INT", optional=True),
 )
 
 SPECTRUM_PRUNE = _schema(
@@ -184,7 +186,7 @@ SPECTRUM_PRUNE = _schema(
     plugin=(
         "values norm_weight basis payload",
         "kept_values indices kept_payload",
-        "keep score epsilon token_axes",
+        "keep score epsilon token_axes padding_payload",
     ),
 )
 
@@ -223,6 +225,8 @@ ORTHOGONAL_MERGE = _schema(
         Attribute("removed_rows", "INT", fused="rows"),
         Attribute("removed_columns", "INT", fused="columns"),
         Attribute("mode", "STRING", ("mean", "max")),
+        # 1 where units of small sizes are padding.
+        Attribute("padded", "INT", optional=True),
     ),
     fused=(
         "values sizes positions copies",
@@ -232,7 +236,7 @@ ORTHOGONAL_MERGE = _schema(
     plugin=(
         "values sizes positions",
         "merged_values merged_sizes merged_positions merged_into",
-        "removed_columns removed_rows",
+        "removed_columns removed_rows padded",
     ),
     variants=("OrthogonalMergeColumns", "OrthogonalMergeRows"),
 )

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from luvc_export import export_bundle, load_bundle, make_plan
+from luvc_export.bundle import graph_trust
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import KINDS, cases
 from luvc_export.errors import BundleError, LuvcError, UsageError
@@ -44,6 +45,7 @@ def bundle(sharded: Path) -> Path:
 def test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers(bundle: Path, sharded: Path) -> None:
     assert sum(path.stat().st_size for path in bundle.iterdir()) < 2 * 2**20
     session = load_bundle(bundle, "cpu", threads=1)
+    assert graph_trust.known(session.bundle, None, graph_trust.OWN), "what is exported here runs in no helper first"
     stored = {tensor.dtype for tensor in session.bundle.manifest.weights.tensors.values()}
     assert stored == {"bfloat16"} and session.bundle.manifest.weights.folder == str(sharded.resolve())
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(sharded, dtype=torch.float32).eval()

@@ -53,6 +53,7 @@ def inspect(
 
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.engines import bindings, facts, trust, validation
+    from luvc_export.cli.tables.named import bundle_table
     from luvc_export.cli.tables.plans import cost_table
 
     console = consoles.console()  # names come from strangers
@@ -66,6 +67,9 @@ def inspect(
     console.print(_plans(manifest))
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
+    kept = bundle_table({name: entry.plan for name, entry in manifest.plans.items()}, manifest.decoder)
+    if kept is not None:
+        console.print(kept)
     for engines in manifest.engines:
         described = facts(engines)
         described.add_row("trust", trust(engines, manifest))

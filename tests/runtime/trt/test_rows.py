@@ -296,3 +296,21 @@ def test_a_back_end_without_rows_is_refused(demo_bundle: Bundle) -> None:
 
     with pytest.raises(UsageError, match=r"takes no rows that join and leave\n  where: backend other"):
         SlotRows(types.SimpleNamespace(backend=Other()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kv", FORMS)
+def test_an_answer_between_two_steps_changes_neither(
+    engines: dict[str, Engines], eager: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]], kv: str
+) -> None:
+    """It chooses tokens of its own, where those lay that the rows' step ahead had chosen."""
+    ours, _ = session(engines[kv], eager)
+    batch = Batch(ours)
+    number = max(range(QUESTIONS), key=lambda index: asked[index][1])
+    ask, length = asked[number]
+    (row,) = batch.join([ours.prepare(ask["image"], ask["prompt"])], [length])
+    while batch.rows:
+        batch.step()
+        other = ours.generate(asked[0][0]["image"], asked[0][0]["prompt"], max_new_tokens=asked[0][1])
+        assert other.token_ids == alone[0]
+    row.check()
+    assert tuple(row.chooser.ids) == alone[number]
