@@ -22,12 +22,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # The C++ of plugins/ where there is no GPU: the host library; the kernels run on the CPU, plain, with every access checked
-# and under sanitizers; seeded faults; the TensorRT plugins. Needs GoogleTest (Debian: cmake g++ libgtest-dev).
+# and under sanitizers; seeded faults; the TensorRT plugins; the kernels compiled for every GPU by nvcc, which comes from
+# packages where it is not installed. Needs GoogleTest (Debian: cmake g++ libgtest-dev).
 native: $(STAMP)
+	PYTHONPATH=plugins $(BIN)/python -m compiled --jobs $(WORKERS)
 	for preset in host emulate emulate-check emulate-asan; do \
 	  cmake --preset $$preset && cmake --build --preset $$preset -j $(WORKERS) \
 	  && ctest --preset $$preset -j $(WORKERS) || exit 1; done
-	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_emulated_model.py
+	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_compiled.py tests/plugins/test_emulated_model.py
 
 # The same with every size and order checked; hours.
 native-nightly:

@@ -171,6 +171,8 @@ _PRUNING = (
     Attribute("axis", "STRING", ("token", "channel")),
     Attribute("epsilon", "FLOAT"),
     Attribute("token_axes", "INTS", optional=True),
+    # Place of the payload whose negative numbers mark padding; -1 or left out where there is none.
+    Attribute("padding_payload", "INT", optional=True),
 )
 
 SPECTRUM_PRUNE = _schema(
@@ -185,7 +187,7 @@ SPECTRUM_PRUNE = _schema(
     plugin=(
         "values norm_weight basis payload",
         "kept_values indices kept_payload",
-        "keep score epsilon token_axes",
+        "keep score epsilon token_axes padding_payload",
     ),
 )
 
@@ -242,6 +244,8 @@ _MERGING = (
     Attribute("removed_rows", "INT", fused="rows"),
     Attribute("removed_columns", "INT", fused="columns"),
     Attribute("mode", "STRING", ("mean", "max")),
+    # 1 where units of small sizes are padding.
+    Attribute("padded", "INT", optional=True),
 )
 _MERGE = (
     "values sizes positions copies",
@@ -257,7 +261,7 @@ ORTHOGONAL_MERGE = _schema(
     plugin=(
         "values sizes positions",
         "merged_values merged_sizes merged_positions merged_into",
-        "removed_columns removed_rows",
+        "removed_columns removed_rows padded",
     ),
     variants=("OrthogonalMergeColumns", "OrthogonalMergeRows"),
 )

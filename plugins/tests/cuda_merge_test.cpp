@@ -16,6 +16,10 @@ TEST_F(CudaMerge, EqualsTheHost) {
                                             << " less " << shape.removed_columns << ", " << shape.removed_rows);
             MergeProblem problem = random_merge(shape, static_cast<uint64_t>(shape.width));
             expect_equal_to_host(problem, shape.width == 9);
+            // A mean of merged units may cancel, and their rounding stays: only fp32 is near enough after two passes.
+            if (dtype != LUVC_FLOAT32) continue;
+            problem = random_merge(padded(shape), static_cast<uint64_t>(shape.width));
+            expect_equal_to_host(problem, false);
         }
     }
 }

@@ -9,7 +9,7 @@ apply: ``plugin_calls``. Scores are then the plugin's own, so kept sets differ f
 within rounding.
 ensures: every plugin node fits the contract.
 must not touch: what the plugin cannot do (a score along channels, the ``max`` merge, copies of positions that somebody
-reads, pictures that may be padded). It stays a fused node, which ``inline_functions`` replaces by its body; the report
+reads). It stays a fused node, which ``inline_functions`` replaces by its body; the report
 says why.
 """
 
@@ -85,8 +85,6 @@ def why_not(surgery: Surgery, node: gs.Node) -> str | None:
     plugin = plugin_of(node)
     if plugin not in surgery.target.plugins:
         return "the target has no plugin for it"
-    if surgery.plan.encoder.reads_padding if surgery.part == "vision" else surgery.plan.decoder_padding:
-        return "the plugin does not know padding"
     fused = FusedNode(node)
     if plugin == SPECTRUM_PRUNE.name:
         axis, score = fused.attribute("axis"), fused.attribute("score")

@@ -12,7 +12,8 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.groups import grouped
 from luvc_export.cli.plan_groups import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
-from luvc_export.core.named_plans import DEFAULT_PLAN
+from luvc_export.cli.size_options import SizeOptions
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan_request import PlanRequest
 from luvc_export.errors import UsageError
@@ -27,13 +28,11 @@ def export(
     plan: Annotated[
         list[str] | None,
         typer.Option(
-            "--plan", help="even (default), thirds, linear, cosine, none, fast, JSON file or 64,32,0; repeat."
+            "--plan",
+            help=f"{', '.join(NAMED)}, none, a schedule, a JSON file or 64,32,0; repeat. Default: {DEFAULT_PLAN}.",
         ),
     ] = None,
-    image_size: Annotated[
-        list[str] | None,
-        typer.Option("--image-size", metavar="HxW", help="Image input; repeat. Default: the family's or 672x672."),
-    ] = None,
+    canvas: SizeOptions,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
     shared: SharingOptions,
@@ -55,7 +54,7 @@ def export(
     ] = False,
     ignore_padding: Annotated[
         bool,
-        typer.Option("--ignore-padding", help="Padding takes budget like picture: for engines with --dynamicPlugins."),
+        typer.Option("--ignore-padding", help="Padding takes budget like picture."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     revision: options.Revision = None,
@@ -64,6 +63,8 @@ def export(
     """Export a checkpoint to a bundle of compressed ONNX graphs.
 
     [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-size 896x896[/dim]
+
+    [dim]luvc-export export Qwen/Qwen2.5-VL-3B-Instruct -o qwen-bundle --image-tokens 256,1024[/dim]
 
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
 
@@ -92,7 +93,7 @@ def export(
     check_shaping(said, named.values())
     sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
     request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
-    sizes = [size for size in map(options.size, image_size or []) if size]
+    sizes = canvas.sizes(checkpoint)
     plans = make_plans(
         checkpoint,
         named,

@@ -21,6 +21,7 @@ from luvc_export.cli.plan_groups import (
     check_media,
     check_shaping,
 )
+from luvc_export.cli.size_options import ImageTokens, one_size
 from luvc_export.core import planning
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
@@ -50,6 +51,7 @@ def plan(
     ],
     schedule: options.PlanName = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
+    image_tokens: ImageTokens = None,
     tiles: options.Tiles = None,
     video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
     shared: SharingOptions,
@@ -146,7 +148,7 @@ def plan(
         result = _search(
             checkpoint,
             data,
-            options.size(image_size),
+            one_size(image_size, image_tokens, checkpoint),
             {"count": count, "prompt": prompt, "longest": max_new_tokens},
             choices,
             save,
@@ -166,7 +168,7 @@ def plan(
         check_shaping(given, [source])
         if isinstance(source, Plan):
             ranking.check_used([source])
-        size = options.size(image_size)
+        size = one_size(image_size, image_tokens, checkpoint)
         made = (
             source
             if isinstance(source, Plan)
@@ -194,7 +196,8 @@ def plan(
 
         consoles.console().print(cost_table(made, costs))
         if made.schedule in NAMED:
-            consoles.console().print(named_table(made.grid, llm, encoder, counted, made.schedule))
+            recipe = planning.recipe_of(made, llm)
+            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe))
         if fit is not None:
             consoles.console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 

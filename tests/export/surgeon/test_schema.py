@@ -48,8 +48,8 @@ ON_DISK = {
     "MergeAxis": ("length removed", "x sizes positions copies", "new_x new_sizes new_positions new_copies into"),
 }
 PLUGIN_FIELDS = {
-    "SpectrumPrune": "keep score epsilon token_axes",
-    "OrthogonalMerge": "removed_columns removed_rows",
+    "SpectrumPrune": "keep score epsilon token_axes padding_payload",
+    "OrthogonalMerge": "removed_columns removed_rows padded",
 }
 #: Tensors and settings of a fused node that its plugin has no use for.
 FUSED_ALONE = {
