@@ -38,7 +38,6 @@ def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, plain: bool = True) 
     vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
     size = plan.grid[0] * unit, plan.grid[1] * unit
-    folder.mkdir()
     for name in ("vision", "plain_vision") if plain else ("vision",):
         graph = trace.trace_vision(vision, plan, size, 1, marked=name == "vision")
         traced_cache.save(graph, plan, folder / f"{name}.onnx")

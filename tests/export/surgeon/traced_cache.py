@@ -41,7 +41,6 @@ def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None 
     vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
     size, decoder = (plan.grid[0] * unit, plan.grid[1] * unit), family.decoder(model, plan)
-    folder.mkdir()
     if change is not None:
         change(decoder)
     for marked in (True, False) if change is None else (True,):
@@ -57,4 +56,5 @@ def save(graph: ir.Model, plan: Plan, path: Path) -> None:
     simplify(graph)
     mark_bodies.attach(graph, plan)
     graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
+    path.parent.mkdir(exist_ok=True)
     ir.save(graph, path)
