@@ -241,3 +241,12 @@ def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypa
     except (TypeError, ValueError, RuntimeError):  # sizes do not fit: caught earlier still
         return
     assert moved.max() > 1e-3
+
+
+def test_a_prune_too_large_for_the_plugin_is_inlined(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it keeps more than TensorRT's TopK takes."""
+    monkeypatch.setattr(call_plugins, "MOST_FREQUENCIES", 0)
+    times, reason = fired(traced.decoder, fuse_spectrum_prune, call_plugins, target=PLUGINS)
+    assert times == 0 and "frequencies the inlined form is faster (docs/plugin-costs.md)" in reason
+    monkeypatch.setattr(call_plugins, "TENSORRT_TOPK_LIMIT", 1)
+    assert fired(traced.decoder, fuse_spectrum_prune, call_plugins, target=PLUGINS)[0] == 2
