@@ -17,7 +17,7 @@ from luvc_export.cli.groups.plan import BudgetOptions, EncoderOptions, ScoreOpti
 from luvc_export.cli.groups.sizes import SizeOptions
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan_request import PlanRequest
+from luvc_export.core.plan.request import PlanRequest
 from luvc_export.errors import UsageError
 
 
