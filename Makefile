@@ -29,7 +29,8 @@ native: $(STAMP)
 	for preset in host emulate emulate-check emulate-asan; do \
 	  cmake --preset $$preset && cmake --build --preset $$preset -j $(WORKERS) \
 	  && ctest --preset $$preset -j $(WORKERS) || exit 1; done
-	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_compiled.py tests/plugins/test_emulated_model.py
+	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_compiled.py tests/plugins/test_costs.py \
+	  tests/plugins/test_emulated_model.py
 
 # The same with every size and order checked; hours.
 native-nightly:
