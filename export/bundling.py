@@ -19,7 +19,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan_set import PlanSet
+from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
@@ -33,6 +33,7 @@ from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
@@ -125,8 +126,8 @@ def _write_graphs(
     layers = trace.selections(decoder) if options.debug else []
     files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
-        (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames)),
-        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype)),
+        (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames, options.surgery)),
+        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype, options.surgery)),
     ]
     for file, module, traced in steps[1:] if seen else steps:
         progress(f"tracing {file}", 0.0)
@@ -134,6 +135,7 @@ def _write_graphs(
         inputs = weights.detach(model, module, skeleton.names)
         progress(f"tracing {file}", 0.6)
         simplify(model)
+        mark_bodies.attach(model, plan)
         weights.attach(model, inputs, places)
         used |= weights.used(model)
         model.producer_name, model.producer_version = "luvc-export", VERSION
