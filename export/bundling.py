@@ -19,7 +19,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan_set import PlanSet
+from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError

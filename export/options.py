@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from luvc_export.bundle.manifest import Fit, WeightsMode
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan_set import PlanSet
+from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.processor import check_tiles, check_video, picture_settings

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.core import plan_figures
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend

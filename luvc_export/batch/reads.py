@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from luvc_export.bundle import variants
 from luvc_export.bundle.folder import MANIFEST
+from luvc_export.bundle.plans import variants
 from luvc_export.bundle.replacing import read_manifest
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.errors import BundleError

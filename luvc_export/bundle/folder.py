@@ -12,10 +12,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from luvc_export.bundle import hashing, variants
+from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.hashing import record as record
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, PlanEntry, PluginLibrary
+from luvc_export.bundle.plans import variants
 from luvc_export.bundle.reference import check_reference
 from luvc_export.bundle.replacing import MANIFEST as MANIFEST
 from luvc_export.bundle.replacing import check_target as check_target

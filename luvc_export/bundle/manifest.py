@@ -7,19 +7,19 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from luvc_export.bundle import schema_1
-from luvc_export.bundle.engine_records import Binding as Binding
-from luvc_export.bundle.engine_records import EngineEntry as EngineEntry
-from luvc_export.bundle.engine_records import EngineFile as EngineFile
-from luvc_export.bundle.engine_records import FileRecord as FileRecord
-from luvc_export.bundle.engine_records import Footprint as Footprint
-from luvc_export.bundle.engine_records import PluginLibrary as PluginLibrary
-from luvc_export.bundle.engine_records import Profile as Profile
-from luvc_export.bundle.engine_records import Verified as Verified
+from luvc_export.bundle.engines.records import Binding as Binding
+from luvc_export.bundle.engines.records import EngineEntry as EngineEntry
+from luvc_export.bundle.engines.records import EngineFile as EngineFile
+from luvc_export.bundle.engines.records import FileRecord as FileRecord
+from luvc_export.bundle.engines.records import Footprint as Footprint
+from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
+from luvc_export.bundle.engines.records import Profile as Profile
+from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.limits import check_pixels
-from luvc_export.bundle.plan_entry import CalibrationData as CalibrationData
-from luvc_export.bundle.plan_entry import PlanEntry as PlanEntry
-from luvc_export.bundle.plan_entry import Quantisation as Quantisation
+from luvc_export.bundle.plans import schema_1
+from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
+from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
+from luvc_export.bundle.plans.entry import Quantisation as Quantisation
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.shapes import DecoderShape

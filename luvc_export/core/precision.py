@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luvc_export.core.plan_names import quantised_name
+from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.target import Quantised, Target
 from luvc_export.errors import UsageError, did_you_mean
 

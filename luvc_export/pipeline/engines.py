@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, PlanEntry
 from luvc_export.core import precision as precisions

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan_names import shared_name, sized_name
-from luvc_export.core.plan_request import LlmRequest, PlanRequest
-from luvc_export.core.plan_set import PlanSet, Variant
+from luvc_export.core.plan.names import shared_name, sized_name
+from luvc_export.core.plan.plan_set import PlanSet, Variant
+from luvc_export.core.plan.request import LlmRequest, PlanRequest
+from luvc_export.core.plan.unit_buckets import check_shares, with_buckets
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
-from luvc_export.core.unit_buckets import check_shares, with_buckets
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.pipeline.requests import request_of
 

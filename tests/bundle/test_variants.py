@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from luvc_export.bundle import variants
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData, Manifest, PlanEntry, Quantisation
+from luvc_export.bundle.plans import variants
 from luvc_export.errors import BundleError
 from tests.flat_plans import replan
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import luvc_export
-from luvc_export.core import plan_names
+from luvc_export.core.plan import names as plan_names
 from luvc_export.core.precision import PRECISIONS
 
 ROOT = Path(luvc_export.__file__).parents[1]
-READER = "luvc_export/core/plan_names.py"
+READER = "luvc_export/core/plan/names.py"
 #: What a reader of names holds: a mark in a pattern or a text, or a suffix of a precision.
 MARK = re.compile(r"@(video|tiles|\\d|\[1-9\]|\(|%|$)|^_quantized$")
 #: Calls that take a text apart.

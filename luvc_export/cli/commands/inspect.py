@@ -28,7 +28,7 @@ def inspect(
     [dim]luvc-export inspect qwen-bundle --verify
     luvc-export inspect qwen-bundle --surgery --html surgery.html[/dim]
     """
-    from luvc_export.bundle.engine_checks import changed
+    from luvc_export.bundle.engines.checks import changed
     from luvc_export.bundle.folder import load
     from luvc_export.core.cost.report import cost
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan_names import bucket_name
-from luvc_export.core.plan_set import PlanSet, Variant
+from luvc_export.core.plan.names import bucket_name
+from luvc_export.core.plan.plan_set import PlanSet, Variant
 from luvc_export.errors import PlanError, UsageError
 
 #: The bucket that is the plan itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.core.plan_names import variant_of
+from luvc_export.core.plan.names import variant_of
 from luvc_export.core.precision import PRECISIONS
 
 VERSION = 1

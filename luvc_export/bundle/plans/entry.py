@@ -50,7 +50,7 @@ class PlanEntry:
         size: Height and width of its images in pixels.
         precision: Of the products with weights: the bundle's ``dtype``, or a name of ``luvc_export.core.precision``.
         variant_of: The plan of the bundle that it stands beside, for images of another size, whole videos, tiles, fewer
-            units, or in another precision (``bundle.variants``); None for one that stands alone.
+            units, or in another precision (``bundle.plans.variants``); None for one that stands alone.
 
     Attributes:
         kind: What one budget is for: ``picture``, ``clip`` or ``tiles``; as the plan shares it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from luvc_export.core import plan_names
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan import names as plan_names
 
 
 @dataclass(frozen=True)
