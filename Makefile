@@ -8,7 +8,7 @@ WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
 SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks setup.py
 
-.PHONY: demo test lint native native-nightly gpu-check clean
+.PHONY: demo test lint docs native native-nightly gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
@@ -20,6 +20,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+
+# The pages of docs/ and the API reference as a site, in build/site. In an environment of its own: nothing here needs it.
+docs:
+	test -x build/docs-venv/bin/mkdocs || { $(PYTHON) -m venv build/docs-venv && build/docs-venv/bin/python -m pip install \
+	  --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]'; }
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet
 
 # The C++ of plugins/ where there is no GPU: the host library; the kernels run on the CPU, plain, with every access checked
 # and under sanitizers; seeded faults; the TensorRT plugins; the kernels compiled for every GPU by nvcc, which comes from
