@@ -18,10 +18,10 @@ from luvc_export.core.budgets import (
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan
 from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, window_pass
-from luvc_export.core.plan_request import EncoderPruneRequest as EncoderPruneRequest
-from luvc_export.core.plan_request import EncoderRequest as EncoderRequest
-from luvc_export.core.plan_request import LlmRequest as LlmRequest
-from luvc_export.core.plan_request import PlanRequest as PlanRequest
+from luvc_export.core.plan.request import EncoderPruneRequest as EncoderPruneRequest
+from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
+from luvc_export.core.plan.request import LlmRequest as LlmRequest
+from luvc_export.core.plan.request import PlanRequest as PlanRequest
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
@@ -82,6 +82,24 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     return wanted.part(keep, last, frozen)
 
 
+def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
+    """The named plan that ``plan`` is for an LLM of this shape; None where it is none, or was made with other settings.
+
+    The encoder's depth is not known here: of its part, the share that stays and whether it merges are compared.
+    """
+    recipe = NAMED.get(plan.schedule)
+    if recipe is None:
+        return None
+    asked, seen = recipe.request, plan.encoder
+    part = _llm_part(asked.llm, seen, llm, plan.sharing.images)
+    ways = ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum")
+    same = all(getattr(part, name) == getattr(plan.llm, name) for name in ways)
+    same &= (part.method.name, part.method.settings) == (plan.llm.method.name, plan.llm.method.settings)
+    wanted, leaving = asked.encoder.prune, seen.prune
+    same &= (wanted and (wanted.keep, wanted.restore)) == (leaving and (leaving.keep, leaving.restore))
+    return plan.schedule if same and bool(seen.merges) == isinstance(asked.llm.schedule, str) else None
+
+
 def _goal(request: LlmRequest) -> str | None:
     """Name of the plan that is solved for a goal; None where there is no goal."""
     if request.speedup is not None and request.kv_mib is not None:
@@ -104,8 +122,11 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
 
 
 def _late(encoder: EncoderShape) -> tuple[int, ...]:
-    """The full-attention blocks of the later half: costs least in accuracy, saves the LLM's time alone."""
-    return tuple(b for b in encoder.full_attention if 2 * (b + 1) >= encoder.blocks)
+    """The full-attention blocks of the later half: costs least in accuracy, saves the LLM's time alone.
+
+    Where none is there, the last block.
+    """
+    return tuple(b for b in encoder.full_attention if 2 * (b + 1) >= encoder.blocks) or (encoder.blocks - 1,)
 
 
 def _early(encoder: EncoderShape) -> tuple[int, ...]:

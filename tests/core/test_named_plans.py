@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from flat_plans import flat_request
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan_request import EncoderRequest
-from luvc_export.core.planning import solve
+from luvc_export.core.plan.request import EncoderRequest
+from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError
 
@@ -84,3 +85,23 @@ def test_frozen_layers_are_shares_of_the_depth() -> None:
     assert solve(flat_request("lean"), (32, 32), LLM, ENCODER).llm.kv_only == tuple(range(9, 32))
     eight = replace(LLM, layers=8)
     assert solve(flat_request("lean"), (32, 32), eight, ENCODER).llm.kv_only == (2, 3, 4, 5, 6)
+
+
+@given(st.sampled_from(sorted(NAMED)), st.integers(1, 48), st.integers(4, 40), st.integers(4, 60))
+def test_a_plan_is_known_as_its_recipe(name: str, layers: int, rows: int, columns: int) -> None:
+    llm = replace(LLM, layers=layers)
+    assert recipe_of(solve(flat_request(name), (rows, columns), llm, ENCODER), llm) == name
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rho": 0.25}, {"last_layer": "full"}, {"merge_keep": 0.9}, {"kv_only": (20,)}, {"axis": "channel"}]
+)
+def test_a_recipe_that_was_changed_is_no_more_the_one_that_was_measured(changes: dict[str, Any]) -> None:
+    assert recipe_of(solve(flat_request("safe", **changes), (32, 32), LLM, ENCODER), LLM) is None
+
+
+def test_plans_without_a_recipe_and_other_models_are_told_apart() -> None:
+    assert recipe_of(solve(flat_request("even"), (32, 32), LLM, ENCODER), LLM) is None
+    safe = solve(flat_request("safe"), (32, 32), LLM, ENCODER)
+    assert recipe_of(replace(safe, schedule="lean"), LLM) is None
+    assert recipe_of(safe, replace(LLM, layers=8)) is None

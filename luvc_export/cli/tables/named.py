@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from luvc_export.core import plan_figures
 from luvc_export.core.cost.report import cost
 from luvc_export.core.named_plans import NAMED
-from luvc_export.core.plan_request import LlmRequest, PlanRequest
-from luvc_export.core.planning import solve
+from luvc_export.core.plan import Plan
+from luvc_export.core.plan import figures as plan_figures
+from luvc_export.core.plan.request import LlmRequest, PlanRequest
+from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 
 BEGIN, END = "<!-- plans -->", "<!-- end of plans -->"
@@ -52,6 +53,22 @@ def named_table(
     for row in named_rows(NAMED, grid, llm, encoder, text):
         table.add_row(*row, style="bold" if row[0] == chosen else None)
     return table
+
+
+def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
+    """A rich table of what a bundle's plans kept where they were measured; None where none of them has a name."""
+    from rich.table import Table
+
+    recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
+    table = Table(
+        title="plans with names", caption="share of right answers kept, measured on glyph_deep, not on this model"
+    )
+    for title in ("plan", "recipe", *(title for _, _, title in plan_figures.COLUMNS)):
+        table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
+    for name, recipe in recipes.items():
+        if recipe is not None:
+            table.add_row(name, recipe, *kept(recipe))
+    return table if table.row_count else None
 
 
 def page_tables() -> str:

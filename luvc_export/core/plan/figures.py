@@ -64,6 +64,12 @@ def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str],
     return {(row.model, row.ground): row for row in rows if row.plan == plan and row.key == key}
 
 
+def kept(plan: str) -> dict[str, float]:
+    """Share of right answers that a named plan kept on glyph_deep, by title of a ground; empty if not measured."""
+    rows = of(plan)
+    return {title: rows[key, ground].retention[0] for key, ground, title in COLUMNS if (key, ground) in rows}
+
+
 def merging_note(plan: Plan) -> str | None:
     """What whoever opens a plan that merges in the encoder should know; None for other plans."""
     pages = of("luvc").get(("glyph_deep", "pages"))

@@ -1,0 +1,87 @@
+"""Options that choose the sizes of a bundle's image input: pixels, or ceilings of visual tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luvc_export.cli import options
+from luvc_export.core.image_tokens import ceilings, size_of
+from luvc_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from luvc_export.export.checkpoint import Checkpoint
+
+ImageTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--image-tokens",
+        metavar="N[,N..]|auto",
+        help="Most visual tokens of a picture, in place of --image-size: a near-square size for each; auto: 144, 576 "
+        "and 1024.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    """Sizes of the image input."""
+
+    image_size: Annotated[
+        list[str] | None,
+        typer.Option("--image-size", metavar="HxW", help="Image input; repeat. Default: the family's or 672x672."),
+    ] = None
+    image_tokens: ImageTokens = None
+
+    def sizes(self, checkpoint: Checkpoint) -> list[tuple[int, int]]:
+        """Heights and widths in pixels; none where nothing was said.
+
+        Raises:
+            UsageError: Both options are given, one cannot be read, two ceilings make one size, or the model takes one
+                size alone.
+        """
+        if self.image_tokens is None:
+            return [size for size in map(options.size, self.image_size or []) if size]
+        if self.image_size:
+            raise UsageError(
+                "a ceiling of visual tokens makes the size", where="--image-tokens, --image-size", fix="give one"
+            )
+        return sizes_of_tokens(self.image_tokens, checkpoint)
+
+
+def sizes_of_tokens(text: str, checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """Heights and widths in pixels for ``--image-tokens``.
+
+    Raises:
+        UsageError: See ``SizeOptions.sizes``.
+    """
+    family, config = checkpoint.family, checkpoint.config
+    wanted, fixed = ceilings(text), family.image_size(config)
+    if fixed is not None:
+        raise UsageError(
+            f"{family.model_type} takes pictures of one size",
+            where="--image-tokens",
+            got=text,
+            expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
+            fix="leave it out; --tiles and --plan say how many tokens the LLM sees",
+        )
+    sizes = [size_of(tokens, family.unit_pixels(config)) for tokens in wanted]
+    if len(set(sizes)) != len(sizes):
+        raise UsageError(
+            "two ceilings make the same size", where="--image-tokens", got=text, expected="ceilings further apart"
+        )
+    return sizes
+
+
+def one_size(size: str | None, tokens: str | None, checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """Height and width in pixels of ``--image-size`` or ``--image-tokens``; None where neither is given.
+
+    Raises:
+        UsageError: See ``SizeOptions.sizes``; or more than one ceiling is given.
+    """
+    sizes = SizeOptions(None if size is None else [size], tokens).sizes(checkpoint)
+    if len(sizes) > 1:
+        raise UsageError("a plan is for one size", where="--image-tokens", got=tokens, expected="one ceiling")
+    return sizes[0] if sizes else None

@@ -1,0 +1,35 @@
+"""What a bundle's plans kept where they were measured, as ``inspect`` and the served models say it."""
+
+from __future__ import annotations
+
+import io
+
+from flat_plans import flat_request
+from rich.console import Console
+
+from luvc_export.cli.tables.named import bundle_table
+from luvc_export.core.plan import figures as plan_figures
+from luvc_export.core.planning import solve
+from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.serve.models import measured
+
+LLM = DecoderShape(8, 192, 6, 2, 32, 512, 746, 2048)
+ENCODER = EncoderShape(12, 128, 320, 4, 4, (3, 7, 11), True)
+
+
+def test_named_plans_alone_have_a_row() -> None:
+    plans = {name: solve(flat_request(name), (10, 26), LLM, ENCODER) for name in ("none", "even", "safe", "lean")}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(bundle_table(plans, LLM))
+    shown = console.export_text()
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert rows == ["safe", "lean"]
+    kept = plan_figures.kept("safe")
+    assert [*kept] == ["digits", "busy", "pages", "other fonts", "photos"]
+    assert all(f"{value:.3f}" in shown for value in kept.values()) and "measured on glyph_deep" in shown
+    assert bundle_table({"even": plans["even"]}, LLM) is None
+
+
+def test_a_served_model_says_what_its_recipe_kept() -> None:
+    assert measured("safe") == {"name": "safe", "measured_on": "glyph_deep", "kept": plan_figures.kept("safe")}
+    assert measured(None) is None

@@ -1,0 +1,31 @@
+"""Ceilings of visual tokens, and the sizes they make."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luvc_export.core.image_tokens import AUTO, MOST, ceilings, size_of
+from luvc_export.errors import UsageError
+
+
+@given(st.integers(1, MOST), st.sampled_from([14, 28, 32]))
+def test_a_size_stays_below_its_ceiling_and_one_more_row_or_column_would_not(tokens: int, unit: int) -> None:
+    height, width = size_of(tokens, unit)
+    rows, columns = height // unit, width // unit
+    assert (height % unit, width % unit) == (0, 0)
+    assert rows * columns <= tokens < min((rows + 1) * columns + columns, rows * (columns + 1))
+    assert rows <= columns <= rows + 2
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("256", (256,)), ("256, 1024", (256, 1024)), ("auto", AUTO)])
+def test_what_is_read(text: str, numbers: tuple[int, ...]) -> None:
+    assert ceilings(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "0", "256,256", "1e3", "-4", "70000", "9" * 30, "256,,4", "Auto"])
+def test_what_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the ceilings") as caught:
+        ceilings(text)
+    assert "such as 256,1024; or auto" in str(caught.value)
