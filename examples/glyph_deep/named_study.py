@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,14 @@ from .compare import say
 
 HERE = Path(__file__).parent
 #: Models by name, and the grounds each is asked about.
-MODELS = {"glyph_deep": HERE / "checkpoint", "glyph_shallow": HERE / "shallow", "bundled": BUNDLED}
+MODELS = {
+    "glyph_deep": HERE / "checkpoint",
+    "glyph_shallow": HERE.parent / "glyph_shallow" / "checkpoint",
+    "bundled": BUNDLED,
+}
 GROUNDS = ("plain", "textured", "pages", "fonts", "photographs")
+#: Of glyph_shallow, which answers 85 % of plain digits alone (docs/results/glyph-shallow.md).
+SHALLOW = ("plain",)
 #: Of the bundled model, which never learned pages.
 OWN = ("heldout", "harder", "photographs")
 TEXT = 64  # tokens that costs count, as `luvc-export plan` does
@@ -47,7 +53,7 @@ def studies(name: str, count: int, folder: Path) -> Iterator[tuple[str, Study]]:
     model = load_model(opened)
     unit = opened.family.unit_pixels(opened.config)
     llm, encoder = opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config)
-    for ground in OWN if name == "bundled" else GROUNDS:
+    for ground in {"bundled": OWN, "glyph_shallow": SHALLOW}.get(name, GROUNDS):
         own = name == "bundled" and ground != "photographs"
         asked = tasks.find("glyph").cases(ground, count, 0) if own else cases(ground, count, 0)
         height, width = IMAGE_SIZE if own else SIZES[ground]
@@ -58,11 +64,13 @@ def studies(name: str, count: int, folder: Path) -> Iterator[tuple[str, Study]]:
         yield ground, Study({"report": engine}, shapes, store, TEXT, lambda stage, done: say(stage, done))
 
 
-def records(name: str, count: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what every plan keeps and saves on every ground of a model."""
+def records(name: str, count: int, folder: Path, some_plans: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield what every plan of `some_plans`, and none, keep and save on every ground of a model."""
     for ground, study in studies(name, count, folder):
         shapes = study.shapes
-        plans = {plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in NAMED}
+        plans = {
+            plan: solve(PlanRequest(LlmRequest(plan)), shapes.grid, shapes.llm, shapes.encoder) for plan in some_plans
+        }
         some = [Variant("none", (shapes.none(),)), *(Variant(plan, (made,)) for plan, made in plans.items())]
         for row in study.rows(f"{name}, {ground}", some):
             key = NAMED[row.name].key if row.name in NAMED else "none"
@@ -87,15 +95,27 @@ def main() -> None:
     parser.add_argument("--measurements", type=Path, default=Path(), help="folder in which a killed run goes on")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plans", nargs="+", choices=list(NAMED), default=list(NAMED), help="plans to measure")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="models to measure")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.measurements.mkdir(parents=True, exist_ok=True)
-    there = [name for name, folder in MODELS.items() if (folder / "model.safetensors").is_file()]
-    rows = [row for name in there for row in records(name, args.count, args.measurements)]
-    weights = {name: weights_hash(MODELS[name])[:16] for name in there}
+    rows = [row for name in args.models for row in records(name, args.count, args.measurements, args.plans)]
+    weights = {name: weights_hash(folder)[:16] for name, folder in MODELS.items()}
     about = json.dumps({"weights": weights, "text": TEXT})
-    lines = ",\n".join(json.dumps(row) for row in rows)
+    lines = ",\n".join(json.dumps(row) for row in merged(rows, args.output, weights))
     args.output.write_text(f'{{"about": {about}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def merged(rows: list[dict[str, Any]], file: Path, weights: dict[str, str]) -> list[dict[str, Any]]:
+    """Return `rows` and those of `file` that were not measured again, of models that have the same weights still."""
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"about": {"weights": {}}, "rows": []}
+    same = {name for name, digest in before["about"]["weights"].items() if weights.get(name) == digest}
+    where = {(row["model"], row["ground"], row["plan"]): row for row in before["rows"] if row["model"] in same}
+    where |= {(row["model"], row["ground"], row["plan"]): row for row in rows}
+    models, plans, grounds = [*MODELS], ["none", *NAMED], [*GROUNDS, *OWN]
+    order = sorted(where, key=lambda key: (models.index(key[0]), grounds.index(key[1]), plans.index(key[2])))
+    return [where[key] for key in order]
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ class Answers(Hop):
     def look(self, images: np.ndarray, labels: Tensor, step: int) -> Tensor:
         """Return visual embeddings [B, units, 192] of uint8 pictures [B, H, W, 3]; the labels are not used."""
         begun = self.args.faded
-        return encode(faded(self.model.model.visual, shares(min(1.0, begun + (1 - begun) * step / self.args.fade))), images)
+        return encode(
+            faded(self.model.model.visual, shares(min(1.0, begun + (1 - begun) * step / self.args.fade))), images
+        )
 
     def step(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and the accuracy of each kind of question."""
@@ -93,7 +95,9 @@ def main() -> None:
     parser.add_argument("--fade", type=int, default=1500, help="steps in which the encoder's later blocks fade")
     parser.add_argument("--faded", type=float, default=0.0, help="share of the fading that is over at the start")
     parser.add_argument("--stop", type=int, help="end at this step, to go on later")
-    parser.add_argument("--mix", nargs="+", default=["plain=1", "textured=2", "short=1", "page=1"], help="a step's pictures")
+    parser.add_argument(
+        "--mix", nargs="+", default=["plain=1", "textured=2", "short=1", "page=1"], help="a step's pictures"
+    )
     parser.add_argument("--questions", type=int, default=16, help="questions per picture")
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.3, help="last fraction of the steps in which the rate falls")

@@ -62,9 +62,10 @@ def _otherwise(part: LlmRequest | EncoderRequest) -> dict[str, Any]:
 
 _RESIDUAL = Method("residual", (("rho", 0.5),))
 _SCOPE = Method("scope", (("rho", 0.5),))
-#: Where ``plan --data --speedup 3`` froze layers on busy grounds (docs/results/glyph-deep-past.md).
-_FROZEN = (Fraction(2, 8), Fraction(7, 8))
-_LEAN = LlmRequest(method=_RESIDUAL, last_layer="kv_only", stages=(_FIRST, (_AFTER, 0.6)), frozen=_FROZEN)
+#: The last half of the depth: free on glyph_shallow, whose LLM does the seeing in its first half, where freezing 2/8 to
+#: 7/8 lost half of the answers (docs/results/glyph-shallow.md).
+_FROZEN = (Fraction(1, 2), Fraction(1))
+_LEAN = LlmRequest(method=_RESIDUAL, last_layer="kv_only", stages=(_FIRST, (_AFTER, 0.415)), frozen=_FROZEN)
 
 NAMED: dict[str, NamedPlan] = {
     "safe": NamedPlan(
@@ -78,15 +79,15 @@ NAMED: dict[str, NamedPlan] = {
         PlanRequest(LlmRequest(method=_SCOPE, stages=(_FIRST, (_AFTER, 0.34)))),
     ),
     "lean": NamedPlan(
-        "60 % of the tokens, the middle of the LLM frozen, a quarter of the units out of the later encoder",
-        "plan --data --speedup 3 on busy grounds; its encoder loses answers on pages",
+        "as safe, with the last half of the LLM frozen and a quarter of the units out of the later encoder",
+        "safe, frozen where glyph_shallow allows (docs/results/glyph-shallow.md); its encoder loses answers on pages",
         PlanRequest(
             _LEAN, EncoderRequest(prune=EncoderPruneRequest(0.75, depth=Fraction(EARLIEST).limit_denominator()))
         ),
     ),
     "leaner": NamedPlan(
         "as lean, with half of the units out after a third of the encoder: for photographs, not for pages",
-        "plan --data --speedup 3 on busy grounds; its encoder loses half of the answers on pages",
+        "as lean; its encoder loses half of the answers on pages",
         PlanRequest(_LEAN, EncoderRequest(prune=EncoderPruneRequest(0.5))),
     ),
     "luvc": NamedPlan(

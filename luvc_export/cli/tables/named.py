@@ -75,7 +75,12 @@ def page_tables() -> str:
     """The tables of docs/plans.md: what every plan is, and what it kept with 95 % intervals, clustered by picture."""
     lines = ["| plan | what it does | from |", "|---|---|---|"]
     lines += [f"| `{name}` | {plan.says} | {plan.source} |" for name, plan in NAMED.items()]
-    for title, columns in (("glyph_deep", plan_figures.COLUMNS), ("the bundled model", plan_figures.BUNDLED)):
+    models = (
+        ("glyph_deep", plan_figures.COLUMNS),
+        ("glyph_shallow", plan_figures.SHALLOW),
+        ("the bundled model", plan_figures.BUNDLED),
+    )
+    for title, columns in models:
         titles = [column[2] for column in columns]
         lines += ["", f"| plan on {title} | LLM FLOPs | encoder FLOPs | {' | '.join(titles)} |"]
         lines += ["|---|---:|---:|" + "---:|" * len(titles)]

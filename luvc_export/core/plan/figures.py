@@ -19,6 +19,8 @@ COLUMNS = (
     ("glyph_deep", "fonts", "other fonts"),
     ("glyph_deep", "photographs", "photos"),
 )
+#: Of the model whose LLM does the seeing; it answers plain digits alone (docs/results/glyph-shallow.md).
+SHALLOW = (("glyph_shallow", "plain", "digits"),)
 #: Of the bundled model, which never learned pages.
 BUNDLED = (
     ("bundled", "heldout", "its own"),
