@@ -122,10 +122,9 @@ def _config(raw: dict[str, Any], family: Family, where: str) -> Any:
     try:
         config = CONFIG_MAPPING[family.model_type].from_dict(_without(raw, _NOT_THEIRS))
         shape, unit = family.decoder_shape(config), family.unit_pixels(config)
-        family.encoder_shape(config)
-        family.image_size(config)
+        sides = family.image_size(config) or ()
         family.image_token_id(config)
-        sizes = dataclasses.asdict(shape)
+        sizes = dataclasses.asdict(shape) | {"encoder blocks": family.encoder_shape(config).blocks}
     except LuvcError:
         raise
     except Exception as error:  # transformers and torch raise whatever a wrong type leads to
@@ -135,7 +134,8 @@ def _config(raw: dict[str, Any], family: Family, where: str) -> Any:
             got=f"{type(error).__name__}: {str(error)[:300]}",
             fix="download the checkpoint again",
         ) from error
-    wrong = [name for name, value in {**sizes, "unit": unit}.items() if type(value) is not int or value < 1]
+    sizes |= {"unit": unit, **{f"image side {index}": side for index, side in enumerate(sides)}}
+    wrong = [name for name, value in sizes.items() if type(value) is not int or value < 1]
     if wrong:
         raise CheckpointError("sizes in the config are no whole numbers above 0", where=where, got=", ".join(wrong))
     return config

@@ -81,6 +81,11 @@ class Registry(Generic[T]):
         if (expected := self.misfit(entry.name, found)) is not None:
             called = getattr(found, "model_type", None) or getattr(found, "name", None) or ""
             got = f"{type(found).__name__} {called}".strip()
-            raise self.error(f"an installed {self.kind} is none", where=where, got=got, expected=expected)
+            raise self.error(
+                f"what an installed package calls a {self.kind} is something else",
+                where=where,
+                got=got,
+                expected=expected,
+            )
         installed: T = found
         return installed

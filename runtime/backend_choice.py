@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from luvc_export.bundle import engine_trust
-from luvc_export.bundle.engine_checks import check_device, check_library
+from luvc_export.bundle.engines import trust as engine_trust
+from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.errors import LuvcError

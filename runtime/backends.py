@@ -5,6 +5,7 @@ from __future__ import annotations
 from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError, UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend
+from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
 
 NAMES = ("auto", *PROVIDERS, "openvino", "tensorrt")
@@ -43,14 +44,15 @@ def open_backend(
         plan: Name of a plan; None for the default.
         threads: CPU threads.
         debug: Use the debug decoder.
-        allow_unverified: Load engines that are not those ``luvc.json`` names. An engine is executable code; ``auto``
-            never does.
+        allow_unverified: Load engines that are not those ``luvc.json`` names, and run graphs here that nobody ran here
+            before (``confined.first_run``). An engine is executable code; ``auto`` never does.
         arithmetic: What products are computed in: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best
             at. OpenVINO computes a graph in any of them; the others compute what the graph or the engine is in.
 
     Raises:
         UsageError: An unknown name or arithmetic, or a back-end that has no debug decoder.
         MachineError: The machine lacks what it needs, the arithmetic included.
+        BundleError: The first run of the bundle's graphs, in a helper process, ended that process.
     """
     check_name(name)
     if arithmetic not in ARITHMETICS:
@@ -62,12 +64,12 @@ def open_backend(
         name = choose(bundle, plan, arithmetic, debug).name
         allow_unverified = False
     kind, _, place = name.partition(":")
+    opened: Backend
     if kind == "openvino":
         from luvc_export.runtime.openvino.backend import OpenVinoBackend
 
-        return OpenVinoBackend(bundle, bundle.entry(plan), place, threads, debug, arithmetic)
-    opened: Backend
-    if kind in PROVIDERS:
+        opened = OpenVinoBackend(bundle, bundle.entry(plan), place, threads, debug, arithmetic)
+    elif kind in PROVIDERS:
         opened = OrtBackend(bundle, bundle.entry(plan), kind, threads, debug)
     elif debug:
         fix = "use the cpu, cuda or openvino back-end"
@@ -76,7 +78,7 @@ def open_backend(
         from luvc_export.runtime.tensorrt.backend import TrtBackend
 
         opened = TrtBackend(bundle, plan, place or None, allow_unverified=allow_unverified)
-    if arithmetic not in ("auto", opened.arithmetic):
+    if kind != "openvino" and arithmetic not in ("auto", opened.arithmetic):
         raise MachineError(
             "this back-end computes in what the graph or the engine is in",
             where=f"--backend {name}",
@@ -84,4 +86,6 @@ def open_backend(
             expected=f"auto, {opened.arithmetic}",
             fix="choose --backend openvino, or export with --dtype and leave --arithmetic out",
         )
+    if kind != "tensorrt" and not allow_unverified:
+        first_run.check(bundle, plan, name, threads, debug, arithmetic)
     return opened

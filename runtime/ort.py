@@ -248,6 +248,7 @@ class OrtBackend:
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         graph = self._graph(name)
+        check_names(self._bundle, self._entry, name, graph)
         referenced = self._bundle.manifest.weights.mode == "reference" and self._entry.quantised is None
         if referenced and self._sharing is None:
             make = self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type
@@ -271,14 +272,11 @@ class OrtBackend:
                 fix="check the driver and the CUDA libraries (luvc-export doctor), or choose the cpu back-end",
             )
         graph.nodes.clear()  # needed no more
-        self._check_names(session, name)
+        self._check_types(session, name)
         self._files[id(session)] = name
         return session
 
-    def _check_names(self, session: Any, name: str) -> None:
-        """The graph must give what is asked of it: a missing output would be found in the middle of an answer."""
-        held = {item.name for item in (*session.get_inputs(), *session.get_outputs())}
-        check_names(self._bundle, self._entry, name, held)
+    def _check_types(self, session: Any, name: str) -> None:
         kinds = {item.type for item in (*session.get_inputs(), *session.get_outputs())}
         if not kinds <= set(_NUMPY):
             raise BundleError(

@@ -14,6 +14,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # torch traces graphs of few layers a fifth faster without this cache (six layers: 17 s for 24; 24 layers: the same).
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+# Bundles of fixtures are written here, some by hand; what a stranger's first run does has tests of its own.
+os.environ.setdefault("LUVC_TRUST_BUNDLES", "1")
 # A shell's background jobs start with SIGINT ignored, and so would what the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -80,7 +82,7 @@ def demo_bundle(pytestconfig: pytest.Config) -> Bundle:
 
 @pytest.fixture(scope="session")
 def unpadded_bundle(pytestconfig: pytest.Config) -> Bundle:
-    """Its first layers with plan ``thirds`` as plugins take it: exported with ``--ignore-padding``."""
+    """Its first layers with plan ``thirds``, exported with ``--ignore-padding``."""
     return demo_cache.unpadded_bundle(Path(pytestconfig.cache.mkdir("unpadded")))
 
 

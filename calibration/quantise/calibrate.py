@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import CalibrationData
 from luvc_export.bundle.replacing import check_own, take_along
@@ -165,11 +166,11 @@ def check(
     check_own(bundle.folder, manifest)
     if output is not None:
         bundles.check_target(output, overwrite)
-    elif recipe.precision.plan_name(plan) in manifest.plans and not overwrite:
+    elif (quantised := recipe.precision.plan_name(plan, entry.variant_of)) in manifest.plans and not overwrite:
         raise UsageError(
             "the bundle has this plan in this precision",
             where=where,
-            got=recipe.precision.plan_name(plan),
+            got=quantised,
             fix="pass --overwrite, or -o another folder",
         )
 
@@ -226,4 +227,5 @@ def _write(
         plans = {**manifest.plans, quantiser.name: entry}
         made = dataclasses.replace(manifest, plans=plans, weights=weights, files=files, engines=engines)
         bundles.write_manifest(folder, made)
+    graph_trust.inherit(bundle, Bundle(target, made))
     return Bundle(target, made)

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import CheckedGraph, read_graph
 from luvc_export.bundle.hashing import link
@@ -59,8 +60,8 @@ class Quantiser:
         progress: Progress = lambda stage, done: None,
     ) -> None:
         self.bundle, self.plan, self.recipe = bundle, plan, recipe
-        self.name = recipe.precision.plan_name(plan)
         self.entry = bundle.entry(plan)
+        self.name = recipe.precision.plan_name(plan, self.entry.variant_of)
         self._dtype = np.dtype(BY_PRECISION[bundle.manifest.dtype].name).type
         self._packer = WeightPacker(folder, f"weights.{self.name}")
         self._placed: dict[str, PackedWeight] = {}
@@ -118,14 +119,22 @@ class Quantiser:
         said = self.recipe.to_json()
         if simulate and self.recipe.precision.tensorrt_only:
             said["simulated"] = kept
-        made = Quantisation(self.recipe.precision.name, packer.name, layers, said, data)
+        quantisation = Quantisation(self.recipe.precision.name, packer.name, layers, said, data)
         vision, decoder = written
-        return dataclasses.replace(self.entry, vision=vision, decoder=decoder, decoder_debug=None, quantised=made)
+        return dataclasses.replace(
+            self.entry,
+            vision=vision,
+            decoder=decoder,
+            decoder_debug=None,
+            quantised=quantisation,
+            precision=quantisation.precision,
+            variant_of=self.entry.variant_of or self.plan,
+        )
 
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
         """A bundle, in the folder given at first, whose one plan keeps ``high``, as ONNX Runtime can run it."""
         folder, manifest = self._packer.folder, self.bundle.manifest
-        entry = self.write(folder, high, data, simulate=True)
+        entry = dataclasses.replace(self.write(folder, high, data, simulate=True), variant_of=None)
         files = {}
         for name, known in manifest.files.items():
             if not name.endswith(".onnx") and not name.startswith("weights"):
@@ -139,6 +148,7 @@ class Quantiser:
             manifest, plans={self.name: entry}, default_plan=self.name, weights=weights, files=files, engines=()
         )
         write_manifest(folder, made)
+        graph_trust.inherit(self.bundle, Bundle(folder, made))
         return Bundle(folder, made)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.hashing import link
@@ -107,7 +108,9 @@ def _write_watched(bundle: Bundle, plan: str | None, folder: Path) -> dict[str, 
             files[name] = record(folder / name)
         else:
             link(bundle.folder / name, folder / name)
-    write_manifest(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
+    watched = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
+    write_manifest(folder, watched.manifest)
+    graph_trust.inherit(bundle, watched)
     return owners
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import onnx
 
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle, record
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.hashing import link
@@ -92,5 +93,6 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
         else:
             link(bundle.path(name), target)
     copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
+    graph_trust.inherit(bundle, copy)
     weakref.finalize(copy, kept.close)
     return copy

@@ -39,21 +39,31 @@ class MropeFamily(Family):
         inner = self.language_model(model)
         rotary = rotary_embedding(inner, text)
         copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
-        section = list(text.rope_parameters.get("mrope_section") or rotary.mrope_section)
-        axes = self.axes(section, len(rotary.inv_freq))
-        placed = [axes.count(axis) for axis in (1, 2)]  # all of them, unless interleaved ones run past the end
-        short = 3 * max(section[1:]) > len(axes) + 2 and placed != section[1:]
-        if len(section) != 3 or len(axes) != len(rotary.inv_freq) or short:
-            raise CheckpointError(
-                "the sections of M-RoPE do not fit the heads",
-                where="text_config.rope_parameters.mrope_section",
-                got=section,
-                expected=f"three numbers that together are {len(rotary.inv_freq)}, half a head",
-            )
+        axes = self._axes(text.rope_parameters.get("mrope_section") or rotary.mrope_section, len(rotary.inv_freq))
         rope = Rope(rotary.inv_freq, axes, rotary.attention_scaling, copies, axes_per_copy=3)
         shape = self.decoder_shape(model.config)
         added = self.visual_width(model.config) // shape.hidden - 1
         return Decoder(inner, model.lm_head, shape.head_dim, rope, plan, added)
+
+    def _axes(self, section: Any, frequencies: int) -> list[int]:
+        """Position axis of every frequency.
+
+        Raises:
+            CheckpointError: ``section`` of the config does not give each one.
+        """
+        whole = isinstance(section, list | tuple) and len(section) == 3
+        if whole and all(type(count) is int and 0 <= count <= frequencies for count in section):
+            axes = self.axes(list(section), frequencies)
+            placed = [axes.count(axis) for axis in (1, 2)]  # all of them, unless interleaved ones run past the end
+            short = 3 * max(section[1:]) > len(axes) + 2 and placed != list(section[1:])
+            if len(axes) == frequencies and not short:
+                return axes
+        raise CheckpointError(
+            "the sections of M-RoPE do not fit the heads",
+            where="text_config.rope_parameters.mrope_section",
+            got=section,
+            expected=f"three numbers that together are {frequencies}, half a head",
+        )
 
     def as_trained(self, model: Any) -> Any:
         """Text behind a video stands where the models were trained to have it: see ``place_as_trained``."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from luvc_export.bundle import onnx_fields as onnx
+from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor, walk_graph
 from luvc_export.bundle.hashing import WatchedFile
@@ -15,6 +18,9 @@ from luvc_export.bundle.reference import checkpoint_folder, watch_reference
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.errors import BundleError
+
+#: Names of inputs and outputs that an error lists.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,16 @@ class CheckedGraph:
     files: Mapping[str, WatchedFile]
     nodes: list[Message] = field(repr=False)
 
+    @cached_property
+    def inputs(self) -> frozenset[str]:
+        """Names of the graph's inputs."""
+        return _names(_graph(self.data), onnx.GRAPH_INPUT, onnx.VALUE_NAME)
+
+    @cached_property
+    def outputs(self) -> frozenset[str]:
+        """Names of the graph's outputs."""
+        return _names(_graph(self.data), onnx.GRAPH_OUTPUT, onnx.VALUE_NAME)
+
     def check_files(self) -> None:
         """Check that the files are still those that were hashed, before and after something else has read them.
 
@@ -54,6 +70,7 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
     """
     data, where = bundle.read(name), str(bundle.folder / name)
     outside, nodes = walk_graph(data, where)
+    _check_sources(data, outside, nodes, where)
     manifest = bundle.manifest
     quantised = any(entry.quantised and name in (entry.vision, entry.decoder) for entry in manifest.plans.values())
     if manifest.weights.mode == "none":
@@ -86,6 +103,34 @@ def read_graph(bundle: Bundle, name: str) -> CheckedGraph:
     return CheckedGraph(data, bundle.folder, outside, {file: bundle.watch(file) for file in used}, nodes)
 
 
+def _graph(data: bytes) -> Message:
+    return wire.part(wire.decode(memoryview(data))[onnx.MODEL_GRAPH][0])
+
+
+def _names(graph: Message, field: int, name: int) -> frozenset[str]:
+    return frozenset(wire.text(value, name) for value in wire.parts(graph, field))
+
+
+def _check_sources(data: bytes, outside: Iterable[OutsideTensor], nodes: Iterable[Message], where: str) -> None:
+    """Everything that a graph reads must come from somewhere: runtimes say it each in their own way."""
+    try:
+        graph = _graph(data)
+        given = {"", *(tensor.name for tensor in outside), *_names(graph, onnx.GRAPH_INPUT, onnx.VALUE_NAME)}
+        given |= _names(graph, onnx.GRAPH_INITIALIZER, onnx.TENSOR_NAME)
+        given.update(name for node in nodes for name in wire.texts(node, onnx.NODE_OUTPUT))
+        read = {name for node in nodes for name in wire.texts(node, onnx.NODE_INPUT)}
+        read |= _names(graph, onnx.GRAPH_OUTPUT, onnx.VALUE_NAME)
+    except ValueError as error:  # names that are no text
+        raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
+    if nowhere := sorted(read - given):
+        raise BundleError(
+            "the graph reads or returns what nothing in it gives",
+            where=where,
+            got=_some(nowhere),
+            fix="do not use this bundle; export it again from the checkpoint",
+        )
+
+
 def _check_reference(bundle: Bundle, tensor: OutsideTensor, where: str) -> None:
     """Graph and manifest must mean the same bytes: the graph is what runtimes read, the manifest was hashed."""
     place = bundle.manifest.weights.tensors.get(tensor.name)
@@ -109,30 +154,55 @@ def _check_reference(bundle: Bundle, tensor: OutsideTensor, where: str) -> None:
         )
 
 
-def check_names(bundle: Bundle, entry: PlanEntry, name: str, held: Collection[str]) -> None:
-    """Check that graph ``name`` of a plan has the inputs and outputs that it is asked by.
+def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph) -> None:
+    """Check that graph ``name`` of a plan has the inputs and outputs that it is asked by, before a runtime opens it.
+
+    An input under another name would be left as it is: OpenVINO runs with whatever lies in its memory then, and ends.
 
     Args:
         bundle: The bundle.
         entry: The plan.
         name: Its vision graph, its decoder, or the decoder for debugging.
-        held: Names of inputs and outputs that the graph has.
+        graph: What is in the file.
 
     Raises:
-        BundleError: One is missing, which would be found in the middle of an answer.
+        BundleError: An input that is always there or an output that is asked for is missing, or there is an input that
+            nothing is given for.
     """
     plan, layers = entry.plan, bundle.manifest.decoder.layers
     if name == entry.vision:
-        needed = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, *graph_io.vision_inputs(plan)}
-        needed |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
+        inputs = known = {*graph_io.vision_inputs(plan)}
+        outputs = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
+        outputs |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
+        optional = {*outputs, graph_io.MERGED_INTO}
     else:
-        needed = {graph_io.INPUT_IDS, graph_io.LOGITS, *graph_io.past_names(layers), *graph_io.present_names(layers)}
-        needed |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
-        needed |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
-    if missing := sorted(needed.difference(held)):
+        inputs = {graph_io.INPUT_IDS, *graph_io.past_names(layers)}
+        inputs |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
+        inputs |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
+        known = {*inputs, *graph_io.DECODER_INPUTS, graph_io.VISUAL_PADDING, graph_io.PAST_TEXT, graph_io.PAST_GROUPS}
+        known |= set() if name == entry.decoder else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
+        outputs = {graph_io.LOGITS, *graph_io.present_names(layers)}
+        outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name == entry.decoder else set()
+        optional = {*outputs, *(graph_io.kept_name(layer) for layer, _, _ in plan.chooses)}
+    for kind, needed, held in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
+        if missing := sorted(needed - held):
+            raise BundleError(
+                f"the graph lacks {kind} of its plan",
+                where=str(bundle.folder / name),
+                got=_some(held - known - optional) or "none in their place",
+                expected=_some(missing),
+                fix="export the bundle again",
+            )
+    if strange := sorted(graph.inputs - known):
         raise BundleError(
-            "the graph lacks inputs or outputs",
+            "the graph has inputs that nothing is given for",
             where=str(bundle.folder / name),
-            got=", ".join(missing[:5]),
+            got=_some(strange),
+            expected=_some(known - graph.inputs or known),
             fix="export the bundle again",
         )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")

@@ -29,6 +29,7 @@ REMEMBERED_BYTES = 64 * 2**20
 Told = Callable[[int], None]
 
 _CHUNK = 2**20
+_HASHES = "hashes"
 #: Times of files advance in steps of the kernel's clock, 10 ms at most: a change right after another shows no new time.
 _SETTLED_NS = 20_000_000
 #: Files that are remembered, and what of each: a checkpoint's file may serve several bundles.
@@ -185,7 +186,7 @@ def changed(path: Path, got: str, expected: str) -> BundleError:
 
 def known(identity: Identity, what: str) -> bool:
     """Whether it is remembered that the file of this identity was found to be ``what``."""
-    folder = _memory()
+    folder = memory(_HASHES)
     if folder is None:
         return False
     try:
@@ -196,17 +197,22 @@ def known(identity: Identity, what: str) -> bool:
 
 def remember(identity: Identity, what: str) -> None:
     """Keep in mind that the file of this identity was found to be ``what``, where the cache can be written."""
-    folder = _memory(make=True)
+    folder = memory(_HASHES, make=True)
     if folder is None:
         return
     with contextlib.suppress(OSError):
         path = folder / _key(identity)
         lines = path.read_text(encoding="utf-8").splitlines()[-_MOST_FINDINGS:] if path.is_file() else []
         write_whole(path, "\n".join([*(line for line in lines if line != what), what, ""]))
-        paths = [folder / name for name in list_names(folder)]
-        if len(paths) > _MOST_REMEMBERED:
-            for oldest in sorted(paths, key=lambda one: one.lstat().st_mtime_ns)[:256]:
-                oldest.unlink(missing_ok=True)
+        forget_oldest(folder)
+
+
+def forget_oldest(folder: Path) -> None:
+    """Keep a folder of what is remembered from growing without end."""
+    paths = [folder / name for name in list_names(folder)]
+    if len(paths) > _MOST_REMEMBERED:
+        for oldest in sorted(paths, key=lambda one: one.lstat().st_mtime_ns)[:256]:
+            oldest.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:
@@ -237,10 +243,10 @@ def cache_folder() -> Path:
     return Path(base) / "luvc-export"
 
 
-def _memory(make: bool = False) -> Path | None:
-    """The folder of what is remembered; None where it is not this user's alone."""
+def memory(name: str, make: bool = False) -> Path | None:
+    """The folder of what is remembered under ``name``; None where it is not this user's alone."""
     try:
-        folder = cache_folder() / "hashes"
+        folder = cache_folder() / name
         if make:
             private_folder(folder)
         found = folder.lstat()
@@ -251,7 +257,7 @@ def _memory(make: bool = False) -> Path | None:
 
 
 def _carry(before: Identity, after: Identity) -> None:
-    folder = _memory()
+    folder = memory(_HASHES)
     if folder is not None:
         with contextlib.suppress(OSError):
             write_whole(folder / _key(after), (folder / _key(before)).read_bytes())

@@ -6,6 +6,7 @@ later. What is computed on the way is not seen here (docs/security.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 #: Operators whose second input holds indices; of the first three along an axis of the first input.
@@ -39,7 +40,7 @@ def problem(
         return None
     low, high = min(values[1]), max(values[1])
     if kind == "Reshape":
-        return f"Reshape to {values[1][:8]}" if low < -1 or values[1].count(-1) > 1 else None
+        return _reshape(values[1], shapes.get(inputs[0]))
     shape = shapes.get(inputs[0]) if kind in _ALONG_AXIS else None
     if shape is not None and not -len(shape) <= axis < len(shape):
         return f"{kind} along axis {axis} of a shape of {len(shape)}"
@@ -47,3 +48,17 @@ def problem(
     if -size <= low and high < size:
         return None
     return f"{kind} of index {high if high >= size else low} from {size:,}"
+
+
+def _reshape(asked: list[int], shape: Sequence[int] | None) -> str | None:
+    """A size is left open once at most, and copied (0) from an axis that is there; elements stay as many."""
+    if min(asked) < -1 or asked.count(-1) > 1:
+        return f"Reshape to {asked[:8]}"
+    if shape is None:
+        return None
+    if any(size == 0 and place >= len(shape) for place, size in enumerate(asked)):
+        return f"Reshape of {list(shape)} to {asked[:8]}"
+    sizes = [shape[place] if size == 0 else size for place, size in enumerate(asked)]
+    held, wanted = math.prod(shape), math.prod(size for size in sizes if size != -1)
+    fits = (wanted and held % wanted == 0) if -1 in sizes else held == wanted
+    return None if fits else f"Reshape of {list(shape)} to {asked[:8]}"

@@ -13,7 +13,7 @@ import typer
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
-from luvc_export.core.plan_request import EncoderPruneRequest
+from luvc_export.core.plan.request import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError, did_you_mean, shown
 
 ImageSize = Annotated[

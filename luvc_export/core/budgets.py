@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 
 from luvc_export.core.plan import LastLayer
-from luvc_export.core.plan_request import Stages
+from luvc_export.core.plan.request import Stages
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import PlanError, did_you_mean
 

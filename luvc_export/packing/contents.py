@@ -102,12 +102,14 @@ def write_manifest(
     for name in files.keys() & manifest.files.keys():
         if files[name].sha256 != manifest.files[name].sha256:
             raise hashing.changed(folder / name, "other bytes while it was copied", "those that luvc.json names")
+    computed = entry.precision if entry.quantised else precision
+    alone = replace(entry, decoder_debug=None, variant_of=None, precision=computed)
     changed = replace(
         manifest,
         dtype=precision,
         prompt=replace(manifest.prompt, text_capacity=capacity.text),
         default_plan=plan,
-        plans={plan: replace(entry, decoder_debug=None)},
+        plans={plan: alone},
         weights=Weights("copy"),
         files=files,
         engines=(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
-from luvc_export.bundle.engine_checks import check_library
+from luvc_export.bundle.engines.checks import check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import EngineEntry

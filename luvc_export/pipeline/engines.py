@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, PlanEntry
 from luvc_export.core import precision as precisions
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
-from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.errors import BundleError, MachineError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput
@@ -75,13 +75,6 @@ def prepare_build(
     record, options = targets.find(target), options or Options()
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
-    if options.dynamic_plugins is not None and (entry.plan.encoder.reads_padding or entry.plan.decoder_padding):
-        raise UsageError(
-            "the plugins do not know padding, which this plan's graphs are told of",
-            where="--dynamicPlugins",
-            got=f"plan {plan or manifest.default_plan} of pictures that are padded",
-            fix="export with --ignore-padding, or --fit crop or stretch; or build without the plugins",
-        )
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
     if precision is None:

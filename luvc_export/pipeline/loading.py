@@ -33,7 +33,8 @@ def load_bundle(
         threads: CPU threads; None for all cores.
         verify: Hash large files again, even where it is remembered that they were hashed.
         allow_unverified: Load engines other than those ``luvc.json`` names. An engine is executable code: it may do
-            whatever its author wants on this machine. ``auto`` never does.
+            whatever its author wants on this machine. ``auto`` never does. Graphs of strangers run here without a
+            first run in a helper process (``luvc_export.runtime.confined.first_run``).
         arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best at.
         progress: Told (stage, fraction) while large files are hashed.
 

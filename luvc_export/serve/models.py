@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.core import plan_figures
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean

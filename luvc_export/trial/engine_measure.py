@@ -50,7 +50,7 @@ def measure(
             free = gpu.memory()[0]
             if not turn:
                 session = sessions[plan, graphs] = Session(bundle, opened(bundle, plan, graphs), plan)
-                session.ends = frozenset()
+                session.default.ends = frozenset()
             asked: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "greedy": True}
             times = sessions[plan, graphs].generate(picture, "What is there to see?", **asked).timings
             if not turn and graphs:

@@ -32,7 +32,14 @@ _ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS"
 
 
 class TooMuchError(Exception):
-    """A helper was ended: the text says by which limit."""
+    """A helper was ended: the text says by which limit.
+
+    ``code`` is what its process ended with, a signal's number below zero; ``late`` where a limit on time ended it.
+    """
+
+    def __init__(self, text: str, code: int | None = None, late: bool = False) -> None:
+        super().__init__(text)
+        self.code, self.late = code, late
 
 
 class Helpers:
@@ -46,10 +53,12 @@ class Helpers:
         memory: Bytes that a helper may take beyond its imports.
         seconds: Of computing, for one call; the clock may show three times as many, and 9 on a busy machine.
         most: Helpers at once; further threads wait.
+        clock: Seconds that the clock may show, where not as above.
     """
 
-    def __init__(self, module: str, memory: int, seconds: float, most: int = 4) -> None:
+    def __init__(self, module: str, memory: int, seconds: float, most: int = 4, clock: float | None = None) -> None:
         self._module, self._memory, self._seconds, self._most = module, memory, seconds, most
+        self._clock = max(3 * seconds, _CLOCK) if clock is None else clock
         self._renew()
         _known.add(self)
 
@@ -67,7 +76,7 @@ class Helpers:
         """Start a helper if none is there, and do not wait for it: its imports take a tenth of a second."""
         with self._lock:
             if not self._idle:
-                self._idle.append(_Helper(self._module, self._memory, self._seconds))
+                self._idle.append(_Helper(self._module, self._memory, self._seconds, self._clock))
 
     def call(self, said: dict[str, Any], data: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
         """Have the task done.
@@ -82,7 +91,7 @@ class Helpers:
             if helper is not None and not helper.living:
                 helper.close()
                 helper = None
-            helper = helper or _Helper(self._module, self._memory, self._seconds)
+            helper = helper or _Helper(self._module, self._memory, self._seconds, self._clock)
             try:
                 reply = helper.call(said, data)
             except BaseException:  # also Ctrl-C: the answer to this call must not be the next one's
@@ -101,8 +110,8 @@ class Helpers:
 
 
 class _Helper:
-    def __init__(self, module: str, memory: int, seconds: float) -> None:
-        self._seconds, self._ready = seconds, False
+    def __init__(self, module: str, memory: int, seconds: float, clock: float) -> None:
+        self._seconds, self._patience, self._ready = seconds, clock, False
         if not sys.executable or getattr(sys, "frozen", False):
             raise _unable(sys.executable or "no Python interpreter: sys.executable is empty")
         folders = [_ROOT, *(str(Path(folder).absolute()) for folder in sys.path if folder and folder != _ROOT)]
@@ -128,12 +137,12 @@ class _Helper:
         assert asked is not None and told is not None
         if not self._ready:
             self._wait_ready(told)
-        with self._clock(max(3 * self._seconds, _CLOCK)) as late:
+        with self._clock(self._patience) as late:
             try:
                 frames.send(asked, said, data)
                 reply = frames.receive(told)
             except (EOFError, ValueError, OSError) as error:
-                raise TooMuchError(self._how_ended(late.is_set())) from error
+                raise self._how_ended(late.is_set()) from error
         if "ended" in reply[0]:
             raise TooMuchError(_MEMORY)
         return reply
@@ -163,13 +172,13 @@ class _Helper:
         finally:
             timer.cancel()
 
-    def _how_ended(self, late: bool) -> str:
+    def _how_ended(self, late: bool) -> TooMuchError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         code = self._process.poll() or 0
         if late or code == -getattr(signal, "SIGPROF", 0):
-            return f"more than {self._seconds:g} s"
-        return _MEMORY if code in _BY_MEMORY else f"its process ended with code {code}"
+            return TooMuchError(f"more than {min(self._seconds, self._patience):g} s", code, late=True)
+        return TooMuchError(_MEMORY if code in _BY_MEMORY else f"its process ended with code {code}", code)
 
     def close(self) -> None:
         self._process.kill()

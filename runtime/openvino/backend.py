@@ -210,6 +210,7 @@ class OpenVinoBackend:
     def _compile(self, name: str) -> Compiled:
         graph = self._reader.read(name)
         where = str(self._bundle.path(name))
+        check_names(self._bundle, self._entry, name, graph.checked)
         memory.require(
             graph.numbers * (4 if self.arithmetic == "fp32" else 2),
             where,
@@ -223,7 +224,6 @@ class OpenVinoBackend:
             settings = self._int8.settings if self._int8 else {}
             compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
             self.compile_seconds += perf_counter() - begin
-        check_names(self._bundle, self._entry, name, {*compiled.inputs, *graph.outputs})
         return compiled
 
     def _empty(self, rows: int) -> list[Any]:

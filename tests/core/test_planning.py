@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from flat_plans import flat_plan, flat_request, replan
 from hypothesis import given
@@ -13,6 +15,13 @@ from luvc_export.errors import PlanError
 
 LLM = DecoderShape(layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, intermediate=11008, vocab=9, context=999)
 VISION = EncoderShape(blocks=32, hidden=1280, intermediate=3420, unit=4, window=4, full_attention=(7, 15, 23, 31))
+
+
+@pytest.mark.parametrize("attending", [(), (0,)])
+def test_a_tower_without_full_attention_in_its_later_half_merges_at_its_end(attending: tuple[int, ...]) -> None:
+    """Qwen2.5-VL's config may name no block, or early ones alone: it was an IndexError."""
+    shape = dataclasses.replace(VISION, full_attention=attending)
+    assert {step.block for step in place_merges((32, 32), 0.5, shape)} == {VISION.blocks - 1}
 
 
 def test_default_spreads_merging_over_the_later_full_attention_blocks() -> None:

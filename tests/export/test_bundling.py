@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from luvc_export import export_bundle, load_bundle, make_plan
+from luvc_export.bundle import graph_trust
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import KINDS, cases
 from luvc_export.errors import BundleError, LuvcError, UsageError
@@ -44,6 +45,7 @@ def bundle(sharded: Path) -> Path:
 def test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers(bundle: Path, sharded: Path) -> None:
     assert sum(path.stat().st_size for path in bundle.iterdir()) < 2 * 2**20
     session = load_bundle(bundle, "cpu", threads=1)
+    assert graph_trust.known(session.bundle, None, graph_trust.OWN), "what is exported here runs in no helper first"
     stored = {tensor.dtype for tensor in session.bundle.manifest.weights.tensors.values()}
     assert stored == {"bfloat16"} and session.bundle.manifest.weights.folder == str(sharded.resolve())
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(sharded, dtype=torch.float32).eval()
@@ -52,7 +54,9 @@ def test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers(b
     asked = [("where is 7?", []), *((case.prompt, list(case.images)) for case in cases("heldout", len(KINDS)))]
     for prompt, pictures in asked:
         request = session.prepare(pictures or None, prompt)
-        ours = session.run(request.token_ids, session.encode_images(request.images), all_logits=True).logits[0]
+        ours = session.default.run(
+            request.token_ids, session.default.encode_images(request.images), all_logits=True
+        ).logits[0]
         whole = [t for token in request.token_ids for t in [token] * (session.plan.units if token == image else 1)]
         ids = torch.tensor([whole])
         vision = processor(pictures, return_tensors="pt") if pictures else {}

@@ -81,6 +81,7 @@ def test_a_config_chooses_no_attention_and_no_code(checkpoint: Path) -> None:
         {"vision_config": {"depth": 10**9}},
         {"max_position_embeddings": 10**30},
         {"quantization_config": [1]},
+        {"vision_config": {"depth": -1}},
     ],
 )
 def test_a_config_beyond_every_model_is_refused(checkpoint: Path, fields: dict[str, Any]) -> None:

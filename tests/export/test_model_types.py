@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from luvc_export.errors import CheckpointError
 from luvc_export.export import families
+from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.model_types import check_model_type
 
 
@@ -32,3 +36,14 @@ def test_original_repositories_lead_to_converted_ones(original: str) -> None:
 def test_families_pass() -> None:
     for name in families.names():
         check_model_type(name, "config.json")
+
+
+@pytest.mark.parametrize("side", [None, [], [64, "64"]])
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_a_tower_s_size_that_is_no_number_is_refused(tmp_path: Path, family: str, side: object) -> None:
+    """It was a TypeError where the grid is counted."""
+    config = families.find(family, "test").tiny_config().to_dict()
+    config["vision_config"]["image_size"] = side
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        open_checkpoint(str(tmp_path), weights=False)

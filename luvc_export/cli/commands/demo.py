@@ -119,7 +119,7 @@ def _at_size(times: dict[str, Any]) -> str:
     from transformers import AutoConfig
 
     from luvc_export.core.cost.report import cost
-    from luvc_export.core.plan_request import LlmRequest, PlanRequest
+    from luvc_export.core.plan.request import LlmRequest, PlanRequest
     from luvc_export.core.planning import solve
     from luvc_export.export import families
     from luvc_export.export.synthetic import presets

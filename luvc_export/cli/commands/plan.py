@@ -13,7 +13,8 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.cli.groups import grouped
-from luvc_export.cli.plan_groups import (
+from luvc_export.cli.groups.data import DataOptions, MediaOptions
+from luvc_export.cli.groups.plan import (
     BudgetOptions,
     EncoderOptions,
     ScoreOptions,
@@ -21,8 +22,8 @@ from luvc_export.cli.plan_groups import (
     check_media,
     check_shaping,
 )
-from luvc_export.cli.size_options import ImageTokens, one_size
-from luvc_export.cli.time_options import TimeOptions, first_token, time_line
+from luvc_export.cli.groups.sizes import ImageTokens, one_size
+from luvc_export.cli.groups.time import TimeOptions, first_token, time_line
 from luvc_export.core import planning
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
@@ -53,8 +54,7 @@ def plan(
     schedule: options.PlanName = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
     image_tokens: ImageTokens = None,
-    tiles: options.Tiles = None,
-    video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
+    media: MediaOptions,
     shared: SharingOptions,
     encoder_part: EncoderOptions,
     budgets: BudgetOptions,
@@ -69,16 +69,11 @@ def plan(
         typer.Option("--aspect", metavar="W:H", help="Also say what budgets get of a picture of this shape, padded."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
-    data: options.Data = None,
+    asked: DataOptions,
     retention: Annotated[
         float, typer.Option("--retention", help="Share of answers that must stay what they are uncompressed.")
     ] = 0.99,
-    count: Annotated[int, typer.Option("--count", help="Questions taken from --data at most.")] = 2000,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", help="For pictures of a folder without a text file.")
-    ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
-    max_new_tokens: options.Longest = None,
     no_freeze: Annotated[bool, typer.Option("--no-freeze", help="With --data: freeze no layer (--kv-only).")] = False,
     save: Annotated[
         Path | None,
@@ -107,7 +102,7 @@ def plan(
     from luvc_export.pipeline import make_plan
     from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
-    given, speed = options.given(context), None
+    data, given, speed = asked.data, options.given(context), None
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
     if wrong and data is None:
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
@@ -140,8 +135,8 @@ def plan(
             "steps": ranking.steps,
             "axis": ranking.axis or "token",
             "spectrum": ranking.spectrum or "2d",
-            "tiles": options.grids(tiles),
-            "video": video or shared.joint_frames is not None,
+            "tiles": media.grids(),
+            "video": media.video or shared.joint_frames is not None,
             "sharing": sharing,
             "retention": retention,
             "held_out": held_out,
@@ -152,9 +147,8 @@ def plan(
         }
         result = _search(
             checkpoint,
-            data,
+            asked,
             one_size(image_size, image_tokens, checkpoint),
-            {"count": count, "prompt": prompt, "longest": max_new_tokens},
             choices,
             save,
             _command(context, given),
@@ -219,16 +213,15 @@ def plan(
 
 def _search(
     checkpoint: Any,
-    source: str,
+    asked: DataOptions,
     size: tuple[int, int] | None,
-    reading: dict[str, Any],
     choices: dict[str, Any],
     save: Path | None,
     command: str,
     quiet: bool,
 ) -> Any:
     """Read the data, search, and write the report into ``save``."""
-    from luvc_export.calibration import datasets, tasks
+    from luvc_export.calibration import tasks
     from luvc_export.calibration.budgets import report
     from luvc_export.calibration.budgets.run import budgets
     from luvc_export.calibration.parity.plots import canvas
@@ -237,10 +230,10 @@ def _search(
     if save is not None:
         canvas()  # a missing matplotlib is told before the search, not after it
     if size is None:
-        known = source in tasks.names()
-        size = tasks.find(source).image_size if known else default_image_size(checkpoint)
+        known = asked.data in tasks.names()
+        size = tasks.find(str(asked.data)).image_size if known else default_image_size(checkpoint)
     with options.progress(quiet) as tell:
-        found = datasets.load(source, progress=tell, **reading)
+        found = asked.load(tell)
         result = budgets(checkpoint, found, size, folder=save, progress=tell, **choices)
     if save is not None:
         report.write(result, save, command)

@@ -74,7 +74,7 @@ def run(
     verify: options.Verify = False,
     allow_unverified: Annotated[
         bool,
-        typer.Option("--allow-unverified", help="Run engines that luvc.json does not name; they are executable code."),
+        typer.Option("--allow-unverified", help="Run engines that luvc.json does not name, graphs nobody ran here."),
     ] = False,
     max_pixels: sampling_options.MaxPixels = None,
     as_json: options.Json = False,

@@ -101,9 +101,13 @@ def test_layers_of_one_of_two_kinds_alone(kind: str) -> None:
         ("qwen3_vl", [2, 1, 1], True),
         ("qwen3_vl", [2, 3, 2], True),
         ("qwen3_vl", [1, 1, 9], False),
+        ("qwen2_5_vl", 0.5, False),
+        ("qwen2_5_vl", "xyz", False),
+        ("qwen2_5_vl", [2.0, 3, 3], False),
+        ("qwen3_vl", [2**40, -1, 1], False),
     ],
 )
-def test_sections_of_mrope(family: str, section: list[int], fits: bool) -> None:
+def test_sections_of_mrope(family: str, section: Any, fits: bool) -> None:
     """Qwen3-VL's may be shorter than the frequencies: what is left turns with time."""
 
     def change(text: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan_request import EncoderRequest, LlmRequest
+from luvc_export.core.plan.request import EncoderRequest, LlmRequest
 from luvc_export.errors import UsageError
 
 

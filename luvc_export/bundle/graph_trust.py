@@ -1,0 +1,73 @@
+"""Which graphs are known on this machine: written by this user's own exports, or run to an end before in a helper.
+
+A hash in ``luvc.json`` says that a graph is the one its maker wrote, not that a runtime outlives it. What is remembered
+lies in the user's cache folder, outside every bundle, by a hash of all that a plan's run depends on: graphs, weights,
+and what of the manifest decides their inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+
+from luvc_export.bundle import hashing
+from luvc_export.bundle.folder import Bundle
+from luvc_export.core.files.safe_files import write_whole
+from luvc_export.errors import LuvcError
+
+#: Stands for this user's own exports, where else the name of a back-end does.
+OWN = "own"
+_FOLDER = "graphs"
+
+
+def known(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> bool:
+    """Whether the graphs of ``plan`` were written by this user (``OWN``), or ran here on back-end ``by``."""
+    folder = hashing.memory(_FOLDER)
+    return folder is not None and (folder / _key(bundle, plan, by, debug)).is_file()
+
+
+def remember(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> None:
+    """Keep in mind that they are, where the cache can be written."""
+    folder = hashing.memory(_FOLDER, make=True)
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):
+        write_whole(folder / _key(bundle, plan, by, debug), "")
+        hashing.forget_oldest(folder)
+
+
+def remember_own(bundle: Bundle) -> None:
+    """Keep in mind that this user's own export wrote all plans of ``bundle``."""
+    for name, entry in bundle.manifest.plans.items():
+        for debug in (False, True) if entry.decoder_debug else (False,):
+            remember(bundle, name, OWN, debug)
+
+
+def inherit(source: Bundle, made: Bundle) -> None:
+    """What this package made of a bundle of this user's own is this user's own; of a stranger's it is nobody's."""
+    with contextlib.suppress(LuvcError):
+        if all(known(source, name, OWN) for name in source.manifest.plans):
+            remember_own(made)
+
+
+def _key(bundle: Bundle, plan: str | None, by: str, debug: bool) -> str:
+    manifest, entry = bundle.manifest, bundle.entry(plan)
+    graphs = [entry.vision, entry.decoder_debug if debug else entry.decoder]
+    tensors = {} if entry.quantised else manifest.weights.tensors
+    inside = {tensor.file for tensor in tensors.values()} if manifest.weights.mode == "copy" else set()
+    inside |= {entry.quantised.weights} if entry.quantised else set()
+    reads = {
+        "by": by,
+        "graphs": [manifest.files[name].sha256 for name in graphs if name],
+        "files": {name: manifest.files[name].sha256 for name in sorted(inside) if name in manifest.files},
+        "tensors": {name: one.sha256 for name, one in tensors.items()} if manifest.weights.mode == "reference" else {},
+        "plan": entry.plan.to_json(),
+        "size": entry.size,
+        "image": dataclasses.asdict(manifest.image),
+        "prompt": dataclasses.asdict(manifest.prompt),
+        "decoder": dataclasses.asdict(manifest.decoder),
+        "dtype": manifest.dtype,
+    }
+    return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()

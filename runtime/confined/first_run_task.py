@@ -1,0 +1,41 @@
+"""The helper's task: open a plan of a bundle and run its graphs once, with the smallest inputs there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from luvc_export.bundle.folder import load
+from luvc_export.errors import LuvcError
+from luvc_export.runtime.confined import first_run
+from luvc_export.runtime.loaded_plan import LoadedPlan
+
+
+def task(said: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
+    """Arguments of ``LoadedPlan`` by name; the reply is empty, or an error's parts, or what ended it otherwise."""
+    first_run.leave_out()  # this is it
+    try:
+        loaded = LoadedPlan(load(said.pop("folder")), **said)
+        run_once(loaded, said["debug"])
+    except LuvcError as error:
+        return {"error": error.to_json()}, b""
+    except MemoryError:
+        raise
+    except Exception as error:
+        return {"unforeseen": f"{type(error).__name__}: {str(error)[:300]}"}, b""
+    return {}, b""
+
+
+def run_once(loaded: LoadedPlan, debug: bool) -> None:
+    """A prompt of a group of grey pictures and one token, then one token more."""
+    if not debug:
+        loaded.warm_up()
+        return
+    plan, manifest = loaded.plan, loaded.bundle.manifest
+    count, image = plan.sharing.images, manifest.prompt.image_token_id
+    pictures = np.zeros((count, manifest.image.frames, *loaded.size, 3), np.uint8)
+    token = int(image == 0)
+    forced = {layer: np.arange(keep, dtype=np.int64)[None] for layer, _, keep in plan.chooses}
+    step = loaded.run([*[image] * count, token], loaded.encode_images(pictures), forced=forced)
+    loaded.run([token], state=step.state)
