@@ -64,9 +64,9 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
             fit, as ``run`` says it.
     """
     frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
-    made = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
-    token_limit(manifest, plan, made)
-    return made
+    request = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    token_limit(manifest, plan, request)
+    return request
 
 
 def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing = Sharing()) -> Plan:

@@ -165,7 +165,7 @@ class Decoder(nn.Module):
         visual = x[:, : groups * count]
         if chosen is None:
             normed = tokens_of(self.norm_of(self.layers[number].input_layernorm, visual).float(), groups, count, tokens)
-            given = scores.ScoreInput(
+            score_input = scores.ScoreInput(
                 normed,
                 getattr(self, f"basis_{number}"),
                 self.plan.llm.axis,
@@ -176,7 +176,7 @@ class Decoder(nn.Module):
                 (lambda: span.kept < 0) if padded else None,
                 dict(self.plan.llm.method.settings),
             )
-            score = self.score(given)
+            score = self.score(score_input)
             score = spu.padding_last(score, span.kept) if padded else score
             if self.plan.sharing.quota != "none":
                 own = quotas.members(span.kept, self.plan.sharing.images, self.plan.vision_tokens, padded)

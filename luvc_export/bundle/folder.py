@@ -112,17 +112,17 @@ class Bundle:
         """
         self.entry(plan)
         name = plan or self.manifest.default_plan
-        found = {entry.target: entry for entry in self.manifest.engines if entry.plan == name}
-        if target is None and len(found) == 1:
-            return next(iter(found.values()))
-        if target in found:
-            return found[target]
+        by_target = {entry.target: entry for entry in self.manifest.engines if entry.plan == name}
+        if target is None and len(by_target) == 1:
+            return next(iter(by_target.values()))
+        if target in by_target:
+            return by_target[target]
         raise UsageError(
-            "the bundle holds engines for several targets" if found and not target else "there is no such engine",
+            "the bundle holds engines for several targets" if by_target and not target else "there is no such engine",
             where=str(self.folder),
             got=f"plan {name!r}" + (f", target {target!r}" if target else ""),
-            expected=did_you_mean(target or "", found) if found else "engines of this plan",
-            fix=None if found else f"luvc-export build {self.folder} --plan {name} --target {target or 'TARGET'}",
+            expected=did_you_mean(target or "", by_target) if by_target else "engines of this plan",
+            fix=None if by_target else f"luvc-export build {self.folder} --plan {name} --target {target or 'TARGET'}",
         )
 
     def read_engine(self, engine: EngineFile | PluginLibrary, allow_unverified: bool = False) -> mmap.mmap:
@@ -219,11 +219,11 @@ def _no_bundle(root: Path) -> BundleError:
         got = "a file" if root.exists() else "no such folder"
         near = [root.parent] if (root.parent / MANIFEST).is_file() else []
     model = root if (root / "config.json").is_file() else "MODEL"
-    given = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
+    fix = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
     return BundleError(
         "this is not a bundle",
         where=str(root),
         got=got,
         expected=f"a folder with {MANIFEST}, as luvc-export export writes it",
-        fix=given if near else f"luvc-export export {model} -o BUNDLE",
+        fix=fix if near else f"luvc-export export {model} -o BUNDLE",
     )

@@ -200,7 +200,7 @@ def _target_graphs(
             where=str(bundle.folder),
             fix="export it again without --no-weights",
         )
-    made: list[BuildInput] = []
+    inputs: list[BuildInput] = []
     peaks: list[Callable[[int], int]] = []
     for name in (entry.vision, entry.decoder):
         graph = read_graph(bundle, name)
@@ -222,13 +222,13 @@ def _target_graphs(
 
         peaks.append(peak)
         size = weight_bytes(model, cache.precision)
-        made.append(
+        inputs.append(
             BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, tuple(graph.files.values()))
         )
 
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))
-        weights = made[0].weight_bytes, made[1].weight_bytes
+        weights = inputs[0].weight_bytes, inputs[1].weight_bytes
         return predict(weights, rows, (peaks[0](batch), peaks[1](batch)), workspace_mib)
 
-    return (made[0], made[1]), of_batch
+    return (inputs[0], inputs[1]), of_batch

@@ -219,8 +219,8 @@ def images_of_tiles(checkpoint: Checkpoint, grid: tuple[int, int]) -> int:
 
 def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSize]:
     """Image sizes (height, width), however many were given."""
-    given = list(image_size or ())
-    return [(given[0], given[1])] if given and isinstance(given[0], int) else given  # type: ignore[list-item, return-value]
+    sizes = list(image_size or ())
+    return [(sizes[0], sizes[1])] if sizes and isinstance(sizes[0], int) else sizes  # type: ignore[list-item, return-value]
 
 
 def default_image_size(checkpoint: Checkpoint) -> ImageSize:

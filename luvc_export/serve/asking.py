@@ -92,8 +92,8 @@ class Asker:
                     continue
                 if len(media) == self.max_images:
                     most = f"at most {self.max_images} pictures and videos a request (--max-images)"
-                    said = f"there are too many pictures; expected: {most}"
-                    raise bad_request(said, param=where, code="too_many_images")
+                    message_text = f"there are too many pictures; expected: {most}"
+                    raise bad_request(message_text, param=where, code="too_many_images")
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
                 try:

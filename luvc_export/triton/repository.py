@@ -93,13 +93,13 @@ def write_repository(
 
 
 def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, options: RepositoryOptions) -> None:
-    told = {"backend": options.backend, "arithmetic": options.arithmetic}
-    told["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
-    told |= {"plan": plan} if plan else {}
-    told |= {"threads": str(options.threads)} if options.threads else {}
+    parameters = {"backend": options.backend, "arithmetic": options.arithmetic}
+    parameters["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
+    parameters |= {"plan": plan} if plan else {}
+    parameters |= {"threads": str(options.threads)} if options.threads else {}
     # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
-    told["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
-    config = ModelConfig(name, options.backend, options.instances, options.warm_up, told)
+    parameters["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
+    config = ModelConfig(name, options.backend, options.instances, options.warm_up, parameters)
     make_folder(scratch / "1")
     write_new(scratch / "config.pbtxt", config.text().encode())
     write_new(scratch / "1" / "model.py", PROGRAM.encode())

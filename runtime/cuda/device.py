@@ -188,11 +188,11 @@ class Gpu:
             stream: Where.
         """
         if width and height:
-            told = Copy2D(width=width, height=height)
-            told.source, told.source_pitch = source
-            told.target, told.target_pitch = target
-            told.source_type = told.target_type = _ON_DEVICE
-            self.driver("cuMemcpy2DAsync_v2", ctypes.byref(told), stream)
+            copy = Copy2D(width=width, height=height)
+            copy.source, copy.source_pitch = source
+            copy.target, copy.target_pitch = target
+            copy.source_type = copy.target_type = _ON_DEVICE
+            self.driver("cuMemcpy2DAsync_v2", ctypes.byref(copy), stream)
 
     def clear(self, address: int, nbytes: int, stream: int) -> None:
         """Set bytes to zero."""

@@ -210,16 +210,16 @@ def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[
     """Units of each image that show padding alone, bool [n, H0, W0]."""
     height, width = spec.size
     unit = (spec.unit, spec.unit) if spec.unit else (height / plan.grid[0], width / plan.grid[1])
-    found = [padding_units(one.boxes, plan.grid, unit) for one in prepared]
-    return np.stack(found) if found else all_picture(0, plan.grid)
+    padded = [padding_units(one.boxes, plan.grid, unit) for one in prepared]
+    return np.stack(padded) if padded else all_picture(0, plan.grid)
 
 
 def _shared_cut(cuts: Sequence[Tiling], plan: Plan, pictures: int) -> list[Tiling]:
     """The cut whose tiles share the budget of ``plan``."""
-    found = [
+    fitting = [
         cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.sharing.tiles, plan.sharing.images)
     ]
-    if not found:
+    if not fitting:
         rows, columns = plan.sharing.tiles or (1, 1)
         raise UsageError(
             "this plan shares one budget over the tiles of a picture, and pictures of this prompt are not cut so",
@@ -228,7 +228,7 @@ def _shared_cut(cuts: Sequence[Tiling], plan: Plan, pictures: int) -> list[Tilin
             expected=f"pictures in {rows}x{columns} tiles, {plan.sharing.images} images each",
             fix=_SINGLE,
         )
-    return found
+    return fitting
 
 
 def _video(manifest: Manifest, plan: Plan) -> Video:

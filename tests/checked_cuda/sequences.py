@@ -52,7 +52,7 @@ class Counts:
 def asked(bundle: Bundle) -> list[Asked]:
     """Questions of different lengths, with their answers."""
     session = Session(bundle, plan=PLAN, threads=1)
-    session.ends = frozenset()
+    session.default.ends = frozenset()
     kinds = ("digit_of_colour", "where_is")
     found = []
     for seed in range(QUESTIONS):
@@ -84,7 +84,7 @@ class Machine:
             self.gpu, self.driver = checked_gpu(patch)
         self.questions, self.chance = questions, chance
         self.session = Session(made.bundle, made.backend(self.gpu, graphs=graphs)[0], PLAN)
-        self.session.ends = frozenset()
+        self.session.default.ends = frozenset()
         self.held: list[Any] = []
         self.batch: SlotRows | None = None
         self.rows: list[tuple[Row, Asked, int]] = []
@@ -122,21 +122,21 @@ class Machine:
         """Two ways on from one state."""
         one, _ = self._draw()
         request = self.session.prepare(one.image, one.prompt)
-        first = self.session.run(request.token_ids, self.session.encode_images(request.images))
-        left = self.session.run([5], state=first.state)
-        right = self.session.run([6], state=first.state)
+        first = self.session.default.run(request.token_ids, self.session.default.encode_images(request.images))
+        left = self.session.default.run([5], state=first.state)
+        right = self.session.default.run([6], state=first.state)
         assert (left.logits != right.logits).any()
-        assert (self.session.run([5], state=first.state).logits == left.logits).all()
+        assert (self.session.default.run([5], state=first.state).logits == left.logits).all()
 
     def join(self) -> None:
         """A row more, where there is room."""
         one, length = self._draw()
-        self.batch = self.batch or SlotRows(self.session.graphs)
+        self.batch = self.batch or SlotRows(self.session.default.graphs)
         request = self.session.prepare(one.image, one.prompt)
         if not self.batch.room(request):
             return self.step()
-        row = Row(TokenSequence(self.session.encoder, Sampling(), self.session.ends, length, request.token_ids))
-        seen = join_features([self.session.encode_images(*request.shown())])
+        row = Row(TokenSequence(self.session.encoder, Sampling(), self.session.default.ends, length, request.token_ids))
+        seen = join_features([self.session.default.encode_images(*request.shown())])
         made = self.batch.prefill([row], [Passage(request.token_ids, request.blocks)], seen)
         row.take(RowStep(None, None, made.logits[0]))
         self.rows.append((row, one, length))

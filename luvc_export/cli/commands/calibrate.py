@@ -79,7 +79,7 @@ def calibrate(
     work.check(loaded, plan or loaded.manifest.default_plan, recipe, min_agreement, overwrite, output)
     with options.progress(quiet=as_json) as tell:
         cases = asked.load(tell)
-        made = work.calibrate(
+        calibrated = work.calibrate(
             loaded,
             cases,
             recipe,
@@ -93,23 +93,22 @@ def calibrate(
             modelopt=other,
             progress=tell,
         )
-    report = _report(made)
+    report = _report(calibrated)
     if as_json:
         print(json.dumps(report))
         return
-    print(f"plan      | {made.plan} in {made.bundle.folder}, {made.bytes / 2**20:.2f} MiB")
+    print(f"plan      | {calibrated.plan} in {calibrated.bundle.folder}, {calibrated.bytes / 2**20:.2f} MiB")
     print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    print(
-        f"agreement | {made.found.agreement:.4f} of {len(made.made.answered)} held-out answers, asked {min_agreement:g}"
-    )
+    answered = len(calibrated.made.answered)
+    print(f"agreement | {calibrated.found.agreement:.4f} of {answered} held-out answers, asked {min_agreement:g}")
     if report["accuracy"]:
         before, after = report["accuracy"]["reference"], report["accuracy"]["quantised"]
         print(f"accuracy  | {before:.4f} -> {after:.4f}")
-    print(f"trials    | {len(made.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
+    print(f"trials    | {len(calibrated.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
     quantised = report["quantised"]
     print(f"layers    | {quantised} quantised, {len(report['high'])} high")
     for name in report["high"]:
-        print(f"  high    | {name}{' (needed for agreement)' if name in made.found.high else ''}")
+        print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
 
 
 def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:

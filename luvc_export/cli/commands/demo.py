@@ -177,8 +177,8 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
         answers.add_column(name)
     for row in rows:
         given = [row["answers"][name] for name in PLANS]
-        told = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in given]
-        answers.add_row(row["question"], row["right"], *told)
+        verdicts = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in given]
+        answers.add_row(row["question"], row["right"], *verdicts)
     console.print(answers)
     table = Table(title="cost of one picture")
     for name in ("", "none (uncompressed)", *PLANS[1:]):

@@ -72,8 +72,8 @@ def export(
     written_as = graphs.arguments()
     checkpoint = open_checkpoint(model, revision, weights=not graphs.no_weights)
     named = _sources(plan or [], budgets.speedup, budgets.kv_mib)
-    said = options.given(context)
-    check_shaping(said, named.values())
+    stated = options.given(context)
+    check_shaping(stated, named.values())
     sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
     request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
     sizes = canvas.sizes(checkpoint)
@@ -120,8 +120,8 @@ def export(
 
 def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> dict[str, str | list[int] | Plan]:
     """What was asked for by the plans' names; a goal makes a plan of its own, which only ``none`` may stand beside."""
-    given = {"speedup": speedup, "kv-mib": kv_mib}
-    goals = [f"{name}-{value:g}" for name, value in given.items() if value is not None]
+    goals_stated = {"speedup": speedup, "kv-mib": kv_mib}
+    goals = [f"{name}-{value:g}" for name, value in goals_stated.items() if value is not None]
     if not goals:
         return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_PLAN]}
     if others := [name for name in plans if name != "none"]:

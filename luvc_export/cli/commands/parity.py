@@ -60,7 +60,7 @@ def parity(
 
     if (cases is None) == (task.task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
-    found = task.found()
+    known_task = task.found()
     check_writable(report, "--report")
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
     options.choice("--arithmetic", arithmetic, ("auto", "fp32", "bf16", "fp16"))
@@ -82,11 +82,11 @@ def parity(
     ]
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
-    if found:
-        asked = list(found.cases(found.report[0], count, found.report[1]))
+    if known_task:
+        asked = list(known_task.cases(known_task.report[0], count, known_task.report[1]))
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
-    size = options.size(image_size) or (found.image_size if found else None)
+    size = options.size(image_size) or (known_task.image_size if known_task else None)
     left, right = open_pair(reference, candidate, size, dtype, threads, media.grids(), media.video, arithmetic)
     with options.progress(quiet=as_json) as tell:
         result = run(
@@ -94,8 +94,8 @@ def parity(
             right,
             asked,
             observe=observe,
-            longest=max_new_tokens or (found.longest if found else 32),
-            stops=found.stops if found else False,
+            longest=max_new_tokens or (known_task.longest if known_task else 32),
+            stops=known_task.stops if known_task else False,
             batch=batch,
             retention=retention,
             progress=tell,

@@ -195,9 +195,9 @@ def plan(
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
     if as_json and data is None:
-        told = {} if fit is None else {"padded": asdict(fit)}
-        told |= {} if first is None else {"first_token": first}
-        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | told))
+        padding = {} if fit is None else {"padded": asdict(fit)}
+        timing = {} if first is None else {"first_token": first}
+        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | padding | timing))
     if not as_json:
         from luvc_export.cli.tables import console as consoles
 
@@ -233,8 +233,8 @@ def _search(
         known = asked.data in tasks.names()
         size = tasks.find(str(asked.data)).image_size if known else default_image_size(checkpoint)
     with options.progress(quiet) as tell:
-        found = asked.load(tell)
-        result = budgets(checkpoint, found, size, folder=save, progress=tell, **choices)
+        questions = asked.load(tell)
+        result = budgets(checkpoint, questions, size, folder=save, progress=tell, **choices)
     if save is not None:
         report.write(result, save, command)
     return result
