@@ -8,7 +8,7 @@ WORKERS ?= 2
 # The folders behind the links in luvc_export: ruff does not follow links, mypy does.
 SOURCES := luvc_export export engines runtime calibration tests examples plugins benchmarks setup.py
 
-.PHONY: demo test lint native native-nightly gpu-check clean
+.PHONY: demo test lint docs native native-nightly gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/luvc-export demo
@@ -21,13 +21,22 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 
+# The pages of docs/ and the API reference as a site, in build/site. In an environment of its own: nothing here needs it.
+docs:
+	test -x build/docs-venv/bin/mkdocs || { $(PYTHON) -m venv build/docs-venv && build/docs-venv/bin/python -m pip install \
+	  --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]'; }
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet
+
 # The C++ of plugins/ where there is no GPU: the host library; the kernels run on the CPU, plain, with every access checked
-# and under sanitizers; seeded faults; the TensorRT plugins. Needs GoogleTest (Debian: cmake g++ libgtest-dev).
+# and under sanitizers; seeded faults; the TensorRT plugins; the kernels compiled for every GPU by nvcc, which comes from
+# packages where it is not installed. Needs GoogleTest (Debian: cmake g++ libgtest-dev).
 native: $(STAMP)
+	PYTHONPATH=plugins $(BIN)/python -m compiled --jobs $(WORKERS)
 	for preset in host emulate emulate-check emulate-asan; do \
 	  cmake --preset $$preset && cmake --build --preset $$preset -j $(WORKERS) \
 	  && ctest --preset $$preset -j $(WORKERS) || exit 1; done
-	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_emulated_model.py
+	LUVC_EMULATED=1 $(BIN)/python -m pytest -q -n 0 tests/plugins/test_compiled.py tests/plugins/test_costs.py \
+	  tests/plugins/test_emulated_model.py
 
 # The same with every size and order checked; hours.
 native-nightly:

@@ -93,7 +93,7 @@ class BundleModel:
         request = self.session.prepare(pictures, prompt)
         room = self.session.token_limit(request)
         wanted = min(int(kwargs.get("max_new_tokens") or DEFAULT_NEW_TOKENS), room)
-        return self.session.generate(pictures, prompt, max_new_tokens=wanted, **sampling).text
+        return self.session.answer(request, max_new_tokens=wanted, **sampling).text
 
 
 def model_class() -> type:

@@ -23,8 +23,8 @@ Box = tuple[float, float, float, float, str, str, tuple[str, ...]]
 TORCH, PLAIN, DEVICE, DATA, GLUE, FILES = "#fde2cf", "#e8e8e8", "#d3e5f7", "#e3d6f2", "#f7efc4", "#d8ecd3"
 BOXES: dict[str, Box] = {
     "cli": (0.2, 8.5, 15.6, 1.3, GLUE, "verbs: a command parses, calls one function of the library, prints", (
-        "luvc_export/cli, luvc_export/cli/commands, luvc_export/cli/tables   >   luvc_export/trial   >   "
-        "luvc_export/packing   >   luvc_export/pipeline",
+        "luvc_export/cli: luvc_export/cli/commands, luvc_export/cli/groups, luvc_export/cli/tables   >   "
+        "luvc_export/trial   >   luvc_export/packing   >   luvc_export/pipeline",
         "luvc_export/serve: luvc_export/serve/http over luvc_export/serve/engine, with luvc_export/serve/media",
         "luvc_export/batch, on a cluster luvc_export/ray      luvc_export/triton: what that server runs")),
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
@@ -35,10 +35,11 @@ BOXES: dict[str, Box] = {
         "export/surgeon", "export/surgeon/passes", "export/surgeon/fused", "", "for ONNX Runtime,", "or for a target")),
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (
         "luvc.json: plans, hashes", "vision.PLAN.onnx", "decoder.PLAN.onnx", "weights, tokenizer",
-        "*.engine, plugins", "luvc_export/bundle")),
+        "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines", "luvc_export/bundle/plans")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
-        "runtime", "runtime/media", "runtime/prompt", "runtime/confined", "runtime/generation", "runtime/openvino",
-        "runtime/tensorrt on runtime/cuda", "runtime/sharing, runtime/bench, runtime/product_check")),
+        "runtime, runtime/bench, runtime/product_check, runtime/speed_probe",
+        "runtime/media", "runtime/prompt", "runtime/confined", "runtime/generation", "runtime/openvino",
+        "runtime/tensorrt on runtime/cuda", "runtime/sharing")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),
     "answer": (14.0, 6.9, 1.8, 1.2, FILES, "answer", ("text, tokens,", "what was kept")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.files.safe_files import write_new
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckpointError
@@ -28,10 +29,11 @@ from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
-from luvc_export.export.options import Options, check_size, image_size
+from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
@@ -39,7 +41,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 
 def write_bundle(
     checkpoint: Checkpoint,
-    plans: dict[str, Plan],
+    plans: Mapping[str, Plan],
     output: Path,
     options: Options,
     overwrite: bool = False,
@@ -52,8 +54,10 @@ def write_bundle(
         CheckpointError: The checkpoint lacks something.
         CheckFailed: A traced graph breaks the contract.
     """
-    plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in plans.items()}
-    check_size(checkpoint, plans, options)
+    together = PlanSet.of(plans)
+    plans = {name: scores.described(plan).changed(padding=options.told_padding) for name, plan in together.items()}
+    together = together.changed(plans)
+    check_size(checkpoint, together, options)
     mode: WeightsMode = options.weights if checkpoint.tensors else "none"
     if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
         raise CheckpointError(
@@ -72,10 +76,12 @@ def write_bundle(
         used: set[str] = set()
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
-            alike = [made.vision for made in entries.values() if made.plan.encoder == plan.encoder]
-            entries[name] = _write_graphs(
-                checkpoint, skeleton, plan, name, places, folder, options, used, progress, *alike[:1]
+            alike = [entry.vision for entry in entries.values() if entry.plan.encoder == plan.encoder]
+            size, beside = together.size_of(name, options.image_size), together.variants.get(name)
+            entry = _write_graphs(
+                checkpoint, skeleton, plan, name, size, places, folder, options, used, progress, *alike[:1]
             )
+            entries[name] = replace(entry, variant_of=beside.of if beside else None)
         if mode == "copy":
             _copy_weights(folder, tensors, places, progress)
         for scorer in {scorer_of(plan) for plan in plans.values()} - {""}:
@@ -101,6 +107,7 @@ def _write_graphs(
     skeleton: weights.Skeleton,
     plan: Plan,
     name: str,
+    size: tuple[int, int],
     places: dict[str, WeightTensor],
     folder: Path,
     options: Options,
@@ -112,15 +119,15 @@ def _write_graphs(
     family, config = checkpoint.family, checkpoint.config
     shape = replace(family.decoder_shape(config), hidden=family.visual_width(config))
     video = family.video(config) if options.video else None
-    size, frames = image_size(options, name), video.frames if video else 1
+    frames = video.frames if video else 1
     vision = family.vision(skeleton.model, plan, normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[options.dtype]
     layers = trace.selections(decoder) if options.debug else []
     files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
-        (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames)),
-        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype)),
+        (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames, options.surgery)),
+        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype, options.surgery)),
     ]
     for file, module, traced in steps[1:] if seen else steps:
         progress(f"tracing {file}", 0.0)
@@ -128,6 +135,7 @@ def _write_graphs(
         inputs = weights.detach(model, module, skeleton.names)
         progress(f"tracing {file}", 0.6)
         simplify(model)
+        mark_bodies.attach(model, plan)
         weights.attach(model, inputs, places)
         used |= weights.used(model)
         model.producer_name, model.producer_version = "luvc-export", VERSION
@@ -140,8 +148,8 @@ def _write_graphs(
             proto, _ = run_passes(proto, ORT_CPU, options.dtype)  # type: ignore[arg-type]
         _write_graph(folder / file, proto)
         progress(f"tracing {file}", 1.0)
-    own = size if size != options.image_size else None
-    return PlanEntry(plan, seen or files[0], files[1], files[2] if len(files) > 2 else None, size=own)
+    debug = files[2] if len(files) > 2 else None
+    return PlanEntry(plan, seen or files[0], files[1], debug, size=size, precision=options.dtype)
 
 
 def _write_graph(path: Path, proto: Any) -> None:

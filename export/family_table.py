@@ -132,9 +132,9 @@ def table() -> str:
 
 def verbs() -> str:
     """What ``benchmarks/measure/families.py`` found."""
-    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    data = json.loads(MEASURED.read_text(encoding="utf-8"))
     lines = [f"| family | {' | '.join(CELLS)} |", "|" + "---|" * (len(CELLS) + 1)]
-    for name, cells in found.items():
+    for name, cells in data.items():
         failed = [f" {key}: {value}" for key, value in cells.items() if key not in CELLS]
         lines.append(f"| `{name}`{'; '.join(failed)} | {' | '.join(cells.get(cell, '') for cell in CELLS)} |")
     return "\n".join(lines) + "\n"

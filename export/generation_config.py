@@ -96,5 +96,5 @@ def _read(checkpoint: Checkpoint) -> dict[str, Any]:
     path = checkpoint.folder / FILE
     if not path.exists():
         return dict(GenerationConfig.from_model_config(checkpoint.config).to_diff_dict())
-    found = read_json(path, 2**20, CheckpointError, "the generation config")
-    return found if isinstance(found, dict) else {}
+    fields = read_json(path, 2**20, CheckpointError, "the generation config")
+    return fields if isinstance(fields, dict) else {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luvc_export.bundle.manifest import Fit, WeightsMode
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.processor import check_tiles, check_video, picture_settings
@@ -44,7 +45,7 @@ class Options:
         return self.padding and self.fit == "pad"
 
 
-def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options) -> None:
+def check_size(checkpoint: Checkpoint, plans: Mapping[str, Plan], options: Options) -> None:
     """Check image sizes, tiles, video, text capacity and the processor against the family and the plans.
 
     Raises:
@@ -53,6 +54,7 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
         PlanError: A plan was made for another grid.
         CheckpointError: The settings of pictures are missing or contradict each other.
     """
+    together = PlanSet.of(plans)
     checkpoint.family.cuts(checkpoint.config, options.tiles)
     picture_settings(checkpoint)
     check_tiles(checkpoint, options.tiles)
@@ -81,7 +83,7 @@ def check_size(checkpoint: Checkpoint, plans: dict[str, Plan], options: Options)
                 got=f"{plan.sharing.images} images to a budget",
                 expected="one image to a budget, a bundle with --video, or a plan that says joint_tiles",
             )
-        _check_plan(checkpoint, name, plan, image_size(options, name))
+        _check_plan(checkpoint, name, plan, together.size_of(name, options.image_size))
     context = checkpoint.family.decoder_shape(checkpoint.config).context
     if not 1 <= options.text_capacity <= context:
         raise UsageError(
@@ -102,12 +104,6 @@ def _check_tiled(checkpoint: Checkpoint, name: str, plan: Plan, options: Options
             expected=f"one of {', '.join(f'{grid} of {count}' for grid, count in cuts.items())}",
             fix="--tiles with these rows and columns",
         )
-
-
-def image_size(options: Options, name: str) -> tuple[int, int]:
-    """Height and width of the images of the plan ``name``: ``NAME@HxW``, or a bucket of it, says its own."""
-    own = re.fullmatch(r".+@(\d+)x(\d+)(?:@\d+)?", name)
-    return (int(own[1]), int(own[2])) if own else options.image_size
 
 
 def _check_plan(checkpoint: Checkpoint, name: str, plan: Plan, size: tuple[int, int]) -> None:

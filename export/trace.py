@@ -21,6 +21,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed
+from luvc_export.export.compression.marks import marking
 from luvc_export.export.decomposition import by_substitution
 from luvc_export.export.llm.decoder import Decoder
 
@@ -53,8 +54,11 @@ def selections(decoder: Decoder) -> list[int]:
     return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.llm.reducer == "prune"]
 
 
-def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int) -> ir.Model:
-    """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic."""
+def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int, marked: bool = False) -> ir.Model:
+    """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic.
+
+    ``marked``: axis passes of merges are single nodes, for surgery, which the graph cannot run without.
+    """
     given = [torch.zeros(2, frames, *size, 3, dtype=torch.uint8)]
     given += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.encoder.reads_padding else []
     given += (
@@ -62,16 +66,18 @@ def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: i
     )
     images = torch.export.Dim("images")
     outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
-    return _trace(vision, tuple(given), ({0: images},) * len(given), list(graph_io.vision_inputs(plan)), outputs)
+    inputs = list(graph_io.vision_inputs(plan))
+    return _trace(vision, tuple(given), ({0: images},) * len(given), inputs, outputs, marked)
 
 
-def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> ir.Model:
+def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, marked: bool = False) -> ir.Model:
     """Trace the decoder with batch, images, text and cache lengths symbolic.
 
     Args:
         decoder: Module with its plan.
         shape: Sizes of its caches.
         dtype: Of embeddings and caches.
+        marked: Selections by spectrum are single nodes, for surgery, which the graph cannot run without.
     """
     plan = decoder.plan
     axes = int(decoder.rope.axes.max()) + 1
@@ -104,6 +110,7 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype) -> 
         ([dims for _, dims in inputs], past_dims),
         [*graph_io.decoder_inputs(plan), *graph_io.past_names(plan.layers)],
         [graph_io.LOGITS, *graph_io.present_names(plan.layers), *kept],
+        marked,
     )
 
 
@@ -125,8 +132,8 @@ def check(model: ir.Model) -> None:
             raise CheckFailed("the exported graph has an operator no target accepts", where=node.name, got=node.op_type)
 
 
-def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str]) -> ir.Model:
-    with torch.no_grad(), _quiet(), by_substitution():
+def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str], marked: bool) -> ir.Model:
+    with torch.no_grad(), _quiet(), by_substitution(), marking(marked):
         program = torch.onnx.export(
             module.eval(),
             args,

@@ -38,8 +38,8 @@ class LuvcError(Exception):
     def to_json(self) -> dict[str, Any]:
         """Plain data: the kind of error, its exit code, and its parts, null where there is none."""
         parts = {"where": self.where, "got": self.got, "expected": self.expected, "fix": self.fix}
-        said = {name: None if value is None else str(value) for name, value in parts.items()}
-        return {"kind": type(self).__name__, "exit_code": self.exit_code, "what": self.what, **said}
+        texts = {name: None if value is None else str(value) for name, value in parts.items()}
+        return {"kind": type(self).__name__, "exit_code": self.exit_code, "what": self.what, **texts}
 
 
 class UsageError(LuvcError):

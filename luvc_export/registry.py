@@ -41,8 +41,8 @@ class Registry(Generic[T]):
 
     def built_in(self) -> list[str]:
         """Names of our own, sorted."""
-        found = (module.name for module in pkgutil.iter_modules(import_module(self.package).__path__))
-        own = (name for name in found if name != "base" and not name.startswith("_"))
+        names = (module.name for module in pkgutil.iter_modules(import_module(self.package).__path__))
+        own = (name for name in names if name != "base" and not name.startswith("_"))
         return sorted(name.replace("_", "-") if self.dashes else name for name in own)
 
     def names(self) -> list[str]:
@@ -68,7 +68,7 @@ class Registry(Generic[T]):
     def _load(self, entry: EntryPoint) -> T:
         where = f"{self.group}: {entry.name} = {entry.value}"
         try:
-            found = entry.load()
+            loaded = entry.load()
         except LuvcError:
             raise
         except Exception as error:  # whatever its import runs into
@@ -78,9 +78,14 @@ class Registry(Generic[T]):
                 got=f"{type(error).__name__}: {error}",
                 fix="update or remove the package that brings it",
             ) from error
-        if (expected := self.misfit(entry.name, found)) is not None:
-            called = getattr(found, "model_type", None) or getattr(found, "name", None) or ""
-            got = f"{type(found).__name__} {called}".strip()
-            raise self.error(f"an installed {self.kind} is none", where=where, got=got, expected=expected)
-        installed: T = found
+        if (expected := self.misfit(entry.name, loaded)) is not None:
+            called = getattr(loaded, "model_type", None) or getattr(loaded, "name", None) or ""
+            got = f"{type(loaded).__name__} {called}".strip()
+            raise self.error(
+                f"what an installed package calls a {self.kind} is something else",
+                where=where,
+                got=got,
+                expected=expected,
+            )
+        installed: T = loaded
         return installed

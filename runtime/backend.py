@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -172,6 +172,9 @@ class Rows(Protocol):
         Raises:
             UsageError: They do not fit.
         """
+
+    def holds_chosen(self, slots: Collection[int]) -> bool:
+        """Whether the tokens that the last step chose are of these slots and still there: nothing ran in between."""
 
     def step(self, tokens: Mapping[int, RowToken], logits: bool = False) -> PendingRows:
         """Put a token of every row on its way, and return before it is there.

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from luvc_export.bundle import engine_trust
-from luvc_export.bundle.engine_checks import check_device, check_library
+from luvc_export.bundle.engines import trust as engine_trust
+from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.errors import LuvcError
@@ -46,14 +46,14 @@ def choose(bundle: Bundle, plan: str | None = None, arithmetic: str = "auto", de
 def _candidates(
     bundle: Bundle, plan: str | None, arithmetic: str, debug: bool
 ) -> list[tuple[str, Callable[[], str | None]]]:
-    found: list[tuple[str, Callable[[], str | None]]] = []
+    candidates: list[tuple[str, Callable[[], str | None]]] = []
     wanted = plan or bundle.manifest.default_plan
     for entry in bundle.manifest.engines:
         if entry.plan == wanted and not debug:
-            found.append((f"tensorrt:{entry.target}", lambda entry=entry: _engines(entry, arithmetic)))  # type: ignore[misc]
-    found.append(("cuda", lambda: _cuda(bundle, plan, arithmetic)))
-    found.append(("openvino", lambda: _openvino(bundle, plan, arithmetic)))
-    return found
+            candidates.append((f"tensorrt:{entry.target}", lambda entry=entry: _engines(entry, arithmetic)))  # type: ignore[misc]
+    candidates.append(("cuda", lambda: _cuda(bundle, plan, arithmetic)))
+    candidates.append(("openvino", lambda: _openvino(bundle, plan, arithmetic)))
+    return candidates
 
 
 def _engines(entry: EngineEntry, arithmetic: str) -> str | None:

@@ -50,8 +50,8 @@ class Graphs:
         if not len(images):
             return no_images(manifest, self.plan)
         empty = all_picture(len(images), self.plan.grid) if padding is None else padding
-        given = units if self.plan.encoder.takes_units else empty if self.plan.encoder.reads_padding else None
-        out = self.backend.vision(images) if given is None else self.backend.vision(images, given)
+        chosen = units if self.plan.encoder.takes_units else empty if self.plan.encoder.reads_padding else None
+        out = self.backend.vision(images) if chosen is None else self.backend.vision(images, chosen)
         width = 2 * (manifest.prompt.position_copies if self.plan.encoder.positions == "multi" else 1)
         expected = {
             graph_io.VISUAL_EMBEDS: (tokens, manifest.visual_width),

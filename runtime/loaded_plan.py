@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 
 import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.core import plan_figures
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
-from luvc_export.runtime.prompt.encoder import PromptEncoder
+from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
+from luvc_export.runtime.prompt.request import Request, make_request, token_limit
 
 
 class LoadedPlan:
@@ -51,7 +53,7 @@ class LoadedPlan:
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
-        self.plan, self.size = entry.plan, entry.size or self.bundle.manifest.image.size
+        self.plan, self.size = entry.plan, entry.size
         #: What ``auto`` took, and why nothing before it; None where a back-end was named.
         self.choice: str | None = None
         if backend == "auto":
@@ -110,6 +112,23 @@ class LoadedPlan:
         """The back-end, where it takes turns: of a plan with buckets or a bucket, with weights of its own."""
         beside = self.plan.encoder.takes_units or self.bundle.buckets_of(self.plan_name)
         return self.backend if beside and isinstance(self.backend, Unloading) and self.backend.packs_weights else None
+
+    def request(self, asked: OpenedQuestion) -> Request:
+        """A question with opened media made ready for this plan: see ``make_request``.
+
+        Raises:
+            UsageError: See ``make_request``.
+        """
+        request = make_request(asked, self.encoder, self.bundle.manifest, self.size, self.plan)
+        return replace(request, plan=self.plan_name)
+
+    def token_limit(self, request: Request, wanted: int | None = None) -> int:
+        """How many tokens may be generated after ``request``, see ``runtime.prompt.request.token_limit``.
+
+        Raises:
+            UsageError: The prompt is too long, or has no text.
+        """
+        return token_limit(self.bundle.manifest, self.plan, request, wanted)
 
     def warm_up(self, images: int = 1) -> float:
         """Load everything and answer once about nothing: what is made at the first call is made now.

@@ -16,8 +16,8 @@ _CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 
 def available_bytes() -> int | None:
     """Bytes a process can still allocate: the kernel's estimate, or what its container leaves; None if unknown."""
-    found = [value for value in (_meminfo(), _cgroup()) if value is not None]
-    return min(found) if found else None
+    limits = [value for value in (_meminfo(), _cgroup()) if value is not None]
+    return min(limits) if limits else None
 
 
 def peak_bytes() -> int | None:

@@ -259,9 +259,9 @@ class OrtBackend:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.folder.absolute()))
         with self._explained(str(path)):
             graph.check_files()
-            told: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
-            data = graph.data if self._sharing is None else self._sharing.prepared(graph, str(path), options, told)
-            session = self._ort.InferenceSession(data, options, enable_fallback=0, **told)
+            arguments: dict[str, Any] = {"providers": [PROVIDERS[one] for one in dict.fromkeys((self.name, "cpu"))]}
+            data = graph.data if self._sharing is None else self._sharing.prepared(graph, str(path), options, arguments)
+            session = self._ort.InferenceSession(data, options, enable_fallback=0, **arguments)
             graph.check_files()
         if PROVIDERS[self.name] not in session.get_providers():
             raise MachineError(

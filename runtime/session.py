@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, Literal, overload
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.plan import Plan
 from luvc_export.runtime.backend import Backend, RowBackend
 from luvc_export.runtime.generation.answer import Past, answer, goes_on
 from luvc_export.runtime.generation.answer_batch import (
@@ -20,6 +21,7 @@ from luvc_export.runtime.generation.answer_batch import (
     check_rows,
     in_row,
 )
+from luvc_export.runtime.generation.guided import Grammars
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.generation.result import Generation, Stream
@@ -27,19 +29,25 @@ from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
-from luvc_export.runtime.prompt.encoder import OpenedQuestion, Question, question
-from luvc_export.runtime.prompt.request import Request, make_request, open_media, token_limit
+from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
+from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
 
 
-class Session(LoadedPlan):
-    """Answers questions with one plan of a bundle. Holds no conversation, so an interrupted answer leaves it usable.
+class Session:
+    """Answers questions with a plan of a bundle and its variants: the one that fits a question answers it.
+
+    Holds no conversation, so an interrupted answer leaves it usable.
 
     Arguments and errors: see ``LoadedPlan``, and:
 
     Args:
         open_plans: Of a plan and its buckets, how many are loaded at a time where back-ends pack weights for each; more
             take more memory, and a picture for another bucket waits less often.
+
+    Attributes:
+        default: The plan that was asked for, which answers where no variant fits better.
+        plans: It and its variants, by name.
 
     Raises:
         UsageError: ``open_plans`` is below 1.
@@ -56,11 +64,64 @@ class Session(LoadedPlan):
         open_plans: int = 1,
     ) -> None:
         turns = PlanTurns(open_plans)
-        super().__init__(bundle, backend, plan, threads, debug, arithmetic)
-        self.turns = turns
+        self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic)
+        self.default.turns = turns
         named = isinstance(backend, str)
         another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug, arithmetic=arithmetic)
-        self._router = PlanRouter(self, (lambda name: another(plan=name)) if named else None)
+        self.plans = PlanRouter(self.default, (lambda name: another(plan=name)) if named else None)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        return self.default.bundle
+
+    @property
+    def plan(self) -> Plan:
+        """The default plan; a variant of it may answer."""
+        return self.default.plan
+
+    @property
+    def plan_name(self) -> str:
+        """Name of the default plan."""
+        return self.default.plan_name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the default plan's images in pixels."""
+        return self.default.size
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the default plan; its variants are run by others of the same kind."""
+        return self.default.backend
+
+    @property
+    def choice(self) -> str | None:
+        """What ``auto`` took, and why nothing before it; None where a back-end was named."""
+        return self.default.choice
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the default plan and how it is computed, see ``LoadedPlan.notes``."""
+        return self.default.notes
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Writes and tokenises prompts."""
+        return self.default.encoder
+
+    @property
+    def grammars(self) -> Grammars:
+        """What guides answers by a schema or pattern."""
+        return self.default.grammars
+
+    def load(self, images: bool = True) -> None:
+        """Load the default plan: see ``LoadedPlan.load``."""
+        self.default.load(images=images)
+
+    def warm_up(self, images: int = 1) -> float:
+        """Load the default plan and answer once about nothing; seconds it took. See ``LoadedPlan.warm_up``."""
+        return self.default.warm_up(images)
 
     @overload
     def generate(
@@ -105,7 +166,7 @@ class Session(LoadedPlan):
         """Answer a question about pictures, a video, or neither.
 
         Of a bundle with several image sizes, the one that fits the largest picture best is used for all of them
-        (``Generation.selection.size``). A plan ``NAME@video`` beside this one answers questions about videos alone.
+        (``Generation.selection.size``). A variant for whole videos answers questions about videos alone.
 
         Args:
             image: A picture (path, bytes, PIL image, array) or a list of them.
@@ -134,7 +195,7 @@ class Session(LoadedPlan):
         past: Past | None = after.past if after else None
         chosen, request = self.fit(asked, past.loaded if past else None)
         past = past if past and chosen is past.loaded else None
-        budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
+        budget = chosen.token_limit(request, options.max_new_tokens)
         ready = perf_counter() - started
         continued = past if past and goes_on(request, past) else None
         pieces = Stream(answer(chosen, request, options, budget, ready, continued))
@@ -170,8 +231,8 @@ class Session(LoadedPlan):
             with in_row(row):
                 check_ask(ask)
                 fps = ask.get("fps", DEFAULT_FPS)
-                given = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
-                ready.append(self.prepare_row(given, options))
+                asked = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
+                ready.append(self.prepare_row(asked, options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:
             check_rows(self.backend, groups)
@@ -195,7 +256,7 @@ class Session(LoadedPlan):
             UsageError: See ``generate``.
         """
         chosen, request = self.fit(open_media(asked, self.bundle.manifest))
-        budget = token_limit(self.bundle.manifest, chosen.plan, request, options.max_new_tokens)
+        budget = chosen.token_limit(request, options.max_new_tokens)
         return Prepared(chosen, request, budget)
 
     def together(self, ready: Sequence[Prepared], most: int | None = None) -> list[list[int]]:
@@ -239,15 +300,15 @@ class Session(LoadedPlan):
         Raises:
             UsageError: See ``make_request``.
         """
-        if loaded is not None and loaded is not self and loaded.plan.sharing.shared:
-            fitting = self._router.fitting(asked).plan.sharing
+        if loaded is not None and loaded is not self.default and loaded.plan.sharing.shared:
+            fitting = self.plans.fitting(asked).plan.sharing
             if fitting.without_quota() != loaded.plan.sharing.without_quota():
                 return self.fit(asked)
-        chosen = loaded or self._router.fitting(asked)
-        request = make_request(asked, chosen.encoder, self.bundle.manifest, chosen.size, chosen.plan)
+        chosen = loaded or self.plans.fitting(asked)
+        request = chosen.request(asked)
         if loaded is None:
-            return self._router.bucket(chosen, request)
-        novel = request.novel if chosen.plan.encoder.takes_units and chosen is not self else None
+            return self.plans.bucket(chosen, request)
+        novel = request.novel if chosen.plan.encoder.takes_units and chosen is not self.default else None
         if novel is not None and len(novel) and novel.sum((1, 2)).max() > chosen.plan.encoder.computed_units:
             return self.fit(asked)
         return chosen, request
@@ -257,7 +318,7 @@ class Session(LoadedPlan):
 
         ``runtime.media.video.open_video`` samples so many.
         """
-        return self._router.video_frames(most)
+        return self.plans.video_frames(most)
 
     def prepare(
         self,
@@ -267,10 +328,37 @@ class Session(LoadedPlan):
         video: Sequence[Picture] | None = None,
         fps: float = DEFAULT_FPS,
     ) -> Request:
-        """Preprocess pictures for this session's image size and tokenise; arguments as of ``generate``."""
-        asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
-        return make_request(asked, self.encoder, self.bundle.manifest, self.size, self.plan)
+        """Preprocess pictures for the plan that answers (``Request.plan``) and tokenise; arguments as of ``generate``.
+
+        Raises:
+            UsageError: See ``generate``.
+        """
+        return self.fit(open_media(question(image, prompt, messages, video, fps), self.bundle.manifest))[1]
 
     def token_limit(self, request: Request, wanted: int | None = None) -> int:
-        """How many tokens may be generated, see ``runtime.prompt.request.token_limit``."""
-        return token_limit(self.bundle.manifest, self.plan, request, wanted)
+        """How many tokens may be generated after a request of ``prepare``: ``wanted``, or as many as fit.
+
+        Raises:
+            UsageError: See ``runtime.prompt.request.token_limit``.
+        """
+        return self.plan_of(request).token_limit(request, wanted)
+
+    def answer(self, request: Request, **sampling: Any) -> Generation:
+        """Answer a request of ``prepare``, as ``generate`` answers the question it was made of.
+
+        Raises:
+            UsageError: Wrong sampling, or see ``token_limit``.
+            CheckFailed: See ``generate``.
+            MachineError: See the class.
+        """
+        options, loaded = self.sampling(sampling), self.plan_of(request)
+        pieces = Stream(
+            answer(loaded, request, options, loaded.token_limit(request, options.max_new_tokens), 0.0, None)
+        )
+        for _ in pieces:
+            pass
+        return pieces.result
+
+    def plan_of(self, request: Request) -> LoadedPlan:
+        """The plan that ``request`` was made ready for."""
+        return self.default if request.plan is None else self.plans[request.plan]

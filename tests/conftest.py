@@ -82,7 +82,7 @@ def demo_bundle(pytestconfig: pytest.Config) -> Bundle:
 
 @pytest.fixture(scope="session")
 def unpadded_bundle(pytestconfig: pytest.Config) -> Bundle:
-    """Its first layers with plan ``thirds`` as plugins take it: exported with ``--ignore-padding``."""
+    """Its first layers with plan ``thirds``, exported with ``--ignore-padding``."""
     return demo_cache.unpadded_bundle(Path(pytestconfig.cache.mkdir("unpadded")))
 
 

@@ -25,6 +25,8 @@ typedef struct {
 } CUDA_MEMCPY2D;
 enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NO_DEVICE = 100,
        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900 };
+#define cuCtxPushCurrent cuCtxPushCurrent_v2
+#define cuCtxPopCurrent cuCtxPopCurrent_v2
 #define cuMemGetInfo cuMemGetInfo_v2
 #define cuMemAlloc cuMemAlloc_v2
 #define cuMemFree cuMemFree_v2
@@ -109,6 +111,8 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
   return CUDA_SUCCESS;
 }
 CUresult cuCtxSetCurrent(CUcontext context) { return context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE; }
+CUresult cuCtxPushCurrent(CUcontext context) { return context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE; }
+CUresult cuCtxPopCurrent(CUcontext *context) { *context = (CUcontext)(size_t)1; return CUDA_SUCCESS; }
 CUresult cuMemGetInfo(size_t *free_bytes, size_t *total) {
   *total = capacity();
   *free_bytes = *total - used;

@@ -75,11 +75,11 @@ def _no_tracing(base: Path) -> None:
     from luvc_export.export import bundling
 
     def graphs(checkpoint: object, skeleton: object, plan: Any, *given: Any) -> PlanEntry:
-        _, places, folder, _, used, _ = given
+        _, size, places, folder, options, used, _ = given
         used |= set(places)
         for file in ("vision.none.onnx", "decoder.none.onnx"):
             safe_files.write_new(folder / file, (base / file).read_bytes())
-        return PlanEntry(plan, "vision.none.onnx", "decoder.none.onnx")
+        return PlanEntry(plan, "vision.none.onnx", "decoder.none.onnx", size=size, precision=options.dtype)
 
     bundling._write_graphs = graphs  # type: ignore[assignment]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from checked_cuda.driver import CheckedDriver
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint
@@ -81,7 +82,10 @@ class OrtEngine:
         return self._made[key]
 
     def enqueue(self, addresses: Mapping[str, int], scratch: int, stream: int) -> None:
-        """Put a host function on the stream, as CUDA does; it reads and writes when the stream comes to it."""
+        """Put a host function on the stream, as CUDA does; it reads and writes when the stream comes to it.
+
+        A driver that checks (``checked_cuda``) is told which bytes those are.
+        """
         shapes, addresses = dict(self._shapes), dict(addresses)
         assert all(address % 256 == 0 and address for address in addresses.values())
 
@@ -95,11 +99,21 @@ class OrtEngine:
                 value = self.sabotage.get(item.name, lambda found: found)(value)
                 self._view(addresses[item.name], value.shape, item.name)[...] = value
 
+        driver = self._gpu.driver
+        if isinstance(driver, CheckedDriver):
+            made = self._made[tuple(self._shapes.items())]
+            reads = [(addresses[name], self._nbytes(name, shape)) for name, shape in shapes.items()]
+            writes = [(addresses[name], self._nbytes(name, shape)) for name, shape in made.items()]
+            driver.launch(stream, lambda: run(None), reads, [*writes, (scratch, self.scratch_bytes)])
+            return
         call = HOST_FUNCTION(run)
         self._calls.append(call)
-        function = self._gpu.driver._library.cuLaunchHostFunc
+        function = driver._library.cuLaunchHostFunc
         function.argtypes = (ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p)
         assert function(stream, call, None) == 0
+
+    def _nbytes(self, name: str, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * np.dtype(self._kind(name)).itemsize
 
     def _view(self, address: int, shape: tuple[int, ...], name: str) -> np.ndarray[Any, Any]:
         kind = np.dtype(self._kind(name))

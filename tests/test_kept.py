@@ -87,7 +87,7 @@ def answer(folder: Path, plan: str, image: Any = None) -> tuple[Any, dict[str, l
     """Logits of the prompt's last token, and kept tokens by layer."""
     session = load_bundle(folder, "cpu", plan=plan, threads=1)
     request = session.prepare(picture() if image is None else image, PROMPT)
-    step = session.run(request.token_ids, session.encode_images(request.images))
+    step = session.default.run(request.token_ids, session.default.encode_images(request.images))
     return step.logits[0, -1], {str(layer): np.ravel(kept).tolist() for layer, kept in step.kept.items()}
 
 
@@ -177,7 +177,7 @@ def test_a_bundle_of_plans_without_parts_answers_as_it_did(before_parts: Path, p
         ids[at:at] = [ids[at]] * (images - 1)
         pixels = np.concatenate([pixels, *[pixels[:, :, ::-1]] * (images - 1)])
         padding = None if padding is None else np.concatenate([padding] * images)
-    step = session.run(ids, session.encode_images(pixels, padding, request.units))
+    step = session.default.run(ids, session.default.encode_images(pixels, padding, request.units))
     np.testing.assert_allclose(step.logits[0, -1], expected[plan]["logits"], atol=LOGITS, rtol=0)
     assert {str(layer): np.ravel(kept).tolist() for layer, kept in step.kept.items()} == expected[plan]["kept"]
     others = [one["logits"] for name, one in expected.items() if name != plan]

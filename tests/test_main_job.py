@@ -46,19 +46,19 @@ def pictures() -> list[list[GlyphCase]]:
 
 def greedy(session: Session, token_ids: Sequence[int], seen: Any) -> list[int]:
     """The whole answer in tokens, as ``Session.generate`` gives it; the pictures were seen before."""
-    step, ends = session.run(token_ids, seen), session.bundle.manifest.prompt.eos_token_ids
+    step, ends = session.default.run(token_ids, seen), session.bundle.manifest.prompt.eos_token_ids
     ids: list[int] = []
     while len(ids) < LONGEST:
         ids.append(int(step.logits[0, -1].argmax()))
         if ids[-1] in ends:
             break
-        step = session.run(ids[-1:], state=step.state)
+        step = session.default.run(ids[-1:], state=step.state)
     return ids
 
 
 def shown(session: Session, asked: Sequence[GlyphCase]) -> Any:
     """What the vision graph sees of the pictures that all of ``asked`` are about."""
-    return session.encode_images(session.prepare(asked[0].images, asked[0].prompt).images)
+    return session.default.encode_images(session.prepare(asked[0].images, asked[0].prompt).images)
 
 
 def tokens(session: Session, asked: Sequence[GlyphCase]) -> list[Sequence[int]]:
@@ -170,7 +170,7 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
     asked = ties = 0
     for group in [group for group in pictures() if len(group[0].images) == 1][:TORCH_PICTURES]:
         images = session.prepare(group[0].images, group[0].prompt).images
-        seen = session.encode_images(images)
+        seen = session.default.encode_images(images)
         with torch.no_grad():
             embeds, positions, merged = vision(torch.from_numpy(images))
         np.testing.assert_allclose(seen.embeds, embeds.numpy(), atol=TOLERANCE)
@@ -183,14 +183,14 @@ def test_the_bundle_equals_the_compressed_torch_modules(demo_bundle: Bundle, pla
             with torch.no_grad():
                 arrays = map(torch.from_numpy, decoder_arrays(placed))
                 logits, _, kept = decoder(embeds[None], *arrays, mask, rows, empty)
-            step = session.run(ids, seen, all_logits=True)
+            step = session.default.run(ids, seen, all_logits=True)
             layers = [layer for layer, _, keep in entry.plan.prunes if keep]
             by_layer = {layer: index[0].numpy() for layer, index in zip(layers, kept, strict=True)}
             same = all(np.array_equal(step.kept[layer], by_layer[layer]) for layer in layers)
             if not same:
                 assert tie(decoder, embeds, placed, mask, empty), case.prompt
                 ties += 1
-            forced = debug.run(ids, seen, all_logits=True, forced=by_layer)
+            forced = debug.default.run(ids, seen, all_logits=True, forced=by_layer)
             np.testing.assert_allclose(forced.logits, logits.numpy(), atol=TOLERANCE)
             assert same is False or int(step.logits[0, -1].argmax()) == int(logits[0, -1].argmax())
             asked += 1
@@ -230,13 +230,13 @@ def test_a_forced_swap_moves_the_logits(demo_bundle: Bundle) -> None:
     debug = Session(demo_bundle, plan="thirds", threads=1, debug=True)
     case = pictures()[0][0]
     request = debug.prepare(case.images, case.prompt)
-    seen = debug.encode_images(request.images)
-    plain = load_bundle(demo_bundle.folder, "cpu", plan="thirds", threads=1).run(request.token_ids, seen)
+    seen = debug.default.encode_images(request.images)
+    plain = load_bundle(demo_bundle.folder, "cpu", plan="thirds", threads=1).default.run(request.token_ids, seen)
     kept = {layer: index.copy() for layer, index in plain.kept.items()}
     last = max(kept)
     dropped = sorted(set(kept[min(kept)][0].tolist()) - set(kept[last][0].tolist()))
     kept[last][0] = sorted([*kept[last][0][1:].tolist(), dropped[0]])
-    swapped = debug.run(request.token_ids, seen, forced=kept)
+    swapped = debug.default.run(request.token_ids, seen, forced=kept)
     assert np.abs(swapped.logits - plain.logits).max() > 10 * TOLERANCE
 
 

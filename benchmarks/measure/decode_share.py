@@ -36,7 +36,9 @@ def times(asked: str) -> dict[str, Any]:
     facts, session = runner.facts(case), runner.session
     spec, placeholder = session.bundle.manifest.image, session.bundle.manifest.prompt.image_token_id
     picture = np.random.default_rng(1).integers(0, 256, (1, spec.frames, *spec.size, 3), np.uint8)
-    state = session.run([*range(100, 132), placeholder, *range(132, 164)], session.encode_images(picture)).state
+    state = session.default.run(
+        [*range(100, 132), placeholder, *range(132, 164)], session.default.encode_images(picture)
+    ).state
     threads = len(os.sched_getaffinity(0))
     rows = facts.decode_bytes // threads // WIDE // 4
     parts, vector = [np.ones((rows, WIDE), np.float32) for _ in range(threads)], np.ones(WIDE, np.float32)
@@ -46,7 +48,7 @@ def times(asked: str) -> dict[str, Any]:
             begin = perf_counter()
             list(pool.map(lambda part: part @ vector, parts))
             middle = perf_counter()
-            state = session.run([7], state=state).state
+            state = session.default.run([7], state=state).state
             turns.append((middle - begin, perf_counter() - middle))
     return {"turns": turns[WARM:], "bytes": facts.decode_bytes, "backend": f"{facts.backend} {facts.arithmetic}"}
 

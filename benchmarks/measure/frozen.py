@@ -42,11 +42,11 @@ def measure(folder: str) -> dict[str, Any]:
     for _ in range(TURNS):
         for plan in PLANS:  # one at a time: each session has its own copy of the weights
             session = Session(bundle, "cpu", plan=plan, threads=1, arithmetic="fp32")
-            seen = session.encode_images(picture) if seen is None else seen
-            session.run(words, None, None)
+            seen = session.default.encode_images(picture) if seen is None else seen
+            session.default.run(words, None, None)
             for name, ids, images in ((plan, [*words[:32], token, *words[32:]], seen), (f"{plan}, text", words, None)):
                 begin = time.process_time()
-                session.run(ids, images, None)
+                session.default.run(ids, images, None)
                 taken.setdefault(name, []).append(time.process_time() - begin)
                 print(name, round(taken[name][-1], 3), file=sys.stderr, flush=True)
             del session

@@ -1,12 +1,13 @@
 """Measure what docs/results/surgery.md says.
 
-Run: python benchmarks/measure/surgery.py FOLDER. Exports the bundled checkpoint without surgery once into FOLDER,
-operates on it for every target, compares and times in ONNX Runtime (one thread, CPU time of the thread, median of
-paired runs), and builds TensorRT-RTX engines when it is installed.
+Run: python benchmarks/measure/surgery.py FOLDER. Exports the bundled checkpoint without surgery and with it once into
+FOLDER, operates on the second for every target, compares and times in ONNX Runtime (one thread, CPU time of the
+thread, median of paired runs), and builds TensorRT-RTX engines when it is installed.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.options import Options
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.graph import size
+from luvc_export.export.surgeon.report import REPORT_KEY
 
 HERE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HERE / "tests" / "export" / "surgeon"))
@@ -35,13 +37,13 @@ TEXT = (1, 1, 20, 0, 0)
 STEP = (1, 0, 1, 1, 20)
 
 
-def traced(folder: Path) -> Path:
-    """The bundle without surgery."""
-    target = folder / "traced"
+def exported(folder: Path, surgery: bool) -> Path:
+    """The bundle without surgery, traced without marks, or with it."""
+    target = folder / ("operated" if surgery else "traced")
     if not (target / "luvc.json").is_file():
         checkpoint = open_checkpoint(str(CHECKPOINT))
         plans = {name: make_plan(checkpoint, name, image_size=IMAGE_SIZE) for name in ("none", "thirds")}
-        write_bundle(checkpoint, plans, target, Options(IMAGE_SIZE, text_capacity=256, surgery=False))
+        write_bundle(checkpoint, plans, target, Options(IMAGE_SIZE, text_capacity=256, surgery=surgery))
     return target
 
 
@@ -78,21 +80,23 @@ def slimmed(path: Path) -> int:
 
 def main(folder: Path) -> None:
     """Print every figure."""
-    source = traced(folder)
+    traced, source = exported(folder, surgery=False), exported(folder, surgery=True)
     for half, plan in (("decoder", "thirds"), ("vision", "thirds"), ("decoder", "none"), ("vision", "none")):
-        path = source / f"{half}.{plan}.onnx"
-        model = onnx.load(path, load_external_data=False)
+        path = traced / f"{half}.{plan}.onnx"
+        plain = onnx.load(path, load_external_data=False)
+        model = onnx.load(source / path.name, load_external_data=False)
         made = {}
         for target in (ORT_CPU, INLINED, CONCAT):
             made[target.name] = source / f"{half}.{plan}.{target.name}.onnx"
             made[target.name].write_bytes(run_passes(model, target)[0].SerializeToString())
         inlined = onnx.load(made["inlined"], load_external_data=False)
         before = slimmed(path)
-        print(f"{path.name}: traced {size(model)}, after onnxslim {before}, after surgery with functions inlined"
+        print(f"{path.name}: traced {size(plain)}, after onnxslim {before}, after surgery with functions inlined"
               f" {size(inlined)} ({100 - 100 * size(inlined) / before:.0f} % fewer), that after onnxslim"
               f" {slimmed(made['inlined'])}")  # fmt: skip
-        parsed = run_passes(model, ORT_CPU)[1]
-        steps = ", ".join(f"{p.name} {p.fired} ({p.before} -> {p.after})" for p in parsed.passes if p.fired)
+        report = json.loads({item.key: item.value for item in model.metadata_props}[REPORT_KEY])[0]
+        passes = (step for step in report["passes"] if step["fired"])
+        steps = ", ".join(f"{step['name']} {step['fired']} ({step['before']} -> {step['after']})" for step in passes)
         print(f"  passes for {ORT_CPU.name}: {steps}")
         plan_ = make_plan(str(CHECKPOINT), plan, image_size=IMAGE_SIZE)
         if half == "vision":

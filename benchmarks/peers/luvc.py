@@ -7,7 +7,7 @@ from typing import Any
 
 import common
 
-from luvc_export.core.plan_request import EncoderPruneRequest
+from luvc_export.core.plan.request import EncoderPruneRequest
 
 #: Plans that have no name of their own: ``early`` merges to a half after the encoder's first full-attention block; in
 #: ``halved`` half of the units leave after a third of its depth, and come back.

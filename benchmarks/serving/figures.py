@@ -120,7 +120,7 @@ def cached(session: Session, rounds: int) -> dict[str, Any]:
     split, whole = [], []
     for _ in range(rounds):
         request = session.prepare(random.integers(0, 256, (height, width, 3)).astype(np.uint8), "What is this?")
-        seen = session.encode_images(request.images)
+        seen = session.default.encode_images(request.images)
         cut = request.token_ids.index(session.bundle.manifest.prompt.image_token_id) + 2
         for found, parts in (
             (whole, (request.token_ids,)),
@@ -128,7 +128,7 @@ def cached(session: Session, rounds: int) -> dict[str, Any]:
         ):
             begin, state = time.process_time(), None
             for number, ids in enumerate(parts):
-                state = session.run(ids, None if number else seen, state).state
+                state = session.default.run(ids, None if number else seen, state).state
             found.append(time.process_time() - begin)
     return {
         "first_token_ms_new": median(times["none"]),

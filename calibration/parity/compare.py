@@ -129,8 +129,8 @@ def compare(
         pairs = zip(some, reference.answer(some, longest), candidate.answer(some, longest), strict=True)
         answered += [_answered(*pair) for pair in pairs]
         progress("answers", (first + len(some)) / len(cases))
-    made = Comparison(reference, candidate, same, stops, measured, answered, example)
-    return Comparison(**{**vars(made), "notes": _notes(made)})
+    comparison = Comparison(reference, candidate, same, stops, measured, answered, example)
+    return Comparison(**{**vars(comparison), "notes": _notes(comparison)})
 
 
 def _effective(plan: Plan) -> Plan:

@@ -166,11 +166,11 @@ def check(
     check_own(bundle.folder, manifest)
     if output is not None:
         bundles.check_target(output, overwrite)
-    elif recipe.precision.plan_name(plan) in manifest.plans and not overwrite:
+    elif (quantised := recipe.precision.plan_name(plan, entry.variant_of)) in manifest.plans and not overwrite:
         raise UsageError(
             "the bundle has this plan in this precision",
             where=where,
-            got=recipe.precision.plan_name(plan),
+            got=quantised,
             fix="pass --overwrite, or -o another folder",
         )
 

@@ -60,8 +60,8 @@ class Quantiser:
         progress: Progress = lambda stage, done: None,
     ) -> None:
         self.bundle, self.plan, self.recipe = bundle, plan, recipe
-        self.name = recipe.precision.plan_name(plan)
         self.entry = bundle.entry(plan)
+        self.name = recipe.precision.plan_name(plan, self.entry.variant_of)
         self._dtype = np.dtype(BY_PRECISION[bundle.manifest.dtype].name).type
         self._packer = WeightPacker(folder, f"weights.{self.name}")
         self._placed: dict[str, PackedWeight] = {}
@@ -119,14 +119,22 @@ class Quantiser:
         said = self.recipe.to_json()
         if simulate and self.recipe.precision.tensorrt_only:
             said["simulated"] = kept
-        made = Quantisation(self.recipe.precision.name, packer.name, layers, said, data)
+        quantisation = Quantisation(self.recipe.precision.name, packer.name, layers, said, data)
         vision, decoder = written
-        return dataclasses.replace(self.entry, vision=vision, decoder=decoder, decoder_debug=None, quantised=made)
+        return dataclasses.replace(
+            self.entry,
+            vision=vision,
+            decoder=decoder,
+            decoder_debug=None,
+            quantised=quantisation,
+            precision=quantisation.precision,
+            variant_of=self.entry.variant_of or self.plan,
+        )
 
     def trial(self, high: Collection[str], data: CalibrationData) -> Bundle:
         """A bundle, in the folder given at first, whose one plan keeps ``high``, as ONNX Runtime can run it."""
         folder, manifest = self._packer.folder, self.bundle.manifest
-        entry = self.write(folder, high, data, simulate=True)
+        entry = dataclasses.replace(self.write(folder, high, data, simulate=True), variant_of=None)
         files = {}
         for name, known in manifest.files.items():
             if not name.endswith(".onnx") and not name.startswith("weights"):

@@ -50,11 +50,11 @@ class Statistics:
 
     def divided(self, factor: Floats) -> Statistics:
         """Of the same activations divided by ``factor`` [K]: the histogram is of the sample, the rest exact."""
-        made = Statistics()
-        made.add(self.sample / factor)
-        made.rows, made.largest = self.rows, self.largest / factor
-        made.total = self.total / factor
-        return made
+        statistics = Statistics()
+        statistics.add(self.sample / factor)
+        statistics.rows, statistics.largest = self.rows, self.largest / factor
+        statistics.total = self.total / factor
+        return statistics
 
     def add(self, activations: NDArray[np.generic]) -> None:
         """Take in [..., K]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -79,9 +80,17 @@ def parse(text: str) -> Spec:
             "no model is named", where="parity", got=repr(text), expected="hf:MODEL, torch:MODEL or a bundle"
         )
     kind = kind or ("onnx" if (Path(model) / bundles.MANIFEST).is_file() else "hf")
-    plan, _, target = (plan or "").partition("@") if kind == "trt" else (plan, "", "")
-    spec = Spec(kind, model, plan or None, target or None)
+    target = None
+    if kind == "trt" and plan and "@" in plan and plan not in _plans_of(model):
+        plan, _, target = plan.rpartition("@")
+    spec = Spec(kind, model, plan or None, target)
     return spec if spec.is_bundle else replace(spec, model=checkpoint_named(model))
+
+
+def _plans_of(model: str) -> Collection[str]:
+    """Names of the plans of a bundle, of which some hold an @; none where there is no bundle."""
+    folder = Path(model)
+    return bundles.read_manifest(folder).plans if (folder / bundles.MANIFEST).is_file() else ()
 
 
 def open_openvino(
@@ -111,9 +120,8 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     loaded = bundles.load(folder)
     entry, manifest = loaded.entry(plan), loaded.manifest
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
-    dtype = entry.quantised.precision if entry.quantised else manifest.dtype
     calls = BundleCalls(loaded, plan, threads)
-    return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls)
+    return GraphRunner(name, entry.precision, entry.plan, _prompting(loaded, plan), calls)
 
 
 def open_engine(
@@ -135,7 +143,7 @@ def open_engine(
 def _prompting(bundle: Bundle, plan: str | None) -> Prompting:
     """Prompts as the runtime makes them, for images of the plan's size."""
     entry, encoder = bundle.entry(plan), PromptEncoder(bundle)
-    image = replace(bundle.manifest.image, size=entry.size or bundle.manifest.image.size)
+    image = replace(bundle.manifest.image, size=entry.size)
     manifest = replace(bundle.manifest, image=image)
     return Prompting(
         lambda case: prepare(case, encoder, manifest, entry.plan),

@@ -35,14 +35,15 @@ def canvas(
     options = Options(image_size, fit, text_capacity=context, tiles=tiles, video=video)
     none = uncompressed(checkpoint, image_size)
     check_size(checkpoint, {"none": none}, options)
-    return make_manifest(checkpoint, options, {"none": PlanEntry(none, "", "")}, "none", {}, set(), {})
+    entry = PlanEntry(none, "", "", size=image_size, precision=options.dtype)
+    return make_manifest(checkpoint, options, {"none": entry}, "none", {}, set(), {})
 
 
 def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -> Manifest:
     """The canvas of a bundle's plan, what is written around pictures taken from the checkpoint's own family."""
     manifest = bundle.manifest
     grids = tuple(cut.tiles for cut in manifest.prompt.cuts if cut.used != "together") or ((1, 1),)
-    image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size or manifest.image.size)
+    image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size)
     made = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
     prompt = dataclasses.replace(made.prompt, text_capacity=manifest.prompt.text_capacity)
     return dataclasses.replace(made, image=image, prompt=prompt)
@@ -63,9 +64,9 @@ def prepare(case: Case, encoder: PromptEncoder, manifest: Manifest, plan: Plan) 
             fit, as ``run`` says it.
     """
     frames = manifest.image.frames * plan.sharing.images if plan.sharing.shared else DEFAULT_FRAMES
-    made = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
-    token_limit(manifest, plan, made)
-    return made
+    request = make_request(open_media(asked(case, frames), manifest), encoder, manifest, manifest.image.size, plan)
+    token_limit(manifest, plan, request)
+    return request
 
 
 def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing = Sharing()) -> Plan:

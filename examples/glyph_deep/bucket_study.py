@@ -40,7 +40,7 @@ def study(
     """
     told = replace(bundle.manifest, image=replace(bundle.manifest.image, unit_tolerance=tolerance))
     ours, plain = (Session(Bundle(bundle.folder, told), backend, threads=1) for _ in range(2))
-    plain._router = PlanRouter(plain, None)
+    plain.plans = PlanRouter(plain.default, None)
     kept, right, plainly, clusters = list[bool](), list[bool](), list[bool](), list[int]()
     units, novel, computed, used = 0, 0, 0, Counter[str]()
     for number, case in enumerate(cases(ground, count)):

@@ -23,7 +23,7 @@ from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.named_plans import FIGURES, NAMED
-from luvc_export.core.plan_request import LlmRequest, PlanRequest
+from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.demo import CHECKPOINT as BUNDLED
 from luvc_export.demo import IMAGE_SIZE

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from luvc_export.core.operators import MERGE_COLUMNS
 from luvc_export.core.plan import MergeMode, MergePass
-from luvc_export.export.compression import spu
+from luvc_export.export.compression import marks, spu
 
 #: Size of a unit of padding. Eight million merged ones stay below ``HALF``, and next to 1 it is lost in the rounding
 #: of fp32 (a power of two, so that sums are exact; the smallest number that fp16 has too).
@@ -57,7 +58,7 @@ def start(x: Tensor, copies: int = 1, padding: Tensor | None = None) -> Units:
     if padding is not None:
         sizes = torch.where(padding, PADDING, 1.0)
     index = torch.arange(rows * columns).expand(batch, -1)
-    return Units(x, sizes, place, place.repeat(1, 1, 1, copies), index)
+    return Units(x, sizes, place, place if copies == 1 else place.repeat(1, 1, 1, copies), index)
 
 
 def merge(units: Units, step: MergePass, mode: MergeMode = "mean", padded: bool = False) -> Units:
@@ -65,7 +66,32 @@ def merge(units: Units, step: MergePass, mode: MergeMode = "mean", padded: bool 
 
     ``padded`` says that units may be padding, which their sizes tell.
     """
+    if marks.marks():
+        return _marked(_marked(units, 0, step.columns, mode), step.rows, 0, mode)
     return _flip(_merge_rows(_flip(_merge_rows(units, step.columns, mode, padded)), step.rows, mode, padded))
+
+
+def _marked(units: Units, rows: int, columns: int, mode: MergeMode) -> Units:
+    """One axis pass as a mark; whether units may be padding is the plan's to say, which surgery has.
+
+    Single copies, which nothing reads, stay the mean positions: no graph moves them apart.
+    """
+    if not rows and not columns:
+        return units
+    batch, height, width = units.x.shape[:3]
+    alone = units.copies.shape[-1] == units.positions.shape[-1]
+    copies = units.positions if alone else units.copies
+    state = {"values": units.x, "sizes": units.sizes, "positions": units.positions, "copies": copies}
+    size = {"height": height, "width": width, "removed_rows": rows, "removed_columns": columns, "mode": mode}
+    left = (batch, height - rows, width - columns)
+    like: dict[str, marks.Like] = {
+        f"merged_{name}": (part.dtype, (*left, *part.shape[3:])) for name, part in state.items()
+    }
+    like["merged_into"] = (torch.int64, (batch, height * width))
+    merged = marks.mark(MERGE_COLUMNS, state, size, like, "" if columns else MERGE_COLUMNS.variants[0])
+    into = merged["merged_into"].gather(1, units.merged_into)
+    x, sizes, positions, copies = (merged[f"merged_{name}"] for name in state)
+    return Units(x, sizes, positions, positions if alone else copies, into)
 
 
 def assign(x: Tensor, removed: int, sizes: Tensor | None = None) -> Tensor:

@@ -65,6 +65,10 @@ class Gemma3Decoder(Decoder):
         """RMSNorm around 1."""
         return gemma_norm(module, x)
 
+    def norm_weight(self, module: Any) -> tuple[Tensor, float]:
+        """The stored weight is the difference from 1."""
+        return 1.0 + module.weight.float(), float(module.eps)
+
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """The second half for sliding layers, the first for the others."""
         half = self.head_dim // 2

@@ -7,17 +7,18 @@ mask is built from each token's logical order. Every slice is then static, a pru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.export.compression import oim, quotas, scores, spu
+from luvc_export.export.compression import marks, oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm import aggregate, llm_merge
+from luvc_export.export.llm import aggregate, llm_merge, marked_prune
 from luvc_export.export.llm.last_row_attention import last_row
 from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.span import Placed, Rows, Span, causal_mask, tokens_of
 
 
 class Decoder(nn.Module):
@@ -97,6 +98,7 @@ class Decoder(nn.Module):
         if visual_padding is not None:
             index = spu.mark_padding(index, visual_padding)
             sizes = torch.where(visual_padding.flatten(1), oim.PADDING, 1.0)
+        text = Placed(order, text_cos, text_sin)
         carried = aggregate.Mass.of(sizes, visual_position_ids) if self.plan.llm.aggregate else None
         span = Span(visual_order, cos, sin, index, planes, carried)
         x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
@@ -114,19 +116,19 @@ class Decoder(nn.Module):
                 if keep and self.plan.llm.reducer == "merge":
                     x, span, mass = self._merge(number, x, span, mass, groups, count)
                 elif keep:
-                    rows = Rows(
-                        before, torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1), order, text_mask
-                    )
+                    rows = Rows(before, span.beside(text), order, text_mask)
                     chosen = None if forced is None else forced[number]
                     x, span = self._prune(number, x, span, groups, count, chosen, rows, visual_padding is not None)
                     kept.append(span.kept if visual_padding is None else spu.unmark(span.kept))
+                elif span.whole is not None:
+                    x, span = marked_prune.drop(x, span.whole, span.kept, count), span.empty()
                 else:
                     x, span = x[:, groups * count :], span.empty()
                 count, mask = keep, None
             key, value = past[2 * number], past[2 * number + 1]
             if mask is None:
-                mask = causal_mask(span.order, order, text_mask, key.shape[2])
-                cos, sin = torch.cat([span.cos, text_cos], 1), torch.cat([span.sin, text_sin], 1)
+                placed, cos, sin = span.beside(text)
+                mask = causal_mask(placed, text_mask, key.shape[2])
             before = x
             text_only = groups * count if number in frozen else 0
             x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
@@ -156,10 +158,14 @@ class Decoder(nn.Module):
         padded: bool,
     ) -> tuple[Tensor, Span]:
         tokens, keep = self.chooses[number]
+        if chosen is None and self._marks(number, x):
+            weight, epsilon = self.norm_weight(self.layers[number].input_layernorm)
+            ranked = marked_prune.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
+            return marked_prune.prune(self.plan, ranked, span, rows.whole, tokens, keep)
         visual = x[:, : groups * count]
         if chosen is None:
             normed = tokens_of(self.norm_of(self.layers[number].input_layernorm, visual).float(), groups, count, tokens)
-            given = scores.ScoreInput(
+            score_input = scores.ScoreInput(
                 normed,
                 getattr(self, f"basis_{number}"),
                 self.plan.llm.axis,
@@ -170,7 +176,7 @@ class Decoder(nn.Module):
                 (lambda: span.kept < 0) if padded else None,
                 dict(self.plan.llm.method.settings),
             )
-            score = self.score(given)
+            score = self.score(score_input)
             score = spu.padding_last(score, span.kept) if padded else score
             if self.plan.sharing.quota != "none":
                 own = quotas.members(span.kept, self.plan.sharing.images, self.plan.vision_tokens, padded)
@@ -182,6 +188,11 @@ class Decoder(nn.Module):
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
+
+    def _marks(self, number: int, x: Tensor) -> bool:
+        """Whether the prune is traced as marks: by a score that surgery fuses, of a norm in the type of ``x``."""
+        weight = self.norm_weight(self.layers[number].input_layernorm)[0]
+        return marks.marks() and marked_prune.can_be(self.plan) and weight.dtype == x.dtype
 
     def _aggregated(self, x: Tensor, span: Span, dropped: aggregate.Dropped, chosen: Tensor) -> tuple[Tensor, Span]:
         """The chosen rows of each group and their aggregate, then the text; the span beside them."""
@@ -210,7 +221,7 @@ class Decoder(nn.Module):
             entered, of = (x, layer) if not earlier else (rows.before, self.layers[number - 1])
             assert entered is not None
             valid, last = rows.valid(groups * count)
-            row = last_row(self, of, entered, rows.cos, rows.sin, valid, last, groups * count)
+            row = last_row(self, of, entered, rows.whole.cos, rows.whole.sin, valid, last, groups * count)
             return inside(row)
 
         def keys() -> Tensor:
@@ -270,13 +281,17 @@ class Decoder(nn.Module):
         return x + self.feed_forward(layer, x), key, value
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Text embeddings [B, T, D]. This and the four below are what a family's own text model may override."""
+        """Text embeddings [B, T, D]. This and the five below are what a family's own text model may override."""
         embeds: Tensor = self.embed_tokens(input_ids)
         return embeds
 
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
         return norm(module, x)
+
+    def norm_weight(self, module: Any) -> tuple[Tensor, float]:
+        """Factor [D] and epsilon of ``norm_of``."""
+        return module.weight, float(module.variance_epsilon)
 
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
@@ -296,72 +311,3 @@ class Decoder(nn.Module):
         flat = logits_indices + length * torch.arange(batch)[:, None]
         rows = text.reshape(batch * length, hidden).index_select(0, flat.flatten())
         return self.lm_head(self.norm_of(self.norm, rows)).unflatten(0, (batch, -1)).float()
-
-
-class Rows(NamedTuple):
-    """What a score may read beside the span.
-
-    The hidden states that entered the layer before [B, S, D] or None, cos and sin [B, S, Dh / 2] of the span and the
-    text, the text's order [B, T] and its mask [B, P + T].
-    """
-
-    before: Tensor | None
-    cos: Tensor
-    sin: Tensor
-    order: Tensor
-    text_mask: Tensor
-
-    def valid(self, visual: int) -> tuple[Tensor, Tensor]:
-        """Which of [visual | text] rows are no padding, bool [B, visual + T], and where the last text row is, [B]."""
-        batch, length = self.order.shape
-        text = self.text_mask[:, self.text_mask.shape[1] - length :]
-        last = torch.where(text, self.order, -1).to(torch.float32).argmax(1) + visual
-        return torch.cat([torch.ones(batch, visual, dtype=torch.bool), text], 1), last
-
-
-class Span(NamedTuple):
-    """What travels with the visual span.
-
-    Order [B, G * N], cos and sin [B, G * N, Dh / 2], kept [B, G, N] with padding marked (``spu.mark_padding``),
-    DeepStack planes [B, G * N, planes * D] or None; where prunes aggregate, the mass of all rows. There N of order,
-    angles, planes and mass is one more than that of ``kept`` once something was dropped.
-    """
-
-    order: Tensor
-    cos: Tensor
-    sin: Tensor
-    kept: Tensor
-    planes: Tensor | None = None
-    mass: aggregate.Mass | None = None
-
-    def gather(self, flat: Tensor, groups: int, tokens: int, keep: int) -> Span:
-        """Keep the rows at ``flat`` (``spu.flat_index``)."""
-        index = spu.gather(self.kept.flatten(1), flat, groups, tokens, keep)
-        order, cos, sin = (spu.gather(part, flat, groups, tokens, keep) for part in self[:3])
-        planes = None if self.planes is None else spu.gather(self.planes, flat, groups, tokens, keep)
-        return Span(order, cos, sin, index.unflatten(1, (groups, keep)), planes)
-
-    def empty(self) -> Span:
-        """No visual token left."""
-        planes = None if self.planes is None else self.planes[:, :0]
-        return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.kept[:, :, :0], planes)
-
-
-def tokens_of(values: Tensor, groups: int, rows: int, tokens: int) -> Tensor:
-    """[B, G * rows, ...] -> [B, G, tokens, ...]: without each group's aggregate, its last row, where there is one."""
-    apart = values.unflatten(1, (groups, rows))
-    return apart if tokens == rows else apart[:, :, :tokens]
-
-
-def causal_mask(visual_order: Tensor, order: Tensor, text_mask: Tensor, past: int) -> Tensor:
-    """Who may look at whom: bool [B, 1, V + T, past + V + T].
-
-    A key is seen when it is past or its order is not greater than the query's, and it is no padding: the last P + T
-    columns are text as ``text_mask`` [B, P + T] says, those before them visual and always valid.
-    """
-    queries = torch.cat([visual_order, order], 1)
-    before = torch.full((queries.shape[0], past), -1, dtype=queries.dtype)
-    keys = torch.cat([before, queries], 1)
-    column = torch.arange(keys.shape[1]) - (keys.shape[1] - text_mask.shape[1])
-    valid = text_mask.index_select(1, column.clamp(min=0)) | (column < 0)
-    return ((keys[:, None, :] <= queries[:, :, None]) & valid[:, None, :])[:, None]

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
+from luvc_export.core.operators import MARKS
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list
 from luvc_export.export.surgeon.fused import node as fused
@@ -122,6 +123,8 @@ def _operators(surgery: Surgery) -> Iterator[str]:
         elif node.domain == PLUGIN_DOMAIN:
             if node.op not in surgery.target.plugins:
                 yield f"{PLUGIN_DOMAIN}::{node.op} ({node.name}): the target has no plugin for it"
+        elif node.domain == DOMAIN and node.op in MARKS:
+            yield f"{DOMAIN}::{node.op} ({node.name}): a mark of the trace that no pass fused"
         elif node.domain == DOMAIN:
             yield from (f"{DOMAIN}::{node.op} ({node.name}): {problem}" for problem in fused.problems(node))
             if not surgery.target.functions:

@@ -191,11 +191,11 @@ def make_tokenizer(preset: Preset) -> Tokenizer:
     vocabulary = {letter: next(free) for letter in alphabet} | {text: n for n, text in preset.tokens.items()}
     taken = set(vocabulary.values())
     vocabulary |= {f"<|unused{n}|>": n for n in range(max(preset.tokens)) if n not in taken}
-    made = Tokenizer(models.BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(text, special=True) for text in preset.tokens.values()])
-    return made
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in preset.tokens.values()])
+    return tokenizer
 
 
 def chat_template(preset: Preset) -> str:

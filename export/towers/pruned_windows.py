@@ -55,6 +55,7 @@ class PrunedState(NamedTuple):
         whole: One window for the kept ones.
         windows: Windows of kept ones, or windows of the grid with gaps.
         place: Where each unit is among the kept, int64 [n, U], 0 for those that left; None where windows have no gaps.
+        given: Raster places of the kept units where they are all that ever were; then they stand in that order.
     """
 
     kept: unit_prune.Kept
@@ -63,6 +64,7 @@ class PrunedState(NamedTuple):
     whole: list[Window]
     windows: list[Window]
     place: Tensor | None
+    given: Tensor | None = None
 
 
 def quotas(prune: EncoderPrune, stage: EncoderState) -> list[tuple[int, int, int]]:
@@ -107,7 +109,7 @@ def of_units(stage: EncoderState, given: Tensor, chosen: Tensor, patches: int) -
     length = given.shape[1] * patches
     whole = Window(0, length, length, cos, sin, bias)
     place, windows = _gapped(stage, kept.chosen_at, patches)
-    return PrunedState(kept, stage, -1, [whole], windows, place)
+    return PrunedState(kept, stage, -1, [whole], windows, place, given)
 
 
 def _gapped(stage: EncoderState, chosen_at: Tensor, patches: int) -> tuple[Tensor, list[Window]]:
@@ -133,10 +135,3 @@ def raster(kept: unit_prune.Kept, stage: EncoderState) -> tuple[Tensor, Tensor]:
     """Raster index of kept units, ascending, and their places among the kept, both int64 [n, K]."""
     found = torch.topk(stage.order[kept.chosen_at], kept.chosen_at.shape[1], largest=False, sorted=True)
     return found.values, found.indices
-
-
-def dropped(index: Tensor, units: int) -> Tensor:
-    """Place of each of ``units`` among the kept at ``index`` [n, K], int64 [n, units]; -1 for those that left."""
-    itself = (torch.arange(units)[:, None] == index[:, None, :]).float()
-    number = torch.arange(1, index.shape[1] + 1, dtype=torch.float32)
-    return (itself @ number[:, None])[:, :, 0].to(torch.int64) - 1

@@ -14,14 +14,15 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import Axis
 from luvc_export.export.compression import oim, spu, unit_prune
-from luvc_export.export.families.base import POSITION_COPIES, Normalise
+from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
-from luvc_export.export.llm.rope import Rope, merged_positions
-from luvc_export.export.towers import feature_planes, pruned_windows
+from luvc_export.export.llm.rope import Rope
+from luvc_export.export.towers import pruned_windows
 from luvc_export.export.towers.pruned_windows import EncoderState, PrunedState, Window
+from luvc_export.export.towers.unit_tower import Seen, UnitTower
 
 
-class RotaryPositionViT(nn.Module):
+class RotaryPositionViT(UnitTower):
     """Encoder on one static grid: tokens stay in window order, and go back to raster order only to merge.
 
     Window order lasts from block to block (full attention does not care), so windows are slices, not gathers. A family
@@ -49,14 +50,13 @@ class RotaryPositionViT(nn.Module):
         full: tuple[int, ...],
         tapped: tuple[int, ...] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(plan, len(visual.blocks), tapped)
         config = visual.config
         self.visual: Any = visual
         self.config: Any = config
-        self.normalise, self.plan = normalise, plan
-        self.hidden, self.window, self.full, self.tapped = hidden, window, full, tapped
+        self.normalise = normalise
+        self.hidden, self.window, self.full = hidden, window, full
         self.head_dim = hidden // config.num_heads
-        self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         frequencies = self.head_dim // 4
         inv_freq = config.rope_parameters["rope_theta"] ** -(torch.arange(frequencies) / frequencies)
         self.rope = Rope(inv_freq.repeat(2), [0] * frequencies + [1] * frequencies)
@@ -66,7 +66,7 @@ class RotaryPositionViT(nn.Module):
         inner = torch.stack(torch.meshgrid(torch.arange(merge), torch.arange(merge), indexing="ij"), -1)
         self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
 
-    def forward(self, image: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, beside: Tensor | None = None) -> Seen:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
 
         With tapped blocks the embeddings are [n, N_0, (1 + planes) * D], each token followed by its planes.
@@ -75,49 +75,16 @@ class RotaryPositionViT(nn.Module):
         """
         return self.from_patches(self._patches(image), beside)
 
-    def from_patches(self, pixels: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def from_patches(self, pixels: Tensor, beside: Tensor | None = None) -> Seen:
         """As ``forward``, from normalised patches unit by unit, as transformers' processors write them.
 
         Args:
             pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
             beside: See ``forward``.
         """
-        if self.plan.encoder.takes_units:
-            assert beside is not None
-            return self._from_units(self._embed(pixels), beside.long())
-        padding = beside
-        units, saved = oim.start(self._embed(pixels), self.copies, padding), list[Tensor]()
-        stage, pruned = self._enter(units), None
-        x, prune = stage.x, self.plan.encoder.prune
-        for number, block in enumerate(self.visual.blocks):
-            before, full = x, number in self.full
-            if pruned is None:
-                x = self._block(block, x, stage.whole if full else stage.windows)
-            else:
-                x = self._pruned_block(block, x, pruned, full, number)
-            if number in self.tapped:
-                saved.append(self._plane(units, x, stage, pruned))
-            passes = [found for found in self.plan.encoder.merge_passes if found.step.block == number]
-            if passes:
-                units = self._leave(units, x, stage)
-                for step in passes:
-                    units, saved = feature_planes.merge(
-                        units, saved, step, self.plan.encoder.merge_mode, padding is not None
-                    )
-                stage = self._enter(units, passes[-1].after)
-                x = stage.x
-            if prune is not None and number == prune.block:
-                units = self._leave(units, x, stage)
-                pruned = self._prune(prune, x, x - before, units, stage, padding is not None)
-                x = pruned.kept.chosen.reshape(x.shape[0], -1, self.hidden)
-        if pruned is not None and not self.plan.encoder.grid_intact:
-            return self._give_kept(x, saved, units, pruned)
-        x = x if pruned is None else self._restored(x, pruned)
-        embeds = self.finish(x).index_select(1, stage.raster)
-        if saved:
-            tokens = (plane.reshape(-1, x.shape[1], self.hidden) for plane in saved)
-            embeds = torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(tokens))], -1)
-        return embeds, merged_positions(units, self.plan).flatten(1, 2), units.merged_into
+        padding = None if self.plan.encoder.takes_units else beside
+        units = oim.start(self._embed(pixels), self.copies, padding)
+        return self.run(units, self.enter(units), beside)
 
     def finish(self, x: Tensor) -> Tensor:
         """Patch merger: [n, U * patches, C] -> [n, U, D]."""
@@ -161,12 +128,10 @@ class RotaryPositionViT(nn.Module):
         x = x if learned is None else x + learned
         return x.reshape(-1, rows, columns, self.patches * self.hidden)
 
-    def _enter(self, units: oim.Units, axes: tuple[Axis, Axis] | None = None) -> EncoderState:
+    def enter(self, units: oim.Units, axes: tuple[Axis, Axis] | None = None, x: Tensor | None = None) -> EncoderState:
         """Put raster units into window order, with rotary caches and size bias of every window batch.
 
-        Args:
-            units: On their grid.
-            axes: What merging left of rows and columns; windows that merged apart stay windows.
+        Windows that merged apart stay windows.
         """
         rows, columns = units.x.shape[1:3]
         if self.window and axes is not None and axes[0].whole:
@@ -195,89 +160,99 @@ class RotaryPositionViT(nn.Module):
             begin = end
         return EncoderState(x, [whole], batches, torch.tensor(windows.inverse), order, windows.batches)
 
-    def _leave(self, units: oim.Units, x: Tensor, stage: EncoderState) -> oim.Units:
+    def leave(self, units: oim.Units, x: Tensor, stage: EncoderState) -> oim.Units:
         """Back to raster order."""
+        if x is stage.x:
+            return units
         return units._replace(x=self.per_unit(x).index_select(1, stage.raster).reshape(units.x.shape))
 
-    def _plane(self, units: oim.Units, x: Tensor, stage: EncoderState, pruned: PrunedState | None) -> Tensor:
-        """A tapped state: units on the grid; of kept units alone, in the order of the tower, where none come back."""
-        if pruned is not None and not self.plan.encoder.grid_intact:
+    def tap(self, x: Tensor, units: oim.Units, stage: EncoderState, pruned: PrunedState | None) -> Tensor:
+        """Units on the grid; of kept units alone, in the order of the tower, where none come back."""
+        if not self.plan.encoder.grid_intact and pruned is not None:
             return self.per_unit(x)
-        return self._leave(units, x if pruned is None else self._restored(x, pruned), stage).x
+        return self.leave(units, x if pruned is None else self._restored(x, pruned), stage).x
 
-    def _prune(
-        self, prune: EncoderPrune, x: Tensor, moved: Tensor, units: oim.Units, stage: EncoderState, padded: bool
+    def choose(
+        self, prune: EncoderPrune, x: Tensor, before: Tensor, units: oim.Units, stage: EncoderState, padded: bool
     ) -> PrunedState:
-        """Choose the units that go on; ``moved`` is what the block added to ``x``, ``units`` hold it on the grid."""
+        """By the whole image, or in every window alike."""
         blocks, basis = self.visual.blocks, None
-        normed = norm(blocks[prune.block + 1].norm1, x) if prune.block + 1 < len(blocks) else x
+        normed = norm(blocks[prune.block + 1].norm1, x) if prune.block + 1 < self.blocks else x
         if prune.score == "residual":
             rows, columns = units.x.shape[1:3]
             basis = spu.lowpass_basis_2d(rows, columns, prune.rho)[stage.order]
-        scores = unit_prune.score(prune, self.per_unit(normed), self.per_unit(moved), basis)
+        scores = unit_prune.score(prune, self.per_unit(normed), self.per_unit(x - before), basis)
         if padded:
             scores = unit_prune.padding_last(scores, units.sizes.flatten(1)[:, stage.order], oim.HALF)
         index = unit_prune.select(scores, pruned_windows.quotas(prune, stage))
         kept = unit_prune.prune(self.per_unit(x), index, prune)
         return pruned_windows.leave(prune, stage, kept, self.patches)
 
+    def only(self, units: oim.Units, stage: EncoderState, given: Tensor) -> PrunedState:
+        """Windows with gaps, from the first block on; units in raster order."""
+        return pruned_windows.of_units(stage, given, unit_prune.rows(units.x.flatten(1, 2), given), self.patches)
+
+    def chosen(self, x: Tensor, pruned: PrunedState) -> Tensor:
+        """Unit by unit."""
+        return pruned.kept.chosen.reshape(x.shape[0], -1, self.hidden)
+
+    def give(
+        self, x: Tensor, saved: list[Tensor], units: oim.Units, stage: EncoderState, pruned: PrunedState | None
+    ) -> Tensor:
+        """``finish`` in raster order, then the planes."""
+        if pruned is not None and not self.plan.encoder.grid_intact:
+            embeds, planes = self._give_kept(x, saved, pruned)
+        else:
+            x = x if pruned is None else self._restored(x, pruned)
+            embeds = self.finish(x).index_select(1, stage.raster)
+            planes = [plane.reshape(-1, x.shape[1], self.hidden) for plane in saved]
+        if not planes:
+            return embeds
+        return torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(planes))], -1)
+
+    def stayed(self, pruned: PrunedState) -> Tensor:
+        """Window order ends here."""
+        return pruned_windows.raster(pruned.kept, pruned.seen)[0] if pruned.given is None else pruned.given
+
     def _restored(self, x: Tensor, pruned: PrunedState) -> Tensor:
         """All tokens, in window order, from those of kept units."""
         return unit_prune.restored(pruned.kept, self.per_unit(x)).reshape(x.shape[0], -1, self.hidden)
 
-    def _give_kept(
-        self, x: Tensor, saved: list[Tensor], units: oim.Units, pruned: PrunedState
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``from_patches`` gives where units stay away: kept ones in raster order, -1 for where others went."""
+    def _give_kept(self, x: Tensor, saved: list[Tensor], pruned: PrunedState) -> tuple[Tensor, list[Tensor]]:
+        """Where units stay away: embeddings and planes of kept ones, in raster order."""
+        if pruned.given is not None:
+            return self.finish(x), [plane.reshape(x.shape) for plane in saved]
         index, own = pruned_windows.raster(pruned.kept, pruned.seen)
 
         def tokens(state: Tensor) -> Tensor:
             rows = unit_prune.rows(state.flatten(1, 2), index) if state.dim() == 4 else unit_prune.rows(state, own)
             return rows.reshape(state.shape[0], -1, self.hidden)
 
-        embeds = self.finish(tokens(self.per_unit(x)))
-        if saved:
-            embeds = torch.cat([embeds, *(self.finish_plane(i, tokens(plane)) for i, plane in enumerate(saved))], -1)
-        positions = unit_prune.rows(merged_positions(units, self.plan).flatten(1, 2), index)
-        into = pruned_windows.dropped(index, pruned.seen.order.shape[0])
-        return embeds, positions, into.gather(1, units.merged_into)
+        return self.finish(tokens(self.per_unit(x))), [tokens(plane) for plane in saved]
 
-    def _from_units(self, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``from_patches``, of units ``given`` int64 [n, K] alone, from all embedded [n, H0, W0, patches * C]."""
-        units = oim.start(x, self.copies)
-        stage, saved = self._enter(units), list[Tensor]()
-        chosen = unit_prune.rows(x.flatten(1, 2), given)
-        state = pruned_windows.of_units(stage, given, chosen, self.patches)
-        x = chosen.reshape(x.shape[0], -1, self.hidden)
-        for number, block in enumerate(self.visual.blocks):
-            x = self._pruned_block(block, x, state, number in self.full, number)
-            if number in self.tapped:
-                saved.append(x)
-        embeds = self.finish(x)
-        if saved:
-            embeds = torch.cat([embeds, *(self.finish_plane(i, plane) for i, plane in enumerate(saved))], -1)
-        positions = unit_prune.rows(merged_positions(units, self.plan).flatten(1, 2), given)
-        return embeds, positions, pruned_windows.dropped(given, self.plan.units)
-
-    def _pruned_block(self, block: Any, x: Tensor, pruned: PrunedState, full: bool, number: int) -> Tensor:
-        """One block on kept units; attention reads others while they are seen, and gaps where windows have them."""
-        kept, whole_windows = pruned.kept, pruned.seen.whole if full else pruned.seen.windows
+    def block(self, number: int, x: Tensor, stage: EncoderState, pruned: PrunedState | None) -> Tensor:
+        """One block; attention on kept units reads others while they are seen, and gaps where windows have them."""
+        block, full = self.visual.blocks[number], number in self.full
+        if pruned is None:
+            return self._block(block, x, stage.whole if full else stage.windows)
+        kept, windows = pruned.kept, pruned.seen.whole if full else pruned.seen.windows
         if number <= pruned.last:
             qkv = block.attn.qkv(norm(block.norm1, self._restored(x, pruned)))
-            outs = self._attend_all(qkv, whole_windows)
-            outs = unit_prune.rows(self.per_unit(outs), kept.chosen_at)
+            outs = unit_prune.rows(self.per_unit(self._attend_all(qkv, windows)), kept.chosen_at)
         elif not full and pruned.place is not None:
             qkv = self.per_unit(block.attn.qkv(norm(block.norm1, x)))
             spread = unit_prune.rows(qkv, pruned.place).reshape(x.shape[0], -1, 3 * self.hidden)
             outs = unit_prune.rows(self.per_unit(self._attend_all(spread, pruned.windows)), kept.chosen_at)
         else:
             outs = self._attend_all(block.attn.qkv(norm(block.norm1, x)), pruned.whole if full else pruned.windows)
-        x = x + block.attn.proj(outs.reshape(x.shape))
-        return x + block.mlp(norm(block.norm2, x))
+        return self._after_attention(block, x, outs.reshape(x.shape))
 
     def _block(self, block: Any, x: Tensor, windows: list[Window]) -> Tensor:
         qkv = block.attn.qkv(norm(block.norm1, x))
-        x = x + block.attn.proj(self._attend_all(qkv, windows))
+        return self._after_attention(block, x, self._attend_all(qkv, windows))
+
+    def _after_attention(self, block: Any, x: Tensor, out: Tensor) -> Tensor:
+        x = x + block.attn.proj(out)
         return x + block.mlp(norm(block.norm2, x))
 
     def _attend_all(self, qkv: Tensor, windows: list[Window]) -> Tensor:

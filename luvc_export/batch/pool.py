@@ -76,8 +76,8 @@ class Worker:
 
     def answer(self, rows: Sequence[Row]) -> list[Answered]:
         """Have rows answered. Raises as the class."""
-        found = self._ask([astuple(row) for row in rows])["answers"]
-        return [Answered(row.number, name, Answer(**said)) for row, (name, said) in zip(rows, found, strict=True)]
+        answers = self._ask([astuple(row) for row in rows])["answers"]
+        return [Answered(row.number, name, Answer(**said)) for row, (name, said) in zip(rows, answers, strict=True)]
 
     def end(self) -> None:
         """End it now."""

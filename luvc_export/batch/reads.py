@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.folder import MANIFEST
+from luvc_export.bundle.plans import variants
 from luvc_export.bundle.replacing import read_manifest
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.errors import BundleError
@@ -21,8 +22,8 @@ _NOT_ALL = ("default_plan", "engines", "files", "plans", "tools", "verified", "s
 def sha256_read(folder: Path, plan: str | None, engines: bool) -> str:
     """SHA-256 of what answers of ``plan`` depend on, as ``luvc.json`` writes it.
 
-    Plans beside it (``NAME@HxW``, ``NAME@video``) belong to it: a question is routed to them. Plans of other names and
-    their files do not, but for the image sizes they bring: pictures are opened as large as any plan has use for.
+    Variants of it (for other sizes, videos, tiles, fewer units) belong to it: a question is routed to them. Other plans
+    and their files do not, but for the image sizes they bring: pictures are opened as large as any plan has use for.
 
     Args:
         folder: Of a bundle.
@@ -35,7 +36,8 @@ def sha256_read(folder: Path, plan: str | None, engines: bool) -> str:
     manifest, path = read_manifest(folder), folder / MANIFEST
     name = plan or manifest.default_plan
     data: dict[str, Any] = parse_json(path.read_bytes(), str(path), BundleError, MANIFEST)
-    own = {key: entry for key, entry in data["plans"].items() if key == name or key.startswith(f"{name}@")}
+    answering = variants.answering(manifest, name) if name in manifest.plans else set[str]()
+    own = {key: entry for key, entry in data["plans"].items() if key in answering}
     others = {word for key, entry in data["plans"].items() if key not in own for word in _texts(entry)}
     named = {word for entry in own.values() for word in _texts(entry)}
     files = {

@@ -53,8 +53,8 @@ def check_record(
         with writing_to(record):
             write_whole(record, json.dumps(begun, indent=1) + "\n")
         return begun
-    found = read_json(record, 2**20, UsageError, "the record of this batch")
-    held = found if isinstance(found, dict) else {}
+    stored = read_json(record, 2**20, UsageError, "the record of this batch")
+    held = stored if isinstance(stored, dict) else {}
     wanted = json.loads(json.dumps(identity))
     same = [wanted, {**wanted, **(earlier or {})}]
     differs = [name for name in wanted if not any(held.get(name) == each[name] for each in same)]
@@ -127,10 +127,10 @@ class Shards:
         try:
             with open_regular(path) as file:
                 for line in file:
-                    said = json.loads(line)
-                    if said["row"] != expected:
-                        raise ValueError(f"row {said['row']} where {expected} belongs")
-                    self.errors += said["error"] is not None
+                    data = json.loads(line)
+                    if data["row"] != expected:
+                        raise ValueError(f"row {data['row']} where {expected} belongs")
+                    self.errors += data["error"] is not None
                     expected += 1
             if expected != index * self._source.shard + size:
                 raise ValueError(f"{expected - index * self._source.shard} rows of {size}")

@@ -36,11 +36,11 @@ def main() -> None:
     for line in asked:
         rows = [Row(*row) for row in json.loads(line)]
         try:
-            found = answerer.answer_lines(rows, path, folder)
+            answers = answerer.answer_lines(rows, path, folder)
         except LuvcError as error:
             _tell(told, {"failed": error.to_json()})
             return
-        _tell(told, {"answers": [[name, answer.to_json()] for name, answer in found]})
+        _tell(told, {"answers": [[name, answer.to_json()] for name, answer in answers]})
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from luvc_export.bundle import hashing
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.hashing import record as record
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, PlanEntry, PluginLibrary
+from luvc_export.bundle.plans import variants
 from luvc_export.bundle.reference import check_reference
 from luvc_export.bundle.replacing import MANIFEST as MANIFEST
 from luvc_export.bundle.replacing import check_target as check_target
@@ -27,7 +27,6 @@ from luvc_export.bundle.replacing import writing as writing
 from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular, recover
 from luvc_export.core.progress import Progress
-from luvc_export.core.unit_buckets import bucket_of
 from luvc_export.errors import BundleError, UsageError, did_you_mean
 
 
@@ -44,6 +43,14 @@ class Bundle:
         Raises:
             UsageError: The bundle has no plan of that name.
         """
+        return self.manifest.plans[self.name_of(plan)]
+
+    def name_of(self, plan: str | None = None) -> str:
+        """``plan``, or the name of the default plan.
+
+        Raises:
+            UsageError: The bundle has no plan of that name.
+        """
         name = plan or self.manifest.default_plan
         if name not in self.manifest.plans:
             raise UsageError(
@@ -52,40 +59,23 @@ class Bundle:
                 got=repr(name),
                 expected=did_you_mean(name, self.manifest.plans),
             )
-        return self.manifest.plans[name]
+        return name
 
     def sizes_of(self, plan: str | None = None) -> dict[tuple[int, int], str]:
-        """Image sizes (height, width) that ``plan`` was exported for, and the plan's name for each, its own first.
-
-        A plan ``NAME@HxW`` is ``NAME`` for pictures of another size.
-        """
-        self.entry(plan)
-        name, own = plan or self.manifest.default_plan, self.manifest.image.size
-        other = re.compile(re.escape(name) + r"@\d+x\d+")
-        named = {key: entry for key, entry in self.manifest.plans.items() if other.fullmatch(key)}
-        return {self.entry(name).size or own: name} | {entry.size or own: key for key, entry in named.items()}
+        """Image sizes (height, width) that ``plan`` was exported for, and the plan's name for each, its own first."""
+        return variants.sizes_of(self.manifest, self.name_of(plan))
 
     def buckets_of(self, plan: str | None = None) -> dict[int, str]:
-        """Units of each bucket beside ``plan`` and its name (``NAME@50``), ascending; the plan itself is none."""
-        name, own = plan or self.manifest.default_plan, self.entry(plan)
-        found = {}
-        for key, entry in self.manifest.plans.items():
-            alike = entry.plan.grid == own.plan.grid and entry.size == own.size
-            if entry.plan.encoder.takes_units and alike and (bucket_of(key) or ("",))[0] == name:
-                found[entry.plan.encoder.computed_units] = key
-        return dict(sorted(found.items()))
+        """Units of each bucket beside ``plan`` and its name, ascending; the plan itself is none."""
+        return variants.buckets_of(self.manifest, self.name_of(plan))
 
     def video_plan(self, plan: str | None = None) -> str | None:
-        """Name of the plan that shares budgets over whole videos beside ``plan``: ``NAME@video``; None without one."""
-        return self._beside(plan, "@video")
+        """Name of the plan that shares budgets over whole videos beside ``plan``; None without one."""
+        return variants.shared_plan(self.manifest, self.name_of(plan), "clip")
 
     def tiled_plan(self, plan: str | None = None) -> str | None:
-        """Name of the plan that shares budgets over tiles of a picture beside ``plan``: ``NAME@tiles``, or None."""
-        return self._beside(plan, "@tiles")
-
-    def _beside(self, plan: str | None, kind: str) -> str | None:
-        name = f"{plan or self.manifest.default_plan}{kind}"
-        return name if name in self.manifest.plans else None
+        """Name of the plan that shares budgets over tiles of a picture beside ``plan``; None without one."""
+        return variants.shared_plan(self.manifest, self.name_of(plan), "tiles")
 
     def path(self, name: str) -> Path:
         """Path of bundle file ``name``.
@@ -122,17 +112,17 @@ class Bundle:
         """
         self.entry(plan)
         name = plan or self.manifest.default_plan
-        found = {entry.target: entry for entry in self.manifest.engines if entry.plan == name}
-        if target is None and len(found) == 1:
-            return next(iter(found.values()))
-        if target in found:
-            return found[target]
+        by_target = {entry.target: entry for entry in self.manifest.engines if entry.plan == name}
+        if target is None and len(by_target) == 1:
+            return next(iter(by_target.values()))
+        if target in by_target:
+            return by_target[target]
         raise UsageError(
-            "the bundle holds engines for several targets" if found and not target else "there is no such engine",
+            "the bundle holds engines for several targets" if by_target and not target else "there is no such engine",
             where=str(self.folder),
             got=f"plan {name!r}" + (f", target {target!r}" if target else ""),
-            expected=did_you_mean(target or "", found) if found else "engines of this plan",
-            fix=None if found else f"luvc-export build {self.folder} --plan {name} --target {target or 'TARGET'}",
+            expected=did_you_mean(target or "", by_target) if by_target else "engines of this plan",
+            fix=None if by_target else f"luvc-export build {self.folder} --plan {name} --target {target or 'TARGET'}",
         )
 
     def read_engine(self, engine: EngineFile | PluginLibrary, allow_unverified: bool = False) -> mmap.mmap:
@@ -229,11 +219,11 @@ def _no_bundle(root: Path) -> BundleError:
         got = "a file" if root.exists() else "no such folder"
         near = [root.parent] if (root.parent / MANIFEST).is_file() else []
     model = root if (root / "config.json").is_file() else "MODEL"
-    given = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
+    fix = "give the bundle's folder: " + " or ".join(map(str, near[:3]))
     return BundleError(
         "this is not a bundle",
         where=str(root),
         got=got,
         expected=f"a folder with {MANIFEST}, as luvc-export export writes it",
-        fix=given if near else f"luvc-export export {model} -o BUNDLE",
+        fix=fix if near else f"luvc-export export {model} -o BUNDLE",
     )

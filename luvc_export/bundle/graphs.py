@@ -115,14 +115,14 @@ def _check_sources(data: bytes, outside: Iterable[OutsideTensor], nodes: Iterabl
     """Everything that a graph reads must come from somewhere: runtimes say it each in their own way."""
     try:
         graph = _graph(data)
-        given = {"", *(tensor.name for tensor in outside), *_names(graph, onnx.GRAPH_INPUT, onnx.VALUE_NAME)}
-        given |= _names(graph, onnx.GRAPH_INITIALIZER, onnx.TENSOR_NAME)
-        given.update(name for node in nodes for name in wire.texts(node, onnx.NODE_OUTPUT))
+        defined = {"", *(tensor.name for tensor in outside), *_names(graph, onnx.GRAPH_INPUT, onnx.VALUE_NAME)}
+        defined |= _names(graph, onnx.GRAPH_INITIALIZER, onnx.TENSOR_NAME)
+        defined.update(name for node in nodes for name in wire.texts(node, onnx.NODE_OUTPUT))
         read = {name for node in nodes for name in wire.texts(node, onnx.NODE_INPUT)}
         read |= _names(graph, onnx.GRAPH_OUTPUT, onnx.VALUE_NAME)
     except ValueError as error:  # names that are no text
         raise BundleError("this file is no ONNX graph", where=where, got=str(error)) from error
-    if nowhere := sorted(read - given):
+    if nowhere := sorted(read - defined):
         raise BundleError(
             "the graph reads or returns what nothing in it gives",
             where=where,

@@ -249,11 +249,11 @@ def memory(name: str, make: bool = False) -> Path | None:
         folder = cache_folder() / name
         if make:
             private_folder(folder)
-        found = folder.lstat()
+        status = folder.lstat()
     except (OSError, RuntimeError):  # no home folder
         return None
-    own = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
-    return folder if stat.S_ISDIR(found.st_mode) and own else None
+    own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+    return folder if stat.S_ISDIR(status.st_mode) and own else None
 
 
 def _carry(before: Identity, after: Identity) -> None:

@@ -7,198 +7,26 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from luvc_export.bundle.engines.records import Binding as Binding
+from luvc_export.bundle.engines.records import EngineEntry as EngineEntry
+from luvc_export.bundle.engines.records import EngineFile as EngineFile
+from luvc_export.bundle.engines.records import FileRecord as FileRecord
+from luvc_export.bundle.engines.records import Footprint as Footprint
+from luvc_export.bundle.engines.records import PluginLibrary as PluginLibrary
+from luvc_export.bundle.engines.records import Profile as Profile
+from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.limits import check_pixels
+from luvc_export.bundle.plans import schema_1
+from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
+from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
+from luvc_export.bundle.plans.entry import Quantisation as Quantisation
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
-from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.tiling import Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Hash and size of a bundle file. The other two were written by 0.1.0 for large files, and are not looked at."""
-
-    sha256: str
-    bytes: int
-    edges_sha256: str | None = None
-    mtime_ns: int | None = None
-
-
-@dataclass(frozen=True)
-class Binding:
-    """One input or output of an engine. ``dtype`` is numpy's name or ``bfloat16``; -1 is a size the call decides."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Shapes an engine was built for: smallest, best and largest of every input that has an open size.
-
-    ``name`` is ``image`` for vision engines; ``wide``, or ``prefill`` and ``decode``, for decoders.
-    """
-
-    name: str
-    minimum: dict[str, tuple[int, ...]]
-    optimum: dict[str, tuple[int, ...]]
-    maximum: dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class EngineFile:
-    """One engine: an executable file, which loads only while its bytes have this hash.
-
-    Args:
-        file: Plan file, beside ``luvc.json``.
-        record: Its hash and size.
-        inputs: In the engine's order.
-        outputs: In the engine's order.
-        profiles: In the engine's order: the index is TensorRT's profile index.
-        weight_bytes: Weights of the graph in the engine's precision.
-        activation_bytes: Device memory of one execution context, as the builder said; None if it did not.
-        layers: File with layer information, JSON.
-        log: File with the builder's log.
-    """
-
-    file: str
-    record: FileRecord
-    inputs: tuple[Binding, ...]
-    outputs: tuple[Binding, ...]
-    profiles: tuple[Profile, ...]
-    weight_bytes: int
-    activation_bytes: int | None
-    layers: str
-    log: str
-
-
-@dataclass(frozen=True)
-class PluginLibrary:
-    """Plugins that engines call: a shared library beside ``luvc.json``, loaded only while its bytes have this hash."""
-
-    file: str
-    record: FileRecord
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes of memory a pair of engines is predicted to need (``engines.memory``).
-
-    ``loading`` is the largest plan file, held beside the weights while it is read; it counts on boards whose CPU and
-    GPU share memory.
-    """
-
-    weights: int
-    kv: int
-    activations: int
-    workspace: int
-    loading: int
-
-    @property
-    def running(self) -> int:
-        """While answering."""
-        return self.weights + self.kv + self.activations
-
-    @property
-    def peak(self) -> int:
-        """While loading or answering, whichever is more, where CPU and GPU share memory."""
-        return max(self.running, self.weights + self.loading)
-
-
-@dataclass(frozen=True)
-class EngineEntry:
-    """The two engines of one plan for one target.
-
-    Args:
-        plan: Name of the plan.
-        target: Name of the target.
-        precision: Arithmetic of both.
-        kv: ``concat``, caches grow; or ``inplace``, caches have a fixed capacity and present is past (docs/surgery.md).
-        backend: Library that loads them.
-        version: Its version that built them, all numbers.
-        compute_capabilities: They run on these, such as 8.7.
-        version_compatible: They load in later versions too.
-        hardware_compatibility: ``none``, ``ampere+`` or ``sameComputeCapability``.
-        refit: Weights can be replaced.
-        stripped: Weights are not in the plan: refit before use.
-        batch: Largest batch.
-        images: Largest number of groups (images, or whole videos with a joint budget) of one prompt, see ``groups``.
-        text_capacity: Largest number of text tokens, prompt and answer; also of one call.
-        vision: Vision engine.
-        decoder: Decoder engine.
-        footprint: Predicted memory.
-        plugins: What must be loaded before them; None for engines that call no plugins.
-    """
-
-    plan: str
-    target: str
-    precision: Literal["fp32", "fp16", "bf16"]
-    kv: Literal["concat", "inplace"]
-    backend: Literal["tensorrt", "tensorrt_rtx"]
-    version: str
-    compute_capabilities: tuple[str, ...]
-    version_compatible: bool
-    hardware_compatibility: Literal["none", "ampere+", "sameComputeCapability"]
-    refit: bool
-    stripped: bool
-    batch: int
-    images: int
-    text_capacity: int
-    vision: EngineFile
-    decoder: EngineFile
-    footprint: Footprint
-    plugins: PluginLibrary | None = None
-
-    @property
-    def groups(self) -> int:
-        """Largest number of groups of one prompt that share a budget; in ``luvc.json`` it is called images."""
-        return self.images
-
-    @property
-    def code(self) -> tuple[EngineFile | PluginLibrary, ...]:
-        """Every executable file."""
-        return (self.vision, self.decoder, *([self.plugins] if self.plugins else []))
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A device's sign-off: ``install-and-verify`` of a pack ran every stored case and all passed (docs/pack.md).
-
-    It speaks of the bytes in ``files`` alone: where they are others by now, it says nothing.
-
-    Args:
-        plan: Name of the plan.
-        target: Name of the target.
-        backend: What answered.
-        version: Its version.
-        date: UTC, ISO 8601.
-        device: What the device tree calls the board; None where it says nothing.
-        system: Release of Jetson Linux, such as 36.4.3; None where there is none.
-        power_mode: As nvpmodel calls it; None where there is none.
-        cases: How many passed.
-        figures: Worst difference of each kind, and median times in milliseconds.
-        warnings: What was not as it should be, though good enough.
-        files: sha256 of the engines that answered, or of the graphs where there is no engine, by file name.
-    """
-
-    plan: str
-    target: str
-    backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
-    version: str
-    date: str
-    device: str | None
-    system: str | None
-    power_mode: str | None
-    cases: int
-    figures: dict[str, float]
-    warnings: tuple[str, ...]
-    files: dict[str, str]
-
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Fit = Literal["pad", "stretch", "crop"]
 WeightsMode = Literal["copy", "reference", "none"]
@@ -258,50 +86,6 @@ class Prompt:
     cuts: tuple[Tiling, ...] = ()
     video: Video | None = None
     tiling: TilingRule = "best_resolution"
-
-
-@dataclass(frozen=True)
-class CalibrationData:
-    """What a precision was chosen with: ``sha256`` covers pixels, prompts and answers in order."""
-
-    name: str
-    sha256: str
-    cases: int
-    pictures: int
-
-
-@dataclass(frozen=True)
-class Quantisation:
-    """How the graphs of a plan are quantised.
-
-    Args:
-        precision: A name of ``luvc_export.core.precision``.
-        weights: File of every large tensor of both graphs, beside ``luvc.json``.
-        layers: Precision of each product with weights, by the checkpoint's names: the mixed-precision map.
-        recipe: How ranges and scales were chosen.
-        data: What they were chosen with.
-    """
-
-    precision: str
-    weights: str
-    layers: dict[str, str]
-    recipe: dict[str, str]
-    data: CalibrationData
-
-
-@dataclass(frozen=True)
-class PlanEntry:
-    """One exported plan: its graphs, by file name. A quantised one is a plan of its own, named with a suffix.
-
-    ``size`` is the height and width of its images where they are not ``ImageInput.size``: see ``Bundle.sizes_of``.
-    """
-
-    plan: Plan
-    vision: str
-    decoder: str
-    decoder_debug: str | None = None
-    quantised: Quantisation | None = None
-    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -382,17 +166,41 @@ class Manifest:
                 expected=f"at most {SCHEMA_VERSION}",
                 fix="pip install --upgrade luvc-export, or export the bundle again",
             )
-        made = from_json_data(cls, data, where)
-        for name, entry in made.plans.items():
-            if entry.plan.layers != made.decoder.layers:
-                raise BundleError(
-                    "a plan is for a model of another depth",
-                    where=f"{where}: plans.{name}",
-                    got=f"{entry.plan.layers} layers",
-                    expected=made.decoder.layers,
-                )
-        tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in made.prompt.cuts), default=1)
-        for name, entry in made.plans.items():
-            frames = made.image.frames * max(tiles, entry.plan.sharing.images)
-            check_pixels(frames, entry.size or made.image.size, f"{where}: plans.{name}")
-        return made
+        if isinstance(data, dict) and version == schema_1.VERSION:
+            data = schema_1.with_facts(data, SCHEMA_VERSION)
+        manifest = from_json_data(cls, data, where)
+        for name, entry in manifest.plans.items():
+            manifest.check_entry(entry, f"{where}: plans.{name}")
+        return manifest
+
+    def check_entry(self, entry: PlanEntry, where: str) -> None:
+        """Check that an entry of ``plans`` is for this model, and is what it says.
+
+        Raises:
+            BundleError: It is not; or its images are beyond the limits.
+        """
+        if entry.plan.layers != self.decoder.layers:
+            raise BundleError(
+                "a plan is for a model of another depth",
+                where=where,
+                got=f"{entry.plan.layers} layers",
+                expected=self.decoder.layers,
+            )
+        precision = entry.quantised.precision if entry.quantised else self.dtype
+        if entry.precision != precision:
+            raise BundleError(
+                "a plan's precision is not that of its graphs",
+                where=f"{where}.precision",
+                got=entry.precision,
+                expected=precision,
+            )
+        root = entry.variant_of
+        if root is not None and (root not in self.plans or self.plans[root].variant_of is not None):
+            raise BundleError(
+                "a plan stands beside one that the bundle has not, or that is a variant itself",
+                where=f"{where}.variant_of",
+                got=repr(root)[:80],
+                expected="a plan of this bundle that is no variant, or null",
+            )
+        tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in self.prompt.cuts), default=1)
+        check_pixels(self.image.frames * max(tiles, entry.plan.sharing.images), entry.size, where)

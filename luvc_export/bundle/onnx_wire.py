@@ -162,9 +162,9 @@ def encoded(number: int, value: str | bytes | memoryview | int) -> bytes:
 
 
 def _encoded_varint(value: int) -> bytes:
-    made = bytearray()
+    encoded_bytes = bytearray()
     while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
+        encoded_bytes.append(value & 0x7F | 0x80)
         value >>= 7
-    made.append(value)
-    return bytes(made)
+    encoded_bytes.append(value)
+    return bytes(encoded_bytes)

@@ -62,7 +62,7 @@ def check_reference(
     by_file: dict[str, dict[str, WeightTensor]] = {}
     for name, tensor in manifest.weights.tensors.items():
         by_file.setdefault(tensor.file, {})[name] = tensor
-    found = {}
+    checked = {}
     for file, tensors in by_file.items():
         path = inside_checkpoint(root, file)
         with open_regular(path) as opened:
@@ -74,19 +74,19 @@ def check_reference(
                 if Identity.of(os.fstat(opened.fileno())) != identity:
                     raise _other(path, "a file that changes while it is read", "")
                 hashing.remember(identity, what)
-        found[file] = path, identity
-    return found
+        checked[file] = path, identity
+    return checked
 
 
 def watch_reference(folder: Path, manifest: Manifest) -> dict[str, WatchedFile]:
     """``check_reference``, for readers that open the files themselves."""
-    found = check_reference(folder, manifest)
+    checked = check_reference(folder, manifest)
 
     def watched(file: str) -> WatchedFile:
-        path, identity = found[file]
+        path, identity = checked[file]
         return WatchedFile(path, identity, lambda: check_reference(folder, manifest)[file][1])
 
-    return {file: watched(file) for file in found}
+    return {file: watched(file) for file in checked}
 
 
 def hashes(manifest: Manifest) -> bool:

@@ -17,8 +17,10 @@ R = TypeVar("R")
 def from_json_data(cls: type[R], data: object, where: str) -> R:
     """Build dataclass ``cls`` from a JSON object, descending by type hints; ``where`` names the file in errors.
 
+    Fields that follow from others (``init=False``) are written for whoever reads the JSON; they need not be there.
+
     Raises:
-        BundleError: A missing or unknown field, or a value of the wrong type.
+        BundleError: A missing or unknown field, a value of the wrong type, or one that contradicts the others.
     """
     if cls is Plan:
         return typing.cast(R, Plan.from_json(data, where))
@@ -28,13 +30,23 @@ def from_json_data(cls: type[R], data: object, where: str) -> R:
     required = {
         name
         for name, item in fields.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if item.init and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     }
     unknown, missing = sorted(set(data) - set(fields)), sorted(required - set(data))
     if unknown or missing:
         raise BundleError("the fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
     hints = get_type_hints(cls)
-    return cls(**{name: _value(hints[name], value, f"{where}: {name}", name) for name, value in data.items()})
+    values = {name: _value(hints[name], value, f"{where}: {name}", name) for name, value in data.items()}
+    record = cls(**{name: value for name, value in values.items() if fields[name].init})
+    for name in sorted(name for name in values if not fields[name].init):
+        if values[name] != getattr(record, name):
+            raise BundleError(
+                "a field contradicts those it follows from",
+                where=f"{where}: {name}",
+                got=values[name],
+                expected=getattr(record, name),
+            )
+    return record
 
 
 def _value(hint: Any, value: Any, where: str, field: str = "") -> Any:

@@ -101,6 +101,6 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        told = failures.explained(error)
-        failures.tell(told, as_json)
-        sys.exit(told.exit_code)
+        explanation = failures.explained(error)
+        failures.tell(explanation, as_json)
+        sys.exit(explanation.exit_code)

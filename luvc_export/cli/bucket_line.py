@@ -16,8 +16,8 @@ def bucket_counts(selection: Any) -> dict[str, int] | None:
         return None
     novel = selection.novel.reshape(len(selection.novel), -1)
     seen = np.ones_like(novel) if selection.merged_into is None else selection.merged_into >= 0
-    found = {"all": novel, "computed": seen, "novel": novel, "lost": novel & ~seen}
-    return {"all": novel.size} | {name: int(found[name].sum()) for name in ("computed", "novel", "lost")}
+    masks = {"all": novel, "computed": seen, "novel": novel, "lost": novel & ~seen}
+    return {"all": novel.size} | {name: int(masks[name].sum()) for name in ("computed", "novel", "lost")}
 
 
 def bucket_line(selection: Any) -> str | None:

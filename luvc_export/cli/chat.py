@@ -107,8 +107,8 @@ class Chat:
             print(answer_text(piece, sys.stdout), end="", flush=True)
         print()
         answer = stream.result
-        said = {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}
-        self.messages, self.images, self.seen_video, self.last = [*messages, said], images, with_video, answer
+        reply = {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}
+        self.messages, self.images, self.seen_video, self.last = [*messages, reply], images, with_video, answer
         self.shown = answer if parts else self.shown
         self.waiting, self.waiting_video = [], False
         self.say(answer)

@@ -56,5 +56,5 @@ def _sheets(generation: Any) -> Iterator[Any]:
         kept = {layer: kept_of(groups, number, plan) for layer, groups in selection.kept.items()}
         kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
         padding = None if selection.padding is None else selection.padding[number]
-        told = {"padding": padding, "means": means, "foretold": plan.encoder.takes_units}
-        yield draw(images[number][0], plan.grid, merged, kept, **told)
+        facts = {"padding": padding, "means": means, "foretold": plan.encoder.takes_units}
+        yield draw(images[number][0], plan.grid, merged, kept, **facts)

@@ -13,7 +13,7 @@ import typer
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan
-from luvc_export.core.plan_request import EncoderPruneRequest
+from luvc_export.core.plan.request import EncoderPruneRequest
 from luvc_export.errors import PlanError, UsageError, did_you_mean, shown
 
 ImageSize = Annotated[
@@ -152,13 +152,13 @@ def layers(text: str | None) -> tuple[int, ...]:
     Raises:
         UsageError: It is no such list, or so long that no model has these layers.
     """
-    found = set[int]()
+    numbers = set[int]()
     for part in [] if text is None else re.split(r"[\s,]+", text.strip()):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise UsageError("cannot read the layers", where="--kv-only", got=text, expected="such as 8-20,24")
-        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(sorted(found))
+        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(numbers))
 
 
 def _pair(text: str, what: str, where: str, expected: str) -> tuple[int, int]:

@@ -66,14 +66,14 @@ def _row(each: Any) -> tuple[str, str, str, str]:
 
 def _kind(each: Any) -> tuple[str, bool]:
     """Word for the type, and whether the option may be repeated."""
-    given = each.annotation
-    if get_origin(given) in (Union, types.UnionType):
-        given = next(one for one in get_args(given) if one is not type(None))
-    many = get_origin(given) is list
-    given = get_args(given)[0] if many else given
-    if given not in _WORDS:
-        raise ValueError(f"no word for {given!r}, the type of {each.name}: give it one in {__name__}")
-    return _WORDS[given], many
+    annotation = each.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(one for one in get_args(annotation) if one is not type(None))
+    many = get_origin(annotation) is list
+    annotation = get_args(annotation)[0] if many else annotation
+    if annotation not in _WORDS:
+        raise ValueError(f"no word for {annotation!r}, the type of {each.name}: give it one in {__name__}")
+    return _WORDS[annotation], many
 
 
 def _default(each: Any) -> str:
@@ -142,8 +142,8 @@ def help_of(made: Callable[..., Any]) -> tuple[list[str], list[str]]:
     """Paragraphs and example commands of a command's help; examples are what it shows dim."""
     paragraphs = (inspect.getdoc(made) or "").split("\n\n")
     shown = [re.fullmatch(r"\[dim\](.*)\[/dim\]", each, re.DOTALL) for each in paragraphs]
-    said = [without_escapes(each) for each, dim in zip(paragraphs, shown, strict=True) if not dim]
-    return said, [line for dim in shown if dim for line in dim[1].split("\n")]
+    prose = [without_escapes(each) for each, dim in zip(paragraphs, shown, strict=True) if not dim]
+    return prose, [line for dim in shown if dim for line in dim[1].split("\n")]
 
 
 def _purpose(name: str, made: Callable[..., Any]) -> str:

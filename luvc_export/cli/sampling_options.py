@@ -36,15 +36,15 @@ def read_bias(given: list[str] | None) -> dict[int, float] | None:
     Raises:
         UsageError: One is not of that form.
     """
-    found: dict[int, float] = {}
+    biases: dict[int, float] = {}
     for text in given or ():
         token, _, value = text.partition("=")
         try:
-            found[int(token)] = float(value)
+            biases[int(token)] = float(value)
         except ValueError as error:
             expected = "a token id and a number, such as 13=-5"
             raise UsageError("this is no bias", where="--logit-bias", got=repr(text), expected=expected) from error
-    return found or None
+    return biases or None
 
 
 def read_schema(path: Path) -> dict[str, Any]:

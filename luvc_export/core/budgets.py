@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 
 from luvc_export.core.plan import LastLayer
-from luvc_export.core.plan_request import Stages
+from luvc_export.core.plan.request import Stages
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
@@ -223,13 +223,13 @@ def _solve(
 
 def rectangles(grid: tuple[int, int], keep: Sequence[int]) -> tuple[int, ...]:
     """Budgets next to ``keep`` that a grid can merge to step by step, both sides shrinking alike; 0 stays 0."""
-    found = []
+    sizes = []
     for count in keep:
         if 0 < count < grid[0] * grid[1]:
             rows, columns = merge_removals(grid, count / (grid[0] * grid[1]))
             grid = (grid[0] - rows, grid[1] - columns)
-        found.append(grid[0] * grid[1] if count else 0)
-    return tuple(found)
+        sizes.append(grid[0] * grid[1] if count else 0)
+    return tuple(sizes)
 
 
 def merge_removals(grid: tuple[int, int], keep: float) -> tuple[int, int]:

@@ -45,5 +45,5 @@ class GenerationDefaults:
     def options(self) -> dict[str, Any]:
         """What differs from greedy decoding, by the names of ``Sampling``."""
         fields = [item for item in dataclasses.fields(self) if item.name != "unsupported"]
-        found = {item.name: getattr(self, item.name) for item in fields}
-        return {item.name: found[item.name] for item in fields if found[item.name] != item.default}
+        values = {item.name: getattr(self, item.name) for item in fields}
+        return {item.name: values[item.name] for item in fields if values[item.name] != item.default}

@@ -16,7 +16,7 @@ from typing import Any
 
 from luvc_export.core.plan import Method
 from luvc_export.core.plan.merging import EARLIEST
-from luvc_export.core.plan_request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
+from luvc_export.core.plan.request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
 
 #: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.named_study`` in ``examples``.
 FIGURES = Path(__file__).with_name("named_plans.json")

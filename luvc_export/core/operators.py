@@ -5,9 +5,10 @@ ONNX body; the plugin's node (domain ``luvc.plugin``) has none and sees images. 
 name, which this code uses throughout and the plugin's fields have. Graphs on disk call some otherwise: ``fused`` says
 how, and those names and the orders below never change.
 
-From the schema are made: fused nodes and the heads of their bodies (export/surgeon/fused/node.py), plugin nodes and
-their check (export/surgeon/fused/plugin_call.py), and ``plugins/common/contract.h``, which the plugins take every name
-and place from (``plugins/make_contract.py``). What is computed: docs/surgery.md and plugins/include/luvc.
+From the schema are made: marks in a trace (export/compression/marks.py), fused nodes and the heads of their bodies
+(export/surgeon/fused/node.py), plugin nodes and their check (export/surgeon/fused/plugin_call.py), and
+``plugins/common/contract.h``, which the plugins take every name and place from (``plugins/make_contract.py``). What is
+computed: docs/surgery.md and plugins/include/luvc.
 
 Shapes are the plugin's, or the fused node's where it alone has the tensor: G groups (images of all rows of a batch), N
 tokens each, K kept, D channels, M low-pass basis columns, B rows of S tokens, R rotary frequencies; when merging, B
@@ -170,6 +171,8 @@ _PRUNING = (
     Attribute("axis", "STRING", ("token", "channel")),
     Attribute("epsilon", "FLOAT"),
     Attribute("token_axes", "INTS", optional=True),
+    # Place of the payload whose negative numbers mark padding; -1 or left out where there is none.
+    Attribute("padding_payload", "INT", optional=True),
 )
 
 SPECTRUM_PRUNE = _schema(
@@ -184,7 +187,27 @@ SPECTRUM_PRUNE = _schema(
     plugin=(
         "values norm_weight basis payload",
         "kept_values indices kept_payload",
-        "keep score epsilon token_axes",
+        "keep score epsilon token_axes padding_payload",
+    ),
+)
+
+#: What a trace marks of a prune; surgery makes one ``SpectrumPrune`` of the two. First which tokens stay,
+SPECTRUM_CHOOSE = _schema(
+    "SpectrumChoose",
+    _PRUNED,
+    _PRUNING,
+    fused=("values norm_weight basis index", "indices", "tokens keep cutoff frequencies score axis epsilon"),
+)
+
+#: then the rows of the sequence, with what travels with them: those of the tokens that stay, and of the text.
+KEEP_ROWS = _schema(
+    "KeepRows",
+    _PRUNED,
+    _PRUNING,
+    fused=(
+        "values order cos sin index indices",
+        "kept_values kept_order kept_cos kept_sin kept_index",
+        "tokens keep",
     ),
 )
 
@@ -196,46 +219,55 @@ SPECTRUM_DROP = _schema(
     fused=("values order cos sin index", "kept_values kept_order kept_cos kept_sin", "tokens keep"),
 )
 
+_MERGED = (
+    OperatorTensor("values", FLOATS, ("B", "H", "W", "C"), fused="x", low=True),
+    OperatorTensor("sizes", ("float32",), ("B", "H", "W")),
+    OperatorTensor("positions", ("float32",), ("B", "H", "W", "P")),
+    OperatorTensor("copies", ("float32",), ("B", "H", "W", "Q")),
+    OperatorTensor(
+        "merged_values",
+        FLOATS,
+        ("B", "H-removed_rows", "W-removed_columns", "C"),
+        like="values",
+        fused="merged_x",
+        low=True,
+    ),
+    OperatorTensor("merged_sizes", ("float32",), ("B", "H-removed_rows", "W-removed_columns")),
+    OperatorTensor("merged_positions", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "P")),
+    OperatorTensor("merged_copies", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "Q")),
+    # int64 [B, H * W] in the ONNX function
+    OperatorTensor("merged_into", ("int32",), ("B", "H", "W"), fused="places"),
+)
+_MERGING = (
+    Attribute("height", "INT"),
+    Attribute("width", "INT"),
+    Attribute("removed_rows", "INT", fused="rows"),
+    Attribute("removed_columns", "INT", fused="columns"),
+    Attribute("mode", "STRING", ("mean", "max")),
+    # 1 where units of small sizes are padding.
+    Attribute("padded", "INT", optional=True),
+)
+_MERGE = (
+    "values sizes positions copies",
+    "merged_values merged_sizes merged_positions merged_copies merged_into",
+    "height width removed_rows removed_columns mode",
+)
+
 ORTHOGONAL_MERGE = _schema(
     "OrthogonalMerge",
-    (
-        OperatorTensor("values", FLOATS, ("B", "H", "W", "C"), fused="x", low=True),
-        OperatorTensor("sizes", ("float32",), ("B", "H", "W")),
-        OperatorTensor("positions", ("float32",), ("B", "H", "W", "P")),
-        OperatorTensor("copies", ("float32",), ("B", "H", "W", "Q")),
-        OperatorTensor(
-            "merged_values",
-            FLOATS,
-            ("B", "H-removed_rows", "W-removed_columns", "C"),
-            like="values",
-            fused="merged_x",
-            low=True,
-        ),
-        OperatorTensor("merged_sizes", ("float32",), ("B", "H-removed_rows", "W-removed_columns")),
-        OperatorTensor("merged_positions", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "P")),
-        OperatorTensor("merged_copies", ("float32",), ("B", "H-removed_rows", "W-removed_columns", "Q")),
-        # int64 [B, H * W] in the ONNX function
-        OperatorTensor("merged_into", ("int32",), ("B", "H", "W"), fused="places"),
-    ),
-    (
-        Attribute("height", "INT"),
-        Attribute("width", "INT"),
-        Attribute("removed_rows", "INT", fused="rows"),
-        Attribute("removed_columns", "INT", fused="columns"),
-        Attribute("mode", "STRING", ("mean", "max")),
-    ),
-    fused=(
-        "values sizes positions copies",
-        "merged_values merged_sizes merged_positions merged_copies merged_into",
-        "height width removed_rows removed_columns mode",
-    ),
+    _MERGED,
+    _MERGING,
+    fused=_MERGE,
     plugin=(
         "values sizes positions",
         "merged_values merged_sizes merged_positions merged_into",
-        "removed_columns removed_rows",
+        "removed_columns removed_rows padded",
     ),
     variants=("OrthogonalMergeColumns", "OrthogonalMergeRows"),
 )
+
+#: What a trace marks of a merge, one axis pass; surgery makes ``OrthogonalMerge`` of a pair, its variant of a lone one.
+MERGE_COLUMNS = _schema("MergeColumns", _MERGED, _MERGING, fused=_MERGE, variants=("MergeRows",))
 
 #: One axis of a merge, called by the body of ``OrthogonalMerge`` alone: units [B, R, W] in lines of ``length`` W.
 MERGE_AXIS = _schema(
@@ -259,8 +291,10 @@ MERGE_AXIS = _schema(
     ),
 )
 
-_SCHEMAS = (SPECTRUM_PRUNE, SPECTRUM_DROP, ORTHOGONAL_MERGE, MERGE_AXIS)
+_SCHEMAS = (SPECTRUM_PRUNE, SPECTRUM_CHOOSE, KEEP_ROWS, SPECTRUM_DROP, ORTHOGONAL_MERGE, MERGE_COLUMNS, MERGE_AXIS)
 #: Schemas by operator name of a fused node.
 FUSED = {name: schema for schema in _SCHEMAS for name in (schema.name, *schema.variants)}
+#: Operators of a trace that surgery leaves none of.
+MARKS = frozenset(name for each in (SPECTRUM_CHOOSE, KEEP_ROWS, MERGE_COLUMNS) for name in (each.name, *each.variants))
 #: Plugins by operator name.
 OPERATORS = {schema.name: schema.plugin for schema in _SCHEMAS if schema.plugin is not None}

@@ -28,11 +28,11 @@ def register(registry: Any, library: Path, log: Sequence[tuple[object, str]] = (
     """
     named, before = where or str(library), len(log)
     if registry.load_library(str(library)) is None:
-        said = [text.strip()[:300] for _, text in log[before:][:_KEPT_LINES]]
+        lines = [text.strip()[:300] for _, text in log[before:][:_KEPT_LINES]]
         raise MachineError(
             "TensorRT did not load the plugins",
             where=named,
-            got=" | ".join(said) or "nothing in the log",
+            got=" | ".join(lines) or "nothing in the log",
             expected="libluvc_plugins.so, built for this machine and this major version of TensorRT",
             fix=_BUILD,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luvc_export.core.plan.names import quantised_name
 from luvc_export.core.target import Quantised, Target
 from luvc_export.errors import UsageError, did_you_mean
 
@@ -39,10 +40,9 @@ class QuantisedPrecision:
         """ONNX Runtime cannot run it: it has no FP4 (1.31)."""
         return self.arithmetic == "nvfp4"
 
-    def plan_name(self, plan: str) -> str:
-        """Name of ``plan`` in this precision; one for another image size, ``NAME@HxW``, keeps that at the end."""
-        name, at, size = plan.partition("@")
-        return f"{name}{self.suffix}{at}{size}"
+    def plan_name(self, plan: str, root: str | None = None) -> str:
+        """Name of ``plan``, a variant of ``root`` (None: of none), in this precision."""
+        return quantised_name(plan, root or plan, self.suffix)
 
 
 PRECISIONS: dict[str, QuantisedPrecision] = {

@@ -54,14 +54,15 @@ def answer(
     """
     request = session.prepare(list(pictures), prompt)
     session.token_limit(request, longest)
+    loaded = session.plan_of(request)
     ends = session.bundle.manifest.prompt.eos_token_ids if forced is None else ()
     chooser = GreedyTokens(longest if forced is None else len(forced), ends, forced, keep_logits=True)
     times: list[tuple[str, float]] = []
     with _timed("vision", times):
-        seen = session.encode_images(*request.shown()) if len(request.images) else None
+        seen = loaded.encode_images(*request.shown()) if len(request.images) else None
     with _timed("prefill", times):
-        step = session.run(request.token_ids, seen, blocks=request.blocks)
-    group = OneAfterAnother(session.graphs)
+        step = loaded.run(request.token_ids, seen, blocks=request.blocks)
+    group = OneAfterAnother(loaded.graphs)
     row = group.begin(chooser, step)
     while not row.ended:
         with _timed("decode", times):

@@ -162,15 +162,15 @@ def _compare(taken: dict[str, bytes]) -> None:
             for item in archive.infolist():
                 if not item.is_dir():
                     wanted[item.filename] = hashlib.sha256(archive.read(item)).hexdigest()
-    found = {}
+    hashes = {}
     for place, folders, names in os.walk(str(SITE)):
         for name in [*names, *(one for one in folders if Path(place, one).is_symlink())]:
             path = Path(place, name)
             if path.name != _MARK or path.parent != SITE:
                 regular = path.is_file() and not path.is_symlink()
                 digest = hashlib.sha256(path.read_bytes()).hexdigest() if regular else "no file"
-                found[path.relative_to(SITE).as_posix()] = digest
-    others = sorted(name for name in set(wanted) | set(found) if wanted.get(name) != found.get(name))
+                hashes[path.relative_to(SITE).as_posix()] = digest
+    others = sorted(name for name in set(wanted) | set(hashes) if wanted.get(name) != hashes.get(name))
     if others:
         got = f"{len(others)} files that are others, missing or not of the wheels, first {others[0]}"
         _stop(_USAGE, "site/ has changed since it was unpacked", SITE, got, "remove site/ and run this again")

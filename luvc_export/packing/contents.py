@@ -102,12 +102,14 @@ def write_manifest(
     for name in files.keys() & manifest.files.keys():
         if files[name].sha256 != manifest.files[name].sha256:
             raise hashing.changed(folder / name, "other bytes while it was copied", "those that luvc.json names")
+    computed = entry.precision if entry.quantised else precision
+    alone = replace(entry, decoder_debug=None, variant_of=None, precision=computed)
     changed = replace(
         manifest,
         dtype=precision,
         prompt=replace(manifest.prompt, text_capacity=capacity.text),
         default_plan=plan,
-        plans={plan: replace(entry, decoder_debug=None)},
+        plans={plan: alone},
         weights=Weights("copy"),
         files=files,
         engines=(),
@@ -141,13 +143,13 @@ def write_wheel(folder: Path) -> Path:
 def sources() -> dict[str, bytes]:
     """Every Python source of the package, the four linked folders of a checkout too, by its name in the wheel."""
     root = Path(luvc_export.__file__).parent
-    found = {}
+    files = {}
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
             if name.endswith(".py"):
                 path = Path(folder, name)
-                found[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
-    return dict(sorted(found.items()))
+                files[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    return dict(sorted(files.items()))
 
 
 def _digest(data: bytes) -> str:
@@ -170,12 +172,12 @@ def check_plugins(library: Path | None, target: Target) -> None:
     with library.open("rb") as file:
         head = file.read(_HEADER)
     whole = len(head) == _HEADER and head[:4] == b"\x7fELF"
-    found = _MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine") if whole else "no ELF file"
-    if found != target.device.machine:
+    machine = _MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine") if whole else "no ELF file"
+    if machine != target.device.machine:
         raise UsageError(
             "this plugin library is not for the board",
             where=f"--dynamicPlugins {library}",
-            got=found,
+            got=machine,
             expected=str(target.device.machine),
             fix="build it on the board with its TensorRT (plugins/README.md) and bring it here, or leave the option "
             "out: engines build without plugins",

@@ -41,19 +41,19 @@ def numbers(version: tuple[int, ...]) -> str:
 
 
 def _system(facts: DeviceFacts, target: Target) -> list[str]:
-    found = []
+    problems = []
     if target.device.l4t is not None:
         low, high = target.device.l4t
         wanted = f"Jetson Linux >={numbers(low)},<{numbers(high)} (JetPack {target.device.jetpack})"
         if facts.l4t is None:
-            found.append(
+            problems.append(
                 f"this is no Jetson: neither /etc/nv_tegra_release nor a package nvidia-l4t-core; expected {wanted}"
             )
         elif not low <= facts.l4t < high:
-            found.append(f"Jetson Linux {numbers(facts.l4t)}: expected {wanted}")
+            problems.append(f"Jetson Linux {numbers(facts.l4t)}: expected {wanted}")
     if facts.tensorrt is not None and not target.library.takes(facts.tensorrt):
-        found.append(f"TensorRT {facts.tensorrt}: expected {target.library.range}")
-    return found
+        problems.append(f"TensorRT {facts.tensorrt}: expected {target.library.range}")
+    return problems
 
 
 def _memory(facts: DeviceFacts, target: Target, footprint: Footprint, building: bool) -> list[str]:
@@ -76,18 +76,20 @@ def _unknown(facts: DeviceFacts, target: Target) -> list[str]:
 
 
 def _speed(facts: DeviceFacts) -> list[str]:
-    found = []
+    problems = []
     best = _best(facts.power_modes)
     if facts.power_mode is None:
-        found.append("nothing says the power mode: figures may be below what the device can do")
+        problems.append("nothing says the power mode: figures may be below what the device can do")
     elif best is not None and facts.power_mode != best:
-        found.append(f"power mode {facts.power_mode}, not {best}: figures are below what the device can do (nvpmodel)")
+        problems.append(
+            f"power mode {facts.power_mode}, not {best}: figures are below what the device can do (nvpmodel)"
+        )
     falling = [clock.name for clock in facts.clocks if not clock.held]
     if falling:
-        found.append(f"clocks of {', '.join(falling)} may fall: figures vary (sudo jetson_clocks holds them)")
+        problems.append(f"clocks of {', '.join(falling)} may fall: figures vary (sudo jetson_clocks holds them)")
     elif not facts.clocks:
-        found.append("nothing says the clocks")
-    return found
+        problems.append("nothing says the clocks")
+    return problems
 
 
 def _best(modes: tuple[str, ...]) -> str | None:

@@ -69,14 +69,14 @@ class DeviceFacts:
 def read(root: Path) -> DeviceFacts:
     """Read the files of the system whose root folder is ``root``; nothing is run, so any image can be asked."""
     packages = _packages(_text(root / "var/lib/dpkg/status"))
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     modes = dict(_MODES.findall(_text(root / "etc/nvpmodel.conf")))
     mode = _MODE.search(_text(root / "var/lib/nvpmodel/status"))
     return DeviceFacts(
         model=_text(root / "proc/device-tree/model").strip("\0\n ") or None,
         l4t=_l4t(_text(root / "etc/nv_tegra_release"), packages),
         tensorrt=next((_upstream(packages[name]) for name in packages if _TENSORRT_PACKAGE.fullmatch(name)), None),
-        memory=int(found[1]) * 1024 if found else None,
+        memory=int(match[1]) * 1024 if match else None,
         power_mode=modes.get(mode[1]) if mode else None,
         power_modes=tuple(modes.values()),
         clocks=(*_clocks(root / "sys/devices/system/cpu/cpufreq", "policy*", "scaling_{}_freq", 1e3), *_gpu(root)),
@@ -92,14 +92,14 @@ def _text(path: Path) -> str:
 
 def _packages(status: str) -> dict[str, str]:
     """Versions of the installed packages that are of interest."""
-    found = {}
+    installed = {}
     for stanza in status.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
         name = fields.get("Package", "")
         wanted = name == _L4T_PACKAGE or _TENSORRT_PACKAGE.fullmatch(name)
         if wanted and fields.get("Status", "").endswith(" installed"):
-            found[name] = fields.get("Version", "")
-    return found
+            installed[name] = fields.get("Version", "")
+    return installed
 
 
 def _upstream(version: str) -> str:
@@ -108,8 +108,8 @@ def _upstream(version: str) -> str:
 
 
 def _l4t(release: str, packages: dict[str, str]) -> tuple[int, ...] | None:
-    found = _RELEASE.search(release)
-    text = f"{found[1]}.{found[2]}" if found else _upstream(packages.get(_L4T_PACKAGE, ""))
+    match = _RELEASE.search(release)
+    text = f"{match[1]}.{match[2]}" if match else _upstream(packages.get(_L4T_PACKAGE, ""))
     numbers = tuple(int(part) for part in text.split(".") if part.isdigit())
     return numbers or None
 
@@ -119,10 +119,10 @@ def _gpu(root: Path) -> tuple[Clock, ...]:
 
 
 def _clocks(folder: Path, pattern: str, file: str, per_mhz: float) -> tuple[Clock, ...]:
-    found = []
+    clocks = []
     for place in sorted(folder.glob(pattern)):
         values = [_text(place / file.format(name)).strip() for name in ("min", "cur", "max")]
         if all(value.isdigit() for value in values):
             low, now, high = (int(value) / per_mhz for value in values)
-            found.append(Clock(place.name, low, now, high))
-    return tuple(found)
+            clocks.append(Clock(place.name, low, now, high))
+    return tuple(clocks)

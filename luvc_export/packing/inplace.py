@@ -73,14 +73,14 @@ class InplaceOrt:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], InplaceCache]:
         """See ``Backend.decode``."""
         held = cache if isinstance(cache, InplaceCache) else self._empty()
-        given = feeds[graph_io.TEXT_MASK]
+        text_mask = feeds[graph_io.TEXT_MASK]
         mask = np.zeros((1, self._capacity.text), np.bool_)
-        mask[:, : given.shape[1]] = given
-        told: dict[str, Array] = {graph_io.TEXT_MASK: mask}
+        mask[:, : text_mask.shape[1]] = text_mask
+        masked: dict[str, Array] = {graph_io.TEXT_MASK: mask}
         held_counts = {graph_io.PAST_TEXT: held.text, graph_io.PAST_GROUPS: held.groups}
-        told |= {name: np.array([count], np.int64) for name, count in held_counts.items()}
-        outputs, values = self._inner.decode({**feeds, **told}, held.values)
-        groups, text = held.groups + feeds[graph_io.VISUAL_EMBEDS].shape[1], given.shape[1]
+        masked |= {name: np.array([count], np.int64) for name, count in held_counts.items()}
+        outputs, values = self._inner.decode({**feeds, **masked}, held.values)
+        groups, text = held.groups + feeds[graph_io.VISUAL_EMBEDS].shape[1], text_mask.shape[1]
         return outputs, InplaceCache(values, self._plan.cache_rows(groups, text), groups, text)
 
     def placement(self) -> dict[str, dict[str, int]]:

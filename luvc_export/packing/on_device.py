@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
-from luvc_export.bundle.engine_checks import check_library
+from luvc_export.bundle.engines.checks import check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import EngineEntry
@@ -54,8 +54,8 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
     _say("files", f"{count} as they were made; plan {pack.plan}, {pack.precision}, for {pack.target}")
     target = targets.find(pack.target)
     entry = _engines(bundle, pack, target) if backend == "tensorrt" and not rebuild else None
-    found = device_facts.read(root)
-    warnings = _check_device(found, pack, target, building=backend == "tensorrt" and entry is None)
+    facts = device_facts.read(root)
+    warnings = _check_device(facts, pack, target, building=backend == "tensorrt" and entry is None)
     if backend == "tensorrt":
         bundle, entry = (bundle, entry) if entry else _build(bundle, pack, target)
         session = Session(bundle, f"tensorrt:{target.name}", pack.plan)
@@ -64,10 +64,10 @@ def _run(folder: Path, backend: str, root: Path, rebuild: bool) -> bool:
         session = _on_cpu(bundle, pack)
     verdicts, times = _answer_cases(folder, session, pack)
     signed = validation_record.make(
-        bundle, pack, target, entry if backend == "tensorrt" else None, found, verdicts, times, warnings
+        bundle, pack, target, entry if backend == "tensorrt" else None, facts, verdicts, times, warnings
     )
     passed = all(verdict.passed for verdict in verdicts.values())
-    validation_record.write_report(folder, found, verdicts, signed, passed)
+    validation_record.write_report(folder, facts, verdicts, signed, passed)
     if passed:
         validation_record.sign(folder, signed)
     _say("sign-off", f"in {folder / bundles.MANIFEST}" if passed else "none: a case failed")
@@ -134,11 +134,11 @@ def _build(bundle: Bundle, pack: Pack, target: Target) -> tuple[Bundle, EngineEn
         builder.BuildInput(name, graph.data, graph.folder, entry.plan, size, tuple(graph.files.values()))
         for name, graph, size in zip((entry.vision, entry.decoder), read, pack.weight_bytes, strict=True)
     ]
-    told = set[str]()
+    reported = set[str]()
 
     def tell(stage: str, done: float) -> None:
-        if stage not in told:
-            told.add(stage)
+        if stage not in reported:
+            reported.add(stage)
             _say("engines", stage)
 
     prepared = PreparedBuild(
@@ -176,11 +176,11 @@ def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str,
         _say("cases", "generated pictures and prompts: they compare numbers and say nothing of the model's quality")
     for stored in cases.read(folder):
         reference = stored.answer
-        found = answer(session, stored.pictures, stored.prompt, len(reference.token_ids), reference.token_ids)
-        verdict = compare_answers(reference, found, limits)
-        times += found.milliseconds if verdicts else ()
+        answered = answer(session, stored.pictures, stored.prompt, len(reference.token_ids), reference.token_ids)
+        verdict = compare_answers(reference, answered, limits)
+        times += answered.milliseconds if verdicts else ()
         verdicts[stored.name] = verdict
-        _say("case", f"{'PASSED' if verdict.passed else 'FAILED'} {stored.name}: {_figures(verdict, found)}")
+        _say("case", f"{'PASSED' if verdict.passed else 'FAILED'} {stored.name}: {_figures(verdict, answered)}")
         for reason in verdict.reasons:
             _say("", reason)
     return verdicts, times

@@ -104,9 +104,9 @@ def _seal(folder: Path, data: dict[str, Any]) -> str:
     manifest = read_json(folder / bundles.MANIFEST, _RECORD_LIMIT, BundleError, "the manifest")
     if not isinstance(manifest, dict):
         raise BundleError("the manifest is not a JSON object", where=str(folder / bundles.MANIFEST))
-    made = {name: value for name, value in manifest.items() if name not in ("engines", "verified")}
+    sealed = {name: value for name, value in manifest.items() if name not in ("engines", "verified")}
     own = {name: value for name, value in data.items() if name != "seal"}
-    return hashlib.sha256(json.dumps([own, made], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([own, sealed], sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> Pack:
@@ -143,12 +143,12 @@ def check_file(path: Path, expected: FileRecord) -> None:
     """
     if not path.is_file():
         raise BundleError("a file of the pack is missing", where=str(path), fix="copy the pack again")
-    found = bundles.record(path)
-    if found.sha256 != expected.sha256:
+    actual = bundles.record(path)
+    if actual.sha256 != expected.sha256:
         raise BundleError(
             "a file of the pack has changed since it was made",
             where=str(path),
-            got=f"{found.bytes} bytes, sha256 {found.sha256[:16]}...",
+            got=f"{actual.bytes} bytes, sha256 {actual.sha256[:16]}...",
             expected=f"{expected.bytes} bytes, sha256 {expected.sha256[:16]}...",
             fix="copy the pack again, or make it again",
         )

@@ -56,8 +56,8 @@ def make(
         figures[f"median_{name}_ms"] = median(value for each, value in times if each == name)
     backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"] = entry.backend if entry else "onnxruntime"
     plan = bundle.entry(pack.plan)
-    made = {part.file: part.record for part in entry.code} if entry else bundle.manifest.files
-    names = list(made) if entry else [plan.vision, plan.decoder]
+    records = {part.file: part.record for part in entry.code} if entry else bundle.manifest.files
+    names = list(records) if entry else [plan.vision, plan.decoder]
     return Verified(
         plan=pack.plan,
         target=pack.target,
@@ -70,7 +70,7 @@ def make(
         cases=len(items),
         figures=figures,
         warnings=warnings,
-        files={name: made[name].sha256 for name in names},
+        files={name: records[name].sha256 for name in names},
     )
 
 

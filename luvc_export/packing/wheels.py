@@ -83,10 +83,10 @@ def fits(wheel: Wheel, python: str, machine: str) -> bool:
 
 def missing(wheels: Iterable[Wheel], python: str, machine: str) -> list[str]:
     """One line for every requirement that no wheel meets: what is missing, and what was there in its place."""
-    given = list(wheels)
+    names = list(wheels)
     lines = []
     for wanted in REQUIRED:
-        named = [wheel for wheel in given if wheel.distribution == wanted.distribution]
+        named = [wheel for wheel in names if wheel.distribution == wanted.distribution]
         if any(fits(wheel, python, machine) and version(wheel.version) >= version(wanted.at_least) for wheel in named):
             continue
         there = f" (there is {', '.join(wheel.file for wheel in named)})" if named else ""
@@ -103,8 +103,8 @@ def download(python: str, machine: str) -> str:
 
 def version(text: str) -> tuple[int, ...]:
     """The numbers at the front of a version, to compare."""
-    found = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _python(wheel: Wheel, python: str) -> bool:
@@ -121,8 +121,8 @@ def _python(wheel: Wheel, python: str) -> bool:
 def _platform(name: str, python: str, machine: str) -> bool:
     if name == "any":
         return True
-    found = re.fullmatch(r"(manylinux\w*?)(?:_(\d+)_(\d+))?_" + re.escape(machine), name)
-    if not found:
+    match = re.fullmatch(r"(manylinux\w*?)(?:_(\d+)_(\d+))?_" + re.escape(machine), name)
+    if not match:
         return name == f"linux_{machine}"
-    needs = (int(found[2]), int(found[3])) if found[2] else _LEGACY.get(found[1], (99, 0))
+    needs = (int(match[2]), int(match[3])) if match[2] else _LEGACY.get(match[1], (99, 0))
     return needs <= _GLIBC.get(python, (0, 0))

@@ -109,7 +109,7 @@ def write_pack(
     options.check(device.library)
     check_plugins(options.dynamic_plugins, device)
     bundles.check_target(Path(output), overwrite)
-    given = given_wheels(wheels_folder)
+    wheels_given = given_wheels(wheels_folder)
     prepared = prepare_build(
         bundle,
         target,
@@ -139,7 +139,7 @@ def write_pack(
             make_folder(folder / part)
         cases.write(folder / CASES, asked.cases, answers)
         own = write_wheel(folder / WHEELS)
-        for wheel in given:
+        for wheel in wheels_given:
             copy_file(wheel, folder / WHEELS / wheel.name, links=True)
         copy_file(Path(bootstrap.__file__), folder / record.BOOTSTRAP, links=True)
         write_new(folder / record.SCRIPT, SCRIPT.encode("ascii"))
@@ -159,7 +159,7 @@ def write_pack(
             footprint=prepared.footprint,
             python=python,
             requirements=wheels.REQUIRED,
-            wheels=(own.name, *(wheel.name for wheel in given)),
+            wheels=(own.name, *(wheel.name for wheel in wheels_given)),
             cases=asked.kind,
             files={path.relative_to(folder).as_posix(): bundles.record(path) for path in paths},
             plugins=PLUGINS if options.dynamic_plugins else None,
@@ -168,7 +168,7 @@ def write_pack(
         )
         record.write(folder, pack)
     machine = device.device.machine or ""
-    names = [wheels.parse(wheel.name) for wheel in given]
+    names = [wheels.parse(wheel.name) for wheel in wheels_given]
     others = tuple(each for each in manifest.plans if each != name)
     return Packed(Path(output), pack, tuple(wheels.missing(names, python, machine)), others)
 
@@ -205,9 +205,9 @@ def _reference(
     answers = []
     for index, case in enumerate(asked.cases):
         progress("reference answers", index / len(asked.cases))
-        made = answer(session, case.images, case.prompt, asked.longest)
-        check_room(made, bundle.manifest.prompt.image_token_id, capacity, f"case {index}: {case.prompt[:40]!r}")
-        answers.append(made)
+        reply = answer(session, case.images, case.prompt, asked.longest)
+        check_room(reply, bundle.manifest.prompt.image_token_id, capacity, f"case {index}: {case.prompt[:40]!r}")
+        answers.append(reply)
     progress("reference answers", 1.0)
     return asked, answers
 

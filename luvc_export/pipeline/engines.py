@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from luvc_export.bundle import engine_trust
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.manifest import Footprint, PlanEntry
 from luvc_export.core import precision as precisions
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
-from luvc_export.errors import BundleError, MachineError, UsageError
+from luvc_export.errors import BundleError, MachineError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput
@@ -75,13 +75,6 @@ def prepare_build(
     record, options = targets.find(target), options or Options()
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
-    if options.dynamic_plugins is not None and (entry.plan.encoder.reads_padding or entry.plan.decoder_padding):
-        raise UsageError(
-            "the plugins do not know padding, which this plan's graphs are told of",
-            where="--dynamicPlugins",
-            got=f"plan {plan or manifest.default_plan} of pictures that are padded",
-            fix="export with --ignore-padding, or --fit crop or stretch; or build without the plugins",
-        )
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
     if precision is None:
@@ -207,7 +200,7 @@ def _target_graphs(
             where=str(bundle.folder),
             fix="export it again without --no-weights",
         )
-    made: list[BuildInput] = []
+    inputs: list[BuildInput] = []
     peaks: list[Callable[[int], int]] = []
     for name in (entry.vision, entry.decoder):
         graph = read_graph(bundle, name)
@@ -229,13 +222,13 @@ def _target_graphs(
 
         peaks.append(peak)
         size = weight_bytes(model, cache.precision)
-        made.append(
+        inputs.append(
             BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, tuple(graph.files.values()))
         )
 
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))
-        weights = made[0].weight_bytes, made[1].weight_bytes
+        weights = inputs[0].weight_bytes, inputs[1].weight_bytes
         return predict(weights, rows, (peaks[0](batch), peaks[1](batch)), workspace_mib)
 
-    return (made[0], made[1]), of_batch
+    return (inputs[0], inputs[1]), of_batch

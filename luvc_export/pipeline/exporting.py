@@ -47,8 +47,9 @@ def export_bundle(
     Args:
         model: Folder or hub id, or an opened checkpoint.
         output: Folder to write; appears whole or not at all.
-        plans: A schedule's name, a plan, or several plans by name, the first being the default. A plan ``NAME@HxW`` is
-            ``NAME`` for images of another size; the runtime takes the one that fits a picture best.
+        plans: A schedule's name, a plan, or several plans by name, the first being the default. Which of them stand
+            beside another one a ``PlanSet`` says, as ``make_plans`` returns it; in any other mapping their names say
+            it: ``NAME@HxW`` is ``NAME`` for images of another size. The runtime takes the one that fits a picture best.
         image_size: Height and width of the image input in pixels; None for the family's own size. Several where
             ``plans`` is a schedule's name.
         fit: How pictures of another shape are brought to it.
@@ -109,12 +110,12 @@ def export_bundle(
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
     if lora is None:
-        return write_bundle(checkpoint, dict(plans), Path(output), options, overwrite, tell)
+        return write_bundle(checkpoint, plans, Path(output), options, overwrite, tell)
     from luvc_export.export.lora import merged
 
     bundles.check_target(Path(output), overwrite)
     with merged(checkpoint, lora) as whole:
-        return write_bundle(whole, dict(plans), Path(output), options, overwrite, tell)
+        return write_bundle(whole, plans, Path(output), options, overwrite, tell)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

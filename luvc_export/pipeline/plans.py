@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan_request import LlmRequest, PlanRequest
+from luvc_export.core.plan.names import shared_name, sized_name
+from luvc_export.core.plan.plan_set import PlanSet, Variant
+from luvc_export.core.plan.request import LlmRequest, PlanRequest
+from luvc_export.core.plan.unit_buckets import check_shares, with_buckets
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
-from luvc_export.core.unit_buckets import check_shares, with_buckets
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.pipeline.requests import request_of
 
@@ -107,7 +109,7 @@ def make_plans(
     request: PlanRequest | None = None,
     revision: str | None = None,
     **choices: Any,
-) -> dict[str, Plan]:
+) -> PlanSet:
     """Make every plan of a bundle, by the names ``export_bundle`` takes; only the checkpoint's config is read.
 
     A plan has its source's name; for an image size other than the first it is ``NAME@HxW``, and with ``joint_frames``
@@ -153,27 +155,32 @@ def make_plans(
             expected="a schedule's name; or a plan file that says sharing.images, with --video or --tiles",
         )
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
-    shared = {"": replace(asked.sharing, quota="none" if flags else quota)}
+    shared = [replace(asked.sharing, quota="none" if flags else quota)]
     if joint_frames is not None:
-        shared["@video"] = Sharing(images_of_video(checkpoint, joint_frames), None, quota)
+        shared.append(Sharing(images_of_video(checkpoint, joint_frames), None, quota))
     if joint_tiles is not None:
-        shared["@tiles"] = Sharing(images_of_tiles(checkpoint, joint_tiles), joint_tiles, quota)
-    plans = {}
-    for kind, sharing in shared.items():
+        shared.append(Sharing(images_of_tiles(checkpoint, joint_tiles), joint_tiles, quota))
+    plans, variants = dict[str, Plan](), dict[str, Variant]()
+    for sharing in shared:
         for name, source in named.items():
-            if source == "none" and kind:
+            if source == "none" and sharing is not shared[0]:
                 continue
-            own, said = replace(asked, sharing=sharing), choices
+            own, options = replace(asked, sharing=sharing), choices
             if source == "none":
                 own = replace(own, llm=LlmRequest(text=own.llm.text))
-                said = {name: value for name, value in choices.items() if name not in _OF_BUDGETS}
+                options = {name: value for name, value in choices.items() if name not in _OF_BUDGETS}
             for size in sizes:
-                plans[_plan_name(name + kind, size, sizes[0])] = (
+                beside = name if sharing is shared[0] else shared_name(name, sharing.kind)
+                beside = beside if size == sizes[0] else sized_name(beside, size)
+                if beside != name:
+                    variants[beside] = Variant(name, size)
+                plans[beside] = (
                     source
                     if isinstance(source, Plan)
-                    else make_plan(checkpoint, source, image_size=size, request=own, **said)
+                    else make_plan(checkpoint, source, image_size=size, request=own, **options)
                 )
-    return with_buckets(plans, unit_buckets) if unit_buckets else plans
+    together = PlanSet(plans, variants)
+    return with_buckets(together, unit_buckets) if unit_buckets else together
 
 
 def images_of_video(checkpoint: Checkpoint, frames: int) -> int:
@@ -202,7 +209,7 @@ def images_of_tiles(checkpoint: Checkpoint, grid: tuple[int, int]) -> int:
     cuts = [cut for cut in checkpoint.family.cuts(checkpoint.config, (grid,)) if cut.tiles == grid]
     if min(grid) < 1 or grid[0] * grid[1] < 2 or not cuts:
         raise UsageError(
-            "so many tiles share no budget",
+            "this family cuts no picture into these tiles, so they cannot share a budget",
             where="--joint-tiles",
             got=f"{grid[0]}x{grid[1]}",
             expected="rows and columns of at least two tiles that this family makes of a picture",
@@ -212,8 +219,8 @@ def images_of_tiles(checkpoint: Checkpoint, grid: tuple[int, int]) -> int:
 
 def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSize]:
     """Image sizes (height, width), however many were given."""
-    given = list(image_size or ())
-    return [(given[0], given[1])] if given and isinstance(given[0], int) else given  # type: ignore[list-item, return-value]
+    sizes = list(image_size or ())
+    return [(sizes[0], sizes[1])] if sizes and isinstance(sizes[0], int) else sizes  # type: ignore[list-item, return-value]
 
 
 def default_image_size(checkpoint: Checkpoint) -> ImageSize:
@@ -243,8 +250,3 @@ def open_model(model: str | Checkpoint, revision: str | None, weights: bool) -> 
             fix="pip install 'luvc-export[export,cpu]'",
         ) from error
     return open_checkpoint(os.fspath(model), revision, weights)
-
-
-def _plan_name(plan: str, size: tuple[int, int], first: tuple[int, int]) -> str:
-    """Name of ``plan`` for images of ``size`` in a bundle whose first size is ``first``."""
-    return plan if size == first else f"{plan}@{size[0]}x{size[1]}"

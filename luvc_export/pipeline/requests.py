@@ -8,7 +8,7 @@ from typing import Any
 
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Method, Sharing
-from luvc_export.core.plan_request import EncoderRequest, LlmRequest, PlanRequest
+from luvc_export.core.plan.request import EncoderRequest, LlmRequest, PlanRequest
 
 #: Names of arguments that are called otherwise in their part.
 _RENAMED = {"encoder_prune": "prune", "joint_images": "images", "joint_tiles": "tiles"}

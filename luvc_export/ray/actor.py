@@ -100,11 +100,11 @@ def answer_dataset(
         batch_size: Rows that an actor gets at a time; of these, rows of equal plans share model calls.
         options: See ``Answerer``.
     """
-    told = {"threads": max(1, int(num_cpus)), **options}
+    arguments = {"threads": max(1, int(num_cpus)), **options}
     return dataset.map_batches(
         Answerer,
         fn_constructor_args=(bundle,),
-        fn_constructor_kwargs=told,
+        fn_constructor_kwargs=arguments,
         batch_format="pyarrow",
         batch_size=batch_size,
         **placed(actors, num_cpus, num_gpus),

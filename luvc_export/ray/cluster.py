@@ -64,14 +64,14 @@ def cluster(address: str, actors: int = 1, num_cpus: float = 1.0, num_gpus: floa
         items = [dict(zip(("start", "where", "first", "count"), place, strict=True)) for place in places]
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        told = {**job.to_json(), "threads": job.threads or max(1, int(num_cpus))}
+        arguments = {**job.to_json(), "threads": job.threads or max(1, int(num_cpus))}
         dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _BLOCKS))
         # The reader asks for no CPU: actors may hold them all.
         read = reader(str(source.path.absolute()))
         rows = dataset.flat_map(read, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=1))
         answers = rows.map_batches(
             LineAnswerer,
-            fn_constructor_args=(told, str(source.path), str(source.folder)),
+            fn_constructor_args=(arguments, str(source.path), str(source.folder)),
             batch_size=CALLS * job.rows,
             **placed(actors, num_cpus, num_gpus),
         )
@@ -103,9 +103,9 @@ class LineAnswerer:
             Row(int(number), str(line), int(where))
             for number, line, where in zip(batch["number"], batch["line"], batch["where"], strict=True)
         ]
-        found = self._answerer.answer_lines(rows, self._path, self._folder)
-        said = [json.dumps([name, answer.to_json()]) for name, answer in found]
-        return {"number": [row.number for row in rows], "said": said}
+        answers = self._answerer.answer_lines(rows, self._path, self._folder)
+        lines = [json.dumps([name, answer.to_json()]) for name, answer in answers]
+        return {"number": [row.number for row in rows], "said": lines}
 
 
 def _collected(answers: ray.data.Dataset) -> Iterator[Answered]:

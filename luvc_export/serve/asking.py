@@ -14,7 +14,7 @@ from luvc_export.runtime.generation.sampling import Sampling, sampling_of_reques
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
-from luvc_export.runtime.prompt.request import largest_canvas, open_medium, token_limit
+from luvc_export.runtime.prompt.request import largest_canvas, open_medium
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
@@ -68,7 +68,7 @@ class Asker:
             asked = OpenedQuestion(tuple(messages), tuple(one.opened(manifest) for one in media))
             try:
                 loaded, request = model.session.fit(asked)
-                room = token_limit(manifest, loaded.plan, request)
+                room = loaded.token_limit(request)
             except LuvcError as error:
                 raise explained(error) from error
         budget = min(options.max_new_tokens or room, room)  # who asks for more is told so by finish_reason: length
@@ -92,8 +92,8 @@ class Asker:
                     continue
                 if len(media) == self.max_images:
                     most = f"at most {self.max_images} pictures and videos a request (--max-images)"
-                    said = f"there are too many pictures; expected: {most}"
-                    raise bad_request(said, param=where, code="too_many_images")
+                    message_text = f"there are too many pictures; expected: {most}"
+                    raise bad_request(message_text, param=where, code="too_many_images")
                 video = not isinstance(part, ImagePart)
                 content.append({"type": "video" if video else "image"})
                 try:

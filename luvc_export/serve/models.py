@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.bundle.folder import Bundle, load
-from luvc_export.core import plan_figures
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError, did_you_mean
@@ -37,7 +37,7 @@ class ServedModel:
         takes = ["text", "image", *(["video"] if manifest.prompt.video else [])]
         sizes = sorted(session.bundle.sizes_of(session.plan_name))
         plan = session.plan
-        told = {
+        facts = {
             "plan": session.plan_name,
             "model_type": manifest.source.model_type,
             "backend": session.backend.name,
@@ -50,14 +50,14 @@ class ServedModel:
             "recipe": measured(recipe_of(plan, manifest.decoder)),
             "visual_tokens": {"before": plan.units, "encoder": plan.vision_tokens, "layers": list(plan.keep)},
         }
-        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "luvc-export", "luvc": told}
+        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "luvc-export", "luvc": facts}
 
     def runs_on(self) -> dict[str, str]:
         """Plan, back-end and why that one, for a line of the log."""
         session = self.session
-        told = {"model": self.name, "plan": session.plan_name, "backend": session.backend.name}
+        facts = {"model": self.name, "plan": session.plan_name, "backend": session.backend.name}
         why = session.choice or f"backend {session.backend.name}, as --backend says"
-        return {**told, "arithmetic": session.backend.arithmetic, "why": why}
+        return {**facts, "arithmetic": session.backend.arithmetic, "why": why}
 
 
 def measured(recipe: str | None) -> dict[str, Any] | None:

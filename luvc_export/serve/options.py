@@ -99,8 +99,8 @@ def read_key(path: Path) -> str:
         with path.open(encoding="ascii") as file:
             key = file.readline(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not ASCII"
-        raise UsageError("the key cannot be read", where=f"--api-key-file {path}", got=said) from error
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII"
+        raise UsageError("the key cannot be read", where=f"--api-key-file {path}", got=reason) from error
     if len(key) < _SHORTEST_KEY or not key.isprintable() or " " in key:
         raise UsageError(
             "this is no key",

@@ -67,7 +67,7 @@ class RequestRecord:
     def fields(self) -> dict[str, Any]:
         """Plain data, without what there was nothing of."""
         times = {name: self.timings.get(name) for name in ("prepare_ms", "queue_ms", "ttft_ms", "decode_ms")}
-        told = {
+        values = {
             "request_id": self.id,
             "client": self.client,
             "method": self.method,
@@ -84,7 +84,7 @@ class RequestRecord:
             "cache": self.timings.get("cache"),
             "total_ms": round(1000 * self.seconds, 2),
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
     def write(self) -> None:
         """Write the line."""
@@ -118,11 +118,11 @@ def _time(record: logging.LogRecord) -> str:
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = {"time": _time(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        told |= getattr(record, "fields", {})
+        values = {"time": _time(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        values |= getattr(record, "fields", {})
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values)
 
 
 class _Text(logging.Formatter):

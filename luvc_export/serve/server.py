@@ -97,18 +97,18 @@ class Server:
         """
         host = self.options.host.strip("[]")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            made.bind((host, self.options.port))
-            made.listen(BACKLOG)  # who comes before the event loop runs waits, and is not refused
+            listener.bind((host, self.options.port))
+            listener.listen(BACKLOG)  # who comes before the event loop runs waits, and is not refused
         except OSError as error:
-            made.close()
+            listener.close()
             where = f"--host {self.options.host} --port {self.options.port}"
             raise UsageError(
                 "cannot listen there", where=where, got=error.strerror, fix="choose another port"
             ) from error
-        return made
+        return listener
 
     def run(self, listening: socket.socket, said: Callable[[], Any] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT or ``stop``; what runs is finished first.

@@ -105,13 +105,15 @@ def _shape(report: Any) -> Iterator[str]:
 
 def _versions(report: dict[str, Any]) -> Iterator[str]:
     machine = report["steps"].get("machine", {})
-    found = machine.get("result", {}).get("versions") if isinstance(machine, dict) and machine.get("result") else None
-    if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
+    versions = (
+        machine.get("result", {}).get("versions") if isinstance(machine, dict) and machine.get("result") else None
+    )
+    if not isinstance(versions, dict) or not all(isinstance(item, str) for item in versions.values()):
         yield "it does not say what versions it was made with"
         return
-    yield from (f"it does not say the version of {name}" for name in _ALWAYS if name not in found)
-    if found.get("luvc-export") != report["version"]:
-        yield f"it names two versions of luvc-export: {report['version']} and {found.get('luvc-export')}"
+    yield from (f"it does not say the version of {name}" for name in _ALWAYS if name not in versions)
+    if versions.get("luvc-export") != report["version"]:
+        yield f"it names two versions of luvc-export: {report['version']} and {versions.get('luvc-export')}"
     if not isinstance(machine["result"].get("device"), str):
         yield "it does not name its device"
 

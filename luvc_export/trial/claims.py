@@ -125,11 +125,11 @@ def _referenced(steps: Steps) -> tuple[bool, str]:
 
 
 def _built(steps: Steps) -> tuple[bool, str]:
-    made = steps[f"build-{DEFAULT_PLAN}"]["result"]
-    size = sum(made[part]["bytes"] for part in ("vision", "decoder"))
-    weights = sum(made[part]["weight_bytes"] for part in ("vision", "decoder"))
-    library = f"{made['backend']} {made['version']}"
-    return size > 0, f"{made['target']} with {library}: {size / _MIB:.1f} MiB for {weights / _MIB:.1f} MiB of weights"
+    built = steps[f"build-{DEFAULT_PLAN}"]["result"]
+    size = sum(built[part]["bytes"] for part in ("vision", "decoder"))
+    weights = sum(built[part]["weight_bytes"] for part in ("vision", "decoder"))
+    library = f"{built['backend']} {built['version']}"
+    return size > 0, f"{built['target']} with {library}: {size / _MIB:.1f} MiB for {weights / _MIB:.1f} MiB of weights"
 
 
 def _engine_case(steps: Steps, plan: str, graphs: bool) -> Any:
@@ -154,9 +154,9 @@ def _graphs(steps: Steps) -> tuple[bool, str]:
 
 
 def _memory(steps: Steps) -> tuple[bool, str]:
-    found = steps["engines"]["result"]["memory"]
-    said = ", ".join(f"{m['plan']}: {m['taken_mib']:.0f} of {m['predicted_mib']:.0f} MiB predicted" for m in found)
-    return all(m["taken_mib"] <= _MEMORY * m["predicted_mib"] for m in found), said
+    plans = steps["engines"]["result"]["memory"]
+    listed = ", ".join(f"{m['plan']}: {m['taken_mib']:.0f} of {m['predicted_mib']:.0f} MiB predicted" for m in plans)
+    return all(m["taken_mib"] <= _MEMORY * m["predicted_mib"] for m in plans), listed
 
 
 def _checks(steps: Steps) -> tuple[bool, str]:

@@ -50,16 +50,16 @@ def measure(
             free = gpu.memory()[0]
             if not turn:
                 session = sessions[plan, graphs] = Session(bundle, opened(bundle, plan, graphs), plan)
-                session.ends = frozenset()
+                session.default.ends = frozenset()
             asked: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "greedy": True}
             times = sessions[plan, graphs].generate(picture, "What is there to see?", **asked).timings
             if not turn and graphs:
                 taken, predicted = free - gpu.memory()[0], bundle.engine(plan, target).footprint.running
-                found = {"predicted_mib": predicted / 2**20, "taken_mib": taken / 2**20, "kv_mib": times.kv_mib}
-                memory.append({"plan": plan, **found})
+                figures = {"predicted_mib": predicted / 2**20, "taken_mib": taken / 2**20, "kv_mib": times.kv_mib}
+                memory.append({"plan": plan, **figures})
             if turn >= 2:
                 runs[plan, graphs].append({name: float(getattr(times, name)) for name in _METRICS})
-    cases = [{"plan": plan, "cuda_graphs": graphs, "runs": found} for (plan, graphs), found in runs.items()]
+    cases = [{"plan": plan, "cuda_graphs": graphs, "runs": figures} for (plan, graphs), figures in runs.items()]
     return {"cases": cases, "memory": memory}
 
 

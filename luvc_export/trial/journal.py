@@ -45,9 +45,9 @@ class Journal:
         path = folder / _NAME
         if not path.is_file():
             return cls(folder, asked)
-        told = read_json(path, _MOST_BYTES, UsageError, "the journal of this trial")
-        if not isinstance(told, dict) or told.get("asked") != asked or not isinstance(told.get("steps"), dict):
-            got = told.get("asked") if isinstance(told, dict) else None
+        data = read_json(path, _MOST_BYTES, UsageError, "the journal of this trial")
+        if not isinstance(data, dict) or data.get("asked") != asked or not isinstance(data.get("steps"), dict):
+            got = data.get("asked") if isinstance(data, dict) else None
             raise UsageError(
                 "this folder holds another trial",
                 where=str(path),
@@ -55,14 +55,14 @@ class Journal:
                 expected=json.dumps(asked),
                 fix="give the trial a folder of its own: --out FOLDER",
             )
-        if not all(_is_step(step) for step in told["steps"].values()):
+        if not all(_is_step(step) for step in data["steps"].values()):
             raise UsageError(
                 "the journal of this trial is damaged",
                 where=str(path),
                 expected="state, seconds, why and result of each step",
                 fix="remove it, or give the trial a folder of its own: --out FOLDER",
             )
-        kept = {name: step for name, step in told["steps"].items() if step["state"] in KEPT}
+        kept = {name: step for name, step in data["steps"].items() if step["state"] in KEPT}
         return cls(folder, asked, kept)
 
     def write(self, name: str, step: dict[str, Any]) -> None:

@@ -47,13 +47,13 @@ def facts() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that are installed."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def power(root: Path = Path("/")) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _smi() -> dict[str, str] | None:
         return None
     command = [tool, f"--query-gpu={','.join(_ASK_GPU)}", "--format=csv,noheader", "--id=0"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(zip(_ASK_GPU, (part.strip() for part in told.strip().split(",")), strict=False))
+    return dict(zip(_ASK_GPU, (part.strip() for part in process.strip().split(",")), strict=False))

@@ -60,13 +60,13 @@ def figures_of(where: str) -> Iterator[None]:
 
 def _made(journal: Journal) -> dict[str, Any]:
     names = [*_OWN, *(step.name for step in STEPS)]
-    found = {name: _step(journal.steps[name]) for name in names if name in journal.steps}
+    results = {name: _step(journal.steps[name]) for name in names if name in journal.steps}
     whole = {
         "schema": SCHEMA,
         "version": journal.asked["version"],
         "target": journal.asked["target"],
-        "steps": found,
-        "verdicts": [line.to_json() for line in judge(found)],
+        "steps": results,
+        "verdicts": [line.to_json() for line in judge(results)],
     }
     whole = json.loads(json.dumps(whole), parse_constant=str)
     private = list(told_too_much(whole, own_names()))

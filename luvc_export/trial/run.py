@@ -88,14 +88,14 @@ def run(
         journal = Journal.open(asked.folder, _identity(asked))
         plan = planned(asked, only, journal.states())
         check_anything(plan)
-        found = missing.lacks(asked)
+        lacking = missing.lacks(asked)
         cases.write(asked.folder / "cases")
         journal.write("machine", {"state": "done", "seconds": 0.0, "why": None, "result": machine.facts()})
         for number, each in enumerate(plan):
             progress(each.step.title, number / len(plan))
             if journal.states().get(each.step.name) in KEPT:
                 continue
-            why = steps.lacks(asked, found, each.step, journal.states())
+            why = steps.lacks(asked, lacking, each.step, journal.states())
             left = end - monotonic()
             if why is None and left < each.seconds:
                 why = f"it takes about {each.seconds:.0f} s, and {max(0.0, left):.0f} s were left"
@@ -129,9 +129,9 @@ def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
             raise
     seconds = monotonic() - began
     try:
-        told = json.loads(out.decode("utf-8").strip().splitlines()[-1]) if out.strip() else None
-        if told is not None and process.returncode in (0, _FAILED):
-            return {"state": "done", "seconds": seconds, "why": None, "result": step.pick(told)}
+        data = json.loads(out.decode("utf-8").strip().splitlines()[-1]) if out.strip() else None
+        if data is not None and process.returncode in (0, _FAILED):
+            return {"state": "done", "seconds": seconds, "why": None, "result": step.pick(data)}
         why = _reason(log, process.returncode)
     except (ValueError, KeyError, TypeError) as error:
         why = f"its output cannot be read: {type(error).__name__}"
@@ -141,8 +141,8 @@ def _do(step: Step, asked: Asked, left: float) -> dict[str, Any]:
 def command(step: Step, asked: Asked) -> list[str]:
     """What runs a step: a verb in a process that ends with this one."""
     words = step.command(asked)
-    said = ["--json"] if words[0] not in steps.PROGRAMS else []
-    return [sys.executable, "-m", "luvc_export.cli.child", str(os.getpid()), *words, *said]
+    output = ["--json"] if words[0] not in steps.PROGRAMS else []
+    return [sys.executable, "-m", "luvc_export.cli.child", str(os.getpid()), *words, *output]
 
 
 def _reason(log: Path, code: int) -> str:

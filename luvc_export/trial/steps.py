@@ -159,13 +159,13 @@ _SHARES = ("total_ms", "merge_ms", "prune_ms")
 
 
 def _pick_build(told: Json) -> Json:
-    made = told["engine"]
+    engine = told["engine"]
     kept = ("target", "precision", "kv", "backend", "version", "compute_capabilities", "batch", "footprint")
     parts = {
-        part: {"bytes": made[part]["record"]["bytes"], "weight_bytes": made[part]["weight_bytes"]}
+        part: {"bytes": engine[part]["record"]["bytes"], "weight_bytes": engine[part]["weight_bytes"]}
         for part in ("vision", "decoder")
     }
-    return {**{key: made[key] for key in kept}, **parts}
+    return {**{key: engine[key] for key in kept}, **parts}
 
 
 def _pick_kept(told: Json) -> Json:

@@ -113,5 +113,5 @@ def warm_up_files(picture: bytes) -> dict[str, bytes]:
 
 def parameters_of(config: str) -> dict[str, str]:
     """``parameters`` of a model's configuration as Triton gives it to ``initialize``: JSON."""
-    found = json.loads(config).get("parameters", {})
-    return {key: value["string_value"] for key, value in found.items()}
+    parameters = json.loads(config).get("parameters", {})
+    return {key: value["string_value"] for key, value in parameters.items()}

@@ -98,10 +98,10 @@ def _chat(text: str, given: list[bytes]) -> tuple[list[dict[str, Any]], list[byt
             address = part.get("image_url") if kind == "image_url" else None
             address = address.get("url") if isinstance(address, dict) else address
             if kind == "image" and set(part) == {"type"}:
-                found = next(waiting, None)
-                if found is None:
+                following = next(waiting, None)
+                if following is None:
                     raise UsageError("there are fewer pictures than image parts", where="image", got=len(given))
-                media.append(found)
+                media.append(following)
             elif isinstance(address, str):
                 media.append(data_bytes(address, where)[0])
             else:
@@ -122,8 +122,8 @@ def _json(text: str, where: str) -> Any:
 
 
 def _text(get: Get, name: str) -> str | None:
-    found = get(name)
-    return None if found is None or not len(found) else _decoded(found[0], name)
+    tensor = get(name)
+    return None if tensor is None or not len(tensor) else _decoded(tensor[0], name)
 
 
 def _decoded(item: bytes | str, name: str) -> str:
@@ -134,5 +134,5 @@ def _decoded(item: bytes | str, name: str) -> str:
 
 
 def _number(get: Get, name: str) -> Any:
-    found = get(name)
-    return None if found is None or not len(found) else found[0].item()
+    tensor = get(name)
+    return None if tensor is None or not len(tensor) else tensor[0].item()

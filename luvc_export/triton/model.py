@@ -40,18 +40,20 @@ class TritonPythonModel:
         Raises:
             TritonModelException: It cannot be opened; the model stays unavailable.
         """
-        told = parameters_of(args["model_config"])
+        parameters = parameters_of(args["model_config"])
         if args["model_instance_kind"] == "GPU":  # each instance is a process, and sees its own GPU alone
             os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
-        folder = Path(args["model_repository"]) / told["bundle"]  # an absolute path stays what it is
-        threads = int(told["threads"]) if "threads" in told else None
+        folder = Path(args["model_repository"]) / parameters["bundle"]  # an absolute path stays what it is
+        threads = int(parameters["threads"]) if "threads" in parameters else None
         try:
-            self._session = Session(folder, told["backend"], told.get("plan"), threads, arithmetic=told["arithmetic"])
+            self._session = Session(
+                folder, parameters["backend"], parameters.get("plan"), threads, arithmetic=parameters["arithmetic"]
+            )
             self._session.load()
         except LuvcError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        said = self._session.choice or f"backend {self._session.backend.name}"
-        pb_utils.Logger.log_info(f"{args['model_name']}: plan {self._session.plan_name}, {said}")
+        reason = self._session.choice or f"backend {self._session.backend.name}"
+        pb_utils.Logger.log_info(f"{args['model_name']}: plan {self._session.plan_name}, {reason}")
 
     def execute(self, requests: list[Any]) -> None:
         """Answer requests, one after another; what is wrong with one is its own last response."""
@@ -63,10 +65,10 @@ class TritonPythonModel:
                 pb_utils.Logger.log_info(f"a request was cancelled after {cancelled} pieces of its answer")
                 _fail(sender, "the request was cancelled", pb_utils.TritonError.CANCELLED)
             except Exception as error:
-                found = explained(error, None)
+                explanation = explained(error, None)
                 kinds = {400: pb_utils.TritonError.INVALID_ARG, 503: pb_utils.TritonError.UNAVAILABLE}
-                _fail(sender, found.message, kinds.get(found.status, pb_utils.TritonError.INTERNAL))
-                if found.status >= 500:
+                _fail(sender, explanation.message, kinds.get(explanation.status, pb_utils.TritonError.INTERNAL))
+                if explanation.status >= 500:
                     pb_utils.Logger.log_error(str(error))
 
     def finalize(self) -> None:
@@ -106,8 +108,8 @@ def prompt_tokens(ready: Prepared) -> int:
 
 
 def _wants_stream(get: Get) -> bool:
-    found = get("stream")
-    return found is not None and bool(found[0])
+    tensor = get("stream")
+    return tensor is not None and bool(tensor[0])
 
 
 def _response(text: str, reason: str, prompt: int, completion: int) -> Any:

@@ -80,9 +80,9 @@ def write_repository(
             raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
         bundle = load(path, verify, progress)
         if bundle.entry(plan).plan.sharing.images > 1:
-            fix = "give the plan of the same name without @video or @tiles"
-            said = "this plan takes whole videos, or pictures in tiles, alone, which Triton's model does not"
-            raise UsageError(said, where=given, fix=fix)
+            fix = f"name a plan for single pictures: luvc-export inspect {path} says what each plan is for"
+            what = "this plan takes whole videos, or pictures in tiles, alone, which Triton's model does not"
+            raise UsageError(what, where=given, fix=fix)
         models[name] = bundle, plan
         _check_place(folder / name, options.overwrite)
     for name, (bundle, plan) in models.items():
@@ -93,20 +93,20 @@ def write_repository(
 
 
 def _write_model(scratch: Path, name: str, bundle: Bundle, plan: str | None, options: RepositoryOptions) -> None:
-    told = {"backend": options.backend, "arithmetic": options.arithmetic}
-    told["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
-    told |= {"plan": plan} if plan else {}
-    told |= {"threads": str(options.threads)} if options.threads else {}
+    parameters = {"backend": options.backend, "arithmetic": options.arithmetic}
+    parameters["bundle"] = COPY if options.copy else str(Path(bundle.folder).resolve())
+    parameters |= {"plan": plan} if plan else {}
+    parameters |= {"threads": str(options.threads)} if options.threads else {}
     # The back-end moves no tensor of ours to a GPU: pictures and text are read by the host.
-    told["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
-    config = ModelConfig(name, options.backend, options.instances, options.warm_up, told)
+    parameters["FORCE_CPU_ONLY_INPUT_TENSORS"] = "yes"
+    config = ModelConfig(name, options.backend, options.instances, options.warm_up, parameters)
     make_folder(scratch / "1")
     write_new(scratch / "config.pbtxt", config.text().encode())
     write_new(scratch / "1" / "model.py", PROGRAM.encode())
     if options.warm_up:
         make_folder(scratch / "warmup")
         picture = io.BytesIO()
-        height, width = bundle.entry(plan).size or bundle.manifest.image.size
+        height, width = bundle.entry(plan).size
         Image.new("RGB", (width, height)).save(picture, "PNG")
         for file, data in warm_up_files(picture.getvalue()).items():
             write_new(scratch / "warmup" / file, data)

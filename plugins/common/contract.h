@@ -55,11 +55,13 @@ constexpr char kKeepField[] = "keep";
 constexpr char kScoreField[] = "score";
 constexpr char kEpsilonField[] = "epsilon";
 constexpr char kTokenAxesField[] = "token_axes";
-constexpr std::array<Attribute, 4> kAttributes{{
+constexpr char kPaddingPayloadField[] = "padding_payload";
+constexpr std::array<Attribute, 5> kAttributes{{
     {kKeepField, Kind::kInt, false},
     {kScoreField, Kind::kString, false},
     {kEpsilonField, Kind::kFloat, false},
-    {kTokenAxesField, Kind::kInts, true}}};
+    {kTokenAxesField, Kind::kInts, true},
+    {kPaddingPayloadField, Kind::kInt, true}}};
 
 }  // namespace spectrum_prune
 
@@ -79,9 +81,11 @@ constexpr std::array<Tensor, 4> kOutputs{{
     {"merged_into", 3, bit(LUVC_INT32), -1, false}}};
 constexpr char kRemovedColumnsField[] = "removed_columns";
 constexpr char kRemovedRowsField[] = "removed_rows";
-constexpr std::array<Attribute, 2> kAttributes{{
+constexpr char kPaddedField[] = "padded";
+constexpr std::array<Attribute, 3> kAttributes{{
     {kRemovedColumnsField, Kind::kInt, false},
-    {kRemovedRowsField, Kind::kInt, false}}};
+    {kRemovedRowsField, Kind::kInt, false},
+    {kPaddedField, Kind::kInt, true}}};
 
 }  // namespace orthogonal_merge
 

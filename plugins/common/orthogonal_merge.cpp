@@ -15,6 +15,7 @@ luvc_status check_shape(const luvc_orthogonal_merge_shape& shape) noexcept {
         return LUVC_INVALID_REMOVED;
     }
     if (!is_float(shape.dtype)) return LUVC_INVALID_DTYPE;
+    if (!within(shape.padded, 0, 1)) return LUVC_INVALID_SHAPE;
     constexpr int64_t kMaxElements = INT64_MAX / 64;
     const bool addressable =
         product_within({shape.batch, shape.height, shape.width}, kMaxInt32)

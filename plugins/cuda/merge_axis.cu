@@ -1,6 +1,7 @@
 #include "cuda/merge_axis.cuh"
 
 #include "common/orthogonal_merge.h"
+#include "common/padding.h"
 #include "common/rank_key.h"
 #include "cuda/block_top_k.cuh"
 #include "cuda/number.cuh"
@@ -41,10 +42,11 @@ __global__ void __launch_bounds__(kThreads)
     dot[unit] = product;
 }
 
-// Cosines of one line from its squared norms and products.
+// Cosines of one line from its squared norms and products; `sizes` is null where no unit is padding.
 struct LineCosines {
     const float* square;
     const float* dot;
+    const float* sizes;
     int64_t first;
     int64_t stride;
     int length;
@@ -53,7 +55,9 @@ struct LineCosines {
         const int64_t unit = first + place * stride;
         const float own = fmaxf(sqrtf(square[unit]), kMinNorm);
         const float next = fmaxf(sqrtf(square[unit + stride]), kMinNorm);
-        return dot[unit] / (own * next);
+        const float cosine = dot[unit] / (own * next);
+        return sizes == nullptr ? cosine
+                                : beside_padding(cosine, sizes[unit], sizes[unit + stride], place, length - 1);
     }
     __device__ bool has_right(int odd) const { return 2 * odd + 2 < length; }
     __device__ uint32_t left_key(int odd) const { return rank_key(at(2 * odd)); }
@@ -64,14 +68,15 @@ struct LineCosines {
 
 // One block a line. Grid: x over lines, y over images.
 __global__ void __launch_bounds__(kThreads)
-    decide_kernel(Axis from, Axis to, const float* square, const float* dot, int32_t* target, int32_t* kept) {
+    decide_kernel(Axis from, Axis to, const float* square, const float* dot, const float* sizes, int32_t* target,
+        int32_t* kept) {
     using TopK = BlockTopK<kThreads>;
     __shared__ typename TopK::Storage storage;
     const int64_t image = blockIdx.y;
     const int64_t line = blockIdx.x;
     const auto length = static_cast<int>(from.length);
     const auto removed = static_cast<int>(from.length - to.length);
-    const LineCosines cosines{square, dot, from.unit(image, line, 0), from.place_stride, length};
+    const LineCosines cosines{square, dot, sizes, from.unit(image, line, 0), from.place_stride, length};
     const auto key_at = [cosines](int odd) { return cosines.best_key(odd); };
     const auto stay = [=](int place, int merged_before) {
         target[from.unit(image, line, place)] = place - merged_before;
@@ -151,8 +156,8 @@ void enqueue(Chain& chain, const UnitShape& shape, const Axis& from, const Axis&
     const dim3 units(blocks_for(from.length, kThreads / kWarp), lines, images);
     chain.launch(neighbour_kernel<T, Count>, units, kThreads, from, static_cast<const T*>(in.values), shape.channels,
         scratch.square, scratch.dot);
-    chain.launch(decide_kernel, dim3(lines, images), kThreads, from, to, scratch.square, scratch.dot, scratch.target,
-        scratch.kept);
+    chain.launch(decide_kernel, dim3(lines, images), kThreads, from, to, scratch.square, scratch.dot,
+        shape.padded ? in.sizes : nullptr, scratch.target, scratch.kept);
     chain.launch(move_kernel<T, Count>, dim3(static_cast<unsigned>(to.length), lines, images), kMoveThreads, from, to,
         in, out, shape.channels, shape.position_planes, scratch.target, scratch.kept);
 }

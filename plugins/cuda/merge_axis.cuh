@@ -31,6 +31,7 @@ struct UnitShape {
     luvc_dtype dtype;
     int channels;
     int position_planes;
+    bool padded;
 };
 
 // Enqueues the merge of `from.length - to.length` > 0 units of every line.

@@ -57,7 +57,8 @@ void copy_all(Chain& chain, const Shape& shape, const ConstUnits& in, const Unit
 luvc_status merge(const Shape& shape, const Tensors& tensors, const Workspace& work, void* stream) {
     const int64_t width = shape.width - shape.removed_columns;
     const int64_t height = shape.height - shape.removed_rows;
-    const UnitShape unit{shape.dtype, static_cast<int>(shape.channels), static_cast<int>(shape.position_planes)};
+    const UnitShape unit{shape.dtype, static_cast<int>(shape.channels), static_cast<int>(shape.position_planes),
+        shape.padded != 0};
     const bool merges_columns = shape.removed_columns > 0;
     const bool merges_rows = shape.removed_rows > 0;
     const Units out{tensors.merged_values, tensors.merged_sizes, tensors.merged_positions};

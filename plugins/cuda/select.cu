@@ -8,10 +8,12 @@ namespace luvc::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
+constexpr int kCopyThreads = 256;
 
-// One block a group.
+// One block a group. There are few groups, so one block a multiprocessor: two would leave a thread too few registers.
 template <typename Index>
-__global__ void __launch_bounds__(kThreads) select_kernel(const float* scores, int tokens, int keep, Index* indices) {
+__global__ void __launch_bounds__(kThreads, 1)
+    select_kernel(const float* scores, int tokens, int keep, Index* indices) {
     using TopK = BlockTopK<kThreads>;
     __shared__ typename TopK::Storage storage;
     const float* group_scores = scores + int64_t{blockIdx.x} * tokens;
@@ -25,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const float* scores, i
 }
 
 template <typename Index>
-__global__ void keep_all_kernel(int tokens, Index* indices) {
+__global__ void __launch_bounds__(kCopyThreads) keep_all_kernel(int tokens, Index* indices) {
     const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i < tokens) indices[int64_t{blockIdx.y} * tokens + i] = i;
 }
@@ -34,7 +36,6 @@ template <typename Index>
 void enqueue(Chain& chain, const float* scores, int64_t groups, int64_t tokens, int64_t keep, Index* indices) {
     const auto count = static_cast<unsigned>(groups);
     if (keep == tokens) {
-        constexpr int kCopyThreads = 256;
         const dim3 grid(blocks_for(tokens, kCopyThreads), count);
         chain.launch(keep_all_kernel<Index>, grid, kCopyThreads, tokens, indices);
     } else {

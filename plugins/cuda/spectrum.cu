@@ -9,6 +9,8 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kRowThreads = 256;
+// On a multiprocessor at least: without it the compiler unrolls into 128 registers for sm_100, and two blocks fit.
+constexpr int kFilterBlocks = 3;
 
 // V and what turns it into Z, for one group.
 template <typename T>
@@ -65,9 +67,12 @@ __global__ void __launch_bounds__(kRowThreads) row_norm_kernel(
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads)
     project_kernel(Normed<T> all, const float* basis, int frequencies, float* coefficients) {
-    alignas(32) __shared__ float left[kDepth * kTileStride];
-    alignas(32) __shared__ float right[kDepth * kTileStride];
-    alignas(32) __shared__ float tile[kTile * kTileStride];
+    constexpr int kOperand = kDepth * kTileStride;
+    static_assert(2 * kOperand >= kTile * kTileStride, "the result lies where the operands were");
+    alignas(32) __shared__ float memory[2 * kOperand];
+    float* const left = memory;
+    float* const right = memory + kOperand;
+    float* const tile = memory;
     const Normed<T> normed = all.for_group(blockIdx.z);
     const int first_channel = static_cast<int>(blockIdx.x) * kTile;
     const int first_frequency = static_cast<int>(blockIdx.y) * kTile;
@@ -99,12 +104,16 @@ __global__ void __launch_bounds__(kTileThreads)
 // partial[tile, n] = sum over the tile's channels of Y[n, d]^2, or of (Z - Y)^2 for `residual`, with Y = F
 // coefficients. Grid: x over channel tiles, y over token tiles, z over groups.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads) filter_kernel(
+__global__ void __launch_bounds__(kTileThreads, kFilterBlocks) filter_kernel(
     Normed<T> all, const float* basis, int frequencies, const float* coefficients, bool residual, float* partial) {
     constexpr int kThreadsPerRow = kTileThreads / kTile;
-    alignas(32) __shared__ float left[kTile * kDepthStride];
-    alignas(32) __shared__ float right[kDepth * kTileStride];
-    alignas(32) __shared__ float tile[kTile * kTileStride];
+    constexpr int kLeft = kTile * kDepthStride;
+    constexpr int kRight = kDepth * kTileStride;
+    static_assert(kLeft + kRight >= kTile * kTileStride, "the result lies where the operands were");
+    alignas(32) __shared__ float memory[kLeft + kRight];
+    float* const left = memory;
+    float* const right = memory + kLeft;
+    float* const tile = memory;
     const Normed<T> normed = all.for_group(blockIdx.z);
     const float* group_coefficients = coefficients + int64_t{blockIdx.z} * frequencies * normed.channels;
     const int first_channel = static_cast<int>(blockIdx.x) * kTile;
@@ -147,14 +156,16 @@ __global__ void __launch_bounds__(kTileThreads) filter_kernel(
 
 // Grid: x over tokens, y over groups. Sums the tiles in a fixed order, so scores repeat bit for bit.
 __global__ void __launch_bounds__(kRowThreads)
-    finish_kernel(const float* partial, const float* total, int tiles, int tokens, bool ratio, float* scores) {
+    finish_kernel(const float* partial, const float* total, const int64_t* places, int tiles, int tokens, bool ratio,
+        float* scores) {
     const int token = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
     if (token >= tokens) return;
     const float* column = partial + int64_t{blockIdx.y} * tiles * tokens + token;
     float square = 0;
     for (int tile = 0; tile < tiles; ++tile) square += column[int64_t{tile} * tokens];
     const int64_t row = int64_t{blockIdx.y} * tokens + token;
-    scores[row] = ratio ? sqrtf(square) / sqrtf(total[row]) : sqrtf(square);
+    const bool padding = places != nullptr && places[row] < 0;
+    scores[row] = padding ? -INFINITY : ratio ? sqrtf(square) / sqrtf(total[row]) : sqrtf(square);
 }
 
 template <typename T>
@@ -178,7 +189,7 @@ void enqueue(Chain& chain, const luvc_spectrum_prune_shape& shape, const luvc_sp
     chain.launch(filter_kernel<T>, dim3(tiles, blocks_for(shape.tokens, kTile), groups), kTileThreads, normed,
         tensors.basis, shape.frequencies, work.coefficients, shape.score == LUVC_SCORE_RESIDUAL, work.partial);
     chain.launch(finish_kernel, dim3(blocks_for(shape.tokens, kRowThreads), groups), kRowThreads, work.partial,
-        work.total, tiles, shape.tokens, shape.score == LUVC_SCORE_RATIO, scores);
+        work.total, tensors.places, tiles, shape.tokens, shape.score == LUVC_SCORE_RATIO, scores);
 }
 
 }  // namespace

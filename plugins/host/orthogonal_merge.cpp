@@ -7,6 +7,7 @@
 #include "common/arena.h"
 #include "common/axis.h"
 #include "common/orthogonal_merge.h"
+#include "common/padding.h"
 #include "host/number.h"
 #include "host/select.h"
 
@@ -126,6 +127,10 @@ void merge_axis(const Shape& shape, const Axis& from, const Axis& to, const Sour
             };
             for (int64_t place = 0; place + 1 < from.length; ++place) {
                 scratch.cosines[place] = cosine(values_of(place), values_of(place + 1), shape.channels);
+                if (shape.padded == 0) continue;
+                const auto size_of = [&](int64_t unit) { return in.sizes[from.unit(image, line, unit)]; };
+                scratch.cosines[place] = beside_padding(scratch.cosines[place], size_of(place), size_of(place + 1),
+                    static_cast<int>(place), static_cast<int>(from.length - 1));
             }
             decide(from.length, removed, scratch);
             for (int64_t place = 0; place < from.length; ++place) {

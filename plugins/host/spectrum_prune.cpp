@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "common/arena.h"
 #include "common/dtype.h"
@@ -114,6 +115,9 @@ luvc_status prune(const Shape& shape, const Tensors& tensors, const Workspace& w
     }
     for (int64_t group = 0; group < shape.groups; ++group) {
         if (scored) score_group(shape, values + group * shape.tokens * shape.channels, tensors.basis, work);
+        for (int64_t n = 0; scored && tensors.places != nullptr && n < shape.tokens; ++n) {
+            if (tensors.places[group * shape.tokens + n] < 0) work.scores[n] = -std::numeric_limits<float>::infinity();
+        }
         if (tensors.scores != nullptr) std::copy_n(work.scores, shape.tokens, tensors.scores + group * shape.tokens);
         if (shape.keep == 0) continue;
         select_top_k(work.scores, shape.tokens, shape.keep, work.order);

@@ -25,7 +25,12 @@ constexpr int32_t kWidthAxis = 2;
 std::unique_ptr<OrthogonalMergePlugin> OrthogonalMergePlugin::create(const FieldReader& reader) {
     const auto columns = reader.integer(kRemovedColumnsField);
     const auto rows = reader.integer(kRemovedRowsField);
-    if (!columns || !rows) return nullptr;
+    const auto padded = reader.integers(kPaddedField);
+    if (!columns || !rows || !padded) return nullptr;
+    if (!padded->empty() && padded->front() != 0 && padded->front() != 1) {
+        fail("padded is " + std::to_string(padded->front()) + ", expected 0 or 1");
+        return nullptr;
+    }
     if (*columns < 0 || *rows < 0) {
         report(LUVC_INVALID_REMOVED);
         return nullptr;
@@ -33,12 +38,14 @@ std::unique_ptr<OrthogonalMergePlugin> OrthogonalMergePlugin::create(const Field
     auto plugin = std::make_unique<OrthogonalMergePlugin>();
     plugin->removed_columns_ = *columns;
     plugin->removed_rows_ = *rows;
+    plugin->padded_ = padded->empty() ? 0 : padded->front();
     return plugin;
 }
 
 void OrthogonalMergePlugin::list_fields(FieldList& fields) const {
     fields.add(kRemovedColumnsField, &removed_columns_, PluginFieldType::kINT32);
     fields.add(kRemovedRowsField, &removed_rows_, PluginFieldType::kINT32);
+    fields.add(kPaddedField, &padded_, PluginFieldType::kINT32);
 }
 
 int32_t OrthogonalMergePlugin::getNbOutputs() const noexcept {
@@ -92,7 +99,7 @@ luvc_orthogonal_merge_shape OrthogonalMergePlugin::shape_of(
     const Dims& values, const Dims& positions, DataType type) const {
     constexpr luvc_dtype kUnknown = -1;
     return {values.d[0], values.d[1], values.d[2], values.d[3], positions.d[3], removed_columns_, removed_rows_,
-        dtype_of(type).value_or(kUnknown)};
+        dtype_of(type).value_or(kUnknown), padded_};
 }
 
 size_t OrthogonalMergePlugin::getWorkspaceSize(

@@ -36,6 +36,7 @@ private:
 
     int32_t removed_columns_ = 0;
     int32_t removed_rows_ = 0;
+    int32_t padded_ = 0;
 };
 
 }  // namespace luvc::tensorrt

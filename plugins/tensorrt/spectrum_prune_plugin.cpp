@@ -32,7 +32,8 @@ std::unique_ptr<SpectrumPrunePlugin> SpectrumPrunePlugin::create(const FieldRead
     const auto score = reader.text(kScoreField);
     const auto epsilon = reader.number(kEpsilonField);
     const auto token_axes = reader.integers(kTokenAxesField);
-    if (!keep || !score || !epsilon || !token_axes) return nullptr;
+    const auto padding = reader.integers(kPaddingPayloadField);
+    if (!keep || !score || !epsilon || !token_axes || !padding) return nullptr;
     auto plugin = std::make_unique<SpectrumPrunePlugin>();
     plugin->keep_ = *keep;
     plugin->score_ = *score;
@@ -48,6 +49,12 @@ std::unique_ptr<SpectrumPrunePlugin> SpectrumPrunePlugin::create(const FieldRead
     if (token_axes->size() > LUVC_MAX_PAYLOADS) {
         fail("token_axes names " + std::to_string(token_axes->size()) + " payloads, at most "
              + std::to_string(LUVC_MAX_PAYLOADS) + " fit");
+        return nullptr;
+    }
+    if (!padding->empty()) plugin->padding_payload_ = padding->front();
+    if (plugin->padding_payload_ < -1 || plugin->padding_payload_ >= plugin->payload_count()) {
+        fail("padding_payload is " + std::to_string(plugin->padding_payload_) + ", expected -1 or the place of one of "
+             + std::to_string(plugin->payload_count()) + " payloads");
         return nullptr;
     }
     for (int32_t axis : *token_axes) {
@@ -68,6 +75,7 @@ void SpectrumPrunePlugin::list_fields(FieldList& fields) const {
     if (!token_axes_.empty()) {
         fields.add(kTokenAxesField, token_axes_.data(), PluginFieldType::kINT32, payload_count());
     }
+    fields.add(kPaddingPayloadField, &padding_payload_, PluginFieldType::kINT32);
 }
 
 int32_t SpectrumPrunePlugin::getNbOutputs() const noexcept {
@@ -128,6 +136,7 @@ bool SpectrumPrunePlugin::supportsFormatCombination(
         case kBasis: return type_of(place) == DataType::kFLOAT;
         default: break;
     }
+    if (place == kFirstPayload + padding_payload_ && padding_payload_ >= 0) return type_of(place) == DataType::kINT64;
     if (place < input_count) return dtype_of(type_of(place)).has_value();
     const int32_t output = place - input_count;
     if (output == kIndices) return type_of(place) == DataType::kINT64;
@@ -164,6 +173,9 @@ int32_t SpectrumPrunePlugin::onShapeChange(
             return fail("payload " + std::to_string(i) + " must have the groups and tokens of values at axes "
                         + std::to_string(axis - 1) + " and " + std::to_string(axis));
         }
+        if (i == padding_payload_ && extent(dims, 0, dims.nbDims) != values.d[0] * values.d[1]) {
+            return fail("payload " + std::to_string(i) + ", which marks padding, must have one number a token");
+        }
     }
     return report(check_shape(shape_of(values, basis, inputs[kValues].type, inputs[kNormWeight].type)));
 }
@@ -181,7 +193,8 @@ int32_t SpectrumPrunePlugin::enqueue(const PluginTensorDesc* input_descs, const 
     }
     const luvc_spectrum_prune_tensors tensors{inputs[kValues], inputs[kNormWeight],
         static_cast<const float*>(inputs[kBasis]), outputs[kKeptValues], outputs[kIndices], nullptr, payloads,
-        payload_count()};
+        payload_count(),
+        padding_payload_ < 0 ? nullptr : static_cast<const int64_t*>(inputs[kFirstPayload + padding_payload_])};
     size_t bytes = 0;
     luvc_status status = luvc_spectrum_prune_workspace(&shape, LUVC_CUDA, &bytes);
     if (status == LUVC_OK) status = luvc_spectrum_prune_cuda(&shape, &tensors, workspace, bytes, stream);

@@ -41,6 +41,7 @@ private:
     luvc_score score_code_ = LUVC_SCORE_LOW;
     float epsilon_ = 0;
     std::vector<int32_t> token_axes_;
+    int32_t padding_payload_ = -1;
 };
 
 }  // namespace luvc::tensorrt

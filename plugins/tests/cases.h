@@ -35,13 +35,15 @@ inline PruneProblem prune_of(const CaseFile& file) {
     problem.values = file.bytes("values");
     problem.weight = file.bytes("weight");
     problem.basis = file.array<float>("basis");
+    if (file.keys.count("padded") != 0) problem.places = file.array<int64_t>("places");
     return problem;
 }
 
 inline MergeProblem merge_of(const CaseFile& file) {
     const luvc_orthogonal_merge_shape shape{file.integer("batch"), file.integer("height"), file.integer("width"),
         file.integer("channels"), file.integer("position_planes"), file.integer("removed_columns"),
-        file.integer("removed_rows"), file.dtype("values")};
+        file.integer("removed_rows"), file.dtype("values"),
+        file.keys.count("padded") != 0 ? static_cast<int32_t>(file.integer("padded")) : 0};
     return {shape, file.bytes("values"), file.array<float>("sizes"), file.array<float>("positions")};
 }
 

@@ -20,6 +20,16 @@ TEST_F(CudaMerge, EqualsTheHost) {
     }
 }
 
+// In fp32: a mean of merged units may cancel, and what rounding left in half precision stays.
+TEST_F(CudaMerge, PaddingEqualsTheHost) {
+    for (auto shape : {merge_shape(2, 6, 8, 5, 3, 2), merge_shape(1, 7, 9, 16, 4, 3), merge_shape(3, 4, 12, 8, 1, 0),
+             merge_shape(1, 12, 4, 8, 0, 6), merge_shape(1, 1, 64, 12, 32, 0), merge_shape(1, 24, 24, 8, 6, 6)}) {
+        SCOPED_TRACE(testing::Message() << shape.height << " x " << shape.width);
+        MergeProblem problem = random_merge(padded(shape), static_cast<uint64_t>(shape.width));
+        expect_equal_to_host(problem, shape.width == 9);
+    }
+}
+
 TEST_F(CudaMerge, EqualSimilarityTakesTheLeftNeighbourAndTheFirstUnits) {
     auto shape = merge_shape(1, 3, 600, 4, 100, 1);
     MergeProblem problem = random_merge(shape, 1);

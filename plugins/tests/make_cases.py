@@ -29,10 +29,19 @@ def write(name: str, keys: dict[str, int | float | str], tensors: dict[str, Tens
     (CASES / f"{name}.bin").write_bytes("\n".join(lines).encode() + b"\n\n" + payload)
 
 
-def prune(name: str, values: Tensor, keep: int, score: str, rho: float, grid: tuple[int, int] | None = None) -> None:
+def prune(
+    name: str,
+    values: Tensor,
+    keep: int,
+    score: str,
+    rho: float,
+    grid: tuple[int, int] | None = None,
+    padding: Tensor | None = None,
+) -> None:
     """Save a SpectrumPrune case of ``values`` [G, N, D] with the scores the Python functions give.
 
-    With a ``grid`` of rows and columns the spectrum is the separable 2-D one.
+    With a ``grid`` of rows and columns the spectrum is the separable 2-D one. ``padding``, bool [G, N], has the score
+    -infinity in the file, as the kernels give it; what is kept is what ``spu.padding_last`` ranks.
     """
     groups, tokens, channels = values.shape
     epsilon = 1e-6
@@ -58,14 +67,20 @@ def prune(name: str, values: Tensor, keep: int, score: str, rho: float, grid: tu
         "scores": result[0],
         "kept": spu.select(result, keep)[0],
     }
+    if padding is not None:
+        places = spu.mark_padding(torch.arange(tokens).expand(1, groups, -1), padding[None])
+        keys["padded"] = 1
+        tensors["scores"] = result[0].masked_fill(padding, -torch.inf)
+        tensors["kept"] = spu.select(spu.padding_last(result, places), keep)[0]
+        tensors["places"] = places[0]
     write(name, keys, tensors)
 
 
-def merge(name: str, units: oim.Units, columns: int, rows: int) -> oim.Units:
+def merge(name: str, units: oim.Units, columns: int, rows: int, padded: bool = False) -> oim.Units:
     """Save one OrthogonalMerge pass over ``units`` and return the merged units."""
     batch, height, width, channels = units.x.shape
     fresh = torch.arange(height * width).expand(batch, -1)
-    merged = oim.merge(units._replace(merged_into=fresh), MergePass(block=0, rows=rows, columns=columns))
+    merged = oim.merge(units._replace(merged_into=fresh), MergePass(block=0, rows=rows, columns=columns), padded=padded)
     keys: dict[str, int | float | str] = {
         "function": "orthogonal_merge",
         "batch": batch,
@@ -75,7 +90,7 @@ def merge(name: str, units: oim.Units, columns: int, rows: int) -> oim.Units:
         "position_planes": units.positions.shape[-1],
         "removed_columns": columns,
         "removed_rows": rows,
-    }
+    } | ({"padded": 1} if padded else {})
     write(
         name,
         keys,
@@ -120,6 +135,14 @@ def main() -> None:
     for score in SCORES:
         prune(f"prune_2d_{score}", torch.randn(2, 63, 16), 21, score, 0.3, grid=(7, 9))
     prune("prune_narrow_residual", torch.randn(1, 100, 16), 40, "residual", 0.05)
+    padding = torch.zeros(2, 8, 10, dtype=torch.bool)
+    padding[0, 6:] = padding[1, :, 7:] = True
+    first = merge("merge_padded", oim.start(torch.randn(2, 8, 10, 12), padding=padding), 3, 2, padded=True)
+    merge("merge_padded_again", first, 3, 3, padded=True)
+    merge("merge_padding_alone", oim.start(torch.randn(1, 4, 6, 8), padding=torch.ones(1, 4, 6).bool()), 2, 2, True)
+    void = torch.arange(48) >= torch.tensor([[30], [11]])
+    for score in SCORES:
+        prune(f"prune_padded_{score}", torch.randn(2, 48, 24), 19, score, 0.25, padding=void)
 
 
 if __name__ == "__main__":

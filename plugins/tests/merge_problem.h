@@ -34,7 +34,13 @@ struct MergeResult {
 
 inline luvc_orthogonal_merge_shape merge_shape(
     int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t removed_columns, int64_t removed_rows) {
-    return {batch, height, width, channels, 2, removed_columns, removed_rows, LUVC_FLOAT32};
+    return {batch, height, width, channels, 2, removed_columns, removed_rows, LUVC_FLOAT32, 0};
+}
+
+// The same with a third of the units padding.
+inline luvc_orthogonal_merge_shape padded(luvc_orthogonal_merge_shape shape) {
+    shape.padded = 1;
+    return shape;
 }
 
 inline MergeProblem random_merge(const luvc_orthogonal_merge_shape& shape, uint64_t seed) {
@@ -43,6 +49,9 @@ inline MergeProblem random_merge(const luvc_orthogonal_merge_shape& shape, uint6
     MergeProblem problem{shape, pack(shape.dtype, random.normals(units * shape.channels)),
         Floats(static_cast<size_t>(units)), random.normals(units * shape.position_planes)};
     for (float& size : problem.sizes) size = static_cast<float>(1 + random.below(4));
+    if (shape.padded != 0) {
+        for (float& size : problem.sizes) size = random.below(3) == 0 ? 0x1p-24f : size;
+    }
     return problem;
 }
 

@@ -98,6 +98,7 @@ struct NaiveGrid {
     int64_t height, width, channels, planes;
     std::vector<double> values, sizes, positions;
     std::vector<int64_t> merged_into;
+    bool padded = false;
 };
 
 // AXIS of ALGORITHM.md over the rows of a grid, with the one-hot assignment spelled out.
@@ -107,10 +108,17 @@ inline NaiveGrid naive_merge_rows(const NaiveGrid& grid, int64_t removed) {
     const auto cells = static_cast<size_t>(grid.height * kept_width);
     NaiveGrid out{grid.height, kept_width, grid.channels, grid.planes,
         std::vector<double>(cells * static_cast<size_t>(grid.channels)), std::vector<double>(cells),
-        std::vector<double>(cells * static_cast<size_t>(grid.planes)), {}};
+        std::vector<double>(cells * static_cast<size_t>(grid.planes)), {}, grid.padded};
     std::vector<int64_t> moved(static_cast<size_t>(grid.height * width));
     for (int64_t row = 0; row < grid.height; ++row) {
         const auto cosine = [&](int64_t left) {
+            if (grid.padded) {
+                const auto first = static_cast<size_t>(row * width + left);
+                const int small = (grid.sizes[first] < 0.5 ? 1 : 0) + (grid.sizes[first + 1] < 0.5 ? 1 : 0);
+                const float share = static_cast<float>(left) / static_cast<float>(width - 1);
+                if (small == 2) return 4 - share;
+                if (small == 1) return -3 - share;
+            }
             double dot = 0, a = 0, b = 0;
             for (int64_t c = 0; c < grid.channels; ++c) {
                 const double x = grid.values[static_cast<size_t>((row * width + left) * grid.channels + c)];

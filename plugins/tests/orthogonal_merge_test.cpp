@@ -17,7 +17,7 @@ NaiveGrid naive_grid(const MergeProblem& problem, int64_t image) {
     };
     NaiveGrid grid{shape.height, shape.width, shape.channels, shape.position_planes,
         slice(unpack(shape.dtype, problem.values), shape.channels), slice(problem.sizes, 1),
-        slice(problem.positions, shape.position_planes), {}};
+        slice(problem.positions, shape.position_planes), {}, shape.padded != 0};
     grid.merged_into.resize(static_cast<size_t>(units));
     std::iota(grid.merged_into.begin(), grid.merged_into.end(), 0);
     return grid;
@@ -50,6 +50,17 @@ TEST(OrthogonalMerge, EqualsTheOneHotForm) {
                                         << ", " << shape.removed_rows);
         MergeProblem problem = random_merge(shape, static_cast<uint64_t>(shape.width));
         expect_naive(problem);
+        problem = random_merge(padded(shape), static_cast<uint64_t>(shape.width));
+        expect_naive(problem);
+    }
+}
+
+TEST(OrthogonalMerge, PaddingIsZeroOrOne) {
+    for (int32_t value : {-1, 2}) {
+        auto shape = merge_shape(1, 2, 2, 1, 1, 1);
+        shape.padded = value;
+        size_t bytes = 0;
+        EXPECT_EQ(luvc_orthogonal_merge_workspace(&shape, LUVC_HOST, &bytes), LUVC_INVALID_SHAPE);
     }
 }
 

@@ -24,6 +24,7 @@ struct PruneProblem {
     Floats basis;
     Floats positions;
     Floats rotary;
+    Indices places;  // empty where nothing is padding
 };
 
 struct PruneResult {
@@ -67,7 +68,7 @@ inline luvc_spectrum_prune_shape prune_shape(
 
 inline PruneProblem random_prune(const luvc_spectrum_prune_shape& shape, uint64_t seed) {
     Random random(seed);
-    PruneProblem problem{shape, {}, {}, {}, {}, {}};
+    PruneProblem problem{shape, {}, {}, {}, {}, {}, {}};
     problem.values = pack(shape.dtype, random.normals(shape.groups * shape.tokens * shape.channels));
     Floats weight = random.normals(shape.channels);
     for (float& w : weight) w = 1 + 0.1f * w;
@@ -87,7 +88,8 @@ luvc_spectrum_prune_tensors prune_tensors(
     payloads[1] = {pointer_to(problem.rotary), pointer_to(result.rotary), kRotaryPlanes, kRotaryWidth * kFloat};
     return {pointer_to(problem.values), pointer_to(problem.weight),
         static_cast<const float*>(pointer_to(problem.basis)), pointer_to(result.values), pointer_to(result.indices),
-        static_cast<float*>(pointer_to(result.scores)), payloads, 2};
+        static_cast<float*>(pointer_to(result.scores)), payloads, 2,
+        problem.places.empty() ? nullptr : static_cast<const int64_t*>(pointer_to(problem.places))};
 }
 
 inline PruneResult prune_on_host(PruneProblem& problem) {

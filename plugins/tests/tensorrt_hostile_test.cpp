@@ -22,7 +22,7 @@ TEST_F(TensorRTPlugins, NullNamesAndDataAreRefused) {
 
 TEST_F(TensorRTPlugins, RandomFieldsAreRefusedOrUnderstood) {
     const char* names[] = {"keep", "score", "epsilon", "token_axes", "serial_version", "removed_columns", "removed_rows",
-        "unknown", nullptr};
+        "padding_payload", "padded", "unknown", nullptr};
     luvc::test::Random random(7);
     int created = 0;
     for (int trial = 0; trial < 3000; ++trial) {
@@ -75,7 +75,7 @@ TEST_F(TensorRTPlugins, RandomFieldsAreRefusedOrUnderstood) {
         }
         plugins_.clear();
     }
-    EXPECT_GT(created, 30);
+    EXPECT_GT(created, 15);
     EXPECT_LT(created, 2000);
 }
 

@@ -84,6 +84,7 @@ struct Attributes {
     std::string score = "low";
     float epsilon = 1e-6f;
     std::vector<int32_t> token_axes{2, 1};
+    int32_t padding_payload = -1;
     int32_t version = 1;
 
     std::vector<PluginField> fields() const {
@@ -91,6 +92,7 @@ struct Attributes {
             {"score", score.data(), PluginFieldType::kCHAR, static_cast<int32_t>(score.size())},
             {"epsilon", &epsilon, PluginFieldType::kFLOAT32, 1},
             {"token_axes", token_axes.data(), PluginFieldType::kINT32, static_cast<int32_t>(token_axes.size())},
+            {"padding_payload", &padding_payload, PluginFieldType::kINT32, 1},
             {"serial_version", &version, PluginFieldType::kINT32, 1}};
     }
 };

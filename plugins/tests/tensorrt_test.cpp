@@ -77,7 +77,7 @@ TEST_F(TensorRTPlugins, CloneOutlivesItsOriginal) {
     plugins_.emplace_back(prune({})->clone());
     plugins_.erase(plugins_.begin());
     EXPECT_EQ(build(plugins_.front().get())->getNbOutputs(), 4);
-    EXPECT_EQ(run(plugins_.front().get())->getFieldsToSerialize()->nbFields, 5);
+    EXPECT_EQ(run(plugins_.front().get())->getFieldsToSerialize()->nbFields, 6);
 }
 
 TEST_F(TensorRTPlugins, PruneSaysWhatIsWrong) {
@@ -93,6 +93,10 @@ TEST_F(TensorRTPlugins, PruneSaysWhatIsWrong) {
     EXPECT_NE(message_of([](auto& a) { a.keep = -1; }).find("a dimension is out of range"), std::string::npos);
     EXPECT_NE(message_of([](auto& a) { a.epsilon = -1; }).find("epsilon must be finite"), std::string::npos);
     EXPECT_NE(message_of([](auto& a) { a.token_axes = {0}; }).find("a token axis is 0"), std::string::npos);
+    for (int32_t payload : {-2, 2}) {
+        EXPECT_NE(message_of([=](auto& a) { a.padding_payload = payload; }).find("expected -1 or the place of one of 2"),
+            std::string::npos);
+    }
     EXPECT_NE(message_of([](auto& a) { a.version = 2; }).find("is 2, this library reads 1..1"), std::string::npos);
     const PluginFieldCollection nothing{0, nullptr};
     EXPECT_EQ(make("SpectrumPrune", nothing), nullptr);
@@ -107,6 +111,37 @@ TEST_F(TensorRTPlugins, PruneRefusesToKeepMoreThanThereIs) {
     DimsExprs outputs[4]{};
     EXPECT_NE(build(plugin)->getOutputShapes(inputs.data(), 5, nullptr, 0, outputs, 4, builder), 0);
     EXPECT_NE(messages_.text.find("keep is 4 of 3 tokens"), std::string::npos);
+}
+
+TEST_F(TensorRTPlugins, PaddingIsMarkedByOneInt64PayloadWithANumberAToken) {
+    Attributes attributes;
+    attributes.padding_payload = 1;
+    attributes.token_axes = {1, 1};
+    IPluginV3* plugin = prune(attributes);
+    ASSERT_NE(plugin, nullptr) << messages_.text;
+    nvinfer1::DynamicPluginTensorDesc types[9]{};
+    for (const auto& [type, taken] : {std::pair{nvinfer1::DataType::kINT64, true}, {nvinfer1::DataType::kFLOAT, false}}) {
+        types[4].desc.type = type;
+        EXPECT_EQ(build(plugin)->supportsFormatCombination(4, types, 5, 4), taken);
+    }
+    nvinfer1::PluginTensorDesc inputs[5]{};
+    inputs[0].dims = {3, {2, 6, 8}};
+    inputs[1].dims = {1, {8}};
+    inputs[2].dims = {2, {6, 3}};
+    inputs[3].dims = inputs[4].dims = {3, {2, 6, 1}};
+    EXPECT_EQ(run(plugin)->onShapeChange(inputs, 5, nullptr, 0), 0) << messages_.text;
+    inputs[4].dims.d[2] = 2;
+    EXPECT_NE(run(plugin)->onShapeChange(inputs, 5, nullptr, 0), 0);
+    EXPECT_NE(messages_.text.find("payload 1, which marks padding, must have one number a token"), std::string::npos);
+}
+
+TEST_F(TensorRTPlugins, PaddedIsZeroOrOne) {
+    const int32_t removed = 1;
+    for (int32_t value : {-1, 0, 1, 2}) {
+        PluginField fields[] = {{"removed_columns", &removed, PluginFieldType::kINT32, 1},
+            {"removed_rows", &removed, PluginFieldType::kINT32, 1}, {"padded", &value, PluginFieldType::kINT32, 1}};
+        EXPECT_EQ(make("OrthogonalMerge", {3, fields}) != nullptr, value == 0 || value == 1) << value;
+    }
 }
 
 TEST_F(TensorRTPlugins, MergeInfersShapes) {

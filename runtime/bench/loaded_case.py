@@ -69,11 +69,11 @@ class LoadedCase:
         if case.images:
             self.session.prepare([self.picture] * case.images, "What is it?")
         marks.append(perf_counter())
-        seen = self.session.encode_images(images)
+        seen = self.session.default.encode_images(images)
         marks.append(perf_counter())
-        step = self.session.run(token_ids, seen)
+        step = self.session.default.run(token_ids, seen)
         marks.append(perf_counter())
-        group = OneAfterAnother(self.session.graphs)
+        group = OneAfterAnother(self.session.default.graphs)
         row = group.begin(GreedyTokens(case.new_tokens), step)
         marks.append(perf_counter())
         while not row.ended:

@@ -47,8 +47,8 @@ class Timed:
         """Plain data: facts, statistics and every run; what is not a number becomes None."""
         stats = {metric: dataclasses.asdict(self.stat(metric)) for metric in METRICS}
         runs = [dataclasses.asdict(sample) for sample in self.samples]
-        told = {"facts": dataclasses.asdict(self.facts), "stats": stats, "runs": runs, "bandwidths": self.bandwidths}
-        data: dict[str, Any] = _plain(told)
+        values = {"facts": dataclasses.asdict(self.facts), "stats": stats, "runs": runs, "bandwidths": self.bandwidths}
+        data: dict[str, Any] = _plain(values)
         return data
 
 

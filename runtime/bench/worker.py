@@ -135,6 +135,6 @@ def _serve(case: BenchCase, profile: str | None, pipe: Connection) -> None:
 
 def _plain(error: LuvcError) -> LuvcError:
     """The same error in a form that can be pickled."""
-    made = MachineError(str(error))
-    made.exit_code = error.exit_code
-    return made
+    machine_error = MachineError(str(error))
+    machine_error.exit_code = error.exit_code
+    return machine_error

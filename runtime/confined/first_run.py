@@ -55,9 +55,9 @@ def check(
     size = sum(known.bytes for known in bundle.manifest.files.values()) / 2**30
     clock = _SECONDS + _A_GIB * size
     helpers = Helpers(_TASK, _MEMORY, seconds=clock * (os.cpu_count() or 1), most=1, clock=clock)
-    said = {"folder": str(bundle.folder.absolute()), "backend": backend, "plan": plan, "threads": threads}
+    request = {"folder": str(bundle.folder.absolute()), "backend": backend, "plan": plan, "threads": threads}
     try:
-        reply, _ = helpers.call(said | {"debug": debug, "arithmetic": arithmetic})
+        reply, _ = helpers.call(request | {"debug": debug, "arithmetic": arithmetic})
     except TooMuchError as error:
         raise _ended(bundle, plan, backend, error) from error
     finally:
@@ -97,5 +97,5 @@ def _again(said: dict[str, str]) -> LuvcError:
     """An error of the helper's, as if it had been raised here."""
     kind = getattr(errors, said["kind"], BundleError)
     parts = {name: said[name] for name in ("where", "got", "expected", "fix")}
-    made: LuvcError = kind(said["what"], **parts)
-    return made
+    again: LuvcError = kind(said["what"], **parts)
+    return again

@@ -30,8 +30,8 @@ def receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     sizes = _LENGTH.unpack(_exactly(file, _LENGTH.size))
     if sum(sizes) > _MOST:
         raise ValueError(f"a message of {sum(sizes)} bytes")
-    said = json.loads(_exactly(file, sizes[0]))
-    return said, _exactly(file, sizes[1])
+    header = json.loads(_exactly(file, sizes[0]))
+    return header, _exactly(file, sizes[1])
 
 
 def _exactly(file: IO[bytes], count: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,9 +49,9 @@ class Memory:
 class CudaGraph:
     """Captured work of a stream."""
 
-    def __init__(self, driver: Driver, handle: ctypes.c_void_p) -> None:
-        self._driver, self._handle = driver, handle
-        finalizer = weakref.finalize(self, driver.try_call, "cuGraphExecDestroy", handle)
+    def __init__(self, gpu: Gpu, handle: ctypes.c_void_p) -> None:
+        self._driver, self._handle = gpu.driver, handle
+        finalizer = weakref.finalize(self, gpu.releasing("cuGraphExecDestroy", handle))
         finalizer.atexit = False
 
     def launch(self, stream: int) -> None:
@@ -64,7 +65,7 @@ class Event:
     def __init__(self, gpu: Gpu) -> None:
         self._driver, self._handle = gpu.driver, ctypes.c_void_p()
         self._driver("cuEventCreate", ctypes.byref(self._handle), _DISABLE_TIMING)
-        finalizer = weakref.finalize(self, self._driver.try_call, "cuEventDestroy_v2", self._handle)
+        finalizer = weakref.finalize(self, gpu.releasing("cuEventDestroy_v2", self._handle))
         finalizer.atexit = False
 
     def record(self, stream: int) -> None:
@@ -137,13 +138,27 @@ class Gpu:
             )
         if code:
             raise CudaError("a CUDA call failed", code, where="cuMemAlloc", got=self.driver.describe(code))
-        return Memory(address.value, nbytes, _freeing(self.driver, "cuMemFree_v2", address.value))
+        return Memory(address.value, nbytes, self.releasing("cuMemFree_v2", address.value))
 
-    def pinned(self, nbytes: int) -> Memory:
-        """Allocate page-locked host memory: copies from and to it do not wait."""
+    def pinned(self, nbytes: int, after: Event | None = None) -> Memory:
+        """Allocate page-locked host memory, which copies do not wait for; given back once ``after`` has come."""
         address = ctypes.c_void_p()
         self.driver("cuMemHostAlloc", ctypes.byref(address), max(nbytes, 1), 0)
-        return Memory(int(address.value or 0), nbytes, _freeing(self.driver, "cuMemFreeHost", address.value))
+        return Memory(int(address.value or 0), nbytes, self.releasing("cuMemFreeHost", address.value, after))
+
+    def releasing(self, name: str, handle: Any, after: Event | None = None) -> Callable[[], None]:
+        """What gives something back, in whichever thread its last holder goes."""
+        driver, context = self.driver, self._context
+
+        def release() -> None:
+            before = ctypes.c_void_p()
+            driver.try_call("cuCtxPushCurrent_v2", context)
+            if after is not None:
+                after.wait()
+            driver.try_call(name, handle)
+            driver.try_call("cuCtxPopCurrent_v2", ctypes.byref(before))
+
+        return release
 
     def upload(self, address: int, source: int, nbytes: int, stream: int) -> None:
         """Copy from host address ``source``; it must stay until the stream has done so."""
@@ -173,11 +188,11 @@ class Gpu:
             stream: Where.
         """
         if width and height:
-            told = Copy2D(width=width, height=height)
-            told.source, told.source_pitch = source
-            told.target, told.target_pitch = target
-            told.source_type = told.target_type = _ON_DEVICE
-            self.driver("cuMemcpy2DAsync_v2", ctypes.byref(told), stream)
+            copy = Copy2D(width=width, height=height)
+            copy.source, copy.source_pitch = source
+            copy.target, copy.target_pitch = target
+            copy.source_type = copy.target_type = _ON_DEVICE
+            self.driver("cuMemcpy2DAsync_v2", ctypes.byref(copy), stream)
 
     def clear(self, address: int, nbytes: int, stream: int) -> None:
         """Set bytes to zero."""
@@ -192,31 +207,39 @@ class Gpu:
         """Create a stream that never waits for the default one; it lives as long as this object."""
         handle = ctypes.c_void_p()
         self.driver("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING)
-        finalizer = weakref.finalize(self, self.driver.try_call, "cuStreamDestroy_v2", handle)
+        finalizer = weakref.finalize(self, self.releasing("cuStreamDestroy_v2", handle))
         finalizer.atexit = False
         return int(handle.value or 0)
 
     def capture(self, stream: int, work: Callable[[], object]) -> CudaGraph:
         """Record what ``work`` puts on ``stream``, without running it.
 
+        The collector waits meanwhile: memory it gave back would end the capture (cuStreamBeginCapture, "thread local").
+
         Raises:
             CudaError: Something in it cannot be recorded. The stream is usable again.
         """
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self.driver("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            work()
-        except BaseException:
-            self.driver.try_call("cuStreamEndCapture", stream, ctypes.byref(graph))
-            if graph:
-                self.driver.try_call("cuGraphDestroy", graph)
-            raise
-        self.driver("cuStreamEndCapture", stream, ctypes.byref(graph))
+            self.driver("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+            try:
+                work()
+            except BaseException:
+                self.driver.try_call("cuStreamEndCapture", stream, ctypes.byref(graph))
+                if graph:
+                    self.driver.try_call("cuGraphDestroy", graph)
+                raise
+            self.driver("cuStreamEndCapture", stream, ctypes.byref(graph))
+        finally:
+            if collects:
+                gc.enable()
         try:
             self.driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
         finally:
             self.driver.try_call("cuGraphDestroy", graph)
-        return CudaGraph(self.driver, executable)
+        return CudaGraph(self, executable)
 
     def _read_info(self, device: ctypes.c_int) -> GpuInfo:
         name, version = ctypes.create_string_buffer(256), ctypes.c_int()
@@ -252,7 +275,3 @@ def stream_handle(stream: Any) -> int:
             fix="create a stream; the default stream waits for all others and cannot be captured",
         )
     return stream
-
-
-def _freeing(driver: Driver, name: str, address: int | None) -> Callable[[], object]:
-    return lambda: driver.try_call(name, address)

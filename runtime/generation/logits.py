@@ -44,19 +44,19 @@ class Penalties:
             prompt: Its text tokens; ids beyond the vocabulary are left out.
             made: Tokens of the answer so far.
         """
-        found = logits.astype(np.float64)
+        scores = logits.astype(np.float64)
         for token, value in self.bias.items():
-            if token < found.size:
-                found[token] += value
+            if token < scores.size:
+                scores[token] += value
         if self.repetition != 1:
             seen = np.unique(np.array([*prompt, *made], np.int64))
-            seen = seen[(seen >= 0) & (seen < found.size)]
-            there = found[seen]
-            found[seen] = np.where(there > 0, there / self.repetition, there * self.repetition)
+            seen = seen[(seen >= 0) & (seen < scores.size)]
+            there = scores[seen]
+            scores[seen] = np.where(there > 0, there / self.repetition, there * self.repetition)
         if made and (self.presence or self.frequency):
             tokens, counts = np.unique(np.array(made, np.int64), return_counts=True)
-            found[tokens] -= self.presence + self.frequency * counts
-        return np.where(np.isneginf(found), -np.inf, np.clip(found, -_LARGEST, _LARGEST)).astype(np.float32)
+            scores[tokens] -= self.presence + self.frequency * counts
+        return np.where(np.isneginf(scores), -np.inf, np.clip(scores, -_LARGEST, _LARGEST)).astype(np.float32)
 
 
 def masked(logits: Logits, allowed: NDArray[np.bool_], step: int) -> Logits:
@@ -68,15 +68,15 @@ def masked(logits: Logits, allowed: NDArray[np.bool_], step: int) -> Logits:
     if allowed.shape != logits.shape:
         got, expected = list(allowed.shape), list(logits.shape)
         raise CheckFailed("the token mask has another shape", where=f"answer token {step}", got=got, expected=expected)
-    found = np.where(allowed, logits, np.float32(-np.inf))
-    if not np.isfinite(found).any():
+    scores = np.where(allowed, logits, np.float32(-np.inf))
+    if not np.isfinite(scores).any():
         raise CheckFailed(
             "the token mask allows no token",
             where=f"answer token {step}",
             got=f"{int(allowed.sum())} of {allowed.size} allowed",
             fix="allow at least one token, such as the end token",
         )
-    return found
+    return scores
 
 
 @dataclass(frozen=True)

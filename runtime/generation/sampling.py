@@ -319,12 +319,12 @@ def sampling_from(options: Mapping[str, Any], defaults: GenerationDefaults | Non
         )
     if defaults is None or greedy:
         return Sampling(**asked)
-    found = {**defaults.options(), **asked}
-    if "max_new_tokens" not in asked and (found.get("json_schema") is not None or found.get("regex") is not None):
-        found.pop("max_new_tokens", None)
-    if found.get("temperature", 0) == 0:
-        found = {name: value for name, value in found.items() if name in asked or name not in _DRAWS}
-    return Sampling(**found)
+    values = {**defaults.options(), **asked}
+    if "max_new_tokens" not in asked and (values.get("json_schema") is not None or values.get("regex") is not None):
+        values.pop("max_new_tokens", None)
+    if values.get("temperature", 0) == 0:
+        values = {name: value for name, value in values.items() if name in asked or name not in _DRAWS}
+    return Sampling(**values)
 
 
 def sampling_of_request(options: Mapping[str, Any], defaults: GenerationDefaults | None = None) -> Sampling:
@@ -336,10 +336,10 @@ def sampling_of_request(options: Mapping[str, Any], defaults: GenerationDefaults
     Raises:
         UsageError: See ``sampling_from``.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    drawn = any(name in given for name in _DRAWS) and not given.get("greedy")
+    values = {name: value for name, value in options.items() if value is not None}
+    drawn = any(name in values for name in _DRAWS) and not values.get("greedy")
     if drawn and (defaults is None or not defaults.temperature):
-        given.setdefault("temperature", 1.0)
-    if given.get("greedy") or given.get("temperature") == 0:
-        given = {name: value for name, value in given.items() if name not in _DRAWS}
-    return sampling_from(given, defaults)
+        values.setdefault("temperature", 1.0)
+    if values.get("greedy") or values.get("temperature") == 0:
+        values = {name: value for name, value in values.items() if name not in _DRAWS}
+    return sampling_from(values, defaults)

@@ -118,7 +118,8 @@ class SlotRows:
             return []
         pending, places = self._ahead or self._start(chosen=False)
         self._ahead = None
-        if places == self._places and self._samples and all(self._is_foreseen(row) for row in places):
+        chosen = self._samples and self._slots.holds_chosen([slot.number for slot in places.values()])
+        if chosen and places == self._places and all(self._is_foreseen(row) for row in places):
             self._ahead = self._start(chosen=True)
         steps = pending.read()
         stepped = [row for row in places if row in self._places]

@@ -54,23 +54,23 @@ class TokenRules:
             ends: Tokens that end an answer.
             longest: ``max_new_tokens`` where it was asked for.
         """
-        found = logits.astype(np.float32, copy=True)
+        scores = logits.astype(np.float32, copy=True)
         before = [*prompt, *made]
-        _forbid(found, _repeated(before, self.no_repeat_ngram_size))
+        _forbid(scores, _repeated(before, self.no_repeat_ngram_size))
         for *start, last in self.bad_words_ids:
             ending = not start and last in ends  # as transformers: the end of an answer is no word
             if not ending and before[len(before) - len(start) :] == start:
-                _forbid(found, [last])
+                _forbid(scores, [last])
         if len(made) < self.min_new_tokens:
-            _forbid(found, ends)
+            _forbid(scores, ends)
         if self.forced_eos_token_id and longest is not None and len(made) == longest - 1:
-            forced = [token for token in self.forced_eos_token_id if token < found.size]
-            found[:] = -np.inf
-            found[forced] = 0
-        _forbid(found, self.suppress_tokens)
+            forced = [token for token in self.forced_eos_token_id if token < scores.size]
+            scores[:] = -np.inf
+            scores[forced] = 0
+        _forbid(scores, self.suppress_tokens)
         if not made:
-            _forbid(found, self.begin_suppress_tokens)
-        return found
+            _forbid(scores, self.begin_suppress_tokens)
+        return scores
 
 
 def _repeated(before: Sequence[int], size: int) -> set[int]:

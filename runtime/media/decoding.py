@@ -34,9 +34,9 @@ def decode_confined(data: bytes, max_pixels: int, where: str, need: tuple[int, i
         UsageError: It is no picture, damaged, too large, or takes more than ``MEMORY`` or ``SECONDS``.
         MachineError: No helper can be started here.
     """
-    said = {"max_pixels": max_pixels, "where": where, "need": need, "allowed": picture_limits.allowed()}
+    limits = {"max_pixels": max_pixels, "where": where, "need": need, "allowed": picture_limits.allowed()}
     try:
-        reply, pixels = _helpers.call(said, data)
+        reply, pixels = _helpers.call(limits, data)
     except TooMuchError as error:
         raise UsageError(
             "the picture takes too much time or memory to decode",
@@ -49,7 +49,7 @@ def decode_confined(data: bytes, max_pixels: int, where: str, need: tuple[int, i
         raise UsageError(
             reply["what"], where=reply["where"], got=reply["got"], expected=reply["expected"], fix=reply["fix"]
         )
-    made = Image.frombytes("RGB", tuple(reply["size"]), pixels)
+    picture = Image.frombytes("RGB", tuple(reply["size"]), pixels)
     if reply["true_size"] is not None:
-        made.info[picture_limits.TRUE_SIZE] = tuple(reply["true_size"])
-    return made
+        picture.info[picture_limits.TRUE_SIZE] = tuple(reply["true_size"])
+    return picture

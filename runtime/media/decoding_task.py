@@ -15,8 +15,8 @@ def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     picture_limits.allow(said["allowed"])
     need = None if said["need"] is None else (said["need"][0], said["need"][1])
     try:
-        made = open_stream(io.BytesIO(data), said["max_pixels"], said["where"], need, here=True)
+        stream = open_stream(io.BytesIO(data), said["max_pixels"], said["where"], need, here=True)
     except UsageError as error:
-        told = {"where": error.where, "got": error.got, "expected": error.expected, "fix": error.fix}
-        return {"what": error.what, **{key: None if text is None else str(text) for key, text in told.items()}}, b""
-    return {"size": made.size, "true_size": made.info.get(picture_limits.TRUE_SIZE)}, made.tobytes()
+        parts = {"where": error.where, "got": error.got, "expected": error.expected, "fix": error.fix}
+        return {"what": error.what, **{key: None if text is None else str(text) for key, text in parts.items()}}, b""
+    return {"size": stream.size, "true_size": stream.info.get(picture_limits.TRUE_SIZE)}, stream.tobytes()

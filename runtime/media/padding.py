@@ -65,8 +65,8 @@ def padding_tokens(padding: NDArray[np.bool_], merged_into: NDArray[np.int64] | 
                 fix="export the bundle again",
             )
         return units
-    found = np.ones((len(padding), tokens), np.bool_)
+    padded = np.ones((len(padding), tokens), np.bool_)
     image, place = np.nonzero(~units)
     into = merged_into[image, place]
-    found[image[into >= 0], into[into >= 0]] = False  # below 0: units that left the encoder
-    return found
+    padded[image[into >= 0], into[into >= 0]] = False  # below 0: units that left the encoder
+    return padded

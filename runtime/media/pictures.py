@@ -45,8 +45,8 @@ _SPARE = 2
 
 def picture_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an opened picture; of one decoded at a reduced scale, those of its file, upright."""
-    given: tuple[int, int] = image.info.get(TRUE_SIZE, image.size)
-    return given
+    size: tuple[int, int] = image.info.get(TRUE_SIZE, image.size)
+    return size
 
 
 def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int, int] | None = None) -> Opened:
@@ -115,10 +115,10 @@ def _decode(
             reduced = image.size != (width, height)
             image.load()
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-            found = _to_rgb(_upright(image), where)
+            rgb = _to_rgb(_upright(image), where)
             if reduced:
-                found.info[TRUE_SIZE] = (height, width) if turned else (width, height)
-            return found
+                rgb.info[TRUE_SIZE] = (height, width) if turned else (width, height)
+            return rgb
 
 
 def pixels_to_decode(data: bytes, need: tuple[int, int] | None) -> int:

@@ -52,9 +52,9 @@ def draw(
     said = f"{tokens} of {owner.size} units computed" if foretold else f"{owner.size} units {merged} {tokens}"
     panels = [(f"{said}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))]
     for layer, alive in sorted(kept.items()):
-        told = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
+        caption_of_layer = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
         mean = layer in means
-        panels.append((told + " + mean" * mean, _panel(picture, owner, alive, void, mean)))
+        panels.append((caption_of_layer + " + mean" * mean, _panel(picture, owner, alive, void, mean)))
     sheet = Image.new("RGB", (_GAP + (panel + _GAP) * len(panels), height + 2 * _GAP + _CAPTION), (30, 30, 34))
     write = ImageDraw.Draw(sheet)
     for index, (caption, image) in enumerate(panels):

@@ -41,12 +41,12 @@ def novelty(pixels: NDArray[np.uint8], grid: tuple[int, int], side: int, toleran
 
 def _exact(units: NDArray[np.uint8]) -> NDArray[np.int16]:
     """Without a tolerance what stands for a unit is the unit, so that differences of neighbours say all."""
-    found = np.zeros(units.shape[:2], np.int16)
+    differences = np.zeros(units.shape[:2], np.int16)
     left, above = _apart(units[:, 1:], units[:, :-1]), _apart(units[1:], units[:-1])
-    found[0, 1:], found[1:, 0], found[0, 0] = left[0], above[:, 0], FIRST
+    differences[0, 1:], differences[1:, 0], differences[0, 0] = left[0], above[:, 0], FIRST
     from_above = (above[:, :-1] == 0) & (left[:-1] != 0)
-    found[1:, 1:] = np.where(from_above, above[:, 1:], left[1:])
-    return found
+    differences[1:, 1:] = np.where(from_above, above[:, 1:], left[1:])
+    return differences
 
 
 def _within(units: NDArray[np.uint8], tolerance: int) -> NDArray[np.int16]:

@@ -167,10 +167,10 @@ class OpenVinoBackend:
         library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.layers)
         held = tuple(np.ascontiguousarray(array) for array in arrays)
         kinds = [self._decoder.inputs[name][0] for name in names]
-        made = (
+        tensors = (
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
-        return OpenVinoCache(tuple(made), held)
+        return OpenVinoCache(tuple(tensors), held)
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -182,10 +182,10 @@ class OpenVinoBackend:
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``; nodes after the plug-in has fused them."""
-        found = {}
+        placed = {}
         for name, compiled in self._loaded().items():
-            found[name] = {self.device.name: len(compiled.model.get_runtime_model().get_ops())}
-        return found
+            placed[name] = {self.device.name: len(compiled.model.get_runtime_model().get_ops())}
+        return placed
 
     def precisions(self) -> dict[str, dict[str, dict[str, int]]]:
         """What each loaded graph computes in: operators by type and precision, as the plug-in says after compiling."""
@@ -234,14 +234,14 @@ class OpenVinoBackend:
     def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on arrays ``feeds`` and tensors ``kept``: its outputs, tensors that nothing writes to again."""
         library = devices.load_library()
-        given = {}
+        arrays = {}
         for name, array in feeds.items():
             if name in compiled.inputs:
                 kind, numpy_type = compiled.inputs[name]
-                given[name] = _tensor(library, np.asarray(array), kind, numpy_type)
+                arrays[name] = _tensor(library, np.asarray(array), kind, numpy_type)
         fresh = compiled.fresh()
         with self._lock, self._explained(compiled.graph.where):
-            for name, tensor in (*given.items(), *kept.items()):
+            for name, tensor in (*arrays.items(), *kept.items()):
                 compiled.request.set_tensor(name, tensor)
             for index, tensor in enumerate(fresh):
                 compiled.request.set_output_tensor(index, tensor)

@@ -33,7 +33,7 @@ def rotate_apart(library: Any, model: Any, caches: set[str]) -> int:
     if not chosen or any(port.get_names() & caches for port in model.inputs):
         return 0
     below = _below(chosen)
-    found = 0
+    count = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() not in ("Add", "Subtract"):
             continue
@@ -41,11 +41,11 @@ def rotate_apart(library: Any, model: Any, caches: set[str]) -> int:
         if all(half.get_type_name() == "Multiply" for half in halves) and _gathered(halves[0], below):
             free = library.opset13.clamp(node.input_value(0), float("-inf"), float("inf"))
             node.input(0).replace_source_output(free.output(0))
-            found += 1
-    if found:
+            count += 1
+    if count:
         model.add_results([library.opset13.result(chosen[0].output(1))])
         model.validate_nodes_and_infer_types()
-    return found
+    return count
 
 
 def _gathered(product: Any, below: set[str]) -> bool:

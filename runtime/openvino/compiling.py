@@ -84,16 +84,18 @@ class Compiled:
         for item in self.request.profiling_info if runs > 1 else ():
             first = self._first.get(item.node_name, 0.0)
             spent = max(0.0, (runs * _microseconds(item) - first) / (runs - 1))
-            told = {"op_name": item.node_type}
-            found.append({"cat": "Node", "name": f"{item.node_name}_kernel_time", "dur": spent, "ts": 0, "args": told})
+            arguments = {"op_name": item.node_type}
+            found.append(
+                {"cat": "Node", "name": f"{item.node_name}_kernel_time", "dur": spent, "ts": 0, "args": arguments}
+            )
         return found
 
     def precisions(self) -> dict[str, dict[str, int]]:
         """Operators by type and by the precision they run in, as the plug-in says after compiling."""
         found: dict[str, dict[str, int]] = {}
         for node in self.model.get_runtime_model().get_ops():
-            told = node.get_rt_info()
-            kind, precision = (str(told[key].astype(str)) for key in ("layerType", "runtimePrecision"))
+            facts = node.get_rt_info()
+            kind, precision = (str(facts[key].astype(str)) for key in ("layerType", "runtimePrecision"))
             counts = found.setdefault(kind, {})
             counts[precision] = counts.get(precision, 0) + 1
         return found

@@ -24,13 +24,13 @@ def group_heads(library: Any, model: Any) -> int:
         library: ``openvino``.
         model: Changed.
     """
-    found = 0
+    count = 0
     for attention in [node for node in model.get_ordered_ops() if node.get_type_name() == _ATTENTION]:
         chains = [to_cache(attention.input_value(index).get_node()) for index in (1, 2)]
         if all(chains):
-            found += _group(library.opset13, attention, [chain[-1] for chain in chains])
+            count += _group(library.opset13, attention, [chain[-1] for chain in chains])
     model.validate_nodes_and_infer_types()
-    return found
+    return count
 
 
 def to_cache(node: Any) -> list[Any]:

@@ -140,7 +140,7 @@ class _Writer:
                 yield _Node("Identity", f"{front}/{inner}", inputs=(names[inner],), outputs=(outer,))
             elif outer:
                 names[inner] = outer
-        given = function.defaults | node.attributes
+        attributes = function.defaults | node.attributes
 
         def renamed(name: str) -> str:
             return names.get(name, f"{front}/{name}") if name else ""
@@ -151,7 +151,7 @@ class _Writer:
                 name=f"{front}/{inner_node.name or inner_node.op}",
                 inputs=tuple(map(renamed, inner_node.inputs)),
                 outputs=tuple(map(renamed, inner_node.outputs)),
-                attributes=_bound(inner_node.attributes, given),
+                attributes=_bound(inner_node.attributes, attributes),
             )
             yield from self._expand(moved, depth + 1)
 

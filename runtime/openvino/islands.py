@@ -37,16 +37,16 @@ def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
     fronts = tuple(front for front, function in bodies.items() if function == "SpectrumPrune")
     ranked = [node for node in model.get_ops() if fronts and node.get_friendly_name().startswith(fronts)]
     inside = {node.get_name() for node in ranked}
-    found = 0
+    count = 0
     for node in _above([node for node in ranked if node.get_type_name() == _RANKED]):
         if node.get_name() in inside:
             continue
         if node.get_type_name() == "MatMul":
-            found += _narrow_gate(library, node) + _narrow(library, node)
+            count += _narrow_gate(library, node) + _narrow(library, node)
         elif node.get_type_name() == "ScaledDotProductAttention":
-            found += _narrow_attention(library, node)
+            count += _narrow_attention(library, node)
     model.validate_nodes_and_infer_types()
-    return found
+    return count
 
 
 def _above(nodes: list[Any]) -> list[Any]:

@@ -25,7 +25,7 @@ def keep_products_apart(library: Any, model: Any) -> int:
         library: ``openvino``.
         model: Changed.
     """
-    found = 0
+    count = 0
     for product in model.get_ordered_ops():
         if product.get_type_name() != "MatMul":
             continue
@@ -34,9 +34,9 @@ def keep_products_apart(library: Any, model: Any) -> int:
         if gated.get_type_name() == "Multiply" and "MatMul" in factors:  # up, and the gate's activation
             free = library.opset13.clamp(product.input_value(0), float("-inf"), float("inf"))
             product.input(0).replace_source_output(free.output(0))
-            found += 1
+            count += 1
     model.validate_nodes_and_infer_types()
-    return found
+    return count
 
 
 def _behind_converts(node: Any) -> Any:

@@ -16,7 +16,7 @@ def choose_first_of_equals(library: Any, model: Any) -> int:
         library: ``openvino``.
         model: Changed.
     """
-    found = 0
+    count = 0
     for node in model.get_ops():
         if node.get_type_name() != "TopK":
             continue
@@ -28,5 +28,5 @@ def choose_first_of_equals(library: Any, model: Any) -> int:
         stable.set_friendly_name(node.get_friendly_name())
         for number in range(2):
             node.output(number).replace(stable.output(number))
-        found += 1
-    return found
+        count += 1
+    return count

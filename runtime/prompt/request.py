@@ -22,6 +22,8 @@ from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
 
+_SINGLE = "ask with a plan for single pictures: luvc-export inspect BUNDLE says what each plan is for"
+
 
 class SomeImages(NamedTuple):
     """Images of a request as ``Graphs.encode_images`` takes them; see ``Request`` for the shapes."""
@@ -46,6 +48,7 @@ class Request:
         novelty: int16 [n, H0, W0], see ``unit_choice.novelty``; None where the bundle has no buckets.
         tolerance: Above it a unit is novel.
         units: int32 [n, K], the units that a bucket of K takes; None for a plan of all units.
+        plan: Name of the plan that it was made ready for; None where that is no bundle's.
     """
 
     token_ids: tuple[int, ...]
@@ -58,6 +61,7 @@ class Request:
     novelty: NDArray[np.int16] | None = None
     units: NDArray[np.int32] | None = None
     tolerance: int = 0
+    plan: str | None = None
 
     @property
     def novel(self) -> NDArray[np.bool_] | None:
@@ -121,7 +125,7 @@ def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -
 
 def largest_canvas(manifest: Manifest) -> tuple[int, int]:
     """Width and height of what a picture is fitted to at most: of every image size, with every grid of tiles."""
-    sizes = [manifest.image.size, *(entry.size for entry in manifest.plans.values() if entry.size)]
+    sizes = [manifest.image.size, *(entry.size for entry in manifest.plans.values())]
     rows, columns = (max((cut.tiles[axis] for cut in manifest.prompt.cuts), default=1) for axis in (0, 1))
     return max(width for _, width in sizes) * columns, max(height for height, _ in sizes) * rows
 
@@ -159,7 +163,7 @@ def make_request(
                 "this plan shares one budget over a whole video, so it takes no pictures",
                 where="image",
                 expected=f"videos, seen as {plan.sharing.images} images each",
-                fix="ask with the plan of the same name without @video",
+                fix=_SINGLE,
             )
         cuts = encoder.cuts if plan.sharing.tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
         tiling: Tiling = choose_tiling(cuts, picture_size(item), size, len(asked.pictures), manifest.prompt.tiling)
@@ -206,25 +210,25 @@ def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[
     """Units of each image that show padding alone, bool [n, H0, W0]."""
     height, width = spec.size
     unit = (spec.unit, spec.unit) if spec.unit else (height / plan.grid[0], width / plan.grid[1])
-    found = [padding_units(one.boxes, plan.grid, unit) for one in prepared]
-    return np.stack(found) if found else all_picture(0, plan.grid)
+    padded = [padding_units(one.boxes, plan.grid, unit) for one in prepared]
+    return np.stack(padded) if padded else all_picture(0, plan.grid)
 
 
 def _shared_cut(cuts: Sequence[Tiling], plan: Plan, pictures: int) -> list[Tiling]:
     """The cut whose tiles share the budget of ``plan``."""
-    found = [
+    fitting = [
         cut for cut in usable(cuts, pictures) if (cut.tiles, cut.images) == (plan.sharing.tiles, plan.sharing.images)
     ]
-    if not found:
+    if not fitting:
         rows, columns = plan.sharing.tiles or (1, 1)
         raise UsageError(
             "this plan shares one budget over the tiles of a picture, and pictures of this prompt are not cut so",
             where="image",
             got=f"{pictures} pictures",
             expected=f"pictures in {rows}x{columns} tiles, {plan.sharing.images} images each",
-            fix="ask with the plan of the same name without @tiles",
+            fix=_SINGLE,
         )
-    return found
+    return fitting
 
 
 def _video(manifest: Manifest, plan: Plan) -> Video:
@@ -233,7 +237,7 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
             "this plan shares one budget over the tiles of a picture, so it takes no videos",
             where="video",
             expected=f"pictures, seen as {plan.sharing.images} images each",
-            fix="ask with the plan of the same name without @tiles",
+            fix=_SINGLE,
         )
     if manifest.prompt.video is None:
         raise UsageError(

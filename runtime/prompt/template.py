@@ -38,8 +38,8 @@ class ChatTemplate:
         """
         values = {**self.special, "messages": plain_data(list(messages)), "tools": None, "documents": None}
         try:
-            said = {"source": self.source, "values": {**values, "add_generation_prompt": True}}
-            reply, text = _helpers.call(said)
+            request = {"source": self.source, "values": {**values, "add_generation_prompt": True}}
+            reply, text = _helpers.call(request)
         except TooMuchError as error:
             raise self._error("the chat template takes too much", str(error)) from error
         if "what" in reply:
@@ -68,8 +68,8 @@ def load_template(bundle: Bundle) -> ChatTemplate | None:
     config = read(CONFIG)
     where = str(bundle.folder)
     special = {} if config is None else _special_tokens(json_object(config, BundleError, f"{where}/{CONFIG}"))
-    found = template_source(read, BundleError, where)
-    return None if found is None else ChatTemplate(found.text, f"{where}/{found.file}", special)
+    source = template_source(read, BundleError, where)
+    return None if source is None else ChatTemplate(source.text, f"{where}/{source.file}", special)
 
 
 def plain_data(value: Any) -> Any:

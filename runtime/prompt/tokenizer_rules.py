@@ -59,12 +59,12 @@ def check_tokenizer(data: bytes, where: str) -> int:
     """
     if len(data) > MOST_BYTES:
         raise BundleError("the tokenizer is too large", where=where, got=f"{len(data):,} bytes", expected=MOST_BYTES)
-    found = parse_json(data, where, BundleError, "the tokenizer")
-    if not isinstance(found, dict):
-        raise BundleError("the tokenizer is not a JSON object", where=where, got=type(found).__name__)
+    rules = parse_json(data, where, BundleError, "the tokenizer")
+    if not isinstance(rules, dict):
+        raise BundleError("the tokenizer is not a JSON object", where=where, got=type(rules).__name__)
     for part, kinds in _KINDS.items():
         growth = 1.0
-        for number, step in enumerate(_steps(found.get(part))):
+        for number, step in enumerate(_steps(rules.get(part))):
             if number >= _MOST_STEPS:
                 raise _refused(f"more than {_MOST_STEPS} steps", f"{where}: {part}")
             if not isinstance(step.get("type"), str) or step["type"] not in kinds:
@@ -75,11 +75,11 @@ def check_tokenizer(data: bytes, where: str) -> int:
             for pattern in _patterns(step):
                 if reason := pattern_problem(pattern):
                     raise _refused(f"{reason}: {pattern[:60]!r}", f"{where}: {part}")
-    for token in found.get("added_tokens") or ():
+    for token in rules.get("added_tokens") or ():
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str) or not 0 < len(content) <= _MOST_TEXT:
             raise _refused(f"an added token {content!r:.60}", where)
-    return _longest(found)
+    return _longest(rules)
 
 
 def _longest(found: dict[str, Any]) -> int:

@@ -92,10 +92,10 @@ _SHARED: WeakValueDictionary[int, SharedWeights] = WeakValueDictionary()
 
 def shared_weights(bundle: Bundle) -> SharedWeights:
     """Those of this very object, which lives as long as one of its users does; so must ``bundle``."""
-    found = _SHARED.get(id(bundle))
-    if found is None:
-        found = _SHARED[id(bundle)] = SharedWeights()
-    return found
+    known = _SHARED.get(id(bundle))
+    if known is None:
+        known = _SHARED[id(bundle)] = SharedWeights()
+    return known
 
 
 def _place(checked: CheckedGraph, one: OutsideTensor) -> tuple[Path, int, int, int]:

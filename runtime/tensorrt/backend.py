@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from luvc_export.bundle.engine_checks import check_device, check_library
+from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineFile
 from luvc_export.core import graph_io

@@ -12,7 +12,8 @@ class StagingBuffer:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self.given, self.made, self.event = gpu.pinned(0), gpu.pinned(0), Event(gpu)
+        self.event = event = Event(gpu)
+        self.given, self.made = gpu.pinned(0, event), gpu.pinned(0, event)
         self.leave: Callable[[], object] = lambda: None
 
     def take(self, given: int, made: int) -> None:
@@ -25,9 +26,9 @@ class StagingBuffer:
         self.event.wait()
         self.leave = lambda: None
         if given > self.given.nbytes:
-            self.given = self._gpu.pinned(given)
+            self.given = self._gpu.pinned(given, self.event)
         if made > self.made.nbytes:
-            self.made = self._gpu.pinned(made)
+            self.made = self._gpu.pinned(made, self.event)
 
 
 class Buffer:

@@ -27,8 +27,8 @@ def prefill_profile(file: EngineFile) -> int:
 def samples_tokens(entry: EngineEntry) -> bool:
     """Whether the decoder engine gives its next token as it takes tokens."""
     kinds = {binding.name: binding.dtype for binding in (*entry.decoder.inputs, *entry.decoder.outputs)}
-    given = {graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT} <= set(kinds)
-    return given and kinds[graph_io.NEXT_TOKEN] == kinds[graph_io.INPUT_IDS] == "int64"
+    samples = {graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT} <= set(kinds)
+    return samples and kinds[graph_io.NEXT_TOKEN] == kinds[graph_io.INPUT_IDS] == "int64"
 
 
 def check_room(entry: EngineEntry, cache: TrtCache | None, groups: int, text: int) -> None:
@@ -64,14 +64,14 @@ def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCac
 
     In place, ``text_mask`` covers every text slot and two inputs say what the caches hold (docs/surgery.md).
     """
-    given = {name: array for name, array in feeds.items() if name != graph_io.VISUAL_EMBEDS}
+    arrays = {name: array for name, array in feeds.items() if name != graph_io.VISUAL_EMBEDS}
     if entry.kv == "inplace":
         batch = len(feeds[graph_io.TEXT_MASK])
         mask = np.zeros((batch, entry.text_capacity), np.bool_)
         mask[:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
         held = {graph_io.PAST_TEXT: cache.text if cache else 0, graph_io.PAST_GROUPS: cache.groups if cache else 0}
-        given |= {graph_io.TEXT_MASK: mask, **{name: np.full(batch, value, np.int64) for name, value in held.items()}}
-    return typed(entry, given)
+        arrays |= {graph_io.TEXT_MASK: mask, **{name: np.full(batch, value, np.int64) for name, value in held.items()}}
+    return typed(entry, arrays)
 
 
 def typed(entry: EngineEntry, given: Mapping[str, Array]) -> dict[str, Array]:

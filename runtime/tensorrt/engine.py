@@ -114,8 +114,8 @@ class TrtEngine:
 
     def context(self, profile: int, stream: int) -> Context:
         """See ``Engine.context``."""
-        given = self._config or self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(given)
+        strategy = self._config or self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
         if context is None:
             raise MachineError("the engine cannot start", where=self._file.file, fix="free memory on the GPU")
         if profile and not context.set_optimization_profile_async(profile, stream):

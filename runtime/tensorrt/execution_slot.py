@@ -104,23 +104,23 @@ class ExecutionSlot:
         """
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         shapes |= {name: shape for name, (_, shape) in resident.items()}
-        made = self._context.set_shapes(shapes)
-        stay = results(made)
-        sizes = {name: math.prod(made[name]) * BY_NAME[self._kinds[name]].itemsize for name in self._order}
-        given = pack({name: array.nbytes for name, array in arrays.items()})
+        fresh = self._context.set_shapes(shapes)
+        stay = results(fresh)
+        sizes = {name: math.prod(fresh[name]) * BY_NAME[self._kinds[name]].itemsize for name in self._order}
+        packed = pack({name: array.nbytes for name, array in arrays.items()})
         back = pack({name: sizes[name] for name in self._order if name not in stay})
         asked = [name for name in back.offsets if not front or name in self._front]
         brought = max((back.offsets[name] + sizes[name] for name in asked), default=0)
-        self._given.reserve(given.nbytes)
+        self._given.reserve(packed.nbytes)
         self._made.reserve(back.nbytes)
         staging = self._staging[0]
         self._staging.append(self._staging.pop(0))
-        staging.take(given.nbytes, brought)
+        staging.take(packed.nbytes, brought)
         host = staging.given.array()
-        for name, offset in given.offsets.items():
+        for name, offset in packed.offsets.items():
             flat = arrays[name].reshape(-1).view("uint8")
             host[offset : offset + flat.size] = flat
-        addresses = {name: self._given.address + offset for name, offset in given.offsets.items()}
+        addresses = {name: self._given.address + offset for name, offset in packed.offsets.items()}
         addresses |= {name: address for name, (address, _) in resident.items()}
         addresses |= {name: self._made.address + offset for name, offset in back.offsets.items()} | dict(stay)
         scratch, copied = self._scratch.address, dict(copies or {})
@@ -130,11 +130,11 @@ class ExecutionSlot:
             for name, address in copied.items():
                 self._gpu.copy(address, addresses[name], sizes[name], self._stream)
 
-        self._gpu.upload(self._given.address, staging.given.address, given.nbytes, self._stream)
+        self._gpu.upload(self._given.address, staging.given.address, packed.nbytes, self._stream)
         self.replay.run((tuple(shapes.items()), tuple(addresses.items()), scratch, tuple(copied.items())), work)
         self._gpu.download(staging.made.address, self._made.address, brought, self._stream)
         staging.event.record(self._stream)
-        call = Call(staging, {name: (back.offsets[name], self._kinds[name], made[name]) for name in asked})
+        call = Call(staging, {name: (back.offsets[name], self._kinds[name], fresh[name]) for name in asked})
         staging.leave = _reading(weakref.ref(call))
         return call
 

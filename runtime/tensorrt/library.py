@@ -78,17 +78,17 @@ def deserialize(
 
 def refusal(lines: Sequence[str], library: str, where: str) -> LuvcError:
     """The error for an engine that did not load, from what the library logged."""
-    said = "\n".join(lines).lower()
+    log_text = "\n".join(lines).lower()
     got = " | ".join(line.strip()[:300] for line in lines[:_KEPT_LINES]) or "nothing in the log"
     rebuild = "luvc-export build the engine again, with the version installed here"
-    if "not compatible with this version" in said or "expecting library version" in said:
+    if "not compatible with this version" in log_text or "expecting library version" in log_text:
         return MachineError(
             "the engine was built by another version of TensorRT", where=where, got=got, expected=library, fix=rebuild
         )
-    if "out of memory" in said or "outofmemory" in said:
+    if "out of memory" in log_text or "outofmemory" in log_text:
         fix = "close other programs, or build smaller engines"
         return MachineError("there is not enough memory on the GPU", where=where, got=got, fix=fix)
-    if any(sign in said for sign in ("header", "buffersize", "checksum", "magic")):
+    if any(sign in log_text for sign in ("header", "buffersize", "checksum", "magic")):
         return BundleError(
             "this is no whole engine of this library",
             where=where,
@@ -96,7 +96,7 @@ def refusal(lines: Sequence[str], library: str, where: str) -> LuvcError:
             expected=f"an engine of {library}",
             fix=rebuild,
         )
-    if "cuda" in said:
+    if "cuda" in log_text:
         fix = "check the driver and the GPU (luvc-export doctor)"
         return MachineError("the engine cannot start on this machine", where=where, got=got, fix=fix)
     return BundleError(

@@ -116,9 +116,9 @@ class InplaceRows:
         """An empty batch runs its prompts where they stay; a row that comes later runs alone and is copied in."""
         memory, rows, room = self._lease.block.memory, self._blocks.kv.rows, self._entry.batch
         if not held:
-            told = self._told({slot: Held(0, 0) for slot in joining}, len(joining))
-            told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
-            arrays = typed(self._entry, {**feeds, **told})
+            arrays_told = self._told({slot: Held(0, 0) for slot in joining}, len(joining))
+            arrays_told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
+            arrays = typed(self._entry, {**feeds, **arrays_told})
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
             caches = CacheCall(memory, memory, room, len(joining), rows)
             return decoder.enqueue(arrays | visual, {}, caches, False, front=False).read()

@@ -6,7 +6,7 @@ each row's keys and values lie is ``row_caches``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,10 @@ class TrtRows:
         self._chosen = None
         return free, found
 
+    def holds_chosen(self, slots: Collection[int]) -> bool:
+        """See ``Rows.holds_chosen``."""
+        return self._chosen == (self._decoder.number, tuple(sorted(slots)))
+
     def step(self, tokens: Mapping[int, RowToken], logits: bool = False) -> TrtPendingRows:
         """See ``Rows.step``."""
         if set(tokens) != set(self._held) or not tokens:
@@ -127,7 +131,7 @@ class TrtRows:
         resident = {}
         given = self._feeds(tokens, batch)
         if all(item.token is None for item in tokens.values()):
-            if self._chosen != (self._decoder.number, tuple(sorted(tokens))):
+            if not self.holds_chosen(tokens):
                 raise UsageError("the tokens that the step before chose are gone", where="rows", fix="name their ids")
             resident[graph_io.INPUT_IDS] = self._decoder.newest(batch)
             del given[graph_io.INPUT_IDS]

@@ -157,8 +157,10 @@ def grown(demo_bundle: Bundle, tmp_path: Path) -> Any:
     return change
 
 
-def add_plan(data: dict[str, Any], name: str = "more") -> None:
-    data["plans"][name] = {**data["plans"]["none"], "vision": "vision.none.onnx", "decoder": "decoder.thirds.onnx"}
+def add_plan(data: dict[str, Any], name: str = "more", variant_of: str | None = None) -> None:
+    """A plan of other graphs; a variant is for another size."""
+    entry = {**data["plans"]["none"], "vision": "vision.none.onnx", "decoder": "decoder.thirds.onnx"}
+    data["plans"][name] = {**entry, "variant_of": variant_of, "size": [56, 56] if variant_of else entry["size"]}
 
 
 def test_a_plan_that_comes_to_the_bundle_forbids_nothing(grown: Any, tmp_path: Path) -> None:
@@ -171,10 +173,12 @@ def test_a_plan_that_comes_to_the_bundle_forbids_nothing(grown: Any, tmp_path: P
 
     grown(add_plan)
     before = {each: sha256_read(asked.bundle, each, False) for each in ("even", "none")}
-    grown(lambda data: add_plan(data, "even@video"))
+    grown(lambda data: add_plan(data, "even@56x56", "even"))
     after = {each: sha256_read(asked.bundle, each, False) for each in ("even", "none")}
-    assert before["none"] == after["none"] and before["even"] != after["even"], "which films are routed to from now on"
-    grown(lambda data: data["plans"].pop("even@video"))
+    assert before["none"] == after["none"] and before["even"] != after["even"], (
+        "which pictures are routed to from now on"
+    )
+    grown(lambda data: data["plans"].pop("even@56x56"))
     assert run_batch(asked, fleet(2)).rows == 8
     asked = job(load(asked.bundle), tmp_path, 8, plan="even")
     manifest = asked.bundle / "luvc.json"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from luvc_export.bundle.engine_checks import check_device, check_library
+from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.manifest import Binding, EngineEntry, EngineFile, FileRecord, Footprint, Profile
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.errors import BundleError, MachineError

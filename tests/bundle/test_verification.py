@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luvc_export.bundle import folder as bundles
-from luvc_export.bundle.engine_checks import changed, newest_sign_off
+from luvc_export.bundle.engines.checks import changed, newest_sign_off
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, FileRecord, Footprint, Manifest, Verified
 from luvc_export.cli import main

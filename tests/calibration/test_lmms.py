@@ -40,12 +40,15 @@ class Talker:
         self.asked: list[Any] = []
 
     def prepare(self, pictures: Any, prompt: str) -> Any:
-        return (pictures, prompt)
+        self.prepared = pictures, prompt
+        return self.prepared
 
     def token_limit(self, request: Any) -> int:
         return 40
 
-    def generate(self, pictures: Any, prompt: str, **sampling: Any) -> Any:
+    def answer(self, request: Any, **sampling: Any) -> Any:
+        assert request is self.prepared, "a question is prepared once"
+        pictures, prompt = request
         self.asked.append((len(pictures), prompt, sampling))
         return types.SimpleNamespace(text=f"said {prompt}")
 

@@ -120,7 +120,7 @@ def test_kept_draws_the_last_picture_seen(
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(
     session: Session, asked: list[GlyphCase], picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, stopped = session.run, []
+    plain, stopped = session.default.run, []
 
     def interrupted(*given: Any, **named: Any) -> Any:
         if not stopped:
@@ -128,7 +128,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(
             raise KeyboardInterrupt
         return plain(*given, **named)
 
-    monkeypatch.setattr(session, "run", interrupted)
+    monkeypatch.setattr(session.default, "run", interrupted)
     chat, said = talk(session, [f"/image {picture}", asked[0].prompt, asked[0].prompt])
     assert stopped and [answer.text for answer in said] == [asked[0].answer] and len(chat.messages) == 2
 

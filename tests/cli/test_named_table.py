@@ -8,7 +8,7 @@ from flat_plans import flat_request
 from rich.console import Console
 
 from luvc_export.cli.tables.named import bundle_table
-from luvc_export.core import plan_figures
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.serve.models import measured

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cli_words import Cli
 
-from luvc_export.cli.size_options import SizeOptions, one_size
+from luvc_export.cli.groups.sizes import SizeOptions, one_size
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan_request import EncoderRequest
+from luvc_export.core.plan.request import EncoderRequest
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError

@@ -9,9 +9,9 @@ import pytest
 from flat_plans import flat_plan, replan
 
 from luvc_export.cli.tables import named
-from luvc_export.core import plan_figures
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import MergePass
+from luvc_export.core.plan import figures as plan_figures
 
 DEEP = [(model, ground) for model, ground, _ in plan_figures.COLUMNS]
 EVERY = DEEP + [(model, ground) for model, ground, _ in plan_figures.BUNDLED]

@@ -20,7 +20,7 @@ FIELDS = {
     "encoder_prune": ("encoder", "prune"),
     "aggregate": ("llm", "aggregate"),
 }
-OWNERS = ("luvc_export/core/plan/", "luvc_export/core/plan_request.py", "luvc_export/core/planning.py")
+OWNERS = ("luvc_export/core/plan/", "luvc_export/core/plan/request.py", "luvc_export/core/planning.py")
 MOST = 8
 
 

@@ -53,10 +53,10 @@ def test_graphs_call_plugins_where_a_library_is_given(unpadded_bundle: Bundle, r
     assert calls(unpadded_bundle, BuildOptions()) == [set(), set()]
 
 
-def test_plugins_are_refused_for_graphs_that_know_padding(demo_bundle: Bundle, rubbish: Path) -> None:
-    with pytest.raises(UsageError, match=r"do not know padding(.|\n)*plan thirds(.|\n)*--ignore-padding") as got:
-        calls(demo_bundle, BuildOptions(dynamic_plugins=rubbish))
-    assert got.value.exit_code == 2
+def test_so_do_graphs_that_know_padding(demo_bundle: Bundle, rubbish: Path) -> None:
+    """What an export makes by default."""
+    assert demo_bundle.entry("thirds").plan.decoder_padding
+    assert calls(demo_bundle, BuildOptions(dynamic_plugins=rubbish)) == [{"OrthogonalMerge"}, {"SpectrumPrune"}]
 
 
 def test_a_library_without_plugins_is_refused_before_any_work(demo_bundle: Bundle, rubbish: Path) -> None:

@@ -54,7 +54,9 @@ def test_a_referenced_bf16_sharded_checkpoint_gives_the_logits_of_transformers(b
     asked = [("where is 7?", []), *((case.prompt, list(case.images)) for case in cases("heldout", len(KINDS)))]
     for prompt, pictures in asked:
         request = session.prepare(pictures or None, prompt)
-        ours = session.run(request.token_ids, session.encode_images(request.images), all_logits=True).logits[0]
+        ours = session.default.run(
+            request.token_ids, session.default.encode_images(request.images), all_logits=True
+        ).logits[0]
         whole = [t for token in request.token_ids for t in [token] * (session.plan.units if token == image else 1)]
         ids = torch.tensor([whole])
         vision = processor(pictures, return_tensors="pt") if pictures else {}

@@ -66,10 +66,10 @@ def test_steps_under_way_do_not_disturb_each_other(built: Bundle, target: Target
     request = session.prepare(case.images[0], case.prompt)
 
     def tokens(read: Callable[[Any], Any]) -> list[int]:
-        step = session.run(request.token_ids, session.encode_images(request.images))
+        step = session.default.run(request.token_ids, session.default.encode_images(request.images))
         token, state, made = int(step.logits[0, -1].argmax()), step.state, []
         for _ in range(12):
-            token, state = session.sample(token, state)
+            token, state = session.default.sample(token, state)
             made.append(read(token))
         return [item if isinstance(item, int) else item.read()[0] for item in made]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI_MAJOR, ABI_MINOR = 1, 0
+ABI_MAJOR, ABI_MINOR = 2, 0
 WORKSPACE_ALIGNMENT = 16
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int32": 3, "int64": 4}
 DEVICES = {"cpu": 0, "cuda": 1}
@@ -39,6 +39,7 @@ class PruneTensors(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("values", "norm_weight", "basis", "kept_values", "indices", "scores")),
         ("payloads", ctypes.POINTER(PayloadRecord)),
         ("payload_count", ctypes.c_int32),
+        ("places", ctypes.c_void_p),
     )
 
 
@@ -48,7 +49,7 @@ class MergeShape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "position_planes")),
         *((name, ctypes.c_int64) for name in ("removed_columns", "removed_rows")),
-        ("dtype", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("dtype", "padded")),
     )
 
 

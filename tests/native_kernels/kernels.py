@@ -96,6 +96,7 @@ class Native:
         score: str = "low",
         epsilon: float = 1e-6,
         scores: Tensor | None = None,
+        places: Tensor | None = None,
         payloads: Sequence[Payload] = (),
         workspace: Tensor | None = None,
         stream: int = 0,
@@ -111,6 +112,7 @@ class Native:
             score: ``low``, ``residual`` or ``ratio``.
             epsilon: Of the RMSNorm.
             scores: float32 [G, N], written, or None.
+            places: int64 [G, N], negative for padding, or None.
             payloads: At most 7.
             workspace: For tensors on a GPU, at least the bytes the error for a missing one names.
             stream: CUDA stream as an integer.
@@ -134,6 +136,9 @@ class Native:
         if scores is not None:
             views["scores"] = borrow("scores", scores, stream)
             views["scores"].expect((groups, tokens), ("float32",), first.device)
+        if places is not None:
+            views["places"] = borrow("places", places, stream)
+            views["places"].expect((groups, tokens), ("int64",), first.device)
         pairs = [_payload(payload, place, first, keep, stream) for place, payload in enumerate(payloads)]
         rows = (PayloadRecord * max(len(pairs), 1))(*(row for row, _ in pairs))
         shape = PruneShape(
@@ -157,6 +162,7 @@ class Native:
         merged_positions: Tensor,
         *,
         merged_into: Tensor | None = None,
+        padded: bool = False,
         workspace: Tensor | None = None,
         stream: int = 0,
     ) -> None:
@@ -170,6 +176,7 @@ class Native:
             merged_sizes: float32 [B, H', W'], written.
             merged_positions: float32 [B, H', W', P], written.
             merged_into: int32 [B, H * W], written: the row-major place of every unit in (H', W'); or None.
+            padded: Units of a size below 0.5 are padding.
             workspace: For tensors on a GPU, at least the bytes the error for a missing one names.
             stream: CUDA stream as an integer.
 
@@ -194,7 +201,7 @@ class Native:
             views["merged_into"] = borrow("merged_into", merged_into, stream)
             views["merged_into"].expect((batch, height * width), ("int32",), first.device)
         removed = (width - merged[2], height - merged[1])
-        shape = MergeShape(batch, height, width, channels, planes, *removed, DTYPES[first.dtype])
+        shape = MergeShape(batch, height, width, channels, planes, *removed, DTYPES[first.dtype], int(padded))
         tensors = MergeTensors(**{name: view.address for name, view in views.items()})
         self._loaded.run("luvc_orthogonal_merge", shape, tensors, first.device, workspace, stream)
 

@@ -14,10 +14,10 @@ PLAN = "thirds"
 
 
 def plugin_bundle(cache: Path) -> Bundle:
-    """All its layers with ``PLAN`` alone, told nothing of padding: what ``--dynamicPlugins`` asks for."""
+    """All its layers with ``PLAN`` alone, as an export makes them by default."""
     return load(made_once(cache, Path(__file__), _export))
 
 
 def _export(folder: Path) -> None:
     plans = {PLAN: make_plan(str(CHECKPOINT), PLAN, image_size=IMAGE_SIZE)}
-    export_bundle(str(CHECKPOINT), folder, plans, image_size=IMAGE_SIZE, text_capacity=256, padding=False)
+    export_bundle(str(CHECKPOINT), folder, plans, image_size=IMAGE_SIZE, text_capacity=256)

@@ -92,8 +92,8 @@ def test_the_cache_stays_where_it_is(session: Session, monkeypatch: pytest.Monke
         return real(self)
 
     monkeypatch.setattr(onnxruntime.OrtValue, "numpy", copied)
-    state = session.run([65, 66]).state
-    after = session.run([67], state=state).state
+    state = session.default.run([65, 66]).state
+    after = session.default.run([67], state=state).state
     assert set(ranks) == {3}  # logits and kept indices; a cache has four axes
     assert after.cache.lengths == (3, 3)
     assert after.cache.nbytes == 2 * 2 * 3 * 4 * 4

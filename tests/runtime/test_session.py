@@ -44,7 +44,7 @@ def chat(*parts: str) -> list[dict[str, Any]]:
 def test_logits_are_those_computed_by_hand(session: Session, picture: Picture, parts: tuple[str, ...]) -> None:
     images = [picture, picture[::-1]][: parts.count("<image>")]
     request = session.prepare(images, messages=chat(*parts))
-    step = session.run(request.token_ids, session.encode_images(request.images), all_logits=True)
+    step = session.default.run(request.token_ids, session.default.encode_images(request.images), all_logits=True)
     wanted = tiny_bundle.expected(list(request.token_ids), request.images)
     np.testing.assert_allclose(step.logits[0], wanted, atol=1e-4)
     assert wanted.std() > 1
@@ -55,11 +55,11 @@ def test_logits_are_those_computed_by_hand(session: Session, picture: Picture, p
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_decoding_equals_a_longer_prompt(session: Session, picture: Picture, images: int) -> None:
     request = session.prepare([picture, picture[::-1]][:images], "hello")
-    step = session.run(request.token_ids, session.encode_images(request.images))
+    step = session.default.run(request.token_ids, session.default.encode_images(request.images))
     ids = list(request.token_ids)
     for _ in range(5):
         ids.append(int(step.logits[0, -1].argmax()))
-        step = session.run(ids[-1:], state=step.state)
+        step = session.default.run(ids[-1:], state=step.state)
         wanted = tiny_bundle.expected(ids, request.images)[-1]
         np.testing.assert_allclose(step.logits[0, -1], wanted, atol=1e-3)
     answer = session.generate([picture, picture[::-1]][:images], "hello", max_new_tokens=5)
@@ -68,18 +68,18 @@ def test_decoding_equals_a_longer_prompt(session: Session, picture: Picture, ima
 
 def test_a_state_can_be_continued_more_than_once(session: Session, picture: Picture) -> None:
     request = session.prepare(picture, "hello")
-    state = session.run(request.token_ids, session.encode_images(request.images)).state
-    first = session.run([65, 66], state=state, all_logits=True).logits
-    session.run([70], state=state)
-    np.testing.assert_array_equal(session.run([65, 66], state=state, all_logits=True).logits, first)
+    state = session.default.run(request.token_ids, session.default.encode_images(request.images)).state
+    first = session.default.run([65, 66], state=state, all_logits=True).logits
+    session.default.run([70], state=state)
+    np.testing.assert_array_equal(session.default.run([65, 66], state=state, all_logits=True).logits, first)
     assert first.shape == (1, 2, tiny_bundle.VOCAB)
 
 
 def test_a_later_turn_may_bring_a_picture(session: Session, picture: Picture) -> None:
     request = session.prepare(None, "hello")
-    state = session.run(request.token_ids).state
-    seen = session.encode_images(picture[None, None])
-    step = session.run([IMAGE, 65], seen, state, all_logits=True)
+    state = session.default.run(request.token_ids).state
+    seen = session.default.encode_images(picture[None, None])
+    step = session.default.run([IMAGE, 65], seen, state, all_logits=True)
     ids = [*request.token_ids, IMAGE, 65]
     np.testing.assert_allclose(step.logits[0, 0], tiny_bundle.expected(ids, picture[None, None])[-1], atol=1e-3)
 
@@ -98,10 +98,10 @@ def test_a_later_turn_may_bring_a_picture(session: Session, picture: Picture) ->
 def test_weights_and_types(fresh: Path, picture: Picture, mode: str, dtype: str, io: str, tolerance: float) -> None:
     session = Session(tiny_bundle.write(fresh, mode, dtype, io), threads=1)
     request = session.prepare(picture, "hello")
-    step = session.run(request.token_ids, session.encode_images(request.images), all_logits=True)
+    step = session.default.run(request.token_ids, session.default.encode_images(request.images), all_logits=True)
     wanted = tiny_bundle.expected(list(request.token_ids), request.images)
     np.testing.assert_allclose(step.logits[0], wanted, atol=tolerance)
-    after = session.run([65], state=step.state)
+    after = session.default.run([65], state=step.state)
     np.testing.assert_allclose(
         after.logits[0], tiny_bundle.expected([*request.token_ids, 65], request.images)[-1:], atol=2 * tolerance
     )
@@ -110,17 +110,17 @@ def test_weights_and_types(fresh: Path, picture: Picture, mode: str, dtype: str,
 def test_a_debug_session_is_told_what_to_keep(bundle: Bundle, picture: Picture) -> None:
     session = Session(bundle, threads=1, debug=True)
     request = session.prepare([picture, picture[::-1]], "hello")
-    seen = session.encode_images(request.images)
-    step = session.run(request.token_ids, seen, all_logits=True, forced={0: np.array([[0, 3], [0, 3]])})
+    seen = session.default.encode_images(request.images)
+    step = session.default.run(request.token_ids, seen, all_logits=True, forced={0: np.array([[0, 3], [0, 3]])})
     ids = list(request.token_ids)
     np.testing.assert_allclose(step.logits[0], tiny_bundle.expected(ids, request.images, (0, 3)), atol=1e-4)
     assert step.kept[0].tolist() == [[0, 3], [0, 3]]
-    after = session.run([65], state=step.state)
+    after = session.default.run([65], state=step.state)
     wanted = tiny_bundle.expected([*ids, 65], request.images, (0, 3))[-1]
     np.testing.assert_allclose(after.logits[0, 0], wanted, atol=1e-3)
     for forced in ({}, {0: np.array([[0, 3]])}, {0: np.array([[0, 4], [0, 3]])}, {0: np.array([[0, 0], [0, 3]])}):
         with pytest.raises(UsageError, match=r"forced\[0\]"):
-            session.run(request.token_ids, seen, forced=forced)
+            session.default.run(request.token_ids, seen, forced=forced)
 
 
 def test_forced_indices_become_places_in_the_span_that_is_left() -> None:
@@ -322,7 +322,7 @@ def test_placement_says_what_runs_where(session: Session, picture: Picture) -> N
 
 
 def test_states_are_values(session: Session) -> None:
-    state = session.run([65]).state
+    state = session.default.run([65]).state
     with pytest.raises(AttributeError):
         state.past_text = 3  # type: ignore[misc]
     assert isinstance(state, State)

@@ -80,7 +80,7 @@ def write(folder: Path, mode: str = "copy", dtype: str = "float32", io: str = "f
         prompt=Prompt(IMAGE_TOKEN, (END_TOKEN,), 48),
         decoder=DecoderShape(LAYERS, WIDTH, 1, 1, WIDTH, 8, VOCAB, context),
         default_plan="half",
-        plans={"half": PlanEntry(PLAN, "vision.onnx", "decoder.onnx", "debug.onnx")},
+        plans={"half": PlanEntry(PLAN, "vision.onnx", "decoder.onnx", "debug.onnx", size=(4, 4), precision=io)},
         weights=Weights(mode, str(store) if mode == "reference" else None, places),  # type: ignore[arg-type]
         files={name: bundles.record(folder / name) for name in names},
         tools={},

@@ -119,7 +119,7 @@ def test_what_is_counted(own: tuple[Server, Client], demo_session: Session) -> N
     request_log.configure("json", quiet=False, stream=out)
     usage = client.chat(**asked()).json()["usage"]
     client.chat(**asked(max_tokens=2, n=2))
-    body = json.dumps(asked(logit_bias={str(end): -100 for end in demo_session.ends})).encode()
+    body = json.dumps(asked(logit_bias={str(end): -100 for end in demo_session.default.ends})).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection((client.host, client.port)) as raw:
         raw.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
@@ -145,7 +145,7 @@ def test_what_is_counted(own: tuple[Server, Client], demo_session: Session) -> N
 
 def test_tokens_beyond_what_is_left_are_clipped(client: Client, demo_session: Session) -> None:
     """As other servers do it; the prompt that leaves no room for one token is an error still."""
-    forced = {str(end): -100 for end in demo_session.ends}
+    forced = {str(end): -100 for end in demo_session.default.ends}
     request = demo_session.prepare(list(CASE.images), CASE.prompt)
     told = client.chat(**asked(max_tokens=10**6, logit_bias=forced)).json()
     assert told["choices"][0]["finish_reason"] == "length"

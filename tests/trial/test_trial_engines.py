@@ -36,10 +36,10 @@ class Opened:
     def __init__(self, bundle: Any, backend: Any, plan: str) -> None:
         self.plan, self.graphs, self.card = plan, backend.graphs, backend.card
         self.card.free -= (40 if plan == "safe" else 70) * MIB
-        self.ends: frozenset[int] = frozenset({1})
+        self.default = types.SimpleNamespace(ends=frozenset({1}))
 
     def generate(self, picture: Any, prompt: str, max_new_tokens: int, greedy: bool) -> Any:
-        assert greedy and picture.dtype == np.uint8 and not self.ends
+        assert greedy and picture.dtype == np.uint8 and not self.default.ends
         self.order.append((self.plan, self.graphs))
         times = {"vision_ms": 1.0, "prefill_ms": 2.0, "ttft_ms": 4.0 if self.plan == "safe" else 9.0, "kv_mib": 3.0}
         step = 1.0 if self.graphs else 2.0

@@ -57,7 +57,9 @@ def main(folder: str, backend: str, *more: str) -> None:
     bundle = load(folder)
     if more == ("alone",):
         name = bundle.manifest.default_plan
-        alone = Bundle(bundle.folder, replace(bundle.manifest, plans={name: bundle.entry(name)}))
+        alone = Bundle(
+            bundle.folder, replace(bundle.manifest, plans={name: replace(bundle.entry(name), variant_of=None)})
+        )
         print(json.dumps(answers(alone, backend)[-1]))
         return
     open_plans = int(more[1]) if more[:1] == ("--open-plans",) else 1

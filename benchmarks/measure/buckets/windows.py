@@ -83,7 +83,7 @@ def main(folder: str, count: int = 96) -> None:
     for name, plan in (("whole", "none"), ("gaps", "none@50"), ("runs", "none@50")):
         session = Session(bundle, "cpu", plan=plan, threads=1)
         encoder = Encoder(checkpoint, model, session, name == "runs")
-        session._router._another = None  # as asked, whatever the picture
+        session.plans._another = None  # as asked, whatever the picture
         session.backend.vision = encoder  # type: ignore[method-assign]
         ways[name] = session, encoder
     same, alike, asked = dict.fromkeys(ways, 0), {name: list[float]() for name in ways}, 0

@@ -29,10 +29,10 @@ _TURNED = {3: "0, 2, 1", 4: "0, 2, 1, 3"}
 _STATE = tuple((tensor.onnx, _TURNED[len(tensor.shape)]) for tensor in ORTHOGONAL_MERGE.fused.inputs)
 
 
-def orthogonal_merge(columns: bool = True, rows: bool = True) -> onnx.FunctionProto:
+def orthogonal_merge(columns: bool = True, rows: bool = True, name: str = "") -> onnx.FunctionProto:
     """One pass over a grid: ``columns`` leave every row, then ``rows`` leave every column.
 
-    A pass over one axis only is a variant with a name of its own, since a body has no branches.
+    A pass over one axis only is a variant with a name of its own, since a body has no branches; ``name`` goes before.
     """
     steps, names = [], [name for name, _ in _STATE]
     if columns:
@@ -48,7 +48,7 @@ def orthogonal_merge(columns: bool = True, rows: bool = True) -> onnx.FunctionPr
         steps += [f"merged_{kind} = Identity (c_{kind})" for kind, _ in _STATE]
     steps.append(_PLACES[columns, rows])
     body = "\n    ".join(steps)
-    return parse(f"""{head(ORTHOGONAL_MERGE, merge_name(columns, rows))} {{
+    return parse(f"""{head(ORTHOGONAL_MERGE, name or merge_name(columns, rows))} {{
     {_CONSTANTS}
     {body}
 }}""")

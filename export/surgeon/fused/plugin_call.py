@@ -41,10 +41,12 @@ def prune(surgery: Surgery, node: gs.Node) -> None:
     carried = [(source, old) for source, old in travel if surgery.is_read(old)]
     tails = [list(old.shape[2:]) for _, old in carried]
     payloads = [rows.visual(source, tail) for (source, _), tail in zip(carried, tails, strict=True)]
-    if surgery.is_read(kept_index):
+    padded = surgery.plan.decoder_padding
+    if padded or surgery.is_read(kept_index):
         payloads.append(rows.images(index, []))
     tail = list(kept_values.shape[2:])
     attributes = _fields(fused) | ({"token_axes": [1] * len(payloads)} if payloads else {})
+    attributes |= {"padding_payload": len(payloads) - 1} if padded else {}
     visual = rows.visual(values, tail)
     kept, places, *kept_payloads = surgery.emit(
         SPECTRUM_PRUNE.name, [visual, weight, basis, *payloads], count=2 + len(payloads), domain=DOMAIN,
@@ -71,9 +73,10 @@ def merge(surgery: Surgery, node: gs.Node) -> None:
     fused = FusedNode(node)
     plugin = OPERATORS[ORTHOGONAL_MERGE.name]
     height, width = fused.attribute("height"), fused.attribute("width")
+    attributes = _fields(fused) | ({"padded": 1} if surgery.plan.encoder.reads_padding else {})
     inputs = {tensor.name: fused.input(tensor.name) for tensor in plugin.inputs}
     *state, into = surgery.emit(
-        plugin.name, [*inputs.values()], count=len(plugin.outputs), domain=DOMAIN, **_fields(fused), **IDENTITY
+        plugin.name, [*inputs.values()], count=len(plugin.outputs), domain=DOMAIN, **attributes, **IDENTITY
     )
     grid = [height - fused.attribute("removed_rows"), width - fused.attribute("removed_columns")]
     for (name, source), new in zip(inputs.items(), state, strict=True):

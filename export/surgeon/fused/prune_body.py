@@ -1,4 +1,4 @@
-"""ONNX bodies of luvc::SpectrumPrune and luvc::SpectrumDrop, in standard operators.
+"""ONNX bodies of luvc::SpectrumPrune, of its two halves, and of luvc::SpectrumDrop, in standard operators.
 
 They work on the whole sequence [visual | text]; docs/surgery.md is the contract plug-ins follow. They avoid what ONNX
 Runtime or TensorRT refuse (export/compression/spu.py): the low-pass is one 2-D product, rows are gathered by one
@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from luvc_export.core.operators import SPECTRUM_DROP, SPECTRUM_PRUNE
+from luvc_export.core.operators import KEEP_ROWS, SPECTRUM_CHOOSE, SPECTRUM_DROP, SPECTRUM_PRUNE
 from luvc_export.core.plan import Axis
 from luvc_export.export.surgeon.fused.node import head
 
@@ -53,38 +53,36 @@ _PADDING_LAST = """place = Cast <to = 1> (index)
     ranked = Sub (grouped, lowered)"""
 
 
-def spectrum_prune(score: str, axis: Axis, padded: bool = False) -> onnx.FunctionProto:
-    """Body that ranks with ``score`` along ``axis``; inputs and outputs as in docs/surgery.md.
-
-    ``padded``: ``index`` marks padding (``spu.mark_padding``), which ranks below everything.
-    """
-    return parse(f"""{head(SPECTRUM_PRUNE)} {{
-    less_one = Constant <value_ints = [-1]> ()
-    zero = Constant <value_int = 0> ()
+_CONSTANTS = """zero = Constant <value_int = 0> ()
     one = Constant <value_int = 1> ()
     zeros = Constant <value_ints = [0]> ()
     ones = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
-    keep_rows = Constant <value_ints = [0, -1]> ()
+    less_one = Constant <value_ints = [-1]> ()
     count = Constant <value_int: int = @tokens> ()
     counts = Reshape (count, ones)
-    by_token = Concat <axis = 0> (less_one, counts)
+    groups = Shape <start = 1, end = 2> (index)
+    span = Mul (groups, counts)"""
+
+#: From the sequence and the norm to the places that stay.
+_CHOOSE = """by_token = Concat <axis = 0> (less_one, counts)
     kept_count = Constant <value_int: int = @keep> ()
     kept_counts = Reshape (kept_count, ones)
     normed = RMSNormalization <axis = -1, epsilon: float = @epsilon> (hidden, norm_weight)
-    batch = Shape <start = 0, end = 1> (index)
-    groups = Shape <start = 1, end = 2> (index)
-    length = Shape <start = 1, end = 2> (hidden)
-    span = Mul (groups, counts)
     visual = Slice (normed, zeros, span, ones)
     wide = Cast <to = 1> (visual)
-    turned_basis = Transpose <perm = [1, 0]> (basis){_FILTER[axis]}
-    {_SCORE[score]}
+    turned_basis = Transpose <perm = [1, 0]> (basis){filter}
+    {score}
     index_shape = Shape (index)
     grouped = Reshape <allowzero = 1> (score, index_shape)
-    {_PADDING_LAST if padded else "ranked = Identity (grouped)"}
+    {ranked}
     best, places = TopK <axis = -1, largest = 1, sorted = 1> (ranked, kept_counts)
-    chosen, again = TopK <axis = -1, largest = 0, sorted = 1> (places, kept_counts)
+    chosen, again = TopK <axis = -1, largest = 0, sorted = 1> (places, kept_counts)"""
+
+#: From the places that stay to the rows of everything.
+_KEEP = """keep_rows = Constant <value_ints = [0, -1]> ()
+    batch = Shape <start = 0, end = 1> (index)
+    length = Shape <start = 1, end = 2> (hidden)
     group_count = Squeeze (groups)
     group = Range (zero, group_count, one)
     start = Mul (group, count)
@@ -102,8 +100,40 @@ def spectrum_prune(score: str, axis: Axis, padded: bool = False) -> onnx.Functio
     kept_order = GatherND <batch_dims = 1> (order, at)
     kept_cos = GatherND <batch_dims = 1> (cos, at)
     kept_sin = GatherND <batch_dims = 1> (sin, at)
-    kept_index = GatherElements <axis = 2> (index, chosen)
+    kept_index = GatherElements <axis = 2> (index, chosen)"""
+
+
+def _choosing(score: str, axis: Axis, padded: bool) -> str:
+    ranked = _PADDING_LAST if padded else "ranked = Identity (grouped)"
+    return _CHOOSE.format(filter=_FILTER[axis], score=_SCORE[score], ranked=ranked)
+
+
+def spectrum_prune(score: str, axis: Axis, padded: bool = False) -> onnx.FunctionProto:
+    """Body that ranks with ``score`` along ``axis``; inputs and outputs as in docs/surgery.md.
+
+    ``padded``: ``index`` marks padding (``spu.mark_padding``), which ranks below everything.
+    """
+    return parse(f"""{head(SPECTRUM_PRUNE)} {{
+    {_CONSTANTS}
+    {_choosing(score, axis, padded)}
+    {_KEEP}
     kept_normed = GatherND <batch_dims = 1> (normed, at)
+}}""")
+
+
+def spectrum_choose(score: str, axis: Axis, padded: bool = False) -> onnx.FunctionProto:
+    """The first half of ``spectrum_prune``."""
+    return parse(f"""{head(SPECTRUM_CHOOSE)} {{
+    {_CONSTANTS}
+    {_choosing(score, axis, padded)}
+}}""")
+
+
+def keep_rows() -> onnx.FunctionProto:
+    """The second half of ``spectrum_prune``."""
+    return parse(f"""{head(KEEP_ROWS)} {{
+    {_CONSTANTS}
+    {_KEEP}
 }}""")
 
 

@@ -8,9 +8,9 @@ requires: a fused node whose operator is among the target's plugins.
 apply: ``plugin_calls``. Scores are then the plugin's own, so kept sets differ from the body's where scores are equal to
 within rounding.
 ensures: every plugin node fits the contract.
-must not touch: what the plugin cannot do (a score along channels, the ``max`` merge, copies of positions that somebody
-reads, pictures that may be padded). It stays a fused node, which ``inline_functions`` replaces by its body; the report
-says why.
+must not touch: what the plugin does slower, by its size, and what it cannot do (a score along channels, the ``max``
+merge, copies of positions that somebody reads). It stays a fused node, which ``inline_functions`` replaces by its body;
+the report says why.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import onnx_graphsurgeon as gs
 
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS, ORTHOGONAL_MERGE, SCORES, SPECTRUM_PRUNE
+from luvc_export.core.plan.reading import TENSORRT_TOPK_LIMIT
 from luvc_export.errors import CheckFailed, did_you_mean
 from luvc_export.export.surgeon.fused import plugin_call
 from luvc_export.export.surgeon.fused.node import FusedNode, schema_of
 from luvc_export.export.surgeon.graph import DOMAIN, Surgery
 
 ORDER = 90
+#: Above, the plugin's three products outweigh the bytes it saves (docs/plugin-costs.md, which a test holds to it).
+MOST_FREQUENCIES = 128
 
 
 def requires(surgery: Surgery) -> str | None:
@@ -85,11 +88,12 @@ def why_not(surgery: Surgery, node: gs.Node) -> str | None:
     plugin = plugin_of(node)
     if plugin not in surgery.target.plugins:
         return "the target has no plugin for it"
-    if surgery.plan.encoder.reads_padding if surgery.part == "vision" else surgery.plan.decoder_padding:
-        return "the plugin does not know padding"
     fused = FusedNode(node)
     if plugin == SPECTRUM_PRUNE.name:
         axis, score = fused.attribute("axis"), fused.attribute("score")
+        frequencies, keep = fused.attribute("frequencies"), fused.attribute("keep")
+        if frequencies > MOST_FREQUENCIES and keep <= TENSORRT_TOPK_LIMIT:
+            return f"at {frequencies} frequencies the inlined form is faster (docs/plugin-costs.md)"
         if axis != "token":
             return f"the plugin filters along tokens, the plan along {axis}s"
         return None if score in SCORES else f"the plugin has no score {score}"

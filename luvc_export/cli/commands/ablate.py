@@ -10,13 +10,18 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.data import TaskOptions
+
+_GLYPH = TaskOptions("glyph")
 
 
+@grouped
 def ablate(
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables, plots and measurements.")],
-    task: Annotated[str, typer.Option("--task", help="glyph, or a module that has a TASK.")] = "glyph",
+    asked: TaskOptions = _GLYPH,
     model: Annotated[str | None, typer.Option("--model", help="Checkpoint; the task's own by default.")] = None,
-    split: options.Split = None,
     count: Annotated[int, typer.Option("--count", help="Questions that are reported.")] = 2000,
     side: Annotated[int, typer.Option("--side", help="Questions in side sections.")] = 700,
     search: Annotated[int, typer.Option("--search", help="Questions that settings are searched on.")] = 420,
@@ -35,7 +40,6 @@ def ablate(
 
     [dim]luvc-export ablate --task glyph -o docs/results[/dim]
     """
-    from luvc_export.calibration import tasks
     from luvc_export.calibration.ablation.run import ablate as run
     from luvc_export.errors import UsageError
 
@@ -45,17 +49,18 @@ def ablate(
     if model is not None:
         check_model(model)
     learned = "" if scorer is None else options.learned(None, scorer)[1]
-    found = tasks.find(task, split)
-    said = f"luvc-export ablate --task {task} -o {output}"
+    task = asked.found()
+    assert task is not None
+    command = f"luvc-export ablate --task {asked.task} -o {output}"
     usual: list[tuple[str, object, object]] = [
-        ("--split", split, None),
+        ("--split", asked.split, None),
         ("--count", count, 2000),
         ("--side", side, 700),
     ]
     usual += [("--search", search, 420), ("--text", text, None), ("--scorer", scorer, None)]
-    said += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
+    command += "".join(f" {flag} {value}" for flag, value, default in usual if value != default)
     with options.progress(quiet=as_json) as tell:
-        data = run(found, output, said, model, count, side, search, text, threads, learned, tell)
+        data = run(task, output, command, model, count, side, search, text, threads, learned, tell)
     if as_json:
         print(json.dumps(data))
     else:

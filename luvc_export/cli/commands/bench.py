@@ -115,23 +115,23 @@ def _sweep(first: Any, kind: str, repeats: int, warm_up: int, output: Path, as_j
 
     options.choice("--sweep", kind, ("tokens", "budget"))
     check_writable(output / f"sweep-{kind}.png", "--output")
-    found = points(first, kind)  # type: ignore[arg-type]
+    measured = points(first, kind)  # type: ignore[arg-type]
     machine = measure_machine(first.threads)
     with options.progress(quiet=as_json) as tell:
-        timed = measure([point.case for point in found], repeats, warm_up, tell)
+        timed = measure([point.case for point in measured], repeats, warm_up, tell)
     files = {
-        output / f"sweep-{kind}.png": curve(found, timed, kind, machine),  # type: ignore[arg-type]
-        output / f"sweep-{kind}.html": page(found, timed, kind, machine).encode(),  # type: ignore[arg-type]
+        output / f"sweep-{kind}.png": curve(measured, timed, kind, machine),  # type: ignore[arg-type]
+        output / f"sweep-{kind}.html": page(measured, timed, kind, machine).encode(),  # type: ignore[arg-type]
     }
     for path, data in files.items():
         write_whole(path, data)
     if as_json:
-        cases = [{"tokens_a_layer": point.tokens, **one.to_json()} for point, one in zip(found, timed, strict=True)]
-        given = {"machine": asdict(machine), "cases": cases, "exponent": growth(found, timed)}
-        print(json.dumps({**given, "files": [str(path) for path in files]}))
+        cases = [{"tokens_a_layer": point.tokens, **one.to_json()} for point, one in zip(measured, timed, strict=True)]
+        sweep = {"machine": asdict(machine), "cases": cases, "exponent": growth(measured, timed)}
+        print(json.dumps({**sweep, "files": [str(path) for path in files]}))
         return
-    for point, one in zip(found, timed, strict=True):
+    for point, one in zip(measured, timed, strict=True):
         stat = one.stat("prefill_ms")
         print(f"{one.facts.label}: {point.tokens:.0f} tokens a layer, prefill {stat.median:.4g} ms")
-    print(f"prefill grows as tokens to the power {growth(found, timed):.2f}")
+    print(f"prefill grows as tokens to the power {growth(measured, timed):.2f}")
     print("wrote " + ", ".join(map(str, files)))

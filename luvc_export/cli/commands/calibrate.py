@@ -10,38 +10,33 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_writable
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.data import DataOptions
+from luvc_export.cli.groups.quantising import RecipeOptions
 
 if TYPE_CHECKING:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
-    from luvc_export.calibration.quantise.recipe import Recipe
 
 BACKENDS = ("luvc", "modelopt")
+#: Half of them are held out.
+_DATA = DataOptions(count=256)
 
 
+@grouped
 def calibrate(
     context: typer.Context,
+    *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     precision: Annotated[
         str, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
     ],
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Needed: a folder of pictures, a JSON Lines file, or a task such as glyph."),
-    ] = None,
+    asked: DataOptions = _DATA,
     min_agreement: Annotated[
         float, typer.Option("--min-agreement", help="Share of answers that must stay the same.")
     ] = 0.99,
     plan: options.BundlePlan = None,
     target: Annotated[str | None, typer.Option("--target", help="Refuse what this target cannot run.")] = None,
-    count: Annotated[int, typer.Option("--count", help="Cases taken from the set, half of them held out.")] = 256,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="For pictures without a text file.")] = None,
-    max_new_tokens: options.Longest = None,
-    method: Annotated[str, typer.Option("--range", help="Range of activations: max, percentile, entropy.")] = "max",
-    percentile: Annotated[float, typer.Option("--percentile", help="For --range percentile.")] = 99.99,
-    smooth: Annotated[
-        float | None, typer.Option("--smooth", help="SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
-    ] = None,
-    rtn: Annotated[bool, typer.Option("--rtn", help="Round four-bit weights to nearest.")] = False,
+    rounding: RecipeOptions,
     keep_high: Annotated[
         list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
     ] = None,
@@ -61,21 +56,16 @@ def calibrate(
     [dim]luvc-export calibrate demo-out/bundle --precision int8 --data glyph --min-agreement 0.99[/dim]
     """
     from luvc_export.bundle import folder as bundles
-    from luvc_export.calibration import datasets
     from luvc_export.calibration.quantise import calibrate as work
-    from luvc_export.calibration.quantise.recipe import Recipe
-    from luvc_export.core.precision import check_target, find
+    from luvc_export.core.precision import check_target
     from luvc_export.engines import targets
     from luvc_export.errors import UsageError
 
     other = _modelopt(backend, modelopt_python)
-    if smooth is None:
-        smooth = 0.0 if other else 0.5
-    recipe = Recipe(find(precision), method, percentile, smooth, not rtn)
-    _check_heeded(options.given(context), recipe)
+    recipe = rounding.recipe(precision, 0.0 if other else 0.5, options.given(context))
     if target is not None:
         check_target(recipe.precision, targets.find(target))
-    if data is None:
+    if asked.data is None:
         raise UsageError(
             "calibration needs data: random data would give ranges of nothing",
             where="--data",
@@ -88,8 +78,8 @@ def calibrate(
         loaded = bundles.load(bundle, verify, tell)
     work.check(loaded, plan or loaded.manifest.default_plan, recipe, min_agreement, overwrite, output)
     with options.progress(quiet=as_json) as tell:
-        cases = datasets.load(data, count=count, prompt=prompt, longest=max_new_tokens, progress=tell)
-        made = work.calibrate(
+        cases = asked.load(tell)
+        calibrated = work.calibrate(
             loaded,
             cases,
             recipe,
@@ -103,45 +93,22 @@ def calibrate(
             modelopt=other,
             progress=tell,
         )
-    report = _report(made)
+    report = _report(calibrated)
     if as_json:
         print(json.dumps(report))
         return
-    print(f"plan      | {made.plan} in {made.bundle.folder}, {made.bytes / 2**20:.2f} MiB")
+    print(f"plan      | {calibrated.plan} in {calibrated.bundle.folder}, {calibrated.bytes / 2**20:.2f} MiB")
     print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    print(
-        f"agreement | {made.found.agreement:.4f} of {len(made.made.answered)} held-out answers, asked {min_agreement:g}"
-    )
+    answered = len(calibrated.made.answered)
+    print(f"agreement | {calibrated.found.agreement:.4f} of {answered} held-out answers, asked {min_agreement:g}")
     if report["accuracy"]:
         before, after = report["accuracy"]["reference"], report["accuracy"]["quantised"]
         print(f"accuracy  | {before:.4f} -> {after:.4f}")
-    print(f"trials    | {len(made.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
+    print(f"trials    | {len(calibrated.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
     quantised = report["quantised"]
     print(f"layers    | {quantised} quantised, {len(report['high'])} high")
     for name in report["high"]:
-        print(f"  high    | {name}{' (needed for agreement)' if name in made.found.high else ''}")
-
-
-def _check_heeded(given: list[str], recipe: Recipe) -> None:
-    """Refuse options that this recipe would not heed.
-
-    Raises:
-        UsageError: One was given.
-    """
-    from luvc_export.errors import UsageError
-
-    precision = recipe.precision
-    conditions = {
-        "method": (precision.ranges and precision.weights != 4, "--range", "a precision that takes ranges: int8, fp8"),
-        "percentile": (recipe.method == "percentile", "--percentile", "--range percentile"),
-        "smooth": (precision.name == "int8", "--smooth", "--precision int8"),
-        "rtn": (precision.weights == 4, "--rtn", "a precision of four-bit weights"),
-    }
-    for name, (heeded, flag, needs) in conditions.items():
-        if name in given and not heeded:
-            raise UsageError(
-                "this option would change nothing", where=flag, got=f"--precision {precision.name}", expected=needs
-            )
+        print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
 
 
 def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:

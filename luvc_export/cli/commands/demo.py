@@ -119,7 +119,7 @@ def _at_size(times: dict[str, Any]) -> str:
     from transformers import AutoConfig
 
     from luvc_export.core.cost.report import cost
-    from luvc_export.core.plan_request import LlmRequest, PlanRequest
+    from luvc_export.core.plan.request import LlmRequest, PlanRequest
     from luvc_export.core.planning import solve
     from luvc_export.export import families
     from luvc_export.export.synthetic import presets
@@ -177,8 +177,8 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
         answers.add_column(name)
     for row in rows:
         given = [row["answers"][name] for name in PLANS]
-        told = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in given]
-        answers.add_row(row["question"], row["right"], *told)
+        verdicts = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in given]
+        answers.add_row(row["question"], row["right"], *verdicts)
     console.print(answers)
     table = Table(title="cost of one picture")
     for name in ("", "none (uncompressed)", *PLANS[1:]):

@@ -171,10 +171,10 @@ def _devices() -> list[str]:
     from luvc_export.runtime.openvino import device
 
     try:
-        found = [device.describe(str(name)) for name in device.core().available_devices]
+        devices = [device.describe(str(name)) for name in device.core().available_devices]
     except (LuvcError, RuntimeError):
         return []
-    return [f"{item.name}: {item.title}, {', '.join(item.arithmetics)}; best in {item.best}" for item in found]
+    return [f"{item.name}: {item.title}, {', '.join(item.arithmetics)}; best in {item.best}" for item in devices]
 
 
 def _products() -> list[str]:

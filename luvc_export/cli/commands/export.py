@@ -11,11 +11,13 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.groups import grouped
-from luvc_export.cli.plan_groups import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
-from luvc_export.cli.size_options import SizeOptions
+from luvc_export.cli.groups.data import MediaOptions
+from luvc_export.cli.groups.graphs import BucketOptions, GraphOptions
+from luvc_export.cli.groups.plan import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
+from luvc_export.cli.groups.sizes import SizeOptions
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
-from luvc_export.core.plan_request import PlanRequest
+from luvc_export.core.plan.request import PlanRequest
 from luvc_export.errors import UsageError
 
 
@@ -33,29 +35,16 @@ def export(
         ),
     ] = None,
     canvas: SizeOptions,
-    tiles: options.Tiles = None,
-    video: Annotated[bool, typer.Option("--video", help="Take videos too (Qwen-VL families).")] = False,
+    media: MediaOptions,
     shared: SharingOptions,
-    fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad",
-    text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024,
-    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32",
-    weights: Annotated[str, typer.Option("--weights", help="copy, or reference the checkpoint's files.")] = "copy",
-    no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False,
+    graphs: GraphOptions,
     lora: Annotated[
         Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
     ] = None,
     encoder: EncoderOptions,
-    unit_buckets: options.UnitBuckets = None,
-    unit_tolerance: options.UnitTolerance = 0,
+    buckets: BucketOptions,
     budgets: BudgetOptions,
     ranking: ScoreOptions,
-    debug_graph: Annotated[
-        bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
-    ] = False,
-    ignore_padding: Annotated[
-        bool,
-        typer.Option("--ignore-padding", help="Padding takes budget like picture: for engines with --dynamicPlugins."),
-    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     revision: options.Revision = None,
     as_json: options.Json = False,
@@ -80,17 +69,11 @@ def export(
     check_target(output, overwrite)
     check_folder(output, "--output")
     check_model(model, revision)
-    choices = {
-        "--fit": (fit, ("pad", "stretch", "crop")),
-        "--dtype": (dtype, ("fp32", "fp16", "bf16")),
-        "--weights": (weights, ("copy", "reference")),
-    }
-    for flag, (value, known) in choices.items():
-        options.choice(flag, value, known)
-    checkpoint = open_checkpoint(model, revision, weights=not no_weights)
+    written_as = graphs.arguments()
+    checkpoint = open_checkpoint(model, revision, weights=not graphs.no_weights)
     named = _sources(plan or [], budgets.speedup, budgets.kv_mib)
-    said = options.given(context)
-    check_shaping(said, named.values())
+    stated = options.given(context)
+    check_shaping(stated, named.values())
     sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
     request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
     sizes = canvas.sizes(checkpoint)
@@ -100,7 +83,7 @@ def export(
         image_size=sizes,
         joint_frames=shared.joint_frames,
         joint_tiles=shared.tiles,
-        unit_buckets=options.percentages(unit_buckets),
+        unit_buckets=buckets.shares,
         request=request,
         **ranking.choices(),
     )
@@ -111,18 +94,13 @@ def export(
             output,
             plans,
             image_size=sizes,
-            fit=fit,  # type: ignore[arg-type]
-            tiles=[options.grid(one) for one in tiles or ["1x1"]],
-            video=video or shared.joint_frames is not None,
-            text_capacity=text_capacity,
-            dtype=dtype,
-            weights="none" if no_weights else weights,  # type: ignore[arg-type]
-            debug=debug_graph,
-            padding=not ignore_padding,
-            unit_tolerance=unit_tolerance,
+            tiles=media.grids(),
+            video=media.video or shared.joint_frames is not None,
+            unit_tolerance=buckets.unit_tolerance,
             overwrite=overwrite,
             lora=str(lora) if lora else None,
             progress=tell,
+            **written_as,
         )
     shape = written.manifest.decoder
     if as_json:
@@ -134,7 +112,7 @@ def export(
 
     for made in plans.values():
         consoles.console().print(cost_table(made, cost(made, shape)))
-    if no_weights:
+    if graphs.no_weights:
         print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
     else:
         print(f"wrote {output}; ask it something: luvc-export run {output} --image cat.jpg --prompt '...'")
@@ -142,8 +120,8 @@ def export(
 
 def _sources(plans: list[str], speedup: float | None, kv_mib: float | None) -> dict[str, str | list[int] | Plan]:
     """What was asked for by the plans' names; a goal makes a plan of its own, which only ``none`` may stand beside."""
-    given = {"speedup": speedup, "kv-mib": kv_mib}
-    goals = [f"{name}-{value:g}" for name, value in given.items() if value is not None]
+    goals_stated = {"speedup": speedup, "kv-mib": kv_mib}
+    goals = [f"{name}-{value:g}" for name, value in goals_stated.items() if value is not None]
     if not goals:
         return {options.plan_name(name): options.plan_source(name) for name in plans or [DEFAULT_PLAN]}
     if others := [name for name in plans if name != "none"]:

@@ -28,7 +28,7 @@ def inspect(
     [dim]luvc-export inspect qwen-bundle --verify
     luvc-export inspect qwen-bundle --surgery --html surgery.html[/dim]
     """
-    from luvc_export.bundle.engine_checks import changed
+    from luvc_export.bundle.engines.checks import changed
     from luvc_export.bundle.folder import load
     from luvc_export.core.cost.report import cost
 
@@ -64,6 +64,7 @@ def inspect(
     for name, record in manifest.files.items():
         files.add_row(name, f"{record.bytes / 2**20:.2f}", record.sha256[:16])
     console.print(files)
+    console.print(_plans(manifest))
     for name, entry in manifest.plans.items():
         console.print(cost_table(entry.plan, costs[name]))
     kept = bundle_table({name: entry.plan for name, entry in manifest.plans.items()}, manifest.decoder)
@@ -107,6 +108,20 @@ def _surgery(loaded: Any, html: Path | None, as_json: bool) -> None:
         print(f"wrote {html}")
 
 
+def _plans(manifest: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(title="plans")
+    for name in ("name", "for a", "of pixels", "units", "precision", "variant of"):
+        table.add_column(name)
+    for name, entry in manifest.plans.items():
+        shown = name + " (default)" * (name == manifest.default_plan)
+        units = f"{entry.bucket} of {entry.plan.units}" if entry.bucket else "all"
+        height, width = entry.size
+        table.add_row(shown, entry.kind, f"{height}x{width}", units, entry.precision, entry.variant_of or "")
+    return table
+
+
 def _facts(manifest: Any) -> Any:
     from rich.table import Table
 
@@ -125,6 +140,5 @@ def _facts(manifest: Any) -> Any:
         table.add_row("answers", "the best token (generation_config.json was not stored: export again to have it)")
     where = f", in {manifest.weights.folder}" if manifest.weights.folder else ""
     table.add_row("weights", f"{manifest.weights.mode}{where}")
-    table.add_row("plans", ", ".join(n + (" (default)" * (n == manifest.default_plan)) for n in manifest.plans))
     table.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     return table

@@ -106,8 +106,8 @@ def pack(
             progress=tell,
         )
     if as_json:
-        told = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
-        print(json.dumps({**told, **asdict(written.pack)}))
+        summary = {"pack": str(output), "missing": written.missing, "other_plans": written.others}
+        print(json.dumps({**summary, **asdict(written.pack)}))
         return
     _show(written)
 
@@ -146,7 +146,7 @@ def _opened(
     plans = make_plans(model, {name: options.plan_source(plan or DEFAULT_PLAN)}, image_size=size)
     with safe_files.scratch_folder(output.with_name(f"{output.name}.export")) as folder:
         capacity = {} if text_capacity is None else {"text_capacity": text_capacity}
-        made = export_bundle(
+        bundle = export_bundle(
             model,
             folder / "bundle",
             plans,
@@ -156,7 +156,7 @@ def _opened(
             progress=tell,
             **capacity,  # type: ignore[arg-type]
         )
-        yield made, name
+        yield bundle, name
 
 
 def _questions(cases: Path | None, task: str | None, count: int) -> Any:
@@ -166,14 +166,14 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
     from luvc_export.packing.cases import generated, of_task
     from luvc_export.packing.write import PackCases
 
-    given = list(islice(read_jsonl(cases), count)) if cases else None
-    found = tasks.find(task) if task else None
+    file_cases = list(islice(read_jsonl(cases), count)) if cases else None
+    known_task = tasks.find(task) if task else None
 
     def choose(session: Session, capacity: Capacity) -> PackCases:
-        if given is not None:
-            return PackCases("file", given)
-        if found is not None:
-            return PackCases("task", of_task(found, count, capacity.groups), found.longest)
+        if file_cases is not None:
+            return PackCases("file", file_cases)
+        if known_task is not None:
+            return PackCases("task", of_task(known_task, count, capacity.groups), known_task.longest)
         return PackCases("generated", generated(session.size, count))
 
     return choose

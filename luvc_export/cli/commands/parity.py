@@ -11,9 +11,13 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_bundle, check_model, check_writable, write_whole
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.data import MediaOptions, TaskOptions
 
 
+@grouped
 def parity(
+    *,
     reference: Annotated[
         str, typer.Argument(help=r"Trusted: \[hf:|torch:|onnx:|openvino:|trt:]MODEL\[#PLAN]; MODEL may be 'demo'.")
     ],
@@ -21,14 +25,12 @@ def parity(
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON Lines file: image or video, prompt and optionally answer.")
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="glyph, or a module that has a TASK.")] = None,
-    split: options.Split = None,
+    task: TaskOptions,
     count: Annotated[int, typer.Option("--count", help="Cases to answer.")] = 90,
     observe: Annotated[int, typer.Option("--observe", help="Cases to compare tensor by tensor.")] = 16,
     batch: Annotated[int, typer.Option("--batch", help="Cases a call.")] = 2,
     image_size: options.ImageSize = None,
-    tiles: options.Tiles = None,
-    video: Annotated[bool, typer.Option("--video", help="Cases show videos; a bundle says so itself.")] = False,
+    media: MediaOptions,
     dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of hf and torch: fp32, fp16, bf16.")] = "fp32",
     arithmetic: Annotated[
         str, typer.Option("--arithmetic", help="Of openvino sides: fp32, bf16, fp16, or auto.")
@@ -49,17 +51,16 @@ def parity(
 
     [dim]luvc-export parity torch:demo trt:demo-out/bundle#even --task glyph[/dim]
     """
-    from luvc_export.calibration import runners, tasks
+    from luvc_export.calibration import runners
     from luvc_export.calibration.cases import read_jsonl
     from luvc_export.calibration.parity import html
     from luvc_export.calibration.parity.run import open_pair
     from luvc_export.calibration.parity.run import parity as run
     from luvc_export.errors import CheckFailed, UsageError
 
-    if (cases is None) == (task is None):
+    if (cases is None) == (task.task is None):
         raise UsageError("say what to ask", where="parity", expected="either --cases FILE or --task NAME")
-    if split is not None and task is None:
-        raise UsageError("only a task has splits", where="--split", got=split, fix="--task NAME, or leave it out")
+    known_task = task.found()
     check_writable(report, "--report")
     options.choice("--dtype", dtype, ("fp32", "fp16", "bf16"))
     options.choice("--arithmetic", arithmetic, ("auto", "fp32", "bf16", "fp16"))
@@ -74,24 +75,27 @@ def parity(
                 check_bundle(spec.model, verify, tell)
             else:
                 check_model(spec.model)
-    own = [name for name, value in (("--image-size", image_size), ("--tiles", tiles), ("--video", video)) if value]
+    own = [
+        name
+        for name, value in (("--image-size", image_size), ("--tiles", media.tiles), ("--video", media.video))
+        if value
+    ]
     if own and any(spec.is_bundle for spec in specs):
         raise UsageError("the bundle says how it sees pictures", where=", ".join(own), fix="leave them out")
-    found = tasks.find(task, split) if task else None
-    if found:
-        asked = list(found.cases(found.report[0], count, found.report[1]))
+    if known_task:
+        asked = list(known_task.cases(known_task.report[0], count, known_task.report[1]))
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
-    size = options.size(image_size) or (found.image_size if found else None)
-    left, right = open_pair(reference, candidate, size, dtype, threads, options.grids(tiles), video, arithmetic)
+    size = options.size(image_size) or (known_task.image_size if known_task else None)
+    left, right = open_pair(reference, candidate, size, dtype, threads, media.grids(), media.video, arithmetic)
     with options.progress(quiet=as_json) as tell:
         result = run(
             left,
             right,
             asked,
             observe=observe,
-            longest=max_new_tokens or (found.longest if found else 32),
-            stops=found.stops if found else False,
+            longest=max_new_tokens or (known_task.longest if known_task else 32),
+            stops=known_task.stops if known_task else False,
             batch=batch,
             retention=retention,
             progress=tell,

@@ -13,7 +13,8 @@ import typer
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, check_writable, write_whole
 from luvc_export.cli.groups import grouped
-from luvc_export.cli.plan_groups import (
+from luvc_export.cli.groups.data import DataOptions, MediaOptions
+from luvc_export.cli.groups.plan import (
     BudgetOptions,
     EncoderOptions,
     ScoreOptions,
@@ -21,7 +22,8 @@ from luvc_export.cli.plan_groups import (
     check_media,
     check_shaping,
 )
-from luvc_export.cli.size_options import ImageTokens, one_size
+from luvc_export.cli.groups.sizes import ImageTokens, one_size
+from luvc_export.cli.groups.time import TimeOptions, first_token, time_line
 from luvc_export.core import planning
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
@@ -52,12 +54,12 @@ def plan(
     schedule: options.PlanName = DEFAULT_PLAN,
     image_size: options.ImageSize = None,
     image_tokens: ImageTokens = None,
-    tiles: options.Tiles = None,
-    video: Annotated[bool, typer.Option("--video", help="With --data: images have the frames of a video.")] = False,
+    media: MediaOptions,
     shared: SharingOptions,
     encoder_part: EncoderOptions,
     budgets: BudgetOptions,
     ranking: ScoreOptions,
+    timed: TimeOptions,
     text: Annotated[
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
@@ -67,16 +69,11 @@ def plan(
         typer.Option("--aspect", metavar="W:H", help="Also say what budgets get of a picture of this shape, padded."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
-    data: options.Data = None,
+    asked: DataOptions,
     retention: Annotated[
         float, typer.Option("--retention", help="Share of answers that must stay what they are uncompressed.")
     ] = 0.99,
-    count: Annotated[int, typer.Option("--count", help="Questions taken from --data at most.")] = 2000,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", help="For pictures of a folder without a text file.")
-    ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the pictures kept for the check.")] = 0.5,
-    max_new_tokens: options.Longest = None,
     no_freeze: Annotated[bool, typer.Option("--no-freeze", help="With --data: freeze no layer (--kv-only).")] = False,
     save: Annotated[
         Path | None,
@@ -93,6 +90,8 @@ def plan(
 
     [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-size 896x896 --speedup 2[/dim]
 
+    [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-tokens 576 --time 3s -o plan.json[/dim]
+
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
     from luvc_export.cli.tables.named import named_table
@@ -103,12 +102,13 @@ def plan(
     from luvc_export.pipeline import make_plan
     from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
-    given = options.given(context)
+    data, given, speed = asked.data, options.given(context), None
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
     if wrong and data is None:
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    timed.check(given)
     shape = None if aspect is None else options.aspect(aspect)
     check_writable(output, "--output")
     check_folder(save, "--save")
@@ -135,8 +135,8 @@ def plan(
             "steps": ranking.steps,
             "axis": ranking.axis or "token",
             "spectrum": ranking.spectrum or "2d",
-            "tiles": options.grids(tiles),
-            "video": video or shared.joint_frames is not None,
+            "tiles": media.grids(),
+            "video": media.video or shared.joint_frames is not None,
             "sharing": sharing,
             "retention": retention,
             "held_out": held_out,
@@ -147,9 +147,8 @@ def plan(
         }
         result = _search(
             checkpoint,
-            data,
+            asked,
             one_size(image_size, image_tokens, checkpoint),
-            {"count": count, "prompt": prompt, "longest": max_new_tokens},
             choices,
             save,
             _command(context, given),
@@ -169,6 +168,12 @@ def plan(
         if isinstance(source, Plan):
             ranking.check_used([source])
         size = one_size(image_size, image_tokens, checkpoint)
+        wanted = ranking.filtered(budgets.request(counted))
+        if timed.time is not None:
+            whole = make_plan(checkpoint, "none", image_size=size)
+            side = f"{whole.grid[0]}x{whole.grid[1]} units"
+            factor, speed = timed.speedup(whole, llm, encoder, counted, side)
+            source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))
         made = (
             source
             if isinstance(source, Plan)
@@ -176,7 +181,7 @@ def plan(
                 checkpoint,
                 source,
                 image_size=size,
-                request=planning.PlanRequest(ranking.filtered(budgets.request(counted)), seen, sharing),
+                request=planning.PlanRequest(wanted, seen, sharing),
                 **ranking.choices(),
             )
         )
@@ -186,11 +191,13 @@ def plan(
                 check_grid(checkpoint, made, size)
     costs = cost(made, llm, counted, encoder=encoder)
     fit = None if shape is None else padded(made, llm, shape, counted)
+    first = None if speed is None else first_token(made, llm, encoder, counted, speed)
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
     if as_json and data is None:
-        told = {} if fit is None else {"padded": asdict(fit)}
-        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | told))
+        padding = {} if fit is None else {"padded": asdict(fit)}
+        timing = {} if first is None else {"first_token": first}
+        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | padding | timing))
     if not as_json:
         from luvc_export.cli.tables import console as consoles
 
@@ -198,22 +205,23 @@ def plan(
         if made.schedule in NAMED:
             recipe = planning.recipe_of(made, llm)
             consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe))
+        if first is not None:
+            consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:
             consoles.console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 
 
 def _search(
     checkpoint: Any,
-    source: str,
+    asked: DataOptions,
     size: tuple[int, int] | None,
-    reading: dict[str, Any],
     choices: dict[str, Any],
     save: Path | None,
     command: str,
     quiet: bool,
 ) -> Any:
     """Read the data, search, and write the report into ``save``."""
-    from luvc_export.calibration import datasets, tasks
+    from luvc_export.calibration import tasks
     from luvc_export.calibration.budgets import report
     from luvc_export.calibration.budgets.run import budgets
     from luvc_export.calibration.parity.plots import canvas
@@ -222,11 +230,11 @@ def _search(
     if save is not None:
         canvas()  # a missing matplotlib is told before the search, not after it
     if size is None:
-        known = source in tasks.names()
-        size = tasks.find(source).image_size if known else default_image_size(checkpoint)
+        known = asked.data in tasks.names()
+        size = tasks.find(str(asked.data)).image_size if known else default_image_size(checkpoint)
     with options.progress(quiet) as tell:
-        found = datasets.load(source, progress=tell, **reading)
-        result = budgets(checkpoint, found, size, folder=save, progress=tell, **choices)
+        questions = asked.load(tell)
+        result = budgets(checkpoint, questions, size, folder=save, progress=tell, **choices)
     if save is not None:
         report.write(result, save, command)
     return result

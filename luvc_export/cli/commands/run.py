@@ -173,13 +173,13 @@ def run(
     ways = len(session.bundle.sizes_of(plan)) * max(1, len(session.bundle.manifest.prompt.cuts))
     if film is not None:
         print(f"{len(film.frames)} of {film.of} frames, {film.fps:.3g} a second", file=sys.stderr)
-    if said := fit_line(result.selection, ways):
-        print(said, file=sys.stderr)
-    if said := bucket_line(result.selection):
-        print(said, file=sys.stderr)
-    said = session.choice or f"backend {result.backend}"
+    if choice := fit_line(result.selection, ways):
+        print(choice, file=sys.stderr)
+    if choice := bucket_line(result.selection):
+        print(choice, file=sys.stderr)
+    choice = session.choice or f"backend {result.backend}"
     ready = "" if warmed is None else f", warmed up in {1000 * warmed:.0f} ms"
-    print(f"{said}, {result.arithmetic}{ready}", file=sys.stderr)
+    print(f"{choice}, {result.arithmetic}{ready}", file=sys.stderr)
     for note in session.notes:
         print(note, file=sys.stderr)
     print(timing_line(result.timings), file=sys.stderr)

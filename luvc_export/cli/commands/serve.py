@@ -80,7 +80,7 @@ def serve(
     options.choice("--log-format", log_format, request_log.FORMATS)
     request_log.configure(log_format, quiet)  # type: ignore[arg-type]
     allow(max_pixels)
-    told = ServeOptions(
+    serve_options = ServeOptions(
         host=host,
         port=port,
         api_key=read_key(api_key_file) if api_key_file else None,
@@ -98,7 +98,7 @@ def serve(
     )
     with options.progress(quiet=as_json) as tell:
         models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans)
-    server = Server(told, models)
+    server = Server(serve_options, models)
     listening = server.listen()
     shown = f"[{host}]" if ":" in host.strip("[]") else host
     address = f"http://{shown}:{listening.getsockname()[1]}"

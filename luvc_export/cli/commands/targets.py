@@ -24,18 +24,18 @@ def targets(
     from luvc_export.engines import library
     from luvc_export.engines import targets as records
 
-    found = [records.find(name)] if name else [records.find(each) for each in records.names()]
-    here = {target.name: library.why_not(target) for target in found}
+    chosen = [records.find(name)] if name else [records.find(each) for each in records.names()]
+    here = {target.name: library.why_not(target) for target in chosen}
     if as_json:
-        print(json.dumps([_data(target, here[target.name]) for target in found]))
+        print(json.dumps([_data(target, here[target.name]) for target in chosen]))
         return
     from luvc_export.cli.tables import console as consoles
 
     console: Any = consoles.console()
     if not name:
-        console.print(_table(found, here, console.width))
+        console.print(_table(chosen, here, console.width))
         return
-    print(f"{_one(found[0])}\n{'here':26} {here[found[0].name] or _USABLE}")
+    print(f"{_one(chosen[0])}\n{'here':26} {here[chosen[0].name] or _USABLE}")
 
 
 def _data(target: Target, reason: str | None) -> dict[str, Any]:

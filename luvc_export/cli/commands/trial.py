@@ -57,14 +57,14 @@ def trial(
         return
     with options.progress(quiet=as_json) as tell:
         journal = run.run(asked, minutes, only or [], tell)
-    made = report.make(journal)
-    write_whole(out / "report.json", json.dumps(made, indent=1) + "\n")
-    write_whole(out / "report.html", page(made, out / "kept.png"))
+    summary = report.make(journal)
+    write_whole(out / "report.json", json.dumps(summary, indent=1) + "\n")
+    write_whole(out / "report.html", page(summary, out / "kept.png"))
     if as_json:
-        print(json.dumps(made))
+        print(json.dumps(summary))
     else:
-        _say(made, out)
-    failed = [line["claim"] for line in made["verdicts"] if line["verdict"] == "fails"]
+        _say(summary, out)
+    failed = [line["claim"] for line in summary["verdicts"] if line["verdict"] == "fails"]
     if failed:
         raise CheckFailed("the trial found what does not hold", where=str(out / "report.html"), got=", ".join(failed))
 

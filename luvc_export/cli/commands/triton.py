@@ -40,9 +40,9 @@ def triton(
     from luvc_export.triton.repository import RepositoryOptions, write_repository
 
     check_folder(output, "--output")
-    told = RepositoryOptions(backend, instances, threads, arithmetic, not no_warm_up, copy, overwrite)
+    repository_options = RepositoryOptions(backend, instances, threads, arithmetic, not no_warm_up, copy, overwrite)
     with options.progress(quiet=as_json) as tell:
-        names = write_repository(output, bundles, told, verify, tell)
+        names = write_repository(output, bundles, repository_options, verify, tell)
     if as_json:
         print(json.dumps({"repository": str(output), "models": names}))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from luvc_export.bundle.engine_checks import changed, newest_sign_off
+from luvc_export.bundle.engines.checks import changed, newest_sign_off
 from luvc_export.bundle.manifest import EngineEntry, EngineFile, Manifest, Verified
 
 _CACHE = re.compile(r"(past_key_values|present)\.(\d+)\.(?:key|value)")

@@ -179,14 +179,14 @@ def check_written(folder: Path) -> None:
     Raises:
         UsageError: It holds something else, or nothing is written down.
     """
-    told = read_json(folder / WRITTEN, _MOST_BYTES, UsageError, "the list of what was written here")
-    own = {WRITTEN, *(name for name in told if isinstance(name, str))} if isinstance(told, list) else {WRITTEN}
-    found = sorted(name for name in walk(folder) if name not in own and _LEFT_BY_PYTHON not in name.split("/"))
-    if found:
+    listed = read_json(folder / WRITTEN, _MOST_BYTES, UsageError, "the list of what was written here")
+    own = {WRITTEN, *(name for name in listed if isinstance(name, str))} if isinstance(listed, list) else {WRITTEN}
+    unlisted = sorted(name for name in walk(folder) if name not in own and _LEFT_BY_PYTHON not in name.split("/"))
+    if unlisted:
         raise UsageError(
             "this folder holds what this command did not write, so it is not replaced",
             where=str(folder),
-            got=", ".join(repr(name) for name in found[:_NAMED]) + (", ..." if len(found) > _NAMED else ""),
+            got=", ".join(repr(name) for name in unlisted[:_NAMED]) + (", ..." if len(unlisted) > _NAMED else ""),
             fix="move these files away first",
         )
 

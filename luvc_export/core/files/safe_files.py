@@ -333,8 +333,8 @@ def _leftovers(target: Path) -> list[Path]:
         names = sorted(path.name for path in target.parent.iterdir())
     except OSError:
         return []
-    found = [(name, _SCRATCH.fullmatch(name)) for name in names]
-    return [target.with_name(name) for name, match in found if match and match["name"] == target.name]
+    matches = [(name, _SCRATCH.fullmatch(name)) for name in names]
+    return [target.with_name(name) for name, match in matches if match and match["name"] == target.name]
 
 
 def _lock_folder(folder: Path) -> int | None:

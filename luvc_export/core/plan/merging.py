@@ -161,27 +161,27 @@ def merged_grid(grid: tuple[int, int], merges: Sequence[MergePass]) -> tuple[int
 
 def problems(grid: tuple[int, int], merges: Sequence[MergePass]) -> list[str]:
     """What of the passes does not fit the grid or the passes before; later ones meet what earlier ones could leave."""
-    found: list[str] = []
+    lines: list[str] = []
     axes, block, window = whole(grid), 0, 0
     for index, step in enumerate(merges):
         where = f"merges[{index}]"
         if step.block < block:
-            found.append(f"{where}: block {step.block} comes after block {block}; blocks must not descend")
+            lines.append(f"{where}: block {step.block} comes after block {block}; blocks must not descend")
         if step.window < 0 or step.window == 1:
-            return [*found, f"{where}: windows of {step.window} units a side; 0 is no windows, the least is 2"]
+            return [*lines, f"{where}: windows of {step.window} units a side; 0 is no windows, the least is 2"]
         if step.window and window and step.window != window:
-            return [*found, f"{where}: windows of {step.window} units a side after windows of {window}"]
+            return [*lines, f"{where}: windows of {step.window} units a side after windows of {window}"]
         inside = " a window" if step.window else ""
         axes = (axes[0].cut(step.window), axes[1].cut(step.window))
         counts = []
         for name, count, axis in (("columns", step.columns, axes[1]), ("rows", step.rows, axes[0])):
             size = axis.whole or axis.units
             if not 0 <= count <= size // 2:
-                found.append(f"{where}: {count} {name} of {size}{inside}: a pass removes 0 to {size // 2}")
+                lines.append(f"{where}: {count} {name} of {size}{inside}: a pass removes 0 to {size // 2}")
             counts.append(min(max(count, 0), size // 2))
         axes = (axes[0].after(counts[1]), axes[1].after(counts[0]))
         block, window = max(block, step.block), step.window
-    return found
+    return lines
 
 
 def equal_parts(axes: tuple[Axis, Axis]) -> tuple[tuple[int, int], ...]:

@@ -62,11 +62,11 @@ def in_parts(data: dict[str, Any], where: str) -> dict[str, Any]:
     unknown, missing = sorted(set(data) - known), sorted({"grid", "keep"} - set(data))
     if unknown or missing:
         raise PlanError("the plan's fields are wrong", where=where, got=f"unknown {unknown}, missing {missing}")
-    made: dict[str, Any] = {name: data[name] for name in ("schedule", "topk_limit") if name in data}
+    parts: dict[str, Any] = {name: data[name] for name in ("schedule", "topk_limit") if name in data}
     for part, names in (("encoder", ENCODER), ("llm", LLM), ("sharing", SHARING)):
-        made[part] = {now: data[name] for name, now in names.items() if name in data}
-    made["llm"]["method"] = method_of(data, where)
-    return made
+        parts[part] = {now: data[name] for name, now in names.items() if name in data}
+    parts["llm"]["method"] = method_of(data, where)
+    return parts
 
 
 def method_of(data: dict[str, Any], where: str) -> dict[str, Any]:

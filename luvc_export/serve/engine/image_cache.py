@@ -122,11 +122,11 @@ class Keys:
 
     def prefix(self, request: Request, tokens: Sequence[int], images: Sequence[bytes]) -> bytes:
         """Key of a prompt's first tokens, with the keys of all its groups of images."""
-        said = json.dumps([list(tokens), sorted((at, repr(block)) for at, block in request.blocks.items())])
-        return self._hash(said.encode(), b"".join(images))
+        described = json.dumps([list(tokens), sorted((at, repr(block)) for at, block in request.blocks.items())])
+        return self._hash(described.encode(), b"".join(images))
 
     def _hash(self, *parts: Any) -> bytes:
-        made = hashlib.sha256(self._base)
+        digest = hashlib.sha256(self._base)
         for part in parts:
-            made.update(hashlib.sha256(part).digest())
-        return made.digest()
+            digest.update(hashlib.sha256(part).digest())
+        return digest.digest()

@@ -272,8 +272,8 @@ class Engine:
         }
         selection = selection_of(loaded, request, prefilled.merged_into, prefilled.kept)
         cached = {"none": 0, "image": units, "prefix": units + len(request.token_ids) - images - self._asked(job)}
-        found = prefilled.found
-        progress = Progress(job, found, now, job.choices, timings, visual, selection, cached[found])
+        source = prefilled.found
+        progress = Progress(job, source, now, job.choices, timings, visual, selection, cached[source])
         self._observer.prefilled(job.model, timings, units, visual)
         joining = []
         for number, (row, sequence) in enumerate(rows.items()):

@@ -96,11 +96,11 @@ class Prefiller:
         cut = prefix_length(request, loaded.bundle.manifest.prompt.image_token_id, loaded.plan.grid)
         if cut is None or not self._keeps_prefixes:
             return self._whole(request, *self._encoded(groups, keys), start)
-        found: Found = "prefix"
+        source: Found = "prefix"
         key = self._keys.prefix(request, request.token_ids[:cut], keys)
         prefix, encoded = self._cache.prefix(key), start
         if prefix is None:
-            features, found = self._encoded(groups, keys)
+            features, source = self._encoded(groups, keys)
             encoded = perf_counter()
             first = loaded.run(request.token_ids[:cut], features, blocks=request.blocks)
             prefix = Prefix(first.state, first.kept, features.merged_into)
@@ -108,7 +108,7 @@ class Prefiller:
         between = perf_counter()
         last = loaded.run(request.token_ids[cut:], state=prefix.state)
         spent = [1000 * seconds for seconds in (encoded - start, between - encoded, perf_counter() - between)]
-        return Prefilled(last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, found, *spent)
+        return Prefilled(last.logits[0, -1], last.state, prefix.kept, prefix.merged_into, source, *spent)
 
     def into_slots(self, request: Request, rows: Sequence[Row], slots: SlotRows) -> Prefilled:
         """Run a prompt once for each of ``rows``, its answers, which have slots then; none where one does not fit.

@@ -45,8 +45,8 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 def picture_too_large(most: int, param: str) -> ApiError:
     """Of a picture's bytes, wherever it comes from; pixels are for ``runtime.media.picture_limits`` to count."""
-    said = f"the picture is too large; expected: at most {most:,} bytes (--max-body); fix: make it smaller first"
-    return bad_request(said, param, "invalid_image_url")
+    message = f"the picture is too large; expected: at most {most:,} bytes (--max-body); fix: make it smaller first"
+    return bad_request(message, param, "invalid_image_url")
 
 
 def explained(error: Exception, param: str | None = "messages") -> ApiError:

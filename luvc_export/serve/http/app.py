@@ -193,8 +193,8 @@ class App:
 
     def _check_ready(self) -> None:
         if self.draining or not self.engine.alive or not self.engine.ready.is_set():
-            said = "the server is ending" if self.draining else "the model is not ready"
-            raise ApiError(503, said, code="not_ready", headers={"retry-after": "2"})
+            reason = "the server is ending" if self.draining else "the model is not ready"
+            raise ApiError(503, reason, code="not_ready", headers={"retry-after": "2"})
 
     async def _page(self, request: Request) -> Response:
         body, policy = page.page()

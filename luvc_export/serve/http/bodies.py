@@ -43,15 +43,15 @@ class Completion:
 
     def event(self, event: Piece | Finished) -> bytes:
         """See ``sending.Form``: the first chunk of a choice before anything of it, then more of it, or its end."""
-        told = b""
+        lines = b""
         if event.choice not in self._opened:
             self._opened.add(event.choice)
-            told = self._chunk_of(event.choice, {"role": "assistant", "content": "", "refusal": None})
+            lines = self._chunk_of(event.choice, {"role": "assistant", "content": "", "refusal": None})
         if isinstance(event, Finished):
-            return told + self._chunk_of(event.choice, {}, None, event.reason)
+            return lines + self._chunk_of(event.choice, {}, None, event.reason)
         if event.text or event.logprobs:
-            told += self._chunk_of(event.choice, {"content": event.text}, self._logprobs(event.logprobs))
-        return told
+            lines += self._chunk_of(event.choice, {"content": event.text}, self._logprobs(event.logprobs))
+        return lines
 
     def end(self, event: Ended) -> bytes:
         """See ``sending.Form``: usage, times and survivors where they were asked for."""
@@ -105,10 +105,10 @@ class Completion:
             "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
             "luvc": {"visual_tokens": visual_tokens(event)},
         }
-        told = {"usage": usage, "timings": event.timings}
+        fields = {"usage": usage, "timings": event.timings}
         if self.survivors:
-            told["luvc"] = {"survivors": survivors(event.selection, self.job)}
-        return told
+            fields["luvc"] = {"survivors": survivors(event.selection, self.job)}
+        return fields
 
 
 def visual_tokens(event: Ended) -> dict[str, Any]:

@@ -210,8 +210,8 @@ def decoded(body: bytes) -> dict[str, Any]:
         ApiError: It is none.
     """
     if (found := sum(body.count(mark) for mark in (b",", b"[", b"{"))) > MOST_VALUES:
-        said = f"the body may hold {found:,} values; expected: at most {MOST_VALUES:,}"
-        raise bad_request(said, code="body_too_complex")
+        message = f"the body may hold {found:,} values; expected: at most {MOST_VALUES:,}"
+        raise bad_request(message, code="body_too_complex")
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -258,10 +258,10 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
     try:
         request = msgspec.convert(known, ChatRequest, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
-        said = str(error)
-        place = _PLACE.search(said)
+        message = str(error)
+        place = _PLACE.search(message)
         param = re.sub(r"\[\.\.\.\]", "", place[1]) if place else None
-        raise bad_request(_PLACE.sub("", said), param=param, code="invalid_value") from error
+        raise bad_request(_PLACE.sub("", message), param=param, code="invalid_value") from error
     _check(request, data)
     return request
 

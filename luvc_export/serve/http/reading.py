@@ -63,8 +63,8 @@ class BodyReader:
 
     def _check(self, size: int) -> None:
         if size > self._most:
-            said = f"the body has more than {self._most} bytes: send smaller pictures, or see --max-body"
-            raise ApiError(413, said, code="body_too_large", headers={"connection": "close"})
+            message = f"the body has more than {self._most} bytes: send smaller pictures, or see --max-body"
+            raise ApiError(413, message, code="body_too_large", headers={"connection": "close"})
 
     def _make_room(self, newest: _Limit) -> None:
         """Have the body end that has taken longest, once it has had its time."""
@@ -73,8 +73,10 @@ class BodyReader:
             return
         oldest = next(limit for limit in self._reading if not limit.ended)
         if oldest is newest or oldest.age < GRACE:
-            said = "too many large requests at once"
-            raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "2", "connection": "close"})
+            message = "too many large requests at once"
+            raise ApiError(
+                429, message, code="rate_limit_exceeded", headers={"retry-after": "2", "connection": "close"}
+            )
         oldest.end()
 
 

@@ -73,8 +73,8 @@ class ResponseObjects:
 
     def failed(self, error: ApiError) -> bytes:
         """See ``sending.Form``."""
-        told = {"code": "server_error", "message": error.message}
-        return self._sse("response.failed", response={**self._object("failed"), "error": told})
+        details = {"code": "server_error", "message": error.message}
+        return self._sse("response.failed", response={**self._object("failed"), "error": details})
 
     def whole(self, pieces: Sequence[Piece], finished: Sequence[Finished], ended: Ended) -> dict[str, Any]:
         """See ``sending.Form``."""

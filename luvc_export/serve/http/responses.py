@@ -58,8 +58,8 @@ def parse_response(body: bytes) -> ResponseRequest:
     data = decoded(body)
     require(data, "model", "input")
     if data.get("previous_response_id") is not None:
-        said = "this server stores no answers: send the whole conversation as input"
-        raise bad_request(said, param="previous_response_id", code="unsupported_parameter")
+        message = "this server stores no answers: send the whole conversation as input"
+        raise bad_request(message, param="previous_response_id", code="unsupported_parameter")
     refuse(data, _REFUSED)
     text = _typed(data, "text", dict, {})
     if text.get("verbosity") not in (None, "medium"):
@@ -125,8 +125,8 @@ def _typed(data: dict[str, Any], name: str, kind: type, missing: Any) -> Any:
     if value is None:
         return missing
     if not isinstance(value, kind):
-        said = f"Expected `{kind.__name__}`, got `{type(value).__name__}`"
-        raise bad_request(said, param=name, code="invalid_value")
+        message = f"Expected `{kind.__name__}`, got `{type(value).__name__}`"
+        raise bad_request(message, param=name, code="invalid_value")
     return value
 
 
@@ -161,13 +161,13 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         return {"type": "text", "text": part.get("text")}
     if kind == "input_image":
         if part.get("image_url") is None:
-            said = "send the picture as image_url, such as a data: address: this server stores no files"
-            raise bad_request(said, param=f"{where}.image_url", code="missing_required_parameter")
+            message = "send the picture as image_url, such as a data: address: this server stores no files"
+            raise bad_request(message, param=f"{where}.image_url", code="missing_required_parameter")
         return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part.get("detail")}}
     if kind in ("video_url", "video"):  # ours, as in chat completions
         return dict(part)
-    said = "a part is of type input_text, input_image or output_text"
-    raise bad_request(said, param=f"{where}.type", code="invalid_value")
+    message = "a part is of type input_text, input_image or output_text"
+    raise bad_request(message, param=f"{where}.type", code="invalid_value")
 
 
 def _format(given: Any) -> Any:

@@ -35,7 +35,7 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
 
 def _decoder(tokenizer: Tokenizer) -> str:
     """Whether the tokenizer writes bytes as letters."""
-    found = tokenizer.decoder
-    if found is None:
+    decoder = tokenizer.decoder
+    if decoder is None:
         return ""
-    return "ByteLevel" if b"ByteLevel" in found.__getstate__() else "other"
+    return "ByteLevel" if b"ByteLevel" in decoder.__getstate__() else "other"

@@ -96,9 +96,9 @@ def data_bytes(url: str, param: str) -> list[bytes]:
         what = "a data: address is data:image/png;base64,..."
         raise bad_request(what, param=param, code="invalid_image_url")
     try:
-        found = [base64.b64decode(part.strip(), validate=True) for part in body.split(",")]
+        parts = [base64.b64decode(part.strip(), validate=True) for part in body.split(",")]
     except (binascii.Error, ValueError) as error:
         raise bad_request(f"this is not base64: {error}", param=param, code="invalid_base64") from error
-    if not all(found):
+    if not all(parts):
         raise bad_request("the data: address is empty", param=param, code="invalid_base64")
-    return found
+    return parts

@@ -48,8 +48,8 @@ class PixelBudget:
         with self._freed:
             while self._held + pixels > self._most:
                 if not self._freed.wait(max(0.0, deadline - monotonic())):
-                    said = "too many large pictures at once"
-                    raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "2"})
+                    message = "too many large pictures at once"
+                    raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "2"})
             self._held += pixels
         try:
             yield

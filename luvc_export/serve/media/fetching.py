@@ -32,28 +32,28 @@ Resolver = Callable[[str, int], "list[str]"]
 
 def resolve(host: str, port: int) -> list[str]:
     """Ask the system."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in addresses]
 
 
 def is_public(address: str) -> bool:
     """Whether anybody may reach ``address``: not private, loopback, link-local, shared, multicast or reserved."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv6Address):
-        inside = found.ipv4_mapped
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inside = parsed.ipv4_mapped
         for network, start in _EMBEDDED:
-            if found in network:
-                inside = ipaddress.IPv4Address((int(found) >> (128 - start - 32)) & 0xFFFFFFFF)
+            if parsed in network:
+                inside = ipaddress.IPv4Address((int(parsed) >> (128 - start - 32)) & 0xFFFFFFFF)
         if inside is not None:
             return is_public(str(inside))
-        if found.teredo or found.is_site_local:
+        if parsed.teredo or parsed.is_site_local:
             return False
-    if any(found.version == network.version and found in network for network in _NOT_PUBLIC):
+    if any(parsed.version == network.version and parsed in network for network in _NOT_PUBLIC):
         return False
-    return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
+    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified)
 
 
 @contextlib.contextmanager
@@ -119,8 +119,8 @@ class Fetcher:
                 connection.request("GET", target, headers={**headers, "Connection": "close"})
                 answer = stack.enter_context(contextlib.closing(connection.getresponse()))
                 if answer.status != 200:
-                    said = "a redirect, which is not followed" if 300 <= answer.status < 400 else str(answer.status)
-                    raise bad_request(f"fetching the picture gave {said}", param=param, code="invalid_image_url")
+                    reason = "a redirect, which is not followed" if 300 <= answer.status < 400 else str(answer.status)
+                    raise bad_request(f"fetching the picture gave {reason}", param=param, code="invalid_image_url")
                 return self._body(answer, channel, deadline, param)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise refused from error
@@ -147,22 +147,22 @@ class Fetcher:
         Raises:
             OSError: It fails, or is too slow.
         """
-        said: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+        replies: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
 
         def ask() -> None:
             try:
-                said.put(self.resolver(host, port))
+                replies.put(self.resolver(host, port))
             except Exception as error:
-                said.put(error)
+                replies.put(error)
 
         threading.Thread(target=ask, name="resolve", daemon=True).start()
         try:
-            found = said.get(timeout=max(0.0, deadline - monotonic()))
+            addresses = replies.get(timeout=max(0.0, deadline - monotonic()))
         except queue.Empty as error:
             raise TimeoutError("the name is not resolved in time") from error
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(addresses, Exception):
+            raise addresses
+        return addresses
 
     def _connect(self, address: str, port: int, parts: SplitResult, deadline: float) -> http.client.HTTPConnection:
         left = max(0.1, deadline - monotonic())
@@ -183,14 +183,14 @@ class Fetcher:
         return connection
 
     def _body(self, answer: http.client.HTTPResponse, channel: socket.socket, deadline: float, param: str) -> bytes:
-        found = bytearray()
+        body = bytearray()
         while True:
             channel.settimeout(max(0.1, deadline - monotonic()))
             chunk = answer.read1(65536)
             if monotonic() >= deadline:
                 raise bad_request("fetching the picture took too long", param=param, code="invalid_image_url")
             if not chunk:
-                return bytes(found)
-            found += chunk
-            if len(found) > self.most:
+                return bytes(body)
+            body += chunk
+            if len(body) > self.most:
                 raise picture_too_large(self.most, param)

@@ -14,7 +14,7 @@
 #define __host__
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 // One variable a block, and one block at a time: shared_variables.cpp finds it, and it is refilled before each.
 #define __shared__ static
 

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LUVC_ABI_MAJOR 1
+#define LUVC_ABI_MAJOR 2
 #define LUVC_ABI_MINOR 0
 
 /* Every workspace pointer must be a multiple of this many bytes. */

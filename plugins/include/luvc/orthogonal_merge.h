@@ -5,6 +5,10 @@
  * 1e-12) and takes the more similar one, the left one when equal. The `removed` most similar odd units join theirs
  * (equal: lower index; NaN ranks as -infinity); every other unit stays. A unit becomes the size-weighted mean of its
  * members, in fp32, rounded to dtype after each axis; sizes add up; positions are size-weighted means.
+ *
+ * With `padded`, units of a size below 0.5 are padding. A pair of padding counts as 4 - p / P, where p is its place among
+ * the P pairs of the line, a pair of padding and picture as -(3 + p / P): padding leaves first, from the left, and joins
+ * a picture last (luvc_export/export/compression/oim.py).
  */
 #ifndef LUVC_ORTHOGONAL_MERGE_H
 #define LUVC_ORTHOGONAL_MERGE_H
@@ -24,6 +28,7 @@ typedef struct luvc_orthogonal_merge_shape {
     int64_t removed_columns; /* r_w, taken from every row, 0..width / 2 */
     int64_t removed_rows;    /* r_h, taken from every column, 0..height / 2 */
     luvc_dtype dtype;        /* of values: FLOAT32, FLOAT16, BFLOAT16 */
+    int32_t padded;          /* 1 where small units are padding, else 0 */
 } luvc_orthogonal_merge_shape;
 
 /* H' = height - removed_rows, W' = width - removed_columns. Outputs must not overlap inputs. */

@@ -6,7 +6,8 @@
  *   score = ||Y||, ||Z - Y|| or ||Y|| / ||Z|| of every token   fp32
  *
  * then selection as luvc_select_top_k and a gather of every payload. A NaN in one token makes every score of its group
- * NaN, since the filter mixes tokens: the first `keep` tokens stay. With keep = 0 or keep = tokens no score is needed
+ * NaN, since the filter mixes tokens: the first `keep` tokens stay. A token that `places` marks as padding has the score
+ * -infinity, so it stays only where there are fewer others than `keep`. With keep = 0 or keep = tokens no score is needed
  * and none is computed unless `scores` asks for it.
  */
 #ifndef LUVC_SPECTRUM_PRUNE_H
@@ -53,6 +54,7 @@ typedef struct luvc_spectrum_prune_tensors {
     float* scores;                /* [groups, tokens], or NULL */
     const luvc_payload* payloads; /* payload_count of them, in host memory, read before the call returns */
     int32_t payload_count;        /* 0..LUVC_MAX_PAYLOADS */
+    const int64_t* places;        /* [groups, tokens], negative for padding, or NULL where there is none */
 } luvc_spectrum_prune_tensors;
 
 LUVC_API luvc_status luvc_spectrum_prune_workspace(

@@ -209,8 +209,8 @@ def test_an_off_by_one_mask(
     runner = compressed(plan)
     honest_mask, honest_decode = decoder_module.causal_mask, runner.calls.decode
 
-    def mask(visual_order: torch.Tensor, order: torch.Tensor, text_mask: torch.Tensor, past: int) -> torch.Tensor:
-        exact = honest_mask(visual_order, order, text_mask, past)
+    def mask(queries: torch.Tensor, text_mask: torch.Tensor, past: int) -> torch.Tensor:
+        exact = honest_mask(queries, text_mask, past)
         return exact | exact.roll(-1, 2)  # every token also sees what its neighbour sees
 
     def decode(*args: Any) -> Any:

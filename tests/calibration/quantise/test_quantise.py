@@ -284,4 +284,4 @@ def test_parity_judges_quantised_precisions_by_rows_of_their_own() -> None:
 
 def test_a_plan_for_another_image_size_keeps_its_size_last() -> None:
     assert PRECISIONS["q8"].plan_name("even") == "even_quantized"
-    assert PRECISIONS["int4"].plan_name("even@448x672") == "even_int4@448x672"
+    assert PRECISIONS["int4"].plan_name("even@448x672", "even") == "even_int4@448x672"

@@ -50,7 +50,7 @@ def test_without_pruning_generate_is_unchanged_and_with_it_equals_the_bundle(
         with compressed(model, make_plan(str(CHECKPOINT), "thirds", image_size=IMAGE_SIZE)), torch.no_grad():
             logits = model(**inputs).logits[0, -1]
         request = session.prepare(case.images[0], case.prompt)
-        step = session.run(request.token_ids, session.encode_images(request.images))
+        step = session.default.run(request.token_ids, session.default.encode_images(request.images))
         torch.testing.assert_close(torch.from_numpy(step.logits[0, -1]), logits, atol=1e-4, rtol=0)
 
 

@@ -86,8 +86,14 @@ def test_our_own_come_first(tmp_path: Path) -> None:
     [
         ("", "an installed score cannot be loaded(.|\n)*spread = luvc_spread:SCORE(.|\n)*remove the package"),
         ("raise RuntimeError('no GPU')", "cannot be loaded(.|\n)*RuntimeError: no GPU"),
-        ("SCORE = 3", "an installed score is none(.|\n)*got: int(.|\n)*an instance of .*Score"),
-        (MODULE.replace("SCORE = Spread()", "SCORE = Spread"), "an installed score is none"),
+        (
+            "SCORE = 3",
+            "what an installed package calls a score is something else(.|\n)*got: int(.|\n)*an instance of .*Score",
+        ),
+        (
+            MODULE.replace("SCORE = Spread()", "SCORE = Spread"),
+            "what an installed package calls a score is something else",
+        ),
         (MODULE.replace("score(self", "scores(self"), r"Spread\.scores(.|\n)*did you mean 'score'"),
         (MODULE + "SCORE.read_text = True", r"spread\.read_text(.|\n)*did you mean 'reads_text'"),
     ],

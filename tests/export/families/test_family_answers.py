@@ -30,7 +30,7 @@ def session(tiny: Case, folder: Path, plan: Plan, **options: Any) -> Session:
     checkpoint = open_checkpoint(str(family_chat.save(tiny, folder)))
     chosen = Options(tiny.size, **options)
     files = {path.name: record(path) for path in folder.iterdir() if path.suffix != ".safetensors"}
-    entries = {"plan": PlanEntry(plan, "", "")}
+    entries = {"plan": PlanEntry(plan, "", "", size=tiny.size, precision=chosen.dtype)}
     manifest = make_manifest(checkpoint, chosen, entries, "copy", {}, set(), files)
     return Session(Bundle(folder, manifest), TorchBackend(tiny, plan))
 
@@ -104,8 +104,8 @@ def test_tiles_laid_out_one_by_one_move_the_answer(tmp_path: Path) -> None:
     tiny = case("llava_onevision")
     ours = session(tiny, tmp_path, tiny.plan, tiles=((1, 2),))
     request = ours.prepare(scenery(tiny, 1, 2), messages=chat(1))
-    seen = ours.encode_images(request.images)
-    right, wrong = (ours.run(request.token_ids, seen, blocks=blocks).logits for blocks in (request.blocks, {}))
+    seen = ours.default.encode_images(request.images)
+    right, wrong = (ours.default.run(request.token_ids, seen, blocks=blocks).logits for blocks in (request.blocks, {}))
     assert harness.difference(right, wrong) > harness.SABOTAGE
 
 

@@ -22,7 +22,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.cli.bucket_line import bucket_counts, bucket_line
 from luvc_export.core.plan import EncoderPrune, Plan
-from luvc_export.core.unit_buckets import with_buckets
+from luvc_export.core.plan.unit_buckets import with_buckets
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import LuvcError, PlanError, UsageError
 from luvc_export.pipeline import make_plans
@@ -87,7 +87,7 @@ def test_the_smallest_bucket_that_holds_a_picture_answers(bundle: Bundle, backen
         counts = bucket_counts(found.selection)
         computed = units // (2 if name == "some@50" else 1)
         assert counts is not None and counts["computed"] == computed and counts["lost"] == 0
-    loaded = {"_vision", "_decoder"} & {*session._router._open("some@50").backend.__dict__}
+    loaded = {"_vision", "_decoder"} & {*session.plans["some@50"].backend.__dict__}
     assert bool(loaded) == (backend == "cpu")  # whose graphs share weights; elsewhere the plan took its turn
     batch = session.generate_batch([{"image": _page(n), "prompt": "what?"} for n in (4, units)], max_new_tokens=4)
     assert [one.selection.merged_into.min() for one in batch if one.selection.merged_into is not None] == [-1, 0]
@@ -99,7 +99,7 @@ def test_all_units_answer_exactly_as_the_plan_alone(bundle: Bundle) -> None:
     page = _page(bundle.entry("some").plan.units)
     beside = Session(bundle, "cpu", threads=1)
     without = Session(bundle, "cpu", threads=1)
-    without._router = PlanRouter(without, None)
+    without.plans = PlanRouter(without.default, None)
     one, other = (session.generate(page, "what?", max_new_tokens=6, logprobs=3) for session in (beside, without))
     assert one.token_ids == other.token_ids and one.logprobs == other.logprobs
 
@@ -131,10 +131,10 @@ def test_a_bucket_asked_for_by_name_takes_what_it_holds_and_says_what_is_lost(bu
 def test_sabotage_other_units_are_other_tokens(bundle: Bundle) -> None:
     session, page = Session(bundle, "cpu", plan="some@50", threads=1), _page(9)
     request = session.prepare(page, "what?")
-    right = session.encode_images(request.images, units=request.units)
+    right = session.default.encode_images(request.images, units=request.units)
     assert request.units is not None
     others = np.arange(12, 24, dtype=np.int32)[None]
-    wrong = session.encode_images(request.images, units=others)
+    wrong = session.default.encode_images(request.images, units=others)
     assert np.abs(right.embeds - wrong.embeds).max() > 0.01
 
 
@@ -174,7 +174,7 @@ def test_engines_take_the_smallest_bucket_that_was_built(
         found = session.generate(_page(novel), "what?", max_new_tokens=4)
         assert found.past.loaded.plan_name == name and found.backend == "tensorrt"
         wanted = Session(bundle, "cpu", name, threads=1)
-        wanted._router = PlanRouter(wanted, None)
+        wanted.plans = PlanRouter(wanted.default, None)
         assert found.token_ids == wanted.generate(_page(novel), "what?", max_new_tokens=4).token_ids
 
 
@@ -187,7 +187,7 @@ def test_graphs_of_buckets_read_the_same_weights_and_answer_as_packed_ones(bundl
     assert one.token_ids == other.token_ids
     for mine, packed in zip(one.logprobs or (), other.logprobs or (), strict=True):
         assert mine.logprob == pytest.approx(packed.logprob, abs=1e-4)
-    small_one = shared._router._open("some@50").backend
+    small_one = shared.plans["some@50"].backend
     small_one.load()
     assert isinstance(small_one, OrtBackend) and isinstance(shared.backend, OrtBackend)
     ours, theirs = shared.backend._sharing, small_one._sharing

@@ -24,6 +24,7 @@ from luvc_export.export import trace
 from luvc_export.export.compression import oim, unit_prune
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.export.towers import pruned_windows
 
 #: With windows, without and with DeepStack planes, learned positions and a class token.
@@ -73,8 +74,9 @@ def test_graph_equals_torch(name: str, option: str) -> None:
     padding = torch.zeros(2, *plan.grid, dtype=torch.bool)
     padding[:, -1] = True
     given = [images, padding] if plan.encoder.reads_padding else [images]
-    graph = trace.trace_vision(vision, plan, tiny.size, 1)
+    graph = trace.trace_vision(vision, plan, tiny.size, 1, marked=True)
     simplify(graph)
+    mark_bodies.attach(graph, plan)
     graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
     model, _ = run_passes(ir.to_proto(graph), ORT_CPU)
     fused = sum(node.domain == "luvc" for node in model.graph.node)
@@ -129,7 +131,7 @@ def test_a_window_with_gaps_sees_kept_units_alone() -> None:
     tiny = case("qwen2_5_vl")
     vision = tiny.vision(_plan(tiny, block=0, keep=0.5, restore="none"))
     hidden = torch.randn(1, 24 * 4, 96)
-    stage = vision._enter(oim.start(torch.randn(1, *tiny.plan.grid, 128)))
+    stage = vision.enter(oim.start(torch.randn(1, *tiny.plan.grid, 128)))
     index = torch.tensor([[0, 1, 5, 16, 17, 18, 20]])
     kept = unit_prune.prune(vision.per_unit(stage.x), index, EncoderPrune(0, 0.3))
     state = pruned_windows.leave(EncoderPrune(0, 0.3), stage, kept, 4)

@@ -47,7 +47,8 @@ def checkpoint(tiny: Case, folder: Path, stated: dict[str, Any]) -> Checkpoint:
 
 def manifest(tiny: Case, opened: Checkpoint) -> Manifest:
     files = {path.name: record(path) for path in opened.folder.iterdir() if path.suffix != ".safetensors"}
-    return make_manifest(opened, Options(tiny.size), {"plan": PlanEntry(tiny.plan, "", "")}, "copy", {}, set(), files)
+    entry = PlanEntry(tiny.plan, "", "", size=tiny.size, precision="fp32")
+    return make_manifest(opened, Options(tiny.size), {"plan": entry}, "copy", {}, set(), files)
 
 
 def asked_of_transformers(tiny: Case, shown: list[Any], meant: GenerationConfig, **options: Any) -> list[int]:

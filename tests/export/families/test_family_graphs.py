@@ -67,7 +67,9 @@ def _same(ours: Session, torch_: Session, ids: list[int], images: Any, before: t
     steps: list[Step] = []
     for session, state in zip((ours, torch_), before, strict=True):
         steps.append(
-            session.run(ids, session.encode_images(images) if images is not None else None, state, all_logits=True)
+            session.default.run(
+                ids, session.default.encode_images(images) if images is not None else None, state, all_logits=True
+            )
         )
     found, expected = steps
     assert harness.difference(found.logits, expected.logits) < TOLERANCE
@@ -90,7 +92,7 @@ def test_onnx_equals_compressed_torch(name: str, exported: Any) -> None:
     assert plan.vision_tokens < plan.units
     assert [keep for _, _, keep in plan.prunes if keep]
     ours, torch_ = Session(bundle, threads=1), Session(bundle, TorchBackend(tiny, plan))
-    found, expected = ours.encode_images(images.numpy()), torch_.encode_images(images.numpy())
+    found, expected = ours.default.encode_images(images.numpy()), torch_.default.encode_images(images.numpy())
     assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
     assert harness.difference(found.positions, expected.positions) < TOLERANCE
     assert np.array_equal(found.merged_into, expected.merged_into)
@@ -109,13 +111,13 @@ def test_openvino_answers_as_onnx_runtime(name: str, exported: Any) -> None:
     tiny, bundle = small(name), exported(name)
     ours, theirs = (Session(bundle, backend, threads=1, arithmetic="fp32") for backend in ("openvino", "cpu"))
     images = tiny.images(2).numpy()
-    found, expected = ours.encode_images(images), theirs.encode_images(images)
+    found, expected = ours.default.encode_images(images), theirs.default.encode_images(images)
     assert harness.difference(found.embeds, expected.embeds) < TOLERANCE
     assert np.array_equal(found.merged_into, expected.merged_into)
     before: list[Any] = [None, None]
     for ids, seen in ((tiny.prompt(2), True), ([5], False)):
         steps = [
-            one.run(ids, one.encode_images(images) if seen else None, state, all_logits=True)
+            one.default.run(ids, one.default.encode_images(images) if seen else None, state, all_logits=True)
             for one, state in zip((ours, theirs), before, strict=True)
         ]
         assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
@@ -141,7 +143,7 @@ def test_openvino_takes_tiles_as_onnx_runtime_does(name: str, exported: Any) -> 
     for shown, tiles in (([wide], ((1, 2),)), ([square, wide], ((1, 1), second))):
         requests = [one.prepare(shown, messages=chat(len(shown))) for one in (ours, theirs)]
         assert (len(requests[0].images) > len(shown)) == ((1, 2) in tiles)
-        seen = [one.encode_images(each.images) for one, each in zip((ours, theirs), requests, strict=True)]
+        seen = [one.default.encode_images(each.images) for one, each in zip((ours, theirs), requests, strict=True)]
         assert harness.difference(seen[0].embeds, seen[1].embeds) < TOLERANCE
         found, expected = (one.generate(shown, messages=chat(len(shown)), max_new_tokens=8) for one in (ours, theirs))
         assert found.token_ids == expected.token_ids
@@ -163,18 +165,18 @@ def test_padding_is_kept_last_as_in_torch(name: str, exported: Any) -> None:
     for case in questions(name, "pictures")[:2]:
         request = sessions[0].prepare(list(case.images), case.prompt)
         assert request.padding is not None and request.padding.any() and not request.padding.all()
-        seen = [one.encode_images(request.images, request.padding) for one in sessions]
+        seen = [one.default.encode_images(request.images, request.padding) for one in sessions]
         assert harness.difference(seen[0].embeds, seen[1].embeds) < TOLERANCE
         assert np.array_equal(seen[0].merged_into, seen[1].merged_into)
         void = seen[0].padding
         assert np.array_equal(void, seen[1].padding) and void[0].any() and not void[0].all()
-        told = [one.run(request.token_ids, it, all_logits=True) for one, it in zip(sessions, seen, strict=True)]
+        told = [one.default.run(request.token_ids, it, all_logits=True) for one, it in zip(sessions, seen, strict=True)]
         assert harness.difference(told[0].logits, told[1].logits) < TOLERANCE
         for layer, kept in told[0].kept.items():
             assert np.array_equal(kept, told[1].kept[layer])
             assert (~void[0][kept[0]]).sum() == min(plan.keep[layer], (~void[0]).sum())
-        forgetful = sessions[0].encode_images(request.images)
-        without = sessions[0].run(request.token_ids, forgetful, all_logits=True)
+        forgetful = sessions[0].default.encode_images(request.images)
+        without = sessions[0].default.run(request.token_ids, forgetful, all_logits=True)
         changed |= harness.difference(told[0].logits, without.logits) > harness.SABOTAGE
     assert changed
 

@@ -46,7 +46,7 @@ def test_the_budget_is_of_the_whole_video(name: str, tmp_path: Path) -> None:
         real, seen = decoder.score, []
         decoder.score = lambda given, real=real, seen=seen: seen.append(real(given)) or seen[-1]  # type: ignore[func-returns-value]
         asked = _with_plan(own, used, torch_)
-        step = asked.run(request.token_ids, asked.encode_images(request.images), blocks=request.blocks)
+        step = asked.default.run(request.token_ids, asked.default.encode_images(request.images), blocks=request.blocks)
         scores.append((seen[0].numpy(), step.kept[used.prunes[0][0]]))
     (together, kept), (alone, each) = scores
     assert together.shape == (1, 1, before)
@@ -90,7 +90,9 @@ def test_a_video_is_brought_to_the_frames_of_the_plan(tmp_path: Path) -> None:
     found = ours.generate(messages=[{"role": "user", "content": parts}], max_new_tokens=2)
     assert found.visual_tokens == tuple(2 * keep for keep in ours.plan.keep)
     assert len(ours.generate(prompt="Hi", max_new_tokens=2).token_ids) == 2
-    with pytest.raises(UsageError, match=r"shares one budget over a whole video(.|\n)*without @video"):
+    with pytest.raises(
+        UsageError, match=r"shares one budget over a whole video(.|\n)*ask with a plan for single pictures"
+    ):
         ours.generate(shown[0], "?")
 
 
@@ -113,7 +115,7 @@ def test_a_video_first_and_a_picture_later(tmp_path: Path, monkeypatch: pytest.M
     tiny = case("qwen2_vl")
     own = session(tiny, tmp_path, tiny.plan, video=True)
     entry = own.bundle.manifest.plans["plan"]
-    plans = {"plan": entry, "plan@video": replace(entry, plan=joint(tiny, "none"))}
+    plans = {"plan": entry, "plan@video": replace(entry, plan=joint(tiny, "none"), variant_of="plan")}
     bundle = replace(own.bundle, manifest=replace(own.bundle.manifest, plans=plans))
     opened = lambda name, bundle, plan=None, *_, **__: TorchBackend(tiny, bundle.entry(plan).plan)  # noqa: E731
     monkeypatch.setattr("luvc_export.runtime.loaded_plan.open_backend", opened)

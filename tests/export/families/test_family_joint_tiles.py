@@ -41,7 +41,7 @@ def joint(tiny: Case, quota: Quota = "spread", schedule: str = "thirds") -> Plan
 def kept_of(ours: Session, shown: Any, plan: Plan) -> Any:
     """How many tokens of each image the first prune that chooses keeps."""
     request = ours.prepare(shown, messages=chat(1))
-    step = ours.run(request.token_ids, ours.encode_images(request.images), blocks=request.blocks)
+    step = ours.default.run(request.token_ids, ours.default.encode_images(request.images), blocks=request.blocks)
     kept = step.kept[plan.chooses[0][0]]
     assert kept.shape == (1, plan.chooses[0][2])
     return np.bincount(kept[0] // plan.vision_tokens, minlength=IMAGES)
@@ -79,7 +79,7 @@ def test_the_graph_keeps_what_torch_keeps(bundle: Bundle, monkeypatch: pytest.Mo
         request = graph.prepare([shown], messages=chat(1))
         assert request.tiles == (GRID,)  # asked for by name, it cuts pictures of every shape so
         one, other = (
-            way.run(request.token_ids, way.encode_images(request.images), blocks=request.blocks)
+            way.default.run(request.token_ids, way.default.encode_images(request.images), blocks=request.blocks)
             for way in (graph, torch_)
         )
         same = {*one.kept[0][0].tolist()} == {*other.kept[0][0].tolist()}
@@ -99,13 +99,13 @@ def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
     """A plan for single images beside it, both in torch; the bundle has single images too."""
     tiny = small("internvl")
     own = replan(tiny.thirds, merges=(), keep=(5, 0))
-    plans = {"some": replace(bundle.entry(), plan=own), **bundle.manifest.plans}
+    plans = {"some": replace(bundle.entry(), plan=own), "some@tiles": replace(bundle.entry(), variant_of="some")}
     prompt = replace(bundle.manifest.prompt, cuts=tiny.family.cuts(tiny.config, ((1, 1), GRID)))
     manifest = replace(bundle.manifest, plans=plans, default_plan="some", prompt=prompt)
     both = replace(bundle, manifest=manifest)
     asked = Session(both, TorchBackend(tiny, own), plan="some")
     tiles = Session(both, TorchBackend(tiny, bundle.entry().plan), plan="some@tiles")
-    asked._router = PlanRouter(asked, {"some@tiles": tiles}.__getitem__)
+    asked.plans = PlanRouter(asked.default, {"some@tiles": tiles.default}.__getitem__)
     wide, square = scenery(tiny, *GRID), scenery(tiny, 1, 1)
     for shown, name, rows in (
         ([wide], "some@tiles", 7),
@@ -121,7 +121,9 @@ def test_questions_whose_pictures_are_cut_so_find_it(bundle: Bundle) -> None:
 def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
     tiny = case("llava_onevision")
     ours = session(tiny, tmp_path, joint(tiny), tiles=(GRID,))
-    with pytest.raises(UsageError, match=r"pictures of this prompt are not cut so(.|\n)*without @tiles"):
+    with pytest.raises(
+        UsageError, match=r"pictures of this prompt are not cut so(.|\n)*ask with a plan for single pictures"
+    ):
         ours.prepare([scenery(tiny, *GRID)] * 2, messages=chat(2))
     with pytest.raises(UsageError, match="shares one budget over the tiles of a picture, so it takes no videos"):
         ours.prepare(video=[scenery(tiny, 1, 1)] * 2, prompt="?")
@@ -134,7 +136,7 @@ def test_what_it_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
     assert [*made] == ["safe", "safe@tiles"]
     with pytest.raises(PlanError, match="quota: 'v-cast' follows a clip through time, which tiles have not"):
         make_plans(str(checkpoint), joint_tiles=GRID, quota="v-cast")
-    with pytest.raises(UsageError, match=r"so many tiles share no budget(.|\n)*got: 1x1"):
+    with pytest.raises(UsageError, match=r"cuts no picture into these tiles, so they cannot share(.|\n)*got: 1x1"):
         make_plans(str(checkpoint), joint_tiles=(1, 1))
     with pytest.raises(UsageError, match=r"fixed budgets are for one image(.|\n)*--joint-tiles"):
         make_plans(str(checkpoint), {"list": [4, 0]}, joint_tiles=GRID)

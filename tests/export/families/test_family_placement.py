@@ -28,7 +28,9 @@ def test_generate_inside_transformers(name: str, tmp_path: Path) -> None:
         assert harness.reference_greedy(tiny, given, 6) == plain
     ours = session(tiny, tmp_path, tiny.thirds)
     request = ours.prepare(pictures(tiny, 2), messages=chat(2))
-    expected = ours.run(request.token_ids, ours.encode_images(request.images), blocks=request.blocks).logits[0, -1]
+    expected = ours.default.run(
+        request.token_ids, ours.default.encode_images(request.images), blocks=request.blocks
+    ).logits[0, -1]
     with compressed(tiny.model, tiny.thirds), torch.no_grad():
         assert harness.difference(tiny.model(**given).logits[0, -1], expected) < TOLERANCE
     assert harness.reference_greedy(tiny, given, 6) == plain

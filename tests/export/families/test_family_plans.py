@@ -111,7 +111,8 @@ def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle, backen
     graph = Session(bundle, backend, threads=1, plan="thirds@video", arithmetic="fp32")
     request = torch_.prepare(messages=CHAT, video=shown, fps=FPS)
     steps = [
-        one.run(request.token_ids, one.encode_images(request.images), blocks=request.blocks) for one in (graph, torch_)
+        one.default.run(request.token_ids, one.default.encode_images(request.images), blocks=request.blocks)
+        for one in (graph, torch_)
     ]
     assert harness.difference(steps[0].logits, steps[1].logits) < TOLERANCE
     assert {*steps[0].kept} == {*steps[1].kept} and steps[0].kept

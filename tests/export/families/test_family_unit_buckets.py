@@ -19,8 +19,8 @@ from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
+from luvc_export.core.plan.unit_buckets import with_buckets
 from luvc_export.core.target import ORT_CPU
-from luvc_export.core.unit_buckets import with_buckets
 from luvc_export.engines import targets
 from luvc_export.errors import CheckFailed
 from luvc_export.export import trace

@@ -65,5 +65,5 @@ def test_the_traced_decoder_stays_as_it_was(traced: ir.Model) -> None:
 
 
 def test_a_selection_that_is_not_found_is_an_error(traced: ir.Model) -> None:
-    with pytest.raises(CheckFailed, match=r"got: 2 pairs of TopK\n.*expected: one before each of the layers \[2\]"):
+    with pytest.raises(CheckFailed, match=r"got: 2 selections\n.*expected: one before each of the layers \[2\]"):
         forced_decoder(traced, [2])

@@ -16,19 +16,21 @@ import traced_cache
 from made_once import made_once
 from surgery_harness import Traced
 
+from luvc_export.core.plan import Plan
+
 
 @pytest.fixture(scope="session")
 def traced(pytestconfig: pytest.Config) -> Traced:
     """Qwen2.5-VL, two blocks and three layers, random weights inside the graphs, one merge and three prunes."""
     folder = made_once(Path(pytestconfig.cache.mkdir("traced")), Path(traced_cache.__file__), traced_cache.write)
-    return Traced(*(onnx.load(folder / f"{half}.onnx") for half in ("vision", "decoder")), traced_cache.PLAN)
+    return _both(folder, traced_cache.PLAN)
 
 
 @pytest.fixture(scope="session")
 def padded(pytestconfig: pytest.Config) -> Traced:
     """The same for pictures that may be padded."""
     folder = made_once(Path(pytestconfig.cache.mkdir("padded")), Path(padded_cache.__file__), padded_cache.write)
-    return Traced(*(onnx.load(folder / f"{half}.onnx") for half in ("vision", "decoder")), padded_cache.PLAN)
+    return _both(folder, padded_cache.PLAN)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,12 @@ def inside(pytestconfig: pytest.Config) -> Traced:
     """A vision graph whose plan merges in windows, merges twice more after the same block, prunes and restores."""
     folder = made_once(Path(pytestconfig.cache.mkdir("inside")), Path(encoder_cache.__file__), encoder_cache.write)
     vision = onnx.load(folder / "vision.onnx")
-    return Traced(vision, vision, encoder_cache.PLAN)
+    return Traced(vision, vision, encoder_cache.PLAN, {"vision": onnx.load(folder / "plain_vision.onnx")})
+
+
+def _both(folder: Path, plan: Plan) -> Traced:
+    plain = {half: onnx.load(folder / f"plain_{half}.onnx") for half in ("vision", "decoder")}
+    return Traced(*(onnx.load(folder / f"{half}.onnx") for half in plain), plan, plain)
 
 
 def _decoder(pytestconfig: pytest.Config, name: str, cache: Any) -> Traced:

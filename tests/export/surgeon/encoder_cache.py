@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import onnx_ir as ir
 import torch
+import traced_cache
 from flat_plans import flat_plan
 
 from luvc_export.core.plan import EncoderPrune, Plan
 from luvc_export.core.plan.merging import MergePass
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
-from luvc_export.export.simplify import simplify
-from luvc_export.export.surgeon.graph import PLAN_KEY
 
 #: Windows with edges, then two passes more after the same block, then a prune whose windows have gaps.
 PLAN = flat_plan(
@@ -26,8 +23,8 @@ PLAN = flat_plan(
 )
 
 
-def write(folder: Path, plan: Plan = PLAN, blocks: int = 3) -> None:
-    """Trace the vision half of ``plan`` into ``folder``, weights inside."""
+def write(folder: Path, plan: Plan = PLAN, blocks: int = 3, plain: bool = True) -> None:
+    """Trace the vision half of ``plan`` into ``folder``, weights inside; where ``plain``, without marks beside it."""
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
@@ -40,8 +37,7 @@ def write(folder: Path, plan: Plan = PLAN, blocks: int = 3) -> None:
             parameter.copy_(noise * scale if parameter.dim() > 1 else parameter + scale * noise)
     vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
-    graph = trace.trace_vision(vision, plan, (plan.grid[0] * unit, plan.grid[1] * unit), 1)
-    simplify(graph)
-    graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
-    folder.mkdir()
-    ir.save(graph, folder / "vision.onnx")
+    size = plan.grid[0] * unit, plan.grid[1] * unit
+    for name in ("vision", "plain_vision") if plain else ("vision",):
+        graph = trace.trace_vision(vision, plan, size, 1, marked=name == "vision")
+        traced_cache.save(graph, plan, folder / f"{name}.onnx")

@@ -40,6 +40,7 @@ def _operators(library: Native) -> list[type[OpRun]]:
             score: str,
             epsilon: float,
             token_axes: Sequence[int] = (),
+            padding_payload: int = -1,
             plugin_namespace: str,
             plugin_version: str,
         ) -> tuple[Array, ...]:
@@ -52,7 +53,10 @@ def _operators(library: Native) -> list[type[OpRun]]:
                 carried.append(Payload(_dense(source), np.empty(shape, source.dtype), axis))
             if groups:  # the library takes no empty tensor
                 arrays = map(_dense, (values, norm_weight, basis))
-                library.spectrum_prune(*arrays, kept, indices, score=score, epsilon=epsilon, payloads=carried)
+                places = None if padding_payload < 0 else _dense(payloads[padding_payload])
+                library.spectrum_prune(
+                    *arrays, kept, indices, score=score, epsilon=epsilon, places=places, payloads=carried
+                )
             return kept, indices, *(payload.target for payload in carried)
 
     class OrthogonalMerge(OpRun):
@@ -66,6 +70,7 @@ def _operators(library: Native) -> list[type[OpRun]]:
             *,
             removed_columns: int,
             removed_rows: int,
+            padded: int = 0,
             plugin_namespace: str,
             plugin_version: str,
         ) -> tuple[Array, ...]:
@@ -75,7 +80,7 @@ def _operators(library: Native) -> list[type[OpRun]]:
             state = np.empty(grid, np.float32), np.empty((*grid, positions.shape[3]), np.float32)
             into = np.empty((batch, height * width), np.int32)
             given = map(_dense, (values, sizes, positions))
-            library.orthogonal_merge(*given, merged, *state, merged_into=into)
+            library.orthogonal_merge(*given, merged, *state, merged_into=into, padded=bool(padded))
             return merged, *state, into.reshape(batch, height, width)
 
     return [SpectrumPrune, OrthogonalMerge]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,15 @@ CASES = {"prefill": (1, 1, 9, 0, 0), "decode": (1, 0, 1, 1, 9), "two": (1, 2, 5,
 
 @dataclass(frozen=True)
 class Traced:
-    """The two halves as the exporter leaves them, and their plan."""
+    """The two halves as the exporter leaves them, marked and with the marks' bodies, and their plan.
+
+    ``plain`` are the same halves traced without marks: torch's arithmetic.
+    """
 
     vision: onnx.ModelProto
     decoder: onnx.ModelProto
     plan: Plan
+    plain: dict[str, onnx.ModelProto] = field(default_factory=dict)
 
 
 def session(model: onnx.ModelProto) -> Any:

@@ -10,7 +10,7 @@ import encoder_cache
 import onnx
 import pytest
 from flat_plans import replan
-from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal, fired
+from surgery_harness import PLUGINS, RTX, TRT103, Traced, broken, cut, edited, equal
 
 from luvc_export.core.plan import EncoderPrune
 from luvc_export.core.plan.merging import MergePass
@@ -41,23 +41,43 @@ def test_windows_of_each_size_and_each_pass_are_a_node(inside: Traced) -> None:
     assert equal(inside.vision, made, inside.plan, "exact")
 
 
-def test_a_pass_that_is_not_the_plans_is_left_alone(inside: Traced) -> None:
+def test_a_pass_that_is_not_the_plans_is_refused(inside: Traced) -> None:
     def other(model: Any) -> None:
         plan = replan(inside.plan, merges=(*inside.plan.encoder.merges[:1], MergePass(0, 0, 2)))
         model.metadata_props[0].value = json.dumps(plan.to_json())
 
-    count, reason = fired(edited(inside.vision, other), fuse_orthogonal_merge)
-    assert count == 0 and "axis passes remove" in reason
+    with pytest.raises(CheckFailed, match="the fused merges are not the plan's"):
+        cut(edited(inside.vision, other), fuse_orthogonal_merge)
 
 
 def test_sabotage_of_pairing_is_caught(inside: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows taken for columns; windows taken for the whole grid."""
-    with monkeypatch.context() as patch:
-        patch.setattr(fuse_orthogonal_merge, "_turned", lambda axis: False)
-        with pytest.raises(CheckFailed, match="no axis passes merge like the plan's"):
-            cut(inside.vision, fuse_orthogonal_merge)
-    monkeypatch.setattr(fuse_orthogonal_merge, "_TURNED_AXES", 6)
+    """Rows that read other columns' results: a pair that is none, over whose rows the columns' state is lost."""
+    honest = fuse_orthogonal_merge._rows_after
+    pairs = list[Any]()
+
+    def first_rows(columns: Any) -> Any:
+        pairs.append(honest(columns))
+        return next((pair for pair in pairs if pair is not None), None)
+
+    monkeypatch.setattr(fuse_orthogonal_merge, "_rows_after", first_rows)
     assert broken(inside.vision, lambda: cut(inside.vision, fuse_orthogonal_merge), inside)
+
+
+def test_columns_that_something_else_reads_are_not_paired(inside: Traced) -> None:
+    """What is read between columns and rows stays there: both are nodes of their own, and nothing changes."""
+
+    def tapped(model: onnx.ModelProto) -> None:
+        columns = next(node for node in model.graph.node if node.op_type == "MergeColumns")
+        sizes = columns.output[1]
+        model.graph.node.append(onnx.helper.make_node("ReduceSum", [sizes], ["tapped"], keepdims=0))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("tapped", 1, []))
+
+    model = edited(inside.vision, tapped)
+    made = cut(model, fuse_orthogonal_merge)
+    nodes = [node.op_type for node in made.graph.node if node.domain == "luvc"]
+    paired = [node.op_type for node in cut(inside.vision, fuse_orthogonal_merge).graph.node if node.domain == "luvc"]
+    assert len(nodes) == len(paired) + 1 and nodes.count("OrthogonalMerge") == paired.count("OrthogonalMerge") - 1
+    assert equal(model, made, inside.plan, "exact")
 
 
 def test_an_unfused_prune_is_not_rounded(inside: Traced) -> None:
@@ -74,7 +94,7 @@ def test_an_engine_builds(inside: Traced, target: TargetSpec) -> None:
 def test_an_engine_builds_where_units_leave_before_the_merger(tmp_path: Path) -> None:
     """Scored at the merger's input, after the last block: the merger runs on what stays."""
     plan = replan(encoder_cache.PLAN, merges=(), encoder_prune=EncoderPrune(1, 0.5, restore="none"), keep=(27, 0, 0))
-    encoder_cache.write(tmp_path / "made", plan, blocks=2)
+    encoder_cache.write(tmp_path / "made", plan, blocks=2, plain=False)
     network = _build(cut(onnx.load(tmp_path / "made" / "vision.onnx"), target=RTX, precision="fp32"))
     outputs = {out.name: tuple(out.shape) for out in map(network.get_output, range(network.num_outputs))}
     assert outputs["visual_embeds"][1] == plan.vision_tokens == plan.units // 2

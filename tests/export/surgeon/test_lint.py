@@ -60,7 +60,7 @@ FAULTS: list[tuple[Callable[[onnx.ModelProto], None], str]] = [
 
 
 def test_a_sound_graph_passes(traced: Traced) -> None:
-    for model in (traced.vision, traced.decoder):
+    for model in traced.plain.values():
         assert {n.output[0] for n in cut(model, lint).graph.node} <= {n.output[0] for n in model.graph.node}
 
 
@@ -68,7 +68,7 @@ def test_a_sound_graph_passes(traced: Traced) -> None:
 def test_a_fault_is_named(traced: Traced, fault: Callable[[onnx.ModelProto], None], message: str) -> None:
     strict = TargetSpec("strict", "onnx")
     with pytest.raises(CheckFailed) as caught:
-        cut(edited(traced.decoder, fault), lint, target=strict)
+        cut(edited(traced.plain["decoder"], fault), lint, target=strict)
     assert message in str(caught.value)
 
 

@@ -29,15 +29,27 @@ ON_DISK = {
         "hidden norm_weight basis order cos sin index",
         "kept_hidden kept_order kept_cos kept_sin kept_index kept_normed chosen",
     ),
+    "SpectrumChoose": (
+        "tokens keep cutoff frequencies score axis epsilon",
+        "hidden norm_weight basis index",
+        "chosen",
+    ),
+    "KeepRows": (
+        "tokens keep",
+        "hidden order cos sin index chosen",
+        "kept_hidden kept_order kept_cos kept_sin kept_index",
+    ),
     "SpectrumDrop": ("tokens keep", "hidden order cos sin index", "kept_hidden kept_order kept_cos kept_sin"),
     "OrthogonalMerge": (*_GRID, _GRID_OUT),
     "OrthogonalMergeColumns": (*_GRID, _GRID_OUT),
     "OrthogonalMergeRows": (*_GRID, _GRID_OUT),
+    "MergeColumns": (*_GRID, _GRID_OUT),
+    "MergeRows": (*_GRID, _GRID_OUT),
     "MergeAxis": ("length removed", "x sizes positions copies", "new_x new_sizes new_positions new_copies into"),
 }
 PLUGIN_FIELDS = {
-    "SpectrumPrune": "keep score epsilon token_axes",
-    "OrthogonalMerge": "removed_columns removed_rows",
+    "SpectrumPrune": "keep score epsilon token_axes padding_payload",
+    "OrthogonalMerge": "removed_columns removed_rows padded",
 }
 #: Tensors and settings of a fused node that its plugin has no use for.
 FUSED_ALONE = {
@@ -49,7 +61,9 @@ FUSED_ALONE = {
 def bodies() -> dict[str, list[onnx.FunctionProto]]:
     found: dict[str, list[onnx.FunctionProto]] = {}
     made = [prune_body.spectrum_prune(s, a) for s in ("low", "residual", "ratio") for a in ("token", "channel")]  # type: ignore[arg-type]
-    made += [prune_body.spectrum_drop()]
+    made += [prune_body.spectrum_choose("low", "token", True), prune_body.keep_rows(), prune_body.spectrum_drop()]
+    made += [merge_body.orthogonal_merge(rows=False, name="MergeColumns")]
+    made += [merge_body.orthogonal_merge(columns=False, name="MergeRows")]
     made += [merge_body.orthogonal_merge(*axes) for axes in ((True, True), (True, False), (False, True))]
     made += [merge_body.merge_axis("mean", 1), merge_body.merge_axis("max", 2)]
     for body in made:

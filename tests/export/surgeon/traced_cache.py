@@ -15,13 +15,17 @@ from luvc_export.core.plan import MergePass, Plan
 from luvc_export.export import families, trace
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.simplify import simplify
+from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.export.surgeon.graph import PLAN_KEY
 
 PLAN = flat_plan(grid=(4, 6), keep=(12, 6, 0), merges=(MergePass(1, 1, 1),))
 
 
 def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None = None) -> None:
-    """Trace both halves into ``folder``, weights inside; with ``change`` the decoder alone, changed."""
+    """Trace both halves into ``folder``, weights inside, with marks and, as ``plain_*``, without.
+
+    With ``change`` the decoder alone, changed, with marks.
+    """
     torch.manual_seed(0)
     family = families.find("qwen2_5_vl", "test")
     config = family.tiny_config()
@@ -36,14 +40,21 @@ def write(folder: Path, plan: Plan = PLAN, change: Callable[[Any], None] | None 
             parameter.copy_(noise * scale if parameter.dim() > 1 else parameter + 0.2 * noise)
     vision = family.vision(model, plan, Normalise(1 / 255, [0.5] * 3, [0.25, 0.5, 0.3]))
     unit = family.unit_pixels(config)
-    decoder, halves = family.decoder(model, plan), {}
-    if change is None:
-        halves["vision"] = trace.trace_vision(vision, plan, (plan.grid[0] * unit, plan.grid[1] * unit), 1)
-    else:
+    size, decoder = (plan.grid[0] * unit, plan.grid[1] * unit), family.decoder(model, plan)
+    if change is not None:
         change(decoder)
-    halves["decoder"] = trace.trace_decoder(decoder, family.decoder_shape(config), torch.float32)
-    folder.mkdir()
-    for half, graph in halves.items():
-        simplify(graph)
-        graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
-        ir.save(graph, folder / f"{half}.onnx")
+    for marked in (True, False) if change is None else (True,):
+        before = "" if marked else "plain_"
+        if change is None:
+            save(trace.trace_vision(vision, plan, size, 1, marked), plan, folder / f"{before}vision.onnx")
+        traced = trace.trace_decoder(decoder, family.decoder_shape(config), torch.float32, marked)
+        save(traced, plan, folder / f"{before}decoder.onnx")
+
+
+def save(graph: ir.Model, plan: Plan, path: Path) -> None:
+    """Simplify and write, marks with their bodies."""
+    simplify(graph)
+    mark_bodies.attach(graph, plan)
+    graph.metadata_props[PLAN_KEY] = json.dumps(plan.to_json())
+    path.parent.mkdir(exist_ok=True)
+    ir.save(graph, path)

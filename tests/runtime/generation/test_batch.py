@@ -71,7 +71,7 @@ def test_padding_that_is_seen_moves_an_answer(demo: Session, monkeypatch: pytest
 
 
 def test_rows_with_equally_many_images_run_together(demo: Session) -> None:
-    ready = [(demo, demo.prepare(ask.get("image"), ask.get("prompt"), ask.get("messages"))) for ask in asks()]
+    ready = [(demo.default, demo.prepare(ask.get("image"), ask.get("prompt"), ask.get("messages"))) for ask in asks()]
     assert alike(ready) == [[0, 2, 4], [1], [3]]
     assert demo.generate_batch([]) == []
 

@@ -37,7 +37,7 @@ def demo(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
 def started(demo: Session, question: Any, extra: str = "") -> Row:
     """A row after its prefill, forced to go on for ``LENGTH`` tokens."""
     request = demo.prepare(list(question.images), question.prompt + extra)
-    step = demo.run(request.token_ids, demo.encode_images(request.images))
+    step = demo.default.run(request.token_ids, demo.default.encode_images(request.images))
     sequence = TokenSequence(demo.encoder, Sampling(logprobs=0), frozenset(), LENGTH, request.token_ids)
     sequence.take(RowStep(None, None, step.logits[0, -1]))
     return Row(sequence, step.state)
@@ -50,7 +50,7 @@ def said(row: Row) -> tuple[list[int], list[float]]:
 
 
 def alone(demo: Session, question: Any, extra: str = "") -> tuple[list[int], list[float]]:
-    row, group = started(demo, question, extra), OneAfterAnother(demo.graphs)
+    row, group = started(demo, question, extra), OneAfterAnother(demo.default.graphs)
     group.change([], [row])
     while not row.ended:
         assert group.step() == [row]
@@ -62,7 +62,7 @@ def together(demo: Session) -> Iterator[tuple[int, Row]]:
     texts = ["", " Please look closely.", " Say it."]
     rows = [started(demo, question, text) for question, text in zip(QUESTIONS, texts, strict=True)]
     again = started(demo, QUESTIONS[0], " Again, in other words?")
-    group: RowGroup = SharedCalls(demo.graphs)
+    group: RowGroup = SharedCalls(demo.default.graphs)
     group.change([], rows[:1])
     for step in range(40):
         if step == 3:
@@ -134,7 +134,7 @@ def test_texts_are_packed_to_the_left() -> None:
 
 def test_a_row_whose_logits_are_not_finite_fails_alone(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [started(demo, question) for question in QUESTIONS[:2]]
-    group = SharedCalls(demo.graphs)
+    group = SharedCalls(demo.default.graphs)
     group.change([], rows)
     real = demo.backend.decode
 
@@ -159,7 +159,7 @@ def test_an_exception_of_one_rows_chooser_ends_that_row_alone(demo: Session) -> 
         raise ZeroDivisionError("somebody's own mask")
 
     broken.chooser.take = take  # type: ignore[method-assign]
-    group = SharedCalls(demo.graphs)
+    group = SharedCalls(demo.default.graphs)
     group.change([], [rows[0], broken, rows[1]])
     assert group.step() == [rows[0], broken, rows[1]]
     assert broken.ended and isinstance(broken.failed, ZeroDivisionError) and len(broken.chooser.ids) == 1

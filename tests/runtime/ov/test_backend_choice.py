@@ -12,7 +12,7 @@ import tiny_bundle
 from flat_plans import replan
 
 from luvc_export import load_bundle
-from luvc_export.bundle import engine_trust
+from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry, FileRecord
 from luvc_export.errors import MachineError

@@ -38,9 +38,9 @@ def copied_heads(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     monkeypatch.setattr(backends, "compile_graph", with_it)
     backend = OpenVinoBackend(bundle, bundle.entry("none"), threads=1, arithmetic="fp32")
     session = Session(bundle, backend, "none")
-    state = session.run([97, 98]).state
+    state = session.default.run([97, 98]).state
     for step in (None, [99], [100]):
-        state = session.run(step, state=state).state if step else state
+        state = session.default.run(step, state=state).state if step else state
         seen.append(backend._decoder.request.get_output_tensor(len(backend._decoder.model.outputs) - 1).shape[1])
     return seen[0], seen[1], seen[2]
 

@@ -61,7 +61,7 @@ def test_it_computes_what_numpy_does(
     made = tiny_bundle.write(tmp_path_factory.mktemp("modes") / "bundle", mode, dtype)
     session, shown = opened(made), pixels(images)
     ids = [97, *[tiny_bundle.IMAGE_TOKEN] * images, 98, 99]
-    step = session.run(ids, session.encode_images(shown) if images else None, all_logits=True)
+    step = session.default.run(ids, session.default.encode_images(shown) if images else None, all_logits=True)
     assert np.allclose(step.logits[0], tiny_bundle.expected(ids, shown), atol=1e-4)
     kept = step.kept.get(0, np.zeros((0, 2)))
     assert kept.tolist() == [[1, 2]] * images
@@ -71,7 +71,7 @@ def test_it_computes_what_numpy_does(
 def test_graphs_in_half_precision_run_on_a_cpu(io: str, tmp_path: Path) -> None:
     """ONNX Runtime has no bf16 kernels there; here caches and embeddings keep the graph's type."""
     session = opened(tiny_bundle.write(tmp_path / "bundle", io=io))
-    step = session.run(IDS, session.encode_images(pixels(1)), all_logits=True)
+    step = session.default.run(IDS, session.default.encode_images(pixels(1)), all_logits=True)
     assert np.allclose(step.logits[0], tiny_bundle.expected(IDS, pixels(1)), rtol=0.05, atol=0.3)
     assert isinstance(step.state.cache, OpenVinoCache) and step.state.cache.nbytes == 2 * 2 * 4 * ((2 + 3) + 3)
 
@@ -84,13 +84,13 @@ def test_a_state_may_be_continued_twice(tiny: Bundle, arithmetic: str) -> None:
     session = opened(tiny, arithmetic=arithmetic)
     backend = session.backend
     assert isinstance(backend, OpenVinoBackend)
-    first = session.run(IDS, session.encode_images(pixels(1)))
+    first = session.default.run(IDS, session.default.encode_images(pixels(1)))
     assert isinstance(first.state.cache, OpenVinoCache)
     before = [(key.copy(), value.copy()) for key, value in backend.rows(first.state.cache)]
     logits = first.logits.copy()
-    one = session.run([100], state=first.state)
-    other = session.run([101, 102], state=first.state)
-    again = session.run([100], state=first.state)
+    one = session.default.run([100], state=first.state)
+    other = session.default.run([101, 102], state=first.state)
+    again = session.default.run([100], state=first.state)
     assert np.array_equal(one.logits, again.logits) and not np.array_equal(one.logits, other.logits)
     assert np.array_equal(first.logits, logits)
     for (key, value), (was_key, was_value) in zip(backend.rows(first.state.cache), before, strict=True):
@@ -109,10 +109,10 @@ def test_the_trap_is_there(ours: Session, monkeypatch: pytest.MonkeyPatch) -> No
     backend = ours.backend
     assert isinstance(backend, OpenVinoBackend)
     monkeypatch.setattr(Compiled, "fresh", own)
-    first = ours.run([97, 98])
+    first = ours.default.run([97, 98])
     assert isinstance(first.state.cache, OpenVinoCache)
     before = backend.rows(first.state.cache)[0][0].copy()
-    ours.run([99, 100, 101], state=first.state)
+    ours.default.run([99, 100, 101], state=first.state)
     now = backend.rows(first.state.cache)[0][0]
     assert now.shape != before.shape or not np.array_equal(now, before)
     ours.backend.__dict__.pop("_decoder", None)  # its request has seen tensors of this test
@@ -137,7 +137,9 @@ def test_text_and_chats(tiny: Bundle, ours: Session, picture: NDArray[np.uint8])
 
 def test_the_debug_graph_is_told_what_to_keep(tiny: Bundle) -> None:
     session = opened(tiny, debug=True)
-    step = session.run(IDS, session.encode_images(pixels(1)), forced={0: np.array([[0, 3]])}, all_logits=True)
+    step = session.default.run(
+        IDS, session.default.encode_images(pixels(1)), forced={0: np.array([[0, 3]])}, all_logits=True
+    )
     assert np.allclose(step.logits[0], tiny_bundle.expected(IDS, pixels(1), (0, 3)), atol=1e-4)
 
 
@@ -208,7 +210,7 @@ def _too_far(model: Any) -> None:
 )
 def test_weights_that_are_not_the_bundles(change: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=said):
-        opened(_spoil(tmp_path / "bundle", change)).run([97])
+        opened(_spoil(tmp_path / "bundle", change)).default.run([97])
 
 
 def test_a_graph_it_cannot_take(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_a_graph_it_cannot_take(tmp_path: Path) -> None:
     with pytest.raises(
         MachineError, match=r"OpenVINO cannot convert this graph[\s\S]*GatherBlockQuantized[\s\S]*cpu"
     ) as caught:
-        opened(_spoil(tmp_path / "bundle", foreign)).run([97])
+        opened(_spoil(tmp_path / "bundle", foreign)).default.run([97])
     assert caught.value.exit_code == 3
 
 
@@ -227,7 +229,7 @@ def test_no_graph_at_all(tmp_path: Path) -> None:
     tiny_bundle.write(tmp_path / "bundle")
     (tmp_path / "bundle" / "decoder.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BundleError, match="no ONNX graph"):
-        opened(_signed(tmp_path / "bundle")).run([97])
+        opened(_signed(tmp_path / "bundle")).default.run([97])
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,7 @@ def test_both_graphs_answer_alike_on_the_bundled_model(demo_bundle: Bundle) -> N
 
 
 def test_inputs_of_a_decoder_are_known_by_name(ours: Session) -> None:
-    ours.run([97])
+    ours.default.run([97])
     backend = ours.backend
     assert isinstance(backend, OpenVinoBackend)
     assert {*graph_io.DECODER_INPUTS} <= backend._decoder.inputs.keys()

@@ -118,7 +118,7 @@ def test_an_answer_that_ends_early_leaves_a_state_to_go_on_from(
         assert answers[0].token_ids == answers[1].token_ids and answers[0].finish_reason == "stop"
         assert opened["decoder"].runs >= len(answers[0].token_ids)
         then = [
-            item.run([answer.token_ids[-1], 5, 6], state=answer.past.state).logits
+            item.default.run([answer.token_ids[-1], 5, 6], state=answer.past.state).logits
             for item, answer in zip((expected, ours), answers, strict=True)
         ]
         np.testing.assert_allclose(then[1], then[0], rtol=1e-4, atol=1e-4)
@@ -147,18 +147,18 @@ def test_engines_of_before_answer_as_before(
     assert ours.generate(*question, max_new_tokens=LENGTH).token_ids == wanted.token_ids
     request = ours.prepare(*question)
     with pytest.raises(UsageError, match=r"pick no tokens\n(.|\n)*build --target stand-in again"):
-        ours.sample(5, ours.run(request.token_ids, ours.encode_images(request.images)).state)
+        ours.default.sample(5, ours.default.run(request.token_ids, ours.default.encode_images(request.images)).state)
 
 
 def steps(ours: Session, question: tuple[Any, str], count: int) -> list[Any]:
     """``count`` steps put on the stream one after another, none of them read."""
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.encode_images(request.images))
+    first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
     token: Any = int(first.logits[0, -1].argmax())
     assert first.chosen == token
     made, state = [], first.state
     for _ in range(count):
-        token, state = ours.sample(token, state)
+        token, state = ours.default.sample(token, state)
         made.append(token)
     return made
 
@@ -178,11 +178,11 @@ def test_a_token_that_is_not_the_newest_goes_by_the_host(
 ) -> None:
     ours, _, _ = session(engines["concat"], gpu)
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.encode_images(request.images))
-    old, after = ours.sample(5, first.state)
-    new, _ = ours.sample(old, after)
-    ours.sample(7, first.state)
-    again, _ = ours.sample(old, after)
+    first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
+    old, after = ours.default.sample(5, first.state)
+    new, _ = ours.default.sample(old, after)
+    ours.default.sample(7, first.state)
+    again, _ = ours.default.sample(old, after)
     assert again.read() == new.read()
 
 
@@ -236,7 +236,7 @@ def test_parity_holds_the_chosen_token_against_the_logits(
     calls = EngineCalls(backend, made.engine("thirds"), ours.plan)
     honest = backend.decode
     backend.decode = lambda feeds, cache: asked.append(feeds) or honest(feeds, cache)  # type: ignore[func-returns-value]
-    ours.run(request.token_ids, ours.encode_images(request.images), all_logits=True)
+    ours.default.run(request.token_ids, ours.default.encode_images(request.images), all_logits=True)
     calls.decode(asked[0], None, None)
     opened["decoder"].sabotage[graph_io.NEXT_TOKEN] = lambda found: found + 1
     with pytest.raises(CheckFailed, match=r"another token than its logits say"):

@@ -58,7 +58,7 @@ def asked() -> list[tuple[Ask, int]]:
 def alone(demo_bundle: Bundle, asked: list[tuple[Ask, int]]) -> list[tuple[int, ...]]:
     """What the CPU session says to each by itself; no answer ends before its length."""
     session = Session(demo_bundle, plan="thirds", threads=1)
-    session.ends = frozenset()
+    session.default.ends = frozenset()
     return [session.generate(**ask, max_new_tokens=length).token_ids for ask, length in asked]
 
 
@@ -73,7 +73,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
 def session(made: Engines, gpu: Gpu, **options: Any) -> tuple[Session, Any]:
     backend, opened = made.backend(gpu, **options)
     found = Session(made.bundle, backend, "thirds")
-    found.ends = frozenset()
+    found.default.ends = frozenset()
     return found, opened
 
 
@@ -81,17 +81,19 @@ class Batch(SlotRows):
     """Rows that leave as they end."""
 
     def __init__(self, ours: Session) -> None:
-        super().__init__(ours.graphs)
+        super().__init__(ours.default.graphs)
         self.ours = ours
 
     def join(self, requests: list[Request], lengths: list[int]) -> list[Row]:
         ours = self.ours
         rows = [
-            Row(TokenSequence(ours.encoder, Sampling(), ours.ends, length, request.token_ids))
+            Row(TokenSequence(ours.encoder, Sampling(), ours.default.ends, length, request.token_ids))
             for request, length in zip(requests, lengths, strict=True)
         ]
         passages = [Passage(request.token_ids, request.blocks) for request in requests]
-        step = self.prefill(rows, passages, join_features([ours.encode_images(*one.shown()) for one in requests]))
+        step = self.prefill(
+            rows, passages, join_features([ours.default.encode_images(*one.shown()) for one in requests])
+        )
         for row, logits in zip(rows, step.logits, strict=True):
             row.take(RowStep(None, None, logits))
         self.change([row for row in rows if row.ended], [])
@@ -222,7 +224,7 @@ def test_sabotage(
 def joined(ours: Session, asked: list[tuple[Ask, int]]) -> tuple[TrtRows, Any]:
     rows = ours.backend.open_rows()  # type: ignore[attr-defined]
     request = ours.prepare(asked[0][0]["image"], asked[0][0]["prompt"])
-    seen = ours.encode_images(request.images)
+    seen = ours.default.encode_images(request.images)
     prompt = ours.bundle.manifest.prompt
     layout = arrange(
         list(request.token_ids), prompt.image_token_id, seen.positions, ours.plan.grid, prompt.position_kind
@@ -263,7 +265,7 @@ def test_an_answer_ends_where_the_engines_text_does(
     ours, _ = session(made, eager)
     requests = [ours.prepare(ask["image"], ask["prompt"]) for ask, _ in asked]
     short = min(requests, key=lambda request: len(request.token_ids))
-    (answer,) = answer_batch(ours, [short], Sampling(), [60], 0.0)
+    (answer,) = answer_batch(ours.default, [short], Sampling(), [60], 0.0)
     assert answer.finish_reason == "length"
     assert len(answer.token_ids) == 24 - (len(short.token_ids) - 1)
 
@@ -294,3 +296,21 @@ def test_a_back_end_without_rows_is_refused(demo_bundle: Bundle) -> None:
 
     with pytest.raises(UsageError, match=r"takes no rows that join and leave\n  where: backend other"):
         SlotRows(types.SimpleNamespace(backend=Other()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kv", FORMS)
+def test_an_answer_between_two_steps_changes_neither(
+    engines: dict[str, Engines], eager: Gpu, asked: list[tuple[Ask, int]], alone: list[tuple[int, ...]], kv: str
+) -> None:
+    """It chooses tokens of its own, where those lay that the rows' step ahead had chosen."""
+    ours, _ = session(engines[kv], eager)
+    batch = Batch(ours)
+    number = max(range(QUESTIONS), key=lambda index: asked[index][1])
+    ask, length = asked[number]
+    (row,) = batch.join([ours.prepare(ask["image"], ask["prompt"])], [length])
+    while batch.rows:
+        batch.step()
+        other = ours.generate(asked[0][0]["image"], asked[0][0]["prompt"], max_new_tokens=asked[0][1])
+        assert other.token_ids == alone[0]
+    row.check()
+    assert tuple(row.chooser.ids) == alone[number]

@@ -79,8 +79,8 @@ def test_logits_of_every_token_and_every_kept_index_are_ort_s(
     request = expected.prepare([image, image], prompt)
     steps = []
     for item in (expected, ours):
-        first = item.run(request.token_ids, item.encode_images(request.images), all_logits=True)
-        steps.append((first, item.run([5], state=first.state)))
+        first = item.default.run(request.token_ids, item.default.encode_images(request.images), all_logits=True)
+        steps.append((first, item.default.run([5], state=first.state)))
     for theirs, got in zip(*steps, strict=True):
         np.testing.assert_allclose(got.logits, theirs.logits, rtol=1e-4, atol=1e-4)
         assert got.state.cache.lengths == theirs.state.cache.lengths
@@ -107,11 +107,11 @@ def test_a_state_can_be_continued_twice(
 ) -> None:
     ours, _ = session(engines[kv], gpu)
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.encode_images(request.images))
+    first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
 
     def then(state: State, *tokens: int) -> Any:
         for token in tokens:
-            step = ours.run([token], state=state)
+            step = ours.default.run([token], state=state)
             state = step.state
         return step
 
@@ -138,10 +138,10 @@ def test_caches_take_what_was_planned_and_no_more(
 def logits(ours: Session, question: tuple[Any, str], tokens: int) -> list[float]:
     """A prompt and then ``tokens`` given ones, whatever the model would say: their logits."""
     request = ours.prepare(*question)
-    step = ours.run(request.token_ids, ours.encode_images(request.images))
+    step = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
     found = [step.logits]
     for token in range(5, 5 + tokens):
-        step = ours.run([token], state=step.state)
+        step = ours.default.run([token], state=step.state)
         found.append(step.logits)
     return list(np.concatenate(found).ravel())
 
@@ -215,9 +215,9 @@ def test_a_caller_s_stream_and_pictures_on_the_gpu(
 def test_embeddings_may_come_from_the_host(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
     ours, _ = session(engines["concat"], gpu)
     request = ours.prepare(*question)
-    seen = ours.encode_images(request.images)
+    seen = ours.default.encode_images(request.images)
     copied = dataclasses.replace(seen, embeds=np.asarray(seen.embeds))
-    logits = [ours.run(request.token_ids, item).logits for item in (seen, copied)]
+    logits = [ours.default.run(request.token_ids, item).logits for item in (seen, copied)]
     np.testing.assert_array_equal(*logits)
 
 
@@ -225,12 +225,12 @@ def test_what_does_not_fit_is_refused(engines: dict[str, Engines], gpu: Gpu, que
     ours, _ = session(engines["inplace"], gpu)
     backend: Any = ours.backend
     request = ours.prepare(*question)
-    seen = ours.encode_images(request.images)
-    first = ours.run(request.token_ids, seen)
+    seen = ours.default.encode_images(request.images)
+    first = ours.default.run(request.token_ids, seen)
     with pytest.raises(UsageError, match=r"take images with the first call of a conversation only\n(.|\n)*--kv concat"):
-        ours.run(request.token_ids, seen, first.state)
+        ours.default.run(request.token_ids, seen, first.state)
     with pytest.raises(UsageError, match=r"do not hold so many text tokens\n.*\n.* held, 96 more\n.*at most 96"):
-        ours.run([5] * 96, state=first.state)
+        ours.default.run([5] * 96, state=first.state)
     with pytest.raises(UsageError, match=r"does not fit the engine\n.*image, profile 'image'\n.*\n.*to \[2"):
         backend.vision(np.zeros((3, *request.images.shape[1:]), np.uint8))
     with pytest.raises(UsageError, match=r"pictures are bytes"):
@@ -260,9 +260,9 @@ def test_too_little_memory_for_another_state(
 ) -> None:
     ours, _ = session(engines["inplace"], gpu)
     request = ours.prepare(*question)
-    first = ours.run(request.token_ids, ours.encode_images(request.images))
-    held = ours.run([5], state=first.state)
+    first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
+    held = ours.default.run([5], state=first.state)
     monkeypatch.setenv("STAND_IN_BYTES", "1000")
     with pytest.raises(MachineError, match=r"not enough memory on the GPU\n.*caches of keys and values"):
-        ours.run([6], state=first.state)
+        ours.default.run([6], state=first.state)
     assert held.state.past_text

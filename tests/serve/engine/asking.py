@@ -33,7 +33,7 @@ class Asked:
         request = session.prepare(list(case.images), case.prompt)
         budget = session.token_limit(request, options.get("max_new_tokens"))
         self.events: queue.Queue[Event] = queue.Queue()
-        self.job = Job(session, request, Sampling(**options), budget, choices, self.events.put)
+        self.job = Job(session.default, request, Sampling(**options), budget, choices, self.events.put)
 
     def wait(self, kind: type[Event]) -> list[Event]:
         """Events up to the first of a kind."""
@@ -56,5 +56,5 @@ def submit(engine: Engine, *asked: Asked) -> None:
 
 def long(session: Session, number: int = 0, tokens: int = 40, **more: Any) -> Asked:
     """An answer that goes on: its end tokens are not to be chosen."""
-    bias = dict.fromkeys(session.ends, -100.0)
+    bias = dict.fromkeys(session.default.ends, -100.0)
     return Asked(session, number, max_new_tokens=tokens, logit_bias=bias, **more)

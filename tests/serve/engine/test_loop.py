@@ -80,7 +80,7 @@ def test_several_choices_take_one_prefill_and_draw_apart(engine: Engine, demo_se
     ended = events[-1]
     assert isinstance(ended, Ended) and ended.completion_tokens == 48
     assert (engine.trace or []).count("prefill") == 1 and "step 4" in (engine.trace or [])
-    case, bias = CASES[0], dict.fromkeys(demo_session.ends, -100.0)
+    case, bias = CASES[0], dict.fromkeys(demo_session.default.ends, -100.0)
     alone = demo_session.generate(
         list(case.images), case.prompt, temperature=2.0, seed=4, max_new_tokens=12, logit_bias=bias
     )

@@ -30,14 +30,14 @@ def demo(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
 def test_a_hit_is_its_miss_to_the_last_bit(demo: Session) -> None:
     for case in (CASE, TWO):
         asked = demo.prepare(list(case.images), case.prompt)
-        prefiller = Prefiller(demo, ImageCache(2**30))
+        prefiller = Prefiller(demo.default, ImageCache(2**30))
         miss, hit = prefiller(asked), prefiller(asked)
         assert (miss.found, hit.found) == ("none", "prefix") and hit.vision_ms < miss.vision_ms
         np.testing.assert_array_equal(miss.logits, hit.logits)
         assert hit.merged_into is not None and miss.merged_into is not None
         np.testing.assert_array_equal(miss.merged_into, hit.merged_into)
         other = demo.prepare(list(case.images), "digit of red?")
-        again, alone = prefiller(other), Prefiller(demo, ImageCache(2**30))(other)
+        again, alone = prefiller(other), Prefiller(demo.default, ImageCache(2**30))(other)
         assert (again.found, alone.found) == ("prefix", "none")
         np.testing.assert_array_equal(again.logits, alone.logits)
 
@@ -45,8 +45,8 @@ def test_a_hit_is_its_miss_to_the_last_bit(demo: Session) -> None:
 def test_the_prompt_cut_in_two_answers_as_one_call(demo: Session) -> None:
     for case in (CASE, TWO):
         asked = demo.prepare(list(case.images), case.prompt)
-        cut = Prefiller(demo, ImageCache(2**30))(asked)
-        whole = Prefiller(demo, ImageCache(0))(asked)
+        cut = Prefiller(demo.default, ImageCache(2**30))(asked)
+        whole = Prefiller(demo.default, ImageCache(0))(asked)
         assert whole.prefix_ms == 0 < cut.prefix_ms
         np.testing.assert_allclose(cut.logits, whole.logits, atol=2e-3)
         assert {layer: kept.tolist() for layer, kept in cut.kept.items()} == {
@@ -57,7 +57,7 @@ def test_the_prompt_cut_in_two_answers_as_one_call(demo: Session) -> None:
 def test_each_picture_is_kept_alone(demo: Session) -> None:
     """omlx#1417: a cache that missed for several pictures. Text before a picture is another prefix."""
     cache = ImageCache(2**30)
-    prefiller = Prefiller(demo, cache)
+    prefiller = Prefiller(demo.default, cache)
     prefiller(demo.prepare([TWO.images[0]], "a?"))
     assert prefiller(demo.prepare(list(TWO.images), TWO.prompt)).found == "none"
     assert cache.counts.hits["image"] == 1, "the first of the two"
@@ -69,22 +69,22 @@ def test_each_picture_is_kept_alone(demo: Session) -> None:
 
 def test_text_alone_leaves_the_cache_alone(demo: Session) -> None:
     cache = ImageCache(2**30)
-    assert Prefiller(demo, cache)(demo.prepare(None, "Hello")).found == "none"
+    assert Prefiller(demo.default, cache)(demo.prepare(None, "Hello")).found == "none"
     assert cache.counts.entries == 0 and cache.counts.misses == {"image": 0, "prefix": 0}
 
 
 def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "plan", replan(demo.plan, score="fastv"))
+    monkeypatch.setattr(demo.default, "plan", replan(demo.plan, score="fastv"))
     assert demo.plan.reads_text
-    prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
+    prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
 
 
 def test_an_installed_score_that_reads_no_text_keeps_its_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan says so, wherever the score is installed."""
     method = Method("of another package", (("width", 2.0),), reads_text=False)
-    monkeypatch.setattr(demo, "plan", demo.plan.changed(method=method))
-    prefiller, asked = Prefiller(demo, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
+    monkeypatch.setattr(demo.default, "plan", demo.plan.changed(method=method))
+    prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "prefix"]
 
 

@@ -25,8 +25,8 @@ def turns(
     told: list[str] = []
     shared, made = PlanTurns(), {name: Session(demo_bundle, "cpu", threads=1) for name in NAMES}
     for name, session in made.items():
-        session.turns = shared
-        session.__dict__["_in_turn"] = session.backend
+        session.default.turns = shared
+        session.default.__dict__["_in_turn"] = session.backend
         unload: Any = session.backend.unload  # type: ignore[attr-defined]
 
         def gone(name: str = name, unload: Any = unload) -> None:
@@ -81,7 +81,7 @@ def test_with_room_for_both_nobody_waits(engine: Engine, turns: tuple[dict[str, 
     sessions, told = turns
     shared = PlanTurns(2)
     for session in sessions.values():
-        session.turns = shared
+        session.default.turns = shared
     first, other = long(sessions["wide"], 0, tokens=60), Asked(sessions["narrow"], 1)
     submit(engine, first)
     first.wait(Piece)

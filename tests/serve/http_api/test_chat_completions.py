@@ -196,7 +196,7 @@ def wait(condition: Any, seconds: float = 30) -> None:
 
 def test_a_client_that_hangs_up_frees_its_row(served: tuple[Server, Client], demo_session: Session) -> None:
     server, client = served
-    forced = {"max_tokens": 100, "logit_bias": {str(end): -100 for end in demo_session.ends}}
+    forced = {"max_tokens": 100, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
     for stream in (True, False):
         body = json.dumps(asked(stream=stream, **forced)).encode()
         with socket.create_connection((client.host, client.port)) as raw:
@@ -208,7 +208,7 @@ def test_a_client_that_hangs_up_frees_its_row(served: tuple[Server, Client], dem
 
 
 def test_a_full_queue_is_told_to_come_back(models: Models, demo_session: Session) -> None:
-    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.ends}}
+    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
     with serving(models, queue=1, rows=1) as (_, client), ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda _: client.chat(**asked(**forced)), range(8)))
         busy = [reply for reply in replies if reply.status == 429]
@@ -219,7 +219,7 @@ def test_a_full_queue_is_told_to_come_back(models: Models, demo_session: Session
 
 
 def test_what_runs_is_finished_when_the_server_ends(models: Models, demo_session: Session) -> None:
-    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.ends}}
+    forced = {"max_tokens": 60, "logit_bias": {str(end): -100 for end in demo_session.default.ends}}
     with serving(models) as (server, client), ThreadPoolExecutor(1) as pool:
         told = pool.submit(lambda: client.chat(**asked(**forced)))
         wait(lambda: server.engine.running == 1)

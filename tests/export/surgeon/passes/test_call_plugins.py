@@ -153,7 +153,7 @@ def test_what_a_plugin_cannot_do_is_inlined(
 def test_targets_without_the_plugin(traced: Traced) -> None:
     fused = cut(traced.decoder, fuse_spectrum_prune)
     assert fired(fused, call_plugins, target=INLINED) == (0, "the target has no plugins")
-    assert fired(traced.decoder, call_plugins, target=PLUGINS) == (0, "there is no fused node")
+    assert fired(traced.plain["decoder"], call_plugins, target=PLUGINS) == (0, "there is no fused node")
     merges_only = dataclasses.replace(PLUGINS, plugins=frozenset({"OrthogonalMerge"}))
     count, why = fired(fused, call_plugins, target=merges_only)
     assert (count, "SpectrumPrune stays an ONNX function: the target has no plugin for it" in why) == (0, True)
@@ -241,3 +241,12 @@ def test_a_wrong_join_is_caught(traced: Traced, native_library: Native, monkeypa
     except (TypeError, ValueError, RuntimeError):  # sizes do not fit: caught earlier still
         return
     assert moved.max() > 1e-3
+
+
+def test_a_prune_too_large_for_the_plugin_is_inlined(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it keeps more than TensorRT's TopK takes."""
+    monkeypatch.setattr(call_plugins, "MOST_FREQUENCIES", 0)
+    times, reason = fired(traced.decoder, fuse_spectrum_prune, call_plugins, target=PLUGINS)
+    assert times == 0 and "frequencies the inlined form is faster (docs/plugin-costs.md)" in reason
+    monkeypatch.setattr(call_plugins, "TENSORRT_TOPK_LIMIT", 1)
+    assert fired(traced.decoder, fuse_spectrum_prune, call_plugins, target=PLUGINS)[0] == 2

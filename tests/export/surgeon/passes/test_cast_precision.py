@@ -38,7 +38,7 @@ def test_cast_has_nothing_to_do(traced: Traced) -> None:
     assert fired(traced.decoder, cast_precision) == (0, "fp32 is wanted, and the graph is in fp32")
     assert fired(traced.decoder, cast_precision, target=RTX)[0] == 3
     with pytest.raises(CheckFailed, match="scores would be rounded"):
-        cut(traced.decoder, cast_precision, target=RTX, precision="fp16")
+        cut(traced.plain["decoder"], cast_precision, target=RTX, precision="fp16")
     with pytest.raises(CheckFailed, match="does not compute in this precision"):
         cut(traced.decoder, cast_precision, target=INPLACE, precision="fp16")
 

@@ -25,8 +25,7 @@ def test_merge_leaves_other_topk(traced: Traced) -> None:
         v, y = TopK<axis=-1>(x, k)
     }"""
     count, reason = fired(small(text, traced.plan), fuse_orthogonal_merge)
-    assert count == 0
-    assert "axis passes remove []" in reason
+    assert count == 0 and "no merge is marked" in reason
     assert fired(traced.decoder, fuse_orthogonal_merge)[0] == 0
 
 

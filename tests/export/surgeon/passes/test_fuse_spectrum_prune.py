@@ -24,36 +24,24 @@ def test_three_prunes_are_three_nodes(traced: Traced) -> None:
     assert not operators(made, "TopK")
 
 
-def test_prune_leaves_other_topk(traced: Traced) -> None:
-    def plain_score(model: onnx.ModelProto) -> None:
-        for node in model.graph.node:
-            if node.op_type == "ReduceL2":
-                node.op_type = "ReduceSum"
-
-    count, reason = fired(edited(traced.decoder, plain_score), fuse_spectrum_prune)
-    assert (count, "no low-pass score" in reason) == (0, True)
+def test_prune_leaves_other_topk(greedy: Traced, traced: Traced) -> None:
+    """Scores that the node has not are traced as they are."""
+    count, reason = fired(greedy.decoder, fuse_spectrum_prune)
+    assert (count, "its score is no reading of the spectrum" in reason) == (0, True)
+    assert operators(greedy.decoder, "TopK")
     assert fired(traced.vision, fuse_spectrum_prune) == (0, "the vision graph prunes nothing")
 
 
-def test_prune_with_a_large_basis(traced: Traced) -> None:
-    """The exporter folds the transposed basis of small plans only; of a large one the Transpose is in the graph."""
+def test_rows_of_another_sequence_are_refused(traced: Traced) -> None:
+    """Chosen in one tensor and kept of another: no one node computes that."""
 
-    def unfold(model: onnx.ModelProto) -> None:
-        names = {t.name: t for t in model.graph.initializer}
-        turns = []
-        for node in model.graph.node:
-            basis = next((n for n in node.input if n in names and "basis_" in n), None)
-            if node.op_type != "MatMul" or basis is None:
-                continue
-            back = next(n for n in model.graph.node if n.op_type == "MatMul" and node.output[0] in n.input)
-            assert list(names[back.input[1]].dims) == list(names[basis].dims)[::-1]
-            turned = helper.make_node("Transpose", [basis], [f"{basis}.turned"], perm=[1, 0])
-            back.input[1] = turned.output[0]
-            turns.append(turned)
-        for turned in turns:
-            model.graph.node.insert(0, turned)
+    def crossed(model: onnx.ModelProto) -> None:
+        keep = next(n for n in model.graph.node if n.op_type == "KeepRows")
+        model.graph.node.insert(0, helper.make_node("Identity", [keep.input[4]], ["other_index"]))
+        keep.input[4] = "other_index"
 
-    assert fired(edited(traced.decoder, unfold), fuse_spectrum_prune)[0] == 3
+    with pytest.raises(CheckFailed, match=r"chooses tokens of rows that it does not keep(.|\n)*expected: one KeepRows"):
+        cut(edited(traced.decoder, crossed), fuse_spectrum_prune)
 
 
 def test_prune_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ def test_bodies_are_inlined_or_kept(traced: Traced) -> None:
     fused = cut(traced.decoder, fuse_spectrum_prune)
     assert not [n for n in cut(fused, inline_functions, target=INLINED).graph.node if n.domain]
     assert fired(fused, inline_functions) == (0, "the target reads ONNX functions")
-    assert fired(traced.decoder, inline_functions, target=INLINED) == (0, "there is no fused node")
+    assert fired(traced.plain["decoder"], inline_functions, target=INLINED) == (0, "there is no fused node")
 
 
 def test_inline_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan_request import EncoderRequest, LlmRequest
+from luvc_export.core.plan.request import EncoderRequest, LlmRequest
 from luvc_export.errors import UsageError
 
 
@@ -115,20 +115,20 @@ class ScoreOptions:
             PlanError: The file of ``--scorer`` is no scorer.
         """
         shorthands = {"rho": self.rho, "steps": self.steps, "score": self.score}
-        said: dict[str, Any] = {name: value for name, value in shorthands.items() if value is not None}
+        settings: dict[str, Any] = {name: value for name, value in shorthands.items() if value is not None}
         for text in self.score_option or ():
             name, equals, value = text.partition("=")
-            if not equals or not name.isidentifier() or name == "score" or name in said:
+            if not equals or not name.isidentifier() or name == "score" or name in settings:
                 raise UsageError(
-                    "say each setting once" if name in said else "this is no setting",
+                    "say each setting once" if name in settings else "this is no setting",
                     where="--score-option",
                     got=text,
                     expected="NAME=VALUE, such as rho=0.1",
                 )
-            said[name] = value
+            settings[name] = value
         if self.scorer is not None:
-            said["score"], said["scorer"] = options.learned(self.score, self.scorer)
-        return said
+            settings["score"], settings["scorer"] = options.learned(self.score, self.scorer)
+        return settings
 
     def filtered(self, llm: LlmRequest) -> LlmRequest:
         """``llm`` with the filter that was asked for."""

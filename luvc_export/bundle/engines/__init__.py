@@ -1,0 +1,1 @@
+"""Engines in a bundle: their records, and whether they may be loaded."""

@@ -1,0 +1,60 @@
+"""Options that say what graphs are written beside what their plans say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from luvc_export.cli import options
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """Shape, arithmetic and weights of a bundle's graphs."""
+
+    fit: Annotated[str, typer.Option("--fit", help="pad, stretch or crop pictures of another shape.")] = "pad"
+    text_capacity: Annotated[int, typer.Option("--text-capacity", help="Text tokens, prompt and answer.")] = 1024
+    dtype: Annotated[str, typer.Option("--dtype", help="Arithmetic of the graphs: fp32, fp16, bf16.")] = "fp32"
+    weights: Annotated[str, typer.Option("--weights", help="copy, or reference the checkpoint's files.")] = "copy"
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="Graphs alone, from the config.")] = False
+    debug_graph: Annotated[
+        bool, typer.Option("--debug-graph", help="Also write a decoder that takes the kept indices (parity).")
+    ] = False
+    ignore_padding: Annotated[bool, typer.Option("--ignore-padding", help="Padding takes budget like picture.")] = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``export_bundle`` by name.
+
+        Raises:
+            UsageError: A word is unknown.
+        """
+        options.choice("--fit", self.fit, ("pad", "stretch", "crop"))
+        options.choice("--dtype", self.dtype, ("fp32", "fp16", "bf16"))
+        options.choice("--weights", self.weights, ("copy", "reference"))
+        return {
+            "fit": self.fit,
+            "text_capacity": self.text_capacity,
+            "dtype": self.dtype,
+            "weights": "none" if self.no_weights else self.weights,
+            "debug": self.debug_graph,
+            "padding": not self.ignore_padding,
+        }
+
+
+@dataclass(frozen=True)
+class BucketOptions:
+    """Graphs of fewer units, for pictures whose other units neighbours foretell."""
+
+    unit_buckets: options.UnitBuckets = None
+    unit_tolerance: options.UnitTolerance = 0
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Percentages of ``--unit-buckets``; none where there is nothing.
+
+        Raises:
+            UsageError: See ``options.percentages``.
+        """
+        return options.percentages(self.unit_buckets)

@@ -1,0 +1,77 @@
+"""The ten commands of docs/tutorial.md, run in order as a reader would."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image
+
+from luvc_export.demo.questions import cases
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+STEPS = re.findall(r"\*\*(\d+)\. [^\n]*?\*\*.*?```sh\nluvc-export ([^\n]+)\n```", PAGE.read_text("utf-8"), re.DOTALL)
+VERBS = ["plan", "export", "inspect", "run", "parity", "bench", "serve", "calibrate", "build", "pack"]
+
+
+def command(line: str) -> list[str]:
+    return [sys.executable, "-m", "luvc_export", *shlex.split(line)]
+
+
+def served(line: str, folder: Path) -> str:
+    """What a server of ``line``, on a free port, says of its models."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(command(line.replace("8000", str(port))), cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            assert server.poll() is None, server.stderr and server.stderr.read()
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
+                    return str(answer.read(), "utf-8")
+            except (URLError, ConnectionError):
+                time.sleep(0.1)
+        raise AssertionError("the server never answered")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+
+
+def test_the_ten_steps_run_as_they_are_written(tmp_path: Path) -> None:
+    """An engine is built where TensorRT-RTX is installed; the step is left out, by name, where it is not."""
+    assert [number for number, _ in STEPS] == [str(number) for number in range(1, 11)]
+    assert [line.split()[0] for _, line in STEPS] == VERBS
+    rows = []
+    for number, case in enumerate(list(cases("heldout", 60))[::15]):
+        Image.fromarray(case.images[0]).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "prompt": case.prompt, "answer": case.answer})
+    Image.fromarray(next(iter(cases("heldout", 1))).images[0]).save(tmp_path / "picture.png")
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for _, line in STEPS:
+        verb = line.split()[0]
+        if verb == "serve":
+            assert "safe" in served(line, tmp_path) or "bundle" in served(line, tmp_path)
+        elif verb != "build" or find_spec("tensorrt_rtx"):
+            done = subprocess.run(command(line), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert (tmp_path / "kept.png").is_file() and (tmp_path / "pack").is_dir()
+    assert bool(list((tmp_path / "bundle").glob("*.engine"))) == bool(find_spec("tensorrt_rtx"))
+
+
+def test_a_command_that_fails_is_seen(tmp_path: Path) -> None:
+    done = subprocess.run(command("inspect bundle"), cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    with pytest.raises(AssertionError):
+        served("serve bundle --port 8000", tmp_path)

@@ -1,0 +1,55 @@
+"""The house: how many modules a folder has, and who knows scores by name."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import luvc_export
+from luvc_export.core.plan.schema_1 import SCORES
+
+ROOT = Path(luvc_export.__file__).resolve().parents[1]
+ROOMS = ("luvc_export", "export", "engines", "runtime", "calibration")
+MOST = 15
+#: One file for each thing of a kind, found by its name.
+REGISTRIES = {"engines/targets", "export/compression/scores", "export/surgeon/passes", "luvc_export/cli/commands"}
+#: Rooms that run plans of any score, installed ones too.
+BLIND = ("luvc_export/core", "runtime", "luvc_export/serve")
+#: Old plans say nothing of what their score reads.
+KNOWS_SCORES = "luvc_export/core/plan/schema_1.py"
+#: Words that are scores and something else: a picture's detail in OpenAI's API, what a prune of the encoder ranks units
+#: by, and modes of the fused operator.
+NO_NAME = {"low", "norm", "ratio", "residual"}
+#: Named plans are recipes, which say what they prune by.
+RECIPES = {"luvc_export/core/named_plans.py"}
+
+
+def modules(rooms: tuple[str, ...] = ROOMS) -> list[Path]:
+    return [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def crowded(paths: list[str]) -> set[str]:
+    counts = Counter(path.rpartition("/")[0] for path in paths if not path.endswith("__init__.py"))
+    return {folder for folder, count in counts.items() if count > MOST}
+
+
+def named(source: str) -> set[str]:
+    """Scores that texts of a module name, docstrings left out, and the known words that mean something else."""
+    tree = ast.parse(source)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return {text.value for text in texts if isinstance(text.value, str)} & {*SCORES} - NO_NAME
+
+
+def test_a_folder_has_few_modules_unless_it_is_a_registry() -> None:
+    paths = [path.relative_to(ROOT).as_posix() for path in modules()]
+    assert crowded(paths) - REGISTRIES == set()
+    assert {path.rpartition("/")[0] for path in paths} >= REGISTRIES
+    assert crowded([f"runtime/a{number}.py" for number in range(MOST + 1)]) == {"runtime"}, "the check can fail"
+
+
+def test_core_runtime_and_serve_name_no_score() -> None:
+    naming = {path.relative_to(ROOT).as_posix() for path in modules(BLIND) if named(path.read_text(encoding="utf-8"))}
+    assert naming == {KNOWS_SCORES, *RECIPES}
+    assert named('if plan.score == "scope":\n    pass\n') == {"scope"} and not named('"""scope"""\n')
