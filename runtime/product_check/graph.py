@@ -66,6 +66,11 @@ def float_product() -> Product:
     return _product(nodes, {"w": weights.astype(np.float32)}, list(values), weights)
 
 
+def plain_product(weights: NDArray[np.float32]) -> bytes:
+    """An ONNX model of one product with ``weights`` float32 [K, N]: float32 [rows, K] in, [rows, N] out."""
+    return _model([_node("MatMul", ["x", "w"], OUTPUT)], {"w": weights}, (weights.shape[0], weights.shape[1]))
+
+
 def _operands(largest: int) -> tuple[list[NDArray[Any]], NDArray[np.int8]]:
     rng = np.random.default_rng(0)
     signs = [rng.choice([-largest, largest], (rows, _SHAPE[0])) for rows in _ROWS]
@@ -75,12 +80,16 @@ def _operands(largest: int) -> tuple[list[NDArray[Any]], NDArray[np.int8]]:
 def _product(
     nodes: Sequence[bytes], constants: dict[str, NDArray[Any]], inputs: list[NDArray[Any]], weights: NDArray[Any]
 ) -> Product:
-    graph = b"".join(encoded(1, node) for node in nodes) + encoded(2, "product")
-    graph += b"".join(encoded(5, _tensor(name, array)) for name, array in constants.items())
-    graph += encoded(11, _value(INPUT, _SHAPE[0])) + encoded(12, _value(OUTPUT, _SHAPE[1]))
-    model = encoded(1, _IR) + encoded(7, graph) + encoded(8, encoded(1, "") + encoded(2, _OPSET))
+    model = _model(nodes, constants, _SHAPE)
     exact = tuple(np.asarray(each, np.float64) @ np.asarray(weights, np.float64) for each in inputs)
     return Product(model, tuple(np.asarray(each, np.float32) for each in inputs), exact)
+
+
+def _model(nodes: Sequence[bytes], constants: dict[str, NDArray[Any]], shape: tuple[int, int]) -> bytes:
+    graph = b"".join(encoded(1, node) for node in nodes) + encoded(2, "product")
+    graph += b"".join(encoded(5, _tensor(name, array)) for name, array in constants.items())
+    graph += encoded(11, _value(INPUT, shape[0])) + encoded(12, _value(OUTPUT, shape[1]))
+    return encoded(1, _IR) + encoded(7, graph) + encoded(8, encoded(1, "") + encoded(2, _OPSET))
 
 
 def _node(op: str, inputs: Sequence[str], output: str, attribute: bytes = b"") -> bytes:

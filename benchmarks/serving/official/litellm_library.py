@@ -1,4 +1,4 @@
-"""litellm, as a library: chat completions alone, as its responses want a package that it does not bring."""
+"""litellm, as a library: chat completions and responses, streams, structured output, errors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import json
 from typing import Any
 
 import litellm
-from common import SHAPE, Facts, facts, picture
+from common import SHAPE, Facts, facts, parts, picture
 
 
 def main(facts: Facts) -> None:
+    """Chat completions, then responses."""
+    completions(facts)
+    responses(facts)
+
+
+def completions(facts: Facts) -> None:
     """Chat completions."""
     asked: dict[str, Any] = {"model": f"openai/{facts['model']}", "messages": picture(facts)}
     asked |= {"api_base": facts["url"], "api_key": "none"}
@@ -26,6 +32,27 @@ def main(facts: Facts) -> None:
     assert json.loads(said)["n"] in (1, 2)
     try:
         litellm.completion(**{**asked, "model": "openai/gone"})
+        raise AssertionError("an unknown model was taken")
+    except litellm.NotFoundError:
+        pass
+
+
+def responses(facts: Facts) -> None:
+    """Responses, which litellm asks for with the ``mcp`` package installed."""
+    asked: dict[str, Any] = {"model": f"openai/{facts['model']}", "input": parts(facts)}
+    asked |= {"api_base": facts["url"], "api_key": "none"}
+    whole = litellm.responses(**asked)
+    said = [part.text for item in whole.output if item.type == "message" for part in item.content]
+    assert (said, whole.status) == ([facts["answer"]], "completed") and whole.usage.output_tokens > 0
+    events = list(litellm.responses(**asked, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == facts["answer"]
+    assert events[-1].type == "response.completed"
+    shape = {"format": {"type": "json_schema", "name": "x", "schema": SHAPE, "strict": True}}
+    guided = litellm.responses(**asked, text=shape)
+    (text,) = [part.text for item in guided.output if item.type == "message" for part in item.content]
+    assert json.loads(text)["n"] in (1, 2)
+    try:
+        litellm.responses(**{**asked, "model": "openai/gone"})
         raise AssertionError("an unknown model was taken")
     except litellm.NotFoundError:
         pass

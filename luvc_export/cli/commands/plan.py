@@ -23,6 +23,7 @@ from luvc_export.cli.groups.plan import (
     check_shaping,
 )
 from luvc_export.cli.groups.sizes import ImageTokens, one_size
+from luvc_export.cli.groups.time import TimeOptions, first_token, time_line
 from luvc_export.core import planning
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
@@ -58,6 +59,7 @@ def plan(
     encoder_part: EncoderOptions,
     budgets: BudgetOptions,
     ranking: ScoreOptions,
+    timed: TimeOptions,
     text: Annotated[
         int | None,
         typer.Option("--text", min=1, help="Text tokens counted in costs: 64, or with --data the median prompt's."),
@@ -88,6 +90,8 @@ def plan(
 
     [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-size 896x896 --speedup 2[/dim]
 
+    [dim]luvc-export plan Qwen/Qwen2.5-VL-3B-Instruct --image-tokens 576 --time 3s -o plan.json[/dim]
+
     [dim]luvc-export plan MODEL --data questions.jsonl --retention 0.99 --save search -o searched.json[/dim]
     """
     from luvc_export.cli.tables.named import named_table
@@ -98,12 +102,13 @@ def plan(
     from luvc_export.pipeline import make_plan
     from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
-    data, given = asked.data, options.given(context)
+    data, given, speed = asked.data, options.given(context), None
     wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
     if wrong and data is None:
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
+    timed.check(given)
     shape = None if aspect is None else options.aspect(aspect)
     check_writable(output, "--output")
     check_folder(save, "--save")
@@ -163,6 +168,12 @@ def plan(
         if isinstance(source, Plan):
             ranking.check_used([source])
         size = one_size(image_size, image_tokens, checkpoint)
+        wanted = ranking.filtered(budgets.request(counted))
+        if timed.time is not None:
+            whole = make_plan(checkpoint, "none", image_size=size)
+            side = f"{whole.grid[0]}x{whole.grid[1]} units"
+            factor, speed = timed.speedup(whole, llm, encoder, counted, side)
+            source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))
         made = (
             source
             if isinstance(source, Plan)
@@ -170,7 +181,7 @@ def plan(
                 checkpoint,
                 source,
                 image_size=size,
-                request=planning.PlanRequest(ranking.filtered(budgets.request(counted)), seen, sharing),
+                request=planning.PlanRequest(wanted, seen, sharing),
                 **ranking.choices(),
             )
         )
@@ -180,11 +191,13 @@ def plan(
                 check_grid(checkpoint, made, size)
     costs = cost(made, llm, counted, encoder=encoder)
     fit = None if shape is None else padded(made, llm, shape, counted)
+    first = None if speed is None else first_token(made, llm, encoder, counted, speed)
     if output is not None:
         write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
     if as_json and data is None:
         padding = {} if fit is None else {"padded": asdict(fit)}
-        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | padding))
+        timing = {} if first is None else {"first_token": first}
+        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | padding | timing))
     if not as_json:
         from luvc_export.cli.tables import console as consoles
 
@@ -192,6 +205,8 @@ def plan(
         if made.schedule in NAMED:
             recipe = planning.recipe_of(made, llm)
             consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe))
+        if first is not None:
+            consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:
             consoles.console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
 
