@@ -92,7 +92,7 @@ def main() -> None:
     for plan, each in told.items():
         right = sum(one.text.strip() == case.answer for one, case in zip(each, some, strict=True))
         print(f"{plan}: {right} of {len(some)} right")
-    sheet(some, told).save(args.output)
+    sheet(some, told).quantize(96).save(args.output, optimize=True)
 
 
 if __name__ == "__main__":
