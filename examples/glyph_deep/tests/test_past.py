@@ -79,12 +79,29 @@ def test_named_plans_are_measured_with_what_they_save_in_the_encoder(tmp_path: P
     ground = next(iter(named_study.studies("bundled", 2, tmp_path)))
     assert ground[0] == named_study.OWN[0]
     found = {}
-    for row in named_study.records("bundled", 2, tmp_path):
+    for row in named_study.records("bundled", 2, tmp_path, NAMED):
         if row["ground"] != ground[0]:
             break
         found[row["plan"]] = row
     assert set(found) == {"none", *NAMED} and found["none"]["flops"] == 1 and found["safe"]["flops"] > 1
     assert found["safe"]["encoder_flops"] == 1 < found["lean"]["encoder_flops"]
+
+
+def test_rows_that_were_not_measured_again_stay_while_the_weights_do(tmp_path: Path) -> None:
+    """A model with other weights loses its rows; new rows replace their like; the order is that of the tables."""
+    file = tmp_path / "figures.json"
+
+    def row(model: str, ground: str, plan: str, flops: int) -> dict[str, object]:
+        return {"model": model, "ground": ground, "plan": plan, "flops": flops}
+
+    before = [row("glyph_deep", "plain", plan, 1) for plan in ("none", "safe", "lean")] + [
+        row("bundled", "harder", "safe", 1)
+    ]
+    file.write_text(json.dumps({"about": {"weights": {"glyph_deep": "a", "bundled": "b"}}, "rows": before}))
+    new = [row("glyph_deep", "plain", "lean", 2), row("glyph_deep", "plain", "fast", 2)]
+    kept = named_study.merged(new, file, {"glyph_deep": "a", "bundled": "c"})
+    assert [(each["plan"], each["flops"]) for each in kept] == [("none", 1), ("safe", 1), ("fast", 2), ("lean", 2)]
+    assert named_study.merged(new, tmp_path / "none.json", {}) == new[::-1]
 
 
 def test_the_page_says_what_the_rows_say() -> None:
