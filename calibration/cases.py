@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from luvc_export.core.files.folders import check_name
 from luvc_export.errors import UsageError
 from luvc_export.runtime.prompt.case_lines import FileCase, parse_case, question_of
 from luvc_export.runtime.prompt.encoder import Question
@@ -52,6 +53,7 @@ def read_jsonl(path: Path) -> list[FileCase]:
     Raises:
         UsageError: The file is missing or empty, a line is no such object, or a picture is not there.
     """
+    check_name(path, "the file of cases")
     if not path.is_file():
         raise UsageError("there is no such file of cases", where=str(path), fix="--cases FILE.jsonl, or --task glyph")
     found: list[FileCase] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 from luvc_export.batch.reads import sha256_read
 from luvc_export.bundle import folder as bundles
+from luvc_export.core.files import folders
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backends import check_name
@@ -52,6 +53,8 @@ class BatchJob:
         Raises:
             UsageError: The bundle, plan, back-end or sampling is wrong.
         """
+        for path, what in ((self.source, "the input"), (self.output, "the output folder"), (self.bundle, "the bundle")):
+            folders.check_name(Path(path), what)
         check_name(self.backend)
         bundle = bundles.load(self.bundle, verify, progress)
         bundle.entry(self.plan)

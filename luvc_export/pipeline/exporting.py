@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.manifest import Fit, WeightsMode
+from luvc_export.core.files.folders import check_name
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import check_model
@@ -72,6 +73,9 @@ def export_bundle(
     Raises:
         LuvcError: See ``make_plan`` and ``luvc_export.export.bundling.write_bundle``.
     """
+    check_name(Path(output), "the output folder")
+    if lora is not None:
+        check_name(Path(lora), "the adapter")
     if lora is not None and weights != "copy":
         raise UsageError(
             "merged weights lie nowhere but in the bundle",

@@ -14,6 +14,7 @@ from luvc_export.bundle.folder import MANIFEST, Bundle, load, write_manifest
 from luvc_export.bundle.replacing import take_along
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.core.files.disk import writing_to
+from luvc_export.core.files.folders import check_name as check_file_name
 from luvc_export.core.files.folders import check_written, make_folder, note_written
 from luvc_export.core.files.safe_files import open_regular, put_in_place, scratch_folder, write_new
 from luvc_export.core.progress import Progress
@@ -71,9 +72,11 @@ def write_repository(
         UsageError: Two of one name, no such plan, a plan that takes whole videos alone, or something else has the name.
         BundleError: See ``luvc_export.bundle.folder.load``.
     """
+    check_file_name(folder, "the repository")
     check_name(options.backend)
     models: dict[str, tuple[Bundle, str | None]] = {}
     for given in bundles:
+        check_file_name(Path(given), "the bundle")
         path, name, plan = split_name(given)
         name = _NOT_IN_A_NAME.sub("-", name)
         if name in models:
