@@ -36,7 +36,7 @@ class Vision(LearnedPositionViT):
         token = getattr(self.tower.embeddings, "class_embedding", None)
         return None if token is None else token[None]
 
-    def embedded(self, x: Tensor) -> Tensor:
+    def enter(self, x: Tensor) -> Tensor:
         """CLIP norms what enters (its name is spelled so in the checkpoints)."""
         return norm(self.tower.pre_layrnorm, x) if hasattr(self.tower, "pre_layrnorm") else x
 

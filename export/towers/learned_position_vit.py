@@ -90,7 +90,7 @@ class LearnedPositionViT(UnitTower):
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
         return self.run(units, Stage(x, units, aside), beside)
 
-    def enter(self, units: oim.Units, axes: tuple[Axis, Axis] | None, x: Tensor | None) -> Stage:
+    def arrange(self, units: oim.Units, axes: tuple[Axis, Axis] | None, x: Tensor | None) -> Stage:
         """Merged units unit by unit behind the class tokens of ``x``."""
         assert x is not None
         aside = self.aside
@@ -193,7 +193,7 @@ class LearnedPositionViT(UnitTower):
         """Class tokens before the units."""
         return 0 if self.class_token() is None else 1
 
-    def embedded(self, x: Tensor) -> Tensor:
+    def enter(self, x: Tensor) -> Tensor:
         """What happens to [n, class tokens + patches, C] before the first block."""
         return x
 
@@ -209,7 +209,7 @@ class LearnedPositionViT(UnitTower):
         x = x + table[aside:].index_select(0, self._unit_order())
         if token is not None:
             x = torch.cat([(token + table[:1]).expand(x.shape[0], 1, -1), x], 1)
-        return self.embedded(x), aside
+        return self.enter(x), aside
 
     def _unit_order(self) -> Tensor:
         """Raster patch at each place when patches stand unit by unit, int64 [U * side * side]."""

@@ -84,7 +84,7 @@ class RotaryPositionViT(UnitTower):
         """
         padding = None if self.plan.encoder.takes_units else beside
         units = oim.start(self._embed(pixels), self.copies, padding)
-        return self.run(units, self.enter(units), beside)
+        return self.run(units, self.arrange(units), beside)
 
     def finish(self, x: Tensor) -> Tensor:
         """Patch merger: [n, U * patches, C] -> [n, U, D]."""
@@ -128,7 +128,7 @@ class RotaryPositionViT(UnitTower):
         x = x if learned is None else x + learned
         return x.reshape(-1, rows, columns, self.patches * self.hidden)
 
-    def enter(self, units: oim.Units, axes: tuple[Axis, Axis] | None = None, x: Tensor | None = None) -> EncoderState:
+    def arrange(self, units: oim.Units, axes: tuple[Axis, Axis] | None = None, x: Tensor | None = None) -> EncoderState:
         """Put raster units into window order, with rotary caches and size bias of every window batch.
 
         Windows that merged apart stay windows.

@@ -1,7 +1,7 @@
 """The one loop of vision towers: blocks, taps, merges, the prune of units; a kind of position fills in its hooks.
 
-Units stand in a tower's own order and form between ``enter`` and ``leave``. What a tower has beside the tokens, such as
-windows or class tokens, is its stage; what a prune leaves of that is its own too.
+Units stand in a tower's own order and form between ``arrange`` and ``leave``. What a tower has beside the tokens, such
+as windows or class tokens, is its stage; what a prune leaves of that is its own too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class UnitTower(nn.Module):
         self.plan, self.blocks, self.tapped = plan, blocks, tapped
         self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
 
-    def enter(self, units: oim.Units, axes: tuple[Axis, Axis] | None, x: Tensor | None) -> Any:
+    def arrange(self, units: oim.Units, axes: tuple[Axis, Axis] | None, x: Tensor | None) -> Any:
         """The stage of ``units`` on their grid, ``x`` its tokens.
 
         Args:
@@ -104,7 +104,7 @@ class UnitTower(nn.Module):
                 units = self.leave(units, x, stage)
                 for step in passes:
                     units, saved = feature_planes.merge(units, saved, step, encoder.merge_mode, padded)
-                stage = self.enter(units, passes[-1].after, x)
+                stage = self.arrange(units, passes[-1].after, x)
                 x = stage.x
             if prune is not None and number == prune.block:
                 units = self.leave(units, x, stage)

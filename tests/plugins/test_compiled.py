@@ -18,6 +18,8 @@ from compiled import kernels, nvcc  # noqa: E402
 from compiled.kernels import Kernel  # noqa: E402
 from compiled.occupancy import LIMITS, blocks_at_once, occupancy  # noqa: E402
 
+sys.path.pop(0)  # plugins/tensorrt is no package of that name
+
 MANGLED = "_ZN4luvc4cuda41_GLOBAL__N__129ae2bd_9_gather_cu_918e073613gather_kernelIlEEvNS1_5ItemsEPKT_ii"
 REPORT = f"""ptxas info    : 28 bytes gmem
 ptxas info    : Compiling entry function '{MANGLED}' for 'sm_87'

@@ -20,6 +20,8 @@ from costs import inlined  # noqa: E402
 from costs.kernels import Launch, Merge, Prune  # noqa: E402
 from costs.machines import MACHINES, least_seconds  # noqa: E402
 
+sys.path.pop(0)  # plugins/tensorrt is no package of that name
+
 COUNTS = ROOT / "build" / "emulate-check" / "plugins" / "tests" / "emulate" / "luvc_counts"
 ROWS = 3 * 4 + 2 * 6 * 4  # of the problems the tool makes: three positions, two caches of six numbers
 PRUNES = [

@@ -67,7 +67,8 @@ def test_sizes_that_fill_memory_before_a_graph_sees_them(tmp_path: Path, field: 
     made = tiny_bundle.write(tmp_path / "bundle").manifest
     image = dataclasses.replace(made.image, **{field: {"size": (65_536, 65_536), "frames": 4096}[field]})
     wide = dataclasses.replace(image, size=(4096, 4096)) if field == "frames" else image
-    bundles.write_manifest(tmp_path / "bundle", dataclasses.replace(made, image=wide))
+    plans = {name: dataclasses.replace(entry, size=wide.size) for name, entry in made.plans.items()}
+    bundles.write_manifest(tmp_path / "bundle", dataclasses.replace(made, image=wide, plans=plans))
     with pytest.raises(BundleError, match="more pixels at once"):
         bundles.load(tmp_path / "bundle")
 

@@ -131,7 +131,7 @@ def test_a_window_with_gaps_sees_kept_units_alone() -> None:
     tiny = case("qwen2_5_vl")
     vision = tiny.vision(_plan(tiny, block=0, keep=0.5, restore="none"))
     hidden = torch.randn(1, 24 * 4, 96)
-    stage = vision.enter(oim.start(torch.randn(1, *tiny.plan.grid, 128)))
+    stage = vision.arrange(oim.start(torch.randn(1, *tiny.plan.grid, 128)))
     index = torch.tensor([[0, 1, 5, 16, 17, 18, 20]])
     kept = unit_prune.prune(vision.per_unit(stage.x), index, EncoderPrune(0, 0.3))
     state = pruned_windows.leave(EncoderPrune(0, 0.3), stage, kept, 4)
