@@ -7,7 +7,7 @@ import re
 
 from luvc_export.errors import UsageError
 
-#: Ceilings of ``auto``: a quarter and the whole of the default size's tokens, and what a page of small print needs.
+#: Ceilings of ``auto``: a quarter and the whole of the default size's tokens, and 32 x 32.
 AUTO = (144, 576, 1024)
 #: More units than any encoder here was made for: 4,096 x 4,096 pixels at 16 a unit.
 MOST = 65536

@@ -98,7 +98,8 @@ def _open(engine: str, graph: bytes, threads: int | None) -> tuple[Run, str]:
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(graph), "CPU", settings)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     request = compiled.create_infer_request()
     return lambda rows: request.infer([rows]), {"f32": "fp32"}.get(hint, hint)

@@ -33,6 +33,20 @@ def test_the_plan_meets_the_time_and_says_what_it_rests_on(cli: Cli, tmp_path: P
     assert code == 0 and "first token here: about" in out and "1 and 1 GFLOP/s" in out
 
 
+def test_frames_that_share_a_budget_are_all_counted(cli: Cli) -> None:
+    """One image was counted, however many frames the plan is for."""
+    one, four = (
+        json.loads(cli("plan", "demo", "--time", "99s", *words, "--json")[1])["first_token"]
+        for words in ((), ("--joint-frames", "8"))
+    )
+    assert four["encoder_s"] == pytest.approx(4 * one["encoder_s"])
+    left = four["llm_s"] / 2
+    code, out, err = cli(
+        "plan", "demo", "--time", f"{(four['encoder_s'] + left) * 1000:.3f}ms", "--joint-frames", "8", "--json"
+    )
+    assert code == 0 and json.loads(out)["first_token"]["llm_s"] <= left * 1.001, err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -40,6 +54,7 @@ def test_the_plan_meets_the_time_and_says_what_it_rests_on(cli: Cli, tmp_path: P
         (("--time", "soon"), "this is no time"),
         (("--time", "1s", "--speedup", "2"), "--time solves the budgets itself"),
         (("--time", "1s", "--plan", "lean"), "--time solves the budgets itself"),
+        (("--time", "9s", "--encoder-keep", "0.5"), "--time solves the budgets itself, for the whole encoder"),
         (("--backend", "cpu"), "give --time too"),
         (("--time", "1s", "--backend", "cuda"), "--backend"),
     ],

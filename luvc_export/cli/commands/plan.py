@@ -170,7 +170,7 @@ def plan(
         size = one_size(image_size, image_tokens, checkpoint)
         wanted = ranking.filtered(budgets.request(counted))
         if timed.time is not None:
-            whole = make_plan(checkpoint, "none", image_size=size)
+            whole = make_plan(checkpoint, "none", image_size=size, request=planning.PlanRequest(sharing=sharing))
             side = f"{whole.grid[0]}x{whole.grid[1]} units"
             factor, speed = timed.speedup(whole, llm, encoder, counted, side)
             source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from luvc_export.runtime.speed_probe.first_token import Speed
 
 
+#: Other goals and plans, and what would make the encoder cheaper than it is counted.
+_CONTRADICTING = ("speedup", "kv_mib", "schedule", "data", "merge_keep", "merge_schedule", "encoder_keep")
+
+
 @dataclass(frozen=True)
 class TimeOptions:
     """A goal in time, and the engine whose time it is."""
 
     time: Annotated[
         str | None,
-        typer.Option("--time", metavar="500ms", help="Solve budgets for this time to the first token on this CPU."),
+        typer.Option(
+            "--time", metavar="500ms", help="Solve budgets for this time to the first token on this CPU, by estimate."
+        ),
     ] = None
     backend: Annotated[
         str | None,
@@ -39,10 +45,11 @@ class TimeOptions:
             raise UsageError("a back-end is timed for a goal in time", where="--backend", fix="give --time too")
         if self.backend is not None:
             options.choice("--backend", self.backend, ("openvino", "cpu"))
-        others = [name for name in ("speedup", "kv_mib", "schedule", "data") if name in said]
+        others = [name for name in _CONTRADICTING if name in said]
         if self.time is not None and others:
             flags = ["--plan" if name == "schedule" else options.flag(name) for name in others]
-            raise UsageError("--time solves the budgets itself", where=", ".join(flags), fix="leave them out")
+            what = "--time solves the budgets itself, for the whole encoder"
+            raise UsageError(what, where=", ".join(flags), fix="leave them out")
 
     def speedup(
         self, whole: Plan, llm: DecoderShape, encoder: EncoderShape, text: int, size: str
