@@ -8,7 +8,7 @@ requires: a fused node whose operator is among the target's plugins.
 apply: ``plugin_calls``. Scores are then the plugin's own, so kept sets differ from the body's where scores are equal to
 within rounding.
 ensures: every plugin node fits the contract.
-must not touch: what the plugin does slower, by its size, and what it cannot do (a score along channels, the ``max``
+must not touch: what the plugin should do slower by its counted cost, and what it cannot do (a score along channels, the ``max``
 merge, copies of positions that somebody reads). It stays a fused node, which ``inline_functions`` replaces by its body;
 the report says why.
 """
@@ -93,7 +93,7 @@ def why_not(surgery: Surgery, node: gs.Node) -> str | None:
         axis, score = fused.attribute("axis"), fused.attribute("score")
         frequencies, keep = fused.attribute("frequencies"), fused.attribute("keep")
         if frequencies > MOST_FREQUENCIES and keep <= TENSORRT_TOPK_LIMIT:
-            return f"at {frequencies} frequencies the inlined form is faster (docs/plugin-costs.md)"
+            return f"at {frequencies} frequencies the inlined form should be faster (docs/plugin-costs.md)"
         if axis != "token":
             return f"the plugin filters along tokens, the plan along {axis}s"
         return None if score in SCORES else f"the plugin has no score {score}"
