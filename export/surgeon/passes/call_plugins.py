@@ -8,8 +8,8 @@ requires: a fused node whose operator is among the target's plugins.
 apply: ``plugin_calls``. Scores are then the plugin's own, so kept sets differ from the body's where scores are equal to
 within rounding.
 ensures: every plugin node fits the contract.
-must not touch: what the plugin should do slower by its counted cost, and what it cannot do (a score along channels, the ``max``
-merge, copies of positions that somebody reads). It stays a fused node, which ``inline_functions`` replaces by its body;
+must not touch: what the plugin should do slower by its counted cost, and what it cannot do (a score along channels, the
+``max`` merge, copies of positions that somebody reads). It stays a fused node, which ``inline_functions`` replaces by its body;
 the report says why.
 """
 
