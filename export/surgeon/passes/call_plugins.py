@@ -9,8 +9,8 @@ apply: ``plugin_calls``. Scores are then the plugin's own, so kept sets differ f
 within rounding.
 ensures: every plugin node fits the contract.
 must not touch: what the plugin should do slower by its counted cost, and what it cannot do (a score along channels, the
-``max`` merge, copies of positions that somebody reads). It stays a fused node, which ``inline_functions`` replaces by its body;
-the report says why.
+``max`` merge, copies of positions that somebody reads). It stays a fused node, which ``inline_functions``
+replaces by its body; the report says why.
 """
 
 from __future__ import annotations
