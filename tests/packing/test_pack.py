@@ -40,8 +40,8 @@ from luvc_export.export.surgeon import allow_list, lint
 from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.packing import bootstrap, cases, on_device, record
 from luvc_export.packing.on_device import install_and_verify
-from luvc_export.runtime.confined import first_run
 from luvc_export.packing.write import PackCases, Packed, write_pack
+from luvc_export.runtime.confined import first_run
 
 #: For the board, not for this machine.
 WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
