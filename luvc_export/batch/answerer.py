@@ -75,9 +75,10 @@ class Answerer:
         sampling: dict[str, Any] | None = None,
         rows: int = 8,
         max_pixels: int | None = None,
+        speculate: str | None = None,
     ) -> None:
         allow(max_pixels)
-        self._session = Session(bundle, backend, plan, threads, arithmetic=arithmetic)
+        self._session = Session(bundle, backend, plan, threads, arithmetic=arithmetic, speculate=speculate)
         self._options = self._session.sampling(sampling or {})
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
@@ -91,7 +92,15 @@ class Answerer:
             LuvcError: See ``Session``.
         """
         return cls(
-            job.bundle, job.plan, job.backend, job.threads, job.arithmetic, job.sampling, job.rows, job.max_pixels
+            job.bundle,
+            job.plan,
+            job.backend,
+            job.threads,
+            job.arithmetic,
+            job.sampling,
+            job.rows,
+            job.max_pixels,
+            job.speculate,
         )
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
