@@ -2,9 +2,9 @@
 
 OpenVINO's rule for ONNX's Attention copies every cached head to each of its query heads, and the CPU plug-in then
 scales and transposes those copies: at each step that is a pass over ``heads / kv_heads`` times the cache for few rows
-of queries. Where a call brings at most ``STEP`` rows (a token, or one and a draft behind it), the query heads of a group
-are laid out as the rows of one head instead, the mask's rows are repeated for each, and the cache is read as it lies.
-Where it brings more everything is as before. Shapes inside the graph say which of the two it is.
+of queries. Where a call brings at most ``STEP`` rows (a token, or one and a draft behind it), the query heads of a
+group are laid out as the rows of one head instead, the mask's rows are repeated for each, and the cache is read as it
+lies. Where it brings more everything is as before. Shapes inside the graph say which of the two it is.
 """
 
 from __future__ import annotations
