@@ -95,6 +95,7 @@ def open_models(
     verify: bool = False,
     progress: Progress | None = None,
     open_plans: int = 1,
+    image_tokens: int | None = None,
 ) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
@@ -110,7 +111,8 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, open_plans=open_plans)
+        limits = {"open_plans": open_plans, "image_tokens": image_tokens}
+        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, **limits)
         served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 
