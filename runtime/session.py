@@ -46,8 +46,8 @@ class Session:
     Args:
         open_plans: Of a plan and its buckets, how many are loaded at a time where back-ends pack weights for each; more
             take more memory, and a picture for another bucket waits less often.
-        image_tokens: Most visual tokens that a picture may become before compression, of every question: of the bundle's
-            image sizes, those of more are not used. None for no ceiling.
+        image_tokens: Most visual tokens that a picture may become before compression, of every question: the
+            bundle's sizes of more are not used. None for no ceiling.
 
     Attributes:
         default: The plan that was asked for, which answers where no variant fits better.
@@ -185,8 +185,8 @@ class Session:
             fps: How many of those frames make a second.
             after: The answer before this one. ``messages`` still hold the whole chat, and ``image`` all its pictures;
                 what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
-            image_tokens: Most visual tokens that a picture may become before compression; the bundle's sizes of more are
-                not used. A chat keeps the size that it began with.
+            image_tokens: Most visual tokens that a picture may become before compression; the bundle's sizes of more
+                are not used. A chat keeps the size that it began with.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, min_p, seed, max_new_tokens, stop, penalties,

@@ -30,8 +30,8 @@ ImageTokens = Annotated[
     typer.Option(
         "--image-tokens",
         metavar="N|auto",
-        help="Most visual tokens of a picture: the bundle's sizes of more are not used. auto, the default: the smallest "
-        "size that shows all of it.",
+        help="Most visual tokens of a picture: the bundle's sizes of more are not used. auto, the default: the "
+        "smallest size that shows all of it.",
     ),
 ]
 MaxPixels = Annotated[

@@ -106,7 +106,7 @@ class RegexFormat(Struct, tag_field="type", tag="regex"):
 
 
 class Extension(Struct, forbid_unknown_fields=True):
-    """Ours: ``survivors`` sends what became of the pictures' tokens; ``image_tokens`` is a picture's ceiling of them."""
+    """Ours: ``survivors`` sends what became of the pictures' tokens; ``image_tokens`` is their ceiling for each."""
 
     survivors: bool = False
     image_tokens: Annotated[int, Meta(ge=1, le=MOST)] | None = None
