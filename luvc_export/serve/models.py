@@ -111,8 +111,7 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        limits = {"open_plans": open_plans, "image_tokens": image_tokens}
-        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, **limits)
+        session = Session(bundles[key], backend, plan, threads, False, arithmetic, open_plans, image_tokens)
         served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 
