@@ -33,6 +33,7 @@ class BatchJob:
         rows: Questions of one model call, at most.
         shard: Rows of a shard.
         max_pixels: See ``runtime.media.picture_limits``.
+        image_tokens: Most visual tokens of a picture; see ``Session``.
         speculate: See ``runtime.speculation.request``.
     """
 
@@ -48,6 +49,7 @@ class BatchJob:
     rows: int = 8
     shard: int = 256
     max_pixels: int | None = None
+    image_tokens: int | None = None
     speculate: str | None = None
 
     def check(self, verify: bool = False, progress: Progress | None = None) -> None:
@@ -78,8 +80,9 @@ class BatchJob:
         engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
         read = sha256_read(self.bundle, self.plan, engines)
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        drafted = {} if self.speculate is None else {"speculate": self.speculate}  # folders of before have no such part
-        return {"bundle": read, **{name: getattr(self, name) for name in kept}, **drafted}
+        later = {name: getattr(self, name) for name in ("image_tokens", "speculate")}  # records of before have none
+        asked = {name: value for name, value in later.items() if value is not None}
+        return {"bundle": read, **{name: getattr(self, name) for name in kept}, **asked}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""

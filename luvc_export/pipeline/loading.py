@@ -23,6 +23,7 @@ def load_bundle(
     arithmetic: str = "auto",
     speculate: str | None = None,
     progress: Progress | None = None,
+    image_tokens: int | None = None,
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
@@ -39,8 +40,10 @@ def load_bundle(
         arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best at.
         speculate: ``lookup`` or ``lookup:N``: several tokens a step, see ``luvc_export.runtime.speculation``.
         progress: Told (stage, fraction) while large files are hashed.
+        image_tokens: Most visual tokens of a picture; see ``Session``.
 
     Raises:
+        UsageError: No image size of the bundle is below ``image_tokens``.
         BundleError: The bundle is missing, damaged, unsafe or newer.
         MachineError: The back-end is not installed, or memory is short.
     """
@@ -50,5 +53,5 @@ def load_bundle(
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        return Session(bundle, opened, plan, threads, speculate=speculate)
-    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, speculate=speculate)
+        return Session(bundle, opened, plan, threads, image_tokens=image_tokens, speculate=speculate)
+    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, image_tokens=image_tokens, speculate=speculate)
