@@ -41,8 +41,8 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
-        how = {"arithmetic": case.arithmetic, "speculate": case.speculate}
-        self.session = Session(case.bundle, case.backend, case.plan, case.threads, **how)
+        how = case.bundle, case.backend, case.plan, case.threads
+        self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
         if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend):
             raise UsageError(
                 "bench times graphs, not engines",
