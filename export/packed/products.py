@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -106,7 +106,7 @@ class _Inserter:
         name = f"blocks_of_{FP8_BLOCK}.{size}"
         if name not in self._graph.initializers:
             places = ir.tensor(np.arange(size, dtype=np.int64) // FP8_BLOCK, name=name)
-            value = ir.Value(name=name, shape=places.shape, type=ir.TensorType(places.dtype), const_value=places)
+            value = ir.Value(name=name, shape=ir.Shape([size]), type=ir.TensorType(places.dtype), const_value=places)
             self._graph.register_initializer(value)
         return self._graph.initializers[name]
 
@@ -116,7 +116,9 @@ class _Inserter:
         key = id(activation), how.order.tobytes()
         if key not in self._gathered:
             order = ir.tensor(how.order.astype(np.int64), name=f"{weight.name}.order")
-            value = ir.Value(name=order.name, shape=order.shape, type=ir.TensorType(order.dtype), const_value=order)
+            value = ir.Value(
+                name=order.name, shape=ir.Shape(how.order.shape), type=ir.TensorType(order.dtype), const_value=order
+            )
             self._graph.register_initializer(value)
             gathered = self._node(
                 "Gather", [activation, value], product, f"{weight.name}.gathered", attributes={"axis": -1}
@@ -135,7 +137,7 @@ class _Inserter:
     def _node(
         self,
         op: str,
-        inputs: list[ir.Value | None],
+        inputs: Sequence[ir.Value | None],
         before: ir.Node,
         name: str,
         domain: str = "",

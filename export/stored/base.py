@@ -199,7 +199,7 @@ def packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(codes)
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)))
-    return codes[:, ::2] | codes[:, 1::2] << 4
+    return np.asarray(codes[:, ::2] | codes[:, 1::2] << 4, np.uint8)
 
 
 def in_groups(

@@ -1,7 +1,7 @@
 """compressed-tensors, as llmcompressor writes it: whole numbers packed into words, or a byte each, and FP8.
 
-Layout: https://github.com/vllm-project/compressed-tensors/tree/main/src/compressed_tensors/compressors, of pack_quantized:
-``weight_packed`` int32 [N, K * bits / 32] along the inputs, lowest bits first, half the range added; ``weight_scale``
+Layout: https://github.com/vllm-project/compressed-tensors/tree/main/src/compressed_tensors/compressors; of
+pack_quantized: ``weight_packed`` int32 [N, K * bits / 32] along the inputs, lowest bits first, half the range added; ``weight_scale``
 [N, K / g], ``weight_shape`` [2], ``weight_zero_point`` int32 [N * bits / 32, K / g] packed along the outputs,
 ``weight_g_idx`` [K]; of naive_quantized: ``weight`` int8 or float8_e4m3fn [N, K] with ``weight_scale`` and
 ``weight_zero_point`` int8.
@@ -61,7 +61,9 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: 
         if f"{name}.weight_packed" not in tensors:
             linears.append(_plain(name, tensors, stated))
     asked = [one.get("input_activations") for one in schemes if isinstance(one, dict)]
-    notes = ("the checkpoint's makers round activations to 8 bits as well: not here",) if any(asked) else ()
+    notes: tuple[str, ...] = (
+        ("the checkpoint's makers round activations to 8 bits as well: not here",) if any(asked) else ()
+    )
     if config.get("kv_cache_scheme"):
         notes += ("the checkpoint's makers keep keys and values in 8 bits: not here",)
     return Stored("compressed-tensors", tuple(linears), notes)
@@ -125,7 +127,8 @@ def _plain(name: str, tensors: Mapping[str, StoredTensor], stated: set[object]) 
         got = f"weight {list(weight.shape)}, weight_scale {list(scales.shape)}"
         raise CheckpointError("a quantised weight has sizes that cannot be", where=name, got=got, fix=AGAIN)
     rows, channels = weight.shape
-    shape = scales.shape if len(scales.shape) == 2 else (1, 1) if scales.shape in ((), (1,)) else (*scales.shape, 1)
+    tall, *wide = scales.shape or (1,)
+    shape = tall, wide[0] if wide else 1
     real = weight.dtype == "F8_E4M3"
     blocks = -(-rows // FP8_BLOCK), -(-channels // FP8_BLOCK)
     fits = shape in ((1, 1), (rows, 1)) or (shape == blocks if real else shape[0] == rows)

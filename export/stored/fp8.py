@@ -1,8 +1,8 @@
 """FP8 as transformers' own ``fp8`` method stores it: E4M3 numbers, a scale for each block of 128 x 128 or one in all.
 
 Layout: https://github.com/huggingface/transformers/blob/main/src/transformers/integrations/finegrained_fp8.py,
-``FP8Linear``: ``weight`` float8_e4m3fn [N, K] and ``weight_scale_inv`` fp32 [N / 128, K / 128], rounded up, or a single number;
-``activation_scale`` where activations are quantised by a fixed one (Ministral 3). A weight is code * scale.
+``FP8Linear``: ``weight`` float8_e4m3fn [N, K] and ``weight_scale_inv`` fp32 [N / 128, K / 128], rounded up, or a single
+number; ``activation_scale`` where activations are quantised by a fixed one (Ministral 3). A weight is code * scale.
 """
 
 from __future__ import annotations
