@@ -1,9 +1,9 @@
 """compressed-tensors, as llmcompressor writes it: whole numbers packed into words, or a byte each, and FP8.
 
 Layout: https://github.com/vllm-project/compressed-tensors/tree/main/src/compressed_tensors/compressors; of
-pack_quantized: ``weight_packed`` int32 [N, K * bits / 32] along the inputs, lowest bits first, half the range added; ``weight_scale``
-[N, K / g], ``weight_shape`` [2], ``weight_zero_point`` int32 [N * bits / 32, K / g] packed along the outputs,
-``weight_g_idx`` [K]; of naive_quantized: ``weight`` int8 or float8_e4m3fn [N, K] with ``weight_scale`` and
+pack_quantized: ``weight_packed`` int32 [N, K * bits / 32] along the inputs, lowest bits first, half the range added;
+``weight_scale`` [N, K / g], ``weight_shape`` [2], ``weight_zero_point`` int32 [N * bits / 32, K / g] packed along the
+outputs, ``weight_g_idx`` [K]; of naive_quantized: ``weight`` int8 or float8_e4m3fn [N, K] with ``weight_scale`` and
 ``weight_zero_point`` int8.
 """
 
