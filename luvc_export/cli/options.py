@@ -80,7 +80,8 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, tensorrt, or tensorrt:TARGET.",
+        help="auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, openvino+cpu or openvino+openvino "
+        "(prompts on the first, tokens after them on the second), tensorrt, or tensorrt:TARGET.",
     ),
 ]
 Arithmetic = Annotated[

@@ -20,6 +20,7 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.rows import single_row
 
@@ -43,14 +44,14 @@ class LoadedCase:
         begin = perf_counter()
         how = case.bundle, case.backend, case.plan, case.threads
         self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
-        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend):
+        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend | PairedBackend):
             raise UsageError(
                 "bench times graphs, not engines",
                 where="--backend",
                 got=self.session.backend.name,
                 expected="cpu, cuda or openvino",
             )
-        self.backend: OrtBackend | OpenVinoBackend = self.session.backend
+        self.backend: OrtBackend | OpenVinoBackend | PairedBackend = self.session.backend
         self.backend.profile = profile
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
@@ -138,7 +139,7 @@ class LoadedCase:
         """Of one decode step, as they are read: a quantised plan's, and in the arithmetic what was kept high."""
         manifest = self.session.bundle.manifest
         quantised = self.session.bundle.entry(self.session.plan_name).quantised
-        wide = {"fp32": 32}.get(self.backend.arithmetic, 16)
+        wide = {"fp32": 32}.get(self.backend.arithmetic.rpartition("+")[2], 16)
         if quantised is None:
             return weight_bytes(manifest, wide)
         kinds = {name: kind for name, kind in quantised.layers.items() if not _ENCODER.search(name)}
