@@ -28,7 +28,7 @@ from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
-from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
+from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
@@ -130,8 +130,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
         after: Generation | None = None,
         stream: Literal[False] = False,
         **sampling: Any,
@@ -144,8 +144,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
         after: Generation | None = None,
         stream: Literal[True],
         **sampling: Any,
@@ -157,8 +157,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
         after: Generation | None = None,
         stream: bool = False,
         **sampling: Any,
@@ -173,8 +173,9 @@ class Session:
             prompt: The question; the pictures stand before it. Or:
             messages: A chat in Hugging Face's form; ``{"type": "image"}`` and ``{"type": "video"}`` parts say where the
                 pictures and videos stand.
-            video: Frames of a video, in order, where the bundle takes videos.
-            fps: How many of those frames make a second.
+            video: A film, a folder of frames or an animated picture (path or a file's bytes), of which as many frames
+                are taken as ``video_frames`` says; or frames in order. Where the bundle takes videos.
+            fps: How many of those frames make a second; None takes what the file says, else 2.
             after: The answer before this one. ``messages`` still hold the whole chat, and ``image`` all its pictures;
                 what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
@@ -191,7 +192,7 @@ class Session:
         """
         options = self.sampling(sampling)
         started = perf_counter()
-        asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
+        asked = open_media(question(image, prompt, messages, video, fps, self.video_frames()), self.bundle.manifest)
         past: Past | None = after.past if after else None
         chosen, request = self.fit(asked, past.loaded if past else None)
         past = past if past and chosen is past.loaded else None
@@ -230,9 +231,8 @@ class Session:
         for row, ask in enumerate(requests):
             with in_row(row):
                 check_ask(ask)
-                fps = ask.get("fps", DEFAULT_FPS)
-                asked = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
-                ready.append(self.prepare_row(asked, options))
+                given = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
+                ready.append(self.prepare_row(question(*given, self.video_frames()), options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:
             check_rows(self.backend, groups)
@@ -325,15 +325,16 @@ class Session:
         image: Picture | Sequence[Picture] | None = None,
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
     ) -> Request:
         """Preprocess pictures for the plan that answers (``Request.plan``) and tokenise; arguments as of ``generate``.
 
         Raises:
             UsageError: See ``generate``.
         """
-        return self.fit(open_media(question(image, prompt, messages, video, fps), self.bundle.manifest))[1]
+        asked = question(image, prompt, messages, video, fps, self.video_frames())
+        return self.fit(open_media(asked, self.bundle.manifest))[1]
 
     def token_limit(self, request: Request, wanted: int | None = None) -> int:
         """How many tokens may be generated after a request of ``prepare``: ``wanted``, or as many as fit.
