@@ -33,6 +33,7 @@ class Ask(TypedDict, total=False):
     messages: Sequence[Message] | None
     video: VideoSource | None
     fps: float | None
+    image_tokens: int | None
 
 
 @dataclass(frozen=True)
