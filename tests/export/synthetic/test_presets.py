@@ -21,6 +21,8 @@ PARAMETERS = {
     "internvl3-1b": 938_193_024,
     "internvl3-2b": 2_088_957_440,
     "smolvlm-256m": 256_484_928,
+    "ministral3-3b": 3_849_090_048,
+    "llava-next-7b": 7_566_747_648,
 }
 
 
