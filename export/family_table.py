@@ -194,7 +194,7 @@ def row(family: Family) -> list[str]:
         place.append("seen both ways")
     text = config.get_text_config().model_type
     return [
-        f"`{family.model_type}`",
+        ", ".join([f"`{family.model_type}`", *family.also]),
         f"`{type(model).__name__}`",
         "one patch" if encoder.unit == 1 else "square group of patches",
         "the tower's own" if size else "any multiple of the unit",

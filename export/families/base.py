@@ -52,6 +52,8 @@ class Family(ABC):
         pixels: Normalisation of the family's processor.
         tiling: How that processor chooses among grids of tiles.
         text_models: Text models that ``decoder`` computes.
+        towers: ``model_type`` of the vision towers, where there are others than that of ``tiny_config``.
+        also: Models of other names whose checkpoints are of this type.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
     """
 
@@ -60,6 +62,8 @@ class Family(ABC):
     pixels: Pixels = Pixels()
     tiling: TilingRule = "best_resolution"
     text_models: tuple[str, ...] = TEXT_MODELS
+    towers: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
 
     @abstractmethod

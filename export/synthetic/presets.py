@@ -79,4 +79,6 @@ def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> P
             part["layer_types"] = part["layer_types"][:wanted]
         if full := part.get("fullatt_block_indexes"):
             part["fullatt_block_indexes"] = [block for block in full if block < wanted] or [wanted - 1]
+        if tapped := part.get("deepstack_visual_indexes"):
+            part["deepstack_visual_indexes"] = [block for block in tapped if block < wanted] or [wanted - 1]
     return replace(preset, config=config)

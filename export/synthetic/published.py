@@ -2,7 +2,8 @@
 
 Each is ``https://huggingface.co/<id>/blob/main/config.json`` with the fields that decide shapes and arithmetic:
 Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct, OpenGVLab/InternVL3-1B-hf, OpenGVLab/InternVL3-2B-hf,
-HuggingFaceTB/SmolVLM-256M-Instruct, mistralai/Ministral-3-3B-Instruct-2512-BF16 and llava-hf/llava-v1.6-mistral-7b-hf.
+HuggingFaceTB/SmolVLM-256M-Instruct, mistralai/Ministral-3-3B-Instruct-2512-BF16, nvidia/Cosmos-Reason2-2B (which has
+Qwen3-VL-2B's sizes) and llava-hf/llava-v1.6-mistral-7b-hf.
 """
 
 from __future__ import annotations
@@ -319,6 +320,52 @@ def _llava_next() -> Preset:
     return Preset("llava-hf/llava-v1.6-mistral-7b-hf", config, tokens, "<image>", "</s>", processor)
 
 
+def _cosmos() -> Preset:
+    """Post-trained from Qwen3-VL-2B-Instruct, whose sizes it has."""
+    shared = _qwen("", _sizes(2048, 6144, 28, 16, 8, vocab_size=151936), tied=True)
+    rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]}
+    text = shared.config["text_config"] | {
+        "model_type": "qwen3_vl_text",
+        "attention_bias": False,
+        "head_dim": 128,
+        "max_position_embeddings": 262144,
+        "rope_theta": 5000000,
+        "rope_scaling": rope,
+    }
+    vision = {
+        "model_type": "qwen3_vl",
+        "deepstack_visual_indexes": [5, 11, 17],
+        "depth": 24,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 1024,
+        "in_channels": 3,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "num_position_embeddings": 2304,
+        "out_hidden_size": 2048,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    config = shared.config | {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "model_type": "qwen3_vl",
+        "text_config": text,
+        "vision_config": vision,
+    }
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "processor_class": "Qwen3VLProcessor",
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    return Preset("nvidia/Cosmos-Reason2-2B", config, shared.tokens, shared.image, shared.end, processor)
+
+
 def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
@@ -338,5 +385,6 @@ PRESETS: dict[str, Preset] = {
     "internvl3-2b": _internvl("OpenGVLab/InternVL3-2B-hf", _sizes(1536, 8960, 28, 12, 2)),
     "smolvlm-256m": _smolvlm(),
     "ministral3-3b": _ministral(),
+    "cosmos-reason2-2b": _cosmos(),
     "llava-next-7b": _llava_next(),
 }
