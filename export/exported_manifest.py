@@ -12,6 +12,7 @@ from luvc_export.bundle.manifest import (
     PlanEntry,
     Prompt,
     Source,
+    StoredCodes,
     Weights,
     WeightsMode,
     WeightTensor,
@@ -31,6 +32,7 @@ def make_manifest(
     places: dict[str, WeightTensor],
     used: set[str],
     files: dict[str, Any],
+    codes: StoredCodes | None = None,
 ) -> Manifest:
     """The manifest to write.
 
@@ -42,6 +44,7 @@ def make_manifest(
         places: Where every tensor of the checkpoint lies.
         used: Names of the tensors that graphs use.
         files: Records of the bundle's files.
+        codes: What of the weights the checkpoint stores quantised.
     """
     given = picture_settings(checkpoint)
     shape = checkpoint.family.decoder_shape(checkpoint.config)
@@ -79,6 +82,7 @@ def make_manifest(
             mode,
             str(checkpoint.folder.resolve()) if mode == "reference" else None,
             {name: places[name] for name in sorted(used)} if mode == "reference" else {},
+            codes,
         ),
         files=files,
         tools={"luvc-export": VERSION, "python": platform.python_version()}

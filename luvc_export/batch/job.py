@@ -32,6 +32,7 @@ class BatchJob:
         rows: Questions of one model call, at most.
         shard: Rows of a shard.
         max_pixels: See ``runtime.media.picture_limits``.
+        image_tokens: Most visual tokens of a picture; see ``Session``.
     """
 
     bundle: Path
@@ -46,6 +47,7 @@ class BatchJob:
     rows: int = 8
     shard: int = 256
     max_pixels: int | None = None
+    image_tokens: int | None = None
 
     def check(self, verify: bool = False, progress: Progress | None = None) -> None:
         """Refuse what could not be answered, before anything starts.
@@ -73,7 +75,8 @@ class BatchJob:
         engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
         read = sha256_read(self.bundle, self.plan, engines)
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        return {"bundle": read, **{name: getattr(self, name) for name in kept}}
+        ceiling = {} if self.image_tokens is None else {"image_tokens": self.image_tokens}
+        return {"bundle": read, **{name: getattr(self, name) for name in kept}, **ceiling}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""

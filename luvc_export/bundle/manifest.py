@@ -105,12 +105,37 @@ class WeightTensor:
 
 
 @dataclass(frozen=True)
+class StoredCodes:
+    """Weights that the checkpoint stored quantised, and the bundle holds as they were.
+
+    Args:
+        method: The checkpoint's ``quant_method``.
+        file: Of the bundle, where they lie.
+        products: Bits of each weight by its name in the model.
+        bytes: Of codes, scales and zeros.
+        numbers: How many weights they stand for.
+        notes: What a user should know of them, a line each.
+    """
+
+    method: str
+    file: str
+    products: dict[str, int]
+    bytes: int
+    numbers: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Weights:
-    """Weights of every graph: ``copy`` in the bundle, ``reference`` in ``folder``, or ``none`` (timing only)."""
+    """Weights of every graph: ``copy`` in the bundle, ``reference`` in ``folder``, or ``none`` (timing only).
+
+    ``stored`` are those that the checkpoint had quantised; None where it had none.
+    """
 
     mode: WeightsMode
     folder: str | None = None
     tensors: dict[str, WeightTensor] = field(default_factory=dict)
+    stored: StoredCodes | None = None
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def open_models(
     verify: bool = False,
     progress: Progress | None = None,
     open_plans: int = 1,
+    image_tokens: int | None = None,
 ) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
@@ -110,7 +111,7 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, open_plans=open_plans)
+        session = Session(bundles[key], backend, plan, threads, False, arithmetic, open_plans, image_tokens)
         served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 

@@ -32,6 +32,7 @@ class Ask(TypedDict, total=False):
     messages: Sequence[Message] | None
     video: Sequence[Picture] | None
     fps: float
+    image_tokens: int | None
 
 
 @dataclass(frozen=True)

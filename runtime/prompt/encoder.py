@@ -32,11 +32,16 @@ class VideoClip:
 
 @dataclass(frozen=True)
 class Question:
-    """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order."""
+    """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order.
+
+    ``image_tokens`` is the most visual tokens that a picture, or a moment of a video, may become before compression;
+    None for no ceiling.
+    """
 
     messages: tuple[Message, ...]
     media: tuple[Picture | VideoClip, ...]
     plain: str | None = None
+    image_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def batch(
     stop: sampling_options.Stop = None,
     json_schema: sampling_options.JsonSchema = None,
     regex: sampling_options.Regex = None,
+    image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     verify: options.Verify = False,
     as_json: options.Json = False,
@@ -66,6 +67,7 @@ def batch(
     from luvc_export.batch.job import BatchJob
     from luvc_export.batch.run import chosen_here, local
     from luvc_export.cli.files import check_folder
+    from luvc_export.core.image_tokens import ceiling
     from luvc_export.errors import UsageError
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
@@ -74,6 +76,7 @@ def batch(
     sampling["greedy"] = greedy or None
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels}
+    shape["image_tokens"] = None if image_tokens is None else ceiling(image_tokens)
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, sampling=sampling, **shape)  # type: ignore[arg-type]
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):
         raise UsageError("--num-gpus and --num-cpus are of Ray's actors", where="--num-gpus", fix="pass --ray")

@@ -112,6 +112,8 @@ def export(
 
     for made in plans.values():
         consoles.console().print(cost_table(made, cost(made, shape)))
+    for note in written.manifest.weights.stored.notes if written.manifest.weights.stored else ():
+        print(f"note: {note}")
     if graphs.no_weights:
         print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
     else:

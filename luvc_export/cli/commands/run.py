@@ -76,6 +76,7 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name, graphs nobody ran here."),
     ] = False,
+    image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     as_json: options.Json = False,
 ) -> None:
@@ -89,10 +90,12 @@ def run(
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
+    from luvc_export.core.image_tokens import ceiling
     from luvc_export.pipeline import load_bundle
     from luvc_export.runtime.media.picture_limits import allow
 
     allow(max_pixels)
+    most = None if image_tokens is None else ceiling(image_tokens)
     asked = read_prompt(prompt, as_json)
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
@@ -111,6 +114,7 @@ def run(
             allow_unverified=allow_unverified,
             arithmetic=arithmetic,
             progress=tell,
+            image_tokens=most,
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
