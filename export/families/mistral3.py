@@ -106,7 +106,6 @@ class Mistral3(Family):
 
     model_type = "mistral3"
     text_models = (*TEXT_MODELS, "ministral3")
-    limits = ("FP8 checkpoints",)
 
     def build(self, config: Any) -> nn.Module:
         """Mistral3ForConditionalGeneration."""
