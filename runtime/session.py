@@ -67,12 +67,14 @@ class Session:
         arithmetic: str = "auto",
         open_plans: int = 1,
         image_tokens: int | None = None,
+        speculate: str | None = None,
     ) -> None:
         turns = PlanTurns(open_plans)
-        self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic)
+        self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
         self.default.turns = turns
         named = isinstance(backend, str)
-        another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug, arithmetic=arithmetic)
+        options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
+        another = partial(LoadedPlan, self.bundle, backend, **options)
         self.plans = PlanRouter(self.default, (lambda name: another(plan=name)) if named else None, image_tokens)
 
     @property

@@ -110,7 +110,7 @@ def write_manifest(
         prompt=replace(manifest.prompt, text_capacity=capacity.text),
         default_plan=plan,
         plans={plan: alone},
-        weights=Weights("copy"),
+        weights=Weights("copy", stored=manifest.weights.stored),
         files=files,
         engines=(),
         verified=(),

@@ -167,7 +167,7 @@ def make_request(
             )
         cuts = encoder.cuts if plan.sharing.tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
         tiling: Tiling = choose_tiling(cuts, picture_size(item), size, len(asked.pictures), manifest.prompt.tiling)
-        parts.append(tiling.written)
+        parts.append(tiling.spelled(plan.grid[0]))
         tiles.append(tiling.tiles)
         if tiling.mosaic:
             blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)

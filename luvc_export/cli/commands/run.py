@@ -65,6 +65,7 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
     stop: sampling_options.Stop = None,
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
     ] = False,
@@ -113,6 +114,7 @@ def run(
             verify=verify,
             allow_unverified=allow_unverified,
             arithmetic=arithmetic,
+            speculate=speculate,
             progress=tell,
             image_tokens=most,
         )
@@ -211,8 +213,17 @@ def timing_line(timings: Any) -> str:
     return (
         f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
         + (f", {speed:.1f} tokens/s" if speed else "")
+        + drafts_line(timings.drafts)
         + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
     )
+
+
+def drafts_line(drafts: Any) -> str:
+    """What drafts brought; nothing where none were asked for."""
+    if drafts is None or not drafts.steps:
+        return ""
+    accepted = f", {drafts.accepted} of {drafts.drafted} drafted accepted" if drafts.drafted else ", none drafted"
+    return f", {drafts.tokens_per_step:.2f} tokens a step{accepted}"
 
 
 def fit_line(selection: Any, known: int) -> str | None:
