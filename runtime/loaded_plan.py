@@ -81,7 +81,8 @@ class LoadedPlan:
         """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
         merging = plan_figures.merging_note(self.plan)
         notes: tuple[str, ...] = getattr(self.backend, "notes", ())
-        return ((merging,) if merging else ()) + notes
+        part = self.bundle.manifest.vocabulary
+        return ((merging,) if merging else ()) + ((str(part),) if part else ()) + notes
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -157,7 +157,7 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
-    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * shape.vocab
+    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * manifest.head_rows
 
 
 def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
@@ -169,4 +169,4 @@ def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
     shape = manifest.decoder
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
     layer = attention + 3 * shape.hidden * shape.intermediate
-    return (bits * shape.layers * layer + (head or bits) * shape.hidden * shape.vocab) // 8
+    return (bits * shape.layers * layer + (head or bits) * shape.hidden * manifest.head_rows) // 8

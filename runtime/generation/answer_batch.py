@@ -19,6 +19,7 @@ from luvc_export.runtime.generation.slot_rows import SlotRows
 from luvc_export.runtime.generation.timing import DraftCounts, Spent
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.media.video import VideoSource
 from luvc_export.runtime.prompt.request import Request, all_shown
 from luvc_export.runtime.prompt.template import Message
 from luvc_export.runtime.speculation.rows import shared_calls
@@ -31,8 +32,8 @@ class Ask(TypedDict, total=False):
     image: Picture | Sequence[Picture] | None
     prompt: str | None
     messages: Sequence[Message] | None
-    video: Sequence[Picture] | None
-    fps: float
+    video: VideoSource | None
+    fps: float | None
     image_tokens: int | None
 
 
