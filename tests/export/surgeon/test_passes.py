@@ -62,7 +62,7 @@ def test_two_passes_in_one_place_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_installed_pass_runs_in_its_place_and_is_reported(tmp_path: Path) -> None:
     model = small("g (float[2] x) => (float[2] y) { a = Abs(x)  b = Abs(a)  y = Neg(b) }")
     with installed(tmp_path, ENTRY, "abs_twice", MODULE):
-        assert passes.names() == [*ORDER[:6], "abs_twice", *ORDER[6:]]
+        assert passes.names() == [*ORDER[:7], "abs_twice", *ORDER[7:]]
         made, report = run_passes(model, ORT_CPU, passes=passes.ordered())
         assert operators(made, "Abs") == 1
         [told] = [item for item in report.passes if item.name == "abs_twice"]
