@@ -30,6 +30,7 @@ from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
+from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
@@ -79,6 +80,8 @@ def write_bundle(
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
         skeleton = weights.skeleton(checkpoint, options.dtype)
         tensors = weights.stored(skeleton.model, checkpoint)
+        if options.vocabulary is not None:
+            reduced(skeleton, tensors, options.vocabulary, options.dtype)
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(
             mode, lambda t: weights.reference_plan(checkpoint.folder, t)
         )

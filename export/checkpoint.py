@@ -72,7 +72,7 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
     if not folder.is_dir():
         folder = download(model, revision, weights)
     raw = checkpoint_json(folder / "config.json")
-    check_model_type(str(raw.get("model_type")), str(folder / "config.json"))
+    check_model_type(raw, str(folder / "config.json"))
     check_config(raw, str(folder / "config.json"))
     family = families.find(str(raw.get("model_type")), str(folder / "config.json"))
     settings = stored.settings(raw, str(folder / "config.json"))

@@ -19,6 +19,7 @@ from luvc_export.bundle.manifest import (
 )
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.generation_config import end_tokens, generation_defaults
+from luvc_export.export.llm.reduced_head import vocabulary
 from luvc_export.export.options import Options
 from luvc_export.export.processor import PictureSettings, picture_settings
 from luvc_export.version import VERSION
@@ -74,6 +75,7 @@ def make_manifest(
             tiling=checkpoint.family.tiling,
         ),
         generation=generation_defaults(checkpoint),
+        vocabulary=vocabulary(checkpoint, options.vocabulary) if options.vocabulary else None,
         decoder=shape,
         planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,
         default_plan=next(iter(entries)),

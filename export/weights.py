@@ -148,17 +148,31 @@ def write_copy(
         for name, place in placed.items():
             out.seek(place.offset)
             with open_regular(tensors[name].file, links=True) as source:
-                source.seek(tensors[name].offset)
-                left = place.bytes
-                while left:
-                    chunk = source.read(min(left, 2**24))
-                    if not chunk:
-                        raise CheckpointError("a weight file ended early", where=str(tensors[name].file))
-                    out.write(chunk)
-                    left -= len(chunk)
+                for offset, left in _spans(tensors[name]):
+                    source.seek(offset)
+                    while left:
+                        chunk = source.read(min(left, 2**24))
+                        if not chunk:
+                            raise CheckpointError("a weight file ended early", where=str(tensors[name].file))
+                        out.write(chunk)
+                        left -= len(chunk)
             progress(place.bytes)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _spans(tensor: StoredTensor) -> list[tuple[int, int]]:
+    """Where the bytes of a tensor lie in its file, and how many: in one piece, or rows of it that follow each other."""
+    if tensor.rows is None:
+        return [(tensor.offset, tensor.bytes)]
+    row, spans = tensor.bytes // len(tensor.rows), list[tuple[int, int]]()
+    for number in tensor.rows:
+        begin = tensor.offset + number * row
+        if spans and sum(spans[-1]) == begin:
+            spans[-1] = (spans[-1][0], spans[-1][1] + row)
+        else:
+            spans.append((begin, row))
+    return spans
 
 
 def reference_plan(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, WeightTensor]:

@@ -28,13 +28,17 @@ AGAIN = "download the checkpoint again, or take the 16-bit one and quantise the 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: offset and length in ``file``; ``dtype`` is safetensors' name (F32, F16, BF16)."""
+    """Where one tensor lies: offset and length in ``file``; ``dtype`` is safetensors' name (F32, F16, BF16).
+
+    Of a tensor that is ``rows`` of what begins at ``offset``, ``shape`` and ``bytes`` are those of the rows.
+    """
 
     file: Path
     offset: int
     bytes: int
     dtype: str
     shape: tuple[int, ...]
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,8 @@ def _facts(manifest: Any) -> Any:
     table.add_row("arithmetic", manifest.dtype)
     table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
     table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")
+    if manifest.vocabulary is not None:
+        table.add_row("vocabulary", str(manifest.vocabulary))
     if manifest.generation is not None:
         asked = manifest.generation.options()
         table.add_row("answers", ", ".join(f"{name} {value}" for name, value in asked.items()) or "the best token")
