@@ -21,6 +21,7 @@ def load_bundle(
     verify: bool = False,
     allow_unverified: bool = False,
     arithmetic: str = "auto",
+    speculate: str | None = None,
     progress: Progress | None = None,
     image_tokens: int | None = None,
 ) -> Session:
@@ -37,6 +38,7 @@ def load_bundle(
             whatever its author wants on this machine. ``auto`` never does. Graphs of strangers run here without a
             first run in a helper process (``luvc_export.runtime.confined.first_run``).
         arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best at.
+        speculate: ``lookup`` or ``lookup:N``: several tokens a step, see ``luvc_export.runtime.speculation``.
         progress: Told (stage, fraction) while large files are hashed.
         image_tokens: Most visual tokens of a picture; see ``Session``.
 
@@ -51,5 +53,5 @@ def load_bundle(
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        return Session(bundle, opened, plan, threads, image_tokens=image_tokens)
-    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, image_tokens=image_tokens)
+        return Session(bundle, opened, plan, threads, image_tokens=image_tokens, speculate=speculate)
+    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, image_tokens=image_tokens, speculate=speculate)

@@ -99,6 +99,7 @@ def open_models(
     progress: Progress | None = None,
     open_plans: int = 1,
     image_tokens: int | None = None,
+    speculate: str | None = None,
 ) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
@@ -114,7 +115,8 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        session = Session(bundles[key], backend, plan, threads, False, arithmetic, open_plans, image_tokens)
+        how = (backend, plan, threads, False, arithmetic, open_plans, image_tokens, speculate)
+        session = Session(bundles[key], *how)
         served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 

@@ -17,6 +17,7 @@ def serve(
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
@@ -100,7 +101,7 @@ def serve(
         greedy=greedy,
     )
     with options.progress(quiet=as_json) as tell:
-        models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans, most)
+        models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans, most, speculate)
     server = Server(serve_options, models)
     listening = server.listen()
     shown = f"[{host}]" if ":" in host.strip("[]") else host
