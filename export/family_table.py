@@ -14,8 +14,9 @@ import torch
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.errors import UsageError
 from luvc_export.export import families
-from luvc_export.export.families.base import TEXT_MODELS, Family
+from luvc_export.export.families.base import Family
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 HEAD = """# Families
 
@@ -90,9 +91,12 @@ of the grid.
 ## Videos
 
 `--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
-`Session.generate(video=[frame, ...], fps=2)` takes frames; `run --video` a folder of them, or an animated GIF, WebP or
-PNG, of which it takes frames evenly in time (`luvc_export.runtime.media.video.open_video`). Films are not read: their
-decoders are large and would meet untrusted files. The error for one prints the ffmpeg command that makes a folder.
+`run --video` and `Session.generate(video=...)` take a film (mp4, mov, mkv, webm, avi, ts, mpg, ogv, flv; with
+`luvc-export[video]`, which brings PyAV and its FFmpeg), a folder of frames, or an animated GIF, WebP or PNG, and of it
+frames evenly in time (`luvc_export.runtime.media.video.open_video`); or frames, `video=[frame, ...], fps=2`. Each frame
+of a film is the one shown at its time, upright, whatever the rate; reading seeks to it. When frames were shown reaches
+the models that use it: Qwen2.5-VL's seconds from one pair to the next, Qwen3-VL's time stamps. How films are kept from
+doing harm: [security](security.md).
 
 Each pair of frames is one image with a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N frames
 share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as fixed as
@@ -181,10 +185,11 @@ def row(family: Family) -> list[str]:
     pixels = torch.nn.Identity()
     vision = family.vision(model, plan, pixels)  # type: ignore[arg-type]
     traits = ["windows and full attention" if encoder.window else "full attention"]
+    traits += ["rotary positions"] * isinstance(vision, RotaryPositionViT)
     if isinstance(vision, LearnedPositionViT):
         traits += ["learned positions"] + ["class token set aside"] * (vision.class_token() is not None)
-    else:
-        traits += ["rotary positions"] + ["learned positions, interpolated"] * hasattr(model.model.visual, "pos_embed")
+    elif vars(type(vision)).get("learned_positions"):
+        traits.append("learned positions, interpolated")
     if decoder.planes:
         traits.append("DeepStack planes")
     place = ["(t, h, w)" if family.position_kind == "mrope" else "one after another"]
@@ -192,13 +197,13 @@ def row(family: Family) -> list[str]:
         place.append("seen both ways")
     text = config.get_text_config().model_type
     return [
-        f"`{family.model_type}`",
+        ", ".join([f"`{family.model_type}`", *family.also]),
         f"`{type(model).__name__}`",
         "one patch" if encoder.unit == 1 else "square group of patches",
         "the tower's own" if size else "any multiple of the unit",
         ", ".join(traits),
         ", ".join(place),
-        ", ".join(f"`{name}`" for name in (TEXT_MODELS if text in TEXT_MODELS else (text,))),
+        ", ".join(f"`{name}`" for name in (family.text_models if text in family.text_models else (text,))),
         "; ".join(family.limits),
     ]
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -20,6 +21,7 @@ from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
+from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
 
 
 class LoadedPlan:
@@ -34,11 +36,13 @@ class LoadedPlan:
         threads: CPU threads; None for all cores.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
         arithmetic: See ``runtime.backends.open_backend``.
+        speculate: How several tokens a step are drafted, see ``runtime.speculation.request``; None: one token a step.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
         UsageError: Unknown back-end or plan, or a bundle without weights.
-        MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load).
+        MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load), or the back-end
+            takes one token a step.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class LoadedPlan:
         threads: int | None = None,
         debug: bool = False,
         arithmetic: str = "auto",
+        speculate: str | None = None,
     ) -> None:
+        self.speculation = None if speculate is None else Speculation.parse(speculate)
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
@@ -62,6 +68,12 @@ class LoadedPlan:
         if isinstance(backend, str):
             backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
         self.backend = backend
+        #: What drafts tokens for this one, where that is a smaller model.
+        self.draft_model: LoadedPlan | None = None
+        if self.speculation is not None:
+            check_backend(backend)
+            if self.speculation.bundle is not None:
+                self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
         self.encoder = PromptEncoder(self.bundle)
@@ -69,12 +81,24 @@ class LoadedPlan:
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
 
+    def _smaller(self, named: str, backend: str, threads: int | None) -> LoadedPlan:
+        """The model that drafts, on the same engine.
+
+        Raises:
+            UsageError: It does not read what this one reads.
+        """
+        folder, _, plan = (named, "", "") if Path(named).is_dir() else named.rpartition("#")
+        bundle = load(folder or named)
+        check_fits(bundle, plan or None, self.bundle, self.plan_name)
+        return LoadedPlan(bundle, backend, plan or None, threads)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
         merging = plan_figures.merging_note(self.plan)
         notes: tuple[str, ...] = getattr(self.backend, "notes", ())
-        return ((merging,) if merging else ()) + notes
+        part = self.bundle.manifest.vocabulary
+        return ((merging,) if merging else ()) + ((str(part),) if part else ()) + notes
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -266,7 +266,7 @@ class Decoder(nn.Module):
         text_only: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One block. The first ``text_only`` rows give keys and values and nothing else."""
-        attn = layer.self_attn
+        attn, factor = layer.self_attn, self.query_factor(cos)
         cos, sin = self.angles(layer, cos), self.angles(layer, sin)
         normed = self.norm_of(layer.input_layernorm, x)
         key, value = (split_heads(projection(normed), self.head_dim) for projection in (attn.k_proj, attn.v_proj))
@@ -275,13 +275,15 @@ class Decoder(nn.Module):
             query, key = self.norm_of(attn.q_norm, query), self.norm_of(attn.k_norm, key)
         key = rotate(key, cos, sin)
         query = rotate(query, cos[:, text_only:], sin[:, text_only:])
+        if factor is not None:
+            query = query * factor[:, None, text_only:].to(query.dtype)
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
         attended = attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.scale))
         x = x[:, text_only:] + self.after_attention(layer, attended)
         return x + self.feed_forward(layer, x), key, value
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Text embeddings [B, T, D]. This and the five below are what a family's own text model may override."""
+        """Text embeddings [B, T, D]. This and the six below are what a family's own text model may override."""
         embeds: Tensor = self.embed_tokens(input_ids)
         return embeds
 
@@ -296,6 +298,10 @@ class Decoder(nn.Module):
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
         return cache
+
+    def query_factor(self, cache: Tensor) -> Tensor | None:
+        """Factor on every row's queries [B, S, 1], from the rotary cache of cosines; None where there is none."""
+        return None
 
     def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
         """What is added to the hidden states after attention."""

@@ -61,8 +61,11 @@ class ServedModel:
 
 
 def measured(recipe: str | None) -> dict[str, Any] | None:
-    """What a named plan kept where it was measured; None for other plans."""
-    return None if recipe is None else {"name": recipe, "measured_on": "glyph_deep", "kept": plan_figures.kept(recipe)}
+    """What a named plan kept where it was measured, and how much sooner its first token came; None for others."""
+    if recipe is None:
+        return None
+    facts = {"name": recipe, "measured_on": "glyph_deep", "kept": plan_figures.kept(recipe)}
+    return facts | {"first_token": plan_figures.sooner(recipe), "timed_at": plan_figures.timed_at()}
 
 
 class Models:
@@ -95,6 +98,8 @@ def open_models(
     verify: bool = False,
     progress: Progress | None = None,
     open_plans: int = 1,
+    image_tokens: int | None = None,
+    speculate: str | None = None,
 ) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
@@ -110,7 +115,8 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, open_plans=open_plans)
+        how = (backend, plan, threads, False, arithmetic, open_plans, image_tokens, speculate)
+        session = Session(bundles[key], *how)
         served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 

@@ -15,14 +15,19 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.precision import find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
-from luvc_export.runtime.generation.rows import OneAfterAnother
 from luvc_export.runtime.generation.sequence import GreedyTokens
+from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.request import Speculation
+from luvc_export.runtime.speculation.rows import single_row
 
 _MIB = 2**20
+#: Products of a layer: query, key, value and output of attention, gate, up and down.
+_PRODUCTS = 7
 #: Products that no decode step computes.
 _ENCODER = re.compile(r"vision|visual|multi_modal|connector|mlp1")
 
@@ -40,15 +45,23 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
-        self.session = Session(case.bundle, case.backend, case.plan, case.threads, arithmetic=case.arithmetic)
-        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend):
+        if case.speculate is not None and Speculation.parse(case.speculate).bundle is not None:
+            raise UsageError(
+                "bench asks about noise, of which a smaller model knows as little as the larger one",
+                where="--speculate",
+                got=case.speculate,
+                expected="lookup, or lookup:N",
+            )
+        how = case.bundle, case.backend, case.plan, case.threads
+        self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
+        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend | PairedBackend):
             raise UsageError(
                 "bench times graphs, not engines",
                 where="--backend",
                 got=self.session.backend.name,
                 expected="cpu, cuda or openvino",
             )
-        self.backend: OrtBackend | OpenVinoBackend = self.session.backend
+        self.backend: OrtBackend | OpenVinoBackend | PairedBackend = self.session.backend
         self.backend.profile = profile
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
@@ -73,14 +86,14 @@ class LoadedCase:
         marks.append(perf_counter())
         step = self.session.default.run(token_ids, seen)
         marks.append(perf_counter())
-        group = OneAfterAnother(self.session.default.graphs)
-        row = group.begin(GreedyTokens(case.new_tokens), step)
+        group = single_row(self.session.default)
+        row = group.begin(GreedyTokens(case.new_tokens, prompt=token_ids), step)
         marks.append(perf_counter())
         while not row.ended:
             group.step()
         marks.append(perf_counter())
-        assert row.state is not None
-        cache, past_text = row.state.cache, row.state.past_text
+        state = group.state_of(row)
+        cache, past_text = state.cache, state.past_text
         self._cache[case] = cache.nbytes, tuple(length - past_text for length in cache.lengths)
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
@@ -88,7 +101,9 @@ class LoadedCase:
         speed = 1000 * (case.new_tokens - 1) / decode if case.new_tokens > 1 else float("nan")
         outside = total - 1000 * (self.backend.graph_seconds - inside)
         ttft = 1000 * (marks[4] - marks[0])
-        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total)
+        drafts = row.drafts or DraftCounts()
+        lengths = drafts.tokens_per_step or 1.0, drafts.acceptance_length or 1.0
+        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total, *lengths)
 
     def facts(self, case: BenchCase) -> CaseFacts:
         """What is known of a case that has run."""
@@ -134,7 +149,9 @@ class LoadedCase:
         """Of one decode step, as they are read: a quantised plan's, and in the arithmetic what was kept high."""
         manifest = self.session.bundle.manifest
         quantised = self.session.bundle.entry(self.session.plan_name).quantised
-        wide = {"fp32": 32}.get(self.backend.arithmetic, 16)
+        wide = {"fp32": 32}.get(self.backend.arithmetic.rpartition("+")[2], 16)
+        if quantised is None and manifest.weights.stored is not None:
+            return weight_bytes(manifest, *stored_bits(manifest, wide))
         if quantised is None:
             return weight_bytes(manifest, wide)
         kinds = {name: kind for name, kind in quantised.layers.items() if not _ENCODER.search(name)}
@@ -152,7 +169,21 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
-    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * shape.vocab
+    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * manifest.head_rows
+
+
+def stored_bits(manifest: Manifest, wide: int) -> tuple[int, int]:
+    """Bits of a weight of the layers, and of the head's, where the checkpoint's codes are computed with.
+
+    FP8 is widened when it is loaded, so it has ``wide`` bits, as what was never quantised.
+    """
+    stored = manifest.weights.stored
+    assert stored is not None
+    bits = {name: {"int4": 4, "int8": 8}.get(kind, wide) for name, kind in stored.products.items()}
+    inside = [count for name, count in bits.items() if "layers." in name and not _ENCODER.search(name)]
+    whole = max(len(inside), _PRODUCTS * manifest.decoder.layers)
+    mean = (sum(inside) + wide * (whole - len(inside))) / whole
+    return round(mean), bits.get("lm_head.weight", wide)
 
 
 def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
@@ -164,4 +195,4 @@ def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
     shape = manifest.decoder
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
     layer = attention + 3 * shape.hidden * shape.intermediate
-    return (bits * shape.layers * layer + (head or bits) * shape.hidden * shape.vocab) // 8
+    return (bits * shape.layers * layer + (head or bits) * shape.hidden * manifest.head_rows) // 8

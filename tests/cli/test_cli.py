@@ -140,9 +140,10 @@ def test_no_checkpoint_and_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_
     (tmp_path / "empty").mkdir()
     refused(cli("export", tmp_path / "empty", "-o", tmp_path / "b"), "not a checkpoint", "config.json")
     config = json.loads((checkpoint / "config.json").read_text())
-    quantised = config | {"quantization_config": {"quant_method": "awq"}}
-    (checkpoint / "config.json").write_text(json.dumps(quantised))
-    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "already quantised", "awq")
+    for method, said in (("awq", "no tensor of it is"), ("bitsandbytes", "calibrate --precision q4")):
+        quantised = config | {"quantization_config": {"quant_method": method}}
+        (checkpoint / "config.json").write_text(json.dumps(quantised))
+        refused(cli("export", checkpoint, "-o", tmp_path / "b"), said, method)
 
 
 def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_run_refuses_bad_bundles_pictures_and_prompts(
     film.write_bytes(b"\x00\x00\x00\x18ftypmp42")
     shown.mkdir()
     shutil.copy(picture, shown / "1.png")
-    refused(cli("run", demo_bundle.folder, "--video", film, *ask), "films are not read", "ffmpeg -i")
+    refused(cli("run", demo_bundle.folder, "--video", film, *ask), "the film is damaged or truncated", "film.mp4")
     refused(cli("run", demo_bundle.folder, "--video", shown, *ask), "this bundle takes no video", "--video")
     refused(cli("run", demo_bundle.folder, "--image", picture, "--frames", "3", *ask), "pass --video")
     weights = copied_bundle / "weights"

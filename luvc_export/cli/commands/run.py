@@ -26,7 +26,7 @@ def run(
     ] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
     video: Annotated[
-        Path | None, typer.Option("--video", help="Folder of frames, or an animated GIF, WebP or PNG.")
+        Path | None, typer.Option("--video", help="Film (mp4, mkv, ...), folder of frames, or animated picture.")
     ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", help="Frames to look at; default: what the bundle takes, at most 16.")
@@ -65,6 +65,7 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
     stop: sampling_options.Stop = None,
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
     ] = False,
@@ -76,6 +77,7 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name, graphs nobody ran here."),
     ] = False,
+    image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     as_json: options.Json = False,
 ) -> None:
@@ -89,10 +91,12 @@ def run(
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
+    from luvc_export.core.image_tokens import ceiling
     from luvc_export.pipeline import load_bundle
     from luvc_export.runtime.media.picture_limits import allow
 
     allow(max_pixels)
+    most = None if image_tokens is None else ceiling(image_tokens)
     asked = read_prompt(prompt, as_json)
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
@@ -110,7 +114,9 @@ def run(
             verify=verify,
             allow_unverified=allow_unverified,
             arithmetic=arithmetic,
+            speculate=speculate,
             progress=tell,
+            image_tokens=most,
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
@@ -132,9 +138,9 @@ def run(
         with options.progress(quiet=as_json) as tell:
             wanted = session.video_frames() if frames is None else frames
             film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
-        seen |= {"video": film.frames, "fps": film.fps}
+        seen["video"] = film
     if asked is None:
-        frames_seen = {"video": film.frames, "fps": film.fps} if film else {}
+        frames_seen = {"video": film} if film else {}
         line_editing()
         chat = Chat(session, sampling, seen["image"], frames_seen, show_kept or Path("kept.png"), _say_times)
         chat.run()
@@ -157,7 +163,7 @@ def run(
                     "image_size": result.selection.size,
                     "tiles": result.selection.tiles,
                     "units": bucket_counts(result.selection),
-                    "video": {"frames": len(film.frames), "of": film.of, "fps": film.fps} if film else None,
+                    "video": film_facts(film),
                     "show_kept": str(show_kept) if show_kept else None,
                     "backend": result.backend,
                     "arithmetic": result.arithmetic,
@@ -185,6 +191,13 @@ def run(
     print(timing_line(result.timings), file=sys.stderr)
 
 
+def film_facts(film: Any) -> dict[str, Any] | None:
+    """What was taken of a video, for JSON."""
+    if film is None:
+        return None
+    return {"frames": len(film.frames), "of": film.of, "fps": film.fps, "times": film.times}
+
+
 def _say_times(answer: Any) -> None:
     from luvc_export.cli.bucket_line import bucket_line
 
@@ -200,8 +213,17 @@ def timing_line(timings: Any) -> str:
     return (
         f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
         + (f", {speed:.1f} tokens/s" if speed else "")
+        + drafts_line(timings.drafts)
         + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
     )
+
+
+def drafts_line(drafts: Any) -> str:
+    """What drafts brought; nothing where none were asked for."""
+    if drafts is None or not drafts.steps:
+        return ""
+    accepted = f", {drafts.accepted} of {drafts.drafted} drafted accepted" if drafts.drafted else ", none drafted"
+    return f", {drafts.tokens_per_step:.2f} tokens a step{accepted}"
 
 
 def fit_line(selection: Any, known: int) -> str | None:
