@@ -57,14 +57,14 @@ def prepare(out: Path, source: str, plan: str) -> None:
     bundles.write_manifest(out, dataclasses.replace(manifest, plans=plans, files=files, weights=weights))
 
 
-def times(folder: str, way: str) -> dict[str, Any]:
+def times(folder: str, way: str, images: int) -> dict[str, Any]:
     """Times of one way in this process; the first run does not count."""
     from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.loaded_case import LoadedCase
     from luvc_export.runtime.bench.machine import bandwidth_reader
 
     plan, _, backend = way.partition("@")
-    case = BenchCase(Path(folder), plan, text=64, new_tokens=NEW, backend=backend)
+    case = BenchCase(Path(folder), plan, images, text=64, new_tokens=NEW, backend=backend)
     runner, read = LoadedCase(case), bandwidth_reader()
     runner.run(case)
     samples, rates = [], []
@@ -103,10 +103,11 @@ def main() -> None:
     parser.add_argument("plan")
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--only", nargs="+", metavar="PLAN@BACKEND")
+    parser.add_argument("--images", type=int, default=1, help="pictures of a question")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(times(str(args.out), args.one)))
+        print(json.dumps(times(str(args.out), args.one, args.images)))
         return
     if args.prepare:
         prepare(args.out, args.bundle, args.plan)
@@ -118,6 +119,7 @@ def main() -> None:
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     for way in args.only or [f"{args.plan}@openvino", *coded]:
         command = [sys.executable, __file__, str(args.out), args.bundle, args.plan, "--one", way]
+        command += ["--images", str(args.images)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"| {way} | {(done.stderr.strip().splitlines() or ['ended'])[-1][:120]} |", flush=True)

@@ -22,6 +22,7 @@ from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.speculation.rows import single_row
 
 _MIB = 2**20
@@ -44,6 +45,13 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
+        if case.speculate is not None and Speculation.parse(case.speculate).bundle is not None:
+            raise UsageError(
+                "bench asks about noise, of which a smaller model knows as little as the larger one",
+                where="--speculate",
+                got=case.speculate,
+                expected="lookup, or lookup:N",
+            )
         how = case.bundle, case.backend, case.plan, case.threads
         self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
         if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend | PairedBackend):
