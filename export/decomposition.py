@@ -51,7 +51,7 @@ def by_substitution() -> Iterator[None]:
         return substituted(program)
 
     _Program.run_decompositions = run  # type: ignore[method-assign]
-    _Promotion.run_node = _promoted  # type: ignore[method-assign]
+    _Promotion.run_node = _promoted  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
