@@ -51,7 +51,7 @@ class Shapes:
 
     def plan(self, keep: Sequence[int], schedule: str, last_layer: LastLayer = "drop") -> Plan:
         """A plan with budgets ``keep`` and nothing else."""
-        return Plan(EncoderPlan(self.grid), LlmPlan(tuple(keep), last_layer=last_layer), schedule=schedule)
+        return Plan(EncoderPlan(self.grid), LlmPlan(unshared(tuple(keep), self.llm), last_layer=last_layer, shared=self.llm.shared), schedule=schedule)
 
 
 def horizon(shapes: Shapes) -> list[Variant]:

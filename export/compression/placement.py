@@ -61,6 +61,13 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         str(model.config.model_type),  # type: ignore[union-attr]
         type(model).__name__,
     )
+    if family.image_size(model.config) is None and not hasattr(model.model, "visual"):
+        raise UsageError(
+            f"compression inside transformers does not take the pictures of {family.model_type}",
+            where="model",
+            got="a processor that gives patches of any grid, padded",
+            fix="export a bundle and ask that",
+        )
     vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
     decoder = family.decoder(model, plan)
     before = model.__dict__.get("forward")

@@ -41,11 +41,13 @@ class Gemma4Decoder(Decoder):
     than what all layers make of it, and what is dropped is not projected.
     """
 
-    def __init__(self, text: Any, lm_head: Any, rope: Rope, plan: Plan, shape: DecoderShape) -> None:
+    def __init__(
+        self, text: Any, lm_head: Any, rope: Rope, plan: Plan, shape: DecoderShape, placeholders: Sequence[int]
+    ) -> None:
         config = text.config
         sources = {layer: shape.layer(layer).reads for layer in range(shape.cached, shape.layers)}
         super().__init__(text, lm_head, shape.head_dim, rope, plan, sources=sources)
-        self.scale, self.config = 1.0, config
+        self.scale, self.config, self.placeholders = 1.0, config, tuple(placeholders)
         self.both_ways = config.use_bidirectional_attention == "vision"
         self.first = len(getattr(text.rotary_emb, f"{LAYER_KINDS[0]}_inv_freq", ()))
         if config.hidden_size_per_layer_input:
@@ -55,7 +57,7 @@ class Gemma4Decoder(Decoder):
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embeddings times sqrt(D), rounded to their dtype as in training."""
-        return _scaled(self.embed_tokens, input_ids)
+        return self._looked_up(self.embed_tokens, input_ids)
 
     def norm_weight(self, module: Any) -> tuple[Tensor, float]:
         """Factor and epsilon."""
@@ -111,9 +113,9 @@ class Gemma4Decoder(Decoder):
         rows = words if visual is None else torch.cat([visual, words], 1)
         projected = nn.functional.linear(rows, self.projection.weight[part]) * self.config.hidden_size**-0.5
         projected = norm(self.projection_norm, projected.unflatten(-1, (len(layers), width)))
-        told = _scaled(self.table, input_ids)[:, :, part]
+        told = self._looked_up(self.table, input_ids)[:, :, part]
         if visual is not None:
-            padding = _scaled(self.table, torch.full((1, 1), self.config.pad_token_id))[:, :, part]
+            padding = self._looked_up(self.table, torch.full((1, 1), self.config.pad_token_id))[:, :, part]
             told = torch.cat([padding.expand(visual.shape[0], visual.shape[1], -1), told], 1)
         both = (projected + told.unflatten(-1, (len(layers), width))) * 2.0**-0.5
         return {number: both[:, :, index] for index, number in enumerate(layers)}
@@ -123,11 +125,12 @@ class Gemma4Decoder(Decoder):
         scores, cap = super().logits(rows), self.config.final_logit_softcapping
         return scores if cap is None else torch.tanh(scores / cap) * cap
 
-
-def _scaled(table: Any, input_ids: Tensor) -> Tensor:
-    """Rows of an embedding times its factor, rounded to its dtype."""
-    scale = torch.tensor(table.scalar_embed_scale, dtype=table.weight.dtype)
-    return nn.functional.embedding(input_ids, table.weight) * scale
+    def _looked_up(self, table: Any, input_ids: Tensor) -> Tensor:
+        """Rows of an embedding times its factor, rounded to its dtype; placeholders that are said are padding."""
+        for placeholder in self.placeholders:
+            input_ids = torch.where(input_ids == placeholder, self.config.pad_token_id, input_ids)
+        scale = torch.tensor(table.scalar_embed_scale, dtype=table.weight.dtype)
+        return nn.functional.embedding(input_ids, table.weight) * scale
 
 
 class Gemma4(Family):
@@ -137,7 +140,7 @@ class Gemma4(Family):
     """
 
     model_type = "gemma4"
-    limits = ("contexts longer than the sliding window", "audio", "videos", "mixtures of experts")
+    limits = ("contexts longer than the sliding window", "audio", "videos", "mixtures of experts", "compression inside transformers")
     pixels = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def build(self, config: Any) -> nn.Module:
@@ -207,7 +210,9 @@ class Gemma4(Family):
         frequencies = torch.cat(each)
         copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
         rope = Rope(frequencies, [0] * len(frequencies), scaling, copies)
-        return Gemma4Decoder(inner, model.lm_head, rope, plan, self.decoder_shape(model.config))
+        tokens = (model.config.image_token_id, model.config.video_token_id, model.config.audio_token_id)
+        placeholders = [token for token in tokens if token is not None]
+        return Gemma4Decoder(inner, model.lm_head, rope, plan, self.decoder_shape(model.config), placeholders)
 
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """The processor's marks around a picture."""

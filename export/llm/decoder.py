@@ -108,11 +108,12 @@ class Decoder(nn.Module):
         span = Span(visual_order, cos, sin, index, planes, carried)
         words = self.embed_text(input_ids)
         x = torch.cat([visual[:, :, : self.hidden] if self.planes else visual, words], 1)
-        images = Images(self.plan, visual_order, groups) if any(self.kind(one).both_ways for one in self.layers) else None
+        both_ways = any(self.kind(layer).both_ways for layer in self.layers)
+        pictures = Images(self.plan, visual_order, groups) if both_ways else None
         presents: list[Tensor] = []
         kept: list[Tensor] = []
         sight: Sight | None = None
-        own: dict[int, Tensor] = {}
+        beside: dict[int, Tensor] = {}
         producers: dict[int, Producer] = {}
         last, frozen = self.plan.layers - 1, self.plan.llm.frozen
         before: Tensor | None = None
@@ -137,13 +138,13 @@ class Decoder(nn.Module):
             key, value = past[2 * number], past[2 * number + 1]
             past_rows = key.shape[2]
             if sight is None:
-                both_ways = None if images is None else images.order(span, count)
-                sight = Sight(span.beside(text), text, text_mask, both_ways)
-                own = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
+                order_of = None if pictures is None else pictures.order(span, count)
+                sight = Sight(span.beside(text), text, text_mask, order_of)
+                beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
             mask, placed = sight.mask(self.kind(layer), past_rows), sight.placed
             before = x
             text_only = groups * count if number in frozen else 0
-            x, key, value = self._layer(layer, x, placed, mask, key, value, text_only, own.get(number))
+            x, key, value = self._layer(layer, x, placed, mask, key, value, text_only, beside.get(number))
             if number in self.plan.llm.kv_only:  # visual tokens leave as they entered
                 x = torch.cat([before[:, :text_only], x], 1)
             presents += [key, value]
@@ -152,15 +153,16 @@ class Decoder(nn.Module):
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
         frozen_last = last in frozen and last < self.plan.cached
-        rows = rows_at(x, logits_indices, 0 if frozen_last else groups * count)
+        asked = rows_at(x, logits_indices, 0 if frozen_last else groups * count)
         if self.sources:
-            asked = rows_at(input_ids, logits_indices)
+            ids = rows_at(input_ids, logits_indices)
             shared = range(self.plan.cached, self.plan.layers)
-            own = self.own_embeddings(shared, None, rows_at(words, logits_indices), asked)
+            beside = self.own_embeddings(shared, None, rows_at(words, logits_indices), ids)
             layers = {number: self.layers[number] for number in shared}
             consumers = Consumers(layers, self.sources, self.kind, self._query, self._finish, self.scale)
-            rows = consume(consumers, rows, text, logits_indices, producers, [own.get(number) for number in shared])
-        return self.logits(rows), presents, kept
+            own_rows = [beside.get(number) for number in shared]
+            asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
+        return self.logits(asked), presents, kept
 
     def _stage_end(self, number: int) -> int:
         """The next layer after ``number`` before which visual tokens leave, or that has no cache."""

@@ -55,14 +55,14 @@ class Sight:
         self._masks: dict[Kind, Tensor] = {}
 
     def mask(self, kind: Kind, past: int) -> Tensor:
-        """bool [B, 1, V + T, past + V + T] of layers of ``kind``."""
+        """Mask [B, 1, V + T, past + V + T] of layers of ``kind``."""
         if kind not in self._masks:
             order = self._order(kind)
             self._masks[kind] = causal_mask(order, order, self.text_mask, past)
         return self._masks[kind]
 
     def mask_of(self, kind: Kind, past: int, index: Tensor) -> Tensor:
-        """bool [B, 1, n, past + V + T] of the text rows ``index`` int64 [B, n]."""
+        """Mask [B, 1, n, past + V + T] of the text rows ``index`` int64 [B, n]."""
         return causal_mask(rows_at(self.text.order, index), self._order(kind), self.text_mask, past)
 
     def _order(self, kind: Kind) -> Tensor:

@@ -194,7 +194,7 @@ class LearnedPositionViT(UnitTower):
         return None
 
     def turns(self, units: oim.Units) -> tuple[Tensor, ...]:
-        """cos and sin of every unit's patches, where heads are turned: see ``Stage``."""
+        """Angles, cos and sin, of every unit's patches, where heads are turned: see ``Stage``."""
         return ()
 
     @property

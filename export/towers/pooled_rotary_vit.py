@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import oim

@@ -53,7 +53,7 @@ class RowCaches(Protocol):
 
 
 class _Piece(NamedTuple):
-    """Rows of one layer's cache of one conversation: block, first byte of its first head, length of the cache, layer."""
+    """Rows of a layer's cache of one conversation: block, first byte of the first head, length of the cache, layer."""
 
     memory: Memory
     offset: int

@@ -102,8 +102,8 @@ class LlmPlan:
         for layer in range(self.cached, self.layers):
             if self.keep[layer]:
                 lines.append(
-                    f"keep[{layer}]: got {self.keep[layer]}; from layer {self.cached} on layers read the caches of earlier"
-                    " ones and compute no visual token: use 0"
+                    f"keep[{layer}]: got {self.keep[layer]}; layers from {self.cached} on read the caches of others"
+                    " and compute no visual token: use 0"
                 )
         if self.aggregate is True and self.reducer == "merge":
             lines.append("aggregate: merging in the LLM drops nothing that a row could stand for")

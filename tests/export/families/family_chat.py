@@ -85,7 +85,11 @@ def still(kind: type[Any]) -> type[Any]:
     """``kind`` without the checks of those."""
 
     def check(self: Any, name: str, given: Any) -> Any:
-        return None if name in ("video_processor", "feature_extractor") else kind.check_argument_for_proper_class(self, name, given)
+        return (
+            None
+            if name in ("video_processor", "feature_extractor")
+            else kind.check_argument_for_proper_class(self, name, given)
+        )
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
 
@@ -111,6 +115,7 @@ def processor(tiny: Case, **images: Any) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(name),
         bos_token="<bos>" if name in BOS else None,
+        pad_token="<t0>" if name == "gemma4" else None,
         extra_special_tokens=NAMED.get(name, {}),
     )
     given = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
