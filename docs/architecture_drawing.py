@@ -30,7 +30,8 @@ BOXES: dict[str, Box] = {
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
         "export/families", "export/towers", "export/llm", "export/compression",
-        "export/compression/scores", "export/synthetic")),
+        "export/compression/scores", "export/synthetic",
+        "export/stored, export/packed")),
     "surgeon": (3.9, 3.6, 2.7, 2.7, TORCH, "graph surgery", (
         "export/surgeon", "export/surgeon/passes", "export/surgeon/fused", "", "for ONNX Runtime,", "or for a target")),
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (
@@ -38,7 +39,8 @@ BOXES: dict[str, Box] = {
         "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines", "luvc_export/bundle/plans")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
         "runtime, runtime/bench, runtime/product_check, runtime/speed_probe",
-        "runtime/media", "runtime/prompt", "runtime/confined", "runtime/generation", "runtime/openvino",
+        "runtime/media", "runtime/prompt", "runtime/confined",
+        "runtime/generation, runtime/speculation, runtime/openvino",
         "runtime/tensorrt on runtime/cuda", "runtime/sharing")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),

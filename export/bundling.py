@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from luvc_export.bundle import folder as bundle
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.graph_rules import check_graph
-from luvc_export.bundle.manifest import PlanEntry, WeightsMode, WeightTensor
+from luvc_export.bundle.manifest import PlanEntry, StoredCodes, WeightsMode, WeightTensor
 from luvc_export.bundle.reference import tensor_sha256
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.files.folders import copy_file, list_names
@@ -22,16 +23,19 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import ORT_CPU
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import Checkpoint, checkpoint_json
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
+from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.options import Options, check_size
+from luvc_export.export.packed import placing, products
 from luvc_export.export.processor import normalise
 from luvc_export.export.simplify import simplify
+from luvc_export.export.stored.base import StoredLinear
 from luvc_export.export.surgeon import run_passes
 from luvc_export.export.surgeon.fused import mark_bodies
 from luvc_export.version import VERSION
@@ -59,6 +63,13 @@ def write_bundle(
     together = together.changed(plans)
     check_size(checkpoint, together, options)
     mode: WeightsMode = options.weights if checkpoint.tensors else "none"
+    if checkpoint.method is not None and options.weights != "copy":
+        raise UsageError(
+            "codes are packed anew for products, so they lie nowhere but in the bundle",
+            where="--no-weights" if options.weights == "none" else "--weights",
+            got=f"a checkpoint of quant_method {checkpoint.method}, weights {options.weights}",
+            expected="--weights copy",
+        )
     if mode != "none" and not (checkpoint.folder / "tokenizer.json").is_file():
         raise CheckpointError(
             "the checkpoint has no fast tokenizer",
@@ -69,17 +80,21 @@ def write_bundle(
     with writing_to(output), bundle.writing(output.resolve(), overwrite) as folder:
         skeleton = weights.skeleton(checkpoint, options.dtype)
         tensors = weights.stored(skeleton.model, checkpoint)
+        if options.vocabulary is not None:
+            reduced(skeleton, tensors, options.vocabulary, options.dtype)
         place = {"copy": weights.copy_plan, "none": lambda t: {}}.get(
             mode, lambda t: weights.reference_plan(checkpoint.folder, t)
         )
         places: dict[str, WeightTensor] = place(tensors)
+        linears = weights.quantised(skeleton.model, checkpoint)
+        codes = _place_codes(folder, linears, options, progress)
         used: set[str] = set()
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
             alike = [entry.vision for entry in entries.values() if entry.plan.encoder == plan.encoder]
             size, beside = together.size_of(name, options.image_size), together.variants.get(name)
             entry = _write_graphs(
-                checkpoint, skeleton, plan, name, size, places, folder, options, used, progress, *alike[:1]
+                checkpoint, skeleton, plan, name, size, places, codes, folder, options, used, progress, *alike[:1]
             )
             entries[name] = replace(entry, variant_of=beside.of if beside else None)
         if mode == "copy":
@@ -95,7 +110,7 @@ def write_bundle(
         if mode == "reference":
             _hash_reference(checkpoint.folder, places, used, progress)
         files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
-        manifest = make_manifest(checkpoint, options, entries, mode, places, used, files)
+        manifest = make_manifest(checkpoint, options, entries, mode, places, used, files, _codes(checkpoint, codes))
         bundle.write_manifest(folder, manifest)
     made = bundle.Bundle(output, manifest)
     graph_trust.remember_own(made)
@@ -109,6 +124,7 @@ def _write_graphs(
     name: str,
     size: tuple[int, int],
     places: dict[str, WeightTensor],
+    codes: Mapping[str, placing.Placed],
     folder: Path,
     options: Options,
     used: set[str],
@@ -136,7 +152,7 @@ def _write_graphs(
         progress(f"tracing {file}", 0.6)
         simplify(model)
         mark_bodies.attach(model, plan)
-        weights.attach(model, inputs, places)
+        weights.attach(model, products.insert(model, inputs, codes), places)
         used |= weights.used(model)
         model.producer_name, model.producer_version = "luvc-export", VERSION
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
@@ -150,6 +166,24 @@ def _write_graphs(
         progress(f"tracing {file}", 1.0)
     debug = files[2] if len(files) > 2 else None
     return PlanEntry(plan, seen or files[0], files[1], debug, size=size, precision=options.dtype)
+
+
+def _place_codes(
+    folder: Path, linears: Mapping[str, StoredLinear], options: Options, progress: Progress
+) -> dict[str, placing.Placed]:
+    """Write the quantised weights of a checkpoint, if it has any."""
+    return placing.place(folder, linears, options.dtype, partial(progress, "packing codes")) if linears else {}
+
+
+def _codes(checkpoint: Checkpoint, placed: Mapping[str, placing.Placed]) -> StoredCodes | None:
+    if checkpoint.stored is None:
+        return None
+    bits = {name: one.bits for name, one in placed.items()}
+    total, numbers = (
+        sum(one.bytes for one in placed.values()),
+        sum(one.shape[0] * one.shape[1] for one in placed.values()),
+    )
+    return StoredCodes(checkpoint.stored.method, placing.FILE, bits, total, numbers, checkpoint.stored.notes)
 
 
 def _write_graph(path: Path, proto: Any) -> None:

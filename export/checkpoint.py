@@ -16,10 +16,12 @@ from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.demo import checkpoint_named
 from luvc_export.errors import CheckpointError, LuvcError
-from luvc_export.export import families
+from luvc_export.export import families, stored
 from luvc_export.export.families.base import Family
 from luvc_export.export.hub import download
 from luvc_export.export.model_types import check_model_type
+from luvc_export.export.stored.base import Stored
+from luvc_export.export.stored.base import StoredTensor as StoredTensor
 
 _HEADER_LIMIT = 100 * 2**20
 _JSON_LIMIT = 64 * 2**20
@@ -31,22 +33,16 @@ _SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "
 _MOST = ((r"layers|depth|blocks|indexes|experts", 4096), (r"size|dim|heads|rank|tokens|pixel", 2**26), ("", 2**40))
 #: What would choose code: an attention implementation may name a repository of kernels, which transformers loads.
 _NOT_THEIRS = frozenset({"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "auto_map"})
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where one tensor lies: offset and length in ``file``; ``dtype`` is safetensors' name (F32, F16, BF16)."""
-
-    file: Path
-    offset: int
-    bytes: int
-    dtype: str
-    shape: tuple[int, ...]
+#: How it is quantised, which is read here and not by transformers.
+_NOT_THEIRS |= {"quantization_config", "compression_config"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; ``tensors`` is empty when only its config was asked for."""
+    """An opened checkpoint; ``tensors`` is empty when only its config was asked for.
+
+    ``method`` is its ``quant_method``; ``stored`` are its quantised modules, whose tensors are not among ``tensors``.
+    """
 
     name: str
     revision: str | None
@@ -55,6 +51,8 @@ class Checkpoint:
     family: Family
     tensors: dict[str, StoredTensor]
     sha256: str
+    method: str | None = None
+    stored: Stored | None = None
 
 
 def open_checkpoint(model: str, revision: str | None = None, weights: bool = True) -> Checkpoint:
@@ -67,32 +65,29 @@ def open_checkpoint(model: str, revision: str | None = None, weights: bool = Tru
         weights: Read the tensor headers too; False needs ``config.json`` alone.
 
     Raises:
-        CheckpointError: Not found, no family, quantised, or a weight file missing or truncated.
+        CheckpointError: Not found, no family, quantised in a way that is not read, or a weight file missing or
+            truncated.
     """
     folder = Path(checkpoint_named(model))
     check_name(folder / "config.json", "the model")
     if not folder.is_dir():
         folder = download(model, revision, weights)
     raw = checkpoint_json(folder / "config.json")
-    check_model_type(str(raw.get("model_type")), str(folder / "config.json"))
+    check_model_type(raw, str(folder / "config.json"))
     check_config(raw, str(folder / "config.json"))
     family = families.find(str(raw.get("model_type")), str(folder / "config.json"))
-    if "quantization_config" in raw:
-        said = raw["quantization_config"]
-        method = said.get("quant_method", "unknown") if isinstance(said, dict) else repr(said)[:40]
-        raise CheckpointError(
-            "this checkpoint is already quantised",
-            where=str(folder / "config.json"),
-            got=f"quant_method {method}",
-            expected="fp32, fp16 or bf16 weights",
-            fix="export the original checkpoint and quantise the bundle",
-        )
+    settings = stored.settings(raw, str(folder / "config.json"))
     config = _config(raw, family, str(folder / "config.json"))
     tensors = _headers(folder) if weights else {}
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape} {tensor.bytes}\n".encode())
-    return Checkpoint(model, revision, folder, config, family, tensors, digest.hexdigest())
+    quantised = stored.read(settings, tensors, str(folder / "config.json")) if settings and weights else None
+    if quantised is not None:
+        parts = {source for linear in quantised.linears for source in linear.sources}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in parts}
+    method = str(settings["quant_method"]) if settings else None
+    return Checkpoint(model, revision, folder, config, family, tensors, digest.hexdigest(), method, quantised)
 
 
 def check_config(raw: Any, where: str) -> None:

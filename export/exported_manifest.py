@@ -12,12 +12,14 @@ from luvc_export.bundle.manifest import (
     PlanEntry,
     Prompt,
     Source,
+    StoredCodes,
     Weights,
     WeightsMode,
     WeightTensor,
 )
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.generation_config import end_tokens, generation_defaults
+from luvc_export.export.llm.reduced_head import vocabulary
 from luvc_export.export.options import Options
 from luvc_export.export.processor import PictureSettings, picture_settings
 from luvc_export.version import VERSION
@@ -31,6 +33,7 @@ def make_manifest(
     places: dict[str, WeightTensor],
     used: set[str],
     files: dict[str, Any],
+    codes: StoredCodes | None = None,
 ) -> Manifest:
     """The manifest to write.
 
@@ -42,6 +45,7 @@ def make_manifest(
         places: Where every tensor of the checkpoint lies.
         used: Names of the tensors that graphs use.
         files: Records of the bundle's files.
+        codes: What of the weights the checkpoint stores quantised.
     """
     given = picture_settings(checkpoint)
     shape = checkpoint.family.decoder_shape(checkpoint.config)
@@ -71,6 +75,7 @@ def make_manifest(
             tiling=checkpoint.family.tiling,
         ),
         generation=generation_defaults(checkpoint),
+        vocabulary=vocabulary(checkpoint, options.vocabulary) if options.vocabulary else None,
         decoder=shape,
         planes=checkpoint.family.visual_width(checkpoint.config) // shape.hidden - 1,
         default_plan=next(iter(entries)),
@@ -79,6 +84,7 @@ def make_manifest(
             mode,
             str(checkpoint.folder.resolve()) if mode == "reference" else None,
             {name: places[name] for name in sorted(used)} if mode == "reference" else {},
+            codes,
         ),
         files=files,
         tools={"luvc-export": VERSION, "python": platform.python_version()}

@@ -14,8 +14,9 @@ import torch
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.errors import UsageError
 from luvc_export.export import families
-from luvc_export.export.families.base import TEXT_MODELS, Family
+from luvc_export.export.families.base import Family
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 HEAD = """# Families
 
@@ -181,10 +182,11 @@ def row(family: Family) -> list[str]:
     pixels = torch.nn.Identity()
     vision = family.vision(model, plan, pixels)  # type: ignore[arg-type]
     traits = ["windows and full attention" if encoder.window else "full attention"]
+    traits += ["rotary positions"] * isinstance(vision, RotaryPositionViT)
     if isinstance(vision, LearnedPositionViT):
         traits += ["learned positions"] + ["class token set aside"] * (vision.class_token() is not None)
-    else:
-        traits += ["rotary positions"] + ["learned positions, interpolated"] * hasattr(model.model.visual, "pos_embed")
+    elif vars(type(vision)).get("learned_positions"):
+        traits.append("learned positions, interpolated")
     if decoder.planes:
         traits.append("DeepStack planes")
     place = ["(t, h, w)" if family.position_kind == "mrope" else "one after another"]
@@ -192,13 +194,13 @@ def row(family: Family) -> list[str]:
         place.append("seen both ways")
     text = config.get_text_config().model_type
     return [
-        f"`{family.model_type}`",
+        ", ".join([f"`{family.model_type}`", *family.also]),
         f"`{type(model).__name__}`",
         "one patch" if encoder.unit == 1 else "square group of patches",
         "the tower's own" if size else "any multiple of the unit",
         ", ".join(traits),
         ", ".join(place),
-        ", ".join(f"`{name}`" for name in (TEXT_MODELS if text in TEXT_MODELS else (text,))),
+        ", ".join(f"`{name}`" for name in (family.text_models if text in family.text_models else (text,))),
         "; ".join(family.limits),
     ]
 

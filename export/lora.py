@@ -32,6 +32,13 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
         MachineError: peft is not installed.
     """
     folder = Path(adapter)
+    if checkpoint.method is not None:
+        raise CheckpointError(
+            "an adapter cannot be merged into quantised weights",
+            where=adapter,
+            got=f"a checkpoint of quant_method {checkpoint.method}",
+            fix="merge it into the 16-bit checkpoint that this one was made from",
+        )
     if not (folder / _CONFIG).is_file():
         raise CheckpointError(
             "this folder is not a LoRA adapter",

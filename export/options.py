@@ -10,6 +10,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.llm.reduced_head import ChosenTokens
 from luvc_export.export.processor import check_tiles, check_video, picture_settings
 
 
@@ -24,6 +25,7 @@ class Options:
             0.1.0, to compare.
         video: Give images as many frames as the family's videos have; a picture then fills all of them.
         unit_tolerance: Levels of a pixel up to which buckets take a unit for foretold by its neighbours.
+        vocabulary: The tokens that the head has rows for; None for all.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -38,6 +40,7 @@ class Options:
     video: bool = False
     padding: bool = True
     unit_tolerance: int = 0
+    vocabulary: ChosenTokens | None = None
 
     @property
     def told_padding(self) -> bool:
@@ -49,12 +52,19 @@ def check_size(checkpoint: Checkpoint, plans: Mapping[str, Plan], options: Optio
     """Check image sizes, tiles, video, text capacity and the processor against the family and the plans.
 
     Raises:
-        UsageError: A side is no multiple of the unit, the family has no such tiles or no video, or the text does not
-            fit the model's context.
+        UsageError: A side is no multiple of the unit, a reduced head shall stay in the checkpoint, the family has no
+            such tiles or no video, or the text does not fit the model's context.
         PlanError: A plan was made for another grid.
         CheckpointError: The settings of pictures are missing or contradict each other.
     """
     together = PlanSet.of(plans)
+    if options.vocabulary is not None and options.weights == "reference":
+        raise UsageError(
+            "a reduced head lies nowhere but in the bundle",
+            where="--vocab",
+            got="--weights reference",
+            expected="--weights copy",
+        )
     checkpoint.family.cuts(checkpoint.config, options.tiles)
     picture_settings(checkpoint)
     check_tiles(checkpoint, options.tiles)

@@ -217,7 +217,7 @@ def _check_model(checkpoint: Checkpoint, made: Any) -> None:
     else:
         vision = config.vision_config
         for name, theirs in (("patch_size", None), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", None)):
-            told.append((name, getattr(made, name, None), getattr(vision, theirs or name, None)))
+            told.append((name, _one_side(getattr(made, name, None)), getattr(vision, theirs or name, None)))
     for name, got, expected in told:
         if None not in (got, expected) and got != expected:
             raise CheckpointError(
@@ -227,6 +227,14 @@ def _check_model(checkpoint: Checkpoint, made: Any) -> None:
                 expected=f"{expected}, which config.json says",
                 fix="take both files from one checkpoint",
             )
+
+
+def _one_side(value: Any) -> Any:
+    """A patch that is given as height and width, which are equal, as one number."""
+    if value is None or isinstance(value, int):
+        return value
+    height, width = _side(value, "height"), _side(value, "width")
+    return height if height == width else value
 
 
 def _made_size(made: Any) -> tuple[int, int] | None:

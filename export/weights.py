@@ -7,10 +7,10 @@ the checkpoint; afterwards every initializer is pointed at the bytes of its tens
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 import torch
@@ -21,6 +21,9 @@ from luvc_export.core.element_types import BY_NAME, BY_PRECISION, BY_SAFETENSORS
 from luvc_export.core.files.safe_files import create, open_regular
 from luvc_export.errors import CheckpointError, LuvcError
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor
+from luvc_export.export.stored.base import StoredLinear
+
+T = TypeVar("T")
 
 WEIGHTS_FILE = "weights"
 #: TensorRT and memory mapping like page-aligned tensors (the ONNX external-data text recommends 4,096).
@@ -81,6 +84,17 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
 
 def stored(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     """The checkpoint's tensors by the name the model uses; transformers' own renaming rules apply."""
+    return renamed(model, checkpoint.tensors)
+
+
+def quantised(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredLinear]:
+    """The checkpoint's quantised modules by the name the model uses for their weights."""
+    linears = checkpoint.stored.linears if checkpoint.stored else ()
+    return renamed(model, {f"{linear.name}.weight": linear for linear in linears})
+
+
+def renamed(model: nn.Module, tensors: Mapping[str, T]) -> dict[str, T]:
+    """What the checkpoint's names stand for, by the model's; names that the model has not are left out."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
@@ -90,7 +104,7 @@ def stored(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     wanted = model.state_dict()
     prefix = getattr(model, "base_model_prefix", None)
     found = {}
-    for key, tensor in checkpoint.tensors.items():
+    for key, tensor in tensors.items():
         name, converter = rename_source_key(key, renamings, converters, prefix, wanted)
         if converter is None and name in wanted:
             found[name] = tensor
@@ -98,7 +112,7 @@ def stored(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 
 
 def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) -> None:
-    found = stored(model, checkpoint)
+    found: dict[str, StoredTensor | StoredLinear] = {**stored(model, checkpoint), **quantised(model, checkpoint)}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if id(parameter) in names}
     missing = sorted(name for name in shapes if name not in found)
     if missing:
@@ -109,11 +123,16 @@ def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) ->
             fix="download the checkpoint again",
         )
     for name, shape in shapes.items():
-        if found[name].shape != shape or found[name].dtype not in _STORED:
+        one = found[name]
+        if isinstance(one, StoredLinear):
+            where, kind, fits = str(checkpoint.folder), f"{one.bits}-bit codes", True
+        else:
+            where, kind, fits = str(one.file), one.dtype, one.dtype in _STORED
+        if one.shape != shape or not fits:
             raise CheckpointError(
                 "a tensor of the checkpoint does not fit its config",
-                where=f"{found[name].file}: {name}",
-                got=f"{found[name].dtype} {found[name].shape}",
+                where=f"{where}: {name}",
+                got=f"{kind} {one.shape}",
                 expected=f"{' or '.join(_STORED)} {shape}",
             )
 
@@ -135,17 +154,31 @@ def write_copy(
         for name, place in placed.items():
             out.seek(place.offset)
             with open_regular(tensors[name].file, links=True) as source:
-                source.seek(tensors[name].offset)
-                left = place.bytes
-                while left:
-                    chunk = source.read(min(left, 2**24))
-                    if not chunk:
-                        raise CheckpointError("a weight file ended early", where=str(tensors[name].file))
-                    out.write(chunk)
-                    left -= len(chunk)
+                for offset, left in _spans(tensors[name]):
+                    source.seek(offset)
+                    while left:
+                        chunk = source.read(min(left, 2**24))
+                        if not chunk:
+                            raise CheckpointError("a weight file ended early", where=str(tensors[name].file))
+                        out.write(chunk)
+                        left -= len(chunk)
             progress(place.bytes)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _spans(tensor: StoredTensor) -> list[tuple[int, int]]:
+    """Where the bytes of a tensor lie in its file, and how many: in one piece, or rows of it that follow each other."""
+    if tensor.rows is None:
+        return [(tensor.offset, tensor.bytes)]
+    row, spans = tensor.bytes // len(tensor.rows), list[tuple[int, int]]()
+    for number in tensor.rows:
+        begin = tensor.offset + number * row
+        if spans and sum(spans[-1]) == begin:
+            spans[-1] = (spans[-1][0], spans[-1][1] + row)
+        else:
+            spans.append((begin, row))
+    return spans
 
 
 def reference_plan(folder: Path, tensors: dict[str, StoredTensor]) -> dict[str, WeightTensor]:

@@ -62,7 +62,7 @@ def feeds(
 
 
 def step_feeds(
-    tokens: NDArray[np.int64],
+    tokens: Sequence[Sequence[int]],
     position: NDArray[np.int64],
     order: NDArray[np.int64],
     text_mask: NDArray[np.bool_],
@@ -70,26 +70,30 @@ def step_feeds(
     hidden: int,
     plan: Plan,
 ) -> Feeds:
-    """Decoder inputs of one more token per row.
+    """Decoder inputs of more tokens for each row, T at most; logits after every one of them.
 
     Args:
-        tokens: The new token of each, [B].
-        position: Its rotary position, [B], on all of ``axes``.
+        tokens: Of each of B rows, at least one; shorter ones are padded on the right.
+        position: Rotary position of a row's first one, [B], on all of ``axes``.
         order: Its logical place, [B].
         text_mask: Which past text is real, [B, P].
         axes: Rotary position axes.
         hidden: Width of the embeddings.
         plan: For the number of visual tokens an image would have.
     """
-    rows = len(tokens)
+    rows, lengths = len(tokens), np.array([len(row) for row in tokens])
+    ahead = np.arange(lengths.max())
+    real = ahead < lengths[:, None]
+    ids = np.zeros(real.shape, np.int64)
+    ids[real] = [token for row in tokens for token in row]
     return {
         graph_io.VISUAL_EMBEDS: np.zeros((rows, 0, plan.span_tokens, hidden), np.float32),
-        graph_io.INPUT_IDS: tokens.reshape(rows, 1).astype(np.int64),
+        graph_io.INPUT_IDS: ids,
         graph_io.VISUAL_POSITION_IDS: np.zeros((axes, rows, 0), np.float32),
-        graph_io.POSITION_IDS: np.broadcast_to(position[None, :, None], (axes, rows, 1)).astype(np.float32),
+        graph_io.POSITION_IDS: np.broadcast_to(position[:, None] + ahead, (axes, *ids.shape)).astype(np.float32),
         graph_io.VISUAL_ORDER: np.zeros((rows, 0), np.int64),
-        graph_io.ORDER: order.reshape(rows, 1).astype(np.int64),
-        graph_io.TEXT_MASK: np.concatenate([text_mask, np.ones((rows, 1), np.bool_)], 1),
+        graph_io.ORDER: np.where(real, order[:, None] + ahead, _LAST),
+        graph_io.TEXT_MASK: np.concatenate([text_mask, real], 1),
         graph_io.VISUAL_PADDING: np.zeros((rows, 0, plan.span_tokens), np.bool_),
-        graph_io.LOGITS_INDICES: np.zeros((rows, 1), np.int64),
+        graph_io.LOGITS_INDICES: np.broadcast_to(ahead, ids.shape).copy(),
     }

@@ -14,7 +14,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Block, TokenLayout, arrange
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
-from luvc_export.runtime.backend import Array, DeviceSampler, GraphCalls, PendingToken
+from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
 
@@ -115,10 +115,29 @@ class Graphs:
 
     def step(self, tokens: Sequence[int], state: RowsState) -> RowsStep:
         """Go on with a token of every row."""
-        width, mask = self.manifest.visual_width, state.text_mask
-        ids = np.array(tokens, np.int64)
-        feeds = batching.step_feeds(ids, state.positions, state.orders, mask, self._axes, width, self.plan)
-        return self._decode(feeds, state, state.positions + 1, state.orders + 1)
+        return self._decode(
+            self._feeds_after([[token] for token in tokens], state), state, state.positions + 1, state.orders + 1
+        )
+
+    def verify(self, tokens: Sequence[Sequence[int]], state: RowsState) -> tuple[NDArray[np.float32], Cache]:
+        """Go on with several tokens of every row, none of them certain yet.
+
+        Args:
+            tokens: Of each of B rows, at least one; T at most.
+            state: What came before, without them.
+
+        Returns:
+            Logits after each, float32 [B, T, vocab] (of rows with fewer, something behind theirs), and the caches with
+            T more rows.
+        """
+        out, cache = self.backend.decode(self._feeds_after(tokens, state), state.cache)
+        shape = len(tokens), max(map(len, tokens)), self.manifest.decoder.vocab
+        _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], shape)
+        return out[graph_io.LOGITS], cache
+
+    def _feeds_after(self, tokens: Sequence[Sequence[int]], state: RowsState) -> batching.Feeds:
+        width = self.manifest.visual_width
+        return batching.step_feeds(tokens, state.positions, state.orders, state.text_mask, self._axes, width, self.plan)
 
     def sample(self, token: int | PendingToken, state: State) -> tuple[PendingToken, State]:
         """Go on with ``token`` after ``state``: what the decoder itself picks next, before it is there.

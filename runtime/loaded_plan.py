@@ -20,6 +20,7 @@ from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
+from luvc_export.runtime.speculation.request import Speculation, check_backend
 
 
 class LoadedPlan:
@@ -34,11 +35,13 @@ class LoadedPlan:
         threads: CPU threads; None for all cores.
         debug: Use the debug decoder, whose prunes are told what to keep (``forced``).
         arithmetic: See ``runtime.backends.open_backend``.
+        speculate: How several tokens a step are drafted, see ``runtime.speculation.request``; None: one token a step.
 
     Raises:
         BundleError: See ``luvc_export.bundle.folder.load``.
         UsageError: Unknown back-end or plan, or a bundle without weights.
-        MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load).
+        MachineError: The machine lacks the back-end or memory (memory is checked when the graphs load), or the back-end
+            takes one token a step.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class LoadedPlan:
         threads: int | None = None,
         debug: bool = False,
         arithmetic: str = "auto",
+        speculate: str | None = None,
     ) -> None:
+        self.speculation = None if speculate is None else Speculation.parse(speculate)
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.plan_name = plan or self.bundle.manifest.default_plan
         entry = self.bundle.entry(plan)
@@ -62,6 +67,8 @@ class LoadedPlan:
         if isinstance(backend, str):
             backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
         self.backend = backend
+        if self.speculation is not None:
+            check_backend(backend)
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
         self.encoder = PromptEncoder(self.bundle)
@@ -74,7 +81,8 @@ class LoadedPlan:
         """What a user should know of the plan, and of how the back-end computes on this machine; one line each."""
         merging = plan_figures.merging_note(self.plan)
         notes: tuple[str, ...] = getattr(self.backend, "notes", ())
-        return ((merging,) if merging else ()) + notes
+        part = self.bundle.manifest.vocabulary
+        return ((merging,) if merging else ()) + ((str(part),) if part else ()) + notes
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, overload
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan
+from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Backend, RowBackend
 from luvc_export.runtime.generation.answer import Past, answer, goes_on
 from luvc_export.runtime.generation.answer_batch import (
@@ -44,13 +46,15 @@ class Session:
     Args:
         open_plans: Of a plan and its buckets, how many are loaded at a time where back-ends pack weights for each; more
             take more memory, and a picture for another bucket waits less often.
+        image_tokens: Most visual tokens that a picture may become before compression, of every question: the
+            bundle's sizes of more are not used. None for no ceiling.
 
     Attributes:
         default: The plan that was asked for, which answers where no variant fits better.
         plans: It and its variants, by name.
 
     Raises:
-        UsageError: ``open_plans`` is below 1.
+        UsageError: ``open_plans`` is below 1, or no image size is below ``image_tokens``.
     """
 
     def __init__(
@@ -62,13 +66,16 @@ class Session:
         debug: bool = False,
         arithmetic: str = "auto",
         open_plans: int = 1,
+        image_tokens: int | None = None,
+        speculate: str | None = None,
     ) -> None:
         turns = PlanTurns(open_plans)
-        self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic)
+        self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
         self.default.turns = turns
         named = isinstance(backend, str)
-        another = partial(LoadedPlan, self.bundle, backend, threads=threads, debug=debug, arithmetic=arithmetic)
-        self.plans = PlanRouter(self.default, (lambda name: another(plan=name)) if named else None)
+        options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
+        another = partial(LoadedPlan, self.bundle, backend, **options)
+        self.plans = PlanRouter(self.default, (lambda name: another(plan=name)) if named else None, image_tokens)
 
     @property
     def bundle(self) -> Bundle:
@@ -133,6 +140,7 @@ class Session:
         video: Sequence[Picture] | None = None,
         fps: float = DEFAULT_FPS,
         after: Generation | None = None,
+        image_tokens: int | None = None,
         stream: Literal[False] = False,
         **sampling: Any,
     ) -> Generation: ...
@@ -147,6 +155,7 @@ class Session:
         video: Sequence[Picture] | None = None,
         fps: float = DEFAULT_FPS,
         after: Generation | None = None,
+        image_tokens: int | None = None,
         stream: Literal[True],
         **sampling: Any,
     ) -> Stream: ...
@@ -160,6 +169,7 @@ class Session:
         video: Sequence[Picture] | None = None,
         fps: float = DEFAULT_FPS,
         after: Generation | None = None,
+        image_tokens: int | None = None,
         stream: bool = False,
         **sampling: Any,
     ) -> Generation | Stream:
@@ -177,6 +187,8 @@ class Session:
             fps: How many of those frames make a second.
             after: The answer before this one. ``messages`` still hold the whole chat, and ``image`` all its pictures;
                 what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
+            image_tokens: Most visual tokens that a picture may become before compression; the bundle's sizes of more
+                are not used. A chat keeps the size that it began with.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, min_p, seed, max_new_tokens, stop, penalties,
@@ -191,7 +203,8 @@ class Session:
         """
         options = self.sampling(sampling)
         started = perf_counter()
-        asked = open_media(question(image, prompt, messages, video, fps), self.bundle.manifest)
+        wanted = replace(question(image, prompt, messages, video, fps), image_tokens=image_tokens)
+        asked = open_media(wanted, self.bundle.manifest)
         past: Past | None = after.past if after else None
         chosen, request = self.fit(asked, past.loaded if past else None)
         past = past if past and chosen is past.loaded else None
@@ -213,7 +226,7 @@ class Session:
         cannot be continued (``after`` runs the whole chat).
 
         Args:
-            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps.
+            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps, image_tokens.
             **sampling: As of ``generate``, for every row.
 
         Returns:
@@ -232,6 +245,7 @@ class Session:
                 check_ask(ask)
                 fps = ask.get("fps", DEFAULT_FPS)
                 asked = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
+                asked = replace(asked, image_tokens=ask.get("image_tokens"))
                 ready.append(self.prepare_row(asked, options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:
@@ -298,12 +312,19 @@ class Session:
         shares budgets over whole videos or tiles, which takes nothing else.
 
         Raises:
-            UsageError: See ``make_request``.
+            UsageError: See ``make_request`` and ``PlanRouter.fitting``; or ``loaded`` is above the ceiling.
         """
         if loaded is not None and loaded is not self.default and loaded.plan.sharing.shared:
             fitting = self.plans.fitting(asked).plan.sharing
             if fitting.without_quota() != loaded.plan.sharing.without_quota():
                 return self.fit(asked)
+        if loaded is not None and asked.image_tokens is not None and loaded.plan.units > asked.image_tokens:
+            raise UsageError(
+                "a chat keeps the image size that it began with",
+                where="image_tokens",
+                got=str(asked.image_tokens),
+                expected=f"{loaded.plan.units} or more, or a chat from its beginning",
+            )
         chosen = loaded or self.plans.fitting(asked)
         request = chosen.request(asked)
         if loaded is None:

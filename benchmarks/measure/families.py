@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(HERE / "tests" / "export" / "families"))
+sys.path[:0] = [str(HERE / "tests" / "export" / "families"), str(HERE / "tests")]
 import family_chat  # noqa: E402
 from family_questions import TILED, questions, small  # noqa: E402
 

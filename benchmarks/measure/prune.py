@@ -59,7 +59,7 @@ QUOTAS: tuple[Quota, ...] = ("none", "uniform", "spread")
 def seen(ground: str) -> tuple[tuple[int, int], Tensor]:
     """Return the grid of a ground, and its pictures' tokens after the first layer's input norm [pictures, N, D]."""
     sys.path.append(str(ROOT / "examples"))
-    from glyph_deep.cases import SIZES, cases
+    from glyph_deep.data.cases import SIZES, cases
 
     from luvc_export.calibration.ablation.evaluator import PlanEvaluator
     from luvc_export.calibration.runners.compressed import TorchCalls, load_model

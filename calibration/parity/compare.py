@@ -13,6 +13,7 @@ from luvc_export.calibration.parity.metrics import Difference, Prediction, diffe
 from luvc_export.calibration.parity.selection import Overlap, alike, overlaps
 from luvc_export.calibration.parity.tolerances import tolerances
 from luvc_export.calibration.runners.base import LOGITS, VISION, Kept, Observation, Runner, Said
+from luvc_export.core.graph_io import ABSENT
 from luvc_export.core.plan import EncoderPlan, Plan
 from luvc_export.core.progress import Progress
 
@@ -192,6 +193,9 @@ def _choices(other: Sequence[Observation], kept: bool, features: bool) -> tuple[
 def _rows(left: Observation, right: Observation, name: str):  # type: ignore[no-untyped-def]
     """The tensor of both; only its text rows where the plans let in different numbers of visual tokens."""
     a, b = left.tensors[name], right.tensors[name]
+    if name == LOGITS and a.shape[-1:] == b.shape[-1:]:
+        both = ((a > ABSENT / 2) & (b > ABSENT / 2)).any(0)  # tokens that both heads have rows for
+        a, b = (a, b) if both.all() else (a[:, both], b[:, both])
     if a.shape == b.shape or name.startswith(VISION) or left.text != right.text:
         return a, b
     return a[-left.text :], b[-right.text :]

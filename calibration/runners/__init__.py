@@ -182,7 +182,8 @@ def open_torch(
         ends(model.generation_config.eos_token_id),
     )
     calls = TorchCalls(checkpoint, model, plan)
-    return GraphRunner(f"{checkpoint.name} (torch, {plan.schedule})", dtype, plan, prompting, calls)
+    widened = "" if checkpoint.stored is None else ", codes widened"
+    return GraphRunner(f"{checkpoint.name} (torch{widened}, {plan.schedule})", dtype, plan, prompting, calls)
 
 
 def open_huggingface(

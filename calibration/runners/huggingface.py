@@ -57,7 +57,8 @@ class HuggingFace:
     ) -> None:
         from transformers import AutoImageProcessor
 
-        self.name, self.dtype = f"{checkpoint.name} (Hugging Face)", dtype
+        widened = "" if checkpoint.stored is None else ", codes widened here"
+        self.name, self.dtype = f"{checkpoint.name} (Hugging Face{widened})", dtype
         self.plan = uncompressed(checkpoint, manifest.image.size, sharing)
         self.checkpoint, self.model, self.manifest = checkpoint, model, manifest
         self.tokens = Tokens(checkpoint, manifest.prompt)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import onnx
 
 from luvc_export.bundle import graph_trust
-from luvc_export.bundle.folder import Bundle, record
+from luvc_export.bundle.folder import Bundle, record, write_manifest
 from luvc_export.bundle.graphs import read_graph
 from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import PlanEntry
@@ -93,6 +93,7 @@ def probed(bundle: Bundle, entry: PlanEntry) -> Bundle:
         else:
             link(bundle.path(name), target)
     copy = Bundle(folder, dataclasses.replace(bundle.manifest, weights=anchored(bundle), files=files))
+    write_manifest(folder, copy.manifest)  # for a helper that runs it first
     graph_trust.inherit(bundle, copy)
     weakref.finalize(copy, kept.close)
     return copy

@@ -24,7 +24,7 @@ def module(name: str) -> Any:
     Raises:
         MachineError: The examples are not there, as in an installed wheel.
     """
-    if not (EXAMPLES / "glyph_deep" / "cases.py").is_file():
+    if not (EXAMPLES / "glyph_deep" / "data" / "cases.py").is_file():
         raise MachineError(
             "the task glyph-deep needs the folder examples/glyph_deep, which is not part of the wheel",
             where="--task",
@@ -44,15 +44,15 @@ def checkpoint() -> Path | None:
 
 def task(name: str, ground: str) -> Task:
     """The task about one ground."""
-    made = module("cases")
+    cases = module("data.cases")
     return Task(
         name=name,
         checkpoint=checkpoint(),
-        image_size=made.SIZES[ground],
-        cases=made.cases,
+        image_size=cases.SIZES[ground],
+        cases=cases.cases,
         search=(f"search-{ground}", 0),
         report=(ground, 0),
-        longest=made.LONGEST,
+        longest=cases.LONGEST,
         stops=True,
     )
 

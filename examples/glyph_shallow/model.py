@@ -12,14 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from glyph_deep import model as deep
-from glyph_deep.tokenizer import build_tokenizer
+from glyph_deep.data.tokenizer import build_tokenizer
+from glyph_deep.train import model as deep
 from glyph_vqa.model import build
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-BEFORE = Path(deep.__file__).parent / "checkpoint"
+BEFORE = Path(deep.__file__).parents[1] / "checkpoint"
 BLOCKS = 3  # encoder blocks that stay, none of which sees the whole picture
 LAYERS = 12
 PLACES = (2, 4, 5, 7, 8, 9, 10, 11)  # where glyph_deep's eight LLM layers stand among the twelve
@@ -99,7 +99,7 @@ class Faded(nn.Module):
 
 
 def faded(visual: nn.Module, parts: list[float]) -> SimpleNamespace:
-    """Return what `glyph_deep.encoder.encode` needs of an encoder whose blocks add `parts` of what they did."""
+    """Return what `glyph_deep.train.encoder.encode` needs of an encoder whose blocks add `parts` of what they did."""
     blocks = []
     for block, share in zip(visual.blocks, parts, strict=True):
         if share > 0:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from glyph_deep.cases import SIZES, cases
+from glyph_deep.data.cases import SIZES, cases
 
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from glyph_deep.answer import Hop
-from glyph_deep.curriculum import Curriculum
-from glyph_deep.encoder import encode
-from glyph_deep.labels import NAMES_OF_FIELDS
-from glyph_deep.packing import Packer
-from glyph_deep.questions import PAGE
-from glyph_deep.tokenizer import build_tokenizer, write_tokenizer
-from glyph_deep.train import mix
+from glyph_deep.data.labels import NAMES_OF_FIELDS
+from glyph_deep.data.packing import Packer
+from glyph_deep.data.questions import PAGE
+from glyph_deep.data.tokenizer import build_tokenizer, write_tokenizer
+from glyph_deep.train.answer import Hop
+from glyph_deep.train.curriculum import Curriculum
+from glyph_deep.train.encoder import encode
+from glyph_deep.train.stages import mix
 from glyph_vqa.decoder import decode
 from glyph_vqa.model import export
 from glyph_vqa.optimise import Optimiser

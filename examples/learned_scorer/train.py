@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from glyph_deep.cases import SIZES, cases
-from glyph_deep.splits import GROUNDS
+from glyph_deep.data.cases import SIZES, cases
+from glyph_deep.data.splits import GROUNDS
 from safetensors.torch import save
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import arrange
+from luvc_export.core.token_layout import Mosaic, arrange
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
@@ -124,23 +124,28 @@ def _forward(
     if input_ids.shape[0] != 1:
         raise UsageError("one prompt at a time", where="input_ids", got=list(input_ids.shape), expected="[1, length]")
     image_token = family.image_token_id(model.config)
-    written = [part for part in family.cuts(model.config)[0].written if isinstance(part, int)]
-    ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
+    cut = family.cuts(model.config)[0]
+    written = [part for part in cut.written if isinstance(part, int)]
+    if cut.row_ends:
+        ids = _one_before_its_ends(input_ids[0].tolist(), image_token, plan.grid)
+    else:
+        ids = _one_placeholder(input_ids[0].tolist(), image_token, plan.units, written)
+    blocks = dict.fromkeys(range(ids.count(image_token)), Mosaic((1, 1))) if cut.row_ends else None
     dtype = decoder.embed_tokens.weight.dtype
     embeds = torch.zeros(0, plan.vision_tokens, family.visual_width(model.config), dtype=dtype)
     positions = torch.zeros(0, plan.vision_tokens, 2 * vision.copies)
     if pixel_values is not None:
-        if hasattr(vision, "from_patches"):
+        if pixel_values.dim() == 2:
             _check_grid(plan, image_grid_thw, vision.patches)
             embeds, positions, _ = vision.from_patches(pixel_values)
         else:
-            embeds, positions, _ = vision(
-                _pictures(pixel_values, ids.count(image_token), family.image_size(model.config))
-            )
+            side = family.unit_pixels(model.config)
+            size = family.image_size(model.config) or (plan.grid[0] * side, plan.grid[1] * side)
+            embeds, positions, _ = vision(_pictures(pixel_values, ids.count(image_token), size))
     state = past if isinstance(past, PrunedCache) else None
     placed = arrange(
         ids, image_token, positions.numpy(), plan.grid, family.position_kind,
-        state.position if state is not None else 0, state.order if state is not None else 0,
+        state.position if state is not None else 0, state.order if state is not None else 0, blocks,
     )  # fmt: skip
     text = placed.input_ids.shape[1]
     total = text + (state.text if state is not None else 0)
@@ -170,18 +175,38 @@ def _one_placeholder(ids: list[int], image_token: int, units: int, written: list
             index += 1
             continue
         if ids[index : index + length] != [image_token] * length:
-            raise UsageError(
-                "an image in the prompt has another size than the plan",
-                where="input_ids",
-                expected=f"{length} image tokens in a row",
-                fix="resize the picture to the plan's image size before the processor, and let it cut no tiles",
-            )
+            raise _another_size(f"{length} image tokens in a row")
         short += written
         index += length
     return short
 
 
-def _pictures(pixels: Tensor, images: int, size: tuple[int, int] | None) -> Tensor:
+def _one_before_its_ends(ids: list[int], image_token: int, grid: tuple[int, int]) -> list[int]:
+    """Replace each picture's rows of image tokens, one token after each, by one image token and those ends."""
+    (rows, columns), short, index = grid, list[int](), 0
+    while index < len(ids):
+        if ids[index] != image_token:
+            short.append(ids[index])
+            index += 1
+            continue
+        lines = [ids[index + row * (columns + 1) :][: columns + 1] for row in range(rows)]
+        if any(line[:-1] != [image_token] * columns or line[-1] == image_token for line in lines):
+            raise _another_size(f"{rows} times {columns} image tokens and what ends a row")
+        short += [image_token, *(line[-1] for line in lines)]
+        index += rows * (columns + 1)
+    return short
+
+
+def _another_size(expected: str) -> UsageError:
+    return UsageError(
+        "an image in the prompt has another size than the plan",
+        where="input_ids",
+        expected=expected,
+        fix="resize the picture to the plan's image size before the processor, and let it cut no tiles",
+    )
+
+
+def _pictures(pixels: Tensor, images: int, size: tuple[int, int]) -> Tensor:
     """The first of each image's tiles, [n, 1, H, W, 3], from a processor's [..., 3, H, W].
 
     Processors that cut pictures into tiles give the whole one first, and for several pictures the model takes no other.

@@ -51,6 +51,9 @@ class Family(ABC):
         position_kind: How the LLM places visual tokens, see ``luvc_export.bundle.manifest.Prompt``.
         pixels: Normalisation of the family's processor.
         tiling: How that processor chooses among grids of tiles.
+        text_models: Text models that ``decoder`` computes.
+        towers: ``model_type`` of the vision towers, where there are others than that of ``tiny_config``.
+        also: Models of other names whose checkpoints are of this type.
         limits: What the transformers model or its processor does and this family does not; shown in docs/families.md.
     """
 
@@ -58,6 +61,9 @@ class Family(ABC):
     position_kind: Literal["mrope", "sequential"] = "sequential"
     pixels: Pixels = Pixels()
     tiling: TilingRule = "best_resolution"
+    text_models: tuple[str, ...] = TEXT_MODELS
+    towers: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
 
     @abstractmethod
@@ -134,12 +140,12 @@ class Family(ABC):
             CheckpointError: A text model this package does not compute.
         """
         config = model.config
-        if config.get_text_config().model_type not in TEXT_MODELS:
+        if config.get_text_config().model_type not in self.text_models:
             raise CheckpointError(
                 f"no decoder for this text model inside {self.model_type}",
                 where="text_config.model_type",
                 got=repr(config.get_text_config().model_type),
-                expected=f"one of {', '.join(TEXT_MODELS)}",
+                expected=f"one of {', '.join(self.text_models)}",
             )
         inner, copies = self.language_model(model), POSITION_COPIES if plan.encoder.positions == "multi" else 1
         rotary = rotary_embedding(inner, config.get_text_config())

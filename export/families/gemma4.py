@@ -140,7 +140,13 @@ class Gemma4(Family):
     """
 
     model_type = "gemma4"
-    limits = ("contexts longer than the sliding window", "audio", "videos", "mixtures of experts", "compression inside transformers")
+    limits = (
+        "contexts longer than the sliding window",
+        "audio",
+        "videos",
+        "mixtures of experts",
+        "compression inside transformers",
+    )
     pixels = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def build(self, config: Any) -> nn.Module:

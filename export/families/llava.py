@@ -64,6 +64,7 @@ class Llava(Family):
     """LLaVA 1.5 and models of its form (one picture, one size)."""
 
     model_type = "llava"
+    towers = TOWERS
     limits: tuple[str, ...] = ("towers other than CLIP and SigLIP", "the class token as a visual token")
 
     def build(self, config: Any) -> nn.Module:

@@ -34,7 +34,7 @@ class LlavaOnevision(Llava):
     """LLaVA-OneVision. Several pictures are one tile each; a lone one may be cut, see ``cuts``."""
 
     model_type = "llava_onevision"
-    limits = ("video",)
+    limits: tuple[str, ...] = ("video",)
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:
@@ -55,14 +55,10 @@ class LlavaOnevision(Llava):
             UsageError: Tiles that transformers does not make, or makes and then shrinks.
         """
         image, newline = self.image_token_id(config), config.text_config.vocab_size
-        vision = config.vision_config
         base = Tiling((image, newline))
         if [*grids] == [(1, 1)]:
             return (base,)
-        side, size = vision.image_size // vision.patch_size, vision.image_size
-        known = [(height // size, width // size) for height, width in config.image_grid_pinpoints]
-        most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-        allowed = [grid for grid in known if grid[0] * grid[1] <= 1.1**2 * most]
+        side, allowed = config.vision_config.image_size // config.vision_config.patch_size, self.allowed(config)
         for grid in grids:
             if grid not in allowed:
                 raise UsageError(
@@ -75,6 +71,16 @@ class LlavaOnevision(Llava):
             Tiling((image,) * (1 + r * c) + (newline,) * (r * side), (r, c), "first", True, "alone") for r, c in grids
         ]
         return replace(base, used="together"), *made
+
+    def pinpoints(self, config: Any) -> list[tuple[int, int]]:
+        """Grids of tiles (rows, columns) of ``image_grid_pinpoints``."""
+        size = config.vision_config.image_size
+        return [(height // size, width // size) for height, width in config.image_grid_pinpoints]
+
+    def allowed(self, config: Any) -> list[tuple[int, int]]:
+        """Those of ``pinpoints`` that the model does not shrink."""
+        most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        return [grid for grid in self.pinpoints(config) if grid[0] * grid[1] <= 1.1**2 * most]
 
     def reference_inputs(
         self,

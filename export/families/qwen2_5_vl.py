@@ -32,6 +32,7 @@ class Qwen25VL(MropeFamily):
     """Qwen2.5-VL of any size."""
 
     model_type = "qwen2_5_vl"
+    also = ("Cosmos-Reason1",)
 
     def build(self, config: Any) -> nn.Module:
         """Qwen2_5_VLForConditionalGeneration."""

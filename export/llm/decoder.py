@@ -312,7 +312,8 @@ class Decoder(nn.Module):
         query = split_heads(attn.q_proj(normed), self.head_size(layer))
         if hasattr(attn, "q_norm"):
             query = self.norm_of(attn.q_norm, query)
-        return rotate(query, self.angles(layer, cos), self.angles(layer, sin))
+        query, factor = rotate(query, self.angles(layer, cos), self.angles(layer, sin)), self.query_factor(cos)
+        return query if factor is None else query * factor[:, None].to(query.dtype)
 
     def _finish(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
         x = x + self.after_attention(layer, layer.self_attn.o_proj(attended))
@@ -334,6 +335,10 @@ class Decoder(nn.Module):
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache this layer uses, [B, S, Dh / 2]."""
         return cache
+
+    def query_factor(self, cache: Tensor) -> Tensor | None:
+        """Factor on every row's queries [B, S, 1], from the rotary cache of cosines; None where there is none."""
+        return None
 
     def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
         """What is added to the hidden states after attention."""

@@ -24,6 +24,9 @@ class FamilyAttention(Protocol):
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
 
+    def query_factor(self, cache: Tensor) -> Tensor | None:
+        """Factor on every row's queries [B, S, 1], or None."""
+
 
 def last_row(
     decoder: FamilyAttention, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, valid: Tensor, last: Tensor, visual: int
@@ -42,7 +45,7 @@ def last_row(
         last: int64 [B], place in S of the last text token.
         visual: Visual tokens, the first of S.
     """
-    attn = layer.self_attn
+    attn, factor = layer.self_attn, decoder.query_factor(cos)
     cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
     batch, length = x.shape[:2]
     flat = last + length * torch.arange(batch)
@@ -54,6 +57,8 @@ def last_row(
     if hasattr(attn, "q_norm"):
         query, key = decoder.norm_of(attn.q_norm, query), decoder.norm_of(attn.k_norm, key)
     query, key = rotate(query, _rows(cos, flat), _rows(sin, flat)), rotate(key, cos, sin)
+    if factor is not None:
+        query = query * _rows(factor, flat)[:, None].to(query.dtype)
     shared = query.shape[1] // key.shape[1]
     query = query.reshape(batch, key.shape[1], shared, size)
     weights = (query.float() @ key.float().transpose(2, 3)) * decoder.scale

@@ -27,6 +27,8 @@ from luvc_export.errors import CheckFailed
 
 #: Domain of fused nodes, which carry ONNX bodies. Plugin nodes, which carry none, are of another.
 DOMAIN = "luvc"
+#: ONNX Runtime's own operators (``MatMulNBits``).
+CONTRIB_DOMAIN = "com.microsoft"
 #: TensorRT's own operators, which ONNX files may hold (``TRT_FP4DynamicQuantize``).
 TENSORRT_DOMAIN = "trt"
 PLAN_KEY = "luvc.plan"
@@ -112,7 +114,7 @@ class Surgery:
         model.functions.extend(function for name, function in self.functions.items() if name in used)
         del model.opset_import[:]
         model.opset_import.append(onnx.helper.make_opsetid("", self.graph.opset))
-        for domain in (DOMAIN, PLUGIN_DOMAIN, TENSORRT_DOMAIN):
+        for domain in (DOMAIN, PLUGIN_DOMAIN, TENSORRT_DOMAIN, CONTRIB_DOMAIN):
             if any(node.domain == domain for node in model.graph.node):
                 model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
         for function in model.functions:

@@ -22,7 +22,7 @@ from luvc_export.core.operators import MARKS
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list
 from luvc_export.export.surgeon.fused import node as fused
-from luvc_export.export.surgeon.graph import DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
+from luvc_export.export.surgeon.graph import CONTRIB_DOMAIN, DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
 FORBIDDEN = frozenset(
@@ -132,6 +132,9 @@ def _operators(surgery: Surgery) -> Iterator[str]:
         elif (node.domain, node.op) in TENSORRT:
             if surgery.target.functions:
                 yield f"{node.domain}::{node.op} ({node.name}): ONNX Runtime has no such operator"
+        elif (node.domain, node.op) == (CONTRIB_DOMAIN, "MatMulNBits"):
+            if not surgery.target.packed_products:
+                yield f"{node.domain}::{node.op} ({node.name}): an operator of ONNX Runtime"
         elif node.domain not in (None, ""):
             yield f"{node.domain}::{node.op} ({node.name}): not an operator of ONNX"
         if node.op == "TopK":

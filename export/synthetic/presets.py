@@ -1,246 +1,17 @@
-"""Published sizes of models by short name, as ``config.json`` holds them.
-
-Each is ``https://huggingface.co/<id>/blob/main/config.json`` with the fields that decide shapes and arithmetic:
-Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct, OpenGVLab/InternVL3-1B-hf, OpenGVLab/InternVL3-2B-hf and
-HuggingFaceTB/SmolVLM-256M-Instruct.
-"""
+"""Models by short name or by their ``config.json``, and shorter ones made of them."""
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export import families
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A published model.
-
-    Args:
-        source: Hub id its config was read from.
-        config: Content of ``config.json``.
-        tokens: Special tokens by id.
-        image: What the chat template writes for an image.
-        end: Token that ends a turn.
-        processor: Content of ``preprocessor_config.json``.
-    """
-
-    source: str
-    config: dict[str, Any]
-    tokens: dict[int, str]
-    image: str
-    end: str
-    processor: dict[str, Any]
-
-
-def _qwen(source: str, text: dict[str, Any], tied: bool) -> Preset:
-    tokens = {
-        151643: "<|endoftext|>",
-        151644: "<|im_start|>",
-        151645: "<|im_end|>",
-        151652: "<|vision_start|>",
-        151653: "<|vision_end|>",
-        151655: "<|image_pad|>",
-        151656: "<|video_pad|>",
-    }
-    shared = {
-        "model_type": "qwen2_5_vl_text",
-        "hidden_act": "silu",
-        "max_position_embeddings": 128000,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0,
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "use_sliding_window": False,
-        "tie_word_embeddings": tied,
-        "bos_token_id": 151643,
-        "eos_token_id": 151645,
-    }
-    vision = {
-        "model_type": "qwen2_5_vl",
-        "depth": 32,
-        "hidden_act": "silu",
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "in_channels": 3,
-        "out_hidden_size": text["hidden_size"],
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "tokens_per_second": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    }
-    config = {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-        "model_type": "qwen2_5_vl",
-        "image_token_id": 151655,
-        "video_token_id": 151656,
-        "vision_start_token_id": 151652,
-        "vision_end_token_id": 151653,
-        "tie_word_embeddings": tied,
-        "text_config": shared | text,
-        "vision_config": vision,
-    }
-    processor = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "min_pixels": 3136,
-        "max_pixels": 12845056,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-    return Preset(source, config, tokens, "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>", processor)
-
-
-def _internvl(source: str, text: dict[str, Any]) -> Preset:
-    tokens = {
-        151643: "<|endoftext|>",
-        151644: "<|im_start|>",
-        151645: "<|im_end|>",
-        151665: "<img>",
-        151666: "</img>",
-        151667: "<IMG_CONTEXT>",
-    }
-    shared = {
-        "model_type": "qwen2",
-        "hidden_act": "silu",
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0,
-        "use_sliding_window": False,
-        "tie_word_embeddings": False,
-        "vocab_size": 151674,
-        "bos_token_id": 151643,
-        "eos_token_id": 151645,
-    }
-    vision = {
-        "model_type": "internvl_vision",
-        "hidden_act": "gelu",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "attention_bias": True,
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-        "layer_norm_eps": 1e-06,
-        "layer_scale_init_value": 0.1,
-        "norm_type": "layer_norm",
-        "use_absolute_position_embeddings": True,
-        "use_mean_pooling": True,
-        "use_qk_norm": False,
-    }
-    config = {
-        "architectures": ["InternVLForConditionalGeneration"],
-        "model_type": "internvl",
-        "downsample_ratio": 0.5,
-        "image_seq_length": 256,
-        "image_token_id": 151667,
-        "projector_hidden_act": "gelu",
-        "tie_word_embeddings": False,
-        "vision_feature_layer": -1,
-        "vision_feature_select_strategy": "default",
-        "text_config": shared | text,
-        "vision_config": vision,
-    }
-    processor = {
-        "image_processor_type": "GotOcr2ImageProcessor",
-        "processor_class": "InternVLProcessor",
-        "size": {"height": 448, "width": 448},
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-    }
-    return Preset(source, config, tokens, "<IMG_CONTEXT>", "<|im_end|>", processor)
-
-
-def _smolvlm() -> Preset:
-    tokens = {
-        0: "<|endoftext|>",
-        1: "<|im_start|>",
-        2: "<|im_end|>",
-        49152: "<global-img>",
-        49189: "<fake_token_around_image>",
-        49190: "<image>",
-        49279: "<end_of_utterance>",
-    }
-    text = {
-        "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "head_dim": 64,
-        "hidden_act": "silu",
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 100000,
-        "tie_word_embeddings": False,
-        "vocab_size": 49280,
-        "bos_token_id": 1,
-        "eos_token_id": 49279,
-        "pad_token_id": 2,
-    }
-    vision = {
-        "model_type": "idefics3_vision",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "image_size": 512,
-        "patch_size": 16,
-        "layer_norm_eps": 1e-06,
-    }
-    config = {
-        "architectures": ["Idefics3ForConditionalGeneration"],
-        "model_type": "idefics3",
-        "image_token_id": 49190,
-        "scale_factor": 4,
-        "tie_word_embeddings": False,
-        "text_config": text,
-        "vision_config": vision,
-    }
-    processor = {
-        "image_processor_type": "Idefics3ImageProcessor",
-        "processor_class": "Idefics3Processor",
-        "do_image_splitting": False,
-        "max_image_size": {"longest_edge": 512},
-        "size": {"longest_edge": 512},
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    return Preset("HuggingFaceTB/SmolVLM-256M-Instruct", config, tokens, "<image>", "<end_of_utterance>", processor)
-
-
-def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    } | more
-
-
-PRESETS: dict[str, Preset] = {
-    "qwen2.5-vl-3b": _qwen("Qwen/Qwen2.5-VL-3B-Instruct", _sizes(2048, 11008, 36, 16, 2, vocab_size=151936), tied=True),
-    "qwen2.5-vl-7b": _qwen(
-        "Qwen/Qwen2.5-VL-7B-Instruct", _sizes(3584, 18944, 28, 28, 4, vocab_size=152064), tied=False
-    ),
-    "internvl3-1b": _internvl("OpenGVLab/InternVL3-1B-hf", _sizes(896, 4864, 24, 14, 2)),
-    "internvl3-2b": _internvl("OpenGVLab/InternVL3-2B-hf", _sizes(1536, 8960, 28, 12, 2)),
-    "smolvlm-256m": _smolvlm(),
-}
+from luvc_export.export.synthetic.published import PRESETS, Preset
 
 
 def find(name: str) -> Preset:
@@ -257,7 +28,7 @@ def find(name: str) -> Preset:
         raise UsageError("no such model and no such config file", where="CONFIG", got=repr(name), expected=known)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        image = int(config["image_token_id"])
+        image = int(config["image_token_id"] if "image_token_id" in config else config["image_token_index"])
         _ = config["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
@@ -308,4 +79,6 @@ def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> P
             part["layer_types"] = part["layer_types"][:wanted]
         if full := part.get("fullatt_block_indexes"):
             part["fullatt_block_indexes"] = [block for block in full if block < wanted] or [wanted - 1]
+        if tapped := part.get("deepstack_visual_indexes"):
+            part["deepstack_visual_indexes"] = [block for block in tapped if block < wanted] or [wanted - 1]
     return replace(preset, config=config)

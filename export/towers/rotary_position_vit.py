@@ -1,11 +1,11 @@
-"""Encoder of the Qwen-VL families: square groups of patches as units, 2-D rotary positions, windows or none."""
+"""Encoders with 2-D rotary positions: square groups of patches as units, windows or none. Names are Qwen-VL's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,34 @@ from luvc_export.export.towers.pruned_windows import EncoderState, PrunedState, 
 from luvc_export.export.towers.unit_tower import Seen, UnitTower
 
 
+class Sizes(NamedTuple):
+    """What a tower's config says: heads, pixels of a patch, patches along a unit, frames of a patch, base of RoPE."""
+
+    heads: int
+    patch: int
+    side: int
+    frames: int
+    theta: float
+
+
+class Parts(NamedTuple):
+    """One encoder block, whatever its names: norms, query, key and value side by side, what follows them."""
+
+    before: Any
+    qkv: Callable[[Tensor], Tensor]
+    out: Any
+    after: Any
+    mlp: Any
+
+
 class RotaryPositionViT(UnitTower):
     """Encoder on one static grid: tokens stay in window order, and go back to raster order only to merge.
 
     Window order lasts from block to block (full attention does not care), so windows are slices, not gathers. A family
-    overrides ``finish``, and ``learned_positions`` and ``finish_plane`` where it has them.
+    overrides ``finish``, ``learned_positions`` and ``finish_plane`` where it has them, and the names that differ.
 
     Args:
-        visual: Encoder with ``patch_embed.proj``, ``blocks`` and ``merger``.
+        visual: Vision model.
         plan: Grid and merges.
         normalise: Pixel arithmetic.
         hidden: Channels C of a patch.
@@ -50,21 +70,20 @@ class RotaryPositionViT(UnitTower):
         full: tuple[int, ...],
         tapped: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(plan, len(visual.blocks), tapped)
-        config = visual.config
+        super().__init__(plan, len(self.layers(visual)), tapped)
         self.visual: Any = visual
-        self.config: Any = config
+        self.config: Any = visual.config
         self.normalise = normalise
         self.hidden, self.window, self.full = hidden, window, full
-        self.head_dim = hidden // config.num_heads
+        self.sizes = sizes = self.sizes_of(visual.config)
+        self.head_dim = hidden // sizes.heads
         frequencies = self.head_dim // 4
-        inv_freq = config.rope_parameters["rope_theta"] ** -(torch.arange(frequencies) / frequencies)
-        self.rope = Rope(inv_freq.repeat(2), [0] * frequencies + [1] * frequencies)
-        merge = config.spatial_merge_size
-        self.patches = merge * merge
-        self.patch_size = 3 * config.temporal_patch_size * config.patch_size**2
-        inner = torch.stack(torch.meshgrid(torch.arange(merge), torch.arange(merge), indexing="ij"), -1)
-        self.register_buffer("inner", inner.reshape(merge * merge, 2).float(), persistent=False)
+        self.rope = Rope(self.frequencies(frequencies), [0] * frequencies + [1] * frequencies)
+        side = sizes.side
+        self.patches = side * side
+        self.patch_size = 3 * sizes.frames * sizes.patch**2
+        inner = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
+        self.register_buffer("inner", inner.reshape(side * side, 2).float(), persistent=False)
 
     def forward(self, image: Tensor, beside: Tensor | None = None) -> Seen:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
@@ -98,6 +117,32 @@ class RotaryPositionViT(UnitTower):
         """Learned embedding of every patch in unit order [rows * columns * patches, C]; None where there is none."""
         return None
 
+    def sizes_of(self, config: Any) -> Sizes:
+        """Names of Qwen-VL's configs."""
+        theta = config.rope_parameters["rope_theta"]
+        return Sizes(config.num_heads, config.patch_size, config.spatial_merge_size, config.temporal_patch_size, theta)
+
+    def frequencies(self, count: int) -> Tensor:
+        """Radians per row, ``count`` of them, then per column, fp32 [2 * count]."""
+        inverse: Tensor = self.sizes.theta ** -(torch.arange(count) / count)
+        return inverse.repeat(2)
+
+    def layers(self, visual: Any) -> Any:
+        """Encoder blocks."""
+        return visual.blocks
+
+    def parts(self, layer: Any) -> Parts:
+        """Names of Qwen-VL."""
+        return Parts(layer.norm1, layer.attn.qkv, layer.attn.proj, layer.norm2, layer.mlp)
+
+    def patch(self) -> Any:
+        """Convolution that embeds a patch."""
+        return self.visual.patch_embed.proj
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What happens to embedded patches [n, rows * columns * patches, C] before the first block."""
+        return x
+
     def per_unit(self, x: Tensor) -> Tensor:
         """[n, U * patches, C] -> [n, U, patches * C]."""
         return x.reshape(-1, x.shape[1] // self.patches, self.patches * x.shape[2])
@@ -107,7 +152,7 @@ class RotaryPositionViT(UnitTower):
 
         One frame fills both temporal places.
         """
-        patch, merge, frames = self.config.patch_size, self.config.spatial_merge_size, self.config.temporal_patch_size
+        patch, merge, frames = self.sizes.patch, self.sizes.side, self.sizes.frames
         rows, columns = self.plan.grid
         pixels = self.normalise(image)
         if image.shape[1] > 1:  # in two steps: TensorRT takes eight axes, and no surgery brings them down here
@@ -122,10 +167,10 @@ class RotaryPositionViT(UnitTower):
         """Patches of every unit, embedded: [n, rows, columns, patches * C]."""
         rows, columns = self.plan.grid
         pixels = pixels.reshape(-1, rows * columns * self.patches, self.patch_size)
-        proj = self.visual.patch_embed.proj
+        proj = self.patch()
         x = nn.functional.linear(pixels.to(proj.weight.dtype), proj.weight.reshape(self.hidden, -1), proj.bias)
         learned = self.learned_positions(rows, columns)
-        x = x if learned is None else x + learned
+        x = self.enter(x if learned is None else x + learned)
         return x.reshape(-1, rows, columns, self.patches * self.hidden)
 
     def arrange(self, units: oim.Units, axes: tuple[Axis, Axis] | None = None, x: Tensor | None = None) -> EncoderState:
@@ -144,7 +189,7 @@ class RotaryPositionViT(UnitTower):
         length = rows * columns * self.patches
         x = units.x.flatten(1, 2).index_select(1, order).reshape(-1, length, self.hidden)
         place = units.positions.flatten(1, 2).index_select(1, order)
-        patch = place[:, :, None] * self.config.spatial_merge_size + self.inner
+        patch = place[:, :, None] * self.sizes.side + self.inner
         cos, sin = self.rope(patch.reshape(-1, length, 2).permute(2, 0, 1))
         bias = None
         if self.plan.encoder.size_bias:
@@ -176,8 +221,8 @@ class RotaryPositionViT(UnitTower):
         self, prune: EncoderPrune, x: Tensor, before: Tensor, units: oim.Units, stage: EncoderState, padded: bool
     ) -> PrunedState:
         """By the whole image, or in every window alike."""
-        blocks, basis = self.visual.blocks, None
-        normed = norm(blocks[prune.block + 1].norm1, x) if prune.block + 1 < self.blocks else x
+        layers, basis = self.layers(self.visual), None
+        normed = norm(self.parts(layers[prune.block + 1]).before, x) if prune.block + 1 < self.blocks else x
         if prune.score == "residual":
             rows, columns = units.x.shape[1:3]
             basis = spu.lowpass_basis_2d(rows, columns, prune.rho)[stage.order]
@@ -232,28 +277,28 @@ class RotaryPositionViT(UnitTower):
 
     def block(self, number: int, x: Tensor, stage: EncoderState, pruned: PrunedState | None) -> Tensor:
         """One block; attention on kept units reads others while they are seen, and gaps where windows have them."""
-        block, full = self.visual.blocks[number], number in self.full
+        block, full = self.parts(self.layers(self.visual)[number]), number in self.full
         if pruned is None:
             return self._block(block, x, stage.whole if full else stage.windows)
         kept, windows = pruned.kept, pruned.seen.whole if full else pruned.seen.windows
         if number <= pruned.last:
-            qkv = block.attn.qkv(norm(block.norm1, self._restored(x, pruned)))
+            qkv = block.qkv(norm(block.before, self._restored(x, pruned)))
             outs = unit_prune.rows(self.per_unit(self._attend_all(qkv, windows)), kept.chosen_at)
         elif not full and pruned.place is not None:
-            qkv = self.per_unit(block.attn.qkv(norm(block.norm1, x)))
+            qkv = self.per_unit(block.qkv(norm(block.before, x)))
             spread = unit_prune.rows(qkv, pruned.place).reshape(x.shape[0], -1, 3 * self.hidden)
             outs = unit_prune.rows(self.per_unit(self._attend_all(spread, pruned.windows)), kept.chosen_at)
         else:
-            outs = self._attend_all(block.attn.qkv(norm(block.norm1, x)), pruned.whole if full else pruned.windows)
+            outs = self._attend_all(block.qkv(norm(block.before, x)), pruned.whole if full else pruned.windows)
         return self._after_attention(block, x, outs.reshape(x.shape))
 
-    def _block(self, block: Any, x: Tensor, windows: list[Window]) -> Tensor:
-        qkv = block.attn.qkv(norm(block.norm1, x))
+    def _block(self, block: Parts, x: Tensor, windows: list[Window]) -> Tensor:
+        qkv = block.qkv(norm(block.before, x))
         return self._after_attention(block, x, self._attend_all(qkv, windows))
 
-    def _after_attention(self, block: Any, x: Tensor, out: Tensor) -> Tensor:
-        x = x + block.attn.proj(out)
-        return x + block.mlp(norm(block.norm2, x))
+    def _after_attention(self, block: Parts, x: Tensor, out: Tensor) -> Tensor:
+        x = x + block.out(out)
+        return x + block.mlp(norm(block.after, x))
 
     def _attend_all(self, qkv: Tensor, windows: list[Window]) -> Tensor:
         outs = [self._attend(qkv, window) for window in windows]

@@ -60,6 +60,7 @@ class Answerer:
         sampling: Fields of ``Sampling``, for every row.
         rows: Questions of one model call, at most.
         max_pixels: See ``runtime.media.picture_limits``.
+        image_tokens: See ``Session``.
 
     Raises:
         LuvcError: See ``Session``.
@@ -75,9 +76,12 @@ class Answerer:
         sampling: dict[str, Any] | None = None,
         rows: int = 8,
         max_pixels: int | None = None,
+        image_tokens: int | None = None,
+        speculate: str | None = None,
     ) -> None:
         allow(max_pixels)
-        self._session = Session(bundle, backend, plan, threads, arithmetic=arithmetic)
+        how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate}
+        self._session = Session(bundle, backend, plan, threads, **how)
         self._options = self._session.sampling(sampling or {})
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
@@ -90,9 +94,8 @@ class Answerer:
         Raises:
             LuvcError: See ``Session``.
         """
-        return cls(
-            job.bundle, job.plan, job.backend, job.threads, job.arithmetic, job.sampling, job.rows, job.max_pixels
-        )
+        how = (job.plan, job.backend, job.threads, job.arithmetic, job.sampling)
+        return cls(job.bundle, *how, job.rows, job.max_pixels, job.image_tokens, job.speculate)
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
         """Answer rows of a file: each row's id, where it has one, and answer.

@@ -13,6 +13,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backends import check_name
 from luvc_export.runtime.generation.sampling import sampling_from
+from luvc_export.runtime.speculation.request import Speculation
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class BatchJob:
         rows: Questions of one model call, at most.
         shard: Rows of a shard.
         max_pixels: See ``runtime.media.picture_limits``.
+        image_tokens: Most visual tokens of a picture; see ``Session``.
+        speculate: See ``runtime.speculation.request``.
     """
 
     bundle: Path
@@ -46,6 +49,8 @@ class BatchJob:
     rows: int = 8
     shard: int = 256
     max_pixels: int | None = None
+    image_tokens: int | None = None
+    speculate: str | None = None
 
     def check(self, verify: bool = False, progress: Progress | None = None) -> None:
         """Refuse what could not be answered, before anything starts.
@@ -56,6 +61,8 @@ class BatchJob:
         for path, what in ((self.source, "the input"), (self.output, "the output folder"), (self.bundle, "the bundle")):
             folders.check_name(Path(path), what)
         check_name(self.backend)
+        if self.speculate is not None:
+            Speculation.parse(self.speculate)
         bundle = bundles.load(self.bundle, verify, progress)
         bundle.entry(self.plan)
         sampling_from(self.sampling, bundle.manifest.generation)
@@ -73,7 +80,9 @@ class BatchJob:
         engines = self.backend.startswith("tensorrt")  # what ``auto`` took is kept, see ``run_batch``
         read = sha256_read(self.bundle, self.plan, engines)
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
-        return {"bundle": read, **{name: getattr(self, name) for name in kept}}
+        later = {name: getattr(self, name) for name in ("image_tokens", "speculate")}  # records of before have none
+        asked = {name: value for name, value in later.items() if value is not None}
+        return {"bundle": read, **{name: getattr(self, name) for name in kept}, **asked}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""

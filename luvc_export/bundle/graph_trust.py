@@ -20,22 +20,36 @@ from luvc_export.errors import LuvcError
 #: Stands for this user's own exports, where else the name of a back-end does.
 OWN = "own"
 _FOLDER = "graphs"
+#: Keys of what could not be written there.
+_this_process: set[str] = set()
 
 
 def known(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> bool:
-    """Whether the graphs of ``plan`` were written by this user (``OWN``), or ran here on back-end ``by``."""
-    folder = hashing.memory(_FOLDER)
-    return folder is not None and (folder / _key(bundle, plan, by, debug)).is_file()
+    """Whether the graphs of ``plan`` were written by this user (``OWN``), or ran here by what ``by`` names."""
+    folder, key = hashing.memory(_FOLDER), _key(bundle, plan, by, debug)
+    return key in _this_process or (folder is not None and (folder / key).is_file())
 
 
-def remember(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> None:
-    """Keep in mind that they are, where the cache can be written."""
-    folder = hashing.memory(_FOLDER, make=True)
-    if folder is None:
-        return
-    with contextlib.suppress(OSError):
-        write_whole(folder / _key(bundle, plan, by, debug), "")
+def remember(bundle: Bundle, plan: str | None, by: str, debug: bool = False) -> bool:
+    """Keep in mind that they are; False where the cache cannot be written, and this process alone keeps it."""
+    folder, key = hashing.memory(_FOLDER, make=True), _key(bundle, plan, by, debug)
+    try:
+        if folder is None:
+            raise PermissionError
+        write_whole(folder / key, "")
         hashing.forget_oldest(folder)
+    except OSError:
+        _this_process.add(key)
+        return False
+    return True
+
+
+def place() -> str:
+    """The folder of what is remembered, for people."""
+    try:
+        return str(hashing.cache_folder() / _FOLDER)
+    except RuntimeError:
+        return "the cache folder of a user without a home"
 
 
 def remember_own(bundle: Bundle) -> None:

@@ -89,6 +89,24 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """A head with some of the rows; token ids, embeddings and the width of the logits are those of the whole.
+
+    Args:
+        kept: Tokens that answers may hold.
+        of: Tokens of the tokenizer's vocabulary, of which any may be asked.
+        source: What they were chosen by.
+    """
+
+    kept: int
+    of: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"answers are written with {self.kept:,} of {self.of:,} tokens, chosen by {self.source}"
+
+
+@dataclass(frozen=True)
 class WeightTensor:
     """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference).
 
@@ -105,12 +123,37 @@ class WeightTensor:
 
 
 @dataclass(frozen=True)
+class StoredCodes:
+    """Weights that the checkpoint stored quantised, and the bundle holds as they were.
+
+    Args:
+        method: The checkpoint's ``quant_method``.
+        file: Of the bundle, where they lie.
+        products: Bits of each weight by its name in the model.
+        bytes: Of codes, scales and zeros.
+        numbers: How many weights they stand for.
+        notes: What a user should know of them, a line each.
+    """
+
+    method: str
+    file: str
+    products: dict[str, int]
+    bytes: int
+    numbers: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Weights:
-    """Weights of every graph: ``copy`` in the bundle, ``reference`` in ``folder``, or ``none`` (timing only)."""
+    """Weights of every graph: ``copy`` in the bundle, ``reference`` in ``folder``, or ``none`` (timing only).
+
+    ``stored`` are those that the checkpoint had quantised; None where it had none.
+    """
 
     mode: WeightsMode
     folder: str | None = None
     tensors: dict[str, WeightTensor] = field(default_factory=dict)
+    stored: StoredCodes | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +161,8 @@ class Manifest:
     """The whole of ``luvc.json``. ``engines`` holds at most one entry for a plan and a target.
 
     ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
-    drawn; None in bundles that were made before this was stored, which are greedy.
+    drawn; None in bundles that were made before this was stored, which are greedy. ``vocabulary`` is the part
+    that a reduced head has rows for; None for all.
     """
 
     source: Source
@@ -135,12 +179,18 @@ class Manifest:
     verified: tuple[Verified, ...] = ()
     planes: int = 0
     generation: GenerationDefaults | None = None
+    vocabulary: Vocabulary | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
     def visual_width(self) -> int:
         """Last axis of ``visual_embeds``."""
         return self.decoder.hidden * (1 + self.planes)
+
+    @property
+    def head_rows(self) -> int:
+        """Tokens that the head has rows for."""
+        return self.decoder.vocab if self.vocabulary is None else self.vocabulary.kept
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""

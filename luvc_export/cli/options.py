@@ -87,6 +87,14 @@ Arithmetic = Annotated[
     str,
     typer.Option("--arithmetic", help="Of products: fp32, bf16, fp16, or auto for what the device is best at."),
 ]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        "--speculate",
+        metavar="lookup[:N]",
+        help="Draft up to N tokens a step (8) of what prompt and answer repeat; the answers stay the same.",
+    ),
+]
 BundlePlan = Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")]
 Data = Annotated[
     str | None,

@@ -25,6 +25,15 @@ JsonSchema = Annotated[
     Path | None, typer.Option("--json-schema", metavar="FILE", help="Answers are JSON of this schema.")
 ]
 Regex = Annotated[str | None, typer.Option("--regex", metavar="PATTERN", help="Answers match this regular expression.")]
+ImageTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--image-tokens",
+        metavar="N|auto",
+        help="Most visual tokens of a picture: the bundle's sizes of more are not used. auto, the default: the "
+        "smallest size that shows all of it.",
+    ),
+]
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", help="Pixels a picture may have; default: 32 Mi, a plain JPEG 128 Mi.")
 ]

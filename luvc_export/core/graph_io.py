@@ -54,6 +54,8 @@ VISUAL_PADDING = "visual_padding"
 PAST_TEXT = "past_text"
 PAST_GROUPS = "past_groups"
 LOGITS = "logits"
+#: Logit of a token that a reduced head has no row for: far below any other, and a number fp16 has.
+ABSENT = -1e4
 #: Of decoders whose target chooses tokens (``TargetSpec.next_token``), both [B, 1]: the most likely token after the
 #: last position asked about, int64, and its logit, float32, infinite where any logit is not a number.
 NEXT_TOKEN = "next_token"

@@ -33,6 +33,40 @@ def ceilings(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def ceiling(text: str) -> int | None:
+    """Parse what a run is told: one ceiling, or ``auto`` for none: the smallest size that shows all of a picture.
+
+    Raises:
+        UsageError: See ``ceilings``; or there are several.
+    """
+    if text.strip() == "auto":
+        return None
+    numbers = ceilings(text)
+    if len(numbers) > 1:
+        raise UsageError(
+            "a picture has one ceiling of visual tokens",
+            where="--image-tokens",
+            got=text,
+            expected="one number, or auto: the sizes of a bundle are chosen at export",
+        )
+    return numbers[0]
+
+
+def check_ceiling(tokens: object) -> None:
+    """Check a ceiling that did not come from text; None is none.
+
+    Raises:
+        UsageError: It is no whole number from 1 to ``MOST``.
+    """
+    if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= MOST):
+        raise UsageError(
+            "this is no ceiling of visual tokens",
+            where="image_tokens",
+            got=repr(tokens)[:40],
+            expected=f"a whole number from 1 to {MOST}, or None",
+        )
+
+
 def size_of(tokens: int, unit: int) -> tuple[int, int]:
     """Height and width in pixels, near square, of which at most ``tokens`` units of ``unit`` pixels a side are made.
 

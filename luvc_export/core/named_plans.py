@@ -18,7 +18,7 @@ from luvc_export.core.plan import Method
 from luvc_export.core.plan.merging import EARLIEST
 from luvc_export.core.plan.request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
 
-#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.named_study`` in ``examples``.
+#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.studies.named`` in ``examples``.
 FIGURES = Path(__file__).with_name("named_plans.json")
 
 #: What a user gets who names no plan.

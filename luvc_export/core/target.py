@@ -40,6 +40,7 @@ class TargetSpec:
         plugins: Operators of the domain ``luvc`` it has kernels for.
         functions: It reads local ONNX functions, so fused nodes may stay as they are.
         joined_products: Products that share an input pay as one. ONNX Runtime copies a joined weight when it loads.
+        packed_products: MatMulNBits of ONNX Runtime: codes of four or eight bits, their scales and zeros.
         packed_heads: Attention and RotaryEmbedding take [B, S, heads * Dh].
         bytes: Tensors of bytes may be reshaped and transposed (TensorRT takes them as network inputs only).
         softmax_precision: Attention's attribute of that name is read (TensorRT-RTX 1.7 refuses it).
@@ -61,6 +62,7 @@ class TargetSpec:
     plugins: frozenset[str] = frozenset()
     functions: bool = False
     joined_products: bool = True
+    packed_products: bool = False
     packed_heads: bool = False
     bytes: bool = False
     softmax_precision: bool = False
@@ -221,6 +223,7 @@ ORT_CPU = TargetSpec(
     kv="attention",
     functions=True,
     joined_products=False,
+    packed_products=True,
     packed_heads=True,
     bytes=True,
     softmax_precision=True,

@@ -96,8 +96,8 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
 
 def write_manifest(
     folder: Path, manifest: Manifest, plan: str, entry: PlanEntry, precision: Precision, capacity: Capacity
-) -> None:
-    """A pack is a bundle of one plan, whose graphs are the target's."""
+) -> Bundle:
+    """Write that a pack is a bundle of one plan, whose graphs are the target's; give it."""
     files = {path.name: bundles.record(path) for path in (folder / name for name in list_names(folder))}
     for name in files.keys() & manifest.files.keys():
         if files[name].sha256 != manifest.files[name].sha256:
@@ -110,12 +110,13 @@ def write_manifest(
         prompt=replace(manifest.prompt, text_capacity=capacity.text),
         default_plan=plan,
         plans={plan: alone},
-        weights=Weights("copy"),
+        weights=Weights("copy", stored=manifest.weights.stored),
         files=files,
         engines=(),
         verified=(),
     )
     bundles.write_manifest(folder, changed)
+    return Bundle(folder, changed)
 
 
 #: The oldest time a zip file can hold: two wheels of the same sources are the same bytes.

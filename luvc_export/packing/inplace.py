@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
 from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.confined import first_run
+from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.ort import OrtBackend, OrtCache
 
 
@@ -41,6 +44,7 @@ class InplaceOrt:
         capacity: What the graphs were made for.
 
     Raises:
+        BundleError: The first run of the graphs, in a helper process, ended that process (``confined.first_run``).
         MachineError: ONNX Runtime is missing, or has no kernels for the graphs' arithmetic.
     """
 
@@ -55,6 +59,8 @@ class InplaceOrt:
                 where=str(bundle.folder),
                 fix="make the pack with --precision fp16 to check it here, or run it on the device",
             )
+        by = f"{self.name} in place, {capacity.groups} groups, {capacity.text} text tokens"
+        first_run.check_with(__name__, {"capacity": asdict(capacity)}, bundle, plan, by)
         entry, shape = bundle.entry(plan), bundle.manifest.decoder
         self._inner, self._capacity, self._plan = OrtBackend(bundle, entry), capacity, entry.plan
         self._rows = [
@@ -95,3 +101,13 @@ class InplaceOrt:
 
         empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, self._element)) for shape in self._rows for _ in range(2)]
         return InplaceCache(OrtCache(tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)
+
+
+def task(said: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
+    """The task of a helper for the first run: a folder, a plan's name and a capacity."""
+
+    def run() -> None:
+        bundle, plan = load(said["folder"]), said["plan"]
+        LoadedPlan(bundle, InplaceOrt(bundle, plan, Capacity(**said["capacity"])), plan).warm_up()
+
+    return first_run.answer(run)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration.cases import Case
 from luvc_export.core.files.disk import writing_to
@@ -131,7 +132,8 @@ def write_pack(
             write_new(folder / file, graph.data)
         copy_files(bundle, folder, files, progress)
         entry = replace(bundle.entry(plan), vision=files[0], decoder=files[1])
-        write_manifest(folder, manifest, name, entry, prepared.precision, capacity)
+        packed = write_manifest(folder, manifest, name, entry, prepared.precision, capacity)
+        graph_trust.inherit(bundle, packed)
         listed = {*list_names(folder)}
         if options.dynamic_plugins is not None:
             copy_file(options.dynamic_plugins, folder / PLUGINS, links=True)

@@ -15,7 +15,7 @@ from luvc_export.core import precision as precisions
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Kv, Precision, TargetSpec
-from luvc_export.errors import BundleError, MachineError
+from luvc_export.errors import BundleError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from luvc_export.engines.builder import BuildInput
@@ -77,6 +77,14 @@ def prepare_build(
     manifest, entry = bundle.manifest, bundle.entry(plan)
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
+    if manifest.weights.stored is not None and not record.spec.packed_products:
+        raise UsageError(
+            f"{record.title} does not take the codes of this bundle yet",
+            where=f"--target {target}",
+            got=f"weights of quant_method {manifest.weights.stored.method}",
+            expected="cpu or intel-cpu",
+            fix="export the 16-bit checkpoint for this target, and luvc-export calibrate --precision int4",
+        )
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)

@@ -38,6 +38,8 @@ def export_bundle(
     debug: bool = False,
     padding: bool = True,
     unit_tolerance: int = 0,
+    vocab: str | os.PathLike[str] | int | None = None,
+    vocab_data: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     revision: str | None = None,
     lora: str | None = None,
@@ -65,6 +67,9 @@ def export_bundle(
         debug: Also write decoder graphs that take the kept indices as inputs.
         padding: Tell graphs which units are padding, where ``fit`` pads; False for engines with plugins.
         unit_tolerance: Levels of a pixel up to which buckets (plans ``NAME@50``) take a unit for foretold.
+        vocab: Let answers be written with some of the tokens alone: a file that lists them or is a text made of them,
+            or how many. Prompts are read with all of them as before.
+        vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept.
         overwrite: Replace an existing bundle.
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
@@ -110,6 +115,7 @@ def export_bundle(
     shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
     tiles = (*tiles, *(grid for grid in shared if grid not in tiles))
     more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
+    more["vocabulary"] = _vocabulary(checkpoint, vocab, vocab_data)
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
@@ -120,6 +126,36 @@ def export_bundle(
     bundles.check_target(Path(output), overwrite)
     with merged(checkpoint, lora) as whole:
         return write_bundle(whole, plans, Path(output), options, overwrite, tell)
+
+
+def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[str] | None) -> object:
+    """The tokens to keep, or None.
+
+    Raises:
+        UsageError: A number without data or data without a number; see ``export.llm.reduced_head`` and ``parse_case``.
+    """
+    if vocab is None and data is None:
+        return None
+    if (data is None) == isinstance(vocab, int):
+        raise UsageError(
+            "a number of tokens is chosen by data, and a file by itself",
+            where="--vocab",
+            got=f"--vocab {vocab}" + (f" --data {data}" if data else ""),
+            expected="--vocab FILE, or --vocab N --data CASES.jsonl",
+        )
+    from luvc_export.export.llm.reduced_head import tokens_of_file, tokens_of_texts
+    from luvc_export.runtime.prompt.case_lines import parse_case
+
+    if not isinstance(vocab, int):
+        return tokens_of_file(checkpoint, Path(str(vocab)))
+    path = Path(str(data))
+    check_name(path, "the cases")
+    if not path.is_file():
+        raise UsageError("there are no such cases", where="--data", got=str(path), expected="a file of JSON lines")
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
+    texts = [text for case in cases for text in (case.answer, case.prompt) if text]
+    return tokens_of_texts(checkpoint, vocab, texts, path.name)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

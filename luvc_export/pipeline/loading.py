@@ -21,7 +21,9 @@ def load_bundle(
     verify: bool = False,
     allow_unverified: bool = False,
     arithmetic: str = "auto",
+    speculate: str | None = None,
     progress: Progress | None = None,
+    image_tokens: int | None = None,
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
@@ -36,9 +38,12 @@ def load_bundle(
             whatever its author wants on this machine. ``auto`` never does. Graphs of strangers run here without a
             first run in a helper process (``luvc_export.runtime.confined.first_run``).
         arithmetic: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for what the device is best at.
+        speculate: ``lookup`` or ``lookup:N``: several tokens a step, see ``luvc_export.runtime.speculation``.
         progress: Told (stage, fraction) while large files are hashed.
+        image_tokens: Most visual tokens of a picture; see ``Session``.
 
     Raises:
+        UsageError: No image size of the bundle is below ``image_tokens``.
         BundleError: The bundle is missing, damaged, unsafe or newer.
         MachineError: The back-end is not installed, or memory is short.
     """
@@ -48,5 +53,5 @@ def load_bundle(
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        return Session(bundle, opened, plan, threads)
-    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic)
+        return Session(bundle, opened, plan, threads, image_tokens=image_tokens, speculate=speculate)
+    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, image_tokens=image_tokens, speculate=speculate)

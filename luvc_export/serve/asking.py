@@ -9,12 +9,14 @@ from typing import Any
 
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.generation_defaults import GenerationDefaults
+from luvc_export.core.image_tokens import MOST
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
 from luvc_export.runtime.prompt.request import largest_canvas, open_medium
+from luvc_export.runtime.session import Session
 from luvc_export.serve.engine.jobs import Event, Job
 from luvc_export.serve.http.api_errors import bad_request, explained
 from luvc_export.serve.http.protocol import (
@@ -65,7 +67,8 @@ class Asker:
             raise explained(error, "response_format") from error
         manifest = model.session.bundle.manifest
         with self.pixels.take(sum(one.pixels for one in media)):
-            asked = OpenedQuestion(tuple(messages), tuple(one.opened(manifest) for one in media))
+            opened = tuple(one.opened(manifest) for one in media)
+            asked = OpenedQuestion(tuple(messages), opened, image_tokens=image_tokens(chat, model.session))
             try:
                 loaded, request = model.session.fit(asked)
                 room = loaded.token_limit(request)
@@ -150,6 +153,15 @@ class _Medium:
 def _clip(frames: list[bytes], fps: float | None, need: tuple[int, int], where: str) -> _Medium:
     pixels = sum(pixels_to_decode(frame, need) for frame in frames)
     return _Medium(pixels, lambda: VideoClip(tuple(frames), fps or DEFAULT_FPS), where)
+
+
+def image_tokens(chat: ChatRequest, session: Session) -> int | None:
+    """Ceiling of visual tokens of a picture, of those that a request names; None where it names none."""
+    (height, width), pixels = session.size, chat.mm_processor_kwargs.max_pixels
+    named = [] if chat.luvc.image_tokens is None else [chat.luvc.image_tokens]
+    if pixels is not None:
+        named.append(min(MOST, max(1, pixels * session.plan.units // (height * width))))
+    return min(named, default=None)
 
 
 def sampling(chat: ChatRequest, defaults: GenerationDefaults | None = None) -> Sampling:

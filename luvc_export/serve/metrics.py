@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from luvc_export.runtime import memory
+from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.serve.engine.image_cache import CacheCounts
 from luvc_export.serve.request_log import RequestRecord
 from luvc_export.version import VERSION
@@ -49,6 +50,10 @@ class Metrics:
         self._whole = histogram("e2e_request_latency", "From the request to the end of its answer.", _LONG)
         self._success = counter("request_success", "Answers by how they ended.", "model", "finished_reason")
         self._cancelled = counter("requests_cancelled", "Requests whose client did not wait for the end.", "path")
+        self._steps = counter("decode_steps", "Decoder steps, counted for every row that took part.", "model")
+        self._drafts = counter("spec_decode_num_drafts", "Steps of a row that had a draft.", "model")
+        self._drafted = counter("spec_decode_num_draft_tokens", "Tokens of drafts.", "model")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Of these, those the model chose too.", "model")
         build = Gauge("luvc_build_info", "What runs.", ("version", "python"), registry=self.registry)
         build.labels(VERSION, platform.python_version()).set(1)
 
@@ -77,10 +82,15 @@ class Metrics:
         self._visual.labels(model, "after").inc(sum(after) / len(after))
         self._made(model, 1)
 
-    def stepped(self, model: str, rows: int, seconds: float) -> None:
+    def stepped(self, model: str, rows: int, seconds: float, drafts: DraftCounts | None = None) -> None:
         """See ``Observer``."""
         self._between.labels(model).observe(seconds)
-        self._made(model, rows)
+        self._steps.labels(model).inc(rows)
+        self._made(model, rows if drafts is None else rows + drafts.accepted)
+        if drafts is not None:
+            self._drafts.labels(model).inc(drafts.drafts)
+            self._drafted.labels(model).inc(drafts.drafted)
+            self._accepted.labels(model).inc(drafts.accepted)
 
     def _made(self, model: str, tokens: int) -> None:
         for made in (self._tokens, self._generated):

@@ -95,6 +95,8 @@ def open_models(
     verify: bool = False,
     progress: Progress | None = None,
     open_plans: int = 1,
+    image_tokens: int | None = None,
+    speculate: str | None = None,
 ) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
@@ -110,7 +112,8 @@ def open_models(
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
-        session = Session(bundles[key], backend, plan, threads, arithmetic=arithmetic, open_plans=open_plans)
+        how = (backend, plan, threads, False, arithmetic, open_plans, image_tokens, speculate)
+        session = Session(bundles[key], *how)
         served[name] = ServedModel(name, session)
     return Models(list(served.values()))
 

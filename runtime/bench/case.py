@@ -20,6 +20,8 @@ class BenchCase:
         threads: CPU threads; None for all cores.
         label: Name in tables.
         arithmetic: See ``runtime.backends.open_backend``.
+        speculate: See ``runtime.speculation.request``. Answers of random weights repeat themselves: their drafts say
+            nothing of a model's.
     """
 
     bundle: Path
@@ -31,6 +33,7 @@ class BenchCase:
     threads: int | None = None
     label: str = ""
     arithmetic: str = "auto"
+    speculate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Sample:
         tokens_per_s: Of those.
         outside_ms: What of preprocess to the last token was not spent inside the graphs.
         total_ms: Everything.
+        tokens_per_step: Tokens that a decoder call gave, after the first.
+        acceptance_length: Of calls that had a draft, the model's own token included; 1 without drafts.
     """
 
     preprocess_ms: float
@@ -56,6 +61,8 @@ class Sample:
     tokens_per_s: float
     outside_ms: float
     total_ms: float
+    tokens_per_step: float = 1.0
+    acceptance_length: float = 1.0
 
 
 @dataclass(frozen=True)

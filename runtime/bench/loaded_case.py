@@ -15,12 +15,13 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.precision import find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
-from luvc_export.runtime.generation.rows import OneAfterAnother
 from luvc_export.runtime.generation.sequence import GreedyTokens
+from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.rows import single_row
 
 _MIB = 2**20
 #: Products that no decode step computes.
@@ -40,7 +41,8 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
-        self.session = Session(case.bundle, case.backend, case.plan, case.threads, arithmetic=case.arithmetic)
+        how = case.bundle, case.backend, case.plan, case.threads
+        self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
         if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend):
             raise UsageError(
                 "bench times graphs, not engines",
@@ -73,14 +75,14 @@ class LoadedCase:
         marks.append(perf_counter())
         step = self.session.default.run(token_ids, seen)
         marks.append(perf_counter())
-        group = OneAfterAnother(self.session.default.graphs)
-        row = group.begin(GreedyTokens(case.new_tokens), step)
+        group = single_row(self.session.default)
+        row = group.begin(GreedyTokens(case.new_tokens, prompt=token_ids), step)
         marks.append(perf_counter())
         while not row.ended:
             group.step()
         marks.append(perf_counter())
-        assert row.state is not None
-        cache, past_text = row.state.cache, row.state.past_text
+        state = group.state_of(row)
+        cache, past_text = state.cache, state.past_text
         self._cache[case] = cache.nbytes, tuple(length - past_text for length in cache.lengths)
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
@@ -88,7 +90,9 @@ class LoadedCase:
         speed = 1000 * (case.new_tokens - 1) / decode if case.new_tokens > 1 else float("nan")
         outside = total - 1000 * (self.backend.graph_seconds - inside)
         ttft = 1000 * (marks[4] - marks[0])
-        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total)
+        drafts = row.drafts or DraftCounts()
+        lengths = drafts.tokens_per_step or 1.0, drafts.acceptance_length or 1.0
+        return Sample(preprocess, vision, prefill, ttft, decode, speed, outside, total, *lengths)
 
     def facts(self, case: BenchCase) -> CaseFacts:
         """What is known of a case that has run."""
@@ -152,7 +156,7 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     """FLOPs of prefill: every LLM layer (``luvc_export.core.budgets``) and the logits of one token."""
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
-    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * shape.vocab
+    return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * manifest.head_rows
 
 
 def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
@@ -164,4 +168,4 @@ def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:
     shape = manifest.decoder
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
     layer = attention + 3 * shape.hidden * shape.intermediate
-    return (bits * shape.layers * layer + (head or bits) * shape.hidden * shape.vocab) // 8
+    return (bits * shape.layers * layer + (head or bits) * shape.hidden * manifest.head_rows) // 8

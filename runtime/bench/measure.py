@@ -87,7 +87,7 @@ def measure(
 
 def _group(case: BenchCase) -> Hashable:
     """Cases that one process can serve."""
-    return case.bundle, case.plan, case.backend, case.threads, case.arithmetic
+    return case.bundle, case.plan, case.backend, case.threads, case.arithmetic, case.speculate
 
 
 def ratio(first: Timed, second: Timed, metric: str) -> Stat:

@@ -7,24 +7,13 @@ from typing import Any
 import numpy as np
 
 from luvc_export.bundle.folder import load
-from luvc_export.errors import LuvcError
 from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.loaded_plan import LoadedPlan
 
 
 def task(said: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
     """Arguments of ``LoadedPlan`` by name; the reply is empty, or an error's parts, or what ended it otherwise."""
-    first_run.leave_out()  # this is it
-    try:
-        loaded = LoadedPlan(load(said.pop("folder")), **said)
-        run_once(loaded, said["debug"])
-    except LuvcError as error:
-        return {"error": error.to_json()}, b""
-    except MemoryError:
-        raise
-    except Exception as error:
-        return {"unforeseen": f"{type(error).__name__}: {str(error)[:300]}"}, b""
-    return {}, b""
+    return first_run.answer(lambda: run_once(LoadedPlan(load(said.pop("folder")), **said), said["debug"]))
 
 
 def run_once(loaded: LoadedPlan, debug: bool) -> None:

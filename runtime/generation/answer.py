@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.runtime.generation.result import Generation, Selection
-from luvc_export.runtime.generation.rows import OneAfterAnother
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
-from luvc_export.runtime.generation.timing import Spent, Timings
+from luvc_export.runtime.generation.timing import DraftCounts, Spent, Timings
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.speculation.rows import single_row
 from luvc_export.runtime.state import State
 
 
@@ -58,7 +58,7 @@ def answer(
     encoded = perf_counter()
     step = loaded.run(request.token_ids, seen, past.state if past else None, blocks=request.blocks)
     prefilled = perf_counter()
-    group, kept = OneAfterAnother(loaded.graphs), step.kept
+    group, kept = single_row(loaded), step.kept
     row = group.begin(sequence, step)
     del step  # whose caches may be used again
     first, decoding = ready + perf_counter() - began, 0.0
@@ -71,13 +71,12 @@ def answer(
         begin = perf_counter()
         group.step()
         decoding += perf_counter() - begin
-    state = row.state
-    assert state is not None
+    state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
     visual = tuple(length - state.past_text for length in state.cache.lengths)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
     selection = selection_of(loaded, request, seen.merged_into, kept)
-    return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now)
+    return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)
 
 
 def selection_of(
@@ -108,6 +107,7 @@ def generation(
     selection: Selection,
     reused: int = 0,
     past: Past | None = None,
+    drafts: DraftCounts | None = None,
 ) -> Generation:
     """A whole answer.
 
@@ -120,6 +120,7 @@ def generation(
         selection: See ``Generation``.
         reused: The same.
         past: The same.
+        drafts: See ``Timings``.
     """
     timings = Timings(
         preprocess_ms=spent.ready * 1000,
@@ -130,6 +131,7 @@ def generation(
         decode_ms=spent.decode * 1000 if len(sequence.ids) > 1 else 0.0,
         kv_mib=nbytes / 2**20,
         visual_tokens=visual,
+        drafts=drafts,
     )
     return Generation(
         text=sequence.text,

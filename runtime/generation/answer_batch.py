@@ -12,15 +12,16 @@ from luvc_export.errors import LuvcError, UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend, RowBackend, RowStep
 from luvc_export.runtime.generation.answer import generation, selection_of
 from luvc_export.runtime.generation.result import Generation, Selection
-from luvc_export.runtime.generation.rows import Row, SharedCalls
+from luvc_export.runtime.generation.rows import Row
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.slot_rows import SlotRows
-from luvc_export.runtime.generation.timing import Spent
+from luvc_export.runtime.generation.timing import DraftCounts, Spent
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
 from luvc_export.runtime.prompt.request import Request, all_shown
 from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.speculation.rows import shared_calls
 from luvc_export.runtime.state import Passage, join_features
 
 
@@ -32,6 +33,7 @@ class Ask(TypedDict, total=False):
     messages: Sequence[Message] | None
     video: Sequence[Picture] | None
     fps: float
+    image_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class _Begun:
     selection: Selection
     spent: Spent
     first_at: float
+    drafts: DraftCounts | None = None
 
 
 def answer_batch(
@@ -125,7 +128,7 @@ def answer_batch(
         ready: Seconds that preparing took.
     """
     slots = SlotRows(loaded.graphs) if isinstance(loaded.backend, RowBackend) else None
-    group = slots or SharedCalls(loaded.graphs)
+    group = slots or shared_calls(loaded)
     waiting, growing = [*range(len(requests))], dict[Row, _Begun]()
     ended = dict[int, _Begun]()
 
@@ -158,7 +161,8 @@ def answer_batch(
             row.check()
             if row.ended:
                 begun, now = growing.pop(row), perf_counter()
-                ended[begun.index] = replace(begun, spent=replace(begun.spent, decode=now - begun.first_at))
+                spent = replace(begun.spent, decode=now - begun.first_at)
+                ended[begun.index] = replace(begun, spent=spent, drafts=row.drafts)
                 if slots:
                     slots.change([row], [])
 
@@ -176,7 +180,7 @@ def answer_batch(
 
 def _generation(loaded: LoadedPlan, begun: _Begun, images: int, nbytes: float) -> Generation:
     visual = loaded.plan.cache_rows(images // loaded.plan.sharing.images, 0)
-    return generation(loaded, begun.sequence, begun.spent, nbytes, visual, begun.selection)
+    return generation(loaded, begun.sequence, begun.spent, nbytes, visual, begun.selection, drafts=begun.drafts)
 
 
 def _next(slots: SlotRows, requests: Sequence[Request], waiting: Sequence[int]) -> list[int]:

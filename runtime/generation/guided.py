@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from luvc_export.errors import CheckFailed, MachineError, UsageError
-from luvc_export.runtime.generation.logits import TokenMask
 from luvc_export.runtime.generation.pattern_size import shortest_match
 from luvc_export.runtime.generation.sampling import Sampling
 
@@ -71,7 +70,7 @@ class Grammars:
         if first.is_error():
             raise UsageError("no grammar can be made of this", where=where, got=first.get_error()[:500])
         vocab, ends = self._vocab, self._ends
-        return replace(options, json_schema=None, regex=None, mask=lambda: _mask(first.deep_copy(), vocab, ends))
+        return replace(options, json_schema=None, regex=None, mask=lambda: _GrammarMask(first.deep_copy(), vocab, ends))
 
     @cached_property
     def _tokens(self) -> Any:
@@ -108,32 +107,43 @@ def _from_schema(library: Any) -> Any:
     )
 
 
-def _mask(matcher: Any, vocab: int, ends: Sequence[int]) -> TokenMask:
-    """The mask of one answer: told all its tokens at every step, it consumes those that are new."""
-    told = 0
+class _GrammarMask:
+    """The mask of one answer: told all its tokens at every step, it consumes those that are new.
 
-    def allowed(made: Sequence[int]) -> NDArray[np.bool_]:
-        nonlocal told
-        for token in made[told:]:
-            if not matcher.consume_token(int(token)):
-                raise CheckFailed(
-                    "the grammar refuses a token it allowed",
-                    where=f"answer token {told}",
-                    got=matcher.get_error()[:300],
-                )
-            told += 1
-        found = np.zeros(vocab, np.bool_)
+    Follows ``logits.ForeseeingMask``.
+    """
+
+    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int]) -> None:
+        self._matcher, self._vocab, self._ends, self._told = matcher, vocab, ends, 0
+
+    def __call__(self, made: Sequence[int]) -> NDArray[np.bool_]:
+        self._consume(made)
+        matcher = self._matcher
+        allowed = np.zeros(self._vocab, np.bool_)
         if not matcher.is_stopped():
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-            found[: min(vocab, bits.size)] = bits[:vocab].astype(np.bool_)
+            allowed[: min(self._vocab, bits.size)] = bits[: self._vocab].astype(np.bool_)
         elif matcher.is_error():
             got = matcher.get_error()[:300]
-            raise CheckFailed("the grammar took too much work", where=f"answer token {told}", got=got)
+            raise CheckFailed("the grammar took too much work", where=f"answer token {self._told}", got=got)
         if matcher.is_stopped() or matcher.is_accepting():
-            found[list(ends)] = True
-        return found
+            allowed[list(self._ends)] = True
+        return allowed
 
-    return allowed
+    def certain(self, made: Sequence[int]) -> list[int]:
+        """See ``logits.ForeseeingMask``: as the tokenizer would write it, which a model may write otherwise."""
+        self._consume(made)
+        return [] if self._matcher.is_stopped() else [int(token) for token in self._matcher.compute_ff_tokens()]
+
+    def _consume(self, made: Sequence[int]) -> None:
+        for token in made[self._told :]:
+            if not self._matcher.consume_token(int(token)):
+                raise CheckFailed(
+                    "the grammar refuses a token it allowed",
+                    where=f"answer token {self._told}",
+                    got=self._matcher.get_error()[:300],
+                )
+            self._told += 1
 
 
 def _library() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 #: Says what may follow the answer's tokens so far: bool [vocab], or None for everything.
 TokenMask = Callable[[Sequence[int]], "NDArray[np.bool_] | None"]
+
+
+@runtime_checkable
+class ForeseeingMask(Protocol):
+    """A ``TokenMask`` that may know several tokens ahead."""
+
+    def __call__(self, made: Sequence[int]) -> NDArray[np.bool_] | None:
+        """See ``TokenMask``."""
+
+    def certain(self, made: Sequence[int]) -> Sequence[int]:
+        """Tokens that can only follow ``made``; none where there is a choice."""
 
 
 @dataclass(frozen=True)

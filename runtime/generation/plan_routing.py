@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.image_tokens import check_ceiling
+from luvc_export.errors import UsageError
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import picture_size
 from luvc_export.runtime.media.tile_selection import best_fit, choose_tiling
@@ -21,10 +23,19 @@ class PlanRouter:
     Args:
         default: The plan that answers where no variant does it better.
         another: Opens another plan of the bundle by name; None where there are no others.
+        image_tokens: Ceiling of visual tokens of a picture, for every question; one may ask for fewer.
+
+    Raises:
+        UsageError: ``image_tokens`` is no ceiling, or the bundle has no size below it.
     """
 
-    def __init__(self, default: LoadedPlan, another: Callable[[str], LoadedPlan] | None) -> None:
-        self.default, self._another = default, another
+    def __init__(
+        self, default: LoadedPlan, another: Callable[[str], LoadedPlan] | None, image_tokens: int | None = None
+    ) -> None:
+        self.default, self._another, self._image_tokens = default, another, image_tokens
+        check_ceiling(image_tokens)
+        if image_tokens is not None:
+            self._sizes(default.plan_name, image_tokens)
         self._opened = {default.plan_name: default}
         self._opening = threading.Lock()
 
@@ -45,21 +56,28 @@ class PlanRouter:
         """The plan for a question with opened pictures.
 
         A plan that shares budgets over whole videos takes questions whose media are videos alone, one that shares them
-        over tiles those whose pictures it would all cut so; then, of the image sizes, the one that fits the largest
-        picture best.
+        over tiles those whose pictures it would all cut so; then, of the image sizes below the ceiling of visual
+        tokens, the one that fits the largest picture best.
+
+        Raises:
+            UsageError: No image size is below the ceiling, or pictures are cut to tiles, which have one size.
         """
+        check_ceiling(asked.image_tokens)
+        most = min((one for one in (asked.image_tokens, self._image_tokens) if one is not None), default=None)
         shown = [item.frames[0] if isinstance(item, OpenedClip) else item for item in asked.media]
         if self._another is None or not shown:
+            if shown and most is not None:
+                self._sizes(self.default.plan_name, most)
             return self.default
         largest = max((picture_size(picture) for picture in shown), key=lambda size: size[0] * size[1])
         if all(isinstance(item, OpenedClip) for item in asked.media):
-            return self[self._sized(self._for_videos(), largest)]
+            return self[self._sized(self._for_videos(), largest, most)]
         tiled = self._bundle.tiled_plan(self.default.plan_name)
         if tiled is not None and not any(isinstance(item, OpenedClip) for item in asked.media):
-            name = self._sized(tiled, largest)
+            name = self._sized(tiled, largest, most)
             if self._cuts(name, asked):
                 return self[name]
-        return self[self._sized(self.default.plan_name, largest)]
+        return self[self._sized(self.default.plan_name, largest, most)]
 
     def bucket(self, chosen: LoadedPlan, request: Request) -> tuple[LoadedPlan, Request]:
         """The smallest bucket of ``chosen`` that holds every novel unit of the request's images, ``chosen`` if none.
@@ -101,10 +119,36 @@ class PlanRouter:
     def _for_videos(self) -> str:
         return self._bundle.video_plan(self.default.plan_name) or self.default.plan_name
 
-    def _sized(self, name: str, largest: tuple[int, int]) -> str:
-        """Of ``name`` and its variants for other image sizes, the one that fits ``largest`` best."""
-        sizes = self._bundle.sizes_of(name)
+    def _sized(self, name: str, largest: tuple[int, int], most: int | None) -> str:
+        """Of ``name`` and its variants for other image sizes, the one that fits ``largest`` best below ``most``."""
+        sizes = self._sizes(name, most)
         return [*sizes.values()][best_fit(largest, [*sizes])]
+
+    def _sizes(self, name: str, most: int | None) -> dict[tuple[int, int], str]:
+        """Image sizes of ``name`` of at most ``most`` visual tokens, and the plan for each."""
+        sizes = self._bundle.sizes_of(name) if self._another else {self.default.size: name}
+        if most is None:
+            return sizes
+        if any(cut.tiles != (1, 1) for cut in self._bundle.manifest.prompt.cuts):
+            raise UsageError(
+                "this bundle cuts pictures to tiles of one size",
+                where="image_tokens",
+                got=str(most),
+                expected="no ceiling of visual tokens",
+                fix="leave it out; --tiles at export and the plan say how many tokens the LLM sees",
+            )
+        tokens = {size: self._bundle.entry(other).plan.units for size, other in sizes.items()}
+        below = {size: other for size, other in sizes.items() if tokens[size] <= most}
+        if not below:
+            listed = sorted((count, size) for size, count in tokens.items())
+            raise UsageError(
+                "this bundle has no image size of so few visual tokens",
+                where="image_tokens",
+                got=str(most),
+                expected="at least " + ", ".join(f"{count} ({size[0]}x{size[1]})" for count, size in listed),
+                fix=f"export it again with --image-tokens {most}, or ask for more",
+            )
+        return below
 
     def _cuts(self, name: str, asked: OpenedQuestion) -> bool:
         """Whether every picture would be cut, for images of plan ``name``, to the tiles that share its budget."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from luvc_export.runtime.backend import Array, DeviceSampler, PendingToken, RowPacker, RowStep
 from luvc_export.runtime.generation.sequence import TokenChooser
+from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
 
@@ -33,11 +34,13 @@ class Row:
         chooser: Its tokens.
         state: Where all of them but the last are; None while a group has them together with those of other rows.
         failed: What ended it, where choosing a token did.
+        drafts: How its drafts fared, where its group makes some.
     """
 
     chooser: TokenChooser
     state: State | None = None
     failed: Exception | None = None
+    drafts: DraftCounts | None = None
 
     @property
     def ended(self) -> bool:
@@ -101,6 +104,11 @@ class OneAfterAnother:
         row.take(RowStep(step.chosen, None, step.logits[0, -1]))
         self.rows.append(row)
         return row
+
+    def state_of(self, row: Row) -> State:
+        """Where a row stands."""
+        assert row.state is not None
+        return row.state
 
     def change(self, leaving: Sequence[Row], joining: Sequence[Row]) -> None:
         """See ``RowGroup``."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.errors import CheckFailed, UsageError, did_you_mean
-from luvc_export.runtime.generation.logits import Logits, Penalties, TokenMask, masked
+from luvc_export.runtime.generation.logits import ForeseeingMask, Logits, Penalties, TokenMask, masked
 from luvc_export.runtime.generation.token_rules import TokenRules
 
 #: Most likely tokens that log probabilities may name, and how far penalties and a bias reach (OpenAI's limits).
@@ -195,6 +195,10 @@ class Sampler:
             return best
         tokens, chances = candidates(logits, self.sampling)
         return int(self._random.choice(tokens, p=chances))
+
+    def certain(self, made: Sequence[int]) -> Sequence[int]:
+        """Tokens that can only follow ``made`` by the mask, where it knows (``logits.ForeseeingMask``)."""
+        return self._mask.certain(made) if isinstance(self._mask, ForeseeingMask) else ()
 
 
 def check_finite(largest: float, step: int, got: str = "the largest is not a number, or infinite") -> None:

@@ -19,11 +19,13 @@ class TokenChooser(Protocol):
         ids: Tokens so far.
         budget: As many at most.
         done: The answer has ended.
+        prompt: The prompt's tokens; none where nobody reads them.
     """
 
     ids: list[int]
     budget: int
     done: bool
+    prompt: Sequence[int]
 
     @property
     def wants_logits(self) -> bool:
@@ -32,6 +34,9 @@ class TokenChooser(Protocol):
     @property
     def newest(self) -> int:
         """The token to go on with."""
+
+    def certain(self) -> Sequence[int]:
+        """Tokens that can only follow, before anything is computed: what a grammar leaves no choice about."""
 
     def take(self, step: RowStep) -> None:
         """Choose a token of what a step gave; whatever is wrong with the choice ends this answer alone.
@@ -61,7 +66,7 @@ class TokenSequence:
         prompt: Sequence[int] = (),
     ) -> None:
         self._sampler, self._text = Sampler(options, prompt, ends), TextStream(encoder.tokenizer, options.stop)
-        self._ends, self.budget = ends, budget
+        self._ends, self.budget, self.prompt = ends, budget, prompt
         self.ids: list[int] = []
         #: One for each of ``ids`` where they are asked for.
         self.logprobs: list[TokenLogprob] = []
@@ -82,6 +87,10 @@ class TokenSequence:
     def newest(self) -> int:
         """See ``TokenChooser``."""
         return self.ids[-1]
+
+    def certain(self) -> Sequence[int]:
+        """See ``TokenChooser``."""
+        return self._sampler.certain(self.ids)
 
     @property
     def wants_logits(self) -> bool:
@@ -135,6 +144,7 @@ class GreedyTokens:
         forced: Tokens to go on with in place of its own, so that one that differs does not change all that follow;
             as many as ``budget``.
         keep_logits: Keep the logits of every step (``logits``).
+        prompt: The prompt's tokens, for drafts.
     """
 
     def __init__(
@@ -143,8 +153,10 @@ class GreedyTokens:
         ends: Collection[int] = (),
         forced: Sequence[int] | None = None,
         keep_logits: bool = False,
+        prompt: Sequence[int] = (),
     ) -> None:
         self.budget, self._ends, self._forced, self._keeps = budget, ends, forced, keep_logits
+        self.prompt = prompt
         self.ids: list[int] = []
         #: float32 [vocab] of each of ``ids``, where they are kept.
         self.logits: list[Logits] = []
@@ -165,6 +177,10 @@ class GreedyTokens:
     def newest(self) -> int:
         """See ``TokenChooser``."""
         return self.ids[-1] if self._forced is None else self._forced[len(self.ids) - 1]
+
+    def certain(self) -> Sequence[int]:
+        """See ``TokenChooser``."""
+        return ()
 
     @property
     def wants_logits(self) -> bool:

@@ -28,6 +28,41 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class DraftCounts:
+    """How drafts of several tokens a step fared.
+
+    Args:
+        steps: Decoder calls, each a step of a row.
+        drafts: Of these, steps that had a draft.
+        drafted: Tokens of the drafts.
+        accepted: Of these, tokens that the model chose too.
+    """
+
+    steps: int = 0
+    drafts: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def __add__(self, other: DraftCounts) -> DraftCounts:
+        return DraftCounts(
+            self.steps + other.steps,
+            self.drafts + other.drafts,
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+        )
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a step gave; None without steps."""
+        return (self.steps + self.accepted) / self.steps if self.steps else None
+
+    @property
+    def acceptance_length(self) -> float | None:
+        """Tokens that a step with a draft gave, the model's own included; None without drafts."""
+        return 1 + self.accepted / self.drafts if self.drafts else None
+
+
+@dataclass(frozen=True)
 class Timings:
     """Times and sizes of one answer.
 
@@ -41,6 +76,7 @@ class Timings:
         decode_ms: Time for those.
         kv_mib: MiB of every layer's cache after the last step, as allocated by the graph.
         visual_tokens: Visual tokens, of all images, in each layer's cache.
+        drafts: How drafts fared, where ``--speculate`` asked for some.
     """
 
     preprocess_ms: float
@@ -51,6 +87,7 @@ class Timings:
     decode_ms: float
     kv_mib: float
     visual_tokens: tuple[int, ...]
+    drafts: DraftCounts | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -58,6 +95,12 @@ class Timings:
         return self.decode_tokens / self.decode_ms * 1000 if self.decode_tokens and self.decode_ms > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, with ``tokens_per_s``."""
-        data: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(self), "tokens_per_s": self.tokens_per_s}))
+        """Return plain data, with ``tokens_per_s``; ``drafts`` where there were any, with its two ratios."""
+        values = {**dataclasses.asdict(self), "tokens_per_s": self.tokens_per_s}
+        if self.drafts is None:
+            del values["drafts"]
+        else:
+            ratios = {name: getattr(self.drafts, name) for name in ("tokens_per_step", "acceptance_length")}
+            values["drafts"] |= ratios
+        data: dict[str, Any] = json.loads(json.dumps(values))
         return data

@@ -1,10 +1,10 @@
-"""Query heads that share a cached head, at a step of one token: computed as rows over that head, nothing copied.
+"""Query heads that share a cached head, at a step of a few tokens: computed as rows over that head, nothing copied.
 
 OpenVINO's rule for ONNX's Attention copies every cached head to each of its query heads, and the CPU plug-in then
-scales and transposes those copies: at each step that is a pass over ``heads / kv_heads`` times the cache for one row of
-queries. Where a call brings one row, the query heads of a group are laid out as the rows of one head instead, and the
-cache is read as it lies. Where it brings more, rows see different masks and everything is as before. Shapes inside the
-graph say which of the two it is.
+scales and transposes those copies: at each step that is a pass over ``heads / kv_heads`` times the cache for few rows
+of queries. Where a call brings at most ``STEP`` rows (a token, or one and a draft behind it), the query heads of a
+group are laid out as the rows of one head instead, the mask's rows are repeated for each, and the cache is read as it
+lies. Where it brings more everything is as before. Shapes inside the graph say which of the two it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+#: Rows of a step at most: the longest draft and the token before it.
+STEP = 33
 _ATTENTION = "ScaledDotProductAttention"
 _COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
 
@@ -52,7 +54,8 @@ def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:
     if kept[0] != kept[1] or heads == kept[0] or not _is_one_mask(attention):
         return False
     rows = ops.gather(ops.shape_of(values[0], "i64"), _whole(2), np.array(0, np.int64))
-    copies = ops.select(ops.equal(rows, _whole(1)), _whole(1), _whole(heads // kept[0]))
+    shared = heads // kept[0]
+    copies = ops.select(ops.less_equal(rows, _whole(STEP)), _whole(1), _whole(shared))
     for index in (1, 2):
         turned = ops.unsqueeze(values[index], _whole(2))
         values[index] = ops.tile(turned, ops.concat([_whole(1, 1), copies, _whole(1, 1)], 0)).output(0)
@@ -61,7 +64,10 @@ def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:
     for value, shape in zip(values, shapes, strict=True):
         target = ops.concat([_whole(0), count, _whole(-1, shape[3].get_length())], 0)
         laid_out.append(ops.reshape(value, target, True))
-    others = [attention.input_value(index) for index in range(3, attention.get_input_size())]
+    mask, *others = (attention.input_value(index) for index in range(3, attention.get_input_size()))
+    several = ops.logical_and(ops.greater(rows, _whole(1)), ops.less_equal(rows, _whole(STEP)))
+    repeats = ops.select(several, _whole(shared), _whole(1))  # the mask of one row is every row's
+    others.insert(0, ops.tile(mask, ops.concat([_whole(1, 1), repeats, _whole(1)], 0)).output(0))
     made = ops.scaled_dot_product_attention(*laid_out, *others)
     whole = ops.reshape(made, _whole(0, heads, -1, shapes[2][3].get_length()), True)
     for reader in list(attention.output(0).get_target_inputs()):

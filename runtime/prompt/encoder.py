@@ -32,11 +32,16 @@ class VideoClip:
 
 @dataclass(frozen=True)
 class Question:
-    """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order."""
+    """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order.
+
+    ``image_tokens`` is the most visual tokens that a picture, or a moment of a video, may become before compression;
+    None for no ceiling.
+    """
 
     messages: tuple[Message, ...]
     media: tuple[Picture | VideoClip, ...]
     plain: str | None = None
+    image_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,15 @@ class PromptEncoder:
                 "the tokenizer does not know the image token", where=self._where, got=f"id {self.image_token_id}"
             )
         self._marks(prompt, str(image_token))
+        for end in {end for cut in self.cuts for end in cut.row_ends or () if isinstance(end, str)}:
+            if self.tokenizer.token_to_id(end) is None:
+                raise BundleError(
+                    "the tokenizer does not know what ends a row of a picture",
+                    where=self._where,
+                    got=repr(end),
+                    expected="one token",
+                    fix="export with the tokenizer.json of the model's own repository",
+                )
 
     def _marks(self, prompt: Prompt, image_token: str) -> None:
         """Where pictures and videos stand in the rendered text."""

@@ -104,7 +104,7 @@ def all_shown(requests: Sequence[Request]) -> SomeImages:
 def open_media(asked: Question, manifest: Manifest | None = None) -> OpenedQuestion:
     """``asked`` with every picture and frame opened, once: see ``open_medium``."""
     media = tuple(open_medium(item, manifest) for item in asked.media)
-    return OpenedQuestion(asked.messages, media, asked.plain)
+    return OpenedQuestion(asked.messages, media, asked.plain, asked.image_tokens)
 
 
 def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -> Opened | OpenedClip:
@@ -167,7 +167,7 @@ def make_request(
             )
         cuts = encoder.cuts if plan.sharing.tiles is None else _shared_cut(encoder.cuts, plan, len(asked.pictures))
         tiling: Tiling = choose_tiling(cuts, picture_size(item), size, len(asked.pictures), manifest.prompt.tiling)
-        parts.append(tiling.written)
+        parts.append(tiling.spelled(plan.grid[0]))
         tiles.append(tiling.tiles)
         if tiling.mosaic:
             blocks[len(prepared) + (tiling.whole == "first")] = token_layout.Mosaic(tiling.tiles)

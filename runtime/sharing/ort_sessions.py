@@ -7,17 +7,24 @@ from typing import Any
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph
-from luvc_export.bundle.manifest import PlanEntry
+from luvc_export.bundle.manifest import Manifest, PlanEntry
 from luvc_export.runtime.sharing.shared_weights import shared_weights
 
 _arenas: list[bool] = []
 
 
 def shares(bundle: Bundle, entry: PlanEntry, device: str) -> bool:
-    """Whether graphs of a plan and its buckets read the same weights: on the CPU, where products are in fp32."""
+    """Whether graphs of a plan and its buckets read the same weights: on the CPU, where products are in fp32.
+
+    Products of codes are not: they are slow with weights as they lie.
+    """
     manifest = bundle.manifest
     buckets = any(one.plan.encoder.takes_units for one in manifest.plans.values())
-    return buckets and device == "cpu" and manifest.dtype == "fp32" and entry.quantised is None
+    return buckets and device == "cpu" and manifest.dtype == "fp32" and _plain(manifest, entry)
+
+
+def _plain(manifest: Manifest, entry: PlanEntry) -> bool:
+    return entry.quantised is None and manifest.weights.stored is None
 
 
 class SharingSessions:

@@ -140,9 +140,10 @@ def test_no_checkpoint_and_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_
     (tmp_path / "empty").mkdir()
     refused(cli("export", tmp_path / "empty", "-o", tmp_path / "b"), "not a checkpoint", "config.json")
     config = json.loads((checkpoint / "config.json").read_text())
-    quantised = config | {"quantization_config": {"quant_method": "awq"}}
-    (checkpoint / "config.json").write_text(json.dumps(quantised))
-    refused(cli("export", checkpoint, "-o", tmp_path / "b"), "already quantised", "awq")
+    for method, said in (("awq", "no tensor of it is"), ("bitsandbytes", "calibrate --precision q4")):
+        quantised = config | {"quantization_config": {"quant_method": method}}
+        (checkpoint / "config.json").write_text(json.dumps(quantised))
+        refused(cli("export", checkpoint, "-o", tmp_path / "b"), said, method)
 
 
 def test_no_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luvc_export.core.image_tokens import AUTO, MOST, ceilings, size_of
+from luvc_export.core.image_tokens import AUTO, MOST, ceiling, ceilings, size_of
 from luvc_export.errors import UsageError
 
 
@@ -29,3 +29,10 @@ def test_what_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="cannot read the ceilings") as caught:
         ceilings(text)
     assert "such as 256,1024; or auto" in str(caught.value)
+
+
+def test_a_run_has_one_ceiling_or_none() -> None:
+    assert (ceiling("256"), ceiling(" auto ")) == (256, None)
+    with pytest.raises(UsageError, match="a picture has one ceiling") as caught:
+        ceiling("256,1024")
+    assert "--image-tokens" in str(caught.value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+import deadly_graphs
 import jetson_root
 import numpy as np
 import onnx
 import pytest
 
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.calibration.tasks import find
@@ -37,6 +41,7 @@ from luvc_export.export.surgeon.graph import Surgery
 from luvc_export.packing import bootstrap, cases, on_device, record
 from luvc_export.packing.on_device import install_and_verify
 from luvc_export.packing.write import PackCases, Packed, write_pack
+from luvc_export.runtime.confined import first_run
 
 #: For the board, not for this machine.
 WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
@@ -49,6 +54,7 @@ def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict
     wheels = root / "wheels"
     wheels.mkdir()
     zipfile.ZipFile(wheels / WHEEL, "w").close()
+    graph_trust.remember_own(demo_bundle)  # another run of the tests may have exported it
     task = find("glyph")
     asked: dict[str, Callable[..., PackCases]] = {
         "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.groups), task.longest),
@@ -155,6 +161,31 @@ def test_a_pack_with_caches_in_place_passes(packs: dict[str, Packed], tmp_path: 
     assert "generated pictures and prompts" in out and "power mode MODE_30W, not MAXN" in out
     (signed,) = bundles.load(pack).manifest.verified
     assert signed.power_mode == "MODE_30W" and len(signed.warnings) == 1
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs answer")
+def test_a_stranger_s_pack_with_caches_in_place_runs_in_a_helper_first(
+    packs: dict[str, Packed], tmp_path: Path, verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert graph_trust.known(bundles.load(packs["7.2"].folder), None, graph_trust.OWN), "packed of an own bundle"
+    monkeypatch.delenv(first_run.TRUST)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pack = Path(shutil.copytree(packs["7.2"].folder, tmp_path / "pack"))
+    board = jetson_root.write(tmp_path / "board", "7.2")
+    marks = tmp_path / "cache" / "luvc-export" / "graphs"
+    for _ in range(2):
+        assert verify(pack, board)[0] == 0
+        assert len([*marks.iterdir()]) == 1
+    loaded = bundles.load(pack)
+    manifest, vision = loaded.manifest, pack / loaded.entry().vision
+    model = onnx.load(vision, load_external_data=False)
+    deadly_graphs.deadly(model.graph)
+    vision.write_bytes(model.SerializeToString())
+    manifest.files[vision.name] = bundles.record(vision)
+    bundles.write_manifest(pack, manifest)
+    seal(pack)
+    refused(verify(pack, board), 2, "ended that process", "SIGFPE")
+    assert len([*marks.iterdir()]) == 1
 
 
 def test_plugins_travel_with_the_pack(

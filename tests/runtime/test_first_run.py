@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import tiny_bundle
-from onnx import helper, numpy_helper
+from deadly_graphs import deadly, deadly_index
 from PIL import Image
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
+from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.backends import open_backend
 from luvc_export.runtime.confined import first_run, helpers
@@ -61,39 +61,6 @@ def rewritten(bundle: Bundle, name: str, change: Any) -> Bundle:
     bundle.manifest.files[name] = bundles.record(bundle.folder / name)
     bundles.write_manifest(bundle.folder, bundle.manifest)
     return bundles.load(bundle.folder)
-
-
-def deadly(graph: Any) -> None:
-    """-2^63 / -1, computed so that no rule sees it: it has no answer in 64 bits, and x86 ends the process for that."""
-    graph.initializer.append(numpy_helper.from_array(np.array([-(2**63)]), "low"))
-    graph.initializer.append(numpy_helper.from_array(np.array([-1]), "below"))
-    _put_beside(
-        graph,
-        helper.make_node("Mul", ["low", "images"], ["lowest"]),
-        helper.make_node("Mul", ["below", "images"], ["minus"]),
-        helper.make_node("Div", ["lowest", "minus"], ["number"]),
-    )
-
-
-def deadly_index(graph: Any) -> None:
-    """An index of 2^30, computed: OpenVINO reads there."""
-    graph.initializer.append(numpy_helper.from_array(np.array([2**15]), "half"))
-    _put_beside(
-        graph,
-        helper.make_node("Mul", ["half", "images"], ["part"]),
-        helper.make_node("Mul", ["part", "half"], ["index"]),
-        helper.make_node("GatherND", ["images", "index"], ["number"]),
-    )
-
-
-def _put_beside(graph: Any, *nodes: Any) -> None:
-    """Nodes that make ``number`` of ``images``, which is added to the positions."""
-    for node in graph.node:
-        node.output[:] = ["places" if name == "visual_positions" else name for name in node.output]
-    graph.node.append(helper.make_node("Shape", ["image"], ["images"], start=0, end=1))
-    graph.node.extend(nodes)
-    graph.node.append(helper.make_node("Cast", ["number"], ["float"], to=1))
-    graph.node.append(helper.make_node("Add", ["places", "float"], ["visual_positions"]))
 
 
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs answer")
@@ -194,6 +161,29 @@ def test_time_is_limited(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(first_run, "_A_GIB", 0.0)
     with pytest.raises(BundleError, match=r"ended that process[\s\S]*more than 0.01 s"):
         ask(bundle)
+
+
+def test_where_nothing_can_be_kept_this_process_remembers_and_says_the_way_out_once(
+    bundle: Bundle, started: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "luvc-export").write_text("no folder")
+    monkeypatch.setattr(graph_trust, "_this_process", set())
+    monkeypatch.setattr(first_run, "_told", False)
+    text = r"cache/luvc-export/graphs cannot be written[\s\S]*XDG_CACHE_HOME[\s\S]*LUVC_TRUST_BUNDLES=1"
+    with pytest.warns(RuntimeWarning, match=text):
+        open_backend("cpu", bundle)
+    open_backend("cpu", bundle)
+    assert started == [("cpu", False)]
+    open_backend("cpu", bundle, debug=True)  # another graph, and no second warning: it would be an error here
+    assert started == [("cpu", False), ("cpu", True)]
+
+
+def test_probed_copies_of_a_stranger_s_bundle_run_there_too(bundle: Bundle, started: list[Any]) -> None:
+    """What parity opens are graphs with more outputs, in a folder of their own."""
+    for _ in range(2):
+        BundleCalls(bundle)
+        assert started == [("cpu", False), ("cpu", True)]
 
 
 def test_the_record_is_no_part_of_the_bundle(bundle: Bundle, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def nothing(module: Any) -> Any:
 def main(folder: str, count: int = 96) -> None:
     """Print the table."""
     sys.path.insert(0, str(EXAMPLES))
-    from glyph_deep.cases import LONGEST, cases
+    from glyph_deep.data.cases import LONGEST, cases
 
     bundle, checkpoint = load(folder), open_checkpoint(str(EXAMPLES / "glyph_deep" / "checkpoint"))
     model = load_model(checkpoint)

@@ -3,13 +3,13 @@
 
 import numpy as np
 import pytest
-from glyph_deep import page, pictures
-from glyph_deep.cases import SIZES, SPLITS, cases
-from glyph_deep.grounds import LEAST_CONTRAST, clear, textured
-from glyph_deep.labels import NAMES_OF_FIELDS, ROLES, of_page, of_scene
-from glyph_deep.questions import KINDS, of_picture
-from glyph_deep.splits import SHARES, belongs, generator
-from glyph_deep.tokenizer import VOCABULARY, build_tokenizer
+from glyph_deep.data import page, pictures
+from glyph_deep.data.cases import SIZES, SPLITS, cases
+from glyph_deep.data.grounds import LEAST_CONTRAST, clear, textured
+from glyph_deep.data.labels import NAMES_OF_FIELDS, ROLES, of_page, of_scene
+from glyph_deep.data.questions import KINDS, of_picture
+from glyph_deep.data.splits import SHARES, belongs, generator
+from glyph_deep.data.tokenizer import VOCABULARY, build_tokenizer
 
 from luvc_export.demo.questions import ask
 from luvc_export.demo.scene import COLOURS, background, glyph

@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_deep import compare, compare_page
-from glyph_deep.answer import Hop, noisy
-from glyph_deep.card import write
-from glyph_deep.cases import cases
-from glyph_deep.encoder import Change, encode, windows
-from glyph_deep.evaluate import embedded, scores
-from glyph_deep.labels import NAMES_OF_FIELDS, codebook, symbols
-from glyph_deep.model import DEPTH, ENCODER_BLOCKS, FULL_ATTENTION, LAYERS, fresh, load
-from glyph_deep.packing import Packer
-from glyph_deep.page import FORMATS
-from glyph_deep.questions import Asked
-from glyph_deep.see import binding_loss, draw, see_loss, targets
-from glyph_deep.tokenizer import write_tokenizer
-from glyph_deep.train import begin, train, wait
+from glyph_deep.data.cases import cases
+from glyph_deep.data.labels import NAMES_OF_FIELDS, codebook, symbols
+from glyph_deep.data.packing import Packer
+from glyph_deep.data.page import FORMATS
+from glyph_deep.data.questions import Asked
+from glyph_deep.data.tokenizer import write_tokenizer
+from glyph_deep.studies import compare, compare_page
+from glyph_deep.studies.card import write
+from glyph_deep.studies.evaluate import embedded, scores
+from glyph_deep.train.answer import Hop, noisy
+from glyph_deep.train.encoder import Change, encode, windows
+from glyph_deep.train.model import DEPTH, ENCODER_BLOCKS, FULL_ATTENTION, LAYERS, fresh, load
+from glyph_deep.train.see import binding_loss, draw, see_loss, targets
+from glyph_deep.train.stages import begin, train, wait
 from glyph_vqa.answer import Asker
 from glyph_vqa.decoder import decode
 from glyph_vqa.model import export, patchify

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_deep.encoder import encode
-from glyph_deep.model import load
+from glyph_deep.train.encoder import encode
+from glyph_deep.train.model import load
 from glyph_shallow import study
 from glyph_shallow.model import BEFORE, BLOCKS, LAYERS, SCALE, cut, faded, grow, shares
 from transformers import Qwen2_5_VLForConditionalGeneration

@@ -41,6 +41,7 @@ def batch(
         int | None,
         typer.Option("--threads", min=1, max=1024, help="CPU threads of a worker; default: cores by workers."),
     ] = None,
+    speculate: options.Speculate = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=1024, help="Questions of one model call, at most.")] = 8,
     shard: Annotated[int, typer.Option("--shard", min=1, max=1_000_000, help="Rows of a shard.")] = 256,
     max_new_tokens: sampling_options.MaxNewTokens = None,
@@ -52,6 +53,7 @@ def batch(
     stop: sampling_options.Stop = None,
     json_schema: sampling_options.JsonSchema = None,
     regex: sampling_options.Regex = None,
+    image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     verify: options.Verify = False,
     as_json: options.Json = False,
@@ -66,6 +68,7 @@ def batch(
     from luvc_export.batch.job import BatchJob
     from luvc_export.batch.run import chosen_here, local
     from luvc_export.cli.files import check_folder
+    from luvc_export.core.image_tokens import ceiling
     from luvc_export.errors import UsageError
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
@@ -73,7 +76,8 @@ def batch(
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling["greedy"] = greedy or None
     sampling = {name: value for name, value in sampling.items() if value is not None}
-    shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels}
+    shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels, "speculate": speculate}
+    shape["image_tokens"] = None if image_tokens is None else ceiling(image_tokens)
     job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, sampling=sampling, **shape)  # type: ignore[arg-type]
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):
         raise UsageError("--num-gpus and --num-cpus are of Ray's actors", where="--num-gpus", fix="pass --ray")

@@ -31,6 +31,7 @@ def bench(
     threads: options.Threads = None,
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
+    speculate: options.Speculate = None,
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="tokens: more text and images; budget: every plan of the bundle.")
     ] = None,
@@ -50,7 +51,9 @@ def bench(
     from luvc_export.runtime.bench.measure import measure
     from luvc_export.runtime.bench.profile import profile
 
-    asked = BenchCase(Path(), None, images, text, new_tokens, backend, threads, arithmetic=arithmetic)
+    asked = BenchCase(
+        Path(), None, images, text, new_tokens, backend, threads, arithmetic=arithmetic, speculate=speculate
+    )
     first = _case(bundle, plan, asked)
     second = _case(vs, None, first) if vs is not None else None
     with options.progress(quiet=as_json) as tell:

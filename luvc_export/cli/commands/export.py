@@ -12,7 +12,7 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.groups import grouped
 from luvc_export.cli.groups.data import MediaOptions
-from luvc_export.cli.groups.graphs import BucketOptions, GraphOptions
+from luvc_export.cli.groups.graphs import BucketOptions, GraphOptions, VocabularyOptions
 from luvc_export.cli.groups.plan import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
 from luvc_export.cli.groups.sizes import SizeOptions
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
@@ -38,6 +38,7 @@ def export(
     media: MediaOptions,
     shared: SharingOptions,
     graphs: GraphOptions,
+    words: VocabularyOptions,
     lora: Annotated[
         Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
     ] = None,
@@ -58,6 +59,8 @@ def export(
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o films --image-size 448x448 --joint-frames 16[/dim]
 
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o pages --image-size 1120x800 --unit-buckets 25,50,75,100[/dim]
+
+    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o short --vocab 32768 --data questions.jsonl[/dim]
 
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
@@ -101,6 +104,7 @@ def export(
             lora=str(lora) if lora else None,
             progress=tell,
             **written_as,
+            **words.arguments(),
         )
     shape = written.manifest.decoder
     if as_json:
@@ -112,6 +116,8 @@ def export(
 
     for made in plans.values():
         consoles.console().print(cost_table(made, cost(made, shape)))
+    for note in written.manifest.weights.stored.notes if written.manifest.weights.stored else ():
+        print(f"note: {note}")
     if graphs.no_weights:
         print(f"wrote {output}, graphs without weights: luvc-export inspect {output} shows them")
     else:

@@ -131,6 +131,8 @@ def _facts(manifest: Any) -> Any:
     table.add_row("arithmetic", manifest.dtype)
     table.add_row("image", f"{image.size[0]}x{image.size[1]}, {image.fit}")
     table.add_row("text capacity", f"{prompt.text_capacity} tokens of a context of {manifest.decoder.context}")
+    if manifest.vocabulary is not None:
+        table.add_row("vocabulary", str(manifest.vocabulary))
     if manifest.generation is not None:
         asked = manifest.generation.options()
         table.add_row("answers", ", ".join(f"{name} {value}" for name, value in asked.items()) or "the best token")
@@ -140,5 +142,10 @@ def _facts(manifest: Any) -> Any:
         table.add_row("answers", "the best token (generation_config.json was not stored: export again to have it)")
     where = f", in {manifest.weights.folder}" if manifest.weights.folder else ""
     table.add_row("weights", f"{manifest.weights.mode}{where}")
+    if (codes := manifest.weights.stored) is not None:
+        bits = 8 * codes.bytes / codes.numbers
+        table.add_row("quantised", f"{codes.method}, {len(codes.products)} weights, {bits:.2f} bits each with scales")
+        for note in codes.notes:
+            table.add_row("", note)
     table.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     return table

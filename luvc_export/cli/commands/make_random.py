@@ -16,7 +16,8 @@ def make_random(
     config: Annotated[
         str,
         typer.Argument(
-            help="qwen2.5-vl-3b, qwen2.5-vl-7b, internvl3-1b, internvl3-2b, smolvlm-256m, or a config.json."
+            help="qwen2.5-vl-3b, qwen2.5-vl-7b, internvl3-1b, internvl3-2b, smolvlm-256m, cosmos-reason2-2b, "
+            "ministral3-3b, llava-next-7b, or a config.json."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the checkpoint.")],

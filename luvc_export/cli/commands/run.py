@@ -65,6 +65,7 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling.")] = None,
     stop: sampling_options.Stop = None,
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
     ] = False,
@@ -76,6 +77,7 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Run engines that luvc.json does not name, graphs nobody ran here."),
     ] = False,
+    image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     as_json: options.Json = False,
 ) -> None:
@@ -89,10 +91,12 @@ def run(
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
+    from luvc_export.core.image_tokens import ceiling
     from luvc_export.pipeline import load_bundle
     from luvc_export.runtime.media.picture_limits import allow
 
     allow(max_pixels)
+    most = None if image_tokens is None else ceiling(image_tokens)
     asked = read_prompt(prompt, as_json)
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
@@ -110,7 +114,9 @@ def run(
             verify=verify,
             allow_unverified=allow_unverified,
             arithmetic=arithmetic,
+            speculate=speculate,
             progress=tell,
+            image_tokens=most,
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
@@ -200,8 +206,17 @@ def timing_line(timings: Any) -> str:
     return (
         f"vision {timings.vision_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms, first token {timings.ttft_ms:.0f} ms"
         + (f", {speed:.1f} tokens/s" if speed else "")
+        + drafts_line(timings.drafts)
         + f", KV {timings.kv_mib:.2f} MiB, visual tokens by layer {tokens}"
     )
+
+
+def drafts_line(drafts: Any) -> str:
+    """What drafts brought; nothing where none were asked for."""
+    if drafts is None or not drafts.steps:
+        return ""
+    accepted = f", {drafts.accepted} of {drafts.drafted} drafted accepted" if drafts.drafted else ", none drafted"
+    return f", {drafts.tokens_per_step:.2f} tokens a step{accepted}"
 
 
 def fit_line(selection: Any, known: int) -> str | None:

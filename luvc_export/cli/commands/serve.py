@@ -17,6 +17,7 @@ def serve(
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
@@ -57,6 +58,7 @@ def serve(
     greedy: Annotated[
         bool, typer.Option("--greedy", help="What a request leaves open is greedy, not as the model's makers meant it.")
     ] = False,
+    image_tokens: sampling_options.ImageTokens = None,
     max_pixels: sampling_options.MaxPixels = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash large files again.")] = False,
     log_format: Annotated[
@@ -71,6 +73,7 @@ def serve(
 
     [dim]luvc-export serve qwen-bundle qwen-bundle#none --port 8000[/dim]
     """
+    from luvc_export.core.image_tokens import ceiling
     from luvc_export.runtime.media.picture_limits import allow
     from luvc_export.serve import request_log
     from luvc_export.serve.models import open_models
@@ -80,6 +83,7 @@ def serve(
     options.choice("--log-format", log_format, request_log.FORMATS)
     request_log.configure(log_format, quiet)  # type: ignore[arg-type]
     allow(max_pixels)
+    most = None if image_tokens is None else ceiling(image_tokens)
     serve_options = ServeOptions(
         host=host,
         port=port,
@@ -97,7 +101,7 @@ def serve(
         greedy=greedy,
     )
     with options.progress(quiet=as_json) as tell:
-        models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans)
+        models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans, most, speculate)
     server = Server(serve_options, models)
     listening = server.listen()
     shown = f"[{host}]" if ":" in host.strip("[]") else host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -41,6 +42,29 @@ class GraphOptions:
             "debug": self.debug_graph,
             "padding": not self.ignore_padding,
         }
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """Tokens that answers may be written with."""
+
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="FILE|N",
+            help="Head for some tokens alone: a JSON list of them, a text made of them, or how many (with --data).",
+        ),
+    ] = None
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Cases (JSON lines) whose most frequent tokens --vocab N keeps.")
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``export_bundle`` by name."""
+        number = self.vocab is not None and self.vocab.isascii() and self.vocab.isdecimal()
+        vocab = int(self.vocab) if number and self.vocab else self.vocab
+        return {"vocab": vocab, "vocab_data": str(self.data) if self.data else None}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
         if not all(stat.median > 0 for stat in stats):
             continue
         add(name, [_stat(stat) for stat in stats], _stat(ratio(timed[0], timed[1], metric)) if paired else "")
+    if any(one.stat("acceptance_length").median > 1 for one in timed):
+        for name in ("tokens_per_step", "acceptance_length"):
+            add(name.replace("_", " "), [f"{one.stat(name).median:.2f}" for one in timed])
     add("outside, share of all", [_share(one) for one in timed])
     add("KV cache MiB", [f"{one.facts.kv_mib:.2f}" for one in timed], _by([one.facts.kv_mib for one in timed]))
     add("peak memory MiB", [_mib(one.facts.peak_mib) for one in timed], _by([one.facts.peak_mib for one in timed]))

@@ -15,10 +15,12 @@ from typing import Any, Protocol
 
 from luvc_export.runtime.backend import RowBackend, RowStep
 from luvc_export.runtime.generation.answer import selection_of
-from luvc_export.runtime.generation.rows import OneAfterAnother, Row, row_group
+from luvc_export.runtime.generation.rows import OneAfterAnother, Row
 from luvc_export.runtime.generation.sequence import TokenSequence
 from luvc_export.runtime.generation.slot_rows import SlotRows
+from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.loaded_plan import LoadedPlan
+from luvc_export.runtime.speculation.rows import DraftedCalls, many_rows
 from luvc_export.serve.engine.image_cache import ImageCache
 from luvc_export.serve.engine.jobs import Ended, Failed, Finished, Job, Piece, Progress
 from luvc_export.serve.engine.prefill import Prefilled, Prefiller, prefix_length
@@ -33,8 +35,8 @@ class Observer(Protocol):
     def prefilled(self, model: str, timings: dict[str, Any], before: int, after: tuple[int, ...]) -> None:
         """A prompt was prefilled."""
 
-    def stepped(self, model: str, rows: int, seconds: float) -> None:
-        """So many rows got a token."""
+    def stepped(self, model: str, rows: int, seconds: float, drafts: DraftCounts | None = None) -> None:
+        """So many rows got a token, or with ``drafts`` several."""
 
 
 @dataclass(eq=False)
@@ -53,7 +55,7 @@ class _Group:
     def __init__(self, loaded: LoadedPlan) -> None:
         self.loaded = loaded
         slots = isinstance(loaded.backend, RowBackend)
-        self.rows = SlotRows(loaded.graphs) if slots else row_group(loaded.graphs)
+        self.rows = SlotRows(loaded.graphs) if slots else many_rows(loaded)
         self.owners: dict[Row, _Choice] = {}
         self.leaving: list[Row] = []
 
@@ -328,7 +330,8 @@ class Engine:
             return
         self._note(f"step {len(stepped)}")
         model = next(iter(group.owners.values())).progress.job.model
-        self._observer.stepped(model, len(stepped), perf_counter() - begin)
+        drafts = group.rows.counts if isinstance(group.rows, DraftedCalls) else None
+        self._observer.stepped(model, len(stepped), perf_counter() - begin, drafts)
         for row in stepped:
             choice = group.owners.get(row)
             if choice is not None and not self._tell(row, choice):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from luvc_export.core.image_tokens import MOST
 from luvc_export.serve.http.api_errors import ApiError, bad_request
 
 
@@ -23,7 +24,7 @@ class TextPart(Struct, tag_field="type", tag="text"):
 
 
 class ImageURL(Struct):
-    """Where a picture is: ``data:``, ``file:`` or ``http(s):``. ``detail`` is taken and unused: sizes are fixed."""
+    """Where a picture is: ``data:``, ``file:`` or ``http(s):``. ``detail`` is taken and unused: see ``Extension``."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
@@ -105,9 +106,16 @@ class RegexFormat(Struct, tag_field="type", tag="regex"):
 
 
 class Extension(Struct, forbid_unknown_fields=True):
-    """Ours: ``survivors`` sends what became of the pictures' tokens."""
+    """Ours: ``survivors`` sends what became of the pictures' tokens; ``image_tokens`` is their ceiling for each."""
 
     survivors: bool = False
+    image_tokens: Annotated[int, Meta(ge=1, le=MOST)] | None = None
+
+
+class ProcessorOptions(Struct, forbid_unknown_fields=True):
+    """vLLM's: ``max_pixels`` of a picture as the encoder sees it, which is a ceiling of visual tokens too."""
+
+    max_pixels: Annotated[int, Meta(ge=1, le=2**40)] | None = None
 
 
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -137,6 +145,7 @@ class ChatRequest(Struct):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | None = None
+    mm_processor_kwargs: ProcessorOptions = field(default_factory=ProcessorOptions)
     luvc: Extension = field(default_factory=Extension)
 
 
@@ -169,7 +178,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "documents": ([],),
-    "mm_processor_kwargs": ({},),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),

@@ -28,7 +28,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 #: Fields that both interfaces have, and samplers' of ours.
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_logprobs", "seed", "stop", "top_k", "min_p", "luvc"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "mm_processor_kwargs"),
 )
 _LOGPROBS = "message.output_text.logprobs"
 _ROLES = ("user", "assistant", "system", "developer")

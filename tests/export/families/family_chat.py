@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from family_harness import Case
 from family_processors import image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models
@@ -17,7 +20,9 @@ from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
@@ -40,7 +45,9 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     "idefics3": (SPLIT, "<image>"),
     "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
     "llava": ({"<image>": 250}, "<image>\n"),
+    "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
+    "mistral3": ({"[IMG]": 250, "[IMG_BREAK]": 251, "[IMG_END]": 252}, "[IMG]"),
     "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
@@ -94,6 +101,13 @@ def still(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
 
 
+def pixtral_processor() -> Any:
+    """The class, whose module asks one of torchvision for a function that the one of Pillow has too."""
+    stand_in = {"transformers.models.pixtral.image_processing_pixtral": image_processing_pil_pixtral}
+    with mock.patch.dict(sys.modules, stand_in):
+        return importlib.import_module("transformers.models.pixtral.processing_pixtral").PixtralProcessor
+
+
 def tokenizer(name: str) -> Tokenizer:
     """Printable characters, runs of line ends as one token each (they join across a picture's marks), specials."""
     words = dict(enumerate(["\n", *map(chr, range(32, 127)), "\n\n", "\n\n\n", "\n\n\n\n"], 3))
@@ -128,6 +142,12 @@ def processor(tiny: Case, **images: Any) -> Any:
         return LlavaProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
+    if name == "llava_next":
+        return LlavaNextProcessor(
+            **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )
+    if name == "mistral3":
+        return pixtral_processor()(**given, patch_size=8, spatial_merge_size=2)
     given["video_processor"] = Still()
     if name == "gemma4":
         return still(Gemma4Processor)(**given, feature_extractor=Still())
@@ -152,6 +172,9 @@ def ask(tiny: Case, made: Any, messages: list[Any], pictures: list[Any]) -> dict
 def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
     """Our ids as transformers writes them: every placeholder as often as there are units, a newline as a picture's."""
     image, newline = tiny.family.image_token_id(tiny.config), tiny.family.decoder_shape(tiny.config).vocab
+    if tiny.family.cuts(tiny.config)[0].row_ends:
+        images = torch.zeros(token_ids.count(image), 1, *tiny.size, 3)
+        return tiny.family.reference_inputs(tiny.config, images, [*token_ids])["input_ids"][0].tolist()
     return [
         one
         for token in token_ids
@@ -162,7 +185,9 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
 def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
     """The settings of pictures as transformers 4 wrote them, for the model's own sizes."""
     name, vision = str(tiny), tiny.config.vision_config
-    if tiny.family.image_size(tiny.config) is None:
+    if name == "mistral3":
+        own = {}
+    elif tiny.family.image_size(tiny.config) is None:
         own = {"patch_size": vision.patch_size}
         own |= {} if name == "gemma4" else {"merge_size": vision.spatial_merge_size}
     else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import solve
-from luvc_export.core.token_layout import TokenLayout, arrange
+from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.llm.decoder import Decoder
@@ -71,7 +71,7 @@ class Case:
 
     def written(self) -> list[int]:
         """What stands for an uncut picture. No tokenizer here: any token stands for a piece of text."""
-        parts = self.family.cuts(self.config)[0].written
+        parts = self.family.cuts(self.config)[0].spelled(self.plan.grid[0])
         return [part if isinstance(part, int) else 201 + len(part) % 8 for part in parts]
 
 
@@ -151,7 +151,9 @@ def encode_images(
 
 def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: Tensor) -> Run:
     family, config = case.family, case.config
-    layout = arrange(ids, family.image_token_id(config), positions.numpy(), plan.grid, family.position_kind)
+    blocks = dict.fromkeys(range(len(embeds)), Mosaic((1, 1))) if family.cuts(config)[0].mosaic else None
+    places = positions.numpy()
+    layout = arrange(ids, family.image_token_id(config), places, plan.grid, family.position_kind, blocks=blocks)
     return Run(embeds, layout)
 
 

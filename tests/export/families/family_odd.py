@@ -58,6 +58,8 @@ def odd(name: str, kind: str) -> Case:
             vision.hidden_size = 72
         heads = "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"
         setattr(vision, heads, 2 * getattr(vision, heads))
+        if hasattr(vision, "head_dim"):
+            vision.head_dim = vision.hidden_size // getattr(vision, heads)
     else:
         text.num_hidden_layers, text.intermediate_size = 5, 130
         if getattr(text, "layer_types", None):

@@ -23,6 +23,14 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "llava": ("llava", {"size": {"shortest_edge": 60}, "crop_size": {"height": 60, "width": 60}}),
+    "llava_next": (
+        "llava_next",
+        {
+            "size": {"shortest_edge": 60},
+            "crop_size": {"height": 60, "width": 60},
+            "image_grid_pinpoints": [[60, 60], [60, 120], [120, 60]],
+        },
+    ),
     "llava_onevision": (
         "llava_onevision",
         {
@@ -32,6 +40,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
             "image_std": [0.5] * 3,
         },
     ),
+    "mistral3": ("pixtral", {"patch_size": 8, "size": {"longest_edge": 256}}),
     "qwen2_5_vl": ("qwen2_vl", {}),
     "qwen2_vl": ("qwen2_vl", {}),
     "qwen3_vl": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
@@ -47,7 +56,9 @@ def sized(name: str, side: int) -> dict[str, Any]:
     if name in ("idefics3", "smolvlm"):
         return {"size": {"longest_edge": side}, "max_image_size": {"longest_edge": side}}
     square = {"height": side, "width": side}
-    return {"size": {"shortest_edge": side}, "crop_size": square} if name == "llava" else {"size": square}
+    return (
+        {"size": {"shortest_edge": side}, "crop_size": square} if name in ("llava", "llava_next") else {"size": square}
+    )
 
 
 def image_processor(name: str, **changes: Any) -> Any:

@@ -32,7 +32,9 @@ SOURCES = {
     "idefics3": "HuggingFaceM4/Idefics3-8B-Llama3",
     "internvl": "OpenGVLab/InternVL3-1B-hf",
     "llava": "llava-hf/llava-1.5-7b-hf",
+    "llava_next": "llava-hf/llava-v1.6-mistral-7b-hf",
     "llava_onevision": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "mistral3": "mistralai/Ministral-3-3B-Instruct-2512-BF16",
     "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
@@ -60,7 +62,7 @@ def old_config(config: Json) -> Json:
         vision["spatial_patch_size"] = vision["patch_size"]
         made = {**made, **text}
         del made["text_config"]
-    elif name in ("llava", "llava_onevision", "gemma3"):
+    elif name in ("llava", "llava_next", "llava_onevision", "mistral3", "gemma3"):
         token = made.pop("image_token_id", None)
         made["image_token_index"] = made.get("image_token_index", token)
     if name in ("idefics3", "smolvlm"):
@@ -92,8 +94,14 @@ def _two_kinds(text: Json) -> None:
     text["rope_scaling"] = {"factor": full["factor"], "rope_type": full["rope_type"]}
 
 
+def _scaled(text: Json) -> None:
+    _plain_rope(text)
+    text["rope_scaling"] = {key: value for key, value in text["rope_parameters"].items() if key != "rope_theta"}
+
+
 OLD_ROPE: dict[str, Callable[[Json], None]] = {
     "gemma3": _two_kinds,
+    "mistral3": _scaled,
     "qwen2_5_vl": _mrope,
     "qwen2_vl": _mrope,
     "qwen3_vl": _interleaved,

@@ -23,6 +23,8 @@ from luvc_export.export.options import Options
 from luvc_export.runtime.session import Session
 
 FAMILIES = families.built_in()
+#: Whose processors always cut a lone picture.
+ALWAYS_CUT = ("llava_next", "llava_onevision")
 
 
 def session(tiny: Case, folder: Path, plan: Plan, **options: Any) -> Session:
@@ -63,7 +65,7 @@ def theirs(tiny: Case, messages: list[Any], shown: list[Any], **images: Any) -> 
 def test_a_chat_is_answered_as_by_transformers(name: str, tmp_path: Path) -> None:
     """No picture, one, two: with a system prompt, through the checkpoint's own chat template."""
     tiny = case(name)
-    tiles = ((1, 1), (1, 2)) if name == "llava_onevision" else ((1, 1),)  # its processor always cuts a lone picture
+    tiles = ((1, 1), (1, 2)) if name in ALWAYS_CUT else ((1, 1),)
     ours = session(tiny, tmp_path, tiny.plan, tiles=tiles)
     for count in (0, 1, 2):
         shown = pictures(tiny, count)
@@ -79,6 +81,7 @@ def test_a_chat_is_answered_as_by_transformers(name: str, tmp_path: Path) -> Non
 SPLITTING: dict[str, dict[str, Any]] = {
     "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}},
     "internvl": {"crop_to_patches": True, "min_patches": 1, "max_patches": 2},
+    "llava_next": {},
     "llava_onevision": {},
     "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 200}, "max_image_size": {"longest_edge": 100}},
 }

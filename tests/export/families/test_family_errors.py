@@ -86,6 +86,9 @@ def test_rope_that_changes_with_length() -> None:
         ("llava", {"vision_feature_select_strategy": "full"}, "'full' with a clip_vision_model"),
         ("llava", {"vision__model_type": "pixtral"}, "no encoder for this vision tower"),
         ("llava", {"vision_feature_layer": -5}, "none of the tower's blocks"),
+        ("mistral3", {"vision__model_type": "siglip_vision_model"}, "tower inside mistral3(.|\n)*expected: pixtral"),
+        ("mistral3", {"vision_feature_layer": -4}, "none of the tower's blocks(.|\n)*-1 to -3"),
+        ("mistral3", {"vision_feature_layer": [-1, -2]}, "none of the tower's blocks"),
         ("internvl", {"vision_feature_layer": -2}, "this InternVL tower is not supported"),
     ],
 )

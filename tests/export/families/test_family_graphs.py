@@ -29,8 +29,9 @@ from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.state import Step
 
-#: SmolVLM's graphs are Idefics3's (a test below), of odder units.
-FAMILIES = tuple(name for name in families.built_in() if name != "idefics3")
+#: Whose graphs another family has (a test below): SmolVLM's are Idefics3's, of odder units.
+ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
+FAMILIES = tuple(name for name in families.built_in() if name not in ALIKE)
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
 #: Built too, the others parsed: windows; a layer of each attention and another norm; a class token.
@@ -195,11 +196,13 @@ def test_parity_and_calibration_take_the_bundle(name: str, exported: Any, tmp_pa
     assert len(found.made.answered) == 5 + 2  # held out of nine with pictures, and of three without
 
 
-def test_idefics3_has_the_graphs_of_smolvlm() -> None:
+@pytest.mark.parametrize(("name", "base"), [("smolvlm", "idefics3"), ("llava_next", "llava_onevision")])
+def test_a_family_has_the_graphs_of_another(name: str, base: str) -> None:
     """Nothing that makes a graph is told apart, so one of them is traced."""
-    own = {key for key in vars(type(families.find("smolvlm", "test"))) if not key.startswith(("__", "_abc"))}
-    assert own == {"model_type", "limits", "build", "tiny_config"}
-    assert type(families.find("smolvlm", "test")).__mro__[1] is type(families.find("idefics3", "test"))
+    graphs = {"vision", "decoder", "language_model", "encoder_shape", "decoder_shape", "unit_pixels", "image_size"}
+    kind = type(families.find(name, "test"))
+    assert kind.__mro__[1] is type(families.find(base, "test"))
+    assert not graphs & {*vars(kind)} and name in {*ALIKE, *ALIKE.values()}
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in BUILT])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from family_harness import TOLERANCE, Case, case
-from family_questions import scenery, small
+from family_questions import TILED, scenery, small
 from flat_plans import flat_request, replan
 from test_family_answers import chat, session
 from torch_backend import TorchBackend
@@ -27,7 +27,6 @@ from luvc_export.pipeline import make_plans
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.session import Session
 
-TILED = ("idefics3", "internvl", "llava_onevision", "smolvlm")
 #: One row of two tiles, and the whole picture.
 GRID, IMAGES = (1, 2), 3
 

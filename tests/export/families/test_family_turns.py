@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from family_harness import case
-from test_family_answers import chat, pictures, session, theirs
+from test_family_answers import ALWAYS_CUT, chat, pictures, session, theirs
 from torch_backend import TorchBackend
 
 from luvc_export.export import families
@@ -51,7 +51,7 @@ def test_a_second_turn_equals_the_whole_chat(name: str, plan: str, tmp_path: Pat
     assert whole.reused == 0
     assert second.token_ids == whole.token_ids
     assert second.visual_tokens == whole.visual_tokens
-    if plan == "none" and name != "llava_onevision":  # its processor cuts the lone picture of turn one
+    if plan == "none" and name not in ALWAYS_CUT:
         assert list(second.token_ids) == theirs(tiny, messages, shown)[1][:8]
 
 

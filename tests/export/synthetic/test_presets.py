@@ -21,6 +21,9 @@ PARAMETERS = {
     "internvl3-1b": 938_193_024,
     "internvl3-2b": 2_088_957_440,
     "smolvlm-256m": 256_484_928,
+    "cosmos-reason2-2b": 2_127_532_032,
+    "ministral3-3b": 3_849_090_048,
+    "llava-next-7b": 7_566_747_648,
 }
 
 
@@ -41,6 +44,14 @@ def test_fewer_layers_are_the_same_layers() -> None:
     assert {name.split(".")[3] for name in some if "language_model.layers" in name} == {"0", "1", "2"}
     with pytest.raises(UsageError, match="expected: 1 to 36"):
         presets.resized(full, 37, None)
+
+
+def test_fewer_blocks_keep_the_planes_that_are_left() -> None:
+    full = presets.find("cosmos-reason2-2b")
+    for blocks, tapped in ((24, [5, 11, 17]), (12, [5, 11]), (3, [2])):
+        small = presets.resized(full, 1, blocks)
+        assert small.config["vision_config"]["deepstack_visual_indexes"] == tapped
+        assert checkpoint.shapes_of(small)
 
 
 def test_a_small_checkpoint_is_written_in_shards_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

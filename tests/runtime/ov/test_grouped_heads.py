@@ -1,4 +1,4 @@
-"""A step of one token reads cached heads as they lie; calls of more rows, and heads of their own, are as before."""
+"""A step of a few tokens reads cached heads as they lie; longer calls, and heads of their own, are as before."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_bundle
 
@@ -14,15 +15,16 @@ from luvc_export.runtime.openvino import backend as backends
 from luvc_export.runtime.openvino import compiling
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
-from luvc_export.runtime.openvino.heads import group_heads
+from luvc_export.runtime.openvino.heads import STEP, group_heads
 from luvc_export.runtime.openvino.model import Graph, GraphReader
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import Passage
 
 pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
 
 
 def copied_heads(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
-    """Heads that the first layer's keys are laid out as: in a prompt of two rows, and in two steps after it."""
+    """Heads that the first layer's keys are laid out as: in a prompt, and in a step of one token and of several."""
     seen: list[Any] = []
 
     def watched(library: Any, model: Any) -> int:
@@ -38,8 +40,8 @@ def copied_heads(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     monkeypatch.setattr(backends, "compile_graph", with_it)
     backend = OpenVinoBackend(bundle, bundle.entry("none"), threads=1, arithmetic="fp32")
     session = Session(bundle, backend, "none")
-    state = session.default.run([97, 98]).state
-    for step in (None, [99], [100]):
+    state = session.default.run([97] * (STEP + 1)).state
+    for step in (None, [99], [100] * STEP):
         state = session.default.run(step, state=state).state if step else state
         seen.append(backend._decoder.request.get_output_tensor(len(backend._decoder.model.outputs) - 1).shape[1])
     return seen[0], seen[1], seen[2]
@@ -69,6 +71,18 @@ def test_every_layer_is_changed_and_rows_of_a_batch_stay_apart(demo_bundle: Bund
     together = session.generate_batch(asks, max_new_tokens=4)
     alone = [session.generate(None, ask["prompt"], max_new_tokens=4) for ask in asks]
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+
+
+def test_a_draft_behind_a_token_sees_what_it_would_alone(demo_bundle: Bundle) -> None:
+    """Rows of a shared head have the masks of their tokens: each sees itself and what came before."""
+    backend = OpenVinoBackend(demo_bundle, demo_bundle.entry("none"), threads=1, arithmetic="fp32")
+    graphs = Session(demo_bundle, backend, "none").default.graphs
+    prompts = [[97] * (STEP + 2), [98, 99, 100]]
+    state, fed = graphs.prefill([Passage(prompt) for prompt in prompts]).state, [[101, 102, 103], [104, 105]]
+    logits, _ = graphs.verify(fed, state)
+    for row, (prompt, tokens) in enumerate(zip(prompts, fed, strict=True)):
+        whole = graphs.run([*prompt, *tokens], all_logits=True).logits[0, len(prompt) :]
+        assert np.abs(logits[row, : len(tokens)] - whole).max() < 1e-3
 
 
 def test_heads_that_share_nothing_are_left(tmp_path: Path) -> None:

@@ -153,6 +153,18 @@ def test_survivors_are_what_generate_says(client: Client, demo_session: Session)
     assert "luvc" not in client.chat(**asked()).json()
 
 
+@pytest.mark.parametrize("field", ["luvc", "mm_processor_kwargs"])
+def test_a_picture_has_a_ceiling(client: Client, demo_session: Session, field: str) -> None:
+    units, (height, width) = demo_session.plan.units, demo_session.size
+    name, enough, less = "image_tokens", units, units - 1
+    if field == "mm_processor_kwargs":
+        name, enough, less = "max_pixels", height * width, height * width - 1
+    assert client.chat(**asked(**{field: {name: enough}})).text == CASE.answer
+    refused = client.chat(**asked(**{field: {name: less}}))
+    message = refused.json()["error"]["message"]
+    assert refused.status == 400 and f"at least {units} ({height}x{width})" in message, message
+
+
 def test_models(client: Client) -> None:
     listed = client.call("GET", "/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["demo", "demo#none"]

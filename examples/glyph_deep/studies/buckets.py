@@ -1,4 +1,4 @@
-"""What buckets of units save and keep: `python -m glyph_deep.bucket_study BUNDLE GROUND... --count 240 -o FILE`.
+"""What buckets of units save and keep: `python -m glyph_deep.studies.buckets BUNDLE GROUND... --count 240 -o FILE`.
 
 Run from `examples`. BUNDLE was exported with `--plan none --unit-buckets ...` for the grounds' size. Questions are
 answered by the session as it comes, which drops what neighbours foretell, and by the plain plan alone; a question
@@ -15,14 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glyph_deep.data.cases import LONGEST, cases
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.intervals import accuracy
 from luvc_export.cli.bucket_line import bucket_counts
 from luvc_export.runtime.generation.plan_routing import PlanRouter
 from luvc_export.runtime.session import Session
-
-from .cases import LONGEST, cases
 
 
 def study(

@@ -1,4 +1,4 @@
-"""A page of text under the default plan and under its predecessor: `python -m glyph_deep.before_after`.
+"""A page of text under the default plan and under its predecessor: `python -m glyph_deep.studies.before_after`.
 
 Exports the checkpoint with `none`, `even` (the default until pages were measured) and the default of today, asks the
 first held-out page in fonts that nothing was trained on every kind of question, and draws the page, what each plan
@@ -13,15 +13,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from glyph_deep.data.cases import SIZES, cases
 from luvc_export.core.named_plans import DEFAULT_PLAN
 from luvc_export.demo.questions import GlyphCase
 from luvc_export.pipeline import export_bundle, load_bundle, make_plans
 from luvc_export.runtime.generation.result import Generation, kept_of
 from luvc_export.runtime.media.token_visualisation import draw
 
-from .cases import SIZES, cases
-
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PLANS = ("none", "even", DEFAULT_PLAN)
 GROUND, NUMBER = "fonts", 0
 LINE, MARGIN = 24, 16

@@ -18,15 +18,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from glyph_deep.data.labels import FIELDS, HIDDEN, NAMES_OF_FIELDS, Seen, codebook, symbols
+from glyph_deep.data.packing import Packed, Packer
+from glyph_deep.data.page import FORMATS, Page
+from glyph_deep.data.questions import PAGE, Asked, of_picture
 from luvc_export.demo.questions import ask
 from luvc_export.demo.scene import GRID, Scene
 
 from .curriculum import Curriculum
 from .encoder import encode
-from .labels import FIELDS, HIDDEN, NAMES_OF_FIELDS, Seen, codebook, symbols
-from .packing import Packed, Packer
-from .page import FORMATS, Page
-from .questions import PAGE, Asked, of_picture
 from .see import draw
 
 LOOKUP_LAYERS = {0: 1, 1: 4, 2: 6}  # where a word looks that has as many lookups before its own

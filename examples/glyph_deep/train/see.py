@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from glyph_deep.data import page, pictures
+from glyph_deep.data.labels import FIELDS, NAMES_OF_FIELDS, ROLES, Seen, codebook, of_page, of_scene, symbols
+from glyph_deep.data.splits import generator
 from luvc_export.demo.scene import Scene
 
-from . import page, pictures
 from .encoder import encode, windows
-from .labels import FIELDS, NAMES_OF_FIELDS, ROLES, Seen, codebook, of_page, of_scene, symbols
-from .splits import generator
 
 SHARPNESS = 8.0  # logit of a label = SHARPNESS * <output, code>; a perfect output scores 8 against about 0
 MIDDLE = 6  # the block after which linear readers, used in training alone, tell what a unit itself shows

@@ -1,4 +1,4 @@
-"""Every plan with a name on five grounds, and the bundled model on three: `python -m glyph_deep.named_study`.
+"""Every plan with a name on five grounds, and the bundled model on three: `python -m glyph_deep.studies.named`.
 
 Held-out questions; the recipes of `luvc_export.core.named_plans` were chosen on search splits alone. Writes
 `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line. A killed
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from glyph_deep.data.cases import SIZES, cases
 from luvc_export.calibration import tasks
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
 from luvc_export.calibration.ablation.store import Store, weights_hash
@@ -29,10 +30,9 @@ from luvc_export.demo import CHECKPOINT as BUNDLED
 from luvc_export.demo import IMAGE_SIZE
 from luvc_export.export.checkpoint import open_checkpoint
 
-from .cases import SIZES, cases
 from .compare import say
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 #: Models by name, and the grounds each is asked about.
 MODELS = {
     "glyph_deep": HERE / "checkpoint",

@@ -12,9 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from glyph_deep.data.tokenizer import VOCABULARY, build_tokenizer
 from luvc_export.demo import CHECKPOINT
-
-from .tokenizer import VOCABULARY, build_tokenizer
 
 ENCODER_BLOCKS = (0, 3, 6, 11)  # where the bundled encoder's four blocks stand among the twelve
 FULL_ATTENTION = [3, 7, 11]

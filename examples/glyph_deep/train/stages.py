@@ -16,9 +16,10 @@ from glyph_vqa.model import export
 from glyph_vqa.optimise import Optimiser
 from glyph_vqa.train import optimise
 
+from glyph_deep.data.tokenizer import write_tokenizer
+
 from .model import fresh, load
 from .see import See
-from .tokenizer import write_tokenizer
 
 GROUNDS = ("plain", "textured", "short", "page", "wide")
 
@@ -100,7 +101,3 @@ def main() -> None:
     args = parser.parse_args()
     args.mix = mix(args.mix)
     train(args)
-
-
-if __name__ == "__main__":
-    main()

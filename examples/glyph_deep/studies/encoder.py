@@ -1,4 +1,4 @@
-"""What a cheaper encoder costs in answers: `python -m glyph_deep.encoder_study -o ../docs/results`.
+"""What a cheaper encoder costs in answers: `python -m glyph_deep.studies.encoder -o ../docs/results`.
 
 The LLM prunes nothing, so what is lost the encoder lost. A killed run goes on where it stopped, and variants whose
 answers are in `encoder.json` already, of this model and as many questions, are not asked again; times are taken anew.
@@ -105,7 +105,7 @@ def main() -> None:
         rows = [said.get((v.name, v.remark)) or study.rows(v.name, [v])[0] for v in some]
         ratios = [ratio(study.shapes, v.plans[0]) for v in some]
         found[ground] = {"rows": study.timed(rows, some), "ratios": ratios}
-    write("encoder", "encoder_study", parser, args, found, page, count=args.count)
+    write("encoder", "encoder", parser, args, found, page, count=args.count)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure a checkpoint: `python -m glyph_deep.evaluate glyph_deep/checkpoint --out glyph_deep/evaluation.json`.
+"""Measure a checkpoint: `python -m glyph_deep.studies.evaluate glyph_deep/checkpoint --out glyph_deep/evaluation.json`.
 
 Accuracy of each kind of question with 95 % intervals clustered by picture; the same on pictures replaced by even grey;
 the LLM's horizon (all visual tokens dropped before a layer) and the encoder's (units leave, or are averaged in pairs,
@@ -25,16 +25,15 @@ from glyph_vqa.intervals import chance, interval
 from glyph_vqa.pack import shared_prefix
 from torch import Tensor
 
+from glyph_deep.data.cases import PAGES, SPLITS, cases
+from glyph_deep.data.labels import NAMES_OF_FIELDS, codebook
+from glyph_deep.data.packing import Packer
+from glyph_deep.data.page import FORMATS, render
+from glyph_deep.data.questions import KINDS, SEVERAL_HOPS, Asked
+from glyph_deep.data.splits import generator
+from glyph_deep.train.encoder import Change, encode
+from glyph_deep.train.see import draw
 from luvc_export.demo.questions import GlyphCase
-
-from .cases import PAGES, SPLITS, cases
-from .encoder import Change, encode
-from .labels import NAMES_OF_FIELDS, codebook
-from .packing import Packer
-from .page import FORMATS, render
-from .questions import KINDS, SEVERAL_HOPS, Asked
-from .see import draw
-from .splits import generator
 
 HELD_OUT = ("plain", "textured", "pages")
 CHUNK = 60  # pictures in memory at a time

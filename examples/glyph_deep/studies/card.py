@@ -1,4 +1,4 @@
-"""Write the model card: `python -m glyph_deep.card evaluation.json --recipe recipe.json --out MODEL_CARD.md`."""
+"""Write the model card: `python -m glyph_deep.studies.card evaluation.json --recipe recipe.json --out FILE`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 from glyph_vqa.card import percent, table
 
-from .cases import SIZES
+from glyph_deep.data.cases import SIZES
+from glyph_deep.data.grounds import LEAST_CONTRAST
+from glyph_deep.data.page import FONTS, FORMATS, HEADS, KEYS
+from glyph_deep.data.questions import KINDS, SEVERAL_HOPS
+from glyph_deep.train.model import DEPTH, ENCODER_BLOCKS, FULL_ATTENTION, LAYERS, LLM_LAYERS
+
 from .evaluate import ground_of
-from .grounds import LEAST_CONTRAST
-from .model import DEPTH, ENCODER_BLOCKS, FULL_ATTENTION, LAYERS, LLM_LAYERS
-from .page import FONTS, FORMATS, HEADS, KEYS
-from .questions import KINDS, SEVERAL_HOPS
 
 BARS = {"plain": 90.0, "textured": 85.0, "pages": 90.0}
 LOST = 15.0  # points that kinds of several hops lose at least when the picture goes before a third of the LLM
@@ -203,7 +204,7 @@ def listed(numbers: list[int] | tuple[int, ...]) -> str:
 def main() -> None:
     """Read the command line and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("evaluation", type=Path, help="JSON written by glyph_deep.evaluate")
+    parser.add_argument("evaluation", type=Path, help="JSON written by glyph_deep.studies.evaluate")
     parser.add_argument("--recipe", type=Path, required=True, help="JSON with how the model was trained")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     args = parser.parse_args()

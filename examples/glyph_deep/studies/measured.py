@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from glyph_deep.data.splits import GROUNDS
 from luvc_export.calibration.ablation.store import weights_hash
 from luvc_export.calibration.ablation.study import plain
 
 from .evaluate import lines_of
-from .splits import GROUNDS
 
 _UNSAID = ("output", "checkpoint", "threads")
 
@@ -24,7 +24,7 @@ def parser_of(
     """Return a parser of what every such command takes; `count` questions by default, of which `counted` tells more."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the page and its measurements")
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
+    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parents[1] / "checkpoint")
     parser.add_argument("--count", type=int, default=count, help=counted)
     parser.add_argument("--grounds", nargs="*", choices=grounds, default=list(grounds))
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -40,7 +40,7 @@ def read(parser: argparse.ArgumentParser, arguments: list[str] | None = None) ->
 
 def command(module: str, parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """Return the command that measures the same: every option that is not as it is by default, but for its places."""
-    said = [f"python -m glyph_deep.{module} -o ../docs/results"]
+    said = [f"python -m glyph_deep.studies.{module} -o ../docs/results"]
     for name, value in vars(args).items():
         if name not in _UNSAID and value != parser.get_default(name):
             words = value if isinstance(value, list) else [f"{value}" if isinstance(value, Path) else f"{value:g}"]

@@ -1,4 +1,4 @@
-"""Past the paper on the three grounds: `python -m glyph_deep.past -o ../docs/results`.
+"""Past the paper on the three grounds: `python -m glyph_deep.studies.past -o ../docs/results`.
 
 Held-out questions only. The plan that `luvc-export plan --data` found on a ground's search split (`plans/GROUND.json`);
 every method at the prefill FLOPs of `--speedup`, with and without the frozen layers of that plan, a learned scorer
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from glyph_deep.data.cases import SIZES, cases
+from glyph_deep.data.splits import GROUNDS
 from luvc_export.calibration import intervals, tasks
 from luvc_export.calibration.ablation import past
 from luvc_export.calibration.ablation import study as studies
@@ -28,14 +30,12 @@ from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import open_scorer
 
-from .cases import SIZES, cases
 from .compare import say
 from .compare_page import interval, table
 from .evaluate import lines_of
 from .measured import command, parser_of, read
-from .splits import GROUNDS
 
-PLANS = Path(__file__).parent / "plans"
+PLANS = Path(__file__).parents[1] / "plans"
 RHOS = (0.1, 0.25, 0.5)
 SCHEDULES = ("even", "thirds")
 RECORDS = 1

@@ -1,4 +1,4 @@
-"""A cheaper encoder before a cheaper LLM: what both cost in answers, `python -m glyph_deep.together -o FOLDER`.
+"""A cheaper encoder before a cheaper LLM: what both cost in answers, `python -m glyph_deep.studies.together -o FOLDER`.
 
 The LLM's plan is the one that `luvc-export plan --data` found on each ground (`plans/GROUND.json`), alone and behind
 encoders that prune and restore. Held-out questions, retention against the uncompressed model on the same ones. Prints

@@ -1,4 +1,4 @@
-"""Today's methods on the three grounds: `python -m glyph_deep.compare -o ../docs/results`.
+"""Today's methods on the three grounds: `python -m glyph_deep.studies.compare -o ../docs/results`.
 
 Per ground (plain, textured, pages): every score and the merge, evenly and staged, at 50, 25 and 10 % of the visual
 tokens; merging in the encoder (OIM) early, spread and late; down-sampling at equal time to first token. The settings
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from glyph_deep.data.cases import SIZES, cases
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import study as studies
 from luvc_export.calibration.ablation import variants
@@ -28,7 +29,6 @@ from luvc_export.core.planning import PlanRequest, solve
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.compression import scores
 
-from .cases import SIZES, cases
 from .compare_page import page
 from .measured import parser_of, read, write
 

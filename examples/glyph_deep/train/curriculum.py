@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from glyph_deep.data.questions import PAGE
 from luvc_export.demo.questions import ONE_PICTURE
-
-from .questions import PAGE
 
 OPEN_AT = 0.5  # ability in every kind it builds on at which a kind opens
 NEEDS = {

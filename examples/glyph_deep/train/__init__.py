@@ -1,0 +1,1 @@
+"""The model and the stages that train it: `python -m glyph_deep.train`."""

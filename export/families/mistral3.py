@@ -1,0 +1,241 @@
+"""Mistral Small 3.1 and Ministral 3: Pixtral tower, 2x2-patch units, a break token after each row, 1-D positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.errors import CheckpointError
+from luvc_export.export.families.base import POSITION_COPIES, TEXT_MODELS, Family, Normalise, channels_first
+from luvc_export.export.layers import norm
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import Rope
+from luvc_export.export.towers.rotary_position_vit import Parts, RotaryPositionViT, Sizes
+
+#: What Mistral's tokenizers end the rows of a picture with, and the picture.
+ROW_ENDS = ("[IMG_BREAK]", "[IMG_END]")
+#: Numbers of Ministral 3's ``rope_parameters``.
+SCALED_BY = ("llama_4_scaling_beta", "original_max_position_embeddings")
+
+
+class Vision(RotaryPositionViT):
+    """Pixtral, norm of each patch, the patches of a unit to one, two linear layers."""
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, shape: EncoderShape) -> None:
+        self.side = model.config.spatial_merge_size
+        super().__init__(model.vision_tower, plan, normalise, shape.hidden, 0, shape.full_attention)
+        self.blocks = shape.blocks
+        self.projector: Any = model.multi_modal_projector
+
+    def sizes_of(self, config: Any) -> Sizes:
+        """Pixtral's names; what joins patches is the projector's."""
+        return Sizes(config.num_attention_heads, config.patch_size, self.side, 1, config.rope_parameters["rope_theta"])
+
+    def frequencies(self, count: int) -> Tensor:
+        """Every other one of a head's frequencies turns by rows, the others by columns."""
+        inverse: Tensor = 1.0 / self.sizes.theta ** (torch.arange(2 * count) / (2 * count))
+        return torch.cat([inverse[0::2], inverse[1::2]])
+
+    def layers(self, visual: Any) -> Any:
+        """Encoder blocks."""
+        return visual.transformer.layers
+
+    def parts(self, layer: Any) -> Parts:
+        """Pixtral's names; three products where Qwen-VL has one."""
+        a = layer.attention
+
+        def qkv(x: Tensor) -> Tensor:
+            return torch.cat([a.q_proj(x), a.k_proj(x), a.v_proj(x)], -1)
+
+        return Parts(layer.attention_norm, qkv, a.o_proj, layer.ffn_norm, layer.feed_forward)
+
+    def patch(self) -> Any:
+        """Convolution that embeds a patch."""
+        return self.visual.patch_conv
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Normed once before the blocks."""
+        return norm(self.visual.ln_pre, x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """[n, U * patches, C] -> [n, U, D]; the merger's weight has the patches of a channel side by side."""
+        units = norm(self.projector.norm, x).unflatten(1, (-1, self.patches)).transpose(2, 3).flatten(2)
+        merged = self.projector.patch_merger.merging_layer(units)
+        embeds: Tensor = self.projector.linear_2(self.projector.act(self.projector.linear_1(merged)))
+        return embeds
+
+
+class ScaledRope(Rope):
+    """A last column beside the angles: the factor on queries, 1 + beta * log(1 + floor(position / original)).
+
+    transformers' ``get_llama_4_attn_scale``.
+    """
+
+    def __init__(self, plain: Rope, copies: int, beta: float, original: int) -> None:
+        super().__init__(plain.inv_freq, [0] * len(plain.inv_freq), plain.scaling, copies)  # type: ignore[arg-type]
+        self.beta, self.original = beta, original
+
+    def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """fp32 positions [A, B, S] -> (cos, sin), each fp32 [B, S, Dh / 2 + 1]."""
+        cos, sin = super().forward(position_ids)
+        factor = 1 + self.beta * torch.log(1 + torch.floor(position_ids[0] / self.original))
+        return tuple(torch.cat([part, factor[:, :, None]], -1) for part in (cos, sin))  # type: ignore[return-value]
+
+
+class Ministral3Decoder(Decoder):
+    """Queries far from the start are larger."""
+
+    def angles(self, layer: Any, cache: Tensor) -> Tensor:
+        """Without the factor."""
+        return cache[:, :, : self.head_dim // 2]
+
+    def query_factor(self, cache: Tensor) -> Tensor | None:
+        """The last column."""
+        return cache[:, :, self.head_dim // 2 :]
+
+
+class Mistral3(Family):
+    """Mistral Small 3.1 and 3.2, Magistral, Devstral 2, Ministral 3."""
+
+    model_type = "mistral3"
+    text_models = (*TEXT_MODELS, "ministral3")
+
+    def build(self, config: Any) -> nn.Module:
+        """Mistral3ForConditionalGeneration."""
+        return Mistral3ForConditionalGeneration(config)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes of the tower up to the feature layer; blocks behind it are never computed.
+
+        Raises:
+            CheckpointError: Features of several blocks (which transformers computes for none), or of no block.
+        """
+        vision, layer = config.vision_config, config.vision_feature_layer
+        layer = layer[0] if isinstance(layer, list | tuple) and len(layer) == 1 else layer
+        blocks = vision.num_hidden_layers + 1 + layer if isinstance(layer, int) and layer < 0 else layer
+        if not isinstance(blocks, int) or not 1 <= blocks <= vision.num_hidden_layers:
+            raise CheckpointError(
+                "this vision feature layer is none of the tower's blocks",
+                where="vision_feature_layer",
+                got=layer,
+                expected=f"one of 1 to {vision.num_hidden_layers}, or of -1 to -{vision.num_hidden_layers}",
+            )
+        unit = config.spatial_merge_size**2
+        every = tuple(range(blocks))
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, every, gated=True)
+
+    def unit_pixels(self, config: Any) -> int:
+        """Patch size times the patch merger's side."""
+        return int(config.vision_config.patch_size * config.spatial_merge_size)
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges.
+
+        Raises:
+            CheckpointError: Another kind of tower.
+        """
+        kind = model.config.vision_config.model_type
+        if kind != "pixtral":
+            raise CheckpointError(
+                "no encoder for this vision tower inside mistral3",
+                where="vision_config.model_type",
+                got=repr(kind),
+                expected="pixtral",
+            )
+        return Vision(model.model, plan, normalise, self.encoder_shape(model.config))
+
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
+        """The language model with the plan's prunes; Ministral 3's queries are scaled by their place.
+
+        Raises:
+            CheckpointError: A text model this package does not compute, or a Ministral 3 that does not say how.
+        """
+        plain, text = super().decoder(model, plan), model.config.text_config
+        if text.model_type != "ministral3":
+            return plain
+        said, copies = text.rope_parameters, POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        lacking = [name for name in SCALED_BY if not isinstance(said.get(name), int | float)]
+        if lacking:
+            raise CheckpointError(
+                "the config does not say how queries are scaled",
+                where="text_config.rope_parameters",
+                got=f"no {', no '.join(lacking)}",
+                expected="two numbers, as Ministral 3's repositories have them",
+            )
+        beta, original = float(said["llama_4_scaling_beta"]), int(said["original_max_position_embeddings"])
+        rope = ScaledRope(plain.rope, copies, beta, original)
+        return Ministral3Decoder(self.language_model(model), model.lm_head, plain.head_dim, rope, plan)
+
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
+        """A picture, whose rows end with a token each."""
+        plain = super().cut(config, grid)
+        return Tiling(plain.written, mosaic=True, row_ends=ROW_ENDS)
+
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
+        """Rows of placeholders, each with its end, and the pixels."""
+        unit, image = self.unit_pixels(config), self.image_token_id(config)
+        if not len(pixels):
+            return {"input_ids": torch.tensor([token_ids])}
+        rows, columns = pixels.shape[2] // unit, pixels.shape[3] // unit
+        ids, left = list[int](), 0
+        for token in token_ids:
+            left = rows if token == image else left
+            ids += [image] * columns if token == image else [token]
+            if left and token != image:
+                left -= 1
+                ids += [image] * columns if left else []
+        sizes = torch.tensor([pixels.shape[2:4]] * len(pixels))
+        return {"input_ids": torch.tensor([ids]), "pixel_values": channels_first(pixels), "image_sizes": sizes}
+
+    def tiny_config(self) -> Mistral3Config:
+        """Three blocks, Ministral 3 of three layers whose queries are scaled after sixteen places."""
+        return Mistral3Config(
+            vision_config={
+                "model_type": "pixtral",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 128,
+                "patch_size": 8,
+            },
+            text_config={
+                "model_type": "ministral3",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10000.0,
+                    "factor": 128.0,
+                    "original_max_position_embeddings": 16,
+                    "mscale": 1.0,
+                    "mscale_all_dim": 1.0,
+                    "llama_4_scaling_beta": 0.4,
+                },
+            },
+            image_token_index=250,
+            spatial_merge_size=2,
+        )
+
+
+FAMILY = Mistral3()

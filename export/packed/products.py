@@ -1,0 +1,149 @@
+"""Put quantised weights into a traced graph: a product with a weight becomes one with its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.packed.placing import Placed
+from luvc_export.export.stored.base import FP8_BLOCK
+
+CONTRIB = "com.microsoft"
+#: MatMulNBits then computes in fp32 of activations as they are; at 4 it rounds them to 8 bits by block.
+EXACT = 1
+
+
+def insert(model: ir.Model, weights: Collection[ir.Value], placed: Mapping[str, Placed]) -> list[ir.Value]:
+    """Replace every product with a weight that is placed; returns the other weights.
+
+    Args:
+        model: A simplified trace.
+        weights: Its graph inputs that stand for weights (``weights.detach``), named as in ``placed``.
+        placed: Quantised weights.
+
+    Raises:
+        CheckpointError: A quantised weight is used by something else than a product.
+    """
+    inserter = _Inserter(model.graph)
+    for value in weights:
+        if str(value.name) in placed:
+            model.graph.inputs.remove(value)
+            inserter.replace(value, placed[str(value.name)])
+    return [value for value in weights if str(value.name) not in placed]
+
+
+class _Inserter:
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._gathered: dict[tuple[int, bytes], ir.Value] = {}
+
+    def replace(self, weight: ir.Value, how: Placed) -> None:
+        for user, index in list(weight.uses()):
+            if user.op_type == "Transpose" and tuple(user.attributes.get_ints("perm", (1, 0))) == (1, 0):
+                for product, place in list(user.outputs[0].uses()):
+                    self._replace(weight, product, how, product.op_type == "MatMul" and place == 1)
+                self._graph.remove(user, safe=True)
+            else:
+                turned = user.op_type == "Gemm" and index == 1 and user.attributes.get_int("transB", 0) == 1
+                self._replace(weight, user, how, turned and user.attributes.get_int("transA", 0) == 0)
+
+    def _replace(self, weight: ir.Value, product: ir.Node, how: Placed, known: bool) -> None:
+        if not known:
+            raise CheckpointError(
+                "a quantised weight is used by something else than a product",
+                where=f"{weight.name}: {product.op_type}",
+                fix="take a checkpoint that keeps this module in 16 bits",
+            )
+        activation = product.inputs[0]
+        assert activation is not None
+        if how.order is not None:
+            activation = self._in_order(weight, activation, how, product)
+        rows, channels = how.shape
+        out = product.outputs[0]
+        if how.block is None:
+            made = self._real(weight, activation, how, product)
+        else:
+            self._graph.opset_imports.setdefault(CONTRIB, 1)
+            inputs = [
+                activation,
+                *(self._constant(one) for one in (how.codes, how.scales, how.zeros) if one is not None),
+            ]
+            attributes = {"K": channels, "N": rows, "bits": how.bits, "block_size": how.block, "accuracy_level": EXACT}
+            made = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB, attributes)
+        if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
+            made = self._node("Add", [made, product.inputs[2]], product, f"{weight.name}.biased")
+        name, made.shape, made.type = out.name, out.shape, out.type
+        out.name = f"{name}.replaced"
+        out.replace_all_uses_with(made, replace_graph_outputs=True)
+        self._graph.remove(product, safe=True)
+        made.name = name
+
+    def _real(self, weight: ir.Value, activation: ir.Value, how: Placed, product: ir.Node) -> ir.Value:
+        """A product with FP8 numbers times their scales in fp32, which back-ends fold when they load."""
+        name, kind = str(weight.name), weight.dtype
+        assert kind is not None
+        wide = {"to": int(ir.DataType.FLOAT)}
+        numbers = self._node("Cast", [self._constant(how.codes)], product, f"{name}.wide", attributes=wide)
+        scale = self._constant(how.scales)
+        for axis, (size, count) in enumerate(zip(how.shape, how.scales.shape.numpy(), strict=True)):
+            if count not in (1, size):
+                place = self._blocks(size)
+                scale = self._node(
+                    "Gather", [scale, place], product, f"{name}.scales.{axis}", attributes={"axis": axis}
+                )
+        scaled = self._node("Mul", [numbers, scale], product, f"{name}.scaled")
+        if kind != ir.DataType.FLOAT:
+            scaled = self._node("Cast", [scaled], product, f"{name}.narrow", attributes={"to": int(kind)})
+        turned = self._node("Transpose", [scaled], product, f"{name}.turned", attributes={"perm": [1, 0]})
+        turned.shape, turned.type = ir.Shape(how.shape[::-1]), ir.TensorType(kind)
+        return self._node("MatMul", [activation, turned], product, f"{name}.product")
+
+    def _blocks(self, size: int) -> ir.Value:
+        """Which block of 128 each of ``size`` places is in, once a graph."""
+        name = f"blocks_of_{FP8_BLOCK}.{size}"
+        if name not in self._graph.initializers:
+            places = ir.tensor(np.arange(size, dtype=np.int64) // FP8_BLOCK, name=name)
+            value = ir.Value(name=name, shape=ir.Shape([size]), type=ir.TensorType(places.dtype), const_value=places)
+            self._graph.register_initializer(value)
+        return self._graph.initializers[name]
+
+    def _in_order(self, weight: ir.Value, activation: ir.Value, how: Placed, product: ir.Node) -> ir.Value:
+        """The activation's channels in the order of the codes, gathered once for all products in that order."""
+        assert how.order is not None
+        key = id(activation), how.order.tobytes()
+        if key not in self._gathered:
+            order = ir.tensor(how.order.astype(np.int64), name=f"{weight.name}.order")
+            value = ir.Value(
+                name=order.name, shape=ir.Shape(how.order.shape), type=ir.TensorType(order.dtype), const_value=order
+            )
+            self._graph.register_initializer(value)
+            gathered = self._node(
+                "Gather", [activation, value], product, f"{weight.name}.gathered", attributes={"axis": -1}
+            )
+            gathered.shape, gathered.type = activation.shape, activation.type
+            self._gathered[key] = gathered
+        return self._gathered[key]
+
+    def _constant(self, tensor: ir.ExternalTensor) -> ir.Value:
+        name = str(tensor.name)
+        if name not in self._graph.initializers:
+            value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            self._graph.register_initializer(value)
+        return self._graph.initializers[name]
+
+    def _node(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        before: ir.Node,
+        name: str,
+        domain: str = "",
+        attributes: Mapping[str, int | list[int]] | None = None,
+    ) -> ir.Value:
+        node = ir.node(op, inputs, attributes=attributes, domain=domain, name=name)
+        node.outputs[0].name = name
+        self._graph.insert_before(before, node)
+        return node.outputs[0]

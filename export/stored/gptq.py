@@ -1,0 +1,124 @@
+"""GPTQ as AutoGPTQ and GPTQModel store it: four or eight bits, packed along the inputs, zeros less one (v1) or exact.
+
+Layout: https://github.com/ModelCloud/GPTQModel/blob/main/gptqmodel/nn_modules/qlinear/__init__.py,
+``PackableQuantLinear.pack_original``: ``qweight`` int32 [K * bits / 32, N], ``qzeros`` int32 [K / g, N * bits / 32],
+``scales`` [K / g, N], ``g_idx`` int32 [K], the group of each channel. v1 takes one off every zero before it packs
+(``convert_gptq_v2_to_v1_format``).
+
+``checkpoint_format`` is wrong in the wild (vllm-project/vllm#38966): where every zero is the same, that zero decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.errors import CheckpointError
+from luvc_export.export.stored.base import (
+    AGAIN,
+    FLOATS,
+    Stored,
+    StoredLinear,
+    StoredTensor,
+    StoredWeight,
+    array,
+    groups,
+    in_groups,
+    modules,
+    part,
+    unpacked,
+)
+
+_FORMATS = ("gptq", "gptq_v2")
+_BITS = (4, 8)
+
+
+def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
+    """See ``base.Reader``."""
+    bits, form = config.get("bits"), str(config.get("checkpoint_format") or "gptq")
+    if bits not in _BITS or form not in _FORMATS:
+        raise CheckpointError(
+            "GPTQ checkpoints of this kind are not read",
+            where=where,
+            got=f"{bits} bits, checkpoint_format {form}",
+            expected="4 or 8 bits, checkpoint_format gptq or gptq_v2",
+            fix="take such a checkpoint, or the 16-bit one and luvc-export calibrate --precision q4",
+        )
+    names = modules(tensors, "qweight")
+    parts = {name: _parts(name, tensors, bits, config.get("group_size")) for name in names}
+    offset, note = _offset([one["qzeros"] for one in parts.values()], bits, form, config.get("sym"), where)
+    return Stored("gptq", tuple(_linear(name, one, bits, offset) for name, one in parts.items()), (note,))
+
+
+def _parts(name: str, tensors: Mapping[str, StoredTensor], bits: int, stated: object) -> dict[str, StoredTensor]:
+    weight = part(tensors, name, "qweight", None, ("I32",))
+    scales = part(tensors, name, "scales", None, FLOATS)
+    if len(weight.shape) != 2 or len(scales.shape) != 2 or weight.shape[1] * bits % 32:
+        got = f"qweight {list(weight.shape)}, scales {list(scales.shape)}"
+        raise CheckpointError("a quantised weight has sizes that cannot be", where=name, got=got, fix=AGAIN)
+    channels, columns, count = weight.shape[0] * 32 // bits, weight.shape[1], scales.shape[0]
+    part(tensors, name, "scales", (count, columns), FLOATS)
+    zeros = part(tensors, name, "qzeros", (count, columns * bits // 32), ("I32",))
+    groups(name, channels, count, stated)
+    made = {"qweight": weight, "qzeros": zeros, "scales": scales}
+    if f"{name}.g_idx" in tensors:
+        made["g_idx"] = part(tensors, name, "g_idx", (channels,), ("I32", "I64"))
+    return made
+
+
+def _offset(zeros: Sequence[StoredTensor], bits: int, form: str, symmetric: object, where: str) -> tuple[int, str]:
+    """What is added to stored zeros (1 for v1, 0 for v2), and a line that says why.
+
+    Raises:
+        CheckpointError: The config calls the zeros symmetric, and they are neither version's.
+    """
+    low, high = 1 << bits, -1
+    for tensor in zeros:
+        values = _codes(array(tensor), bits).ravel()
+        if values.size:
+            low, high = min(low, int(values.min())), max(high, int(values.max()))
+    half = 1 << (bits - 1)
+    if low == high in (half - 1, half):
+        offset = half - low
+        wrong = " (its checkpoint_format says otherwise)" if (form == "gptq") != bool(offset) else ""
+        return offset, f"GPTQ {'v1' if offset else 'v2'}: every stored zero is {low}{wrong}"
+    if symmetric is True:
+        raise CheckpointError(
+            "the config calls the zeros symmetric, and they are those of no version of GPTQ",
+            where=where,
+            got=f"stored zeros from {low} to {high}",
+            expected=f"all {half - 1} (v1) or all {half} (v2)",
+            fix=AGAIN,
+        )
+    version = "v1" if form == "gptq" else "v2"
+    return int(
+        form == "gptq"
+    ), f"GPTQ {version}, as checkpoint_format says: zeros from {low} to {high} fit both versions"
+
+
+def _linear(name: str, parts: dict[str, StoredTensor], bits: int, offset: int) -> StoredLinear:
+    channels, columns = parts["qweight"].shape[0] * 32 // bits, parts["qweight"].shape[1]
+    sources = tuple(f"{name}.{tail}" for tail in parts)
+    return StoredLinear(name, (columns, channels), bits, sources, partial(_read, name, parts, bits, offset))
+
+
+def _read(name: str, parts: dict[str, StoredTensor], bits: int, offset: int) -> StoredWeight:
+    codes = np.ascontiguousarray(array(parts["qweight"]).T).view(np.uint8)
+    scales = np.ascontiguousarray(array(parts["scales"]).T)
+    group = codes.shape[1] * 8 // bits // scales.shape[1]
+    order = None
+    if "g_idx" in parts:
+        codes, order = in_groups(name, codes, bits, group, array(parts["g_idx"]))
+    zeros = _codes(array(parts["qzeros"]), bits).T + np.uint8(offset)  # a zero past the range wraps, as the library's
+    zeros &= (1 << bits) - 1
+    plain = bool(np.all(zeros == 1 << (bits - 1)))
+    return StoredWeight(codes, scales, None if plain else zeros, bits, group, order)
+
+
+def _codes(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
+    """Codes [rows, words * 32 / bits] in the order of their bits."""
+    return unpacked(np.ascontiguousarray(words).view(np.uint8), bits)

@@ -1,0 +1,182 @@
+"""Quantised weights in the graph of a decoder, against a torch model of the weights they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import quantised_checkpoint as forms
+import torch
+
+from luvc_export import make_plan
+from luvc_export.calibration.runners.compressed import TorchCalls, load_model
+from luvc_export.core import graph_io
+from luvc_export.core.plan import Plan
+from luvc_export.errors import CheckpointError
+from luvc_export.export import trace, weights
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.export.packed import placing, products
+from luvc_export.export.simplify import simplify
+
+#: Of the largest logit, fp32, sums in another order.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Plan]:
+    """The decoder of the cut demo checkpoint without weights, which are inputs of it."""
+    folder = tmp_path_factory.mktemp("traced") / "model"
+    forms.write(folder, *forms.FORMS["pack4"])
+    checkpoint = open_checkpoint(str(folder))
+    skeleton = weights.skeleton(checkpoint, "fp32")
+    plan = make_plan(checkpoint, "none", image_size=(112, 112))
+    decoder = checkpoint.family.decoder(skeleton.model, plan)
+    model = trace.trace_decoder(decoder, checkpoint.family.decoder_shape(checkpoint.config), torch.float32)
+    weights.detach(model, trace.FlatDecoder(decoder), skeleton.names)
+    simplify(model)
+    return ir.to_proto(model).SerializeToString(), plan
+
+
+def feeds(plan: Plan) -> dict[str, Any]:
+    """One image, then eleven tokens."""
+    random, span, text = np.random.default_rng(5), plan.span_tokens, 11
+    places = np.arange(span + text, dtype=np.float32)
+    told = {
+        graph_io.VISUAL_EMBEDS: random.standard_normal((1, 1, span, 192), np.float32),
+        graph_io.INPUT_IDS: random.integers(10, 300, (1, text)),
+        graph_io.VISUAL_POSITION_IDS: np.broadcast_to(places[:span], (3, 1, span)).copy(),
+        graph_io.POSITION_IDS: np.broadcast_to(places[span:], (3, 1, text)).copy(),
+        graph_io.VISUAL_ORDER: np.arange(span)[None],
+        graph_io.ORDER: np.arange(span, span + text)[None],
+        graph_io.TEXT_MASK: np.ones((1, text), bool),
+        graph_io.LOGITS_INDICES: np.arange(text)[None],
+        graph_io.VISUAL_PADDING: np.zeros((1, 1, span), bool),
+    }
+    return {name: told[name] for name in graph_io.decoder_inputs(plan)}
+
+
+def written(traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32") -> onnx.ModelProto:
+    """The graph with the weights of ``model`` in it, those in ``folder``."""
+    checkpoint = open_checkpoint(str(model))
+    skeleton = weights.skeleton(checkpoint, dtype)
+    codes = placing.place(folder, weights.quantised(skeleton.model, checkpoint), dtype, lambda done: None)
+    tensors = weights.stored(skeleton.model, checkpoint)
+    places = weights.copy_plan(tensors)
+    weights.write_copy(folder, tensors, places, lambda count: None)
+    graph = ir.from_proto(onnx.load_model_from_string(traced[0]))
+    known = set(dict(skeleton.model.named_parameters()))
+    inputs = [value for value in graph.graph.inputs if value.name in known]
+    weights.attach(graph, products.insert(graph, inputs, codes), places)
+    return ir.to_proto(graph)
+
+
+def logits(model: onnx.ModelProto, folder: Path, plan: Plan) -> Any:
+    onnx.save(model, folder / "decoder.onnx")
+    session = ort.InferenceSession(str(folder / "decoder.onnx"), providers=["CPUExecutionProvider"])
+    none = np.zeros((1, 2, 0, 32), np.float32)
+    names = {item.name for item in session.get_inputs()}
+    told = {name: value for name, value in feeds(plan).items() if name in names}
+    told |= dict.fromkeys(graph_io.past_names(plan.layers), none)
+    return session.run([graph_io.LOGITS], told)[0]
+
+
+def reference(model: Path, plan: Plan) -> Any:
+    checkpoint = open_checkpoint(str(model))
+    calls = TorchCalls(checkpoint, load_model(checkpoint), plan)
+    with torch.no_grad():
+        return calls.decode_tensors(feeds(plan), calls.empty(1))[0].numpy()
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("name", [name for name in forms.FORMS if name not in ("gptq_v2", "int8", "float_tensor")])
+def test_logits_are_those_of_the_widened_model(name: str, traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS[name])
+    graph = written(traced, tmp_path / "model", tmp_path)
+    ours, theirs = logits(graph, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
+    assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+    assert np.array_equal(ours.argmax(-1), theirs.argmax(-1))
+    count = operators(graph).count("MatMulNBits")
+    assert count == (0 if "fp8" in name or "float" in name else 7 * forms.LAYERS)
+    if "act" in name:  # q, k and v share an order, gate and up another; o and down have their own
+        gathers = [node for node in graph.graph.node if node.op_type == "Gather" and "gathered" in node.name]
+        assert len(gathers) == 4 * forms.LAYERS
+
+
+def test_codes_stay_codes(traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    """No more is written than the checkpoint has, and nothing of it in floating point but scales."""
+    forms.write(tmp_path / "model", *forms.FORMS["pack4_zeros"])
+    graph = written(traced, tmp_path / "model", tmp_path)
+    ours = [tensor for tensor in graph.graph.initializer if tensor.name.endswith((".codes", ".zeros"))]
+    assert len(ours) == 14 * forms.LAYERS and {tensor.data_type for tensor in ours} == {onnx.TensorProto.UINT8}
+    linears = open_checkpoint(str(tmp_path / "model")).stored
+    assert linears is not None
+    numbers = sum(one.shape[0] * one.shape[1] for one in linears.linears)
+    held = sum(int(np.prod(tensor.dims)) for tensor in ours if tensor.name.endswith(".codes"))
+    assert held == numbers // 2
+
+
+@pytest.mark.parametrize("what", ["codes", "zeros", "scales", "order"])
+def test_what_is_written_wrongly_moves_the_logits(what: str, traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    """A swapped nibble, a zero off by one, a turned scale, channels out of order: each is seen."""
+    forms.write(tmp_path / "model", *forms.FORMS["gptq_act" if what == "order" else "awq"])
+    graph = written(traced, tmp_path / "model", tmp_path)
+    theirs = reference(tmp_path / "model", traced[1])
+    tensor = next(
+        one
+        for one in graph.graph.initializer
+        if one.name.endswith(f"layers.1.mlp.gate_proj.weight.{what}")
+        or (what == "order" and one.name.endswith("layers.1.self_attn.o_proj.weight.order"))
+    )
+    if what == "order":
+        swapped = onnx.numpy_helper.to_array(tensor)[::-1]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(swapped.copy(), tensor.name))
+    else:
+        place = {item.key: item.value for item in tensor.external_data}
+        held = np.memmap(tmp_path / place["location"], np.uint8, "r+", int(place["offset"]), (int(place["length"]),))
+        if what == "codes":
+            held[:64] = held[:64] >> 4 | held[:64] << 4
+        elif what == "zeros":
+            held[:64] ^= 1
+        else:
+            scales = held.view(np.float32).reshape(tuple(tensor.dims))
+            scales[:] = scales.T.copy().reshape(scales.shape)
+        held.flush()
+    ours = logits(graph, tmp_path, traced[1])
+    assert np.abs(ours - theirs).max() > 100 * TOLERANCE * np.abs(theirs).max()
+
+
+def test_a_weight_that_is_no_products_is_refused(traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    graph = ir.from_proto(
+        onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 23]>
+        agraph (int64[n] ids, float[8, 32] w) => (float[n, 32] y) { y = Gather(w, ids) }""")
+    )
+    codes = ir.ExternalTensor("x", 0, 128, ir.DataType.UINT8, shape=ir.Shape((8, 1, 16)), name="w.codes")
+    scales = ir.ExternalTensor("x", 128, 32, ir.DataType.FLOAT, shape=ir.Shape((8, 1)), name="w.scales")
+    placed = {"w": placing.Placed((8, 32), 4, 32, codes, scales, None, None, 160)}
+    with pytest.raises(CheckpointError, match=r"something else than a product[\s\S]*w: Gather"):
+        products.insert(graph, [graph.graph.inputs[1]], placed)
+
+
+def test_blocks_divide_groups() -> None:
+    assert [placing.block_of("w", group) for group in (16, 32, 128, 256, 96, 192, 512, 48)] == [
+        16, 32, 128, 256, 32, 64, 128, 16,
+    ]  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"groups of 24 channels[\s\S]*multiples of 16"):
+        placing.block_of("w", 24)
+
+
+def test_scales_that_the_arithmetic_would_round_are_refused(tmp_path: Path) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS["awq"])
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    skeleton = weights.skeleton(checkpoint, "bf16")
+    linears = weights.quantised(skeleton.model, checkpoint)
+    with pytest.raises(CheckpointError, match=r"float16 scales in bf16[\s\S]*--dtype fp32"):
+        placing.place(tmp_path, linears, "bf16", lambda done: None)

@@ -1,0 +1,41 @@
+"""What ``--speculate`` takes, and where it is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.request import MOST, USUAL, Speculation, check_backend
+
+
+def test_lookup_has_a_length() -> None:
+    assert Speculation.parse("lookup") == Speculation(USUAL) and Speculation.parse("lookup:3") == Speculation(3)
+
+
+@pytest.mark.parametrize("text", ["", "look", "lookup:", "lookup:0", f"lookup:{MOST + 1}", "lookup:x", "draft"])
+def test_anything_else_is_refused_by_name(bundle: Bundle, text: str) -> None:
+    with pytest.raises(UsageError, match="no way to draft") as caught:
+        Session(bundle, speculate=text)
+    assert caught.value.where == "--speculate" and f"1 to {MOST}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "backend", [SimpleNamespace(name="tensorrt"), SimpleNamespace(name="cuda", packs=False, unpack=0, pack=0)]
+)
+def test_a_back_end_that_cannot_roll_back_is_refused(backend: SimpleNamespace) -> None:
+    with pytest.raises(MachineError, match="one token of a row a step") as caught:
+        check_backend(backend)
+    assert backend.name in str(caught.value) and "--backend cpu" in str(caught.value)
+
+
+def test_so_is_one_row_at_a_time(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OrtBackend(bundle, bundle.entry(), threads=1)
+    check_backend(backend)
+    monkeypatch.setattr(backend, "largest_batch", 1)
+    with pytest.raises(MachineError):
+        Session(bundle, backend, speculate="lookup")
