@@ -80,7 +80,7 @@ _POINTS = 9
 
 @dataclass(frozen=True)
 class Horizon:
-    """``layer``: all visual tokens may go before it, the number of those with a cache if never. ``curve``: trials by layer."""
+    """``layer``: all visual tokens may go before it, their number if never. ``curve``: trials by layer."""
 
     layer: int
     curve: dict[int, PlanTrial]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from luvc_export.export import families
-
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "benchmarks/measure"))
 
