@@ -91,9 +91,12 @@ of the grid.
 ## Videos
 
 `--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
-`Session.generate(video=[frame, ...], fps=2)` takes frames; `run --video` a folder of them, or an animated GIF, WebP or
-PNG, of which it takes frames evenly in time (`luvc_export.runtime.media.video.open_video`). Films are not read: their
-decoders are large and would meet untrusted files. The error for one prints the ffmpeg command that makes a folder.
+`run --video` and `Session.generate(video=...)` take a film (mp4, mov, mkv, webm, avi, ts, mpg, ogv, flv; with
+`luvc-export[video]`, which brings PyAV and its FFmpeg), a folder of frames, or an animated GIF, WebP or PNG, and of it
+frames evenly in time (`luvc_export.runtime.media.video.open_video`); or frames, `video=[frame, ...], fps=2`. Each frame
+of a film is the one shown at its time, upright, whatever the rate; reading seeks to it. When frames were shown reaches
+the models that use it: Qwen2.5-VL's seconds from one pair to the next, Qwen3-VL's time stamps. How films are kept from
+doing harm: [security](security.md).
 
 Each pair of frames is one image with a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N frames
 share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as fixed as

@@ -139,7 +139,7 @@ class OrtBackend:
 
     def rows(self, cache: OrtCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]; not of a bf16 graph."""
-        arrays = [value.numpy().astype(np.float32) for value in cache.values]
+        arrays = [value.numpy().astype(np.float32, copy=False) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
     @property
@@ -154,6 +154,11 @@ class OrtBackend:
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
         return OrtCache(tuple(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays))
+
+    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OrtCache:
+        """See ``paired.Half``."""
+        kinds = (self._decoder_kinds[name] for name in graph_io.past_names(len(rows)))
+        return OrtCache(tuple(map(self._value, (array for pair in rows for array in pair), kinds)))
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""

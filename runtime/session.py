@@ -30,7 +30,7 @@ from luvc_export.runtime.generation.result import Generation, Stream
 from luvc_export.runtime.generation.sampling import Sampling, sampling_from
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
-from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES
+from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
@@ -137,8 +137,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
         after: Generation | None = None,
         image_tokens: int | None = None,
         stream: Literal[False] = False,
@@ -152,8 +152,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
         after: Generation | None = None,
         image_tokens: int | None = None,
         stream: Literal[True],
@@ -166,8 +166,8 @@ class Session:
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
         *,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
         after: Generation | None = None,
         image_tokens: int | None = None,
         stream: bool = False,
@@ -183,8 +183,9 @@ class Session:
             prompt: The question; the pictures stand before it. Or:
             messages: A chat in Hugging Face's form; ``{"type": "image"}`` and ``{"type": "video"}`` parts say where the
                 pictures and videos stand.
-            video: Frames of a video, in order, where the bundle takes videos.
-            fps: How many of those frames make a second.
+            video: A film, a folder of frames or an animated picture (path or a file's bytes), of which as many frames
+                are taken as ``video_frames`` says; or frames in order. Where the bundle takes videos.
+            fps: How many of those frames make a second; None takes what the file says, else 2.
             after: The answer before this one. ``messages`` still hold the whole chat, and ``image`` all its pictures;
                 what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
             image_tokens: Most visual tokens that a picture may become before compression; the bundle's sizes of more
@@ -203,7 +204,7 @@ class Session:
         """
         options = self.sampling(sampling)
         started = perf_counter()
-        wanted = replace(question(image, prompt, messages, video, fps), image_tokens=image_tokens)
+        wanted = replace(question(image, prompt, messages, video, fps, self.video_frames()), image_tokens=image_tokens)
         asked = open_media(wanted, self.bundle.manifest)
         past: Past | None = after.past if after else None
         chosen, request = self.fit(asked, past.loaded if past else None)
@@ -243,9 +244,8 @@ class Session:
         for row, ask in enumerate(requests):
             with in_row(row):
                 check_ask(ask)
-                fps = ask.get("fps", DEFAULT_FPS)
-                asked = question(ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), fps)
-                asked = replace(asked, image_tokens=ask.get("image_tokens"))
+                given = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
+                asked = replace(question(*given, self.video_frames()), image_tokens=ask.get("image_tokens"))
                 ready.append(self.prepare_row(asked, options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:
@@ -346,15 +346,16 @@ class Session:
         image: Picture | Sequence[Picture] | None = None,
         prompt: str | None = None,
         messages: Sequence[Message] | None = None,
-        video: Sequence[Picture] | None = None,
-        fps: float = DEFAULT_FPS,
+        video: VideoSource | None = None,
+        fps: float | None = None,
     ) -> Request:
         """Preprocess pictures for the plan that answers (``Request.plan``) and tokenise; arguments as of ``generate``.
 
         Raises:
             UsageError: See ``generate``.
         """
-        return self.fit(open_media(question(image, prompt, messages, video, fps), self.bundle.manifest))[1]
+        asked = question(image, prompt, messages, video, fps, self.video_frames())
+        return self.fit(open_media(asked, self.bundle.manifest))[1]
 
     def token_limit(self, request: Request, wanted: int | None = None) -> int:
         """How many tokens may be generated after a request of ``prepare``: ``wanted``, or as many as fit.

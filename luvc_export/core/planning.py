@@ -92,6 +92,10 @@ def unshared(keep: tuple[int, ...], llm: DecoderShape) -> tuple[int, ...]:
     return (*keep[: llm.cached], *[0] * llm.shared)
 
 
+#: What scores that choose in rounds take where nothing is said: an exported plan writes it out, a recipe need not.
+_SETTINGS = {"rounds": "growing", "steps": 0}
+
+
 def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     """The named plan that ``plan`` is for an LLM of this shape; None where it is none, or was made with other settings.
 
@@ -104,7 +108,10 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     part = _llm_part(asked.llm, seen, llm, plan.sharing.images)
     ways = ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum")
     same = all(getattr(part, name) == getattr(plan.llm, name) for name in ways)
-    same &= (part.method.name, part.method.settings) == (plan.llm.method.name, plan.llm.method.settings)
+    same &= (part.method.name, _SETTINGS | dict(part.method.settings)) == (
+        plan.llm.method.name,
+        _SETTINGS | dict(plan.llm.method.settings),
+    )
     wanted, leaving = asked.encoder.prune, seen.prune
     same &= (wanted and (wanted.keep, wanted.restore)) == (leaving and (leaving.keep, leaving.restore))
     return plan.schedule if same and bool(seen.merges) == isinstance(asked.llm.schedule, str) else None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from luvc_export.batch.answerer import Answerer as RowAnswerer
 from luvc_export.errors import UsageError, did_you_mean
-from luvc_export.runtime.media.video import DEFAULT_FPS
 from luvc_export.runtime.prompt.encoder import Question, question
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def ask_of(row: dict[str, Any]) -> Callable[[], Question]:
     def ask() -> Question:
         messages, fps = row.get("messages"), row.get("fps")
         chat = json.loads(messages) if isinstance(messages, str) else messages
-        return question(row.get("image"), row.get("prompt"), chat, row.get("video"), fps or DEFAULT_FPS)
+        return question(row.get("image"), row.get("prompt"), chat, row.get("video"), fps)
 
     return ask
 

@@ -12,6 +12,7 @@ from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.image_tokens import MOST
 from luvc_export.errors import LuvcError
 from luvc_export.runtime.generation.sampling import Sampling, sampling_of_request
+from luvc_export.runtime.media.film import HEAD, MAX_TAKEN_PIXELS, container_of
 from luvc_export.runtime.media.pictures import Opened, Picture, pixels_to_decode
 from luvc_export.runtime.media.video import DEFAULT_FPS, open_video
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, VideoClip
@@ -125,9 +126,11 @@ class Asker:
 
         def film() -> VideoClip:
             sampled = open_video(sources[0], count, fps)
-            return VideoClip(sampled.frames, sampled.fps)
+            return VideoClip(sampled.frames, sampled.fps, sampled.times)
 
-        return _Medium(count * pixels_to_decode(sources[0], None), film, where)
+        coded = container_of(sources[0][:HEAD]) is not None
+        pixels = MAX_TAKEN_PIXELS if coded else count * pixels_to_decode(sources[0], None)
+        return _Medium(pixels, film, where)
 
 
 @dataclass(frozen=True)

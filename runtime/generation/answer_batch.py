@@ -19,6 +19,7 @@ from luvc_export.runtime.generation.slot_rows import SlotRows
 from luvc_export.runtime.generation.timing import DraftCounts, Spent
 from luvc_export.runtime.loaded_plan import LoadedPlan
 from luvc_export.runtime.media.pictures import Picture
+from luvc_export.runtime.media.video import VideoSource
 from luvc_export.runtime.prompt.request import Request, all_shown
 from luvc_export.runtime.prompt.template import Message
 from luvc_export.runtime.speculation.rows import shared_calls
@@ -31,8 +32,8 @@ class Ask(TypedDict, total=False):
     image: Picture | Sequence[Picture] | None
     prompt: str | None
     messages: Sequence[Message] | None
-    video: Sequence[Picture] | None
-    fps: float
+    video: VideoSource | None
+    fps: float | None
     image_tokens: int | None
 
 
@@ -141,7 +142,8 @@ def answer_batch(
             TokenSequence(loaded.encoder, options, loaded.ends, limit, request.token_ids)
             for request, limit in zip(some, limits, strict=True)
         ]
-        rows, start = [Row(sequence) for sequence in sequences], perf_counter()
+        rows = [Row(sequence, request=request) for sequence, request in zip(sequences, some, strict=True)]
+        start = perf_counter()
         shown = [request.shown() for request in some] if slots else [all_shown(some)]
         seen = join_features([loaded.encode_images(*images) for images in shown])
         encoded = perf_counter()

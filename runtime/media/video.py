@@ -1,7 +1,4 @@
-"""A folder of frames, or an animated picture -> frames sampled evenly in time.
-
-Films (mp4 and the like) are not read: their decoders are large and meet untrusted files. ffmpeg makes a folder of one.
-"""
+"""A film, a folder of frames, or an animated picture -> frames sampled evenly in time."""
 
 from __future__ import annotations
 
@@ -12,15 +9,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from luvc_export.core.files.folders import check_name, list_names
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import UsageError
+from luvc_export.runtime.media.film import HEAD, MAX_BYTES, container_of, decode_film, ffmpeg, film_too_large
 from luvc_export.runtime.media.picture_limits import check_file
-from luvc_export.runtime.media.pictures import MAX_PIXELS, open_picture
+from luvc_export.runtime.media.pictures import MAX_PIXELS, Picture, open_picture
 
 #: Frames a folder or file may have.
 MAX_FRAMES = 100_000
@@ -39,11 +37,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Sampled:
-    """Frames of a video, upright RGB, and how many of them make a second. ``of`` is how many there were."""
+    """Frames of a video, upright RGB, and how many of them make a second. ``of`` is how many there were.
+
+    ``times`` are seconds from the start at which each is shown, where the source says so.
+    """
 
     frames: tuple[Image.Image, ...]
     fps: float
     of: int
+    times: tuple[float, ...] | None = None
+
+
+#: What a question may carry for a video: a film, a folder or an animated picture (its path, or the bytes of a file),
+#: frames in order, or what ``open_video`` gave.
+VideoSource: TypeAlias = "str | os.PathLike[str] | bytes | Sequence[Picture] | Sampled"
 
 
 def spread(frames: Sequence[_T], count: int) -> tuple[_T, ...]:
@@ -72,20 +79,25 @@ def open_video(
     """Read at most ``frames`` frames, evenly spread over the video.
 
     Args:
-        source: A folder of pictures (in the order of their names, numbers by value) or an animated GIF, WebP or PNG, or
-            the bytes of one.
+        source: A film, a folder of pictures (in the order of their names, numbers by value) or an animated GIF, WebP or
+            PNG; or the bytes of a file.
         frames: At most.
         fps: Frames a second of the source; None takes what the file says, 2 for a folder.
         progress: Told the fraction done.
 
     Raises:
-        UsageError: Nothing there, a film, a still picture, damaged frames, or too many or too large ones.
+        UsageError: Nothing there, a still picture, damaged frames, too many or too large ones, or a film that takes too
+            much time or memory.
+        MachineError: A film, and PyAV is not installed.
     """
     if fps is not None:
         check_fps(fps)
     if frames < 1:
         raise UsageError("a video needs frames", where="frames", got=frames, expected="at least 1")
     if isinstance(source, bytes):
+        container = container_of(source[:HEAD])
+        if container is not None:
+            return _film(source, container, frames, fps, f"{len(source)} bytes")
         return _animation(source, frames, fps, progress)
     path = Path(source)
     check_name(path, "the video")
@@ -93,9 +105,24 @@ def open_video(
         return _folder(path, frames, fps or DEFAULT_FPS, progress)
     if not path.is_file():
         raise UsageError(
-            "there is no such video", where=str(path), expected="a folder of frames or an animated picture"
+            "there is no such video", where=str(path), expected="a film, a folder of frames or an animated picture"
         )
+    with open_regular(path, links=True) as file:
+        container = container_of(file.read(HEAD))
+        if container is not None:
+            file.seek(0)
+            data = file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise film_too_large(str(path))
+            return _film(data, container, frames, fps, str(path))
     return _animation(path, frames, fps, progress)
+
+
+def _film(data: bytes, container: str, frames: int, fps: float | None, where: str) -> Sampled:
+    taken = decode_film(data, container, frames, where)
+    if fps is not None:
+        return Sampled(taken.frames, fps * len(taken.frames) / taken.of, taken.of)
+    return Sampled(taken.frames, len(taken.frames) / taken.seconds, taken.of, taken.times)
 
 
 def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], None]) -> Sampled:
@@ -106,7 +133,7 @@ def _folder(path: Path, frames: int, fps: float, progress: Callable[[float], Non
             names.append(name)
         _check_count(len(names), str(path))
     if not names:
-        raise UsageError("the folder holds no pictures", where=str(path), fix=_ffmpeg("FILM", str(path)))
+        raise UsageError("the folder holds no pictures", where=str(path), fix=ffmpeg("FILM", str(path)))
     chosen = spread(sorted(names, key=_by_number), min(frames, len(names)))
     pictures = []
     for index, name in enumerate(chosen):
@@ -128,10 +155,10 @@ def _animation(path: Path | bytes, frames: int, fps: float | None, progress: Cal
         raise
     except UnidentifiedImageError as error:
         raise UsageError(
-            "this file is no animated picture, and films are not read",
+            "this file is no film that is read, and no animated picture",
             where=where,
-            expected="a folder of frames, or an animated GIF, WebP or PNG",
-            fix=_ffmpeg(where, "FRAMES"),
+            expected="mp4, mov, mkv, webm, avi, ts, mpg, ogv, flv, GIF, WebP or PNG; or a folder of frames",
+            fix=ffmpeg(where, "FRAMES"),
         ) from error
     except Exception as error:  # decoders raise almost anything on bad files
         raise UsageError(
@@ -188,10 +215,3 @@ def _check_count(count: int, where: str) -> None:
 def _too_large(where: str, got: str, expected: str) -> UsageError:
     fix = "take fewer or smaller frames; the model sees a few small ones anyway"
     return UsageError("the video is too large", where=where, got=got, expected=expected, fix=fix)
-
-
-def _ffmpeg(film: str, folder: str) -> str:
-    """The command that makes a folder of frames, for a shell."""
-    from shlex import quote
-
-    return f"mkdir -p {quote(folder)} && ffmpeg -i {quote(film)} -vf fps=2 {quote(folder)}/%06d.jpg"

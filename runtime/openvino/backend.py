@@ -153,6 +153,14 @@ class OpenVinoBackend:
         arrays = [_floats(value) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
+    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OpenVinoCache:
+        """See ``paired.Half``."""
+        library = devices.load_library()
+        kinds = [self._decoder.inputs[name] for name in graph_io.past_names(len(rows))]
+        arrays = [array for pair in rows for array in pair]
+        tensors = (_tensor(library, array, *kind) for array, kind in zip(arrays, kinds, strict=True))
+        return OpenVinoCache(tuple(tensors), tuple(arrays))
+
     @property
     def packs(self) -> bool:
         """See ``RowPacker.packs``: where caches are the host's memory."""

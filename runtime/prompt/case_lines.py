@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.errors import UsageError
-from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, open_video
+from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import Question, question
 
 _FIELDS = ("id", "image", "video", "fps", "prompt", "answer", "kind")
@@ -25,8 +25,8 @@ class FileCase:
         answer: What is right, or None where nobody knows.
         kind: Type of question.
         picture: Cluster: questions with the same number are not independent of each other.
-        video: A folder of frames or an animated picture, or the frames themselves. It stands after the pictures and
-            before the text.
+        video: A film, a folder of frames or an animated picture, or the frames themselves. It stands after the pictures
+            and before the text.
         fps: Frames a second; None takes what the video's file says.
         id: What its author calls it.
     """
@@ -49,10 +49,7 @@ def question_of(
     Raises:
         UsageError: The video cannot be read.
     """
-    if isinstance(video, Path):
-        sampled = open_video(video, frames or DEFAULT_FRAMES, fps)
-        video, fps = sampled.frames, sampled.fps
-    return question(list(images), prompt, None, video, fps or DEFAULT_FPS)
+    return question(list(images), prompt, None, video, fps, frames or DEFAULT_FRAMES)
 
 
 def case_id(line: str) -> str | int | None:
@@ -68,8 +65,8 @@ def case_id(line: str) -> str | int | None:
 def parse_case(line: str, where: str, folder: Path) -> FileCase:
     """Read one line.
 
-    Its fields: ``prompt``, ``image`` (a path or a list of them, relative to ``folder``) or ``video`` (a folder of
-    frames or an animated picture, with ``fps``), and optionally ``id``, ``answer`` and ``kind``.
+    Its fields: ``prompt``, ``image`` (a path or a list of them, relative to ``folder``) or ``video`` (a film, a
+    folder of frames or an animated picture, with ``fps``), and optionally ``id``, ``answer`` and ``kind``.
 
     Args:
         line: JSON.

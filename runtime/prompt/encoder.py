@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.media.pictures import Opened, Picture
-from luvc_export.runtime.media.video import check_fps
+from luvc_export.runtime.media.video import DEFAULT_FPS, DEFAULT_FRAMES, Sampled, VideoSource, check_fps, open_video
 from luvc_export.runtime.prompt.template import ChatTemplate, Message, load_template
 from luvc_export.runtime.prompt.tokenizer_rules import check_tokenizer
 
@@ -24,10 +25,14 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class VideoClip:
-    """Frames of a video, in order, and how many of them make a second."""
+    """Frames of a video, in order, and how many of them make a second.
+
+    ``times`` are seconds from the start at which each is shown, where that is known better than by ``fps``.
+    """
 
     frames: tuple[Picture, ...]
     fps: float
+    times: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,21 @@ def question(
     image: Picture | Sequence[Picture] | None,
     prompt: str | None,
     messages: Sequence[Message] | None,
-    video: Sequence[Picture] | None = None,
-    fps: float = 2.0,
+    video: VideoSource | None = None,
+    fps: float | None = None,
+    frames: int = DEFAULT_FRAMES,
 ) -> Question:
     """Bring the ways of asking into one form. With ``prompt``, the pictures come first, then the video, then the text.
 
     Image parts of ``messages`` may carry their picture (``{"type": "image", "image": ...}``; ``path``, ``url``);
-    if none does, they stand for ``image`` in order. A video part may carry its frames (``{"type": "video", "video":
-    [...], "fps": 2}``) or stand for ``video``.
+    if none does, they stand for ``image`` in order. A video part may carry its frames or its file (``{"type": "video",
+    "video": [...], "fps": 2}``) or stand for ``video``. Of a file at most ``frames`` frames are taken.
 
     Raises:
         UsageError: Neither or both of ``prompt`` and ``messages``, or pictures given in two ways.
     """
     given = _pictures(image)
-    clip = _clip(video, fps) if video is not None else None
+    clip = _clip(video, fps, frames) if video is not None else None
     if (prompt is None) == (messages is None):
         raise UsageError(
             "give a prompt or messages",
@@ -117,7 +123,7 @@ def question(
         if part["type"] == "image":
             found += islice(pictures, 1)
         elif "video" in part:
-            found.append(_clip(part["video"], part.get("fps", fps)))
+            found.append(_clip(part["video"], part.get("fps", fps), frames))
         elif clip is not None:
             found.append(clip)
     return Question(listed, (*found, *pictures))
@@ -308,14 +314,18 @@ def _carried(part: Message) -> Any:
     return part.get("image", part.get("path", part.get("url")))
 
 
-def _clip(frames: Any, fps: Any) -> VideoClip:
-    if not isinstance(frames, list | tuple) or not frames:
+def _clip(video: Any, fps: Any, frames: int) -> VideoClip:
+    if isinstance(video, str | os.PathLike | bytes):
+        video = open_video(video, frames, fps)
+    if isinstance(video, Sampled):
+        return VideoClip(video.frames, video.fps, video.times)
+    if not isinstance(video, list | tuple) or not video:
         raise UsageError(
-            "a video is a list of its frames",
+            "a video is a file, a folder, or a list of frames",
             where="video",
-            got="an empty list" if isinstance(frames, list | tuple) else type(frames).__name__,
-            expected="[picture, picture, ...]",
-            fix="runtime.media.video.open_video(PATH) gives frames and fps of a folder or an animated picture",
+            got="an empty list" if isinstance(video, list | tuple) else type(video).__name__,
+            expected="a path, a file's bytes, or [picture, picture, ...]",
         )
+    fps = DEFAULT_FPS if fps is None else fps
     check_fps(fps)
-    return VideoClip(tuple(frames), float(fps))
+    return VideoClip(tuple(video), float(fps))

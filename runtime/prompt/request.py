@@ -119,7 +119,7 @@ def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -
     """
     need = largest_canvas(manifest) if manifest else None
     if isinstance(medium, VideoClip):
-        return OpenedClip(tuple(open_picture(frame, need=need) for frame in medium.frames), medium.fps)
+        return OpenedClip(tuple(open_picture(frame, need=need) for frame in medium.frames), medium.fps, medium.times)
     return open_picture(medium, need=need)
 
 
@@ -151,7 +151,7 @@ def make_request(
             video = _video(manifest, plan)
             item = _filled(item, plan.sharing.images * video.frames) if plan.sharing.images > 1 else item
             moments = fill_images(item.frames, spec)
-            parts.append(_written(video, len(item.frames), len(moments), item.fps))
+            parts.append(_written(video, len(moments), item))
             clips.append(ClipImages(len(prepared), len(moments), video.frames / item.fps))
             if video.step is not None:
                 seconds = video.frames / item.fps if video.step_of == "second" else 1.0
@@ -252,15 +252,17 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
 
 def _filled(clip: OpenedClip, frames: int) -> OpenedClip:
     """``clip`` in so many frames, as long as before."""
-    return OpenedClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames))
+    times = None if clip.times is None else spread(clip.times, frames)
+    return OpenedClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames), times)
 
 
-def _written(video: Video, frames: int, images: int, fps: float) -> tuple[str | int, ...]:
+def _written(video: Video, images: int, clip: OpenedClip) -> tuple[str | int, ...]:
     """What stands for a video: its images one after another, each with its time where the family writes it."""
     written: list[Any] = []
+    times = clip.times or tuple(index / clip.fps for index in range(len(clip.frames)))
     for index in range(images):
-        first, last = index * video.frames, min((index + 1) * video.frames, frames) - 1
-        seconds = (first / fps + last / fps) / 2
+        first, last = index * video.frames, min((index + 1) * video.frames, len(times)) - 1
+        seconds = (times[first] + times[last]) / 2
         written += [part.format(seconds=f"{seconds:.1f}") if isinstance(part, str) else part for part in video.written]
     return tuple(written)
 

@@ -215,7 +215,7 @@ def test_run_refuses_bad_bundles_pictures_and_prompts(
     film.write_bytes(b"\x00\x00\x00\x18ftypmp42")
     shown.mkdir()
     shutil.copy(picture, shown / "1.png")
-    refused(cli("run", demo_bundle.folder, "--video", film, *ask), "films are not read", "ffmpeg -i")
+    refused(cli("run", demo_bundle.folder, "--video", film, *ask), "the film is damaged or truncated", "film.mp4")
     refused(cli("run", demo_bundle.folder, "--video", shown, *ask), "this bundle takes no video", "--video")
     refused(cli("run", demo_bundle.folder, "--image", picture, "--frames", "3", *ask), "pass --video")
     weights = copied_bundle / "weights"

@@ -26,7 +26,7 @@ def run(
     ] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat for several.")] = None,
     video: Annotated[
-        Path | None, typer.Option("--video", help="Folder of frames, or an animated GIF, WebP or PNG.")
+        Path | None, typer.Option("--video", help="Film (mp4, mkv, ...), folder of frames, or animated picture.")
     ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", help="Frames to look at; default: what the bundle takes, at most 16.")
@@ -138,9 +138,9 @@ def run(
         with options.progress(quiet=as_json) as tell:
             wanted = session.video_frames() if frames is None else frames
             film = open_video(video, wanted, fps, lambda done: tell("reading frames", done))
-        seen |= {"video": film.frames, "fps": film.fps}
+        seen["video"] = film
     if asked is None:
-        frames_seen = {"video": film.frames, "fps": film.fps} if film else {}
+        frames_seen = {"video": film} if film else {}
         line_editing()
         chat = Chat(session, sampling, seen["image"], frames_seen, show_kept or Path("kept.png"), _say_times)
         chat.run()
@@ -163,7 +163,7 @@ def run(
                     "image_size": result.selection.size,
                     "tiles": result.selection.tiles,
                     "units": bucket_counts(result.selection),
-                    "video": {"frames": len(film.frames), "of": film.of, "fps": film.fps} if film else None,
+                    "video": film_facts(film),
                     "show_kept": str(show_kept) if show_kept else None,
                     "backend": result.backend,
                     "arithmetic": result.arithmetic,
@@ -189,6 +189,13 @@ def run(
     for note in session.notes:
         print(note, file=sys.stderr)
     print(timing_line(result.timings), file=sys.stderr)
+
+
+def film_facts(film: Any) -> dict[str, Any] | None:
+    """What was taken of a video, for JSON."""
+    if film is None:
+        return None
+    return {"frames": len(film.frames), "of": film.of, "fps": film.fps, "times": film.times}
 
 
 def _say_times(answer: Any) -> None:

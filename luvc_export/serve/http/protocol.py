@@ -37,7 +37,7 @@ class ImagePart(Struct, tag_field="type", tag="image_url"):
 
 
 class VideoURL(Struct):
-    """An animated picture, or ``data:video/jpeg;base64,FRAME,FRAME,...``, and its frames a second."""
+    """A film or animated picture, or ``data:video/jpeg;base64,FRAME,FRAME,...``, and its frames a second."""
 
     url: str
     fps: Annotated[float, Meta(gt=0, le=1000)] | None = None

@@ -46,7 +46,7 @@ class Addresses:
         )
 
     def frames(self, url: str, param: str) -> list[bytes]:
-        """One item for an animated picture, several for ``data:video/jpeg;base64,FRAME,FRAME``.
+        """One item for a film or an animated picture, several for ``data:video/jpeg;base64,FRAME,FRAME``.
 
         Raises:
             ApiError: See ``read``.

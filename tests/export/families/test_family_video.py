@@ -8,10 +8,12 @@ from typing import Any
 
 import family_chat
 import family_harness as harness
+import film_files
 import numpy as np
 import pytest
 import torch
 from family_harness import GREEDY, Case, case
+from PIL import Image
 from test_family_answers import session
 
 from luvc_export.core.tiling import ClipImages
@@ -19,6 +21,7 @@ from luvc_export.core.token_layout import Clip, arrange
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.llm.mrope import flat_patches
+from luvc_export.runtime.media.video import Sampled
 
 FAMILIES = families.built_in()
 VIDEO = [name for name in FAMILIES if families.find(name, "test").video(case(name).config)]
@@ -69,6 +72,37 @@ def test_a_video_is_answered_as_by_transformers(name: str, count: int, tmp_path:
     assert family_chat.expanded(tiny, request.token_ids) == prompt
     found = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
     assert list(found.token_ids) == harness.reference_greedy(tiny, given)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_film_is_answered_as_its_folder_of_pictures(name: str, tmp_path: Path) -> None:
+    """Frames, prompt (with its time stamps, where the family writes them), time positions and answer."""
+    pytest.importorskip("av")
+    tiny = case(name)
+    height, width = tiny.size
+    film = film_files.write_film(tmp_path / "clip.mp4", film_files.noise(20, height, width), rate=4)
+    (tmp_path / "clip").mkdir()
+    for index, frame in enumerate(film_files.noise(20, height, width)):
+        Image.fromarray(frame).save(tmp_path / "clip" / f"{index}.png")
+    ours = session(tiny, tmp_path / "bundle", tiny.plan, video=True)
+    ours.video_frames = lambda: 4  # type: ignore[method-assign]
+    one = ours.prepare(messages=CHAT, video=str(film))
+    other = ours.prepare(messages=CHAT, video=tmp_path / "clip", fps=4)
+    assert (one.token_ids, one.clips, one.blocks) == (other.token_ids, other.clips, other.blocks)
+    assert np.array_equal(one.images, other.images)
+    answers = [ours.answer(request, max_new_tokens=GREEDY, greedy=True).token_ids for request in (one, other)]
+    assert answers[0] == answers[1]
+
+
+def test_frames_real_times_are_written(tmp_path: Path) -> None:
+    """Qwen3-VL is told when frames were shown, not when they would have been at an even rate."""
+    tiny = case("qwen3_vl")
+    ours = session(tiny, tmp_path, tiny.plan, video=True)
+    shown = Sampled(tuple(map(Image.fromarray, film_files.noise(4, *tiny.size))), 1.0, 4, (0.0, 0.4, 2.0, 3.0))
+    text = ours.encoder.tokenizer.decode(list(ours.prepare(messages=CHAT, video=shown).token_ids))
+    even = ours.encoder.tokenizer.decode(list(ours.prepare(messages=CHAT, video=shown.frames, fps=1).token_ids))
+    assert ("0.2" in text, "2.5" in text, "0.5" in even, "2.5" in even) == (True, True, True, True)
+    assert text != even
 
 
 def test_a_picture_fills_both_frames(tmp_path: Path) -> None:
@@ -138,7 +172,8 @@ def test_a_bundle_without_video_says_how_to_get_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("video", "fps", "said"),
     [
-        ("clip.mp4", 2, r"a video is a list of its frames(.|\n)*got: str(.|\n)*open_video"),
+        ("clip.mp4", 2, r"there is no such video(.|\n)*clip\.mp4"),
+        (7, 2, r"a video is a file, a folder, or a list of frames(.|\n)*got: int"),
         ([], 2, "an empty list"),
         ([np.zeros((4, 4, 3), np.uint8)], 0, "frames per second is a number above 0"),
     ],
