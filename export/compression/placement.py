@@ -61,14 +61,14 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         str(model.config.model_type),  # type: ignore[union-attr]
         type(model).__name__,
     )
-    if family.image_size(model.config) is None and not hasattr(model.model, "visual"):
+    vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
+    if getattr(vision, "padded_patches", False):
         raise UsageError(
             f"compression inside transformers does not take the pictures of {family.model_type}",
             where="model",
             got="a processor that gives patches of any grid, padded",
             fix="export a bundle and ask that",
         )
-    vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
     decoder = family.decoder(model, plan)
     before = model.__dict__.get("forward")
 
@@ -135,11 +135,11 @@ def _forward(
     embeds = torch.zeros(0, plan.vision_tokens, family.visual_width(model.config), dtype=dtype)
     positions = torch.zeros(0, plan.vision_tokens, 2 * vision.copies)
     if pixel_values is not None:
-        if pixel_values.dim() == 2:
+        side = family.unit_pixels(model.config)
+        if hasattr(vision, "from_patches") and pixel_values.shape[-2:] != (plan.grid[0] * side, plan.grid[1] * side):
             _check_grid(plan, image_grid_thw, vision.patches)
             embeds, positions, _ = vision.from_patches(pixel_values)
         else:
-            side = family.unit_pixels(model.config)
             size = family.image_size(model.config) or (plan.grid[0] * side, plan.grid[1] * side)
             embeds, positions, _ = vision(_pictures(pixel_values, ids.count(image_token), size))
     state = past if isinstance(past, PrunedCache) else None

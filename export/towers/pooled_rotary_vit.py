@@ -30,6 +30,8 @@ class PooledRotaryViT(LearnedPositionViT):
     """
 
     inner: Tensor
+    #: What the family's processor gives: patches of any grid, padded to a number.
+    padded_patches = True
 
     def __init__(self, tower: Any, projector: Any, plan: Plan, normalise: Normalise) -> None:
         side = tower.config.pooling_kernel_size
