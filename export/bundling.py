@@ -152,7 +152,8 @@ def _write_graphs(
         progress(f"tracing {file}", 0.6)
         simplify(model)
         mark_bodies.attach(model, plan)
-        weights.attach(model, products.insert(model, inputs, codes), places)
+        level = products.ROUNDED if options.round_activations else products.EXACT
+        weights.attach(model, products.insert(model, inputs, codes, level), places)
         used |= weights.used(model)
         model.producer_name, model.producer_version = "luvc-export", VERSION
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())

@@ -109,6 +109,16 @@ calibration take such a plan by its name, with cases that show videos; `plan --d
 Where a process has asked several sizes or both plans, each has its decoder open, and ONNX Runtime packs the weights of
 each on its own: memory grows with every one that was used, while the file is there once.
 
+## Reduced vocabularies
+
+`export --vocab FILE` gives the head rows for the tokens that a list (JSON) names or a text is made of, `--vocab N
+--data CASES.jsonl` for N: those of answers, then of prompts, then the lowest ids. Special tokens, and tokens of one
+letter or byte, are always among them, so that any text can be written. Prompts are read with all tokens. Logits keep
+their width and ids; tokens without a row get -10,000, in the graph, so greedy tokens chosen on a device and grammars,
+biases and log probabilities on the host need no map. `inspect`, `Session.notes` (`run` prints them) and `luvc.json`'s
+`vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it costs and
+gives](results/vocabulary.md).
+
 ## Several questions at once
 
 `Session.generate_batch([{"image": ..., "prompt": ...}, ...])` answers rows that differ in text and pictures; each gets

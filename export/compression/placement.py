@@ -127,11 +127,11 @@ def _forward(
     embeds = torch.zeros(0, plan.vision_tokens, family.visual_width(model.config), dtype=dtype)
     positions = torch.zeros(0, plan.vision_tokens, 2 * vision.copies)
     if pixel_values is not None:
-        if pixel_values.dim() == 2:
+        side = family.unit_pixels(model.config)
+        if hasattr(vision, "from_patches") and pixel_values.shape[-2:] != (plan.grid[0] * side, plan.grid[1] * side):
             _check_grid(plan, image_grid_thw, vision.patches)
             embeds, positions, _ = vision.from_patches(pixel_values)
         else:
-            side = family.unit_pixels(model.config)
             size = family.image_size(model.config) or (plan.grid[0] * side, plan.grid[1] * side)
             embeds, positions, _ = vision(_pictures(pixel_values, ids.count(image_token), size))
     state = past if isinstance(past, PrunedCache) else None

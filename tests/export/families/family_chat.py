@@ -21,6 +21,7 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
@@ -43,6 +44,10 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
     "mistral3": ({"[IMG]": 250, "[IMG_BREAK]": 251, "[IMG_END]": 252}, "[IMG]"),
+    "paddleocr_vl": (
+        {"<|IMAGE_PLACEHOLDER|>": 250, "<|video_pad|>": 251, "<|IMAGE_START|>": 252, "<|IMAGE_END|>": 253},
+        "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
+    ),
     "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
@@ -55,6 +60,7 @@ NAMED = {
         "boi_token": "<start_of_image>",
         "eoi_token": "<end_of_image>",
     },
+    "paddleocr_vl": {"image_token": "<|IMAGE_PLACEHOLDER|>"},
     "internvl": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -129,6 +135,8 @@ def processor(tiny: Case, **images: Any) -> Any:
         return LlavaNextProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
+    if name == "paddleocr_vl":
+        return PaddleOCRVLProcessor(**given)
     if name == "mistral3":
         return pixtral_processor()(**given, patch_size=8, spatial_merge_size=2)
     given["video_processor"] = Still()

@@ -70,7 +70,9 @@ def feeds(plan: Plan) -> dict[str, Any]:
     return {name: told[name] for name in graph_io.decoder_inputs(plan)}
 
 
-def written(traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32") -> onnx.ModelProto:
+def written(
+    traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32", level: int = products.EXACT
+) -> onnx.ModelProto:
     """The graph with the weights of ``model`` in it, those in ``folder``."""
     checkpoint = open_checkpoint(str(model))
     skeleton = weights.skeleton(checkpoint, dtype)
@@ -81,7 +83,7 @@ def written(traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = 
     graph = ir.from_proto(onnx.load_model_from_string(traced[0]))
     known = set(dict(skeleton.model.named_parameters()))
     inputs = [value for value in graph.graph.inputs if value.name in known]
-    weights.attach(graph, products.insert(graph, inputs, codes), places)
+    weights.attach(graph, products.insert(graph, inputs, codes, level), places)
     return ir.to_proto(graph)
 
 
@@ -264,3 +266,11 @@ def test_tensorrt_rtx_builds_the_decoder(name: str, traced: tuple[bytes, Plan], 
     assert (tmp_path / "decoder.engine").stat().st_size > 100_000
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("weights.codes.")], "taken away again"
     assert trt is not None
+
+
+def test_rounded_activations_are_asked_for(traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS["awq"])
+    graph = written(traced, tmp_path / "model", tmp_path, level=products.ROUNDED)
+    ours, theirs = logits(graph, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
+    apart = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert 10 * TOLERANCE < apart < 0.05
