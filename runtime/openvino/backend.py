@@ -142,7 +142,7 @@ class OpenVinoBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
-        layers = self._bundle.manifest.decoder.layers
+        layers = self._bundle.manifest.decoder.cached
         rows = len(feeds[graph_io.INPUT_IDS])
         past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
         kept = dict(zip(graph_io.past_names(layers), past, strict=True))
@@ -174,7 +174,7 @@ class OpenVinoBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
         """See ``RowPacker.pack``."""
-        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.layers)
+        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.cached)
         held = tuple(np.ascontiguousarray(array) for array in arrays)
         kinds = [self._decoder.inputs[name][0] for name in names]
         tensors = (
@@ -228,7 +228,7 @@ class OpenVinoBackend:
             "use a machine with more memory, close other programs, or export a smaller model",
         )
         with self._explained(where):
-            layers = self._bundle.manifest.decoder.layers
+            layers = self._bundle.manifest.decoder.cached
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
@@ -239,8 +239,11 @@ class OpenVinoBackend:
 
     def _empty(self, rows: int) -> list[Any]:
         shape, library = self._bundle.manifest.decoder, devices.load_library()
-        empty = library.Shape([rows, shape.kv_heads, 0, shape.head_dim])
-        return [library.Tensor(self._decoder.inputs[name][0], empty) for name in graph_io.past_names(shape.layers)]
+        sizes = [(heads, size) for heads, size in shape.caches for _ in range(2)]
+        return [
+            library.Tensor(self._decoder.inputs[name][0], library.Shape([rows, heads, 0, size]))
+            for name, (heads, size) in zip(graph_io.past_names(shape.cached), sizes, strict=True)
+        ]
 
     def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on arrays ``feeds`` and tensors ``kept``: its outputs, tensors that nothing writes to again."""
