@@ -117,6 +117,8 @@ class OpenVinoBackend:
         self.graph_seconds = 0.0
         #: What of loading was compiling.
         self.compile_seconds = 0.0
+        #: Of graphs loaded from now on: in fp32, products whose weights are floats are computed in bf16 all the same.
+        self.narrow_floats = False
         #: Prefix of the profile files of graphs loaded from now on; None for none.
         self.profile: str | None = None
 
@@ -230,7 +232,8 @@ class OpenVinoBackend:
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
-            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
+            how = self._threads, caches, counted, settings, self.narrow_floats
+            compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled
 
