@@ -71,7 +71,7 @@ def export_bundle(
         round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
         vocab: Let answers be written with some of the tokens alone: a file that lists them or is a text made of them,
             or how many. Prompts are read with all of them as before.
-        vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept.
+        vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept, those of answers first.
         overwrite: Replace an existing bundle.
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
@@ -157,8 +157,8 @@ def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[s
         raise UsageError("there are no such cases", where="--data", got=str(path), expected="a file of JSON lines")
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
-    texts = [text for case in cases for text in (case.answer, case.prompt) if text]
-    return tokens_of_texts(checkpoint, vocab, texts, path.name)
+    answers = [case.answer for case in cases if case.answer]
+    return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

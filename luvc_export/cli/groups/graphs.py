@@ -66,7 +66,8 @@ class VocabularyOptions:
         ),
     ] = None
     data: Annotated[
-        Path | None, typer.Option("--data", help="Cases (JSON lines) whose most frequent tokens --vocab N keeps.")
+        Path | None,
+        typer.Option("--data", help="Cases (JSON lines) whose tokens --vocab N keeps, those of answers first."),
     ] = None
 
     def arguments(self) -> dict[str, Any]:
