@@ -236,6 +236,7 @@ def row(family: Family) -> list[str]:
     traits = ["windows and full attention" if encoder.window else "full attention"]
     traits += ["rotary positions"] * isinstance(vision, RotaryPositionViT)
     if isinstance(vision, LearnedPositionViT):
+        traits += ["rotary positions"] * hasattr(vision, "rope")
         traits += ["learned positions"] + ["class token set aside"] * (vision.class_token() is not None)
     elif vars(type(vision)).get("learned_positions"):
         traits.append("learned positions, interpolated")
@@ -244,6 +245,8 @@ def row(family: Family) -> list[str]:
     place = ["(t, h, w)" if family.position_kind == "mrope" else "one after another"]
     if decoder.shared_order:
         place.append("seen both ways")
+    elif any(decoder.kind(layer).both_ways for layer in decoder.layers):
+        place.append("seen both ways in sliding layers")
     text = config.get_text_config().model_type
     return [
         ", ".join([f"`{family.model_type}`", *family.also]),

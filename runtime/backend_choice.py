@@ -71,8 +71,7 @@ def _pairs(bundle: Bundle, plan: str | None, arithmetic: str, debug: bool) -> di
     there = plan_of_prompts(bundle, plan) != (plan or bundle.manifest.default_plan)
     if quantised is None or quantised.precision not in one_row.BITS or not there or debug or arithmetic != "auto":
         return {}
-    shape = bundle.manifest.decoder
-    times = one_row.step_times(quantised.precision, shape.hidden, shape.intermediate)
+    times = one_row.step_times(quantised.precision, bundle.manifest.decoder)
     if "openvino" not in times:
         return {}
     faster = [name for name in PAIRS if name in times and WORTH * times[name] < times["openvino"]]

@@ -104,13 +104,18 @@ def _pair(
     allow_unverified: bool,
     arithmetic: str,
 ) -> PairedBackend:
-    """Prompts in ``arithmetic``; steps in fp32, but for weights in codes. Arguments: see ``open_backend``."""
+    """Prompts in ``arithmetic``; steps with fp32 activations, but for the products of a quantised plan that are not.
+
+    Those compute in bf16 where prompts do. Arguments: see ``open_backend``.
+    """
     if debug:
         fix = "use the cpu or openvino back-end"
         raise UsageError("two engines have no debug decoder", where=f"--backend {name}", fix=fix)
     first = plan_of_prompts(bundle, plan)
     prompts = open_backend("openvino", bundle, first, threads, False, allow_unverified, arithmetic)
     steps = open_backend(PAIRS[name], bundle, plan, threads, False, allow_unverified, "fp32")
+    if bundle.entry(plan).quantised is not None and prompts.arithmetic == "bf16" and PAIRS[name] == "openvino":
+        steps.narrow_floats = True  # type: ignore[attr-defined]
     for half in (prompts, steps):
         if not half.packs:  # type: ignore[attr-defined]
             raise MachineError(

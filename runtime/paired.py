@@ -77,6 +77,11 @@ class PairedBackend:
         self.notes = tuple(dict.fromkeys((*prompts.notes, *steps.notes)))
 
     @property
+    def narrow_floats(self) -> bool:
+        """Whether steps compute in bf16 what is not in codes."""
+        return bool(getattr(self._steps, "narrow_floats", False))
+
+    @property
     def graph_seconds(self) -> float:
         """Time spent inside both so far."""
         return self._prompts.graph_seconds + self._steps.graph_seconds

@@ -236,6 +236,13 @@ class Manifest:
                 got=f"{entry.plan.layers} layers",
                 expected=self.decoder.layers,
             )
+        if entry.plan.llm.shared != self.decoder.shared:
+            raise BundleError(
+                "a plan is for a model whose last layers share other caches",
+                where=where,
+                got=f"{entry.plan.llm.shared} layers that read earlier caches",
+                expected=self.decoder.shared,
+            )
         precision = entry.quantised.precision if entry.quantised else self.dtype
         if entry.precision != precision:
             raise BundleError(

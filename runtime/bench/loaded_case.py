@@ -149,7 +149,8 @@ class LoadedCase:
         """Of one decode step, as they are read: a quantised plan's, and in the arithmetic what was kept high."""
         manifest = self.session.bundle.manifest
         quantised = self.session.bundle.entry(self.session.plan_name).quantised
-        wide = {"fp32": 32}.get(self.backend.arithmetic.rpartition("+")[2], 16)
+        narrowed = getattr(self.backend, "narrow_floats", False)
+        wide = 32 if self.backend.arithmetic.rpartition("+")[2] == "fp32" and not narrowed else 16
         if quantised is None and manifest.weights.stored is not None:
             return weight_bytes(manifest, *stored_bits(manifest, wide))
         if quantised is None:

@@ -1,8 +1,9 @@
-"""Which engine reads quantised weights fastest at a step of one row, tried on this CPU with the model's own shape.
+"""Which engine reads a quantised model's weights fastest at a step of one row, tried on this CPU with its own shape.
 
-Two products there and back, [1, hidden] x [hidden, intermediate], as plans in ``q8`` and ``q4`` have them. What a way
-gives is held to what the codes say before its time counts. Tried once for each CPU, version, shape and number of
-threads, in under a second, and remembered in the user's cache folder.
+Two products there and back, [1, hidden] x [hidden, intermediate], as plans in ``q8`` and ``q4`` have them, and one of
+floats, as the head is; each counts as often as the model has such weights. What a way gives is held to what its weights
+say before its time counts. Tried once for each CPU, version, shape and number of threads, in about a second, and
+remembered in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from numpy.typing import NDArray
 from luvc_export.bundle.hashing import cache_folder
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import UsageError
 from luvc_export.runtime.cpu_features import cpu_features
-from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products
+from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products, plain_product
 
 #: Precisions of plans that are tried, and bits of a weight.
 BITS = {"q8": 8, "q4": 4}
 #: Sizes at most: what is larger takes longer and says the same.
-MOST_INNER, MOST_COLUMNS = 4096, 11008
+MOST_INNER, MOST_COLUMNS, MOST_HEAD = 4096, 11008, 8192
 #: Seconds of steps timed a way, and fewest runs.
 SECONDS, RUNS = 0.04, 5
 #: Relative error of a way that counts: 8 bits of activations twice over lose 0.02.
@@ -39,29 +41,44 @@ _FOLDER = "steps"
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def step_times(precision: str, inner: int, columns: int, threads: int | None = None) -> dict[str, float]:
-    """Seconds of the two products by back-end (``openvino`` and ``paired.PAIRS``), of those that compute them right.
+def step_times(precision: str, shape: DecoderShape, threads: int | None = None) -> dict[str, float]:
+    """Seconds of a step's products by back-end (``openvino`` and ``paired.PAIRS``), of those that compute them right.
 
     Args:
         precision: Of ``BITS``.
-        inner: Inner size.
-        columns: Columns.
+        shape: Of the model.
         threads: CPU threads; None for all cores.
     """
-    inner, columns = min(inner, MOST_INNER) // 32 * 32, min(columns, MOST_COLUMNS) // 32 * 32
-    key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, inner, columns], "threads": threads}
+    inner, columns = min(shape.hidden, MOST_INNER) // 32 * 32, min(shape.intermediate, MOST_COLUMNS) // 32 * 32
+    sizes = [shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate, shape.vocab]
+    key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, *sizes], "threads": threads}
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     file = cache_folder() / _FOLDER / f"{name}.json"
     if (known := _remembered(file, key)) is not None:
         return known
-    coded = coded_products(BITS[precision], inner, columns)
-    times = {way: spent for way, open_way in ways(threads).items() if (spent := timed(open_way, coded)) is not None}
+    coded, head = coded_products(BITS[precision], inner, columns), float_head(inner, min(shape.vocab, MOST_HEAD))
+    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
+    layers = shape.layers * (attention + 3 * shape.hidden * shape.intermediate) / (2 * inner * columns)
+    heads = shape.hidden * shape.vocab / head.exact.size / inner
+    times = {}
+    for way, (open_coded, open_head) in ways(threads).items():
+        parts = timed(open_coded, coded), timed(open_head, head)
+        if parts[0] is not None and parts[1] is not None:
+            times[way] = layers * parts[0] + heads * parts[1]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({"key": key, "seconds": times}).encode())
     except OSError:
         pass  # then it is tried again
     return times
+
+
+def float_head(inner: int, columns: int) -> Coded:
+    """A product with weights that are floats, as heads of quantised plans are."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-128, 128, (inner, columns), np.int8).astype(np.float32) * np.float32(2.0**-7)
+    given = rng.standard_normal((1, inner), np.float32)
+    return Coded(plain_product(weights), given, given @ weights)
 
 
 def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
@@ -85,8 +102,8 @@ def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
     return median(spent)
 
 
-def ways(threads: int | None) -> dict[str, Callable[[bytes], Run]]:
-    """What opens the products, by the back-end that would run steps so."""
+def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
+    """What opens products with codes and that of the head, by the back-end that would run steps so."""
 
     def onnxruntime(graph: bytes) -> Run:
         import onnxruntime
@@ -107,8 +124,12 @@ def ways(threads: int | None) -> dict[str, Callable[[bytes], Run]]:
 
         return opened
 
-    fp32 = openvino({"INFERENCE_PRECISION_HINT": "f32"})
-    return {"openvino": openvino({}), "openvino+openvino": fp32, "openvino+cpu": onnxruntime}
+    fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32"}), openvino({})
+    return {
+        "openvino": (usual, usual),
+        "openvino+openvino": (fp32, usual),
+        "openvino+cpu": (onnxruntime, onnxruntime),
+    }
 
 
 def _versions() -> dict[str, str | None]:

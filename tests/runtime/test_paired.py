@@ -15,6 +15,7 @@ from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime import backend_choice
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speed_probe import one_row
@@ -145,3 +146,13 @@ def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.Mon
     monkeypatch.setattr(backend_choice.memory, "available_bytes", lambda: 1000)
     choice = choose(with_codes(demo_bundle))
     assert choice.name == "openvino" and "openvino+cpu: " in choice.line and "for two engines" in choice.line
+
+
+def test_steps_of_codes_keep_what_is_not_coded_in_bf16(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
+    bf16 = "bf16" in devices.find("CPU").arithmetics
+    coded = open_backend("openvino+openvino", with_codes(demo_bundle), threads=1)
+    assert isinstance(coded, PairedBackend) and coded.narrow_floats == (coded.arithmetic == "bf16+fp32") == bf16
+    for name, plan in (("openvino+cpu", None), ("openvino+openvino", "none")):
+        other = open_backend(name, with_codes(demo_bundle), plan, 1)
+        assert isinstance(other, PairedBackend) and not other.narrow_floats

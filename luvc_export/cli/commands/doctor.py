@@ -197,10 +197,12 @@ def _products() -> list[str]:
 
 def _steps() -> list[str]:
     """What ``auto`` goes by for plans in 8 and 4 bits: products of a step at Qwen2.5-VL-3B's layer shape."""
+    from luvc_export.core.shapes import DecoderShape
     from luvc_export.runtime.speed_probe.one_row import BITS, step_times
 
-    found = {precision: step_times(precision, 2048, 11008) for precision in BITS}
-    return [f"{name} {way} {1000 * spent:.2f} ms" for name, times in found.items() for way, spent in times.items()]
+    shape = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)
+    found = {precision: step_times(precision, shape) for precision in BITS}
+    return [f"{name} {way} {1000 * spent:.0f} ms" for name, times in found.items() for way, spent in times.items()]
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:

@@ -41,6 +41,8 @@ SOURCES = {
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
     "smolvlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
 }
+#: Published since transformers 5: there is no old form.
+NEWER = ("gemma4",)
 Json = dict[str, Any]
 
 
