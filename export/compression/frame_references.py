@@ -51,5 +51,5 @@ def unlike(normed: Tensor, references: list[int | None], even: Tensor) -> Tensor
     unit = (normed / norms(normed)[..., None].clamp(min=1e-12)).reshape(batch, groups, frames, tokens // frames, width)
     other = unit[:, :, torch.tensor([frame if at is None else at for frame, at in enumerate(references)])]
     alike = sums((unit * other).reshape(batch, groups, tokens, width))
-    alone = torch.tensor([at is None for at in references]).repeat_interleave(tokens // frames)
+    alone = torch.tensor([at is None for at in references for _ in range(tokens // frames)])
     return torch.where(alone, ALONE + even, 1 - alike)

@@ -20,8 +20,9 @@ class VidCom2(Score):
     def score(self, given: ScoreInput) -> Tensor:
         """Minus the similarity [B, G, N]."""
         batch, groups, tokens = given.normed.shape[:3]
-        frame = torch.arange(tokens) // (tokens // given.images)
-        one_hot = (frame == torch.arange(given.images)[:, None]).float().expand(batch, groups, -1, -1)
+        each = tokens // given.images
+        own = [[float(place // each == frame) for place in range(tokens)] for frame in range(given.images)]
+        one_hot = torch.tensor(own).expand(batch, groups, -1, -1)
         if given.padding is not None:
             one_hot = one_hot * (~given.padding()).float()[:, :, None]
         return -alike(given.normed, one_hot)
