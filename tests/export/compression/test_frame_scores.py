@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luvc_export.export.compression import frame_outliers, scores
+from luvc_export.export.compression import scores
 from luvc_export.export.compression.frame_references import dycoke_references, evs_references
 from luvc_export.export.compression.scores._even import even
 from luvc_export.export.compression.scores.base import ScoreInput
@@ -38,24 +38,6 @@ def test_dycoke_compares_within_windows_of_four() -> None:
     assert ranked("dycoke", shown, 4, 8) == {*range(6), 8, 22}
 
 
-def test_vidcom2_keeps_what_is_unlike_its_clip() -> None:
-    """In the channels that vary least all tokens but one are alike; the others are noise."""
-    shown = torch.ones(1, 1, 24, 8)
-    shown[..., :4] = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
-    shown[0, 0, 20, 4:6] = 0.0
-    assert ranked("vidcom2", shown, 4, 1) == {20}
-
-
 @pytest.mark.parametrize("name", ["evs", "dycoke"])
 def test_of_a_picture_tokens_are_taken_evenly(name: str) -> None:
     assert ranked(name, clip(1, 12), 1, 4) == {1, 4, 7, 10}
-
-
-def test_vidcom2_looks_at_the_channels_that_vary_least() -> None:
-    """A channel that varies much says nothing, however far a token stands out in it."""
-    one_hot = torch.ones(1, 1, 1, 6)
-    normed = torch.ones(1, 1, 6, 4)
-    normed[..., 3] = torch.tensor([0.0, 9.0, -9.0, 4.0, 50.0, -30.0])
-    normed[..., 2] = torch.tensor([0.0, 7.0, -9.0, 4.0, 40.0, -30.0])
-    like = frame_outliers.alike(normed, one_hot)
-    assert like.std() == 0
