@@ -7,7 +7,8 @@ converts for each peer, then times one process after another, in turns, all core
 the arithmetic it chooses by itself, and in fp32. Every run asks about another picture with another prompt. What is made
 stays in OUT, and so do times: what was interrupted goes on where it stopped. A peer that cannot run says why in the
 table. A peer is a file in peers/ with ``prepare`` and ``times``. ``--page`` also puts the table into
-docs/results/performance.md, where it names this number of layers and blocks.
+docs/results/performance.md, where it names this number of layers and blocks; ``--figures`` puts the times of plans
+with names, and of what they are held against, into luvc_export/core/named_plans.json.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", help="What the checkpoint's weights are stored in: fp32 or bf16.")
     parser.add_argument("--again", action="store_true", help="Forget the times that are in --results.")
     parser.add_argument("--page", action="store_true", help="Put the table into docs/results/performance.md too.")
+    parser.add_argument("--figures", action="store_true", help="Put the times of named plans beside what they keep.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
@@ -109,6 +111,35 @@ def main() -> None:
     print(text)
     if given.page:
         put(PAGE, f"{given.layers} + {given.encoder_blocks}", text)
+    if given.figures:
+        record_times(given.out, f"{given.layers} layers and {given.encoder_blocks} blocks", found)
+
+
+def record_times(out: Path, shapes: str, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Put the medians and ranges of first tokens into the record of named plans; plans of other recipes are refused."""
+    from luvc_export.bundle import folder as bundles
+    from luvc_export.core.named_plans import FIGURES, NAMED
+    from luvc_export.core.plan import figures
+    from luvc_export.core.planning import recipe_of
+
+    rows: list[dict[str, Any]] = []
+    for name, runs in found.items():
+        plan = name.removeprefix("luvc-export ")
+        if plan != name and plan not in ("none", *NAMED):
+            continue
+        if plan in NAMED:
+            bundle = bundles.load(out / f"bundle-{plan}")
+            if recipe_of(bundle.entry(plan).plan, bundle.manifest.decoder) != plan:
+                sys.exit(f"{bundle.folder} holds another recipe than today's {plan}: delete it and its times")
+        times = [seconds for run in runs for seconds in run["ttft_s"]]
+        key = NAMED[plan].key if plan in NAMED else "none" if plan == "none" else None
+        middle = [round(value, 3) for value in (statistics.median(times), min(times), max(times))]
+        rows.append({"plan": plan, "key": key, "seconds": middle, "runs": len(times)})
+    order = ["none", *NAMED]
+    rows.sort(key=lambda row: order.index(row["plan"]) if row["plan"] in order else len(order))
+    record = json.loads(FIGURES.read_text(encoding="utf-8"))
+    about = {"cpu": cpu(), "shapes": f"{shapes} of Qwen2.5-VL-3B's shapes", "picture": PICTURE, "text": 64}
+    FIGURES.write_text(figures.written({**record, "first_token": {"about": about, "rows": rows}}), encoding="utf-8")
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.bundle.codes import Rewrite
 from luvc_export.bundle.hashing import WatchedFile
 from luvc_export.bundle.manifest import Binding, Profile
 from luvc_export.core import plugin_library
@@ -22,7 +23,7 @@ from luvc_export.core.files.safe_files import whole
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Profiles, Target
-from luvc_export.engines import build_monitor, kernel_caches, layer_information, library
+from luvc_export.engines import build_monitor, codes, kernel_caches, layer_information, library
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity, profiles
 from luvc_export.errors import CheckFailed, MachineError, UsageError
@@ -42,6 +43,7 @@ class BuildInput:
         plan: What was planned.
         weight_bytes: Bytes of its weights in the engine's precision.
         files: Files with its weights, hashed.
+        rewrites: Weights that are written for this target while it is built, beside the others.
     """
 
     name: str
@@ -50,6 +52,7 @@ class BuildInput:
     plan: Plan
     weight_bytes: int
     files: tuple[WatchedFile, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
     def check_files(self) -> None:
         """Check that the files with weights are those that were hashed: TensorRT opens them by name.
@@ -113,6 +116,21 @@ def build(
     library.check_builds(target)
     trt = library.load(target.library)
     _check_refit(target, options)
+    paths = [file.path for file in graph.files]
+    with codes.beside(graph.folder, paths, graph.rewrites) as folder:
+        return _build(trt, replace(graph, folder=folder), output, target, capacity, options, progress, kind)
+
+
+def _build(
+    trt: Any,
+    graph: BuildInput,
+    output: Path,
+    target: Target,
+    capacity: Capacity,
+    options: BuildOptions,
+    progress: Progress,
+    kind: Profiles | None,
+) -> Built:
     log, interrupt = build_monitor.logger(trt), build_monitor.Interrupt()
     builder = trt.Builder(log)
     if options.dynamic_plugins is not None:

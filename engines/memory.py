@@ -41,25 +41,26 @@ class KvCacheSpec:
     kv: Kv
 
     @property
-    def row(self) -> int:
-        """Bytes of one token in one layer, in every row of a batch; twice where past and present are there at once.
+    def rows(self) -> tuple[int, ...]:
+        """Bytes of one token in each layer, in every row of a batch; twice where past and present are there at once.
 
         A batch of several has one row more: a prompt that joins others runs by itself, and is copied in.
         """
         element = 4 if self.precision == "fp32" else 2
         copies = 1 if self.kv == "inplace" else 2
         rows = self.capacity.batch * copies + (self.capacity.batch > 1)
-        return 2 * self.shape.kv_heads * self.shape.head_dim * element * rows
+        return tuple(2 * heads * size * element * rows for heads, size in self.shape.caches)
 
     @property
     def text(self) -> int:
         """Bytes of all text tokens in all layers."""
-        return self.plan.layers * self.capacity.text * self.row
+        return self.capacity.text * sum(self.rows)
 
     @property
     def bytes(self) -> int:
         """Bytes of all layers, full."""
-        return sum(self.plan.cache_rows(self.capacity.groups, self.capacity.text)) * self.row
+        counts = self.plan.cache_rows(self.capacity.groups, self.capacity.text)
+        return sum(count * row for count, row in zip(counts, self.rows, strict=True))
 
 
 def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
@@ -151,14 +152,16 @@ def largest_batch(of_batch: Callable[[int], Footprint], most: int, target: Targe
 def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheSpec) -> str:
     """The budget that would fit, if one would: fewer visual tokens, else less text."""
     room = have - (footprint.running - footprint.kv)
-    if footprint.weights > while_loading or room < cache.plan.layers * cache.row:
+    if footprint.weights > while_loading or room < sum(cache.rows):
         return "no budget would fit: weights alone are too much; quantise them, or choose another target"
     if room >= cache.text:
-        tokens = (room - cache.text) // cache.row // cache.capacity.groups + cache.plan.layers * _TEXT
-        tenths = tokens * 2 * cache.shape.kv_heads * cache.shape.head_dim * 2 * 10 // 2**20
+        token = sum(cache.rows) / len(cache.rows)
+        tokens = (room - cache.text) // token // cache.capacity.groups + len(cache.rows) * _TEXT
+        mean = sum(heads * size for heads, size in cache.shape.caches) / len(cache.rows)
+        tenths = int(tokens * 2 * mean * 2 * 10 // 2**20)
         return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"
     return (
-        f"no budget of visual tokens would fit; {room // cache.row // cache.plan.layers} text tokens do, without any:"
+        f"no budget of visual tokens would fit; {room // sum(cache.rows)} text tokens do, without any:"
         " lower --text-capacity"
     )
 

@@ -124,7 +124,7 @@ def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[in
         "T": call.text,
         "M": max(call.text, call.past_text),
         "L": call.logits,
-        "K": plan.cache_rows(call.past_groups, call.past_text)[int(name.split(".")[1])] if cache else 0,
+        "K": plan.cache_rows(call.past_groups, call.past_text)[graph_io.cache_layer(name)] if cache else 0,
     }
     if len(axes) != len(shape) or any(size == -1 and axis == "." for size, axis in zip(shape, axes, strict=True)):
         raise CheckFailed("an input has open sizes that the contract does not know", where=name, got=list(shape))

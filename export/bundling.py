@@ -152,7 +152,8 @@ def _write_graphs(
         progress(f"tracing {file}", 0.6)
         simplify(model)
         mark_bodies.attach(model, plan)
-        weights.attach(model, products.insert(model, inputs, codes), places)
+        level = products.ROUNDED if options.round_activations else products.EXACT
+        weights.attach(model, products.insert(model, inputs, codes, level), places)
         used |= weights.used(model)
         model.producer_name, model.producer_version = "luvc-export", VERSION
         model.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
@@ -178,12 +179,12 @@ def _place_codes(
 def _codes(checkpoint: Checkpoint, placed: Mapping[str, placing.Placed]) -> StoredCodes | None:
     if checkpoint.stored is None:
         return None
-    bits = {name: one.bits for name, one in placed.items()}
+    kinds = {name: one.kind for name, one in placed.items()}
     total, numbers = (
         sum(one.bytes for one in placed.values()),
         sum(one.shape[0] * one.shape[1] for one in placed.values()),
     )
-    return StoredCodes(checkpoint.stored.method, placing.FILE, bits, total, numbers, checkpoint.stored.notes)
+    return StoredCodes(checkpoint.stored.method, placing.FILE, kinds, total, numbers, checkpoint.stored.notes)
 
 
 def _write_graph(path: Path, proto: Any) -> None:

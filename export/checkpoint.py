@@ -28,6 +28,7 @@ _JSON_LIMIT = 64 * 2**20
 #: Characters of a file's name; systems take no more.
 _LONGEST_NAME = 255
 _INDEX = "model.safetensors.index.json"
+_SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "context")
 #: Largest number of a config's field, by a pattern of its name; the first that fits counts.
 _MOST = ((r"layers|depth|blocks|indexes|experts", 4096), (r"size|dim|heads|rank|tokens|pixel", 2**26), ("", 2**40))
 #: What would choose code: an attention implementation may name a repository of kernels, which transformers loads.
@@ -119,7 +120,12 @@ def _config(raw: dict[str, Any], family: Family, where: str) -> Any:
         shape, unit = family.decoder_shape(config), family.unit_pixels(config)
         sides = family.image_size(config) or ()
         family.image_token_id(config)
-        sizes = dataclasses.asdict(shape) | {"encoder blocks": family.encoder_shape(config).blocks}
+        sizes = {name: getattr(shape, name) for name in _SIZES} | {
+            "encoder blocks": family.encoder_shape(config).blocks
+        }
+        for number, layer in enumerate(shape.per_layer):
+            own = dataclasses.asdict(layer)
+            sizes |= {f"{name} of layer {number}": value for name, value in own.items() if name != "reads"}
     except LuvcError:
         raise
     except Exception as error:  # transformers and torch raise whatever a wrong type leads to
@@ -129,6 +135,13 @@ def _config(raw: dict[str, Any], family: Family, where: str) -> Any:
             got=f"{type(error).__name__}: {str(error)[:300]}",
             fix="download the checkpoint again",
         ) from error
+    if not 0 <= shape.shared < shape.layers:
+        raise CheckpointError(
+            "more layers share caches than there are layers with one",
+            where=where,
+            got=f"{shape.shared} of {shape.layers} layers",
+            expected=f"at most {shape.layers - 1}",
+        )
     sizes |= {"unit": unit, **{f"image side {index}": side for index, side in enumerate(sides)}}
     wrong = [name for name, value in sizes.items() if type(value) is not int or value < 1]
     if wrong:

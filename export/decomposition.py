@@ -1,8 +1,11 @@
-"""What the ONNX exporter decomposes of our modules, replaced node by node instead of traced twice more.
+"""What the ONNX exporter does to a captured program, done without running the program anew for it.
 
 ``torch.onnx.export`` captures a module once and then lets ``ExportedProgram.run_decompositions`` trace it two times
 again, half of the time an export takes, to replace operators that torchlib does not translate. Of those our modules
 use eleven, all of them another operator by name or nothing at all. A program that holds any other goes the long way.
+
+Then the exporter makes promotions of types explicit, and runs the program a third time to know what goes into each
+node. Every node says that itself, so only a node that was changed is run.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.onnx._internal.fx.passes import type_promotion
 
 _ATEN = torch.ops.aten
 _Program = torch.export.ExportedProgram
+_Promotion = type_promotion._TypePromotionInterpreter
 
 #: Only says what is so of sizes and types; the exporter removes it afterwards.
 _ASSERTIONS = {_ATEN._assert_tensor_metadata.default, _ATEN._assert_scalar.default}
@@ -37,8 +42,8 @@ _TRANSLATED = {
 
 @contextlib.contextmanager
 def by_substitution() -> Iterator[None]:
-    """Let the exporter decompose by ``substituted`` while this lasts."""
-    whole = _Program.run_decompositions
+    """Let the exporter decompose by ``substituted``, and read values of nodes where it ran them, while this lasts."""
+    whole, run_node = _Program.run_decompositions, _Promotion.run_node
 
     def run(program: _Program, decomp_table: Any = None, **options: Any) -> _Program:
         if decomp_table is None or options or not substitutable(program, decomp_table):
@@ -46,10 +51,22 @@ def by_substitution() -> Iterator[None]:
         return substituted(program)
 
     _Program.run_decompositions = run  # type: ignore[method-assign]
+    _Promotion.run_node = _promoted  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
         _Program.run_decompositions = whole  # type: ignore[method-assign]
+        _Promotion.run_node = run_node  # type: ignore[method-assign]
+
+
+def _promoted(interpreter: Any, node: fx.Node) -> Any:
+    """What ``node`` gives, with its promotions made explicit; what promotes it sets its ``val`` anew."""
+    with interpreter._set_current_node(node):
+        if rule := type_promotion.get_type_promotion_rule(node, interpreter.type_promotion_table):
+            interpreter._maybe_promote_node(node, rule)
+    if node.op == "call_function" and "val" in node.meta:
+        return node.meta["val"]
+    return fx.Interpreter.run_node(interpreter, node)
 
 
 def substitutable(program: _Program, table: Mapping[Any, Any]) -> bool:

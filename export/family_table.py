@@ -68,6 +68,18 @@ CELLS = (
 )
 MEASURED = Path(__file__).resolve().parents[1] / "docs" / "results" / "families.json"
 
+FEATURES = """
+## Plans, by what they are asked for
+
+Written by `python benchmarks/measure/matrix/feature_matrix.py FOLDER`: tiny models of random weights, one plan for
+each choice. Twelve comparisons a cell: first answers about padded and whole pictures (or videos, or tiles), a second
+turn read from the caches, a batch with a row of text alone, and text alone; each on torch, ONNX Runtime and OpenVINO,
+with torch's answers to whole chats one by one. Equal are tokens, kept sets and visual tokens; the figure is the
+largest difference of a log probability. Choices that are not in a column were not run for that family.
+
+"""
+PLANS = Path(__file__).resolve().parents[1] / "docs" / "results" / "feature-matrix.json"
+
 TAIL = """
 `python tests/export/families/family_odd.py` compares two odd-shaped checkpoints of every family (other head sizes,
 vocabularies and depths, in shards, tied) with transformers, on padded, cropped and stretched pictures.
@@ -77,8 +89,12 @@ vocabularies and depths, in shards, tied) with transformers, on padded, cropped 
 A bundle has one or more image sizes (`--image-size`, repeated). Towers with learned positions have one size; where
 their processor cuts pictures into tiles, `--tiles RxC` (repeated) says into which, and each tile is an image with a
 budget of its own. Without `--tiles` every picture is one image, also where transformers would cut it: give its
-processor the matching option (`do_image_splitting=False`, `crop_to_patches=False`) to compare. LLaVA-OneVision's
-processor always cuts the only picture of a prompt; `--tiles` with the grids of its `image_grid_pinpoints` does so too.
+processor the matching option (`do_image_splitting=False`, `crop_to_patches=False`) to compare. Without splitting the
+processors of Idefics3 and SmolVLM scale a picture to `size.longest_edge` and then stretch it to the square of
+`max_image_size.longest_edge`: `--fit stretch` is that but for one resampling in place of two, the default `--fit pad`
+keeps the picture's shape. LLaVA-OneVision's processor always cuts the only picture of a prompt, while several pictures
+are one image each; a bundle without `--tiles` takes the only picture as one image too, and writes fewer ids than it,
+and `--tiles` with the grids of its `image_grid_pinpoints` cuts as it does.
 
 Of several sizes, the runtime takes the one that shows most of the picture and wastes least. Of several grids it takes
 the one that the family's processor would: the best resolution (LLaVA-OneVision), the closest aspect ratio (InternVL),
@@ -109,6 +125,16 @@ calibration take such a plan by its name, with cases that show videos; `plan --d
 Where a process has asked several sizes or both plans, each has its decoder open, and ONNX Runtime packs the weights of
 each on its own: memory grows with every one that was used, while the file is there once.
 
+## Reduced vocabularies
+
+`export --vocab FILE` gives the head rows for the tokens that a list (JSON) names or a text is made of, `--vocab N
+--data CASES.jsonl` for N: those of answers, then of prompts, then the lowest ids. Special tokens, and tokens of one
+letter or byte, are always among them, so that any text can be written. Prompts are read with all tokens. Logits keep
+their width and ids; tokens without a row get -10,000, in the graph, so greedy tokens chosen on a device and grammars,
+biases and log probabilities on the host need no map. `inspect`, `Session.notes` (`run` prints them) and `luvc.json`'s
+`vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it costs and
+gives](results/vocabulary.md).
+
 ## Several questions at once
 
 `Session.generate_batch([{"image": ..., "prompt": ...}, ...])` answers rows that differ in text and pictures; each gets
@@ -131,7 +157,30 @@ MARKS = ("<!-- families -->\n", "<!-- end of families -->\n")
 def table() -> str:
     """docs/families.md."""
     rows = (f"| {' | '.join(row(families.find(name, 'docs')))} |\n" for name in families.built_in())
-    return HEAD + "".join(rows) + VERBS + verbs() + TAIL
+    return (
+        HEAD + "".join(rows) + VERBS + verbs() + FEATURES + plans(json.loads(PLANS.read_text(encoding="utf-8"))) + TAIL
+    )
+
+
+def plans(records: list[dict[str, Any]]) -> str:
+    """What ``feature_matrix.py`` found, and why it was refused what it was."""
+    named, choices = (list(dict.fromkeys(record[key] for record in records)) for key in ("family", "feature"))
+    cells = {(record["family"], record["feature"]): record for record in records}
+    reasons: dict[str, int] = {}
+
+    def cell(record: dict[str, Any] | None) -> str:
+        if record is None:
+            return ""
+        why = [" ".join(reason.split()) for reason in record.get("refused", {}).values()]
+        numbers = sorted({reasons.setdefault(reason, len(reasons) + 1) for reason in why})
+        parts = [f"{record['equal']} equal, {record['worst']:.0e}"] if record.get("equal") else []
+        parts += [f"refused ({', '.join(map(str, numbers))})"] if numbers else []
+        return "; ".join(parts + ["**differs**"] * ("differs" in record))
+
+    lines = [f"| choice | {' | '.join(f'`{name}`' for name in named)} |", "|" + "---|" * (len(named) + 1)]
+    lines += [f"| {choice} | {' | '.join(cell(cells.get((name, choice))) for name in named)} |" for choice in choices]
+    notes = [f"\n{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join(lines) + "\n" + "".join(notes) + ("\n" if notes else "")
 
 
 def verbs() -> str:
@@ -187,6 +236,7 @@ def row(family: Family) -> list[str]:
     traits = ["windows and full attention" if encoder.window else "full attention"]
     traits += ["rotary positions"] * isinstance(vision, RotaryPositionViT)
     if isinstance(vision, LearnedPositionViT):
+        traits += ["rotary positions"] * hasattr(vision, "rope")
         traits += ["learned positions"] + ["class token set aside"] * (vision.class_token() is not None)
     elif vars(type(vision)).get("learned_positions"):
         traits.append("learned positions, interpolated")
@@ -195,6 +245,8 @@ def row(family: Family) -> list[str]:
     place = ["(t, h, w)" if family.position_kind == "mrope" else "one after another"]
     if decoder.shared_order:
         place.append("seen both ways")
+    elif any(decoder.kind(layer).both_ways for layer in decoder.layers):
+        place.append("seen both ways in sliding layers")
     text = config.get_text_config().model_type
     return [
         ", ".join([f"`{family.model_type}`", *family.also]),

@@ -17,9 +17,10 @@ def norm(module: Any, x: Tensor) -> Tensor:
 
 
 def rms_norm(module: Any, x: Tensor) -> Tensor:
-    """RMSNorm of a transformers module with its own weight and epsilon, fp32 inside (RMSNormalization-23)."""
-    weight = module.weight
-    return nn.functional.rms_norm(x, (x.shape[-1],), weight, module.variance_epsilon)
+    """RMSNorm of a transformers module with its own epsilon and weight, if any, fp32 inside (RMSNormalization-23)."""
+    epsilon = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+    weight = module.weight if hasattr(module, "weight") else torch.ones(x.shape[-1], dtype=x.dtype)
+    return nn.functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Options:
             0.1.0, to compare.
         video: Give images as many frames as the family's videos have; a picture then fills all of them.
         unit_tolerance: Levels of a pixel up to which buckets take a unit for foretold by its neighbours.
+        round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
         vocabulary: The tokens that the head has rows for; None for all.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
@@ -40,6 +41,7 @@ class Options:
     video: bool = False
     padding: bool = True
     unit_tolerance: int = 0
+    round_activations: bool = False
     vocabulary: ChosenTokens | None = None
 
     @property
@@ -76,6 +78,13 @@ def check_size(checkpoint: Checkpoint, plans: Mapping[str, Plan], options: Optio
             where="--video",
             expected="a family of docs/families.md that does",
             fix="leave --video out and ask about frames as pictures",
+        )
+    if options.round_activations and checkpoint.method is None:
+        raise UsageError(
+            "activations are rounded for products of codes, and this checkpoint has none",
+            where="--round-activations",
+            expected="a checkpoint of docs/quantised-checkpoints.md",
+            fix="leave it out; luvc-export calibrate --precision q4 quantises the bundle",
         )
     if not 0 <= options.unit_tolerance <= 255:
         got, expected = options.unit_tolerance, "0 to 255 levels of a pixel"

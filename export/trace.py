@@ -99,17 +99,18 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, mar
     if plan.decoder_padding:
         inputs.append((torch.zeros(batch, groups, plan.span_tokens, dtype=torch.bool), {0: b, 1: g}))
     past, past_dims = [], []
-    for keep, length in zip(plan.keep, plan.cache_rows(past_groups, past_text), strict=True):
+    rows_of = zip(plan.keep, plan.cache_rows(past_groups, past_text), shape.caches, strict=False)
+    for keep, length, (heads, size) in rows_of:
         for _ in ("key", "value"):
-            past.append(torch.zeros(batch, shape.kv_heads, length, shape.head_dim, dtype=dtype))
+            past.append(torch.zeros(batch, heads, length, size, dtype=dtype))
             past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
     kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
     return _trace(
         FlatDecoder(decoder),
         ([tensor for tensor, _ in inputs], past),
         ([dims for _, dims in inputs], past_dims),
-        [*graph_io.decoder_inputs(plan), *graph_io.past_names(plan.layers)],
-        [graph_io.LOGITS, *graph_io.present_names(plan.layers), *kept],
+        [*graph_io.decoder_inputs(plan), *graph_io.past_names(plan.cached)],
+        [graph_io.LOGITS, *graph_io.present_names(plan.cached), *kept],
         marked,
     )
 

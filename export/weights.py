@@ -45,6 +45,8 @@ class Skeleton:
 def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
     """The checkpoint's model in ``dtype`` (fp32, fp16, bf16) with stand-ins for weights.
 
+    Buffers that checkpoints hold are parameters here: they are tensors like others.
+
     Raises:
         CheckpointError: The checkpoint lacks tensors of the model, or its config names what transformers does not know.
     """
@@ -62,9 +64,13 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
             fix="download the checkpoint again",
         ) from error
     stand_ins: dict[int, nn.Parameter] = {}
+    replaced: list[nn.Parameter] = []  # kept, as another object would take the id of one that is gone
     names: dict[int, str] = {}
     for module_name, module in model.named_modules():
+        for name in [name for name in module._buffers if name not in module._non_persistent_buffers_set]:
+            module.register_parameter(name, nn.Parameter(module._buffers.pop(name), requires_grad=False))
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            replaced.append(parameter)
             if id(parameter) not in stand_ins:
                 zero = torch.zeros((), dtype=DTYPES[dtype]).expand(parameter.shape)
                 stand_in = nn.Parameter(zero, requires_grad=False)

@@ -1,8 +1,9 @@
 """What ``--backend auto`` takes, and why: the first that runs this plan on this machine.
 
-Engines, then ONNX Runtime on CUDA, then OpenVINO, then ONNX Runtime on the CPU. Engines are executable code, and a
-bundle's word for them is its maker's: they are taken only where they were built on this machine or by this user
-(``engine_trust``), and then through the same checks as by name.
+Engines, then ONNX Runtime on CUDA, then OpenVINO, then ONNX Runtime on the CPU. A plan in 8 or 4 bits gets another
+engine than OpenVINO, or other arithmetic, for its steps where that is faster here (``speed_probe.one_row``). Engines
+are executable code, and a bundle's word for them is its maker's: they are taken only where they were built on this
+machine or by this user (``engine_trust``), and then through the same checks as by name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from luvc_export.bundle.engines.checks import check_device, check_library
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import EngineEntry
 from luvc_export.errors import LuvcError
+from luvc_export.runtime import memory
+from luvc_export.runtime.paired import PAIRS, plan_of_prompts
+from luvc_export.runtime.speed_probe import one_row
+
+#: Times as fast as OpenVINO alone that a pair must be: it holds weights of both.
+WORTH = 1.1
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ def choose(bundle: Bundle, plan: str | None = None, arithmetic: str = "auto", de
     for name, why_not in _candidates(bundle, plan, arithmetic, debug):
         reason = why_not()
         if reason is None:
-            return Choice(name, _line(name, passed))
+            return Choice(name, _line(name + _said(name, bundle, plan, arithmetic, debug), passed))
         passed.append(f"{name}: {reason}")
     return Choice("cpu", _line("cpu", passed))
 
@@ -52,8 +59,42 @@ def _candidates(
         if entry.plan == wanted and not debug:
             candidates.append((f"tensorrt:{entry.target}", lambda entry=entry: _engines(entry, arithmetic)))  # type: ignore[misc]
     candidates.append(("cuda", lambda: _cuda(bundle, plan, arithmetic)))
+    for name, times in _pairs(bundle, plan, arithmetic, debug).items():
+        candidates.append((name, lambda name=name, times=times: _pair(bundle, plan, name, times)))  # type: ignore[misc]
     candidates.append(("openvino", lambda: _openvino(bundle, plan, arithmetic)))
     return candidates
+
+
+def _pairs(bundle: Bundle, plan: str | None, arithmetic: str, debug: bool) -> dict[str, dict[str, float]]:
+    """Pairs that are faster here, the fastest first, with all times: of plans in codes whose own plan is there too."""
+    quantised = bundle.entry(plan).quantised
+    there = plan_of_prompts(bundle, plan) != (plan or bundle.manifest.default_plan)
+    if quantised is None or quantised.precision not in one_row.BITS or not there or debug or arithmetic != "auto":
+        return {}
+    times = one_row.step_times(quantised.precision, bundle.manifest.decoder)
+    if "openvino" not in times:
+        return {}
+    faster = [name for name in PAIRS if name in times and WORTH * times[name] < times["openvino"]]
+    return dict.fromkeys(sorted(faster, key=lambda name: times[name]), times)
+
+
+def _pair(bundle: Bundle, plan: str | None, name: str, times: dict[str, float]) -> str | None:
+    why_not = _openvino(bundle, plan_of_prompts(bundle, plan), "auto")
+    if why_not is None:
+        manifest = bundle.manifest
+        stored = sum(tensor.bytes for tensor in manifest.weights.tensors.values())
+        needed, free = 2 * stored or sum(file.bytes for file in manifest.files.values()), memory.available_bytes()
+        if free is not None and needed > free:
+            return f"{memory.gib(needed)} for two engines and {memory.gib(free)} free"
+    return why_not
+
+
+def _said(name: str, bundle: Bundle, plan: str | None, arithmetic: str, debug: bool) -> str:
+    """Why a pair was taken; nothing of others."""
+    if name not in PAIRS:
+        return ""
+    times = _pairs(bundle, plan, arithmetic, debug)[name]
+    return f": products of a step {1000 * times[name]:.2f} ms, openvino alone {1000 * times['openvino']:.2f} ms"
 
 
 def _engines(entry: EngineEntry, arithmetic: str) -> str | None:

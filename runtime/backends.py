@@ -7,8 +7,9 @@ from luvc_export.errors import MachineError, UsageError, did_you_mean
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.ort import PROVIDERS, OrtBackend
+from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
 
-NAMES = ("auto", *PROVIDERS, "openvino", "tensorrt")
+NAMES = ("auto", *PROVIDERS, "openvino", *PAIRS, "tensorrt")
 ARITHMETICS = ("auto", "fp32", "bf16", "fp16")
 #: Of these a device or a target may be named behind a colon.
 _PLACES = ("openvino", "tensorrt")
@@ -38,7 +39,8 @@ def open_backend(
 
     Args:
         name: ``cpu``, ``cuda``, ``openvino`` (on the CPU), ``openvino:DEVICE``, ``tensorrt`` (the bundle's engines,
-            TensorRT-RTX's too), ``tensorrt:TARGET`` where it has engines for several targets, or ``auto``
+            TensorRT-RTX's too), ``openvino+cpu`` and ``openvino+openvino`` (prompts on the first, steps on the second,
+            see ``paired``), ``tensorrt:TARGET`` where it has engines for several targets, or ``auto``
             (``backend_choice``).
         bundle: A checked bundle.
         plan: Name of a plan; None for the default.
@@ -64,6 +66,8 @@ def open_backend(
         name = choose(bundle, plan, arithmetic, debug).name
         allow_unverified = False
     kind, _, place = name.partition(":")
+    if kind in PAIRS:
+        return _pair(kind, bundle, plan, threads, debug, allow_unverified, arithmetic)
     opened: Backend
     if kind == "openvino":
         from luvc_export.runtime.openvino.backend import OpenVinoBackend
@@ -89,3 +93,35 @@ def open_backend(
     if kind != "tensorrt" and not allow_unverified:
         first_run.check(bundle, plan, name, threads, debug, arithmetic)
     return opened
+
+
+def _pair(
+    name: str,
+    bundle: Bundle,
+    plan: str | None,
+    threads: int | None,
+    debug: bool,
+    allow_unverified: bool,
+    arithmetic: str,
+) -> PairedBackend:
+    """Prompts in ``arithmetic``; steps with fp32 activations, but for the products of a quantised plan that are not.
+
+    Those compute in bf16 where prompts do. Arguments: see ``open_backend``.
+    """
+    if debug:
+        fix = "use the cpu or openvino back-end"
+        raise UsageError("two engines have no debug decoder", where=f"--backend {name}", fix=fix)
+    first = plan_of_prompts(bundle, plan)
+    prompts = open_backend("openvino", bundle, first, threads, False, allow_unverified, arithmetic)
+    steps = open_backend(PAIRS[name], bundle, plan, threads, False, allow_unverified, "fp32")
+    if bundle.entry(plan).quantised is not None and prompts.arithmetic == "bf16" and PAIRS[name] == "openvino":
+        steps.narrow_floats = True  # type: ignore[attr-defined]
+    for half in (prompts, steps):
+        if not half.packs:  # type: ignore[attr-defined]
+            raise MachineError(
+                "keys and values of these graphs cannot go from one engine to another",
+                where=f"--backend {name}",
+                got=f"{half.name}, a bundle in {bundle.manifest.dtype}",
+                fix="choose --backend openvino, or export with --dtype fp16 or fp32",
+            )
+    return PairedBackend(name, prompts, steps)  # type: ignore[arg-type]

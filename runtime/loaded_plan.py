@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -20,7 +21,7 @@ from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
-from luvc_export.runtime.speculation.request import Speculation, check_backend
+from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
 
 
 class LoadedPlan:
@@ -67,14 +68,29 @@ class LoadedPlan:
         if isinstance(backend, str):
             backend = open_backend(backend, self.bundle, plan, threads, debug, arithmetic=arithmetic)
         self.backend = backend
+        #: What drafts tokens for this one, where that is a smaller model.
+        self.draft_model: LoadedPlan | None = None
         if self.speculation is not None:
             check_backend(backend)
+            if self.speculation.bundle is not None:
+                self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
         self.encoder = PromptEncoder(self.bundle)
         self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
         self.ends = frozenset(self.bundle.manifest.prompt.eos_token_ids)
+
+    def _smaller(self, named: str, backend: str, threads: int | None) -> LoadedPlan:
+        """The model that drafts, on the same engine.
+
+        Raises:
+            UsageError: It does not read what this one reads.
+        """
+        folder, _, plan = (named, "", "") if Path(named).is_dir() else named.rpartition("#")
+        bundle = load(folder or named)
+        check_fits(bundle, plan or None, self.bundle, self.plan_name)
+        return LoadedPlan(bundle, backend, plan or None, threads)
 
     @property
     def notes(self) -> tuple[str, ...]:

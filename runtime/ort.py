@@ -139,7 +139,7 @@ class OrtBackend:
 
     def rows(self, cache: OrtCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]; not of a bf16 graph."""
-        arrays = [value.numpy().astype(np.float32) for value in cache.values]
+        arrays = [value.numpy().astype(np.float32, copy=False) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
     @property
@@ -154,6 +154,11 @@ class OrtBackend:
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
         return OrtCache(tuple(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays))
+
+    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OrtCache:
+        """See ``paired.Half``."""
+        kinds = (self._decoder_kinds[name] for name in graph_io.past_names(len(rows)))
+        return OrtCache(tuple(map(self._value, (array for pair in rows for array in pair), kinds)))
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -186,7 +191,7 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
-        layers = self._bundle.manifest.decoder.layers
+        layers = self._bundle.manifest.decoder.cached
         past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[graph_io.INPUT_IDS]))
         binding = session.io_binding()
         for name, array in feeds.items():
@@ -297,8 +302,9 @@ class OrtBackend:
 
     def _empty_cache(self, rows: int) -> tuple[Any, ...]:
         shape = self._bundle.manifest.decoder
-        empty = np.zeros((rows, shape.kv_heads, 0, shape.head_dim), np.float32)
-        return tuple(self._value(empty, self._decoder_kinds[name]) for name in graph_io.past_names(shape.layers))
+        empty = [np.zeros((rows, heads, 0, size), np.float32) for heads, size in shape.caches for _ in range(2)]
+        names = graph_io.past_names(shape.cached)
+        return tuple(self._value(one, self._decoder_kinds[name]) for name, one in zip(names, empty, strict=True))
 
     def _run(
         self, session: Any, binding: Any, outputs: list[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]

@@ -1,4 +1,4 @@
-"""Attention-23 against com.microsoft.GroupQueryAttention in ONNX Runtime: docs/results/performance.md.
+"""Attention-23 against com.microsoft.GroupQueryAttention in ONNX Runtime: docs/results/history.md.
 
 Run: python benchmarks/measure/attention.py. One node each, fp32, heads of Qwen2.5-VL-3B (16 and 2, 128 wide),
 packed, cache in and out as in a bundle, in turns; the largest difference of the outputs is printed beside the times.

@@ -9,7 +9,7 @@ from typing import Any
 
 from luvc_export.core.budgets import by_thirds, prefill_flops, rectangles, solve_speedup
 from luvc_export.core.plan import EncoderPlan, LastLayer, LlmPlan, MergePass, Plan
-from luvc_export.core.planning import place_merges
+from luvc_export.core.planning import place_merges, unshared
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.export.compression import scores
 
@@ -51,7 +51,11 @@ class Shapes:
 
     def plan(self, keep: Sequence[int], schedule: str, last_layer: LastLayer = "drop") -> Plan:
         """A plan with budgets ``keep`` and nothing else."""
-        return Plan(EncoderPlan(self.grid), LlmPlan(tuple(keep), last_layer=last_layer), schedule=schedule)
+        return Plan(
+            EncoderPlan(self.grid),
+            LlmPlan(unshared(tuple(keep), self.llm), last_layer=last_layer, shared=self.llm.shared),
+            schedule=schedule,
+        )
 
 
 def horizon(shapes: Shapes) -> list[Variant]:

@@ -89,7 +89,7 @@ def page(result: SearchResult, command: str) -> str:
 
 def summary(result: SearchResult) -> list[str]:
     """What was found, one sentence each."""
-    layer, layers = result.horizon.layer, result.none.layers
+    layer, layers = result.horizon.layer, result.none.cached
     found, checked = result.chosen, result.checked.agreement
     looks = f"no visual token is needed from layer {layer} of {layers} on" if layer < layers else "the last layer looks"
     state = "holds" if result.passed else "does NOT hold"
@@ -223,7 +223,7 @@ def horizon(result: SearchResult) -> bytes:
     curve = result.horizon.curve
     _points(axes, list(curve), list(curve.values()), "o-", "all visual tokens dropped before the layer")
     axes.axhline(result.bar, color="crimson", linestyle="--", label=f"bar {result.bar:g}")
-    layers = result.none.layers
+    layers = result.none.cached
     end = f"horizon: layer {result.horizon.layer}" if result.horizon.layer < layers else "horizon: none"
     axes.axvline(result.horizon.layer, color="grey", linestyle=":", label=end)
     step = max(1, layers // 12)

@@ -191,7 +191,7 @@ def budgets(
     whole = 1 if score is not None and scores.find(score).needs_layer_before else 0
     image = canvas(checkpoint, image_size, tiles=tiles, video=video)
     switches = {"padding": image.image.fit == "pad", **switches}
-    space = Space(grid, llm.layers, llm.layers, merges, whole, switches, sharing=sharing)
+    space = Space(grid, llm.layers, llm.cached, merges, whole, switches, sharing=sharing, shared=llm.shared)
     about = {
         "data": data.to_json(),
         "calibration": learned.to_json(),
@@ -225,7 +225,7 @@ def budgets(
         for name in DEFAULTS if whole == 0 else ():
             request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
             defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
-        some, reach = settings.candidates(score, rho, scorer, steps), llm.layers - 1 if freeze else 0
+        some, reach = settings.candidates(score, rho, scorer, steps), min(llm.cached, llm.layers - 1) if freeze else 0
         return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
 
 
@@ -252,7 +252,7 @@ def _search(
             fix="luvc-export parity hf:MODEL torch:MODEL#none shows where they part",
         )
     progress("horizon", 0.0)
-    seen = find_horizon(trials, space) if speedup is None else Horizon(space.layers, {})
+    seen = find_horizon(trials, space) if speedup is None else Horizon(space.cached, {})
     progress("horizon", 1.0)
     space = dataclasses.replace(space, horizon=seen.layer)
     progress("score and filter", 0.0)

@@ -25,6 +25,7 @@ class Space:
         switches: Other fields of the plan's parts by name, the same for all.
         sharing: Images that share a budget, the same for all.
         order: Layers that may be frozen, the one that matters least first; a plan freezes the first of them.
+        shared: Last layers that read earlier caches: they see no token of their own (``LlmPlan.shared``).
     """
 
     grid: tuple[int, int]
@@ -35,6 +36,12 @@ class Space:
     switches: dict[str, Any] = field(default_factory=dict)
     order: tuple[int, ...] = ()
     sharing: Sharing = Sharing()
+    shared: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Layers that have a cache: the horizon where nothing may go."""
+        return self.layers - self.shared
 
     def plan(self, merges: Merges, keep: Keep, frozen: int = 0) -> Plan:
         """The plan with budgets ``keep`` of the layers before the horizon, the first ``frozen`` of ``order`` frozen.
@@ -45,7 +52,7 @@ class Space:
         last = "kv_only" if budgets[-1] else "drop"
         still = tuple(layer for layer in sorted(self.order[:frozen]) if layer < self.layers - 1 and budgets[layer])
         nothing = Plan(EncoderPlan(self.grid, merges), LlmPlan((0,)), self.sharing.without_quota(), "searched")
-        llm = {"keep": budgets, "last_layer": last, "kv_only": still}
+        llm = {"keep": budgets, "last_layer": last, "kv_only": still, "shared": self.shared}
         return nothing.changed(**llm, **self.switches, sharing=self.sharing)
 
     def frozen(self, plan: Plan) -> int:
@@ -62,8 +69,9 @@ class Space:
 
     def none(self) -> Plan:
         """The uncompressed plan."""
-        keep = (self.grid[0] * self.grid[1] * self.sharing.images,) * self.layers
-        return Plan(EncoderPlan(self.grid), LlmPlan(keep, last_layer="full"), self.sharing.without_quota(), "none")
+        keep = (*(self.grid[0] * self.grid[1] * self.sharing.images,) * self.cached, *(0,) * self.shared)
+        llm = LlmPlan(keep, last_layer="full", shared=self.shared)
+        return Plan(EncoderPlan(self.grid), llm, self.sharing.without_quota(), "none")
 
 
 #: Layers at which the curve is drawn, at most, beside those that the bisection visits.
@@ -72,7 +80,7 @@ _POINTS = 9
 
 @dataclass(frozen=True)
 class Horizon:
-    """``layer``: all visual tokens may go before it, the number of layers if never. ``curve``: trials by layer."""
+    """``layer``: all visual tokens may go before it, their number if never. ``curve``: trials by layer."""
 
     layer: int
     curve: dict[int, PlanTrial]
@@ -88,7 +96,7 @@ def find_horizon(trials: Trials, space: Space) -> Horizon:
 
     Layers that the bisection does not visit are drawn from the first questions alone.
     """
-    layers = space.layers
+    layers = space.cached
     low, high = -1, layers
     curve: dict[int, PlanTrial] = {}
     while high - low > 1:

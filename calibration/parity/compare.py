@@ -227,4 +227,20 @@ def _notes(made: Comparison) -> list[str]:
         )
     if not made.same:
         notes.append("the plans differ: tensors are shown (text rows) and not judged; retention is.")
+    return notes + ties_of_own(made.reference.plan, made.measured)
+
+
+def ties_of_own(plan: Plan, measured: Sequence[Measured]) -> list[str]:
+    """Where a score from outside this package gave the last kept and the first left token one value; a line a prune."""
+    from luvc_export.export.compression import scores  # torch, which knows the scores that ``gap`` comes from
+
+    name, notes = plan.llm.method.name, []
+    for layer in sorted({layer for item in measured for layer in item.overlap}):
+        gaps = [item.overlap[layer].gap for item in measured if layer in item.overlap]
+        if (equal := gaps.count(0.0)) and name not in scores.built_in():
+            notes.append(
+                f"the score {name!r} ties: before layer {layer} the last token that stays and the first that leaves"
+                f" have one value in {equal} of {len(gaps)} cases, and another back-end's rounding keeps others. Let"
+                " the score tell tokens apart, by their place where by nothing else (docs/research.md)."
+            )
     return notes

@@ -110,7 +110,7 @@ TABLE = {
         overlap=Limit(0.85, "scores are differences of hidden states, off by several times rel_l2: measured 0.94"),
         unexplained=Limit(0.1, "as overlap, without what follows from an earlier prune: measured 0.026"),
         tie=Limit(2e-1, "as exact as rel_l2"),
-        greedy=Limit(0.95, "the bar is --min-agreement of calibrate, on a few hundred answers; this is on fewer"),
+        greedy=Limit(0.95, "the bar is --retention of calibrate, on a few hundred answers; this is on fewer"),
         exact=Limit(0.95, "follows the greedy tokens"),
     ),
     "4-bit": Tolerances(
@@ -123,7 +123,7 @@ TABLE = {
         overlap=Limit(0.8, "scores are differences of hidden states, off by several times rel_l2: measured 0.93"),
         unexplained=Limit(0.15, "as overlap, without what follows from an earlier prune: measured 0.033"),
         tie=Limit(4e-1, "as exact as rel_l2"),
-        greedy=Limit(0.93, "the bar is --min-agreement of calibrate, on a few hundred answers; this is on fewer"),
+        greedy=Limit(0.93, "the bar is --retention of calibrate, on a few hundred answers; this is on fewer"),
         exact=Limit(0.93, "follows the greedy tokens"),
     ),
 }

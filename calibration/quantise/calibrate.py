@@ -141,7 +141,7 @@ def check(
     """
     entry, manifest, where = bundle.entry(plan), bundle.manifest, str(bundle.folder)
     if not 0 <= min_agreement <= 1:
-        raise UsageError("no such share", where="--min-agreement", got=min_agreement, expected="0 to 1")
+        raise UsageError("no such share", where="--retention", got=min_agreement, expected="0 to 1")
     if entry.quantised is not None:
         raise UsageError(
             "this plan is quantised already", where=where, got=plan, expected="a plan in the bundle's own precision"

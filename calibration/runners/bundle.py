@@ -69,7 +69,7 @@ class BundleCalls:
         backend = self.free if forced is None else self.debug
         out, after = backend.decode({**feeds, **told}, cache)
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
-        hidden = [hidden_name(layer) for layer in range(self.plan.layers)]
+        hidden = [hidden_name(layer) for layer in range(self.plan.cached)]
         return Decoded(
             out[graph_io.LOGITS],
             {layer: out[name] for layer, name in names.items() if name in out},

@@ -8,6 +8,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Fit, ImageInput, Manifest, PlanEntry
 from luvc_export.calibration.cases import Case, asked
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
+from luvc_export.core.planning import unshared
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options, check_size
@@ -73,6 +74,7 @@ def uncompressed(checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing
     """The plan that changes nothing, for images, whole videos or pictures in tiles."""
     unit = checkpoint.family.unit_pixels(checkpoint.config)
     rows, columns = (max(1, side // unit) for side in size)
-    layers = checkpoint.family.decoder_shape(checkpoint.config).layers
-    llm = LlmPlan((rows * columns * sharing.images,) * layers, last_layer="full")
+    shape = checkpoint.family.decoder_shape(checkpoint.config)
+    keep = unshared((rows * columns * sharing.images,) * shape.layers, shape)
+    llm = LlmPlan(keep, last_layer="full", shared=shape.shared)
     return Plan(EncoderPlan((rows, columns)), llm, sharing.without_quota(), "none")

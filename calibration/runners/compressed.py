@@ -18,6 +18,7 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.span import empty_caches
 from luvc_export.export.processor import normalise
 from luvc_export.export.stored.base import array
 from luvc_export.export.weights import DTYPES
@@ -133,8 +134,7 @@ class TorchCalls:
 
     def empty(self, rows: int) -> list[Tensor]:
         """Caches of nothing."""
-        none = torch.zeros(rows, self.shape.kv_heads, 0, self.shape.head_dim, dtype=self.dtype)
-        return [none] * (2 * self.shape.layers)
+        return empty_caches(self.shape, rows, self.dtype)
 
 
 class Watch:

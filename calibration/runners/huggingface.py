@@ -84,7 +84,8 @@ class HuggingFace:
         tensors = {VISION: _array(entered[0][0][visual])}
         taps = len(_taps(self.model))
         tensors |= {plane(index + 1): _array(torch.cat(added[index::taps])) for index in range(taps if added else 0)}
-        for number, layer in enumerate(out.past_key_values.layers):
+        cached = self.checkpoint.family.decoder_shape(self.checkpoint.config).cached
+        for number, layer in enumerate(out.past_key_values.layers[:cached]):
             tensors[probe(number, "in")] = _array(entered[number][0][order])
             for part, values in (("key", layer.keys), ("value", layer.values)):
                 tensors[probe(number, part)] = _array(values[0].transpose(0, 1).flatten(1)[order])

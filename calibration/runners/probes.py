@@ -28,7 +28,7 @@ def hidden_name(layer: int) -> str:
 
 
 def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
-    """Make what enters each layer an output ``hidden.N``; False, and nothing changed, if one is not found.
+    """Make what enters each layer with a cache an output ``hidden.N``; False, and nothing changed, if one is not found.
 
     What enters a layer is what its attention's output is added to: from the output projection's weight, whose name is
     the checkpoint's, down to the first Add of two computed tensors. That holds before and after surgery, which moves
@@ -46,7 +46,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     sources = []
-    for layer in range(plan.layers):
+    for layer in range(plan.cached):
         found = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
         if found is None:
             return False

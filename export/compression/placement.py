@@ -18,6 +18,7 @@ from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.span import empty_caches
 
 
 class PrunedCache(DynamicCache):
@@ -61,6 +62,13 @@ def compressed(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         type(model).__name__,
     )
     vision = family.vision(model, plan, Normalise(1.0, [0.0] * 3, [1.0] * 3))
+    if getattr(vision, "padded_patches", False):
+        raise UsageError(
+            f"compression inside transformers does not take the pictures of {family.model_type}",
+            where="model",
+            got="a processor that gives patches of any grid, padded",
+            fix="export a bundle and ask that",
+        )
     decoder = family.decoder(model, plan)
     before = model.__dict__.get("forward")
 
@@ -127,11 +135,11 @@ def _forward(
     embeds = torch.zeros(0, plan.vision_tokens, family.visual_width(model.config), dtype=dtype)
     positions = torch.zeros(0, plan.vision_tokens, 2 * vision.copies)
     if pixel_values is not None:
-        if pixel_values.dim() == 2:
+        side = family.unit_pixels(model.config)
+        if hasattr(vision, "from_patches") and pixel_values.shape[-2:] != (plan.grid[0] * side, plan.grid[1] * side):
             _check_grid(plan, image_grid_thw, vision.patches)
             embeds, positions, _ = vision.from_patches(pixel_values)
         else:
-            side = family.unit_pixels(model.config)
             size = family.image_size(model.config) or (plan.grid[0] * side, plan.grid[1] * side)
             embeds, positions, _ = vision(_pictures(pixel_values, ids.count(image_token), size))
     state = past if isinstance(past, PrunedCache) else None
@@ -153,8 +161,7 @@ def _forward(
 
 
 def _empty(family: Family, model: nn.Module, plan: Plan, dtype: torch.dtype) -> list[Tensor]:
-    shape = family.decoder_shape(model.config)
-    return [torch.zeros(1, shape.kv_heads, 0, shape.head_dim, dtype=dtype) for _ in range(2 * plan.layers)]
+    return empty_caches(family.decoder_shape(model.config), 1, dtype)
 
 
 def _one_placeholder(ids: list[int], image_token: int, units: int, written: list[int]) -> list[int]:

@@ -22,7 +22,7 @@ from luvc_export.export.llm.rope import Rope
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 POSITION_COPIES = 4
 #: RoPE types whose frequencies are the same at every length of the prompt (transformers, ``modeling_rope_utils``).
-FIXED_ROPES = ("default", "linear", "llama3", "yarn")
+FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,8 @@ def rotary_embedding(inner: Any, text: Any) -> Any:
                 got=repr(stated["rope_type"]),
                 expected=", ".join(FIXED_ROPES),
             )
-        if stated.get("partial_rotary_factor", 1) != 1:
+        turned = stated.get("rope_type", "default") == "proportional" or stated.get("partial_rotary_factor", 1) == 1
+        if not turned:  # proportional frequencies are as many as the head has, zeros where nothing is turned
             raise CheckpointError(
                 "heads that are turned in part are not supported",
                 where="text_config.rope_parameters.partial_rotary_factor",

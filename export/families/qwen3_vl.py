@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -14,6 +13,7 @@ from luvc_export.core.tiling import Video
 from luvc_export.export.families.base import HALF, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.mrope import MropeFamily
+from luvc_export.export.towers.interpolated_positions import corner_taps, interpolated
 from luvc_export.export.towers.rotary_position_vit import RotaryPositionViT
 
 
@@ -31,30 +31,15 @@ class Vision(RotaryPositionViT):
         return _mlp(merger, norm(merger.norm, self.per_unit(x)))
 
     def learned_positions(self, rows: int, columns: int) -> Tensor:
-        """The square table, bilinear to the patch grid: [rows * columns * patches, C], computed in the graph."""
-        side, table = self.config.spatial_merge_size, self.visual.pos_embed.weight
-        size = self.visual.num_grid_per_side
-        places, shares = zip(*(taps(count * side, size) for count in (rows, columns)), strict=True)
-        place = places[0][:, None, :, None] * size + places[1][None, :, None, :]
-        share = shares[0][:, None, :, None] * shares[1][None, :, None, :]
-        order = torch.arange(rows * columns * side**2)
-        order = order.reshape(rows, side, columns, side).transpose(1, 2).flatten()
-        place, share = place.reshape(-1, 4)[order], share.reshape(-1, 4)[order]
-        corners = table.index_select(0, place.flatten()).unflatten(0, place.shape)
-        return (corners * share[:, :, None].to(table.dtype)).sum(1)
+        """The square table, bilinear from its first to its last place."""
+        side, size = self.config.spatial_merge_size, self.visual.num_grid_per_side
+        axes = corner_taps(rows * side, size), corner_taps(columns * side, size)
+        return interpolated(self.visual.pos_embed.weight, size, *axes, side)
 
 
 def _mlp(merger: Any, x: Tensor) -> Tensor:
     out: Tensor = merger.linear_fc2(merger.act_fn(merger.linear_fc1(x)))
     return out
-
-
-def taps(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """The two table places, int64 [count, 2], and their shares, fp32, of ``count`` points spread over 0 .. size - 1."""
-    point = torch.linspace(0, size - 1, count)
-    low = point.floor().long()
-    share = point - low
-    return torch.stack([low, (low + 1).clamp(max=size - 1)], 1), torch.stack([1 - share, share], 1)
 
 
 class Qwen3VL(MropeFamily):

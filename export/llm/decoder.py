@@ -6,7 +6,7 @@ mask is built from each token's logical order. Every slice is then static, a pru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, llm_merge, marked_prune
 from luvc_export.export.llm.last_row_attention import last_row
 from luvc_export.export.llm.rope import Rope
-from luvc_export.export.llm.span import Placed, Rows, Span, causal_mask, tokens_of
+from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
+from luvc_export.export.llm.sight import Images, Kind, Sight
+from luvc_export.export.llm.span import Placed, Rows, Span, rows_at, tokens_of
 
 
 class Decoder(nn.Module):
@@ -33,6 +35,7 @@ class Decoder(nn.Module):
         planes: DeepStack planes beside each visual token: ``visual_embeds`` is [B, G, N_0, (1 + planes) * D], and
             plane i is added to the visual tokens that are left after layer i.
         shared_order: Tokens of one image see each other both ways: all take the order of its first one.
+        sources: The layers that read another one's cache, the last of the plan, and whose.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Decoder(nn.Module):
         plan: Plan,
         planes: int = 0,
         shared_order: bool = False,
+        sources: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.embed_tokens: Any = text.embed_tokens
@@ -53,6 +57,7 @@ class Decoder(nn.Module):
         self.rope = rope
         self.plan = plan = scores.described(plan)
         self.head_dim, self.planes, self.shared_order = head_dim, planes, shared_order
+        self.sources = dict(sources or {})
         self.scale = float(head_dim) ** -0.5
         self.score = scores.find(plan.llm.method.name).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
@@ -92,7 +97,7 @@ class Decoder(nn.Module):
             images, own = groups * self.plan.sharing.images, self.plan.vision_tokens
             visual_order = visual_order.unflatten(1, (images, own))[:, :, :1].expand(-1, -1, own).flatten(1, 2)
         visual = visual_embeds.flatten(1, 2)
-        planes = visual[:, :, self.hidden :] if self.planes else None
+        planes = visual[:, :, self.hidden :] if self.planes else self.carried(visual)
         index = torch.arange(count).expand(visual_embeds.shape[0], groups, count)
         sizes = torch.ones_like(visual_order, dtype=torch.float32)
         if visual_padding is not None:
@@ -101,16 +106,21 @@ class Decoder(nn.Module):
         text = Placed(order, text_cos, text_sin)
         carried = aggregate.Mass.of(sizes, visual_position_ids) if self.plan.llm.aggregate else None
         span = Span(visual_order, cos, sin, index, planes, carried)
-        x = torch.cat([visual if planes is None else visual[:, :, : self.hidden], self.embed_text(input_ids)], 1)
+        words = self.embed_text(input_ids)
+        x = torch.cat([visual[:, :, : self.hidden] if self.planes else visual, words], 1)
+        both_ways = any(self.kind(layer).both_ways for layer in self.layers)
+        pictures = Images(self.plan, visual_order, groups) if both_ways else None
         presents: list[Tensor] = []
         kept: list[Tensor] = []
-        mask = None
+        sight: Sight | None = None
+        beside: dict[int, Tensor] = {}
+        producers: dict[int, Producer] = {}
         last, frozen = self.plan.layers - 1, self.plan.llm.frozen
         before: Tensor | None = None
         mass = llm_merge.Mass(sizes, visual_position_ids, visual_padding is not None)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.layers[: self.plan.cached]):
             keep = self.plan.keep[number]
-            if number == self.planes:
+            if number == self.planes and self.planes:
                 span = span._replace(planes=None)  # all are added: nothing more to carry through prunes
             if keep < count:
                 if keep and self.plan.llm.reducer == "merge":
@@ -124,21 +134,39 @@ class Decoder(nn.Module):
                     x, span = marked_prune.drop(x, span.whole, span.kept, count), span.empty()
                 else:
                     x, span = x[:, groups * count :], span.empty()
-                count, mask = keep, None
+                count, sight = keep, None
             key, value = past[2 * number], past[2 * number + 1]
-            if mask is None:
-                placed, cos, sin = span.beside(text)
-                mask = causal_mask(placed, text_mask, key.shape[2])
+            past_rows = key.shape[2]
+            if sight is None:
+                order_of = None if pictures is None else pictures.order(span, count)
+                sight = Sight(span.beside(text), text, text_mask, order_of)
+                beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
+            mask, placed = sight.mask(self.kind(layer), past_rows), sight.placed
             before = x
             text_only = groups * count if number in frozen else 0
-            x, key, value = self._layer(layer, x, cos, sin, mask, key, value, text_only)
+            x, key, value = self._layer(layer, x, placed, mask, key, value, text_only, beside.get(number))
             if number in self.plan.llm.kv_only:  # visual tokens leave as they entered
                 x = torch.cat([before[:, :text_only], x], 1)
             presents += [key, value]
+            if number in self.sources.values():
+                producers[number] = Producer(key, value, past_rows, sight)
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
-        first_text = groups * count if self.plan.llm.last_layer != "kv_only" else 0
-        return self._logits(x[:, first_text:], logits_indices), presents, kept
+        frozen_last = last in frozen and last < self.plan.cached
+        asked = rows_at(x, logits_indices, 0 if frozen_last else groups * count)
+        if self.sources:
+            ids = rows_at(input_ids, logits_indices)
+            shared = range(self.plan.cached, self.plan.layers)
+            beside = self.own_embeddings(shared, None, rows_at(words, logits_indices), ids)
+            layers = {number: self.layers[number] for number in shared}
+            consumers = Consumers(layers, self.sources, self.kind, self._query, self._finish, self.scale)
+            own_rows = [beside.get(number) for number in shared]
+            asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
+        return self.logits(asked), presents, kept
+
+    def _stage_end(self, number: int) -> int:
+        """The next layer after ``number`` before which visual tokens leave, or that has no cache."""
+        return next((layer for layer, _, _ in self.plan.prunes if number < layer), self.plan.cached)
 
     def _add_plane(self, x: Tensor, span: Span, number: int) -> Tensor:
         """DeepStack after layer ``number``: the plane reaches the visual rows of x, the text rows stay."""
@@ -258,32 +286,41 @@ class Decoder(nn.Module):
         self,
         layer: Any,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        placed: Placed,
         mask: Tensor,
         past_key: Tensor,
         past_value: Tensor,
         text_only: int,
+        own: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One block. The first ``text_only`` rows give keys and values and nothing else."""
-        attn, factor = layer.self_attn, self.query_factor(cos)
-        cos, sin = self.angles(layer, cos), self.angles(layer, sin)
         normed = self.norm_of(layer.input_layernorm, x)
-        key, value = (split_heads(projection(normed), self.head_dim) for projection in (attn.k_proj, attn.v_proj))
-        query = split_heads(attn.q_proj(normed[:, text_only:]), self.head_dim)
-        if hasattr(attn, "q_norm"):
-            query, key = self.norm_of(attn.q_norm, query), self.norm_of(attn.k_norm, key)
-        key = rotate(key, cos, sin)
-        query = rotate(query, cos[:, text_only:], sin[:, text_only:])
-        if factor is not None:
-            query = query * factor[:, None, text_only:].to(query.dtype)
+        key, value = self.keys_values(layer, normed)
+        key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
-        attended = attn.o_proj(attention(query, key, value, mask[:, :, text_only:], self.scale))
-        x = x[:, text_only:] + self.after_attention(layer, attended)
-        return x + self.feed_forward(layer, x), key, value
+        query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
+        attended = attention(query, key, value, mask[:, :, text_only:], self.scale)
+        own = None if own is None else own[:, text_only:]
+        return self._finish(layer, x[:, text_only:], attended, own), key, value
+
+    def _query(self, layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries [B, heads, S, Dh] of rows that enter a layer."""
+        return self._turned(layer, self.norm_of(layer.input_layernorm, x), cos, sin)
+
+    def _turned(self, layer: Any, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        attn = layer.self_attn
+        query = split_heads(attn.q_proj(normed), self.head_size(layer))
+        if hasattr(attn, "q_norm"):
+            query = self.norm_of(attn.q_norm, query)
+        query, factor = rotate(query, self.angles(layer, cos), self.angles(layer, sin)), self.query_factor(cos)
+        return query if factor is None else query * factor[:, None].to(query.dtype)
+
+    def _finish(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
+        x = x + self.after_attention(layer, layer.self_attn.o_proj(attended))
+        return self.leave(layer, x + self.feed_forward(layer, x), own)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Text embeddings [B, T, D]. This and the six below are what a family's own text model may override."""
+        """Text embeddings [B, T, D]. This and those below are what a family's own text model may override."""
         embeds: Tensor = self.embed_tokens(input_ids)
         return embeds
 
@@ -312,8 +349,42 @@ class Decoder(nn.Module):
         out: Tensor = layer.mlp(self.norm_of(layer.post_attention_layernorm, x))
         return out
 
-    def _logits(self, text: Tensor, logits_indices: Tensor) -> Tensor:
-        batch, length, hidden = text.shape
-        flat = logits_indices + length * torch.arange(batch)[:, None]
-        rows = text.reshape(batch * length, hidden).index_select(0, flat.flatten())
-        return self.lm_head(self.norm_of(self.norm, rows)).unflatten(0, (batch, -1)).float()
+    def leave(self, layer: Any, x: Tensor, own: Tensor | None) -> Tensor:
+        """The end of a layer, whose ``own_embeddings`` of the rows are ``own`` [B, S, P]."""
+        return x
+
+    def keys_values(self, layer: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, not turned yet, and values [B, kv heads, S, Dh] of rows after the input norm."""
+        attn, size = layer.self_attn, self.head_size(layer)
+        key, value = (split_heads(projection(normed), size) for projection in (attn.k_proj, attn.v_proj))
+        return self.norm_of(attn.k_norm, key) if hasattr(attn, "k_norm") else key, value
+
+    def head_size(self, layer: Any) -> int:
+        """Size of one attention head of a layer."""
+        return self.head_dim
+
+    def kind(self, layer: Any) -> Kind:
+        """What a layer's rows may look at."""
+        return Kind()
+
+    def carried(self, visual: Tensor) -> Tensor | None:
+        """What prunes carry beside each visual token, [B, G * N, C], made of their embeddings [B, G * N, D]."""
+        return None
+
+    def own_embeddings(
+        self, layers: range, visual: Tensor | None, words: Tensor, input_ids: Tensor
+    ) -> dict[int, Tensor]:
+        """What single layers have of each row beside the hidden states, [B, V + T, P] by layer.
+
+        Args:
+            layers: Which; their rows are the same.
+            visual: What is carried beside the visual rows, [B, V, C]; None where there are none.
+            words: Text embeddings [B, T, D].
+            input_ids: int64 [B, T].
+        """
+        return {}
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Hidden states [B, n, D] to logits fp32 [B, n, vocab]."""
+        scores: Tensor = self.lm_head(self.norm_of(self.norm, rows))
+        return scores.float()

@@ -13,8 +13,10 @@ from luvc_export.export.layers import rotate, split_heads
 class FamilyAttention(Protocol):
     """What of a family's decoder one row of attention is made with."""
 
-    head_dim: int
     scale: float
+
+    def head_size(self, layer: Any) -> int:
+        """Size of one attention head."""
 
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache ``layer`` uses, [B, S, Dh / 2]."""
@@ -49,15 +51,16 @@ def last_row(
     flat = last + length * torch.arange(batch)
     normed = decoder.norm_of(layer.input_layernorm, x)
     row = _rows(normed, flat)
-    query = split_heads(attn.q_proj(row), decoder.head_dim)
-    key = split_heads(attn.k_proj(normed), decoder.head_dim)
+    size = decoder.head_size(layer)
+    query = split_heads(attn.q_proj(row), size)
+    key = split_heads(attn.k_proj(normed), size)
     if hasattr(attn, "q_norm"):
         query, key = decoder.norm_of(attn.q_norm, query), decoder.norm_of(attn.k_norm, key)
     query, key = rotate(query, _rows(cos, flat), _rows(sin, flat)), rotate(key, cos, sin)
     if factor is not None:
         query = query * _rows(factor, flat)[:, None].to(query.dtype)
     shared = query.shape[1] // key.shape[1]
-    query = query.reshape(batch, key.shape[1], shared, decoder.head_dim)
+    query = query.reshape(batch, key.shape[1], shared, size)
     weights = (query.float() @ key.float().transpose(2, 3)) * decoder.scale
     weights = torch.where(valid[:, None, None], weights, -1e30).softmax(-1)
     return weights.mean((1, 2))[:, :visual]

@@ -68,10 +68,13 @@ def tokens_of_file(checkpoint: Checkpoint, path: Path) -> ChosenTokens:
     return _chosen(checkpoint, tokenizer, found, path.name)
 
 
-def tokens_of_texts(checkpoint: Checkpoint, count: int, texts: Iterable[str], source: str) -> ChosenTokens:
-    """``count`` tokens: those any answer needs, the most frequent of ``texts``, then those with the lowest ids.
+def tokens_of_texts(
+    checkpoint: Checkpoint, count: int, answers: Iterable[str], prompts: Iterable[str], source: str
+) -> ChosenTokens:
+    """``count`` tokens: those any answer needs, the most frequent of answers, then of prompts, then the lowest ids.
 
-    Tokenizers number merges in the order in which they were learned, so low ids are frequent ones in general.
+    Prompts are no answers, but of the same subject. Tokenizers number merges in the order in which they were learned,
+    so low ids are frequent ones in general.
 
     Raises:
         UsageError: ``count`` is less than any answer needs, or all tokens there are.
@@ -85,10 +88,9 @@ def tokens_of_texts(checkpoint: Checkpoint, count: int, texts: Iterable[str], so
             got=count,
             expected=f"{len(always)} (bytes and special tokens, which any answer may need) to {rows - 1}",
         )
-    frequent = [token for token, _ in _counted(tokenizer, texts).most_common() if token not in always]
-    lowest = (token for token in range(rows) if token not in always and token not in {*frequent})
-    found = {*always, *frequent[: count - len(always)]}
-    for token in lowest:
+    said, asked = (_counted(tokenizer, texts) for texts in (answers, prompts))
+    found = set(always)
+    for token in (*(one for counted in (said, asked) for one, _ in counted.most_common()), *range(rows)):
         if len(found) == count:
             break
         found.add(token)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.export.compression import spu
 from luvc_export.export.llm import aggregate
 
@@ -80,14 +81,32 @@ def tokens_of(values: Tensor, groups: int, rows: int, tokens: int) -> Tensor:
     return apart if tokens == rows else apart[:, :, :tokens]
 
 
-def causal_mask(queries: Tensor, text_mask: Tensor, past: int) -> Tensor:
-    """Who may look at whom, from the order of [visual | text] rows: bool [B, 1, V + T, past + V + T].
+def empty_caches(shape: DecoderShape, rows: int, dtype: torch.dtype) -> list[Tensor]:
+    """Caches of nothing for ``rows`` rows of a batch, as ``Decoder.forward`` takes them."""
+    return [torch.zeros(rows, heads, 0, size, dtype=dtype) for heads, size in shape.caches for _ in range(2)]
+
+
+def rows_at(values: Tensor, index: Tensor, first: int = 0) -> Tensor:
+    """Rows ``first + index`` [B, n] of [B, S, ...]: [B, n, ...]."""
+    batch, length = values.shape[:2]
+    flat = index + (first + length * torch.arange(batch)[:, None])
+    return values.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, (batch, -1))
+
+
+def causal_mask(queries: Tensor, new: Tensor, text_mask: Tensor, past: int) -> Tensor:
+    """Who may look at whom: bool [B, 1, Q, past + V + T].
 
     A key is seen when it is past or its order is not greater than the query's, and it is no padding: the last P + T
     columns are text as ``text_mask`` [B, P + T] says, those before them visual and always valid.
+
+    Args:
+        queries: Order of the rows that look, int64 [B, Q]: all of [visual | text] but for layers that share a cache.
+        new: Order of [visual | text] rows of this call, int64 [B, V + T].
+        text_mask: See ``graph_io``.
+        past: Rows of the cache before this call.
     """
-    before = torch.full((queries.shape[0], past), -1, dtype=queries.dtype)
-    keys = torch.cat([before, queries], 1)
+    before = torch.full((new.shape[0], past), -1, dtype=new.dtype)
+    keys = torch.cat([before, new], 1)
     column = torch.arange(keys.shape[1]) - (keys.shape[1] - text_mask.shape[1])
     valid = text_mask.index_select(1, column.clamp(min=0)) | (column < 0)
     return ((keys[:, None, :] <= queries[:, :, None]) & valid[:, None, :])[:, None]

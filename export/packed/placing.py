@@ -49,6 +49,11 @@ class Placed:
     order: NDArray[np.int32] | None
     bytes: int
 
+    @property
+    def kind(self) -> str:
+        """int4, int8 or fp8."""
+        return "fp8" if self.block is None else f"int{self.bits}"
+
 
 def place(
     folder: Path, linears: Mapping[str, StoredLinear], dtype: str, progress: Callable[[float], None]
@@ -84,7 +89,8 @@ def place(
                 times = weight.group // block
                 codes = codes.reshape(rows, channels // block, block * weight.bits // 8)
                 scales = np.repeat(scales, times, 1)
-                if weight.zeros is not None:
+                half = 1 << (weight.bits - 1)
+                if weight.zeros is not None and np.any(weight.zeros != half):
                     zeros = put(
                         f"{name}.zeros", packed(np.repeat(weight.zeros, times, 1), weight.bits), ir.DataType.UINT8
                     )
@@ -118,10 +124,10 @@ def block_of(name: str, group: int) -> int:
 
 def _scales(name: str, weight: StoredWeight, dtype: str) -> NDArray[Any]:
     """Scales in the bundle's arithmetic, which must hold them as they are; of FP8 fp32 as stored."""
-    if weight.real:
-        return weight.scales.astype(np.float32)
     if not np.all(np.isfinite(weight.scales.astype(np.float32))):
         raise CheckpointError("a scale of a quantised weight is no number", where=name, fix="download it again")
+    if weight.real:
+        return weight.scales.astype(np.float32)
     with np.errstate(over="ignore"):
         made = weight.scales.astype(_ARRAYS[dtype])
     if not np.array_equal(made.astype(np.float32), weight.scales.astype(np.float32)):

@@ -12,22 +12,25 @@ from luvc_export.export.packed.placing import Placed
 from luvc_export.export.stored.base import FP8_BLOCK
 
 CONTRIB = "com.microsoft"
-#: MatMulNBits then computes in fp32 of activations as they are; at 4 it rounds them to 8 bits by block.
-EXACT = 1
+#: Accuracy levels of MatMulNBits: fp32 of activations as they are, or rounded to 8 bits by block.
+EXACT, ROUNDED = 1, 4
 
 
-def insert(model: ir.Model, weights: Collection[ir.Value], placed: Mapping[str, Placed]) -> list[ir.Value]:
+def insert(
+    model: ir.Model, weights: Collection[ir.Value], placed: Mapping[str, Placed], level: int = EXACT
+) -> list[ir.Value]:
     """Replace every product with a weight that is placed; returns the other weights.
 
     Args:
         model: A simplified trace.
         weights: Its graph inputs that stand for weights (``weights.detach``), named as in ``placed``.
         placed: Quantised weights.
+        level: ``EXACT`` or ``ROUNDED``.
 
     Raises:
         CheckpointError: A quantised weight is used by something else than a product.
     """
-    inserter = _Inserter(model.graph)
+    inserter = _Inserter(model.graph, level)
     for value in weights:
         if str(value.name) in placed:
             model.graph.inputs.remove(value)
@@ -36,8 +39,8 @@ def insert(model: ir.Model, weights: Collection[ir.Value], placed: Mapping[str, 
 
 
 class _Inserter:
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: ir.Graph, level: int) -> None:
+        self._graph, self._level = graph, level
         self._gathered: dict[tuple[int, bytes], ir.Value] = {}
 
     def replace(self, weight: ir.Value, how: Placed) -> None:
@@ -71,7 +74,13 @@ class _Inserter:
                 activation,
                 *(self._constant(one) for one in (how.codes, how.scales, how.zeros) if one is not None),
             ]
-            attributes = {"K": channels, "N": rows, "bits": how.bits, "block_size": how.block, "accuracy_level": EXACT}
+            attributes = {
+                "K": channels,
+                "N": rows,
+                "bits": how.bits,
+                "block_size": how.block,
+                "accuracy_level": self._level,
+            }
             made = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB, attributes)
         if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
             made = self._node("Add", [made, product.inputs[2]], product, f"{weight.name}.biased")

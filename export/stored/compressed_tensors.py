@@ -157,5 +157,4 @@ def _read_plain(parts: dict[str, StoredTensor], shape: tuple[int, int], group: i
     if "weight_zero_point" in parts:
         stored = array(parts["weight_zero_point"]).reshape(shape)
         zeros = np.broadcast_to(stored.view(np.uint8) ^ np.uint8(128), scales.shape)
-        zeros = None if bool(np.all(zeros == 128)) else zeros
     return StoredWeight(packed(values.view(np.uint8) ^ np.uint8(128), 8), scales, zeros, 8, group)

@@ -32,7 +32,7 @@ _ACTIVATIONS = ("activation_scale", "input_scale")
 def read(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], where: str) -> Stored:
     """See ``base.Reader``."""
     block = config.get("weight_block_size")
-    if block is not None and list(block) != [FP8_BLOCK, FP8_BLOCK]:
+    if block is not None and block != [FP8_BLOCK, FP8_BLOCK]:
         raise CheckpointError(
             "FP8 checkpoints of these blocks are not read",
             where=where,

@@ -115,8 +115,7 @@ def _read(name: str, parts: dict[str, StoredTensor], bits: int, offset: int) -> 
         codes, order = in_groups(name, codes, bits, group, array(parts["g_idx"]))
     zeros = _codes(array(parts["qzeros"]), bits).T + np.uint8(offset)  # a zero past the range wraps, as the library's
     zeros &= (1 << bits) - 1
-    plain = bool(np.all(zeros == 1 << (bits - 1)))
-    return StoredWeight(codes, scales, None if plain else zeros, bits, group, order)
+    return StoredWeight(codes, scales, zeros, bits, group, order)
 
 
 def _codes(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:

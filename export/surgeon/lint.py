@@ -159,7 +159,7 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         wanted_out = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
         wanted_out += [graph_io.MERGED_INTO] if surgery.plan.encoder.says_merged else []
     else:
-        layers = surgery.plan.layers
+        layers = surgery.plan.cached
         wanted_in = [*graph_io.decoder_inputs(surgery.plan), *graph_io.past_names(layers)]
         chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token else []
         wanted_out = [graph_io.LOGITS, *chosen, *graph_io.present_names(layers)]

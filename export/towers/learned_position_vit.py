@@ -39,11 +39,15 @@ class Parts(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Tokens [n, class tokens + U * side * side, C], the units they are of, and how many class tokens there are."""
+    """Tokens [n, class tokens + U * side * side, C], the units they are of, and how many class tokens there are.
+
+    ``turns`` are cos and sin of every unit's patches [n, U, side * side * Dh / 2] where a tower turns its heads.
+    """
 
     x: Tensor
     units: oim.Units
     aside: int
+    turns: tuple[Tensor, ...] = ()
 
 
 class LearnedPositionViT(UnitTower):
@@ -88,13 +92,13 @@ class LearnedPositionViT(UnitTower):
         x, aside = self._start(image)
         padding = None if self.plan.encoder.takes_units else beside
         units = oim.start(self._as_units(x, aside, *self.plan.grid), self.copies, padding)
-        return self.run(units, Stage(x, units, aside), beside)
+        return self.run(units, Stage(x, units, aside, self.turns(units)), beside)
 
     def arrange(self, units: oim.Units, axes: tuple[Axis, Axis] | None, x: Tensor | None) -> Stage:
         """Merged units unit by unit behind the class tokens of ``x``."""
         assert x is not None
         aside = self.aside
-        return Stage(torch.cat([x[:, :aside], self._as_tokens(units.x)], 1), units, aside)
+        return Stage(torch.cat([x[:, :aside], self._as_tokens(units.x)], 1), units, aside, self.turns(units))
 
     def leave(self, units: oim.Units, x: Tensor, stage: Stage) -> oim.Units:
         """Without class tokens."""
@@ -108,7 +112,8 @@ class LearnedPositionViT(UnitTower):
         prune, aside = self.plan.encoder.prune, stage.aside
         if prune is None or number > prune.block + prune.stabilise:
             sizes = unit_prune.rows(stage.units.sizes.flatten(1), pruned.chosen_at)[:, :, None]
-            return self._block(parts, x, stage._replace(units=stage.units._replace(sizes=sizes)))
+            turns = tuple(unit_prune.rows(turn, pruned.chosen_at) for turn in stage.turns)
+            return self._block(parts, x, stage._replace(units=stage.units._replace(sizes=sizes), turns=turns))
         others = unit_prune.restored(pruned, self._kept_units(x, aside, pruned.chosen_at.shape[1]))
         seen = torch.cat([x[:, :aside], self._flat(others)], 1)
         out = self._attended(parts, seen, stage)
@@ -187,6 +192,10 @@ class LearnedPositionViT(UnitTower):
     def class_token(self) -> Tensor | None:
         """Class token [1, C] that stands first; None where there is none."""
         return None
+
+    def turns(self, units: oim.Units) -> tuple[Tensor, ...]:
+        """Angles, cos and sin, of every unit's patches, where heads are turned: see ``Stage``."""
+        return ()
 
     @property
     def aside(self) -> int:

@@ -92,7 +92,7 @@ class RotaryPositionViT(UnitTower):
         ``beside``, what the plan's graph asks beside the image (``graph_io.vision_inputs``), is bool [n, H0, W0], units
         that show padding alone, or with a bucket int32 [n, K], the units to compute.
         """
-        return self.from_patches(self._patches(image), beside)
+        return self._from_units(self._patches(image), beside)
 
     def from_patches(self, pixels: Tensor, beside: Tensor | None = None) -> Seen:
         """As ``forward``, from normalised patches unit by unit, as transformers' processors write them.
@@ -101,6 +101,10 @@ class RotaryPositionViT(UnitTower):
             pixels: n * H0 * W0 * patches patches of (channel, frame, row, column), in any shape.
             beside: See ``forward``.
         """
+        return self._from_units(pixels, beside)
+
+    def _from_units(self, pixels: Tensor, beside: Tensor | None) -> Seen:
+        """From patches that stand unit by unit."""
         padding = None if self.plan.encoder.takes_units else beside
         units = oim.start(self._embed(pixels), self.copies, padding)
         return self.run(units, self.arrange(units), beside)

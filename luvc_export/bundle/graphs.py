@@ -169,7 +169,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         BundleError: An input that is always there or an output that is asked for is missing, or there is an input that
             nothing is given for.
     """
-    plan, layers = entry.plan, bundle.manifest.decoder.layers
+    plan, layers = entry.plan, bundle.manifest.decoder.cached
     if name == entry.vision:
         inputs = known = {*graph_io.vision_inputs(plan)}
         outputs = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}

@@ -129,7 +129,7 @@ class StoredCodes:
     Args:
         method: The checkpoint's ``quant_method``.
         file: Of the bundle, where they lie.
-        products: Bits of each weight by its name in the model.
+        products: What each weight is, by its name in the model: int4, int8 or fp8.
         bytes: Of codes, scales and zeros.
         numbers: How many weights they stand for.
         notes: What a user should know of them, a line each.
@@ -137,7 +137,7 @@ class StoredCodes:
 
     method: str
     file: str
-    products: dict[str, int]
+    products: dict[str, str]
     bytes: int
     numbers: int
     notes: tuple[str, ...] = ()
@@ -235,6 +235,13 @@ class Manifest:
                 where=where,
                 got=f"{entry.plan.layers} layers",
                 expected=self.decoder.layers,
+            )
+        if entry.plan.llm.shared != self.decoder.shared:
+            raise BundleError(
+                "a plan is for a model whose last layers share other caches",
+                where=where,
+                got=f"{entry.plan.llm.shared} layers that read earlier caches",
+                expected=self.decoder.shared,
             )
         precision = entry.quantised.precision if entry.quantised else self.dtype
         if entry.precision != precision:

@@ -80,7 +80,8 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, tensorrt, or tensorrt:TARGET.",
+        help="auto (what runs the plan here), cpu, cuda, openvino, openvino:DEVICE, openvino+cpu or openvino+openvino "
+        "(prompts on the first, tokens after them on the second), tensorrt, or tensorrt:TARGET.",
     ),
 ]
 Arithmetic = Annotated[
@@ -91,8 +92,8 @@ Speculate = Annotated[
     str | None,
     typer.Option(
         "--speculate",
-        metavar="lookup[:N]",
-        help="Draft up to N tokens a step (8) of what prompt and answer repeat; the answers stay the same.",
+        metavar="lookup[:N]|draft:BUNDLE[:N]",
+        help="Draft up to N tokens a step of what prompt and answer repeat, or by a smaller model; the same answers.",
     ),
 ]
 BundlePlan = Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")]

@@ -100,26 +100,34 @@ def prefill_flops(
     """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out).
 
     In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
-    the text's attention to them.
+    the text's attention to them. Layers that share a cache compute one row, the last one, which looks at what the layer
+    keeps whose cache it is.
     """
     frozen = {*kv_only, *([len(keep) - 1] if last_layer == "kv_only" else [])}
-    return tuple(_layer_flops(shape, count, text, kv_only=layer in frozen) for layer, count in enumerate(keep))
+    return tuple(_layer_flops(shape, layer, keep, text, layer in frozen) for layer in range(len(keep)))
 
 
-def _layer_flops(shape: DecoderShape, visual: int, text: int, kv_only: bool) -> int:
-    keys = visual + text
-    queries = text if kv_only else keys
-    q_and_o = 2 * shape.hidden * shape.heads * shape.head_dim
-    k_and_v = 2 * shape.hidden * shape.kv_heads * shape.head_dim
-    mlp = 3 * shape.hidden * shape.intermediate
-    scores = 2 * queries * keys * shape.heads * shape.head_dim
-    return 2 * (queries * (q_and_o + mlp) + keys * k_and_v + scores)
+def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: int, kv_only: bool) -> int:
+    layer = shape.layer(number)
+    consumes = layer.reads != number
+    keys = keep[layer.reads] + text
+    queries = 1 if consumes else text if kv_only else keys
+    q_and_o = 2 * shape.hidden * shape.heads * layer.head_dim
+    k_and_v = 0 if consumes else 2 * shape.hidden * layer.kv_heads * layer.head_dim
+    mlp = 3 * shape.hidden * layer.intermediate
+    gate = 3 * shape.hidden * shape.gate
+    scores = 2 * queries * keys * shape.heads * layer.head_dim
+    return 2 * (queries * (q_and_o + mlp + gate) + keys * k_and_v + scores)
 
 
 def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2) -> tuple[int, ...]:
-    """KV cache bytes of each layer that holds ``keep[l]`` visual and ``text`` text tokens."""
-    row = 2 * shape.kv_heads * shape.head_dim * element_bytes
-    return tuple(row * (count + text) for count in keep)
+    """KV cache bytes of each layer that holds ``keep[l]`` visual and ``text`` text tokens; 0 where it has no cache."""
+    layers = [shape.layer(number) for number in range(len(keep))]
+    rows = [2 * layer.kv_heads * layer.head_dim * element_bytes for layer in layers]
+    return tuple(
+        row * (count + text) if layer.reads == number else 0
+        for number, (layer, row, count) in enumerate(zip(layers, rows, keep, strict=True))
+    )
 
 
 def solve_speedup(

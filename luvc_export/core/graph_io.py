@@ -19,6 +19,7 @@ visual_embeds [B, G, N_0, D], input_ids int64 [B, T], visual_position_ids float3
 position_ids float32 [A, B, T], visual_order int64 [B, G * N_0], order int64 [B, T], text_mask bool [B, P + T],
 past_key_values.N.key/.value [B, Hkv, G_past * keep_N + P, Dh], logits_indices int64 [B, n]
 -> logits float32 [B, n, vocab], present.N.key/.value, kept_indices.N int64 [B, G, keep_N] per prune at layer N.
+Hkv and Dh are layer N's. Layers that read another one's cache (the last ``Plan.llm.shared``) have none in the graph.
 
 A layer's cache is laid out [past | visual of this call | text of this call]. What is past is visible to everything
 new; among new tokens a key is visible to a query when its order is not greater. Padding text carries ``text_mask``
@@ -86,13 +87,18 @@ def decoder_inputs(plan: Plan) -> tuple[str, ...]:
 
 
 def past_names(layers: int) -> list[str]:
-    """Cache inputs in graph order: key, value of layer 0, key, value of layer 1, ..."""
+    """Cache inputs of the first ``layers`` in graph order: key, value of layer 0, key, value of layer 1, ..."""
     return [f"past_key_values.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
 def present_names(layers: int) -> list[str]:
     """Cache outputs in graph order, see ``past_names``."""
     return [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+
+
+def cache_layer(name: str) -> int:
+    """The layer whose cache an input of ``past_names`` is."""
+    return int(name.split(".")[1])
 
 
 def kept_name(layer: int) -> str:

@@ -41,7 +41,8 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
     images = request.sharing.images
     if name == "none":
         whole = request.encoder.uncompressed(grid)
-        keeps_all = request.llm.part((images * whole.units,) * llm.layers, request.llm.last_layer or "full", ())
+        keep = unshared((images * whole.units,) * llm.layers, llm)
+        keeps_all = request.llm.part(keep, request.llm.last_layer or "full", (), llm.shared)
         return Plan(whole, keeps_all, request.sharing.without_quota(), name, request.topk_limit)
     seen = _encoder_part(request, grid, encoder)
     Plan(seen, LlmPlan((0,)))  # lists what is wrong with the encoder before budgets are made of it
@@ -79,7 +80,20 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
         keep = tuple(wanted.schedule or ())
     if wanted.reducer == "merge":
         keep = rectangles(encoder.merged_grid, keep)
-    return wanted.part(keep, last, frozen)
+    if isinstance(wanted.schedule, str) or wanted.schedule is None:
+        keep = unshared(keep, llm)
+    if not wanted.kv_only:
+        frozen = tuple(layer for layer in frozen if layer < llm.cached)
+    return wanted.part(keep, last, frozen, llm.shared)
+
+
+def unshared(keep: tuple[int, ...], llm: DecoderShape) -> tuple[int, ...]:
+    """Budgets without those of layers that read other layers' caches: they compute no visual token."""
+    return (*keep[: llm.cached], *[0] * llm.shared)
+
+
+#: What scores that choose in rounds take where nothing is said: an exported plan writes it out, a recipe need not.
+_SETTINGS = {"rounds": "growing", "steps": 0}
 
 
 def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
@@ -94,7 +108,10 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     part = _llm_part(asked.llm, seen, llm, plan.sharing.images)
     ways = ("keep", "last_layer", "kv_only", "reducer", "axis", "spectrum")
     same = all(getattr(part, name) == getattr(plan.llm, name) for name in ways)
-    same &= (part.method.name, part.method.settings) == (plan.llm.method.name, plan.llm.method.settings)
+    same &= (part.method.name, _SETTINGS | dict(part.method.settings)) == (
+        plan.llm.method.name,
+        _SETTINGS | dict(plan.llm.method.settings),
+    )
     wanted, leaving = asked.encoder.prune, seen.prune
     same &= (wanted and (wanted.keep, wanted.restore)) == (leaving and (leaving.keep, leaving.restore))
     return plan.schedule if same and bool(seen.merges) == isinstance(asked.llm.schedule, str) else None
@@ -202,6 +219,8 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
     problems = []
     if plan.layers != llm.layers:
         problems.append(f"keep: got {plan.layers} budgets, the model has {llm.layers} layers")
+    elif plan.llm.shared != llm.shared:
+        problems.append(f"llm.shared: got {plan.llm.shared}; the model's last {llm.shared} layers read earlier caches")
     for index, step in enumerate(plan.encoder.merges):
         if not 0 <= step.block < encoder.blocks:
             problems.append(f"merges[{index}]: after block {step.block}; the encoder's are 0 to {encoder.blocks - 1}")

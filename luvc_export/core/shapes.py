@@ -9,8 +9,23 @@ DEFAULT_IMAGE_SIZE = (672, 672)
 
 
 @dataclass(frozen=True)
+class LayerShape:
+    """What layers of one LLM may differ in; ``reads`` is the layer whose cache is read, itself unless it is shared."""
+
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    reads: int
+
+
+@dataclass(frozen=True)
 class DecoderShape:
-    """LLM sizes: ``heads`` query heads share ``kv_heads`` key/value heads of ``head_dim``; ``vocab`` rows of logits."""
+    """LLM sizes: ``heads`` query heads share ``kv_heads`` key/value heads of ``head_dim``; ``vocab`` rows of logits.
+
+    ``per_layer`` has one entry a layer where they differ. The last ``shared`` layers make no keys and values: they read
+    the caches of earlier ones, and compute nothing but the rows whose logits are asked for. ``gate`` is the width of
+    embeddings that every layer has of its own.
+    """
 
     layers: int
     hidden: int
@@ -20,6 +35,28 @@ class DecoderShape:
     intermediate: int
     vocab: int
     context: int
+    per_layer: tuple[LayerShape, ...] = ()
+    shared: int = 0
+    gate: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Layers that have a cache: all but the last ``shared``."""
+        return self.layers - self.shared
+
+    def layer(self, number: int) -> LayerShape:
+        """Sizes of one layer."""
+        return (
+            self.per_layer[number]
+            if self.per_layer
+            else LayerShape(self.kv_heads, self.head_dim, self.intermediate, number)
+        )
+
+    @property
+    def caches(self) -> tuple[tuple[int, int], ...]:
+        """Key/value heads and head size of every cache."""
+        layers = [self.layer(number) for number in range(self.cached)]
+        return tuple((layer.kv_heads, layer.head_dim) for layer in layers)
 
 
 @dataclass(frozen=True)

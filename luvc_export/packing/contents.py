@@ -7,12 +7,14 @@ import hashlib
 import os
 import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import luvc_export
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import hashing
+from luvc_export.bundle.codes import Rewrite
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graph_rules import check_graph
 from luvc_export.bundle.graphs import read_graph
@@ -20,6 +22,7 @@ from luvc_export.bundle.manifest import Manifest, PlanEntry, Weights
 from luvc_export.core.files.folders import copy_file, list_names
 from luvc_export.core.progress import Progress
 from luvc_export.core.target import Precision, Target
+from luvc_export.engines import codes
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.packing import wheels
@@ -57,8 +60,12 @@ def given_wheels(folder: Path | None) -> list[Path]:
     return found
 
 
-def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progress) -> None:
+def copy_files(
+    bundle: Bundle, folder: Path, graphs: list[str], progress: Progress, rewrites: Sequence[Rewrite] = ()
+) -> None:
     """Copy what ``graphs`` and the runtime need, from the bundle or its checkpoint: weights, the tokenizer's files.
+
+    Weights that are written for the target (``rewrites``) are written.
 
     Raises:
         BundleError: The weights lie in a folder below the checkpoint's.
@@ -69,6 +76,8 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
     source = next((graph.folder for graph in read.values() if graph.folder != bundle.folder), bundle.folder)
     targets = [folder / graph for graph in graphs]
     named = sorted({one.location for path in targets for one in check_graph(path.read_bytes(), str(path))})
+    anew = {place.file for item in rewrites for place in item.places.values()}
+    named = [name for name in named if name not in anew]
     if nested := [name for name in named if Path(name).name != name]:
         raise BundleError(
             "weights lie in a folder of their own, a pack is flat",
@@ -89,6 +98,7 @@ def copy_files(bundle: Bundle, folder: Path, graphs: list[str], progress: Progre
         progress("copying weights", done / max(1, total))
         copy_file(path, folder / path.name, links=source != bundle.folder)
         done += path.stat().st_size
+    codes.write(source, folder, rewrites)
     for graph in read.values():
         graph.check_files()  # what was hashed is what was copied
     progress("copying weights", 1.0)

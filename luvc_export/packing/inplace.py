@@ -64,7 +64,10 @@ class InplaceOrt:
         entry, shape = bundle.entry(plan), bundle.manifest.decoder
         self._inner, self._capacity, self._plan = OrtBackend(bundle, entry), capacity, entry.plan
         self._rows = [
-            (1, shape.kv_heads, rows, shape.head_dim) for rows in entry.plan.cache_rows(capacity.groups, capacity.text)
+            (1, heads, rows, size)
+            for rows, (heads, size) in zip(
+                entry.plan.cache_rows(capacity.groups, capacity.text), shape.caches, strict=True
+            )
         ]
         self._element = np.dtype(BY_PRECISION[dtype].name)
 

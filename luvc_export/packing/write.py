@@ -130,7 +130,7 @@ def write_pack(
         files = [f"vision.{name}.{target}.onnx", f"decoder.{name}.{target}.onnx"]
         for file, graph in zip(files, prepared.graphs, strict=True):
             write_new(folder / file, graph.data)
-        copy_files(bundle, folder, files, progress)
+        copy_files(bundle, folder, files, progress, [item for graph in prepared.graphs for item in graph.rewrites])
         entry = replace(bundle.entry(plan), vision=files[0], decoder=files[1])
         packed = write_manifest(folder, manifest, name, entry, prepared.precision, capacity)
         graph_trust.inherit(bundle, packed)

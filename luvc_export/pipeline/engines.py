@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from luvc_export.bundle import codes
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.graphs import read_graph
-from luvc_export.bundle.manifest import Footprint, PlanEntry
+from luvc_export.bundle.manifest import Footprint, PlanEntry, StoredCodes
 from luvc_export.core import precision as precisions
 from luvc_export.core.files.disk import writing_to
 from luvc_export.core.progress import Progress
-from luvc_export.core.target import Kv, Precision, TargetSpec
+from luvc_export.core.target import Kv, Precision, Target, TargetSpec
 from luvc_export.errors import BundleError, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -77,14 +79,8 @@ def prepare_build(
     manifest, entry = bundle.manifest, bundle.entry(plan)
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
-    if manifest.weights.stored is not None and not record.spec.packed_products:
-        raise UsageError(
-            f"{record.title} does not take the codes of this bundle yet",
-            where=f"--target {target}",
-            got=f"weights of quant_method {manifest.weights.stored.method}",
-            expected="cpu or intel-cpu",
-            fix="export the 16-bit checkpoint for this target, and luvc-export calibrate --precision int4",
-        )
+    if manifest.weights.stored is not None:
+        check_codes(manifest.weights.stored, record)
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)
@@ -176,6 +172,25 @@ def build_engine(
     return built
 
 
+def check_codes(stored: StoredCodes, target: Target) -> None:
+    """Check that ``target`` takes the codes of a quantised checkpoint.
+
+    Raises:
+        UsageError: It does not; says what would.
+    """
+    if target.spec.packed_products:
+        return
+    kinds = set(stored.products.values()) - {"fp8"}  # which are widened
+    if kinds and ("int8" in kinds or "int4" not in target.quantised):
+        raise UsageError(
+            f"{target.title} has no product for the codes of this bundle",
+            where=f"--target {target.name}",
+            got=f"{', '.join(sorted(kinds))} codes of quant_method {stored.method}",
+            expected="int4 codes and a target with INT4 (luvc-export targets), or a target of ONNX Runtime or OpenVINO",
+            fix="export the 16-bit checkpoint for this target, and luvc-export calibrate --precision int8",
+        )
+
+
 def _target_graphs(
     bundle: bundles.Bundle, entry: PlanEntry, spec: TargetSpec, cache: KvCacheSpec, workspace_mib: int
 ) -> tuple[tuple[BuildInput, BuildInput], Callable[[int], Footprint]]:
@@ -229,10 +244,10 @@ def _target_graphs(
             return peak_bytes(model, profiles(shapes, entry.plan, capacity, "wide")[0].maximum)
 
         peaks.append(peak)
-        size = weight_bytes(model, cache.precision)
-        inputs.append(
-            BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, tuple(graph.files.values()))
-        )
+        size, files = weight_bytes(model, cache.precision), tuple(graph.files.values())
+        told = {item.key: item.value for item in model.metadata_props}.get(codes.KEY, "[]")
+        rewrites = tuple(codes.Rewrite.from_json(item) for item in json.loads(told))
+        inputs.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, files, rewrites))
 
     def of_batch(batch: int) -> Footprint:
         rows = replace(cache, capacity=replace(cache.capacity, batch=batch))

@@ -38,6 +38,7 @@ def export_bundle(
     debug: bool = False,
     padding: bool = True,
     unit_tolerance: int = 0,
+    round_activations: bool = False,
     vocab: str | os.PathLike[str] | int | None = None,
     vocab_data: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -67,9 +68,10 @@ def export_bundle(
         debug: Also write decoder graphs that take the kept indices as inputs.
         padding: Tell graphs which units are padding, where ``fit`` pads; False for engines with plugins.
         unit_tolerance: Levels of a pixel up to which buckets (plans ``NAME@50``) take a unit for foretold.
+        round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
         vocab: Let answers be written with some of the tokens alone: a file that lists them or is a text made of them,
             or how many. Prompts are read with all of them as before.
-        vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept.
+        vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept, those of answers first.
         overwrite: Replace an existing bundle.
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
@@ -115,6 +117,7 @@ def export_bundle(
     shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
     tiles = (*tiles, *(grid for grid in shared if grid not in tiles))
     more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
+    more["round_activations"] = round_activations
     more["vocabulary"] = _vocabulary(checkpoint, vocab, vocab_data)
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
     tell = progress or (lambda stage, done: None)
@@ -154,8 +157,8 @@ def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[s
         raise UsageError("there are no such cases", where="--data", got=str(path), expected="a file of JSON lines")
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
-    texts = [text for case in cases for text in (case.answer, case.prompt) if text]
-    return tokens_of_texts(checkpoint, vocab, texts, path.name)
+    answers = [case.answer for case in cases if case.answer]
+    return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

@@ -106,7 +106,8 @@ def run(
 
 
 def _identity(asked: Asked) -> dict[str, Any]:
-    return {"version": VERSION, "model": asked.model, "target": asked.target}
+    sized = {"canvas": [*asked.canvas]} if asked.canvas else {}
+    return {"version": VERSION, "model": asked.model, "target": asked.target, **sized}
 
 
 def _skipped(why: str) -> dict[str, Any]:

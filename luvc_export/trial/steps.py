@@ -27,11 +27,19 @@ PROGRAMS = ("engines", "gpu-check")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for: a checkpoint (folder or hub id), whose engines, and the folder of the trial."""
+    """What the user asked for.
+
+    Args:
+        model: A checkpoint: folder or hub id.
+        target: Whose engines.
+        folder: Of the trial.
+        canvas: Words that say the size of the image input, as ``plan`` and ``export`` take them; none for the usual.
+    """
 
     model: str
     target: str | None
     folder: Path
+    canvas: tuple[str, ...] = ()
 
     @property
     def bundle(self) -> str:
@@ -40,7 +48,9 @@ class Asked:
 
     @property
     def size(self) -> list[str]:
-        """``--image-size`` of the bundled model; other families say themselves."""
+        """What was asked for, or ``--image-size`` of the bundled model; other families say themselves."""
+        if self.canvas:
+            return [*self.canvas]
         bundled = Path(self.model).resolve() == CHECKPOINT.resolve()
         return ["--image-size", f"{IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"] if bundled else []
 

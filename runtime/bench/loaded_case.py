@@ -20,10 +20,14 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.memory import anonymous_bytes, peak_bytes
 from luvc_export.runtime.openvino.backend import OpenVinoBackend
 from luvc_export.runtime.ort import OrtBackend
+from luvc_export.runtime.paired import PairedBackend
 from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.speculation.rows import single_row
 
 _MIB = 2**20
+#: Products of a layer: query, key, value and output of attention, gate, up and down.
+_PRODUCTS = 7
 #: Products that no decode step computes.
 _ENCODER = re.compile(r"vision|visual|multi_modal|connector|mlp1")
 
@@ -41,16 +45,23 @@ class LoadedCase:
 
     def __init__(self, case: BenchCase, profile: str | None = None) -> None:
         begin = perf_counter()
+        if case.speculate is not None and Speculation.parse(case.speculate).bundle is not None:
+            raise UsageError(
+                "bench asks about noise, of which a smaller model knows as little as the larger one",
+                where="--speculate",
+                got=case.speculate,
+                expected="lookup, or lookup:N",
+            )
         how = case.bundle, case.backend, case.plan, case.threads
         self.session = Session(*how, arithmetic=case.arithmetic, speculate=case.speculate)
-        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend):
+        if not isinstance(self.session.backend, OrtBackend | OpenVinoBackend | PairedBackend):
             raise UsageError(
                 "bench times graphs, not engines",
                 where="--backend",
                 got=self.session.backend.name,
                 expected="cpu, cuda or openvino",
             )
-        self.backend: OrtBackend | OpenVinoBackend = self.session.backend
+        self.backend: OrtBackend | OpenVinoBackend | PairedBackend = self.session.backend
         self.backend.profile = profile
         manifest = self.session.bundle.manifest
         self.picture = np.random.default_rng(0).integers(0, 256, (*manifest.image.size, 3), np.uint8)
@@ -138,7 +149,10 @@ class LoadedCase:
         """Of one decode step, as they are read: a quantised plan's, and in the arithmetic what was kept high."""
         manifest = self.session.bundle.manifest
         quantised = self.session.bundle.entry(self.session.plan_name).quantised
-        wide = {"fp32": 32}.get(self.backend.arithmetic, 16)
+        narrowed = getattr(self.backend, "narrow_floats", False)
+        wide = 32 if self.backend.arithmetic.rpartition("+")[2] == "fp32" and not narrowed else 16
+        if quantised is None and manifest.weights.stored is not None:
+            return weight_bytes(manifest, *stored_bits(manifest, wide))
         if quantised is None:
             return weight_bytes(manifest, wide)
         kinds = {name: kind for name, kind in quantised.layers.items() if not _ENCODER.search(name)}
@@ -157,6 +171,20 @@ def flops(manifest: Manifest, plan: Plan, images: int, text: int) -> int:
     keep = [images * count for count in plan.keep]
     shape = manifest.decoder
     return sum(llm_flops(plan.llm, shape, keep, text)) + 2 * shape.hidden * manifest.head_rows
+
+
+def stored_bits(manifest: Manifest, wide: int) -> tuple[int, int]:
+    """Bits of a weight of the layers, and of the head's, where the checkpoint's codes are computed with.
+
+    FP8 is widened when it is loaded, so it has ``wide`` bits, as what was never quantised.
+    """
+    stored = manifest.weights.stored
+    assert stored is not None
+    bits = {name: {"int4": 4, "int8": 8}.get(kind, wide) for name, kind in stored.products.items()}
+    inside = [count for name, count in bits.items() if "layers." in name and not _ENCODER.search(name)]
+    whole = max(len(inside), _PRODUCTS * manifest.decoder.layers)
+    mean = (sum(inside) + wide * (whole - len(inside))) / whole
+    return round(mean), bits.get("lm_head.weight", wide)
 
 
 def weight_bytes(manifest: Manifest, bits: int, head: int | None = None) -> int:

@@ -210,7 +210,8 @@ _known: weakref.WeakSet[Helpers] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """End every helper that does nothing; what asks again starts another."""
     for helpers in list(_known):
         helpers.close()
 

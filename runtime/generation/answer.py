@@ -59,7 +59,7 @@ def answer(
     step = loaded.run(request.token_ids, seen, past.state if past else None, blocks=request.blocks)
     prefilled = perf_counter()
     group, kept = single_row(loaded), step.kept
-    row = group.begin(sequence, step)
+    row = group.begin(sequence, step, whole)
     del step  # whose caches may be used again
     first, decoding = ready + perf_counter() - began, 0.0
     while True:

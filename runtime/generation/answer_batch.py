@@ -142,7 +142,8 @@ def answer_batch(
             TokenSequence(loaded.encoder, options, loaded.ends, limit, request.token_ids)
             for request, limit in zip(some, limits, strict=True)
         ]
-        rows, start = [Row(sequence) for sequence in sequences], perf_counter()
+        rows = [Row(sequence, request=request) for sequence, request in zip(sequences, some, strict=True)]
+        start = perf_counter()
         shown = [request.shown() for request in some] if slots else [all_shown(some)]
         seen = join_features([loaded.encode_images(*images) for images in shown])
         encoded = perf_counter()

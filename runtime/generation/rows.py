@@ -23,6 +23,7 @@ from luvc_export.runtime.backend import Array, DeviceSampler, PendingToken, RowP
 from luvc_export.runtime.generation.sequence import TokenChooser
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
+from luvc_export.runtime.prompt.request import Request
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
 
 
@@ -33,12 +34,14 @@ class Row:
     Args:
         chooser: Its tokens.
         state: Where all of them but the last are; None while a group has them together with those of other rows.
+        request: What it answers, for who drafts by reading it too.
         failed: What ended it, where choosing a token did.
         drafts: How its drafts fared, where its group makes some.
     """
 
     chooser: TokenChooser
     state: State | None = None
+    request: Request | None = None
     failed: Exception | None = None
     drafts: DraftCounts | None = None
 
@@ -98,9 +101,9 @@ class OneAfterAnother:
         self.rows: list[Row] = []
         self._ahead: tuple[Row, PendingToken, State] | None = None
 
-    def begin(self, chooser: TokenChooser, step: Step) -> Row:
+    def begin(self, chooser: TokenChooser, step: Step, request: Request | None = None) -> Row:
         """Take a row whose prompt was run, and give it its first token."""
-        row = Row(chooser, step.state)
+        row = Row(chooser, step.state, request)
         row.take(RowStep(step.chosen, None, step.logits[0, -1]))
         self.rows.append(row)
         return row

@@ -117,6 +117,8 @@ class OpenVinoBackend:
         self.graph_seconds = 0.0
         #: What of loading was compiling.
         self.compile_seconds = 0.0
+        #: Of graphs loaded from now on: in fp32, products whose weights are floats are computed in bf16 all the same.
+        self.narrow_floats = False
         #: Prefix of the profile files of graphs loaded from now on; None for none.
         self.profile: str | None = None
 
@@ -140,7 +142,7 @@ class OpenVinoBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
-        layers = self._bundle.manifest.decoder.layers
+        layers = self._bundle.manifest.decoder.cached
         rows = len(feeds[graph_io.INPUT_IDS])
         past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
         kept = dict(zip(graph_io.past_names(layers), past, strict=True))
@@ -153,6 +155,14 @@ class OpenVinoBackend:
         arrays = [_floats(value) for value in cache.values]
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
+    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OpenVinoCache:
+        """See ``paired.Half``."""
+        library = devices.load_library()
+        kinds = [self._decoder.inputs[name] for name in graph_io.past_names(len(rows))]
+        arrays = [array for pair in rows for array in pair]
+        tensors = (_tensor(library, array, *kind) for array, kind in zip(arrays, kinds, strict=True))
+        return OpenVinoCache(tuple(tensors), tuple(arrays))
+
     @property
     def packs(self) -> bool:
         """See ``RowPacker.packs``: where caches are the host's memory."""
@@ -164,7 +174,7 @@ class OpenVinoBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
         """See ``RowPacker.pack``."""
-        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.layers)
+        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.cached)
         held = tuple(np.ascontiguousarray(array) for array in arrays)
         kinds = [self._decoder.inputs[name][0] for name in names]
         tensors = (
@@ -218,18 +228,22 @@ class OpenVinoBackend:
             "use a machine with more memory, close other programs, or export a smaller model",
         )
         with self._explained(where):
-            layers = self._bundle.manifest.decoder.layers
+            layers = self._bundle.manifest.decoder.cached
             caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
-            compiled = compile_graph(graph, self.device, self.arithmetic, self._threads, caches, counted, settings)
+            how = self._threads, caches, counted, settings, self.narrow_floats
+            compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled
 
     def _empty(self, rows: int) -> list[Any]:
         shape, library = self._bundle.manifest.decoder, devices.load_library()
-        empty = library.Shape([rows, shape.kv_heads, 0, shape.head_dim])
-        return [library.Tensor(self._decoder.inputs[name][0], empty) for name in graph_io.past_names(shape.layers)]
+        sizes = [(heads, size) for heads, size in shape.caches for _ in range(2)]
+        return [
+            library.Tensor(self._decoder.inputs[name][0], library.Shape([rows, heads, 0, size]))
+            for name, (heads, size) in zip(graph_io.past_names(shape.cached), sizes, strict=True)
+        ]
 
     def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on arrays ``feeds`` and tensors ``kept``: its outputs, tensors that nothing writes to again."""

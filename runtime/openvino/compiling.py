@@ -14,7 +14,7 @@ from luvc_export.runtime.openvino import one_thread
 from luvc_export.runtime.openvino.chosen_rows import rotate_apart
 from luvc_export.runtime.openvino.device import ARITHMETICS, Device
 from luvc_export.runtime.openvino.heads import group_heads
-from luvc_export.runtime.openvino.islands import narrow_products
+from luvc_export.runtime.openvino.islands import narrow_floats, narrow_products
 from luvc_export.runtime.openvino.model import Graph
 from luvc_export.runtime.openvino.narrow_weights import keep_narrow
 from luvc_export.runtime.openvino.stable_choice import choose_first_of_equals
@@ -113,6 +113,7 @@ def compile_graph(
     caches: Sequence[str] = (),
     profile: bool = False,
     settings: Mapping[str, str] | None = None,
+    narrowed: bool = False,
 ) -> Compiled:
     """Compile ``graph``, which is changed.
 
@@ -124,12 +125,15 @@ def compile_graph(
         caches: Inputs and outputs that go round: they are kept in ``arithmetic``.
         profile: Count the time of every operator.
         settings: Other properties of the plug-in.
+        narrowed: In fp32, products whose weights are floats are computed in bf16 all the same.
     """
     library, model = devices.load_library(), graph.model
     choose_first_of_equals(library, model)
     if device.name == "CPU":
         group_heads(library, model)
         keep_narrow(library, model)
+    if arithmetic == "fp32" and narrowed:
+        narrow_floats(library, model)
     if arithmetic != "fp32":
         if arithmetic == "bf16":
             narrow_products(library, model, graph.bodies)

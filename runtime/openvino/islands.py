@@ -49,6 +49,17 @@ def narrow_products(library: Any, model: Any, bodies: dict[str, str]) -> int:
     return count
 
 
+def narrow_floats(library: Any, model: Any) -> int:
+    """Compute products whose weights are floats in bf16, in a graph that computes in fp32; returns how many.
+
+    For steps of quantised plans: weights in codes want fp32 activations, the head and what else was kept high do not.
+    """
+    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+    count = sum(_narrow(library, product) for product in products)
+    model.validate_nodes_and_infer_types()
+    return count
+
+
 def _above(nodes: list[Any]) -> list[Any]:
     """``nodes`` and everything they are computed from."""
     seen, todo, found = set[str](), list(nodes), list[Any]()

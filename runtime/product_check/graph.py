@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ _SHAPE = (328, 136)
 _SCALE = 2.0**-7
 _CODE = 127
 _OPSET, _IR = 21, 10
+#: ONNX Runtime's own operators, which OpenVINO reads too; and weights of 4 bits that share a scale.
+_CONTRIB, _BLOCK = "com.microsoft", 32
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,46 @@ def float_product() -> Product:
     return _product(nodes, {"w": weights.astype(np.float32)}, list(values), weights)
 
 
+class Coded(NamedTuple):
+    """Two products with coded weights, one row that goes through them, [1, K], and what that gives exactly."""
+
+    graph: bytes
+    given: NDArray[np.float32]
+    exact: NDArray[np.float32]
+
+
+def coded_products(bits: int, inner: int, columns: int) -> Coded:
+    """Products [rows, inner] x [inner, columns] and back, with weights as plans in ``q8`` and ``q4`` have them.
+
+    Args:
+        bits: 8: a scale a column, activations in one range a call. 4: a scale for each 32 weights.
+        inner: A multiple of 32.
+        columns: The same.
+    """
+    rng = np.random.default_rng(0)
+    given = rng.standard_normal((1, inner), np.float32)
+    nodes, constants, name, exact = [], dict[str, NDArray[Any]](), INPUT, given
+    domain, middle = encoded(7, _CONTRIB), 2 ** (bits - 1)
+    for at, (rows, width, out) in enumerate(((inner, columns, "between"), (columns, inner, OUTPUT))):
+        weight, scale = f"w{at}", np.float32(1 / middle / np.sqrt(rows))
+        codes = rng.integers(0, 2**bits, (rows, width), np.uint8)
+        exact = (exact @ (codes.astype(np.float32) - middle)) * scale
+        if bits == 8:
+            constants |= {weight: codes, f"{weight}s": np.full(width, scale, np.float32)}
+            constants["middle"] = np.array(middle, np.uint8)
+            inputs = [name, weight, f"{weight}s", "middle"]
+            nodes.append(_node("DynamicQuantizeMatMul", inputs, out, domain))
+        else:
+            blocks = np.ascontiguousarray(codes.T).reshape(width, rows // _BLOCK, _BLOCK)
+            constants[weight] = blocks[:, :, ::2] | blocks[:, :, 1::2] << 4
+            constants[f"{weight}s"] = np.full(blocks.shape[:2], scale, np.float32)
+            facts = {"K": rows, "N": width, "bits": 4, "block_size": _BLOCK, "accuracy_level": 4}
+            given_facts = b"".join(_integer(fact, value) for fact, value in facts.items())
+            nodes.append(_node("MatMulNBits", [name, weight, f"{weight}s"], out, domain + given_facts))
+        name = out
+    return Coded(_model(nodes, constants, (inner, inner), (_CONTRIB,)), given, exact)
+
+
 def plain_product(weights: NDArray[np.float32]) -> bytes:
     """An ONNX model of one product with ``weights`` float32 [K, N]: float32 [rows, K] in, [rows, N] out."""
     return _model([_node("MatMul", ["x", "w"], OUTPUT)], {"w": weights}, (weights.shape[0], weights.shape[1]))
@@ -85,11 +127,18 @@ def _product(
     return Product(model, tuple(np.asarray(each, np.float32) for each in inputs), exact)
 
 
-def _model(nodes: Sequence[bytes], constants: dict[str, NDArray[Any]], shape: tuple[int, int]) -> bytes:
+def _model(
+    nodes: Sequence[bytes],
+    constants: dict[str, NDArray[Any]],
+    shape: tuple[int, int],
+    domains: Sequence[str] = (),
+) -> bytes:
     graph = b"".join(encoded(1, node) for node in nodes) + encoded(2, "product")
     graph += b"".join(encoded(5, _tensor(name, array)) for name, array in constants.items())
     graph += encoded(11, _value(INPUT, shape[0])) + encoded(12, _value(OUTPUT, shape[1]))
-    return encoded(1, _IR) + encoded(7, graph) + encoded(8, encoded(1, "") + encoded(2, _OPSET))
+    opsets = encoded(8, encoded(1, "") + encoded(2, _OPSET))
+    opsets += b"".join(encoded(8, encoded(1, domain) + encoded(2, 1)) for domain in domains)
+    return encoded(1, _IR) + encoded(7, graph) + opsets
 
 
 def _node(op: str, inputs: Sequence[str], output: str, attribute: bytes = b"") -> bytes:

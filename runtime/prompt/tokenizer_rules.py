@@ -75,7 +75,10 @@ def check_tokenizer(data: bytes, where: str) -> int:
             for pattern in _patterns(step):
                 if reason := pattern_problem(pattern):
                     raise _refused(f"{reason}: {pattern[:60]!r}", f"{where}: {part}")
-    for token in rules.get("added_tokens") or ():
+    added = rules.get("added_tokens")
+    if not isinstance(added, list | None):
+        raise _refused(f"added tokens that are no list: {added!r:.60}", where)
+    for token in added or ():
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str) or not 0 < len(content) <= _MOST_TEXT:
             raise _refused(f"an added token {content!r:.60}", where)
@@ -86,7 +89,8 @@ def _longest(found: dict[str, Any]) -> int:
     """Letters of the longest token: of the vocabulary, {token: id} or [[token, score], ...], and of those added."""
     model = found.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    tokens = vocab if isinstance(vocab, dict) else [one[0] for one in vocab or () if isinstance(one, list) and one]
+    pairs = vocab if isinstance(vocab, list) else []
+    tokens = vocab if isinstance(vocab, dict) else [one[0] for one in pairs if isinstance(one, list) and one]
     added = [token["content"] for token in found.get("added_tokens") or ()]
     return max((len(token) for token in (*tokens, *added) if isinstance(token, str)), default=1)
 
@@ -209,7 +213,8 @@ def _precompiled_growth(charsmap: Any, where: str) -> float:
     room for the length that is written there: 14 bytes asked for 8 GB.
     """
     try:
-        data = base64.b64decode(charsmap, validate=True) if isinstance(charsmap, str) else bytes(charsmap or b"")
+        table = charsmap if isinstance(charsmap, list) else []  # a number would be as many zeros
+        data = base64.b64decode(charsmap, validate=True) if isinstance(charsmap, str) else bytes(table)
     except (ValueError, TypeError) as error:
         raise _refused(f"a Precompiled table that is none: {error}", where) from error
     if not data:
@@ -224,7 +229,8 @@ def _check_template(step: dict[str, Any], where: str) -> None:
     """A template puts each special token's ids around a text as often as it names the token."""
     known = step.get("special_tokens")
     special = known if isinstance(known, dict) else {}
-    ids = {name: len(one.get("ids") or ()) for name, one in special.items() if isinstance(one, dict)}
+    told = {name: one.get("ids") for name, one in special.items() if isinstance(one, dict)}
+    ids = {name: len(one) for name, one in told.items() if isinstance(one, list)}
     for part in ("single", "pair"):
         pieces = step.get(part)
         around = 0

@@ -7,6 +7,7 @@ draft is follows from how its predecessors fared, so that an answer that repeats
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 #: Tokens that must agree before their continuation is drafted; the longest agreement is taken. One alone says little.
 SIZES = (4, 3, 2)
@@ -14,8 +15,24 @@ SIZES = (4, 3, 2)
 LONGEST_PAUSE = 16
 
 
+class Drafts(Protocol):
+    """Drafts of one answer."""
+
+    def propose(self, made: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
+        """Tokens that may follow.
+
+        Args:
+            made: The answer so far.
+            room: How many at most.
+            certain: What is known to follow ``made``; the draft goes on after it and does not hold it.
+        """
+
+    def told(self, drafted: int, accepted: int) -> None:
+        """Learn that of ``drafted`` tokens the first ``accepted`` were taken."""
+
+
 class Lookup:
-    """Drafts of one answer.
+    """Drafts of one answer. Follows ``Drafts``.
 
     Args:
         prompt: Its tokens.
@@ -32,13 +49,7 @@ class Lookup:
         self._read(prompt)
 
     def propose(self, made: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
-        """Tokens that may follow.
-
-        Args:
-            made: The answer so far.
-            room: How many at most.
-            certain: What is known to follow ``made``; the draft goes on after it and does not hold it.
-        """
+        """See ``Drafts``."""
         self._read(made[len(self._seen) - self._prompt :])
         if self._pause:
             self._pause -= 1
@@ -56,7 +67,7 @@ class Lookup:
         return draft
 
     def told(self, drafted: int, accepted: int) -> None:
-        """Learn that of ``drafted`` tokens the first ``accepted`` were taken."""
+        """See ``Drafts``."""
         if not drafted:
             return
         if accepted:

@@ -5,41 +5,46 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.backend import Backend, RowPacker
 
-#: Tokens of a draft where none are named, and at most: beyond, a step costs more than its tokens save.
-USUAL, MOST = 8, 32
-_FORM = re.compile(r"lookup(?::(\d{1,4}))?")
+#: Tokens of a draft where none are named, by look-up and by a model, and at most: a step of more costs more.
+USUAL, USUAL_OF_MODEL, MOST = 8, 4, 32
+_FORM = re.compile(r"(?:lookup|draft:(?P<bundle>.+?))(?::(?P<tokens>\d{1,4}))?")
 
 
 @dataclass(frozen=True)
 class Speculation:
-    """Drafts from what the prompt and the answer hold already.
+    """Drafts from what the prompt and the answer hold already, or by a smaller model.
 
     Args:
         tokens: Of a draft, at most.
+        bundle: The smaller model's, as a folder or FOLDER#PLAN; None for look-up.
     """
 
     tokens: int = USUAL
+    bundle: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Speculation:
-        """``lookup`` or ``lookup:N``.
+        """``lookup`` or ``draft:BUNDLE``, either with ``:N``.
 
         Raises:
             UsageError: It is neither, or N is not from 1 to ``MOST``.
         """
         match = _FORM.fullmatch(text)
-        tokens = USUAL if match is None or match[1] is None else int(match[1])
+        bundle = match["bundle"] if match else None
+        usual = USUAL if bundle is None else USUAL_OF_MODEL
+        tokens = int(match["tokens"]) if match and match["tokens"] else usual
         if match is None or not 1 <= tokens <= MOST:
             raise UsageError(
                 "this is no way to draft tokens",
                 where="--speculate",
                 got=repr(text),
-                expected=f"lookup, or lookup:N with N from 1 to {MOST}",
+                expected=f"lookup, lookup:N, draft:BUNDLE or draft:BUNDLE:N with N from 1 to {MOST}",
             )
-        return cls(tokens)
+        return cls(tokens, bundle)
 
 
 def check_backend(backend: Backend) -> None:
@@ -55,4 +60,44 @@ def check_backend(backend: Backend) -> None:
             got=f"backend {backend.name}",
             expected="cpu or openvino (on the CPU), whose caches the host can roll back",
             fix="leave --speculate out, or choose --backend cpu",
+        )
+
+
+def check_fits(draft: Bundle, own: str | None, bundle: Bundle, plan: str | None) -> None:
+    """Check that a smaller model reads the requests of another as they are: the same tokens, prompts and pictures.
+
+    Args:
+        draft: The smaller model's bundle.
+        own: Its plan; None for the default.
+        bundle: The other's.
+        plan: Its plan.
+
+    Raises:
+        UsageError: It does not; or the plan has others beside it, for which it would have to.
+    """
+    smaller, larger = draft.manifest, bundle.manifest
+    entry, other = draft.entry(own), bundle.entry(plan)
+    same = {
+        "tokenizer": smaller.files["tokenizer.json"].sha256 == larger.files["tokenizer.json"].sha256,
+        "vocabulary": smaller.decoder.vocab == larger.decoder.vocab,
+        "form of prompts": smaller.prompt == larger.prompt,
+        "way to prepare pictures": smaller.image == larger.image and entry.size == other.size,
+        "grid of pictures": (entry.plan.grid, entry.plan.sharing) == (other.plan.grid, other.plan.sharing),
+    }
+    if different := [name for name, equal in same.items() if not equal]:
+        raise UsageError(
+            "this model cannot draft for the other: they do not read the same requests",
+            where=f"--speculate draft:{draft.folder}",
+            got=f"another {', another '.join(different)}",
+            expected=f"as {bundle.folder}, plan {plan or larger.default_plan}",
+            fix="export both with the same --image-size and --text-capacity, or use --speculate lookup",
+        )
+    name = plan or larger.default_plan
+    beside = [one for one, item in larger.plans.items() if item.variant_of == name and item.quantised is None]
+    if beside:
+        raise UsageError(
+            "a model drafts for one plan, and this one has others beside it for other pictures",
+            where=f"--speculate draft:{draft.folder}",
+            got=", ".join(beside),
+            fix="export one image size, or use --speculate lookup",
         )

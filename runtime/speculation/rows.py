@@ -23,7 +23,9 @@ from luvc_export.runtime.generation.sequence import TokenChooser
 from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.speculation.lookup import Lookup
+from luvc_export.runtime.prompt.request import Request
+from luvc_export.runtime.speculation.draft_model import DraftModel
+from luvc_export.runtime.speculation.lookup import Drafts, Lookup
 from luvc_export.runtime.speculation.request import Speculation
 from luvc_export.runtime.state import RowsState, State, Step
 
@@ -37,18 +39,19 @@ class DraftedCalls(SharedCalls):
     Args:
         graphs: Run the plan, on a back-end that packs rows.
         speculation: How drafts are made.
+        model: What makes them, where that is a smaller model.
     """
 
-    def __init__(self, graphs: Graphs, speculation: Speculation) -> None:
+    def __init__(self, graphs: Graphs, speculation: Speculation, model: LoadedPlan | None = None) -> None:
         super().__init__(graphs)
-        self._speculation = speculation
-        self._drafts: dict[Row, Lookup] = {}
+        self._speculation, self._model = speculation, model
+        self._drafts: dict[Row, Drafts] = {}
         #: Of the step before, all rows together.
         self.counts = DraftCounts()
 
-    def begin(self, chooser: TokenChooser, step: Step) -> Row:
+    def begin(self, chooser: TokenChooser, step: Step, request: Request | None = None) -> Row:
         """See ``OneAfterAnother.begin``."""
-        row = Row(chooser, step.state)
+        row = Row(chooser, step.state, request)
         row.take(RowStep(step.chosen, None, step.logits[0, -1]))
         self.change([], [row])
         return row
@@ -81,7 +84,7 @@ class DraftedCalls(SharedCalls):
                 continue
             kept[index] = taken = take_agreeing(row, drafts[index], logits[index])
             known, drafted = len(certain[index]), len(drafts[index])
-            self._lookup(row).told(drafted - known, max(0, taken - 1 - known))
+            self._drafter(row).told(drafted - known, max(0, taken - 1 - known))
             own = DraftCounts(1, int(drafted > 0), drafted, taken - 1)
             row.drafts = own if row.drafts is None else row.drafts + own
             self.counts += own
@@ -106,12 +109,15 @@ class DraftedCalls(SharedCalls):
         room = min(self._speculation.tokens, _room(row)) - len(certain)
         if row.ended or room <= 0:
             return certain
-        return [*certain, *self._lookup(row).propose(row.chooser.ids, room, certain)]
+        return [*certain, *self._drafter(row).propose(row.chooser.ids, room, certain)]
 
-    def _lookup(self, row: Row) -> Lookup:
+    def _drafter(self, row: Row) -> Drafts:
         if row not in self._drafts:
-            placeholder = self._graphs.manifest.prompt.image_token_id
-            self._drafts[row] = Lookup(row.chooser.prompt, self._speculation.tokens, {placeholder})
+            most = self._speculation.tokens
+            if self._model is not None and row.request is not None:
+                self._drafts[row] = DraftModel(self._model, row.request, most)
+            else:
+                self._drafts[row] = Lookup(row.chooser.prompt, most, {self._graphs.manifest.prompt.image_token_id})
         return self._drafts[row]
 
 
@@ -159,14 +165,14 @@ def single_row(loaded: LoadedPlan) -> OneAfterAnother | DraftedCalls:
     """A group for one answer of a plan; which kind follows from whether it drafts."""
     if loaded.speculation is None:
         return OneAfterAnother(loaded.graphs)
-    return DraftedCalls(loaded.graphs, loaded.speculation)
+    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model)
 
 
 def shared_calls(loaded: LoadedPlan) -> SharedCalls:
     """A group of rows that share calls."""
     if loaded.speculation is None:
         return SharedCalls(loaded.graphs)
-    return DraftedCalls(loaded.graphs, loaded.speculation)
+    return DraftedCalls(loaded.graphs, loaded.speculation, loaded.draft_model)
 
 
 def many_rows(loaded: LoadedPlan) -> RowGroup:

@@ -73,7 +73,7 @@ class TrtDecoder:
     ) -> None:
         self._gpu, self._stream, self._slots, self._entry, self._plan, self._kv = gpu, stream, slots, entry, plan, kv
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-        self._past, self._present = graph_io.past_names(plan.layers), graph_io.present_names(plan.layers)
+        self._past, self._present = graph_io.past_names(plan.cached), graph_io.present_names(plan.cached)
         self._pools: dict[int, Pool] = {}
         self._newest = gpu.allocate(entry.batch * BY_NAME["int64"].itemsize, "the newest tokens")
         self._number = 0
@@ -120,7 +120,7 @@ class TrtDecoder:
         target = behind(blocks, cache, self._copy) if inplace and cache else blocks.free()
         source = target if inplace or not cache else cache.block
         lease, single = Lease(target), not groups and text == 1
-        lengths = self._kv.rows if inplace else cache.lengths if cache else (0,) * self._plan.layers
+        lengths = self._kv.rows if inplace else cache.lengths if cache else (0,) * self._plan.cached
         arrays = decoder_arrays(self._entry, feeds, cache)
         visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
         caches = CacheCall(source.memory, target.memory, batch, batch, lengths)
@@ -156,8 +156,9 @@ class TrtDecoder:
             lying[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
         else:
             given[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
-        region, (heads, size) = self._kv.region_of(caches.room), self._kv.shape
+        region = self._kv.region_of(caches.room)
         for index, name in enumerate(self._past):
+            heads, size = self._kv.shapes[index // 2]
             shape = (caches.batch, heads, caches.lengths[index // 2], size)
             lying[name] = (caches.source.address + region.offsets[name], shape)
         present = {
@@ -196,12 +197,12 @@ class TrtDecoder:
     def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
         """See ``TrtBackend.rows``."""
         raw = np.asarray(GpuTensor(self._gpu, cache, (self._kv.region.nbytes,), "uint8", self._stream))
-        inplace, (heads, size) = self._entry.kv == "inplace", self._kv.shape
+        inplace = self._entry.kv == "inplace"
         empty = self._plan.cache_rows(self._entry.groups - cache.groups, 0)
         arrays = []
         for index, name in enumerate(self._past):
             layer = index // 2
-            filled = cache.lengths[layer]
+            filled, (heads, size) = cache.lengths[layer], self._kv.shapes[layer]
             # In place, visual rows end where the slots of text begin (docs/surgery.md).
             first = empty[layer] if inplace else 0
             shape = (1, heads, self._kv.rows[layer] if inplace else filled, size)

@@ -39,14 +39,14 @@ class KvPlan:
 
     Args:
         rows: Rows a layer's cache holds at most: see ``Plan.cache_rows``.
-        shape: (kv heads, head size).
+        shapes: (kv heads, head size) of each layer that has a cache.
         itemsize: Bytes of an element.
         sets: Sets of caches an answer needs: ``concat`` reads one and writes the other, ``inplace`` has one.
         region: Where each cache lies in a set, by input name.
     """
 
     rows: tuple[int, ...]
-    shape: tuple[int, int]
+    shapes: tuple[tuple[int, int], ...]
     itemsize: int
     sets: int
     region: Region
@@ -56,16 +56,18 @@ class KvPlan:
         """Bytes of the sets of one answer."""
         return self.sets * self.region.nbytes
 
-    @property
-    def token(self) -> int:
-        """Bytes of one row of one head."""
-        return self.shape[1] * self.itemsize
+    def token(self, layer: int) -> int:
+        """Bytes of one row of one head of a layer."""
+        return self.shapes[layer][1] * self.itemsize
+
+    def row(self, layer: int) -> int:
+        """Bytes of one row of all heads of a layer."""
+        return self.shapes[layer][0] * self.token(layer)
 
     def region_of(self, batch: int) -> Region:
         """Where each cache lies when ``batch`` conversations are side by side; the first axis is theirs."""
-        heads = self.shape[0]
         names = self.region.offsets
-        return pack({name: batch * self.rows[i // 2] * heads * self.token for i, name in enumerate(names)})
+        return pack({name: batch * self.rows[i // 2] * self.row(i // 2) for i, name in enumerate(names)})
 
 
 def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
@@ -76,12 +78,13 @@ def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
     """
     rows = plan.cache_rows(entry.groups, entry.text_capacity)
     inputs = {binding.name: binding for binding in entry.decoder.inputs}
-    names = graph_io.past_names(shape.layers)
+    names = graph_io.past_names(shape.cached)
     missing = [name for name in names if name not in inputs]
     if missing:
         raise BundleError("an engine lacks a cache", where=entry.decoder.file, got=f"no input {missing[0]!r}")
     for layer, name in ((index // 2, name) for index, name in enumerate(names)):
-        expected = (shape.kv_heads, rows[layer] if entry.kv == "inplace" else -1, shape.head_dim)
+        heads, size = shape.caches[layer]
+        expected = (heads, rows[layer] if entry.kv == "inplace" else -1, size)
         if inputs[name].shape[1:] != expected:
             raise BundleError(
                 "a cache of the engine does not fit the plan",
@@ -91,6 +94,6 @@ def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
                 fix="luvc-export build the engines again",
             )
     itemsize = BY_NAME[inputs[names[0]].dtype].itemsize
-    row = shape.kv_heads * shape.head_dim * itemsize
-    region = pack({name: rows[index // 2] * row for index, name in enumerate(names)})
-    return KvPlan(rows, (shape.kv_heads, shape.head_dim), itemsize, 1 if entry.kv == "inplace" else 2, region)
+    row = [heads * size * itemsize for heads, size in shape.caches]
+    region = pack({name: rows[index // 2] * row[index // 2] for index, name in enumerate(names)})
+    return KvPlan(rows, shape.caches, itemsize, 1 if entry.kv == "inplace" else 2, region)

@@ -53,11 +53,12 @@ class RowCaches(Protocol):
 
 
 class _Piece(NamedTuple):
-    """Rows of one layer's cache of one conversation: block, first byte of its first head, and length of the cache."""
+    """Rows of a layer's cache of one conversation: block, first byte of the first head, length of the cache, layer."""
 
     memory: Memory
     offset: int
     length: int
+    layer: int
 
 
 class _Blocks:
@@ -69,16 +70,17 @@ class _Blocks:
     def piece(self, memory: Memory, room: int, name: str, slot: int, length: int) -> _Piece:
         """The cache ``name`` of conversation ``slot`` in a block with ``room`` of them, each ``length`` rows long."""
         start = self.kv.region_of(room).offsets[name]
-        return _Piece(memory, start + slot * self.kv.shape[0] * length * self.kv.token, length)
+        layer = graph_io.cache_layer(name)
+        return _Piece(memory, start + slot * length * self.kv.row(layer), length, layer)
 
     def move(self, target: _Piece, to: int, source: _Piece, start: int, count: int) -> None:
         """Copy ``count`` rows of every head from row ``start`` on to row ``to`` on."""
-        token = self.kv.token
+        token = self.kv.token(source.layer)
         ends = [
             (piece.memory.address + piece.offset + first * token, piece.length * token)
             for piece, first in ((target, to), (source, start))
         ]
-        self.gpu.copy_pieces(ends[0], ends[1], count * token, self.kv.shape[0], self.stream)
+        self.gpu.copy_pieces(ends[0], ends[1], count * token, self.kv.shapes[source.layer][0], self.stream)
 
     def names(self) -> list[tuple[int, str]]:
         """Layer and name of each cache."""
@@ -145,7 +147,7 @@ class InplaceRows:
         blocks = self._blocks
         for layer, name in blocks.names():
             piece = blocks.piece(self._lease.block.memory, self._entry.batch, name, slot, blocks.kv.rows[layer])
-            nbytes = blocks.kv.shape[0] * piece.length * blocks.kv.token
+            nbytes = piece.length * blocks.kv.row(layer)
             blocks.gpu.clear(piece.memory.address + piece.offset, nbytes, blocks.stream)
 
     def _told(self, held: Mapping[int, Held], batch: int) -> dict[str, Array]:
@@ -191,7 +193,7 @@ class ConcatRows:
             alone, source, room = None, self._leases[0].block.memory, self._entry.batch
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
             arrays = typed(self._entry, feeds) | visual
-            caches = CacheCall(source, source, room, len(joining), (0,) * blocks.plan.layers)
+            caches = CacheCall(source, source, room, len(joining), (0,) * blocks.plan.cached)
             found = decoder.enqueue(arrays, {}, caches, False, front=False).read()
         new = {slot: (source, room, index, longest, 0) for index, slot in enumerate(joining)}
         self._settle({**held, **joining}, new)

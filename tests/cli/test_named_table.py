@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
+import pytest
 from flat_plans import flat_request
 from rich.console import Console
 
 from luvc_export.cli.tables.named import bundle_table
+from luvc_export.core.named_plans import NAMED
 from luvc_export.core.plan import figures as plan_figures
-from luvc_export.core.planning import solve
+from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.export.checkpoint import open_checkpoint
+from luvc_export.pipeline import make_plan
 from luvc_export.serve.models import measured
 
 LLM = DecoderShape(8, 192, 6, 2, 32, 512, 746, 2048)
@@ -30,6 +35,22 @@ def test_named_plans_alone_have_a_row() -> None:
     assert bundle_table({"even": plans["even"]}, LLM) is None
 
 
+@pytest.mark.parametrize("name", NAMED)
+def test_an_exported_plan_is_known_as_its_recipe(name: str) -> None:
+    """Export writes out every setting of a score; a recipe names those that it sets."""
+    opened = open_checkpoint("demo")
+    llm = opened.family.decoder_shape(opened.config)
+    plan = make_plan("demo", name)
+    assert recipe_of(plan, llm) == name
+    assert recipe_of(plan.changed(method=replace(plan.llm.method, settings=(("rho", 0.9),))), llm) is None
+    if "steps" in dict(plan.llm.method.settings):
+        steps = make_plan("demo", name, steps=4)
+        assert recipe_of(steps, llm) is None
+
+
 def test_a_served_model_says_what_its_recipe_kept() -> None:
-    assert measured("safe") == {"name": "safe", "measured_on": "glyph_deep", "kept": plan_figures.kept("safe")}
+    told = measured("safe")
+    assert told is not None and told.pop("first_token") == plan_figures.sooner("safe") > 1
+    assert told.pop("timed_at").startswith("9 layers and 8 blocks")
+    assert told == {"name": "safe", "measured_on": "glyph_deep", "kept": plan_figures.kept("safe")}
     assert measured(None) is None

@@ -37,6 +37,18 @@ def test_a_machine_with_nothing_ends_with_3_and_a_list(
         assert err.count("\n  - ") == len(steps.STEPS)
 
 
+def test_the_size_is_that_of_plan_and_export(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Asked] = []
+    monkeypatch.setattr(run, "planned", lambda one, only: asked.append(one) or [])
+    monkeypatch.setattr(run, "check_anything", lambda planned: None)
+    for words in ((), ("--image-size", "112x168"), ("--image-tokens", "64")):
+        assert cli("trial", "demo", "--dry-run", "--out", tmp_path / "out", *words)[0] == 0
+        for name in ("plan", "export"):
+            command = steps.find(name).command(asked[-1])
+            assert " ".join(words or ("--image-size",)) in " ".join(command)
+    assert asked[0].canvas == () and "canvas" not in run._identity(asked[0]) and "canvas" in run._identity(asked[1])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -44,6 +56,9 @@ def test_a_machine_with_nothing_ends_with_3_and_a_list(
         (("--minutes", "0"), "a trial needs time"),
         (("--target", "cpu"), "a trial builds engines, and this target has none"),
         (("--only", "bensh"), "did you mean 'bench'"),
+        (("--image-size", "112x112", "--image-size", "56x56"), "this is for one size"),
+        (("--image-tokens", "auto"), "this is for one size"),
+        (("--image-size", "wide"), "--image-size"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused(cli: Cli, tmp_path: Path, words: tuple[str, ...], says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,21 @@ def test_names_keep_their_order() -> None:
         assert by_name["luvc-literal"][key].retention[0] < by_name["luvc"][key].retention[0]
     pages = {name: rows[("glyph_deep", "pages")].retention[0] for name, rows in by_name.items()}
     assert min(pages["safe"], pages["fast"]) > pages["lean"] > max(pages["leaner"], pages["luvc"])
+
+
+def test_first_tokens_are_of_today_s_recipes_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = plan_figures.first_tokens()
+    seconds = {name: one.seconds[0] for name, one in times.items()}
+    assert seconds["none"] > seconds["safe"] > seconds["lean"] > seconds["leaner"] and "fast" in seconds
+    assert any(one.key is None for one in times.values()) and all(one.runs >= 4 for one in times.values())
+    assert plan_figures.sooner("lean") == seconds["none"] / seconds["lean"] and plan_figures.sooner("even") is None
+    monkeypatch.setitem(NAMED, "lean", replace(NAMED["lean"], request=NAMED["safe"].request))
+    assert "lean" not in plan_figures.first_tokens() and plan_figures.sooner("lean") is None
+
+
+def test_the_file_is_written_a_row_a_line() -> None:
+    text = plan_figures.FIGURES.read_text(encoding="utf-8")
+    assert plan_figures.written(json.loads(text)) == text
 
 
 def test_the_page_shows_these_figures() -> None:

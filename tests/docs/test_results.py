@@ -49,6 +49,7 @@ def search_result(data: dict[str, Any]) -> SearchResult:
         plan: Any = SimpleNamespace(
             keep=tuple(item["keep"]),
             layers=len(item["keep"]),
+            cached=len(item["keep"]) - item.get("shared", 0),
             units=units,
             vision_tokens=item["vision_tokens"],
             encoder=SimpleNamespace(merges=(merged,) if merged else ()),

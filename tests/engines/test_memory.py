@@ -65,7 +65,7 @@ def test_the_budget_that_would_fit_is_named_and_fits() -> None:
     assert got.value.exit_code == 2 and "loading" not in str(got.value)
     found = re.search(r"--kv-mib ([\d.]+) fits, with 1024 text tokens", str(got.value))
     assert found
-    rows = int(float(found[1]) * MIB) // (CACHE.row) - PLAN.layers * 64
+    rows = int(float(found[1]) * MIB) // (CACHE.rows[0]) - PLAN.layers * 64
     fewer = flat_plan((32, 32), (rows // 35,) * 35 + (0,), last_layer="full")
     memory.check_fits(footprint(dataclasses.replace(CACHE, plan=fewer)), ADA, CACHE, have)
     more = flat_plan((32, 32), (rows // 35 + 8,) * 35 + (0,), last_layer="full")

@@ -9,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 import luvc_export
+from luvc_export.bundle.manifest import StoredCodes
 from luvc_export.cli import app
 from luvc_export.core.target import Library
 from luvc_export.engines import library, targets
 from luvc_export.errors import MachineError, UsageError
+from luvc_export.pipeline.engines import check_codes
 
 ROOT = Path(luvc_export.__file__).resolve().parents[1]
 DESIGNED = {f"jetson-{board}-jp{jetpack}" for board in ("orin-nano", "orin-nx", "agx-orin") for jetpack in (62, 72)}
@@ -133,3 +135,24 @@ def test_no_word_is_broken_at_80_columns() -> None:
         assert set(wanted) <= words, set(wanted) - words
     wide = CliRunner().invoke(app, ["targets"], env={"COLUMNS": "200"}).stdout.splitlines()
     assert sum(line.startswith(tuple(row["name"] for row in rows)) for line in wide) == len(rows) == len(wide) - 2
+
+
+@pytest.mark.parametrize(
+    ("target", "kinds", "fits"),
+    [
+        ("cpu", {"int4", "int8", "fp8"}, True),
+        ("intel-cpu", {"int8"}, True),
+        ("rtx-ada", {"int4", "fp8"}, True),
+        ("rtx-ada", {"int8"}, False),
+        ("jetson-agx-orin-jp72", {"int4"}, True),
+        ("jetson-agx-orin-jp62", {"int4"}, False),
+        ("jetson-agx-orin-jp62", {"fp8"}, True),
+    ],
+)
+def test_codes_of_a_quantised_checkpoint_fit_some_targets(target: str, kinds: set[str], fits: bool) -> None:
+    stored = StoredCodes("awq", "weights.stored", dict(zip("abc", sorted(kinds), strict=False)), 1, 1)
+    if fits:
+        check_codes(stored, targets.find(target))
+        return
+    with pytest.raises(UsageError, match=r"no product for the codes[\s\S]*calibrate --precision int8"):
+        check_codes(stored, targets.find(target))

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from luvc_export.export import decomposition, trace
 from luvc_export.export.simplify import simplify
@@ -40,6 +40,14 @@ class Unknown(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
         return x + rows * columns, mask
+
+
+class Promotions(nn.Module):
+    """Types that meet and are promoted: whole numbers and a float, halves and floats, truth and numbers."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        counts = mask.to(torch.int64).cumsum(-1)
+        return (x * counts.unsqueeze(-1) + 0.5) * x.half(), torch.where(mask, counts, 0.25) + mask
 
 
 def traced(module: nn.Module) -> ir.Model:
@@ -134,3 +142,14 @@ def test_the_exporter_is_as_before_afterwards() -> None:
         assert torch.export.ExportedProgram.run_decompositions is not before
         raise ZeroDivisionError
     assert torch.export.ExportedProgram.run_decompositions is before
+
+
+def test_promotions_are_those_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types of values come from the capture, and where a node is promoted from running that node."""
+    quick = canonical(traced(Promotions()))
+    monkeypatch.setattr(decomposition, "_promoted", decomposition._Promotion.run_node)
+    assert quick == canonical(traced(Promotions()))
+    monkeypatch.setattr(
+        decomposition, "_promoted", lambda interpreter, node: fx.Interpreter.run_node(interpreter, node)
+    )
+    assert quick != canonical(traced(Promotions())), "without promotions the graph is another"

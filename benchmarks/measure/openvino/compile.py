@@ -32,7 +32,7 @@ def main() -> None:
     bundle, plan = bundles.load(sys.argv[1]), sys.argv[2]
     device = devices.find("CPU")
     arithmetic = devices.arithmetic(device, sys.argv[3] if len(sys.argv) > 3 else "auto")
-    entry, layers = bundle.entry(plan), bundle.manifest.decoder.layers
+    entry, layers = bundle.entry(plan), bundle.manifest.decoder.cached
     caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
     print(f"{plan}, {arithmetic}; seconds, those of the CPU in brackets\n")
     print("| graph | weights GB | written out | read, with that | compiled | exported GB | exported | imported |")

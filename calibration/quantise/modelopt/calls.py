@@ -91,12 +91,13 @@ class _Recording:
         return self._inner.vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
-        names = graph_io.past_names(self._shape.layers)
+        names = graph_io.past_names(self._shape.cached)
         if isinstance(cache, OrtCache):
             past = [value.numpy() for value in cache.values]
         else:
             rows = len(feeds[graph_io.INPUT_IDS])
-            past = [np.zeros((rows, self._shape.kv_heads, 0, self._shape.head_dim), np.float32)] * len(names)
+            sizes = [sizes for sizes in self._shape.caches for _ in range(2)]
+            past = [np.zeros((rows, heads, 0, size), np.float32) for heads, size in sizes]
         known = {name: array for name, array in feeds.items() if name in graph_io.decoder_inputs(self._plan)}
         self._decoder.add({**known, **dict(zip(names, past, strict=True))})
         return self._inner.decode(feeds, cache)

@@ -14,6 +14,10 @@ from luvc_export.calibration.quantise.numerics.rounding import Floats, Rounded
 
 #: Share of H's mean diagonal that is added to it, the paper's: fewer rows than channels leave H without an inverse.
 DAMPING = 0.01
+#: Rows that make up for each other. H of K rows is K x K in float64, and its inverse and factor stand beside it: 0.5 GB
+#: at 4,096 rows, 3.9 GB at the 11,008 of a 3B model's MLP. More rows are parted evenly; what one part's rounding
+#: changes is then not made up for in the other.
+LARGEST = 4096
 
 
 def compensated(weight: Floats, form: Format, rows: Floats) -> Rounded:
@@ -22,6 +26,18 @@ def compensated(weight: Floats, form: Format, rows: Floats) -> Rounded:
     Each block's scale is chosen when its turn comes, from what is left of the weight then, clipped where that loses
     less (see ``Format.fitted``).
     """
+    parts = -(-len(weight) // LARGEST)
+    step = -(-len(weight) // parts // form.size) * form.size
+    made = [
+        _part(weight[first : first + step], form, rows[:, first : first + step])
+        for first in range(0, len(weight), step)
+    ]
+    values, scale = (np.concatenate(each) for each in zip(*made, strict=True))
+    return form.rounded(values, scale)
+
+
+def _part(weight: Floats, form: Format, rows: Floats) -> tuple[Floats, Floats]:
+    """Codes [K, N] of rows that make up for each other, and the scales of their blocks."""
     count, width = weight.shape
     hessian = 2 * (rows.T.astype(np.float64) @ rows) / max(len(rows), 1)
     power = np.diag(hessian).copy()
@@ -41,4 +57,4 @@ def compensated(weight: Floats, form: Format, rows: Floats) -> Rounded:
             errors[row] = (block[row] - values[at] * scale[number]) / factor[at, at]
             block[row + 1 :] -= np.outer(factor[at, at + 1 : last], errors[row])
         left[last:] -= factor[first:last, last:].T @ errors
-    return form.rounded(values, scale)
+    return values, scale

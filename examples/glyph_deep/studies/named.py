@@ -24,6 +24,7 @@ from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
 from luvc_export.demo import CHECKPOINT as BUNDLED
@@ -102,9 +103,10 @@ def main() -> None:
     args.measurements.mkdir(parents=True, exist_ok=True)
     rows = [row for name in args.models for row in records(name, args.count, args.measurements, args.plans)]
     weights = {name: weights_hash(folder)[:16] for name, folder in MODELS.items()}
-    about = json.dumps({"weights": weights, "text": TEXT})
-    lines = ",\n".join(json.dumps(row) for row in merged(rows, args.output, weights))
-    args.output.write_text(f'{{"about": {about}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    timed = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))["first_token"]
+    about = {"weights": weights, "text": TEXT}
+    record = {"about": about, "rows": merged(rows, args.output, weights), "first_token": timed}
+    args.output.write_text(plan_figures.written(record), encoding="utf-8")
 
 
 def merged(rows: list[dict[str, Any]], file: Path, weights: dict[str, str]) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def apply(surgery: Surgery) -> int:
     masks: dict[tuple[int, int], gs.Tensor] = {}
     fired = 0
     rows = surgery.plan.cache_rows(surgery.groups, capacity)
-    for layer, keep in enumerate(surgery.plan.keep):
+    for layer, keep in enumerate(surgery.plan.keep[: surgery.plan.cached]):
         visual = rows[layer] - capacity
         if keep not in starts:
             new = surgery.emit("Mul", [groups, [keep]])[0]
@@ -108,15 +108,15 @@ def _mask(
 ) -> gs.Tensor:
     """Bool [B, 1, S, capacity]: a slot is seen when it is filled and past, or new and its order is not greater."""
     cut = up(old, "Slice")
-    order = _order(old)
-    length = surgery.emit("Shape", [order], start=1, end=2)[0]
+    order, new = _orders(old)
+    length = surgery.emit("Shape", [new], start=1, end=2)[0]
     slots = np.arange(visual + int(text_mask.shape[1]))
     first = surgery.emit("Unsqueeze", [start, [1]])[0]
     behind = surgery.emit("Sub", [slots[None], first])[0]
     last = surgery.emit("Sub", [length, [1]])[0]
     floored = surgery.emit("Max", [behind, [0]])[0]
     place = surgery.emit("Min", [floored, last])[0]
-    new_order = surgery.emit("GatherElements", [order, place], axis=1)[0]
+    new_order = surgery.emit("GatherElements", [new, place], axis=1)[0]
     is_late = surgery.emit("Less", [last, behind])[0]
     is_early = surgery.emit("Less", [behind, [0]])[0]
     is_past = surgery.emit("Or", [is_early, is_late])[0]
@@ -140,10 +140,13 @@ def _mask(
     return mask
 
 
-def _order(mask: gs.Tensor) -> gs.Tensor:
-    """Order ids [B, S] of the queries a mask was made from."""
+def _orders(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
+    """Order ids that a mask was made from: of the queries [B, Q], and of the new keys [B, S]."""
     both = up(strip(mask, "Slice", "Unsqueeze"), "And")
     compared = next((n for t in both.inputs if (n := up(t, "LessOrEqual"))), None) if both is not None else None
     if compared is None:
         raise CheckFailed("a mask is not made of orders", where=getattr(source(mask), "name", None))
-    return strip(compared.inputs[1], "Unsqueeze")
+    keys = up(strip(compared.inputs[0], "Unsqueeze"), "Concat")
+    if keys is None:
+        raise CheckFailed("a mask's keys are not past and new ones", where=compared.name)
+    return strip(compared.inputs[1], "Unsqueeze"), keys.inputs[1]

@@ -32,7 +32,8 @@ def calibrate(
     ],
     asked: DataOptions = _DATA,
     min_agreement: Annotated[
-        float, typer.Option("--min-agreement", help="Share of answers that must stay the same.")
+        float,
+        typer.Option("--retention", "--min-agreement", help="Share of answers that must stay what the plan's are."),
     ] = 0.99,
     plan: options.BundlePlan = None,
     target: Annotated[str | None, typer.Option("--target", help="Refuse what this target cannot run.")] = None,
@@ -53,7 +54,7 @@ def calibrate(
 ) -> None:
     """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.
 
-    [dim]luvc-export calibrate demo-out/bundle --precision int8 --data glyph --min-agreement 0.99[/dim]
+    [dim]luvc-export calibrate demo-out/bundle --precision int8 --data glyph --retention 0.99[/dim]
     """
     from luvc_export.bundle import folder as bundles
     from luvc_export.calibration.quantise import calibrate as work

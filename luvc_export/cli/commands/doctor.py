@@ -113,6 +113,7 @@ def doctor(
         "onnxruntime_providers": _providers(),
         "openvino_devices": _devices(),
         "products": _products(),
+        "steps": _steps(),
     }
     if as_json:
         print(json.dumps({"machine": machine, "parts": parts}))
@@ -192,6 +193,16 @@ def _products() -> list[str]:
         notes += device.find().notes
         checks.append(engines.openvino_int8(device.core(), "CPU"))
     return notes + [checked.note or f"{checked.engine}: {checked.arithmetic} is exact" for checked in checks]
+
+
+def _steps() -> list[str]:
+    """What ``auto`` goes by for plans in 8 and 4 bits: products of a step at Qwen2.5-VL-3B's layer shape."""
+    from luvc_export.core.shapes import DecoderShape
+    from luvc_export.runtime.speed_probe.one_row import BITS, step_times
+
+    shape = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)
+    found = {precision: step_times(precision, shape) for precision in BITS}
+    return [f"{name} {way} {1000 * spent:.0f} ms" for name, times in found.items() for way, spent in times.items()]
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:

@@ -10,10 +10,14 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model, write_whole
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.sizes import SizeOptions
 from luvc_export.errors import CheckFailed, UsageError
 
 
+@grouped
 def trial(
+    *,
     model: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or demo for the bundled model.")],
     target: Annotated[
         str | None, typer.Option("--target", help="Whose engines; default: this GPU's, else what can be built here.")
@@ -24,6 +28,7 @@ def trial(
     minutes: Annotated[float, typer.Option("--minutes", help="End inside so many minutes.")] = 30.0,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this step; repeat.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and how long.")] = False,
+    canvas: SizeOptions,
     as_json: options.Json = False,
 ) -> None:
     """Try on this machine what this tool promises, and write a report to send.
@@ -42,6 +47,7 @@ def trial(
 
     if minutes <= 0:
         raise UsageError("a trial needs time", where="--minutes", got=minutes, expected="more than 0")
+    sized = canvas.words()
     model = checkpoint_named(model)
     check_model(model)
     check_folder(out, "--out")
@@ -51,7 +57,7 @@ def trial(
             where=f"--target {target}",
             fix="leave it out: the bundle's own graphs are tried in any case",
         )
-    asked = Asked(model, target or machine.target_here(), out)
+    asked = Asked(model, target or machine.target_here(), out, sized)
     if dry_run:
         _say_plan(run.planned(asked, only or []), minutes, as_json)
         return

@@ -25,6 +25,14 @@ class GraphOptions:
     ] = False
     ignore_padding: Annotated[bool, typer.Option("--ignore-padding", help="Padding takes budget like picture.")] = False
 
+    round_activations: Annotated[
+        bool,
+        typer.Option(
+            "--round-activations",
+            help="Products of a quantised checkpoint's codes round activations to 8 bits: faster on CPUs, not exact.",
+        ),
+    ] = False
+
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``export_bundle`` by name.
 
@@ -41,6 +49,7 @@ class GraphOptions:
             "weights": "none" if self.no_weights else self.weights,
             "debug": self.debug_graph,
             "padding": not self.ignore_padding,
+            "round_activations": self.round_activations,
         }
 
 
@@ -57,7 +66,8 @@ class VocabularyOptions:
         ),
     ] = None
     data: Annotated[
-        Path | None, typer.Option("--data", help="Cases (JSON lines) whose most frequent tokens --vocab N keeps.")
+        Path | None,
+        typer.Option("--data", help="Cases (JSON lines) whose tokens --vocab N keeps, those of answers first."),
     ] = None
 
     def arguments(self) -> dict[str, Any]:

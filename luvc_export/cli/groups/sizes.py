@@ -50,6 +50,22 @@ class SizeOptions:
             )
         return sizes_of_tokens(self.image_tokens, checkpoint)
 
+    def words(self) -> tuple[str, ...]:
+        """What says the same on the command line of another verb, for one size.
+
+        Raises:
+            UsageError: More than one size is asked for, or an option cannot be read.
+        """
+        stated = [("--image-size", text) for text in self.image_size or ()]
+        count = len([options.size(text) for _, text in stated])
+        if self.image_tokens is not None:
+            stated.append(("--image-tokens", self.image_tokens))
+            count += len(ceilings(self.image_tokens))
+        if count > 1:
+            got = " ".join(word for pair in stated for word in pair)
+            raise UsageError("this is for one size", where="--image-size, --image-tokens", got=got, fix="give one")
+        return tuple(word for pair in stated for word in pair)
+
 
 def sizes_of_tokens(text: str, checkpoint: Checkpoint) -> list[tuple[int, int]]:
     """Heights and widths in pixels for ``--image-tokens``.

@@ -18,10 +18,10 @@ from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 
 BEGIN, END = "<!-- plans -->", "<!-- end of plans -->"
-HEAD = ("plan", "LLM FLOPs", "encoder FLOPs", *(title for _, _, title in plan_figures.COLUMNS))
+HEAD = ("plan", "LLM FLOPs", "encoder FLOPs", "first token", *(title for _, _, title in plan_figures.COLUMNS))
 CAPTION = (
-    "fewer FLOPs of this model at {text} text tokens; then the share of right answers kept, measured on glyph_deep and"
-    " not on your model (docs/plans.md)"
+    "fewer FLOPs of this model at {text} text tokens; how much sooner the first token came with {timed}; then the share"
+    " of right answers kept, measured on glyph_deep: neither on your model (docs/plans.md)"
 )
 
 
@@ -32,13 +32,19 @@ def kept(name: str) -> list[str]:
     return [f"{rows[key].retention[0]:.3f}" if key in rows else "" for key in keys]
 
 
+def sooner(name: str) -> str:
+    """How much sooner than uncompressed a plan's first token came; empty where it was not timed."""
+    factor = plan_figures.sooner(name)
+    return "" if factor is None else f"{factor:.2f}x"
+
+
 def named_rows(
     names: Collection[str], grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, text: int
 ) -> Iterator[list[str]]:
     """One row a plan of ``names``, for a model of these shapes and an image of ``grid`` units."""
     for name in names:
         costs = cost(solve(PlanRequest(LlmRequest(name)), grid, llm, encoder), llm, text, encoder=encoder)
-        yield [name, f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x", *kept(name)]
+        yield [name, f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x", sooner(name), *kept(name)]
 
 
 def named_table(
@@ -47,7 +53,7 @@ def named_table(
     """A rich table of all named plans; ``chosen`` stands out."""
     from rich.table import Table
 
-    table = Table(title="plans with names", caption=CAPTION.format(text=text))
+    table = Table(title="plans with names", caption=CAPTION.format(text=text, timed=plan_figures.timed_at()))
     for title in HEAD:
         table.add_column(title, justify="left" if title == "plan" else "right", no_wrap=title == "plan")
     for row in named_rows(NAMED, grid, llm, encoder, text):
@@ -71,10 +77,23 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
     return table if table.row_count else None
 
 
+def first_token_lines() -> Iterator[str]:
+    """The table of first tokens: each plan's seconds, and those of none and of every other product by them."""
+    times = plan_figures.first_tokens()
+    others = [name for name, one in times.items() if name == "none" or one.key is None]
+    yield f"| plan | first token s | {' | '.join(f'{name} by it' for name in others)} |"
+    yield "|---|---:|" + "---:|" * len(others)
+    for name, one in times.items():
+        ratios = [f"{times[other].seconds[0] / one.seconds[0]:.2f}x" for other in others]
+        told = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
+        yield f"| {name if one.key is None else f'`{name}`'} | {told} | {' | '.join(ratios)} |"
+
+
 def page_tables() -> str:
     """The tables of docs/plans.md: what every plan is, and what it kept with 95 % intervals, clustered by picture."""
     lines = ["| plan | what it does | from |", "|---|---|---|"]
     lines += [f"| `{name}` | {plan.says} | {plan.source} |" for name, plan in NAMED.items()]
+    lines += ["", *first_token_lines()]
     models = (
         ("glyph_deep", plan_figures.COLUMNS),
         ("glyph_shallow", plan_figures.SHALLOW),

@@ -1,4 +1,4 @@
-"""What the named plans kept and saved where they were measured, as ``named_plans.json`` holds it."""
+"""What the named plans kept, saved and took where they were measured, as ``named_plans.json`` holds it."""
 
 from __future__ import annotations
 
@@ -50,10 +50,33 @@ class Figure:
     encoder_flops: float
 
 
+@dataclass(frozen=True)
+class FirstToken:
+    """Time to a first token of one plan, or of another product with all tokens, on one machine (``machine``).
+
+    Attributes:
+        plan: Name of the plan; of another product, its own.
+        key: Of the recipe that was timed; None for another product.
+        seconds: Median, and the shortest and longest run.
+        runs: How many.
+    """
+
+    plan: str
+    key: str | None
+    seconds: tuple[float, float, float]
+    runs: int
+
+
+@cache
+def _record() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
+    return record
+
+
 @cache
 def figures() -> tuple[Figure, ...]:
     """Every figure, of the recipes as they were when they were measured."""
-    rows: list[dict[str, Any]] = json.loads(FIGURES.read_text(encoding="utf-8"))["rows"]
+    rows = _record()["rows"]
     return tuple(
         Figure(**{**row, "accuracy": tuple(row["accuracy"]), "retention": tuple(row["retention"])}) for row in rows
     )
@@ -70,6 +93,36 @@ def kept(plan: str) -> dict[str, float]:
     """Share of right answers that a named plan kept on glyph_deep, by title of a ground; empty if not measured."""
     rows = of(plan)
     return {title: rows[key, ground].retention[0] for key, ground, title in COLUMNS if (key, ground) in rows}
+
+
+def first_tokens() -> dict[str, FirstToken]:
+    """Times to the first token by plan or product: of plans, those of today's recipes alone."""
+    rows = [FirstToken(**{**row, "seconds": tuple(row["seconds"])}) for row in _record()["first_token"]["rows"]]
+    keys = {name: plan.key for name, plan in NAMED.items()} | {"none": "none"}
+    return {row.plan: row for row in rows if row.key is None or keys.get(row.plan) == row.key}
+
+
+def timed_at() -> str:
+    """What first tokens were timed with: the shapes, and the machine."""
+    about = _record()["first_token"]["about"]
+    return f"{about['shapes']} on {about['cpu']}"
+
+
+def sooner(plan: str) -> float | None:
+    """Seconds of ``none`` by those of a named plan to the first token; None where it was not timed."""
+    times = first_tokens()
+    return times["none"].seconds[0] / times[plan].seconds[0] if plan in times else None
+
+
+def written(record: dict[str, Any]) -> str:
+    """The file's text of ``record``: one row a line."""
+
+    def rows(some: list[dict[str, Any]]) -> str:
+        return "[\n" + ",\n".join(json.dumps(row) for row in some) + "\n]"
+
+    timed = record["first_token"]
+    first = f'{{"about": {json.dumps(timed["about"])}, "rows": {rows(timed["rows"])}}}'
+    return f'{{"about": {json.dumps(record["about"])}, "rows": {rows(record["rows"])}, "first_token": {first}}}\n'
 
 
 def merging_note(plan: Plan) -> str | None:

@@ -34,6 +34,8 @@ class LlmPlan:
         spectrum: Theirs is ``1d`` over the span, or separable ``2d`` while the grid is intact.
         aggregate: One row of every budget that a prune leaves is the mean of all rows dropped so far, by size; the
             others are chosen. A budget counts it. Plans of before this field had no option left have it.
+        shared: A fact of the model: its last layers that read the caches of earlier ones. No visual token is computed
+            in them, so their budgets are 0: what they see of a picture is what those earlier layers kept.
     """
 
     keep: tuple[int, ...]
@@ -44,6 +46,12 @@ class LlmPlan:
     axis: Axis = "token"
     spectrum: Spectrum = "2d"
     aggregate: bool = False
+    shared: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Layers that have a cache: all but the last ``shared``."""
+        return self.layers - self.shared
 
     @property
     def layers(self) -> int:
@@ -75,7 +83,7 @@ class LlmPlan:
 
     def unchosen(self) -> LlmPlan:
         """The same budgets without a word on how tokens are chosen."""
-        return LlmPlan(self.keep, last_layer=self.last_layer, kv_only=self.kv_only)
+        return LlmPlan(self.keep, last_layer=self.last_layer, kv_only=self.kv_only, shared=self.shared)
 
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
@@ -89,14 +97,22 @@ class LlmPlan:
         if self.last_layer == "drop" and self.keep[-1]:
             where, count = f"keep[{self.layers - 1}]", self.keep[-1]
             lines.append(f"{where}: got {count}, last_layer 'drop' lets none in: use 0 or kv_only")
+        if not 0 <= self.shared < len(self.keep):
+            return [*lines, f"shared: got {self.shared}, expected fewer than the {len(self.keep)} layers"]
+        for layer in range(self.cached, self.layers):
+            if self.keep[layer]:
+                lines.append(
+                    f"keep[{layer}]: got {self.keep[layer]}; layers from {self.cached} on read the caches of others"
+                    " and compute no visual token: use 0"
+                )
         if self.aggregate is True and self.reducer == "merge":
             lines.append("aggregate: merging in the LLM drops nothing that a row could stand for")
         return [*lines, *_kv_only_problems(self.keep, self.kv_only)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part; ``aggregate`` only where it is used."""
+        """Plain data that ``from_json`` turns back into an equal part; ``aggregate`` and ``shared`` only where used."""
         data = {**asdict(self), "keep": [*self.keep], "kv_only": [*self.kv_only], "method": self.method.to_json()}
-        return data if self.aggregate else {name: value for name, value in data.items() if name != "aggregate"}
+        return {name: value for name, value in data.items() if value or name not in ("aggregate", "shared")}
 
     @classmethod
     def from_json(cls, data: object, where: str) -> LlmPlan:
@@ -108,6 +124,8 @@ class LlmPlan:
         values = dict(reading.fields_of(cls, data, where))
         for name in ("keep", "kv_only"):
             values[name] = reading.whole_numbers(values.get(name, []), f"{where}.{name}")
+        if "shared" in values:
+            values["shared"] = reading.whole(values["shared"], f"{where}.shared")
         if "method" in values:
             values["method"] = Method.from_json(values["method"], f"{where}.method")
         return cls(**values)

@@ -87,6 +87,11 @@ class Plan:
         return self.llm.layers
 
     @property
+    def cached(self) -> int:
+        """Number of LLM layers that have a cache, the first ones."""
+        return self.llm.cached
+
+    @property
     def span_tokens(self) -> int:
         """Visual tokens that share a budget when they leave the encoder: N_0 of every image of a group."""
         return self.sharing.images * self.encoder.tokens
@@ -97,7 +102,7 @@ class Plan:
         return self.sharing.images * self.encoder.units
 
     def cache_rows(self, groups: int, text: int) -> tuple[int, ...]:
-        """Rows of each LLM layer's KV cache: what the layer keeps of every group, then the text.
+        """Rows of each KV cache, of LLM layers that have one: what the layer keeps of every group, then the text.
 
         Every buffer, profile, mask and prediction of a cache follows from this.
 
@@ -105,7 +110,7 @@ class Plan:
             groups: What shares a budget: single images, or with ``Sharing`` so many images each.
             text: Text tokens, prompt and answer.
         """
-        return tuple(groups * keep + text for keep in self.llm.keep)
+        return tuple(groups * keep + text for keep in self.llm.keep[: self.cached])
 
     @property
     def prunes(self) -> tuple[tuple[int, int, int], ...]:

@@ -105,10 +105,10 @@ class LlmRequest:
     axis: Axis | None = None
     spectrum: Spectrum | None = None
 
-    def part(self, keep: tuple[int, ...], last_layer: LastLayer, kv_only: tuple[int, ...]) -> LlmPlan:
+    def part(self, keep: tuple[int, ...], last_layer: LastLayer, kv_only: tuple[int, ...], shared: int = 0) -> LlmPlan:
         """The part with these budgets."""
         filters = self.axis or "token", self.spectrum or "2d"
-        return LlmPlan(keep, self.method, last_layer, kv_only, self.reducer, *filters)
+        return LlmPlan(keep, self.method, last_layer, kv_only, self.reducer, *filters, shared=shared)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class _Group:
             seed = job.options.seed
             options = job.options if seed is None else replace(job.options, seed=seed + number)
             sequence = TokenSequence(job.loaded.encoder, options, job.loaded.ends, budget, job.request.token_ids)
-            rows[Row(sequence)] = sequence
+            rows[Row(sequence, request=job.request)] = sequence
         if slots is None:
             prefilled = prefiller(job.request)
         else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from installed import installed
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from luvc_export.cli import app
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.pipeline import make_plan
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 
@@ -60,6 +62,37 @@ def test_the_command_writes_a_page_and_json(demo_bundle: Bundle, tmp_path: Path,
     assert data["passed"] and data["retention"]["value"] == 1
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 3 and "http" not in text and "<script" not in text
+
+
+#: A score that somebody installed, by which every token of a picture is worth the same.
+LEVEL = """
+from luvc_export.export.compression.scores.base import Score
+
+
+class Level(Score):
+    def score(self, given):
+        return given.normed[..., 0] * 0
+
+
+SCORE = Level()
+"""
+
+
+def test_a_score_of_one_s_own_that_ties_is_named(
+    checkpoint: Checkpoint, cases: Sequence[Case], compressed: Any, tmp_path: Path
+) -> None:
+    """And those of this package, which do not tie here, are not."""
+    with installed(tmp_path, "[luvc_export.scores]\nlevel = luvc_level:SCORE", "luvc_level", LEVEL):
+        notes = {}
+        for score in ("level", "norm"):
+            plan = make_plan(checkpoint, "thirds", image_size=IMAGE_SIZE, score=score)
+            runner = compressed(plan)
+            notes[score] = parity(runner, runner, cases[:2], observe=2, longest=1).to_json()["notes"]
+    assert notes["norm"] == []
+    layers = [layer for layer, _, _ in plan.chooses]
+    assert len(notes["level"]) == len(layers)
+    for layer, note in zip(layers, notes["level"], strict=True):
+        assert f"the score 'level' ties: before layer {layer} " in note and "in 2 of 2 cases" in note
 
 
 def test_a_spoilt_candidate_exits_with_1(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 
 from luvc_export.calibration.parity.tolerances import TABLE, tolerances
 from luvc_export.calibration.quantise import bisect
-from luvc_export.calibration.quantise.numerics import blocks, rounding, scaling
+from luvc_export.calibration.quantise.numerics import blocks, compensation, rounding, scaling
 from luvc_export.calibration.quantise.numerics.compensation import compensated
 from luvc_export.calibration.quantise.recipe import Recipe, decide
 from luvc_export.calibration.quantise.statistics import BINS, METHODS, ROWS, Statistics
@@ -285,3 +286,27 @@ def test_parity_judges_quantised_precisions_by_rows_of_their_own() -> None:
 def test_a_plan_for_another_image_size_keeps_its_size_last() -> None:
     assert PRECISIONS["q8"].plan_name("even") == "even_quantized"
     assert PRECISIONS["int4"].plan_name("even@448x672", "even") == "even_int4@448x672"
+
+
+def test_many_rows_are_compensated_in_parts_of_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No matrix is larger than allowed, and answers still lose less than by rounding to the nearest."""
+    random, sizes = np.random.default_rng(3), list[int]()
+    weight = random.standard_normal((640, 24)).astype(np.float32)
+    rows = (random.standard_normal((900, 80)) @ random.standard_normal((80, 640))).astype(np.float32)
+    form = blocks.int4(weight)
+    assert form is not None
+    inverse = np.linalg.inv
+
+    def watched(matrix: Any) -> Any:
+        sizes.append(len(matrix))
+        return inverse(matrix)
+
+    monkeypatch.setattr(compensation.np.linalg, "inv", watched)
+    whole = compensated(weight, form, rows)
+    monkeypatch.setattr(compensation, "LARGEST", 300)
+    parted = compensated(weight, form, rows)
+    assert sizes == [640, 256, 256, 128]
+    lost = [
+        np.square(rows @ (made.widened() - weight)).mean() for made in (whole, parted, blocks.nearest(weight, form))
+    ]
+    assert lost[0] < lost[1] < 0.9 * lost[2]

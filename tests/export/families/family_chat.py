@@ -16,11 +16,13 @@ from family_processors import image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
+from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
@@ -37,12 +39,20 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
         {"<image_soft_token>": 250, "<start_of_image>": 252, "<end_of_image>": 253, "<bos>": 254},
         "<start_of_image>",
     ),
+    "gemma4": (
+        {"<|image|>": 250, "<|video|>": 251, "<|image>": 252, "<image|>": 253, "<|audio|>": 254, "<bos>": 255},
+        "<|image|>",
+    ),
     "idefics3": (SPLIT, "<image>"),
     "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
     "llava": ({"<image>": 250}, "<image>\n"),
     "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
     "mistral3": ({"[IMG]": 250, "[IMG_BREAK]": 251, "[IMG_END]": 252}, "[IMG]"),
+    "paddleocr_vl": (
+        {"<|IMAGE_PLACEHOLDER|>": 250, "<|video_pad|>": 251, "<|IMAGE_START|>": 252, "<|IMAGE_END|>": 253},
+        "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
+    ),
     "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
@@ -55,6 +65,13 @@ NAMED = {
         "boi_token": "<start_of_image>",
         "eoi_token": "<end_of_image>",
     },
+    "gemma4": {
+        "image_token": "<|image|>",
+        "boi_token": "<|image>",
+        "eoi_token": "<image|>",
+        **dict.fromkeys(("audio_token", "boa_token", "eoa_token"), "<|audio|>"),
+    },
+    "paddleocr_vl": {"image_token": "<|IMAGE_PLACEHOLDER|>"},
     "internvl": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -62,6 +79,7 @@ NAMED = {
         "video_token": "<video>",
     },
 }
+BOS = ("gemma3", "gemma4")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}PICTURE{% elif c.type == 'video' %}"
@@ -71,16 +89,20 @@ TEMPLATE = (
 
 
 class Still:
-    """Stands for a video processor, which transformers' processors insist on and only torchvision has."""
+    """Stands for processors of what is not asked about: for videos transformers has them with torchvision alone."""
 
     temporal_patch_size, merge_size, num_frames, fps = 2, 2, None, None
 
 
 def still(kind: type[Any]) -> type[Any]:
-    """``kind`` without the check of its video processor."""
+    """``kind`` without the checks of those."""
 
     def check(self: Any, name: str, given: Any) -> Any:
-        return None if name == "video_processor" else kind.check_argument_for_proper_class(self, name, given)
+        return (
+            None
+            if name in ("video_processor", "feature_extractor")
+            else kind.check_argument_for_proper_class(self, name, given)
+        )
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
 
@@ -112,7 +134,8 @@ def processor(tiny: Case, **images: Any) -> Any:
     name = str(tiny)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(name),
-        bos_token="<bos>" if name == "gemma3" else None,
+        bos_token="<bos>" if name in BOS else None,
+        pad_token="<t0>" if name == "gemma4" else None,
         extra_special_tokens=NAMED.get(name, {}),
     )
     given = {"image_processor": image_processor(name, **images), "tokenizer": fast, "chat_template": template(name)}
@@ -129,9 +152,13 @@ def processor(tiny: Case, **images: Any) -> Any:
         return LlavaNextProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
+    if name == "paddleocr_vl":
+        return PaddleOCRVLProcessor(**given)
     if name == "mistral3":
         return pixtral_processor()(**given, patch_size=8, spatial_merge_size=2)
     given["video_processor"] = Still()
+    if name == "gemma4":
+        return still(Gemma4Processor)(**given, feature_extractor=Still())
     if name == "internvl":
         return still(InternVLProcessor)(**given, image_seq_length=tokens)
     if name == "smolvlm":
@@ -169,7 +196,8 @@ def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
     if name == "mistral3":
         own = {}
     elif tiny.family.image_size(tiny.config) is None:
-        own = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
+        own = {"patch_size": vision.patch_size}
+        own |= {} if name == "gemma4" else {"merge_size": vision.spatial_merge_size}
     else:
         own = sized(name, tiny.size[0])
     image_processor(name, **own | changes).save_pretrained(folder)
@@ -183,7 +211,7 @@ def save(tiny: Case, folder: Path) -> Path:
     save_image_processor(tiny, folder)
     (folder / "tokenizer.json").write_text(tokenizer(name).to_str(), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template(name), encoding="utf-8")
-    bos = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"bos_token": "<bos>"} if name == "gemma3" else {})
+    bos = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"bos_token": "<bos>"} if name in BOS else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(bos), encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": []}), encoding="utf-8")
     return folder

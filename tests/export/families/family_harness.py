@@ -18,6 +18,7 @@ from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.span import empty_caches
 
 #: fp32, sums in another order; logits have a standard deviation of at least 1.
 TOLERANCE = 1e-4
@@ -106,6 +107,11 @@ def randomise(model: nn.Module) -> None:
             parameter.copy_(parameter + 0.2 * noise)
         else:
             parameter.copy_(0.2 * noise)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("_min", "_max")):
+            buffer.copy_(torch.tensor(-2.5 if name.endswith("_min") else 2.5) + 0.5 * torch.randn(()))
+        elif name.endswith(("layer_scalar", "std_scale", "std_bias")):
+            buffer.copy_(1 + 0.2 * torch.randn(buffer.shape))
 
 
 @dataclass
@@ -152,8 +158,7 @@ def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: T
 
 
 def empty_past(case: Case, batch: int = 1) -> list[Tensor]:
-    shape = case.family.decoder_shape(case.config)
-    return [torch.zeros(batch, shape.kv_heads, 0, shape.head_dim) for _ in range(2 * shape.layers)]
+    return empty_caches(case.family.decoder_shape(case.config), batch, torch.float32)
 
 
 def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:

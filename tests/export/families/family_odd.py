@@ -42,6 +42,8 @@ def odd(name: str, kind: str) -> Case:
     """
     family = families.find(name, "test")
     config: Any = family.tiny_config()
+    if name == "gemma4":
+        return build(family, type(config)(**GEMMA_4[kind](config.to_dict())), seed=3)
     text, vision = config.get_text_config(), config.vision_config
     if kind == "narrow":
         text.num_attention_heads, text.num_key_value_heads = 3, 1
@@ -66,6 +68,31 @@ def odd(name: str, kind: str) -> Case:
     config.tie_word_embeddings = text.tie_word_embeddings = tied
     made = build(family, type(config)(**config.to_dict()), seed=3)
     return replace(made)
+
+
+def _narrow_gemma_4(config: dict[str, Any]) -> dict[str, Any]:
+    """Beside what the docstring of ``odd`` says: two consumers of three kinds of heads, embeddings of every layer."""
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 24, "global_head_dim": 36}
+    sizes = {"hidden_size": 72, "intermediate_size": 100, "vocab_size": 307, "vocab_size_per_layer_input": 307}
+    text = {**config["text_config"], **heads, **sizes, "tie_word_embeddings": False}
+    vision = {**config["vision_config"], "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+    text.pop("per_layer_config", None)
+    return {**config, "text_config": text, "vision_config": vision, "tie_word_embeddings": False}
+
+
+def _deep_gemma_4(config: dict[str, Any]) -> dict[str, Any]:
+    """As 12B and larger: no layer shares, none has embeddings of its own, values are keys, pictures are causal too."""
+    layers = {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    heads = {"num_key_value_heads": 4, "num_global_key_value_heads": 2, "attention_k_eq_v": True}
+    other = {"intermediate_size": 130, "tie_word_embeddings": True, "use_bidirectional_attention": None}
+    text = {**config["text_config"], **layers, **heads, **other, "layer_types": kinds, "global_head_dim": 32}
+    vision = {**config["vision_config"], "use_clipped_linears": False, "standardize": False}
+    text.pop("per_layer_config", None)
+    return {**config, "text_config": text, "vision_config": vision, "tie_word_embeddings": True}
+
+
+GEMMA_4 = {"narrow": _narrow_gemma_4, "deep": _deep_gemma_4}
 
 
 def save(tiny: Case, folder: Path, kind: str) -> Path:

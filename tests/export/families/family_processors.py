@@ -8,6 +8,7 @@ from typing import Any
 #: Processor module, and what the checkpoints of the family say otherwise than its class.
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
+    "gemma4": ("gemma4", {"patch_size": 4, "max_soft_tokens": 70, "do_resize": False}),
     "idefics3": (
         "idefics3",
         {"do_image_splitting": False, "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 64}},
@@ -40,6 +41,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "mistral3": ("pixtral", {"patch_size": 8, "size": {"longest_edge": 256}}),
+    "paddleocr_vl": ("paddleocr_vl", {"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}}),
     "qwen2_5_vl": ("qwen2_vl", {}),
     "qwen2_vl": ("qwen2_vl", {}),
     "qwen3_vl": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),

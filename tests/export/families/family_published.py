@@ -35,11 +35,14 @@ SOURCES = {
     "llava_next": "llava-hf/llava-v1.6-mistral-7b-hf",
     "llava_onevision": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     "mistral3": "mistralai/Ministral-3-3B-Instruct-2512-BF16",
+    "paddleocr_vl": "PaddlePaddle/PaddleOCR-VL",
     "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
     "smolvlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
 }
+#: Published since transformers 5: there is no old form.
+NEWER = ("gemma4",)
 Json = dict[str, Any]
 
 
@@ -59,6 +62,10 @@ def old_config(config: Json) -> Json:
         vision["in_chans"] = vision.pop("in_channels")
         vision["spatial_patch_size"] = vision["patch_size"]
         made = {**made, **text}
+        del made["text_config"]
+    elif name == "paddleocr_vl":
+        text.pop("model_type")
+        made = {**made, **text, "vision_config": vision | {"model_type": name}, "model_type": name}
         del made["text_config"]
     elif name in ("llava", "llava_next", "llava_onevision", "mistral3", "gemma3"):
         token = made.pop("image_token_id", None)
@@ -100,6 +107,7 @@ def _scaled(text: Json) -> None:
 OLD_ROPE: dict[str, Callable[[Json], None]] = {
     "gemma3": _two_kinds,
     "mistral3": _scaled,
+    "paddleocr_vl": _scaled,
     "qwen2_5_vl": _mrope,
     "qwen2_vl": _mrope,
     "qwen3_vl": _interleaved,

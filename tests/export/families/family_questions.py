@@ -14,6 +14,7 @@ from flat_plans import replan
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.core.plan import Plan
 from luvc_export.export import families
+from luvc_export.export.families.base import Family
 from luvc_export.runtime.prompt.case_lines import FileCase
 
 #: Families that cut pictures.
@@ -30,6 +31,8 @@ def small(name: str, layers: int = 2) -> Case:
     family = families.find(name, "test")
     config = family.tiny_config()
     text = config.get_text_config()
+    if name == "gemma4":
+        return _small_gemma_4(family, config.to_dict())
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
@@ -39,11 +42,21 @@ def small(name: str, layers: int = 2) -> Case:
     return replace(made, thirds=_once(made.thirds))
 
 
+def _small_gemma_4(family: Family, config: dict[str, Any]) -> Case:
+    """A layer of each kind, and one that reads the second one's cache."""
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    text = {**config["text_config"], "num_hidden_layers": 3, "layer_types": kinds, "num_kv_shared_layers": 1}
+    text = {**text, "global_head_dim": 32}
+    text.pop("per_layer_config", None)
+    made = build(family, type(family.tiny_config())(**{**config, "text_config": text}))
+    return replace(made, thirds=_once(made.thirds))
+
+
 def _once(plan: Plan) -> Plan:
     """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
     rows, columns = plan.grid
     merged = replace(plan.encoder.merges[-1], rows=1, columns=1)
-    keep = ((rows - 1) * (columns - 1) // 2, 0)[: plan.layers]
+    keep = (*[(rows - 1) * (columns - 1) // 2] * max(1, plan.cached - 1), *[0] * (plan.layers - 1))[: plan.layers]
     return replan(plan, merges=(merged,), keep=keep, last_layer="drop" if len(keep) > 1 else "full")
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
+from luvc_export.core.planning import unshared
 from luvc_export.export import families
 from luvc_export.export.compression import oim
 from luvc_export.export.llm.aggregate import Dropped, Mass
@@ -71,6 +72,7 @@ def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: t
     count = tiny.plan.units
     keep = tuple(len(kept) + aggregate for kept in forced)
     budgets = (count, *keep, *[keep[-1]] * (tiny.plan.layers - 1 - len(keep)))
+    budgets = unshared(budgets, tiny.family.decoder_shape(tiny.config))
     plan: Plan = replan(tiny.plan, keep=budgets, schedule="list", aggregate=aggregate)
     decoder = tiny.family.decoder(tiny.model, plan)
     embeds, positions = harness.encode_images(tiny, plan, tiny.images(2))[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import ort_engine
 import pytest
 import stand_in
+from family_harness import build
 from family_questions import small
 from flat_plans import replan
 from numpy.typing import NDArray
@@ -126,6 +128,37 @@ def test_a_bucket_asked_for_by_name_takes_what_it_holds_and_says_what_is_lost(bu
     sheet = draw(found.past.images[0][0], found.selection.grid, merged[0], {}, foretold=True)
     left = np.asarray(sheet)[:, :340].astype(int)
     assert (np.ptp(left, -1) == 0).mean() > 0.4  # units that left are grey
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bucket_asked_for_by_name_answers_text_alone_also_among_pictures(bundle: Bundle, backend: str) -> None:
+    """Each as torch answers it alone: on the real graphs, and in one batch with pictures."""
+    pytest.importorskip("openvino" if backend == "openvino" else "onnxruntime")
+    session, torch_ = Session(bundle, backend, "some@50", threads=1, arithmetic="fp32"), _torch(bundle, "some@50")
+    rows: list[dict[str, Any]] = [
+        {"image": _page(4), "prompt": "what?"},
+        {"prompt": "2 + 2?"},
+        {"image": _page(9), "prompt": "and what is there to be seen?"},
+    ]
+    wanted = [torch_.generate(**row, max_new_tokens=4).token_ids for row in rows]
+    assert session.generate(**rows[1], max_new_tokens=4).token_ids == wanted[1]
+    batch = session.generate_batch(rows, max_new_tokens=4)
+    assert [one.token_ids for one in batch] == wanted and len({*wanted}) > 1
+
+
+def test_the_matrix_of_features_finds_a_bucket_equal_and_another_model_not(bundle: Bundle) -> None:
+    """A slice of benchmarks/measure/matrix, whose records say nothing but equal or refused."""
+    matrix = Path(__file__).parents[3] / "benchmarks" / "measure" / "matrix"
+    sys.path.insert(0, str(matrix))
+    import feature_matrix
+
+    tiny = small(FAMILY, LAYERS)
+    assert feature_matrix.compared(bundle, "some@50", tiny, "")["equal"] == 12
+    other = feature_matrix.compared(bundle, "some@50", build(tiny.family, tiny.config, seed=1), "")
+    assert {cell.partition(",")[0] for cell in other["differs"]} == {"cpu", "openvino"} and other["equal"] == 4
+    for record in feature_matrix.read():
+        cells = record.get("refused", {})
+        assert "differs" not in record and (record.get("equal", 0) + len(cells) == 12 or len(cells) == 1), record
 
 
 def test_sabotage_other_units_are_other_tokens(bundle: Bundle) -> None:

@@ -15,7 +15,7 @@ from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.compression.placement import compressed
 
-FAMILIES = families.built_in()
+FAMILIES = [name for name in families.built_in() if name != "gemma4"]  # refused by name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -37,6 +37,12 @@ def test_generate_inside_transformers(name: str, tmp_path: Path) -> None:
     with compressed(tiny.model, tiny.thirds), torch.no_grad():
         assert harness.difference(tiny.model(**given).logits[0, -1], expected) < TOLERANCE
     assert harness.reference_greedy(tiny, given, 6) == plain
+
+
+def test_padded_patches_are_refused() -> None:
+    tiny = case("gemma4")
+    with pytest.raises(UsageError, match="does not take the pictures of gemma4"), compressed(tiny.model, tiny.plan):
+        pass
 
 
 def test_videos_and_other_sizes_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -129,7 +130,9 @@ def test_which_tokens_are_kept(exported: Any, tmp_path: Path) -> None:
     text = tmp_path / "corpus.txt"
     text.write_text("two\n\nlines\n")
     assert {*tokens_of_file(checkpoint, text).ids} == {*always, *family_chat.tokenizer("llava").encode("\n\n").ids}
-    few = tokens_of_texts(checkpoint, len(always) + 3, ["\n\n\n\n", "\n\n", "\n\n"], "test")
+    few = tokens_of_texts(checkpoint, len(always) + 3, ["\n\n"], ["\n\n\n\n", "a", "a"], "test")
+    one = tokens_of_texts(checkpoint, len(always) + 1, ["\n\n"], ["\n\n\n\n"] * 9, "test")
+    assert {*one.ids} - always == {*family_chat.tokenizer("llava").encode("\n\n").ids}  # answers come first
     assert len(few.ids) == len(always) + 3
     assert {*family_chat.tokenizer("llava").encode("\n\n").ids} <= {*few.ids} and few.ids == tuple(sorted(few.ids))
     assert min(set(range(256)) - {*few.ids}) > min(set(range(256)) - always)  # filled from the lowest
@@ -174,6 +177,16 @@ def test_what_cannot_be_reduced(options: dict[str, Any], said: str, exported: An
             str(checkpoint), tmp_path / "out", {"none": tiny.plan}, image_size=tiny.size, text_capacity=64, **given
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_is_its_figures() -> None:
+    root = Path(__file__).resolve().parents[3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks/measure"))
+        measured: Any = importlib.import_module("vocabulary")
+    known = json.loads(measured.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    halves = [[one for one in known if one["part"] == part] for part in ("answers", "decode")]
+    assert measured.PAGE.read_text(encoding="utf-8") == measured.page(*halves)
 
 
 def test_a_head_that_is_no_matrix_is_refused(exported: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,21 @@ import quantised_checkpoint as forms
 import torch
 
 from luvc_export import make_plan
+from luvc_export.bundle import codes as told_codes
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.errors import CheckpointError
+from luvc_export.core.target import ORT_CPU
+from luvc_export.engines import builder, codes, targets
+from luvc_export.engines.builder import BuildInput
+from luvc_export.engines.options import BuildOptions
+from luvc_export.engines.profiles import Capacity
+from luvc_export.errors import CheckFailed, CheckpointError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.packed import placing, products
 from luvc_export.export.simplify import simplify
+from luvc_export.export.surgeon import run_passes
 
 #: Of the largest logit, fp32, sums in another order.
 TOLERANCE = 1e-5
@@ -60,7 +70,9 @@ def feeds(plan: Plan) -> dict[str, Any]:
     return {name: told[name] for name in graph_io.decoder_inputs(plan)}
 
 
-def written(traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32") -> onnx.ModelProto:
+def written(
+    traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = "fp32", level: int = products.EXACT
+) -> onnx.ModelProto:
     """The graph with the weights of ``model`` in it, those in ``folder``."""
     checkpoint = open_checkpoint(str(model))
     skeleton = weights.skeleton(checkpoint, dtype)
@@ -71,13 +83,15 @@ def written(traced: tuple[bytes, Plan], model: Path, folder: Path, dtype: str = 
     graph = ir.from_proto(onnx.load_model_from_string(traced[0]))
     known = set(dict(skeleton.model.named_parameters()))
     inputs = [value for value in graph.graph.inputs if value.name in known]
-    weights.attach(graph, products.insert(graph, inputs, codes), places)
+    weights.attach(graph, products.insert(graph, inputs, codes, level), places)
     return ir.to_proto(graph)
 
 
 def logits(model: onnx.ModelProto, folder: Path, plan: Plan) -> Any:
     onnx.save(model, folder / "decoder.onnx")
-    session = ort.InferenceSession(str(folder / "decoder.onnx"), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # its products of INT4 round activations
+    session = ort.InferenceSession(str(folder / "decoder.onnx"), options, providers=["CPUExecutionProvider"])
     none = np.zeros((1, 2, 0, 32), np.float32)
     names = {item.name for item in session.get_inputs()}
     told = {name: value for name, value in feeds(plan).items() if name in names}
@@ -180,3 +194,83 @@ def test_scales_that_the_arithmetic_would_round_are_refused(tmp_path: Path) -> N
     linears = weights.quantised(skeleton.model, checkpoint)
     with pytest.raises(CheckpointError, match=r"float16 scales in bf16[\s\S]*--dtype fp32"):
         placing.place(tmp_path, linears, "bf16", lambda done: None)
+
+
+#: What TensorRT-RTX reads, without what ONNX Runtime does not: INT4 of DequantizeLinear, no MatMulNBits.
+UNPACKED = replace(ORT_CPU, name="unpacked", packed_products=False)
+
+
+def rewritten(graph: onnx.ModelProto, plan: Plan, folder: Path, precision: Any = "fp32") -> onnx.ModelProto:
+    """The graph as a target without MatMulNBits gets it, its weights written."""
+    graph.metadata_props.add(key="luvc.plan", value=json.dumps(plan.to_json()))
+    made, _ = run_passes(graph, UNPACKED, precision)
+    told = {item.key: item.value for item in made.metadata_props}[told_codes.KEY]
+    items = [told_codes.Rewrite.from_json(item) for item in json.loads(told)]
+    codes.write(folder, folder, items)
+    return made
+
+
+@pytest.mark.parametrize("name", ["pack4", "awq", "gptq_act", "fp8_block", "float_channel", "float_tensor"])
+def test_targets_without_products_of_codes_get_the_same_numbers(
+    name: str, traced: tuple[bytes, Plan], tmp_path: Path
+) -> None:
+    """TensorRT's form, run by ONNX Runtime: signed codes, zeros as a shift, FP8 widened."""
+    forms.write(tmp_path / "model", *forms.FORMS[name])
+    made = rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
+    ours, theirs = logits(made, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
+    assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+    kinds = operators(made)
+    real = "fp8" in name or "float" in name
+    assert kinds.count("DequantizeLinear") == (0 if real else 7 * forms.LAYERS) and "MatMulNBits" not in kinds
+    sums = [node for node in made.graph.node if node.op_type == "ReduceSum" and "rewrite_codes" in node.name]
+    assert len(sums) == (4 * forms.LAYERS if name == "awq" else 0)
+
+
+def test_a_shift_of_the_wrong_sign_is_seen(
+    traced: tuple[bytes, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS["awq"])
+    graph = written(traced, tmp_path / "model", tmp_path)
+    right = codes.rewritten
+
+    def wrong(folder: Path, item: Any) -> dict[str, Any]:
+        parts = right(folder, item)
+        return parts | {"shift": -parts["shift"]}
+
+    monkeypatch.setattr(codes, "rewritten", wrong)
+    ours = logits(rewritten(graph, traced[1], tmp_path), tmp_path, traced[1])
+    theirs = reference(tmp_path / "model", traced[1])
+    assert np.abs(ours - theirs).max() > 100 * TOLERANCE * np.abs(theirs).max()
+
+
+def test_codes_that_tensorrt_has_no_product_for_are_refused(traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS["pack8_zeros"])
+    with pytest.raises(CheckFailed, match=r"8 bits in blocks of 64[\s\S]*calibrate --precision int8"):
+        rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["awq", "fp8_block"])
+def test_tensorrt_rtx_builds_the_decoder(name: str, traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]' to build engines")
+    forms.write(tmp_path / "model", *forms.FORMS[name])
+    graph = written(traced, tmp_path / "model", tmp_path)
+    graph.metadata_props.add(key="luvc.plan", value=json.dumps(traced[1].to_json()))
+    target = targets.find("rtx-ada")
+    made, _ = run_passes(graph, target.with_kv("concat"), "fp16")
+    told = {item.key: item.value for item in made.metadata_props}[told_codes.KEY]
+    items = tuple(told_codes.Rewrite.from_json(item) for item in json.loads(told))
+    paths = [tmp_path / "weights", tmp_path / placing.FILE]
+    files = tuple(SimpleNamespace(path=path, check=lambda: None) for path in paths)
+    given = BuildInput("decoder.onnx", made.SerializeToString(), tmp_path, traced[1], 0, files, items)  # type: ignore[arg-type]
+    builder.build(given, tmp_path / "decoder.engine", target, Capacity(64, 1, 1, 1), BuildOptions())
+    assert (tmp_path / "decoder.engine").stat().st_size > 100_000
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("weights.codes.")], "taken away again"
+    assert trt is not None
+
+
+def test_rounded_activations_are_asked_for(traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS["awq"])
+    graph = written(traced, tmp_path / "model", tmp_path, level=products.ROUNDED)
+    ours, theirs = logits(graph, tmp_path, traced[1]), reference(tmp_path / "model", traced[1])
+    apart = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert 10 * TOLERANCE < apart < 0.05

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mutated_quantised
 import numpy as np
 import pytest
 import quantised_checkpoint as forms
@@ -111,6 +112,7 @@ def restate(folder: Path, **fields: object) -> None:
         ("pack4", {"format": "marlin-24"}, "marlin-24"),
         ("pack4", {"sparsity_config": {"format": "sparse-bitmask"}}, "sparse-bitmask"),
         ("fp8_block", {"weight_block_size": [64, 64]}, "[64, 64]"),
+        ("fp8_block", {"weight_block_size": 7}, "weight_block_size 7"),
     ],
 )
 def test_settings_that_are_not_read_are_refused_by_name(
@@ -157,3 +159,22 @@ def test_parts_that_lie(tmp_path: Path) -> None:
     changed(folder, weight_shape=torch.tensor([192, 200]))
     with pytest.raises(CheckpointError, match="not the size that its shape says"):
         open_checkpoint(str(folder))
+
+
+def test_broken_checkpoints_are_refused_or_read_to_what_they_say(tmp_path: Path) -> None:
+    """A share of ``benchmarks/quantised_mutations.py``, two of each form."""
+    for number, (name, folder) in enumerate(sorted(mutated_quantised.originals(tmp_path).items())):
+        whole = mutated_quantised.meaning(folder)
+        ended = [mutated_quantised.attempt(folder, whole, seed) for seed in (number, 100 + number)]
+        assert not [one for one in ended if one.startswith("WRONG")], name
+
+
+def test_a_reader_that_believes_sizes_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutations find what is read wrongly: here a reader that checks no part."""
+    folder, _ = small(tmp_path / "model", "awq")
+    whole = mutated_quantised.meaning(folder)
+    monkeypatch.setattr(
+        "luvc_export.export.stored.awq.part", lambda tensors, module, name, *rest: tensors[f"{module}.{name}"]
+    )
+    ended = [mutated_quantised.attempt(folder, whole, seed) for seed in range(30)]
+    assert [one for one in ended if one.startswith("WRONG")]

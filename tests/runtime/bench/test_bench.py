@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.manifest import StoredCodes
 from luvc_export.core.budgets import prefill_flops
 from luvc_export.errors import BundleError, MachineError, UsageError
 from luvc_export.runtime.bench import profile as profiling
 from luvc_export.runtime.bench.case import METRICS, BenchCase, CaseFacts, Sample
-from luvc_export.runtime.bench.loaded_case import LoadedCase, flops, weight_bytes
+from luvc_export.runtime.bench.loaded_case import LoadedCase, flops, stored_bits, weight_bytes
 from luvc_export.runtime.bench.machine import Machine, measure_machine, roofline
 from luvc_export.runtime.bench.measure import Stat, Timed, exponent, measure, ratio
 from luvc_export.runtime.bench.worker import Worker
@@ -127,3 +128,18 @@ def test_a_real_profile_has_every_kernel(case: BenchCase) -> None:
     found = profiling.profile(case, runs=1)
     assert set(found) == {"vision", "decoder"} and found["decoder"].operators["MatMul"] > 0
     assert found["decoder"].prune_ms == found["vision"].merge_ms == 0.0  # the tiny bundle has no fused nodes
+
+
+def test_bits_of_codes_are_counted_as_they_are_read(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    layers = [f"model.language_model.layers.{n}" for n in range(manifest.decoder.layers)]
+    products = {f"{layer}.{n}.weight": "int4" for layer in layers for n in range(7)}
+
+    def bits(products: dict[str, str]) -> tuple[int, int]:
+        stored = StoredCodes("awq", "weights.stored", products, 1, 1)
+        return stored_bits(replace(manifest, weights=replace(manifest.weights, stored=stored)), 32)
+
+    assert bits(products) == (4, 32)
+    assert bits(dict.fromkeys(products, "fp8")) == (32, 32)
+    assert bits(dict(list(products.items())[: len(products) // 2])) == (18, 32)
+    assert bits(products | {"lm_head.weight": "int8", "model.visual.layers.0.weight": "int8"}) == (4, 8)

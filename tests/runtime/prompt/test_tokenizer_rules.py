@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any
 
@@ -159,3 +160,37 @@ def test_values_are_counted_before_they_are_parsed() -> None:
 
 def test_the_longest_token_is_known() -> None:
     assert check_tokenizer(tokenizer(added_tokens=[{"content": "a" * 300}]), "tokenizer.json") == 300
+
+
+#: A field as it is read, with what stands there.
+ODD_PLACES: dict[str, Any] = {
+    "added_tokens": lambda odd: {"added_tokens": odd},
+    "model": lambda odd: {"model": odd},
+    "model.vocab": lambda odd: {"model": {"type": "BPE", "vocab": odd, "merges": []}},
+    "normalizer": lambda odd: {"normalizer": odd},
+    "normalizers": lambda odd: {"normalizer": {"type": "Sequence", "normalizers": odd}},
+    "charsmap": lambda odd: {"normalizer": {"type": "Precompiled", "precompiled_charsmap": odd}},
+    "pattern": lambda odd: {"normalizer": {"type": "Replace", "pattern": odd, "content": odd}},
+    "prepend": lambda odd: {"normalizer": {"type": "Prepend", "prepend": odd}},
+    "single": lambda odd: {"post_processor": {"type": "TemplateProcessing", "single": odd, "special_tokens": odd}},
+    "ids": lambda odd: {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": odd}}],
+            "special_tokens": {"a": {"ids": odd}},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("field", ODD_PLACES)
+def test_a_value_of_any_other_kind_is_no_foreign_error(field: str) -> None:
+    """Numbers where lists belong were TypeErrors; one of 2^40 in place of a table asked for as many bytes."""
+    for odd in (5, True, 2**40, -1, 1.5, "text", None, [], [7], [[]], {}, {"a": 1}):
+        with contextlib.suppress(BundleError):
+            assert check_tokenizer(tokenizer(**ODD_PLACES[field](odd)), "tokenizer.json") >= 1
+
+
+def test_added_tokens_that_are_no_list_are_refused() -> None:
+    with pytest.raises(BundleError, match="added tokens that are no list: 5"):
+        check_tokenizer(tokenizer(added_tokens=5), "tokenizer.json")

@@ -10,14 +10,21 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.ort import OrtBackend
 from luvc_export.runtime.session import Session
-from luvc_export.runtime.speculation.request import MOST, USUAL, Speculation, check_backend
+from luvc_export.runtime.speculation.request import MOST, USUAL, USUAL_OF_MODEL, Speculation, check_backend
 
 
 def test_lookup_has_a_length() -> None:
     assert Speculation.parse("lookup") == Speculation(USUAL) and Speculation.parse("lookup:3") == Speculation(3)
 
 
-@pytest.mark.parametrize("text", ["", "look", "lookup:", "lookup:0", f"lookup:{MOST + 1}", "lookup:x", "draft"])
+def test_a_smaller_model_has_a_folder_and_a_length() -> None:
+    assert Speculation.parse("draft:a/b") == Speculation(USUAL_OF_MODEL, "a/b")
+    assert Speculation.parse("draft:C:/b#none:6") == Speculation(6, "C:/b#none")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "look", "lookup:", "lookup:0", f"lookup:{MOST + 1}", "lookup:x", "draft", "draft:", "draft:x:0"]
+)
 def test_anything_else_is_refused_by_name(bundle: Bundle, text: str) -> None:
     with pytest.raises(UsageError, match="no way to draft") as caught:
         Session(bundle, speculate=text)

@@ -1,0 +1,140 @@
+"""Look-up drafts on answers of a trained model: are they plain decoding's, how many tokens a step, and what is saved.
+
+Run: ``python benchmarks/measure/speculation/compare.py answers BUNDLE OUT.json [--count 250]``, BUNDLE of what
+``answerer.py`` trained: every answer with drafts and without, in turns, on ONNX Runtime in fp32. Then
+``python benchmarks/measure/speculation/compare.py replay OUT.json BUNDLE#PLAN[@BACKEND]``: the same tokens, drafted and
+accepted as they were, at the cost of another model's steps (a row takes what was recorded, whatever the logits say).
+Both print Markdown, a line a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from answerer import QUESTIONS, task
+
+from luvc_export.demo.scene import generator, render
+from luvc_export.runtime.backend import RowStep
+from luvc_export.runtime.generation.timing import DraftCounts
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.rows import single_row
+
+HEADS = ("task", "answers", "tokens", "other tokens", "right", "tokens a step", "acceptance length")
+TIMES = ("ms plain", "ms drafted", "times faster: median (middle half)")
+
+
+def line(kind: str, turns: list[dict[str, Any]], counts: DraftCounts) -> str:
+    """Of the table: ratios are taken answer by answer, each pair one after the other."""
+    low, middle, high = statistics.quantiles((turn["plain"] / turn["drafted"] for turn in turns), n=4)
+    tokens = statistics.mean(len(turn["ids"]) for turn in turns)
+    plain, drafted = (1000 * statistics.mean(turn[name] for turn in turns) for name in ("plain", "drafted"))
+    differ, right = (sum(turn[name] for turn in turns) for name in ("differs", "right"))
+    cells = [kind, str(len(turns)), f"{tokens:.0f}", str(differ), f"{right / len(turns):.2f}"]
+    cells += [f"{counts.tokens_per_step or 1:.2f}", f"{counts.acceptance_length or 1:.2f}"]
+    cells += [f"{plain:.0f}", f"{drafted:.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def answers(bundle: str, out: Path, count: int, threads: int, drafts: str) -> None:
+    """Ask about ``count`` held-out pictures, every task, and keep what was said."""
+    plain = Session(bundle, "cpu", threads=threads)
+    drafting = Session(bundle, plain.backend, speculate=drafts)
+    kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in QUESTIONS}
+    counts = dict.fromkeys(QUESTIONS, DraftCounts())
+    for index in range(count):
+        image, scene = render(generator("heldout", 78, index), "heldout")
+        for kind in QUESTIONS:
+            question, wanted = task(kind, scene, np.random.default_rng([6, index]))
+            one, other = (s.generate(image, question, max_new_tokens=120, greedy=True) for s in (plain, drafting))
+            counts[kind] += other.timings.drafts or DraftCounts()
+            facts = {"ids": one.token_ids, "prompt": plain.prepare(image, question).token_ids}
+            facts |= {"plain": one.timings.decode_ms / 1000, "drafted": other.timings.decode_ms / 1000}
+            kept[kind].append({**facts, "right": one.text == wanted, "differs": one.token_ids != other.token_ids})
+    for kind, turns in kept.items():
+        print(line(kind, turns, counts[kind]), flush=True)
+    lines = [json.dumps({"task": kind, **turn}) for kind, turns in kept.items() for turn in turns]
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+class Recorded:
+    """A chooser that takes what was recorded. Follows ``sequence.TokenChooser``."""
+
+    wants_logits = True
+
+    def __init__(self, prompt: list[int], tokens: list[int]) -> None:
+        self.prompt, self._tokens, self.budget = prompt, tokens, len(tokens)
+        self.ids: list[int] = []
+
+    @property
+    def done(self) -> bool:
+        """All are taken."""
+        return len(self.ids) == self.budget
+
+    @property
+    def newest(self) -> int:
+        """See ``TokenChooser``."""
+        return self.ids[-1]
+
+    def certain(self) -> tuple[int, ...]:
+        """See ``TokenChooser``."""
+        return ()
+
+    def take(self, step: RowStep) -> None:
+        """The next one."""
+        self.ids.append(self._tokens[len(self.ids)])
+
+
+def replay(file: Path, asked: str, count: int, drafts: str) -> None:
+    """Replay ``count`` answers a task on another model."""
+    place, _, backend = asked.partition("@")
+    folder, _, plan = place.partition("#")
+    plain = Session(folder, backend or "openvino", plan or None)
+    drafting = Session(plain.bundle, plain.backend, plain.plan_name, speculate=drafts)
+    placeholder = plain.bundle.manifest.prompt.image_token_id
+    kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in QUESTIONS}
+    for text in file.read_text(encoding="utf-8").splitlines():
+        turn = json.loads(text)
+        if len(kept[turn["task"]]) < count and len(turn["ids"]) > 1:
+            kept[turn["task"]].append(turn)
+    for kind, turns in kept.items():
+        counts = DraftCounts()
+        for number, turn in enumerate([turns[0], *turns]):  # the first one twice: once to warm up
+            prompt = [token for token in turn["prompt"] if token != placeholder]
+            for name, session in (("plain", plain), ("drafted", drafting)):
+                group = single_row(session.default)
+                row = group.begin(Recorded(prompt, turn["ids"]), session.default.run(prompt))
+                begun = perf_counter()
+                while not row.ended:
+                    group.step()
+                turn[name] = perf_counter() - begun
+                row.check()
+                counts += (row.drafts or DraftCounts()) if number else DraftCounts()
+        print(line(kind, turns, counts), flush=True)
+
+
+def main() -> None:
+    """Print one of the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["answers", "replay"])
+    parser.add_argument("first")
+    parser.add_argument("second")
+    parser.add_argument("--count", type=int, default=250, help="answers a task")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--speculate", default="lookup")
+    args = parser.parse_args()
+    heads = (*HEADS, *TIMES)
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
+    if args.what == "answers":
+        answers(args.first, Path(args.second), args.count, args.threads, args.speculate)
+    else:
+        replay(Path(args.first), args.second, args.count, args.speculate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Gemma 4: units pooled from a rotary tower, layers of two shapes, embeddings of every layer's own, shared caches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Gemma4Config, Gemma4ForConditionalGeneration
+
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape
+from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.errors import CheckpointError
+from luvc_export.export.families.base import (
+    POSITION_COPIES,
+    Family,
+    Normalise,
+    Pixels,
+    context,
+    expand_images,
+    rotary_embedding,
+)
+from luvc_export.export.layers import norm, split_heads
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.sight import Kind
+from luvc_export.export.towers.pooled_rotary_vit import PooledRotaryViT
+
+#: In the order in which rotary caches hold their frequencies.
+LAYER_KINDS = ("full_attention", "sliding_attention")
+
+
+class Gemma4Decoder(Decoder):
+    """Layers of two shapes; embeddings that each layer has of its own, where the model has them.
+
+    A visual token's are made of its embedding and of the padding token's, so prunes carry the embedding: it is smaller
+    than what all layers make of it, and what is dropped is not projected.
+    """
+
+    def __init__(
+        self, text: Any, lm_head: Any, rope: Rope, plan: Plan, shape: DecoderShape, placeholders: Sequence[int]
+    ) -> None:
+        config = text.config
+        sources = {layer: shape.layer(layer).reads for layer in range(shape.cached, shape.layers)}
+        super().__init__(text, lm_head, shape.head_dim, rope, plan, sources=sources)
+        self.scale, self.config, self.placeholders = 1.0, config, tuple(placeholders)
+        self.both_ways = config.use_bidirectional_attention == "vision"
+        self.first = len(getattr(text.rotary_emb, f"{LAYER_KINDS[0]}_inv_freq", ()))
+        if config.hidden_size_per_layer_input:
+            self.table: Any = text.embed_tokens_per_layer
+            self.projection: Any = text.per_layer_model_projection
+            self.projection_norm: Any = text.per_layer_projection_norm
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Embeddings times sqrt(D), rounded to their dtype as in training."""
+        return self._looked_up(self.embed_tokens, input_ids)
+
+    def norm_weight(self, module: Any) -> tuple[Tensor, float]:
+        """Factor and epsilon."""
+        return module.weight, float(module.eps)
+
+    def angles(self, layer: Any, cache: Tensor) -> Tensor:
+        """Frequencies of full layers stand first."""
+        return cache[:, :, self.first :] if layer.self_attn.is_sliding else cache[:, :, : self.first]
+
+    def head_size(self, layer: Any) -> int:
+        """Full layers have heads of their own size."""
+        return int(layer.self_attn.head_dim)
+
+    def kind(self, layer: Any) -> Kind:
+        """Pictures are seen both ways in sliding layers alone."""
+        return Kind(both_ways=self.both_ways and layer.self_attn.is_sliding)
+
+    def keys_values(self, layer: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Values are normed too; where there is no projection of theirs, they are the keys before both norms."""
+        attn, size = layer.self_attn, self.head_size(layer)
+        key = split_heads(attn.k_proj(normed), size)
+        value = key if attn.v_proj is None else split_heads(attn.v_proj(normed), size)
+        return norm(attn.k_norm, key), norm(attn.v_norm, value)
+
+    def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
+        """Normed once more."""
+        return norm(layer.post_attention_layernorm, attended)
+
+    def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
+        """MLP between two norms."""
+        return norm(layer.post_feedforward_layernorm, layer.mlp(norm(layer.pre_feedforward_layernorm, x)))
+
+    def leave(self, layer: Any, x: Tensor, own: Tensor | None) -> Tensor:
+        """The layer's own embeddings through a gate, and the layer's factor."""
+        if own is not None:
+            gated = layer.act_fn(layer.per_layer_input_gate(x)) * own
+            x = x + norm(layer.post_per_layer_input_norm, layer.per_layer_projection(gated))
+        scaled: Tensor = x * layer.layer_scalar
+        return scaled
+
+    def carried(self, visual: Tensor) -> Tensor | None:
+        """The embeddings, where layers make something of them."""
+        return visual if self.config.hidden_size_per_layer_input else None
+
+    def own_embeddings(
+        self, layers: range, visual: Tensor | None, words: Tensor, input_ids: Tensor
+    ) -> dict[int, Tensor]:
+        """A row of the table and a projection of the embedding, the rows of these layers alone."""
+        width = self.config.hidden_size_per_layer_input
+        if not width:
+            return {}
+        part = slice(layers[0] * width, (layers[-1] + 1) * width)
+        rows = words if visual is None else torch.cat([visual, words], 1)
+        projected = nn.functional.linear(rows, self.projection.weight[part]) * self.config.hidden_size**-0.5
+        projected = norm(self.projection_norm, projected.unflatten(-1, (len(layers), width)))
+        told = self._looked_up(self.table, input_ids)[:, :, part]
+        if visual is not None:
+            padding = self._looked_up(self.table, torch.full((1, 1), self.config.pad_token_id))[:, :, part]
+            told = torch.cat([padding.expand(visual.shape[0], visual.shape[1], -1), told], 1)
+        both = (projected + told.unflatten(-1, (len(layers), width))) * 2.0**-0.5
+        return {number: both[:, :, index] for index, number in enumerate(layers)}
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Capped softly where the model does so."""
+        scores, cap = super().logits(rows), self.config.final_logit_softcapping
+        return scores if cap is None else torch.tanh(scores / cap) * cap
+
+    def _looked_up(self, table: Any, input_ids: Tensor) -> Tensor:
+        """Rows of an embedding times its factor, rounded to its dtype; placeholders that are said are padding."""
+        for placeholder in self.placeholders:
+            input_ids = torch.where(input_ids == placeholder, self.config.pad_token_id, input_ids)
+        scale = torch.tensor(table.scalar_embed_scale, dtype=table.weight.dtype)
+        return nn.functional.embedding(input_ids, table.weight) * scale
+
+
+class Gemma4(Family):
+    """Gemma 4 with dense text; what its audio tower hears is left out.
+
+    Sliding layers: contexts longer than the window are refused (``decoder_shape``), so that none ever slides.
+    """
+
+    model_type = "gemma4"
+    limits = (
+        "contexts longer than the sliding window",
+        "audio",
+        "videos",
+        "mixtures of experts",
+        "compression inside transformers",
+    )
+    pixels = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def build(self, config: Any) -> nn.Module:
+        """Gemma4ForConditionalGeneration without the audio tower.
+
+        Raises:
+            CheckpointError: No vision tower, a mixture of experts, or text that is seen both ways.
+        """
+        text = config.text_config
+        for field, got, expected in (
+            ("vision_config", config.vision_config and "a vision tower", "a vision tower"),
+            ("text_config.enable_moe_block", text.enable_moe_block, False),
+            ("text_config.use_bidirectional_attention", text.use_bidirectional_attention, "null or vision"),
+        ):
+            if got != expected and (expected != "null or vision" or got not in (None, "vision")):
+                raise CheckpointError("this Gemma 4 model is not supported", where=field, got=got, expected=expected)
+        config = copy.deepcopy(config)
+        config.audio_config = None
+        return Gemma4ForConditionalGeneration(config)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``; a unit is what is pooled."""
+        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
+        unit, full = vision.pooling_kernel_size**2, tuple(range(blocks))
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, full, gated=True)
+
+    def decoder_shape(self, config: Any) -> DecoderShape:
+        """Sizes of the LLM and of each layer."""
+        text, first = config.text_config, config.text_config.num_hidden_layers - config.text_config.num_kv_shared_layers
+        layers = []
+        for number, kind in enumerate(text.layer_types):
+            own, shares = text.per_layer_config[number], number >= first
+            reads = max(n for n in range(first) if text.layer_types[n] == kind) if shares else number
+            wide = 2 if text.use_double_wide_mlp and shares else 1
+            layers.append(LayerShape(own.num_key_value_heads, own.head_dim, wide * text.intermediate_size, reads))
+        return DecoderShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=layers[0].kv_heads,
+            head_dim=layers[0].head_dim,
+            intermediate=text.intermediate_size,
+            vocab=text.vocab_size,
+            context=context(text),
+            per_layer=tuple(layers),
+            shared=text.num_kv_shared_layers,
+            gate=text.hidden_size_per_layer_input or 0,
+        )
+
+    def unit_pixels(self, config: Any) -> int:
+        """Side of what becomes one token."""
+        return int(config.vision_config.patch_size * config.vision_config.pooling_kernel_size)
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges."""
+        return PooledRotaryViT(model.model.vision_tower, model.model.embed_vision, plan, normalise)
+
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
+        """The language model with the plan's prunes."""
+        text, inner = model.config.text_config, self.language_model(model)
+        rotary = rotary_embedding(inner, text)
+        kinds = [kind for kind in LAYER_KINDS if kind in text.layer_types]
+        each = [getattr(rotary, f"{kind}_inv_freq") for kind in kinds]
+        scaling = [
+            getattr(rotary, f"{kind}_attention_scaling") for kind, part in zip(kinds, each, strict=True) for _ in part
+        ]
+        frequencies = torch.cat(each)
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        rope = Rope(frequencies, [0] * len(frequencies), scaling, copies)
+        tokens = (model.config.image_token_id, model.config.video_token_id, model.config.audio_token_id)
+        placeholders = [token for token in tokens if token is not None]
+        return Gemma4Decoder(inner, model.lm_head, rope, plan, self.decoder_shape(model.config), placeholders)
+
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
+        """The processor's marks around a picture."""
+        plain = super().cut(config, grid)
+        return replace(plain, written=(config.boi_token_id, *plain.written, config.eoi_token_id))
+
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
+        """Patches row by row with their places, and which tokens are images."""
+        patch, unit = config.vision_config.patch_size, self.unit_pixels(config)
+        images, height, width = len(pixels), pixels.shape[2], pixels.shape[3]
+        ids = expand_images(token_ids, self.image_token_id(config), (height // unit) * (width // unit))
+        inputs = {"input_ids": ids, "mm_token_type_ids": (ids == self.image_token_id(config)).long()}
+        if not images:
+            return inputs
+        rows, columns = height // patch, width // patch
+        patches = pixels[:, 0].reshape(images, rows, patch, columns, patch, 3).permute(0, 1, 3, 2, 4, 5)
+        down, across = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        places = torch.stack([across, down], -1).reshape(1, rows * columns, 2).expand(images, -1, -1)
+        return inputs | {
+            "pixel_values": patches.reshape(images, rows * columns, -1).contiguous(),
+            "image_position_ids": places,
+        }
+
+    def tiny_config(self) -> Gemma4Config:
+        """3x3 patches to a token, six LLM layers of two shapes of which two share caches, a window that holds all."""
+        return Gemma4Config(
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "patch_size": 4,
+                "position_embedding_size": 64,
+                "use_clipped_linears": True,
+                "standardize": True,
+            },
+            text_config={
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 6,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "global_head_dim": 32,
+                "num_kv_shared_layers": 2,
+                "use_double_wide_mlp": True,
+                "vocab_size": 256,
+                "vocab_size_per_layer_input": 256,
+                "hidden_size_per_layer_input": 8,
+                "max_position_embeddings": 2048,
+                "sliding_window": 512,
+                "final_logit_softcapping": 30.0,
+                "use_bidirectional_attention": "vision",
+                "layer_types": ["sliding_attention", "full_attention"] * 3,
+            },
+            audio_config=None,
+            image_token_id=250,
+            video_token_id=251,
+            boi_token_id=252,
+            eoi_token_id=253,
+            audio_token_id=254,
+        )
+
+
+FAMILY = Gemma4()

@@ -1,0 +1,156 @@
+"""PaddleOCR-VL: SigLIP with 2-D rotary positions beside interpolated learned ones, 2x2-patch units, M-RoPE decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PaddleOCRVLConfig, PaddleOCRVLForConditionalGeneration
+
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.core.tiling import ClipImages, Video
+from luvc_export.export.families.base import Normalise, expand_images
+from luvc_export.export.layers import norm
+from luvc_export.export.llm.mrope import MropeFamily
+from luvc_export.export.llm.rope import mrope_axes
+from luvc_export.export.towers.interpolated_positions import centre_taps, interpolated
+from luvc_export.export.towers.rotary_position_vit import Parts, RotaryPositionViT, Sizes
+from luvc_export.export.towers.unit_tower import Seen
+
+
+class Vision(RotaryPositionViT):
+    """Tower, its last norm, the projector's norm of each patch, the patches of a unit to one, two linear layers."""
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise, shape: EncoderShape) -> None:
+        super().__init__(model.visual.vision_model, plan, normalise, shape.hidden, 0, shape.full_attention)
+        self.projector: Any = model.projector
+
+    def from_patches(self, pixels: Tensor, beside: Tensor | None = None) -> Seen:
+        """As ``RotaryPositionViT``, from patches row by row, as this family's processor writes them."""
+        (rows, columns), side = self.plan.grid, self.sizes.side
+        patches = pixels.reshape(-1, rows, side, columns, side, self.patch_size).transpose(2, 3)
+        return self._from_units(patches, beside)
+
+    def sizes_of(self, config: Any) -> Sizes:
+        """Names of its config; pictures are one frame."""
+        theta = config.rope_parameters["rope_theta"]
+        return Sizes(config.num_attention_heads, config.patch_size, config.spatial_merge_size, 1, theta)
+
+    def layers(self, visual: Any) -> Any:
+        """Encoder blocks."""
+        return visual.encoder.layers
+
+    def parts(self, layer: Any) -> Parts:
+        """Names of SigLIP."""
+        a = layer.self_attn
+
+        def qkv(x: Tensor) -> Tensor:
+            return torch.cat([a.q_proj(x), a.k_proj(x), a.v_proj(x)], -1)
+
+        return Parts(layer.layer_norm1, qkv, a.out_proj, layer.layer_norm2, layer.mlp)
+
+    def patch(self) -> Any:
+        """Convolution that embeds a patch."""
+        return self.visual.embeddings.patch_embedding
+
+    def learned_positions(self, rows: int, columns: int) -> Tensor:
+        """The square table, bilinear between centres of patches."""
+        side, size = self.sizes.side, self.visual.embeddings.num_grid_per_side
+        axes = centre_taps(rows * side, size), centre_taps(columns * side, size)
+        return interpolated(self.visual.embeddings.position_embedding.weight, size, *axes, side)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """[n, U * patches, C] -> [n, U, D]."""
+        projector = self.projector
+        joined = self.per_unit(norm(projector.pre_norm, norm(self.visual.post_layernorm, x)))
+        embeds: Tensor = projector.linear_2(projector.act(projector.linear_1(joined)))
+        return embeds
+
+
+class PaddleOCRVL(MropeFamily):
+    """PaddleOCR-VL: the model that reads parts of pages; finding those parts is another model's."""
+
+    model_type = "paddleocr_vl"
+    limits = ("page layout, which is another model",)
+
+    def build(self, config: Any) -> nn.Module:
+        """PaddleOCRVLForConditionalGeneration."""
+        return PaddleOCRVLForConditionalGeneration(config)
+
+    def axes(self, section: list[int], frequencies: int) -> list[int]:
+        """Sections one after another."""
+        return mrope_axes(section)
+
+    def as_trained(self, model: Any) -> Any:
+        """As it is: there are no videos to be placed."""
+        return model
+
+    def video(self, config: Any) -> Video | None:
+        """None: transformers' processor takes pictures alone."""
+        return None
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``."""
+        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
+        unit = vision.spatial_merge_size**2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges."""
+        return Vision(model.model, plan, normalise, self.encoder_shape(model.config))
+
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
+        """Patches row by row, their grids, and which tokens are images."""
+        side, patch, image = self.unit_pixels(config), config.vision_config.patch_size, self.image_token_id(config)
+        rows, columns = (size // patch for size in pixels.shape[2:4])
+        ids = expand_images(token_ids, image, (pixels.shape[2] // side) * (pixels.shape[3] // side))
+        if not len(pixels):
+            return {"input_ids": ids}
+        patches = pixels[:, 0].reshape(-1, rows, patch, columns, patch, 3).permute(0, 1, 3, 5, 2, 4)
+        return {
+            "input_ids": ids,
+            "mm_token_type_ids": (ids == image).int(),
+            "pixel_values": patches.reshape(-1, 3, patch, patch),
+            "image_grid_thw": torch.tensor([(1, rows, columns)] * len(pixels)),
+        }
+
+    def tiny_config(self) -> PaddleOCRVLConfig:
+        """Three blocks whose learned positions are of fewer patches than pictures have, three LLM layers."""
+        return PaddleOCRVLConfig(
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 40,
+                "patch_size": 8,
+            },
+            text_config={
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+            },
+            image_token_id=250,
+            video_token_id=251,
+            vision_start_token_id=252,
+            vision_end_token_id=253,
+        )
+
+
+FAMILY = PaddleOCRVL()

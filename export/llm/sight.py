@@ -1,0 +1,71 @@
+"""Who looks at whom from one prune to the next: one mask for each kind of layer that is there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from luvc_export.core.plan import Plan
+from luvc_export.export.compression import spu
+from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at
+
+
+class Kind(NamedTuple):
+    """What layers of one model may differ in: ``both_ways``, whether tokens of one image see each other both ways."""
+
+    both_ways: bool = False
+
+
+class Images:
+    """The order of each image's first token, which its tokens take where they see each other both ways.
+
+    Args:
+        plan: Which says how many images a group has.
+        visual_order: Order of all visual tokens of the call, int64 [B, G * N].
+        groups: G.
+    """
+
+    def __init__(self, plan: Plan, visual_order: Tensor, groups: int) -> None:
+        self.own, self.images, self.groups = plan.vision_tokens, plan.sharing.images, groups
+        self.starts = visual_order.unflatten(1, (groups, self.images, self.own))[:, :, :, 0]
+
+    def order(self, span: Span, rows: int) -> Tensor:
+        """Order of a span of ``rows`` rows a group, int64 [B, G * rows]; an aggregate takes its last image's."""
+        if self.images == 1:
+            return self.starts.expand(-1, -1, rows).flatten(1, 2)
+        order = self.starts.gather(2, spu.unmark(span.kept) // self.own)
+        aggregated = [self.starts[:, :, -1:]] * (rows - span.kept.shape[2])
+        return torch.cat([order, *aggregated], 2).flatten(1, 2)
+
+
+class Sight:
+    """Masks of one stage.
+
+    Args:
+        placed: Where its rows [visual | text] stand.
+        text: Where those of the text do.
+        text_mask: See ``graph_io``.
+        visual: Order of the visual rows where they see each other both ways, int64 [B, V].
+    """
+
+    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None) -> None:
+        self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
+        self._masks: dict[Kind, Tensor] = {}
+
+    def mask(self, kind: Kind, past: int) -> Tensor:
+        """Mask [B, 1, V + T, past + V + T] of layers of ``kind``."""
+        if kind not in self._masks:
+            order = self._order(kind)
+            self._masks[kind] = causal_mask(order, order, self.text_mask, past)
+        return self._masks[kind]
+
+    def mask_of(self, kind: Kind, past: int, index: Tensor) -> Tensor:
+        """Mask [B, 1, n, past + V + T] of the text rows ``index`` int64 [B, n]."""
+        return causal_mask(rows_at(self.text.order, index), self._order(kind), self.text_mask, past)
+
+    def _order(self, kind: Kind) -> Tensor:
+        if not kind.both_ways or self.visual is None:
+            return self.placed.order
+        return torch.cat([self.visual, self.text.order], 1)

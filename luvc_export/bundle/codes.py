@@ -1,0 +1,63 @@
+"""What of a quantised checkpoint's codes is written anew for a target: said in a graph's metadata, done by a build."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+#: Metadata of a graph whose codes are not written yet.
+KEY = "luvc.codes"
+ALIGNMENT = 4096
+
+
+def file_of(part: str) -> str:
+    """The file that holds the rewritten weights of a graph: ``vision`` or ``decoder``."""
+    return f"weights.codes.{part}"
+
+
+def aligned(offset: int) -> int:
+    """The next page's start."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes in a file of the bundle, or of a build."""
+
+    file: str
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One weight [K, N].
+
+    Args:
+        shape: [K, N].
+        block: Channels of a block; 0 for FP8.
+        precision: What FP8 is widened to: fp32, fp16, bf16; empty for codes.
+        sources: Codes (uint8 [N, K / 2], or FP8 [N, K]), scales and, where there are some, zeros, as in MatMulNBits.
+        scale_shape: Of the scales as they are.
+        scale_type: Their element type, such as float32.
+        places: Where codes, scales and shift are to be written.
+    """
+
+    shape: tuple[int, int]
+    block: int
+    precision: str
+    sources: dict[str, Place]
+    scale_shape: list[int]
+    scale_type: str
+    places: dict[str, Place]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Rewrite:
+        """From ``to_json``."""
+        parts = {name: {key: Place(**value) for key, value in data[name].items()} for name in ("sources", "places")}
+        return cls(**{**data, **parts, "shape": tuple(data["shape"])})

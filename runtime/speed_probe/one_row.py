@@ -1,0 +1,154 @@
+"""Which engine reads a quantised model's weights fastest at a step of one row, tried on this CPU with its own shape.
+
+Two products there and back, [1, hidden] x [hidden, intermediate], as plans in ``q8`` and ``q4`` have them, and one of
+floats, as the head is; each counts as often as the model has such weights. What a way gives is held to what its weights
+say before its time counts. Tried once for each CPU, version, shape and number of threads, in about a second, and
+remembered in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luvc_export.bundle.hashing import cache_folder
+from luvc_export.core.files.json_file import read_json
+from luvc_export.core.files.safe_files import write_whole
+from luvc_export.core.shapes import DecoderShape
+from luvc_export.errors import UsageError
+from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products, plain_product
+
+#: Precisions of plans that are tried, and bits of a weight.
+BITS = {"q8": 8, "q4": 4}
+#: Sizes at most: what is larger takes longer and says the same.
+MOST_INNER, MOST_COLUMNS, MOST_HEAD = 4096, 11008, 8192
+#: Seconds of steps timed a way, and fewest runs.
+SECONDS, RUNS = 0.04, 5
+#: Relative error of a way that counts: 8 bits of activations twice over lose 0.02.
+MOST_ERROR = 0.1
+_FOLDER = "steps"
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def step_times(precision: str, shape: DecoderShape, threads: int | None = None) -> dict[str, float]:
+    """Seconds of a step's products by back-end (``openvino`` and ``paired.PAIRS``), of those that compute them right.
+
+    Args:
+        precision: Of ``BITS``.
+        shape: Of the model.
+        threads: CPU threads; None for all cores.
+    """
+    inner, columns = min(shape.hidden, MOST_INNER) // 32 * 32, min(shape.intermediate, MOST_COLUMNS) // 32 * 32
+    sizes = [shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate, shape.vocab]
+    key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, *sizes], "threads": threads}
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    file = cache_folder() / _FOLDER / f"{name}.json"
+    if (known := _remembered(file, key)) is not None:
+        return known
+    coded, head = coded_products(BITS[precision], inner, columns), float_head(inner, min(shape.vocab, MOST_HEAD))
+    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
+    layers = shape.layers * (attention + 3 * shape.hidden * shape.intermediate) / (2 * inner * columns)
+    heads = shape.hidden * shape.vocab / head.exact.size / inner
+    times = {}
+    for way, (open_coded, open_head) in ways(threads).items():
+        parts = timed(open_coded, coded), timed(open_head, head)
+        if parts[0] is not None and parts[1] is not None:
+            times[way] = layers * parts[0] + heads * parts[1]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"key": key, "seconds": times}).encode())
+    except OSError:
+        pass  # then it is tried again
+    return times
+
+
+def float_head(inner: int, columns: int) -> Coded:
+    """A product with weights that are floats, as heads of quantised plans are."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-128, 128, (inner, columns), np.int8).astype(np.float32) * np.float32(2.0**-7)
+    given = rng.standard_normal((1, inner), np.float32)
+    return Coded(plain_product(weights), given, given @ weights)
+
+
+def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
+    """Median seconds of a way; None where it is not installed, cannot run the products or computes them wrong."""
+    try:
+        run = open_way(coded.graph)
+        error = float(np.abs(run(coded.given) - coded.exact).max() / np.abs(coded.exact).max())
+    except (ImportError, RuntimeError, ValueError):
+        return None
+    except Exception as error_of_library:  # ONNX Runtime's derive from Exception alone
+        if type(error_of_library).__module__.startswith("onnxruntime"):
+            return None
+        raise
+    if not error <= MOST_ERROR:
+        return None
+    spent: list[float] = []
+    while len(spent) < RUNS or sum(spent) < SECONDS:
+        begun = time.perf_counter()
+        run(coded.given)
+        spent.append(time.perf_counter() - begun)
+    return median(spent)
+
+
+def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
+    """What opens products with codes and that of the head, by the back-end that would run steps so."""
+
+    def onnxruntime(graph: bytes) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, threads or 0
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0])
+
+    def openvino(settings: Mapping[str, str]) -> Callable[[bytes], Run]:
+        def opened(graph: bytes) -> Run:
+            import openvino
+
+            core, own = openvino.Core(), {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+            properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **own, **settings}
+            request = core.compile_model(core.read_model(graph), "CPU", properties).create_infer_request()
+            return lambda rows: np.array(request.infer([rows])[0])
+
+        return opened
+
+    fp32, usual = openvino({"INFERENCE_PRECISION_HINT": "f32"}), openvino({})
+    return {
+        "openvino": (usual, usual),
+        "openvino+openvino": (fp32, usual),
+        "openvino+cpu": (onnxruntime, onnxruntime),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in ("onnxruntime", "openvino"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _remembered(file: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
+    """What was found for ``key``; None where nothing was, or what is there is something else."""
+    if not file.is_file():
+        return None
+    try:
+        data = read_json(file, 2**16, UsageError, "remembered times")
+        times = data["seconds"] if data["key"] == json.loads(json.dumps(key)) else None
+        return {str(way): float(spent) for way, spent in times.items()} if times else None
+    except (UsageError, KeyError, TypeError, ValueError, AttributeError, OSError):
+        return None

@@ -1,0 +1,99 @@
+"""Drafts by a smaller model: the larger one's answers, whatever it drafts, and states that go back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.demo.questions import cases
+from luvc_export.errors import UsageError
+from luvc_export.runtime.generation.timing import DraftCounts
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.speculation.draft_model import DraftModel
+from luvc_export.runtime.speculation.request import check_fits
+
+CASES = [*cases("heldout", 4)]
+LONG: dict[str, Any] = {"max_new_tokens": 16, "greedy": True}
+
+
+@pytest.fixture(scope="module")
+def plain(demo_bundle: Bundle) -> Session:
+    return endless(Session(demo_bundle, "cpu", "none", threads=1))
+
+
+def endless(session: Session) -> Session:
+    """The bundled model's answers are short: here nothing ends them."""
+    for loaded in (session.default, session.default.draft_model):
+        if loaded is not None:
+            loaded.ends = frozenset()
+    return session
+
+
+def drafted(demo_bundle: Bundle, plain: Session, plan: str, **options: Any) -> DraftCounts:
+    """Counts of four answers drafted for by a plan of the same bundle, each checked to be the plain one."""
+    named = f"draft:{demo_bundle.folder}#{plan}:4"
+    session = endless(Session(demo_bundle, plain.backend, "none", threads=1, speculate=named))
+    options = {**LONG, **options} if "temperature" not in options else {"max_new_tokens": 16, **options}
+    counts = DraftCounts()
+    for case in CASES:
+        wanted = plain.generate(list(case.images), case.prompt, **options)
+        answer = session.generate(list(case.images), case.prompt, **options)
+        assert answer.token_ids == wanted.token_ids
+        counts += answer.timings.drafts or DraftCounts()
+    return counts
+
+
+def accepted(counts: DraftCounts) -> float:
+    return counts.accepted / counts.drafted
+
+
+def test_a_model_that_is_the_other_is_always_right(demo_bundle: Bundle, plain: Session) -> None:
+    """Products of one row and of five differ in the last bits, of which no token here hangs."""
+    counts = drafted(demo_bundle, plain, "none")
+    assert accepted(counts) == 1 and counts.acceptance_length == counts.tokens_per_step
+    assert counts.steps == 4 * 3, "15 tokens after the first, five a step"
+
+
+def test_another_is_sometimes_right(demo_bundle: Bundle, plain: Session) -> None:
+    """With pictures compressed to half; and where tokens are drawn."""
+    assert 0.1 < accepted(drafted(demo_bundle, plain, "even")) < 1
+    assert 0 < accepted(drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)) < 1
+
+
+def test_a_state_that_does_not_go_back_drafts_badly(
+    demo_bundle: Bundle, plain: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage: answers stay right, drafts do not."""
+    honest = drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)
+
+    def stay(self: DraftModel, text: Any) -> Any:
+        return min(self._states[-1][0], len(text) - 1), self._states[-1][1]
+
+    monkeypatch.setattr(DraftModel, "_back_to", stay)
+    assert accepted(drafted(demo_bundle, plain, "none", temperature=1.0, seed=5)) < accepted(honest)
+
+
+def test_rows_of_a_batch_have_drafts_of_their_own(demo_bundle: Bundle, plain: Session) -> None:
+    session = endless(Session(demo_bundle, plain.backend, "none", speculate=f"draft:{demo_bundle.folder}#even:3"))
+    asks: list[Any] = [{"image": list(case.images), "prompt": case.prompt} for case in CASES]
+    together = session.generate_batch(asks, **LONG)
+    assert [one.token_ids for one in together] == [plain.generate(**ask, **LONG).token_ids for ask in asks]
+
+
+def test_a_model_that_reads_something_else_is_refused(demo_bundle: Bundle, bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="do not read the same requests") as caught:
+        Session(demo_bundle, "cpu", "none", speculate=f"draft:{bundle.folder}")
+    assert "another tokenizer, another vocabulary" in str(caught.value) and "--speculate lookup" in str(caught.value)
+
+
+def test_a_plan_with_others_beside_it_is_refused(demo_bundle: Bundle) -> None:
+    plans = demo_bundle.manifest.plans
+    beside = {**plans, "even@small": replace(plans["even"], variant_of="even")}
+    sized = replace(demo_bundle, manifest=replace(demo_bundle.manifest, plans=beside))
+    check_fits(demo_bundle, "even", demo_bundle, "even")
+    with pytest.raises(UsageError, match="has others beside it") as caught:
+        check_fits(demo_bundle, "even", sized, "even")
+    assert "even@small" in str(caught.value)

@@ -1,0 +1,79 @@
+"""Times of a step's products: of ways that compute them right, tried once and remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luvc_export.core.shapes import DecoderShape
+from luvc_export.runtime.product_check.graph import coded_products
+from luvc_export.runtime.speed_probe import one_row
+from luvc_export.runtime.speed_probe.one_row import BITS, Run, step_times, timed, ways
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def shape(hidden: int, intermediate: int) -> DecoderShape:
+    return DecoderShape(2, hidden, 4, 2, 16, intermediate, 500, 64)
+
+
+@pytest.mark.parametrize("precision", [*BITS])
+def test_every_engine_that_is_here_computes_the_codes(precision: str) -> None:
+    pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    times = step_times(precision, shape(256, 512), threads=1)
+    assert set(times) == set(ways(1)) and all(0 < spent < 1 for spent in times.values())
+
+
+def test_a_probe_that_lies_does_not_count() -> None:
+    """Sabotage: a way that answers at once with something else is no way at all."""
+    coded = coded_products(8, 64, 96)
+    wrong: dict[str, Callable[[bytes], Run]] = {
+        "nothing": lambda graph: lambda rows: np.zeros_like(coded.exact),
+        "not a number": lambda graph: lambda rows: np.full_like(coded.exact, np.nan),
+        "half of it": lambda graph: lambda rows: coded.exact / 2,
+    }
+    assert {name: timed(way, coded) for name, way in wrong.items()} == dict.fromkeys(wrong)
+    assert timed(lambda graph: lambda rows: coded.exact, coded) is not None
+
+
+def test_a_head_counts_as_often_as_the_model_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_row, "timed", lambda open_way, coded: 1.0)
+    sized = shape(64, 96)
+    layers = 2 * (2 * 64 * (4 + 2) * 16 + 3 * 64 * 96) / (2 * 64 * 96)
+    assert step_times("q4", sized)["openvino"] == pytest.approx(layers + 1)
+
+
+def test_a_way_that_is_not_here_is_left_out() -> None:
+    def missing(graph: bytes) -> Run:
+        raise ImportError("no such engine")
+
+    assert timed(missing, coded_products(4, 64, 96)) is None
+
+
+def test_it_is_tried_once(own_cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    def fake(open_way: Any, coded: Any) -> float:
+        tried.append(coded)
+        return 0.5
+
+    monkeypatch.setattr(one_row, "timed", fake)
+    first = step_times("q8", shape(64, 96))
+    assert step_times("q8", shape(64, 96)) == first and len(tried) == 2 * len(ways(None))
+    step_times("q8", shape(64, 128))
+    step_times("q8", shape(64, 96), threads=1)
+    assert len(tried) == 6 * len(ways(None)), "another shape or number of threads is another question"
+    for file in (own_cache_folder / "luvc-export" / "steps").iterdir():
+        data = json.loads(file.read_text())
+        file.write_text(json.dumps({**data, "key": "another CPU"}) if len(tried) % 2 else "{")
+    step_times("q8", shape(64, 96))
+    assert len(tried) == 8 * len(ways(None)), "what is damaged or of another CPU is tried again"

@@ -1,0 +1,158 @@
+"""Two engines in one back-end: prompts on the first, steps on the second, and what goes over between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luvc_export.bundle.folder import Bundle
+from luvc_export.demo.questions import cases
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime import backend_choice
+from luvc_export.runtime.backend_choice import choose
+from luvc_export.runtime.backends import open_backend
+from luvc_export.runtime.openvino import device as devices
+from luvc_export.runtime.paired import PAIRS, PairedBackend, plan_of_prompts
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.speed_probe import one_row
+
+pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+LONG: dict[str, Any] = {"min_new_tokens": 12, "max_new_tokens": 12, "logprobs": 0}
+
+
+@pytest.fixture(scope="module", params=[*PAIRS])
+def paired(request: pytest.FixtureRequest, demo_bundle: Bundle) -> Session:
+    return Session(demo_bundle, request.param, "thirds", threads=1, arithmetic="fp32")
+
+
+@pytest.fixture(scope="module")
+def plain(demo_bundle: Bundle) -> Session:
+    return Session(demo_bundle, "cpu", "thirds", threads=1)
+
+
+def furthest(paired: Session, plain: Session) -> float:
+    """How far log probabilities of a paired answer are from those of one engine."""
+    case = next(cases("heldout", 1))
+    one, other = (session.generate(list(case.images), case.prompt, **LONG) for session in (paired, plain))
+    assert one.logprobs is not None and other.logprobs is not None
+    return max(abs(a.logprob - b.logprob) for a, b in zip(one.logprobs, other.logprobs, strict=True))
+
+
+def test_answers_are_those_of_one_engine(paired: Session, plain: Session) -> None:
+    assert furthest(paired, plain) < 1e-3
+    assert paired.backend.name in PAIRS and paired.backend.arithmetic == "fp32+fp32"
+
+
+def test_keys_in_the_place_of_values_move_answers(
+    paired: Session, plain: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage."""
+    steps = paired.backend._steps  # type: ignore[attr-defined]
+    honest = steps.adopt
+    monkeypatch.setattr(steps, "adopt", lambda rows: honest([(value, key) for key, value in rows]))
+    assert furthest(paired, plain) > 1e-2
+
+
+def test_rows_share_calls_and_take_several_tokens(paired: Session, plain: Session) -> None:
+    asks: list[Any] = [{"prompt": text} for text in ("row one row two row", "x", "one two one two one")]
+    drafting = Session(paired.bundle, paired.backend, "thirds", speculate="lookup")
+    wanted = [plain.generate(None, ask["prompt"], **LONG).token_ids for ask in asks]
+    for session in (paired, drafting):
+        assert [one.token_ids for one in session.generate_batch(asks, **LONG)] == wanted
+
+
+def test_a_chat_comes_back_to_prompts(paired: Session, plain: Session) -> None:
+    """A second turn about another picture: the steps' caches go back, and over again."""
+    pictures = [case.images[0] for case in cases("heldout", 2, 3, ("colour_of_digit",))]
+    answers = []
+    for session in (paired, plain):
+        turns: list[Any] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "colour of 3?"}]}]
+        first = session.generate(pictures[:1], messages=turns, max_new_tokens=4)
+        turns += [{"role": "assistant", "content": first.text}, {**turns[0]}]
+        second = session.generate(pictures, messages=turns, after=first, max_new_tokens=4)
+        answers.append((first.token_ids, second.token_ids, second.reused))
+    assert answers[0] == answers[1]
+
+
+def test_caches_that_need_no_other_type_are_handed_on(demo_bundle: Bundle) -> None:
+    backend = open_backend("openvino+cpu", demo_bundle, "none", 1, arithmetic="fp32")
+    assert isinstance(backend, PairedBackend)
+    state = Session(demo_bundle, backend, "none").default.run([97, 98, 99]).state
+    before = backend.rows(state.cache)[0][0]
+    after = backend._handed(state.cache, True)
+    assert after is not None and np.shares_memory(before, backend._steps.unpack(after)[0])
+
+
+def test_the_steps_load_no_encoder_and_all_goes_back(demo_bundle: Bundle) -> None:
+    backend = open_backend("openvino+cpu", demo_bundle, "none", 1)
+    assert isinstance(backend, PairedBackend)
+    backend.load()
+    assert set(backend.placement()) == {"vision", "decoder", "steps"} and backend.placement()["steps"]
+    assert "_vision" not in backend._steps.__dict__
+    backend.unload()
+    assert not backend._steps.placement() and not backend._prompts.placement()
+
+
+def with_codes(bundle: Bundle, precision: str = "q8", own: bool = True) -> Bundle:
+    """A bundle that has a plan ``coded`` beside ``none``, or alone."""
+    entry = bundle.manifest.plans["none"]
+    quantised: Any = SimpleNamespace(precision=precision, recipe={})
+    plans = {"coded": replace(entry, quantised=quantised), **({"none": entry} if own else {})}
+    return replace(bundle, manifest=replace(bundle.manifest, plans=plans, default_plan="coded"))
+
+
+def test_prompts_run_the_plan_that_was_quantised(demo_bundle: Bundle) -> None:
+    assert plan_of_prompts(with_codes(demo_bundle), None) == "none"
+    assert plan_of_prompts(with_codes(demo_bundle, own=False), "coded") == "coded"
+    assert plan_of_prompts(demo_bundle, "thirds") == "thirds"
+
+
+def test_what_has_no_debug_decoder_or_no_caches_of_the_host_is_refused(
+    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="two engines have no debug decoder"):
+        open_backend("openvino+cpu", demo_bundle, debug=True)
+    monkeypatch.setattr("luvc_export.runtime.ort.OrtBackend.packs", False)
+    with pytest.raises(MachineError, match="cannot go from one engine to another"):
+        open_backend("openvino+cpu", demo_bundle)
+    with pytest.raises(UsageError, match="unknown back-end"):
+        open_backend("cpu+openvino", demo_bundle)
+
+
+def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = with_codes(demo_bundle)
+    times = {"openvino": 2.0e-3, "openvino+openvino": 1.2e-3, "openvino+cpu": 1.0e-3}
+    monkeypatch.setattr(one_row, "step_times", lambda *asked: times)
+    choice = choose(bundle)
+    assert choice.name == "openvino+cpu"
+    assert choice.line.startswith("backend openvino+cpu: products of a step 1.00 ms, openvino alone 2.00 ms")
+    times["openvino+cpu"] = 1.3e-3
+    assert choose(bundle).name == "openvino+openvino"
+    times |= {"openvino+openvino": 1.9e-3, "openvino+cpu": 1.9e-3}
+    assert choose(bundle).name == "openvino", "a tenth faster is too little for weights of both"
+    times["openvino+cpu"] = 0.1e-3
+    assert choose(bundle, "none").name == choose(with_codes(demo_bundle, own=False)).name == "openvino"
+    assert choose(bundle, arithmetic="fp32").name == "openvino"
+    del times["openvino"]
+    assert choose(bundle).name == "openvino"
+
+
+def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_row, "step_times", lambda *asked: {"openvino": 2.0, "openvino+cpu": 1.0})
+    monkeypatch.setattr(backend_choice.memory, "available_bytes", lambda: 1000)
+    choice = choose(with_codes(demo_bundle))
+    assert choice.name == "openvino" and "openvino+cpu: " in choice.line and "for two engines" in choice.line
+
+
+def test_steps_of_codes_keep_what_is_not_coded_in_bf16(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luvc_export.runtime.confined.first_run.check", lambda *asked: None)
+    bf16 = "bf16" in devices.find("CPU").arithmetics
+    coded = open_backend("openvino+openvino", with_codes(demo_bundle), threads=1)
+    assert isinstance(coded, PairedBackend) and coded.narrow_floats == (coded.arithmetic == "bf16+fp32") == bf16
+    for name, plan in (("openvino+cpu", None), ("openvino+openvino", "none")):
+        other = open_backend(name, with_codes(demo_bundle), plan, 1)
+        assert isinstance(other, PairedBackend) and not other.narrow_floats
