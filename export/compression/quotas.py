@@ -4,9 +4,9 @@ Every image has a quota by its weight, at least one token and at most what it ha
 that quota makes a key, and one TopK takes as many as the budget says: first all within their quotas, then the best of
 the rest, wherever they are. So totals are exact whatever the weights are (the form is ours; docs/algorithm.md).
 
-``v-cast`` are the weights of V-CAST (arXiv 2603.27650): an image where the clip turns gets more. Its tokens are ranked
-by the plan's score, not by V-CAST's. ``dycoke`` are those of DyCoke, see ``frame_references``. ``spread`` (ours) gives an image more whose tokens differ more from each other: a
-tile of sky next to nothing.
+``v-cast`` are the weights of V-CAST (arXiv 2603.27650): an image where the clip turns gets more. Its tokens are
+ranked by the plan's score, not by V-CAST's. ``dycoke`` are those of DyCoke, see ``frame_references``. ``spread``
+(ours) gives an image more whose tokens differ more from each other: a tile of sky next to nothing.
 
 Shapes: B rows of a batch, G groups, F images that share a budget, N tokens of a group, n of an image, K kept.
 """
