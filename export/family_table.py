@@ -89,8 +89,9 @@ and OpenVINO. Equal are ids and 24 greedy tokens with `generate` of transformers
 probabilities of the 20 likeliest, kept sets and visual tokens with the torch modules for `none` and for a plan that
 prunes. Files are opened by us, and transformers is given the canvas made of them: of the two where `load_image` leads
 to another one, `RGBA` has its transparent parts on white here and loses its alpha there, and `16-bit` is divided by
-257 here and cut off at 255 there. `serve` and `batch` answer as a session does. LLaVA-OneVision's ids of
-a lone picture are not compared with its processor's, which cuts it.
+257 here and cut off at 255 there. `serve` and `batch` answer as a session does. Ids are not
+compared where a processor cuts pictures that a bundle without `--tiles` does not: LLaVA-NeXT's all, LLaVA-OneVision's
+only one of a prompt.
 
 """
 SHOWN = Path(__file__).resolve().parents[1] / "docs" / "results" / "picture-matrix.json"

@@ -51,8 +51,9 @@ PLANS, BACKENDS, TOKENS = ("none", "some"), ("cpu", "openvino"), 24
 ABOUT = ("family", "opened otherwise")
 #: Words of an answer that stands in a chat.
 SAID = "ok"
-#: Its processor cuts the only picture of a prompt into tiles, which a bundle without ``--tiles`` does not.
-CUTS_ONE = "llava_onevision"
+#: Processors that cut pictures into tiles whatever they are told, which a bundle without ``--tiles`` does not: the only
+#: picture of a prompt, or every one. Their ids are not compared.
+CUTS_ONE, CUTS_ALL = "llava_onevision", "llava_next"
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -132,7 +133,8 @@ class Family:
         tiny, ours = self.tiny, self.torch["none"]
         request = ours.prepare(messages=chat)
         canvases = [one[0] for one in request.images]
-        if len(shown) != 1 or self.name != CUTS_ONE:
+        cut = bool(shown) if self.name == CUTS_ALL else len(shown) == 1 and self.name == CUTS_ONE
+        if not cut:
             given = family_chat.ask(tiny, family_chat.processor(tiny), plain(chat), canvases)
             if family_chat.expanded(tiny, request.token_ids) != given["input_ids"][0].tolist():
                 return "ids"
