@@ -4,9 +4,9 @@ Every image has a quota by its weight, at least one token and at most what it ha
 that quota makes a key, and one TopK takes as many as the budget says: first all within their quotas, then the best of
 the rest, wherever they are. So totals are exact whatever the weights are (the form is ours; docs/algorithm.md).
 
-``v-cast`` are the weights of V-CAST (arXiv 2603.27650): an image where the clip turns gets more. Its tokens are ranked
-by the plan's score, not by V-CAST's. ``spread`` (ours) gives an image more whose tokens differ more from each other: a
-tile of sky next to nothing.
+``v-cast`` are the weights of V-CAST (arXiv 2603.27650): an image where the clip turns gets more. Its tokens are
+ranked by the plan's score, not by V-CAST's. ``dycoke`` are those of DyCoke, see ``frame_references``. ``spread``
+(ours) gives an image more whose tokens differ more from each other: a tile of sky next to nothing.
 
 Shapes: B rows of a batch, G groups, F images that share a budget, N tokens of a group, n of an image, K kept.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from luvc_export.core.plan import Quota
 from luvc_export.export.compression import spu
+from luvc_export.export.compression.frame_references import dycoke_shares
 from luvc_export.export.compression.row_reductions import norms, sums
 
 #: V-CAST's softmax temperature.
@@ -57,13 +58,15 @@ def weights(quota: Quota, normed: Tensor, own: Members) -> Tensor:
     """Share of the budget that each image should get, fp32 [B, G, F], adding up to 1.
 
     Args:
-        quota: ``uniform``, ``spread`` or ``v-cast``.
+        quota: Any but ``none``.
         normed: What the score ranks, fp32 [B, G, N, D].
         own: Whose tokens they are.
     """
     counts = sums(own.one_hot)
     if quota == "uniform":
         return torch.full_like(counts, 1 / own.one_hot.shape[2])
+    if quota == "dycoke":
+        return dycoke_shares(own.one_hot.shape[2]).expand_as(counts)
     mean = own.one_hot @ normed / counts.clamp(min=1)[..., None]
     if quota == "spread":
         long = (own.one_hot @ sums(normed * normed)[..., None])[..., 0] / counts.clamp(min=1)

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from luvc_export.core.plan import reading
 
-Quota = Literal["none", "uniform", "spread", "v-cast"]
+Quota = Literal["none", "uniform", "spread", "v-cast", "dycoke"]
+#: Those that follow a clip through time.
+OF_CLIPS: tuple[Quota, ...] = ("v-cast", "dycoke")
 Kind = Literal["picture", "clip", "tiles"]
 
 
@@ -67,8 +69,8 @@ class Sharing:
         if self.images not in (count, count + 1):
             size = f"{self.tiles[0]}x{self.tiles[1]}"
             lines.append(f"images: got {self.images}; {size} tiles are {count}, {count + 1} with the whole picture")
-        if self.quota == "v-cast":
-            lines.append("quota: 'v-cast' follows a clip through time, which tiles have not: uniform or spread")
+        if self.quota in OF_CLIPS:
+            lines.append(f"quota: {self.quota!r} follows a clip through time, which tiles have not: uniform or spread")
         return lines
 
     def to_json(self) -> dict[str, Any]:

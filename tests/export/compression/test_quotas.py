@@ -43,7 +43,7 @@ def expected(
     return sure
 
 
-@given(clips(), st.sampled_from(["uniform", "spread", "v-cast"]), st.integers(0, 99))
+@given(clips(), st.sampled_from(["uniform", "spread", "v-cast", "dycoke"]), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_totals_are_exact_and_every_quota_is_met(
     clip: tuple[Tensor, Tensor, int, int, int], how: Quota, seed: int
@@ -60,7 +60,7 @@ def test_totals_are_exact_and_every_quota_is_met(
     image, void = spu.unmark(index)[0, 0].numpy() // tokens, (index < 0)[0, 0].numpy()
     has = np.bincount(image[~void], minlength=images)
     quota = [int(count) for count in sure[0, 0]]
-    assert float(share.sum()) == pytest.approx(1, abs=1e-5)
+    assert void.all() or float(share.sum()) == pytest.approx(1, abs=1e-5)
     assert sum(quota) <= keep and all(min(1, n) <= q <= n for q, n in zip(quota, has, strict=True))
     assert len(set(kept)) == keep
     first = expected(score[0, 0].numpy(), image, void, quota)
@@ -149,3 +149,11 @@ def test_padding_counts_for_nothing() -> None:
     loud = torch.where(padding[..., None], 100.0, normed)
     torch.testing.assert_close(quotas.weights("v-cast", loud, own), quotas.weights("v-cast", normed, own))
     assert quotas.quotas(quotas.weights("uniform", normed, own), own, 9)[0, 0].tolist() == [3, 1, 3]
+
+
+def test_dycoke_keeps_a_frame_of_four_whole() -> None:
+    """Its own budget of 370 of 784 is 196, 58, 58, 58; the two that rounding leaves go by score, to the whole frame."""
+    own = quotas.members(torch.arange(784)[None, None], 4, 196, padded=False)
+    share = quotas.weights("dycoke", torch.randn(1, 1, 784, 8), own)
+    sure = quotas.quotas(share, own, 370)[0, 0]
+    assert sure.tolist() == [194, 58, 58, 58]

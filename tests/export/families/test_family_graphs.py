@@ -214,7 +214,7 @@ def test_a_family_has_the_graphs_of_another(name: str, base: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in BUILT])
 def test_graphs_pass_lint_and_are_parsed_without_a_gpu(name: str, exported: Any) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
-    bundle, layers = exported(name), small(name).thirds.layers
+    bundle, layers = exported(name), small(name).thirds.cached
     prepared, logger = prepare_build(bundle, "rtx-ada", "thirds", precision="fp16"), trt.Logger(trt.Logger.ERROR)
     read = []
     for graph in prepared.graphs:
@@ -236,4 +236,4 @@ def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> N
     entry = load(bundle.folder).engine("thirds", "rtx-ada")
     assert {item.name for item in entry.vision.inputs} == {graph_io.IMAGE, graph_io.PADDING}
     assert graph_io.VISUAL_PADDING in {item.name for item in entry.decoder.inputs}
-    assert {*graph_io.past_names(small(name).thirds.layers)} <= {item.name for item in entry.decoder.inputs}
+    assert {*graph_io.past_names(small(name).thirds.cached)} <= {item.name for item in entry.decoder.inputs}
