@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from luvc_export.core.files.folders import check_name
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import LuvcError, UsageError
 from luvc_export.runtime.media.decoding import decode_confined, foreseeable
@@ -77,6 +78,7 @@ def open_picture(source: Picture, max_pixels: int = MAX_PIXELS, need: tuple[int,
         return open_stream(stream, max_pixels, where, need)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
+        check_name(path, "the picture", fix=_hint(str(path)))
         return _guarded(lambda: _read(path, max_pixels, need), str(path))
     raise UsageError(
         "this is not a picture",
@@ -151,6 +153,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _hint(name: str) -> str:
+    """How to mend a name that no picture has."""
+    if name.startswith("data:"):
+        return "decode it first and pass the bytes: addresses are not opened"
+    return "download it first: addresses are not opened" if ":/" in name else "check the path"
+
+
 def _guarded(run: Callable[[], Image.Image], where: str) -> Opened:
     """Run a decoder; whatever it raises on a bad file becomes one error that names the file."""
     try:
@@ -158,8 +167,7 @@ def _guarded(run: Callable[[], Image.Image], where: str) -> Opened:
     except LuvcError:
         raise
     except FileNotFoundError as error:
-        hint = "download it first: addresses are not opened" if "://" in where or ":/" in where else "check the path"
-        raise UsageError("there is no such picture file", where=where, fix=hint) from error
+        raise UsageError("there is no such picture file", where=where, fix=_hint(where)) from error
     except (IsADirectoryError, PermissionError) as error:
         raise UsageError("the picture file cannot be read", where=where, got=error.strerror) from error
     except UnidentifiedImageError as error:

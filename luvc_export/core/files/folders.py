@@ -63,8 +63,13 @@ def walk(folder: Path, links: bool = False, hidden: bool = True) -> Iterator[str
                     raise _strange(folder / name)
 
 
-def check_name(path: Path, what: str) -> None:
+def check_name(path: Path, what: str, fix: str | None = None) -> None:
     """Refuse a name that no file of this system can have, before something asks whether it is there.
+
+    Args:
+        path: The name.
+        what: Whose it is, for the error.
+        fix: How to mend it, for the error.
 
     Raises:
         UsageError: It is too long, or holds a NUL or half a character.
@@ -77,7 +82,9 @@ def check_name(path: Path, what: str) -> None:
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             return
         got = f"{len(str(path)):,} characters" if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{what} has a name that no file can have", where=repr(str(path)[:80]), got=got) from error
+        raise UsageError(
+            f"{what} has a name that no file can have", where=repr(str(path)[:80]), got=got, fix=fix
+        ) from error
 
 
 def list_names(folder: Path) -> list[str]:

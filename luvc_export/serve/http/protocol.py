@@ -196,6 +196,10 @@ _BUILT = msgspec.json.Decoder(ChatRequest)
 
 #: Values a body may hold: what separates and opens them is counted before it is parsed. 31 MB of lists took 2.5 GB.
 MOST_VALUES = 1_000_000
+#: One half of an escaped pair without the other.
+_HALF = re.compile(
+    rb"(?<!\\)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
 
 
@@ -223,7 +227,9 @@ def decoded(body: bytes) -> dict[str, Any]:
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f"the body is not JSON: {error}", code="invalid_json") from error
+        half = _HALF.search(body)
+        why = f"a text holds half a character ({half[0].decode()}); send Unicode" if half else str(error)
+        raise bad_request(f"the body is not JSON: {why}", code="invalid_json") from error
     if not isinstance(data, dict):
         raise bad_request("the body is not a JSON object", code="invalid_json")
     return data
@@ -269,9 +275,15 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
         message = str(error)
         place = _PLACE.search(message)
         param = re.sub(r"\[\.\.\.\]", "", place[1]) if place else None
-        raise bad_request(_PLACE.sub("", message), param=param, code="invalid_value") from error
+        raise bad_request(_PLACE.sub("", message) + _sent(known, param), param=param, code="invalid_value") from error
     _check(request, data)
     return request
+
+
+def _sent(fields: Mapping[str, Any], name: str | None) -> str:
+    """The number or text that is out of range, where the field itself is one."""
+    value = fields.get(name) if name else None
+    return f"; sent: {str(value)[:40]}" if isinstance(value, str | int | float) else ""
 
 
 def unsupported(name: str) -> ApiError:

@@ -148,6 +148,9 @@ def test_arrays(array: Any, colour: tuple[int, ...]) -> None:
         (7, ["not a picture", "int", "numpy array"]),
         ("nowhere/cat.jpg", ["no such picture file", "nowhere/cat.jpg"]),
         ("https://example.org/cat.jpg", ["no such picture file", "download it first"]),
+        ("n" * 300, ["the picture has a name that no file can have", "300 characters", "check the path"]),
+        ("half \ud800", ["the picture has a name that no file can have"]),
+        ("data:image/png;base64," + "A" * 9000, ["a name that no file can have", "pass the bytes"]),
         ("a\0b", [r"a\x00b"]),
     ],
 )

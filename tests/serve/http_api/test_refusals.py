@@ -112,6 +112,22 @@ def test_paths_and_methods(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [({"repetition_penalty": 1e-38}, ">= 0.01; sent: 1e-38"), ({"temperature": "hot"}, "got `str`; sent: hot"),
+     ({"n": 9}, "<= 8; sent: 9")],
+)  # fmt: skip
+def test_what_was_sent_is_said(client: Client, change: Any, words: str) -> None:
+    assert words in refused(client.chat(**{**HELLO, **change}), 400, *change)
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "longer \\ud83d than that", "\\udc00 first", "\\ud800\\ud800 twice"])
+def test_half_a_character_is_named(client: Client, text: str) -> None:
+    body = f'{{"model":"demo","messages":[{{"role":"user","content":"\\\\ud800 \\ud83d\\ude00 {text}"}}]}}'
+    reply = client.call("POST", "/v1/chat/completions", body.encode())
+    assert "half a character (\\ud" in refused(reply, 400, code="invalid_json"), reply.body
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"null", b'"x"', b'{"model": "demo", "messages": NaN}', b"\xff\xfe", b"[" * 100_000,
              b'{"model":"demo","messages":[{"role":"user","content":"\\ud800"}]}', b'{"a":' * 5000 + b"1" + b"}" * 5000]
 )  # fmt: skip
