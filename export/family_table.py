@@ -74,7 +74,8 @@ FEATURES = """
 Written by `python benchmarks/measure/matrix/feature_matrix.py FOLDER`: tiny models of random weights, one plan for
 each choice. Twelve comparisons a cell: first answers about padded and whole pictures (or videos, or tiles), a second
 turn read from the caches, a batch with a row of text alone, and text alone; each on torch, ONNX Runtime and OpenVINO,
-with torch's answers to whole chats one by one. Equal are tokens, kept sets and visual tokens; the figure is the
+with torch's answers to whole chats one by one (a second turn of a score that reads the question is from torch's caches:
+see several turns). Equal are tokens, kept sets and visual tokens; the figure is the
 largest difference of a log probability. Choices that are not in a column were not run for that family.
 
 """
