@@ -74,11 +74,26 @@ FEATURES = """
 Written by `python benchmarks/measure/matrix/feature_matrix.py FOLDER`: tiny models of random weights, one plan for
 each choice. Twelve comparisons a cell: first answers about padded and whole pictures (or videos, or tiles), a second
 turn read from the caches, a batch with a row of text alone, and text alone; each on torch, ONNX Runtime and OpenVINO,
-with torch's answers to whole chats one by one. Equal are tokens, kept sets and visual tokens; the figure is the
+with torch's answers to whole chats one by one (a second turn of a score that reads the question is from torch's caches:
+see several turns). Equal are tokens, kept sets and visual tokens; the figure is the
 largest difference of a log probability. Choices that are not in a column were not run for that family.
 
 """
 PLANS = Path(__file__).resolve().parents[1] / "docs" / "results" / "feature-matrix.json"
+
+PICTURES = """
+## Pictures and turns, by family
+
+Written by `python benchmarks/measure/matrix/picture_matrix.py FOLDER`: tiny models of random weights, on ONNX Runtime
+and OpenVINO. Equal are ids and 24 greedy tokens with `generate` of transformers for plan `none`; and tokens, log
+probabilities of the 20 likeliest, kept sets and visual tokens with the torch modules for `none` and for a plan that
+prunes. Files are opened by us, and transformers is given the canvas made of them: of the two where `load_image` leads
+to another one, `RGBA` has its transparent parts on white here and loses its alpha there, and `16-bit` is divided by
+257 here and cut off at 255 there. `serve` and `batch` answer as a session does. LLaVA-OneVision's ids of
+a lone picture are not compared with its processor's, which cuts it.
+
+"""
+SHOWN = Path(__file__).resolve().parents[1] / "docs" / "results" / "picture-matrix.json"
 
 TAIL = """
 `python tests/export/families/family_odd.py` compares two odd-shaped checkpoints of every family (other head sizes,
@@ -157,9 +172,16 @@ MARKS = ("<!-- families -->\n", "<!-- end of families -->\n")
 def table() -> str:
     """docs/families.md."""
     rows = (f"| {' | '.join(row(families.find(name, 'docs')))} |\n" for name in families.built_in())
-    return (
-        HEAD + "".join(rows) + VERBS + verbs() + FEATURES + plans(json.loads(PLANS.read_text(encoding="utf-8"))) + TAIL
-    )
+    chosen, shown = (json.loads(path.read_text(encoding="utf-8")) for path in (PLANS, SHOWN))
+    return HEAD + "".join(rows) + VERBS + verbs() + PICTURES + pictures(shown) + FEATURES + plans(chosen) + TAIL
+
+
+def pictures(records: list[dict[str, Any]]) -> str:
+    """What ``picture_matrix.py`` found."""
+    cells = [cell for cell in records[0] if cell not in ("family", "opened otherwise")]
+    lines = [f"| family | {' | '.join(cells)} |", "|" + "---|" * (len(cells) + 1)]
+    lines += [f"| `{record['family']}` | {' | '.join(record.get(cell, '') for cell in cells)} |" for record in records]
+    return "\n".join(lines) + "\n"
 
 
 def plans(records: list[dict[str, Any]]) -> str:

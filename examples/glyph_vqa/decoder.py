@@ -16,7 +16,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 @dataclass(frozen=True)
 class Prefix:
-    """What all questions of a row share: embeddings [B, P, D], positions [3, P], and which of the P are visual."""
+    """What all questions of a row share: embeddings [B, P, D], positions [3, P] or [3, B, P], which of P are visual."""
 
     embeddings: Tensor
     positions: Tensor
@@ -71,6 +71,7 @@ def decode(
     drop_before: int | None = None,
     start: int | None = None,
     watched: dict[int, tuple[Tensor, Tensor] | None] | None = None,
+    entering: dict[int, Tensor | None] | None = None,
 ) -> Tensor:
     """Return the final hidden states of questions `[B, Q, T, D]` after a prefix.
 
@@ -78,7 +79,8 @@ def decode(
     and values of earlier layers stay, positions of the text do not change, and the same holds for every decoding step.
     `start` is the first position of a question, by default the one after the last of the prefix. `watched` maps layers
     to what is replaced by the normed hidden states of question tokens on entry, [B, Q*T, D], and their attention to
-    the prefix and to their own question, [B, heads, Q*T, P + T].
+    the prefix and to their own question, [B, heads, Q*T, P + T]. `entering` maps layers to what is replaced by the
+    prefix's states on entry, [B, P, D].
     """
     b, count, length, width = questions.shape
     shared, own = prefix.embeddings, questions.flatten(1, 2)
@@ -86,11 +88,13 @@ def decode(
     start = int(positions.max()) + 1 if start is None else start
     after = torch.arange(start, start + length, device=own.device).repeat(count).expand(3, 1, -1)
     rope_own = text.rotary_emb(own, after)
-    rope_shared = text.rotary_emb(own, positions[:, None])
+    rope_shared = text.rotary_emb(own, positions if positions.ndim == 3 else positions[:, None])
     for index, layer in enumerate(text.layers):
         if index == drop_before:
             keep = (~visible).nonzero()[:, 0]
             shared, rope_shared = shared[:, keep], tuple(r[:, keep] for r in rope_shared)
+        if entering is not None and index in entering:
+            entering[index] = shared
         last = index == len(text.layers) - 1
         q_p, k_p, v_p = projections(layer.self_attn, layer.input_layernorm(shared), rope_shared)
         q_o, k_o, v_o = projections(layer.self_attn, layer.input_layernorm(own), rope_own)

@@ -48,6 +48,9 @@ def unlike(normed: Tensor, references: list[int | None], even: Tensor) -> Tensor
     """
     batch, groups, tokens, width = normed.shape
     frames = len(references)
+    if not any(at is not None for at in references):
+        # a condition that is true throughout would fold to the row alone, without batch and groups, in OpenVINO
+        return (ALONE + even).expand(batch, groups, tokens)
     unit = (normed / norms(normed)[..., None].clamp(min=1e-12)).reshape(batch, groups, frames, tokens // frames, width)
     other = unit[:, :, torch.tensor([frame if at is None else at for frame, at in enumerate(references)])]
     alike = sums((unit * other).reshape(batch, groups, tokens, width))

@@ -63,8 +63,9 @@ def weights(quota: Quota, normed: Tensor, own: Members) -> Tensor:
         own: Whose tokens they are.
     """
     counts = sums(own.one_hot)
-    if quota == "uniform":
-        return torch.full_like(counts, 1 / own.one_hot.shape[2])
+    images = own.one_hot.shape[2]
+    if quota == "uniform" or (quota == "v-cast" and images < 3):  # two images have no turn between them
+        return torch.full_like(counts, 1 / images)
     if quota == "dycoke":
         return dycoke_shares(own.one_hot.shape[2]).expand_as(counts)
     mean = own.one_hot @ normed / counts.clamp(min=1)[..., None]
@@ -76,11 +77,8 @@ def weights(quota: Quota, normed: Tensor, own: Members) -> Tensor:
 
 
 def curvature(frames: Tensor) -> Tensor:
-    """``c_t = 1 - cos(f_t - f_{t-1}, f_{t+1} - f_t)`` of unit vectors [B, G, F, D]; 1 at both ends, and where still."""
-    images = frames.shape[2]
+    """``c_t = 1 - cos(f_t - f_{t-1}, f_{t+1} - f_t)`` of unit vectors [B, G, F >= 3, D]; 1 at ends, and where still."""
     ends = torch.ones_like(frames[:, :, :1, 0])
-    if images < 3:
-        return ends.expand(-1, -1, images)
     step = frames[:, :, 1:] - frames[:, :, :-1]
     before, after = step[:, :, :-1], step[:, :, 1:]
     length = norms(before) * norms(after)

@@ -68,12 +68,16 @@ def answers(session: Session, asked: Questions) -> Iterator[tuple[str, Callable[
     yield "text", lambda: [ask(session, asked.alone[-1])]
 
 
-def expected(torch: Session, asked: Questions) -> dict[str, list[Generation] | LuvcError]:
-    """Torch's answers: of chats run whole, and of rows one by one; or why it refuses."""
+def expected(torch: Session, asked: Questions, reads_text: bool) -> dict[str, list[Generation] | LuvcError]:
+    """Torch's answers: of chats run whole, and of rows one by one; or why it refuses.
+
+    With a score that ``reads_text`` a second turn meets what the first question left, and not what the last one would
+    have: it is from the caches here too (docs/families.md, several turns).
+    """
     made: dict[str, list[Generation] | LuvcError] = {}
     ways: dict[str, Callable[[], list[Generation]]] = {
         "first": lambda: [ask(torch, chat) for chat in asked.alone[:-1]],
-        "turn": lambda: [_second(torch, asked, cached=False)],
+        "turn": lambda: [_second(torch, asked, cached=reads_text)],
         "batch": lambda: [ask(torch, chat) for chat in asked.alone],
         "text": lambda: [ask(torch, asked.alone[-1])],
     }

@@ -72,7 +72,7 @@ def compared(bundle: Bundle, plan: str, tiny: Case, shared: str) -> Record:
     """What the answers of every back-end are, in every way of asking."""
     questions = Questions.of(tiny, shared)
     reference = Session(bundle, TorchBackend(tiny, bundle.entry(plan).plan), plan)
-    wanted = expected(reference, questions)
+    wanted = expected(reference, questions, bundle.entry(plan).plan.reads_text)
     record: Record = {"equal": 0, "worst": 0.0}
     for backend in BACKENDS:
         session = reference

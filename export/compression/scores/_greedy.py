@@ -23,6 +23,11 @@ from luvc_export.export.compression.scores.base import ScoreInput, ScoreSetting
 #: Rounds where the plan names none; more than the most make a graph of thousands of nodes a prune.
 ROUNDS, _MOST = 12, 64
 
+#: What a token adds is ranked in steps of the most that any adds, or of ``_LEAST`` where that is less: so tokens that
+#: rounding alone tells apart rank alike, and are taken by their places on every back-end. 2.4e-6 is the smallest step,
+#: above fp32's rounding of a cosine.
+_STEPS, _LEAST = 2**14, 0.04
+
 Rounds = Literal["growing", "equal"]
 
 #: What scores that choose in rounds let a user choose.
@@ -67,7 +72,7 @@ def choose(
 
     Args:
         given: Of the score.
-        worth: What a token would add, at least 0 [B, G, N], for how well each token is covered [B, G, N].
+        worth: What a token would add, 0 to about 1 [B, G, N], for how well each token is covered [B, G, N].
         near: (flat places as ``spu.flat_index`` gives them, P) -> similarity of every token to the nearest of those.
         cover: How well each token is covered before the first round.
         restart: Whether the first round's choice replaces ``cover``.
@@ -121,7 +126,12 @@ def _best_of_cell(rank: Tensor, table: list[list[int]]) -> Tensor:
 
 
 def _scaled(worth: Tensor) -> Tensor:
-    """Divided by the largest of the image: 0 to 1."""
-    batch, groups, tokens = worth.shape
-    most = worth.reshape(batch * groups, tokens).amax(1).reshape(batch, groups, 1)
-    return worth / most.clamp(min=1e-20)
+    """In whole steps of the largest of the image: 0 to 1."""
+    most = largest(worth).clamp(min=_LEAST)
+    return torch.floor(worth / most * _STEPS + 0.5) / _STEPS
+
+
+def largest(values: Tensor) -> Tensor:
+    """Of each group [B, G, N] -> [B, G, 1]."""
+    batch, groups, tokens = values.shape
+    return values.reshape(batch * groups, tokens).amax(1).reshape(batch, groups, 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import norms, sums
-from luvc_export.export.compression.scores._greedy import SETTINGS, choose, problems, unit
+from luvc_export.export.compression.scores._greedy import SETTINGS, choose, largest, problems, unit
 from luvc_export.export.compression.scores._spectrum import RHO, basis, filtered
 from luvc_export.export.compression.scores.base import Score, ScoreInput
 
@@ -36,11 +36,12 @@ class Scope(Score):
         """Chosen tokens above all others [B, G, N]."""
         tokens = given.normed.shape[2]
         saliency = norms(given.normed - filtered(given))
+        share = saliency / (tokens * largest(norms(given.normed)).clamp(min=1e-20))
         along = unit(given.normed)
         alike = along @ along.transpose(2, 3)
 
         def worth(cover: Tensor) -> Tensor:
-            return saliency * sums(torch.relu(alike - cover[:, :, None]))
+            return share * sums(torch.relu(alike - cover[:, :, None]))
 
         def near(flat: Tensor, pick: int) -> Tensor:
             batch, groups = alike.shape[:2]

@@ -48,7 +48,7 @@ def apply(surgery: Surgery) -> int:
 
 
 def ensures(surgery: Surgery, fired: int) -> None:
-    """One node a prune, with the plan's budgets.
+    """One node a prune, with the plan's budgets; layers without a cache of their own have no visual rows to drop.
 
     Raises:
         CheckFailed: Budgets of the nodes and of the plan differ, or a TopK is left outside.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from luvc_export.export.compression import scores
+from luvc_export.export import trace
+from luvc_export.export.compression import quotas, scores, spu
 from luvc_export.export.compression.frame_references import dycoke_references, evs_references
 from luvc_export.export.compression.scores._even import even
 from luvc_export.export.compression.scores.base import ScoreInput
@@ -41,3 +44,36 @@ def test_dycoke_compares_within_windows_of_four() -> None:
 @pytest.mark.parametrize("name", ["evs", "dycoke"])
 def test_of_a_picture_tokens_are_taken_evenly(name: str) -> None:
     assert ranked(name, clip(1, 12), 1, 4) == {1, 4, 7, 10}
+
+
+class Chooses(nn.Module):
+    """What is kept of pictures that share a budget, or of one alone."""
+
+    def __init__(self, name: str, images: int) -> None:
+        super().__init__()
+        self.name, self.images = name, images
+
+    def forward(self, normed: Tensor, index: Tensor) -> Tensor:
+        if self.images == 1:
+            given = ScoreInput(normed, even(normed.shape[2], 4), "token", 4)
+            return spu.select(scores.find(self.name).score(given), 4)
+        own = quotas.members(index, self.images, index.shape[2] // self.images, padded=False)
+        quota = quotas.quotas(quotas.weights("v-cast", normed, own), own, 4)
+        return spu.select(quotas.keys(normed[..., 0].tanh(), own, quota), 4)
+
+
+@pytest.mark.parametrize(("name", "images"), [("evs", 1), ("v-cast", 2)])
+def test_choices_that_nothing_is_read_for_keep_their_rows_in_openvino(tmp_path: Path, name: str, images: int) -> None:
+    """It folded them to one row for any batch: memory was overrun by three, and no row at all was refused."""
+    openvino = pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    batch, path, choose = {0: torch.export.Dim("batch")}, tmp_path / "choice.onnx", Chooses(name, images).eval()
+    asked = torch.randn(3, 1, 12, 8), torch.arange(12).expand(3, 1, 12).contiguous()
+    with trace._quiet():
+        torch.onnx.export(choose, asked, path, dynamo=True, dynamic_shapes=(batch, batch), verbose=False)
+    model = openvino.Core().compile_model(path, "CPU")
+    for rows in (3, 1, 0):
+        some = [part[:rows] for part in asked]
+        wanted = choose(*some).tolist()
+        read = {port.any_name for port in model.inputs}
+        given = {name: part.numpy() for name, part in zip(("normed", "index"), some, strict=True) if name in read}
+        assert model(given)[0].tolist() == wanted and len(wanted) == rows

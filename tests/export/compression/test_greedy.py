@@ -92,6 +92,19 @@ def test_the_rounds_keep_nine_tenths_of_what_greedy_gains(keep: int) -> None:
     assert blind < 0.9 * wanted  # all in one round see nothing of each other: the bar can be missed
 
 
+@pytest.mark.parametrize("name", ["scope", "maxmin"])
+@pytest.mark.parametrize("colours", [1, 9])
+def test_tokens_that_rounding_alone_tells_apart_are_taken_by_their_places(name: str, colours: int) -> None:
+    """Every back-end rounds otherwise: areas of one colour keep the same tokens on all, and others as before."""
+    flat = torch.randn(colours, 64, generator=torch.Generator().manual_seed(5))
+    for normed in (flat.repeat_interleave(TOKENS // colours, 0)[None, None], field(1)):
+        kept = chosen(name, normed, 58, 0)
+        for seed in range(3):
+            noise = torch.randn(normed.shape, generator=torch.Generator().manual_seed(seed))
+            assert chosen(name, normed * (1 + 2e-7 * noise), 58, 0) == kept
+    assert kept != chosen(name, field(2), 58, 0)
+
+
 def test_rounds_share_the_budget_exactly() -> None:
     assert _greedy.rounds(10, 4, "equal") == [3, 3, 2, 2]
     assert _greedy.rounds(14, 4) == [2, 3, 4, 5]

@@ -103,6 +103,15 @@ def test_every_verb_was_run_for_every_family() -> None:
         assert {value for cell, value in cells.items() if cell != "parity hf"} == {"yes"}
 
 
+def test_every_kind_of_picture_was_shown_to_every_family() -> None:
+    """No cell without a run, and none that differs."""
+    records = json.loads(family_table.SHOWN.read_text(encoding="utf-8"))
+    assert [record["family"] for record in records] == families.built_in()
+    for record in records:
+        cells = [text for cell, text in record.items() if cell not in ("family", "opened otherwise")]
+        assert cells == ["equal"] * 11 + ["yes"] * 4, record["family"]
+
+
 def test_the_table_says_of_tiles_and_videos_what_tests_show() -> None:
     """The lists the tests run over are the cells that say yes."""
     for name in families.built_in():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import onnx
 import pytest
-from flat_plans import replan
+from flat_plans import flat_plan, replan
 from onnx import helper
-from surgery_harness import Traced, broken, cut, edited, fired, operators
+from surgery_harness import Traced, broken, cut, edited, fired, opened, operators
 
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.fused import prune_body
@@ -57,3 +58,14 @@ def test_prune_with_another_budget_is_caught(traced: Traced) -> None:
 
     with pytest.raises(CheckFailed):
         cut(edited(traced.decoder, other_plan), fuse_spectrum_prune)
+
+
+def test_a_drop_where_layers_begin_to_share_caches_is_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No visual row comes to those layers: a plan that keeps some until then is whole without it, and not with it."""
+    monkeypatch.setattr(fuse_spectrum_prune, "FusedNode", lambda node: SimpleNamespace(attribute=node.attrs.get))
+    plan = replan(flat_plan((4, 6), (24, 12, 0)), shared=1)
+    pruned = "p (float[n, 4] x) => (float[n, 4] y) { z = luvc.SpectrumPrune <tokens = 24, keep = 12> (x) y = %s (z) }"
+    fuse_spectrum_prune.ensures(opened(pruned % "Relu", plan=plan), 1)
+    dropped = opened(pruned % "luvc.SpectrumDrop <tokens = 12, keep = 0>", plan=plan)
+    with pytest.raises(CheckFailed, match="the fused prunes are not the plan's"):
+        fuse_spectrum_prune.ensures(dropped, 2)

@@ -1,0 +1,159 @@
+"""The films, their questions, the model's view of them, and that page, card and README are of these weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from glyph_clips import study
+from glyph_clips.cases import CHECKPOINT, cases, still
+from glyph_clips.films import FRAMES, MOMENTS, SIDE, Film, seeded
+from glyph_clips.model import LABELS, UNITS, embeddings, labels, load, prefix
+from glyph_clips.questions import questions, reported
+from glyph_clips.tokenizer import build_tokenizer
+from glyph_clips.train import Answers
+from glyph_vqa.decoder import decode
+from glyph_vqa.pack import SUFFIX
+
+from luvc_export.core.plan import Plan
+from luvc_export.errors import UsageError
+from luvc_export.export.checkpoint import open_checkpoint
+
+HERE = Path(study.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def film() -> Film:
+    """Return a held-out film."""
+    return seeded("heldout", 0, 0)
+
+
+def test_a_film_is_its_seed_and_its_number(film: Film) -> None:
+    """The same bits each time, other ones for another number or split."""
+    assert film.frames.shape == (FRAMES, SIDE, SIDE, 3)
+    np.testing.assert_array_equal(film.frames, seeded("heldout", 0, 0).frames)
+    for other in (seeded("heldout", 0, 1), seeded("search", 0, 0), seeded("train", 0, 0)):
+        assert (other.frames != film.frames).any()
+    with pytest.raises(UsageError, match="a film has a seed and a number from 0 on"):
+        seeded("heldout", 0, -1)
+
+
+def test_what_is_asked_is_what_the_frames_show() -> None:
+    """Who comes, goes and changes is seen where the digit is: answers are not of the script alone."""
+    for number in range(6):
+        film = seeded("search", 0, number)
+        for rank, actor in enumerate(film.actors):
+            shown = [bool((film.owner[moment] == rank).any()) for moment in range(MOMENTS)]
+            assert shown == [moment >= actor.comes for moment in range(MOMENTS)]
+            middle = [np.argwhere(film.owner[m] == rank).mean(0) for m in range(actor.comes, MOMENTS)]
+            went = np.rint((middle[-1] - middle[0]) / 2).astype(int).tolist()
+            assert (
+                went
+                == {"none": [0, 0], "right": [0, 1], "left": [0, -1], "up": [-1, 0], "down": [1, 0]}[actor.direction]
+            )
+            changes = 0
+            for before, after in pairwise(range(actor.comes, MOMENTS)):
+                where = film.owner[before] == rank
+                if actor.steps[before] == actor.steps[after] and (where == (film.owner[after] == rank)).all():
+                    tokens = np.kron(where, np.ones((SIDE // len(where),) * 2, bool))
+                    moved = np.abs(film.frames[2 * after][tokens].astype(int) - film.frames[2 * before][tokens]).max()
+                    assert (moved > 60) == (actor.digits[after] != actor.digits[before])
+                changes += actor.digits[after] != actor.digits[before]
+            assert changes == actor.changes
+        said = {question.text: question.answer for question in questions(film)}
+        assert len(said) == 8
+        assert said["which came last?"] == max(film.actors, key=lambda actor: actor.comes).colour
+        assert {q.kind for q in reported(film, np.random.default_rng(0))} == {"came", "moved", "changed"}
+
+
+def test_a_single_frame_is_one_frame_with_the_same_questions() -> None:
+    """The check that films are answered shows nothing else of the film."""
+    for whole, alone in zip(cases("heldout", 3), still("heldout", 3), strict=True):
+        assert (whole.prompt, whole.answer) == (alone.prompt, alone.answer)
+        assert len({frame.tobytes() for frame in alone.video}) == 1 and len(alone.video) == FRAMES
+        assert any((frame == alone.video[0]).all() for frame in whole.video)
+
+
+def test_labels_know_the_film_as_far_as_it_has_gone(film: Film) -> None:
+    """At the last moment they are the whole answer, before a digit moves or changes nothing."""
+    told = labels(film).reshape(MOMENTS, *film.owner.shape[1:], len(LABELS))
+    for rank, actor in enumerate(film.actors):
+        assert (told[-1][film.owner[-1] == rank][:, [0, 2]] == [rank, actor.changes]).all()
+        assert (told[actor.comes][film.owner[actor.comes] == rank] == [rank, 0, 0]).all()
+    assert (told[film.owner < 0] == -1).all()
+
+
+@torch.no_grad()
+def test_training_sees_films_as_plans_do() -> None:
+    """The right answer's logits lead in training's arithmetic where the compressed modules call it right."""
+    asked = [replace(case, video=tuple(np.repeat(case.video[::2], 2, 0))) for case in cases("search", 3)]
+    expected = study.Study(open_checkpoint(str(CHECKPOINT)), asked).of(study.nothing())
+    model, tokenizer = load(CHECKPOINT), build_tokenizer()
+    end, verdicts = tokenizer.token_to_id("<|im_end|>"), []
+    for case in asked:
+        answer = [*tokenizer.encode(case.answer).ids, end]
+        text = model.model.language_model
+        ids = torch.tensor([tokenizer.encode(case.prompt + SUFFIX).ids + answer])
+        before = prefix(model, tokenizer, embeddings(model, np.stack(case.video)[None]))
+        hidden = decode(text, before, text.embed_tokens(ids[None]))
+        told = model.lm_head(hidden[0, 0, -len(answer) - 1 : -1]).argmax(-1).tolist()
+        verdicts.append(told == answer)
+    assert verdicts == expected.tolist() and any(verdicts)
+
+
+def test_a_step_with_part_of_the_tokens_shows_every_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Background goes first; the films are drawn when they are needed, each once."""
+    args = argparse.Namespace(bank=2, batch=2, seed=0, start=CHECKPOINT, units=112, reader=0.5)
+    stage, kept = Answers(args), []
+    monkeypatch.setattr("glyph_clips.train.prefix", lambda *a: kept.append(a[3]) or prefix(*a))
+    with torch.no_grad():
+        loss, figures = stage.step(0)
+    assert torch.isfinite(loss) and set(figures) == {"came", "moved", "changed", *LABELS}
+    assert sorted(stage.films) == [0, 1] and kept[0].shape == (2, 112)
+    for row, number in zip(kept[0].tolist(), (0, 1), strict=True):
+        digits = np.flatnonzero(stage.told[number][:, 0] >= 0)
+        assert set(digits) <= set(row) and row == sorted(set(row)) and len(digits) < 112 < UNITS
+
+
+def test_plans_at_equal_tokens() -> None:
+    """Every row of a quarter keeps a quarter; the named plan's budgets are those its rivals get."""
+    quarter: list[Plan] = [study.plan(score, quota, UNITS // 4) for score, quota in study.PLANS.values()]
+    assert {plan.llm.keep for plan in quarter} == {(UNITS, *(UNITS // 4,) * (study.LAYERS - 1))}
+    recipe = study.safe(open_checkpoint(str(CHECKPOINT)))
+    assert recipe.llm.keep[0] == UNITS and recipe.sharing.images == MOMENTS
+    asked = list(cases("search", 3))
+    assert [len(case.video) for case in study.fewer_frames(asked, 2)] == [4] * 3
+    assert study.fewer_frames(asked, 2)[0].fps == 2.0
+    assert study.smaller(asked)[0].video[0].shape == (SIDE // 2, SIDE // 2, 3)
+
+
+def test_the_verdict_falls_with_either_figure() -> None:
+    """A model below its bar, or one whose answers need no film, is called no instrument."""
+
+    def told(whole: float, alone: float, changed: float = 0.9) -> str:
+        kinds = {"came": 0.9, "moved": 0.9, "changed": changed}
+        return study.verdict(
+            [{"plan": "none", "accuracy": [whole, 0, 1], **kinds}, {"plan": study.ALONE, "accuracy": [alone, 0, 1]}]
+        )
+
+    assert told(0.9, 0.35).endswith("it is an instrument.")
+    assert told(0.9, 0.35, 0.89).endswith("it is an instrument. Below the bar when taken alone: `changed` (0.890).")
+    for whole, alone in ((0.899, 0.2), (0.95, 0.36)):
+        assert "not used as an instrument yet" in told(whole, alone)
+
+
+def test_page_card_and_readme_are_of_these_weights() -> None:
+    """A changed figure, page or checkpoint is seen."""
+    found = json.loads((study.RESULTS / "glyph-clips.json").read_text())
+    assert found["weights"] == study.weights_hash(CHECKPOINT)[:16]
+    expected = study.page(found["rows"], found["split"], found["weights"])
+    assert (study.RESULTS / "glyph-clips.md").read_text() == expected
+    for name in ("MODEL_CARD.md", "README.md"):
+        assert study.verdict(found["rows"]) in " ".join((HERE / name).read_text().split())
+    assert found["split"] == "heldout"
