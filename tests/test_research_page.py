@@ -51,8 +51,9 @@ def test_scores_are_compared_on_a_live_model(tmp_path: Path, capsys: pytest.Capt
     given: dict[str, Any] = {}
     with followed(tmp_path, "Add a score") as name:
         exec(compile(code, str(PAGE), "exec"), given)
-    fileless = {one for one in scores.built_in() if "scorer" not in scores.find(one).settings}
-    assert set(given["found"]) == {"uncompressed", name, *fileless}
+    ours = {one: scores.find(one) for one in scores.built_in()}
+    gradual = {one for one, it in ours.items() if "scorer" not in it.settings and not it.needs_positions}
+    assert set(given["found"]) == {"uncompressed", name, *gradual}
     assert given["found"]["uncompressed"] == len(given["questions"]), "the bundled model knows these"
     assert re.search(rf"^{name} +\d of {len(given['questions'])}$", capsys.readouterr().out, re.M)
     assert "forward" not in given["model"].__dict__

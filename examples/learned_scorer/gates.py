@@ -20,6 +20,7 @@ from luvc_export.export.compression.scores import ScoreInput
 from luvc_export.export.compression.scores.learned import SCORE
 from luvc_export.export.llm import decoder as decoders
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.span import Placed
 
 #: Bisections that find the threshold: gates add up to K within a millionth.
 BISECTIONS = 40
@@ -58,7 +59,7 @@ def gated(
     """
     inner, bias = decoder._layer, None
 
-    def weighed(module: Any, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, *rest: Any) -> Any:
+    def weighed(module: Any, x: Tensor, placed: Placed, mask: Tensor, *rest: Any) -> Any:
         nonlocal bias
         if module is decoder.layers[layer]:
             normed = decoder.norm_of(module.input_layernorm, x[:, :tokens]).float()
@@ -67,7 +68,7 @@ def gated(
             lost = strength * ((logits > 0).float() + gate - gate.detach() - 1)
             bias = torch.nn.functional.pad(lost, (0, mask.shape[3] - tokens))[:, None, None]
         added = mask if bias is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
-        return inner(module, x, cos, sin, added, *rest)
+        return inner(module, x, placed, added, *rest)
 
     decoder._layer = weighed  # type: ignore[method-assign]
     exported, decoders.rotate = decoders.rotate, rotate  # that of the export has no gradient

@@ -386,5 +386,6 @@ class Decoder(nn.Module):
 
     def logits(self, rows: Tensor) -> Tensor:
         """Hidden states [B, n, D] to logits fp32 [B, n, vocab]."""
-        scores: Tensor = self.lm_head(self.norm_of(self.norm, rows))
+        flat = self.norm_of(self.norm, rows.flatten(0, 1))  # a Gemm of rows reads a tied embedding as it lies
+        scores: Tensor = self.lm_head(flat).unflatten(0, (rows.shape[0], -1))
         return scores.float()

@@ -160,9 +160,9 @@ class ReducedHead(nn.Module):
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[rows, D] -> [rows, vocab]."""
+        """[..., D] -> [..., vocab]."""
         logits = nn.functional.linear(x, self.weight)
-        return torch.where(self.known, logits.index_select(1, self.places), torch.tensor(ABSENT, dtype=logits.dtype))
+        return torch.where(self.known, logits.index_select(-1, self.places), torch.tensor(ABSENT, dtype=logits.dtype))
 
 
 def vocabulary(checkpoint: Checkpoint, chosen: ChosenTokens) -> Vocabulary:

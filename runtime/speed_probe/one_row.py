@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.hashing import cache_folder
+from luvc_export.core.files.folders import make_folder
 from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.shapes import DecoderShape
@@ -66,7 +67,7 @@ def step_times(precision: str, shape: DecoderShape, threads: int | None = None) 
         if parts[0] is not None and parts[1] is not None:
             times[way] = layers * parts[0] + heads * parts[1]
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         write_whole(file, json.dumps({"key": key, "seconds": times}).encode())
     except OSError:
         pass  # then it is tried again

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli_words import Cli
 
+from luvc_export.bundle.manifest import Weights
 from luvc_export.cli.commands import demo
 from luvc_export.core.plan import Plan
 from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
@@ -201,6 +202,7 @@ def test_the_demo_says_what_its_times_are_and_what_a_larger_model_gains() -> Non
 def test_graphs_without_weights_are_not_to_be_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Written:
         class manifest:  # noqa: N801
+            weights = Weights("copy")
             decoder = open_checkpoint(str(CHECKPOINT), weights=False).family.decoder_shape(
                 open_checkpoint(str(CHECKPOINT), weights=False).config
             )

@@ -146,7 +146,7 @@ def _orders(mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
     compared = next((n for t in both.inputs if (n := up(t, "LessOrEqual"))), None) if both is not None else None
     if compared is None:
         raise CheckFailed("a mask is not made of orders", where=getattr(source(mask), "name", None))
-    keys = up(strip(compared.inputs[0], "Unsqueeze"), "Concat")
+    keys = up(strip(compared.inputs[0], "Slice", "Unsqueeze"), "Concat")
     if keys is None:
         raise CheckFailed("a mask's keys are not past and new ones", where=compared.name)
     return strip(compared.inputs[1], "Unsqueeze"), keys.inputs[1]

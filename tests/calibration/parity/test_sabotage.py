@@ -19,7 +19,7 @@ from luvc_export.calibration.tasks import find
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import oim
-from luvc_export.export.llm import decoder as decoder_module
+from luvc_export.export.llm import sight
 
 Make = Callable[[Plan], GraphRunner]
 
@@ -207,15 +207,15 @@ def test_an_off_by_one_mask(
     reference: Any, compressed: Make, plan: Plan, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = compressed(plan)
-    honest_mask, honest_decode = decoder_module.causal_mask, runner.calls.decode
+    honest_mask, honest_decode = sight.causal_mask, runner.calls.decode
 
-    def mask(queries: torch.Tensor, text_mask: torch.Tensor, past: int) -> torch.Tensor:
-        exact = honest_mask(queries, text_mask, past)
+    def mask(*orders: Any) -> torch.Tensor:
+        exact = honest_mask(*orders)
         return exact | exact.roll(-1, 2)  # every token also sees what its neighbour sees
 
     def decode(*args: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(decoder_module, "causal_mask", mask)
+            patch.setattr(sight, "causal_mask", mask)
             return honest_decode(*args)
 
     runner.calls.decode = decode

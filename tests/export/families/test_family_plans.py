@@ -94,7 +94,7 @@ def test_run_takes_a_folder_of_frames(
         main()
     assert not stop.value.code
     said = json.loads(capsys.readouterr().out)
-    assert said["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12}
+    assert said["video"] == {"frames": 2 * MOMENTS, "of": 12, "fps": 4 * 2 * MOMENTS / 12, "times": None}
     assert tuple(said["timings"]["visual_tokens"]) == bundle.manifest.plans["thirds@video"].plan.keep
     assert (tmp_path / "kept" / "k.png").is_file()
 

@@ -74,7 +74,7 @@ def test_an_installed_pass_runs_in_its_place_and_is_reported(tmp_path: Path) -> 
 def test_an_installed_pass_is_in_the_report_of_a_whole_run(tmp_path: Path, traced: Traced) -> None:
     with installed(tmp_path, ENTRY, "abs_twice", MODULE):
         made, report = run_passes(traced.decoder, ORT_CPU)
-    assert [item.name for item in report.passes] == [*ORDER[:6], "abs_twice", *ORDER[6:], "lint"]
+    assert [item.name for item in report.passes] == [*ORDER[:7], "abs_twice", *ORDER[7:], "lint"]
     assert next(item.reason for item in report.passes if item.name == "abs_twice") == "there is no Abs"
     onnx.checker.check_model(made)
 

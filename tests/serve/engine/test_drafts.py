@@ -15,7 +15,7 @@ from luvc_export.serve.metrics import Metrics
 
 @pytest.fixture(scope="module")
 def drafting(demo_bundle: Bundle) -> Session:
-    return Session(demo_bundle, threads=1, speculate="lookup:5")
+    return Session(demo_bundle, "cpu", "even", threads=1, speculate="lookup:5")
 
 
 def count(metrics: Metrics, name: str) -> float:
