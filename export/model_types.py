@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from luvc_export.errors import CheckpointError
+from luvc_export.errors import CheckpointError, MachineError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family
 
@@ -82,7 +82,10 @@ def nearest(model_type: str, halves: Halves) -> Family | None:
         return None
 
     def shared(name: str) -> tuple[float, float]:
-        towers, texts = parts_of(families.find(name, "the families"))
+        try:
+            towers, texts = parts_of(families.find(name, "the families"))
+        except MachineError:  # newer than the installed transformers
+            return 0.0, 0.0
         half = [_likeness(halves.tower, towers), _likeness(halves.text, texts)]
         return sum(half), SequenceMatcher(None, model_type, name).ratio()
 

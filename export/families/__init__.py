@@ -6,9 +6,10 @@ A package outside this one adds a family through the entry-point group ``luvc_ex
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
-from luvc_export.errors import CheckpointError, did_you_mean
+from luvc_export.errors import CheckpointError, MachineError, did_you_mean
 from luvc_export.export.families.base import Family
 from luvc_export.registry import Registry
 
@@ -38,9 +39,18 @@ def find(model_type: str, where: str) -> Family:
 
     Raises:
         CheckpointError: No family of that name, or an installed one cannot be loaded.
+        MachineError: The installed transformers is older than the family's model.
     """
-    found = _FAMILIES.get(model_type)
-    if found is None:
+    try:
+        family = _FAMILIES.get(model_type)
+    except ImportError as error:
+        raise MachineError(
+            "this family's model is not in the installed transformers",
+            where=where,
+            got=f"transformers {version('transformers')}: {error}",
+            fix="pip install -U transformers",
+        ) from error
+    if family is None:
         raise CheckpointError(
             "no family for this model type",
             where=where,
@@ -48,4 +58,4 @@ def find(model_type: str, where: str) -> Family:
             expected=did_you_mean(model_type, names()),
             fix="export a checkpoint of one of these families, or add one: docs/adding-a-family.md",
         )
-    return found
+    return family

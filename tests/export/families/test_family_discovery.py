@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from installed import installed
 from test_family_answers import SPLITTING
 from test_family_video import VIDEO
+from transformers import Qwen3VLMoeConfig
 
 import luvc_export
-from luvc_export.errors import CheckpointError
-from luvc_export.export import families, family_table
+from luvc_export.errors import CheckpointError, MachineError
+from luvc_export.export import families, family_table, model_types
 
 DOCS = Path(luvc_export.__file__).resolve().parent.parent / "docs"
 
@@ -32,6 +34,15 @@ def install(tmp_path: Path) -> Iterator[Install]:
             stack.enter_context(installed(tmp_path, entry_points, "luvc_vipllava", module))
 
         yield enter
+
+
+def test_a_family_newer_than_transformers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.0 has no Gemma 4: importing the family fails there; an unknown model is still told its nearest."""
+    monkeypatch.setitem(sys.modules, "luvc_export.export.families.gemma4", None)
+    with pytest.raises(MachineError, match=r"not in the installed transformers(.|\n)*gemma4(.|\n)*pip install -U"):
+        families.find("gemma4", "test")
+    with pytest.raises(CheckpointError, match="qwen3_vl_moe"):
+        model_types.check_model_type(Qwen3VLMoeConfig().to_dict(), "test")
 
 
 def test_every_family_is_named_by_its_file() -> None:
