@@ -41,11 +41,20 @@ def test_every_extra_is_a_part() -> None:
 
 
 def test_an_extra_that_comes_is_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["numpy>=1.26", "av>=14; extra == 'video'", 'peft[x]>=1,<2 ; extra == "lora"', 'ruff>=1; extra == "dev"']
+    lines = [
+        "numpy>=1.26",
+        "holo-view>=1; extra == 'holograms'",
+        'peft[x]>=1,<2 ; extra == "lora"',
+        'ruff>=1; extra == "dev"',
+    ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
     parts = doctor.known_parts()
-    assert parts["video"] == Part(("av",), "video") and parts["lora"].packages == ("peft",) and "dev" not in parts
-    assert doctor._state(parts["video"])["fix"] == "pip install 'luvc-export[video]'"
+    assert (
+        parts["holograms"] == Part(("holo-view",), "holograms")
+        and parts["lora"].packages == ("peft",)
+        and "dev" not in parts
+    )
+    assert doctor._state(parts["holograms"])["fix"] == "pip install 'luvc-export[holograms]'"
 
 
 def test_what_stands_in_for_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
