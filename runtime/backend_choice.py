@@ -8,8 +8,9 @@ machine or by this user (``engine_trust``), and then through the same checks as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from luvc_export.bundle.engines import trust as engine_trust
 from luvc_export.bundle.engines.checks import check_device, check_library
@@ -42,43 +43,42 @@ def choose(bundle: Bundle, plan: str | None = None, arithmetic: str = "auto", de
         debug: The debug decoder is wanted, which engines do not have.
     """
     passed: list[str] = []
-    for name, why_not in _candidates(bundle, plan, arithmetic, debug):
+    for name, why, why_not in _candidates(bundle, plan, arithmetic, debug):
         reason = why_not()
         if reason is None:
-            return Choice(name, _line(name + _said(name, bundle, plan, arithmetic, debug), passed))
+            return Choice(name, _line(name + why, passed))
         passed.append(f"{name}: {reason}")
     return Choice("cpu", _line("cpu", passed))
 
 
 def _candidates(
     bundle: Bundle, plan: str | None, arithmetic: str, debug: bool
-) -> list[tuple[str, Callable[[], str | None]]]:
-    candidates: list[tuple[str, Callable[[], str | None]]] = []
+) -> Iterator[tuple[str, str, Callable[[], str | None]]]:
+    """Names in order, why each would be taken, and what tells why not; products are tried where nothing before runs."""
     wanted = plan or bundle.manifest.default_plan
     for entry in bundle.manifest.engines:
         if entry.plan == wanted and not debug:
-            candidates.append((f"tensorrt:{entry.target}", lambda entry=entry: _engines(entry, arithmetic)))  # type: ignore[misc]
-    candidates.append(("cuda", lambda: _cuda(bundle, plan, arithmetic)))
-    for name, times in _pairs(bundle, plan, arithmetic, debug).items():
-        candidates.append((name, lambda name=name, times=times: _pair(bundle, plan, name, times)))  # type: ignore[misc]
-    candidates.append(("openvino", lambda: _openvino(bundle, plan, arithmetic)))
-    return candidates
+            yield f"tensorrt:{entry.target}", "", partial(_engines, entry, arithmetic)
+    yield "cuda", "", partial(_cuda, bundle, plan, arithmetic)
+    times = {} if debug or arithmetic != "auto" else _step_times(bundle, plan)
+    alone = times.pop("openvino", 0.0)
+    for name in sorted(times, key=lambda name: times[name]):
+        if name in PAIRS and WORTH * times[name] < alone:
+            why = f": products of a step {1000 * times[name]:.2f} ms, openvino alone {1000 * alone:.2f} ms"
+            yield name, why, partial(_pair, bundle, plan)
+    yield "openvino", "", partial(_openvino, bundle, plan, arithmetic)
 
 
-def _pairs(bundle: Bundle, plan: str | None, arithmetic: str, debug: bool) -> dict[str, dict[str, float]]:
-    """Pairs that are faster here, the fastest first, with all times: of plans in codes whose own plan is there too."""
+def _step_times(bundle: Bundle, plan: str | None) -> dict[str, float]:
+    """Seconds of a step's products by back-end, of plans in codes whose own plan is there too."""
     quantised = bundle.entry(plan).quantised
     there = plan_of_prompts(bundle, plan) != (plan or bundle.manifest.default_plan)
-    if quantised is None or quantised.precision not in one_row.BITS or not there or debug or arithmetic != "auto":
+    if quantised is None or quantised.precision not in one_row.BITS or not there:
         return {}
-    times = one_row.step_times(quantised.precision, bundle.manifest.decoder)
-    if "openvino" not in times:
-        return {}
-    faster = [name for name in PAIRS if name in times and WORTH * times[name] < times["openvino"]]
-    return dict.fromkeys(sorted(faster, key=lambda name: times[name]), times)
+    return dict(one_row.step_times(quantised.precision, bundle.manifest.decoder))
 
 
-def _pair(bundle: Bundle, plan: str | None, name: str, times: dict[str, float]) -> str | None:
+def _pair(bundle: Bundle, plan: str | None) -> str | None:
     why_not = _openvino(bundle, plan_of_prompts(bundle, plan), "auto")
     if why_not is None:
         manifest = bundle.manifest
@@ -87,14 +87,6 @@ def _pair(bundle: Bundle, plan: str | None, name: str, times: dict[str, float]) 
         if free is not None and needed > free:
             return f"{memory.gib(needed)} for two engines and {memory.gib(free)} free"
     return why_not
-
-
-def _said(name: str, bundle: Bundle, plan: str | None, arithmetic: str, debug: bool) -> str:
-    """Why a pair was taken; nothing of others."""
-    if name not in PAIRS:
-        return ""
-    times = _pairs(bundle, plan, arithmetic, debug)[name]
-    return f": products of a step {1000 * times[name]:.2f} ms, openvino alone {1000 * times['openvino']:.2f} ms"
 
 
 def _engines(entry: EngineEntry, arithmetic: str) -> str | None:

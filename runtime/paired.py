@@ -134,7 +134,9 @@ class PairedBackend:
 
     def unpack(self, cache: Cache) -> list[Array]:
         """See ``RowPacker.unpack``; as the steps store them."""
-        return self._steps.unpack(_inner(PairedCache(self._handed(cache, True) or _inner(cache), True)))
+        handed = self._handed(cache, True)
+        assert handed is not None
+        return self._steps.unpack(handed)
 
     def pack(self, arrays: Sequence[Array]) -> PairedCache:
         """See ``RowPacker.pack``."""

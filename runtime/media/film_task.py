@@ -197,7 +197,7 @@ class _Reader:
 
 
 def _picture(frame: Any, count: int) -> Image.Image:
-    """A frame as it is looked at: square pixels, upright, no larger than its share of ``MAX_TAKEN_PIXELS``."""
+    """A frame as it is looked at: upright, pixels taken as square, at most its share of ``MAX_TAKEN_PIXELS``."""
     if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise UsageError("the film's frames become too large", got=f"{frame.width}x{frame.height} pixels")
     picture: Image.Image = frame.to_image(threads=1)

@@ -105,11 +105,18 @@ class DraftedCalls(SharedCalls):
             return []
 
     def _draft(self, row: Row, certain: list[int]) -> list[int]:
-        """Tokens to try after the newest one; none beyond the budget, whose last token needs no draft."""
+        """Tokens to try after the newest one; none beyond the budget, whose last token needs no draft.
+
+        What making them raises (a smaller model reads the request too) ends the row alone.
+        """
         room = min(self._speculation.tokens, _room(row)) - len(certain)
         if row.ended or room <= 0:
             return certain
-        return [*certain, *self._drafter(row).propose(row.chooser.ids, room, certain)]
+        try:
+            return [*certain, *self._drafter(row).propose(row.chooser.ids, room, certain)]
+        except Exception as error:
+            row.failed = error
+            return []
 
     def _drafter(self, row: Row) -> Drafts:
         if row not in self._drafts:

@@ -126,8 +126,10 @@ def test_what_has_no_debug_decoder_or_no_caches_of_the_host_is_refused(
 def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = with_codes(demo_bundle)
     times = {"openvino": 2.0e-3, "openvino+openvino": 1.2e-3, "openvino+cpu": 1.0e-3}
-    monkeypatch.setattr(one_row, "step_times", lambda *asked: times)
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(one_row, "step_times", lambda *of: asked.append(of) or times)
     choice = choose(bundle)
+    assert len(asked) == 1, "products are timed once"
     assert choice.name == "openvino+cpu"
     assert choice.line.startswith("backend openvino+cpu: products of a step 1.00 ms, openvino alone 2.00 ms")
     times["openvino+cpu"] = 1.3e-3
@@ -139,6 +141,9 @@ def test_auto_takes_what_the_probe_says(demo_bundle: Bundle, monkeypatch: pytest
     assert choose(bundle, arithmetic="fp32").name == "openvino"
     del times["openvino"]
     assert choose(bundle).name == "openvino"
+    monkeypatch.setattr(backend_choice, "_cuda", lambda *asked: None)
+    asked.clear()
+    assert choose(bundle).name == "cuda" and not asked, "nothing is timed where an engine before runs"
 
 
 def test_auto_needs_memory_for_both(demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,6 +280,15 @@ def test_a_grammar_that_fails_ends_its_row_alone(drafting: Session) -> None:
     assert [len(row.chooser.ids) for row in rows] == [1, 2] and rows[1].failed is None
 
 
+def test_a_drafter_that_fails_ends_its_row_alone(drafting: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller model reads the request too, and may refuse it or run out of memory."""
+    group, request = drafted.DraftedCalls(drafting.default.graphs, Speculation(4)), drafting.prepare(None, PROMPTS[1])
+    rows = [group.begin(GreedyTokens(9), drafting.default.run(request.token_ids)) for _ in range(2)]
+    monkeypatch.setattr(group._drafter(rows[0]), "propose", lambda *asked: 1 / 0)
+    assert group.step() == rows and isinstance(rows[0].failed, ZeroDivisionError)
+    assert len(rows[0].chooser.ids) == 1 and len(rows[1].chooser.ids) > 1 and rows[1].failed is None
+
+
 def test_a_grammar_drafts_what_it_leaves_no_choice_about(plain: Session, drafting: Session) -> None:
     pytest.importorskip("llguidance")
     schema = {
