@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from luvc_export.bundle import codes
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import Precision, TargetSpec
@@ -74,10 +75,13 @@ class Surgery:
     def open(cls, model: onnx.ModelProto, target: TargetSpec, precision: Precision = "fp32") -> Surgery:
         """Import a traced model. External weights are not read.
 
+        What its metadata says is to be written for a target (``bundle.codes``) is forgotten: a pass says it anew, and a
+        stranger's graph says nothing of it.
+
         Raises:
             CheckFailed: The model carries no plan.
         """
-        props = [(item.key, item.value) for item in model.metadata_props]
+        props = [(item.key, item.value) for item in model.metadata_props if item.key != codes.KEY]
         if PLAN_KEY not in dict(props):
             raise CheckFailed("the graph carries no plan", where=f"metadata {PLAN_KEY}", fix="export the bundle again")
         surgery = cls(gs.Graph(), target, Plan.from_json(json.loads(dict(props)[PLAN_KEY])), precision)

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from luvc_export.errors import BundleError
+
 #: Metadata of a graph whose codes are not written yet.
 KEY = "luvc.codes"
 ALIGNMENT = 4096
@@ -19,6 +21,10 @@ def file_of(part: str) -> str:
 def aligned(offset: int) -> int:
     """The next page's start."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+#: The files that may be written.
+WRITTEN = (file_of("vision"), file_of("decoder"))
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,19 @@ class Rewrite:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Rewrite:
-        """From ``to_json``."""
+        """From ``to_json``.
+
+        Raises:
+            BundleError: Something is to be written elsewhere than in the files for rewritten weights.
+        """
+        for place in data["places"].values():
+            if place["file"] not in WRITTEN:
+                raise BundleError(
+                    "a graph names another file for rewritten weights",
+                    where=KEY,
+                    got=str(place["file"])[:200],
+                    expected=" or ".join(WRITTEN),
+                    fix="do not use this bundle; export it again from the checkpoint",
+                )
         parts = {name: {key: Place(**value) for key, value in data[name].items()} for name in ("sources", "places")}
         return cls(**{**data, **parts, "shape": tuple(data["shape"])})
