@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -21,6 +20,7 @@ from luvc_export.core.precision import find
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.caches import OrtCache, float_rows, tensors_of
 from luvc_export.runtime.cpu_memory import cpu_bytes
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.product_check import engines as product_check
@@ -64,23 +64,6 @@ def check_weights(bundle: Bundle) -> None:
         )
 
 
-@dataclass(frozen=True)
-class OrtCache:
-    """Keys and values as OrtValues on the device that runs the graph: key, value of layer 0, of layer 1, ..."""
-
-    values: tuple[Any, ...]
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Rows of each layer."""
-        return tuple(int(value.shape()[2]) for value in self.values[::2])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all layers together."""
-        return sum(value.tensor_size_in_bytes() for value in self.values)
-
-
 class OrtBackend:
     """The graphs of ``entry``, loaded when first used and kept.
 
@@ -100,6 +83,7 @@ class OrtBackend:
         self, bundle: Bundle, entry: PlanEntry, device: str = "cpu", threads: int | None = None, debug: bool = False
     ) -> None:
         self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
+        self._caches = tensors_of(bundle.manifest, entry)
         self._decoder_file = decoder_file(bundle, entry, debug)
         quantised = entry.quantised
         if quantised is not None and "simulated" not in quantised.recipe and find(quantised.precision).tensorrt_only:
@@ -139,8 +123,9 @@ class OrtBackend:
 
     def rows(self, cache: OrtCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]; not of a bf16 graph."""
-        arrays = [value.numpy().astype(np.float32, copy=False) for value in cache.values]
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        arrays = [value.numpy() for value in cache.values]
+        wide = [array if array.dtype == np.int8 else array.astype(np.float32, copy=False) for array in arrays]
+        return float_rows(self._caches, wide, self._graph(self._decoder_file))
 
     @property
     def packs(self) -> bool:
@@ -153,12 +138,15 @@ class OrtBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
-        return OrtCache(tuple(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays))
+        return self._cache(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays)
 
     def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OrtCache:
         """See ``paired.Half``."""
-        kinds = (self._decoder_kinds[name] for name in graph_io.past_names(len(rows)))
-        return OrtCache(tuple(map(self._value, (array for pair in rows for array in pair), kinds)))
+        kinds = (self._decoder_kinds[tensor.past] for tensor in self._caches)
+        return self._cache(map(self._value, (array for pair in rows for array in pair), kinds))
+
+    def _cache(self, values: Iterable[Any]) -> OrtCache:
+        return OrtCache(tuple(values), 3 if self._entry.caches else 2)
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -191,20 +179,19 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
-        layers = self._bundle.manifest.decoder.cached
         past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[graph_io.INPUT_IDS]))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for name, value in zip(graph_io.past_names(layers), past, strict=True):
-            binding.bind_ortvalue_input(name, value)
-        present = graph_io.present_names(layers)
+        for tensor, value in zip(self._caches, past, strict=True):
+            binding.bind_ortvalue_input(tensor.past, value)
+        present = [tensor.present for tensor in self._caches]
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
-        return outputs, OrtCache(tuple(binding.get_outputs()[: len(present)]))
+        return outputs, self._cache(binding.get_outputs()[: len(present)])
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -301,10 +288,8 @@ class OrtBackend:
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, wanted), "cpu")
 
     def _empty_cache(self, rows: int) -> tuple[Any, ...]:
-        shape = self._bundle.manifest.decoder
-        empty = [np.zeros((rows, heads, 0, size), np.float32) for heads, size in shape.caches for _ in range(2)]
-        names = graph_io.past_names(shape.cached)
-        return tuple(self._value(one, self._decoder_kinds[name]) for name, one in zip(names, empty, strict=True))
+        empty = {one.past: np.zeros((rows, one.heads, 0, one.width), np.float32) for one in self._caches}
+        return tuple(self._value(array, self._decoder_kinds[name]) for name, array in empty.items())
 
     def _run(
         self, session: Any, binding: Any, outputs: list[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]

@@ -66,13 +66,14 @@ class PairedBackend:
         name: Of ``PAIRS``.
         prompts: Runs everything else.
         steps: Runs those; its vision graph is never loaded.
+        codes: Caches are codes, which both store in the same way.
     """
 
     largest_batch: int | None = None
     packs_weights = True
 
-    def __init__(self, name: str, prompts: Half, steps: Half) -> None:
-        self.name, self._prompts, self._steps = name, prompts, steps
+    def __init__(self, name: str, prompts: Half, steps: Half, codes: bool = False) -> None:
+        self.name, self._prompts, self._steps, self._codes = name, prompts, steps, codes
         self.arithmetic = f"{prompts.arithmetic}+{steps.arithmetic}"
         self.notes = tuple(dict.fromkeys((*prompts.notes, *steps.notes)))
 
@@ -149,8 +150,10 @@ class PairedBackend:
         """A cache as the one that goes on with it takes it."""
         if cache is None or not isinstance(cache, PairedCache) or cache.steps == steps:
             return None if cache is None else _inner(cache)
-        taker = self._steps if steps else self._prompts
-        return taker.adopt(self._owner(cache).rows(cache.cache))
+        taker, owner = (self._steps, self._prompts) if steps else (self._prompts, self._steps)
+        if self._codes:
+            return taker.pack(owner.unpack(cache.cache))
+        return taker.adopt(owner.rows(cache.cache))
 
 
 def _inner(cache: Cache) -> Cache:
@@ -158,14 +161,18 @@ def _inner(cache: Cache) -> Cache:
 
 
 def plan_of_prompts(bundle: Bundle, plan: str | None) -> str:
-    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself."""
+    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself.
+
+    Codes of caches are what one plan's scales say, so there it is itself.
+    """
     name, plans = plan or bundle.manifest.default_plan, bundle.manifest.plans
     entry = bundle.entry(plan)
-    if entry.quantised is None:
+    if entry.quantised is None or entry.caches is not None:
         return name
     alike = (
         other
         for other, one in plans.items()
-        if one.quantised is None and one.plan == entry.plan and one.size == entry.size and one.kind == entry.kind
+        if (one.quantised, one.caches, one.plan) == (None, None, entry.plan)
+        and (one.size, one.kind) == (entry.size, entry.kind)
     )
     return next(alike, name)

@@ -120,10 +120,16 @@ def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: in
     return 2 * (queries * (q_and_o + mlp + gate) + keys * k_and_v + scores)
 
 
-def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2) -> tuple[int, ...]:
-    """KV cache bytes of each layer that holds ``keep[l]`` visual and ``text`` text tokens; 0 where it has no cache."""
+def kv_bytes(
+    shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2, codes: bool = False
+) -> tuple[int, ...]:
+    """KV cache bytes of each layer that holds ``keep[l]`` visual and ``text`` text tokens; 0 where it has no cache.
+
+    ``codes``: a byte each, and a scale of ``element_bytes`` for each head of a value.
+    """
     layers = [shape.layer(number) for number in range(len(keep))]
-    rows = [2 * layer.kv_heads * layer.head_dim * element_bytes for layer in layers]
+    numbers = [2 * layer.head_dim + element_bytes if codes else 2 * layer.head_dim * element_bytes for layer in layers]
+    rows = [layer.kv_heads * count for layer, count in zip(layers, numbers, strict=True)]
     return tuple(
         row * (count + text) if layer.reads == number else 0
         for number, (layer, row, count) in enumerate(zip(layers, rows, keep, strict=True))

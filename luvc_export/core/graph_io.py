@@ -28,11 +28,18 @@ token in the prompt; visual tokens of one image carry theirs.
 
 Where the plan chooses among visual tokens and its pictures may be padded, also visual_padding bool [B, G, N_0]: tokens
 made of units that show padding alone.
+
+Where caches are stored in codes (``PlanEntry.caches``), past_key_values.N.key and .value and their present are int8,
+and past_key_values.N.value_scale and present.N.value_scale, float [B, Hkv, rows, 1], stand beside them
+(docs/calibration.md).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
 
 IMAGE = "image"
 PADDING = "padding"
@@ -84,6 +91,48 @@ def vision_inputs(plan: Plan) -> tuple[str, ...]:
 def decoder_inputs(plan: Plan) -> tuple[str, ...]:
     """Inputs of a plan's decoder graph but for the caches, in graph order."""
     return (*DECODER_INPUTS, VISUAL_PADDING) if plan.decoder_padding else DECODER_INPUTS
+
+
+@dataclass(frozen=True)
+class CacheTensor:
+    """A tensor that the decoder takes with what is past and gives back longer, [B, heads, rows, width].
+
+    Args:
+        layer: Whose cache it is of.
+        part: ``key``, ``value``, or ``value_scale`` beside codes.
+        heads: Key/value heads.
+        width: Head size; 1 of a scale.
+    """
+
+    layer: int
+    part: str
+    heads: int
+    width: int
+
+    @property
+    def past(self) -> str:
+        """Name of the input."""
+        return f"past_key_values.{self.layer}.{self.part}"
+
+    @property
+    def present(self) -> str:
+        """Name of the output."""
+        return f"present.{self.layer}.{self.part}"
+
+
+def cache_tensors(shape: DecoderShape, codes: bool = False) -> tuple[CacheTensor, ...]:
+    """What caches of a model are made of, layer by layer: key, value and, where they are codes, the values' scales."""
+    widths = [("key", None), ("value", None), *([("value_scale", 1)] if codes else [])]
+    return tuple(
+        CacheTensor(layer, part, heads, width or size)
+        for layer, (heads, size) in enumerate(shape.caches)
+        for part, width in widths
+    )
+
+
+def key_scales_name(layer: int) -> str:
+    """Constant of a graph whose caches are codes: what a key's codes are multiplied by, float [Hkv * Dh]."""
+    return f"key_scales.{layer}"
 
 
 def past_names(layers: int) -> list[str]:

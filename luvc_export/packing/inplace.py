@@ -15,9 +15,10 @@ from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.engines.profiles import Capacity
 from luvc_export.errors import MachineError
 from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.caches import OrtCache
 from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.loaded_plan import LoadedPlan
-from luvc_export.runtime.ort import OrtBackend, OrtCache
+from luvc_export.runtime.ort import OrtBackend
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
+from luvc_export.runtime.caches import float_rows, tensors_of
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
@@ -35,18 +36,19 @@ from luvc_export.runtime.product_check.check import Way
 
 @dataclass(frozen=True)
 class OpenVinoCache:
-    """Keys and values as ``openvino.Tensor``: key, value of layer 0, of layer 1, ... No call writes to them again.
+    """Keys and values as ``openvino.Tensor``, in the order of ``graph_io.cache_tensors``. No call writes to them again.
 
-    ``held`` are arrays whose memory they use.
+    ``held`` are arrays whose memory they use; ``parts`` tensors are one layer's.
     """
 
     values: tuple[Any, ...]
     held: tuple[Array, ...] = ()
+    parts: int = 2
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Rows of each layer."""
-        return tuple(int(value.shape[2]) for value in self.values[::2])
+        return tuple(int(value.shape[2]) for value in self.values[:: self.parts])
 
     @property
     def nbytes(self) -> int:
@@ -88,6 +90,7 @@ class OpenVinoBackend:
         self.arithmetic = devices.arithmetic(self.device, arithmetic)
         self.name = f"openvino:{self.device.name}"
         self._bundle, self._entry, self._threads = bundle, entry, threads
+        self._caches, self._parts = tensors_of(bundle.manifest, entry), 3 if entry.caches else 2
         self._decoder_file = decoder_file(bundle, entry, debug)
         check_weights(bundle)
         quantised = entry.quantised
@@ -142,26 +145,26 @@ class OpenVinoBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
-        layers = self._bundle.manifest.decoder.cached
         rows = len(feeds[graph_io.INPUT_IDS])
         past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
-        kept = dict(zip(graph_io.past_names(layers), past, strict=True))
+        kept = {tensor.past: value for tensor, value in zip(self._caches, past, strict=True)}
         outputs = self._run(self._decoder, feeds, kept)
-        present = tuple(outputs.pop(name) for name in graph_io.present_names(layers))
-        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(present)
+        present = tuple(outputs.pop(tensor.present) for tensor in self._caches)
+        after = OpenVinoCache(present, parts=self._parts)
+        return {name: _values(tensor) for name, tensor in outputs.items()}, after
 
     def rows(self, cache: OpenVinoCache) -> list[tuple[Array, Array]]:
         """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]."""
-        arrays = [_floats(value) for value in cache.values]
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        decoder = self._decoder.graph.checked
+        return float_rows(self._caches, [_floats(value) for value in cache.values], decoder)
 
     def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OpenVinoCache:
         """See ``paired.Half``."""
         library = devices.load_library()
-        kinds = [self._decoder.inputs[name] for name in graph_io.past_names(len(rows))]
+        kinds = [self._decoder.inputs[tensor.past] for tensor in self._caches]
         arrays = [array for pair in rows for array in pair]
         tensors = (_tensor(library, array, *kind) for array, kind in zip(arrays, kinds, strict=True))
-        return OpenVinoCache(tuple(tensors), tuple(arrays))
+        return OpenVinoCache(tuple(tensors), tuple(arrays), self._parts)
 
     @property
     def packs(self) -> bool:
@@ -174,13 +177,13 @@ class OpenVinoBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
         """See ``RowPacker.pack``."""
-        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.cached)
+        library = devices.load_library()
         held = tuple(np.ascontiguousarray(array) for array in arrays)
-        kinds = [self._decoder.inputs[name][0] for name in names]
+        kinds = [self._decoder.inputs[tensor.past][0] for tensor in self._caches]
         tensors = (
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
-        return OpenVinoCache(tuple(tensors), held)
+        return OpenVinoCache(tuple(tensors), held, self._parts)
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -228,8 +231,8 @@ class OpenVinoBackend:
             "use a machine with more memory, close other programs, or export a smaller model",
         )
         with self._explained(where):
-            layers = self._bundle.manifest.decoder.cached
-            caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
+            narrowed = [tensor for tensor in self._caches if tensor.part != "value_scale"]
+            caches = [name for tensor in narrowed for name in (tensor.past, tensor.present)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
             how = self._threads, caches, counted, settings, self.narrow_floats
@@ -238,11 +241,10 @@ class OpenVinoBackend:
         return compiled
 
     def _empty(self, rows: int) -> list[Any]:
-        shape, library = self._bundle.manifest.decoder, devices.load_library()
-        sizes = [(heads, size) for heads, size in shape.caches for _ in range(2)]
+        library = devices.load_library()
         return [
-            library.Tensor(self._decoder.inputs[name][0], library.Shape([rows, heads, 0, size]))
-            for name, (heads, size) in zip(graph_io.past_names(shape.cached), sizes, strict=True)
+            library.Tensor(self._decoder.inputs[one.past][0], library.Shape([rows, one.heads, 0, one.width]))
+            for one in self._caches
         ]
 
     def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
 from luvc_export.runtime.backend import Array, Backend, Cache
+from luvc_export.runtime.caches import OrtCache
 from luvc_export.runtime.media.unit_choice import beside_image
-from luvc_export.runtime.ort import OrtCache
 
 INPUTS = "inputs.npz"
 
