@@ -59,6 +59,7 @@ class Decoder(nn.Module):
         self.head_dim, self.planes, self.shared_order = head_dim, planes, shared_order
         self.sources = dict(sources or {})
         self.scale = float(head_dim) ** -0.5
+        self.scores_cap: float | None = None
         self.score = scores.find(plan.llm.method.name).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
@@ -299,7 +300,7 @@ class Decoder(nn.Module):
         key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
-        attended = attention(query, key, value, mask[:, :, text_only:], self.scale)
+        attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
         own = None if own is None else own[:, text_only:]
         return self._finish(layer, x[:, text_only:], attended, own), key, value
 
