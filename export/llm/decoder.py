@@ -70,6 +70,7 @@ class Decoder(nn.Module):
             for number in range(plan.cached)
         ]
         self.scale = float(head_dim) ** -0.5
+        self.scores_cap: float | None = None
         self.score = scores.find(plan.llm.method.name).score
         self.hidden = hidden = text.embed_tokens.weight.shape[1]
         self.chooses = {layer: (tokens, keep) for layer, tokens, keep in plan.chooses}
@@ -277,7 +278,7 @@ class Decoder(nn.Module):
         key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
-        attended = attention(query, key, value, mask[:, :, text_only:], self.scale)
+        attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
         own = None if own is None else own[:, text_only:]
         return self._attended(layer, x[:, text_only:], attended, own), {**held, "key": key, "value": value}
 

@@ -7,13 +7,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from luvc_export.export.layers import rotate, split_heads
+from luvc_export.export.layers import capped, rotate, split_heads
 
 
 class FamilyAttention(Protocol):
     """What of a family's decoder one row of attention is made with."""
 
     scale: float
+    scores_cap: float | None
 
     def head_size(self, layer: Any) -> int:
         """Size of one attention head."""
@@ -64,7 +65,7 @@ def last_row(
         query = query * _rows(factor, flat)[:, None].to(query.dtype)
     shared = query.shape[1] // key.shape[1]
     query = query.reshape(batch, key.shape[1], shared, size)
-    weights = (query.float() @ key.float().transpose(2, 3)) * decoder.scale
+    weights = capped((query.float() @ key.float().transpose(2, 3)) * decoder.scale, decoder.scores_cap)
     weights = torch.where(valid[:, None, None], weights, -1e30).softmax(-1)
     return weights.mean((1, 2))[:, :visual]
 

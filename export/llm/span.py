@@ -37,7 +37,7 @@ class Rows(NamedTuple):
         """Which of [visual | text] rows are no padding, bool [B, visual + T], and where the last text row is, [B]."""
         batch, length = self.order.shape
         text = self.text_mask[:, self.text_mask.shape[1] - length :]
-        last = torch.where(text, self.order, -1).to(torch.float32).argmax(1) + visual
+        last = torch.where(text, torch.arange(length), -1).to(torch.float32).argmax(1) + visual
         return torch.cat([torch.ones(batch, visual, dtype=torch.bool), text], 1), last
 
 

@@ -24,7 +24,7 @@ from luvc_export.bundle.plans.entry import Quantisation as Quantisation
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.shapes import ROWS, DecoderShape
-from luvc_export.core.tiling import Tiling, TilingRule, Video
+from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
 SCHEMA_VERSION = 3
@@ -78,6 +78,7 @@ class Prompt:
         cuts: Ways to make images of a picture; none means that the image token alone stands for it.
         video: How a video is asked about; None where the bundle takes none.
         tiling: Which of ``cuts`` a picture gets, as the family's processor chooses.
+        prefix: What stands around a prompt that is seen both ways; None where prompts are causal.
     """
 
     image_token_id: int
@@ -89,6 +90,7 @@ class Prompt:
     cuts: tuple[Tiling, ...] = ()
     video: Video | None = None
     tiling: TilingRule = "best_resolution"
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True)
