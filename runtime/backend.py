@@ -8,15 +8,20 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.shapes import State
+
 Array = NDArray[Any]
 
 
 class Cache(Protocol):
-    """Keys and values of every layer, where the back-end keeps them. Never changed: a step makes a new one."""
+    """All states of a conversation (``DecoderShape.kept``), where the back-end keeps them.
+
+    Never changed: a step makes a new one.
+    """
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Rows (visual and text) of each layer."""
+        """Rows (visual and text) of each layer's keys; 0 where a layer has none."""
 
     @property
     def nbytes(self) -> int:
@@ -207,8 +212,12 @@ class RowPacker(Protocol):
     def packs(self) -> bool:
         """Whether this one's can."""
 
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What its caches consist of, in graph order."""
+
     def unpack(self, cache: Cache) -> list[Array]:
-        """Key, value of layer 0, of layer 1, ... as they are stored, [B, Hkv, rows, Dh]; not to be written to."""
+        """States in graph order (``states``) as they are stored; not to be written to."""
 
     def pack(self, arrays: Sequence[Array]) -> Cache:
         """The cache of such arrays, which nobody writes to again."""

@@ -124,5 +124,4 @@ def _pair(
                 got=f"{half.name}, a bundle in {bundle.manifest.dtype}",
                 fix="choose --backend openvino, or export with --dtype fp16 or fp32",
             )
-    codes = bundle.entry(plan).caches is not None
-    return PairedBackend(name, prompts, steps, codes)  # type: ignore[arg-type]
+    return PairedBackend(name, prompts, steps)  # type: ignore[arg-type]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -17,15 +18,16 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.core.precision import find
+from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.caches import OrtCache, float_rows, tensors_of
 from luvc_export.runtime.cpu_memory import cpu_bytes
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
+from luvc_export.runtime.state import empty_states, widened
 from luvc_export.runtime.weights import MappedWeights
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -64,6 +66,24 @@ def check_weights(bundle: Bundle) -> None:
         )
 
 
+@dataclass(frozen=True)
+class OrtCache:
+    """States (``DecoderShape.kept``) as OrtValues on the device that runs the graph, in graph order."""
+
+    states: tuple[State, ...]
+    values: tuple[Any, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """See ``Cache.lengths``."""
+        return row_counts(self.states, (tuple(value.shape()) for value in self.values))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers together."""
+        return sum(value.tensor_size_in_bytes() for value in self.values)
+
+
 class OrtBackend:
     """The graphs of ``entry``, loaded when first used and kept.
 
@@ -83,7 +103,6 @@ class OrtBackend:
         self, bundle: Bundle, entry: PlanEntry, device: str = "cpu", threads: int | None = None, debug: bool = False
     ) -> None:
         self.name, self._bundle, self._entry, self._threads = device, bundle, entry, threads
-        self._caches = tensors_of(bundle.manifest, entry)
         self._decoder_file = decoder_file(bundle, entry, debug)
         quantised = entry.quantised
         if quantised is not None and "simulated" not in quantised.recipe and find(quantised.precision).tensorrt_only:
@@ -121,11 +140,9 @@ class OrtBackend:
         """See ``Backend.arithmetic``. The CPU provider has fp32 kernels alone for what is stored in half precision."""
         return "fp32" if self.name == "cpu" else self._bundle.manifest.dtype
 
-    def rows(self, cache: OrtCache) -> list[tuple[Array, Array]]:
-        """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]; not of a bf16 graph."""
-        arrays = [value.numpy() for value in cache.values]
-        wide = [array if array.dtype == np.int8 else array.astype(np.float32, copy=False) for array in arrays]
-        return float_rows(self._caches, wide, self._graph(self._decoder_file))
+    def host_values(self, cache: OrtCache) -> list[Array]:
+        """See ``paired.Half``; not of a bf16 graph."""
+        return [widened(value.numpy()) for value in cache.values]
 
     @property
     def packs(self) -> bool:
@@ -138,15 +155,18 @@ class OrtBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
-        return self._cache(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays)
+        make = self._ort.OrtValue.ortvalue_from_numpy
+        return OrtCache(self.states, tuple(make(array, "cpu") for array in arrays))
 
-    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OrtCache:
+    def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""
-        kinds = (self._decoder_kinds[tensor.past] for tensor in self._caches)
-        return self._cache(map(self._value, (array for pair in rows for array in pair), kinds))
+        kinds = (self._decoder_kinds[state.past] for state in self.states)
+        return OrtCache(self.states, tuple(map(self._value, values, kinds)))
 
-    def _cache(self, values: Iterable[Any]) -> OrtCache:
-        return OrtCache(tuple(values), 3 if self._entry.caches else 2)
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._bundle.manifest.states_of(self._entry)
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -179,19 +199,19 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
-        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[graph_io.INPUT_IDS]))
+        begin: Any = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for tensor, value in zip(self._caches, past, strict=True):
-            binding.bind_ortvalue_input(tensor.past, value)
-        present = [tensor.present for tensor in self._caches]
+        for state, value in zip(self.states, begin.values, strict=True):
+            binding.bind_ortvalue_input(state.past, value)
+        present = [state.present for state in self.states]
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
-        return outputs, self._cache(binding.get_outputs()[: len(present)])
+        return outputs, OrtCache(self.states, tuple(binding.get_outputs()[: len(present)]))
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -286,10 +306,6 @@ class OrtBackend:
             array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
             return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BF16)
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, wanted), "cpu")
-
-    def _empty_cache(self, rows: int) -> tuple[Any, ...]:
-        empty = {one.past: np.zeros((rows, one.heads, 0, one.width), np.float32) for one in self._caches}
-        return tuple(self._value(array, self._decoder_kinds[name]) for name, array in empty.items())
 
     def _run(
         self, session: Any, binding: Any, outputs: list[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]

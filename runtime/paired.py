@@ -1,8 +1,8 @@
 """Two back-ends as one: prompts on the first, steps of a few tokens on the second.
 
 A prompt is bound by arithmetic and a step by reading weights, and on one CPU different engines, or one engine in
-different arithmetic, are best at either. Keys and values go over once, at the first step: they are copied where the two
-store different types, else only handed on.
+different arithmetic, are best at either. Keys, values and states go over once, at the first step: they are copied
+where the two store different types, else only handed on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
+from luvc_export.core.shapes import State
 from luvc_export.runtime.backend import Array, Backend, Cache, RowPacker, Unloading
 from luvc_export.runtime.openvino.heads import STEP
 
@@ -31,11 +32,11 @@ class Half(Backend, RowPacker, Unloading, Protocol):
     notes: tuple[str, ...]
     profile: str | None
 
-    def rows(self, cache: Cache) -> list[tuple[Array, Array]]:
-        """Keys and values of every layer, float32 [B, Hkv, rows, Dh]; not to be written to."""
+    def host_values(self, cache: Cache) -> list[Array]:
+        """States in graph order (``DecoderShape.kept``), floats as float32; not to be written to."""
 
-    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> Cache:
-        """The cache of such keys and values, in the type that the graphs take."""
+    def adopt(self, values: Sequence[Array]) -> Cache:
+        """The cache of such states, in the types that the graphs take."""
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -66,14 +67,13 @@ class PairedBackend:
         name: Of ``PAIRS``.
         prompts: Runs everything else.
         steps: Runs those; its vision graph is never loaded.
-        codes: Caches are codes, which both store in the same way.
     """
 
     largest_batch: int | None = None
     packs_weights = True
 
-    def __init__(self, name: str, prompts: Half, steps: Half, codes: bool = False) -> None:
-        self.name, self._prompts, self._steps, self._codes = name, prompts, steps, codes
+    def __init__(self, name: str, prompts: Half, steps: Half) -> None:
+        self.name, self._prompts, self._steps = name, prompts, steps
         self.arithmetic = f"{prompts.arithmetic}+{steps.arithmetic}"
         self.notes = tuple(dict.fromkeys((*prompts.notes, *steps.notes)))
 
@@ -127,11 +127,16 @@ class PairedBackend:
         out, after = (self._steps if steps else self._prompts).decode(feeds, self._handed(cache, steps))
         return out, PairedCache(after, steps)
 
-    def rows(self, cache: Cache) -> list[tuple[Array, Array]]:
-        """See ``Half.rows``."""
-        return self._owner(cache).rows(_inner(cache))
+    def host_values(self, cache: Cache) -> list[Array]:
+        """See ``Half.host_values``."""
+        return self._owner(cache).host_values(_inner(cache))
 
     packs = True
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._steps.states
 
     def unpack(self, cache: Cache) -> list[Array]:
         """See ``RowPacker.unpack``; as the steps store them."""
@@ -150,10 +155,8 @@ class PairedBackend:
         """A cache as the one that goes on with it takes it."""
         if cache is None or not isinstance(cache, PairedCache) or cache.steps == steps:
             return None if cache is None else _inner(cache)
-        taker, owner = (self._steps, self._prompts) if steps else (self._prompts, self._steps)
-        if self._codes:
-            return taker.pack(owner.unpack(cache.cache))
-        return taker.adopt(owner.rows(cache.cache))
+        taker = self._steps if steps else self._prompts
+        return taker.adopt(self._owner(cache).host_values(cache.cache))
 
 
 def _inner(cache: Cache) -> Cache:

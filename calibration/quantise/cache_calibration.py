@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def calibrate_caches(
     name = check(bundle, plan, precision, min_agreement, overwrite, output)
     fitted, held = data.split()
     largest = key_ranges(bundle, plan, fitted, threads, progress)
-    entry, scales = bundle.entry(plan), [scales_of(one) for one in largest]
+    entry, scales = bundle.entry(plan), {layer: scales_of(one) for layer, one in largest.items()}
     graphs = {
         file: rewritten(bundle, file, scales) for file in (entry.decoder, entry.decoder_debug) if file is not None
     }
@@ -164,8 +164,8 @@ def key_ranges(
     data: CalibrationSet,
     threads: int | None = None,
     progress: Progress = lambda stage, done: None,
-) -> list[NDArray[np.float32]]:
-    """Largest radius of each rotated pair of key channels over ``data``, prompts and answers: [Hkv, Dh / 2] a layer."""
+) -> dict[int, NDArray[np.float32]]:
+    """Largest radius of each rotated pair of key channels over prompts and answers: [Hkv, Dh / 2] by layer."""
     runner = open_bundle(str(bundle.folder), plan, threads)
     assert isinstance(runner.calls, BundleCalls) and isinstance(runner.calls.free, OrtBackend)
     watching = runner.calls.free = _Watching(runner.calls.free)
@@ -180,7 +180,7 @@ class _Watching:
 
     def __init__(self, inner: OrtBackend) -> None:
         self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
-        self.largest: list[NDArray[np.float32]] = []
+        self.largest: dict[int, NDArray[np.float32]] = {}
         self._inner = inner
 
     def load(self, images: bool = True) -> None:
@@ -195,13 +195,15 @@ class _Watching:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
         out, after = self._inner.decode(feeds, cache)
         known = (0,) * len(after.lengths) if cache is None else cache.lengths
-        new = [key[:, :, rows:] for (key, _), rows in zip(self._inner.rows(after), known, strict=True)]
-        radii = [np.hypot(*np.split(key, 2, axis=-1)).max(axis=(0, 2), initial=0) for key in new]
-        self.largest = [np.maximum(*pair) for pair in zip(self.largest or radii, radii, strict=True)]
+        for state, values in zip(self._inner.states, self._inner.host_values(after), strict=True):
+            if state.name == "key":
+                halves = np.split(values[:, :, known[state.layer] :], 2, axis=-1)
+                radii = np.hypot(*halves).max(axis=(0, 2), initial=0)
+                self.largest[state.layer] = np.maximum(self.largest.get(state.layer, radii), radii)
         return out, after
 
 
-def rewritten(bundle: Bundle, file: str, scales: Sequence[NDArray[np.float32]]) -> bytes:
+def rewritten(bundle: Bundle, file: str, scales: Mapping[int, NDArray[np.float32]]) -> bytes:
     """A decoder of a bundle whose caches are codes, weights where they were."""
     model = ir.from_proto(onnx.load_model_from_string(read_graph(bundle, file).data))
     store_codes(model.graph, bundle.manifest.decoder, scales)

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from luvc_export.core import graph_io
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import VALUE_SCALE, DecoderShape
 from luvc_export.errors import CheckFailed
 
 #: Codes are -127 to 127.
@@ -46,18 +46,18 @@ def scales_of(largest: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([pairs, pairs], -1).astype(np.float32)
 
 
-def store_codes(graph: ir.Graph, shape: DecoderShape, scales: Sequence[NDArray[np.float32]]) -> None:
+def store_codes(graph: ir.Graph, shape: DecoderShape, scales: Mapping[int, NDArray[np.float32]]) -> None:
     """Rewrite a decoder in place.
 
     Args:
         graph: Of a bundle: its attention takes caches itself, or reads what joins them to new rows.
         shape: The model's.
-        scales: Of each layer that has a cache, float32 [Hkv, Dh].
+        scales: Of each layer that has keys and values, float32 [Hkv, Dh].
 
     Raises:
         CheckFailed: A cache is read by something else, or is of another type.
     """
-    for layer, own in enumerate(scales):
+    for layer, own in scales.items():
         _Layer(graph, layer, shape.heads // len(own), own).store()
 
 
@@ -82,7 +82,7 @@ class _Layer:
         first = joins["key"]
         inside, packed = first.op_type == "Attention", "kv_num_heads" in first.attributes
         places = {"key": (4, 1), "value": (5, 2)} if inside else dict.fromkeys(_PARTS, (0, 1))
-        scale = ir.Value(name=f"past_key_values.{self.layer}.value_scale", type=ir.TensorType(self.kind))
+        scale = ir.Value(name=f"past_states.{self.layer}.{VALUE_SCALE}", type=ir.TensorType(self.kind))
         scale.shape = _one_wide(self.past["value"])
         self.graph.inputs.append(scale)
         rows: dict[str, ir.Value] = {}
@@ -142,7 +142,7 @@ class _Layer:
             self.graph.outputs[[output is old for output in self.graph.outputs].index(True)] = out
             old.name, out.name = f"{old.name}.floats", old.name
         both = self._node("Concat", [past_scale, scale], "scale", attributes={"axis": 2})
-        both.name, both.type, both.shape = f"present.{self.layer}.value_scale", past_scale.type, _one_wide(old)
+        both.name, both.type, both.shape = f"present_states.{self.layer}.{VALUE_SCALE}", past_scale.type, _one_wide(old)
         self.graph.outputs.append(both)
 
     def _apart(self, rows: ir.Value, part: str, before: ir.Node) -> ir.Value:

@@ -53,8 +53,8 @@ Quota = Annotated[
     str,
     typer.Option(
         "--quota",
-        help="How images divide a shared budget: none (by score alone), uniform, spread: more where tokens differ, or "
-        "v-cast: more where a clip turns.",
+        help="How images divide a shared budget: none (by score alone), uniform, spread: more where tokens differ; of "
+        "clips v-cast: more where they turn, dycoke: a frame of four whole, or vidcom2: more for unusual frames.",
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from luvc_export.core.plan import LastLayer
 from luvc_export.core.plan.request import Stages
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, in_codes
 from luvc_export.errors import PlanError, did_you_mean
 
 #: Stages of a share of the tokens in the first one, and by how much later ones fade.
@@ -123,17 +123,15 @@ def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: in
 def kv_bytes(
     shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2, codes: bool = False
 ) -> tuple[int, ...]:
-    """KV cache bytes of each layer that holds ``keep[l]`` visual and ``text`` text tokens; 0 where it has no cache.
+    """Bytes of keys, values and states of each layer that holds ``keep[l]`` visual and ``text`` text tokens.
 
-    ``codes``: a byte each, and a scale of ``element_bytes`` for each head of a value.
+    0 where a layer reads another one's cache. ``codes``: keys and values are codes, with scales of 16 bits.
     """
-    layers = [shape.layer(number) for number in range(len(keep))]
-    numbers = [2 * layer.head_dim + element_bytes if codes else 2 * layer.head_dim * element_bytes for layer in layers]
-    rows = [layer.kv_heads * count for layer, count in zip(layers, numbers, strict=True)]
-    return tuple(
-        row * (count + text) if layer.reads == number else 0
-        for number, (layer, row, count) in enumerate(zip(layers, rows, keep, strict=True))
-    )
+    total = [0] * len(keep)
+    for state in in_codes(shape.kept, "float16") if codes else shape.kept:
+        if state.layer < len(keep):
+            total[state.layer] += state.bytes(keep[state.layer] + text, element_bytes)
+    return tuple(total)
 
 
 def solve_speedup(

@@ -17,9 +17,11 @@ units int32 [n, K]: the units to compute, ascending; N_0 is K, and merged_into i
 decoder, one graph for prefill and decode (G = 0 in decode):
 visual_embeds [B, G, N_0, D], input_ids int64 [B, T], visual_position_ids float32 [A, B, G * N_0],
 position_ids float32 [A, B, T], visual_order int64 [B, G * N_0], order int64 [B, T], text_mask bool [B, P + T],
-past_key_values.N.key/.value [B, Hkv, G_past * keep_N + P, Dh], logits_indices int64 [B, n]
--> logits float32 [B, n, vocab], present.N.key/.value, kept_indices.N int64 [B, G, keep_N] per prune at layer N.
-Hkv and Dh are layer N's. Layers that read another one's cache (the last ``Plan.llm.shared``) have none in the graph.
+past_key_values.N.key/.value [B, Hkv, G_past * keep_N + P, Dh], past_states.N.NAME [B, ...], logits_indices int64
+[B, n] -> logits float32 [B, n, vocab], present.N.key/.value, present_states.N.NAME, kept_indices.N int64 [B, G, keep_N]
+per prune at layer N. Hkv and Dh are layer N's. Which layers have keys and values, and which states beside them or
+instead, says ``DecoderShape.kept``, in graph order. Layers that read another one's cache (the last
+``Plan.llm.shared``) have none in the graph.
 
 A layer's cache is laid out [past | visual of this call | text of this call]. What is past is visible to everything
 new; among new tokens a key is visible to a query when its order is not greater. Padding text carries ``text_mask``
@@ -28,18 +30,13 @@ token in the prompt; visual tokens of one image carry theirs.
 
 Where the plan chooses among visual tokens and its pictures may be padded, also visual_padding bool [B, G, N_0]: tokens
 made of units that show padding alone.
-
-Where caches are stored in codes (``PlanEntry.caches``), past_key_values.N.key and .value and their present are int8,
-and past_key_values.N.value_scale and present.N.value_scale, float [B, Hkv, rows, 1], stand beside them
-(docs/calibration.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape
 
 IMAGE = "image"
 PADDING = "padding"
@@ -68,6 +65,9 @@ ABSENT = -1e4
 NEXT_TOKEN = "next_token"
 NEXT_LOGIT = "next_logit"
 
+#: How inputs that go round begin: keys and values, and states beside them.
+PAST_KEY_VALUES, PAST_STATES = "past_key_values.", "past_states."
+
 #: Of every decoder, before the caches.
 DECODER_INPUTS = (
     VISUAL_EMBEDS,
@@ -93,48 +93,6 @@ def decoder_inputs(plan: Plan) -> tuple[str, ...]:
     return (*DECODER_INPUTS, VISUAL_PADDING) if plan.decoder_padding else DECODER_INPUTS
 
 
-@dataclass(frozen=True)
-class CacheTensor:
-    """A tensor that the decoder takes with what is past and gives back longer, [B, heads, rows, width].
-
-    Args:
-        layer: Whose cache it is of.
-        part: ``key``, ``value``, or ``value_scale`` beside codes.
-        heads: Key/value heads.
-        width: Head size; 1 of a scale.
-    """
-
-    layer: int
-    part: str
-    heads: int
-    width: int
-
-    @property
-    def past(self) -> str:
-        """Name of the input."""
-        return f"past_key_values.{self.layer}.{self.part}"
-
-    @property
-    def present(self) -> str:
-        """Name of the output."""
-        return f"present.{self.layer}.{self.part}"
-
-
-def cache_tensors(shape: DecoderShape, codes: bool = False) -> tuple[CacheTensor, ...]:
-    """What caches of a model are made of, layer by layer: key, value and, where they are codes, the values' scales."""
-    widths = [("key", None), ("value", None), *([("value_scale", 1)] if codes else [])]
-    return tuple(
-        CacheTensor(layer, part, heads, width or size)
-        for layer, (heads, size) in enumerate(shape.caches)
-        for part, width in widths
-    )
-
-
-def key_scales_name(layer: int) -> str:
-    """Constant of a graph whose caches are codes: what a key's codes are multiplied by, float [Hkv * Dh]."""
-    return f"key_scales.{layer}"
-
-
 def past_names(layers: int) -> list[str]:
     """Cache inputs of the first ``layers`` in graph order: key, value of layer 0, key, value of layer 1, ..."""
     return [f"past_key_values.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
@@ -145,9 +103,27 @@ def present_names(layers: int) -> list[str]:
     return [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
+def cache_inputs(layers: int, inputs: Iterable[str]) -> list[str]:
+    """What a graph with ``inputs`` takes of a conversation: keys and values, unless a layer has states instead."""
+    states = [name for name in inputs if name.startswith(PAST_STATES)]
+    keyed = {cache_layer(name) for name in inputs if name.startswith(PAST_KEY_VALUES)}
+    keyless = {cache_layer(name) for name in states} - keyed
+    return [*(name for name in past_names(layers) if cache_layer(name) not in keyless), *states]
+
+
+def present_name(past: str) -> str:
+    """The output that goes on from a cache input, of keys, values or states."""
+    return past.replace(PAST_KEY_VALUES, "present.").replace(PAST_STATES, "present_states.")
+
+
 def cache_layer(name: str) -> int:
-    """The layer whose cache an input of ``past_names`` is."""
+    """The layer whose keys, values or state an input is."""
     return int(name.split(".")[1])
+
+
+def key_scales_name(layer: int) -> str:
+    """Constant of a graph whose caches are codes: what a key's codes are multiplied by, float32 [Hkv * Dh]."""
+    return f"key_scales.{layer}"
 
 
 def kept_name(layer: int) -> str:

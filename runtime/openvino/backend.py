@@ -21,10 +21,10 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
+from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
-from luvc_export.runtime.caches import float_rows, tensors_of
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
@@ -32,23 +32,24 @@ from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.ort import check_weights, decoder_file
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
+from luvc_export.runtime.state import empty_states
 
 
 @dataclass(frozen=True)
 class OpenVinoCache:
-    """Keys and values as ``openvino.Tensor``, in the order of ``graph_io.cache_tensors``. No call writes to them again.
+    """States (``DecoderShape.kept``) as ``openvino.Tensor`` in graph order. No call writes to them again.
 
-    ``held`` are arrays whose memory they use; ``parts`` tensors are one layer's.
+    ``held`` are arrays whose memory they use.
     """
 
+    states: tuple[State, ...]
     values: tuple[Any, ...]
     held: tuple[Array, ...] = ()
-    parts: int = 2
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Rows of each layer."""
-        return tuple(int(value.shape[2]) for value in self.values[:: self.parts])
+        """See ``Cache.lengths``."""
+        return row_counts(self.states, (tuple(value.shape) for value in self.values))
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +91,6 @@ class OpenVinoBackend:
         self.arithmetic = devices.arithmetic(self.device, arithmetic)
         self.name = f"openvino:{self.device.name}"
         self._bundle, self._entry, self._threads = bundle, entry, threads
-        self._caches, self._parts = tensors_of(bundle.manifest, entry), 3 if entry.caches else 2
         self._decoder_file = decoder_file(bundle, entry, debug)
         check_weights(bundle)
         quantised = entry.quantised
@@ -146,25 +146,27 @@ class OpenVinoBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
         rows = len(feeds[graph_io.INPUT_IDS])
-        past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
-        kept = {tensor.past: value for tensor, value in zip(self._caches, past, strict=True)}
+        past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows)).values
+        kept = {state.past: value for state, value in zip(self.states, past, strict=True)}
         outputs = self._run(self._decoder, feeds, kept)
-        present = tuple(outputs.pop(tensor.present) for tensor in self._caches)
-        after = OpenVinoCache(present, parts=self._parts)
-        return {name: _values(tensor) for name, tensor in outputs.items()}, after
+        present = tuple(outputs.pop(state.present) for state in self.states)
+        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(self.states, present)
 
-    def rows(self, cache: OpenVinoCache) -> list[tuple[Array, Array]]:
-        """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]."""
-        decoder = self._decoder.graph.checked
-        return float_rows(self._caches, [_floats(value) for value in cache.values], decoder)
+    def host_values(self, cache: OpenVinoCache) -> list[Array]:
+        """See ``paired.Half``."""
+        return [_values(value) for value in cache.values]
 
-    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OpenVinoCache:
+    def adopt(self, values: Sequence[Array]) -> OpenVinoCache:
         """See ``paired.Half``."""
         library = devices.load_library()
-        kinds = [self._decoder.inputs[tensor.past] for tensor in self._caches]
-        arrays = [array for pair in rows for array in pair]
-        tensors = (_tensor(library, array, *kind) for array, kind in zip(arrays, kinds, strict=True))
-        return OpenVinoCache(tuple(tensors), tuple(arrays), self._parts)
+        kinds = [self._decoder.inputs[state.past] for state in self.states]
+        tensors = (_tensor(library, array, *kind) for array, kind in zip(values, kinds, strict=True))
+        return OpenVinoCache(self.states, tuple(tensors), tuple(values))
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._bundle.manifest.states_of(self._entry)
 
     @property
     def packs(self) -> bool:
@@ -179,11 +181,11 @@ class OpenVinoBackend:
         """See ``RowPacker.pack``."""
         library = devices.load_library()
         held = tuple(np.ascontiguousarray(array) for array in arrays)
-        kinds = [self._decoder.inputs[tensor.past][0] for tensor in self._caches]
+        kinds = [self._decoder.inputs[state.past][0] for state in self.states]
         tensors = (
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
-        return OpenVinoCache(tuple(tensors), held, self._parts)
+        return OpenVinoCache(self.states, tuple(tensors), held)
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -231,21 +233,13 @@ class OpenVinoBackend:
             "use a machine with more memory, close other programs, or export a smaller model",
         )
         with self._explained(where):
-            narrowed = [tensor for tensor in self._caches if tensor.part != "value_scale"]
-            caches = [name for tensor in narrowed for name in (tensor.past, tensor.present)]
+            caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
             how = self._threads, caches, counted, settings, self.narrow_floats
             compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled
-
-    def _empty(self, rows: int) -> list[Any]:
-        library = devices.load_library()
-        return [
-            library.Tensor(self._decoder.inputs[one.past][0], library.Shape([rows, one.heads, 0, one.width]))
-            for one in self._caches
-        ]
 
     def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on arrays ``feeds`` and tensors ``kept``: its outputs, tensors that nothing writes to again."""

@@ -53,7 +53,7 @@ def test_keys_in_the_place_of_values_move_answers(
     """Sabotage."""
     steps = paired.backend._steps  # type: ignore[attr-defined]
     honest = steps.adopt
-    monkeypatch.setattr(steps, "adopt", lambda rows: honest([(value, key) for key, value in rows]))
+    monkeypatch.setattr(steps, "adopt", lambda values: honest([values[at ^ 1] for at in range(len(values))]))
     assert furthest(paired, plain) > 1e-2
 
 
@@ -82,7 +82,7 @@ def test_caches_that_need_no_other_type_are_handed_on(demo_bundle: Bundle) -> No
     backend = open_backend("openvino+cpu", demo_bundle, "none", 1, arithmetic="fp32")
     assert isinstance(backend, PairedBackend)
     state = Session(demo_bundle, backend, "none").default.run([97, 98, 99]).state
-    before = backend.rows(state.cache)[0][0]
+    before = backend.host_values(state.cache)[0]
     after = backend._handed(state.cache, True)
     assert after is not None and np.shares_memory(before, backend._steps.unpack(after)[0])
 

@@ -29,6 +29,7 @@ from luvc_export.calibration.parity.gates import check_gates
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.cache_codes import HEADROOM, LARGEST, scales_of, store_codes
 from luvc_export.calibration.runners import open_bundle
+from luvc_export.calibration.runners.bundle import stood_for
 from luvc_export.cli import app
 from luvc_export.core import graph_io
 from luvc_export.core.budgets import kv_bytes
@@ -100,7 +101,7 @@ def attention_graph(joined_before: bool) -> onnx.ModelProto:
 def coded(model: onnx.ModelProto, scales: NDArray[np.float32]) -> Any:
     """The graph with codes, opened."""
     made = ir.from_proto(model)
-    store_codes(made.graph, DecoderShape(1, 8, HEADS * SHARED, HEADS, SIZE, 8, 8, 64), [scales])
+    store_codes(made.graph, DecoderShape(1, 8, HEADS * SHARED, HEADS, SIZE, 8, 8, 64), {0: scales})
     return onnxruntime.InferenceSession(ir.to_proto(made).SerializeToString())
 
 
@@ -123,7 +124,7 @@ def steps(session: Any, joined_before: bool, keys: NDArray[np.float32]) -> list[
             new = {name: rows.swapaxes(1, 2).reshape(1, -1, HEADS * SIZE) for name, rows in new.items()}
         out = dict(zip(names, session.run(names, {"query": queries[:, :, part], **new, **cache}), strict=True))
         seen += [out["seen"], out["seen_again"]]
-        cache = {name: out[name.replace("past_key_values", "present")] for name in cache}
+        cache = {name: out[graph_io.present_name(name)] for name in cache}
     return seen
 
 
@@ -185,8 +186,9 @@ def test_a_prompt_gives_what_it_gave_and_what_follows_sees_codes(demo_bundle: Bu
     wide, narrow = before.state.cache, after.state.cache
     size = stored.manifest.decoder.head_dim
     assert narrow.lengths == wide.lengths and narrow.nbytes * 8 * size == wide.nbytes * (2 * size + 4)
-    stood_for = plain.backend.adopt(coded_graphs.backend.rows(narrow))  # type: ignore[attr-defined]
-    wanted = plain.run([45, 46], state=dataclasses.replace(before.state, cache=stood_for)).logits
+    values = stood_for(stored, stored.entry(CODES), coded_graphs.backend.host_values(narrow))  # type: ignore[attr-defined]
+    handed = plain.backend.adopt(values)  # type: ignore[attr-defined]
+    wanted = plain.run([45, 46], state=dataclasses.replace(before.state, cache=handed)).logits
     seen = coded_graphs.run([45, 46], state=after.state).logits
     np.testing.assert_allclose(seen, wanted, atol=1e-4)
     assert np.abs(seen - plain.run([45, 46], state=before.state).logits).max() > 1e-3

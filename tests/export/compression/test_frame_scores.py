@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from luvc_export.core.plan import Quota
 from luvc_export.export import trace
-from luvc_export.export.compression import quotas, scores, spu
+from luvc_export.export.compression import frame_outliers, quotas, scores, spu
 from luvc_export.export.compression.frame_references import dycoke_references, evs_references
 from luvc_export.export.compression.scores._even import even
 from luvc_export.export.compression.scores.base import ScoreInput
@@ -41,9 +42,27 @@ def test_dycoke_compares_within_windows_of_four() -> None:
     assert ranked("dycoke", shown, 4, 8) == {*range(6), 8, 22}
 
 
+def test_vidcom2_keeps_what_is_unlike_its_clip() -> None:
+    """In the channels that vary least all tokens but one are alike; the others are noise."""
+    shown = torch.ones(1, 1, 24, 8)
+    shown[..., :4] = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    shown[0, 0, 20, 4:6] = 0.0
+    assert ranked("vidcom2", shown, 4, 1) == {20}
+
+
 @pytest.mark.parametrize("name", ["evs", "dycoke"])
 def test_of_a_picture_tokens_are_taken_evenly(name: str) -> None:
     assert ranked(name, clip(1, 12), 1, 4) == {1, 4, 7, 10}
+
+
+def test_vidcom2_looks_at_the_channels_that_vary_least() -> None:
+    """A channel that varies much says nothing, however far a token stands out in it."""
+    one_hot = torch.ones(1, 1, 1, 6)
+    normed = torch.ones(1, 1, 6, 4)
+    normed[..., 3] = torch.tensor([0.0, 9.0, -9.0, 4.0, 50.0, -30.0])
+    normed[..., 2] = torch.tensor([0.0, 7.0, -9.0, 4.0, 40.0, -30.0])
+    like = frame_outliers.alike(normed, one_hot)
+    assert like.std() == 0
 
 
 class Chooses(nn.Module):
@@ -52,19 +71,23 @@ class Chooses(nn.Module):
     def __init__(self, name: str, images: int) -> None:
         super().__init__()
         self.name, self.images = name, images
+        self.quota: Quota = "vidcom2" if name == "vidcom2" else "v-cast"
 
     def forward(self, normed: Tensor, index: Tensor) -> Tensor:
         if self.images == 1:
             given = ScoreInput(normed, even(normed.shape[2], 4), "token", 4)
             return spu.select(scores.find(self.name).score(given), 4)
         own = quotas.members(index, self.images, index.shape[2] // self.images, padded=False)
-        quota = quotas.quotas(quotas.weights("v-cast", normed, own), own, 4)
-        return spu.select(quotas.keys(normed[..., 0].tanh(), own, quota), 4)
+        quota = quotas.quotas(quotas.weights(self.quota, normed, own), own, 4)
+        score = normed[..., 0].tanh()
+        if self.name == "vidcom2":
+            score = scores.find(self.name).score(ScoreInput(normed, None, "token", 4, images=self.images))
+        return spu.select(quotas.keys(score, own, quota), 4)
 
 
-@pytest.mark.parametrize(("name", "images"), [("evs", 1), ("v-cast", 2)])
-def test_choices_that_nothing_is_read_for_keep_their_rows_in_openvino(tmp_path: Path, name: str, images: int) -> None:
-    """It folded them to one row for any batch: memory was overrun by three, and no row at all was refused."""
+@pytest.mark.parametrize(("name", "images"), [("evs", 1), ("v-cast", 2), ("vidcom2", 3)])
+def test_choices_keep_their_rows_in_openvino(tmp_path: Path, name: str, images: int) -> None:
+    """Where nothing is read, it folded them to one row for any batch: memory was overrun by three, no row refused."""
     openvino = pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
     batch, path, choose = {0: torch.export.Dim("batch")}, tmp_path / "choice.onnx", Chooses(name, images).eval()
     asked = torch.randn(3, 1, 12, 8), torch.arange(12).expand(3, 1, 12).contiguous()
