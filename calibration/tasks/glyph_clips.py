@@ -8,6 +8,7 @@ from __future__ import annotations
 from luvc_export.calibration.tasks import Task, checkpoint_of, example
 
 _cases = example("glyph_clips", "cases")
+_films = example("glyph_clips", "films")
 
 TASK = Task(
     name="glyph-clips",
@@ -18,5 +19,5 @@ TASK = Task(
     report=("heldout", 0),
     longest=8,
     stops=True,
-    frames=_cases.FRAMES,
+    frames=_films.FRAMES,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .films import FPS, FRAMES, SIDE, Film
+from .films import FPS, SIDE, Film
 from .questions import cases as numbered
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"

@@ -1,7 +1,8 @@
 """Every plan with a name on films of moving digits: `python -m glyph_clips.named`.
 
-Held-out questions; the recipe that is ours among those for clips was chosen on the search split. Writes the rows of this
-model in `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, and leaves the others.
+Held-out questions; the recipe that is ours among those for clips was chosen on the search split. Writes this model's
+rows in `luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, and leaves the
+others.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def made(name: str, checkpoint: Checkpoint) -> Plan:
 def rows(study: Study) -> Iterator[dict[str, Any]]:
     """Yield what every plan, and none, keep and save."""
     checkpoint, films = study.checkpoint, [case.picture for case in study.asked]
-    llm, encoder = (shape(checkpoint.config) for shape in (checkpoint.family.decoder_shape, checkpoint.family.encoder_shape))
+    family, config = checkpoint.family, checkpoint.config
+    llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     full = study.of(made("none", checkpoint))
     for name in ("none", *NAMED):
         plan = made(name, checkpoint)
@@ -71,7 +73,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    study, found = Study(open_checkpoint(str(CHECKPOINT)), list(cases("heldout", args.questions))), list[dict[str, Any]]()
+    study = Study(open_checkpoint(str(CHECKPOINT)), list(cases("heldout", args.questions)))
+    found = list[dict[str, Any]]()
     for row in rows(study):
         print(row, flush=True)
         found.append(row)

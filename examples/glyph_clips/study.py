@@ -1,8 +1,9 @@
 """What plans keep of answers about films: `python -m glyph_clips.study`.
 
 Every plan prunes once, before layer 1 of 6, to a quarter of the 288 tokens of a film unless its name says otherwise:
-`dymu` merges to a quarter in the encoder, `adsc` keeps a quarter of the tokens on the mean of layers 1 to 5. Beside the scores for clips stand what needs no score: tokens evenly spread over the film, whole frames left out, and
-frames at half the width and height. Intervals know that three questions are about one film. Writes
+`dymu` merges to a quarter in the encoder, `adsc` keeps a quarter of the tokens on the mean of layers 1 to 5. Beside the
+scores for clips stand what needs no score: tokens evenly spread over the film, whole frames left out, and frames at
+half the width and height. Intervals know that three questions are about one film. Writes
 `docs/results/glyph-clips.json`, a record a line, and `docs/results/glyph-clips.md`.
 """
 
@@ -215,8 +216,9 @@ def page(found: Sequence[dict[str, Any]], split: str, weights: str) -> str:
         " questions. Plans keep every token in layer 0 and the number below from layer 1 of 6 on. A single frame"
         " is a random one of the film, shown 16 times; half the size is half of width and height. `safe`"
         " and its rivals leave no visual token for the last layer. `adsc` keeps"
-        f" {', '.join(map(str, HALVED))} tokens layer by layer, `dymu` merges to a quarter in the encoder; neither model was"
-        f" trained for it. Against `{BASELINE}`: share of right answers more, on the same questions at as many tokens.",
+        f" {', '.join(map(str, HALVED))} tokens layer by layer, `dymu` merges to a quarter in the encoder; the model"
+        f" was trained for neither. Against `{BASELINE}`: share of right answers more, on the same questions at as many"
+        " tokens.",
         "",
         f"| plan | tokens | accuracy | retention | against {BASELINE} | {' | '.join(kinds)} |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(kinds)}",

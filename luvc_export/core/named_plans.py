@@ -1,8 +1,9 @@
 """Plans with names that a user can type: each a recipe that scales with a model's depth and a picture's size.
 
 Shares of the depth and of the tokens become layers and budgets in ``planning.solve``. What a recipe kept and saved
-where it was measured stands in docs/plans.md. ``luvc`` and ``luvc-literal`` read the abstract of arXiv 2512.09010, those
-of ``CLIPS`` that have a paper's name read that paper; where one is silent they are reconstructions. The others are ours.
+where it was measured stands in docs/plans.md. ``luvc`` and ``luvc-literal`` read the abstract of arXiv 2512.09010,
+those of ``CLIPS`` that have a system's name read its paper or code; where these are silent they are reconstructions.
+The others are ours.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ PICTURES: dict[str, NamedPlan] = {
 
 
 def _before_the_llm(method: Method, share: float) -> LlmRequest:
-    """``share`` of the tokens that the encoder gives, chosen before the first layer; nothing is computed of them last."""
+    """``share`` of what the encoder gives, chosen before the first layer; the last computes keys and values alone."""
     return LlmRequest(method=method, last_layer="kv_only", stages=((Fraction(0), share),))
 
 

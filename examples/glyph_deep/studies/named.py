@@ -1,8 +1,8 @@
 """Every plan with a name on five grounds, and the bundled model on three: `python -m glyph_deep.studies.named`.
 
 Held-out questions; the recipes of `luvc_export.core.named_plans` were chosen on search splits alone. Writes
-`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line, and leaves
-those of films there (`glyph_clips.named`). A killed run goes on where it stopped.
+`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line, and
+leaves those of films there (`glyph_clips.named`). A killed run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
 from luvc_export.export.compression.row_reductions import mark, sums
 from luvc_export.export.compression.scores._greedy import unit
@@ -27,18 +26,17 @@ NEAREST = 7
 _STEPS = 2**14
 
 
+SETTINGS: dict[str, ScoreSetting[Any]] = {
+    "window": ScoreSetting(4, "Frames of a window (ours; HoliTom cuts where a clip changes).", least=1, most=64),
+    "still": ScoreSetting(0.5, "Share of a window's budget for places that stand still (ours).", least=0.0, most=1.0),
+}
+
+
 class HoliTom(Score):
     """Still places once, then centres."""
 
     needs_positions = True
-    settings: dict[str, ScoreSetting[Any]] = {
-        "window": ScoreSetting(4, "Frames of a window (ours; HoliTom cuts where a clip changes).", least=1, most=64),
-        "still": ScoreSetting(0.5, "Share of a window's budget for places that stand still (ours).", least=0.0, most=1.0),
-    }
-
-    def problems(self, plan: Plan) -> list[str]:
-        """None: shares are brought to what a window holds."""
-        return []
+    settings = SETTINGS
 
     def score(self, given: ScoreInput) -> Tensor:
         """2 for chosen tokens [B, G, N], up to 1 for how much of a centre the others are."""
@@ -66,7 +64,8 @@ class HoliTom(Score):
 
 def shares(frames: int, each: int, keep: int, settings: Any) -> list[tuple[int, int, int, list[int]]]:
     """Of every window: first frame, the one after its last, still places, and tokens of each frame: ``keep`` in all."""
-    window, share, found = settings["window"], settings["still"], []
+    window, share = (settings.get(name, SETTINGS[name].default) for name in ("window", "still"))
+    found = []
     for first in range(0, frames, window):
         last = min(first + window, frames)
         size = last - first

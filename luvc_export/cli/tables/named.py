@@ -65,7 +65,7 @@ def named_table(
     chosen: str | None = None,
     images: int | None = None,
 ) -> Any:
-    """A rich table of the named plans for pictures, or of those for clips of ``images`` images; ``chosen`` stands out."""
+    """A rich table of the named plans for pictures, or for clips of ``images`` images; ``chosen`` stands out."""
     from rich.table import Table
 
     names, columns = (PICTURES, plan_figures.COLUMNS) if images is None else (CLIPS, plan_figures.FILMS)

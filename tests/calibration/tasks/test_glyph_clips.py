@@ -36,7 +36,10 @@ def test_parity_takes_its_films_and_plans_for_clips() -> None:
 
 @pytest.mark.parametrize(
     ("argv", "instead"),
-    [(["ablate", "-o", "out"], "glyph_clips.study"), (["pack", "demo", "-o", "out", "--target", "cpu"], "leave it out")],
+    [
+        (["ablate", "-o", "out"], "glyph_clips.study"),
+        (["pack", "demo", "-o", "out", "--target", "cpu"], "leave it out"),
+    ],
 )
 def test_what_asks_about_pictures_says_so(
     argv: list[str], instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
