@@ -30,7 +30,10 @@ PlanName = Annotated[
 ]
 MergeSchedule = Annotated[
     str,
-    typer.Option("--merge-schedule", help="Where the encoder merges: late, gradual, early, or windows: inside them."),
+    typer.Option(
+        "--merge-schedule",
+        help="Where the encoder merges: late, gradual, early, every (block), or windows: inside them.",
+    ),
 ]
 EncoderKeep = Annotated[
     str | None,
