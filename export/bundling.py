@@ -180,10 +180,8 @@ def _codes(checkpoint: Checkpoint, placed: Mapping[str, placing.Placed]) -> Stor
     if checkpoint.stored is None:
         return None
     kinds = {name: one.kind for name, one in placed.items()}
-    total, numbers = (
-        sum(one.bytes for one in placed.values()),
-        sum(one.shape[0] * one.shape[1] for one in placed.values()),
-    )
+    total = sum(one.bytes for one in placed.values())
+    numbers = sum(one.shape[0] * one.shape[1] for one in placed.values())
     return StoredCodes(checkpoint.stored.method, placing.FILE, kinds, total, numbers, checkpoint.stored.notes)
 
 
