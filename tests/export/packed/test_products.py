@@ -254,8 +254,8 @@ def test_codes_that_tensorrt_has_no_product_for_are_refused(traced: tuple[bytes,
     ("name", "words"),
     [
         ("pack4", None),
-        ("awq", "8 weights with zeros, whose shift"),
-        ("fp8_block", r"14 FP8 weights, 0\.\d\d GiB in fp32"),
+        ("awq", "14 weights with zeros, whose shift"),
+        ("fp8_block", r"14 FP8 weights, .* in fp32"),
     ],
 )
 def test_strict_builds_refuse_other_numbers(
