@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -192,6 +194,10 @@ class Family(ABC):
         """What stands around a prompt that is seen both ways; None where text is causal."""
         return None
 
+    def image_processor(self, folder: str | os.PathLike[str]) -> Any:
+        """The checkpoint's image processor, as transformers makes it; some take packages that exports need not."""
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+
     def template_marker(self, config: Any) -> str | None:
         """What the chat template writes for an image where that is not the image token itself."""
         return None
@@ -233,12 +239,12 @@ def context(text: Any) -> int:
     return min(longest, int(window)) if slides and window else longest
 
 
-def rotary_embedding(inner: Any, text: Any) -> Any:
+def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
     """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
 
     Raises:
         CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export; nor are heads
-            turned in part.
+            turned in part, unless that is ``partial``.
     """
     kinds = getattr(text, "layer_types", None) or ()
     each = [text.rope_parameters[kind] for kind in sorted(set(kinds)) if kind in text.rope_parameters]
@@ -251,7 +257,9 @@ def rotary_embedding(inner: Any, text: Any) -> Any:
                 expected=", ".join(FIXED_ROPES),
             )
         turned = stated.get("rope_type", "default") == "proportional" or stated.get("partial_rotary_factor", 1) == 1
-        if not turned:  # proportional frequencies are as many as the head has, zeros where nothing is turned
+        if (
+            not turned and not partial
+        ):  # proportional frequencies are as many as the head has, zeros where nothing is turned
             raise CheckpointError(
                 "heads that are turned in part are not supported",
                 where="text_config.rope_parameters.partial_rotary_factor",

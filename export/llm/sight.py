@@ -50,16 +50,18 @@ class Sight:
         text: Where those of the text do.
         text_mask: See ``graph_io``.
         visual: Order of the visual rows where they see each other both ways, int64 [B, V].
+        pictures: V.
     """
 
-    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None) -> None:
+    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None, pictures: int) -> None:
+        self.pictures = pictures
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
         self._masks: dict[Kind, Tensor] = {}
 
     @cached_property
     def logical(self) -> LogicalOrder:
         """The order in which layers with states take the rows."""
-        return LogicalOrder(self.placed.order, self.text.order, self.text_mask)
+        return LogicalOrder(self.placed.order, self.pictures, self.text.order, self.text_mask)
 
     def mask(self, kind: Kind, past: int) -> Tensor:
         """Mask [B, 1, V + T, past + V + T] of layers of ``kind``."""

@@ -82,13 +82,14 @@ def row_counts(states: Iterable[State], sizes: Iterable[tuple[int, ...]]) -> tup
 class LayerShape:
     """What layers of one LLM may differ in; ``reads`` is the layer whose cache is read, itself unless it is shared.
 
-    A layer without keys and values has 0 ``kv_heads``.
+    A layer without keys and values has 0 ``kv_heads``; ``mixer`` is how many numbers its products have beside the MLP.
     """
 
     kv_heads: int
     head_dim: int
     intermediate: int
     reads: int
+    mixer: int = 0
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def answer(
         decoding += perf_counter() - begin
     state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
-    visual = state.visual_rows
+    visual = loaded.plan.cache_rows(len(whole.images) // loaded.plan.sharing.images, 0)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
     selection = selection_of(loaded, request, seen.merged_into, kept)
     return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)
