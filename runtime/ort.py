@@ -206,6 +206,11 @@ class OrtBackend:
         outputs = self._run(session, binding, others, {})
         return outputs, OrtCache(tuple(binding.get_outputs()[: len(present)]))
 
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+        kinds = self._decoder_kinds
+        return {name: self._value(array, kinds[name]) for name, array in arrays.items() if name in kinds}
+
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
         loaded = {name: self.__dict__.get(f"_{name}") for name in ("vision", "decoder")}
@@ -293,6 +298,8 @@ class OrtBackend:
 
     def _value(self, array: Array, kind: str) -> Any:
         """An OrtValue of the graph's type on its device; float32 is narrowed, bf16 rounded to nearest even."""
+        if isinstance(array, self._ort.OrtValue):
+            return array
         wanted = _NUMPY[kind]
         if kind == "tensor(bfloat16)":
             bits = np.ascontiguousarray(array, np.float32).view(np.uint32)

@@ -182,6 +182,11 @@ class OpenVinoBackend:
         )
         return OpenVinoCache(tuple(tensors), held)
 
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+        library, kinds = devices.load_library(), self._decoder.inputs
+        return {name: _tensor(library, array, *kinds[name]) for name, array in arrays.items() if name in kinds}
+
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
         files = {}
@@ -252,7 +257,8 @@ class OpenVinoBackend:
         for name, array in feeds.items():
             if name in compiled.inputs:
                 kind, numpy_type = compiled.inputs[name]
-                arrays[name] = _tensor(library, np.asarray(array), kind, numpy_type)
+                made = isinstance(array, library.Tensor)
+                arrays[name] = array if made else _tensor(library, np.asarray(array), kind, numpy_type)
         fresh = compiled.fresh()
         with self._lock, self._explained(compiled.graph.where):
             for name, tensor in (*arrays.items(), *kept.items()):

@@ -66,6 +66,10 @@ def run(
     stop: sampling_options.Stop = None,
     threads: options.Threads = None,
     speculate: options.Speculate = None,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", metavar="NAME=FOLDER", help="Answer with a peft adapter; see export --lora-slots."),
+    ] = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
     ] = False,
@@ -88,6 +92,7 @@ def run(
 
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
     """
+    from luvc_export.bundle.adapters.peft_folder import named_folders
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
@@ -98,6 +103,7 @@ def run(
     allow(max_pixels)
     most = None if image_tokens is None else ceiling(image_tokens)
     asked = read_prompt(prompt, as_json)
+    folders = named_folders([lora] if lora else [])
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
@@ -117,6 +123,7 @@ def run(
             speculate=speculate,
             progress=tell,
             image_tokens=most,
+            lora=folders,
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
@@ -129,6 +136,7 @@ def run(
     }
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling["greedy"] = greedy or None
+    sampling["adapter"] = next(iter(folders), None)
     sampling = {name: value for name, value in sampling.items() if value is not None}
     seen: dict[str, Any] = {"image": list(image or [])}
     film = None
