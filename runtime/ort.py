@@ -20,6 +20,7 @@ from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.core.precision import find
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
+from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cpu_memory import cpu_bytes
 from luvc_export.runtime.media.unit_choice import beside_image
@@ -191,6 +192,7 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
+        feeds = with_empty_slots(feeds, self._bundle.manifest.lora)
         layers = self._bundle.manifest.decoder.cached
         past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[graph_io.INPUT_IDS]))
         binding = session.io_binding()

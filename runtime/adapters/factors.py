@@ -26,6 +26,13 @@ class ReadyInputs(Protocol):
         """Inputs of the decoder as ``decode`` takes them in place of arrays."""
 
 
+def with_empty_slots(feeds: Mapping[str, Any], slots: LoraSlots | None) -> Mapping[str, Any]:
+    """``feeds`` of a decoder, where they say nothing of its slots with the inputs of empty ones."""
+    if slots is None or graph_io.LORA_ROWS in feeds:
+        return feeds
+    return {**feeds, **Factors(slots, None).feeds([None] * len(feeds[graph_io.INPUT_IDS]))}
+
+
 class Factors:
     """Inputs of a decoder with slots.
 

@@ -23,6 +23,7 @@ from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
+from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
@@ -143,7 +144,7 @@ class OpenVinoBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
         layers = self._bundle.manifest.decoder.cached
-        rows = len(feeds[graph_io.INPUT_IDS])
+        feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
         past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
         kept = dict(zip(graph_io.past_names(layers), past, strict=True))
         outputs = self._run(self._decoder, feeds, kept)

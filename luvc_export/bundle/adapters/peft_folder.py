@@ -240,7 +240,7 @@ def _check_range(
 ) -> None:
     """Refuse numbers that the bundle's arithmetic has not."""
     most = max(float(np.abs(factor).max(initial=0)) for pair in factors.values() for factor in pair)
-    if dtype == "fp16" and most > np.finfo(np.float16).max:
+    if dtype == "fp16" and most > float(np.finfo(np.float16).max):
         raise CheckpointError(
             "a factor of the adapter is beyond fp16", where=str(folder), got=f"{most:g}", fix="export with --dtype bf16"
         )

@@ -5,7 +5,7 @@ vLLM takes any path where an environment variable allows it; here ``--lora-dir``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from luvc_export.serve.http.protocol import decoded, require
 from luvc_export.serve.models import Models
 from luvc_export.serve.options import ServeOptions
 
+#: A body to what is answered.
+AdapterChange = Callable[[bytes, Models, ServeOptions], str]
 _LONGEST = 4096
 _CLOSED = "clients may load and unload no adapters here: serve with --lora-dir FOLDER"
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http import page
-from luvc_export.serve.http.adapters import load_adapter, unload_adapter
+from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.protocol import parse
@@ -197,9 +197,7 @@ class App:
                 self.engine.release()
         return Answer(mailbox, form, stream, record)
 
-    async def _change_adapters(
-        self, change: Callable[[bytes, Models, ServeOptions], str], request: Request
-    ) -> Response:
+    async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
         body = await self._bodies.read(request)
         loop = asyncio.get_running_loop()
         return Response(await loop.run_in_executor(self._pool, change, body, self.models, self.options))
