@@ -14,7 +14,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.adapters.table import Adapters
 from luvc_export.runtime.backend import Backend, RowBackend
-from luvc_export.runtime.generation.answer import Past, answer, goes_on
+from luvc_export.runtime.generation.answer import answer, goes_on, past_of
 from luvc_export.runtime.generation.answer_batch import (
     Ask,
     Prepared,
@@ -216,7 +216,7 @@ class Session:
         wanted = question(image, prompt, messages, video, fps, self.video_frames())
         wanted = replace(wanted, image_tokens=image_tokens, adapter=self.adapters.find(adapter))
         asked = open_media(wanted, self.bundle.manifest)
-        past: Past | None = after.past if after else None
+        past = past_of(after, self.bundle.manifest)
         chosen, request = self.fit(asked, past.loaded if past else None)
         past = past if past and chosen is past.loaded else None
         budget = chosen.token_limit(request, options.max_new_tokens)
