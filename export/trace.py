@@ -49,11 +49,6 @@ class FlatDecoder(nn.Module):
         return logits, *presents, *kept
 
 
-def selections(decoder: Decoder) -> list[int]:
-    """Layers before which some but not all visual tokens are pruned (merging selects none)."""
-    return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.llm.reducer == "prune"]
-
-
 def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int, marked: bool = False) -> ir.Model:
     """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic.
 
@@ -104,7 +99,7 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, mar
         for _ in ("key", "value"):
             past.append(torch.zeros(batch, heads, length, size, dtype=dtype))
             past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
-    kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
+    kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
     return _trace(
         FlatDecoder(decoder),
         ([tensor for tensor, _ in inputs], past),
