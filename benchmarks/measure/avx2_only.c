@@ -58,7 +58,8 @@ static void trapped(int signal_number, siginfo_t *info, void *context) {
     next.sa_handler(signal_number);
   } else {
     sigaction_function real = (sigaction_function)dlsym(RTLD_NEXT, "sigaction");
-    real(SIGSEGV, &next, NULL);  // the instruction runs again and faults as it would have
+    real(SIGSEGV, &next, NULL);  // the instruction runs again and faults as it would have; a signal is sent again
+    if (info->si_code <= 0) kill(getpid(), signal_number);
   }
 }
 
