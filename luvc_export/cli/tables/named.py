@@ -67,13 +67,15 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
 
     recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
     table = Table(
-        title="plans with names", caption="share of right answers kept, measured on glyph_deep, not on this model"
+        title="plans with names",
+        caption=f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers"
+        " kept, measured on glyph_deep: neither on this model (docs/plans.md)",
     )
-    for title in ("plan", "recipe", *(title for _, _, title in plan_figures.COLUMNS)):
+    for title in ("plan", "recipe", "first token", *(title for _, _, title in plan_figures.COLUMNS)):
         table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
     for name, recipe in recipes.items():
         if recipe is not None:
-            table.add_row(name, recipe, *kept(recipe))
+            table.add_row(name, recipe, sooner(recipe), *kept(recipe))
     return table if table.row_count else None
 
 
