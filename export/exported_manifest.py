@@ -73,6 +73,7 @@ def make_manifest(
             cuts=checkpoint.family.cuts(checkpoint.config, options.tiles),
             video=video,
             tiling=checkpoint.family.tiling,
+            prefix=checkpoint.family.prefix(checkpoint.config),
         ),
         generation=generation_defaults(checkpoint),
         vocabulary=vocabulary(checkpoint, options.vocabulary) if options.vocabulary else None,

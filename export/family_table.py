@@ -266,7 +266,9 @@ def row(family: Family) -> list[str]:
     if decoder.planes:
         traits.append("DeepStack planes")
     place = ["(t, h, w)" if family.position_kind == "mrope" else "one after another"]
-    if decoder.shared_order:
+    if family.prefix(config):
+        place.append("the whole prompt seen both ways")
+    elif decoder.shared_order:
         place.append("seen both ways")
     elif any(decoder.kind(layer).both_ways for layer in decoder.layers):
         place.append("seen both ways in sliding layers")

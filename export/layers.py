@@ -34,7 +34,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.onnx.ops.rotary_embedding(x, cos.to(x.dtype), sin.to(x.dtype))
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    """``cap * tanh(x / cap)`` (Gemma's soft cap); ``x`` itself without a cap."""
+    return x if cap is None else torch.tanh(x / cap) * cap
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float | None = None
+) -> Tensor:
     """Softmax attention with grouped queries (Attention-23): [B, heads, Q, Dh] -> [B, Q, heads * Dh].
 
     Args:
@@ -43,7 +50,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
         value: [B, kv heads, K, Dh].
         mask: bool (True may look) or additive, broadcastable to [B, heads, Q, K].
         scale: Factor on the scores.
+        cap: Soft cap of the scores before the mask; None for none.
     """
+    if cap is not None:
+        out = torch.onnx.ops.attention(query, key, value, mask, scale=scale, softcap=cap)[0]
+        return out.transpose(1, 2).flatten(2)
     grouped = query.shape[1] != key.shape[1]
     out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(2)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Block, TokenLayout, arrange
+from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both_ways
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
 from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken
@@ -220,6 +220,8 @@ def decoder_feeds(
         )
         for row, passage in enumerate(passages)
     ]
+    if prompt.prefix is not None:
+        layouts = [seen_both_ways(layout) for layout in layouts]
     void = None if seen.padding is None else grouped_padding(plan, seen.padding, rows)
     return layouts, batching.feeds(layouts, grouped(plan, seen.embeds, rows), all_logits, void)
 

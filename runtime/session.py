@@ -13,7 +13,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Backend, RowBackend
-from luvc_export.runtime.generation.answer import Past, answer, goes_on
+from luvc_export.runtime.generation.answer import answer, goes_on, past_of
 from luvc_export.runtime.generation.answer_batch import (
     Ask,
     Prepared,
@@ -206,7 +206,7 @@ class Session:
         started = perf_counter()
         wanted = replace(question(image, prompt, messages, video, fps, self.video_frames()), image_tokens=image_tokens)
         asked = open_media(wanted, self.bundle.manifest)
-        past: Past | None = after.past if after else None
+        past = past_of(after, self.bundle.manifest)
         chosen, request = self.fit(asked, past.loaded if past else None)
         past = past if past and chosen is past.loaded else None
         budget = chosen.token_limit(request, options.max_new_tokens)

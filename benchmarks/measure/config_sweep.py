@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/export/families"))
+sys.path[:0] = [str(ROOT / "tests/export/families"), str(ROOT / "tests")]
 
 import family_harness as harness  # noqa: E402
 import torch  # noqa: E402

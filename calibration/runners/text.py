@@ -27,6 +27,7 @@ class Tokens(PromptEncoder):
 
         self.transformers: Any = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
         self.image_token_id = prompt.image_token_id
+        self.prefix = prompt.prefix
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.chat_template = _template(checkpoint.folder)
         self._where = str(checkpoint.folder)
@@ -36,7 +37,7 @@ class Tokens(PromptEncoder):
     def render(self, asked: Question) -> str:
         """See ``PromptEncoder``; transformers renders."""
         if self.chat_template is None:
-            return self.marker * len(asked.media) + str(asked.plain)
+            return self._plainly(asked)
         text: str = self.transformers.apply_chat_template(
             list(asked.messages), chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
@@ -47,7 +48,8 @@ class Tokens(PromptEncoder):
 
     def _ids(self, text: str) -> list[int]:
         bos = self.transformers.bos_token
-        return list(self.transformers(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids)
+        whole = self.prefix is not None or (bos and text.startswith(bos))
+        return list(self.transformers(text, add_special_tokens=not whole).input_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer without special tokens."""

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.token_layout import Mosaic, arrange
+from luvc_export.core.token_layout import Mosaic, arrange, seen_both_ways
 from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
@@ -147,6 +147,8 @@ def _forward(
         ids, image_token, positions.numpy(), plan.grid, family.position_kind,
         state.position if state is not None else 0, state.order if state is not None else 0, blocks,
     )  # fmt: skip
+    if family.prefix(model.config) is not None:
+        placed = seen_both_ways(placed)
     text = placed.input_ids.shape[1]
     total = text + (state.text if state is not None else 0)
     tensors = state.tensors if state is not None else _empty(family, model, plan, dtype)

@@ -5,8 +5,9 @@ that quota makes a key, and one TopK takes as many as the budget says: first all
 the rest, wherever they are. So totals are exact whatever the weights are (the form is ours; docs/algorithm.md).
 
 ``v-cast`` are the weights of V-CAST (arXiv 2603.27650): an image where the clip turns gets more. Its tokens are
-ranked by the plan's score, not by V-CAST's. ``dycoke`` are those of DyCoke, see ``frame_references``. ``spread``
-(ours) gives an image more whose tokens differ more from each other: a tile of sky next to nothing.
+ranked by the plan's score, not by V-CAST's. ``dycoke`` and ``vidcom2`` are those of the scores of these names, see
+``frame_references`` and ``frame_outliers``. ``spread`` (ours) gives an image more whose tokens differ more from each
+other: a tile of sky next to nothing.
 
 Shapes: B rows of a batch, G groups, F images that share a budget, N tokens of a group, n of an image, K kept.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from luvc_export.core.plan import Quota
-from luvc_export.export.compression import spu
+from luvc_export.export.compression import frame_outliers, spu
 from luvc_export.export.compression.frame_references import dycoke_shares
 from luvc_export.export.compression.row_reductions import norms, sums
 
@@ -68,6 +69,8 @@ def weights(quota: Quota, normed: Tensor, own: Members) -> Tensor:
         return torch.full_like(counts, 1 / images)
     if quota == "dycoke":
         return dycoke_shares(own.one_hot.shape[2]).expand_as(counts)
+    if quota == "vidcom2":
+        return frame_outliers.shares(normed, own.one_hot)
     mean = own.one_hot @ normed / counts.clamp(min=1)[..., None]
     if quota == "spread":
         long = (own.one_hot @ sums(normed * normed)[..., None])[..., 0] / counts.clamp(min=1)

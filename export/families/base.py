@@ -13,7 +13,7 @@ from torch import nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, EncoderShape
-from luvc_export.core.tiling import ClipImages, Tiling, TilingRule, Video
+from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
@@ -186,6 +186,10 @@ class Family(ABC):
 
     def video(self, config: Any) -> Video | None:
         """How videos are asked about; None where the family has none, or not here."""
+        return None
+
+    def prefix(self, config: Any) -> Prefix | None:
+        """What stands around a prompt that is seen both ways; None where text is causal."""
         return None
 
     def template_marker(self, config: Any) -> str | None:

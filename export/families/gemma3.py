@@ -11,29 +11,18 @@ from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import ClipImages, Tiling
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import (
-    HALF,
-    POSITION_COPIES,
-    Family,
-    Normalise,
-    rotary_embedding,
-)
+from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise, rotary_embedding
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.gemma import FourNormDecoder, gemma_norm
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+from luvc_export.export.towers.square_family import SquareFamily
 
 #: The halves of the rotary caches; where a model has layers of one kind alone, they are alike.
 LAYER_KINDS = ("full_attention", "sliding_attention")
-
-
-def gemma_norm(module: Any, x: Tensor) -> Tensor:
-    """RMSNorm around 1: the stored weight is the difference from 1, added in fp32 (16-bit would round it away)."""
-    weight = 1.0 + module.weight.float()
-    return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, module.eps).to(x.dtype)
 
 
 class Vision(LearnedPositionViT):
@@ -52,38 +41,16 @@ class Vision(LearnedPositionViT):
         return gemma_norm(self.projector.mm_soft_emb_norm, pooled) @ weight
 
 
-class Gemma3Decoder(Decoder):
-    """Norms before and after each half of a layer; rotary caches hold global, then local frequencies."""
-
-    def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Embeddings times sqrt(D), rounded to the embedding's dtype as in training."""
-        weight = self.embed_tokens.weight
-        scale = torch.tensor(self.embed_tokens.scalar_embed_scale, dtype=weight.dtype)
-        return nn.functional.embedding(input_ids, weight) * scale
-
-    def norm_of(self, module: Any, x: Tensor) -> Tensor:
-        """RMSNorm around 1."""
-        return gemma_norm(module, x)
-
-    def norm_weight(self, module: Any) -> tuple[Tensor, float]:
-        """The stored weight is the difference from 1."""
-        return 1.0 + module.weight.float(), float(module.eps)
+class Gemma3Decoder(FourNormDecoder):
+    """Rotary caches hold global, then local frequencies."""
 
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """The second half for sliding layers, the first for the others."""
         half = self.head_dim // 2
         return cache[:, :, half:] if layer.self_attn.is_sliding else cache[:, :, :half]
 
-    def after_attention(self, layer: Any, attended: Tensor) -> Tensor:
-        """Normed once more."""
-        return gemma_norm(layer.post_attention_layernorm, attended)
 
-    def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
-        """MLP between two norms."""
-        return gemma_norm(layer.post_feedforward_layernorm, layer.mlp(gemma_norm(layer.pre_feedforward_layernorm, x)))
-
-
-class Gemma3(Family):
+class Gemma3(SquareFamily):
     """Gemma 3 with vision (4B and larger), pan-and-scan off.
 
     Sliding layers: contexts longer than the window are refused (``decoder_shape``), so that none ever slides. Which
@@ -98,25 +65,13 @@ class Gemma3(Family):
         """Gemma3ForConditionalGeneration."""
         return Gemma3ForConditionalGeneration(config)
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``; a unit is what the projector pools."""
-        vision, blocks = config.vision_config, config.vision_config.num_hidden_layers
-        unit = (self.unit_pixels(config) // vision.patch_size) ** 2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
-
-    def unit_pixels(self, config: Any) -> int:
-        """Side of what becomes one token."""
-        return int(config.vision_config.image_size // self._side(config))
-
-    def image_size(self, config: Any) -> tuple[int, int] | None:
-        """The tower's."""
-        return config.vision_config.image_size, config.vision_config.image_size
+    def side(self, config: Any) -> int:
+        """Patches along a side of what the projector pools."""
+        return int(config.vision_config.image_size // config.vision_config.patch_size // self._tokens(config))
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""
-        config, side = model.config, self._side(model.config)
-        unit = self.unit_pixels(config) // config.vision_config.patch_size
-        return Vision(model.model, plan, normalise, (side, side), unit)
+        return Vision(model.model, plan, normalise, self.grid(model.config), self.side(model.config))
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes.
@@ -167,7 +122,7 @@ class Gemma3(Family):
         inputs = super().reference_inputs(config, pixels, token_ids)
         return inputs | {"token_type_ids": (inputs["input_ids"] == self.image_token_id(config)).long()}
 
-    def _side(self, config: Any) -> int:
+    def _tokens(self, config: Any) -> int:
         return round(config.mm_tokens_per_image**0.5)
 
     def tiny_config(self) -> Gemma3Config:

@@ -24,7 +24,7 @@ from luvc_export.export.families.base import (
     expand_images,
     rotary_embedding,
 )
-from luvc_export.export.layers import norm, split_heads
+from luvc_export.export.layers import capped, norm, split_heads
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.sight import Kind
@@ -122,8 +122,7 @@ class Gemma4Decoder(Decoder):
 
     def logits(self, rows: Tensor) -> Tensor:
         """Capped softly where the model does so."""
-        scores, cap = super().logits(rows), self.config.final_logit_softcapping
-        return scores if cap is None else torch.tanh(scores / cap) * cap
+        return capped(super().logits(rows), self.config.final_logit_softcapping)
 
     def _looked_up(self, table: Any, input_ids: Tensor) -> Tensor:
         """Rows of an embedding times its factor, rounded to its dtype; placeholders that are said are padding."""

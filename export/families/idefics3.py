@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.core.tiling import ClipImages, Tiling
-from luvc_export.export.families.base import HALF, Family, Normalise
+from luvc_export.export.families.base import HALF, Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+from luvc_export.export.towers.square_family import SquareFamily
 
 
 class Vision(LearnedPositionViT):
@@ -51,7 +51,7 @@ def buckets(count: int) -> list[int]:
     return torch.bucketize(place, torch.arange(1 / count, 1.0, 1 / count), right=True).tolist()
 
 
-class Idefics3(Family):
+class Idefics3(SquareFamily):
     """Idefics3."""
 
     model_type = "idefics3"
@@ -68,23 +68,13 @@ class Idefics3(Family):
         inner: nn.Module = model.model.text_model
         return inner
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes from ``vision_config``; a unit is what pixel shuffle joins."""
-        vision, blocks, unit = config.vision_config, config.vision_config.num_hidden_layers, config.scale_factor**2
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
-
-    def unit_pixels(self, config: Any) -> int:
-        """Patch size times the pixel shuffle's side."""
-        return int(config.vision_config.patch_size * config.scale_factor)
-
-    def image_size(self, config: Any) -> tuple[int, int] | None:
-        """The tower's."""
-        return config.vision_config.image_size, config.vision_config.image_size
+    def side(self, config: Any) -> int:
+        """The pixel shuffle's side."""
+        return int(config.scale_factor)
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""
-        side = self._side(model.config)
-        return Vision(model.model, plan, normalise, (side, side), model.config.scale_factor)
+        return Vision(model.model, plan, normalise, self.grid(model.config), self.side(model.config))
 
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """Tiles row by row, each behind its label, then the whole picture; an uncut one as a whole alone."""
@@ -108,9 +98,6 @@ class Idefics3(Family):
         """Every placeholder as often as there are units, and the pixels [1, n, 3, H, W]."""
         inputs = super().reference_inputs(config, pixels, token_ids)
         return {name: value[None] if name == "pixel_values" else value for name, value in inputs.items()}
-
-    def _side(self, config: Any) -> int:
-        return int(config.vision_config.image_size // self.unit_pixels(config))
 
     def tiny_config(self) -> Any:
         """Three blocks with 2x2 units, Llama of three layers."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import EncoderShape
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import Family, Normalise
+from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import norm
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+from luvc_export.export.towers.square_family import SquareFamily
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 
@@ -60,7 +60,7 @@ def feature_layers(config: Any) -> tuple[int, ...]:
     return layers
 
 
-class Llava(Family):
+class Llava(SquareFamily):
     """LLaVA 1.5 and models of its form (one picture, one size)."""
 
     model_type = "llava"
@@ -71,18 +71,9 @@ class Llava(Family):
         """LlavaForConditionalGeneration."""
         return LlavaForConditionalGeneration(config)
 
-    def encoder_shape(self, config: Any) -> EncoderShape:
-        """Sizes of the tower up to the last feature layer; blocks behind it are never computed."""
-        vision, blocks = config.vision_config, max(feature_layers(config))
-        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, 1, 0, tuple(range(blocks)))
-
-    def unit_pixels(self, config: Any) -> int:
-        """Patch size."""
-        return int(config.vision_config.patch_size)
-
-    def image_size(self, config: Any) -> tuple[int, int] | None:
-        """The tower's."""
-        return config.vision_config.image_size, config.vision_config.image_size
+    def blocks(self, config: Any) -> int:
+        """Up to the last feature layer."""
+        return max(feature_layers(config))
 
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges.
@@ -106,8 +97,7 @@ class Llava(Family):
                 got=f"{config.vision_feature_select_strategy!r} with a {config.vision_config.model_type}",
                 expected="'default' (drops the class token) with CLIP, 'full' with SigLIP",
             )
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        return Vision(model.model, plan, normalise, (side, side))
+        return Vision(model.model, plan, normalise, self.grid(config))
 
     def tiny_config(self) -> LlavaConfig:
         """CLIP tower of four blocks read after the second and the third, Llama of three layers."""

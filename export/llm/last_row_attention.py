@@ -7,19 +7,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from luvc_export.export.layers import rotate, split_heads
+from luvc_export.export.layers import capped, rotate, split_heads
 
 
 class FamilyAttention(Protocol):
     """What of a family's decoder one row of attention is made with."""
 
     scale: float
+    scores_cap: float | None
 
     def head_size(self, layer: Any) -> int:
         """Size of one attention head."""
 
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache ``layer`` uses, [B, S, Dh / 2]."""
+
+    def input_norm(self, layer: Any) -> Any:
+        """The norm that stands first in a layer."""
 
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
@@ -49,7 +53,7 @@ def last_row(
     cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
     batch, length = x.shape[:2]
     flat = last + length * torch.arange(batch)
-    normed = decoder.norm_of(layer.input_layernorm, x)
+    normed = decoder.norm_of(decoder.input_norm(layer), x)
     row = _rows(normed, flat)
     size = decoder.head_size(layer)
     query = split_heads(attn.q_proj(row), size)
@@ -61,7 +65,7 @@ def last_row(
         query = query * _rows(factor, flat)[:, None].to(query.dtype)
     shared = query.shape[1] // key.shape[1]
     query = query.reshape(batch, key.shape[1], shared, size)
-    weights = (query.float() @ key.float().transpose(2, 3)) * decoder.scale
+    weights = capped((query.float() @ key.float().transpose(2, 3)) * decoder.scale, decoder.scores_cap)
     weights = torch.where(valid[:, None, None], weights, -1e30).softmax(-1)
     return weights.mean((1, 2))[:, :visual]
 

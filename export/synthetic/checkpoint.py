@@ -22,7 +22,7 @@ from luvc_export.core.files.safe_files import create, write_new
 from luvc_export.core.progress import Progress
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.export import families
-from luvc_export.export.synthetic.published import Preset
+from luvc_export.export.synthetic.preset import Preset
 
 #: Weights are normal with this deviation, as transformers initialises these models (``initializer_range``).
 DEVIATION = 0.02
@@ -176,10 +176,11 @@ def write_tokenizer(preset: Preset, folder: Path) -> None:
         "eos_token": end or None,
         "pad_token": end or None,
         "clean_up_tokenization_spaces": False,
-        "chat_template": chat_template(preset),
+        "chat_template": chat_template(preset) if preset.image else None,
     }
     _json(folder / "tokenizer_config.json", {name: value for name, value in settings.items() if value is not None})
-    write_new(folder / "chat_template.jinja", chat_template(preset).encode())
+    if preset.image:
+        write_new(folder / "chat_template.jinja", chat_template(preset).encode())
     ends = [number for number, text in preset.tokens.items() if text == end]
     _json(folder / "generation_config.json", {"eos_token_id": ends[0], "do_sample": False} if ends else {})
 

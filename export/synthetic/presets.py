@@ -11,7 +11,8 @@ from typing import Any
 from luvc_export.core.files.json_file import read_json
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export import families
-from luvc_export.export.synthetic.published import PRESETS, Preset
+from luvc_export.export.synthetic.preset import Preset
+from luvc_export.export.synthetic.published import PRESETS
 
 
 def find(name: str) -> Preset:

@@ -3,34 +3,15 @@
 Each is ``https://huggingface.co/<id>/blob/main/config.json`` with the fields that decide shapes and arithmetic:
 Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct, OpenGVLab/InternVL3-1B-hf, OpenGVLab/InternVL3-2B-hf,
 HuggingFaceTB/SmolVLM-256M-Instruct, mistralai/Ministral-3-3B-Instruct-2512-BF16, nvidia/Cosmos-Reason2-2B (which has
-Qwen3-VL-2B's sizes) and llava-hf/llava-v1.6-mistral-7b-hf.
+Qwen3-VL-2B's sizes) and llava-hf/llava-v1.6-mistral-7b-hf; Gemma's are in ``gemma_sizes``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A published model.
-
-    Args:
-        source: Hub id its config was read from.
-        config: Content of ``config.json``.
-        tokens: Special tokens by id.
-        image: What the chat template writes for an image.
-        end: Token that ends a turn.
-        processor: Content of ``preprocessor_config.json``.
-    """
-
-    source: str
-    config: dict[str, Any]
-    tokens: dict[int, str]
-    image: str
-    end: str
-    processor: dict[str, Any]
+from luvc_export.export.synthetic import gemma_sizes
+from luvc_export.export.synthetic.preset import Preset
 
 
 def _qwen(source: str, text: dict[str, Any], tied: bool) -> Preset:
@@ -387,4 +368,5 @@ PRESETS: dict[str, Preset] = {
     "ministral3-3b": _ministral(),
     "cosmos-reason2-2b": _cosmos(),
     "llava-next-7b": _llava_next(),
+    **gemma_sizes.PRESETS,
 }

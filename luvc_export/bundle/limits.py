@@ -15,7 +15,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "layers": (1, 4096),
     "hidden": (1, 2**20),
     "heads": (1, 2**16),
-    "kv_heads": (1, 2**16),
+    "kv_heads": (0, 2**16),
     "head_dim": (1, 2**16),
     "intermediate": (1, 2**24),
     "vocab": (1, 2**26),
@@ -56,7 +56,7 @@ PIXELS = 2**27
 #: Entries of a list or an object, and characters of a text.
 ENTRIES, CHARACTERS = 200_000, 65_536
 #: Fields whose texts are written into prompts and may hold line ends.
-_PROMPT = frozenset({"marker", "written"})
+_PROMPT = frozenset({"marker", "written", "after_pictures", "at_end"})
 
 
 def problem(field: str, value: object) -> str | None:

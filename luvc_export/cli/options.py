@@ -30,7 +30,10 @@ PlanName = Annotated[
 ]
 MergeSchedule = Annotated[
     str,
-    typer.Option("--merge-schedule", help="Where the encoder merges: late, gradual, early, or windows: inside them."),
+    typer.Option(
+        "--merge-schedule",
+        help="Where the encoder merges: late, gradual, early, every (block), or windows: inside them.",
+    ),
 ]
 EncoderKeep = Annotated[
     str | None,
@@ -53,8 +56,8 @@ Quota = Annotated[
     str,
     typer.Option(
         "--quota",
-        help="How images divide a shared budget: none (by score alone), uniform, spread: more where tokens differ, or "
-        "v-cast: more where a clip turns.",
+        help="How images divide a shared budget: none (by score alone), uniform, spread: more where tokens differ; of "
+        "clips v-cast: more where they turn, dycoke: a frame of four whole, or vidcom2: more for unusual frames.",
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the task, such as harder; default: its own.")]

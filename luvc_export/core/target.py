@@ -44,6 +44,7 @@ class TargetSpec:
         packed_heads: Attention and RotaryEmbedding take [B, S, heads * Dh].
         bytes: Tensors of bytes may be reshaped and transposed (TensorRT takes them as network inputs only).
         softmax_precision: Attention's attribute of that name is read (TensorRT-RTX 1.7 refuses it).
+        softcap: Attention's attribute of that name is read (TensorRT-RTX 1.7 refuses it).
         fp32_attention: Attention in fp32 as it stands, or only when marked decomposable.
         profiles: Optimisation profiles of an engine: none, one wide one, or prefill and decode.
         next_token: The decoder gives its most likely next token, so that greedy decoding leaves logits on the device.
@@ -66,6 +67,7 @@ class TargetSpec:
     packed_heads: bool = False
     bytes: bool = False
     softmax_precision: bool = False
+    softcap: bool = False
     fp32_attention: Fp32Attention = "native"
     profiles: Profiles = "none"
     next_token: bool = False
@@ -227,4 +229,5 @@ ORT_CPU = TargetSpec(
     packed_heads=True,
     bytes=True,
     softmax_precision=True,
+    softcap=True,
 )

@@ -45,6 +45,19 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """Of a model that sees its whole prompt both ways, answers alone being causal: what its processor writes.
+
+    Args:
+        after_pictures: Stands after the last picture.
+        at_end: Ends the prompt.
+    """
+
+    after_pictures: str
+    at_end: str
+
+
+@dataclass(frozen=True)
 class Video:
     """How the frames of a video become images, and what the prompt holds for them.
 

@@ -7,7 +7,7 @@ positions and which logical order they carry. numpy only: the runtime, the torch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -61,6 +61,12 @@ class TokenLayout:
     visual_order: NDArray[np.int64]
     next_position: int
     next_order: int
+
+
+def seen_both_ways(layout: TokenLayout) -> TokenLayout:
+    """A prompt whose tokens all see each other: every one has the logical place of the last."""
+    order, visual = (np.full_like(part, layout.next_order - 1) for part in (layout.order, layout.visual_order))
+    return replace(layout, order=order, visual_order=visual)
 
 
 def arrange(

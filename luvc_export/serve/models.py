@@ -64,7 +64,8 @@ def measured(recipe: str | None) -> dict[str, Any] | None:
     """What a named plan kept where it was measured, and how much sooner its first token came; None for others."""
     if recipe is None:
         return None
-    facts = {"name": recipe, "measured_on": "glyph_deep", "kept": plan_figures.kept(recipe)}
+    model = plan_figures.columns(recipe)[0][0]
+    facts = {"name": recipe, "measured_on": model, "kept": plan_figures.kept(recipe)}
     return facts | {"first_token": plan_figures.sooner(recipe), "timed_at": plan_figures.timed_at()}
 
 

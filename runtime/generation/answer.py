@@ -9,6 +9,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.manifest import Manifest
+from luvc_export.errors import UsageError
 from luvc_export.runtime.generation.result import Generation, Selection
 from luvc_export.runtime.generation.sampling import Sampling
 from luvc_export.runtime.generation.sequence import TokenSequence
@@ -27,6 +29,23 @@ class Past:
     token_ids: tuple[int, ...]
     images: NDArray[np.uint8]
     state: State
+
+
+def past_of(after: Generation | None, manifest: Manifest) -> Past | None:
+    """What ``after`` left in the caches.
+
+    Raises:
+        UsageError: The model sees its whole prompt both ways, so what an earlier one left would be others' values.
+    """
+    if after is not None and manifest.prompt.prefix is not None:
+        raise UsageError(
+            "this model sees its whole prompt both ways, so nothing of an earlier turn can be kept",
+            where="after",
+            got="an answer",
+            expected="one question at a time",
+            fix="leave after= out, and ask with prompt=",
+        )
+    return after.past if after else None
 
 
 def goes_on(request: Request, past: Past) -> bool:
@@ -73,7 +92,7 @@ def answer(
         decoding += perf_counter() - begin
     state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
-    visual = tuple(length - state.past_text for length in state.cache.lengths)
+    visual = state.visual_rows
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
     selection = selection_of(loaded, request, seen.merged_into, kept)
     return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)

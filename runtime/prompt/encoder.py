@@ -142,6 +142,7 @@ class PromptEncoder:
         self.cuts = prompt.cuts or (Tiling((self.image_token_id,)),)
         self.tokenizer, self._longest = _load_tokenizer(bundle)
         self._capacity = min(prompt.text_capacity, bundle.manifest.decoder.context)
+        self.prefix = prompt.prefix
         self.template: ChatTemplate | None = load_template(bundle)
         if self.template is not None:
             self.template.prepare()
@@ -162,6 +163,15 @@ class PromptEncoder:
                     fix="export with the tokenizer.json of the model's own repository",
                 )
 
+        if self.prefix is not None and self.tokenizer.token_to_id(self.prefix.after_pictures) is None:
+            raise BundleError(
+                "the tokenizer does not know what stands after the pictures",
+                where=self._where,
+                got=repr(self.prefix.after_pictures),
+                expected="one token",
+                fix="export with the tokenizer.json of the model's own repository",
+            )
+
     def _marks(self, prompt: Prompt, image_token: str) -> None:
         """Where pictures and videos stand in the rendered text."""
         self._image_token = image_token
@@ -173,17 +183,28 @@ class PromptEncoder:
         """The prompt as text. Without a template, markers of the pictures and then the plain prompt.
 
         Raises:
-            UsageError: See ``ChatTemplate.render``; or messages for a bundle without a template.
+            UsageError: See ``ChatTemplate.render``; or more than one question for a bundle without a template.
         """
         if self.template is not None:
             return self.template.render(asked.messages)
-        if asked.plain is None:
+        return self._plainly(asked)
+
+    def _plainly(self, asked: Question) -> str:
+        """A prompt, or a chat of one question whose pictures come first, as the processor takes it.
+
+        Raises:
+            UsageError: Another chat.
+        """
+        text = _only_text(asked.messages) if asked.plain is None else asked.plain
+        if text is None:
             raise UsageError(
-                "this bundle has no chat template, so it cannot take messages",
+                "this bundle has no chat template, so it takes one question at a time",
                 where=self._where,
+                got=", ".join(str(message["role"]) for message in asked.messages),
+                expected="one message of the user: pictures first, then text",
                 fix="pass prompt= (pictures first, then the text as it is)",
             )
-        return self.marker * len(asked.media) + asked.plain
+        return self.marker * len(asked.media) + text
 
     def encode(self, asked: Question, written: Sequence[tuple[str | int, ...]] | None = None) -> list[int]:
         """Token ids of the prompt.
@@ -201,6 +222,8 @@ class PromptEncoder:
         chosen = [self.cuts[0].written] * len(asked.media) if written is None else list(written)
         if len(around) != len(chosen) + 1:
             raise self._miscounted(rendered, len(around) - 1, len(chosen))
+        if self.prefix is not None:
+            around[-1] = f"{self.prefix.after_pictures}{around[-1]}{self.prefix.at_end}"
         text, runs = around[0], list[tuple[int, ...]]()
         for parts, after in zip(chosen, around[1:], strict=True):
             for is_id, run in groupby(parts, lambda part: isinstance(part, int)):
@@ -235,8 +258,9 @@ class PromptEncoder:
 
     def _ids(self, text: str) -> list[int]:
         bos = self.template.special.get("bos_token") if self.template else None
+        whole = self.prefix is not None or (bos and text.startswith(bos))
         try:
-            return list(self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids)
+            return list(self.tokenizer.encode(text, add_special_tokens=not whole).ids)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # see _load_tokenizer
@@ -296,6 +320,20 @@ def _check_text(said: Any) -> None:
             waiting += [value for name, value in one.items() if name not in _CARRIED]
         elif isinstance(one, list | tuple):
             waiting += one
+
+
+def _only_text(messages: Sequence[Message]) -> str | None:
+    """The text of a chat that is one question with its pictures first; None for any other."""
+    if len(messages) != 1 or messages[0]["role"] != "user":
+        return None
+    content = messages[0].get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list | tuple) else ()
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    texts = [str(part["text"]) for part, kind in zip(parts, kinds, strict=True) if kind == "text"]
+    first = len(kinds) - len(texts)
+    return "".join(texts) if parts and all(kind in ("image", "video") for kind in kinds[:first]) else None
 
 
 def _pictures(image: Any) -> tuple[Picture, ...]:

@@ -1,13 +1,14 @@
 """Operators the target's parser lacks become ones it has; opset and IR version become the target's.
 
-requires: nothing for the ``onnx`` dialect but versions; for ``primitive`` (TensorRT 10.3) also rewriting.
+requires: nothing for the ``onnx`` dialect but versions, and Attention with softcap where the parser refuses that; for
+``primitive`` (TensorRT 10.3) also rewriting.
 apply, primitive: Attention becomes products and a Softmax in fp32, with grouped queries side by side (keys and values
 are never repeated) and the mask made additive once for all layers that share it; RotaryEmbedding a split, a swap and
 two products with caches doubled once; RMSNormalization its arithmetic in fp32; Clip of integers Max and Min; the
 Shape of a byte tensor that of its Cast. Then opset 20. The sums are the same in another order: equal within the
 tolerance.
 ensures, primitive: every operator, version and attribute is on the list of the parser (``allow_list``).
-must not touch: RotaryEmbedding over part of a head or interleaved, Attention with softcap: refused by name.
+must not touch: RotaryEmbedding over part of a head or interleaved: refused by name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _NEVER = -1e30
 
 def requires(surgery: Surgery) -> str | None:
     """Versions or operators differ."""
-    if surgery.target.dialect == "primitive" or surgery.graph.opset != surgery.target.opset:
+    if surgery.target.dialect == "primitive" or surgery.graph.opset != surgery.target.opset or _capped(surgery):
         return None
     return f"the graph is opset {surgery.graph.opset} already"
 
@@ -40,6 +41,8 @@ def apply(surgery: Surgery) -> int:
         rules |= {"Clip": _clip, "Shape": _shape}
         for node in surgery.nodes(*rules):
             fired += rules[node.op](surgery, node)
+    for node in _capped(surgery):
+        fired += _attention(surgery, node)
     surgery.graph.opset = surgery.target.opset
     if surgery.graph.import_domains is not None:
         for item in surgery.graph.import_domains:
@@ -59,12 +62,15 @@ def ensures(surgery: Surgery, fired: int) -> None:
         raise CheckFailed(f"operators that TensorRT 10.3's parser lacks:\n{lines}")
 
 
+def _capped(surgery: Surgery) -> list[gs.Node]:
+    """Attention whose soft cap the target does not compute."""
+    return [] if surgery.target.softcap else [node for node in surgery.nodes("Attention") if node.attrs.get("softcap")]
+
+
 def _attention(surgery: Surgery, node: gs.Node) -> bool:
     query, key, val = node.inputs[:3]
     if "q_num_heads" in node.attrs or len(node.outputs) > 1 or node.attrs.get("is_causal"):
         raise CheckFailed("Attention is packed, cached or causal by position", where=node.name)
-    if node.attrs.get("softcap"):
-        raise CheckFailed("Attention with softcap has no primitive form", where=node.name)
     heads, kv_heads, size = int(query.shape[1]), int(key.shape[1]), int(query.shape[3])
     group = heads // kv_heads
     scale = float(node.attrs.get("scale") or size**-0.5)
@@ -83,6 +89,11 @@ def _attention(surgery: Surgery, node: gs.Node) -> bool:
     scores = surgery.emit("MatMul", [scaled, turned])[0]
     scores.dtype = kind
     scores = _cast(surgery, scores, np.dtype(np.float32))
+    if cap := float(node.attrs.get("softcap") or 0):
+        for step, operands in (("Div", [cap]), ("Tanh", []), ("Mul", [cap])):
+            limits = [surgery.constant(number, "cap", np.float32) for number in operands]
+            scores = surgery.emit(step, [scores, *limits])[0]
+            scores.dtype = np.dtype(np.float32)
     if len(node.inputs) > 3:
         scores = surgery.emit("Add", [scores, _bias(surgery, node.inputs[3], group)])[0]
     chances = surgery.emit("Softmax", [scores], axis=-1)[0]

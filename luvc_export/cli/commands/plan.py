@@ -25,7 +25,7 @@ from luvc_export.cli.groups.plan import (
 from luvc_export.cli.groups.sizes import ImageTokens, one_size
 from luvc_export.cli.groups.time import TimeOptions, first_token, time_line
 from luvc_export.core import planning
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
 
 #: Options that only a search reads, and those it would contradict.
@@ -204,7 +204,8 @@ def plan(
         consoles.console().print(cost_table(made, costs))
         if made.schedule in NAMED:
             recipe = planning.recipe_of(made, llm)
-            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe))
+            images = made.sharing.images if made.schedule in CLIPS else None
+            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe, images))
         if first is not None:
             consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:

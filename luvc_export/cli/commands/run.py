@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options, sampling_options
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.camera import CameraOptions
 from luvc_export.cli.tables.console import answer_text
 from luvc_export.errors import UsageError
 
@@ -18,7 +20,9 @@ from luvc_export.errors import UsageError
 _PROMPT_LIMIT = 10**6
 
 
+@grouped
 def run(
+    *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     prompt: Annotated[
         str | None,
@@ -34,6 +38,7 @@ def run(
     fps: Annotated[
         float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
     ] = None,
+    live: CameraOptions,
     plan: options.BundlePlan = None,
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
@@ -87,6 +92,11 @@ def run(
     /clear forgets, /help says more. Each turn goes on from the caches of the one before.
 
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
+
+    With --camera the same question is asked again and again, about the newest frame or the last --window of them; a
+    JSON object a line comes out until Ctrl-C.
+
+    [dim]luvc-export run qwen-bundle --camera /dev/video0 --every 2s --prompt "Is anybody at the door?"[/dim]
     """
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
@@ -102,8 +112,9 @@ def run(
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
         raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
-    if video is None and (frames, fps) != (None, None):
+    if video is None and (fps, None if live.window else frames) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
+    live.check(asked, image or video or show_kept or logprobs)
     check_picture_file(show_kept, "--show-kept")
     with options.progress(quiet=as_json) as tell:
         session = load_bundle(
@@ -130,6 +141,9 @@ def run(
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling["greedy"] = greedy or None
     sampling = {name: value for name, value in sampling.items() if value is not None}
+    if live.camera is not None:
+        live.watch(session, str(asked), frames, sampling)
+        return
     seen: dict[str, Any] = {"image": list(image or [])}
     film = None
     if video is not None:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from luvc_export.core.plan import reading
 
-Quota = Literal["none", "uniform", "spread", "v-cast", "dycoke"]
+Quota = Literal["none", "uniform", "spread", "v-cast", "dycoke", "vidcom2"]
 #: Those that follow a clip through time.
-OF_CLIPS: tuple[Quota, ...] = ("v-cast", "dycoke")
+OF_CLIPS: tuple[Quota, ...] = ("v-cast", "dycoke", "vidcom2")
 Kind = Literal["picture", "clip", "tiles"]
 
 

@@ -79,7 +79,8 @@ class Prefiller:
         self._loaded, self._cache, self._keys = loaded, cache, Keys(loaded)
         packer = loaded.backend
         #: Only caches that can be taken apart are the host's, and can wait in its memory.
-        self._keeps_prefixes = isinstance(packer, RowPacker) and packer.packs and not loaded.plan.reads_text
+        causal = loaded.bundle.manifest.prompt.prefix is None
+        self._keeps_prefixes = isinstance(packer, RowPacker) and packer.packs and causal and not loaded.plan.reads_text
 
     def __call__(self, request: Request) -> Prefilled:
         """Run what the cache does not have.

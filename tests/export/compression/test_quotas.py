@@ -43,7 +43,7 @@ def expected(
     return sure
 
 
-@given(clips(), st.sampled_from(["uniform", "spread", "v-cast", "dycoke"]), st.integers(0, 99))
+@given(clips(), st.sampled_from(["uniform", "spread", "v-cast", "dycoke", "vidcom2"]), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_totals_are_exact_and_every_quota_is_met(
     clip: tuple[Tensor, Tensor, int, int, int], how: Quota, seed: int
@@ -157,3 +157,13 @@ def test_dycoke_keeps_a_frame_of_four_whole() -> None:
     share = quotas.weights("dycoke", torch.randn(1, 1, 784, 8), own)
     sure = quotas.quotas(share, own, 370)[0, 0]
     assert sure.tolist() == [194, 58, 58, 58]
+
+
+def test_vidcom2_gives_an_unusual_frame_more() -> None:
+    draw = torch.Generator().manual_seed(0)
+    usual = torch.randn(6, 16, generator=draw)
+    clip = torch.cat([usual, usual + 0.01 * torch.randn(6, 16, generator=draw), usual, torch.randn(6, 16)])[None, None]
+    own = quotas.members(torch.arange(24)[None, None], 4, 6, padded=False)
+    share = quotas.weights("vidcom2", clip, own)[0, 0]
+    assert share.argmax() == 3
+    assert share[3] > share[0] + 0.1

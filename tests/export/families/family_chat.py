@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
+from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
@@ -51,6 +53,7 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
         {"<|IMAGE_PLACEHOLDER|>": 250, "<|video_pad|>": 251, "<|IMAGE_START|>": 252, "<|IMAGE_END|>": 253},
         "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
     ),
+    "paligemma": ({"<image>": 250, "<bos>": 251}, "<image>"),
     "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
@@ -76,8 +79,9 @@ NAMED = {
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     },
+    "paligemma": {"image_token": "<image>"},
 }
-BOS = ("gemma3", "gemma4")
+BOS = ("gemma3", "gemma4", "paligemma")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}PICTURE{% elif c.type == 'video' %}"
@@ -153,6 +157,9 @@ def processor(tiny: Case, **images: Any) -> Any:
         )
     if name == "paddleocr_vl":
         return PaddleOCRVLProcessor(**given)
+    if name == "paligemma":
+        given["image_processor"].image_seq_length = tokens
+        return PaliGemmaProcessor(**given)
     if name == "mistral3":
         return beside_pillow("pixtral", "PixtralProcessor")(**given, patch_size=8, spatial_merge_size=2)
     given["video_processor"] = Still()
@@ -173,7 +180,11 @@ def ask(tiny: Case, made: Any, messages: list[Any], pictures: list[Any]) -> dict
     """What ``made`` turns a chat into, as ``generate`` takes it."""
     text = made.apply_chat_template(messages, add_generation_prompt=True)
     nested = [pictures] if str(tiny) == "llava_onevision" else pictures  # one prompt's pictures, so that it counts them
-    return dict(made(images=nested if pictures else None, text=[text], return_tensors="pt"))
+    with warnings.catch_warnings():  # PaliGemma's makes an array of a tensor in a way that numpy will not take
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = dict(made(images=nested if pictures else None, text=[text], return_tensors="pt"))
+    found.pop("labels", None)
+    return found
 
 
 def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import solve
-from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange
+from luvc_export.core.token_layout import Mosaic, TokenLayout, arrange, seen_both_ways
 from luvc_export.export import families
 from luvc_export.export.families.base import Family, Normalise
 from luvc_export.export.llm.decoder import Decoder
@@ -154,7 +154,7 @@ def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: T
     blocks = dict.fromkeys(range(len(embeds)), Mosaic((1, 1))) if family.cuts(config)[0].mosaic else None
     places = positions.numpy()
     layout = arrange(ids, family.image_token_id(config), places, plan.grid, family.position_kind, blocks=blocks)
-    return Run(embeds, layout)
+    return Run(embeds, seen_both_ways(layout) if family.prefix(config) else layout)
 
 
 def empty_past(case: Case, batch: int = 1) -> list[Tensor]:

@@ -56,6 +56,8 @@ def odd(name: str, kind: str) -> Case:
             vision.out_hidden_size = 72
         if name == "qwen2_vl":
             vision.hidden_size = 72
+        if name == "paligemma":
+            config.projection_dim = vision.projection_dim = 72
         heads = "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"
         setattr(vision, heads, 2 * getattr(vision, heads))
         if hasattr(vision, "head_dim"):
@@ -64,10 +66,21 @@ def odd(name: str, kind: str) -> Case:
         text.num_hidden_layers, text.intermediate_size = 5, 130
         if getattr(text, "layer_types", None):
             text.layer_types = [text.layer_types[index % len(text.layer_types)] for index in range(5)]
+        if name == "paligemma":
+            config = type(config)(**config.to_dict() | {"text_config": _gemma_2(text.to_dict())})
+            text = config.text_config
     tied = kind == "deep"
     config.tie_word_embeddings = text.tie_word_embeddings = tied
     made = build(family, type(config)(**config.to_dict()), seed=3)
     return replace(made)
+
+
+def _gemma_2(text: dict[str, Any]) -> dict[str, Any]:
+    """PaliGemma 2's text model of the same sizes: capped scores and logits, another scale, layers of two kinds."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size")
+    caps = {"query_pre_attn_scalar": 24, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 6.0}
+    kept = {name: text[name] for name in (*names, "max_position_embeddings")}
+    return {"model_type": "gemma2", **kept, **caps, "num_key_value_heads": 2, "sliding_window": 512}
 
 
 def _narrow_gemma_4(config: dict[str, Any]) -> dict[str, Any]:

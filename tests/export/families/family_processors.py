@@ -40,6 +40,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
             "image_std": [0.5] * 3,
         },
     ),
+    "paligemma": ("siglip", {"size": {"height": 48, "width": 48}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
     "mistral3": ("pixtral", {"patch_size": 8, "size": {"longest_edge": 256}}),
     "paddleocr_vl": ("paddleocr_vl", {"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}}),
     "qwen2_5_vl": ("qwen2_vl", {}),

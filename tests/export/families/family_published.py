@@ -36,6 +36,7 @@ SOURCES = {
     "llava_onevision": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     "mistral3": "mistralai/Ministral-3-3B-Instruct-2512-BF16",
     "paddleocr_vl": "PaddlePaddle/PaddleOCR-VL",
+    "paligemma": "google/paligemma-3b-pt-224",
     "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",

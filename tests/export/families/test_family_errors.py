@@ -32,10 +32,10 @@ def _changed(tiny: Case, **changes: Any) -> Any:
 
 def test_a_model_type_transformers_has_and_we_do_not() -> None:
     with pytest.raises(CheckpointError) as caught:
-        families.find("paligemma", "config.json")
+        families.find("aya_vision", "config.json")
     text = str(caught.value)
     assert "no family for this model type" in text
-    assert "'paligemma'" in text
+    assert "'aya_vision'" in text
     assert "docs/adding-a-family.md" in text
     assert all(name in text for name in FAMILIES)
 

@@ -44,6 +44,8 @@ def both(name: str, frozen: tuple[int, ...], reference: tuple[int, ...]) -> tupl
     plan: Plan = replan(tiny.plan, kv_only=frozen)
     ids, images, forced = tiny.prompt(2), tiny.images(2), [5, 17, 42]
     given = harness.reference(tiny, ids + forced, images)
+    if tiny.family.prefix(tiny.config):
+        given["token_type_ids"][:, -len(forced) :] = 1  # of the answer, which is causal
     visual = given["input_ids"][0] == tiny.family.image_token_id(tiny.config)
     starts = torch.nonzero(visual & ~visual.roll(1))[:, 0]  # a row's end after a picture is text for us
     place = torch.arange(len(visual)) - starts[:, None]

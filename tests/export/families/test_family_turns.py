@@ -11,11 +11,13 @@ from family_harness import case
 from test_family_answers import ALWAYS_CUT, chat, pictures, session, theirs
 from torch_backend import TorchBackend
 
+from luvc_export.errors import UsageError
 from luvc_export.export import families
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.session import Session
 
-FAMILIES = families.built_in()
+ONE_TURN = "paligemma"
+FAMILIES = [name for name in families.built_in() if name != ONE_TURN]
 FEW = 3
 
 
@@ -53,6 +55,13 @@ def test_a_second_turn_equals_the_whole_chat(name: str, plan: str, tmp_path: Pat
     assert second.visual_tokens == whole.visual_tokens
     if plan == "none" and name not in ALWAYS_CUT:
         assert list(second.token_ids) == theirs(tiny, messages, shown)[1][:8]
+
+
+def test_a_prompt_seen_both_ways_keeps_nothing_of_an_earlier_turn(tmp_path: Path) -> None:
+    ours = session(case(ONE_TURN), tmp_path, case(ONE_TURN).plan)
+    first, answer = first_turn(ours, pictures(case(ONE_TURN), 1))
+    with pytest.raises(UsageError, match=r"sees its whole prompt both ways(.|\n)*one question at a time"):
+        ours.generate(pictures(case(ONE_TURN), 2), messages=turns(answer), after=first)
 
 
 def test_another_picture_in_an_old_place_runs_everything_again(tmp_path: Path) -> None:

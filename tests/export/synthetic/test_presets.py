@@ -24,6 +24,7 @@ PARAMETERS = {
     "cosmos-reason2-2b": 2_127_532_032,
     "ministral3-3b": 3_849_090_048,
     "llava-next-7b": 7_566_747_648,
+    "paligemma-3b": 2_923_466_480,
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import processors
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.tiling import Prefix
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime.prompt.encoder import PromptEncoder, question
 
@@ -83,8 +85,36 @@ def test_a_bundle_without_a_template_takes_plain_prompts(fresh: Path) -> None:
     bundle = rewritten(fresh, "tokenizer_config.json", "{}")
     encoder = PromptEncoder(bundle)
     assert encoder.encode(question(ONE, "hi", None)) == [IMAGE, *text_ids("hi")]
-    with pytest.raises(UsageError, match="no chat template"):
-        encoder.encode(question(None, None, [{"role": "user", "content": "hi"}]))
+    parts = [{"type": "image"}, {"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    for asked in (question(ONE, None, [{"role": "user", "content": parts}]), question(ONE, "hi", None)):
+        assert encoder.encode(asked) == [IMAGE, *text_ids("hi")]
+    assert encoder.encode(question(None, None, [{"role": "user", "content": "hi"}])) == text_ids("hi")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "?"}],
+        [{"role": "system", "content": "hi"}],
+        [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image"}]}],
+        [{"role": "user", "content": []}],
+    ],
+)
+def test_a_bundle_without_a_template_takes_one_question(fresh: Path, messages: list[Any]) -> None:
+    encoder = PromptEncoder(rewritten(fresh, "tokenizer_config.json", "{}"))
+    with pytest.raises(UsageError, match=r"takes one question at a time(.|\n)*pictures first, then text"):
+        encoder.encode(question(None, None, messages))
+
+
+def test_what_stands_around_a_prompt_that_is_seen_both_ways(fresh: Path) -> None:
+    """After the last picture and at the end; the tokenizer adds nothing of its own."""
+    bundle = rewritten(fresh, "tokenizer_config.json", "{}")
+    prompt = replace(bundle.manifest.prompt, prefix=Prefix("<a>", "!"))
+    encoder = PromptEncoder(replace(bundle, manifest=replace(bundle.manifest, prompt=prompt)))
+    assert encoder.encode(question([ONE, ONE], "hi", None)) == [IMAGE, IMAGE, *text_ids("<a>hi!")]
+    prompt = replace(prompt, prefix=Prefix("<none>", "!"))
+    with pytest.raises(BundleError, match=r"what stands after the pictures(.|\n)*'<none>'"):
+        PromptEncoder(replace(bundle, manifest=replace(bundle.manifest, prompt=prompt)))
 
 
 def test_stored_truncation_and_padding_are_off(fresh: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from flat_plans import replan
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Method, schema_1
+from luvc_export.core.tiling import Prefix
 from luvc_export.core.token_layout import Mosaic
 from luvc_export.demo.questions import cases
 from luvc_export.export.compression import scores
@@ -76,6 +78,14 @@ def test_text_alone_leaves_the_cache_alone(demo: Session) -> None:
 def test_scores_that_read_the_question_keep_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.default, "plan", replan(demo.plan, score="fastv"))
     assert demo.plan.reads_text
+    prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
+    assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
+
+
+def test_a_prompt_seen_both_ways_keeps_no_prefix(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = demo.bundle.manifest
+    told = replace(manifest, prompt=replace(manifest.prompt, prefix=Prefix("", "")))
+    monkeypatch.setattr(demo.default, "bundle", replace(demo.bundle, manifest=told))
     prefiller, asked = Prefiller(demo.default, ImageCache(2**30)), demo.prepare(list(CASE.images), CASE.prompt)
     assert [prefiller(asked).found for _ in range(2)] == ["none", "image"]
 

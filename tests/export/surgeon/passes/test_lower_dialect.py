@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from surgery_harness import RTX, TRT103, Traced, broken, cut, fired, operators, small
+from typing import Any
 
+import numpy as np
+import pytest
+from surgery_harness import RTX, TRT103, Traced, broken, cut, fired, operators, session, small
+
+from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import lower_dialect
 
@@ -33,3 +37,22 @@ def test_allow_list_refuses(change: str) -> None:
 def test_dialect_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lower_dialect, "_NEVER", 0.0)
     assert broken(traced.decoder, lambda: cut(traced.decoder, target=TRT103), traced, "fp32")
+
+
+def test_capped_attention_is_written_out_where_the_parser_refuses_it() -> None:
+    inputs = "float[2,4,3,8] q, float[2,2,5,8] k, float[2,2,5,8] v, bool[2,1,3,5] m"
+    capped, plain = (
+        small(f"g ({inputs}) => (float[2,4,3,8] y) {{ y = Attention<scale=0.3{cap}>(q, k, v, m) }}", opset=23)
+        for cap in (", softcap=2.0", "")
+    )
+    made = cut(capped, lower_dialect, target=RTX)
+    assert operators(made, "Tanh") == operators(made, "Softmax") == 1 and not operators(made, "Attention")
+    assert fired(capped, lower_dialect, target=ORT_CPU) == (0, "the graph is opset 23 already")
+    random = np.random.default_rng(0)
+    feeds: dict[str, Any] = {"q": random.normal(size=(2, 4, 3, 8)), "k": random.normal(size=(2, 2, 5, 8))}
+    feeds |= {"v": random.normal(size=(2, 2, 5, 8))}
+    feeds = {name: (4 * value).astype(np.float32) for name, value in feeds.items()}
+    feeds |= {"m": np.array([True, False, True, False, True])[None, None, None].repeat(2, 0).repeat(3, 2)}
+    found, expected, without = (session(one).run(None, feeds)[0] for one in (made, capped, plain))
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(found - without).max() > 0.1

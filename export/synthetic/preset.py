@@ -1,0 +1,27 @@
+"""What a published model is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published model.
+
+    Args:
+        source: Hub id its config was read from.
+        config: Content of ``config.json``.
+        tokens: Special tokens by id.
+        image: What the chat template writes for an image; empty where the model has no chat template.
+        end: Token that ends a turn.
+        processor: Content of ``preprocessor_config.json``.
+    """
+
+    source: str
+    config: dict[str, Any]
+    tokens: dict[int, str]
+    image: str
+    end: str
+    processor: dict[str, Any]

@@ -1,0 +1,38 @@
+"""Families whose tower has learned positions for one square picture: sizes from ``vision_config``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luvc_export.core.shapes import EncoderShape
+from luvc_export.export.families.base import Family
+
+
+class SquareFamily(Family):
+    """Full attention in every block; a unit is ``side`` x ``side`` patches."""
+
+    def side(self, config: Any) -> int:
+        """Patches along a side of what becomes one token."""
+        return 1
+
+    def blocks(self, config: Any) -> int:
+        """Blocks that run."""
+        return int(config.vision_config.num_hidden_layers)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes of the tower; blocks behind the last that is read are never computed."""
+        vision, blocks, unit = config.vision_config, self.blocks(config), self.side(config) ** 2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+
+    def unit_pixels(self, config: Any) -> int:
+        """Side of what becomes one token."""
+        return int(config.vision_config.patch_size * self.side(config))
+
+    def image_size(self, config: Any) -> tuple[int, int] | None:
+        """The tower's."""
+        return config.vision_config.image_size, config.vision_config.image_size
+
+    def grid(self, config: Any) -> tuple[int, int]:
+        """Units (rows, columns) of a picture."""
+        units = int(config.vision_config.image_size) // self.unit_pixels(config)
+        return units, units
