@@ -94,22 +94,13 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, mar
     if plan.decoder_padding:
         inputs.append((torch.zeros(batch, groups, plan.span_tokens, dtype=torch.bool), {0: b, 1: g}))
     past, past_dims = [], []
-<<<<<<< HEAD
-    rows_of = zip(plan.keep, plan.cache_rows(past_groups, past_text), shape.caches, strict=False)
-    for keep, length, (heads, size) in rows_of:
-        for _ in ("key", "value"):
-            past.append(torch.zeros(batch, heads, length, size, dtype=dtype))
-            past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
-    kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
-=======
     rows = plan.cache_rows(past_groups, past_text)
     for state in shape.kept:
         kind = getattr(torch, state.dtype) if state.dtype else dtype
         past.append(torch.zeros(state.sizes(batch, rows[state.layer]), dtype=kind))
         axis = {} if state.axis is None else {state.axis: torch.export.Dim(f"past_{plan.keep[state.layer]}")}
         past_dims.append({0: b, **axis})
-    kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
->>>>>>> main
+    kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
     return _trace(
         FlatDecoder(decoder),
         ([tensor for tensor, _ in inputs], past),

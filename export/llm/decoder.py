@@ -259,32 +259,6 @@ class Decoder(nn.Module):
         before = None if rows.before is None else inside(rows.before[:, : groups * count])
         return scores.LayerContext(inside(visual), before, attention_row, keys)
 
-<<<<<<< HEAD
-    def _merge(
-        self, number: int, x: Tensor, span: Span, mass: llm_merge.Mass, groups: int, count: int
-    ) -> tuple[Tensor, Span, llm_merge.Mass]:
-        """Merge the span to its next grid; what merges is alike after the layer's input norm."""
-        grids = [self.plan.merged_grid, *(grid for at, grid in self.plan.stage_grids.items() if at < number)]
-        keep, target = self.plan.keep[number], self.plan.stage_grids[number]
-        visual, batch, dtype = x[:, : groups * count], x.shape[0], x.dtype
-        normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
-        axes = mass.positions.shape[0]
-        parts = [visual, torch.stack(mass.positions.unbind(0), 2), span.order[:, :, None].float()]
-        parts += [] if span.planes is None else [span.planes]
-        flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
-        sizes = mass.sizes.reshape(batch * groups, count)
-        merged, sizes = llm_merge.merge(flat[0], flat[1:], sizes, grids[-1], target, mass.padded)
-        rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
-        positions = torch.stack(rows[1].reshape(batch, groups * keep, axes).unbind(2))
-        cos, sin = self.rope(positions)
-        index = span.kept[:, :, :keep]
-        planes = None if span.planes is None else rows[3].to(dtype)
-        span = Span(rows[2][:, :, 0].floor().to(torch.int64), cos, sin, index, planes)
-        mass = llm_merge.Mass(sizes.reshape(batch, groups * keep), positions, mass.padded)
-        return torch.cat([rows[0].to(dtype), x[:, groups * count :]], 1), span, mass
-
-=======
->>>>>>> main
     def _layer(
         self,
         layer: Any,

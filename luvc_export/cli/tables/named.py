@@ -83,31 +83,20 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
     from rich.table import Table
 
     recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
-<<<<<<< HEAD
-    table = Table(
-        title="plans with names",
-        caption=f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers"
-        " kept, measured on glyph_deep: neither on this model (docs/plans.md)",
-    )
-    for title in ("plan", "recipe", "first token", *(title for _, _, title in plan_figures.COLUMNS)):
-        table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
-    for name, recipe in recipes.items():
-        if recipe is not None:
-            table.add_row(name, recipe, sooner(recipe), *kept(recipe))
-    return table if table.row_count else None
-=======
     known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
     films = plan_figures.FILMS if any(recipe in CLIPS for recipe in known.values()) else ()
     pictures = plan_figures.COLUMNS if any(recipe in PICTURES for recipe in known.values()) else ()
     models = " and ".join(sorted({model for model, _, _ in (*pictures, *films)}))
-    caption = f"share of right answers kept, measured on {models}, not on this model"
+    caption = (
+        f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers kept,"
+        f" measured on {models}: neither on this model (docs/plans.md)"
+    )
     table = Table(title="plans with names", caption=caption)
-    for title in ("plan", "recipe", *(title for _, _, title in (*pictures, *films))):
+    for title in ("plan", "recipe", "first token", *(title for _, _, title in (*pictures, *films))):
         table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
     for name, recipe in known.items():
-        table.add_row(name, recipe, *kept(recipe, (*pictures, *films)))
+        table.add_row(name, recipe, sooner(recipe), *kept(recipe, (*pictures, *films)))
     return table if known else None
->>>>>>> main
 
 
 def first_token_lines() -> Iterator[str]:

@@ -9,7 +9,6 @@ import family_chat
 import pytest
 from family_questions import small
 
-
 FAMILY, LAYERS = "internvl", 2
 
 

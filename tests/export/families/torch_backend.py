@@ -15,7 +15,6 @@ from torch import Tensor
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
-from luvc_export.export import trace
 from luvc_export.runtime.backend import Array, Cache
 
 
