@@ -156,16 +156,17 @@ class OrtBackend:
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
         make = self._ort.OrtValue.ortvalue_from_numpy
-        return OrtCache(self._states, tuple(make(array, "cpu") for array in arrays))
+        return OrtCache(self.states, tuple(make(array, "cpu") for array in arrays))
 
     def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""
-        kinds = (self._decoder_kinds[state.past] for state in self._states)
-        return OrtCache(self._states, tuple(map(self._value, values, kinds)))
+        kinds = (self._decoder_kinds[state.past] for state in self.states)
+        return OrtCache(self.states, tuple(map(self._value, values, kinds)))
 
     @property
-    def _states(self) -> tuple[State, ...]:
-        return self._bundle.manifest.decoder.kept
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._bundle.manifest.states_of(self._entry)
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -198,20 +199,19 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
-        rows = len(feeds[graph_io.INPUT_IDS])
-        past = (cache if isinstance(cache, OrtCache) else self.adopt(empty_states(self._states, rows))).values
+        begin: Any = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for state, value in zip(self._states, past, strict=True):
+        for state, value in zip(self.states, begin.values, strict=True):
             binding.bind_ortvalue_input(state.past, value)
-        present = [state.present for state in self._states]
+        present = [state.present for state in self.states]
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
-        return outputs, OrtCache(self._states, tuple(binding.get_outputs()[: len(present)]))
+        return outputs, OrtCache(self.states, tuple(binding.get_outputs()[: len(present)]))
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
+from luvc_export.core.shapes import State
 from luvc_export.runtime.backend import Array, Backend, Cache, RowPacker, Unloading
 from luvc_export.runtime.openvino.heads import STEP
 
@@ -132,6 +133,11 @@ class PairedBackend:
 
     packs = True
 
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._steps.states
+
     def unpack(self, cache: Cache) -> list[Array]:
         """See ``RowPacker.unpack``; as the steps store them."""
         handed = self._handed(cache, True)
@@ -158,14 +164,18 @@ def _inner(cache: Cache) -> Cache:
 
 
 def plan_of_prompts(bundle: Bundle, plan: str | None) -> str:
-    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself."""
+    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself.
+
+    Codes of caches are what one plan's scales say, so there it is itself.
+    """
     name, plans = plan or bundle.manifest.default_plan, bundle.manifest.plans
     entry = bundle.entry(plan)
-    if entry.quantised is None:
+    if entry.quantised is None or entry.caches is not None:
         return name
     alike = (
         other
         for other, one in plans.items()
-        if one.quantised is None and one.plan == entry.plan and one.size == entry.size and one.kind == entry.kind
+        if (one.quantised, one.caches, one.plan) == (None, None, entry.plan)
+        and (one.size, one.kind) == (entry.size, entry.kind)
     )
     return next(alike, name)

@@ -51,6 +51,25 @@ class CheckedGraph:
         """Names of the graph's outputs."""
         return _names(_graph(self.data), onnx.GRAPH_OUTPUT, onnx.VALUE_NAME)
 
+    def floats(self, name: str, count: int) -> memoryview:
+        """A constant of ``count`` float32 numbers that the graph itself holds, little-endian.
+
+        Raises:
+            BundleError: It holds none, or another number of them.
+        """
+        for tensor in wire.parts(_graph(self.data), onnx.GRAPH_INITIALIZER):
+            if wire.text(tensor, onnx.TENSOR_NAME) == name:
+                raw = wire.single(tensor, onnx.TENSOR_RAW)
+                kind = wire.number(tensor, onnx.TENSOR_TYPE)
+                if kind == BY_ANY_NAME["float32"].onnx and isinstance(raw, memoryview) and len(raw) == 4 * count:
+                    return raw
+        raise BundleError(
+            "a graph lacks a constant of its plan",
+            where=name,
+            expected=f"{count} float32 numbers",
+            fix="calibrate the plan again",
+        )
+
     def check_files(self) -> None:
         """Check that the files are still those that were hashed, before and after something else has read them.
 
@@ -169,7 +188,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         BundleError: An input that is always there or an output that is asked for is missing, or there is an input that
             nothing is given for.
     """
-    plan, states = entry.plan, bundle.manifest.decoder.kept
+    plan, states = entry.plan, bundle.manifest.states_of(entry)
     if name == entry.vision:
         inputs = known = {*graph_io.vision_inputs(plan)}
         outputs = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}

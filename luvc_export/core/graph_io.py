@@ -121,6 +121,11 @@ def cache_layer(name: str) -> int:
     return int(name.split(".")[1])
 
 
+def key_scales_name(layer: int) -> str:
+    """Constant of a graph whose caches are codes: what a key's codes are multiplied by, float32 [Hkv * Dh]."""
+    return f"key_scales.{layer}"
+
+
 def kept_name(layer: int) -> str:
     """Output that says which of the encoder's visual tokens a prune at ``layer`` kept."""
     return f"kept_indices.{layer}"

@@ -79,6 +79,8 @@ def prepare_build(
     manifest, entry = bundle.manifest, bundle.entry(plan)
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
+    if entry.caches is not None:
+        precisions.check_caches_target(record)
     if manifest.weights.stored is not None:
         check_codes(manifest.weights.stored, record)
     if manifest.decoder.states:

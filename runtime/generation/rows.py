@@ -200,7 +200,7 @@ class SharedCalls:
             orders = [*own.orders[list(staying)], *orders]
         once = {id(state): packer.unpack(state.cache) for state in states}  # answers to one question share their state
         parts += [CachedRow(once[id(state)], 0, np.ones(state.past_text, np.bool_)) for state in states]
-        arrays, mask = pack_texts(parts, self._graphs.manifest.decoder.kept)
+        arrays, mask = pack_texts(parts, packer.states)
         return RowsState(packer.pack(arrays), mask, np.array(positions, np.int64), np.array(orders, np.int64))
 
 
