@@ -155,7 +155,7 @@ def _write_graphs(
     vision = family.vision(skeleton.model, plan, normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[options.dtype]
-    layers = trace.selections(decoder) if options.debug else []
+    layers = [layer for layer, _, _ in decoder.plan.chooses] if options.debug else []
     files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
         (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames, options.surgery)),

@@ -53,11 +53,6 @@ class FlatDecoder(nn.Module):
         return logits, *presents, *kept
 
 
-def selections(decoder: Decoder) -> list[int]:
-    """Layers before which some but not all visual tokens are pruned (merging selects none)."""
-    return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.llm.reducer == "prune"]
-
-
 def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int, marked: bool = False) -> ir.Model:
     """Trace the vision graph of ``plan`` for images of ``size`` (height, width); their number stays symbolic.
 
@@ -116,7 +111,7 @@ def trace_decoder(
         past.append(torch.zeros(state.sizes(batch, rows[state.layer]), dtype=kind))
         axis = {} if state.axis is None else {state.axis: torch.export.Dim(f"past_{plan.keep[state.layer]}")}
         past_dims.append({0: b, **axis})
-    kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
+    kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
     beside = slots.inputs(dtype, batch) if slots else []
     known = {"batch": b, "rank": torch.export.Dim("lora_rank")}
     axes_of = [{axis: known[part] for axis, part in enumerate(parts) if part} for _, _, parts in beside]
