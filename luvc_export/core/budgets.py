@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from luvc_export.core.plan import LastLayer
 from luvc_export.core.plan.request import Stages
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, in_codes
 from luvc_export.errors import PlanError, did_you_mean
 
 #: Stages of a share of the tokens in the first one, and by how much later ones fade.
@@ -122,13 +122,15 @@ def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: in
     return 2 * (queries * (q_and_o + mlp + gate) + keys * k_and_v + scores)
 
 
-def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2) -> tuple[int, ...]:
+def kv_bytes(
+    shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2, codes: bool = False
+) -> tuple[int, ...]:
     """Bytes of keys, values and states of each layer that holds ``keep[l]`` visual and ``text`` text tokens.
 
-    0 where a layer reads another one's cache.
+    0 where a layer reads another one's cache. ``codes``: keys and values are codes, with scales of 16 bits.
     """
     total = [0] * len(keep)
-    for state in shape.kept:
+    for state in in_codes(shape.kept, "float16") if codes else shape.kept:
         if state.layer < len(keep):
             total[state.layer] += state.bytes(keep[state.layer] + text, element_bytes)
     return tuple(total)

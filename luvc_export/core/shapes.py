@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 #: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
@@ -13,6 +13,10 @@ DEFAULT_IMAGE_SIZE = (672, 672)
 
 #: In the shape of a state, its layer's cached rows.
 ROWS = -1
+
+
+#: The state beside values that are stored in codes (docs/calibration.md).
+VALUE_SCALE = "value_scale"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,16 @@ class State:
 
 
 _BYTES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1}
+
+
+def in_codes(states: Iterable[State], scales: Literal["float32", "float16"]) -> tuple[State, ...]:
+    """The same where keys and values are int8, and a scale of each row and head stands behind each layer's values."""
+    coded: list[State] = []
+    for state in states:
+        coded.append(replace(state, dtype="int8") if state.in_cache else state)
+        if state.name == "value":
+            coded.append(State(state.layer, VALUE_SCALE, (*state.shape[:-1], 1), scales))
+    return tuple(coded)
 
 
 def row_counts(states: Iterable[State], sizes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
