@@ -4,12 +4,13 @@ Row t of a head: S <- exp(decay_t) S;  S <- S + beta_t k_t (v_t - S^T k_t)^T;  o
 
 Rows are taken in chunks. Inside a chunk of C rows the corrections depend on each other by a unit lower triangle
 I + A [C, C]; it is inverted by block substitution: the inverses of two blocks of s rows beside each other give that of
-2 s, log2 C times, each time X <- X - X (A M_s) X with M_s the blocks in between. Powers of A, which the inverse is a sum
-of too, grow without bound where keys are alike, as those of flat pictures are (``tests/export/llm/test_delta_rule.py``).
+2 s, log2 C times, each time X <- X - X (A M_s) X with M_s the blocks in between. Powers of A, which the inverse is a
+sum of too, are lost in rounding where keys are alike, as those of flat pictures are
+(``tests/export/llm/test_delta_rule.py``).
 
 Between chunks the state goes S <- D_c S + B_c. In torch that is a loop. In ONNX it is neither Loop nor Scan: bundles
-hold no graphs within graphs, and a Scan of no steps ends ONNX Runtime and OpenVINO with a division by zero. Prefixes of
-(D_c, B_c) are made in groups of four, groups in groups of four again, ``DEPTH`` times: so many rows a call takes at most.
+hold no graphs within graphs, and a Scan of no steps ends ONNX Runtime and OpenVINO with a division by zero. Prefixes
+of (D_c, B_c) are made in groups of four, groups in groups of four again, ``DEPTH`` times: so many rows a call takes.
 ``FEW`` rows or less, a step of decoding, are one chunk of so many.
 
 Shapes: B rows of a batch, H heads, S rows, Dk and Dv sizes of keys and values; all fp32.

@@ -1,4 +1,4 @@
-"""The gated delta rule in chunks, in torch and as ONNX, against transformers' rule row by row; keys that are alike too."""
+"""The gated delta rule in chunks, in torch and as ONNX, against transformers' rule row by row."""
 
 from __future__ import annotations
 
