@@ -27,9 +27,9 @@ from luvc_export.export.families.base import (
 )
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.span import Parts
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 from luvc_export.export.towers.interpolated_positions import antialiased, antialiased_shares
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 

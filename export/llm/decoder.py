@@ -18,11 +18,11 @@ from luvc_export.export.compression import marks, oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, llm_merge, marked_prune
 from luvc_export.export.llm.last_row_attention import last_row
-from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
 from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at, tokens_of
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 class Decoder(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
-from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 class Kind(NamedTuple):

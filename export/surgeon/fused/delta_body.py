@@ -1,4 +1,4 @@
-"""ONNX body of luvc::GatedDeltaRule (``llm.delta_rule``) in standard operators, every number of rows in one graph.
+"""ONNX body of luvc::GatedDeltaRule (``llm.states.delta_rule``) in standard operators, every number of rows in one graph.
 
 Few rows are one small chunk, more are chunks of ``CHUNK``; whichever it is not has no chunks, and computes nothing.
 """
@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from luvc_export.export.llm.delta_rule import CHUNK, DEPTH, DOMAIN, FEW, GROUP, NAME, block_masks
+from luvc_export.export.llm.states.delta_rule import CHUNK, DEPTH, DOMAIN, FEW, GROUP, NAME, block_masks
 
 _OPSET = 23
 INPUTS = ("query", "key", "value", "decay", "beta", "state", "order")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from luvc_export.export.llm.logical_order import LogicalOrder
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 def some_rows(generator: torch.Generator, pictures: int, words: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:

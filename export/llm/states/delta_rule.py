@@ -6,7 +6,7 @@ Rows are taken in chunks. Inside a chunk of C rows the corrections depend on eac
 I + A [C, C]; it is inverted by block substitution: the inverses of two blocks of s rows beside each other give that of
 2 s, log2 C times, each time X <- X - X (A M_s) X with M_s the blocks in between. Powers of A, which the inverse is a
 sum of too, are lost in rounding where keys are alike, as those of flat pictures are
-(``tests/export/llm/test_delta_rule.py``).
+(``tests/export/llm/states/test_delta_rule.py``).
 
 Between chunks the state goes S <- D_c S + B_c. In torch that is a loop. In ONNX it is neither Loop nor Scan: bundles
 hold no graphs within graphs, and a Scan of no steps ends ONNX Runtime and OpenVINO with a division by zero. Prefixes

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from torch import Tensor
 from transformers.models.qwen3_5.modeling_qwen3_5 import torch_recurrent_gated_delta_rule
 
-from luvc_export.export.llm import delta_rule
-from luvc_export.export.llm.delta_rule import CHUNK, FEW, Rows
+from luvc_export.export.llm.states import delta_rule
+from luvc_export.export.llm.states.delta_rule import CHUNK, FEW, Rows
 from luvc_export.export.surgeon.fused import delta_body
 
 #: Rows of a call: a step, the small chunk, one row more, a whole chunk, more groups of chunks than one.
