@@ -1,4 +1,4 @@
-"""ONNX body of luvc::GatedDeltaRule (``llm.states.delta_rule``) in standard operators, every number of rows in one graph.
+"""ONNX body of luvc::GatedDeltaRule (``llm.states.delta_rule``) in standard operators, for any number of rows.
 
 Few rows are one small chunk, more are chunks of ``CHUNK``; whichever it is not has no chunks, and computes nothing.
 """
