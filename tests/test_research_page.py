@@ -30,7 +30,6 @@ from luvc_export.export.compression import scores
 from luvc_export.export.surgeon import pass_list, run_passes
 from luvc_export.export.surgeon.graph import PLAN_KEY
 
-
 #: Run in a copy of the package with the page's switch: a plan by the option, its file, and what a prune keeps.
 TRIED = """
 import json, sys
