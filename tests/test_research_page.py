@@ -86,7 +86,7 @@ def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Pa
     shutil.copy(PAGE, tmp_path / "docs")
     [diff] = SECTIONS["Add a switch of a plan"]
     assert diff.count("+++ ") == 8
-    subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=diff, text=True, cwd=tmp_path, check=True)
+    subprocess.run(["git", "apply", "-p0", "--unidiff-zero", "-"], input=diff, text=True, cwd=tmp_path, check=True)
     tests = PAGE.parents[1] / "tests"
     path = os.pathsep.join(map(str, (tmp_path, tests, tests / "calibration")))
     command = [sys.executable, "-W", "error::DeprecationWarning", "-c", TRIED, str(tmp_path)]
