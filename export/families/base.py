@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, DecoderShape, EncoderShape
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
@@ -159,6 +159,10 @@ class Family(ABC):
     def image_size(self, config: Any) -> tuple[int, int] | None:
         """The only image size (height, width) the model takes; None where any multiple of ``unit_pixels`` goes."""
         return None
+
+    def usual_size(self, config: Any) -> tuple[int, int]:
+        """The image size (height, width) of a plan where nobody says one."""
+        return self.image_size(config) or DEFAULT_IMAGE_SIZE
 
     def visual_width(self, config: Any) -> int:
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""

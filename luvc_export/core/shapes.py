@@ -64,7 +64,8 @@ class EncoderShape:
     """Vision encoder sizes. ``unit`` patches move as one unit; ``window`` is units per window side, 0 for none.
 
     ``full_attention`` lists the blocks that see the whole image (all of them where there are no windows). A ``gated``
-    MLP has three products, another two.
+    MLP has three products, another two. A convolutional tower has no blocks, and ``flops`` for each unit: nothing merges
+    or leaves inside it.
     """
 
     blocks: int
@@ -74,3 +75,4 @@ class EncoderShape:
     window: int
     full_attention: tuple[int, ...]
     gated: bool = False
+    flops: int = 0
