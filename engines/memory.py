@@ -6,10 +6,11 @@ plan file. Tests hold the prediction against what TensorRT-RTX says of the engin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luvc_export.bundle.manifest import Footprint
+from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.target import Kv, Precision, Target
@@ -46,10 +47,17 @@ class KvCacheSpec:
 
         A batch of several has one row more: a prompt that joins others runs by itself, and is copied in.
         """
-        element = 4 if self.precision == "fp32" else 2
+        full, fixed = self._bytes((1,) * self.shape.cached), self._bytes((0,) * self.shape.cached)
+        return tuple(self._copies * (one - none) for one, none in zip(full, fixed, strict=True))
+
+    @property
+    def _copies(self) -> int:
         copies = 1 if self.kv == "inplace" else 2
-        rows = self.capacity.batch * copies + (self.capacity.batch > 1)
-        return tuple(2 * heads * size * element * rows for heads, size in self.shape.caches)
+        return self.capacity.batch * copies + (self.capacity.batch > 1)
+
+    def _bytes(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Bytes of one conversation in each layer with so many cached rows."""
+        return kv_bytes(self.shape, rows, 0, 4 if self.precision == "fp32" else 2)
 
     @property
     def text(self) -> int:
@@ -59,8 +67,7 @@ class KvCacheSpec:
     @property
     def bytes(self) -> int:
         """Bytes of all layers, full."""
-        counts = self.plan.cache_rows(self.capacity.groups, self.capacity.text)
-        return sum(count * row for count, row in zip(counts, self.rows, strict=True))
+        return self._copies * sum(self._bytes(self.plan.cache_rows(self.capacity.groups, self.capacity.text)))
 
 
 def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
@@ -157,8 +164,8 @@ def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheS
     if room >= cache.text:
         token = sum(cache.rows) / len(cache.rows)
         tokens = (room - cache.text) // token // cache.capacity.groups + len(cache.rows) * _TEXT
-        mean = sum(heads * size for heads, size in cache.shape.caches) / len(cache.rows)
-        tenths = int(tokens * 2 * mean * 2 * 10 // 2**20)
+        mean = sum(kv_bytes(cache.shape, (1,) * len(cache.rows), 0)) / len(cache.rows)
+        tenths = int(tokens * mean * 10 // 2**20)
         return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"
     return (
         f"no budget of visual tokens would fit; {room // sum(cache.rows)} text tokens do, without any:"

@@ -81,7 +81,7 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, mar
     """
     plan = decoder.plan
     axes = int(decoder.rope.axes.max()) + 1
-    batch, groups, text, past_text, rows, past_groups = 2, 2, 3, 5, 2, 3
+    batch, groups, text, past_text, asked, past_groups = 2, 2, 3, 5, 2, 3
     span = groups * plan.span_tokens
     names = {name: torch.export.Dim(name) for name in ("batch", "groups", "text", "text_total", "logits")}
     b, g, t = names["batch"], names["groups"], names["text"]
@@ -94,23 +94,24 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, mar
         (torch.zeros(batch, span, dtype=torch.int64), {0: b, 1: visual_span}),
         (torch.zeros(batch, text, dtype=torch.int64), {0: b, 1: t}),
         (torch.ones(batch, past_text + text, dtype=torch.bool), {0: b, 1: names["text_total"]}),
-        (torch.zeros(batch, rows, dtype=torch.int64), {0: b, 1: names["logits"]}),
+        (torch.zeros(batch, asked, dtype=torch.int64), {0: b, 1: names["logits"]}),
     ]
     if plan.decoder_padding:
         inputs.append((torch.zeros(batch, groups, plan.span_tokens, dtype=torch.bool), {0: b, 1: g}))
     past, past_dims = [], []
-    rows_of = zip(plan.keep, plan.cache_rows(past_groups, past_text), shape.caches, strict=False)
-    for keep, length, (heads, size) in rows_of:
-        for _ in ("key", "value"):
-            past.append(torch.zeros(batch, heads, length, size, dtype=dtype))
-            past_dims.append({0: b, 2: torch.export.Dim(f"past_{keep}")})
+    rows = plan.cache_rows(past_groups, past_text)
+    for state in shape.kept:
+        kind = getattr(torch, state.dtype) if state.dtype else dtype
+        past.append(torch.zeros(state.sizes(batch, rows[state.layer]), dtype=kind))
+        axis = {} if state.axis is None else {state.axis: torch.export.Dim(f"past_{plan.keep[state.layer]}")}
+        past_dims.append({0: b, **axis})
     kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
     return _trace(
         FlatDecoder(decoder),
         ([tensor for tensor, _ in inputs], past),
         ([dims for _, dims in inputs], past_dims),
-        [*graph_io.decoder_inputs(plan), *graph_io.past_names(plan.cached)],
-        [graph_io.LOGITS, *graph_io.present_names(plan.cached), *kept],
+        [*graph_io.decoder_inputs(plan), *(state.past for state in shape.kept)],
+        [graph_io.LOGITS, *(state.present for state in shape.kept), *kept],
         marked,
     )
 

@@ -12,11 +12,14 @@ Array = NDArray[Any]
 
 
 class Cache(Protocol):
-    """Keys and values of every layer, where the back-end keeps them. Never changed: a step makes a new one."""
+    """All states of a conversation (``DecoderShape.kept``), where the back-end keeps them.
+
+    Never changed: a step makes a new one.
+    """
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Rows (visual and text) of each layer."""
+        """Rows (visual and text) of each layer's keys; 0 where a layer has none."""
 
     @property
     def nbytes(self) -> int:
@@ -208,7 +211,7 @@ class RowPacker(Protocol):
         """Whether this one's can."""
 
     def unpack(self, cache: Cache) -> list[Array]:
-        """Key, value of layer 0, of layer 1, ... as they are stored, [B, Hkv, rows, Dh]; not to be written to."""
+        """States in graph order (``DecoderShape.kept``) as they are stored; not to be written to."""
 
     def pack(self, arrays: Sequence[Array]) -> Cache:
         """The cache of such arrays, which nobody writes to again."""

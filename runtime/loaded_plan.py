@@ -71,7 +71,7 @@ class LoadedPlan:
         #: What drafts tokens for this one, where that is a smaller model.
         self.draft_model: LoadedPlan | None = None
         if self.speculation is not None:
-            check_backend(backend)
+            check_backend(backend, self.bundle.manifest.decoder)
             if self.speculation.bundle is not None:
                 self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.

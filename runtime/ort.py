@@ -18,6 +18,7 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME, ELEMENT_TYPES
 from luvc_export.core.precision import find
+from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
@@ -26,6 +27,7 @@ from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
+from luvc_export.runtime.state import empty_states, widened
 from luvc_export.runtime.weights import MappedWeights
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -66,14 +68,15 @@ def check_weights(bundle: Bundle) -> None:
 
 @dataclass(frozen=True)
 class OrtCache:
-    """Keys and values as OrtValues on the device that runs the graph: key, value of layer 0, of layer 1, ..."""
+    """States (``DecoderShape.kept``) as OrtValues on the device that runs the graph, in graph order."""
 
+    states: tuple[State, ...]
     values: tuple[Any, ...]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Rows of each layer."""
-        return tuple(int(value.shape()[2]) for value in self.values[::2])
+        """See ``Cache.lengths``."""
+        return row_counts(self.states, (tuple(value.shape()) for value in self.values))
 
     @property
     def nbytes(self) -> int:
@@ -137,10 +140,9 @@ class OrtBackend:
         """See ``Backend.arithmetic``. The CPU provider has fp32 kernels alone for what is stored in half precision."""
         return "fp32" if self.name == "cpu" else self._bundle.manifest.dtype
 
-    def rows(self, cache: OrtCache) -> list[tuple[Array, Array]]:
-        """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]; not of a bf16 graph."""
-        arrays = [value.numpy().astype(np.float32, copy=False) for value in cache.values]
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+    def host_values(self, cache: OrtCache) -> list[Array]:
+        """See ``paired.Half``; not of a bf16 graph."""
+        return [widened(value.numpy()) for value in cache.values]
 
     @property
     def packs(self) -> bool:
@@ -153,12 +155,17 @@ class OrtBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
-        return OrtCache(tuple(self._ort.OrtValue.ortvalue_from_numpy(array, "cpu") for array in arrays))
+        make = self._ort.OrtValue.ortvalue_from_numpy
+        return OrtCache(self._states, tuple(make(array, "cpu") for array in arrays))
 
-    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OrtCache:
+    def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""
-        kinds = (self._decoder_kinds[name] for name in graph_io.past_names(len(rows)))
-        return OrtCache(tuple(map(self._value, (array for pair in rows for array in pair), kinds)))
+        kinds = (self._decoder_kinds[state.past] for state in self._states)
+        return OrtCache(self._states, tuple(map(self._value, values, kinds)))
+
+    @property
+    def _states(self) -> tuple[State, ...]:
+        return self._bundle.manifest.decoder.kept
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -191,20 +198,20 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
-        layers = self._bundle.manifest.decoder.cached
-        past = cache.values if isinstance(cache, OrtCache) else self._empty_cache(len(feeds[graph_io.INPUT_IDS]))
+        rows = len(feeds[graph_io.INPUT_IDS])
+        past = (cache if isinstance(cache, OrtCache) else self.adopt(empty_states(self._states, rows))).values
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for name, value in zip(graph_io.past_names(layers), past, strict=True):
-            binding.bind_ortvalue_input(name, value)
-        present = graph_io.present_names(layers)
+        for state, value in zip(self._states, past, strict=True):
+            binding.bind_ortvalue_input(state.past, value)
+        present = [state.present for state in self._states]
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
-        return outputs, OrtCache(tuple(binding.get_outputs()[: len(present)]))
+        return outputs, OrtCache(self._states, tuple(binding.get_outputs()[: len(present)]))
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -299,12 +306,6 @@ class OrtBackend:
             array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
             return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BF16)
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, wanted), "cpu")
-
-    def _empty_cache(self, rows: int) -> tuple[Any, ...]:
-        shape = self._bundle.manifest.decoder
-        empty = [np.zeros((rows, heads, 0, size), np.float32) for heads, size in shape.caches for _ in range(2)]
-        names = graph_io.past_names(shape.cached)
-        return tuple(self._value(one, self._decoder_kinds[name]) for name, one in zip(names, empty, strict=True))
 
     def _run(
         self, session: Any, binding: Any, outputs: list[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]

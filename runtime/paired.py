@@ -1,8 +1,8 @@
 """Two back-ends as one: prompts on the first, steps of a few tokens on the second.
 
 A prompt is bound by arithmetic and a step by reading weights, and on one CPU different engines, or one engine in
-different arithmetic, are best at either. Keys and values go over once, at the first step: they are copied where the two
-store different types, else only handed on.
+different arithmetic, are best at either. Keys, values and states go over once, at the first step: they are copied
+where the two store different types, else only handed on.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Half(Backend, RowPacker, Unloading, Protocol):
     notes: tuple[str, ...]
     profile: str | None
 
-    def rows(self, cache: Cache) -> list[tuple[Array, Array]]:
-        """Keys and values of every layer, float32 [B, Hkv, rows, Dh]; not to be written to."""
+    def host_values(self, cache: Cache) -> list[Array]:
+        """States in graph order (``DecoderShape.kept``), floats as float32; not to be written to."""
 
-    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> Cache:
-        """The cache of such keys and values, in the type that the graphs take."""
+    def adopt(self, values: Sequence[Array]) -> Cache:
+        """The cache of such states, in the types that the graphs take."""
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -126,9 +126,9 @@ class PairedBackend:
         out, after = (self._steps if steps else self._prompts).decode(feeds, self._handed(cache, steps))
         return out, PairedCache(after, steps)
 
-    def rows(self, cache: Cache) -> list[tuple[Array, Array]]:
-        """See ``Half.rows``."""
-        return self._owner(cache).rows(_inner(cache))
+    def host_values(self, cache: Cache) -> list[Array]:
+        """See ``Half.host_values``."""
+        return self._owner(cache).host_values(_inner(cache))
 
     packs = True
 
@@ -150,7 +150,7 @@ class PairedBackend:
         if cache is None or not isinstance(cache, PairedCache) or cache.steps == steps:
             return None if cache is None else _inner(cache)
         taker = self._steps if steps else self._prompts
-        return taker.adopt(self._owner(cache).rows(cache.cache))
+        return taker.adopt(self._owner(cache).host_values(cache.cache))
 
 
 def _inner(cache: Cache) -> Cache:

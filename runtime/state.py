@@ -8,8 +8,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.shapes import State as StateKind
 from luvc_export.core.token_layout import Block
 from luvc_export.runtime.backend import Array, Cache
+
+
+def empty_states(kinds: Sequence[StateKind], rows: int) -> list[Array]:
+    """What a decoder takes for ``rows`` conversations that begin, by ``kinds``; keys and values float32."""
+    return [np.zeros(kind.sizes(rows, 0), kind.dtype or np.float32) for kind in kinds]
+
+
+def widened(array: Array) -> Array:
+    """Floats as float32, other types as they are."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,11 @@ class State:
     past_text: int
     next_position: int
     next_order: int
+
+    @property
+    def visual_rows(self) -> tuple[int, ...]:
+        """Visual rows of each layer's cache; 0 where a layer has none."""
+        return tuple(max(0, rows - self.past_text) for rows in self.cache.lengths)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class BundleCalls:
             after,
         )
 
-    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
         assert isinstance(self.free, OrtBackend | OpenVinoBackend)
-        return self.free.rows(cache)
+        return self.free.host_values(cache)

@@ -127,10 +127,9 @@ class TorchCalls:
         made: tuple[Tensor, list[Tensor], list[Tensor]] = self.decoder(**inputs, past=past, forced=forced)
         return made
 
-    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        arrays = [part.float().numpy() for part in cache]
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        return [(part.float() if part.is_floating_point() else part).numpy() for part in cache]
 
     def empty(self, rows: int) -> list[Tensor]:
         """Caches of nothing."""

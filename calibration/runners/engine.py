@@ -61,9 +61,9 @@ class EngineCalls:
         kept = {layer: out[name] for layer, name in names.items() if name in out}
         return Decoded(np.concatenate(found, 1), kept, {}, [], after)
 
-    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
-        return self.backend.rows(cache)
+        return [part for pair in self.backend.rows(cache) for part in pair]
 
 
 def _check_chosen(out: Mapping[str, NDArray[Any]], backend: TrtBackend) -> None:

@@ -78,8 +78,8 @@ class ObservedCalls(Protocol):
     def decode(self, feeds: batching.Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """Run the decoder; ``forced`` holds indices of the span that enters each prune, [B, G, keep]."""
 
-    def rows(self, cache: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Keys and values of every layer, [B, Hkv, S, Dh]."""
+    def states(self, cache: Any) -> list[NDArray[Any]]:
+        """States in graph order (``DecoderShape.kept``), floats as float32."""
 
 
 class _PlainCalls:
@@ -147,18 +147,18 @@ class GraphRunner:
         embeds = np.asarray(feeds[graph_io.VISUAL_EMBEDS])
         hidden = self.prompting.manifest.decoder.hidden
         out = self.calls.decode(feeds, None, None if forced is None else span_indices(self.plan, forced))
-        caches = self.calls.rows(out.cache)
+        kept_states = list(zip(self.prompting.manifest.decoder.kept, self.calls.states(out.cache), strict=True))
         longest = feeds[graph_io.INPUT_IDS].shape[1]
         result = []
         for row, layout in enumerate(layouts):
             text = layout.input_ids.shape[1]
             cut = longest - text
             tensors = planes(embeds[row], hidden)
-            for layer, (key, value) in enumerate(caches):
-                if out.hidden:
-                    tensors[probe(layer, "in")] = _cut(out.hidden[layer][row], cut)
-                for part, values in (("key", key), ("value", value)):
-                    tensors[probe(layer, part)] = _cut(values[row].swapaxes(0, 1).reshape(values.shape[2], -1), cut)
+            tensors |= {probe(layer, "in"): _cut(entered[row], cut) for layer, entered in enumerate(out.hidden)}
+            for state, values in kept_states:
+                if state.in_cache:
+                    flat = values[row].swapaxes(0, 1).reshape(values.shape[2], -1)
+                    tensors[probe(state.layer, state.name)] = _cut(flat, cut)
             tensors[LOGITS] = _cut(out.logits[row], cut)
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
             scores = {layer: values[row] for layer, values in out.scores.items()}

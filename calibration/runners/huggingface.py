@@ -87,8 +87,9 @@ class HuggingFace:
         cached = self.checkpoint.family.decoder_shape(self.checkpoint.config).cached
         for number, layer in enumerate(out.past_key_values.layers[:cached]):
             tensors[probe(number, "in")] = _array(entered[number][0][order])
-            for part, values in (("key", layer.keys), ("value", layer.values)):
-                tensors[probe(number, part)] = _array(values[0].transpose(0, 1).flatten(1)[order])
+            for part in ("key", "value"):
+                if (values := getattr(layer, f"{part}s", None)) is not None:
+                    tensors[probe(number, part)] = _array(values[0].transpose(0, 1).flatten(1)[order])
         tensors[LOGITS] = _array(out.logits[0][text])
         return Observation(tensors, len(text), first=request.images[0, 0] if len(request.images) else None)
 

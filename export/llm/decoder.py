@@ -6,21 +6,23 @@ mask is built from each token's logical order. Every slice is then static, a pru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import State
 from luvc_export.export.compression import marks, oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, llm_merge, marked_prune
 from luvc_export.export.llm.last_row_attention import last_row
+from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
-from luvc_export.export.llm.span import Placed, Rows, Span, rows_at, tokens_of
+from luvc_export.export.llm.span import Placed, Rows, Span, aggregated, rows_at, tokens_of
 
 
 class Decoder(nn.Module):
@@ -36,6 +38,8 @@ class Decoder(nn.Module):
             plane i is added to the visual tokens that are left after layer i.
         shared_order: Tokens of one image see each other both ways: all take the order of its first one.
         sources: The layers that read another one's cache, the last of the plan, and whose.
+        states: What stands beside the keys and values of layers (``DecoderShape.states``).
+        keyless: Layers that have such states instead.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Decoder(nn.Module):
         planes: int = 0,
         shared_order: bool = False,
         sources: Mapping[int, int] | None = None,
+        states: Sequence[State] = (),
+        keyless: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.embed_tokens: Any = text.embed_tokens
@@ -58,6 +64,11 @@ class Decoder(nn.Module):
         self.plan = plan = scores.described(plan)
         self.head_dim, self.planes, self.shared_order = head_dim, planes, shared_order
         self.sources = dict(sources or {})
+        #: Names of what is kept of a conversation, layer by layer, in graph order.
+        self.kept_states = [
+            (*(() if number in keyless else ("key", "value")), *(one.name for one in states if one.layer == number))
+            for number in range(plan.cached)
+        ]
         self.scale = float(head_dim) ** -0.5
         self.scores_cap: float | None = None
         self.score = scores.find(plan.llm.method.name).score
@@ -83,12 +94,12 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Run prefill (empty ``past``) or decode (G = 0); shapes in ``luvc_export.core.graph_io``.
 
-        ``past`` is key, value of layer 0, key, value of layer 1, and so on; ``forced`` gives, per pruning layer, the
+        ``past`` is what is kept in graph order (``DecoderShape.kept``); ``forced`` gives, per pruning layer, the
         indices [B, G, keep] that replace the selection (parity). The other inputs are the graph's; without
         ``visual_padding`` no token is padding.
 
         Returns:
-            Logits fp32 [B, n, vocab], present caches in the order of ``past``, and for each prune with a budget
+            Logits fp32 [B, n, vocab], what is kept now in the order of ``past``, and for each prune with a budget
             above 0 the kept indices int64 [B, G, keep] into the encoder's visual tokens.
         """
         groups, count = visual_embeds.shape[1], self.plan.span_tokens
@@ -111,7 +122,7 @@ class Decoder(nn.Module):
         x = torch.cat([visual[:, :, : self.hidden] if self.planes else visual, words], 1)
         both_ways = any(self.kind(layer).both_ways for layer in self.layers)
         pictures = Images(self.plan, visual_order, groups) if both_ways else None
-        presents: list[Tensor] = []
+        entering, presents = iter(past), list[Tensor]()
         kept: list[Tensor] = []
         sight: Sight | None = None
         beside: dict[int, Tensor] = {}
@@ -125,7 +136,9 @@ class Decoder(nn.Module):
                 span = span._replace(planes=None)  # all are added: nothing more to carry through prunes
             if keep < count:
                 if keep and self.plan.llm.reducer == "merge":
-                    x, span, mass = self._merge(number, x, span, mass, groups, count)
+                    normed = self.norm_of(self.input_norm(layer), x[:, : groups * count]).float()
+                    where = number, x, normed, span, mass, groups, count
+                    x, span, mass = llm_merge.merge_span(self.plan, self.rope, *where)
                 elif keep:
                     rows = Rows(before, span.beside(text), order, text_mask)
                     chosen = None if forced is None else forced[number]
@@ -136,21 +149,19 @@ class Decoder(nn.Module):
                 else:
                     x, span = x[:, groups * count :], span.empty()
                 count, sight = keep, None
-            key, value = past[2 * number], past[2 * number + 1]
-            past_rows = key.shape[2]
+            past_held = {name: next(entering) for name in self.kept_states[number]}
             if sight is None:
                 order_of = None if pictures is None else pictures.order(span, count)
                 sight = Sight(span.beside(text), text, text_mask, order_of)
                 beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
-            mask, placed = sight.mask(self.kind(layer), past_rows), sight.placed
             before = x
             text_only = groups * count if number in frozen else 0
-            x, key, value = self._layer(layer, x, placed, mask, key, value, text_only, beside.get(number))
+            x, held = self._layer(layer, x, sight, past_held, text_only, beside.get(number))
             if number in self.plan.llm.kv_only:  # visual tokens leave as they entered
                 x = torch.cat([before[:, :text_only], x], 1)
-            presents += [key, value]
+            presents += [held[name] for name in self.kept_states[number]]
             if number in self.sources.values():
-                producers[number] = Producer(key, value, past_rows, sight)
+                producers[number] = Producer(held["key"], held["value"], past_held["key"].shape[2], sight)
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
         frozen_last = last in frozen and last < self.plan.cached
@@ -160,7 +171,7 @@ class Decoder(nn.Module):
             shared = range(self.plan.cached, self.plan.layers)
             beside = self.own_embeddings(shared, None, rows_at(words, logits_indices), ids)
             layers = {number: self.layers[number] for number in shared}
-            consumers = Consumers(layers, self.sources, self.kind, self._query, self._finish, self.scale)
+            consumers = Consumers(layers, self.sources, self.kind, self._query, self._attended, self.scale)
             own_rows = [beside.get(number) for number in shared]
             asked = consume(consumers, asked, text, logits_indices, producers, own_rows)
         return self.logits(asked), presents, kept
@@ -188,12 +199,14 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Span]:
         tokens, keep = self.chooses[number]
         if chosen is None and self._marks(number, x):
-            weight, epsilon = self.norm_weight(self.layers[number].input_layernorm)
+            weight, epsilon = self.norm_weight(self.input_norm(self.layers[number]))
             ranked = marked_prune.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
             return marked_prune.prune(self.plan, ranked, span, rows.whole, tokens, keep)
         visual = x[:, : groups * count]
         if chosen is None:
-            normed = tokens_of(self.norm_of(self.layers[number].input_layernorm, visual).float(), groups, count, tokens)
+            normed = tokens_of(
+                self.norm_of(self.input_norm(self.layers[number]), visual).float(), groups, count, tokens
+            )
             score_input = scores.ScoreInput(
                 normed,
                 getattr(self, f"basis_{number}"),
@@ -213,29 +226,15 @@ class Decoder(nn.Module):
                 score = quotas.keys(score, own, quotas.quotas(share, own, keep))
             chosen = spu.select(score, keep)
         if span.mass is not None:
-            return self._aggregated(x, span, aggregate.Dropped(chosen, count, span.mass), chosen)
+            return aggregated(self.rope, x, span, aggregate.Dropped(chosen, count, span.mass), chosen)
         flat = spu.flat_index(chosen, count)
         visual = spu.gather(visual, flat, groups, count, keep)
         return torch.cat([visual, x[:, groups * count :]], 1), span.gather(flat, groups, count, keep)
 
     def _marks(self, number: int, x: Tensor) -> bool:
         """Whether the prune is traced as marks: by a score that surgery fuses, of a norm in the type of ``x``."""
-        weight = self.norm_weight(self.layers[number].input_layernorm)[0]
+        weight = self.norm_weight(self.input_norm(self.layers[number]))[0]
         return marks.marks() and marked_prune.can_be(self.plan) and weight.dtype == x.dtype
-
-    def _aggregated(self, x: Tensor, span: Span, dropped: aggregate.Dropped, chosen: Tensor) -> tuple[Tensor, Span]:
-        """The chosen rows of each group and their aggregate, then the text; the span beside them."""
-        assert span.mass is not None
-        groups, rows = dropped.groups, dropped.groups * dropped.rows
-        mass, positions = dropped.reduced_mass(span.mass)
-        cos, sin = self.rope(positions)
-        order = dropped.beside(span.order, dropped.last_order(span.order))
-        tokens, keep = span.kept.shape[2], chosen.shape[2]
-        flat = spu.flat_index(chosen, tokens)
-        kept = spu.gather(span.kept.flatten(1), flat, groups, tokens, keep).unflatten(1, (groups, keep))
-        planes = None if span.planes is None else dropped.reduced(span.planes)
-        span = Span(order, dropped.beside(span.cos, cos), dropped.beside(span.sin, sin), kept, planes, mass)
-        return torch.cat([dropped.reduced(x[:, :rows]), x[:, rows:]], 1), span
 
     def _layer_context(
         self, number: int, x: Tensor, visual: Tensor, groups: int, count: int, rows: Rows
@@ -254,59 +253,38 @@ class Decoder(nn.Module):
             return inside(row)
 
         def keys() -> Tensor:
-            key: Tensor = layer.self_attn.k_proj(self.norm_of(layer.input_layernorm, visual))
+            key: Tensor = layer.self_attn.k_proj(self.norm_of(self.input_norm(layer), visual))
             return inside(key)
 
         before = None if rows.before is None else inside(rows.before[:, : groups * count])
         return scores.LayerContext(inside(visual), before, attention_row, keys)
 
-    def _merge(
-        self, number: int, x: Tensor, span: Span, mass: llm_merge.Mass, groups: int, count: int
-    ) -> tuple[Tensor, Span, llm_merge.Mass]:
-        """Merge the span to its next grid; what merges is alike after the layer's input norm."""
-        grids = [self.plan.merged_grid, *(grid for at, grid in self.plan.stage_grids.items() if at < number)]
-        keep, target = self.plan.keep[number], self.plan.stage_grids[number]
-        visual, batch, dtype = x[:, : groups * count], x.shape[0], x.dtype
-        normed = self.norm_of(self.layers[number].input_layernorm, visual).float()
-        axes = mass.positions.shape[0]
-        parts = [visual, mass.positions.permute(1, 2, 0), span.order[:, :, None].float()]
-        parts += [] if span.planes is None else [span.planes]
-        flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
-        sizes = mass.sizes.reshape(batch * groups, count)
-        merged, sizes = llm_merge.merge(flat[0], flat[1:], sizes, grids[-1], target, mass.padded)
-        rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
-        positions = rows[1].reshape(batch, groups * keep, axes).permute(2, 0, 1)
-        cos, sin = self.rope(positions)
-        index = span.kept[:, :, :keep]
-        planes = None if span.planes is None else rows[3].to(dtype)
-        span = Span(rows[2][:, :, 0].floor().to(torch.int64), cos, sin, index, planes)
-        mass = llm_merge.Mass(sizes.reshape(batch, groups * keep), positions, mass.padded)
-        return torch.cat([rows[0].to(dtype), x[:, groups * count :]], 1), span, mass
-
     def _layer(
         self,
         layer: Any,
         x: Tensor,
-        placed: Placed,
-        mask: Tensor,
-        past_key: Tensor,
-        past_value: Tensor,
+        sight: Sight,
+        held: Mapping[str, Tensor],
         text_only: int,
         own: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One block. The first ``text_only`` rows give keys and values and nothing else."""
-        normed = self.norm_of(layer.input_layernorm, x)
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """One block, and what it keeps now. The first ``text_only`` rows give keys and values and nothing else."""
+        normed = self.norm_of(self.input_norm(layer), x)
+        if "key" not in held:
+            mixed, held = self.mix(layer, normed, held, sight.logical)
+            return self._finish(layer, x, mixed, own), held
+        placed, mask = sight.placed, sight.mask(self.kind(layer), held["key"].shape[2])
         key, value = self.keys_values(layer, normed)
         key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
-        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
         attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
         own = None if own is None else own[:, text_only:]
-        return self._finish(layer, x[:, text_only:], attended, own), key, value
+        return self._attended(layer, x[:, text_only:], attended, own), {**held, "key": key, "value": value}
 
     def _query(self, layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries [B, heads, S, Dh] of rows that enter a layer."""
-        return self._turned(layer, self.norm_of(layer.input_layernorm, x), cos, sin)
+        return self._turned(layer, self.norm_of(self.input_norm(layer), x), cos, sin)
 
     def _turned(self, layer: Any, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         attn = layer.self_attn
@@ -316,14 +294,27 @@ class Decoder(nn.Module):
         query, factor = rotate(query, self.angles(layer, cos), self.angles(layer, sin)), self.query_factor(cos)
         return query if factor is None else query * factor[:, None].to(query.dtype)
 
-    def _finish(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
-        x = x + self.after_attention(layer, layer.self_attn.o_proj(attended))
+    def _attended(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
+        return self._finish(layer, x, layer.self_attn.o_proj(attended), own)
+
+    def _finish(self, layer: Any, x: Tensor, mixed: Tensor, own: Tensor | None) -> Tensor:
+        x = x + self.after_attention(layer, mixed)
         return self.leave(layer, x + self.feed_forward(layer, x), own)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Text embeddings [B, T, D]. This and those below are what a family's own text model may override."""
         embeds: Tensor = self.embed_tokens(input_ids)
         return embeds
+
+    def input_norm(self, layer: Any) -> Any:
+        """The norm that stands first in a layer."""
+        return layer.input_layernorm
+
+    def mix(
+        self, layer: Any, normed: Tensor, held: Mapping[str, Tensor], logical: LogicalOrder
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What a layer without keys does to rows after its input norm [B, V + T, D], and its states after them."""
+        raise NotImplementedError(f"{type(self).__name__} has no layer without keys")
 
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""

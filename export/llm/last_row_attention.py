@@ -22,6 +22,9 @@ class FamilyAttention(Protocol):
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache ``layer`` uses, [B, S, Dh / 2]."""
 
+    def input_norm(self, layer: Any) -> Any:
+        """The norm that stands first in a layer."""
+
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
 
@@ -50,7 +53,7 @@ def last_row(
     cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
     batch, length = x.shape[:2]
     flat = last + length * torch.arange(batch)
-    normed = decoder.norm_of(layer.input_layernorm, x)
+    normed = decoder.norm_of(decoder.input_norm(layer), x)
     row = _rows(normed, flat)
     size = decoder.head_size(layer)
     query = split_heads(attn.q_proj(row), size)

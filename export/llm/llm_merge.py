@@ -11,7 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from luvc_export.core.plan import Plan
 from luvc_export.export.compression import oim
+from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.span import Span
 
 
 class Mass(NamedTuple):
@@ -83,3 +86,46 @@ def _padded(values: Tensor) -> Tensor:
     """[M, R, W, C] -> [M * R + 1, W, C]: a row of ones at the end, as ONNX Runtime fails on no rows at all (decode)."""
     images, rows, width, channels = values.shape
     return torch.cat([values.reshape(images * rows, width, channels), values.new_ones(1, width, channels)])
+
+
+def merge_span(
+    plan: Plan,
+    rope: Rope,
+    number: int,
+    x: Tensor,
+    normed: Tensor,
+    span: Span,
+    mass: Mass,
+    groups: int,
+    count: int,
+) -> tuple[Tensor, Span, Mass]:
+    """Merge the span to the grid that layer ``number`` has; what merges is alike in ``normed``.
+
+    Args:
+        plan: Grids and budgets.
+        rope: Angles of merged rows.
+        number: The layer.
+        x: [visual | text] rows [B, G * N + T, D].
+        normed: Visual rows after the layer's input norm, fp32 [B, G * N, D].
+        span: Of the visual rows.
+        mass: Of the visual rows.
+        groups: G.
+        count: N.
+    """
+    grids = [plan.merged_grid, *(grid for at, grid in plan.stage_grids.items() if at < number)]
+    keep, target = plan.keep[number], plan.stage_grids[number]
+    visual, batch, dtype = x[:, : groups * count], x.shape[0], x.dtype
+    axes = mass.positions.shape[0]
+    parts = [visual, mass.positions.permute(1, 2, 0), span.order[:, :, None].float()]
+    parts += [] if span.planes is None else [span.planes]
+    flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
+    sizes = mass.sizes.reshape(batch * groups, count)
+    merged, sizes = merge(flat[0], flat[1:], sizes, grids[-1], target, mass.padded)
+    rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
+    positions = rows[1].reshape(batch, groups * keep, axes).permute(2, 0, 1)
+    cos, sin = rope(positions)
+    index = span.kept[:, :, :keep]
+    planes = None if span.planes is None else rows[3].to(dtype)
+    span = Span(rows[2][:, :, 0].floor().to(torch.int64), cos, sin, index, planes)
+    mass = Mass(sizes.reshape(batch, groups * keep), positions, mass.padded)
+    return torch.cat([rows[0].to(dtype), x[:, groups * count :]], 1), span, mass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
+from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at
 
 
@@ -53,6 +55,11 @@ class Sight:
     def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None) -> None:
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
         self._masks: dict[Kind, Tensor] = {}
+
+    @cached_property
+    def logical(self) -> LogicalOrder:
+        """The order in which layers with states take the rows."""
+        return LogicalOrder(self.placed.order, self.text.order, self.text_mask)
 
     def mask(self, kind: Kind, past: int) -> Tensor:
         """Mask [B, 1, V + T, past + V + T] of layers of ``kind``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.export.compression import spu
 from luvc_export.export.llm import aggregate
+from luvc_export.export.llm.rope import Rope
 
 
 class Placed(NamedTuple):
@@ -75,6 +76,21 @@ class Span(NamedTuple):
         return Span(self.order[:, :0], self.cos[:, :0], self.sin[:, :0], self.kept[:, :, :0], planes)
 
 
+def aggregated(rope: Rope, x: Tensor, span: Span, dropped: aggregate.Dropped, chosen: Tensor) -> tuple[Tensor, Span]:
+    """The chosen rows of each group and their aggregate, then the text; the span beside them."""
+    assert span.mass is not None
+    groups, rows = dropped.groups, dropped.groups * dropped.rows
+    mass, positions = dropped.reduced_mass(span.mass)
+    cos, sin = rope(positions)
+    order = dropped.beside(span.order, dropped.last_order(span.order))
+    tokens, keep = span.kept.shape[2], chosen.shape[2]
+    flat = spu.flat_index(chosen, tokens)
+    kept = spu.gather(span.kept.flatten(1), flat, groups, tokens, keep).unflatten(1, (groups, keep))
+    planes = None if span.planes is None else dropped.reduced(span.planes)
+    span = Span(order, dropped.beside(span.cos, cos), dropped.beside(span.sin, sin), kept, planes, mass)
+    return torch.cat([dropped.reduced(x[:, :rows]), x[:, rows:]], 1), span
+
+
 def tokens_of(values: Tensor, groups: int, rows: int, tokens: int) -> Tensor:
     """[B, G * rows, ...] -> [B, G, tokens, ...]: without each group's aggregate, its last row, where there is one."""
     apart = values.unflatten(1, (groups, rows))
@@ -82,8 +98,9 @@ def tokens_of(values: Tensor, groups: int, rows: int, tokens: int) -> Tensor:
 
 
 def empty_caches(shape: DecoderShape, rows: int, dtype: torch.dtype) -> list[Tensor]:
-    """Caches of nothing for ``rows`` rows of a batch, as ``Decoder.forward`` takes them."""
-    return [torch.zeros(rows, heads, 0, size, dtype=dtype) for heads, size in shape.caches for _ in range(2)]
+    """What ``Decoder.forward`` takes for ``rows`` rows of a batch that begin."""
+    kinds = [getattr(torch, state.dtype) if state.dtype else dtype for state in shape.kept]
+    return [torch.zeros(state.sizes(rows, 0), dtype=kind) for state, kind in zip(shape.kept, kinds, strict=True)]
 
 
 def rows_at(values: Tensor, index: Tensor, first: int = 0) -> Tensor:

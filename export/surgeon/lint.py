@@ -159,10 +159,10 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         wanted_out = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS]
         wanted_out += [graph_io.MERGED_INTO] if surgery.plan.encoder.says_merged else []
     else:
-        layers = surgery.plan.cached
-        wanted_in = [*graph_io.decoder_inputs(surgery.plan), *graph_io.past_names(layers)]
+        past = graph_io.cache_inputs(surgery.plan.cached, inputs)
+        wanted_in = [*graph_io.decoder_inputs(surgery.plan), *past]
         chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token else []
-        wanted_out = [graph_io.LOGITS, *chosen, *graph_io.present_names(layers)]
+        wanted_out = [graph_io.LOGITS, *chosen, *map(graph_io.present_name, past)]
     for kind, names, found in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in found)
     for name, tensor in {**inputs, **outputs}.items():

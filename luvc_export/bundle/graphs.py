@@ -169,19 +169,19 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         BundleError: An input that is always there or an output that is asked for is missing, or there is an input that
             nothing is given for.
     """
-    plan, layers = entry.plan, bundle.manifest.decoder.cached
+    plan, states = entry.plan, bundle.manifest.decoder.kept
     if name == entry.vision:
         inputs = known = {*graph_io.vision_inputs(plan)}
         outputs = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
         outputs |= {graph_io.MERGED_INTO} if plan.encoder.says_merged else set()
         optional = {*outputs, graph_io.MERGED_INTO}
     else:
-        inputs = {graph_io.INPUT_IDS, *graph_io.past_names(layers)}
+        inputs = {graph_io.INPUT_IDS, *(state.past for state in states)}
         inputs |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
         inputs |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
         known = {*inputs, *graph_io.DECODER_INPUTS, graph_io.VISUAL_PADDING, graph_io.PAST_TEXT, graph_io.PAST_GROUPS}
         known |= set() if name == entry.decoder else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
-        outputs = {graph_io.LOGITS, *graph_io.present_names(layers)}
+        outputs = {graph_io.LOGITS, *(state.present for state in states)}
         outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name == entry.decoder else set()
         optional = {*outputs, *(graph_io.kept_name(layer) for layer, _, _ in plan.chooses)}
     for kind, needed, held in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):

@@ -15,7 +15,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "layers": (1, 4096),
     "hidden": (1, 2**20),
     "heads": (1, 2**16),
-    "kv_heads": (1, 2**16),
+    "kv_heads": (0, 2**16),
     "head_dim": (1, 2**16),
     "intermediate": (1, 2**24),
     "vocab": (1, 2**26),

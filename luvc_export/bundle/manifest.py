@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,11 +23,13 @@ from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
 from luvc_export.bundle.serialisation import from_json_data
 from luvc_export.core.generation_defaults import GenerationDefaults
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import ROWS, DecoderShape
 from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+#: That of bundles without states beside the caches, which are written as before.
+_WITHOUT_STATES = 2
 
 Fit = Literal["pad", "stretch", "crop"]
 WeightsMode = Literal["copy", "reference", "none"]
@@ -199,6 +202,9 @@ class Manifest:
         data: dict[str, Any] = dataclasses.asdict(dataclasses.replace(self, plans={}))
         for name, entry in self.plans.items():
             data["plans"][name] = dataclasses.asdict(entry) | {"plan": entry.plan.to_json()}
+        if not self.decoder.states:
+            del data["decoder"]["states"]
+            data["schema_version"] = _WITHOUT_STATES
         plain: dict[str, Any] = json.loads(json.dumps(data))
         return plain
 
@@ -220,7 +226,10 @@ class Manifest:
             )
         if isinstance(data, dict) and version == schema_1.VERSION:
             data = schema_1.with_facts(data, SCHEMA_VERSION)
+        elif isinstance(data, dict) and version == _WITHOUT_STATES:
+            data = {**data, "schema_version": SCHEMA_VERSION}
         manifest = from_json_data(cls, data, where)
+        check_states(manifest.decoder, f"{where}: decoder.states")
         for name, entry in manifest.plans.items():
             manifest.check_entry(entry, f"{where}: plans.{name}")
         return manifest
@@ -263,3 +272,30 @@ class Manifest:
             )
         tiles = max((cut.tiles[0] * cut.tiles[1] + 1 for cut in self.prompt.cuts), default=1)
         check_pixels(self.image.frames * max(tiles, entry.plan.sharing.images), entry.size, where)
+
+
+def check_states(decoder: DecoderShape, where: str) -> None:
+    """Check what a stranger's manifest says of states beside the caches: their names and sizes reach runtimes.
+
+    Raises:
+        BundleError: A state is of no layer that keeps something, has a name twice or one that is none, or sizes that no
+            tensor has; or a layer keeps nothing.
+    """
+
+    def wrong(got: object, expected: str) -> BundleError:
+        return BundleError("a state is none that a decoder could have", where=where, got=got, expected=expected)
+
+    seen: set[tuple[int, str]] = set()
+    for state in decoder.states:
+        if not 0 <= state.layer < decoder.cached:
+            raise wrong(f"layer {state.layer}", f"0 to {decoder.cached - 1}")
+        if not state.name.isidentifier() or state.in_cache or (state.layer, state.name) in seen:
+            raise wrong(repr(state.name)[:80], "a name of its own in its layer")
+        sizes = [size for size in state.shape if size != ROWS]
+        if not 0 < len(state.shape) < 8 or len(sizes) < len(state.shape) - 1 or not all(0 < n < 2**24 for n in sizes):
+            raise wrong(list(state.shape), f"sizes above 0, at most one of them {ROWS} for cached rows")
+        if math.prod(sizes) > 2**32:
+            raise wrong(list(state.shape), f"at most {2**32:,} numbers a row")
+        seen.add((state.layer, state.name))
+    if bare := set(decoder.keyless) - {layer for layer, _ in seen}:
+        raise wrong(f"nothing for layer {min(bare)}, which has no keys", "a state, or key/value heads")

@@ -121,13 +121,15 @@ def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: in
 
 
 def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2) -> tuple[int, ...]:
-    """KV cache bytes of each layer that holds ``keep[l]`` visual and ``text`` text tokens; 0 where it has no cache."""
-    layers = [shape.layer(number) for number in range(len(keep))]
-    rows = [2 * layer.kv_heads * layer.head_dim * element_bytes for layer in layers]
-    return tuple(
-        row * (count + text) if layer.reads == number else 0
-        for number, (layer, row, count) in enumerate(zip(layers, rows, keep, strict=True))
-    )
+    """Bytes of keys, values and states of each layer that holds ``keep[l]`` visual and ``text`` text tokens.
+
+    0 where a layer reads another one's cache.
+    """
+    total = [0] * len(keep)
+    for state in shape.kept:
+        if state.layer < len(keep):
+            total[state.layer] += state.bytes(keep[state.layer] + text, element_bytes)
+    return tuple(total)
 
 
 def solve_speedup(

@@ -17,9 +17,11 @@ units int32 [n, K]: the units to compute, ascending; N_0 is K, and merged_into i
 decoder, one graph for prefill and decode (G = 0 in decode):
 visual_embeds [B, G, N_0, D], input_ids int64 [B, T], visual_position_ids float32 [A, B, G * N_0],
 position_ids float32 [A, B, T], visual_order int64 [B, G * N_0], order int64 [B, T], text_mask bool [B, P + T],
-past_key_values.N.key/.value [B, Hkv, G_past * keep_N + P, Dh], logits_indices int64 [B, n]
--> logits float32 [B, n, vocab], present.N.key/.value, kept_indices.N int64 [B, G, keep_N] per prune at layer N.
-Hkv and Dh are layer N's. Layers that read another one's cache (the last ``Plan.llm.shared``) have none in the graph.
+past_key_values.N.key/.value [B, Hkv, G_past * keep_N + P, Dh], past_states.N.NAME [B, ...], logits_indices int64
+[B, n] -> logits float32 [B, n, vocab], present.N.key/.value, present_states.N.NAME, kept_indices.N int64 [B, G, keep_N]
+per prune at layer N. Hkv and Dh are layer N's. Which layers have keys and values, and which states beside them or
+instead, says ``DecoderShape.kept``, in graph order. Layers that read another one's cache (the last
+``Plan.llm.shared``) have none in the graph.
 
 A layer's cache is laid out [past | visual of this call | text of this call]. What is past is visible to everything
 new; among new tokens a key is visible to a query when its order is not greater. Padding text carries ``text_mask``
@@ -31,6 +33,8 @@ made of units that show padding alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from luvc_export.core.plan import Plan
 
@@ -60,6 +64,9 @@ ABSENT = -1e4
 #: last position asked about, int64, and its logit, float32, infinite where any logit is not a number.
 NEXT_TOKEN = "next_token"
 NEXT_LOGIT = "next_logit"
+
+#: How inputs that go round begin: keys and values, and states beside them.
+PAST_KEY_VALUES, PAST_STATES = "past_key_values.", "past_states."
 
 #: Of every decoder, before the caches.
 DECODER_INPUTS = (
@@ -96,8 +103,21 @@ def present_names(layers: int) -> list[str]:
     return [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
+def cache_inputs(layers: int, inputs: Iterable[str]) -> list[str]:
+    """What a graph with ``inputs`` takes of a conversation: keys and values, unless a layer has states instead."""
+    states = [name for name in inputs if name.startswith(PAST_STATES)]
+    keyed = {cache_layer(name) for name in inputs if name.startswith(PAST_KEY_VALUES)}
+    keyless = {cache_layer(name) for name in states} - keyed
+    return [*(name for name in past_names(layers) if cache_layer(name) not in keyless), *states]
+
+
+def present_name(past: str) -> str:
+    """The output that goes on from a cache input, of keys, values or states."""
+    return past.replace(PAST_KEY_VALUES, "present.").replace(PAST_STATES, "present_states.")
+
+
 def cache_layer(name: str) -> int:
-    """The layer whose cache an input of ``past_names`` is."""
+    """The layer whose keys, values or state an input is."""
     return int(name.split(".")[1])
 
 

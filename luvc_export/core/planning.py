@@ -91,7 +91,7 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if isinstance(wanted.schedule, str) or wanted.schedule is None:
         keep = unshared(keep, llm)
     if not wanted.kv_only:
-        frozen = tuple(layer for layer in frozen if layer < llm.cached)
+        frozen = tuple(layer for layer in frozen if layer < llm.cached and layer not in llm.keyless)
     return wanted.part(keep, last, frozen, llm.shared)
 
 
@@ -231,6 +231,9 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
         problems.append(f"keep: got {plan.layers} budgets, the model has {llm.layers} layers")
     elif plan.llm.shared != llm.shared:
         problems.append(f"llm.shared: got {plan.llm.shared}; the model's last {llm.shared} layers read earlier caches")
+    for layer in sorted(plan.llm.frozen & {*llm.keyless}):
+        where = "llm.last_layer: 'kv_only'" if layer == plan.layers - 1 else "llm.kv_only"
+        problems.append(f"{where}: layer {layer} has no keys and values that visual tokens could leave alone")
     for index, step in enumerate(plan.encoder.merges):
         if not 0 <= step.block < encoder.blocks:
             problems.append(f"merges[{index}]: after block {step.block}; the encoder's are 0 to {encoder.blocks - 1}")

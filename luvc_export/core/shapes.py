@@ -2,15 +2,88 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 #: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
 DEFAULT_IMAGE_SIZE = (672, 672)
 
 
+#: In the shape of a state, its layer's cached rows.
+ROWS = -1
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that a decoder takes with a conversation and gives back: keys, values, or what stands beside them.
+
+    Args:
+        layer: Whose it is.
+        name: ``key``, ``value``, or the family's word for what stands beside them.
+        shape: Of one row of a batch. At most one size is ``ROWS``: there it has one entry for each of the layer's
+            cached rows, [visual | text] as these lie. Without it the state has one size always and begins as zeros.
+        dtype: Element type; None for that of keys and values, which is the graph's.
+    """
+
+    layer: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "float16", "int64", "int32", "int8", "uint8"] | None = None
+
+    @property
+    def axis(self) -> int | None:
+        """Axis of [B, *shape] along which rows are added; None where the shape is fixed."""
+        return 1 + self.shape.index(ROWS) if ROWS in self.shape else None
+
+    @property
+    def in_cache(self) -> bool:
+        """Whether it is the keys or the values."""
+        return self.name in ("key", "value")
+
+    @property
+    def past(self) -> str:
+        """Name of the graph input."""
+        return f"{'past_key_values' if self.in_cache else 'past_states'}.{self.layer}.{self.name}"
+
+    @property
+    def present(self) -> str:
+        """Name of the graph output."""
+        return f"{'present' if self.in_cache else 'present_states'}.{self.layer}.{self.name}"
+
+    def sizes(self, batch: int, rows: int) -> tuple[int, ...]:
+        """Its shape for ``batch`` conversations whose layer has ``rows`` cached rows."""
+        return (batch, *(rows if size == ROWS else size for size in self.shape))
+
+    def numbers(self, rows: int) -> int:
+        """Numbers of one conversation whose layer has ``rows`` cached rows."""
+        return math.prod(self.sizes(1, rows))
+
+    def bytes(self, rows: int, cache_bytes: int) -> int:
+        """Bytes of the same; keys and values take ``cache_bytes`` a number."""
+        return self.numbers(rows) * (_BYTES[self.dtype] if self.dtype else cache_bytes)
+
+
+_BYTES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1}
+
+
+def row_counts(states: Iterable[State], sizes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Cached rows of each layer, of states [B, *shape] of these sizes; 0 for layers that cache none."""
+    counts: dict[int, int] = {}
+    for state, size in zip(states, sizes, strict=True):
+        counts.setdefault(state.layer, 0)
+        if state.axis is not None:
+            counts[state.layer] = size[state.axis]
+    return tuple(counts.values())
+
+
 @dataclass(frozen=True)
 class LayerShape:
-    """What layers of one LLM may differ in; ``reads`` is the layer whose cache is read, itself unless it is shared."""
+    """What layers of one LLM may differ in; ``reads`` is the layer whose cache is read, itself unless it is shared.
+
+    A layer without keys and values has 0 ``kv_heads``.
+    """
 
     kv_heads: int
     head_dim: int
@@ -24,7 +97,7 @@ class DecoderShape:
 
     ``per_layer`` has one entry a layer where they differ. The last ``shared`` layers make no keys and values: they read
     the caches of earlier ones, and compute nothing but the rows whose logits are asked for. ``gate`` is the width of
-    embeddings that every layer has of its own.
+    embeddings that every layer has of its own. ``states`` stand beside the keys and values, by layer.
     """
 
     layers: int
@@ -38,10 +111,11 @@ class DecoderShape:
     per_layer: tuple[LayerShape, ...] = ()
     shared: int = 0
     gate: int = 0
+    states: tuple[State, ...] = ()
 
     @property
     def cached(self) -> int:
-        """Layers that have a cache: all but the last ``shared``."""
+        """Layers that keep something of a conversation: all but the last ``shared``."""
         return self.layers - self.shared
 
     def layer(self, number: int) -> LayerShape:
@@ -54,9 +128,28 @@ class DecoderShape:
 
     @property
     def caches(self) -> tuple[tuple[int, int], ...]:
-        """Key/value heads and head size of every cache."""
+        """Key/value heads and head size of every cache; no head where a layer has other states alone."""
         layers = [self.layer(number) for number in range(self.cached)]
         return tuple((layer.kv_heads, layer.head_dim) for layer in layers)
+
+    @property
+    def kept(self) -> tuple[State, ...]:
+        """All that a conversation consists of, in graph order: layer by layer keys, values, and what is beside them."""
+        kept: list[State] = []
+        for number, (heads, size) in enumerate(self.caches):
+            kept += [State(number, name, (heads, ROWS, size)) for name in ("key", "value") if heads]
+            kept += [state for state in self.states if state.layer == number]
+        return tuple(kept)
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Layers with a state that every token changes: what was taken into it cannot be taken back."""
+        return tuple(sorted({state.layer for state in self.states if state.axis is None}))
+
+    @property
+    def keyless(self) -> tuple[int, ...]:
+        """Layers without keys and values."""
+        return tuple(number for number, (heads, _) in enumerate(self.caches) if not heads)
 
 
 @dataclass(frozen=True)

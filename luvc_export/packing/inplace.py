@@ -63,6 +63,7 @@ class InplaceOrt:
         first_run.check_with(__name__, {"capacity": asdict(capacity)}, bundle, plan, by)
         entry, shape = bundle.entry(plan), bundle.manifest.decoder
         self._inner, self._capacity, self._plan = OrtBackend(bundle, entry), capacity, entry.plan
+        self._states = shape.kept
         self._rows = [
             (1, heads, rows, size)
             for rows, (heads, size) in zip(
@@ -100,7 +101,7 @@ class InplaceOrt:
         from onnxruntime import OrtValue
 
         empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, self._element)) for shape in self._rows for _ in range(2)]
-        return InplaceCache(OrtCache(tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)
+        return InplaceCache(OrtCache(self._states, tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)
 
 
 def task(said: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:

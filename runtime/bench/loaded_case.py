@@ -93,8 +93,7 @@ class LoadedCase:
             group.step()
         marks.append(perf_counter())
         state = group.state_of(row)
-        cache, past_text = state.cache, state.past_text
-        self._cache[case] = cache.nbytes, tuple(length - past_text for length in cache.lengths)
+        self._cache[case] = state.cache.nbytes, state.visual_rows
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
         self.first_ms = total if self.first_ms is None else self.first_ms

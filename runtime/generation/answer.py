@@ -92,7 +92,7 @@ def answer(
         decoding += perf_counter() - begin
     state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
-    visual = tuple(length - state.past_text for length in state.cache.lengths)
+    visual = state.visual_rows
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
     selection = selection_of(loaded, request, seen.merged_into, kept)
     return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.shapes import State as StateKind
 from luvc_export.runtime.backend import Array, DeviceSampler, PendingToken, RowPacker, RowStep
 from luvc_export.runtime.generation.sequence import TokenChooser
 from luvc_export.runtime.generation.timing import DraftCounts
@@ -199,7 +200,7 @@ class SharedCalls:
             orders = [*own.orders[list(staying)], *orders]
         once = {id(state): packer.unpack(state.cache) for state in states}  # answers to one question share their state
         parts += [CachedRow(once[id(state)], 0, np.ones(state.past_text, np.bool_)) for state in states]
-        arrays, mask = pack_texts(parts)
+        arrays, mask = pack_texts(parts, self._graphs.manifest.decoder.kept)
         return RowsState(packer.pack(arrays), mask, np.array(positions, np.int64), np.array(orders, np.int64))
 
 
@@ -207,7 +208,7 @@ class CachedRow(NamedTuple):
     """A row in a cache of several.
 
     Args:
-        arrays: Key, value of each layer, [B, Hkv, visual + P, Dh].
+        arrays: States in graph order, [B, ...].
         row: Which of the B rows it is.
         mask: Which of its text slots hold a token, bool [P].
     """
@@ -217,24 +218,33 @@ class CachedRow(NamedTuple):
     mask: NDArray[np.bool_]
 
 
-def pack_texts(parts: Sequence[CachedRow]) -> tuple[list[Array], NDArray[np.bool_]]:
+def pack_texts(parts: Sequence[CachedRow], kinds: Sequence[StateKind]) -> tuple[list[Array], NDArray[np.bool_]]:
     """Rows of several caches as one cache with the texts packed to the left.
 
+    Args:
+        parts: The rows.
+        kinds: What their arrays are.
+
     Returns:
-        Arrays [len(parts), Hkv, visual + longest, Dh] and the mask bool [len(parts), longest].
+        Arrays [len(parts), ...], those that grow with visual + longest cached rows, and the mask bool
+        [len(parts), longest].
     """
     slots = [np.flatnonzero(part.mask) for part in parts]
     longest = max(map(len, slots))
-    layers = []
-    for layer, first in enumerate(parts[0].arrays):
-        visual = first.shape[2] - parts[0].mask.size
-        packed = np.zeros((len(parts), first.shape[1], visual + longest, first.shape[3]), first.dtype)
-        for index, (part, text) in enumerate(zip(parts, slots, strict=True)):
-            source = part.arrays[layer][part.row]
-            if source.shape[1] - part.mask.size != visual:
-                raise AssertionError(f"rows of {source.shape[1] - part.mask.size} and {visual} visual tokens")
-            packed[index, :, :visual] = source[:, :visual]
-            own = source[:, visual:] if len(text) == part.mask.size else source[:, visual + text]
-            packed[index, :, visual : visual + len(text)] = own
-        layers.append(packed)
-    return layers, np.arange(longest) < np.array([len(text) for text in slots])[:, None]
+    packed = []
+    for number, kind in enumerate(kinds):
+        sources = [part.arrays[number][part.row] for part in parts]
+        if kind.axis is None:
+            packed.append(np.stack(sources))
+            continue
+        axis = kind.axis - 1
+        visual = sources[0].shape[axis] - parts[0].mask.size
+        room = np.zeros((len(parts), *kind.sizes(1, visual + longest)[1:]), sources[0].dtype)
+        for row, source, part, text in zip(room, sources, parts, slots, strict=True):
+            if source.shape[axis] - part.mask.size != visual:
+                raise AssertionError(f"rows of {source.shape[axis] - part.mask.size} and {visual} visual tokens")
+            into, own = np.moveaxis(row, axis, 0), np.moveaxis(source, axis, 0)
+            into[:visual] = own[:visual]
+            into[visual : visual + len(text)] = own[visual:] if len(text) == part.mask.size else own[visual + text]
+        packed.append(room)
+    return packed, np.arange(longest) < np.array([len(text) for text in slots])[:, None]

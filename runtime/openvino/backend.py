@@ -21,6 +21,7 @@ from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
 from luvc_export.core.files.safe_files import write_whole
 from luvc_export.core.precision import find
+from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Array, Cache
@@ -31,22 +32,24 @@ from luvc_export.runtime.openvino.model import GraphReader
 from luvc_export.runtime.ort import check_weights, decoder_file
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
+from luvc_export.runtime.state import empty_states
 
 
 @dataclass(frozen=True)
 class OpenVinoCache:
-    """Keys and values as ``openvino.Tensor``: key, value of layer 0, of layer 1, ... No call writes to them again.
+    """States (``DecoderShape.kept``) as ``openvino.Tensor`` in graph order. No call writes to them again.
 
     ``held`` are arrays whose memory they use.
     """
 
+    states: tuple[State, ...]
     values: tuple[Any, ...]
     held: tuple[Array, ...] = ()
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Rows of each layer."""
-        return tuple(int(value.shape[2]) for value in self.values[::2])
+        """See ``Cache.lengths``."""
+        return row_counts(self.states, (tuple(value.shape) for value in self.values))
 
     @property
     def nbytes(self) -> int:
@@ -142,26 +145,27 @@ class OpenVinoBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
-        layers = self._bundle.manifest.decoder.cached
         rows = len(feeds[graph_io.INPUT_IDS])
-        past = cache.values if isinstance(cache, OpenVinoCache) else self._empty(rows)
-        kept = dict(zip(graph_io.past_names(layers), past, strict=True))
+        past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self._states, rows)).values
+        kept = {state.past: value for state, value in zip(self._states, past, strict=True)}
         outputs = self._run(self._decoder, feeds, kept)
-        present = tuple(outputs.pop(name) for name in graph_io.present_names(layers))
-        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(present)
+        present = tuple(outputs.pop(state.present) for state in self._states)
+        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(self._states, present)
 
-    def rows(self, cache: OpenVinoCache) -> list[tuple[Array, Array]]:
-        """Keys (rotated) and values of every layer, float32 [B, Hkv, rows, Dh]."""
-        arrays = [_floats(value) for value in cache.values]
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+    def host_values(self, cache: OpenVinoCache) -> list[Array]:
+        """See ``paired.Half``."""
+        return [_values(value) for value in cache.values]
 
-    def adopt(self, rows: Sequence[tuple[Array, Array]]) -> OpenVinoCache:
+    def adopt(self, values: Sequence[Array]) -> OpenVinoCache:
         """See ``paired.Half``."""
         library = devices.load_library()
-        kinds = [self._decoder.inputs[name] for name in graph_io.past_names(len(rows))]
-        arrays = [array for pair in rows for array in pair]
-        tensors = (_tensor(library, array, *kind) for array, kind in zip(arrays, kinds, strict=True))
-        return OpenVinoCache(tuple(tensors), tuple(arrays))
+        kinds = [self._decoder.inputs[state.past] for state in self._states]
+        tensors = (_tensor(library, array, *kind) for array, kind in zip(values, kinds, strict=True))
+        return OpenVinoCache(self._states, tuple(tensors), tuple(values))
+
+    @property
+    def _states(self) -> tuple[State, ...]:
+        return self._bundle.manifest.decoder.kept
 
     @property
     def packs(self) -> bool:
@@ -174,13 +178,13 @@ class OpenVinoBackend:
 
     def pack(self, arrays: Sequence[Array]) -> OpenVinoCache:
         """See ``RowPacker.pack``."""
-        library, names = devices.load_library(), graph_io.past_names(self._bundle.manifest.decoder.cached)
+        library = devices.load_library()
         held = tuple(np.ascontiguousarray(array) for array in arrays)
-        kinds = [self._decoder.inputs[name][0] for name in names]
+        kinds = [self._decoder.inputs[state.past][0] for state in self._states]
         tensors = (
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
-        return OpenVinoCache(tuple(tensors), held)
+        return OpenVinoCache(self._states, tuple(tensors), held)
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -228,22 +232,13 @@ class OpenVinoBackend:
             "use a machine with more memory, close other programs, or export a smaller model",
         )
         with self._explained(where):
-            layers = self._bundle.manifest.decoder.cached
-            caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
+            caches = [name for state in self._states if not state.dtype for name in (state.past, state.present)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
             how = self._threads, caches, counted, settings, self.narrow_floats
             compiled = compile_graph(graph, self.device, self.arithmetic, *how)
             self.compile_seconds += perf_counter() - begin
         return compiled
-
-    def _empty(self, rows: int) -> list[Any]:
-        shape, library = self._bundle.manifest.decoder, devices.load_library()
-        sizes = [(heads, size) for heads, size in shape.caches for _ in range(2)]
-        return [
-            library.Tensor(self._decoder.inputs[name][0], library.Shape([rows, heads, 0, size]))
-            for name, (heads, size) in zip(graph_io.past_names(shape.cached), sizes, strict=True)
-        ]
 
     def _run(self, compiled: Compiled, feeds: Mapping[str, Array], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on arrays ``feeds`` and tensors ``kept``: its outputs, tensors that nothing writes to again."""

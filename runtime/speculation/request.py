@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.runtime.backend import Backend, RowPacker
 
@@ -47,12 +48,21 @@ class Speculation:
         return cls(tokens, bundle)
 
 
-def check_backend(backend: Backend) -> None:
-    """Refuse a back-end whose caches cannot be rolled back row by row: those that are not the host's.
+def check_backend(backend: Backend, decoder: DecoderShape) -> None:
+    """Refuse what cannot be rolled back row by row: a back-end whose caches are not the host's, a state of a model.
 
     Raises:
-        MachineError: It is one.
+        MachineError: It is such a back-end.
+        UsageError: Layers have a state that every token changes.
     """
+    if decoder.running:
+        names = sorted({state.name for state in decoder.states if state.axis is None})
+        raise UsageError(
+            "this model takes one token a step: what a token did to the states of its layers cannot be taken back",
+            where="--speculate",
+            got=f"{' and '.join(names)} states in {len(decoder.running)} of {decoder.layers} layers",
+            fix="leave --speculate out",
+        )
     if not (isinstance(backend, RowPacker) and backend.packs and backend.largest_batch != 1):
         raise MachineError(
             "this back-end takes one token of a row a step, and keeps all it took",

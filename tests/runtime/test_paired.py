@@ -82,7 +82,7 @@ def test_caches_that_need_no_other_type_are_handed_on(demo_bundle: Bundle) -> No
     backend = open_backend("openvino+cpu", demo_bundle, "none", 1, arithmetic="fp32")
     assert isinstance(backend, PairedBackend)
     state = Session(demo_bundle, backend, "none").default.run([97, 98, 99]).state
-    before = backend.rows(state.cache)[0][0]
+    before = backend.host_values(state.cache)[0]
     after = backend._handed(state.cache, True)
     assert after is not None and np.shares_memory(before, backend._steps.unpack(after)[0])
 

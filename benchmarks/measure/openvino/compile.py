@@ -13,7 +13,6 @@ from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.graphs import read_graph
-from luvc_export.core import graph_io
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import compile_graph
 from luvc_export.runtime.openvino.inline import write_out
@@ -32,8 +31,8 @@ def main() -> None:
     bundle, plan = bundles.load(sys.argv[1]), sys.argv[2]
     device = devices.find("CPU")
     arithmetic = devices.arithmetic(device, sys.argv[3] if len(sys.argv) > 3 else "auto")
-    entry, layers = bundle.entry(plan), bundle.manifest.decoder.cached
-    caches = [*graph_io.past_names(layers), *graph_io.present_names(layers)]
+    entry, states = bundle.entry(plan), bundle.manifest.decoder.kept
+    caches = [name for state in states if not state.dtype for name in (state.past, state.present)]
     print(f"{plan}, {arithmetic}; seconds, those of the CPU in brackets\n")
     print("| graph | weights GB | written out | read, with that | compiled | exported GB | exported | imported |")
     print("|---|---|---|---|---|---|---|---|")

@@ -20,6 +20,7 @@ from luvc_export.core.progress import Progress
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.ort import OrtCache
+from luvc_export.runtime.state import empty_states
 
 INPUTS = "inputs.npz"
 
@@ -91,13 +92,11 @@ class _Recording:
         return self._inner.vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
-        names = graph_io.past_names(self._shape.cached)
+        names = [state.past for state in self._shape.kept]
         if isinstance(cache, OrtCache):
             past = [value.numpy() for value in cache.values]
         else:
-            rows = len(feeds[graph_io.INPUT_IDS])
-            sizes = [sizes for sizes in self._shape.caches for _ in range(2)]
-            past = [np.zeros((rows, heads, 0, size), np.float32) for heads, size in sizes]
+            past = empty_states(self._shape.kept, len(feeds[graph_io.INPUT_IDS]))
         known = {name: array for name, array in feeds.items() if name in graph_io.decoder_inputs(self._plan)}
         self._decoder.add({**known, **dict(zip(names, past, strict=True))})
         return self._inner.decode(feeds, cache)

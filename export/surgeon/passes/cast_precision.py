@@ -85,7 +85,7 @@ def ensures(surgery: Surgery, fired: int) -> None:
         CheckFailed: The logits are not fp32, or a cache kept fp32.
     """
     for tensor in _ends(surgery) if fired and surgery.precision != "fp32" else ():
-        low = tensor.name.startswith(("visual_embeds", "past_key_values", "present"))
+        low = tensor.name.startswith(("visual_embeds", graph_io.PAST_KEY_VALUES, "present."))
         kind = kind_of(tensor)
         if kind is not None and _is_fp32(tensor) == low and kind.kind in "fV":
             raise CheckFailed("a tensor of the contract has the wrong type", where=tensor.name, got=tensor.dtype)
@@ -116,7 +116,7 @@ class _Retyping:
         order = list(graph.nodes)
         self._weights()
         for tensor in graph.inputs:
-            if tensor.name == graph_io.VISUAL_EMBEDS or tensor.name.startswith("past_key_values"):
+            if tensor.name == graph_io.VISUAL_EMBEDS or tensor.name.startswith(graph_io.PAST_KEY_VALUES):
                 self._lower(tensor)
         for node in order:
             self._node(node)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.core.shapes import ROWS, State
 from luvc_export.demo.questions import cases
 from luvc_export.runtime.backend import RowStep
 from luvc_export.runtime.generation import rows as row_loop
@@ -107,8 +108,8 @@ def test_rows_that_come_and_go_answer_as_alone(demo: Session) -> None:
 def test_padding_that_is_seen_moves_an_answer(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sabotage: the comparison above fails where packed texts are not masked."""
 
-    def unmasked(parts: Any) -> Any:
-        arrays, mask = pack_texts(parts)
+    def unmasked(parts: Any, kinds: Any) -> Any:
+        arrays, mask = pack_texts(parts, kinds)
         return arrays, np.ones_like(mask)
 
     monkeypatch.setattr(row_loop, "pack_texts", unmasked)
@@ -123,13 +124,25 @@ def test_texts_are_packed_to_the_left() -> None:
         CachedRow([first], 1, np.array([True, False, True])),
         CachedRow([second], 0, np.array([True, True])),
     ]
-    (packed,), mask = pack_texts(parts)
+    kinds = [State(0, "key", (1, ROWS, 1))]
+    (packed,), mask = pack_texts(parts, kinds)
     assert packed[:, 0, :, 0].tolist() == [[5, 6, 7, 9], [100, 101, 102, 103]]
     assert mask.tolist() == [[True, True], [True, True]]
-    (packed,), mask = pack_texts([parts[0], CachedRow([second], 0, np.array([False, True]))])
+    (packed,), mask = pack_texts([parts[0], CachedRow([second], 0, np.array([False, True]))], kinds)
     assert packed[1, 0, :, 0].tolist() == [100, 101, 103, 0] and mask.tolist() == [[True, True], [True, False]]
     with pytest.raises(AssertionError, match="rows of 3 and 2 visual tokens"):
-        pack_texts([parts[0], CachedRow([second], 0, np.array([True]))])
+        pack_texts([parts[0], CachedRow([second], 0, np.array([True]))], kinds)
+
+
+def test_states_of_rows_are_packed_by_their_shapes() -> None:
+    """What has a value a cached row goes with the row, along its own axis; what has one shape goes as it is."""
+    kinds = [State(0, "place", (ROWS,), "int64"), State(1, "sum", (2,), "float32")]
+    first = [np.array([[7, 8, 9]]), np.array([[1.0, 2.0]], np.float32)]
+    second = [np.array([[3, 4]]), np.array([[5.0, 6.0]], np.float32)]
+    parts = [CachedRow(first, 0, np.array([False, True])), CachedRow(second, 0, np.array([True]))]
+    (places, sums), mask = pack_texts(parts, kinds)
+    assert places.tolist() == [[7, 9], [3, 4]] and places.dtype == np.int64
+    assert sums.tolist() == [[1, 2], [5, 6]] and mask.all()
 
 
 def test_a_row_whose_logits_are_not_finite_fails_alone(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
