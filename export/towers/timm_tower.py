@@ -42,10 +42,16 @@ class TimmTower(nn.Module):
     def __init__(self, tower: Any, projector: Any, plan: Plan, normalise: Normalise) -> None:
         super().__init__()
         self.tower, self.projector, self.plan, self.normalise = tower, projector, plan, normalise
+        for module in tower.modules():
+            if hasattr(module, "fused_attn"):  # as products: TensorRT-RTX has no kernel for its one operator
+                module.fused_attn = False
         self.copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
 
-    def forward(self, image: Tensor) -> Seen:
-        """uint8 [n, F, H, W, 3] -> embeddings [n, U, D], positions [n, U, 2 * copies], merged_into [n, U]."""
+    def forward(self, image: Tensor, beside: Tensor | None = None) -> Seen:
+        """uint8 [n, F, H, W, 3] -> embeddings [n, U, D], positions [n, U, 2 * copies], merged_into [n, U].
+
+        ``beside``, units that show padding alone, changes nothing: none is chosen here.
+        """
         pixels = self.normalise(image)[:, 0].permute(0, 3, 1, 2)
         features = self.tower.timm_model.forward_features(pixels.to(next(self.tower.parameters()).dtype))
         embeds = self.projector(features.flatten(2).transpose(1, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ TOLERANCE = 1e-4
 #: What a sabotage must move the logits by.
 SABOTAGE = 100 * TOLERANCE
 GREEDY = 32
+#: Families whose models can be made here: FastVLM's tower is timm's.
+MADE_HERE = [name for name in families.built_in() if name != "fast_vlm" or find_spec("timm")]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """timm without a torchvision: what timm takes from it is data sets and augmentations, which no model here uses.
 
-PyPI's torchvision does not load beside a torch that is built for CPUs alone. Where timm is not there, whatever asks for it
-is skipped: ``pip install --no-deps timm``.
+PyPI's torchvision does not load beside a torch that is built for CPUs alone. Where timm is not there, whatever asks for
+it is skipped: ``pip install --no-deps timm``.
 """
 
 from __future__ import annotations
