@@ -57,6 +57,7 @@ def open_pair(
     tiles: Grids = ((1, 1),),
     video: bool = False,
     arithmetic: str = "fp32",
+    frames: int = 0,
 ) -> tuple[Runner, Runner]:
     """Open reference and candidate (see ``runners.parse``) on one canvas: a bundle's, or one made of the options.
 
@@ -71,9 +72,11 @@ def open_pair(
         tiles: Grids of tiles where there is no bundle.
         video: Whether images have a video's frames where there is no bundle.
         arithmetic: Of OpenVINO.
+        frames: Of a clip that shares budgets where there is no bundle; 0 for budgets of single pictures.
 
     Raises:
-        UsageError: Two bundles of different image inputs, or a description that cannot be read.
+        UsageError: Two bundles of different image inputs, a description that cannot be read, or a video for a
+            family that takes none.
     """
     specs = runners.parse(left), runners.parse(right)
     found = [(bundles.load(spec.model), spec.plan) for spec in specs if spec.is_bundle]
@@ -92,7 +95,7 @@ def open_pair(
         return canvas(checkpoint, size, tiles=tiles, video=video)
 
     plan = found[0][0].entry(found[0][1]).plan if found else None
-    first, second = (_open(spec, seen, plan, dtype, threads, arithmetic) for spec in specs)
+    first, second = (_open(spec, seen, plan, dtype, threads, arithmetic, frames) for spec in specs)
     return first, second
 
 
@@ -124,6 +127,7 @@ def _open(
     dtype: str,
     threads: int | None,
     arithmetic: str,
+    frames: int,
 ) -> Runner:
     if spec.kind == "onnx":
         return runners.open_bundle(spec.model, spec.plan, threads)
@@ -133,18 +137,21 @@ def _open(
         return runners.open_engine(bundles.load(spec.model), spec.plan, spec.target)
     checkpoint = open_checkpoint(spec.model)
     manifest = seen(checkpoint)
+    sharing = Sharing(max(1, frames // manifest.image.frames))
     if spec.kind == "hf":
-        return runners.open_huggingface(checkpoint, manifest, dtype, plan.sharing if plan else Sharing())
+        return runners.open_huggingface(checkpoint, manifest, dtype, plan.sharing if plan else sharing)
     if spec.plan is not None or plan is None:
         padding = plan.encoder.padding if plan is not None else manifest.image.fit == "pad"
-        plan = _plan(spec.plan or "thirds", checkpoint, manifest.image.size).changed(padding=padding)
+        sharing = plan.sharing.without_quota() if plan is not None else sharing
+        plan = _plan(spec.plan or "thirds", checkpoint, manifest.image.size, sharing).changed(padding=padding)
     return runners.open_torch(checkpoint, plan, manifest, dtype)
 
 
-def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int]) -> Plan:
+def _plan(name: str, checkpoint: Checkpoint, size: tuple[int, int], sharing: Sharing) -> Plan:
     if name.endswith(".json") and Path(name).is_file():
         return Plan.from_json(read_json(Path(name), MAX_PLAN_BYTES, PlanError, "the plan file"), name)
     family, config = checkpoint.family, checkpoint.config
     unit = family.unit_pixels(config)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
-    return scores.described(solve(PlanRequest(LlmRequest(name)), (size[0] // unit, size[1] // unit), *shapes))
+    request = PlanRequest(LlmRequest(name), sharing=sharing)
+    return scores.described(solve(request, (size[0] // unit, size[1] // unit), *shapes))

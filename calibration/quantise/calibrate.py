@@ -146,6 +146,13 @@ def check(
         raise UsageError(
             "this plan is quantised already", where=where, got=plan, expected="a plan in the bundle's own precision"
         )
+    if entry.caches is not None:
+        raise UsageError(
+            "the caches of this plan are in codes already",
+            where=where,
+            got=plan,
+            fix="quantise the plan it was made of, then that one's caches: --kv",
+        )
     if manifest.weights.mode == "none":
         raise UsageError("this bundle has no weights to quantise", where=where, fix="export it without --no-weights")
     if manifest.dtype == "bf16":

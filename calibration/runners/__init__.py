@@ -11,8 +11,8 @@ from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import ImageInput, Manifest
-from luvc_export.calibration.runners.base import Runner, ends
+from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry
+from luvc_export.calibration.runners.base import CODES, Runner, ends
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
@@ -106,7 +106,7 @@ def open_openvino(
     entry, manifest = loaded.entry(plan), loaded.manifest
     calls = BundleCalls(loaded, plan, threads, f"openvino:{device}", arithmetic)
     computed = calls.free.arithmetic
-    dtype = entry.quantised.precision if entry.quantised else computed
+    dtype = _dtype(entry, entry.quantised.precision if entry.quantised else computed)
     name = f"{folder} (OpenVINO {device} {computed}, {plan or manifest.default_plan})"
     return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls)
 
@@ -121,7 +121,11 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     entry, manifest = loaded.entry(plan), loaded.manifest
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     calls = BundleCalls(loaded, plan, threads)
-    return GraphRunner(name, entry.precision, entry.plan, _prompting(loaded, plan), calls)
+    return GraphRunner(name, _dtype(entry, entry.precision), entry.plan, _prompting(loaded, plan), calls)
+
+
+def _dtype(entry: PlanEntry, computed: str) -> str:
+    return computed + CODES * (entry.caches is not None)
 
 
 def open_engine(

@@ -8,6 +8,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Fit, ImageInput, Manifest, PlanEntry
 from luvc_export.calibration.cases import Case, asked
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan, Sharing
+from luvc_export.core.plan.encoder import POSITION_COPIES
 from luvc_export.core.planning import unshared
 from luvc_export.export.checkpoint import Checkpoint
 from luvc_export.export.exported_manifest import make_manifest
@@ -26,7 +27,7 @@ def canvas(
     tiles: Grids = ((1, 1),),
     video: bool = False,
 ) -> Manifest:
-    """The manifest of an export with these options; no graph is made.
+    """The manifest of an export with these options; no graph is made. It serves plans of one position and of several.
 
     Raises:
         UsageError: The family has no such size, tiles or video.
@@ -37,7 +38,8 @@ def canvas(
     none = uncompressed(checkpoint, image_size)
     check_size(checkpoint, {"none": none}, options)
     entry = PlanEntry(none, "", "", size=image_size, precision=options.dtype)
-    return make_manifest(checkpoint, options, {"none": entry}, "none", {}, set(), {})
+    made = make_manifest(checkpoint, options, {"none": entry}, "none", {}, set(), {})
+    return dataclasses.replace(made, prompt=dataclasses.replace(made.prompt, position_copies=POSITION_COPIES))
 
 
 def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -> Manifest:

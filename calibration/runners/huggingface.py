@@ -55,14 +55,13 @@ class HuggingFace:
         dtype: str,
         sharing: Sharing = Sharing(),
     ) -> None:
-        from transformers import AutoImageProcessor
 
         widened = "" if checkpoint.stored is None else ", codes widened here"
         self.name, self.dtype = f"{checkpoint.name} (Hugging Face{widened})", dtype
         self.plan = uncompressed(checkpoint, manifest.image.size, sharing)
         self.checkpoint, self.model, self.manifest = checkpoint, model, manifest
         self.tokens = Tokens(checkpoint, manifest.prompt)
-        self.processor = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        self.processor = checkpoint.family.image_processor(checkpoint.folder)
 
     @torch.no_grad()
     def observe(

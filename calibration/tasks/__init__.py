@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from luvc_export.calibration.cases import Case
-from luvc_export.errors import UsageError, did_you_mean
+from luvc_export.errors import MachineError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Task:
         report: Split and seed for what is reported; shares no picture with ``search``.
         longest: Tokens an answer may have, the end token included.
         stops: Whether the model was taught to end its answers, so that a right one must end.
+        frames: Of each of its films; 0 where it asks about pictures.
     """
 
     name: str
@@ -35,6 +38,48 @@ class Task:
     report: tuple[str, int]
     longest: int = 16
     stops: bool = True
+    frames: int = 0
+
+    def of_pictures(self, where: str, instead: str) -> Task:
+        """This task, which must ask about pictures.
+
+        Raises:
+            UsageError: It asks about films; ``instead`` says what to do.
+        """
+        if self.frames:
+            asks = f"films of {self.frames} frames"
+            raise UsageError(
+                "this takes a task about pictures", where=f"{where} --task {self.name}", got=asks, fix=instead
+            )
+        return self
+
+
+#: The folder of the examples in a checkout of the repository, whether its packages are linked or not.
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def example(package: str, module: str) -> Any:
+    """A module of an example, whose model and cases are no part of a wheel.
+
+    Raises:
+        MachineError: The examples are not there, as in an installed wheel.
+    """
+    if not EXAMPLES.joinpath(package, *module.split(".")).with_suffix(".py").is_file():
+        raise MachineError(
+            f"the task {package.replace('_', '-')} needs the folder examples/{package}, which is not part of the wheel",
+            where="--task",
+            got=f"nothing at {EXAMPLES / package}",
+            fix="run from a checkout of the repository, installed with pip install -e .",
+        )
+    if str(EXAMPLES) not in sys.path:
+        sys.path.append(str(EXAMPLES))
+    return import_module(f"{package}.{module}")
+
+
+def checkpoint_of(package: str) -> Path | None:
+    """An example's model, or None where it has not been trained yet."""
+    folder = EXAMPLES / package / "checkpoint"
+    return folder if (folder / "model.safetensors").is_file() else None
 
 
 def names() -> list[str]:

@@ -1,8 +1,9 @@
 """What plans keep of answers about films: `python -m glyph_clips.study`.
 
-Every plan prunes once, before layer 1 of 6, to a quarter of the 288 tokens of a film unless its name says otherwise.
-Beside the scores for clips stand what needs no score: tokens evenly spread over the film, whole frames left out, and
-frames at half the width and height. Intervals know that three questions are about one film. Writes
+Every plan prunes once, before layer 1 of 6, to a quarter of the 288 tokens of a film unless its name says otherwise:
+`dymu` merges to a quarter in the encoder, `adsc` keeps a quarter of the tokens on the mean of layers 1 to 5. Beside the
+scores for clips stand what needs no score: tokens evenly spread over the film, whole frames left out, and frames at
+half the width and height. Intervals know that three questions are about one film. Writes
 `docs/results/glyph-clips.json`, a record a line, and `docs/results/glyph-clips.md`.
 """
 
@@ -26,7 +27,8 @@ from luvc_export.calibration.runners.canvas import canvas
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Method, Plan, Quota, Sharing
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
-from luvc_export.core.planning import solve
+from luvc_export.core.planning import place_merges, solve
+from luvc_export.core.shapes import EncoderShape
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression import scores
 
@@ -40,6 +42,8 @@ PLANS: dict[str, tuple[str, Quota]] = {
     "random": ("random", "none"),
     "evs": ("evs", "none"),
     "dycoke": ("dycoke", "dycoke"),
+    "vidcom2": ("vidcom2", "vidcom2"),
+    "holitom": ("holitom", "none"),
     "residual": ("residual", "none"),
     "residual, v-cast's quota": ("residual", "v-cast"),
     "residual, equal quotas": ("residual", "uniform"),
@@ -54,6 +58,10 @@ KINDS = ("came", "moved", "changed")
 ALONE, FEWER, HALF = "a single frame", "a quarter of the frames", "frames at half the size"
 #: Scores at the budgets of the named plan `safe`, whose own is `residual`.
 AS_SAFE = ("stride", "evs", "dycoke")
+#: What each plan is held against, question by question.
+BASELINE = "evs"
+#: Tokens in each layer of `adsc`: halved twice, a quarter of all on the mean of layers 1 to 5.
+HALVED = (TOKENS, TOKENS // 2, TOKENS // 4, TOKENS // 4, TOKENS // 8, TOKENS // 8)
 
 
 def plan(score: str, quota: Quota, keep: int, moments: int = MOMENTS, grid: tuple[int, int] = GRID) -> Plan:
@@ -62,6 +70,19 @@ def plan(score: str, quota: Quota, keep: int, moments: int = MOMENTS, grid: tupl
     budgets = (whole, *(keep,) * (LAYERS - 1))
     llm = LlmPlan(budgets, scores.method(score), "kv_only")
     return Plan(EncoderPlan(grid), llm, Sharing(moments, None, quota))
+
+
+def adsc() -> Plan:
+    """Evenly spread tokens, fewer in every later layer."""
+    return Plan(EncoderPlan(GRID), LlmPlan(HALVED, scores.method("stride"), "kv_only"), Sharing(MOMENTS))
+
+
+def dymu(encoder: EncoderShape) -> Plan:
+    """A quarter of the units of every moment by merging after each block of the encoder."""
+    merges = place_merges(GRID, 0.25, encoder, schedule="every")
+    seen = EncoderPlan(GRID, merges, positions="multi", size_bias=True)
+    left = MOMENTS * seen.tokens
+    return Plan(seen, LlmPlan((left,) * LAYERS, scores.method("stride"), "kv_only"), Sharing(MOMENTS))
 
 
 def nothing(moments: int = MOMENTS, grid: tuple[int, int] = GRID) -> Plan:
@@ -111,9 +132,15 @@ class Study:
         image = canvas(self.checkpoint, size, video=True)
         return np.array(PlanEvaluator(self.checkpoint, self.model, asked, stops=True, image=image).right(one))
 
-    def row(self, name: str, tokens: int, right: np.ndarray, full: np.ndarray) -> dict[str, object]:
-        """Accuracy and retention with their intervals, clustered by film, and accuracy by kind."""
+    def row(
+        self, name: str, tokens: int, right: np.ndarray, full: np.ndarray, against: np.ndarray | None = None
+    ) -> dict[str, object]:
+        """Accuracy and retention with their intervals, clustered by film, and accuracy by kind.
+
+        `against`: what the baseline answers right, at as many tokens; the difference to it has an interval too.
+        """
         films, kinds = [case.picture for case in self.asked], np.array([case.kind for case in self.asked])
+        gap = {} if against is None else {"against": intervals.difference(right, against, films)}
         return {
             "plan": name,
             "tokens": tokens,
@@ -121,6 +148,7 @@ class Study:
             "accuracy": [round(value, 4) for value in intervals.accuracy(right, films)],
             "retention": [round(value, 4) for value in intervals.retention(right, full, films)],
             **{kind: round(float(right[kinds == kind].mean()), 3) for kind in sorted(set(kinds.tolist()))},
+            **{name: [round(value, 4) for value in gaps] for name, gaps in gap.items()},
         }
 
 
@@ -138,13 +166,17 @@ def rows(study: Study, split: str, count: int) -> Iterator[dict[str, object]]:
     alone = study.shown(list(still(split, count)), nothing())
     yield study.row(ALONE, TOKENS, alone, full)
     quarter = TOKENS // 4
-    for name, (score, quota) in PLANS.items():
-        yield study.row(name, quarter, study.of(plan(score, quota, quarter)), full)
+    encoder = study.checkpoint.family.encoder_shape(study.checkpoint.config)
+    plans = {name: plan(*chosen, quarter) for name, chosen in PLANS.items()}
+    plans |= {"adsc": adsc(), "dymu": dymu(encoder)}
+    baseline = study.of(plans[BASELINE])
+    for name, one in plans.items():
+        yield study.row(name, quarter, study.of(one), full, baseline)
     few = study.shown(fewer_frames(study.asked, MOMENTS // 4), nothing(MOMENTS // 4))
-    yield study.row(FEWER, quarter, few, full)
+    yield study.row(FEWER, quarter, few, full, baseline)
     half = (GRID[0] // 2, GRID[1] // 2)
     small = study.shown(smaller(study.asked), nothing(MOMENTS, half), (SIZE[0] // 2, SIZE[1] // 2))
-    yield study.row(HALF, quarter, small, full)
+    yield study.row(HALF, quarter, small, full, baseline)
     recipe = safe(study.checkpoint)
     kept = recipe.llm.keep[1]
     yield study.row("safe", kept, study.of(recipe), full)
@@ -183,15 +215,19 @@ def page(found: Sequence[dict[str, Any]], split: str, weights: str) -> str:
         "Intervals are 95 %, clustered by film; retention is against the uncompressed model on the same"
         " questions. Plans keep every token in layer 0 and the number below from layer 1 of 6 on. A single frame"
         " is a random one of the film, shown 16 times; half the size is half of width and height. `safe`"
-        " and its rivals leave no visual token for the last layer.",
+        " and its rivals leave no visual token for the last layer. `adsc` keeps"
+        f" {', '.join(map(str, HALVED))} tokens layer by layer, `dymu` merges to a quarter in the encoder; the model"
+        f" was trained for neither. Against `{BASELINE}`: share of right answers more, on the same questions at as many"
+        " tokens.",
         "",
-        f"| plan | tokens | accuracy | retention | {' | '.join(kinds)} |",
-        f"|---|---:|---:|---:|{'---:|' * len(kinds)}",
+        f"| plan | tokens | accuracy | retention | against {BASELINE} | {' | '.join(kinds)} |",
+        f"|---|---:|---:|---:|---:|{'---:|' * len(kinds)}",
     ]
     for row in found:
         accuracy, retention = ("{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("accuracy", "retention"))
         parts = " | ".join(f"{row[kind]:.3f}" for kind in kinds)
-        lines.append(f"| {row['plan']} | {row['tokens']} | {accuracy} | {retention} | {parts} |")
+        gap = "{:+.3f} ({:+.3f} to {:+.3f})".format(*row["against"]) if "against" in row else ""
+        lines.append(f"| {row['plan']} | {row['tokens']} | {accuracy} | {retention} | {gap} | {parts} |")
     return "\n".join([*lines, ""])
 
 

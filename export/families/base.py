@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
@@ -214,6 +216,10 @@ class Family(ABC):
         """What stands around a prompt that is seen both ways; None where text is causal."""
         return None
 
+    def image_processor(self, folder: str | os.PathLike[str]) -> Any:
+        """The checkpoint's image processor, as transformers makes it; some take packages that exports need not."""
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+
     def template_marker(self, config: Any) -> str | None:
         """What the chat template writes for an image where that is not the image token itself."""
         return None
@@ -264,12 +270,12 @@ def places(text: Any, layers: int) -> tuple[State, ...]:
     return tuple(State(number, PLACE, (ROWS,), "int64") for number in slide if window(text))
 
 
-def rotary_embedding(inner: Any, text: Any) -> Any:
+def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
     """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
 
     Raises:
         CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export; nor are heads
-            turned in part.
+            turned in part, unless that is ``partial``.
     """
     kinds = getattr(text, "layer_types", None) or ()
     each = [text.rope_parameters[kind] for kind in sorted(set(kinds)) if kind in text.rope_parameters]
@@ -282,7 +288,9 @@ def rotary_embedding(inner: Any, text: Any) -> Any:
                 expected=", ".join(FIXED_ROPES),
             )
         turned = stated.get("rope_type", "default") == "proportional" or stated.get("partial_rotary_factor", 1) == 1
-        if not turned:  # proportional frequencies are as many as the head has, zeros where nothing is turned
+        if (
+            not turned and not partial
+        ):  # proportional frequencies are as many as the head has, zeros where nothing is turned
             raise CheckpointError(
                 "heads that are turned in part are not supported",
                 where="text_config.rope_parameters.partial_rotary_factor",

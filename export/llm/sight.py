@@ -10,8 +10,8 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
-from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at, within
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 class Kind(NamedTuple):
@@ -56,16 +56,18 @@ class Sight:
         text: Where those of the text do.
         text_mask: See ``graph_io``.
         visual: Order of the visual rows where they see each other both ways, int64 [B, V].
+        pictures: V.
     """
 
-    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None) -> None:
+    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None, pictures: int) -> None:
+        self.pictures = pictures
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
         self._masks: dict[Kind, Tensor] = {}
 
     @cached_property
     def logical(self) -> LogicalOrder:
         """The order in which layers with states take the rows."""
-        return LogicalOrder(self.placed.order, self.text.order, self.text_mask)
+        return LogicalOrder(self.placed.order, self.pictures, self.text.order, self.text_mask)
 
     def mask(self, kind: Kind, past: int, places: Tensor | None = None) -> Tensor:
         """Mask [B, 1, V + T, past + V + T] of layers of ``kind``; ``places`` of the keys are asked for by windows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,15 @@ from luvc_export.core.shapes import DecoderShape
 from luvc_export.export.compression import spu
 from luvc_export.export.llm import aggregate
 from luvc_export.export.llm.rope import Rope
+
+
+class Parts(NamedTuple):
+    """Modules of an LLM layer whose names differ: its first norm, the product after attention, norms of heads."""
+
+    before: Any
+    out: Any
+    query_norm: Any = None
+    key_norm: Any = None
 
 
 class Placed(NamedTuple):

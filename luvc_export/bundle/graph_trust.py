@@ -84,4 +84,6 @@ def _key(bundle: Bundle, plan: str | None, by: str, debug: bool) -> str:
         "decoder": dataclasses.asdict(manifest.decoder),
         "dtype": manifest.dtype,
     }
+    if entry.caches is not None:
+        reads["caches"] = entry.caches.precision
     return hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()

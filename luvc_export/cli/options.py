@@ -30,7 +30,10 @@ PlanName = Annotated[
 ]
 MergeSchedule = Annotated[
     str,
-    typer.Option("--merge-schedule", help="Where the encoder merges: late, gradual, early, or windows: inside them."),
+    typer.Option(
+        "--merge-schedule",
+        help="Where the encoder merges: late, gradual, early, every (block), or windows: inside them.",
+    ),
 ]
 EncoderKeep = Annotated[
     str | None,
@@ -94,6 +97,12 @@ Speculate = Annotated[
         "--speculate",
         metavar="lookup[:N]|draft:BUNDLE[:N]",
         help="Draft up to N tokens a step of what prompt and answer repeat, or by a smaller model; the same answers.",
+    ),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="NAME=FOLDER", help="A peft adapter for a bundle exported with --lora-slots; repeat."
     ),
 ]
 BundlePlan = Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")]

@@ -91,7 +91,8 @@ def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, image
     if isinstance(wanted.schedule, str) or wanted.schedule is None:
         keep = unshared(keep, llm)
     if not wanted.kv_only:
-        frozen = tuple(layer for layer in frozen if layer < llm.cached and layer not in llm.keyless)
+        cached = [layer for layer in frozen if layer < min(llm.cached, len(keep)) and keep[layer]]
+        frozen = tuple(layer for layer in cached if layer not in llm.keyless)
     return wanted.part(keep, last, frozen, llm.shared)
 
 
@@ -122,7 +123,10 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     )
     wanted, leaving = asked.encoder.prune, seen.prune
     same &= (wanted and (wanted.keep, wanted.restore)) == (leaving and (leaving.keep, leaving.restore))
-    return plan.schedule if same and bool(seen.merges) == isinstance(asked.llm.schedule, str) else None
+    same &= all(getattr(asked.encoder, name) == getattr(seen, name) for name in ("positions", "size_bias"))
+    same &= plan.sharing.quota == (asked.sharing.quota if plan.sharing.kind == "clip" else plan.sharing.quota)
+    merges = isinstance(asked.llm.schedule, str) or asked.encoder.merge_keep is not None
+    return plan.schedule if same and bool(seen.merges) == merges else None
 
 
 def _goal(request: LlmRequest) -> str | None:
@@ -164,11 +168,17 @@ def _gradual(encoder: EncoderShape) -> tuple[int, ...]:
     return tuple(dict.fromkeys(at_depth(share, encoder.blocks) for share in (EARLIEST, 0.4, 0.6)))
 
 
+def _every(encoder: EncoderShape) -> tuple[int, ...]:
+    """All of them."""
+    return tuple(range(encoder.blocks))
+
+
 #: Blocks to merge after, by name; ``windows`` merges inside windows where ``early`` does along whole axes.
 MERGE_SCHEDULES: dict[str, Callable[[EncoderShape], tuple[int, ...]]] = {
     "late": _late,
     "gradual": _gradual,
     "early": _early,
+    "every": _every,
     "windows": _early,
 }
 #: Side of windows that towers without any merge in, in units.

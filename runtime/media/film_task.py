@@ -41,36 +41,40 @@ def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes | byt
 
 def _taken(file: io.BytesIO, container: str, count: int, where: str) -> tuple[dict[str, Any], bytearray]:
     with av.open(
-        file, format=container, options={"protocol_whitelist": "none"}, io_open=_refused, metadata_errors="ignore"
+        file, format=container, options={"protocol_whitelist": "none"}, io_open=refused, metadata_errors="ignore"
     ) as film:
-        stream = _stream(film, where)
+        stream = stream_of(film, where)
         seconds, of = _length(film, stream, where)
         wanted = min(count, max(of, 1))
         reader = _Reader(film, stream, where)
         sizes, times, pixels = [], [], bytearray()
         for index in range(wanted):
             frame, time = reader.at(index * seconds / wanted)
-            picture = _picture(frame, wanted)
+            picture = picture_of(frame, wanted)
             sizes.append(picture.size)
             times.append(time)
             pixels += picture.tobytes()
         return {"sizes": sizes, "times": times, "seconds": seconds, "of": of}, pixels
 
 
-def _refused(url: str, flags: int, options: dict[str, str]) -> None:
+def refused(url: str, flags: int, options: dict[str, str]) -> None:
     """No film may have another file or address opened."""
     raise PermissionError("a film may not name other files")
 
 
-def _stream(film: Any, where: str) -> Any:
-    """The one with moving pictures, checked before anything is decoded."""
+def stream_of(film: Any, where: str, codecs: frozenset[str] = CODECS) -> Any:
+    """The one with moving pictures, checked before anything is decoded.
+
+    Raises:
+        UsageError: There is none, its codec is none of ``codecs``, or its frames are too large.
+    """
     streams = [s for s in film.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         kinds = sorted({s.type for s in film.streams}) or ["nothing"]
         raise UsageError("there are no pictures in this film", where=where, got=", ".join(kinds), expected="video")
     stream = streams[0]
     context = stream.codec_context
-    if context is None or context.name not in CODECS:
+    if context is None or context.name not in codecs:
         got = "an unknown codec" if context is None else context.name
         raise UsageError(
             "films of this codec are not read",
@@ -196,8 +200,12 @@ class _Reader:
                 yield ticks * self._unit - self._start, frame
 
 
-def _picture(frame: Any, count: int) -> Image.Image:
-    """A frame as it is looked at: upright, pixels taken as square, at most its share of ``MAX_TAKEN_PIXELS``."""
+def picture_of(frame: Any, count: int) -> Image.Image:
+    """A frame as it is looked at: upright, pixels taken as square, at most its share of ``MAX_TAKEN_PIXELS``.
+
+    Raises:
+        UsageError: Its pixels became too many.
+    """
     if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise UsageError("the film's frames become too large", got=f"{frame.width}x{frame.height} pixels")
     picture: Image.Image = frame.to_image(threads=1)

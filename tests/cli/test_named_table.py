@@ -9,8 +9,8 @@ import pytest
 from flat_plans import flat_request
 from rich.console import Console
 
-from luvc_export.cli.tables.named import bundle_table
-from luvc_export.core.named_plans import NAMED
+from luvc_export.cli.tables.named import bundle_table, named_table
+from luvc_export.core.named_plans import CLIPS, NAMED
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -32,7 +32,19 @@ def test_named_plans_alone_have_a_row() -> None:
     kept = plan_figures.kept("safe")
     assert [*kept] == ["digits", "busy", "pages", "other fonts", "photos"]
     assert all(f"{value:.3f}" in shown for value in kept.values()) and "measured on glyph_deep" in shown
+    assert f"{plan_figures.sooner('safe'):.2f}x" in shown and plan_figures.timed_at() in " ".join(shown.split())
     assert bundle_table({"even": plans["even"]}, LLM) is None
+    both = plans | {"evs": solve(flat_request("evs", joint_images=4), (10, 26), LLM, ENCODER)}
+    console.print(bundle_table(both, LLM))
+    assert "films" in (text := console.export_text()) and "measured on glyph_clips and glyph_deep" in text
+
+
+def test_clips_have_a_table_of_their_own() -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(named_table((6, 6), LLM, ENCODER, 64, "evs", 8))
+    shown = console.export_text()
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert rows == [*CLIPS] and "glyph_clips" in shown and "pages" not in shown
 
 
 @pytest.mark.parametrize("name", NAMED)

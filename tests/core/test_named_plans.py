@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc_export.core.budgets import prefill_flops
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.plan.request import EncoderRequest
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
@@ -98,6 +98,27 @@ def test_a_plan_is_known_as_its_recipe(name: str, layers: int, rows: int, column
 )
 def test_a_recipe_that_was_changed_is_no_more_the_one_that_was_measured(changes: dict[str, Any]) -> None:
     assert recipe_of(solve(flat_request("safe", **changes), (32, 32), LLM, ENCODER), LLM) is None
+
+
+def test_recipes_for_clips_divide_a_clip_s_budget_alone() -> None:
+    """Of a picture there is nothing to divide; what a user says of quotas goes before the recipe."""
+    clip = solve(flat_request("dycoke", joint_images=8), (6, 6), DEEP, ENCODER)
+    assert clip.sharing.quota == "dycoke" and clip.keep == (136,) * 8 and clip.llm.last_layer == "kv_only"
+    assert solve(flat_request("dycoke"), (6, 6), DEEP, ENCODER).sharing.quota == "none"
+    own = solve(flat_request("dycoke", joint_images=8, quota="uniform"), (6, 6), DEEP, ENCODER)
+    assert own.sharing.quota == "uniform" and recipe_of(own, DEEP) is None
+    for name in CLIPS:
+        plan = solve(flat_request(name, joint_images=8), (6, 6), DEEP, ENCODER)
+        assert recipe_of(plan, DEEP) == name
+
+
+def test_clips_take_the_budgets_that_their_sources_say() -> None:
+    shared = {name: solve(flat_request(name, joint_images=8), (6, 6), DEEP, ENCODER) for name in CLIPS}
+    quarter = {name for name, plan in shared.items() if set(plan.keep[1:]) == {72}}
+    assert quarter == {"film", "evs", "vidcom2", "holitom"}
+    assert shared["adsc"].keep == (288, 288, 144, 144, 72, 72, 36, 36)
+    merging = shared["dymu"].encoder
+    assert 0.3 < merging.tokens / merging.units < 0.36 and merging.size_bias and len(merging.merges) > 2
 
 
 def test_plans_without_a_recipe_and_other_models_are_told_apart() -> None:

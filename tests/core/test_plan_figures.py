@@ -10,19 +10,34 @@ import pytest
 from flat_plans import flat_plan, replan
 
 from luvc_export.cli.tables import named
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED, PICTURES
 from luvc_export.core.plan import MergePass
 from luvc_export.core.plan import figures as plan_figures
 
 DEEP = [(model, ground) for model, ground, _ in plan_figures.COLUMNS]
+FILMS = [(model, ground) for model, ground, _ in plan_figures.FILMS]
 EVERY = DEEP + [(model, ground) for model, ground, _ in plan_figures.BUNDLED]
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", PICTURES)
 def test_every_recipe_was_measured_as_it_is_now(name: str) -> None:
     rows = plan_figures.of(name)
     assert set(EVERY) <= set(rows), "the recipe changed: run python -m glyph_deep.studies.named"
     assert all(rows[key].questions >= 1000 for key in EVERY)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_recipe_was_measured_on_films(name: str) -> None:
+    rows = plan_figures.of(name)
+    assert set(FILMS) <= set(rows), "the recipe changed: run python -m glyph_clips.named"
+    assert all(rows[key].questions >= 600 for key in FILMS)
+
+
+def test_the_plan_for_films_keeps_answers_at_a_quarter() -> None:
+    """The bar: 0.98 of them. What vLLM ships keeps no more at as many tokens."""
+    ours, baseline = (plan_figures.of(name)[FILMS[0]] for name in ("film", "evs"))
+    assert ours.retention[0] >= 0.98 and ours.retention[0] > baseline.retention[0]
+    assert plan_figures.kept("film") == {"films": ours.retention[0]} and "films" not in plan_figures.kept("safe")
 
 
 def test_figures_of_another_recipe_are_not_this_one_s() -> None:
@@ -40,7 +55,7 @@ def test_the_default_keeps_pages_and_halves_their_prefill() -> None:
 
 def test_names_keep_their_order() -> None:
     """Faster ones are faster everywhere; on pages the safe one keeps most, and what merges or prunes units least."""
-    by_name = {name: plan_figures.of(name) for name in NAMED}
+    by_name = {name: plan_figures.of(name) for name in PICTURES}
     for key in DEEP:
         assert by_name["safe"][key].flops < by_name["fast"][key].flops < by_name["lean"][key].flops
         assert by_name["lean"][key].encoder_flops < by_name["leaner"][key].encoder_flops
@@ -66,8 +81,12 @@ def test_the_file_is_written_a_row_a_line() -> None:
 
 def test_the_page_shows_these_figures() -> None:
     page = (Path(named.__file__).resolve().parents[3] / "docs" / "plans.md").read_text(encoding="utf-8")
-    _, _, rest = page.partition(named.BEGIN)
-    assert rest.partition(named.END)[0].strip() == named.page_tables().strip(), "python -m luvc_export.cli.tables.named"
+    for begin, tables, end in (
+        (named.BEGIN, named.page_tables, named.END),
+        (named.BEGIN_CLIPS, named.clip_tables, named.END_CLIPS),
+    ):
+        shown = page.partition(begin)[2].partition(end)[0]
+        assert shown.strip() == tables().strip(), "python -m luvc_export.cli.tables.named"
 
 
 def test_a_plan_that_merges_says_so() -> None:

@@ -1,8 +1,8 @@
 """Every plan with a name on five grounds, and the bundled model on three: `python -m glyph_deep.studies.named`.
 
 Held-out questions; the recipes of `luvc_export.core.named_plans` were chosen on search splits alone. Writes
-`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line. A killed
-run goes on where it stopped.
+`luvc_export/core/named_plans.json`, which `luvc-export plan` prints and docs/plans.md shows, a record a line, and
+leaves those of films there (`glyph_clips.named`). A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from luvc_export.calibration.ablation.study import Study
 from luvc_export.calibration.ablation.variants import Shapes, Variant
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.cost.encoder import encoder_ratio
-from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.named_plans import FIGURES, PICTURES
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import solve
@@ -74,8 +74,8 @@ def records(name: str, count: int, folder: Path, some_plans: Collection[str]) ->
         }
         some = [Variant("none", (shapes.none(),)), *(Variant(plan, (made,)) for plan, made in plans.items())]
         for row in study.rows(f"{name}, {ground}", some):
-            key = NAMED[row.name].key if row.name in NAMED else "none"
-            encoder = encoder_ratio(plans[row.name].encoder, shapes.encoder) if row.name in NAMED else 1.0
+            key = PICTURES[row.name].key if row.name in PICTURES else "none"
+            encoder = encoder_ratio(plans[row.name].encoder, shapes.encoder) if row.name in PICTURES else 1.0
             yield {
                 "plan": row.name,
                 "key": key,
@@ -96,28 +96,29 @@ def main() -> None:
     parser.add_argument("--measurements", type=Path, default=Path(), help="folder in which a killed run goes on")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--plans", nargs="+", choices=list(NAMED), default=list(NAMED), help="plans to measure")
+    parser.add_argument("--plans", nargs="+", choices=list(PICTURES), default=list(PICTURES), help="plans to measure")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="models to measure")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.measurements.mkdir(parents=True, exist_ok=True)
     rows = [row for name in args.models for row in records(name, args.count, args.measurements, args.plans)]
     weights = {name: weights_hash(folder)[:16] for name, folder in MODELS.items()}
-    timed = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))["first_token"]
-    about = {"weights": weights, "text": TEXT}
-    record = {"about": about, "rows": merged(rows, args.output, weights), "first_token": timed}
+    before = json.loads((args.output if args.output.is_file() else FIGURES).read_text(encoding="utf-8"))
+    about = {"weights": before["about"]["weights"] | weights, "text": TEXT}
+    record = {"about": about, "rows": merged(rows, args.output, weights), "first_token": before["first_token"]}
     args.output.write_text(plan_figures.written(record), encoding="utf-8")
 
 
 def merged(rows: list[dict[str, Any]], file: Path, weights: dict[str, str]) -> list[dict[str, Any]]:
     """Return `rows` and those of `file` that were not measured again, of models that have the same weights still."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"about": {"weights": {}}, "rows": []}
-    same = {name for name, digest in before["about"]["weights"].items() if weights.get(name) == digest}
+    same = {name for name, digest in before["about"]["weights"].items() if weights.get(name, digest) == digest}
     where = {(row["model"], row["ground"], row["plan"]): row for row in before["rows"] if row["model"] in same}
     where |= {(row["model"], row["ground"], row["plan"]): row for row in rows}
-    models, plans, grounds = [*MODELS], ["none", *NAMED], [*GROUNDS, *OWN]
-    order = sorted(where, key=lambda key: (models.index(key[0]), grounds.index(key[1]), plans.index(key[2])))
-    return [where[key] for key in order]
+    models, plans, grounds = [*MODELS], ["none", *PICTURES], [*GROUNDS, *OWN]
+    own = [key for key in where if key[0] in models]
+    order = sorted(own, key=lambda key: (models.index(key[0]), grounds.index(key[1]), plans.index(key[2])))
+    return [where[key] for key in order] + [row for key, row in where.items() if key not in own]
 
 
 if __name__ == "__main__":

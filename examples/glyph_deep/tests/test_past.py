@@ -17,7 +17,7 @@ from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.ablation.variants import Shapes
 from luvc_export.calibration.intervals import Interval
 from luvc_export.core.cost.report import cost
-from luvc_export.core.named_plans import NAMED
+from luvc_export.core.named_plans import PICTURES
 from luvc_export.core.plan import EncoderPlan, LlmPlan, Plan
 from luvc_export.core.planning import check_model
 from luvc_export.errors import UsageError
@@ -80,11 +80,11 @@ def test_named_plans_are_measured_with_what_they_save_in_the_encoder(tmp_path: P
     ground = next(iter(named_study.studies("bundled", 2, tmp_path)))
     assert ground[0] == named_study.OWN[0]
     found = {}
-    for row in named_study.records("bundled", 2, tmp_path, NAMED):
+    for row in named_study.records("bundled", 2, tmp_path, PICTURES):
         if row["ground"] != ground[0]:
             break
         found[row["plan"]] = row
-    assert set(found) == {"none", *NAMED} and found["none"]["flops"] == 1 and found["safe"]["flops"] > 1
+    assert set(found) == {"none", *PICTURES} and found["none"]["flops"] == 1 and found["safe"]["flops"] > 1
     assert found["safe"]["encoder_flops"] == 1 < found["lean"]["encoder_flops"]
 
 

@@ -51,6 +51,7 @@ def ablate(
     learned = "" if scorer is None else options.learned(None, scorer)[1]
     task = asked.found()
     assert task is not None
+    task.of_pictures("ablate", "python -m glyph_clips.study in the folder examples compares plans for clips")
     command = f"luvc-export ablate --task {asked.task} -o {output}"
     usual: list[tuple[str, object, object]] = [
         ("--split", asked.split, None),

@@ -168,6 +168,8 @@ def _questions(cases: Path | None, task: str | None, count: int) -> Any:
 
     file_cases = list(islice(read_jsonl(cases), count)) if cases else None
     known_task = tasks.find(task) if task else None
+    if known_task is not None:
+        known_task.of_pictures("pack", "leave it out: the pack is then checked on pictures of its own")
 
     def choose(session: Session, capacity: Capacity) -> PackCases:
         if file_cases is not None:

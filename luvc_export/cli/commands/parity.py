@@ -50,6 +50,10 @@ def parity(
     Engines are trt:BUNDLE#PLAN, or trt:BUNDLE#PLAN@TARGET, on the GPU they were built for.
 
     [dim]luvc-export parity torch:demo trt:demo-out/bundle#even --task glyph[/dim]
+
+    Where no bundle says so, the films of a task share budgets: the plan is one for clips.
+
+    [dim]luvc-export parity hf:CHECKPOINT torch:CHECKPOINT#film --task glyph-clips[/dim]
     """
     from luvc_export.calibration import runners
     from luvc_export.calibration.cases import read_jsonl
@@ -87,7 +91,9 @@ def parity(
     else:
         asked = list(islice(read_jsonl(cases or Path()), count))
     size = options.size(image_size) or (known_task.image_size if known_task else None)
-    left, right = open_pair(reference, candidate, size, dtype, threads, media.grids(), media.video, arithmetic)
+    frames = known_task.frames if known_task else 0
+    video = media.video or frames > 0
+    left, right = open_pair(reference, candidate, size, dtype, threads, media.grids(), video, arithmetic, frames)
     with options.progress(quiet=as_json) as tell:
         result = run(
             left,

@@ -25,7 +25,7 @@ from luvc_export.cli.groups.plan import (
 from luvc_export.cli.groups.sizes import ImageTokens, one_size
 from luvc_export.cli.groups.time import TimeOptions, first_token, time_line
 from luvc_export.core import planning
-from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
+from luvc_export.core.named_plans import CLIPS, DEFAULT_PLAN, NAMED
 from luvc_export.core.plan import Plan, Sharing
 
 #: Options that only a search reads, and those it would contradict.
@@ -68,6 +68,9 @@ def plan(
         str | None,
         typer.Option("--aspect", metavar="W:H", help="Also say what budgets get of a picture of this shape, padded."),
     ] = None,
+    kv: Annotated[
+        str | None, typer.Option("--kv", help="Show caches stored so (calibrate --kv): int8. --kv-mib counts 16 bits.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
     asked: DataOptions,
     retention: Annotated[
@@ -97,6 +100,7 @@ def plan(
     from luvc_export.cli.tables.named import named_table
     from luvc_export.cli.tables.plans import cost_table, padded_line
     from luvc_export.core.cost.report import cost, padded
+    from luvc_export.core.precision import check_caches
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
@@ -109,6 +113,8 @@ def plan(
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     timed.check(given)
+    if kv is not None:
+        check_caches(kv)
     shape = None if aspect is None else options.aspect(aspect)
     check_writable(output, "--output")
     check_folder(save, "--save")
@@ -189,7 +195,7 @@ def plan(
             planning.check_model(made, llm, encoder)
             if size is not None:
                 check_grid(checkpoint, made, size)
-    costs = cost(made, llm, counted, encoder=encoder)
+    costs = cost(made, llm, counted, encoder=encoder, caches=kv)
     fit = None if shape is None else padded(made, llm, shape, counted)
     first = None if speed is None else first_token(made, llm, encoder, counted, speed)
     if output is not None:
@@ -204,7 +210,8 @@ def plan(
         consoles.console().print(cost_table(made, costs))
         if made.schedule in NAMED:
             recipe = planning.recipe_of(made, llm)
-            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe))
+            images = made.sharing.images if made.schedule in CLIPS else None
+            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe, images))
         if first is not None:
             consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:

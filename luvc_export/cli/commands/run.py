@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from luvc_export.cli import options, sampling_options
+from luvc_export.cli.groups import grouped
+from luvc_export.cli.groups.camera import CameraOptions
 from luvc_export.cli.tables.console import answer_text
 from luvc_export.errors import UsageError
 
@@ -18,7 +20,9 @@ from luvc_export.errors import UsageError
 _PROMPT_LIMIT = 10**6
 
 
+@grouped
 def run(
+    *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     prompt: Annotated[
         str | None,
@@ -34,6 +38,7 @@ def run(
     fps: Annotated[
         float | None, typer.Option("--fps", help="Frames a second of --video; default: what it says, else 2.")
     ] = None,
+    live: CameraOptions,
     plan: options.BundlePlan = None,
     backend: options.Backend = "auto",
     arithmetic: options.Arithmetic = "auto",
@@ -66,6 +71,10 @@ def run(
     stop: sampling_options.Stop = None,
     threads: options.Threads = None,
     speculate: options.Speculate = None,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", metavar="NAME=FOLDER", help="Answer with a peft adapter; see export --lora-slots."),
+    ] = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
     ] = False,
@@ -87,7 +96,13 @@ def run(
     /clear forgets, /help says more. Each turn goes on from the caches of the one before.
 
     [dim]luvc-export run qwen-bundle --image cat.jpg --prompt "What is on the sofa?" --show-kept kept.png[/dim]
+
+    With --camera the same question is asked again and again, about the newest frame or the last --window of them; a
+    JSON object a line comes out until Ctrl-C.
+
+    [dim]luvc-export run qwen-bundle --camera /dev/video0 --every 2s --prompt "Is anybody at the door?"[/dim]
     """
+    from luvc_export.bundle.adapters.peft_folder import named_folders
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
@@ -98,12 +113,14 @@ def run(
     allow(max_pixels)
     most = None if image_tokens is None else ceiling(image_tokens)
     asked = read_prompt(prompt, as_json)
+    folders = named_folders([lora] if lora else [])
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
         raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
-    if video is None and (frames, fps) != (None, None):
+    if video is None and (fps, None if live.window else frames) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
+    live.check(asked, image or video or show_kept or logprobs)
     check_picture_file(show_kept, "--show-kept")
     with options.progress(quiet=as_json) as tell:
         session = load_bundle(
@@ -117,6 +134,7 @@ def run(
             speculate=speculate,
             progress=tell,
             image_tokens=most,
+            lora=folders,
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
@@ -129,7 +147,11 @@ def run(
     }
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling["greedy"] = greedy or None
+    sampling["adapter"] = next(iter(folders), None)
     sampling = {name: value for name, value in sampling.items() if value is not None}
+    if live.camera is not None:
+        live.watch(session, str(asked), frames, sampling)
+        return
     seen: dict[str, Any] = {"image": list(image or [])}
     film = None
     if video is not None:

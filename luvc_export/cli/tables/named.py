@@ -10,25 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from luvc_export.core.cost.report import cost
-from luvc_export.core.named_plans import NAMED
-from luvc_export.core.plan import Plan
+from luvc_export.core.named_plans import CLIPS, PICTURES, NamedPlan
+from luvc_export.core.plan import Plan, Sharing
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 
 BEGIN, END = "<!-- plans -->", "<!-- end of plans -->"
-HEAD = ("plan", "LLM FLOPs", "encoder FLOPs", "first token", *(title for _, _, title in plan_figures.COLUMNS))
+BEGIN_CLIPS, END_CLIPS = "<!-- plans for clips -->", "<!-- end of plans for clips -->"
+#: Models, grounds and titles of a table.
+Columns = tuple[tuple[str, str, str], ...]
+HEAD = ("plan", "LLM FLOPs", "encoder FLOPs", "first token")
 CAPTION = (
     "fewer FLOPs of this model at {text} text tokens; how much sooner the first token came with {timed}; then the share"
-    " of right answers kept, measured on glyph_deep: neither on your model (docs/plans.md)"
+    " of right answers kept, measured on {model}: neither on your model (docs/plans.md)"
 )
 
 
-def kept(name: str) -> list[str]:
+def kept(name: str, columns: Columns) -> list[str]:
     """What a plan kept on every ground; empty where it was not measured."""
     rows = plan_figures.of(name)
-    keys = [(model, ground) for model, ground, _ in plan_figures.COLUMNS]
+    keys = [(model, ground) for model, ground, _ in columns]
     return [f"{rows[key].retention[0]:.3f}" if key in rows else "" for key in keys]
 
 
@@ -39,24 +42,38 @@ def sooner(name: str) -> str:
 
 
 def named_rows(
-    names: Collection[str], grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, text: int
+    names: Collection[str],
+    grid: tuple[int, int],
+    llm: DecoderShape,
+    encoder: EncoderShape,
+    text: int,
+    sharing: Sharing,
+    columns: Columns,
 ) -> Iterator[list[str]]:
-    """One row a plan of ``names``, for a model of these shapes and an image of ``grid`` units."""
+    """One row a plan of ``names``, for a model of these shapes and images of ``grid`` units."""
     for name in names:
-        costs = cost(solve(PlanRequest(LlmRequest(name)), grid, llm, encoder), llm, text, encoder=encoder)
-        yield [name, f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x", sooner(name), *kept(name)]
+        request = PlanRequest(LlmRequest(name), sharing=sharing)
+        costs = cost(solve(request, grid, llm, encoder), llm, text, encoder=encoder)
+        yield [name, f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x", sooner(name), *kept(name, columns)]
 
 
 def named_table(
-    grid: tuple[int, int], llm: DecoderShape, encoder: EncoderShape, text: int, chosen: str | None = None
+    grid: tuple[int, int],
+    llm: DecoderShape,
+    encoder: EncoderShape,
+    text: int,
+    chosen: str | None = None,
+    images: int | None = None,
 ) -> Any:
-    """A rich table of all named plans; ``chosen`` stands out."""
+    """A rich table of the named plans for pictures, or for clips of ``images`` images; ``chosen`` stands out."""
     from rich.table import Table
 
-    table = Table(title="plans with names", caption=CAPTION.format(text=text, timed=plan_figures.timed_at()))
-    for title in HEAD:
+    names, columns = (PICTURES, plan_figures.COLUMNS) if images is None else (CLIPS, plan_figures.FILMS)
+    caption = CAPTION.format(text=text, timed=plan_figures.timed_at(), model=columns[0][0])
+    table = Table(title="plans with names", caption=caption)
+    for title in (*HEAD, *(title for _, _, title in columns)):
         table.add_column(title, justify="left" if title == "plan" else "right", no_wrap=title == "plan")
-    for row in named_rows(NAMED, grid, llm, encoder, text):
+    for row in named_rows(names, grid, llm, encoder, text, Sharing(images or 1), columns):
         table.add_row(*row, style="bold" if row[0] == chosen else None)
     return table
 
@@ -66,15 +83,20 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
     from rich.table import Table
 
     recipes = {name: recipe_of(plan, llm) for name, plan in plans.items()}
-    table = Table(
-        title="plans with names", caption="share of right answers kept, measured on glyph_deep, not on this model"
+    known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
+    films = plan_figures.FILMS if any(recipe in CLIPS for recipe in known.values()) else ()
+    pictures = plan_figures.COLUMNS if any(recipe in PICTURES for recipe in known.values()) else ()
+    models = " and ".join(sorted({model for model, _, _ in (*pictures, *films)}))
+    caption = (
+        f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers kept,"
+        f" measured on {models}: neither on this model (docs/plans.md)"
     )
-    for title in ("plan", "recipe", *(title for _, _, title in plan_figures.COLUMNS)):
+    table = Table(title="plans with names", caption=caption)
+    for title in ("plan", "recipe", "first token", *(title for _, _, title in (*pictures, *films))):
         table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
-    for name, recipe in recipes.items():
-        if recipe is not None:
-            table.add_row(name, recipe, *kept(recipe))
-    return table if table.row_count else None
+    for name, recipe in known.items():
+        table.add_row(name, recipe, sooner(recipe), *kept(recipe, (*pictures, *films)))
+    return table if known else None
 
 
 def first_token_lines() -> Iterator[str]:
@@ -91,33 +113,48 @@ def first_token_lines() -> Iterator[str]:
 
 def page_tables() -> str:
     """The tables of docs/plans.md: what every plan is, and what it kept with 95 % intervals, clustered by picture."""
-    lines = ["| plan | what it does | from |", "|---|---|---|"]
-    lines += [f"| `{name}` | {plan.says} | {plan.source} |" for name, plan in NAMED.items()]
-    lines += ["", *first_token_lines()]
-    models = (
-        ("glyph_deep", plan_figures.COLUMNS),
-        ("glyph_shallow", plan_figures.SHALLOW),
-        ("the bundled model", plan_figures.BUNDLED),
-    )
-    for title, columns in models:
-        titles = [column[2] for column in columns]
-        lines += ["", f"| plan on {title} | LLM FLOPs | encoder FLOPs | {' | '.join(titles)} |"]
-        lines += ["|---|---:|---:|" + "---:|" * len(titles)]
-        for name in NAMED:
-            rows = plan_figures.of(name)
-            some = [rows[(model, ground)] for model, ground, _ in columns]
-            flops = " to ".join(f"{value:.2f}x" for value in sorted({row.flops for row in some}))
-            encoder = " to ".join(f"{value:.2f}x" for value in sorted({row.encoder_flops for row in some}))
-            intervals = ["{:.3f} ({:.3f} to {:.3f})".format(*row.retention) for row in some]
-            lines.append(f"| `{name}` | {flops} | {encoder} | {' | '.join(intervals)} |")
+    lines = [*_described(PICTURES), "", *first_token_lines()]
+    for title, names, columns in (
+        ("glyph_deep", PICTURES, plan_figures.COLUMNS),
+        ("glyph_shallow", PICTURES, plan_figures.SHALLOW),
+        ("the bundled model", PICTURES, plan_figures.BUNDLED),
+    ):
+        lines += ["", *_measured(title, names, columns)]
     return "\n".join(lines) + "\n"
+
+
+def clip_tables() -> str:
+    """The same of clips; the plans for pictures stand there too, as what a clip gets of them."""
+    measured = _measured("glyph_clips", [*CLIPS, *PICTURES], plan_figures.FILMS)
+    return "\n".join([*_described(CLIPS), "", *measured]) + "\n"
+
+
+def _described(plans: Mapping[str, NamedPlan]) -> list[str]:
+    lines = ["| plan | what it does | from |", "|---|---|---|"]
+    return lines + [f"| `{name}` | {plan.says} | {plan.source} |" for name, plan in plans.items()]
+
+
+def _measured(title: str, names: Collection[str], columns: Columns) -> list[str]:
+    titles = [column[2] for column in columns]
+    lines = [f"| plan on {title} | LLM FLOPs | encoder FLOPs | {' | '.join(titles)} |"]
+    lines += ["|---|---:|---:|" + "---:|" * len(titles)]
+    for name in names:
+        rows = plan_figures.of(name)
+        some = [rows[(model, ground)] for model, ground, _ in columns]
+        flops = " to ".join(f"{value:.2f}x" for value in sorted({row.flops for row in some}))
+        encoder = " to ".join(f"{value:.2f}x" for value in sorted({row.encoder_flops for row in some}))
+        intervals = ["{:.3f} ({:.3f} to {:.3f})".format(*row.retention) for row in some]
+        lines.append(f"| `{name}` | {flops} | {encoder} | {' | '.join(intervals)} |")
+    return lines
 
 
 def write_page(page: Path) -> None:
     """Write the tables between the marks of docs/plans.md."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    page.write_text(f"{before}{begin}\n{page_tables()}{end}{after}", encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    for begin, tables, end in ((BEGIN, page_tables, END), (BEGIN_CLIPS, clip_tables, END_CLIPS)):
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{tables()}{end}{rest.partition(end)[2]}"
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

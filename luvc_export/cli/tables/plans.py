@@ -63,7 +63,8 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
             f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed{encoder}"
         ),
     )
-    for name in ("layers", "visual tokens", "prefill GFLOPs", "KV MiB (16-bit)"):
+    stored = "KV MiB (16-bit)" if cost.caches is None else f"KV MiB ({cost.caches})"
+    for name in ("layers", "visual tokens", "prefill GFLOPs", stored):
         table.add_column(name, justify="right")
     for stage in cost.stages:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"

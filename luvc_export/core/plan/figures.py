@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from luvc_export.core.named_plans import FIGURES, NAMED
+from luvc_export.core.named_plans import CLIPS, FIGURES, NAMED
 from luvc_export.core.plan import Plan
 
 #: Models and grounds in the order of tables, as (model, ground, title).
@@ -27,6 +27,8 @@ BUNDLED = (
     ("bundled", "harder", "harder fonts"),
     ("bundled", "photographs", "photographs"),
 )
+#: Of films (examples/glyph_clips).
+FILMS = (("glyph_clips", "heldout", "films"),)
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,14 @@ def of(plan: str, some: Iterable[Figure] | None = None) -> dict[tuple[str, str],
 
 
 def kept(plan: str) -> dict[str, float]:
-    """Share of right answers that a named plan kept on glyph_deep, by title of a ground; empty if not measured."""
+    """Share of right answers that a named plan kept where it was measured (``columns``), by title of a ground."""
     rows = of(plan)
-    return {title: rows[key, ground].retention[0] for key, ground, title in COLUMNS if (key, ground) in rows}
+    return {title: rows[key, ground].retention[0] for key, ground, title in columns(plan) if (key, ground) in rows}
+
+
+def columns(plan: str) -> tuple[tuple[str, str, str], ...]:
+    """What a named plan is told by: films for those that are for clips, pictures for the others."""
+    return FILMS if plan in CLIPS else COLUMNS
 
 
 def first_tokens() -> dict[str, FirstToken]:

@@ -121,8 +121,9 @@ class Keys:
         return self._hash(repr(pixels.shape).encode(), np.ascontiguousarray(pixels).data, void, *chosen)
 
     def prefix(self, request: Request, tokens: Sequence[int], images: Sequence[bytes]) -> bytes:
-        """Key of a prompt's first tokens, with the keys of all its groups of images."""
-        described = json.dumps([list(tokens), sorted((at, repr(block)) for at, block in request.blocks.items())])
+        """Key of a prompt's first tokens, with those of all its groups of images, and what is beside the weights."""
+        blocks = sorted((at, repr(block)) for at, block in request.blocks.items())
+        described = json.dumps([list(tokens), blocks, request.adapter.sha256 if request.adapter else None])
         return self._hash(described.encode(), b"".join(images))
 
     def _hash(self, *parts: Any) -> bytes:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from luvc_export.calibration import datasets, tasks
-from luvc_export.calibration.tasks import glyph_deep
 from luvc_export.errors import MachineError, UsageError
 
 
@@ -37,12 +36,12 @@ def test_names_and_splits_that_are_not_there_are_answered_with_what_is() -> None
 
 
 def test_without_the_examples_the_task_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(glyph_deep, "EXAMPLES", tmp_path)
+    monkeypatch.setattr(tasks, "EXAMPLES", tmp_path)
     with pytest.raises(MachineError, match=r"needs the folder examples/glyph_deep(.|\n)*checkout of the repository"):
-        glyph_deep.task("glyph-deep", "pages")
+        tasks.example("glyph_deep", "data.cases")
 
 
 def test_without_weights_the_task_has_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "glyph_deep").mkdir()
-    monkeypatch.setattr(glyph_deep, "EXAMPLES", tmp_path)
-    assert glyph_deep.checkpoint() is None
+    monkeypatch.setattr(tasks, "EXAMPLES", tmp_path)
+    assert tasks.checkpoint_of("glyph_deep") is None

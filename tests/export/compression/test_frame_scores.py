@@ -12,6 +12,7 @@ from luvc_export.core.plan import Quota
 from luvc_export.export import trace
 from luvc_export.export.compression import frame_outliers, quotas, scores, spu
 from luvc_export.export.compression.frame_references import dycoke_references, evs_references
+from luvc_export.export.compression.scores import holitom
 from luvc_export.export.compression.scores._even import even
 from luvc_export.export.compression.scores.base import ScoreInput
 
@@ -50,6 +51,39 @@ def test_vidcom2_keeps_what_is_unlike_its_clip() -> None:
     assert ranked("vidcom2", shown, 4, 1) == {20}
 
 
+def test_holitom_keeps_still_places_once_in_a_window() -> None:
+    """Places 0 to 2 stand still through four frames, 3 to 5 are other ones in each."""
+    shown = clip(8)
+    draw = torch.Generator().manual_seed(1)
+    for frame in range(8):
+        shown[0, 0, 6 * frame + 3 : 6 * frame + 6] = torch.randn(3, 8, generator=draw)
+    settings = dict(scores.method("holitom").settings)
+    given = ScoreInput(shown, None, "token", 12, images=8, settings=settings)
+    chosen = scores.find("holitom").score(given)[0, 0].reshape(8, 6) == 2
+    assert chosen[[0, 4], :3].all() and not chosen[[1, 2, 3, 5, 6, 7], :3].any()
+    assert chosen[:, 3:].sum().item() == 6 and chosen.sum().item() == 12
+
+
+@pytest.mark.parametrize(("frames", "each", "keep"), [(8, 36, 72), (3, 8, 5), (1, 16, 10), (7, 5, 34), (6, 4, 23)])
+def test_holitom_divides_a_budget_exactly(frames: int, each: int, keep: int) -> None:
+    settings = dict(scores.method("holitom").settings)
+    windows = holitom.shares(frames, each, keep, settings)
+    assert sum(still + sum(counts) for _, _, still, counts in windows) == keep
+    assert all(count + still <= each for _, _, still, counts in windows for count in counts)
+    given = ScoreInput(torch.randn(1, 2, frames * each, 8), None, "token", keep, images=frames, settings=settings)
+    assert ((scores.find("holitom").score(given) == 2).sum(-1) == keep).all()
+
+
+def test_centres_are_dense_and_apart() -> None:
+    """Two clusters and a token alone: one of each cluster leads, near copies come last."""
+    draw = torch.Generator().manual_seed(0)
+    one, two = torch.eye(8)[0], torch.eye(8)[1]
+    tokens = torch.stack([one] * 8 + [two] * 8) + 0.02 * torch.randn(16, 8, generator=draw)
+    unit = torch.nn.functional.normalize(tokens, dim=-1)[None, None]
+    best = holitom.centres(unit)[0, 0].topk(2).indices
+    assert {int(place) // 8 for place in best} == {0, 1}
+
+
 @pytest.mark.parametrize("name", ["evs", "dycoke"])
 def test_of_a_picture_tokens_are_taken_evenly(name: str) -> None:
     assert ranked(name, clip(1, 12), 1, 4) == {1, 4, 7, 10}
@@ -80,12 +114,14 @@ class Chooses(nn.Module):
         own = quotas.members(index, self.images, index.shape[2] // self.images, padded=False)
         quota = quotas.quotas(quotas.weights(self.quota, normed, own), own, 4)
         score = normed[..., 0].tanh()
-        if self.name == "vidcom2":
-            score = scores.find(self.name).score(ScoreInput(normed, None, "token", 4, images=self.images))
+        if self.name in ("vidcom2", "holitom"):
+            settings = dict(scores.method(self.name).settings)
+            given = ScoreInput(normed, None, "token", 4, images=self.images, settings=settings)
+            score = scores.find(self.name).score(given)
         return spu.select(quotas.keys(score, own, quota), 4)
 
 
-@pytest.mark.parametrize(("name", "images"), [("evs", 1), ("v-cast", 2), ("vidcom2", 3)])
+@pytest.mark.parametrize(("name", "images"), [("evs", 1), ("v-cast", 2), ("vidcom2", 3), ("holitom", 3)])
 def test_choices_keep_their_rows_in_openvino(tmp_path: Path, name: str, images: int) -> None:
     """Where nothing is read, it folded them to one row for any batch: memory was overrun by three, no row refused."""
     openvino = pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")

@@ -38,8 +38,8 @@ SCORE = Spread()
 
 def test_our_scores_and_their_flags() -> None:
     assert scores.built_in() == [
-        "dart", "dycoke", "evs", "fastv", "keynorm", "learned", "low", "maxmin", "norm", "pyramiddrop", "random",
-        "ratio", "residual", "scope", "stride", "v2drop", "vidcom2",
+        "dart", "dycoke", "evs", "fastv", "holitom", "keynorm", "learned", "low", "maxmin", "norm", "pyramiddrop",
+        "random", "ratio", "residual", "scope", "stride", "v2drop", "vidcom2",
     ]  # fmt: skip
     flags = {name: (s.reads_text, s.needs_layer_before) for name in scores.built_in() for s in [scores.find(name)]}
     assert {name: flag for name, flag in flags.items() if any(flag)} == {

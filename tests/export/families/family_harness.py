@@ -169,6 +169,12 @@ def empty_past(case: Case, batch: int = 1) -> list[Tensor]:
     return empty_caches(case.family.decoder_shape(case.config), batch, torch.float32)
 
 
+def cached_rows(case: Case, past: list[Tensor]) -> dict[int, int]:
+    """Rows of each layer that caches keys."""
+    states = case.family.decoder_shape(case.config).kept
+    return {one.layer: tensor.shape[2] for one, tensor in zip(states, past, strict=True) if one.in_cache}
+
+
 def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:
     """Logits [T, vocab] of the text tokens the vocabulary knows."""
     with torch.no_grad():

@@ -24,6 +24,7 @@ from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core import graph_io
 from luvc_export.core.precision import find
+from luvc_export.errors import UsageError
 from luvc_export.export import decomposition, families
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.session import Session
@@ -40,6 +41,8 @@ BUILT = ("qwen2_5_vl", "gemma3", "internvl")
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.
 WHOLE = {"fast_vlm"}
+#: Families with states beside keys and values, which engines refuse.
+STATES = tuple(name for name in FAMILIES if families.find(name, "test").decoder_shape(small(name).config).states)
 tracing: set[str] = set()
 
 
@@ -213,7 +216,13 @@ def test_a_family_has_the_graphs_of_another(name: str, base: str) -> None:
     assert not graphs & {*vars(kind)} and name in {*ALIKE, *ALIKE.values()}
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in BUILT])
+@pytest.mark.parametrize("name", STATES)
+def test_engines_refuse_states_by_name(name: str, exported: Any) -> None:
+    with pytest.raises(UsageError, match=r"has other states beside them(.|\n)*--backend cpu or openvino"):
+        prepare_build(exported(name), "rtx-ada", "thirds", precision="fp16")
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in (*BUILT, *STATES)])
 def test_graphs_pass_lint_and_are_parsed_without_a_gpu(name: str, exported: Any) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
     bundle, layers = exported(name), small(name).thirds.cached

@@ -16,7 +16,6 @@ from torch import Tensor
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import State, row_counts
-from luvc_export.export import trace
 from luvc_export.runtime.backend import Array, Cache
 
 
@@ -64,7 +63,7 @@ class TorchBackend:
         if self.printable:
             token = torch.arange(logits.shape[-1])
             logits = logits - 1e4 * ((token < 4) | (token > 93))
-        told = [graph_io.kept_name(layer) for layer in trace.selections(self.decoder)]
+        told = [graph_io.kept_name(layer) for layer, _, _ in self.decoder.plan.chooses]
         found = {name: value.numpy() for name, value in zip(told, kept, strict=True)}
         return {graph_io.LOGITS: logits.numpy(), **found}, TorchCache(self.states, tuple(presents))
 

@@ -1,0 +1,168 @@
+"""``run --camera``: the same question about what a camera shows, again and again; a JSON object a line comes out."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from luvc_export.runtime.media.camera import Camera, Frame
+from luvc_export.runtime.media.video import Sampled
+
+#: Seconds between two looks at a camera that had nothing new.
+_LOOK = 0.05
+
+Write = Callable[[dict[str, Any]], None]
+
+
+def write_line(said: dict[str, Any]) -> None:
+    """One JSON object on standard output, at once."""
+    print(json.dumps(said), flush=True)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is asked of a camera.
+
+    Args:
+        prompt: The question.
+        every: Seconds from one question to the next, at least: a slower model is asked about the newest frame again,
+            never about one that waited.
+        window: Seconds of the camera that a question shows as a video; 0 shows the newest frame as a picture.
+        frames: Of a window, at most.
+        answers: After so many it ends; 0 for none.
+    """
+
+    prompt: str
+    every: float
+    window: float = 0.0
+    frames: int = 1
+    answers: int = 0
+
+    @property
+    def step(self) -> float:
+        """Seconds from one frame of a window to the next."""
+        return self.window / self.frames
+
+
+class _Collector:
+    """The frames of a window, gathered in a thread while answers are made; without one, the newest alone."""
+
+    def __init__(self, camera: Camera, wanted: Watch, write: Write) -> None:
+        self.camera, self._wanted, self._write = camera, wanted, write
+        self.begun, self._held = camera.clock(), deque[Frame](maxlen=wanted.frames)
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self.over = ""
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._gather, daemon=True) if wanted.window else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def look(self) -> None:
+        """Take the newest frame, and say what happened to the camera.
+
+        Raises:
+            UsageError: See ``Camera.poll``.
+            MachineError: See there.
+        """
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            events, frame = self.camera.poll()
+            if frame is not None:
+                self._held.append(frame)
+        for event in events:
+            if event.kind == "end":
+                self.over = event.why
+                continue
+            facts = {"why": event.why, "retry": event.retry}
+            told = {"event": event.kind} | {name: value for name, value in facts.items() if value}
+            self._write(told | {"seconds": self.since(self.camera.clock())})
+
+    def shown(self) -> list[Frame]:
+        """The frames of the window that ends with the newest; the newest alone without one, and each once."""
+        with self._lock:
+            if self._wanted.window:
+                return [one for one in self._held if self._held[-1].time - one.time <= self._wanted.window]
+            frames = list(self._held)
+            self._held.clear()
+            return frames
+
+    def since(self, time: float) -> float:
+        """Seconds from the beginning."""
+        return round(time - self.begun, 3)
+
+    def rest(self, seconds: float) -> None:
+        """Wait."""
+        self._stop.wait(seconds)
+
+    def end(self) -> None:
+        """Stop gathering, and close the camera."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.camera.close()
+
+    def _gather(self) -> None:
+        try:
+            while not self._stop.wait(self._wanted.step) and not self.camera.ended:
+                self.look()
+        except BaseException as error:
+            self._error = error
+
+
+def watch(session: Any, camera: Camera, wanted: Watch, sampling: dict[str, Any], write: Write = write_line) -> None:
+    """Ask until the camera ends, so many answers are there, or Ctrl-C: that is how watching ends, so it is no error.
+
+    Raises:
+        UsageError: See ``Camera.poll`` and ``Session.generate``.
+        CheckFailed: See ``Session.generate``.
+        MachineError: See both.
+    """
+    collector, answered, why = _Collector(camera, wanted, write), 0, "enough answers"
+    due, seen = collector.begun, 0
+    try:
+        while not wanted.answers or answered < wanted.answers:
+            collector.rest(max(due - camera.clock(), 0.0))
+            collector.look()
+            if camera.ended:
+                why = collector.over
+                break
+            shown = collector.shown()
+            if not shown or shown[-1].number == seen:
+                due = camera.clock() + _LOOK
+                continue
+            due, seen = camera.clock() + wanted.every, shown[-1].number
+            write(_answer(session, collector, wanted, shown, sampling))
+            answered += 1
+    except KeyboardInterrupt:
+        why = "interrupted"
+    finally:
+        collector.end()
+    counts = {"answers": answered, "frames": camera.decoded, "dropped": camera.dropped, "reopened": camera.reopened}
+    write({"event": "end", "why": why, "seconds": collector.since(camera.clock()), **counts})
+
+
+def _answer(
+    session: Any, collector: _Collector, wanted: Watch, shown: list[Frame], sampling: dict[str, Any]
+) -> dict[str, Any]:
+    """Ask about the frames; says what came, of which frames, how old the newest is by now, and how many nobody saw."""
+    camera, newest = collector.camera, shown[-1]
+    if wanted.window:
+        times = tuple(one.time - shown[0].time for one in shown)
+        film = Sampled(tuple(one.picture for one in shown), 1 / wanted.step, len(shown), times)
+        result = session.generate(prompt=wanted.prompt, video=film, **sampling)
+    else:
+        result = session.generate(image=newest.picture, prompt=wanted.prompt, **sampling)
+    return {
+        "seconds": collector.since(newest.time),
+        "late": round(camera.clock() - newest.time, 3),
+        "frames": [one.number for one in shown],
+        "dropped": camera.dropped,
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "timings": result.timings.to_json(),
+    }
