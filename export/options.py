@@ -10,6 +10,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.llm.lora_slots import SlotRequest
 from luvc_export.export.llm.reduced_head import ChosenTokens
 from luvc_export.export.processor import check_tiles, check_video, picture_settings
 
@@ -28,6 +29,7 @@ class Options:
         round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
         strict: Refuse a quantised checkpoint whose weights back-ends would widen or round again.
         vocabulary: The tokens that the head has rows for; None for all.
+        lora_slots: Products that adapters may be beside when the bundle answers; None for none.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -45,6 +47,7 @@ class Options:
     round_activations: bool = False
     strict: bool = False
     vocabulary: ChosenTokens | None = None
+    lora_slots: SlotRequest | None = None
 
     @property
     def told_padding(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ class Half(Backend, RowPacker, Unloading, Protocol):
     def adopt(self, values: Sequence[Array]) -> Cache:
         """The cache of such states, in the types that the graphs take."""
 
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
 
@@ -58,6 +61,14 @@ class PairedCache:
     def nbytes(self) -> int:
         """See ``Cache``."""
         return self.cache.nbytes
+
+
+@dataclass(frozen=True)
+class _ForBoth:
+    """An input made ready for each of the two."""
+
+    prompts: Any
+    steps: Any
 
 
 class PairedBackend:
@@ -124,8 +135,15 @@ class PairedBackend:
         """See ``Backend.decode``."""
         few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
         steps = cache is not None and few
+        both = {name: value for name, value in feeds.items() if isinstance(value, _ForBoth)}
+        feeds = {**feeds, **{name: value.steps if steps else value.prompts for name, value in both.items()}}
         out, after = (self._steps if steps else self._prompts).decode(feeds, self._handed(cache, steps))
         return out, PairedCache(after, steps)
+
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``; each of the two has its own."""
+        prompts, steps = self._prompts.ready(arrays), self._steps.ready(arrays)
+        return {name: _ForBoth(prompts.get(name), steps.get(name)) for name in arrays}
 
     def host_values(self, cache: Cache) -> list[Array]:
         """See ``Half.host_values``."""

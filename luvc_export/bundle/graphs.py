@@ -199,6 +199,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         inputs |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
         inputs |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
         known = {*inputs, *graph_io.DECODER_INPUTS, graph_io.VISUAL_PADDING, graph_io.PAST_TEXT, graph_io.PAST_GROUPS}
+        known |= bundle.manifest.lora.inputs if bundle.manifest.lora else set()
         known |= set() if name == entry.decoder else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
         outputs = {graph_io.LOGITS, *(state.present for state in states)}
         outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name == entry.decoder else set()

@@ -23,6 +23,7 @@ from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
 from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
 from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core import graph_io
 from luvc_export.core.generation_defaults import GenerationDefaults
 from luvc_export.core.precision import CACHES
 from luvc_export.core.shapes import ROWS, DecoderShape, State, in_codes
@@ -114,6 +115,30 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class LoraSlots:
+    """Products of the LLM that take an adapter's two factors as inputs of the graph.
+
+    Args:
+        rank: Largest rank that an adapter may have.
+        prefix: What the model's names of its layers begin with, such as ``model.language_model.layers``.
+        modules: Each module's path in its layer by its last name: ``q_proj`` is ``self_attn.q_proj``.
+        slots: Inputs and outputs of each product by layer and module: ``3.q_proj`` has (2048, 2048).
+    """
+
+    rank: int
+    prefix: str
+    modules: dict[str, str]
+    slots: dict[str, tuple[int, int]]
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Names of the decoder's inputs that they are."""
+        named = (slot.partition(".") for slot in self.slots)
+        factors = (name for layer, _, module in named for name in graph_io.lora_names(int(layer), module))
+        return frozenset((graph_io.LORA_ROWS, *factors))
+
+
+@dataclass(frozen=True)
 class WeightTensor:
     """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference).
 
@@ -169,7 +194,7 @@ class Manifest:
 
     ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
     drawn; None in bundles that were made before this was stored, which are greedy. ``vocabulary`` is the part
-    that a reduced head has rows for; None for all.
+    that a reduced head has rows for; None for all. ``lora`` are the slots for adapters; None where it has none.
     """
 
     source: Source
@@ -187,6 +212,7 @@ class Manifest:
     planes: int = 0
     generation: GenerationDefaults | None = None
     vocabulary: Vocabulary | None = None
+    lora: LoraSlots | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

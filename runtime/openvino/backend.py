@@ -24,15 +24,16 @@ from luvc_export.core.precision import find
 from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
+from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
-from luvc_export.runtime.ort import check_weights, decoder_file
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.state import empty_states
+from luvc_export.runtime.weights import check_weights, decoder_file
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class OpenVinoBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
-        rows = len(feeds[graph_io.INPUT_IDS])
+        feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
         past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows)).values
         kept = {state.past: value for state, value in zip(self.states, past, strict=True)}
         outputs = self._run(self._decoder, feeds, kept)
@@ -186,6 +187,11 @@ class OpenVinoBackend:
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
         return OpenVinoCache(self.states, tuple(tensors), held)
+
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+        library, kinds = devices.load_library(), self._decoder.inputs
+        return {name: _tensor(library, array, *kinds[name]) for name, array in arrays.items() if name in kinds}
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -248,7 +254,8 @@ class OpenVinoBackend:
         for name, array in feeds.items():
             if name in compiled.inputs:
                 kind, numpy_type = compiled.inputs[name]
-                arrays[name] = _tensor(library, np.asarray(array), kind, numpy_type)
+                made = isinstance(array, library.Tensor)
+                arrays[name] = array if made else _tensor(library, np.asarray(array), kind, numpy_type)
         fresh = compiled.fresh()
         with self._lock, self._explained(compiled.graph.where):
             for name, tensor in (*arrays.items(), *kept.items()):
