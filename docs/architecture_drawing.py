@@ -29,19 +29,19 @@ BOXES: dict[str, Box] = {
         "luvc_export/batch, on a cluster luvc_export/ray      luvc_export/triton: what that server runs")),
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
-        "export/families", "export/towers", "export/llm", "export/compression",
+        "export/families", "export/towers", "export/llm", "export/llm/states", "export/compression",
         "export/compression/scores", "export/synthetic",
         "export/stored, export/packed")),
     "surgeon": (3.9, 3.6, 2.7, 2.7, TORCH, "graph surgery", (
         "export/surgeon", "export/surgeon/passes", "export/surgeon/fused", "", "for ONNX Runtime,", "or for a target")),
     "bundle": (7.3, 3.6, 2.9, 2.7, FILES, "bundle", (
         "luvc.json: plans, hashes", "vision.PLAN.onnx", "decoder.PLAN.onnx", "weights, tokenizer",
-        "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines", "luvc_export/bundle/plans")),
+        "*.engine, plugins", "luvc_export/bundle", "luvc_export/bundle/engines",
+        "luvc_export/bundle/plans", "luvc_export/bundle/adapters")),
     "runtime": (11.1, 3.6, 4.7, 2.7, DEVICE, "runtime: numpy and one back-end", (
-        "runtime, runtime/bench, runtime/product_check, runtime/speed_probe",
-        "runtime/media", "runtime/prompt", "runtime/confined",
-        "runtime/generation, runtime/speculation, runtime/openvino",
-        "runtime/tensorrt on runtime/cuda", "runtime/sharing")),
+        "runtime, runtime/bench", "runtime/product_check, runtime/speed_probe",
+        "runtime/media, runtime/prompt, runtime/confined", "runtime/generation, runtime/speculation",
+        "runtime/adapters", "runtime/openvino, runtime/sharing", "runtime/tensorrt on runtime/cuda")),
     "engines": (7.3, 6.9, 2.9, 1.2, DEVICE, "engines: TensorRT", ("engines", "engines/targets")),
     "pack": (11.1, 6.9, 2.3, 1.2, FILES, "pack", ("built and verified", "on the board")),
     "answer": (14.0, 6.9, 1.8, 1.2, FILES, "answer", ("text, tokens,", "what was kept")),

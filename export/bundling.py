@@ -30,6 +30,7 @@ from luvc_export.export.compression import scores
 from luvc_export.export.compression.scorer_file import file_name, known, scorer_of
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.llm.debug_decoder import forced_decoder
+from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.llm.reduced_head import reduced
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.packed import placing, products
@@ -88,13 +89,26 @@ def write_bundle(
         places: dict[str, WeightTensor] = place(tensors)
         linears = weights.quantised(skeleton.model, checkpoint)
         codes = _place_codes(folder, linears, options, progress)
+        slots = _slots(checkpoint, skeleton, next(iter(plans.values())), options)
         used: set[str] = set()
         entries: dict[str, PlanEntry] = {}
         for name, plan in plans.items():
             alike = [entry.vision for entry in entries.values() if entry.plan.encoder == plan.encoder]
             size, beside = together.size_of(name, options.image_size), together.variants.get(name)
             entry = _write_graphs(
-                checkpoint, skeleton, plan, name, size, places, codes, folder, options, used, progress, *alike[:1]
+                checkpoint,
+                skeleton,
+                plan,
+                name,
+                size,
+                places,
+                codes,
+                folder,
+                options,
+                used,
+                progress,
+                slots,
+                *alike[:1],
             )
             entries[name] = replace(entry, variant_of=beside.of if beside else None)
         if mode == "copy":
@@ -111,6 +125,7 @@ def write_bundle(
             _hash_reference(checkpoint.folder, places, used, progress)
         files = {path.name: bundle.record(path) for path in (folder / name for name in list_names(folder))}
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files, _codes(checkpoint, codes))
+        manifest = replace(manifest, lora=slots.record() if slots else None)
         bundle.write_manifest(folder, manifest)
     made = bundle.Bundle(output, manifest)
     graph_trust.remember_own(made)
@@ -129,6 +144,7 @@ def _write_graphs(
     options: Options,
     used: set[str],
     progress: Progress,
+    slots: SlottedLayers | None,
     seen: str | None = None,
 ) -> PlanEntry:
     """Trace and save the graphs of a plan; ``seen`` is a vision graph of the bundle that serves it too."""
@@ -139,11 +155,11 @@ def _write_graphs(
     vision = family.vision(skeleton.model, plan, normalise(checkpoint))
     decoder = family.decoder(skeleton.model, plan)
     flat, dtype = trace.FlatDecoder(decoder), weights.DTYPES[options.dtype]
-    layers = trace.selections(decoder) if options.debug else []
+    layers = [layer for layer, _, _ in decoder.plan.chooses] if options.debug else []
     files = [f"vision.{name}.onnx", f"decoder.{name}.onnx", *([f"decoder.{name}.debug.onnx"] if layers else [])]
     steps: list[tuple[str, Any, Callable[[], ir.Model]]] = [
         (files[0], vision, lambda: trace.trace_vision(vision, plan, size, frames, options.surgery)),
-        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype, options.surgery)),
+        (files[1], flat, lambda: trace.trace_decoder(decoder, shape, dtype, options.surgery, slots)),
     ]
     for file, module, traced in steps[1:] if seen else steps:
         progress(f"tracing {file}", 0.0)
@@ -167,6 +183,14 @@ def _write_graphs(
         progress(f"tracing {file}", 1.0)
     debug = files[2] if len(files) > 2 else None
     return PlanEntry(plan, seen or files[0], files[1], debug, size=size, precision=options.dtype)
+
+
+def _slots(checkpoint: Checkpoint, skeleton: weights.Skeleton, plan: Plan, options: Options) -> SlottedLayers | None:
+    """The products that adapters may be beside; every plan's decoder has the same."""
+    if options.lora_slots is None:
+        return None
+    layers = checkpoint.family.decoder(skeleton.model, plan).layers
+    return SlottedLayers(layers, skeleton.names, options.lora_slots)
 
 
 def _place_codes(

@@ -9,13 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luvc_export.bundle.adapters.peft_config import read_object
 from luvc_export.core.files.folders import copy_file, list_names
-from luvc_export.core.files.json_file import read_json
 from luvc_export.core.files.safe_files import temporary_folder
 from luvc_export.errors import CheckpointError, LuvcError, MachineError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
-
-_CONFIG = "adapter_config.json"
 
 #: Tensors that an error names.
 _NAMED = 8
@@ -39,14 +37,7 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
             got=f"a checkpoint of quant_method {checkpoint.method}",
             fix="merge it into the 16-bit checkpoint that this one was made from",
         )
-    if not (folder / _CONFIG).is_file():
-        raise CheckpointError(
-            "this folder is not a LoRA adapter",
-            where=str(folder),
-            got=f"no {_CONFIG}",
-            expected="what peft's save_pretrained writes",
-            fix="hf download OWNER/ADAPTER --local-dir FOLDER gets one from the hub",
-        )
+    read_object(folder)
     with temporary_folder("luvc-lora") as target:
         for path in (checkpoint.folder / name for name in list_names(checkpoint.folder)):
             if path.is_file() and path.suffix in (".json", ".jinja") and ".safetensors." not in path.name:
@@ -133,5 +124,4 @@ def _check_whole(checkpoint: Checkpoint, adapter: Path, results: list[Any]) -> N
 
 
 def _base(adapter: Path) -> str:
-    config = read_json(adapter / _CONFIG, 2**20, CheckpointError, "the adapter's config")
-    return str(config.get("base_model_name_or_path") if isinstance(config, dict) else None)
+    return str(read_object(adapter).get("base_model_name_or_path"))

@@ -10,6 +10,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.plan_set import PlanSet
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint
+from luvc_export.export.llm.lora_slots import SlotRequest
 from luvc_export.export.llm.reduced_head import ChosenTokens
 from luvc_export.export.processor import check_tiles, check_video, picture_settings
 
@@ -27,6 +28,7 @@ class Options:
         unit_tolerance: Levels of a pixel up to which buckets take a unit for foretold by its neighbours.
         round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
         vocabulary: The tokens that the head has rows for; None for all.
+        lora_slots: Products that adapters may be beside when the bundle answers; None for none.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
     """
 
@@ -43,6 +45,7 @@ class Options:
     unit_tolerance: int = 0
     round_activations: bool = False
     vocabulary: ChosenTokens | None = None
+    lora_slots: SlotRequest | None = None
 
     @property
     def told_padding(self) -> bool:

@@ -24,6 +24,7 @@ from luvc_export.errors import CheckFailed
 from luvc_export.export.compression.marks import marking
 from luvc_export.export.decomposition import by_substitution
 from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.lora_slots import SlottedLayers
 
 OPSET = 23
 IR_VERSION = 10
@@ -36,22 +37,20 @@ FORBIDDEN = (
 
 
 class FlatDecoder(nn.Module):
-    """The decoder with past caches and outputs in a row, as a graph has them."""
+    """The decoder with past caches and outputs in a row, as a graph has them; ``slots`` are those for adapters."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, slots: SlottedLayers | None = None) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.slots = decoder, slots
 
-    def forward(self, inputs: Sequence[Tensor], past: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, inputs: Sequence[Tensor], past: Sequence[Tensor], factors: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
         """Outputs: logits, present caches, kept indices of every prune."""
         named = dict(zip(graph_io.decoder_inputs(self.decoder.plan), inputs, strict=True))
-        logits, presents, kept = self.decoder(**named, past=past)
+        with self.slots.beside(factors) if self.slots else contextlib.nullcontext():
+            logits, presents, kept = self.decoder(**named, past=past)
         return logits, *presents, *kept
-
-
-def selections(decoder: Decoder) -> list[int]:
-    """Layers before which some but not all visual tokens are pruned (merging selects none)."""
-    return [layer for layer, _, keep in decoder.plan.prunes if keep and decoder.plan.llm.reducer == "prune"]
 
 
 def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: int, marked: bool = False) -> ir.Model:
@@ -76,14 +75,21 @@ def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: i
     return model
 
 
-def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, marked: bool = False) -> ir.Model:
-    """Trace the decoder with batch, images, text and cache lengths symbolic.
+def trace_decoder(
+    decoder: Decoder,
+    shape: DecoderShape,
+    dtype: torch.dtype,
+    marked: bool = False,
+    slots: SlottedLayers | None = None,
+) -> ir.Model:
+    """Trace the decoder with batch, images, text and cache lengths symbolic, and the rank of adapters.
 
     Args:
         decoder: Module with its plan.
         shape: Sizes of its caches.
         dtype: Of embeddings and caches.
         marked: Selections by spectrum are single nodes, for surgery, which the graph cannot run without.
+        slots: Products of its layers that take adapters' factors.
     """
     plan = decoder.plan
     axes = int(decoder.rope.axes.max()) + 1
@@ -111,15 +117,21 @@ def trace_decoder(decoder: Decoder, shape: DecoderShape, dtype: torch.dtype, mar
         past.append(torch.zeros(state.sizes(batch, rows[state.layer]), dtype=kind))
         axis = {} if state.axis is None else {state.axis: torch.export.Dim(f"past_{plan.keep[state.layer]}")}
         past_dims.append({0: b, **axis})
-    kept = [graph_io.kept_name(layer) for layer in selections(decoder)]
-    return _trace(
-        FlatDecoder(decoder),
-        ([tensor for tensor, _ in inputs], past),
-        ([dims for _, dims in inputs], past_dims),
-        [*graph_io.decoder_inputs(plan), *(state.past for state in shape.kept)],
+    kept = [graph_io.kept_name(layer) for layer, _, _ in decoder.plan.chooses]
+    beside = slots.inputs(dtype, batch) if slots else []
+    known = {"batch": b, "rank": torch.export.Dim("lora_rank")}
+    axes_of = [{axis: known[part] for axis, part in enumerate(parts) if part} for _, _, parts in beside]
+    model = _trace(
+        FlatDecoder(decoder, slots),
+        ([tensor for tensor, _ in inputs], past, *([[tensor for _, tensor, _ in beside]] if slots else [])),
+        ([dims for _, dims in inputs], past_dims, *([axes_of] if slots else [])),
+        [*graph_io.decoder_inputs(plan), *(state.past for state in shape.kept), *(name for name, _, _ in beside)],
         [graph_io.LOGITS, *(state.present for state in shape.kept), *kept],
         marked,
     )
+    unread = {name for name, _, _ in beside if name != graph_io.LORA_ROWS}  # of products that nothing asks for
+    model.graph.inputs[:] = [value for value in model.graph.inputs if value.name not in unread or value.uses()]
+    return model
 
 
 def check(model: ir.Model) -> None:

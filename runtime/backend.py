@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.core.shapes import State
+
 Array = NDArray[Any]
 
 
@@ -210,8 +212,12 @@ class RowPacker(Protocol):
     def packs(self) -> bool:
         """Whether this one's can."""
 
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What its caches consist of, in graph order."""
+
     def unpack(self, cache: Cache) -> list[Array]:
-        """States in graph order (``DecoderShape.kept``) as they are stored; not to be written to."""
+        """States in graph order (``states``) as they are stored; not to be written to."""
 
     def pack(self, arrays: Sequence[Array]) -> Cache:
         """The cache of such arrays, which nobody writes to again."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.token_layout import Block, TokenLayout, arrange, seen_both_ways
 from luvc_export.errors import BundleError, UsageError
 from luvc_export.runtime import batching
+from luvc_export.runtime.adapters.factors import Factors
 from luvc_export.runtime.backend import Array, Cache, DeviceSampler, GraphCalls, PendingToken
 from luvc_export.runtime.media.padding import all_picture, padding_tokens
 from luvc_export.runtime.state import Passage, RowsState, RowsStep, State, Step, VisualFeatures
@@ -34,6 +37,7 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, plan: Plan, backend: GraphCalls, debug: bool = False) -> None:
         self.manifest, self.plan, self.backend, self._debug = manifest, plan, backend, debug
+        self._factors = Factors(manifest.lora, backend) if manifest.lora else None
 
     def encode_images(
         self,
@@ -82,6 +86,7 @@ class Graphs:
         blocks: Mapping[int, Block] | None = None,
         all_logits: bool = False,
         forced: Mapping[int, NDArray[np.int64]] | None = None,
+        adapter: Adapter | None = None,
     ) -> Step:
         """Run the decoder: a prompt (prefill), or more tokens after ``state`` (decode, or a chat's next turn).
 
@@ -92,6 +97,7 @@ class Graphs:
             blocks: Images that belong together (``Request.blocks``).
             all_logits: Logits of every text token (parity); otherwise of the last one.
             forced: With ``debug``, what each prune keeps: layer -> int64 [G, keep] as in ``Step.kept``, ascending.
+            adapter: What is beside the weights of a prompt; what comes after ``state`` has that of the state.
 
         Raises:
             UsageError: Fewer images, or more, than share a budget.
@@ -102,13 +108,15 @@ class Graphs:
         begin = (state.next_position, state.next_order) if state else (0, 0)
         (layout,), feeds = self.feeds([Passage(token_ids, blocks or {}, *begin)], seen, all_logits)
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
+        adapter = state.adapter if state else adapter
+        feeds |= self._beside([adapter])
         if self._debug:
             feeds |= forced_indices(self.plan, forced or {}, feeds[graph_io.VISUAL_EMBEDS].shape[1])
         out, cache = self.backend.decode(feeds, state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (1, None, self.manifest.decoder.vocab))
         kept = dict(forced or {}) or {layer: indices[0] for layer, indices in kept_tokens(self.plan, out).items()}
         token = out.get(graph_io.NEXT_TOKEN)
-        after = State(cache, feeds[graph_io.TEXT_MASK].shape[1], layout.next_position, layout.next_order)
+        after = State(cache, feeds[graph_io.TEXT_MASK].shape[1], layout.next_position, layout.next_order, adapter)
         return Step(out[graph_io.LOGITS], after, kept, None if token is None else int(token[0, 0]))
 
     def prefill(self, passages: Sequence[Passage], seen: VisualFeatures | None = None) -> RowsStep:
@@ -118,14 +126,16 @@ class Graphs:
             UsageError: See ``run``.
         """
         layouts, feeds = self.feeds(passages, seen, all_logits=False)
-        positions = np.array([layout.next_position for layout in layouts], np.int64)
-        return self._decode(feeds, None, positions, np.array([layout.next_order for layout in layouts], np.int64))
+        positions, orders = (
+            np.array([getattr(layout, part) for layout in layouts], np.int64)
+            for part in ("next_position", "next_order")
+        )
+        return self._decode(feeds, None, positions, orders, tuple(passage.adapter for passage in passages))
 
     def step(self, tokens: Sequence[int], state: RowsState) -> RowsStep:
         """Go on with a token of every row."""
-        return self._decode(
-            self._feeds_after([[token] for token in tokens], state), state, state.positions + 1, state.orders + 1
-        )
+        feeds = self._feeds_after([[token] for token in tokens], state)
+        return self._decode(feeds, state, state.positions + 1, state.orders + 1, state.adapters)
 
     def verify(self, tokens: Sequence[Sequence[int]], state: RowsState) -> tuple[NDArray[np.float32], Cache]:
         """Go on with several tokens of every row, none of them certain yet.
@@ -138,7 +148,8 @@ class Graphs:
             Logits after each, float32 [B, T, vocab] (of rows with fewer, something behind theirs), and the caches with
             T more rows.
         """
-        out, cache = self.backend.decode(self._feeds_after(tokens, state), state.cache)
+        feeds = self._feeds_after(tokens, state) | self._beside(state.adapters)
+        out, cache = self.backend.decode(feeds, state.cache)
         shape = len(tokens), max(map(len, tokens)), self.manifest.decoder.vocab
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], shape)
         return out[graph_io.LOGITS], cache
@@ -158,14 +169,23 @@ class Graphs:
         token_id, before = (token, None) if isinstance(token, int) else (0, token)
         (layout,), feeds = self.feeds([Passage([token_id], {}, state.next_position, state.next_order)])
         feeds[graph_io.TEXT_MASK] = _mask_after(state, layout)
-        picked, cache = self.backend.sample(feeds, state.cache, before)
-        return picked, State(cache, state.past_text + 1, layout.next_position, layout.next_order)
+        picked, cache = self.backend.sample(feeds | self._beside([state.adapter]), state.cache, before)
+        return picked, State(cache, state.past_text + 1, layout.next_position, layout.next_order, state.adapter)
 
     def feeds(
         self, passages: Sequence[Passage], seen: VisualFeatures | None = None, all_logits: bool = False
     ) -> tuple[list[TokenLayout], batching.Feeds]:
         """See ``decoder_feeds``."""
         return decoder_feeds(self.manifest, self.plan, passages, seen, all_logits)
+
+    def forget(self, adapter: Adapter) -> None:
+        """Give back what is kept of an adapter that no answer has any more."""
+        if self._factors is not None:
+            self._factors.forget(adapter)
+
+    def _beside(self, adapters: Sequence[Adapter | None]) -> dict[str, Any]:
+        """Inputs of the slots, where there are some."""
+        return self._factors.feeds(adapters) if self._factors is not None else {}
 
     @cached_property
     def _axes(self) -> int:
@@ -178,10 +198,11 @@ class Graphs:
         state: RowsState | None,
         positions: NDArray[np.int64],
         orders: NDArray[np.int64],
+        adapters: tuple[Adapter | None, ...],
     ) -> RowsStep:
-        out, cache = self.backend.decode(feeds, state.cache if state else None)
+        out, cache = self.backend.decode(feeds | self._beside(adapters), state.cache if state else None)
         _check_shape(graph_io.LOGITS, out[graph_io.LOGITS], (len(positions), None, self.manifest.decoder.vocab))
-        after = RowsState(cache, feeds[graph_io.TEXT_MASK], positions, orders)
+        after = RowsState(cache, feeds[graph_io.TEXT_MASK], positions, orders, adapters)
         return RowsStep(out[graph_io.LOGITS][:, -1], after, kept_tokens(self.plan, out))
 
 

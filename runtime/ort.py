@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.folder import MANIFEST, Bundle
+from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.graphs import CheckedGraph, check_names, read_graph
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core import graph_io
@@ -21,6 +21,7 @@ from luvc_export.core.precision import find
 from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import BundleError, LuvcError, MachineError, UsageError
 from luvc_export.runtime import memory
+from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.cpu_memory import cpu_bytes
 from luvc_export.runtime.media.unit_choice import beside_image
@@ -28,7 +29,7 @@ from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.sharing.ort_sessions import SharingSessions, shares
 from luvc_export.runtime.state import empty_states, widened
-from luvc_export.runtime.weights import MappedWeights
+from luvc_export.runtime.weights import MappedWeights, check_weights, decoder_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -38,32 +39,6 @@ _NUMPY["tensor(float)"] = _NUMPY.pop("tensor(float32)")
 _BF16 = BY_NAME["bfloat16"].onnx
 #: Where a graph given as bytes finds its weights (onnxruntime_session_options_config_keys.h).
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-
-
-def decoder_file(bundle: Bundle, entry: PlanEntry, debug: bool) -> str:
-    """Name of a plan's decoder, or of its debug graph.
-
-    Raises:
-        UsageError: There is no debug graph.
-    """
-    name = entry.decoder_debug if debug else entry.decoder
-    if name is None:
-        raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
-    return name
-
-
-def check_weights(bundle: Bundle) -> None:
-    """Refuse a bundle of graphs alone.
-
-    Raises:
-        UsageError: It has no weights.
-    """
-    if bundle.manifest.weights.mode == "none":
-        raise UsageError(
-            "this bundle has no weights: it can be timed and inspected, not asked",
-            where=str(bundle.folder / MANIFEST),
-            fix="export it again without --no-weights",
-        )
 
 
 @dataclass(frozen=True)
@@ -156,16 +131,17 @@ class OrtBackend:
     def pack(self, arrays: Sequence[Array]) -> OrtCache:
         """See ``RowPacker.pack``."""
         make = self._ort.OrtValue.ortvalue_from_numpy
-        return OrtCache(self._states, tuple(make(array, "cpu") for array in arrays))
+        return OrtCache(self.states, tuple(make(array, "cpu") for array in arrays))
 
     def adopt(self, values: Sequence[Array]) -> OrtCache:
         """See ``paired.Half``."""
-        kinds = (self._decoder_kinds[state.past] for state in self._states)
-        return OrtCache(self._states, tuple(map(self._value, values, kinds)))
+        kinds = (self._decoder_kinds[state.past] for state in self.states)
+        return OrtCache(self.states, tuple(map(self._value, values, kinds)))
 
     @property
-    def _states(self) -> tuple[State, ...]:
-        return self._bundle.manifest.decoder.kept
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._bundle.manifest.states_of(self._entry)
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -198,20 +174,25 @@ class OrtBackend:
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OrtCache]:
         """See ``Backend.decode``."""
         session, kinds = self._decoder, self._decoder_kinds
-        rows = len(feeds[graph_io.INPUT_IDS])
-        past = (cache if isinstance(cache, OrtCache) else self.adopt(empty_states(self._states, rows))).values
+        feeds = with_empty_slots(feeds, self._bundle.manifest.lora)
+        begin: Any = cache or self.adopt(empty_states(self.states, len(feeds[graph_io.INPUT_IDS])))
         binding = session.io_binding()
         for name, array in feeds.items():
             if name in kinds:
                 binding.bind_ortvalue_input(name, self._value(array, kinds[name]))
-        for state, value in zip(self._states, past, strict=True):
+        for state, value in zip(self.states, begin.values, strict=True):
             binding.bind_ortvalue_input(state.past, value)
-        present = [state.present for state in self._states]
+        present = [state.present for state in self.states]
         for name in present:
             binding.bind_output(name, self.name)
         others = [(item.name, item.type) for item in session.get_outputs() if item.name not in set(present)]
         outputs = self._run(session, binding, others, {})
-        return outputs, OrtCache(self._states, tuple(binding.get_outputs()[: len(present)]))
+        return outputs, OrtCache(self.states, tuple(binding.get_outputs()[: len(present)]))
+
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+        kinds = self._decoder_kinds
+        return {name: self._value(array, kinds[name]) for name, array in arrays.items() if name in kinds}
 
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
@@ -300,6 +281,8 @@ class OrtBackend:
 
     def _value(self, array: Array, kind: str) -> Any:
         """An OrtValue of the graph's type on its device; float32 is narrowed, bf16 rounded to nearest even."""
+        if isinstance(array, self._ort.OrtValue):
+            return array
         wanted = _NUMPY[kind]
         if kind == "tensor(bfloat16)":
             bits = np.ascontiguousarray(array, np.float32).view(np.uint32)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core import graph_io
+from luvc_export.core.shapes import State
 from luvc_export.runtime.backend import Array, Backend, Cache, RowPacker, Unloading
 from luvc_export.runtime.openvino.heads import STEP
 
@@ -37,6 +38,9 @@ class Half(Backend, RowPacker, Unloading, Protocol):
     def adopt(self, values: Sequence[Array]) -> Cache:
         """The cache of such states, in the types that the graphs take."""
 
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+
     def end_profiling(self) -> dict[str, str]:
         """Close the profiles of the loaded graphs: the files, by graph."""
 
@@ -57,6 +61,14 @@ class PairedCache:
     def nbytes(self) -> int:
         """See ``Cache``."""
         return self.cache.nbytes
+
+
+@dataclass(frozen=True)
+class _ForBoth:
+    """An input made ready for each of the two."""
+
+    prompts: Any
+    steps: Any
 
 
 class PairedBackend:
@@ -123,14 +135,26 @@ class PairedBackend:
         """See ``Backend.decode``."""
         few = feeds[graph_io.INPUT_IDS].shape[1] <= STEP and not feeds[graph_io.VISUAL_EMBEDS].shape[1]
         steps = cache is not None and few
+        both = {name: value for name, value in feeds.items() if isinstance(value, _ForBoth)}
+        feeds = {**feeds, **{name: value.steps if steps else value.prompts for name, value in both.items()}}
         out, after = (self._steps if steps else self._prompts).decode(feeds, self._handed(cache, steps))
         return out, PairedCache(after, steps)
+
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``; each of the two has its own."""
+        prompts, steps = self._prompts.ready(arrays), self._steps.ready(arrays)
+        return {name: _ForBoth(prompts.get(name), steps.get(name)) for name in arrays}
 
     def host_values(self, cache: Cache) -> list[Array]:
         """See ``Half.host_values``."""
         return self._owner(cache).host_values(_inner(cache))
 
     packs = True
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._steps.states
 
     def unpack(self, cache: Cache) -> list[Array]:
         """See ``RowPacker.unpack``; as the steps store them."""
@@ -158,14 +182,18 @@ def _inner(cache: Cache) -> Cache:
 
 
 def plan_of_prompts(bundle: Bundle, plan: str | None) -> str:
-    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself."""
+    """The plan that prompts of ``plan`` run: the one it was quantised from, where the bundle has it, else itself.
+
+    Codes of caches are what one plan's scales say, so there it is itself.
+    """
     name, plans = plan or bundle.manifest.default_plan, bundle.manifest.plans
     entry = bundle.entry(plan)
-    if entry.quantised is None:
+    if entry.quantised is None or entry.caches is not None:
         return name
     alike = (
         other
         for other, one in plans.items()
-        if one.quantised is None and one.plan == entry.plan and one.size == entry.size and one.kind == entry.kind
+        if (one.quantised, one.caches, one.plan) == (None, None, entry.plan)
+        and (one.size, one.kind) == (entry.size, entry.kind)
     )
     return next(alike, name)

@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
+from luvc_export.runtime.adapters.table import Adapters
 from luvc_export.runtime.backend import Backend, RowBackend
 from luvc_export.runtime.generation.answer import answer, goes_on, past_of
 from luvc_export.runtime.generation.answer_batch import (
@@ -48,10 +49,12 @@ class Session:
             take more memory, and a picture for another bucket waits less often.
         image_tokens: Most visual tokens that a picture may become before compression, of every question: the
             bundle's sizes of more are not used. None for no ceiling.
+        lora: Folders of peft adapters by name, for bundles with slots (``luvc_export.runtime.adapters``).
 
     Attributes:
         default: The plan that was asked for, which answers where no variant fits better.
         plans: It and its variants, by name.
+        adapters: What ``adapter=NAME`` may say; loaded and let go at any time.
 
     Raises:
         UsageError: ``open_plans`` is below 1, or no image size is below ``image_tokens``.
@@ -68,6 +71,7 @@ class Session:
         open_plans: int = 1,
         image_tokens: int | None = None,
         speculate: str | None = None,
+        lora: Mapping[str, str | os.PathLike[str]] | None = None,
     ) -> None:
         turns = PlanTurns(open_plans)
         self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
@@ -76,6 +80,7 @@ class Session:
         options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
         another = partial(LoadedPlan, self.bundle, backend, **options)
         self.plans = PlanRouter(self.default, (lambda name: another(plan=name)) if named else None, image_tokens)
+        self.adapters = Adapters(self.bundle.manifest, self.plans.forget, lora)
 
     @property
     def bundle(self) -> Bundle:
@@ -141,6 +146,7 @@ class Session:
         fps: float | None = None,
         after: Generation | None = None,
         image_tokens: int | None = None,
+        adapter: str | None = None,
         stream: Literal[False] = False,
         **sampling: Any,
     ) -> Generation: ...
@@ -156,6 +162,7 @@ class Session:
         fps: float | None = None,
         after: Generation | None = None,
         image_tokens: int | None = None,
+        adapter: str | None = None,
         stream: Literal[True],
         **sampling: Any,
     ) -> Stream: ...
@@ -170,6 +177,7 @@ class Session:
         fps: float | None = None,
         after: Generation | None = None,
         image_tokens: int | None = None,
+        adapter: str | None = None,
         stream: bool = False,
         **sampling: Any,
     ) -> Generation | Stream:
@@ -190,6 +198,7 @@ class Session:
                 what the caches hold already is not run again (``Generation.reused``): pictures stay pruned as they are.
             image_tokens: Most visual tokens that a picture may become before compression; the bundle's sizes of more
                 are not used. A chat keeps the size that it began with.
+            adapter: Name of one of ``adapters``; None for the base model. Another one than before runs the whole chat.
             stream: Return a ``Stream`` of text pieces in place of the whole answer. What is wrong with the input is
                 raised at once in both cases.
             **sampling: Fields of ``Sampling``: temperature, top_k, top_p, min_p, seed, max_new_tokens, stop, penalties,
@@ -204,7 +213,8 @@ class Session:
         """
         options = self.sampling(sampling)
         started = perf_counter()
-        wanted = replace(question(image, prompt, messages, video, fps, self.video_frames()), image_tokens=image_tokens)
+        wanted = question(image, prompt, messages, video, fps, self.video_frames())
+        wanted = replace(wanted, image_tokens=image_tokens, adapter=self.adapters.find(adapter))
         asked = open_media(wanted, self.bundle.manifest)
         past = past_of(after, self.bundle.manifest)
         chosen, request = self.fit(asked, past.loaded if past else None)
@@ -227,7 +237,7 @@ class Session:
         cannot be continued (``after`` runs the whole chat).
 
         Args:
-            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps, image_tokens.
+            requests: Arguments of ``generate`` by name: image, prompt, messages, video, fps, image_tokens, adapter.
             **sampling: As of ``generate``, for every row.
 
         Returns:
@@ -245,7 +255,8 @@ class Session:
             with in_row(row):
                 check_ask(ask)
                 given = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
-                asked = replace(question(*given, self.video_frames()), image_tokens=ask.get("image_tokens"))
+                most, adapter = ask.get("image_tokens"), self.adapters.find(ask.get("adapter"))
+                asked = replace(question(*given, self.video_frames()), image_tokens=most, adapter=adapter)
                 ready.append(self.prepare_row(asked, options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:

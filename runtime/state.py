@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.core.shapes import State as StateKind
 from luvc_export.core.token_layout import Block
 from luvc_export.runtime.backend import Array, Cache
@@ -69,27 +70,28 @@ class Passage:
         blocks: Images that belong together (``Request.blocks``).
         position: Rotary position of the first token.
         order: Its logical place.
+        adapter: What is beside the weights for it; None for the base model.
     """
 
     token_ids: Sequence[int]
     blocks: Mapping[int, Block] = field(default_factory=dict)
     position: int = 0
     order: int = 0
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a conversation stands. Never changed: any state can be continued, more than once."""
+    """Where a conversation stands. Never changed: any state can be continued, more than once.
+
+    What made its keys and values goes on with them: ``adapter`` is beside the weights to the end.
+    """
 
     cache: Cache
     past_text: int
     next_position: int
     next_order: int
-
-    @property
-    def visual_rows(self) -> tuple[int, ...]:
-        """Visual rows of each layer's cache; 0 where a layer has none."""
-        return tuple(max(0, rows - self.past_text) for rows in self.cache.lengths)
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,14 @@ class RowsState:
         text_mask: Which slots of text hold a token of the row, bool [B, P].
         positions: Rotary position of each row's next token, int64 [B].
         orders: Its logical place, int64 [B].
+        adapters: What is beside the weights for each row, [B].
     """
 
     cache: Cache
     text_mask: NDArray[np.bool_]
     positions: NDArray[np.int64]
     orders: NDArray[np.int64]
+    adapters: tuple[Adapter | None, ...]
 
 
 @dataclass(frozen=True)

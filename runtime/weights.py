@@ -1,4 +1,4 @@
-"""Outside weights of graphs as arrays: the mapped files themselves, each mapped once."""
+"""A plan's decoder and its outside weights as arrays: the mapped files themselves, each mapped once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.folder import MANIFEST, Bundle
 from luvc_export.bundle.graph_rules import OutsideTensor
 from luvc_export.bundle.graphs import CheckedGraph
+from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core.element_types import BY_ONNX
 from luvc_export.core.files.safe_files import open_regular
+from luvc_export.errors import UsageError
 
 
 class MappedWeights:
@@ -41,3 +44,29 @@ class MappedWeights:
         """``stored`` in its shape, of the numpy type that holds its bits."""
         flat = self.stored(graph, tensor, aligned).view(np.dtype(BY_ONNX[tensor.kind].storage))
         return flat.reshape(tensor.shape)
+
+
+def decoder_file(bundle: Bundle, entry: PlanEntry, debug: bool) -> str:
+    """Name of a plan's decoder, or of its debug graph.
+
+    Raises:
+        UsageError: There is no debug graph.
+    """
+    name = entry.decoder_debug if debug else entry.decoder
+    if name is None:
+        raise UsageError("the bundle has no debug graph", where=str(bundle.folder), fix="export it with debug=True")
+    return name
+
+
+def check_weights(bundle: Bundle) -> None:
+    """Refuse a bundle of graphs alone.
+
+    Raises:
+        UsageError: It has no weights.
+    """
+    if bundle.manifest.weights.mode == "none":
+        raise UsageError(
+            "this bundle has no weights: it can be timed and inspected, not asked",
+            where=str(bundle.folder / MANIFEST),
+            fix="export it again without --no-weights",
+        )

@@ -87,6 +87,14 @@ def unpadded_bundle(pytestconfig: pytest.Config) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def lora(pytestconfig: pytest.Config) -> Path:
+    """See ``lora_bundle.lora_folder``."""
+    import lora_bundle
+
+    return lora_bundle.lora_folder(Path(pytestconfig.cache.mkdir("lora")))
+
+
+@pytest.fixture(scope="session")
 def native_library(tmp_path_factory: pytest.TempPathFactory) -> Native:
     """The library of ``$LUVC_NATIVE_LIBRARY``, or one built here from the sources of this checkout."""
     if os.environ.get(LIBRARY_VARIABLE):

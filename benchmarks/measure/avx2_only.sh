@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
-# Runs Python on an emulated x86-64 CPU with AVX2 and nothing newer (no VNNI, no AVX-512, no AMX), for example
+# Runs Python on a CPU with AVX2 and nothing newer (no VNNI, no AVX-512, no AMX), for example
 #   benchmarks/measure/avx2_only.sh -m pytest -n 0 tests/runtime/product_check
-# Needs qemu-x86_64-static (QEMU 7.2 or newer emulates AVX2; Debian's package qemu-user-static). QEMU=... names another.
-# PYTHON names the interpreter; a virtual environment's packages are found through its site-packages folder.
+# Where the kernel can trap CPUID (cpuid_fault in /proc/cpuinfo: Intel since 2012, most virtual machines on it), newer
+# features are hidden from this process and its children at full speed (avx2_only.c, built here by cc). Elsewhere
+# qemu-x86_64-static emulates the CPU, some twenty times slower (QEMU 7.2 or newer; Debian's package qemu-user-static;
+# QEMU=... names another). PYTHON names the interpreter; a virtual environment's packages are found through its folder.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-qemu=${QEMU:-qemu-x86_64-static}
-command -v "$qemu" >/dev/null || { echo "$qemu is not installed (Debian: apt-get install qemu-user-static)" >&2; exit 3; }
 python=${PYTHON:-.venv/bin/python}
+if grep -qw cpuid_fault /proc/cpuinfo && command -v cc >/dev/null; then
+  mask=$(mktemp -d)
+  trap 'rm -rf "$mask"' EXIT
+  cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$mask/avx2_only.so" benchmarks/measure/avx2_only.c -ldl
+  LD_PRELOAD="$mask/avx2_only.so${LD_PRELOAD:+:$LD_PRELOAD}" "$python" "$@"
+  exit
+fi
+qemu=${QEMU:-qemu-x86_64-static}
+command -v "$qemu" >/dev/null || { echo "no cpuid_fault or no cc, and $qemu is not installed (Debian: apt-get install qemu-user-static)" >&2; exit 3; }
 packages=$("$python" -c 'import sys; print(":".join(path for path in sys.path if path.endswith("site-packages")))')
 export PYTHONPATH="$PWD:$packages${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

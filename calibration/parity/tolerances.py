@@ -6,8 +6,9 @@ Errors are relative and worst-case over every element, layer and case. "Measured
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from luvc_export.calibration.runners.base import CODES
 from luvc_export.core.precision import PRECISIONS
 
 
@@ -131,10 +132,31 @@ TABLE = {
 #: Smallest share of the uncompressed accuracy that a compressed plan may keep: the issue's "negligible loss".
 RETENTION = Limit(0.99, "the accuracy goal at half the prefill FLOPs")
 
+#: Limits that differ where caches are codes; others are the dtype's.
+_CACHES: dict[str, Limit] = {
+    "rel_l2": Limit(3e-2, "a step is 1/100 of a channel's largest key: measured 1.3e-2"),
+    "worst_row": Limit(1e-1, "one small row among large ones: measured 2.3e-2, where keys exceed the data's 7e-2"),
+    "cosine": Limit(1 - 1e-3, "rel_l2 squared by 2, doubled"),
+    "greedy": Limit(0.98, "a prompt's logits are the dtype's own; one answer in fifty may hinge on close later ones"),
+    "exact": Limit(0.98, "follows the greedy tokens"),
+}
+
 _ORDER = ("fp32", "fp16", "bf16", "8-bit", "4-bit")
 _ROWS = {name: f"{item.weights}-bit" for name, item in PRECISIONS.items()}
 
 
 def tolerances(*dtypes: str) -> Tolerances:
-    """Limits for a comparison of models in ``dtypes`` (or quantised precisions): those of the coarsest."""
-    return TABLE[max((_ROWS.get(name, name) for name in dtypes), key=_ORDER.index)]
+    """Limits for a comparison of models in ``dtypes`` (or quantised precisions): those of the coarsest.
+
+    Where one of them ends in ``CODES``, limits that codes of caches are looser in are theirs.
+    """
+    plain = [name.removesuffix(CODES) for name in dtypes]
+    coarsest = TABLE[max((_ROWS.get(name, name) for name in plain), key=_ORDER.index)]
+    if plain == [*dtypes]:
+        return coarsest
+    largest = ("rel_l2", "worst_row")
+    looser = {
+        name: (max if name in largest else min)(getattr(coarsest, name), limit, key=lambda one: one.value)
+        for name, limit in _CACHES.items()
+    }
+    return replace(coarsest, **looser)

@@ -11,8 +11,8 @@ from typing import Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import ImageInput, Manifest
-from luvc_export.calibration.runners.base import Runner, ends
+from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry
+from luvc_export.calibration.runners.base import CODES, Runner, ends
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
@@ -106,7 +106,7 @@ def open_openvino(
     entry, manifest = loaded.entry(plan), loaded.manifest
     calls = BundleCalls(loaded, plan, threads, f"openvino:{device}", arithmetic)
     computed = calls.free.arithmetic
-    dtype = entry.quantised.precision if entry.quantised else computed
+    dtype = _dtype(entry, entry.quantised.precision if entry.quantised else computed)
     name = f"{folder} (OpenVINO {device} {computed}, {plan or manifest.default_plan})"
     return GraphRunner(name, dtype, entry.plan, _prompting(loaded, plan), calls)
 
@@ -121,7 +121,11 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
     entry, manifest = loaded.entry(plan), loaded.manifest
     name = f"{folder} (ONNX, {plan or manifest.default_plan})"
     calls = BundleCalls(loaded, plan, threads)
-    return GraphRunner(name, entry.precision, entry.plan, _prompting(loaded, plan), calls)
+    return GraphRunner(name, _dtype(entry, entry.precision), entry.plan, _prompting(loaded, plan), calls)
+
+
+def _dtype(entry: PlanEntry, computed: str) -> str:
+    return computed + CODES * (entry.caches is not None)
 
 
 def open_engine(
@@ -133,10 +137,10 @@ def open_engine(
         UsageError: There are no such engines, or ``target`` must choose.
         MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
     """
-    made, entry = bundle.engine(plan, target), bundle.entry(plan)
-    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), made, entry.plan)
-    dtype = entry.quantised.precision if entry.quantised else made.precision
-    name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
+    engine, entry = bundle.engine(plan, target), bundle.entry(plan)
+    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, entry.plan)
+    dtype = entry.quantised.precision if entry.quantised else engine.precision
+    name = f"{bundle.folder} (engines for {engine.target}, {engine.plan})"
     return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls)
 
 

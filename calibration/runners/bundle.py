@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.bundle.graphs import read_graph
+from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.calibration.runners.base import Kept
 from luvc_export.calibration.runners.graph import Decoded
 from luvc_export.calibration.runners.probes import hidden_name, probed
 from luvc_export.core import graph_io
+from luvc_export.core.shapes import VALUE_SCALE
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Backend
 from luvc_export.runtime.backends import open_backend
@@ -49,6 +53,7 @@ class BundleCalls:
                 fix="export the same plan in fp32 or fp16 and compare that",
             )
         self.plan, self.manifest = entry.plan, bundle.manifest
+        self._bundle, self._entry = bundle, entry
         self.can_force = entry.decoder_debug is not None or not any(keep for _, _, keep in entry.plan.prunes)
         watched = probed(bundle, entry)
         self.free: Backend = open_backend(backend, watched, plan, threads, arithmetic=arithmetic)
@@ -65,9 +70,9 @@ class BundleCalls:
 
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """See ``graph.Runner``."""
-        told = {graph_io.forced_name(layer): indices for layer, indices in (forced or {}).items()}
+        forced_feeds = {graph_io.forced_name(layer): indices for layer, indices in (forced or {}).items()}
         backend = self.free if forced is None else self.debug
-        out, after = backend.decode({**feeds, **told}, cache)
+        out, after = backend.decode({**feeds, **forced_feeds}, cache)
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
         hidden = [hidden_name(layer) for layer in range(self.plan.cached)]
         return Decoded(
@@ -81,4 +86,24 @@ class BundleCalls:
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""
         assert isinstance(self.free, OrtBackend | OpenVinoBackend)
-        return self.free.host_values(cache)
+        values = self.free.host_values(cache)
+        return stood_for(self._bundle, self._entry, values) if self._entry.caches else values
+
+
+def stood_for(bundle: Bundle, entry: PlanEntry, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """States as the model has them (``DecoderShape.kept``), of those of a plan whose caches are codes.
+
+    Raises:
+        BundleError: Its decoder lacks the scales of its keys.
+    """
+    decoder, named = read_graph(bundle, entry.decoder), dict(zip(bundle.manifest.states_of(entry), values, strict=True))
+    scales = {state.layer: value for state, value in named.items() if state.name == VALUE_SCALE}
+    states = []
+    for state, value in named.items():
+        if state.name == "key":
+            heads, size = value.shape[1], value.shape[3]
+            constant = np.frombuffer(decoder.floats(graph_io.key_scales_name(state.layer), heads * size), "<f4")
+            states.append(value * constant.reshape(1, heads, 1, size))
+        elif state.name != VALUE_SCALE:
+            states.append(value * scales[state.layer] if state.name == "value" else value)
+    return states

@@ -116,13 +116,13 @@ def merge_span(
     keep, target = plan.keep[number], plan.stage_grids[number]
     visual, batch, dtype = x[:, : groups * count], x.shape[0], x.dtype
     axes = mass.positions.shape[0]
-    parts = [visual, mass.positions.permute(1, 2, 0), span.order[:, :, None].float()]
+    parts = [visual, torch.stack(mass.positions.unbind(0), 2), span.order[:, :, None].float()]
     parts += [] if span.planes is None else [span.planes]
     flat = [part.reshape(batch * groups, count, part.shape[2]) for part in (normed, *parts)]
     sizes = mass.sizes.reshape(batch * groups, count)
     merged, sizes = merge(flat[0], flat[1:], sizes, grids[-1], target, mass.padded)
     rows = [part.reshape(batch, groups * keep, part.shape[2]) for part in merged]
-    positions = rows[1].reshape(batch, groups * keep, axes).permute(2, 0, 1)
+    positions = torch.stack(rows[1].reshape(batch, groups * keep, axes).unbind(2))
     cos, sin = rope(positions)
     index = span.kept[:, :, :keep]
     planes = None if span.planes is None else rows[3].to(dtype)

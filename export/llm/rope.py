@@ -38,13 +38,17 @@ class Rope(nn.Module):
         spread = [axis + axes_per_copy * (i % copies) for i, axis in enumerate(axes)]
         self.register_buffer("inv_freq", inv_freq.float().clone(), persistent=False)
         self.register_buffer("axes", torch.tensor(spread), persistent=False)
+        self.sequential = not any(spread)
         factors = [scaling] if isinstance(scaling, float | int) else list(scaling)
         same = len(set(factors)) == 1
         self.scaling = float(factors[0]) if same else torch.tensor(factors, dtype=torch.float32)
 
     def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 positions [A, B, S] -> (cos, sin), each fp32 [B, S, Dh / 2]."""
-        angle = position_ids.index_select(0, self.axes).permute(1, 2, 0) * self.inv_freq
+        if self.sequential:  # OpenVINO 2026.4 fails on a Transpose of one axis' positions where tokens merge
+            angle = position_ids[0][:, :, None] * self.inv_freq
+        else:
+            angle = position_ids.index_select(0, self.axes).permute(1, 2, 0) * self.inv_freq
         return angle.cos() * self.scaling, angle.sin() * self.scaling
 
 

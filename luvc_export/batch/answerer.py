@@ -6,7 +6,7 @@ One bad row costs nobody else: whatever is wrong with it becomes its ``error``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +14,7 @@ from typing import Any
 
 from luvc_export.batch.job import BatchJob
 from luvc_export.batch.source import Row
+from luvc_export.bundle.adapters.peft_folder import named_folders
 from luvc_export.errors import LuvcError, MachineError, shown
 from luvc_export.runtime.generation.answer_batch import Prepared
 from luvc_export.runtime.media.picture_limits import allow
@@ -61,6 +62,8 @@ class Answerer:
         rows: Questions of one model call, at most.
         max_pixels: See ``runtime.media.picture_limits``.
         image_tokens: See ``Session``.
+        speculate: See ``Session``.
+        lora: Adapters, ``NAME=FOLDER`` each; see ``BatchJob``.
 
     Raises:
         LuvcError: See ``Session``.
@@ -78,10 +81,14 @@ class Answerer:
         max_pixels: int | None = None,
         image_tokens: int | None = None,
         speculate: str | None = None,
+        lora: Sequence[str] = (),
     ) -> None:
         allow(max_pixels)
         how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate}
-        self._session = Session(bundle, backend, plan, threads, **how)
+        self._session = Session(bundle, backend, plan, threads, lora=named_folders(lora), **how)
+        names = self._session.adapters.names
+        #: Of rows that name none.
+        self._adapter = names[0] if len(names) == 1 else None
         self._options = self._session.sampling(sampling or {})
         self._rows, self._failed = rows, 0
         self._spent: dict[int, float] = {}
@@ -95,7 +102,7 @@ class Answerer:
             LuvcError: See ``Session``.
         """
         how = (job.plan, job.backend, job.threads, job.arithmetic, job.sampling)
-        return cls(job.bundle, *how, job.rows, job.max_pixels, job.image_tokens, job.speculate)
+        return cls(job.bundle, *how, job.rows, job.max_pixels, job.image_tokens, job.speculate, job.lora)
 
     def answer_lines(self, rows: Sequence[Row], path: Path, folder: Path) -> list[tuple[str | int | None, Answer]]:
         """Answer rows of a file: each row's id, where it has one, and answer.
@@ -111,7 +118,8 @@ class Answerer:
 
         def ask(row: Row) -> Question:
             case = parse_case(row.line, f"{path}: line {row.where}", folder)
-            return question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
+            asked = question_of(case.images, case.prompt, case.video, case.fps, self._session.video_frames())
+            return replace(asked, adapter=self._session.adapters.find(case.adapter or self._adapter))
 
         answers = self.answer([partial(ask, row) for row in rows])
         return [*zip((case_id(row.line) for row in rows), answers, strict=True)]
@@ -143,7 +151,7 @@ class Answerer:
     def _answer_group(self, group: list[int], ready: dict[int, Prepared], answers: dict[int, Answer]) -> None:
         spent = sum(self._spent[place] for place in group)
         try:
-            made = self._session.answer_rows([ready[place] for place in group], self._options, spent)
+            results = self._session.answer_rows([ready[place] for place in group], self._options, spent)
         except Exception as error:
             if len(group) > 1:  # whose fault it is shows alone
                 for place in group:
@@ -155,7 +163,7 @@ class Answerer:
             answers[group[0]] = Answer(error=said(error))
             return
         self._failed = 0
-        for place, one in zip(group, made, strict=True):
+        for place, one in zip(group, results, strict=True):
             timings = one.timings.to_json()
             answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings)
 

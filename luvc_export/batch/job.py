@@ -8,6 +8,7 @@ from typing import Any
 
 from luvc_export.batch.reads import sha256_read
 from luvc_export.bundle import folder as bundles
+from luvc_export.bundle.adapters.peft_folder import named_folders, read_adapter
 from luvc_export.core.files import folders
 from luvc_export.core.progress import Progress
 from luvc_export.errors import UsageError
@@ -35,6 +36,7 @@ class BatchJob:
         max_pixels: See ``runtime.media.picture_limits``.
         image_tokens: Most visual tokens of a picture; see ``Session``.
         speculate: See ``runtime.speculation.request``.
+        lora: Adapters, ``NAME=FOLDER`` each. A row's ``adapter`` says which; where there is one, it answers them all.
     """
 
     bundle: Path
@@ -51,6 +53,7 @@ class BatchJob:
     max_pixels: int | None = None
     image_tokens: int | None = None
     speculate: str | None = None
+    lora: tuple[str, ...] = ()
 
     def check(self, verify: bool = False, progress: Progress | None = None) -> None:
         """Refuse what could not be answered, before anything starts.
@@ -64,6 +67,8 @@ class BatchJob:
         if self.speculate is not None:
             Speculation.parse(self.speculate)
         bundle = bundles.load(self.bundle, verify, progress)
+        for folder in named_folders(self.lora).values():
+            read_adapter(folder, bundle.manifest)
         bundle.entry(self.plan)
         sampling_from(self.sampling, bundle.manifest.generation)
         if self.prompt is not None and not self.source.is_dir():
@@ -82,15 +87,20 @@ class BatchJob:
         kept = ("prompt", "plan", "backend", "arithmetic", "sampling", "shard", "max_pixels")
         later = {name: getattr(self, name) for name in ("image_tokens", "speculate")}  # records of before have none
         asked = {name: value for name, value in later.items() if value is not None}
+        if self.lora:
+            manifest = bundles.load(self.bundle).manifest
+            folders = named_folders(self.lora)
+            asked["lora"] = {name: read_adapter(folder, manifest).sha256 for name, folder in folders.items()}
         return {"bundle": read, **{name: getattr(self, name) for name in kept}, **asked}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""
-        paths = {name: str(getattr(self, name).absolute()) for name in ("bundle", "source", "output")}
+        paths: dict[str, Any] = {name: str(getattr(self, name).absolute()) for name in ("bundle", "source", "output")}
+        paths["lora"] = [f"{name}={folder.absolute()}" for name, folder in named_folders(self.lora).items()]
         return {**asdict(self), **paths}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BatchJob:
         """Of ``to_json``."""
-        paths = {name: Path(data[name]) for name in ("bundle", "source", "output")}
-        return cls(**{**data, **paths})
+        paths: dict[str, Any] = {name: Path(data[name]) for name in ("bundle", "source", "output")}
+        return cls(**{**data, **paths, "lora": tuple(data.get("lora", ()))})

@@ -51,6 +51,25 @@ class CheckedGraph:
         """Names of the graph's outputs."""
         return _names(_graph(self.data), onnx.GRAPH_OUTPUT, onnx.VALUE_NAME)
 
+    def floats(self, name: str, count: int) -> memoryview:
+        """A constant of ``count`` float32 numbers that the graph itself holds, little-endian.
+
+        Raises:
+            BundleError: It holds none, or another number of them.
+        """
+        for tensor in wire.parts(_graph(self.data), onnx.GRAPH_INITIALIZER):
+            if wire.text(tensor, onnx.TENSOR_NAME) == name:
+                raw = wire.single(tensor, onnx.TENSOR_RAW)
+                kind = wire.number(tensor, onnx.TENSOR_TYPE)
+                if kind == BY_ANY_NAME["float32"].onnx and isinstance(raw, memoryview) and len(raw) == 4 * count:
+                    return raw
+        raise BundleError(
+            "a graph lacks a constant of its plan",
+            where=name,
+            expected=f"{count} float32 numbers",
+            fix="calibrate the plan again",
+        )
+
     def check_files(self) -> None:
         """Check that the files are still those that were hashed, before and after something else has read them.
 
@@ -169,7 +188,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         BundleError: An input that is always there or an output that is asked for is missing, or there is an input that
             nothing is given for.
     """
-    plan, states = entry.plan, bundle.manifest.decoder.kept
+    plan, states = entry.plan, bundle.manifest.states_of(entry)
     if name == entry.vision:
         inputs = known = {*graph_io.vision_inputs(plan)}
         outputs = {graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS}
@@ -180,6 +199,7 @@ def check_names(bundle: Bundle, entry: PlanEntry, name: str, graph: CheckedGraph
         inputs |= {graph_io.VISUAL_PADDING} if plan.decoder_padding and name == entry.decoder else set()
         inputs |= {graph_io.VISUAL_EMBEDS} if plan.keep[0] else set()
         known = {*inputs, *graph_io.DECODER_INPUTS, graph_io.VISUAL_PADDING, graph_io.PAST_TEXT, graph_io.PAST_GROUPS}
+        known |= bundle.manifest.lora.inputs if bundle.manifest.lora else set()
         known |= set() if name == entry.decoder else {graph_io.forced_name(layer) for layer, _, _ in plan.chooses}
         outputs = {graph_io.LOGITS, *(state.present for state in states)}
         outputs |= {graph_io.kept_name(layer) for layer, _, _ in plan.chooses} if name == entry.decoder else set()

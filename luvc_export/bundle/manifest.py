@@ -18,12 +18,15 @@ from luvc_export.bundle.engines.records import Profile as Profile
 from luvc_export.bundle.engines.records import Verified as Verified
 from luvc_export.bundle.limits import check_pixels
 from luvc_export.bundle.plans import schema_1
+from luvc_export.bundle.plans.entry import CacheQuantisation as CacheQuantisation
 from luvc_export.bundle.plans.entry import CalibrationData as CalibrationData
 from luvc_export.bundle.plans.entry import PlanEntry as PlanEntry
 from luvc_export.bundle.plans.entry import Quantisation as Quantisation
 from luvc_export.bundle.serialisation import from_json_data
+from luvc_export.core import graph_io
 from luvc_export.core.generation_defaults import GenerationDefaults
-from luvc_export.core.shapes import ROWS, DecoderShape
+from luvc_export.core.precision import CACHES
+from luvc_export.core.shapes import ROWS, DecoderShape, State, in_codes
 from luvc_export.core.tiling import Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import BundleError
 
@@ -112,6 +115,30 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class LoraSlots:
+    """Products of the LLM that take an adapter's two factors as inputs of the graph.
+
+    Args:
+        rank: Largest rank that an adapter may have.
+        prefix: What the model's names of its layers begin with, such as ``model.language_model.layers``.
+        modules: Each module's path in its layer by its last name: ``q_proj`` is ``self_attn.q_proj``.
+        slots: Inputs and outputs of each product by layer and module: ``3.q_proj`` has (2048, 2048).
+    """
+
+    rank: int
+    prefix: str
+    modules: dict[str, str]
+    slots: dict[str, tuple[int, int]]
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Names of the decoder's inputs that they are."""
+        named = (slot.partition(".") for slot in self.slots)
+        factors = (name for layer, _, module in named for name in graph_io.lora_names(int(layer), module))
+        return frozenset((graph_io.LORA_ROWS, *factors))
+
+
+@dataclass(frozen=True)
 class WeightTensor:
     """One weight: where its bytes lie. ``file`` is relative to the bundle, or to the checkpoint folder (reference).
 
@@ -167,7 +194,7 @@ class Manifest:
 
     ``planes`` of DeepStack follow each visual embedding. ``generation`` is how the model's makers meant answers to be
     drawn; None in bundles that were made before this was stored, which are greedy. ``vocabulary`` is the part
-    that a reduced head has rows for; None for all.
+    that a reduced head has rows for; None for all. ``lora`` are the slots for adapters; None where it has none.
     """
 
     source: Source
@@ -185,6 +212,7 @@ class Manifest:
     planes: int = 0
     generation: GenerationDefaults | None = None
     vocabulary: Vocabulary | None = None
+    lora: LoraSlots | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -197,11 +225,18 @@ class Manifest:
         """Tokens that the head has rows for."""
         return self.decoder.vocab if self.vocabulary is None else self.vocabulary.kept
 
+    def states_of(self, entry: PlanEntry) -> tuple[State, ...]:
+        """All that a conversation under a plan consists of, in graph order."""
+        kept = self.decoder.kept
+        return kept if entry.caches is None else in_codes(kept, "float32" if self.dtype == "fp32" else "float16")
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data that ``from_json`` turns back into an equal manifest."""
         data: dict[str, Any] = dataclasses.asdict(dataclasses.replace(self, plans={}))
         for name, entry in self.plans.items():
             data["plans"][name] = dataclasses.asdict(entry) | {"plan": entry.plan.to_json()}
+            if entry.caches is None:  # versions that know no codes go on reading what holds none
+                del data["plans"][name]["caches"]
         if not self.decoder.states:
             del data["decoder"]["states"]
             data["schema_version"] = _WITHOUT_STATES
@@ -261,6 +296,13 @@ class Manifest:
                 where=f"{where}.precision",
                 got=entry.precision,
                 expected=precision,
+            )
+        if entry.cache_precision not in (None, *CACHES):
+            raise BundleError(
+                "a plan's caches are in codes that this version does not know",
+                where=f"{where}.caches.precision",
+                got=repr(entry.cache_precision)[:80],
+                expected=", ".join(CACHES),
             )
         root = entry.variant_of
         if root is not None and (root not in self.plans or self.plans[root].variant_of is not None):

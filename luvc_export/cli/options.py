@@ -99,6 +99,12 @@ Speculate = Annotated[
         help="Draft up to N tokens a step of what prompt and answer repeat, or by a smaller model; the same answers.",
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="NAME=FOLDER", help="A peft adapter for a bundle exported with --lora-slots; repeat."
+    ),
+]
 BundlePlan = Annotated[str | None, typer.Option("--plan", help="Plan of the bundle; default: its default.")]
 Data = Annotated[
     str | None,

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from luvc_export.core.plan import LastLayer
 from luvc_export.core.plan.request import Stages
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, in_codes
 from luvc_export.errors import PlanError, did_you_mean
 
 #: Stages of a share of the tokens in the first one, and by how much later ones fade.
@@ -100,8 +100,8 @@ def prefill_flops(
     """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out).
 
     In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
-    the text's attention to them. Layers that share a cache compute one row, the last one, which looks at what the layer
-    keeps whose cache it is.
+    the text's attention to them. Layers without keys cost their products. Layers that share a cache compute one row,
+    the last one, which looks at what the layer keeps whose cache it is.
     """
     frozen = {*kv_only, *([len(keep) - 1] if last_layer == "kv_only" else [])}
     return tuple(_layer_flops(shape, layer, keep, text, layer in frozen) for layer in range(len(keep)))
@@ -109,6 +109,8 @@ def prefill_flops(
 
 def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: int, kv_only: bool) -> int:
     layer = shape.layer(number)
+    if not layer.kv_heads:
+        return 2 * (keep[number] + text) * (layer.mixer + 3 * shape.hidden * (layer.intermediate + shape.gate))
     consumes = layer.reads != number
     keys = keep[layer.reads] + text
     queries = 1 if consumes else text if kv_only else keys
@@ -120,13 +122,15 @@ def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: in
     return 2 * (queries * (q_and_o + mlp + gate) + keys * k_and_v + scores)
 
 
-def kv_bytes(shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2) -> tuple[int, ...]:
+def kv_bytes(
+    shape: DecoderShape, keep: Sequence[int], text: int, element_bytes: int = 2, codes: bool = False
+) -> tuple[int, ...]:
     """Bytes of keys, values and states of each layer that holds ``keep[l]`` visual and ``text`` text tokens.
 
-    0 where a layer reads another one's cache.
+    0 where a layer reads another one's cache. ``codes``: keys and values are codes, with scales of 16 bits.
     """
     total = [0] * len(keep)
-    for state in shape.kept:
+    for state in in_codes(shape.kept, "float16") if codes else shape.kept:
         if state.layer < len(keep):
             total[state.layer] += state.bytes(keep[state.layer] + text, element_bytes)
     return tuple(total)

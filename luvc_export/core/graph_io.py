@@ -30,6 +30,10 @@ token in the prompt; visual tokens of one image carry theirs.
 
 Where the plan chooses among visual tokens and its pictures may be padded, also visual_padding bool [B, G, N_0]: tokens
 made of units that show padding alone.
+
+Where the bundle has slots for adapters (``Manifest.lora``), also lora_rows [B, R], and for each slot lora.N.MODULE.a
+[K, R] and lora.N.MODULE.b [R, M], in the graph's arithmetic: the product of K inputs and M outputs gives for row i
+``x @ W + (x @ a where lora_rows[i] is 1, else 0) @ b``. R, the ranks of all adapters of a call side by side, may be 0.
 """
 
 from __future__ import annotations
@@ -53,6 +57,8 @@ ORDER = "order"
 TEXT_MASK = "text_mask"
 LOGITS_INDICES = "logits_indices"
 VISUAL_PADDING = "visual_padding"
+#: Which of the ranks that are side by side in a call belong to a row's adapter: 1.0 or 0.0.
+LORA_ROWS = "lora_rows"
 #: Of decoders whose caches have a fixed capacity (KV form ``inplace``), both int64 [B]: text tokens and groups that the
 #: caches of each row hold. ``text_mask`` is then [B, text capacity], over text slots.
 PAST_TEXT = "past_text"
@@ -93,6 +99,11 @@ def decoder_inputs(plan: Plan) -> tuple[str, ...]:
     return (*DECODER_INPUTS, VISUAL_PADDING) if plan.decoder_padding else DECODER_INPUTS
 
 
+def lora_names(layer: int, module: str) -> tuple[str, str]:
+    """Inputs with the two factors of a slot, such as ``lora.3.q_proj.a`` and ``lora.3.q_proj.b``."""
+    return f"lora.{layer}.{module}.a", f"lora.{layer}.{module}.b"
+
+
 def past_names(layers: int) -> list[str]:
     """Cache inputs of the first ``layers`` in graph order: key, value of layer 0, key, value of layer 1, ..."""
     return [f"past_key_values.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
@@ -119,6 +130,11 @@ def present_name(past: str) -> str:
 def cache_layer(name: str) -> int:
     """The layer whose keys, values or state an input is."""
     return int(name.split(".")[1])
+
+
+def key_scales_name(layer: int) -> str:
+    """Constant of a graph whose caches are codes: what a key's codes are multiplied by, float32 [Hkv * Dh]."""
+    return f"key_scales.{layer}"
 
 
 def kept_name(layer: int) -> str:

@@ -61,7 +61,15 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
         share = wanted.merge_keep
     else:
         merging = isinstance(request.llm.schedule, str) or wanted.merge_at or wanted.merge_schedule != "late"
-        share = MERGE_KEEP if merging and prune is None else 1.0
+        share = MERGE_KEEP if merging and prune is None and encoder.blocks else 1.0
+    if not encoder.blocks and (share != 1 or wanted.merge_at or prune is not None):
+        raise PlanError(
+            "this encoder is convolutional: nothing merges or leaves inside it",
+            where="--encoder-keep" if prune is not None else "--merge-keep",
+            got=share if prune is None else prune.keep,
+            expected="1, or nothing: tokens leave in the LLM",
+            fix="leave the options of the encoder out",
+        )
     merges = place_merges(grid, share, encoder, wanted.merge_at, wanted.merge_schedule)
     placed = None if prune is None else place_prune(prune, encoder)
     time = place_time(wanted.time, request.sharing, encoder)
@@ -120,8 +128,7 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     )
     wanted, leaving = asked.encoder.prune, seen.prune
     same &= (wanted and (wanted.keep, wanted.restore)) == (leaving and (leaving.keep, leaving.restore))
-    time = place_time(asked.encoder.time, plan.sharing, EncoderShape(1, 1, 1, 1, 1, (), False))
-    same &= (time and time.keep) == (seen.time and seen.time.keep)
+    same &= seen.time is None
     same &= all(getattr(asked.encoder, name) == getattr(seen, name) for name in ("positions", "size_bias"))
     same &= plan.sharing.quota == (asked.sharing.quota if plan.sharing.kind == "clip" else plan.sharing.quota)
     merges = isinstance(asked.llm.schedule, str) or asked.encoder.merge_keep is not None
@@ -221,6 +228,8 @@ def place_merges(
             got=repr(schedule),
             expected=did_you_mean(schedule, MERGE_SCHEDULES),
         )
+    if not encoder.blocks and keep == 1:
+        return ()
     where = blocks or MERGE_SCHEDULES[schedule](encoder)
     if schedule == "windows":
         merge_removals(grid, keep)  # refuses what is no share
@@ -268,6 +277,9 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
     if time is not None and time.block >= encoder.blocks:
         problems.append(f"encoder.time: after block {time.block}; the encoder's are 0 to {encoder.blocks - 1}")
     prune = plan.encoder.prune
+    if not encoder.blocks and (plan.encoder.merges or prune is not None or plan.encoder.takes_units):
+        problems = ["encoder: this model's is convolutional: nothing merges, leaves or is left out inside it"]
+        prune = None
     if prune is not None and prune.block >= encoder.blocks:
         problems.append(f"encoder.prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
     if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:

@@ -62,6 +62,52 @@ PRECISIONS: dict[str, QuantisedPrecision] = {
 }
 
 
+#: What caches of keys and values can be stored in beside the precision of the graphs, and the suffix of such plans.
+CACHES = {"int8": "_kv8"}
+#: What some engines store caches in and graphs here do not, and why.
+_REFUSED_CACHES = {
+    "fp8": "no engine here stores FP8 caches from a graph: TensorRT's cache update takes FP16, BF16 and FP32 alone, "
+    "and processors compute nothing in FP8"
+}
+
+
+def check_caches(name: str) -> None:
+    """Check that caches can be stored in ``name``.
+
+    Raises:
+        UsageError: They cannot; says why.
+    """
+    if name in _REFUSED_CACHES:
+        raise UsageError(
+            f"caches are not stored in {name}: {_REFUSED_CACHES[name]}",
+            where="--kv",
+            got=name,
+            expected=", ".join(CACHES),
+            fix="--kv int8, whose codes take as many bytes",
+        )
+    if name not in CACHES:
+        raise UsageError(
+            "unsupported precision of caches", where="--kv", got=repr(name), expected=did_you_mean(name, CACHES)
+        )
+
+
+def check_caches_target(target: Target) -> None:
+    """Check that ``target`` runs graphs whose caches are codes.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if target.library.backend not in ("onnxruntime", "openvino"):
+        raise UsageError(
+            f"{target.title} cannot run this plan: TensorRT updates caches of FP16, BF16 and FP32 alone, "
+            "and these are codes",
+            where=f"--target {target.name}",
+            got="caches in int8",
+            expected="a plan whose caches are in the precision of its graphs",
+            fix="build the plan it was made of; caches in codes run on ONNX Runtime and OpenVINO",
+        )
+
+
 def find(name: str) -> QuantisedPrecision:
     """The precision called ``name``.
 

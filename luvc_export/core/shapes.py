@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 #: Height and width where neither the user nor the family says one: 576 visual tokens for Qwen's 28-pixel units.
@@ -13,6 +13,12 @@ DEFAULT_IMAGE_SIZE = (672, 672)
 
 #: In the shape of a state, its layer's cached rows.
 ROWS = -1
+#: Name of the state that holds the logical place of each cached row, which sliding windows ask for.
+PLACE = "place"
+
+
+#: The state beside values that are stored in codes (docs/calibration.md).
+VALUE_SCALE = "value_scale"
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,16 @@ class State:
 _BYTES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1}
 
 
+def in_codes(states: Iterable[State], scales: Literal["float32", "float16"]) -> tuple[State, ...]:
+    """The same where keys and values are int8, and a scale of each row and head stands behind each layer's values."""
+    coded: list[State] = []
+    for state in states:
+        coded.append(replace(state, dtype="int8") if state.in_cache else state)
+        if state.name == "value":
+            coded.append(State(state.layer, VALUE_SCALE, (*state.shape[:-1], 1), scales))
+    return tuple(coded)
+
+
 def row_counts(states: Iterable[State], sizes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     """Cached rows of each layer, of states [B, *shape] of these sizes; 0 for layers that cache none."""
     counts: dict[int, int] = {}
@@ -82,13 +98,14 @@ def row_counts(states: Iterable[State], sizes: Iterable[tuple[int, ...]]) -> tup
 class LayerShape:
     """What layers of one LLM may differ in; ``reads`` is the layer whose cache is read, itself unless it is shared.
 
-    A layer without keys and values has 0 ``kv_heads``.
+    A layer without keys and values has 0 ``kv_heads``; ``mixer`` is how many numbers its products have beside the MLP.
     """
 
     kv_heads: int
     head_dim: int
     intermediate: int
     reads: int
+    mixer: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +174,8 @@ class EncoderShape:
     """Vision encoder sizes. ``unit`` patches move as one unit; ``window`` is units per window side, 0 for none.
 
     ``full_attention`` lists the blocks that see the whole image (all of them where there are no windows). A ``gated``
-    MLP has three products, another two.
+    MLP has three products, another two. A convolutional tower has no blocks, and ``flops`` for each unit: nothing
+    merges or leaves inside it.
     """
 
     blocks: int
@@ -167,3 +185,4 @@ class EncoderShape:
     window: int
     full_attention: tuple[int, ...]
     gated: bool = False
+    flops: int = 0

@@ -77,8 +77,18 @@ def prepare_build(
     record, options = targets.find(target), options or Options()
     options.check(record.library)
     manifest, entry = bundle.manifest, bundle.entry(plan)
+    if manifest.lora is not None:
+        raise UsageError(
+            "engines are not built with slots for adapters",
+            where=str(bundle.folder),
+            got=f"a bundle exported with --lora-slots {manifest.lora.rank}",
+            expected="a bundle without slots",
+            fix="export it again without --lora-slots, or with --lora FOLDER for one adapter in its weights",
+        )
     if entry.quantised is not None:
         precisions.check_target(precisions.find(entry.quantised.precision), record)
+    if entry.caches is not None:
+        precisions.check_caches_target(record)
     if manifest.weights.stored is not None:
         check_codes(manifest.weights.stored, record)
     if manifest.decoder.states:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ def export_bundle(
     overwrite: bool = False,
     revision: str | None = None,
     lora: str | None = None,
+    lora_slots: int | None = None,
+    lora_targets: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> bundles.Bundle:
     """Export a checkpoint to a bundle of ONNX graphs with the plans' compression inside.
@@ -75,6 +78,8 @@ def export_bundle(
         overwrite: Replace an existing bundle.
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
+        lora_slots: Largest rank of adapters that the bundle takes when it answers (docs/adapters.md); None for none.
+        lora_targets: Products of the LLM's layers that they may change; None for the usual seven.
         progress: Told (stage, fraction of it done).
 
     Raises:
@@ -99,6 +104,7 @@ def export_bundle(
             fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
     checkpoint = open_model(model, revision, weights=weights != "none")
+    checkpoint = replace(checkpoint, config=checkpoint.family.bounded(checkpoint.config, text_capacity))
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
         plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames, joint_tiles=joint_tiles)
@@ -119,6 +125,7 @@ def export_bundle(
     more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
     more["round_activations"] = round_activations
     more["vocabulary"] = _vocabulary(checkpoint, vocab, vocab_data)
+    more["lora_slots"] = _slots(lora_slots, lora_targets)
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]
     tell = progress or (lambda stage, done: None)
     _check_tiles(plans, tiles, shapes[0].context)
@@ -159,6 +166,26 @@ def _vocabulary(checkpoint: Checkpoint, vocab: object, data: str | os.PathLike[s
     cases = [parse_case(line, f"{path}:{number}", path.parent) for number, line in lines if line.strip()]
     answers = [case.answer for case in cases if case.answer]
     return tokens_of_texts(checkpoint, vocab, answers, [case.prompt for case in cases], path.name)
+
+
+def _slots(rank: int | None, targets: Sequence[str] | None) -> object:
+    """What slots there shall be, or None.
+
+    Raises:
+        UsageError: Targets without a rank, or a rank that is none.
+    """
+    from luvc_export.export.llm.lora_slots import DEFAULT_TARGETS, SlotRequest
+
+    if rank is None and targets is None:
+        return None
+    if rank is None or rank < 1:
+        raise UsageError(
+            "slots have a rank",
+            where="--lora-slots",
+            got=rank,
+            expected="the largest rank of the adapters to come, such as 16",
+        )
+    return SlotRequest(rank, tuple(dict.fromkeys(targets)) if targets else DEFAULT_TARGETS)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

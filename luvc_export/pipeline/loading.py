@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from luvc_export.bundle import folder as bundles
 from luvc_export.core.progress import Progress
@@ -24,6 +25,7 @@ def load_bundle(
     speculate: str | None = None,
     progress: Progress | None = None,
     image_tokens: int | None = None,
+    lora: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
@@ -41,6 +43,7 @@ def load_bundle(
         speculate: ``lookup`` or ``lookup:N``: several tokens a step, see ``luvc_export.runtime.speculation``.
         progress: Told (stage, fraction) while large files are hashed.
         image_tokens: Most visual tokens of a picture; see ``Session``.
+        lora: Folders of peft adapters by name; see ``Session``.
 
     Raises:
         UsageError: No image size of the bundle is below ``image_tokens``.
@@ -53,5 +56,6 @@ def load_bundle(
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        return Session(bundle, opened, plan, threads, image_tokens=image_tokens, speculate=speculate)
-    return Session(bundle, chosen, plan, threads, arithmetic=arithmetic, image_tokens=image_tokens, speculate=speculate)
+        return Session(bundle, opened, plan, threads, image_tokens=image_tokens, speculate=speculate, lora=lora)
+    how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate, "lora": lora}
+    return Session(bundle, chosen, plan, threads, **how)

@@ -69,7 +69,8 @@ class Asker:
         manifest = model.session.bundle.manifest
         with self.pixels.take(sum(one.pixels for one in media)):
             opened = tuple(one.opened(manifest) for one in media)
-            asked = OpenedQuestion(tuple(messages), opened, image_tokens=image_tokens(chat, model.session))
+            most = image_tokens(chat, model.session)
+            asked = OpenedQuestion(tuple(messages), opened, image_tokens=most, adapter=model.adapter)
             try:
                 loaded, request = model.session.fit(asked)
                 room = loaded.token_limit(request)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of
@@ -25,11 +27,15 @@ class ServedModel:
         name: What clients say.
         session: Answers.
         created: Seconds since 1970.
+        adapter: Of the session's, which all its answers have; None for the base model.
+        parent: Name of the base model of an adapter.
     """
 
     name: str
     session: Session
     created: int = field(default_factory=lambda: int(time.time()))
+    adapter: Adapter | None = None
+    parent: str | None = None
 
     def to_json(self, limits: Mapping[str, int | None] | None = None) -> dict[str, Any]:
         """OpenAI's object, with ours under ``luvc``; ``limits`` are those of the server."""
@@ -50,7 +56,10 @@ class ServedModel:
             "recipe": measured(recipe_of(plan, manifest.decoder)),
             "visual_tokens": {"before": plan.units, "encoder": plan.vision_tokens, "layers": list(plan.keep)},
         }
-        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "luvc-export", "luvc": facts}
+        if self.adapter is not None:
+            facts["adapter"] = {"rank": self.adapter.rank, "sha256": self.adapter.sha256}
+        shown = {"id": self.name, "object": "model", "created": self.created, "owned_by": "luvc-export", "luvc": facts}
+        return shown if self.parent is None else {**shown, "parent": self.parent}
 
     def runs_on(self) -> dict[str, str]:
         """Plan, back-end and why that one, for a line of the log."""
@@ -74,13 +83,17 @@ class Models:
 
     def __init__(self, served: Sequence[ServedModel]) -> None:
         self.by_name = {model.name: model for model in served}
+        self._bases, self._changing = list(served), threading.Lock()
 
     def find(self, name: str) -> ServedModel:
-        """The model of that name.
+        """The model of that name, or of an adapter's alone where one model has it.
 
         Raises:
             ApiError: 404.
         """
+        adapted = [model for model in self.by_name.values() if model.name == f"{model.parent}:{name}"]
+        if name not in self.by_name and len(adapted) == 1:
+            return adapted[0]
         if name not in self.by_name:
             known = did_you_mean(name[:200], self.by_name)
             raise ApiError(404, f"there is no model {name[:200]!r}; {known}", "model", "model_not_found")
@@ -88,7 +101,40 @@ class Models:
 
     def warm_up(self) -> float:
         """Load every model and run it once; seconds."""
-        return sum(model.session.warm_up() for model in self.by_name.values())
+        return sum(model.session.warm_up() for model in self._bases)
+
+    def load_adapter(self, name: str, folder: Path) -> list[str]:
+        """Give every model with slots the adapter in ``folder``, as ``MODEL:name``; the new names. All or none.
+
+        Raises:
+            UsageError: No model has slots, or see ``Adapters.load``.
+        """
+        bases = [model for model in self._bases if model.session.bundle.manifest.lora] or self._bases
+        loaded: list[ServedModel] = []
+        try:
+            for base in bases:
+                adapter = base.session.adapters.load(name, folder)
+                loaded.append(ServedModel(f"{base.name}:{name}", base.session, adapter=adapter, parent=base.name))
+        except BaseException:
+            for model in loaded:
+                model.session.adapters.unload(name)
+            raise
+        with self._changing:
+            self.by_name = {**self.by_name, **{model.name: model for model in loaded}}
+        return [model.name for model in loaded]
+
+    def unload_adapter(self, name: str) -> None:
+        """Let an adapter go; answers that have begun with it go on.
+
+        Raises:
+            UsageError: No model has one of that name.
+        """
+        having = [base for base in self._bases if name in base.session.adapters]
+        for base in having or self._bases:
+            base.session.adapters.unload(name)
+        gone = {f"{base.name}:{name}" for base in having}
+        with self._changing:
+            self.by_name = {known: model for known, model in self.by_name.items() if known not in gone}
 
 
 def open_models(
@@ -101,33 +147,39 @@ def open_models(
     open_plans: int = 1,
     image_tokens: int | None = None,
     speculate: str | None = None,
+    lora: Mapping[str, Path] | None = None,
 ) -> Models:
     """Open ``FOLDER`` or ``FOLDER#PLAN``, each a model of that name without the folders before it, as ``Session``.
 
+    ``lora`` are folders of adapters by name, see ``Models.load_adapter``.
+
     Raises:
-        UsageError: Two of one name, or see ``Session``.
+        UsageError: Two of one name, or see ``Session`` and ``Models.load_adapter``.
     """
     bundles: dict[str, Bundle] = {}
     served: dict[str, ServedModel] = {}
-    for given in names:
-        folder, name, plan = split_name(given)
+    for spec in names:
+        folder, name, plan = split_name(spec)
         if name in served:
-            raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
+            raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
         how = (backend, plan, threads, False, arithmetic, open_plans, image_tokens, speculate)
         session = Session(bundles[key], *how)
         served[name] = ServedModel(name, session)
-    return Models(list(served.values()))
+    models = Models(list(served.values()))
+    for name, path in (lora or {}).items():
+        models.load_adapter(name, path)
+    return models
 
 
-def split_name(given: str) -> tuple[Path, str, str | None]:
+def split_name(spec: str) -> tuple[Path, str, str | None]:
     """Folder, name and plan of ``FOLDER`` or ``FOLDER#PLAN``; a folder may have a # in its own name."""
-    if Path(given).is_dir():
-        return Path(given), _name(Path(given)), None
-    folder, mark, plan = given.rpartition("#")
-    path = Path(folder if mark else given)
+    if Path(spec).is_dir():
+        return Path(spec), _name(Path(spec)), None
+    folder, mark, plan = spec.rpartition("#")
+    path = Path(folder if mark else spec)
     return path, _name(path) + (f"#{plan}" if mark else ""), plan or None
 
 

@@ -52,6 +52,7 @@ def goes_on(request: Request, past: Past) -> bool:
     """Whether a chat's next request begins with all that ``past`` holds, and has more."""
     held, shown = len(past.token_ids), len(past.images)
     same = request.token_ids[:held] == past.token_ids and len(request.token_ids) > held
+    same = same and request.adapter is past.state.adapter
     return same and np.array_equal(request.images[:shown], past.images)
 
 
@@ -75,7 +76,8 @@ def answer(
     began = perf_counter()
     seen = loaded.encode_images(*request.shown())
     encoded = perf_counter()
-    step = loaded.run(request.token_ids, seen, past.state if past else None, blocks=request.blocks)
+    before = past.state if past else None
+    step = loaded.run(request.token_ids, seen, before, blocks=request.blocks, adapter=request.adapter)
     prefilled = perf_counter()
     group, kept = single_row(loaded), step.kept
     row = group.begin(sequence, step, whole)
@@ -92,7 +94,7 @@ def answer(
         decoding += perf_counter() - begin
     state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
-    visual = state.visual_rows
+    visual = loaded.plan.cache_rows(len(whole.images) // loaded.plan.sharing.images, 0)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
     selection = selection_of(loaded, request, seen.merged_into, kept)
     return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)

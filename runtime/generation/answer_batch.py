@@ -23,7 +23,7 @@ from luvc_export.runtime.media.video import VideoSource
 from luvc_export.runtime.prompt.request import Request, all_shown
 from luvc_export.runtime.prompt.template import Message
 from luvc_export.runtime.speculation.rows import shared_calls
-from luvc_export.runtime.state import Passage, join_features
+from luvc_export.runtime.state import join_features
 
 
 class Ask(TypedDict, total=False):
@@ -35,6 +35,7 @@ class Ask(TypedDict, total=False):
     video: VideoSource | None
     fps: float | None
     image_tokens: int | None
+    adapter: str | None
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def answer_batch(
         shown = [request.shown() for request in some] if slots else [all_shown(some)]
         seen = join_features([loaded.encode_images(*images) for images in shown])
         encoded = perf_counter()
-        step = group.prefill(rows, [Passage(request.token_ids, request.blocks) for request in some], seen)
+        step = group.prefill(rows, [request.passage for request in some], seen)
         times = encoded - start, perf_counter() - encoded
         for place, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
             row.take(RowStep(None, None, step.logits[place]))

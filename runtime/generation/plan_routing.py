@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.folder import Bundle
 from luvc_export.core.image_tokens import check_ceiling
 from luvc_export.errors import UsageError
@@ -51,6 +52,11 @@ class PlanRouter:
                 self._opened[name] = self._another(name)
                 self._opened[name].turns = self.default.turns
             return self._opened[name]
+
+    def forget(self, adapter: Adapter) -> None:
+        """Give back what opened plans keep of an adapter."""
+        for loaded in list(self._opened.values()):
+            loaded.graphs.forget(adapter)
 
     def fitting(self, asked: OpenedQuestion) -> LoadedPlan:
         """The plan for a question with opened pictures.

@@ -187,9 +187,10 @@ class SharedCalls:
             return None
         positions = [state.next_position for state in states]
         orders = [state.next_order for state in states]
+        adapters = [state.adapter for state in states]
         if not staying and len(states) == 1:
             (state,), mask = states, np.ones((1, states[0].past_text), np.bool_)
-            return RowsState(state.cache, mask, np.array(positions, np.int64), np.array(orders, np.int64))
+            return RowsState(state.cache, mask, np.array(positions, np.int64), np.array(orders, np.int64), (*adapters,))
         packer = self._graphs.backend
         assert isinstance(packer, RowPacker)
         parts: list[CachedRow] = []
@@ -198,10 +199,12 @@ class SharedCalls:
             parts = [CachedRow(arrays, index, own.text_mask[index]) for index in staying]
             positions = [*own.positions[list(staying)], *positions]
             orders = [*own.orders[list(staying)], *orders]
+            adapters = [*(own.adapters[index] for index in staying), *adapters]
         once = {id(state): packer.unpack(state.cache) for state in states}  # answers to one question share their state
         parts += [CachedRow(once[id(state)], 0, np.ones(state.past_text, np.bool_)) for state in states]
-        arrays, mask = pack_texts(parts, self._graphs.manifest.decoder.kept)
-        return RowsState(packer.pack(arrays), mask, np.array(positions, np.int64), np.array(orders, np.int64))
+        arrays, mask = pack_texts(parts, packer.states)
+        places = np.array(positions, np.int64), np.array(orders, np.int64)
+        return RowsState(packer.pack(arrays), mask, *places, tuple(adapters))
 
 
 class CachedRow(NamedTuple):

@@ -24,15 +24,16 @@ from luvc_export.core.precision import find
 from luvc_export.core.shapes import State, row_counts
 from luvc_export.errors import LuvcError, MachineError
 from luvc_export.runtime import memory
+from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.openvino import device as devices
 from luvc_export.runtime.openvino.compiling import Compiled, compile_graph
 from luvc_export.runtime.openvino.model import GraphReader
-from luvc_export.runtime.ort import check_weights, decoder_file
 from luvc_export.runtime.product_check import engines as product_check
 from luvc_export.runtime.product_check.check import Way
 from luvc_export.runtime.state import empty_states
+from luvc_export.runtime.weights import check_weights, decoder_file
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,12 @@ class OpenVinoBackend:
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], OpenVinoCache]:
         """See ``Backend.decode``."""
-        rows = len(feeds[graph_io.INPUT_IDS])
-        past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self._states, rows)).values
-        kept = {state.past: value for state, value in zip(self._states, past, strict=True)}
+        feeds, rows = with_empty_slots(feeds, self._bundle.manifest.lora), len(feeds[graph_io.INPUT_IDS])
+        past = cache.values if isinstance(cache, OpenVinoCache) else self.adopt(empty_states(self.states, rows)).values
+        kept = {state.past: value for state, value in zip(self.states, past, strict=True)}
         outputs = self._run(self._decoder, feeds, kept)
-        present = tuple(outputs.pop(state.present) for state in self._states)
-        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(self._states, present)
+        present = tuple(outputs.pop(state.present) for state in self.states)
+        return {name: _values(tensor) for name, tensor in outputs.items()}, OpenVinoCache(self.states, present)
 
     def host_values(self, cache: OpenVinoCache) -> list[Array]:
         """See ``paired.Half``."""
@@ -159,13 +160,14 @@ class OpenVinoBackend:
     def adopt(self, values: Sequence[Array]) -> OpenVinoCache:
         """See ``paired.Half``."""
         library = devices.load_library()
-        kinds = [self._decoder.inputs[state.past] for state in self._states]
+        kinds = [self._decoder.inputs[state.past] for state in self.states]
         tensors = (_tensor(library, array, *kind) for array, kind in zip(values, kinds, strict=True))
-        return OpenVinoCache(self._states, tuple(tensors), tuple(values))
+        return OpenVinoCache(self.states, tuple(tensors), tuple(values))
 
     @property
-    def _states(self) -> tuple[State, ...]:
-        return self._bundle.manifest.decoder.kept
+    def states(self) -> tuple[State, ...]:
+        """See ``RowPacker.states``."""
+        return self._bundle.manifest.states_of(self._entry)
 
     @property
     def packs(self) -> bool:
@@ -180,11 +182,16 @@ class OpenVinoBackend:
         """See ``RowPacker.pack``."""
         library = devices.load_library()
         held = tuple(np.ascontiguousarray(array) for array in arrays)
-        kinds = [self._decoder.inputs[state.past][0] for state in self._states]
+        kinds = [self._decoder.inputs[state.past][0] for state in self.states]
         tensors = (
             library.Tensor(array, library.Shape(array.shape), kind) for array, kind in zip(held, kinds, strict=True)
         )
-        return OpenVinoCache(self._states, tuple(tensors), held)
+        return OpenVinoCache(self.states, tuple(tensors), held)
+
+    def ready(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """See ``adapters.factors.ReadyInputs``."""
+        library, kinds = devices.load_library(), self._decoder.inputs
+        return {name: _tensor(library, array, *kinds[name]) for name, array in arrays.items() if name in kinds}
 
     def end_profiling(self) -> dict[str, str]:
         """Write the profiles of the loaded graphs: the files, by graph."""
@@ -232,7 +239,7 @@ class OpenVinoBackend:
             "use a machine with more memory, close other programs, or export a smaller model",
         )
         with self._explained(where):
-            caches = [name for state in self._states if not state.dtype for name in (state.past, state.present)]
+            caches = [name for state in self.states if not state.dtype for name in (state.past, state.present)]
             begin, counted = perf_counter(), self.profile is not None
             settings = self._int8.settings if self._int8 else {}
             how = self._threads, caches, counted, settings, self.narrow_floats
@@ -247,7 +254,8 @@ class OpenVinoBackend:
         for name, array in feeds.items():
             if name in compiled.inputs:
                 kind, numpy_type = compiled.inputs[name]
-                arrays[name] = _tensor(library, np.asarray(array), kind, numpy_type)
+                made = isinstance(array, library.Tensor)
+                arrays[name] = array if made else _tensor(library, np.asarray(array), kind, numpy_type)
         fresh = compiled.fresh()
         with self._lock, self._explained(compiled.graph.where):
             for name, tensor in (*arrays.items(), *kept.items()):

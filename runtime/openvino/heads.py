@@ -16,6 +16,7 @@ import numpy as np
 #: Rows of a step at most: the longest draft and the token before it.
 STEP = 33
 _ATTENTION = "ScaledDotProductAttention"
+_WIDENING = ("Convert", "Subtract", "Multiply")
 _COPIES = ("Reshape", "Tile", "Broadcast", "Unsqueeze")
 
 
@@ -40,8 +41,15 @@ def to_cache(node: Any) -> list[Any]:
     chain = [node]
     while chain[-1].get_type_name() in _COPIES:
         chain.append(chain[-1].input_value(0).get_node())
-    sources = [value.get_node().get_type_name() for value in chain[-1].input_values()]
-    return chain if chain[-1].get_type_name() == "Concat" and "Parameter" in sources else []
+    joins = chain[-1].get_type_name() == "Concat"
+    return chain if joins and any(_is_past(value.get_node()) for value in chain[-1].input_values()) else []
+
+
+def _is_past(node: Any) -> bool:
+    """Whether ``node`` is an input, or what its codes stand for."""
+    while node.get_type_name() in _WIDENING:
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Parameter")
 
 
 def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:

@@ -12,7 +12,7 @@ from luvc_export.errors import UsageError
 from luvc_export.runtime.media.video import DEFAULT_FRAMES
 from luvc_export.runtime.prompt.encoder import Question, question
 
-_FIELDS = ("id", "image", "video", "fps", "prompt", "answer", "kind")
+_FIELDS = ("id", "image", "video", "fps", "prompt", "answer", "kind", "adapter")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class FileCase:
             and before the text.
         fps: Frames a second; None takes what the video's file says.
         id: What its author calls it.
+        adapter: Who shall answer, of the adapters of a batch.
     """
 
     images: tuple[Path, ...]
@@ -39,6 +40,7 @@ class FileCase:
     video: Path | tuple[Any, ...] | None = None
     fps: float | None = None
     id: str | int | None = None
+    adapter: str | None = None
 
 
 def question_of(
@@ -66,7 +68,7 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
     """Read one line.
 
     Its fields: ``prompt``, ``image`` (a path or a list of them, relative to ``folder``) or ``video`` (a film, a
-    folder of frames or an animated picture, with ``fps``), and optionally ``id``, ``answer`` and ``kind``.
+    folder of frames or an animated picture, with ``fps``), and optionally ``id``, ``answer``, ``kind`` and ``adapter``.
 
     Args:
         line: JSON.
@@ -89,6 +91,8 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
     names = given if isinstance(given, list) else [given]
     answer, video, fps, own = data.get("answer"), data.get("video"), data.get("fps"), data.get("id")
     texts = all(isinstance(name, str) for name in names) and isinstance(answer, str | None)
+    adapter = data.get("adapter")
+    texts = texts and isinstance(adapter, str | None)
     timed = fps is None or (isinstance(fps, int | float) and not isinstance(fps, bool) and video is not None)
     named = isinstance(own, str | int | None) and not isinstance(own, bool)
     if unknown or not (texts and timed and named) or not isinstance(video, str | None):
@@ -97,7 +101,7 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
             where=where,
             got=f"unknown {unknown}" if unknown else line[:80],
             expected="image (text or list of text) or video (text, with fps), prompt, "
-            "optionally id (text or number), answer and kind",
+            "optionally id (text or number), answer, kind and adapter",
         )
     images = tuple(folder / name for name in names)
     for image in images:
@@ -106,4 +110,4 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
     clip = None if video is None else folder / video
     if clip is not None and not clip.exists():
         raise UsageError("a video of this case is not there", where=where, got=str(clip))
-    return FileCase(images, data["prompt"], answer, str(data.get("kind", "question")), 0, clip, fps, own)
+    return FileCase(images, data["prompt"], answer, str(data.get("kind", "question")), 0, clip, fps, own, adapter)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import Prompt
 from luvc_export.core.tiling import Tiling
@@ -40,13 +41,14 @@ class Question:
     """Messages in Hugging Face's content-list form, and what their image and video parts stand for, in order.
 
     ``image_tokens`` is the most visual tokens that a picture, or a moment of a video, may become before compression;
-    None for no ceiling.
+    None for no ceiling. ``adapter`` is what is beside the weights for the answer; None for the base model.
     """
 
     messages: tuple[Message, ...]
     media: tuple[Picture | VideoClip, ...]
     plain: str | None = None
     image_tokens: int | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)

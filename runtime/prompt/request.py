@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.adapters.peft_folder import Adapter
 from luvc_export.bundle.manifest import ImageInput, Manifest
 from luvc_export.core import token_layout
 from luvc_export.core.plan import Plan
@@ -21,6 +22,7 @@ from luvc_export.runtime.media.tile_selection import choose_tiling, usable
 from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
+from luvc_export.runtime.state import Passage
 
 _SINGLE = "ask with a plan for single pictures: luvc-export inspect BUNDLE says what each plan is for"
 
@@ -49,6 +51,7 @@ class Request:
         tolerance: Above it a unit is novel.
         units: int32 [n, K], the units that a bucket of K takes; None for a plan of all units.
         plan: Name of the plan that it was made ready for; None where that is no bundle's.
+        adapter: What is beside the weights for the answer; None for the base model.
     """
 
     token_ids: tuple[int, ...]
@@ -62,6 +65,12 @@ class Request:
     units: NDArray[np.int32] | None = None
     tolerance: int = 0
     plan: str | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def passage(self) -> Passage:
+        """All of it, as a row of a first call."""
+        return Passage(self.token_ids, self.blocks, adapter=self.adapter)
 
     @property
     def novel(self) -> NDArray[np.bool_] | None:
@@ -104,7 +113,7 @@ def all_shown(requests: Sequence[Request]) -> SomeImages:
 def open_media(asked: Question, manifest: Manifest | None = None) -> OpenedQuestion:
     """``asked`` with every picture and frame opened, once: see ``open_medium``."""
     media = tuple(open_medium(item, manifest) for item in asked.media)
-    return OpenedQuestion(asked.messages, media, asked.plain, asked.image_tokens)
+    return OpenedQuestion(asked.messages, media, asked.plain, asked.image_tokens, asked.adapter)
 
 
 def open_medium(medium: Picture | VideoClip, manifest: Manifest | None = None) -> Opened | OpenedClip:
@@ -191,6 +200,7 @@ def make_request(
         if novelties is not None and plan.encoder.takes_units
         else None,
         tolerance=manifest.image.unit_tolerance,
+        adapter=asked.adapter,
     )
 
 

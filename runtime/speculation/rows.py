@@ -63,7 +63,8 @@ class DraftedCalls(SharedCalls):
             self._state = self._joined([0], [])
         state = self._state
         assert state is not None
-        return State(state.cache, state.text_mask.shape[1], int(state.positions[0]), int(state.orders[0]))
+        (adapter,) = state.adapters
+        return State(state.cache, state.text_mask.shape[1], int(state.positions[0]), int(state.orders[0]), adapter)
 
     def change(self, leaving: Sequence[Row], joining: Sequence[Row]) -> None:
         """See ``RowGroup``."""
@@ -160,7 +161,7 @@ def rolled_back(state: RowsState, cache: Cache, width: int, kept: NDArray[np.int
         kept: Of each row, int64 [B].
     """
     mask = np.concatenate([state.text_mask, np.arange(width) < kept[:, None]], 1)
-    return RowsState(cache, mask, state.positions + kept, state.orders + kept)
+    return RowsState(cache, mask, state.positions + kept, state.orders + kept, state.adapters)
 
 
 def masked_slots(state: RowsState) -> int:

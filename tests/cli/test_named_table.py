@@ -32,6 +32,7 @@ def test_named_plans_alone_have_a_row() -> None:
     kept = plan_figures.kept("safe")
     assert [*kept] == ["digits", "busy", "pages", "other fonts", "photos"]
     assert all(f"{value:.3f}" in shown for value in kept.values()) and "measured on glyph_deep" in shown
+    assert f"{plan_figures.sooner('safe'):.2f}x" in shown and plan_figures.timed_at() in " ".join(shown.split())
     assert bundle_table({"even": plans["even"]}, LLM) is None
     both = plans | {"evs": solve(flat_request("evs", joint_images=4), (10, 26), LLM, ENCODER)}
     console.print(bundle_table(both, LLM))

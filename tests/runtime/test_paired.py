@@ -53,7 +53,7 @@ def test_keys_in_the_place_of_values_move_answers(
     """Sabotage."""
     steps = paired.backend._steps  # type: ignore[attr-defined]
     honest = steps.adopt
-    monkeypatch.setattr(steps, "adopt", lambda rows: honest([(value, key) for key, value in rows]))
+    monkeypatch.setattr(steps, "adopt", lambda values: honest([values[at ^ 1] for at in range(len(values))]))
     assert furthest(paired, plain) > 1e-2
 
 

@@ -17,6 +17,7 @@ from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.core.progress import Progress
+from luvc_export.runtime.adapters.factors import with_empty_slots
 from luvc_export.runtime.backend import Array, Backend, Cache
 from luvc_export.runtime.media.unit_choice import beside_image
 from luvc_export.runtime.ort import OrtCache
@@ -76,7 +77,7 @@ class _Recording:
     """A back-end that writes down what it is asked; see ``Backend``."""
 
     def __init__(self, inner: Backend, bundle: Bundle, plan: Plan, vision: _Calls, decoder: _Calls) -> None:
-        self._plan = plan
+        self._plan, self._slots = plan, bundle.manifest.lora
         self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
         self._inner, self._shape, self._vision, self._decoder = inner, bundle.manifest.decoder, vision, decoder
 
@@ -87,8 +88,8 @@ class _Recording:
         return self._inner.placement()
 
     def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
-        given = beside_image(self._plan, len(images), beside)
-        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **given})
+        extra_inputs = beside_image(self._plan, len(images), beside)
+        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **extra_inputs})
         return self._inner.vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:
@@ -97,6 +98,7 @@ class _Recording:
             past = [value.numpy() for value in cache.values]
         else:
             past = empty_states(self._shape.kept, len(feeds[graph_io.INPUT_IDS]))
-        known = {name: array for name, array in feeds.items() if name in graph_io.decoder_inputs(self._plan)}
+        named = {*graph_io.decoder_inputs(self._plan), *(self._slots.inputs if self._slots else ())}
+        known = {name: array for name, array in with_empty_slots(feeds, self._slots).items() if name in named}
         self._decoder.add({**known, **dict(zip(names, past, strict=True))})
         return self._inner.decode(feeds, cache)

@@ -38,6 +38,19 @@ class Quantisation:
 
 
 @dataclass(frozen=True)
+class CacheQuantisation:
+    """Caches that are stored in codes (docs/calibration.md).
+
+    Args:
+        precision: A name of ``luvc_export.core.precision.CACHES``.
+        data: What the keys' scales were chosen with.
+    """
+
+    precision: str
+    data: CalibrationData
+
+
+@dataclass(frozen=True)
 class PlanEntry:
     """One exported plan: its graphs, by file name, and what it is. Its name is for people and says nothing.
 
@@ -51,6 +64,7 @@ class PlanEntry:
         precision: Of the products with weights: the bundle's ``dtype``, or a name of ``luvc_export.core.precision``.
         variant_of: The plan of the bundle that it stands beside, for images of another size, whole videos, tiles, fewer
             units, or in another precision (``bundle.plans.variants``); None for one that stands alone.
+        caches: How keys and values are stored; None in the precision of the graphs.
 
     Attributes:
         kind: What one budget is for: ``picture``, ``clip`` or ``tiles``; as the plan shares it.
@@ -65,9 +79,15 @@ class PlanEntry:
     size: tuple[int, int] = field(kw_only=True)
     precision: str = field(kw_only=True)
     variant_of: str | None = field(default=None, kw_only=True)
+    caches: CacheQuantisation | None = field(default=None, kw_only=True)
     kind: Kind = field(init=False)
     bucket: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.plan.sharing.kind)
         object.__setattr__(self, "bucket", self.plan.encoder.bucket)
+
+    @property
+    def cache_precision(self) -> str | None:
+        """Of the codes that keys and values are stored in; None where they are in the precision of the graphs."""
+        return None if self.caches is None else self.caches.precision

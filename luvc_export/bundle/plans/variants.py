@@ -8,7 +8,7 @@ from typing import Literal
 from luvc_export.bundle.manifest import Manifest, PlanEntry
 
 #: What tells variants of one plan from each other.
-_FACTS = ("size", "kind", "bucket", "precision")
+_FACTS = ("size", "kind", "bucket", "precision", "cache_precision")
 
 
 def sizes_of(manifest: Manifest, name: str) -> dict[tuple[int, int], str]:

@@ -42,6 +42,7 @@ def batch(
         typer.Option("--threads", min=1, max=1024, help="CPU threads of a worker; default: cores by workers."),
     ] = None,
     speculate: options.Speculate = None,
+    lora: options.Adapters = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=1024, help="Questions of one model call, at most.")] = 8,
     shard: Annotated[int, typer.Option("--shard", min=1, max=1_000_000, help="Rows of a shard.")] = 256,
     max_new_tokens: sampling_options.MaxNewTokens = None,
@@ -78,7 +79,8 @@ def batch(
     sampling = {name: value for name, value in sampling.items() if value is not None}
     shape = {"threads": threads, "rows": rows, "shard": shard, "max_pixels": max_pixels, "speculate": speculate}
     shape["image_tokens"] = None if image_tokens is None else ceiling(image_tokens)
-    job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, sampling=sampling, **shape)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"sampling": sampling, "lora": tuple(lora or ()), **shape}
+    job = BatchJob(bundle, source, output, prompt, plan, backend, arithmetic, **how)
     if ray is None and (num_gpus, num_cpus) != (0.0, 1.0):
         raise UsageError("--num-gpus and --num-cpus are of Ray's actors", where="--num-gpus", fix="pass --ray")
     check_folder(output, "--output")

@@ -15,9 +15,22 @@ from luvc_export.cli.groups.data import DataOptions
 from luvc_export.cli.groups.quantising import RecipeOptions
 
 if TYPE_CHECKING:
+    from luvc_export.calibration.datasets import CalibrationSet
+    from luvc_export.calibration.quantise.cache_calibration import CalibratedCaches
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 
 BACKENDS = ("luvc", "modelopt")
+#: Options that say nothing of caches.
+_WEIGHTS_ALONE = {
+    "method": "--range",
+    "percentile": "--percentile",
+    "smooth": "--smooth",
+    "rtn": "--rtn",
+    "keep_high": "--keep-high",
+    "ranges": "--cache",
+    "backend": "--backend",
+    "modelopt_python": "--modelopt-python",
+}
 #: Half of them are held out.
 _DATA = DataOptions(count=256)
 
@@ -28,8 +41,11 @@ def calibrate(
     *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     precision: Annotated[
-        str, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
-    ],
+        str | None, typer.Option("--precision", help="int8, fp8, int4, nvfp4, nvfp4a16; for the CPU: q8, q4, q4f16.")
+    ] = None,
+    kv: Annotated[
+        str | None, typer.Option("--kv", help="In place of --precision: store keys and values in int8 (PLAN_kv8).")
+    ] = None,
     asked: DataOptions = _DATA,
     min_agreement: Annotated[
         float,
@@ -54,18 +70,35 @@ def calibrate(
 ) -> None:
     """Quantise a plan on data, and keep high the fewest layers that answers need. Adds a plan such as PLAN_int8.
 
-    [dim]luvc-export calibrate demo-out/bundle --precision int8 --data glyph --retention 0.99[/dim]
+    [dim]luvc-export calibrate demo-out/bundle --precision int8 --data glyph --retention 0.99
+    luvc-export calibrate demo-out/bundle --kv int8 --data glyph[/dim]
     """
     from luvc_export.bundle import folder as bundles
+    from luvc_export.calibration.quantise import cache_calibration as cache_work
     from luvc_export.calibration.quantise import calibrate as work
-    from luvc_export.core.precision import check_target
+    from luvc_export.core.precision import check_caches, check_caches_target, check_target
     from luvc_export.engines import targets
     from luvc_export.errors import UsageError
 
-    other = _modelopt(backend, modelopt_python)
-    recipe = rounding.recipe(precision, 0.0 if other else 0.5, options.given(context))
-    if target is not None:
-        check_target(recipe.precision, targets.find(target))
+    if (precision is None) == (kv is None):
+        raise UsageError(
+            "calibrate takes --precision, for weights, or --kv, for keys and values",
+            where="--precision, --kv",
+            got="neither" if kv is None else "both",
+            fix="one after the other: --precision q8 first, then --kv int8 --plan PLAN_quantized",
+        )
+    recipe = other = None
+    if kv is not None:
+        if heeded := [flag for name, flag in _WEIGHTS_ALONE.items() if name in options.given(context)]:
+            raise UsageError("these options are for weights", where=", ".join(heeded), got="--kv", fix="leave them out")
+        check_caches(kv)
+        if target is not None:
+            check_caches_target(targets.find(target))
+    elif precision is not None:
+        other = _modelopt(backend, modelopt_python)
+        recipe = rounding.recipe(precision, 0.0 if other else 0.5, options.given(context))
+        if target is not None:
+            check_target(recipe.precision, targets.find(target))
     if asked.data is None:
         raise UsageError(
             "calibration needs data: random data would give ranges of nothing",
@@ -77,7 +110,26 @@ def calibrate(
     check_writable(ranges, "--cache")
     with options.progress(quiet=as_json) as tell:
         loaded = bundles.load(bundle, verify, tell)
-    work.check(loaded, plan or loaded.manifest.default_plan, recipe, min_agreement, overwrite, output)
+    asked_plan = plan or loaded.manifest.default_plan
+    if recipe is None:
+        assert kv is not None
+        cache_work.check(loaded, asked_plan, kv, min_agreement, overwrite, output)
+        with options.progress(quiet=as_json) as tell:
+            cases = asked.load(tell)
+            stored = cache_work.calibrate_caches(
+                loaded,
+                cases,
+                kv,
+                plan=plan,
+                min_agreement=min_agreement,
+                output=output,
+                overwrite=overwrite,
+                threads=threads,
+                progress=tell,
+            )
+        _show_caches(stored, cases, min_agreement, as_json)
+        return
+    work.check(loaded, asked_plan, recipe, min_agreement, overwrite, output)
     with options.progress(quiet=as_json) as tell:
         cases = asked.load(tell)
         calibrated = work.calibrate(
@@ -112,6 +164,32 @@ def calibrate(
         print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
 
 
+def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, as_json: bool) -> None:
+    from luvc_export.calibration.quantise.agreement import share
+    from luvc_export.core.budgets import kv_bytes
+
+    comparison = stored.made
+    right = {who: comparison.right(who) for who in ("reference", "candidate")} if comparison.known else {}
+    shares = {who: sum(answers) / len(answers) for who, answers in right.items()}
+    shape = stored.bundle.manifest.decoder
+    wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
+    if as_json:
+        accuracy = {"reference": shares["reference"], "quantised": shares["candidate"]} if shares else None
+        facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": share(comparison)}
+        print(
+            json.dumps(
+                {**facts, "answers": len(comparison.answered), "accuracy": accuracy, "cache_share": narrow / wide}
+            )
+        )
+        return
+    print(f"plan      | {stored.plan} in {stored.bundle.folder}")
+    print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
+    print(f"agreement | {share(comparison):.4f} of {len(comparison.answered)} held-out answers, asked {asked:g}")
+    if shares:
+        print(f"accuracy  | {shares['reference']:.4f} -> {shares['candidate']:.4f}")
+    print(f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits")
+
+
 def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
     from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
     from luvc_export.errors import UsageError
@@ -127,22 +205,22 @@ def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
     return None if python is None else ModelOpt(python)
 
 
-def _report(made: Any) -> dict[str, Any]:
-    entry = made.bundle.manifest.plans[made.plan].quantised
-    known = made.made.known
-    right = {who: made.made.right(who) for who in ("reference", "candidate")} if known else {}
+def _report(result: Any) -> dict[str, Any]:
+    entry = result.bundle.manifest.plans[result.plan].quantised
+    known = result.made.known
+    right = {who: result.made.right(who) for who in ("reference", "candidate")} if known else {}
     share = {who: sum(answers) / len(answers) for who, answers in right.items()}
     return {
-        "bundle": str(made.bundle.folder),
-        "plan": made.plan,
-        "bytes": made.bytes,
-        "agreement": made.found.agreement,
-        "answers": len(made.made.answered),
+        "bundle": str(result.bundle.folder),
+        "plan": result.plan,
+        "bytes": result.bytes,
+        "agreement": result.found.agreement,
+        "answers": len(result.made.answered),
         "accuracy": {"reference": share["reference"], "quantised": share["candidate"]} if known else None,
         "high": [name for name, precision in entry.layers.items() if precision != entry.precision],
         "quantised": sum(precision == entry.precision for precision in entry.layers.values()),
-        "needed": list(made.found.high),
-        "trials": [{"high": len(item.high), "agreement": item.agreement} for item in made.found.trials],
+        "needed": list(result.found.high),
+        "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
     }
 
 

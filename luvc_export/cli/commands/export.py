@@ -12,7 +12,7 @@ from luvc_export.cli import options
 from luvc_export.cli.files import check_folder, check_model
 from luvc_export.cli.groups import grouped
 from luvc_export.cli.groups.data import MediaOptions
-from luvc_export.cli.groups.graphs import BucketOptions, GraphOptions, VocabularyOptions
+from luvc_export.cli.groups.graphs import BucketOptions, GraphOptions, LoraSlotOptions, VocabularyOptions
 from luvc_export.cli.groups.plan import BudgetOptions, EncoderOptions, ScoreOptions, SharingOptions, check_shaping
 from luvc_export.cli.groups.sizes import SizeOptions
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
@@ -39,6 +39,7 @@ def export(
     shared: SharingOptions,
     graphs: GraphOptions,
     words: VocabularyOptions,
+    slots: LoraSlotOptions,
     lora: Annotated[
         Path | None, typer.Option("--lora", help="Folder of a peft adapter to merge into the weights first.")
     ] = None,
@@ -61,6 +62,8 @@ def export(
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o pages --image-size 1120x800 --unit-buckets 25,50,75,100[/dim]
 
     [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o short --vocab 32768 --data questions.jsonl[/dim]
+
+    [dim]luvc-export export Qwen/Qwen3-VL-4B-Instruct -o served --lora-slots 16[/dim]
 
     [dim]luvc-export export OpenGVLab/InternVL3-1B-hf -o internvl-bundle --tiles 1x1 --tiles 2x2 --tiles 2x3[/dim]
     """
@@ -105,17 +108,18 @@ def export(
             progress=tell,
             **written_as,
             **words.arguments(),
+            **slots.arguments(),
         )
     shape = written.manifest.decoder
     if as_json:
-        costs = {name: cost(made, shape).to_json() for name, made in plans.items()}
+        costs = {name: cost(each, shape).to_json() for name, each in plans.items()}
         print(json.dumps({"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs}))
         return
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.plans import cost_table
 
-    for made in plans.values():
-        consoles.console().print(cost_table(made, cost(made, shape)))
+    for each in plans.values():
+        consoles.console().print(cost_table(each, cost(each, shape)))
     for note in written.manifest.weights.stored.notes if written.manifest.weights.stored else ():
         print(f"note: {note}")
     if graphs.no_weights:

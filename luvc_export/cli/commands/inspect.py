@@ -40,7 +40,10 @@ def inspect(
         return
     for code in (part for engines in manifest.engines for part in engines.code):
         loaded.read_engine(code).close()
-    costs = {name: cost(entry.plan, manifest.decoder, text) for name, entry in manifest.plans.items()}
+    costs = {
+        name: cost(entry.plan, manifest.decoder, text, caches=entry.cache_precision)
+        for name, entry in manifest.plans.items()
+    }
     if as_json:
         data = {
             "manifest": manifest.to_json(),
@@ -118,7 +121,8 @@ def _plans(manifest: Any) -> Any:
         shown = name + " (default)" * (name == manifest.default_plan)
         units = f"{entry.bucket} of {entry.plan.units}" if entry.bucket else "all"
         height, width = entry.size
-        table.add_row(shown, entry.kind, f"{height}x{width}", units, entry.precision, entry.variant_of or "")
+        precision = entry.precision + (f", caches {entry.cache_precision}" if entry.caches else "")
+        table.add_row(shown, entry.kind, f"{height}x{width}", units, precision, entry.variant_of or "")
     return table
 
 

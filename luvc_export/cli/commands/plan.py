@@ -69,6 +69,9 @@ def plan(
         str | None,
         typer.Option("--aspect", metavar="W:H", help="Also say what budgets get of a picture of this shape, padded."),
     ] = None,
+    kv: Annotated[
+        str | None, typer.Option("--kv", help="Show caches stored so (calibrate --kv): int8. --kv-mib counts 16 bits.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
     asked: DataOptions,
     retention: Annotated[
@@ -98,6 +101,7 @@ def plan(
     from luvc_export.cli.tables.named import named_table
     from luvc_export.cli.tables.plans import cost_table, padded_line
     from luvc_export.core.cost.report import cost, padded
+    from luvc_export.core.precision import check_caches
     from luvc_export.errors import UsageError
     from luvc_export.export.checkpoint import open_checkpoint
     from luvc_export.pipeline import make_plan
@@ -110,6 +114,8 @@ def plan(
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     timed.check(given)
+    if kv is not None:
+        check_caches(kv)
     shape = None if aspect is None else options.aspect(aspect)
     check_writable(output, "--output")
     check_folder(save, "--save")
@@ -190,7 +196,7 @@ def plan(
             planning.check_model(made, llm, encoder)
             if size is not None:
                 check_grid(checkpoint, made, size)
-    costs = cost(made, llm, counted, encoder=encoder)
+    costs = cost(made, llm, counted, encoder=encoder, caches=kv)
     fit = None if shape is None else padded(made, llm, shape, counted)
     first = None if speed is None else first_token(made, llm, encoder, counted, speed)
     if output is not None:

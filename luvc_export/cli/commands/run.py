@@ -71,6 +71,10 @@ def run(
     stop: sampling_options.Stop = None,
     threads: options.Threads = None,
     speculate: options.Speculate = None,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", metavar="NAME=FOLDER", help="Answer with a peft adapter; see export --lora-slots."),
+    ] = None,
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Load and run once before the answer, so that its times are a server's.")
     ] = False,
@@ -98,6 +102,7 @@ def run(
 
     [dim]luvc-export run qwen-bundle --camera /dev/video0 --every 2s --prompt "Is anybody at the door?"[/dim]
     """
+    from luvc_export.bundle.adapters.peft_folder import named_folders
     from luvc_export.cli.bucket_line import bucket_counts, bucket_line
     from luvc_export.cli.chat import Chat, line_editing
     from luvc_export.cli.kept_picture import check_picture_file, save_survival
@@ -108,6 +113,7 @@ def run(
     allow(max_pixels)
     most = None if image_tokens is None else ceiling(image_tokens)
     asked = read_prompt(prompt, as_json)
+    folders = named_folders([lora] if lora else [])
     if show_kept is not None and not (image or video) and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
@@ -128,6 +134,7 @@ def run(
             speculate=speculate,
             progress=tell,
             image_tokens=most,
+            lora=folders,
         )
     warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
@@ -140,6 +147,7 @@ def run(
     }
     sampling["json_schema"] = None if json_schema is None else sampling_options.read_schema(json_schema)
     sampling["greedy"] = greedy or None
+    sampling["adapter"] = next(iter(folders), None)
     sampling = {name: value for name, value in sampling.items() if value is not None}
     if live.camera is not None:
         live.watch(session, str(asked), frames, sampling)
@@ -215,8 +223,8 @@ def film_facts(film: Any) -> dict[str, Any] | None:
 def _say_times(answer: Any) -> None:
     from luvc_export.cli.bucket_line import bucket_line
 
-    if said := bucket_line(answer.selection):
-        print(said, file=sys.stderr)
+    if line := bucket_line(answer.selection):
+        print(line, file=sys.stderr)
     print(timing_line(answer.timings), file=sys.stderr)
 
 
@@ -248,13 +256,13 @@ def fit_line(selection: Any, known: int) -> str | None:
     return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
 
 
-def read_prompt(given: str | None, as_json: bool) -> str | None:
+def read_prompt(prompt: str | None, as_json: bool) -> str | None:
     """The prompt: as given, from standard input for ``-``, or None for a chat on the terminal.
 
     Raises:
         UsageError: There is none and no terminal, or standard input is empty, too long or not text.
     """
-    if given is None:
+    if prompt is None:
         if sys.stdin is None or not sys.stdin.isatty() or as_json:
             raise UsageError(
                 "there is no prompt",
@@ -263,8 +271,8 @@ def read_prompt(given: str | None, as_json: bool) -> str | None:
                 expected="--prompt TEXT, or --prompt - to read it; without, a chat begins on a terminal",
             )
         return None
-    if given != "-":
-        return given
+    if prompt != "-":
+        return prompt
     try:
         text = sys.stdin.read(_PROMPT_LIMIT + 1)
     except UnicodeDecodeError as error:

@@ -18,6 +18,11 @@ def serve(
     arithmetic: options.Arithmetic = "auto",
     threads: options.Threads = None,
     speculate: options.Speculate = None,
+    lora: options.Adapters = None,
+    lora_dir: Annotated[
+        list[Path] | None,
+        typer.Option("--lora-dir", help="Let clients load adapters below this folder (/v1/load_lora_adapter); repeat."),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
@@ -73,6 +78,7 @@ def serve(
 
     [dim]luvc-export serve qwen-bundle qwen-bundle#none --port 8000[/dim]
     """
+    from luvc_export.bundle.adapters.peft_folder import named_folders
     from luvc_export.core.image_tokens import ceiling
     from luvc_export.runtime.media.picture_limits import allow
     from luvc_export.serve import request_log
@@ -90,6 +96,7 @@ def serve(
         api_key=read_key(api_key_file) if api_key_file else None,
         insecure=insecure,
         media_dirs=tuple(folder(path) for path in media_dir or ()),
+        lora_dirs=tuple(folder(path, "--lora-dir") for path in lora_dir or ()),
         media_hosts=frozenset(name.lower() for name in allow_media_host or ()),
         allow_hosts=frozenset(name.lower() for name in allow_host or ()),
         allow_origins=frozenset(allow_origin or ()),
@@ -101,7 +108,8 @@ def serve(
         greedy=greedy,
     )
     with options.progress(quiet=as_json) as tell:
-        models = open_models(bundles, backend, threads, arithmetic, verify, tell, open_plans, most, speculate)
+        how = (open_plans, most, speculate, named_folders(lora or ()))
+        models = open_models(bundles, backend, threads, arithmetic, verify, tell, *how)
     server = Server(serve_options, models)
     listening = server.listen()
     shown = f"[{host}]" if ":" in host.strip("[]") else host
@@ -121,7 +129,7 @@ def serve(
     server.run(listening, said)
 
 
-def folder(path: Path) -> Path:
+def folder(path: Path, flag: str = "--media-dir") -> Path:
     """An existing folder, resolved.
 
     Raises:
@@ -130,5 +138,5 @@ def folder(path: Path) -> Path:
     from luvc_export.errors import UsageError
 
     if not path.is_dir():
-        raise UsageError("there is no such folder", where=f"--media-dir {path}")
+        raise UsageError("there is no such folder", where=f"{flag} {path}")
     return path.resolve()

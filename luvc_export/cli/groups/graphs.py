@@ -78,6 +78,31 @@ class VocabularyOptions:
 
 
 @dataclass(frozen=True)
+class LoraSlotOptions:
+    """Places beside the LLM's products for adapters that come when the bundle answers."""
+
+    lora_slots: Annotated[
+        int | None,
+        typer.Option(
+            "--lora-slots", metavar="RANK", min=1, max=1024, help="Take adapters of up to this rank when answering."
+        ),
+    ] = None
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(
+            "--lora-targets",
+            metavar="NAME,..",
+            help="Products of the LLM's layers with slots; default: q,k,v,o,gate,up,down_proj.",
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``export_bundle`` by name."""
+        names = self.lora_targets.split(",") if self.lora_targets else None
+        return {"lora_slots": self.lora_slots, "lora_targets": [name.strip() for name in names] if names else None}
+
+
+@dataclass(frozen=True)
 class BucketOptions:
     """Graphs of fewer units, for pictures whose other units neighbours foretell."""
 

@@ -87,12 +87,15 @@ def bundle_table(plans: Mapping[str, Plan], llm: DecoderShape) -> Any:
     films = plan_figures.FILMS if any(recipe in CLIPS for recipe in known.values()) else ()
     pictures = plan_figures.COLUMNS if any(recipe in PICTURES for recipe in known.values()) else ()
     models = " and ".join(sorted({model for model, _, _ in (*pictures, *films)}))
-    caption = f"share of right answers kept, measured on {models}, not on this model"
+    caption = (
+        f"how much sooner the first token came with {plan_figures.timed_at()}; then the share of right answers kept,"
+        f" measured on {models}: neither on this model (docs/plans.md)"
+    )
     table = Table(title="plans with names", caption=caption)
-    for title in ("plan", "recipe", *(title for _, _, title in (*pictures, *films))):
+    for title in ("plan", "recipe", "first token", *(title for _, _, title in (*pictures, *films))):
         table.add_column(title, justify="left" if title in ("plan", "recipe") else "right")
     for name, recipe in known.items():
-        table.add_row(name, recipe, *kept(recipe, (*pictures, *films)))
+        table.add_row(name, recipe, sooner(recipe), *kept(recipe, (*pictures, *films)))
     return table if known else None
 
 
@@ -104,8 +107,8 @@ def first_token_lines() -> Iterator[str]:
     yield "|---|---:|" + "---:|" * len(others)
     for name, one in times.items():
         ratios = [f"{times[other].seconds[0] / one.seconds[0]:.2f}x" for other in others]
-        told = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
-        yield f"| {name if one.key is None else f'`{name}`'} | {told} | {' | '.join(ratios)} |"
+        cell = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
+        yield f"| {name if one.key is None else f'`{name}`'} | {cell} | {' | '.join(ratios)} |"
 
 
 def page_tables() -> str:

@@ -14,17 +14,17 @@ def _removed(step: MergePass) -> str:
     return f"{lost} a window of {step.window}x{step.window}" if step.window else lost
 
 
-def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
+def padded_line(plan: Plan, padded: Padded, aspect: str) -> str:
     """What the plan's budgets get of a padded picture."""
     whole = plan.whole_span
     line = (
-        f"a picture of {aspect}, padded: {found.units} of {whole} units show it, {found.tokens} visual tokens hold it"
+        f"a picture of {aspect}, padded: {padded.units} of {whole} units show it, {padded.tokens} visual tokens hold it"
     )
-    most = max(found.padding)
+    most = max(padded.padding)
     if not most:
         return f"{line}; no budget is larger"
     return (
-        f"{line}; budgets are up to {most} tokens larger and take padding, {found.flops_share:.0%} of the LLM's"
+        f"{line}; budgets are up to {most} tokens larger and take padding, {padded.flops_share:.0%} of the LLM's"
         " prefill: an --image-size of its shape, or --fit crop or stretch, wastes none"
     )
 
@@ -63,7 +63,8 @@ def cost_table(plan: Plan, cost: Cost) -> Any:
             f" KV cache {cost.kv_ratio:.2f}x smaller than uncompressed{encoder}"
         ),
     )
-    for name in ("layers", "visual tokens", "prefill GFLOPs", "KV MiB (16-bit)"):
+    stored = "KV MiB (16-bit)" if cost.caches is None else f"KV MiB ({cost.caches})"
+    for name in ("layers", "visual tokens", "prefill GFLOPs", stored):
         table.add_column(name, justify="right")
     for stage in cost.stages:
         layers = f"{stage.first}" if stage.first == stage.last else f"{stage.first}-{stage.last}"

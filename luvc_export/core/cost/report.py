@@ -59,9 +59,9 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
     scale = min(columns / aspect, rows)
     lines = [_line(rows, scale), _line(columns, scale * aspect)]
     units = sum(lines[0]) * sum(lines[1])
-    for found in plan.encoder.merge_passes:
-        counts = (found.step.rows, found.step.columns)
-        lines = [_pass(*given) for given in zip(lines, found.before, counts, strict=True)]
+    for merge in plan.encoder.merge_passes:
+        counts = (merge.step.rows, merge.step.columns)
+        lines = [_pass(*axis) for axis in zip(lines, merge.before, counts, strict=True)]
     tokens = sum(lines[0]) * sum(lines[1]) * plan.sharing.images
     padding = tuple(max(0, keep - tokens) for keep in plan.keep)
     useful = [keep - void for keep, void in zip(plan.keep, padding, strict=True)]
@@ -105,7 +105,8 @@ class Cost:
     """Cost of one plan in LLM prefill with ``text`` text tokens and ``images`` images, or joint groups of them.
 
     ``encoder_flops`` are of the encoder's blocks for one image; None where no encoder was given.
-    ``flops_ratio`` and ``kv_ratio`` are the uncompressed model's divided by the plan's; KV elements take 2 bytes.
+    ``flops_ratio`` and ``kv_ratio`` are the uncompressed model's divided by the plan's; KV elements take 2 bytes, but
+    where ``caches`` names what codes they are: 1, and 2 for each head of a value.
     """
 
     text: int
@@ -117,18 +118,26 @@ class Cost:
     kv_ratio: float
     encoder_flops: int | None = None
     encoder_ratio: float | None = None
+    caches: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
 
 
-def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1, encoder: EncoderShape | None = None) -> Cost:
+def cost(
+    plan: Plan,
+    shape: DecoderShape,
+    text: int = 64,
+    images: int = 1,
+    encoder: EncoderShape | None = None,
+    caches: str | None = None,
+) -> Cost:
     """Cost of ``plan`` on an LLM of ``shape`` and, where it is given, the blocks of ``encoder``."""
     keep = [images * count for count in plan.keep]
     full = [images * plan.whole_span] * plan.layers
     flops = llm_flops(plan.llm, shape, keep, text)
-    kv = kv_bytes(shape, keep, text)
+    kv = kv_bytes(shape, keep, text, codes=caches is not None)
     stages, frozen = [], plan.llm.frozen_before_last
     alike = groupby(range(plan.layers), key=lambda layer: (keep[layer], layer in frozen))
     for (tokens, still), members in alike:
@@ -145,4 +154,5 @@ def cost(plan: Plan, shape: DecoderShape, text: int = 64, images: int = 1, encod
         sum(kv_bytes(shape, full, text)) / sum(kv),
         None if encoder is None else sum(encoder_flops(plan.encoder, encoder)),
         None if encoder is None else encoder_ratio(plan.encoder, encoder),
+        caches,
     )

@@ -125,7 +125,12 @@ class Plan:
 
     @property
     def chooses(self) -> tuple[tuple[int, int, int], ...]:
-        """Every prune that ranks tokens, as (layer, tokens ranked, tokens chosen): rows without their aggregates."""
+        """Every prune that ranks tokens, as (layer, tokens ranked, tokens chosen): rows without their aggregates.
+
+        Where the LLM merges, none does.
+        """
+        if self.llm.reducer == "merge":
+            return ()
         ranks, mean = [prune for prune in self.prunes if prune[2]], int(self.llm.aggregate)
         return tuple((layer, n - mean * (at > 0), k - mean) for at, (layer, n, k) in enumerate(ranks))
 

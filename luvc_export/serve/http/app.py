@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from luvc_export.serve.asking import Asker
 from luvc_export.serve.engine.loop import Engine
 from luvc_export.serve.http import page
+from luvc_export.serve.http.adapters import AdapterChange, load_adapter, unload_adapter
 from luvc_export.serve.http.api_errors import ApiError, explained
 from luvc_export.serve.http.bodies import Completion
 from luvc_export.serve.http.protocol import parse
@@ -39,6 +41,8 @@ _PATHS = {
     "/v1/models": ("GET",),
     "/v1/chat/completions": ("POST",),
     "/v1/responses": ("POST",),
+    "/v1/load_lora_adapter": ("POST",),
+    "/v1/unload_lora_adapter": ("POST",),
 }
 _MODEL = "/v1/models/"
 #: What clients ask for that is not here, and what to do.
@@ -115,13 +119,13 @@ class App:
         except (ClientDisconnect, TimeoutError, asyncio.TimeoutError):
             record.cancelled = True  # nobody is there, or reads
         except Exception as error:
-            told = explained(error)
-            if not isinstance(error, ApiError) and told.status == 500:
+            api_error = explained(error)
+            if not isinstance(error, ApiError) and api_error.status == 500:
                 LOG.exception("request %s", record.id)
-            record.error = told.code
+            record.error = api_error.code
             if record.status:
                 raise
-            response = _json(told.body(), told.status, told.headers)
+            response = _json(api_error.body(), api_error.status, api_error.headers)
             await _with(response, self._common(request, record.id))(request.scope, receive, send)
 
     def close(self) -> None:
@@ -132,7 +136,7 @@ class App:
         methods = _PATHS.get(path, ("GET",) if path.startswith(_MODEL) else ())
         if not methods:
             fix = next(
-                (told for begin, told in _ELSEWHERE.items() if path.startswith(begin)), "see GET / and /v1/models"
+                (hint for begin, hint in _ELSEWHERE.items() if path.startswith(begin)), "see GET / and /v1/models"
             )
             raise ApiError(404, f"there is no {request.method} {path[:200]}; {fix}", code="unknown_url")
         origin = request.headers.get("origin")
@@ -151,6 +155,8 @@ class App:
             "/v1/models": self._list,
             "/v1/chat/completions": self._chat,
             "/v1/responses": self._respond,
+            "/v1/load_lora_adapter": partial(self._change_adapters, load_adapter),
+            "/v1/unload_lora_adapter": partial(self._change_adapters, unload_adapter),
         }
         return await routes.get(path, self._one)(request)
 
@@ -177,8 +183,8 @@ class App:
         self._check_ready()
         body = await self._bodies.read(request)
         if not self.engine.reserve():
-            said = f"{self.options.queue} requests wait already: try again (or --queue)"
-            raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "1"})
+            message = f"{self.options.queue} requests wait already: try again (or --queue)"
+            raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
         mailbox, submitted = Mailbox(), False
         record: RequestRecord = request.state.record
         try:
@@ -190,6 +196,11 @@ class App:
             if not submitted:
                 self.engine.release()
         return Answer(mailbox, form, stream, record)
+
+    async def _change_adapters(self, change: AdapterChange, request: Request) -> Response:
+        body = await self._bodies.read(request)
+        loop = asyncio.get_running_loop()
+        return Response(await loop.run_in_executor(self._pool, change, body, self.models, self.options))
 
     def _check_ready(self) -> None:
         if self.draining or not self.engine.alive or not self.engine.ready.is_set():

@@ -13,19 +13,18 @@ from unittest import mock
 
 import torch
 from family_harness import Case
-from family_processors import image_processor, sized
+from family_processors import Uncut, image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
-from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
+from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
 from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
-from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
@@ -37,6 +36,7 @@ QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|
 
 #: Special tokens of each family, and what the templates of its repositories write for a picture.
 SPECIAL: dict[str, tuple[dict[str, int], str]] = {
+    "fast_vlm": ({"<image>": 250}, "<image>\n"),
     "gemma3": (
         {"<image_soft_token>": 250, "<start_of_image>": 252, "<end_of_image>": 253, "<bos>": 254},
         "<start_of_image>",
@@ -47,6 +47,7 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     ),
     "idefics3": (SPLIT, "<image>"),
     "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
+    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253}, "<image>"),
     "llava": ({"<image>": 250}, "<image>\n"),
     "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
@@ -104,18 +105,19 @@ def still(kind: type[Any]) -> type[Any]:
     def check(self: Any, name: str, given: Any) -> Any:
         return (
             None
-            if name in ("video_processor", "feature_extractor")
+            if name in ("video_processor", "feature_extractor") or isinstance(given, Uncut)
             else kind.check_argument_for_proper_class(self, name, given)
         )
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
 
 
-def pixtral_processor() -> Any:
-    """The class, whose module asks one of torchvision for a function that the one of Pillow has too."""
-    stand_in = {"transformers.models.pixtral.image_processing_pixtral": image_processing_pil_pixtral}
-    with mock.patch.dict(sys.modules, stand_in):
-        return importlib.import_module("transformers.models.pixtral.processing_pixtral").PixtralProcessor
+def beside_pillow(module: str, kind: str) -> Any:
+    """The processor class ``kind``, whose module asks one of torchvision for what the one of Pillow has too."""
+    models = f"transformers.models.{module}"
+    pillow = importlib.import_module(f"{models}.image_processing_pil_{module}")
+    with mock.patch.dict(sys.modules, {f"{models}.image_processing_{module}": pillow}):
+        return getattr(importlib.import_module(f"{models}.processing_{module}"), kind)
 
 
 def tokenizer(name: str) -> Tokenizer:
@@ -148,6 +150,8 @@ def processor(tiny: Case, **images: Any) -> Any:
         return Gemma3Processor(**given, image_seq_length=tokens)
     if name == "idefics3":
         return Idefics3Processor(**given, image_seq_len=tokens)
+    if name == "lfm2_vl":
+        return still(Lfm2VlProcessor)(**given | {"image_processor": Uncut(given["image_processor"])})
     if name == "llava":
         return LlavaProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
@@ -156,16 +160,19 @@ def processor(tiny: Case, **images: Any) -> Any:
         return LlavaNextProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
+    if name == "fast_vlm":
+        unit = tiny.family.unit_pixels(tiny.config)
+        return LlavaProcessor(**given, patch_size=unit, vision_feature_select_strategy="full")
     if name == "paddleocr_vl":
         return PaddleOCRVLProcessor(**given)
     if name == "paligemma":
         given["image_processor"].image_seq_length = tokens
         return PaliGemmaProcessor(**given)
     if name == "mistral3":
-        return pixtral_processor()(**given, patch_size=8, spatial_merge_size=2)
+        return beside_pillow("pixtral", "PixtralProcessor")(**given, patch_size=8, spatial_merge_size=2)
     given["video_processor"] = Still()
     if name == "gemma4":
-        return still(Gemma4Processor)(**given, feature_extractor=Still())
+        return still(beside_pillow("gemma4", "Gemma4Processor"))(**given, feature_extractor=Still())
     if name == "internvl":
         return still(InternVLProcessor)(**given, image_seq_length=tokens)
     if name == "smolvlm":
@@ -204,11 +211,11 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
 def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
     """The settings of pictures as transformers 4 wrote them, for the model's own sizes."""
     name, vision = str(tiny), tiny.config.vision_config
-    if name == "mistral3":
+    if name in ("fast_vlm", "mistral3"):
         own = {}
     elif tiny.family.image_size(tiny.config) is None:
         own = {"patch_size": vision.patch_size}
-        own |= {} if name == "gemma4" else {"merge_size": vision.spatial_merge_size}
+        own |= {} if name in ("gemma4", "lfm2_vl") else {"merge_size": vision.spatial_merge_size}
     else:
         own = sized(name, tiny.size[0])
     image_processor(name, **own | changes).save_pretrained(folder)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from luvc_export import export_bundle
+from luvc_export.bundle.adapters.peft_config import read_config
 from luvc_export.errors import CheckpointError, MachineError, UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.lora import merged
@@ -164,3 +165,21 @@ def test_what_is_merged_cannot_be_referenced(folders: Any, tmp_path: Path) -> No
     base = shutil.copytree(folders[0], tmp_path / "base")
     with pytest.raises(UsageError, match=r"merged weights lie nowhere(.|\n)*--weights copy"):
         export_bundle(str(base), tmp_path / "b", lora=str(folders[1]), weights="reference")
+
+
+def test_patterns_and_fields_are_read_as_peft_does(tmp_path: Path) -> None:
+    """Where a bundle's slots take the adapter, and nothing of peft runs."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = {"layers.1.self_attn.v_proj": 2, "v_proj": 4, "^model.layers.0.mlp.up_proj": 6, "up_proj": 1}
+    made = peft.LoraConfig(
+        r=8, target_modules=["q_proj"], lora_dropout=0.1, init_lora_weights="gaussian", rank_pattern=patterns
+    )
+    made.save_pretrained(tmp_path)
+    told = read_config(tmp_path)
+    for name in ("layers.1.self_attn.v_proj", "layers.0.self_attn.v_proj", "layers.0.mlp.up_proj", "mlp.down_proj"):
+        for full in (f"model.{name}", f"model.language_model.{name}"):
+            assert told.rank_of(full) == patterns.get(get_pattern_key(patterns, full), 8)
+    peft.LoraConfig(r=8, target_modules=["q_proj"], use_dora=True).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="DoRA"):
+        read_config(tmp_path)

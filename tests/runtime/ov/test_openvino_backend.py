@@ -327,7 +327,7 @@ def test_an_mlp_above_a_prune_is_narrowed_as_one(
     narrow = [node for node in inputs if node.get_output_element_type(0) == devices.load_library().Type.bf16]
     last = max(layer for layer, _, keep in entry.plan.prunes if keep)
     assert len(narrow) == (last if whole else 0) and last > 1
-    if whole and "AMX-BF16" in cpu_features():
+    if whole and HAS_BF16 and "AMX-BF16" in cpu_features():
         backend = OpenVinoBackend(demo_bundle, entry, arithmetic="bf16", threads=2)
         backend.load(images=False)
         assert backend.precisions()["decoder"]["LLMMLP"] == {"bf16": layers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def keep_all(state: Any, cache: Any, width: int, kept: NDArray[np.int64]) -> Any
     """A wrong roll-back: the masked tokens stay."""
     rolled = honest(state, cache, width, kept)
     mask = np.concatenate([state.text_mask, np.ones((len(kept), width), np.bool_)], 1)
-    return type(rolled)(rolled.cache, mask, rolled.positions, rolled.orders)
+    return replace(rolled, text_mask=mask)
 
 
 def count_all(state: Any, cache: Any, width: int, kept: NDArray[np.int64]) -> Any:

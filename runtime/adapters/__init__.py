@@ -1,0 +1,1 @@
+"""LoRA adapters beside a bundle's weights while it answers."""

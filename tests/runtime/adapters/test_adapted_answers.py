@@ -1,0 +1,135 @@
+"""Bundles with slots on real engines: the base model as it was, adapters as merged weights, rows of a batch alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lora_bundle
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from luvc_export import load_bundle
+from luvc_export.demo import IMAGE_SIZE
+from luvc_export.errors import UsageError
+from luvc_export.runtime.adapters.factors import Factors
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import Passage
+
+NAMES = [*lora_bundle.ADAPTERS]
+TOKENS = [10, 40, 41, 42]
+
+
+def open_session(lora: Path, name: str, backend: str = "cpu", **options: Any) -> Session:
+    folders = {one: lora / one for one in NAMES} if name == "slots" else None
+    return Session(lora / name, backend, threads=1, lora=folders, **options)
+
+
+@pytest.fixture(scope="module")
+def slots(lora: Path) -> Session:
+    return open_session(lora, "slots")
+
+
+@pytest.fixture(scope="module")
+def picture() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3)).astype(np.uint8)
+
+
+def logits(session: Session, picture: NDArray[np.uint8], adapter: str | None = None) -> list[NDArray[np.float32]]:
+    """Of a prompt with a picture and of two tokens after it."""
+    request = session.prepare(picture, "left of 5")
+    seen = session.default.encode_images(*request.shown())
+    own = session.adapters.find(adapter)
+    step = session.default.run(request.token_ids, seen, blocks=request.blocks, all_logits=True, adapter=own)
+    steps = [step.logits]
+    for token in (40, 41):
+        step = session.default.run([token], state=step.state)
+        steps.append(step.logits)
+    return steps
+
+
+def test_empty_slots_change_no_bit(lora: Path, slots: Session, picture: NDArray[np.uint8]) -> None:
+    for own, plain in zip(logits(slots, picture), logits(open_session(lora, "plain"), picture), strict=True):
+        np.testing.assert_array_equal(own, plain)
+
+
+@pytest.mark.parametrize(
+    ("backend", "arithmetic", "tolerance"),
+    [("cpu", "fp32", 1e-5), ("openvino", "fp32", 1e-5), ("openvino", "bf16", 0.03), ("openvino+cpu", "fp32", 1e-5)],
+)
+def test_an_adapter_is_what_its_merged_weights_are(
+    lora: Path, picture: NDArray[np.uint8], backend: str, arithmetic: str, tolerance: float
+) -> None:
+    """Merged by peft itself."""
+    how = {} if backend == "cpu" else {"arithmetic": arithmetic}
+    session = open_session(lora, "slots", backend, **how)
+    merged = open_session(lora, "merged", "cpu")
+    for own, whole, base in zip(
+        logits(session, picture, "loud"), logits(merged, picture), logits(session, picture), strict=True
+    ):
+        scale = np.abs(whole).max()
+        assert np.abs(own - whole).max() < tolerance * scale
+        assert np.abs(base - whole).max() > 0.05 * scale, "the adapter changes answers"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_rows_of_several_adapters_in_one_call(lora: Path, backend: str) -> None:
+    session = open_session(lora, "slots", backend, **({} if backend == "cpu" else {"arithmetic": "fp32"}))
+    graphs = session.default.graphs
+    named = [None, *NAMES, *NAMES[::-1], None]
+    rows = [session.adapters.find(name) for name in named]
+    together = graphs.prefill([Passage(TOKENS, adapter=row) for row in rows])
+    after = graphs.step([40] * len(rows), together.state)
+    seen = set()
+    for index, row in enumerate(rows):
+        alone = graphs.run(TOKENS, adapter=row)
+        np.testing.assert_allclose(together.logits[index], alone.logits[0, -1], atol=1e-4)
+        next_ = graphs.run([40], state=alone.state)
+        np.testing.assert_allclose(after.logits[index], next_.logits[0, -1], atol=1e-4)
+        seen.add(round(float(next_.logits[0, -1, 0]), 3))
+    assert len(seen) == 1 + len(NAMES), "each adapter answers otherwise"
+
+
+def test_rows_that_see_each_other_s_adapters_are_noticed(slots: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    loud, terse = (slots.adapters.find(name) for name in ("loud", "terse"))
+    assert loud is not None and terse is not None
+    alone = slots.default.graphs.run(TOKENS, adapter=loud).logits[0, -1]
+    monkeypatch.setattr(Factors, "_rows", lambda self, rows, held: np.ones((len(rows), loud.rank + terse.rank), "f4"))
+    together = slots.default.graphs.prefill([Passage(TOKENS, adapter=one) for one in (loud, terse)])
+    assert np.abs(together.logits[0] - alone).max() > 0.1
+
+
+@pytest.mark.parametrize("speculate", [None, "lookup"])
+def test_answers_of_a_batch(lora: Path, picture: NDArray[np.uint8], speculate: str | None) -> None:
+    session = open_session(lora, "slots", speculate=speculate)
+    named = [NAMES[0], None, NAMES[1], NAMES[2], None, NAMES[2], NAMES[0], NAMES[1]]
+    asks: list[Any] = [
+        {"image": picture, "prompt": f"left of {row}", "adapter": name} for row, name in enumerate(named)
+    ]
+    options: dict[str, Any] = {"max_new_tokens": 6, "greedy": True}
+    alone = [session.generate(**ask, **options) for ask in asks]
+    assert [one.text for one in session.generate_batch(asks, **options)] == [one.text for one in alone]
+    assert len({one.token_ids for one in alone}) > 2
+
+
+def test_a_chat_goes_on_with_its_own_adapter(slots: Session, picture: NDArray[np.uint8]) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 3, "greedy": True}
+    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "left of 5"}]}
+    first = slots.generate(picture, messages=[asked], adapter="loud", **options)
+    chat = [asked, {"role": "assistant", "content": first.text}, {"role": "user", "content": "left of 6"}]
+    same = slots.generate(picture, messages=chat, after=first, adapter="loud", **options)
+    other = slots.generate(picture, messages=chat, after=first, adapter="terse", **options)
+    base = slots.generate(picture, messages=chat, after=first, **options)
+    assert same.reused > 0 and other.reused == base.reused == 0
+    assert other.token_ids == slots.generate(picture, messages=chat, adapter="terse", **options).token_ids
+    assert base.token_ids == slots.generate(picture, messages=chat, **options).token_ids
+
+
+def test_names_that_nobody_loaded(lora: Path, slots: Session) -> None:
+    with pytest.raises(UsageError, match=r"no such adapter(.|\n)*lout(.|\n)*loud"):
+        slots.generate(prompt="left of 5", adapter="lout")
+    with pytest.raises(UsageError, match=r"requests\[0\](.|\n)*lout"):
+        slots.generate_batch([{"prompt": "left of 5", "adapter": "lout"}])
+    with pytest.raises(UsageError, match=r"no slots for adapters(.|\n)*--lora-slots"):
+        load_bundle(lora / "plain", "cpu", lora={"loud": lora / "loud"})
