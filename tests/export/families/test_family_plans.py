@@ -175,7 +175,7 @@ def test_a_film_is_answered_alike_by_session_batch_and_server(
         content[0]["video_url"] = {"url": address[: len(address) // 3 // 4 * 4 + 22]}
         damaged = client.call("POST", "/v1/chat/completions", json.dumps(asked).encode())
         assert damaged.status == 400 and "film" in json.loads(damaged.body)["error"]["message"]
-    assert MOMENTS == len(told.selection.placements)
+    assert len(told.selection.placements) == MOMENTS
 
 
 def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:
