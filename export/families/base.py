@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
@@ -23,6 +24,8 @@ from luvc_export.export.llm.rope import Rope
 #: Text models ``Decoder`` computes: pre-norm, gated MLP, one rotary frequency set, optional per-head norms.
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 POSITION_COPIES = 4
+#: RoPE types that read the length of the context where a config does not say which.
+GROWING_ROPES = ("yarn", "longrope", "dynamic")
 #: RoPE types whose frequencies are the same at every length of the prompt (transformers, ``modeling_rope_utils``).
 FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
 
@@ -135,6 +138,21 @@ class Family(ABC):
             context=context(text),
         )
 
+    def bounded(self, config: Any, text_capacity: int) -> Any:
+        """``config`` with a context as long as its sliding window, where the text fits that.
+
+        No layer ever slides then, and no place of a cached row is asked for. RoPE types that read the length of the
+        context keep it.
+        """
+        text = config.get_text_config()
+        behind, ropes = window(text), str(getattr(text, "rope_parameters", None))
+        keeps = any(state.name == PLACE for state in self.decoder_shape(config).states)
+        if not keeps or behind is None or text_capacity > behind or any(kind in ropes for kind in GROWING_ROPES):
+            return config
+        config = copy.deepcopy(config)
+        config.get_text_config().max_position_embeddings = behind
+        return config
+
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """Decoder graph module on the model's own sub-modules.
 
@@ -161,6 +179,10 @@ class Family(ABC):
     def image_size(self, config: Any) -> tuple[int, int] | None:
         """The only image size (height, width) the model takes; None where any multiple of ``unit_pixels`` goes."""
         return None
+
+    def usual_size(self, config: Any) -> tuple[int, int]:
+        """The image size (height, width) of a plan where nobody says one."""
+        return self.image_size(config) or DEFAULT_IMAGE_SIZE
 
     def visual_width(self, config: Any) -> int:
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
@@ -232,11 +254,20 @@ class Normalise(nn.Module):
 
 def context(text: Any) -> int:
     """Longest sequence of a text config: where layers slide, no longer than their window, so none ever slides."""
-    longest = int(text.max_position_embeddings)
-    kinds = getattr(text, "layer_types", None)
-    window = getattr(text, "sliding_window", None)
-    slides = "sliding_attention" in kinds if kinds else window is not None
-    return min(longest, int(window)) if slides and window else longest
+    return window(text) or int(text.max_position_embeddings)
+
+
+def window(text: Any) -> int | None:
+    """How far back sliding layers of a text config look; None where nothing is ever further away."""
+    kinds, size = getattr(text, "layer_types", None), getattr(text, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else size is not None
+    return int(size) if slides and size and size < text.max_position_embeddings else None
+
+
+def places(text: Any, layers: int) -> tuple[State, ...]:
+    """The place in the prompt of every cached row, for those of the first ``layers`` that slide."""
+    slide = [number for number in range(layers) if text.layer_types[number] == "sliding_attention"]
+    return tuple(State(number, PLACE, (ROWS,), "int64") for number in slide if window(text))
 
 
 def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import State
+from luvc_export.core.shapes import PLACE, State
 from luvc_export.export.compression import marks, oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, llm_merge, marked_prune
@@ -161,7 +161,8 @@ class Decoder(nn.Module):
                 x = torch.cat([before[:, :text_only], x], 1)
             presents += [held[name] for name in self.kept_states[number]]
             if number in self.sources.values():
-                producers[number] = Producer(held["key"], held["value"], past_held["key"].shape[2], sight)
+                past_rows = past_held["key"].shape[2]
+                producers[number] = Producer(held["key"], held["value"], past_rows, sight, held.get(PLACE))
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
         frozen_last = last in frozen and last < self.plan.cached
@@ -273,7 +274,10 @@ class Decoder(nn.Module):
         if "key" not in held:
             mixed, held = self.mix(layer, normed, held, sight.logical)
             return self._finish(layer, x, mixed, own), held
-        placed, mask = sight.placed, sight.mask(self.kind(layer), held["key"].shape[2])
+        placed, rows = sight.placed, held["key"].shape[2]
+        if PLACE in held:
+            held = {**held, PLACE: torch.cat([held[PLACE], placed.order], 1)}
+        mask = sight.mask(self.kind(layer), rows, held.get(PLACE))
         key, value = self.keys_values(layer, normed)
         key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)

@@ -119,6 +119,12 @@ def rows_at(values: Tensor, index: Tensor, first: int = 0) -> Tensor:
     return values.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, (batch, -1))
 
 
+def within(queries: Tensor, keys: Tensor | None, window: int) -> Tensor:
+    """Which keys at places int64 [B, K] are less than ``window`` before queries at places [B, Q]: bool [B, 1, Q, K]."""
+    assert keys is not None, "a window asks where cached rows stood"
+    return (keys[:, None, :] > queries[:, :, None] - window)[:, None]
+
+
 def causal_mask(queries: Tensor, new: Tensor, text_mask: Tensor, past: int) -> Tensor:
     """Who may look at whom: bool [B, 1, Q, past + V + T].
 

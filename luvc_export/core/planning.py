@@ -57,7 +57,15 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
         share = wanted.merge_keep
     else:
         merging = isinstance(request.llm.schedule, str) or wanted.merge_at or wanted.merge_schedule != "late"
-        share = MERGE_KEEP if merging and prune is None else 1.0
+        share = MERGE_KEEP if merging and prune is None and encoder.blocks else 1.0
+    if not encoder.blocks and (share != 1 or wanted.merge_at or prune is not None):
+        raise PlanError(
+            "this encoder is convolutional: nothing merges or leaves inside it",
+            where="--encoder-keep" if prune is not None else "--merge-keep",
+            got=share if prune is None else prune.keep,
+            expected="1, or nothing: tokens leave in the LLM",
+            fix="leave the options of the encoder out",
+        )
     merges = place_merges(grid, share, encoder, wanted.merge_at, wanted.merge_schedule)
     placed = None if prune is None else place_prune(prune, encoder)
     return replace(wanted.uncompressed(grid), merges=merges, prune=placed)
@@ -198,6 +206,8 @@ def place_merges(
             got=repr(schedule),
             expected=did_you_mean(schedule, MERGE_SCHEDULES),
         )
+    if not encoder.blocks and keep == 1:
+        return ()
     where = blocks or MERGE_SCHEDULES[schedule](encoder)
     if schedule == "windows":
         merge_removals(grid, keep)  # refuses what is no share
@@ -242,6 +252,9 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
                 f"merges[{index}]: inside windows of {step.window} units a side; the encoder's have {encoder.window}"
             )
     prune = plan.encoder.prune
+    if not encoder.blocks and (plan.encoder.merges or prune is not None or plan.encoder.takes_units):
+        problems = ["encoder: this model's is convolutional: nothing merges, leaves or is left out inside it"]
+        prune = None
     if prune is not None and prune.block >= encoder.blocks:
         problems.append(f"encoder.prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
     if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,7 @@ def export_bundle(
             fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
     checkpoint = open_model(model, revision, weights=weights != "none")
+    checkpoint = replace(checkpoint, config=checkpoint.family.bounded(checkpoint.config, text_capacity))
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
         plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames, joint_tiles=joint_tiles)

@@ -12,7 +12,12 @@ from luvc_export.core.shapes import EncoderShape
 
 
 def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
-    """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs."""
+    """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs.
+
+    Of a convolutional tower one number, of all of it.
+    """
+    if not shape.blocks:
+        return (encoder.units * shape.flops,)
     found, passes, prune = [], list(encoder.merge_passes), encoder.prune
     axes, kept = whole(encoder.grid), encoder.computed_units if encoder.takes_units else None
     for block in range(shape.blocks):

@@ -36,6 +36,7 @@ QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|
 
 #: Special tokens of each family, and what the templates of its repositories write for a picture.
 SPECIAL: dict[str, tuple[dict[str, int], str]] = {
+    "fast_vlm": ({"<image>": 250}, "<image>\n"),
     "gemma3": (
         {"<image_soft_token>": 250, "<start_of_image>": 252, "<end_of_image>": 253, "<bos>": 254},
         "<start_of_image>",
@@ -171,6 +172,9 @@ def processor(tiny: Case, **images: Any) -> Any:
         return LlavaNextProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
+    if name == "fast_vlm":
+        unit = tiny.family.unit_pixels(tiny.config)
+        return LlavaProcessor(**given, patch_size=unit, vision_feature_select_strategy="full")
     if name == "paddleocr_vl":
         return PaddleOCRVLProcessor(**given)
     if name == "paligemma":
@@ -220,7 +224,7 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
 def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
     """The settings of pictures as transformers 4 wrote them, for the model's own sizes."""
     name, vision = str(tiny), tiny.config.vision_config
-    if name == "mistral3":
+    if name in ("fast_vlm", "mistral3"):
         own = {}
     elif tiny.family.image_size(tiny.config) is None:
         own = {"patch_size": vision.patch_size}

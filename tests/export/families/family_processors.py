@@ -7,6 +7,10 @@ from typing import Any
 
 #: Processor module, and what the checkpoints of the family say otherwise than its class.
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fast_vlm": (
+        "clip",
+        {"do_resize": False, "do_center_crop": False, "image_mean": [0.0] * 3, "image_std": [1.0] * 3},
+    ),
     "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
     "gemma4": ("gemma4", {"patch_size": 4, "max_soft_tokens": 70, "do_resize": False}),
     "idefics3": (

@@ -28,6 +28,7 @@ from family_harness import Case, case
 
 #: Whose form each family's old config has.
 SOURCES = {
+    "fast_vlm": "KamilaMila/FastVLM-0.5B",
     "gemma3": "google/gemma-3-4b-it",
     "idefics3": "HuggingFaceM4/Idefics3-8B-Llama3",
     "internvl": "OpenGVLab/InternVL3-1B-hf",

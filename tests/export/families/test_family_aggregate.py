@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import family_harness as harness
 import pytest
 import torch
-from family_harness import SABOTAGE, TOLERANCE, case
+from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, case
 from flat_plans import replan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.planning import unshared
-from luvc_export.export import families
 from luvc_export.export.compression import oim
 from luvc_export.export.llm.aggregate import Dropped, Mass
 
@@ -105,7 +104,7 @@ def logits(name: str, aggregate: bool, forced: Sequence[Sequence[int]], twins: t
 STATES = ("lfm2_vl", "qwen3_5")
 
 
-@pytest.mark.parametrize("name", [name for name in families.built_in() if name not in STATES])
+@pytest.mark.parametrize("name", [name for name in MADE_HERE if name not in STATES])
 def test_the_mean_of_twins_is_a_twin(name: str) -> None:
     """All but twins kept, an aggregate is one of them: content, angles, order, DeepStack planes; in decode too."""
     count = case(name).plan.units

@@ -9,14 +9,13 @@ from typing import Any
 import family_harness as harness
 import pytest
 import torch
-from family_harness import SABOTAGE, TOLERANCE, Case, case
+from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, Case, case
 from flat_plans import replan
 from torch import Tensor
 
 from luvc_export.core.plan import Plan
-from luvc_export.export import families
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 
 
 @contextmanager

@@ -10,16 +10,16 @@ import family_harness as harness
 import numpy as np
 import pytest
 import torch
-from family_harness import case
+from family_harness import MADE_HERE, case
 from safetensors.torch import load_file, save_file
 
 from luvc_export.errors import CheckpointError, MachineError
-from luvc_export.export import families, weights
+from luvc_export.export import weights
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.llm.span import empty_caches
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 #: Names in the original repository that transformers renames: (what is there, what it becomes).
 HUB_NAMES = {
     "qwen2_5_vl": ("visual.blocks.0.attn.qkv.weight", "model.visual.blocks.0.attn.qkv.weight"),

@@ -8,15 +8,14 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
-from family_harness import TOLERANCE, case
+from family_harness import MADE_HERE, TOLERANCE, case
 from test_family_answers import chat, pictures, session
 
 from luvc_export.errors import UsageError
-from luvc_export.export import families
 from luvc_export.export.compression.placement import compressed
 
 REFUSED = ("gemma4", "lfm2_vl")
-FAMILIES = [name for name in families.built_in() if name not in REFUSED]
+FAMILIES = [name for name in MADE_HERE if name not in REFUSED]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
