@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers.activations import ACT2FN
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape, LayerShape, State
@@ -66,7 +67,7 @@ class Qwen35Decoder(Decoder):
         before = held[CONVOLUTION].to(normed.dtype)
         rows = torch.cat([before, logical.arrange(net.in_proj_qkv(normed))], 1)
         shifted = [rows[:, tap : tap - taps + 1 or None] for tap in range(taps)]
-        mixed = nn.functional.silu(sum(part * net.conv1d.weight[:, 0, tap] for tap, part in enumerate(shifted)))
+        mixed = ACT2FN[net.activation](sum(part * net.conv1d.weight[:, 0, tap] for tap, part in enumerate(shifted)))
         query, key, value = mixed.float().split([net.key_dim, net.key_dim, net.value_dim], -1)
         rates = logical.arrange(torch.cat([net.in_proj_b(normed), net.in_proj_a(normed)], -1)).float()
         beta, decay = rates.chunk(2, -1)
