@@ -17,6 +17,7 @@ from luvc_export.bundle import index_rules
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message
+from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS as PLUGINS
 from luvc_export.errors import BundleError
@@ -44,7 +45,7 @@ _CONTRIBUTED = frozenset({"DynamicQuantizeMatMul", "MatMulNBits", "GatherBlockQu
 _BY_DOMAIN: Mapping[str, frozenset[str]] = {
     "": STANDARD,
     "ai.onnx": STANDARD,
-    "com.microsoft": _CONTRIBUTED,
+    CONTRIB_DOMAIN: _CONTRIBUTED,
     "trt": frozenset({"TRT_FP4DynamicQuantize"}),
     PLUGIN_DOMAIN: frozenset(PLUGINS),
 }
