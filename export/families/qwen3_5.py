@@ -74,14 +74,14 @@ class Qwen35Decoder(Decoder):
         decay = -net.A_log.float().exp() * nn.functional.softplus(decay + net.dt_bias.float())
         real = (torch.arange(length) < logical.count)[:, :, None].float()
         times = net.num_v_heads // net.num_k_heads
-        given = delta_rule.Rows(
+        ruled = delta_rule.Rows(
             _repeated(_unit(split_heads(query, net.head_k_dim)), times) * net.head_k_dim**-0.5,
             _repeated(_unit(split_heads(key, net.head_k_dim)), times),
             split_heads(value, net.head_v_dim),
             (decay * real).transpose(1, 2),
             (torch.sigmoid(beta) * real).transpose(1, 2),
         )
-        out, after = delta_rule.gated_delta_rule(given, held[RECURRENT], logical.rows)
+        out, after = delta_rule.gated_delta_rule(ruled, held[RECURRENT], logical.rows)
         read = logical.back(out.transpose(1, 2).flatten(2).to(normed.dtype)).unflatten(-1, (-1, net.head_v_dim))
         gate = net.in_proj_z(normed).unflatten(-1, (-1, net.head_v_dim))
         gated = rms_norm(net.norm, read) * nn.functional.silu(gate.float()).to(read.dtype)
