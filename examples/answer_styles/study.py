@@ -97,7 +97,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         cells = [row["engine"], row["questions"], "yes" if row["base_bit_equal"] else "no", f"{row['base_apart']:.1e}"]
         cells += [f"{row[f'{name}_differ']}, {row[f'{name}_right']:.3f}" for name in (*STYLES, "base")]
         lines.append("| " + " | ".join(map(str, [*cells, row["batch_differ"]])) + " |")
-    shown = ", ".join(f"`{name}`: *{form.format('red', 'red')}*" for name, form in STYLES.items())
+    shown = ", ".join(f"`{name}`: *{form.format('red')}*" for name, form in STYLES.items())
     return (
         "# Adapters at run time and merged: the same answers\n\n"
         f"Written by `{COMMAND}` in `examples`. Do not edit: run it again.\n\n"

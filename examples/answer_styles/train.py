@@ -1,4 +1,4 @@
-"""Train a LoRA adapter that says the bundled model's answers otherwise: `python -m answer_styles.train --style twice`.
+"""Train a LoRA adapter that says the bundled model's answers otherwise: `python -m answer_styles.train --style agreed`.
 
 Pictures and questions are drawn from the seed and the step number, as in `glyph_vqa.train`; all questions of a picture
 share one pass over it. The LLM's seven products learn, nothing else; peft's `save_pretrained` writes them.
@@ -26,17 +26,17 @@ from luvc_export.demo.questions import ONE_PICTURE
 from luvc_export.demo.scene import generator, render
 
 #: How a style says an answer, of words that the model has, which stands where the model has learned to say it.
-STYLES = {"sentence": "{} it is", "twice": "{} and {}", "asked": "{} is what"}
+STYLES = {"sentence": "{} it is", "agreed": "{} is right", "asked": "{} is what"}
 #: The LLM's products: a name alone would change the encoder's too, which has no slots.
 TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
 def styled(style: str, answer: str) -> str:
     """An answer as a style says it."""
-    return STYLES[style].format(answer, answer)
+    return STYLES[style].format(answer)
 
 
-def train(style: str, out: Path, steps: int, pictures: int, rank: int, rate: float = 3e-3) -> float:
+def train(style: str, out: Path, steps: int, pictures: int, rank: int, rate: float = 5e-3) -> float:
     """Train one adapter and write it to ``out``; the share of answers whose every token was right in the last steps."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--style", choices=sorted(STYLES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pictures", type=int, default=4, help="pictures a step, a question of each kind about each")
     parser.add_argument("--rank", type=int, default=8)
     args = parser.parse_args()

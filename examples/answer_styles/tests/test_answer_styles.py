@@ -20,7 +20,7 @@ def test_a_step_writes_an_adapter_of_the_llm_alone(tmp_path: Path) -> None:
     """Of every layer, and of nothing in the encoder."""
     from safetensors import safe_open
 
-    train.train("twice", tmp_path, steps=2, pictures=1, rank=2)
+    train.train("agreed", tmp_path, steps=2, pictures=1, rank=2)
     assert read_config(tmp_path).scale_of("model.language_model.layers.0.self_attn.q_proj") == 2
     with safe_open(str(tmp_path / "adapter_model.safetensors"), "np") as file:
         names = list(file.keys())
@@ -28,8 +28,8 @@ def test_a_step_writes_an_adapter_of_the_llm_alone(tmp_path: Path) -> None:
 
 
 def test_styles() -> None:
-    """An answer once or twice."""
-    assert train.styled("sentence", "red 5") == "red 5 it is" and train.styled("twice", "3") == "3 and 3"
+    """What is said around an answer."""
+    assert train.styled("sentence", "red 5") == "red 5 it is" and train.styled("agreed", "3") == "3 is right"
 
 
 def test_the_page_is_its_figures() -> None:
