@@ -33,6 +33,7 @@ PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("luvc-export lean", "luvc", None, {"plan": "lean"}),
     ("luvc-export leaner", "luvc", None, {"plan": "leaner"}),
     ("luvc-export luvc", "luvc", None, {"plan": "luvc"}),
+    ("luvc-export luvc-literal", "luvc", None, {"plan": "luvc-literal"}),
     ("luvc-export even", "luvc", None, {"plan": "even"}),
     ("luvc-export thirds", "luvc", None, {"plan": "thirds"}),
     ("luvc-export early", "luvc", None, {"plan": "early"}),

@@ -56,14 +56,14 @@ def read_jsonl(path: Path) -> list[FileCase]:
     check_name(path, "the file of cases")
     if not path.is_file():
         raise UsageError("there is no such file of cases", where=str(path), fix="--cases FILE.jsonl, or --task glyph")
-    found: list[FileCase] = []
+    cases: list[FileCase] = []
     clusters: dict[Any, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
             case = parse_case(line, f"{path}: line {number}", path.parent)
-            found.append(replace(case, picture=clusters.setdefault((case.images, case.video), len(clusters))))
-    if not found:
+            cases.append(replace(case, picture=clusters.setdefault((case.images, case.video), len(clusters))))
+    if not cases:
         raise UsageError(
             "the file holds no case", where=str(path), expected='lines such as {"image": ..., "prompt": ...}'
         )
-    return found
+    return cases

@@ -133,13 +133,13 @@ def load(
     name, path = str(source), Path(source)
     check_name(path, "the calibration set")
     task = tasks.find(name) if name in tasks.names() else None
-    found: Sequence[Any]
+    entries: Sequence[Any]
     if task:
-        found = tuple(task.cases(task.search[0], count, task.search[1]))
+        entries = tuple(task.cases(task.search[0], count, task.search[1]))
     elif path.is_dir():
-        found = _folder(path, prompt)[:count]
+        entries = _folder(path, prompt)[:count]
     elif path.is_file():
-        found = tuple(islice(read_jsonl(path), count))
+        entries = tuple(islice(read_jsonl(path), count))
     else:
         raise UsageError(
             "there is no such calibration set",
@@ -148,18 +148,18 @@ def load(
             expected=f"a folder of pictures, a JSON Lines file, or a task: {did_you_mean(name, tasks.names())}",
         )
     pixels = []
-    for case in found:
+    for case in entries:
         pixels.append(tuple(_pixels(picture) for picture in _shown(case)))
-        progress("reading the calibration set", len(pixels) / len(found))
+        progress("reading the calibration set", len(pixels) / len(entries))
     different = len({key for keys in pixels for key in keys})
     if different < 2:
         raise UsageError(
             "all pictures of the calibration set are identical" if different else "the cases show no pictures",
             where=name,
-            got=f"{len(found)} cases",
+            got=f"{len(entries)} cases",
             expected="at least two different pictures: ranges of one say nothing about others",
         )
-    cases = tuple(found) if task else _clustered(found, pixels)
+    cases = tuple(entries) if task else _clustered(entries, pixels)
     return CalibrationSet(
         name, cases, tuple(pixels), longest or (task.longest if task else 32), task.stops if task else False
     )
@@ -170,7 +170,7 @@ def _folder(folder: Path, prompt: str | None) -> list[FileCase]:
     paths = sorted(folder / name for name in walk(folder, links=True) if Path(name).suffix.lower() in extensions)
     if not paths:
         raise UsageError("the calibration set is empty", where=str(folder), expected="pictures, such as .png or .jpg")
-    found = []
+    cases = []
     for path in paths:
         beside = path.with_suffix(".txt")
         text = beside.read_text(encoding="utf-8").strip() if beside.is_file() else prompt
@@ -181,8 +181,8 @@ def _folder(folder: Path, prompt: str | None) -> list[FileCase]:
                 expected=f"text in {beside.name}",
                 fix="write it there, or pass --prompt for every picture without one",
             )
-        found.append(FileCase((path,), text))
-    return found
+        cases.append(FileCase((path,), text))
+    return cases
 
 
 def _clustered(cases: Sequence[FileCase], pixels: Sequence[tuple[str, ...]]) -> tuple[Case, ...]:

@@ -29,7 +29,7 @@ BOXES: dict[str, Box] = {
         "luvc_export/batch, on a cluster luvc_export/ray      luvc_export/triton: what that server runs")),
     "checkpoint": (0.2, 6.9, 2.9, 1.2, FILES, "checkpoint", ("Hugging Face", "folder or hub id")),
     "families": (0.2, 3.6, 2.9, 2.7, TORCH, "export: torch", (
-        "export/families", "export/towers", "export/llm", "export/compression",
+        "export/families", "export/towers", "export/llm", "export/llm/states", "export/compression",
         "export/compression/scores", "export/synthetic",
         "export/stored, export/packed")),
     "surgeon": (3.9, 3.6, 2.7, 2.7, TORCH, "graph surgery", (

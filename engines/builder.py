@@ -143,9 +143,9 @@ def _build(
     _check_read(layer_information.unread(network), graph.name)
     inputs, outputs = _bindings(network)
     shapes = {item.name: item.shape for item in inputs}
-    made = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
+    shape_profiles = profiles(shapes, graph.plan, capacity, kind or target.spec.profiles)
     config = _configure(trt, builder, target, options)
-    for profile in made:
+    for profile in shape_profiles:
         _add(builder, config, profile)
     cache, cache_path = _timing_cache(trt, config, target, options)
     config.progress_monitor = build_monitor.monitor(trt, f"building {output.name}", progress, interrupt)
@@ -162,7 +162,7 @@ def _build(
     described = layer_information.of_network(network) if loaded is None else layer_information.of_engine(trt, loaded)
     memory = layer_information.activation_bytes(log.lines) if loaded is None else int(loaded.device_memory_size_v2)
     lines = "".join(f"[{severity}] {message}\n" for severity, message in log.lines)
-    return Built(inputs, outputs, made, memory, json.dumps(described, indent=1), lines)
+    return Built(inputs, outputs, shape_profiles, memory, json.dumps(described, indent=1), lines)
 
 
 def _check_refit(target: Target, options: BuildOptions) -> None:
@@ -179,11 +179,11 @@ def _check_refit(target: Target, options: BuildOptions) -> None:
 def _check_parsed(parser: Any, parsed: bool, lines: list[tuple[str, str]], name: str) -> None:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if errors or not parsed:
-        told = [f"{item.node_name()} ({item.node_operator()}): {item.desc().splitlines()[0]}" for item in errors]
+        reasons = [f"{item.node_name()} ({item.node_operator()}): {item.desc().splitlines()[0]}" for item in errors]
         raise CheckFailed(
             "TensorRT's parser refuses the graph",
             where=name,
-            got="\n    ".join(told) or build_monitor.problems(lines),
+            got="\n    ".join(reasons) or build_monitor.problems(lines),
             fix="export the bundle again with this version of luvc-export; if that does not help, report these nodes",
         )
 
@@ -236,10 +236,10 @@ def _configure(trt: Any, builder: Any, target: Target, options: BuildOptions) ->
 
 
 def _add(builder: Any, config: Any, profile: Profile) -> None:
-    made = builder.create_optimization_profile()
+    trt_profile = builder.create_optimization_profile()
     for name, low in profile.minimum.items():
-        made.set_shape(name, low, profile.optimum[name], profile.maximum[name])
-    if config.add_optimization_profile(made) < 0:
+        trt_profile.set_shape(name, low, profile.optimum[name], profile.maximum[name])
+    if config.add_optimization_profile(trt_profile) < 0:
         raise CheckFailed("TensorRT refuses an optimisation profile", where=profile.name, got=profile)
 
 
@@ -255,15 +255,17 @@ def _timing_cache(trt: Any, config: Any, target: Target, options: BuildOptions) 
 def _check_built(data: Any, lines: list[tuple[str, str]], name: str) -> None:
     if data is not None:
         return
-    told = build_monitor.problems(lines)
-    if "out of memory" in told.lower() or "OutOfMemory" in told:
+    problems = build_monitor.problems(lines)
+    if "out of memory" in problems.lower() or "OutOfMemory" in problems:
         raise MachineError(
             "memory ran out while building",
             where=name,
-            got=told,
+            got=problems,
             fix="close other programs, lower --memPoolSize, or build with a smaller plan or text capacity",
         )
-    raise CheckFailed("TensorRT built no engine", where=name, got=told, fix="read the log with --debug, and report it")
+    raise CheckFailed(
+        "TensorRT built no engine", where=name, got=problems, fix="read the log with --debug, and report it"
+    )
 
 
 def _load(trt: Any, log: Any, target: Target, data: Any, plugins: Path | None) -> Any:

@@ -14,14 +14,13 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.bundle.codes import Place, Rewrite
+from luvc_export.bundle.codes import FP8_BLOCK, Place, Rewrite
 from luvc_export.core.files.safe_files import create, open_regular, scratch_folder
 
 _FLOATS: dict[str, Any] = {
     "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
     "fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16,
 }  # fmt: skip
-_FP8_BLOCK = 128
 
 
 @contextmanager
@@ -71,7 +70,7 @@ def _widened(numbers: NDArray[Any], scales: NDArray[Any], precision: str) -> NDA
     whole = scales.astype(np.float32)
     for axis, size in enumerate(numbers.shape):
         if whole.shape[axis] not in (1, size):
-            whole = np.repeat(whole, _FP8_BLOCK, axis).take(range(size), axis)
+            whole = np.repeat(whole, FP8_BLOCK, axis).take(range(size), axis)
     return (numbers.astype(np.float32) * whole).T.astype(_FLOATS[precision])
 
 

@@ -140,11 +140,11 @@ def _move_in(folder: Path, scratch: Path, entry: EngineEntry) -> Bundle:
         manifest = bundles.load(folder).manifest
         remove_unlisted_engines(folder, manifest)
         others = tuple(item for item in manifest.engines if (item.plan, item.target) != (entry.plan, entry.target))
-        made, names = _named_apart(folder, entry)
+        renamed, names = _named_apart(folder, entry)
         safe_files.sync_tree(scratch)
         for old, new in names.items():
             (scratch / old).rename(folder / new)
-        changed = replace(manifest, engines=(*others, made))
+        changed = replace(manifest, engines=(*others, renamed))
         bundles.write_manifest(folder, changed)
         remove_unlisted_engines(folder, changed)
     return Bundle(folder, changed)

@@ -29,17 +29,17 @@ def of_network(network: Any) -> dict[str, Any]:
 
 def unread(network: Any) -> list[str]:
     """Inputs and layers whose results nothing reads: the parser dropped an input of a node without an error."""
-    made = [network.get_layer(index) for index in range(network.num_layers)]
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
     read = {network.get_output(index).name for index in range(network.num_outputs)}
-    for layer in made:
+    for layer in layers:
         tensors = (layer.get_input(index) for index in range(layer.num_inputs))
         read |= {tensor.name for tensor in tensors if tensor is not None}
     inputs = (network.get_input(index).name for index in range(network.num_inputs))
-    found = [f"input {name}" for name in inputs if name not in read]
-    for layer in made:
+    dropped = [f"input {name}" for name in inputs if name not in read]
+    for layer in layers:
         if not any(layer.get_output(index).name in read for index in range(layer.num_outputs)):
-            found.append(f"{layer.type.name} ({layer.name})")
-    return found
+            dropped.append(f"{layer.type.name} ({layer.name})")
+    return dropped
 
 
 def of_engine(trt: Any, engine: Any) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def of_engine(trt: Any, engine: Any) -> dict[str, Any]:
 
 def activation_bytes(lines: list[tuple[str, str]]) -> int | None:
     """Device memory of one execution context, from the builder's log; None where the log does not say."""
-    found = [int(match[1]) for _, line in lines if (match := _ACTIVATIONS.search(line))]
-    return found[-1] if found else None
+    sizes = [int(match[1]) for _, line in lines if (match := _ACTIVATIONS.search(line))]
+    return sizes[-1] if sizes else None
 
 
 def _unknown(tensor: Any) -> bool:

@@ -81,12 +81,12 @@ def check_builds(target: Target) -> None:
             expected=target.device.machine,
             fix=f"luvc-export pack BUNDLE --target {target.name} -o DIR, and run install-and-verify on the device",
         )
-    found = compute_capability()
-    if not target.library.cross_build and found != target.device.compute_capability:
+    capability = compute_capability()
+    if not target.library.cross_build and capability != target.device.compute_capability:
         raise MachineError(
             "TensorRT times kernels on the GPU it builds for",
             where=target.title,
-            got="no GPU" if found is None else f"a GPU of compute capability {found}",
+            got="no GPU" if capability is None else f"a GPU of compute capability {capability}",
             expected=f"compute capability {target.device.compute_capability}",
             fix="build on such a GPU, or for a target that builds anywhere (luvc-export targets)",
         )
@@ -96,8 +96,8 @@ def why_not(target: Target) -> str | None:
     """Why this machine cannot build for ``target`` (or run it, where nothing is built), in a few words; else None."""
     if target.device.machine not in (None, platform.machine()):
         return "built on the board (pack)"
-    found = compute_capability()
-    if not target.library.cross_build and found != target.device.compute_capability:
+    capability = compute_capability()
+    if not target.library.cross_build and capability != target.device.compute_capability:
         return "no such GPU"
     try:
         module = load(target.library)

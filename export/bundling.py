@@ -89,6 +89,8 @@ def write_bundle(
         places: dict[str, WeightTensor] = place(tensors)
         linears = weights.quantised(skeleton.model, checkpoint)
         codes = _place_codes(folder, linears, options, progress)
+        if options.strict:
+            _check_strict(codes, options.dtype)
         slots = _slots(checkpoint, skeleton, next(iter(plans.values())), options)
         used: set[str] = set()
         entries: dict[str, PlanEntry] = {}
@@ -200,14 +202,32 @@ def _place_codes(
     return placing.place(folder, linears, options.dtype, partial(progress, "packing codes")) if linears else {}
 
 
+def _check_strict(placed: Mapping[str, placing.Placed], dtype: str) -> None:
+    """Refuse FP8, which no back-end here computes with.
+
+    Raises:
+        UsageError: There is some.
+    """
+    real = [one for one in placed.values() if one.kind == "fp8"]
+    if real:
+        numbers = sum(one.shape[0] * one.shape[1] for one in real)
+        width, rounded = (4, "") if dtype == "fp32" else (2, ", rounded to 16 bits after their scales")
+        before, after = numbers / 2**30, width * numbers / 2**30
+        raise UsageError(
+            "weights of this checkpoint are widened when they are loaded",
+            where="--strict",
+            got=f"{len(real)} FP8 weights, {before:.2f} GiB that become {after:.2f}{rounded}",
+            expected="int4 or int8 codes, which products read as they are",
+            fix="leave --strict out, or take a checkpoint in AWQ's, GPTQ's or compressed-tensors' codes",
+        )
+
+
 def _codes(checkpoint: Checkpoint, placed: Mapping[str, placing.Placed]) -> StoredCodes | None:
     if checkpoint.stored is None:
         return None
     kinds = {name: one.kind for name, one in placed.items()}
-    total, numbers = (
-        sum(one.bytes for one in placed.values()),
-        sum(one.shape[0] * one.shape[1] for one in placed.values()),
-    )
+    total = sum(one.bytes for one in placed.values())
+    numbers = sum(one.shape[0] * one.shape[1] for one in placed.values())
     return StoredCodes(checkpoint.stored.method, placing.FILE, kinds, total, numbers, checkpoint.stored.notes)
 
 

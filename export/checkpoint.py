@@ -120,12 +120,11 @@ def _config(raw: dict[str, Any], family: Family, where: str) -> Any:
         shape, unit = family.decoder_shape(config), family.unit_pixels(config)
         sides = family.image_size(config) or ()
         family.image_token_id(config)
-        sizes = {name: getattr(shape, name) for name in _SIZES} | {
-            "encoder blocks": family.encoder_shape(config).blocks
-        }
+        encoder = family.encoder_shape(config)
+        sizes = {name: getattr(shape, name) for name in _SIZES} | {"encoder blocks": encoder.blocks or encoder.flops}
         for number, layer in enumerate(shape.per_layer):
-            own = dataclasses.asdict(layer)
-            sizes |= {f"{name} of layer {number}": value for name, value in own.items() if name != "reads"}
+            own, free = dataclasses.asdict(layer), {"reads", "mixer" if layer.kv_heads else "kv_heads"}
+            sizes |= {f"{name} of layer {number}": value for name, value in own.items() if name not in free}
     except LuvcError:
         raise
     except Exception as error:  # transformers and torch raise whatever a wrong type leads to

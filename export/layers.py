@@ -28,9 +28,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: [B, heads, S, Dh].
-        cos: [B, S, Dh / 2].
-        sin: [B, S, Dh / 2].
+        cos: [B, S, Dh / 2]; narrower where only the first part of a head is turned.
+        sin: As ``cos``.
     """
+    if (part := 2 * cos.shape[-1]) < x.shape[-1]:
+        return torch.cat([rotate(x[..., :part], cos, sin), x[..., part:]], -1)
     return torch.onnx.ops.rotary_embedding(x, cos.to(x.dtype), sin.to(x.dtype))
 
 

@@ -27,6 +27,7 @@ class Options:
         video: Give images as many frames as the family's videos have; a picture then fills all of them.
         unit_tolerance: Levels of a pixel up to which buckets take a unit for foretold by its neighbours.
         round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
+        strict: Refuse a quantised checkpoint whose weights back-ends would widen or round again.
         vocabulary: The tokens that the head has rows for; None for all.
         lora_slots: Products that adapters may be beside when the bundle answers; None for none.
         surgery: Operate on the traced graphs; without it they stay as the exporter's optimiser left them, to compare.
@@ -44,6 +45,7 @@ class Options:
     padding: bool = True
     unit_tolerance: int = 0
     round_activations: bool = False
+    strict: bool = False
     vocabulary: ChosenTokens | None = None
     lora_slots: SlotRequest | None = None
 

@@ -176,10 +176,8 @@ def _plain(value: Any) -> str:
 
 def _transformers(checkpoint: Checkpoint) -> Any:
     """The checkpoint's image processor, as transformers makes it."""
-    from transformers import AutoImageProcessor
-
     try:
-        made = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        made = checkpoint.family.image_processor(checkpoint.folder)
         for name in ("image_mean", "image_std"):
             _channels(getattr(made, name))
         if made.resample is not None and int(made.resample) not in range(len(_FILTERS)):

@@ -63,10 +63,16 @@ def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: i
     given += (
         [torch.arange(plan.encoder.computed_units, dtype=torch.int32).repeat(2, 1)] if plan.encoder.takes_units else []
     )
-    images = torch.export.Dim("images")
+    time = plan.encoder.time
+    images: Any = torch.export.Dim("images") if time is None else time.frames * torch.export.Dim("clips")
+    given = given if time is None else [part[:1].repeat(2 * time.frames, *[1] * (part.dim() - 1)) for part in given]
     outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
     inputs = list(graph_io.vision_inputs(plan))
-    return _trace(vision, tuple(given), ({0: images},) * len(given), inputs, outputs, marked)
+    model = _trace(vision, tuple(given), ({0: images},) * len(given), inputs, outputs, marked)
+    for value in [*model.graph.inputs, *model.graph.outputs] if time is not None else []:
+        assert value.shape is not None
+        value.shape[0] = ir.SymbolicDim("images")  # of whole clips, which no shape says
+    return model
 
 
 def trace_decoder(
@@ -181,6 +187,8 @@ def _name_dimensions(model: ir.Model, dynamic: list[dict[int, Any]]) -> None:
             symbol = str(value.shape[axis])  # type: ignore[index]
             if symbol.isidentifier():
                 names.setdefault(symbol, dim.__name__)
+    if not names:
+        return
     pattern = re.compile(r"\b(" + "|".join(names) + r")\b")
     for value in [*model.graph.inputs, *(out for node in model.graph for out in node.outputs)]:
         shape = value.shape

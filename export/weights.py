@@ -68,6 +68,9 @@ def skeleton(checkpoint: Checkpoint, dtype: str) -> Skeleton:
     names: dict[int, str] = {}
     for module_name, module in model.named_modules():
         for name in [name for name in module._buffers if name not in module._non_persistent_buffers_set]:
+            if not module._buffers[name].dtype.is_floating_point:  # how often a norm was trained, which nothing reads
+                module._buffers[name] = torch.zeros_like(module._buffers[name], device="cpu")
+                continue
             module.register_parameter(name, nn.Parameter(module._buffers.pop(name), requires_grad=False))
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             replaced.append(parameter)

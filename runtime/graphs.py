@@ -53,6 +53,14 @@ class Graphs:
         manifest, tokens = self.manifest, self.plan.vision_tokens
         if not len(images):
             return no_images(manifest, self.plan)
+        time = self.plan.encoder.time
+        if time is not None and len(images) % time.frames:
+            raise UsageError(
+                "frames of whole clips merge",
+                where="images",
+                got=f"{len(images)} images",
+                expected=f"a multiple of {time.frames}",
+            )
         empty = all_picture(len(images), self.plan.grid) if padding is None else padding
         chosen = units if self.plan.encoder.takes_units else empty if self.plan.encoder.reads_padding else None
         out = self.backend.vision(images) if chosen is None else self.backend.vision(images, chosen)

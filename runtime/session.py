@@ -35,6 +35,7 @@ from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.sharing.features import FeatureStore
 
 
 class Session:
@@ -49,6 +50,8 @@ class Session:
             take more memory, and a picture for another bucket waits less often.
         image_tokens: Most visual tokens that a picture may become before compression, of every question: the
             bundle's sizes of more are not used. None for no ceiling.
+        remember: Groups of images (pictures, or whole clips) of the last questions whose visual features are kept for
+            questions that show them again; 0 for none. Of ``generate`` alone.
         lora: Folders of peft adapters by name, for bundles with slots (``luvc_export.runtime.adapters``).
 
     Attributes:
@@ -57,7 +60,7 @@ class Session:
         adapters: What ``adapter=NAME`` may say; loaded and let go at any time.
 
     Raises:
-        UsageError: ``open_plans`` is below 1, or no image size is below ``image_tokens``.
+        UsageError: ``open_plans`` is below 1, ``remember`` below 0, or no image size is below ``image_tokens``.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Session:
         image_tokens: int | None = None,
         speculate: str | None = None,
         lora: Mapping[str, str | os.PathLike[str]] | None = None,
+        remember: int = 0,
     ) -> None:
         turns = PlanTurns(open_plans)
         self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
         self.default.turns = turns
+        self.default.store = FeatureStore(remember) if remember else None
         named = isinstance(backend, str)
         options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
         another = partial(LoadedPlan, self.bundle, backend, **options)

@@ -93,11 +93,6 @@ class State:
     next_order: int
     adapter: Adapter | None = None
 
-    @property
-    def visual_rows(self) -> tuple[int, ...]:
-        """Visual rows of each layer's cache; 0 where a layer has none."""
-        return tuple(max(0, rows - self.past_text) for rows in self.cache.lengths)
-
 
 @dataclass(frozen=True)
 class Step:

@@ -13,7 +13,7 @@ import luvc_export
 
 PAGE = Path(luvc_export.__file__).resolve().parents[1] / "docs" / "research.md"
 SECTIONS = {
-    title: re.findall(r"```(?:python|ini)\n(.*?)```", text, re.DOTALL)
+    title: re.findall(r"```(?:python|ini|diff)\n(.*?)```", text, re.DOTALL)
     for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.M)
 }
 

@@ -13,7 +13,13 @@ ROOT = Path(luvc_export.__file__).resolve().parents[1]
 ROOMS = ("luvc_export", "export", "engines", "runtime", "calibration")
 MOST = 15
 #: One file for each thing of a kind, found by its name.
-REGISTRIES = {"engines/targets", "export/compression/scores", "export/surgeon/passes", "luvc_export/cli/commands"}
+REGISTRIES = {
+    "engines/targets",
+    "export/compression/scores",
+    "export/families",
+    "export/surgeon/passes",
+    "luvc_export/cli/commands",
+}
 #: Every score, without importing them: they need torch.
 SCORES = {*EARLY_SCORES, *(path.stem for path in (ROOT / "export/compression/scores").glob("[a-z]*.py"))} - {"base"}
 #: Rooms that run plans of any score, installed ones too.

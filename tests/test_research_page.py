@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,35 @@ from luvc_export.export.compression import scores
 from luvc_export.export.surgeon import pass_list, run_passes
 from luvc_export.export.surgeon.graph import PLAN_KEY
 
+#: Run in a copy of the package with the page's switch: a plan by the option, its file, and what a prune keeps.
+TRIED = """
+import json, sys
+from pathlib import Path
+from typer.testing import CliRunner
+from luvc_export.cli import app
+from luvc_export.core.plan import Plan
+
+plan = Path(sys.argv[1]) / "plan.json"
+said = CliRunner().invoke(app, ["plan", "demo", "--plan", "even", "--keep-first", "3", "-o", str(plan)])
+assert said.exit_code == 0, said.output
+assert Plan.from_json(json.loads(plan.read_text())).llm.keep_first == 3
+refused = CliRunner().invoke(app, ["plan", "demo", "--plan", "even", "--keep-first", "999"])
+assert "smallest budget" in str(refused.exception), refused.output
+
+import test_scores_export as small
+import torch
+from flat_plans import replan
+
+inputs = small.feeds(1)
+kept = []
+for first in (0, 3):
+    decoder, shape = small.made(replan(small.pruning("random"), keep_first=first))
+    past = [torch.zeros(small.ROWS, shape.kv_heads, 0, shape.head_dim)] * (2 * decoder.plan.layers)
+    kept += decoder(*inputs.values(), past)[2]
+without, some = ([{0, 1, 2} <= {*row} for row in indices.flatten(0, 1).tolist()] for indices in kept)
+assert not any(without) and all(some), kept
+"""
+
 
 def negated_twice() -> onnx.ModelProto:
     text = "g (float[2] x) => (float[2] y) { a = Neg(x)  b = Neg(a)  y = Abs(b) }"
@@ -39,9 +72,26 @@ def test_the_page_has_these_blocks() -> None:
     assert {title: len(blocks) for title, blocks in SECTIONS.items()} == {
         "Compare scores on a live model": 1,
         "Add a score": 2,
+        "Add a switch of a plan": 1,
         "Add a pass": 2,
         "Add a target": 2,
     }
+
+
+@pytest.mark.slow
+def test_a_switch_of_a_plan_is_a_field_an_option_and_its_arithmetic(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PAGE.parents[1] / "luvc_export", tmp_path / "luvc_export", ignore=ignored)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(PAGE, tmp_path / "docs")
+    [diff] = SECTIONS["Add a switch of a plan"]
+    assert diff.count("+++ ") == 8
+    subprocess.run(["git", "apply", "-p0", "--unidiff-zero", "-"], input=diff, text=True, cwd=tmp_path, check=True)
+    tests = PAGE.parents[1] / "tests"
+    path = os.pathsep.join(map(str, (tmp_path, tests, tests / "calibration")))
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", TRIED, str(tmp_path)]
+    ran = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.slow

@@ -113,6 +113,9 @@ def drawn(name: str, number: int) -> tuple[Any, dict[str, Any]]:
     tied = draw.random() < 0.3
     config.tie_word_embeddings = text.tie_word_embeddings = tied
     changed["tie_word_embeddings"] = tied
+    put(text, "text", "conv_bias", draw.random() < 0.5)
+    put(text, "text", "conv_L_cache", draw.choice([2, 3, 4]))
+    put(config, "", "projector_use_layernorm", draw.random() < 0.5)
     return config, changed
 
 

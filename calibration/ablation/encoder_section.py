@@ -33,11 +33,11 @@ def measure(study: Study, split: str) -> list[Row]:
 def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows of each method by its name, the uncompressed one first in each."""
     none, *others = rows
-    found: dict[str, list[Row]] = {}
+    by_method: dict[str, list[Row]] = {}
     for row in others:
         where = "" if row.name.startswith("smaller") else f", {row.remark}"
-        found.setdefault(_SHARE.sub("", row.name) + where, [none]).append(row)
-    return found
+        by_method.setdefault(_SHARE.sub("", row.name) + where, [none]).append(row)
+    return by_method
 
 
 def at_time(curve: Sequence[Row], by: By, wanted: float) -> Interval | None:
@@ -54,7 +54,7 @@ def table(rows: Sequence[Row], by: By) -> list[str]:
     """Markdown: a row a method, a column a speed-up, the methods that keep most at the first one first."""
     whole = getattr(rows[0].times, by)
     cells = {name: [at_time(curve, by, whole / s) for s in SPEEDUPS] for name, curve in curves(rows).items()}
-    reached = {name: found for name, found in cells.items() if any(found)}
+    reached = {name: row for name, row in cells.items() if any(row)}
     order = sorted(
         reached, key=lambda name: [-1.0 if cell is None else cell.value for cell in cells[name]], reverse=True
     )
@@ -66,15 +66,15 @@ def table(rows: Sequence[Row], by: By) -> list[str]:
     ]
 
 
-def lines(found: dict[str, Any], level: str = "##") -> list[str]:
-    """The section's Markdown, from ``found["cheaper"]``; nothing where it was not measured."""
-    rows = found.get("cheaper")
+def lines(results: dict[str, Any], level: str = "##") -> list[str]:
+    """The section's Markdown, from ``results["cheaper"]``; nothing where it was not measured."""
+    rows = results.get("cheaper")
     if not rows:
         return []
-    said = ["| variant | where | retention | encoder ms | first token ms |", "|---|---|---|---|---|"]
+    markdown = ["| variant | where | retention | encoder ms | first token ms |", "|---|---|---|---|---|"]
     for row in rows:
         where = "before the processor" if row.name.startswith("smaller") else row.remark
-        said.append(
+        markdown.append(
             f"| {row.name} | {where} | {_cell(row.retention)} | {row.times.vision:.1f} | {row.times.ttft:.1f} |"
         )
     return [
@@ -82,7 +82,7 @@ def lines(found: dict[str, Any], level: str = "##") -> list[str]:
         "",
         f"Nothing is pruned in the LLM, unless the row says so; {rows[0].questions} questions.",
         "",
-        *said,
+        *markdown,
         "",
         f"{level}# At equal encoder time",
         "",

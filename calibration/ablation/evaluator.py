@@ -99,7 +99,7 @@ class PlanEvaluator:
 
     def _ready(self, plan: Plan) -> tuple[list[Asked], list[Shown]]:
         """Cases in tokens, and the images they show, each once."""
-        key = (plan.grid, plan.sharing.without_quota())
+        key = (plan.grid, plan.sharing.without_quota(), plan.encoder.time is None)
         if key not in self._asked:
             unit = self.checkpoint.family.unit_pixels(self.checkpoint.config)
             own = self.checkpoint.family.image_size(self.checkpoint.config)
@@ -110,8 +110,12 @@ class PlanEvaluator:
             for case, answer in zip(self.cases, self.answers, strict=True):
                 request = prepare(case, self.tokens, manifest, plan)
                 places = []
-                for pixels, padding in request.padded_images(plan):
-                    digest = hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest()
+                shown = list(request.padded_images(plan))
+                digests = [hashlib.sha256(pixels.tobytes() + padding.tobytes()).digest() for pixels, padding in shown]
+                if plan.encoder.time is not None:  # what a frame becomes depends on its clip, which stays together
+                    clip = b"".join(digests)
+                    digests = [clip + bytes(str(place), "ascii") for place in range(len(shown))]
+                for (pixels, padding), digest in zip(shown, digests, strict=True):
                     number = numbers.setdefault(digest, len(images))
                     if number == len(images):
                         images.append((pixels, padding))
@@ -161,9 +165,10 @@ class PlanEvaluator:
         key = (plan.encoder, plan.sharing.without_quota())
         if key not in self._seen:
             images = self._ready(plan)[1]
-            parts = []
-            for first in range(0, len(images), _PICTURES):
-                pixels, padding = (np.stack(part) for part in zip(*images[first : first + _PICTURES], strict=True))
+            parts, size = [], plan.sharing.images
+            some = max(size, _PICTURES // size * size)  # whole clips
+            for first in range(0, len(images), some):
+                pixels, padding = (np.stack(part) for part in zip(*images[first : first + some], strict=True))
                 embeds, positions, merged = calls.vision(pixels, padding if plan.encoder.reads_padding else None)
                 void = padding_tokens(padding, merged, plan.vision_tokens)
                 parts.append(VisualFeatures(embeds, positions, padding=void))

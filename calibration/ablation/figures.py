@@ -7,10 +7,10 @@ from typing import Any
 from luvc_export.calibration.parity.plots import canvas, png
 
 
-def horizon(found: dict[str, Any]) -> bytes:
+def horizon(results: dict[str, Any]) -> bytes:
     """Accuracy by the layer before which all visual tokens go, for all questions and for each kind."""
     figure, axes = canvas(8.6, 4.2)
-    rows = found["horizon"]
+    rows = results["horizon"]
     layers = list(range(len(rows)))
     for number, kind in enumerate(rows[0].kinds):
         style = ("-", "--", ":")[number // 10 % 3]
@@ -26,11 +26,11 @@ def horizon(found: dict[str, Any]) -> bytes:
     return png(figure)
 
 
-def curve(found: dict[str, Any], by: str) -> bytes:
+def curve(results: dict[str, Any], by: str) -> bytes:
     """Accuracy of each method against mean tokens a layer (``tokens``) or time to first token (``time``)."""
     figure, axes = canvas(6.4, 4.0)
-    none = found["curve"]["downsampling"][0]
-    for name, rows in found["curve"].items():
+    none = results["curve"]["downsampling"][0]
+    for name, rows in results["curve"].items():
         points = sorted([*rows, none], key=lambda row: _place(row, by)) if name != "downsampling" else rows
         accuracy = [row.accuracy for row in points]
         error = [[a.value - a.low for a in accuracy], [a.high - a.value for a in accuracy]]

@@ -57,26 +57,31 @@ def rows(scorer: str = "") -> dict[str, Method]:
 
 def methods(shapes: Shapes, text: int, speedup: float, frozen: tuple[int, ...], scorer: str = "") -> list[Variant]:
     """Every score and random tokens, with ``frozen`` layers and without, and a smaller picture, at equal FLOPs."""
-    found = []
+    equal_flops = []
     for label, still in (("frozen", frozen), ("not frozen", ())) if frozen else (("not frozen", ()),):
         for name, method in rows(scorer).items():
             plan = at_speedup(shapes, text, speedup, still, method)
-            found.append(Variant(f"{name}, {label}", (plan,), f"{plan.keep[0]} tokens"))
+            equal_flops.append(Variant(f"{name}, {label}", (plan,), f"{plan.keep[0]} tokens"))
         plan = at_speedup(shapes, text, speedup, still)
-        found.append(Variant(f"random, {label}", variants.random(plan), f"{plan.keep[0]} tokens, mean of 3 seeds"))
+        equal_flops.append(
+            Variant(f"random, {label}", variants.random(plan), f"{plan.keep[0]} tokens, mean of 3 seeds")
+        )
     whole = cost(shapes.none(), shapes.llm, text).flops
     sizes = (variants.smaller(shapes, tokens) for tokens in range(shapes.units, 0, -1))
     small = next((plan for plan in sizes if whole / cost(plan, shapes.llm, text).flops >= speedup), None)
     if small is not None:
-        found.append(Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units"))
-    return found
+        equal_flops.append(Variant("downsampling", (small,), f"{small.grid[0]}x{small.grid[1]} units"))
+    return equal_flops
 
 
 def smaller(shapes: Shapes) -> list[Variant]:
     """The uncompressed model, and on smaller pictures."""
     sizes = dict.fromkeys(variants.smaller(shapes, share * shapes.units) for share in SIZES)
-    found = [Variant("uncompressed", (shapes.none(),))]
-    return [*found, *(Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in sizes)]
+    uncompressed = [Variant("uncompressed", (shapes.none(),))]
+    return [
+        *uncompressed,
+        *(Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in sizes),
+    ]
 
 
 def beside(time: float, down: Sequence[Any]) -> float | None:

@@ -106,8 +106,8 @@ def ablate(
     )
     about |= {"scorer": scorer} if scorer else {}
     study = Study(engines, shapes, store, text, progress, scorer)
-    found = {**run(study), "cheaper": encoder_section.measure(study, "side")}
-    data: dict[str, Any] = {"about": about, **plain(found)}
+    results = {**run(study), "cheaper": encoder_section.measure(study, "side")}
+    data: dict[str, Any] = {"about": about, **plain(results)}
     make_folder(output)
     write_whole(output / FIGURES, dumps(data) + "\n")
     write_pages(output)
@@ -125,8 +125,8 @@ def write_pages(folder: Path) -> None:
     if not file.is_file():
         raise UsageError("no figures to write a page from", where=str(file), fix="luvc-export ablate -o FOLDER")
     data = read_json(file, 2**28, UsageError, "the file of figures")
-    about, found = data.pop("about"), from_plain(data)
-    write_whole(folder / "ablation.md", tables.page(found, about))
-    write_whole(folder / "ablation-horizon.png", figures.horizon(found))
-    write_whole(folder / "ablation-budget.png", figures.curve(found, "tokens"))
-    write_whole(folder / "ablation-time.png", figures.curve(found, "time"))
+    about, results = data.pop("about"), from_plain(data)
+    write_whole(folder / "ablation.md", tables.page(results, about))
+    write_whole(folder / "ablation-horizon.png", figures.horizon(results))
+    write_whole(folder / "ablation-budget.png", figures.curve(results, "tokens"))
+    write_whole(folder / "ablation-time.png", figures.curve(results, "time"))

@@ -72,12 +72,12 @@ class Study:
         full = np.asarray(self._right(split, self.shapes.none()), dtype=np.float64)
         pictures = [case.picture for case in engine.cases]
         kinds = np.array([case.kind for case in engine.cases])
-        found = []
+        rows = []
         for number, variant in enumerate(some):
             self.progress(stage, number / len(some))
             right = np.mean([self._right(split, plan) for plan in variant.plans], axis=0)
             plan = variant.plans[0]
-            found.append(
+            rows.append(
                 Row(
                     variant.name,
                     variant.remark,
@@ -93,16 +93,16 @@ class Study:
                 )
             )
         self.progress(stage, 1.0)
-        return found
+        return rows
 
     def timed(self, rows: list[Row], some: Sequence[Variant]) -> list[Row]:
         """The rows with measured times, taken together in turns."""
         plans = [variant.plans[0] for variant in some]
         key = ["times", self.text, [plan_key(plan) for plan in plans]]
-        found = self.store.of(
+        measured = self.store.of(
             key, lambda: [list(t) for t in timing.measure(self.engines["search"], plans, text=self.text)]
         )
-        return [replace(row, times=timing.Times(*times)) for row, times in zip(rows, found, strict=True)]
+        return [replace(row, times=timing.Times(*times)) for row, times in zip(rows, measured, strict=True)]
 
     def _right(self, split: str, plan: Plan) -> list[bool]:
         engine = self.engines[split]
@@ -122,30 +122,30 @@ def run(study: Study) -> dict[str, Any]:
     half = variants.halved(shapes, text)
     even = variants.shapes_of_schedule(shapes, text)[0]
     none = Variant("uncompressed", (shapes.none(),))
-    found: dict[str, Any] = {"text": text, "grid": shapes.grid, "half": list(half.keep), "even": list(even.keep)}
-    found["search"], tuned = _search(study, half, "staged")
-    found["search_even"], tuned_even = _search(study, even, "even")
-    found["schedules"], best = _schedules(study, tuned, tuned_even)
-    found["chosen"] = {"staged": _settings(tuned), "even": _settings(tuned_even), "best": best.name}
-    found["horizon"] = study.rows("horizon", variants.horizon(shapes), "side") + study.rows("horizon", [none], "side")
+    results: dict[str, Any] = {"text": text, "grid": shapes.grid, "half": list(half.keep), "even": list(even.keep)}
+    results["search"], tuned = _search(study, half, "staged")
+    results["search_even"], tuned_even = _search(study, even, "even")
+    results["schedules"], best = _schedules(study, tuned, tuned_even)
+    results["chosen"] = {"staged": _settings(tuned), "even": _settings(tuned_even), "best": best.name}
+    results["horizon"] = study.rows("horizon", variants.horizon(shapes), "side") + study.rows("horizon", [none], "side")
     main = [none, *variants.methods(half, tuned, scorer=study.scorer)]
     smaller = variants.smaller(shapes, mean_tokens(half))
     main.append(Variant("downsampling, equal tokens", (smaller,), f"{smaller.grid[0]}x{smaller.grid[1]} units"))
-    found["main"] = study.timed(study.rows("half the prefill FLOPs", main), main)
+    results["main"] = study.timed(study.rows("half the prefill FLOPs", main), main)
     before = variants.methods(even, tuned_even, scorer=study.scorer)
-    found["one_shot"] = study.timed(study.rows("even, half the prefill FLOPs", before), before)
-    found["encoder"] = {
+    results["one_shot"] = study.timed(study.rows("even, half the prefill FLOPs", before), before)
+    results["encoder"] = {
         f"{share:g}": study.rows(f"encoder, {share:g} of the units", variants.encoder_merges(shapes, share), "side")
         for share in (0.75, 0.5)
     }
     only = shapes.none().changed(last_layer="kv_only")
     drop = shapes.none().changed(keep=(*shapes.none().keep[:-1], 0), last_layer="drop")
     last = [Variant("full", (shapes.none(),)), Variant("kv_only", (only,)), Variant("drop", (drop,))]
-    found["last_layer"] = study.timed(study.rows("last layer", last), last)
-    found["defaults"] = _defaults(study, tuned, tuned_even, best)
-    found["curve"] = _curve(study, tuned, tuned_even)
-    found["past"] = past.section(study, study.scorer)
-    return found
+    results["last_layer"] = study.timed(study.rows("last layer", last), last)
+    results["defaults"] = _defaults(study, tuned, tuned_even, best)
+    results["curve"] = _curve(study, tuned, tuned_even)
+    results["past"] = past.section(study, study.scorer)
+    return results
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -202,23 +202,23 @@ def _defaults(study: Study, tuned: Plan, tuned_even: Plan, best: Variant) -> lis
 
 def _curve(study: Study, tuned: Plan, tuned_even: Plan) -> dict[str, list[Row]]:
     """Accuracy and times of the main methods at several budgets, downsampling at several sizes."""
-    found: dict[str, list[Row]] = {name: [] for name in CURVE}
+    curves: dict[str, list[Row]] = {name: [] for name in CURVE}
     for speedup in variants.SPEEDUPS:
         plan = variants.halved(study.shapes, study.text, speedup)
         some = [variant for variant in variants.methods(plan, tuned) if variant.name in CURVE]
         for row in study.timed(study.rows(f"curve, {speedup:g}x", some, "side"), some):
-            found[row.name].append(row)
+            curves[row.name].append(row)
     evens = [
         variants.shaped(study.shapes, study.text, [1.0] * study.shapes.llm.layers, "even", s) for s in variants.SPEEDUPS
     ]
     some = [variants.methods(plan, tuned_even)[1] for plan in evens]
-    found["SPU, settings searched, even"] = study.timed(study.rows("curve, even", some, "side"), some)
+    curves["SPU, settings searched, even"] = study.timed(study.rows("curve, even", some, "side"), some)
     shares = (0.8, 0.6, 0.45, 0.3)
     sizes = [variants.smaller(study.shapes, share * study.shapes.units) for share in shares]
     some = [Variant("uncompressed", (study.shapes.none(),))]
     some += [Variant("downsampling", (plan,), f"{plan.grid[0]}x{plan.grid[1]} units") for plan in dict.fromkeys(sizes)]
-    found["downsampling"] = study.timed(study.rows("curve, downsampling", some, "side"), some)
-    return found
+    curves["downsampling"] = study.timed(study.rows("curve, downsampling", some, "side"), some)
+    return curves
 
 
 def plain(value: Any) -> Any:

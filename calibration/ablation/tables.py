@@ -12,9 +12,9 @@ from luvc_export.calibration.ablation.study import Row
 from luvc_export.calibration.intervals import Interval
 
 
-def page(found: dict[str, Any], about: dict[str, Any]) -> str:
+def page(results: dict[str, Any], about: dict[str, Any]) -> str:
     """The whole document; every number in it was measured by the run that writes it."""
-    none = found["main"][0]
+    none = results["main"][0]
     lines = ["# What to prune: measurements", ""]
     lines += [
         f"Written by `{about['command']}`. Do not edit: run it again.",
@@ -24,11 +24,11 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         f"sections that say so; {about['search_count']} on the split where settings were searched ({about['search']}). "
         "Retention is accuracy by the uncompressed model's on the same questions; intervals are 95 %, clustered by "
         "picture. Times are processor milliseconds of one thread of the compressed torch model, one picture, "
-        f"{found['text']} text tokens, median. KV bytes count 16-bit elements.",
+        f"{results['text']} text tokens, median. KV bytes count 16-bit elements.",
         "",
-        f"Uncompressed: accuracy {_interval(none.accuracy)}, {found['grid'][0]}x{found['grid'][1]} visual tokens.",
+        f"Uncompressed: accuracy {_interval(none.accuracy)}, {results['grid'][0]}x{results['grid'][1]} visual tokens.",
         "",
-        *_conclusions(found),
+        *_conclusions(results),
         "What the task can tell: its pictures are digits on a plain ground, so tokens unlike their neighbours hold the "
         "answer, which favours scores of what a low-pass removes; a photograph may differ. How late the model looks is "
         "where its training put it. The model saw one scale in "
@@ -36,66 +36,66 @@ def page(found: dict[str, Any], about: dict[str, Any]) -> str:
         "",
         "## Horizon",
         "",
-        f"Accuracy when every visual token goes before layer l ({found['horizon'][0].questions} questions): how late "
+        f"Accuracy when every visual token goes before layer l ({results['horizon'][0].questions} questions): how late "
         "the model still looks. Where it is flat, no pruning can be told from another.",
         "",
         "![horizon](ablation-horizon.png)",
         "",
-        _simple(found["horizon"], "gone before layer"),
+        _simple(results["horizon"], "gone before layer"),
         "## Half the LLM's prefill FLOPs, equal budgets",
         "",
-        f"No merging in the encoder; visual tokens by layer {' '.join(map(str, found['half']))}.",
+        f"No merging in the encoder; visual tokens by layer {' '.join(map(str, results['half']))}.",
         "",
-        _full(found["main"]),
+        _full(results["main"]),
         "### By type of question",
         "",
-        _kinds(found["main"]),
+        _kinds(results["main"]),
         "### At equal measured time to first token",
         "",
         "Accuracy of each method where its curve meets the time that SPU with searched settings takes (linear between "
         "measured points), and retention against the same questions uncompressed.",
         "",
-        _equal_time(found),
+        _equal_time(results),
         "![accuracy against time](ablation-time.png)",
         "",
         "![accuracy against budget](ablation-budget.png)",
         "",
         "## The same FLOPs, evenly",
         "",
-        f"As many tokens in every layer, chosen once before the first, {' '.join(map(str, found['even']))}, as "
+        f"As many tokens in every layer, chosen once before the first, {' '.join(map(str, results['even']))}, as "
         "host-side pruning does (dart is what the vendor's edge toolkit ships). v2drop and fastv need a layer before.",
         "",
-        _full(found["one_shot"]),
+        _full(results["one_shot"]),
         "### By type of question",
         "",
-        _kinds(found["one_shot"]),
+        _kinds(results["one_shot"]),
         "## Merging in the encoder (OIM)",
         "",
         "Nothing is pruned in the LLM. Random, stride, dart, pyramiddrop and merge stand before the LLM's first layer.",
         "",
     ]
-    for share, rows in found["encoder"].items():
+    for share, rows in results["encoder"].items():
         lines += [f"### About {share} of the units", "", _simple(rows, "method")]
-    lines += encoder_section.lines(found)
-    lines += ["## Last layer", "", _full(found["last_layer"]), "## Default plans", ""]
+    lines += encoder_section.lines(results)
+    lines += ["## Last layer", "", _full(results["last_layer"]), "## Default plans", ""]
     lines += [
         "OIM to three quarters of the units, then the schedule.",
         "",
-        _full(found["defaults"]),
+        _full(results["defaults"]),
     ]
-    lines += _past(found["past"]) if "past" in found else []
+    lines += _past(results["past"]) if "past" in results else []
     lines += [
         "## Search",
         "",
         "On the search split alone. Where along the depth the tokens are, at half the prefill FLOPs; visual tokens by "
         "layer in brackets. The best one is measured on the reported split above.",
         "",
-        _simple(sorted(found["schedules"], key=lambda row: -row.accuracy.value), "schedule and method"),
+        _simple(sorted(results["schedules"], key=lambda row: -row.accuracy.value), "schedule and method"),
     ]
     for key, name in (("search", "staged"), ("search_even", "even")):
-        chosen = ", ".join(f"{part} {value}" for part, value in found["chosen"][name].items())
+        chosen = ", ".join(f"{part} {value}" for part, value in results["chosen"][name].items())
         lines += [f"### Settings of the spectrum, {name}", "", f"Chosen: {chosen}.", ""]
-        lines.append(_simple(sorted(found[key], key=lambda row: -row.accuracy.value), "setting"))
+        lines.append(_simple(sorted(results[key], key=lambda row: -row.accuracy.value), "setting"))
     return "\n".join(lines)
 
 
@@ -122,16 +122,16 @@ def _past(parts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _conclusions(found: dict[str, Any]) -> list[str]:
+def _conclusions(results: dict[str, Any]) -> list[str]:
     """Sentences that follow from the rows alone."""
-    rows = found["main"][1:]
+    rows = results["main"][1:]
     best = max(rows, key=lambda row: row.retention.value)
     by_name = {row.name: row for row in rows}
     spu, literal, random = by_name["SPU, settings searched"], by_name["SPU, the abstract's reading"], by_name["random"]
-    default = found["defaults"][0]
-    evenly = max(found["one_shot"], key=lambda row: row.retention.value)
+    default = results["defaults"][0]
+    evenly = max(results["one_shot"], key=lambda row: row.retention.value)
     goal = [row.name for row in rows if row.retention.value >= 0.99]
-    goal += [f"{row.name}, evenly" for row in found["one_shot"] if row.retention.value >= 0.99]
+    goal += [f"{row.name}, evenly" for row in results["one_shot"] if row.retention.value >= 0.99]
     reached = f"99 % retention is reached by: {'; '.join(goal)}." if goal else "No method reaches 99 % retention there."
     return [
         "## In short",
@@ -200,9 +200,9 @@ def _kinds(rows: Sequence[Row]) -> str:
     return _markdown(("method", *kinds), [(row.name, *(f"{row.kinds[kind]:.2f}" for kind in kinds)) for row in rows])
 
 
-def equal_time(found: dict[str, Any]) -> tuple[float, dict[str, float]]:
+def equal_time(results: dict[str, Any]) -> tuple[float, dict[str, float]]:
     """Time of SPU at half the FLOPs, and each method's interpolated accuracy at it; nan where it cannot be reached."""
-    curve = found["curve"]
+    curve = results["curve"]
     wanted = curve["SPU, settings searched"][1].times.ttft
     none = curve["downsampling"][0]
     accuracies = {}
@@ -214,9 +214,9 @@ def equal_time(found: dict[str, Any]) -> tuple[float, dict[str, float]]:
     return wanted, accuracies
 
 
-def _equal_time(found: dict[str, Any]) -> str:
-    wanted, accuracies = equal_time(found)
-    none = found["curve"]["downsampling"][0].accuracy.value
+def _equal_time(results: dict[str, Any]) -> str:
+    wanted, accuracies = equal_time(results)
+    none = results["curve"]["downsampling"][0].accuracy.value
     rows = [
         (name, f"{wanted:.1f}", *(("not reached", "") if np.isnan(value) else (f"{value:.3f}", f"{value / none:.3f}")))
         for name, value in sorted(accuracies.items(), key=lambda item: -item[1])

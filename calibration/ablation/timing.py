@@ -55,11 +55,11 @@ def measure(engine: PlanEvaluator, plans: Sequence[Plan], rounds: int = 9, text:
                     times.append((1000 * (middle - begin), 1000 * (end - middle)))
     finally:
         torch.set_num_threads(threads)
-    found = []
+    medians = []
     for times in taken:
         vision, prefill = (float(np.median(part)) for part in zip(*times, strict=True))
-        found.append(Times(vision, prefill, float(np.median([a + b for a, b in times]))))
-    return found
+        medians.append(Times(vision, prefill, float(np.median([a + b for a, b in times]))))
+    return medians
 
 
 def _ready(engine: PlanEvaluator, calls: TorchCalls, asked: Any, text: int) -> tuple[Any, Any, Any]:

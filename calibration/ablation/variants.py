@@ -60,11 +60,11 @@ class Shapes:
 
 def horizon(shapes: Shapes) -> list[Variant]:
     """All visual tokens go before layer l."""
-    found = []
+    variants = []
     for layer in range(shapes.llm.layers):
         keep = (shapes.units,) * layer + (0,) * (shapes.llm.layers - layer)
-        found.append(Variant(str(layer), (shapes.plan(keep, "horizon"),)))
-    return found
+        variants.append(Variant(str(layer), (shapes.plan(keep, "horizon"),)))
+    return variants
 
 
 def readings(plan: Plan) -> Iterator[Variant]:
@@ -73,8 +73,8 @@ def readings(plan: Plan) -> Iterator[Variant]:
     for score in ("low", "residual", "ratio"):
         for axis, spectrum in ways:
             for rho in RHOS:
-                made = plan.changed(method=scores.method(score, rho=rho), axis=axis, spectrum=spectrum)
-                yield Variant(f"{score}, {axis} {spectrum}, rho {rho:g}", (made,))
+                reading = plan.changed(method=scores.method(score, rho=rho), axis=axis, spectrum=spectrum)
+                yield Variant(f"{score}, {axis} {spectrum}, rho {rho:g}", (reading,))
 
 
 def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "") -> list[Variant]:
@@ -87,7 +87,7 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "")
         scorer: Hash of a learned scorer, to be one of them.
     """
     best = plan.changed(**filter_of(scores.described(tuned)))
-    found = [
+    variants = [
         Variant(
             "SPU, the abstract's reading",
             (plan.changed(**LITERAL),),
@@ -103,10 +103,10 @@ def methods(plan: Plan, tuned: Plan, skip: Sequence[str] = (), scorer: str = "")
         for name in (*SCORES, *installed)
         if name not in skip and not (early and scores.find(name).needs_layer_before)
     ]
-    found += [Variant(name, (plan.changed(method=scores.method(name)),)) for name in usable]
+    variants += [Variant(name, (plan.changed(method=scores.method(name)),)) for name in usable]
     if scorer:
-        found.append(Variant("learned", (plan.changed(method=scores.method("learned", scorer=scorer)),)))
-    return [*found, Variant("merge", (merged(plan),), "ours: merging inside the LLM")]
+        variants.append(Variant("learned", (plan.changed(method=scores.method("learned", scorer=scorer)),)))
+    return [*variants, Variant("merge", (merged(plan),), "ours: merging inside the LLM")]
 
 
 def random(plan: Plan) -> tuple[Plan, ...]:
@@ -193,15 +193,15 @@ def encoder_merges(shapes: Shapes, share: float) -> list[Variant]:
         encoder = EncoderPlan(shapes.grid, merges, **switches)  # type: ignore[arg-type]
         return Variant(name, (encoded(shapes, encoder, "merge only"),), remark)
 
-    found = [after(last, "OIM, mean", f"after block {blocks[-1]}")]
-    count = found[0].plans[0].vision_tokens
-    found.append(after(last, "OIM, max", f"after block {blocks[-1]}", merge_mode="max"))
-    found.append(after(last, "OIM, several positions", f"after block {blocks[-1]}", positions="multi"))
+    variants = [after(last, "OIM, mean", f"after block {blocks[-1]}")]
+    count = variants[0].plans[0].vision_tokens
+    variants.append(after(last, "OIM, max", f"after block {blocks[-1]}", merge_mode="max"))
+    variants.append(after(last, "OIM, several positions", f"after block {blocks[-1]}", positions="multi"))
     if spread != last:
-        found.append(after(spread, "OIM, spread", f"after blocks {', '.join(str(m.block) for m in spread)}"))
+        variants.append(after(spread, "OIM, spread", f"after blocks {', '.join(str(m.block) for m in spread)}"))
     if len(shapes.encoder.full_attention) > 1:
         early = place_merges(shapes.grid, share, shapes.encoder, shapes.encoder.full_attention[:1])
-        found.append(after(early, "OIM, early", f"after block {shapes.encoder.full_attention[0]}"))
+        variants.append(after(early, "OIM, early", f"after block {shapes.encoder.full_attention[0]}"))
     shot = one_shot(shapes, count)
-    found += methods(shot, shot.changed(method=scores.method(rho=0.5)), skip=("v2drop", "fastv", "norm"))[2:]
-    return [*found, Variant("downsampling", (smaller(shapes, count),), "bicubic, before the processor")]
+    variants += methods(shot, shot.changed(method=scores.method(rho=0.5)), skip=("v2drop", "fastv", "norm"))[2:]
+    return [*variants, Variant("downsampling", (smaller(shapes, count),), "bicubic, before the processor")]

@@ -17,16 +17,16 @@ _AXIS = {
 _CURVES = (("prefill_ms", "prefill", "o"), ("ttft_ms", "time to first token, images included", "s"))
 
 
-def curve(found: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machine: Machine) -> bytes:
+def curve(points: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machine: Machine) -> bytes:
     """PNG: time over tokens with quartiles, and what the arithmetic alone would take at the machine's matrix rate.
 
     Raises:
         MachineError: matplotlib is not installed.
     """
     drawn, axes = canvas(7.2, 4.2)
-    tokens = [point.tokens for point in found]
+    tokens = [point.tokens for point in points]
     for metric, name, marker in _CURVES:
-        both = [pair for pair in zip(found, timed, strict=True) if metric == "prefill_ms" or pair[0].case.images]
+        both = [pair for pair in zip(points, timed, strict=True) if metric == "prefill_ms" or pair[0].case.images]
         stats = [one.stat(metric) for _, one in both]
         middle = [stat.median for stat in stats]
         error = [[s.median - s.low for s in stats], [s.high - s.median for s in stats]]
@@ -35,7 +35,7 @@ def curve(found: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machi
     limit = [1000 * one.facts.prefill_flops / machine.flops for one in timed]
     axes.plot(tokens, limit, "k--", linewidth=1, label="prefill at the measured matrix rate")
     if kind == "budget":
-        for point, one in zip(found, timed, strict=True):
+        for point, one in zip(points, timed, strict=True):
             point_at = (point.tokens, one.stat("ttft_ms").median)
             axes.annotate(one.facts.plan, point_at, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.set(xlabel=_AXIS[kind], ylabel="milliseconds")
@@ -46,25 +46,25 @@ def curve(found: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machi
     return png(drawn)
 
 
-def page(found: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machine: Machine) -> str:
+def page(points: Sequence[Point], timed: Sequence[Timed], kind: SweepAxis, machine: Machine) -> str:
     """HTML with the curve and every figure in it.
 
     Raises:
         MachineError: matplotlib is not installed.
     """
     rows = []
-    for point, one in zip(found, timed, strict=True):
+    for point, one in zip(points, timed, strict=True):
         cells = [one.facts.label, f"{point.tokens:.0f}"]
         for metric in ("vision_ms", "prefill_ms", "ttft_ms", "tokens_per_s"):
             stat = one.stat(metric)
             cells.append(f"{stat.median:.4g} ({stat.low:.4g} to {stat.high:.4g})")
         rows.append((*cells, f"{one.facts.kv_mib:.3g}"))
     heads = ("case", "tokens a layer", "vision ms", "prefill ms", "first token ms", "tokens/s", "KV MiB")
-    growing = f"Prefill grows as tokens to the power {growth(found, timed):.2f}."
+    growing = f"Prefill grows as tokens to the power {growth(points, timed):.2f}."
     measured = (
         f"This machine: {machine.flops / 1e9:.0f} GFLOP/s in an fp32 matrix product, {machine.bandwidth / 1e9:.1f} GB/s"
         f" read, {machine.threads} threads. Medians, quartiles in brackets."
     )
     body = [f"<h1>Sweep over {'budgets' if kind == 'budget' else 'tokens'}</h1>", f"<p>{measured}</p>"]
-    body += [figure(curve(found, timed, kind, machine), growing), table(heads, rows)]
+    body += [figure(curve(points, timed, kind, machine), growing), table(heads, rows)]
     return document("Bench", body)

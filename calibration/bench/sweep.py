@@ -50,13 +50,13 @@ def points(case: BenchCase, kind: SweepAxis) -> list[Point]:
         images = [count for count in _IMAGES if count * chosen.units + texts[0] <= manifest.decoder.context]
         shapes = [(0, text) for text in texts] + [(count, texts[0]) for count in images]
         cases = [replace(case, images=i, text=t, label=f"{i} images, {t} text tokens") for i, t in shapes]
-    found = []
+    swept = []
     for one in cases:
         keep = plans[one.plan or manifest.default_plan].keep
-        found.append(Point(one, one.text + one.images * sum(keep) / len(keep)))
-    return sorted(found, key=lambda point: point.tokens)
+        swept.append(Point(one, one.text + one.images * sum(keep) / len(keep)))
+    return sorted(swept, key=lambda point: point.tokens)
 
 
-def growth(found: Sequence[Point], timed: Sequence[Timed]) -> float:
+def growth(swept: Sequence[Point], timed: Sequence[Timed]) -> float:
     """Exponent of prefill time over tokens a layer: 1 is linear, 2 quadratic."""
-    return exponent([point.tokens for point in found], [one.stat("prefill_ms").median for one in timed])
+    return exponent([point.tokens for point in swept], [one.stat("prefill_ms").median for one in timed])

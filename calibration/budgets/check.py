@@ -42,12 +42,16 @@ class Against:
         """In words."""
         if self.ratio <= 1:
             return f"the search found nothing cheaper than {self.name} at its agreement"
-        said = f"{self.ratio:.2f}x fewer prefill FLOPs than {self.name}; agreement {100 * self.gap.value:+.2f} points"
-        said += f" ({100 * self.gap.low:+.2f} to {100 * self.gap.high:+.2f})"
+        comparison = (
+            f"{self.ratio:.2f}x fewer prefill FLOPs than {self.name}; agreement {100 * self.gap.value:+.2f} points"
+        )
+        comparison += f" ({100 * self.gap.low:+.2f} to {100 * self.gap.high:+.2f})"
         if self.beats:
-            return f"beats it: {said}"
+            return f"beats it: {comparison}"
         return (
-            f"does not beat it: {said}" if self.gap.high < 0 else f"not shown to beat it, cheaper but undecided: {said}"
+            f"does not beat it: {comparison}"
+            if self.gap.high < 0
+            else f"not shown to beat it, cheaper but undecided: {comparison}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -20,12 +20,12 @@ def agreement(agrees: Bools, clusters: Sequence[int]) -> Interval:
     pictures. But it proves no less than the same answers with one disagreement more, so the better bound of the two
     is taken.
     """
-    found = intervals.accuracy(np.asarray(agrees, dtype=np.float64), clusters)
+    interval = intervals.accuracy(np.asarray(agrees, dtype=np.float64), clusters)
     if len(agrees) and all(agrees):
         one = np.ones(len(agrees))
         one[0] = 0.0
-        return Interval(1.0, max(found.low, intervals.accuracy(one, clusters).low), 1.0)
-    return found
+        return Interval(1.0, max(interval.low, intervals.accuracy(one, clusters).low), 1.0)
+    return interval
 
 
 def at_best(agrees: Bools, clusters: Sequence[int]) -> float:

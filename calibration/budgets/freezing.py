@@ -22,14 +22,15 @@ class Frozen:
     divergence: float
 
 
-def moved(uncompressed: Sequence[Tensor], said: Sequence[Tensor]) -> float:
+def moved(uncompressed: Sequence[Tensor], predictions: Sequence[Tensor]) -> float:
     """KL divergence of predictions from the uncompressed ones, nats a token, mean over the tokens of all questions.
 
     Args:
-        uncompressed: Log probabilities fp32 [tokens, vocabulary] of each question; there may be more than of ``said``.
-        said: The same under a plan.
+        uncompressed: Log probabilities fp32 [tokens, vocabulary] of each question; there may be more than
+            of ``predictions``.
+        predictions: The same under a plan.
     """
-    each = [(p.exp() * (p - q)).sum(-1) for p, q in zip(uncompressed, said, strict=False)]
+    each = [(p.exp() * (p - q)).sum(-1) for p, q in zip(uncompressed, predictions, strict=False)]
     return float(torch.cat(each).mean())
 
 
@@ -50,16 +51,16 @@ def order(
         every: Layers that one measurement of the rest decides.
         progress: Told (stage, fraction).
     """
-    found: list[Frozen] = []
+    ranked: list[Frozen] = []
     left = sorted(layers)
     while left:
-        taken = [item.layer for item in found]
+        taken = [item.layer for item in ranked]
         progress("layers to freeze", len(taken) / (len(taken) + len(left)))
         apart = {layer: divergence(tuple(sorted((*taken, layer)))) for layer in left}
         for layer in sorted(left, key=lambda layer: (apart[layer], -layer))[:every]:
             taken.append(layer)
             left.remove(layer)
             together = apart[layer] if every == 1 else divergence(tuple(sorted(taken)))
-            found.append(Frozen(layer, together))
+            ranked.append(Frozen(layer, together))
     progress("layers to freeze", 1.0)
-    return found
+    return ranked

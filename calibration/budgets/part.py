@@ -104,6 +104,6 @@ def _answers(
     runner = runners.open_torch(checkpoint, none, image, model=model)
     for first in range(0, len(left), _BATCH):
         some = left[first : first + _BATCH]
-        for index, said in zip(some, runner.answer([cases[i] for i in some], data.longest), strict=True):
-            answers[index] = list(said.tokens)
+        for index, answer in zip(some, runner.answer([cases[i] for i in some], data.longest), strict=True):
+            answers[index] = list(answer.tokens)
     return answers

@@ -26,16 +26,16 @@ def write(result: SearchResult, folder: Path, command: str) -> list[Path]:
         MachineError: matplotlib is not installed.
     """
     drawn = {"budgets-horizon.png": report.horizon(result)} if result.horizon.curve else {}
-    made = {
+    files = {
         **drawn,
         "budgets-frontier.png": report.frontier(result),
         "budgets.json": (dumps({"command": command, **result.to_json()}) + "\n").encode(),
         "budgets.md": page(result, command).encode(),
     }
     make_folder(folder)
-    for name, content in made.items():
+    for name, content in files.items():
         write_whole(folder / name, content)
-    return [folder / name for name in made]
+    return [folder / name for name in files]
 
 
 def page(result: SearchResult, command: str) -> str:
@@ -90,16 +90,16 @@ def page(result: SearchResult, command: str) -> str:
 def summary(result: SearchResult) -> list[str]:
     """What was found, one sentence each."""
     layer, layers = result.horizon.layer, result.none.cached
-    found, checked = result.chosen, result.checked.agreement
+    chosen, checked = result.chosen, result.checked.agreement
     looks = f"no visual token is needed from layer {layer} of {layers} on" if layer < layers else "the last layer looks"
     state = "holds" if result.passed else "does NOT hold"
     by = f", by {result.settings[0].name}" if result.settings else ""
-    said = f"what was asked for is {result.speedup:g}x" if result.speedup else f"the bar {result.bar:g} {state}"
+    verdict = f"what was asked for is {result.speedup:g}x" if result.speedup else f"the bar {result.bar:g} {state}"
     return [
         *([] if result.speedup else [f"Horizon: {looks}."]),
-        f"Chosen: {_keep(found.plan)}{by}, {result.flops / found.flops:.2f}x fewer prefill FLOPs; agreement "
-        f"{interval(found.agreement)} where it was searched.",
-        f"Held-out part: {interval(checked)}; {said}.",
+        f"Chosen: {_keep(chosen.plan)}{by}, {result.flops / chosen.flops:.2f}x fewer prefill FLOPs; agreement "
+        f"{interval(chosen.agreement)} where it was searched.",
+        f"Held-out part: {interval(checked)}; {verdict}.",
         *(f"At the agreement of `{item.name}`: {item.verdict}." for item in result.compared),
     ]
 

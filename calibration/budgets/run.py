@@ -90,11 +90,12 @@ class SearchResult:
     @property
     def failure(self) -> CheckFailed:
         """What to raise where it does not."""
-        found = self.checked.agreement
+        agreement = self.checked.agreement
         return CheckFailed(
             "the searched plan does not hold on the held-out part",
             where=f"visual tokens by layer {' '.join(map(str, self.chosen.plan.keep))}",
-            got=f"agreement {found.value:.4f} ({found.low:.4f} to {found.high:.4f}) on {self.checked.asked} questions",
+            got=f"agreement {agreement.value:.4f} ({agreement.low:.4f} to {agreement.high:.4f}) on"
+            f" {self.checked.asked} questions",
             expected=f"at least {self.bar:g}",
             fix="search with more questions (--count); the held-out part is spent for other plans of this search",
         )

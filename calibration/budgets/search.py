@@ -36,9 +36,9 @@ def search(trials: Trials, space: Space, progress: Progress = lambda stage, done
     for merges in space.merges:
         stage = f"budgets, {space.encoded(merges)} tokens encoded"
         progress(stage, 0.0)
-        found = descend(trials, space, merges, space.full(merges), STEPS, partial(progress, stage))
-        if found and (best is None or found.flops < best.flops):
-            best = found
+        trial = descend(trials, space, merges, space.full(merges), STEPS, partial(progress, stage))
+        if trial and (best is None or trial.flops < best.flops):
+            best = trial
         progress(stage, 1.0)
     return best and shake(trials, space, best, progress)
 
@@ -51,9 +51,9 @@ def fastest(
     for merges in space.merges:
         stage = f"budgets, {space.encoded(merges)} tokens encoded"
         progress(stage, 0.0)
-        found = descend(trials, space, merges, space.full(merges), FAST, partial(progress, stage), until=flops)
-        if found and found.flops <= flops and (best is None or found.wrong < best.wrong):
-            best = found
+        trial = descend(trials, space, merges, space.full(merges), FAST, partial(progress, stage), until=flops)
+        if trial and trial.flops <= flops and (best is None or trial.wrong < best.wrong):
+            best = trial
         progress(stage, 1.0)
     return best
 
@@ -84,15 +84,15 @@ def descend(
         alive += [FREEZE]
         total = len(alive)
         while alive and here.flops > until:
-            after = [(block, made) for block in alive if (made := _step(space, keep, frozen, block, factor))]
-            moves = sorted((trials.flops(space.plan(merges, *made)), block, made) for block, made in after)
+            after = [(block, step) for block in alive if (step := _step(space, keep, frozen, block, factor))]
+            moves = sorted((trials.flops(space.plan(merges, *step)), block, step) for block, step in after)
             tried: list[tuple[PlanTrial, Step]] = []
-            for _, block, made in moves:
-                trial = trials.of(space.plan(merges, *made))
+            for _, block, step in moves:
+                trial = trials.of(space.plan(merges, *step))
                 if not trial.holds:
                     alive.remove(block)
                     continue
-                tried.append((trial, made))
+                tried.append((trial, step))
                 if trial.wrong <= here.wrong:
                     break
             progress((number + 1 - len(alive) / max(1, total)) / len(steps))
@@ -111,29 +111,29 @@ def _step(space: Space, keep: Keep, frozen: int, block: Block, factor: float) ->
     """Budgets and frozen layers after one step; None where there is none left."""
     if block == FREEZE:
         return (keep, frozen + 1) if frozen < len(space.order) else None
-    made = lowered(keep, block, factor)
-    return None if made is None else (made, frozen)
+    budgets = lowered(keep, block, factor)
+    return None if budgets is None else (budgets, frozen)
 
 
 def shake(trials: Trials, space: Space, best: PlanTrial, progress: Progress = lambda stage, done: None) -> PlanTrial:
     """Give one block some tokens back and lower the others, again and again while that is cheaper."""
     count, factor = STEPS[-1]
-    found: PlanTrial | None = best
-    while found:
-        best, found = found, None
+    cheaper: PlanTrial | None = best
+    while cheaper:
+        best, cheaper = cheaper, None
         keep = best.plan.keep[: space.horizon]
         todo = blocks(space.whole, space.horizon, count)
         for number, block in enumerate(todo):
             progress("shaking the best", number / len(todo))
-            given = raised(keep, block, factor, best.plan.span_tokens)
-            if given is None:
+            raised_keep = raised(keep, block, factor, best.plan.span_tokens)
+            if raised_keep is None:
                 continue
             still = space.frozen(best.plan)
             other = descend(
-                trials, space, best.plan.encoder.merges, given, STEPS[-1:], fixed=range(block[1]), frozen=still
+                trials, space, best.plan.encoder.merges, raised_keep, STEPS[-1:], fixed=range(block[1]), frozen=still
             )
             if other and other.flops < best.flops:
-                found = other
+                cheaper = other
                 break
     progress("shaking the best", 1.0)
     return best
@@ -158,8 +158,8 @@ def lowered(keep: Keep, block: Block, factor: float) -> Keep | None:
 def raised(keep: Keep, block: Block, factor: float, most: int) -> Keep | None:
     """``keep`` with more tokens up to the end of ``block``; None where there are no more to give."""
     bottom = min(most, int(keep[block[0]] / factor) + 1)
-    made = (*(max(count, bottom) for count in keep[: block[1]]), *keep[block[1] :])
-    return None if made == keep else made
+    raised_keep = (*(max(count, bottom) for count in keep[: block[1]]), *keep[block[1] :])
+    return None if raised_keep == keep else raised_keep
 
 
 #: Plans below this agreement are of no interest.
@@ -168,11 +168,11 @@ _LOWEST = 0.9
 
 def pareto(trials: Iterable[PlanTrial]) -> list[PlanTrial]:
     """Those no other one beats, dearest first."""
-    found: list[PlanTrial] = []
+    unbeaten: list[PlanTrial] = []
     for trial in sorted(trials, key=lambda trial: (trial.flops, -trial.agreement.value)):
-        if not found or trial.agreement.value > found[-1].agreement.value:
-            found.append(trial)
-    return found[::-1]
+        if not unbeaten or trial.agreement.value > unbeaten[-1].agreement.value:
+            unbeaten.append(trial)
+    return unbeaten[::-1]
 
 
 def frontier(trials: Trials) -> list[PlanTrial]:
@@ -182,10 +182,10 @@ def frontier(trials: Trials) -> list[PlanTrial]:
     unfinished is left among the best.
     """
     while True:
-        found = pareto(trial for trial in trials.made.values() if trial.agreement.value >= _LOWEST)
-        open_ = [trial for trial in found if not trial.whole]
+        unbeaten = pareto(trial for trial in trials.made.values() if trial.agreement.value >= _LOWEST)
+        open_ = [trial for trial in unbeaten if not trial.whole]
         if not open_:
-            return found
+            return unbeaten
         for trial in open_:
             trials.whole(trial.plan)
 

@@ -50,16 +50,16 @@ def candidates(
     score: str | None, rho: float | None, scorer: str = "", steps: int | None = None
 ) -> list[dict[str, Any]]:
     """What may be chosen where ``score`` and ``rho`` are given (or not, None), and a learned scorer by its hash."""
-    found: list[dict[str, Any]] = []
+    choices: list[dict[str, Any]] = []
     for name in SCORES if score is None else (score,):
         widths = (RHOS if rho is None else (rho,)) if scores.find(name).reads_spectrum else ()
-        found += [{"score": name, "rho": width} for width in widths] or [{"score": name}]
+        choices += [{"score": name, "rho": width} for width in widths] or [{"score": name}]
     if steps is not None:
-        found = [each | {"steps": steps} for each in found]
+        choices = [each | {"steps": steps} for each in choices]
     if scorer:
-        found = [each for each in found if each["score"] != "learned"]
-        found.append({"score": "learned", "scorer": scorer})
-    return found
+        choices = [each for each in choices if each["score"] != "learned"]
+        choices.append({"score": "learned", "scorer": scorer})
+    return choices
 
 
 def choose(trials: Trials, space: Space, some: Sequence[dict[str, Any]]) -> list[Setting]:

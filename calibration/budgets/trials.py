@@ -57,7 +57,7 @@ class Trials:
         bar: Agreement whose lower bound a plan must reach.
         flops: Prefill cost of a plan.
         store: Where verdicts are kept.
-        told: Called with every new trial.
+        on_trial: Called with every new trial.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Trials:
         bar: float,
         flops: Callable[[Plan], int],
         store: Store,
-        told: Callable[[PlanTrial], None] = lambda trial: None,
+        on_trial: Callable[[PlanTrial], None] = lambda trial: None,
     ) -> None:
-        self.part, self.bar, self.flops, self.store, self.told = part, bar, flops, store, told
+        self.part, self.bar, self.flops, self.store, self.on_trial = part, bar, flops, store, on_trial
         self.made: dict[str, PlanTrial] = {}
         count = len(part.clusters)
         self.stops = sorted({max(1, round(share * count)) for share in RUNGS})
@@ -111,11 +111,11 @@ class Trials:
             if give_up and evidence.at_best(agrees, self.part.clusters) < self.bar:
                 break
         asked, whole = len(agrees), len(agrees) == len(self.part.clusters)
-        found = evidence.agreement(agrees, self.part.clusters[:asked])
-        holds = whole and found.low >= self.bar
-        trial = PlanTrial(plan, self.flops(plan), found, asked, asked - sum(agrees), whole, holds)
+        agreement = evidence.agreement(agrees, self.part.clusters[:asked])
+        holds = whole and agreement.low >= self.bar
+        trial = PlanTrial(plan, self.flops(plan), agreement, asked, asked - sum(agrees), whole, holds)
         self.made[key] = trial
-        self.told(trial)
+        self.on_trial(trial)
         return trial
 
     def _agrees(self, plan: Plan, step: range) -> list[bool]:

@@ -77,7 +77,8 @@ class Comparison:
         """Whether each answer of ``who`` (``reference`` or ``candidate``) is right."""
         answers = [(getattr(item, who), item.right) for item in self.answered]
         return [
-            said.text.strip() == (right or "").strip() and (said.ended or not self.stops) for said, right in answers
+            answer.text.strip() == (right or "").strip() and (answer.ended or not self.stops)
+            for answer, right in answers
         ]
 
     @property
@@ -219,17 +220,17 @@ def _answered(case: Case, left: Said, right: Said) -> Answered:
     )
 
 
-def _notes(made: Comparison) -> list[str]:
+def _notes(comparison: Comparison) -> list[str]:
     notes = []
-    skipped = sum(not item.tensors for item in made.measured)
+    skipped = sum(not item.tensors for item in comparison.measured)
     if skipped:
         notes.append(
-            f"{skipped} of {len(made.measured)} cases kept other tokens and neither model takes forced indices:"
+            f"{skipped} of {len(comparison.measured)} cases kept other tokens and neither model takes forced indices:"
             " their tensors are not compared. Export with --debug-graph."
         )
-    if not made.same:
+    if not comparison.same:
         notes.append("the plans differ: tensors are shown (text rows) and not judged; retention is.")
-    return notes + ties_of_own(made.reference.plan, made.measured)
+    return notes + ties_of_own(comparison.reference.plan, comparison.measured)
 
 
 def ties_of_own(plan: Plan, measured: Sequence[Measured]) -> list[str]:

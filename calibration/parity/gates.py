@@ -36,25 +36,27 @@ class Gate:
         return f"{verdict} | {self.level} | {self.name}: {self.got:.6g} {sign} {self.limit:.6g}{where}"
 
 
-def check_gates(made: Comparison, limit: Tolerances | None = None, retention: float = RETENTION.value) -> list[Gate]:
+def check_gates(
+    comparison: Comparison, limit: Tolerances | None = None, retention: float = RETENTION.value
+) -> list[Gate]:
     """Every gate that applies: with one plan on both sides, tensors, tokens and answers; with two, retention."""
-    limit = limit or tolerances(made.reference.dtype, made.candidate.dtype)
-    gates = [_nonfinite(made)]
-    if made.same:
-        gates += [*_tensors(made, limit), *_tokens(made, limit), *_answers(made, limit)]
-    if made.answered and (not made.same or made.known):
-        kept = made.retention()
-        where = f"95 % interval {kept.low:.4f} to {kept.high:.4f}, {len(made.answered)} questions"
-        if made.known and not any(made.right("reference")):
+    limit = limit or tolerances(comparison.reference.dtype, comparison.candidate.dtype)
+    gates = [_nonfinite(comparison)]
+    if comparison.same:
+        gates += [*_tensors(comparison, limit), *_tokens(comparison, limit), *_answers(comparison, limit)]
+    if comparison.answered and (not comparison.same or comparison.known):
+        kept = comparison.retention()
+        where = f"95 % interval {kept.low:.4f} to {kept.high:.4f}, {len(comparison.answered)} questions"
+        if comparison.known and not any(comparison.right("reference")):
             where = "the reference answers nothing right: ask something it knows"
-        floor = retention if not made.same else min(retention, limit.exact.value)
+        floor = retention if not comparison.same else min(retention, limit.exact.value)
         gates.append(Gate("answers", "retention", kept.value, floor, False, RETENTION.why, where))
     return gates
 
 
-def _nonfinite(made: Comparison) -> Gate:
+def _nonfinite(comparison: Comparison) -> Gate:
     count, where = 0, ""
-    for number, item in enumerate(made.measured):
+    for number, item in enumerate(comparison.measured):
         for name, gap in item.tensors.items():
             if gap.nonfinite and not count:
                 where = f"first in case {number}, {name}"
@@ -62,14 +64,14 @@ def _nonfinite(made: Comparison) -> Gate:
     return Gate("tensors", "elements that are not finite", count, 0, True, "no arithmetic excuses NaN", where)
 
 
-def _tensors(made: Comparison, limit: Tolerances) -> list[Gate]:
-    compared = [item for item in made.measured if item.tensors]
+def _tensors(comparison: Comparison, limit: Tolerances) -> list[Gate]:
+    compared = [item for item in comparison.measured if item.tensors]
     if not compared:
         return [Gate("tensors", "cases compared", 0, 1, False, "nothing compared proves nothing")]
 
     def gate(name: str, pick: Callable[[Difference], float], bound: Limit, high: bool) -> Gate:
         worst, where = (-np.inf if high else np.inf), ""
-        for number, item in enumerate(made.measured):
+        for number, item in enumerate(comparison.measured):
             for tensor, gap in item.tensors.items():
                 value = pick(gap)
                 if (value > worst if high else value < worst) or np.isnan(value):
@@ -97,10 +99,10 @@ def _tensors(made: Comparison, limit: Tolerances) -> list[Gate]:
     ]
 
 
-def _tokens(made: Comparison, limit: Tolerances) -> list[Gate]:
-    found = [item for case in made.measured for item in case.overlap.values()]
+def _tokens(comparison: Comparison, limit: Tolerances) -> list[Gate]:
+    overlaps = [item for case in comparison.measured for item in case.overlap.values()]
     gates = []
-    if units := [case.merged for case in made.measured if case.merged is not None]:
+    if units := [case.merged for case in comparison.measured if case.merged is not None]:
         total, alike = (sum(part) for part in zip(*units, strict=True))
         where = f"{total - alike} of {total} units are in a token of other units"
         gates.append(
@@ -114,11 +116,11 @@ def _tokens(made: Comparison, limit: Tolerances) -> list[Gate]:
                 where,
             )
         )
-    if found:
-        kept = sum(item.kept for item in found)
-        shared = sum(item.shared for item in found) / max(kept, 1)
-        odd = sum(item.unexplained for item in found)
-        tied, after = sum(item.tied for item in found), sum(item.after for item in found)
+    if overlaps:
+        kept = sum(item.kept for item in overlaps)
+        shared = sum(item.shared for item in overlaps) / max(kept, 1)
+        odd = sum(item.unexplained for item in overlaps)
+        tied, after = sum(item.tied for item in overlaps), sum(item.after for item in overlaps)
         detail = f"{kept} kept tokens; {tied} in ties, {after} after an earlier difference, {odd} unexplained"
         gates.append(Gate("tokens", "kept-set overlap", shared, limit.overlap.value, False, limit.overlap.why, detail))
         gates.append(
@@ -134,16 +136,16 @@ def _tokens(made: Comparison, limit: Tolerances) -> list[Gate]:
     return gates
 
 
-def _answers(made: Comparison, limit: Tolerances) -> list[Gate]:
-    if not made.answered:
+def _answers(comparison: Comparison, limit: Tolerances) -> list[Gate]:
+    if not comparison.answered:
         return []
-    parted = [item.diverged for item in made.answered if item.diverged is not None]
-    where = f"earliest divergence at token {min(parted)}" if parted else f"{len(made.answered)} answers"
+    parted = [item.diverged for item in comparison.answered if item.diverged is not None]
+    where = f"earliest divergence at token {min(parted)}" if parted else f"{len(comparison.answered)} answers"
     return [
         Gate(
             "tokens",
             "greedy agreement",
-            1 - len(parted) / len(made.answered),
+            1 - len(parted) / len(comparison.answered),
             limit.greedy.value,
             False,
             limit.greedy.why,
@@ -152,11 +154,11 @@ def _answers(made: Comparison, limit: Tolerances) -> list[Gate]:
         Gate(
             "answers",
             "same text",
-            _share([item.edits == 0 for item in made.answered]),
+            _share([item.edits == 0 for item in comparison.answered]),
             limit.exact.value,
             False,
             limit.exact.why,
-            f"largest edit distance {max(item.edits for item in made.answered)}",
+            f"largest edit distance {max(item.edits for item in comparison.answered)}",
         ),
     ]
 

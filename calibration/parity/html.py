@@ -25,14 +25,14 @@ def page(result: ParityResult) -> str:
     Raises:
         MachineError: matplotlib is not installed.
     """
-    made = result.comparison
-    limit = tolerances(made.reference.dtype, made.candidate.dtype)
+    comparison = result.comparison
+    limit = tolerances(comparison.reference.dtype, comparison.candidate.dtype)
     body = [f"<h1>Parity: {_verdict(result.passed)}</h1>"]
     body.append(table(("", "model", "arithmetic"), (
-        ("reference", made.reference.name, made.reference.dtype),
-        ("candidate", made.candidate.name, made.candidate.dtype),
+        ("reference", comparison.reference.name, comparison.reference.dtype),
+        ("candidate", comparison.candidate.name, comparison.candidate.dtype),
     )))  # fmt: skip
-    body += [f"<p>{escape(note)}</p>" for note in made.notes]
+    body += [f"<p>{escape(note)}</p>" for note in comparison.notes]
     if result.located:
         body.append(
             f"<p>First departs: <b>{escape(result.located.tensor)}</b>. Look at {escape(result.located.suspect)}.</p>"
@@ -53,19 +53,19 @@ def page(result: ParityResult) -> str:
     body.append(table(("", "level", "gate", "got", "limit", "worst", "why this limit"), rows, raw=1))
     if result.steps:
         body.append(figure(plots.error_by_layer(result.steps, limit), "Error by layer, worst case over every element."))
-    picture = plots.kept_tokens(made)
+    picture = plots.kept_tokens(comparison)
     if picture:
         body.append(figure(picture, "What merges, and which visual tokens survive, in the first case's picture."))
-    budget = plots.accuracy_by_budget(made)
+    budget = plots.accuracy_by_budget(comparison)
     if budget:
         body.append(figure(budget, "Accuracy against budget, with 95 % intervals clustered by picture."))
     body.append("<h2>Answers that differ</h2>")
-    differ = [item for item in made.answered if item.diverged is not None][:50]
-    said = [
+    differ = [item for item in comparison.answered if item.diverged is not None][:50]
+    answer_rows = [
         (i.prompt, i.right or "", i.reference.text, i.candidate.text, str(i.diverged), str(i.edits)) for i in differ
     ]
     heads = ("prompt", "right", "reference", "candidate", "first token", "edits")
-    body.append(table(heads, said) if said else "<p>None.</p>")
+    body.append(table(heads, answer_rows) if answer_rows else "<p>None.</p>")
     body.append("<h2>Every tensor</h2>")
     columns = ("tensor", "relative L2", "worst row", "largest", "cosine", "not finite", "worst case")
     body.append(table(columns, [_step(step) for step in result.steps]))

@@ -32,17 +32,17 @@ class Located:
     suspect: str
 
 
-def walk(made: Comparison, limit: Tolerances | None = None) -> list[LocatedTensor]:
+def walk(comparison: Comparison, limit: Tolerances | None = None) -> list[LocatedTensor]:
     """Every tensor in order, worst over all cases."""
-    limit = limit or tolerances(made.reference.dtype, made.candidate.dtype)
-    names = list(dict.fromkeys(name for item in made.measured for name in item.tensors))
+    limit = limit or tolerances(comparison.reference.dtype, comparison.candidate.dtype)
+    names = list(dict.fromkeys(name for item in comparison.measured for name in item.tensors))
     steps = []
     for name in names:
         case, gap = max(
-            ((number, item.tensors[name]) for number, item in enumerate(made.measured) if name in item.tensors),
+            ((number, item.tensors[name]) for number, item in enumerate(comparison.measured) if name in item.tensors),
             key=lambda pair: (pair[1].nonfinite, pair[1].rel_l2),
         )
-        nonfinite = sum(item.tensors[name].nonfinite for item in made.measured if name in item.tensors)
+        nonfinite = sum(item.tensors[name].nonfinite for item in comparison.measured if name in item.tensors)
         departs = bool(nonfinite or gap.rel_l2 > limit.rel_l2.value or gap.cosine < limit.cosine.value)
         steps.append(LocatedTensor(name, gap.rel_l2, gap.worst_row, gap.max_abs, gap.cosine, nonfinite, departs, case))
     return steps

@@ -71,14 +71,14 @@ def _height(step: LocatedTensor) -> float:
     return 10.0 if not np.isfinite(step.rel_l2) else max(step.rel_l2, _FLOOR)
 
 
-def kept_tokens(made: Comparison) -> bytes | None:
+def kept_tokens(comparison: Comparison) -> bytes | None:
     """What merges and which tokens survive in the example's first picture; None where the candidate cannot tell."""
-    if made.example is None or made.example[1].merged_into is None:
+    if comparison.example is None or comparison.example[1].merged_into is None:
         return None
-    _, seen = made.example
+    _, seen = comparison.example
     assert seen.merged_into is not None
     assert seen.first is not None
-    plan = made.candidate.plan
+    plan = comparison.candidate.plan
     kept = {layer: indices[0][indices[0] < plan.vision_tokens] for layer, indices in seen.kept.items()}
     kept |= {layer: np.zeros(0, np.int64) for layer, _, keep in plan.prunes if keep == 0}
     means = [layer for layer, _, _ in plan.chooses] if plan.llm.aggregate else []
@@ -88,17 +88,17 @@ def kept_tokens(made: Comparison) -> bytes | None:
     return buffer.getvalue()
 
 
-def accuracy_by_budget(made: Comparison) -> bytes | None:
+def accuracy_by_budget(comparison: Comparison) -> bytes | None:
     """Accuracy of both models against mean visual tokens a layer, with 95 % intervals; None without right answers."""
-    if not made.answered or not made.known:
+    if not comparison.answered or not comparison.known:
         return None
     figure, axes = canvas(4.8)
-    pictures = [item.picture for item in made.answered]
+    pictures = [item.picture for item in comparison.answered]
     for who, marker in (("reference", "o"), ("candidate", "s")):
-        found = accuracy(made.right(who), pictures)
-        tokens = mean_tokens(getattr(made, who).plan)
-        error = [[found.value - found.low], [found.high - found.value]]
-        axes.errorbar([tokens], [found.value], yerr=error, fmt=marker, capsize=4, label=who)
+        interval = accuracy(comparison.right(who), pictures)
+        tokens = mean_tokens(getattr(comparison, who).plan)
+        error = [[interval.value - interval.low], [interval.high - interval.value]]
+        axes.errorbar([tokens], [interval.value], yerr=error, fmt=marker, capsize=4, label=who)
     axes.set(xlabel="visual tokens a layer, mean", ylabel="accuracy")
     axes.set_xlim(left=0)
     axes.legend()

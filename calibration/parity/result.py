@@ -28,60 +28,60 @@ class ParityResult:
 
     def lines(self, locate: bool = False) -> list[str]:
         """Lines for people, the verdict last."""
-        made = self.comparison
-        found = [f"reference | {made.reference.name}, {made.reference.dtype}"]
-        found.append(f"candidate | {made.candidate.name}, {made.candidate.dtype}")
-        found.append(f"cases     | {len(made.measured)} tensor by tensor, {len(made.answered)} answered")
-        found += [f"note      | {note}" for note in made.notes]
+        comparison = self.comparison
+        lines = [f"reference | {comparison.reference.name}, {comparison.reference.dtype}"]
+        lines.append(f"candidate | {comparison.candidate.name}, {comparison.candidate.dtype}")
+        lines.append(f"cases     | {len(comparison.measured)} tensor by tensor, {len(comparison.answered)} answered")
+        lines += [f"note      | {note}" for note in comparison.notes]
         if locate:
-            found += [
+            lines += [
                 f"{'departs' if step.departs else 'ok     '} | {step.tensor}: relative L2 {step.rel_l2:.3g},"
                 f" worst row {step.worst_row:.3g}, largest {step.max_abs:.3g}, case {step.case}"
                 for step in self.steps
             ]
-        found += [gate.line() for gate in self.gates]
-        if made.same and self.located and (locate or not self.passed):
-            found.append(f"first departs | {self.located.tensor}: look at {self.located.suspect}")
+        lines += [gate.line() for gate in self.gates]
+        if comparison.same and self.located and (locate or not self.passed):
+            lines.append(f"first departs | {self.located.tensor}: look at {self.located.suspect}")
         failed = sum(not gate.passed for gate in self.gates)
-        found.append(
+        lines.append(
             f"PASSED | all {len(self.gates)} gates" if self.passed else f"FAILED | {failed} of {len(self.gates)} gates"
         )
-        return found
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers that are not finite become text."""
-        made = self.comparison
+        comparison = self.comparison
         answers = []
-        for item in made.answered:
+        for item in comparison.answered:
             answers.append(
                 {**dataclasses.asdict(item), "reference": item.reference.text, "candidate": item.candidate.text}
             )
-        pictures = [item.picture for item in made.answered]
+        pictures = [item.picture for item in comparison.answered]
         data = {
             "passed": self.passed,
             "reference": {
-                "name": made.reference.name,
-                "dtype": made.reference.dtype,
-                "plan": made.reference.plan.to_json(),
+                "name": comparison.reference.name,
+                "dtype": comparison.reference.dtype,
+                "plan": comparison.reference.plan.to_json(),
             },
             "candidate": {
-                "name": made.candidate.name,
-                "dtype": made.candidate.dtype,
-                "plan": made.candidate.plan.to_json(),
+                "name": comparison.candidate.name,
+                "dtype": comparison.candidate.dtype,
+                "plan": comparison.candidate.plan.to_json(),
             },
-            "same_plan": made.same,
-            "notes": made.notes,
+            "same_plan": comparison.same,
+            "notes": comparison.notes,
             "gates": [{**dataclasses.asdict(gate), "passed": gate.passed} for gate in self.gates],
             "located": dataclasses.asdict(self.located) if self.located else None,
             "tensors": [dataclasses.asdict(step) for step in self.steps],
-            "cases": [dataclasses.asdict(item) for item in made.measured],
+            "cases": [dataclasses.asdict(item) for item in comparison.measured],
             "answers": answers,
         }
-        if made.answered and made.known:
+        if comparison.answered and comparison.known:
             data["accuracy"] = {
-                who: accuracy(made.right(who), pictures)._asdict() for who in ("reference", "candidate")
+                who: accuracy(comparison.right(who), pictures)._asdict() for who in ("reference", "candidate")
             }
-            data["retention"] = made.retention()._asdict()
+            data["retention"] = comparison.retention()._asdict()
         plain: dict[str, Any] = _plain(data)
         return plain
 

@@ -21,7 +21,6 @@ from luvc_export.core.files.json_file import read_json
 from luvc_export.core.plan import MAX_PLAN_BYTES, Plan, Sharing
 from luvc_export.core.planning import LlmRequest, PlanRequest, solve
 from luvc_export.core.progress import Progress
-from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import BundleError, PlanError, UsageError
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 from luvc_export.export.compression import scores
@@ -92,7 +91,7 @@ def open_pair(
     def seen(checkpoint: Checkpoint) -> Manifest:
         if found:
             return canvas_of(checkpoint, *found[0])
-        size = image_size or checkpoint.family.image_size(checkpoint.config) or DEFAULT_IMAGE_SIZE
+        size = image_size or checkpoint.family.usual_size(checkpoint.config)
         return canvas(checkpoint, size, tiles=tiles, video=video)
 
     plan = found[0][0].entry(found[0][1]).plan if found else None

@@ -47,7 +47,7 @@ def overlaps(
         tie: Largest relative distance of a score to the K-th one that rounding may bridge.
         parted: Whether the tokens differed before the first prune, because their units merged in another way.
     """
-    found: dict[int, Overlap] = {}
+    by_layer: dict[int, Overlap] = {}
     entering: NDArray[np.int64] | None = None
     differs: set[int] = set(range(len(next(iter(reference.values()), ())))) if parted else set()
     for layer in sorted(reference):
@@ -73,9 +73,9 @@ def overlaps(
                     swapped = np.abs(values[np.isin(names, [*lost, *gained])] - ranked[len(mine) - 1]) / cut
                     if len(lost) == len(gained) and (swapped <= tie).all():
                         tied += len(lost)
-        found[layer] = Overlap(total, shared, tied, after, min(gaps) if gaps else None)
+        by_layer[layer] = Overlap(total, shared, tied, after, min(gaps) if gaps else None)
         entering = left
-    return found
+    return by_layer
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,10 @@ def alike(left: NDArray[np.int64] | None, right: NDArray[np.int64] | None) -> Al
         return None
     rows, units = [], 0
     for image, pair in enumerate(zip(left, right, strict=True)):
-        made = [{frozenset(np.flatnonzero(own == token)): token for token in range(own.max() + 1)} for own in pair]
-        shared = sorted((made[0][same], made[1][same], len(same)) for same in made[0].keys() & made[1].keys())
+        token_of = [{frozenset(np.flatnonzero(own == token)): token for token in range(own.max() + 1)} for own in pair]
+        shared = sorted(
+            (token_of[0][same], token_of[1][same], len(same)) for same in token_of[0].keys() & token_of[1].keys()
+        )
         units += sum(size for _, _, size in shared)
-        rows += [(image * len(made[0]) + one, image * len(made[1]) + other) for one, other, _ in shared]
+        rows += [(image * len(token_of[0]) + one, image * len(token_of[1]) + other) for one, other, _ in shared]
     return Alike(np.array(rows, np.int64).reshape(-1, 2), (left.size, units))

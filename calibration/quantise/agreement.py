@@ -60,9 +60,9 @@ def answers(
     )
 
 
-def share(made: Comparison) -> float:
+def share(comparison: Comparison) -> float:
     """Share of answers with the same text."""
-    return float(np.mean([item.edits == 0 for item in made.answered]))
+    return float(np.mean([item.edits == 0 for item in comparison.answered]))
 
 
 def moved(reference: Runner, candidate: Runner, cases: Sequence[Case]) -> float:

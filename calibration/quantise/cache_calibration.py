@@ -101,13 +101,13 @@ def calibrate_caches(
     with temporary_folder("luvc-caches") as scratch, writing_to(scratch):
         alone = _write(bundle, scratch, name, added, new, trial=True)
         reference = open_bundle(str(bundle.folder), plan, threads)
-        made = agreement.answers(reference, open_bundle(str(alone.folder), name, threads), held)
+        comparison = agreement.answers(reference, open_bundle(str(alone.folder), name, threads), held)
         progress("agreement", 1.0)
-    if (share := agreement.share(made)) < min_agreement:
+    if (share := agreement.share(comparison)) < min_agreement:
         raise CheckFailed(
             "with caches in codes too many answers change; nothing was written",
             where=f"plan {plan}",
-            got=f"{share:.4f} of {len(made.answered)} held-out answers stay the same",
+            got=f"{share:.4f} of {len(comparison.answered)} held-out answers stay the same",
             expected=f"at least {min_agreement:g}",
             fix="give more cases of the kind that will be asked, or a lower --retention",
         )
@@ -116,7 +116,7 @@ def calibrate_caches(
         _write(bundle, folder, name, added, new, trial=False, moved=output is not None)
     written = Bundle(target, bundles.read_manifest(target))
     graph_trust.inherit(bundle, written)
-    return CalibratedCaches(written, name, made)
+    return CalibratedCaches(written, name, comparison)
 
 
 def check(bundle: Bundle, plan: str, precision: str, min_agreement: float, overwrite: bool, output: Path | None) -> str:

@@ -109,26 +109,26 @@ def calibrate(
             return open_bundle(str(quantiser.trial(high, record).folder), quantiser.name, threads)
 
         def agrees(high: tuple[str, ...]) -> float:
-            made = agreement.answers(reference, trial(high), held)
-            measured[high] = made
+            comparison = agreement.answers(reference, trial(high), held)
+            measured[high] = comparison
             progress(f"agreement with {len(high)} kept high", 1.0)
-            return agreement.share(made)
+            return agreement.share(comparison)
 
         def damage() -> dict[str, float]:
-            found, cases = {}, fitted.cases[: agreement.OBSERVED]
+            moved, cases = {}, fitted.cases[: agreement.OBSERVED]
             for number, name in enumerate(quantiser.names):
                 others = tuple(other for other in quantiser.names if other != name)
-                found[name] = agreement.moved(reference, trial(others), cases)
+                moved[name] = agreement.moved(reference, trial(others), cases)
                 progress("ranking what quantising each moves", (number + 1) / len(quantiser.names))
-            return found
+            return moved
 
-        found = bisect.fewest(damage, agrees, min_agreement, progress)
-        made = next(made for high, made in measured.items() if set(high) == set(found.high))
-        written = _write(bundle, quantiser, found.high, record, output, overwrite)
+        search = bisect.fewest(damage, agrees, min_agreement, progress)
+        comparison = next(comparison for high, comparison in measured.items() if set(high) == set(search.high))
+        written = _write(bundle, quantiser, search.high, record, output, overwrite)
     entry = written.manifest.plans[quantiser.name]
     assert entry.quantised is not None
     size = sum(written.manifest.files[name].bytes for name in (entry.vision, entry.decoder, entry.quantised.weights))
-    return Calibrated(written, quantiser.name, made, found, size)
+    return Calibrated(written, quantiser.name, comparison, search, size)
 
 
 def check(
@@ -195,7 +195,7 @@ def _ranges(
 
 
 def _matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
-    found: set[str] = set()
+    matching: set[str] = set()
     for pattern in patterns:
         try:
             hits = {name for name in names if re.search(pattern, name)}
@@ -205,8 +205,8 @@ def _matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
             raise UsageError(
                 "no product matches", where="--keep-high", got=pattern, expected=did_you_mean(pattern, names)
             )
-        found |= hits
-    return found
+        matching |= hits
+    return matching
 
 
 def _write(
@@ -232,7 +232,7 @@ def _write(
         }
         weights = anchored(bundle) if output else manifest.weights
         plans = {**manifest.plans, quantiser.name: entry}
-        made = dataclasses.replace(manifest, plans=plans, weights=weights, files=files, engines=engines)
-        bundles.write_manifest(folder, made)
-    graph_trust.inherit(bundle, Bundle(target, made))
-    return Bundle(target, made)
+        changed = dataclasses.replace(manifest, plans=plans, weights=weights, files=files, engines=engines)
+        bundles.write_manifest(folder, changed)
+    graph_trust.inherit(bundle, Bundle(target, changed))
+    return Bundle(target, changed)

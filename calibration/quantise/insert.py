@@ -14,9 +14,9 @@ from luvc_export.calibration.quantise.numerics import fp4
 from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX, INT8_MAX
 from luvc_export.calibration.quantise.sites import Site, constants, evaluate
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker
+from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.core.precision import QuantisedPrecision
 
-_CONTRIB = "com.microsoft"
 _NORMS = ("RMSNormalization", "LayerNormalization")
 #: MatMulNBits rounds activations to 8 bits by block: what ONNX Runtime's kernels for CPUs are fast at.
 _ACCURACY_LEVEL = 4
@@ -46,7 +46,7 @@ class Inserter:
     def apply(self, sites: Mapping[str, Site], placed: Mapping[str, PackedWeight]) -> None:
         """Quantise ``sites``, each as ``placed`` says."""
         if not self.precision.portable and sites:
-            self.graph.opset_imports.setdefault(_CONTRIB, 1)
+            self.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
         for name, site in sites.items():
             how = placed[name]
             folded = how.factor is not None and self._fold(site, how)
@@ -67,11 +67,13 @@ class Inserter:
         if self.precision.name == "q8":
             zero = self._constant(f"{name}.weight_zero", np.array(128, np.uint8))
             inputs = [activation, weight, scale, zero]
-            return self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, _CONTRIB)
+            return self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
         if not self.precision.portable:
             given = {"K": how.rows, "N": how.columns, "bits": 4, "block_size": how.block or how.rows}
             given["accuracy_level"] = _ACCURACY_LEVEL
-            return self._node("MatMulNBits", [activation, weight, scale], f"{at}.product", product, _CONTRIB, given)
+            return self._node(
+                "MatMulNBits", [activation, weight, scale], f"{at}.product", product, CONTRIB_DOMAIN, given
+            )
         if self.precision.arithmetic == "nvfp4":
             return self._fp4(name, at, product, activation, how)
         axis = {"axis": 0, "block_size": how.block} if how.block else {"axis": 1}

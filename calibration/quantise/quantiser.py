@@ -66,9 +66,9 @@ class Quantiser:
         self._packer = WeightPacker(folder, f"weights.{self.name}")
         self._placed: dict[str, PackedWeight] = {}
         self.high: dict[str, str] = {}
-        found = {name: site for file in self._files for name, site in sites(load(self.bundle, file).graph).items()}
-        for number, (name, site) in enumerate(found.items()):
-            progress("rounding weights", (number + 1) / len(found))
+        candidates = {name: site for file in self._files for name, site in sites(load(self.bundle, file).graph).items()}
+        for number, (name, site) in enumerate(candidates.items()):
+            progress("rounding weights", (number + 1) / len(candidates))
             if name in keep or site.high:
                 self.high[name] = "asked for" if name in keep else "high by default"
                 continue
@@ -102,8 +102,8 @@ class Quantiser:
         written = []
         for file in self._files:
             model = load(self.bundle, file)
-            found = {name: site for name, site in sites(model.graph).items() if name in self._placed}
-            chosen = {name: site for name, site in found.items() if name not in high}
+            placed = {name: site for name, site in sites(model.graph).items() if name in self._placed}
+            chosen = {name: site for name, site in placed.items() if name not in high}
             Inserter(model.graph, self._packer, self.recipe.precision, self._dtype, simulate).apply(
                 chosen, self._placed
             )
@@ -116,10 +116,10 @@ class Quantiser:
         kept = self.bundle.manifest.dtype
         layers = {name: kept if name in high else self.recipe.precision.name for name in self.names}
         layers |= dict.fromkeys(self.high, kept)
-        said = self.recipe.to_json()
+        recipe = self.recipe.to_json()
         if simulate and self.recipe.precision.tensorrt_only:
-            said["simulated"] = kept
-        quantisation = Quantisation(self.recipe.precision.name, packer.name, layers, said, data)
+            recipe["simulated"] = kept
+        quantisation = Quantisation(self.recipe.precision.name, packer.name, layers, recipe, data)
         vision, decoder = written
         return dataclasses.replace(
             self.entry,
@@ -144,12 +144,12 @@ class Quantiser:
         for name in (entry.vision, entry.decoder, self._packer.name):
             files[name] = record(folder / name)
         weights = anchored(self.bundle)
-        made = dataclasses.replace(
+        changed = dataclasses.replace(
             manifest, plans={self.name: entry}, default_plan=self.name, weights=weights, files=files, engines=()
         )
-        write_manifest(folder, made)
-        graph_trust.inherit(self.bundle, Bundle(folder, made))
-        return Bundle(folder, made)
+        write_manifest(folder, changed)
+        graph_trust.inherit(self.bundle, Bundle(folder, changed))
+        return Bundle(folder, changed)
 
 
 def load(bundle: Bundle, file: str) -> ir.Model:
@@ -166,9 +166,9 @@ def load(bundle: Bundle, file: str) -> ir.Model:
 
 
 def _read(graph: CheckedGraph, tensor: ir.ExternalTensor) -> ir.Tensor:
-    made = read(tensor)
+    loaded = read(tensor)
     graph.check_files()
-    return made
+    return loaded
 
 
 def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:

@@ -46,24 +46,24 @@ def collect(
     Raises:
         UsageError: A picture cannot be prepared, or the bundle is in bf16.
     """
-    found: dict[str, Statistics] = {}
+    statistics: dict[str, Statistics] = {}
     with temporary_folder("luvc-ranges") as folder:
         owners = _write_watched(bundle, plan, folder)
         runner = open_bundle(str(folder), plan, threads)
         assert isinstance(runner.calls, BundleCalls)
-        runner.calls.free = _Watching(runner.calls.free, owners, found)
+        runner.calls.free = _Watching(runner.calls.free, owners, statistics)
         for number, case in enumerate(data.cases):
             runner.answer([case], data.longest)
             progress("collecting ranges", (number + 1) / len(data.cases))
-    return found
+    return statistics
 
 
 class _Watching:
     """A back-end that hands every marked output to the statistics of its sites; those of the same outputs share one."""
 
-    def __init__(self, inner: Backend, owners: Mapping[str, list[str]], found: dict[str, Statistics]) -> None:
+    def __init__(self, inner: Backend, owners: Mapping[str, list[str]], statistics: dict[str, Statistics]) -> None:
         self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
-        self._inner, self._owners, self._found = inner, owners, found
+        self._inner, self._owners, self._found = inner, owners, statistics
         self._outputs: dict[str, tuple[str, ...]] = {}
         for output, sites_ in owners.items():
             for site in sites_:
@@ -162,24 +162,24 @@ def load_ranges(path: Path, wanted: dict[str, Any]) -> dict[str, Statistics]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            given, arrays = json.loads(str(file["about"])), {name: file[name] for name in file.files}
+            about, arrays = json.loads(str(file["about"])), {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UsageError("this file is no cache of ranges", where=str(path), got=str(error)[:200]) from error
     what = {"model": "another model", "graphs": "another plan or export", "data": "another data set"}
     for key, value in wanted.items():
-        if given.get(key) != value:
+        if about.get(key) != value:
             raise UsageError(
                 f"the cached ranges are of {what.get(key, 'another setting')}",
                 where=str(path),
-                got=f"{key} {_short(given.get(key))}",
+                got=f"{key} {_short(about.get(key))}",
                 expected=f"{key} {_short(value)}",
                 fix="name another --cache file, or delete this one",
             )
-    found = {}
+    statistics = {}
     for name in [key.removesuffix("/scalars") for key in arrays if key.endswith("/scalars")]:
         rows, edge = arrays[f"{name}/scalars"]
-        found[name] = Statistics(int(rows), float(edge), **{part: arrays[f"{name}/{part}"] for part in _ARRAYS})
-    return found
+        statistics[name] = Statistics(int(rows), float(edge), **{part: arrays[f"{name}/{part}"] for part in _ARRAYS})
+    return statistics
 
 
 def _short(value: Any) -> str:

@@ -54,16 +54,16 @@ class Recipe:
 
     def to_json(self) -> dict[str, str]:
         """What of it concerns this precision, for people."""
-        said = {}
+        settings = {}
         if self.precision.ranges:
-            said["range"] = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
+            settings["range"] = f"{self.method} {self.percentile:g}" if self.method == "percentile" else self.method
         if self.backend:
-            return said | {"backend": self.backend}
+            return settings | {"backend": self.backend}
         if self.precision.name == "int8":
-            said["smooth"] = f"{self.smooth:g}"
+            settings["smooth"] = f"{self.smooth:g}"
         if self.precision.weights == 4:
-            said["weights"] = "AWQ and GPTQ" if self.aware else "round to nearest"
-        return said
+            settings["weights"] = "AWQ and GPTQ" if self.aware else "round to nearest"
+        return settings
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,13 @@ class Site:
 
     def values(self) -> NDArray[np.float32]:
         """The weight [K, N] in fp32; external data is read now."""
-        found = evaluate(self.weight).astype(np.float32)
-        return np.ascontiguousarray(found.T) if self.turned else found
+        weight = evaluate(self.weight).astype(np.float32)
+        return np.ascontiguousarray(weight.T) if self.turned else weight
 
 
 def sites(graph: ir.Graph) -> dict[str, Site]:
     """Every site of a graph by name, in the graph's order."""
-    found: dict[str, Site] = {}
+    by_name: dict[str, Site] = {}
     for node in graph:
         if node.domain or node.op_type not in ("MatMul", "Gemm") or not _plain(node):
             continue
@@ -52,11 +52,11 @@ def sites(graph: ir.Graph) -> dict[str, Site]:
         if weight is None or not roots or _rank(weight) != 2 or constants(node.inputs[0]) is not None:
             continue
         name = _name(roots)
-        before = found.get(name)
+        before = by_name.get(name)
         products = (*before.products, node) if before else (node,)
         turned = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
-        found[name] = Site(name, products, weight, turned)
-    return found
+        by_name[name] = Site(name, products, weight, turned)
+    return by_name
 
 
 def constants(value: ir.Value | None) -> list[ir.Value] | None:
@@ -93,8 +93,12 @@ def _plain(node: ir.Node) -> bool:
     """Whether a Gemm is a product and a bias and nothing else."""
     if node.op_type == "MatMul":
         return True
-    given = node.attributes
-    return (given.get_float("alpha", 1.0), given.get_float("beta", 1.0), given.get_int("transA", 0)) == (1.0, 1.0, 0)
+    attributes = node.attributes
+    return (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0), attributes.get_int("transA", 0)) == (
+        1.0,
+        1.0,
+        0,
+    )
 
 
 def _rank(value: ir.Value) -> int | None:

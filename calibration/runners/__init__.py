@@ -137,10 +137,10 @@ def open_engine(
         UsageError: There are no such engines, or ``target`` must choose.
         MachineError: TensorRT or a GPU is missing, or they are not what the engines were built for.
     """
-    made, entry = bundle.engine(plan, target), bundle.entry(plan)
-    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), made, entry.plan)
-    dtype = entry.quantised.precision if entry.quantised else made.precision
-    name = f"{bundle.folder} (engines for {made.target}, {made.plan})"
+    engine, entry = bundle.engine(plan, target), bundle.entry(plan)
+    calls = EngineCalls(backend or TrtBackend(bundle, plan, target), engine, entry.plan)
+    dtype = entry.quantised.precision if entry.quantised else engine.precision
+    name = f"{bundle.folder} (engines for {engine.target}, {engine.plan})"
     return GraphRunner(name, dtype, entry.plan, _prompting(bundle, plan), calls)
 
 

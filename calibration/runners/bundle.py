@@ -70,9 +70,9 @@ class BundleCalls:
 
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """See ``graph.Runner``."""
-        told = {graph_io.forced_name(layer): indices for layer, indices in (forced or {}).items()}
+        forced_feeds = {graph_io.forced_name(layer): indices for layer, indices in (forced or {}).items()}
         backend = self.free if forced is None else self.debug
-        out, after = backend.decode({**feeds, **told}, cache)
+        out, after = backend.decode({**feeds, **forced_feeds}, cache)
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
         hidden = [hidden_name(layer) for layer in range(self.plan.cached)]
         return Decoded(
@@ -98,12 +98,12 @@ def stood_for(bundle: Bundle, entry: PlanEntry, values: Sequence[NDArray[Any]]) 
     """
     decoder, named = read_graph(bundle, entry.decoder), dict(zip(bundle.manifest.states_of(entry), values, strict=True))
     scales = {state.layer: value for state, value in named.items() if state.name == VALUE_SCALE}
-    found = []
+    states = []
     for state, value in named.items():
         if state.name == "key":
             heads, size = value.shape[1], value.shape[3]
             constant = np.frombuffer(decoder.floats(graph_io.key_scales_name(state.layer), heads * size), "<f4")
-            found.append(value * constant.reshape(1, heads, 1, size))
+            states.append(value * constant.reshape(1, heads, 1, size))
         elif state.name != VALUE_SCALE:
-            found.append(value * scales[state.layer] if state.name == "value" else value)
-    return found
+            states.append(value * scales[state.layer] if state.name == "value" else value)
+    return states

@@ -38,8 +38,8 @@ def canvas(
     none = uncompressed(checkpoint, image_size)
     check_size(checkpoint, {"none": none}, options)
     entry = PlanEntry(none, "", "", size=image_size, precision=options.dtype)
-    made = make_manifest(checkpoint, options, {"none": entry}, "none", {}, set(), {})
-    return dataclasses.replace(made, prompt=dataclasses.replace(made.prompt, position_copies=POSITION_COPIES))
+    manifest = make_manifest(checkpoint, options, {"none": entry}, "none", {}, set(), {})
+    return dataclasses.replace(manifest, prompt=dataclasses.replace(manifest.prompt, position_copies=POSITION_COPIES))
 
 
 def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -> Manifest:
@@ -47,9 +47,9 @@ def canvas_of(checkpoint: Checkpoint, bundle: Bundle, plan: str | None = None) -
     manifest = bundle.manifest
     grids = tuple(cut.tiles for cut in manifest.prompt.cuts if cut.used != "together") or ((1, 1),)
     image = dataclasses.replace(manifest.image, size=bundle.entry(plan).size)
-    made = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
-    prompt = dataclasses.replace(made.prompt, text_capacity=manifest.prompt.text_capacity)
-    return dataclasses.replace(made, image=image, prompt=prompt)
+    template = canvas(checkpoint, image.size, image.fit, grids, manifest.prompt.video is not None)
+    prompt = dataclasses.replace(template.prompt, text_capacity=manifest.prompt.text_capacity)
+    return dataclasses.replace(template, image=image, prompt=prompt)
 
 
 def canvas_for(checkpoint: Checkpoint, image: ImageInput | Manifest) -> Manifest:

@@ -38,8 +38,8 @@ def load_model(checkpoint: Checkpoint, dtype: str = "fp32") -> Any:
         if checkpoint.stored is None:
             model = kind.from_pretrained(checkpoint.folder, dtype=DTYPES[dtype], local_files_only=True)
         else:
-            told = {"config": checkpoint.config, "state_dict": _widened(checkpoint), "dtype": DTYPES[dtype]}
-            model = kind.from_pretrained(None, **told)
+            arguments = {"config": checkpoint.config, "state_dict": _widened(checkpoint), "dtype": DTYPES[dtype]}
+            model = kind.from_pretrained(None, **arguments)
             if (checkpoint.folder / "generation_config.json").is_file():
                 model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
     return checkpoint.family.as_trained(model.eval().requires_grad_(False))
@@ -98,17 +98,17 @@ class TorchCalls:
         self, images: NDArray[np.uint8], beside: NDArray[Any] | None
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.int64] | None]:
         """See ``graph.Runner``."""
-        given = [torch.tensor(images)] + ([] if beside is None else [torch.tensor(beside)])
-        embeds, positions, merged = self.encoder(*given)
+        inputs = [torch.tensor(images)] + ([] if beside is None else [torch.tensor(beside)])
+        embeds, positions, merged = self.encoder(*inputs)
         return embeds.float().numpy(), positions.float().numpy(), merged.numpy()
 
     @torch.no_grad()
     def decode(self, feeds: Feeds, cache: Any, forced: Kept | None) -> Decoded:
         """See ``graph.Runner``."""
         past = cache if cache is not None else self.empty(len(feeds[graph_io.INPUT_IDS]))
-        told = None if forced is None else {layer: torch.tensor(indices) for layer, indices in forced.items()}
+        forced_indices = None if forced is None else {layer: torch.tensor(indices) for layer, indices in forced.items()}
         with Watch(self.decoder) as watch:
-            logits, presents, kept = self.decode_tensors(feeds, past, told)
+            logits, presents, kept = self.decode_tensors(feeds, past, forced_indices)
         layers = [layer for layer, _, keep in self.plan.prunes if keep]
         return Decoded(
             logits.numpy(),
@@ -124,8 +124,8 @@ class TorchCalls:
         """``Decoder.forward`` on feeds."""
         inputs = {name: torch.tensor(feeds[name]) for name in graph_io.decoder_inputs(self.plan)}
         inputs[graph_io.VISUAL_EMBEDS] = inputs[graph_io.VISUAL_EMBEDS].to(self.dtype)
-        made: tuple[Tensor, list[Tensor], list[Tensor]] = self.decoder(**inputs, past=past, forced=forced)
-        return made
+        outputs: tuple[Tensor, list[Tensor], list[Tensor]] = self.decoder(**inputs, past=past, forced=forced)
+        return outputs
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""

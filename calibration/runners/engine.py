@@ -51,15 +51,15 @@ class EngineCalls:
             UsageError: The prompt does not fit the engines' capacities.
         """
         assert forced is None, "can_force is False"
-        wanted, found = feeds[graph_io.LOGITS_INDICES], []
+        wanted, logits = feeds[graph_io.LOGITS_INDICES], []
         for first in range(0, wanted.shape[1], self.logits):
             some = {graph_io.LOGITS_INDICES: wanted[:, first : first + self.logits]}
             out, after = self.backend.decode({**feeds, **some}, cache)
-            found.append(out[graph_io.LOGITS])
+            logits.append(out[graph_io.LOGITS])
             _check_chosen(out, self.backend)
         names = {layer: graph_io.kept_name(layer) for layer, _, _ in self.plan.prunes}
         kept = {layer: out[name] for layer, name in names.items() if name in out}
-        return Decoded(np.concatenate(found, 1), kept, {}, [], after)
+        return Decoded(np.concatenate(logits, 1), kept, {}, [], after)
 
     def states(self, cache: Any) -> list[NDArray[Any]]:
         """See ``graph.Runner``."""

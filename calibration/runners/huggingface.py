@@ -55,14 +55,13 @@ class HuggingFace:
         dtype: str,
         sharing: Sharing = Sharing(),
     ) -> None:
-        from transformers import AutoImageProcessor
 
         widened = "" if checkpoint.stored is None else ", codes widened here"
         self.name, self.dtype = f"{checkpoint.name} (Hugging Face{widened})", dtype
         self.plan = uncompressed(checkpoint, manifest.image.size, sharing)
         self.checkpoint, self.model, self.manifest = checkpoint, model, manifest
         self.tokens = Tokens(checkpoint, manifest.prompt)
-        self.processor = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        self.processor = checkpoint.family.image_processor(checkpoint.folder)
 
     @torch.no_grad()
     def observe(
@@ -97,12 +96,14 @@ class HuggingFace:
     def _watch(self, entered: list[Tensor], added: list[Tensor]) -> Iterator[None]:
         """Collect what enters each layer of the LLM, and what DeepStack's mergers give."""
 
-        def enters(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            entered.append(given[0] if given else named["hidden_states"])
+        def enters(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            entered.append(arguments[0] if arguments else named["hidden_states"])
 
         inner: Any = self.checkpoint.family.language_model(self.model)
         hooks = [layer.register_forward_pre_hook(enters, with_kwargs=True) for layer in inner.layers]
-        hooks += [tap.register_forward_hook(lambda module, given, out: added.append(out)) for tap in _taps(self.model)]
+        hooks += [
+            tap.register_forward_hook(lambda module, arguments, out: added.append(out)) for tap in _taps(self.model)
+        ]
         try:
             yield
         finally:
@@ -112,15 +113,15 @@ class HuggingFace:
     @torch.no_grad()
     def answer(self, cases: Sequence[Case], longest: int) -> list[Said]:
         """See ``base.Runner``."""
-        eos, said = ends(self.model.generation_config.eos_token_id), []
+        eos, answers = ends(self.model.generation_config.eos_token_id), []
         for case in cases:
             inputs = self._inputs(self._request(case))
             mask = torch.ones_like(inputs["input_ids"])
             with _greedy(self.model):
                 out = self.model.generate(**inputs, attention_mask=mask, max_new_tokens=longest)
             new = tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
-            said.append(Said(new, self.tokens.decode(new), new[-1] in eos))
-        return said
+            answers.append(Said(new, self.tokens.decode(new), new[-1] in eos))
+        return answers
 
     def _request(self, case: Case) -> Request:
         return prepare(case, self.tokens, self.manifest, self.plan)
@@ -130,19 +131,25 @@ class HuggingFace:
         family, config = self.checkpoint.family, self.checkpoint.config
         cut = len(request.images) > len(request.tiles)
         media = (request.tiles, request.clips) if cut or request.clips else ()  # a family without them need not know
-        given = family.reference_inputs(config, self._pixels(request.images), list(request.token_ids), *media)
+        inputs = family.reference_inputs(config, self._pixels(request.images), list(request.token_ids), *media)
         known, dtype = inspect.signature(self.model.forward).parameters, next(self.model.parameters()).dtype
-        return {name: _as(value, dtype) for name, value in given.items() if name in known}
+        return {name: _as(value, dtype) for name, value in inputs.items() if name in known}
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 [n, F, H, W, 3] -> normalised fp32 of the same shape."""
-        made = self.processor
+        processor = self.processor
         shown = np.ascontiguousarray(images.reshape(-1, *images.shape[2:]).transpose(0, 3, 1, 2))
-        switches = (made.do_rescale, made.rescale_factor, made.do_normalize, made.image_mean, made.image_std)
-        if hasattr(made, "rescale_and_normalize"):
-            pixels = made.rescale_and_normalize(torch.from_numpy(shown), *switches)
+        switches = (
+            processor.do_rescale,
+            processor.rescale_factor,
+            processor.do_normalize,
+            processor.image_mean,
+            processor.image_std,
+        )
+        if hasattr(processor, "rescale_and_normalize"):
+            pixels = processor.rescale_and_normalize(torch.from_numpy(shown), *switches)
         else:
-            pixels = torch.from_numpy(np.array([_normalised(made, one) for one in shown], np.float32))
+            pixels = torch.from_numpy(np.array([_normalised(processor, one) for one in shown], np.float32))
         flat: Tensor = pixels.reshape(-1, 3, *images.shape[2:4]).permute(0, 2, 3, 1)
         return flat.reshape(images.shape).float().contiguous()
 
@@ -184,8 +191,8 @@ def _normalised(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]
 
 def _taps(model: Any) -> Sequence[Any]:
     """Modules that give DeepStack planes, in their order."""
-    found: Sequence[Any] = getattr(getattr(model.model, "visual", None), "deepstack_merger_list", ())
-    return found
+    mergers: Sequence[Any] = getattr(getattr(model.model, "visual", None), "deepstack_merger_list", ())
+    return mergers
 
 
 def _as(value: Any, dtype: torch.dtype) -> Any:

@@ -47,12 +47,12 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
             readers.setdefault(name, []).append(node)
     sources = []
     for layer in range(plan.cached):
-        found = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
-        if found is None:
+        entering = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
+        if entering is None:
             return False
-        if layer in plan.llm.frozen and found in makers:
-            found = makers[found].input[0]
-        sources.append(found)
+        if layer in plan.llm.frozen and entering in makers:
+            entering = makers[entering].input[0]
+        sources.append(entering)
     kind = next(item for item in graph.input if item.name == graph_io.VISUAL_EMBEDS).type.tensor_type.elem_type
     for layer, source in enumerate(sources):
         graph.node.append(onnx.helper.make_node("Identity", [source], [hidden_name(layer)]))

@@ -62,5 +62,5 @@ def _template(folder: Path) -> str | None:
     def read(name: str) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).is_file() else None
 
-    found = template_source(read, CheckpointError, str(folder))
-    return None if found is None else found.text
+    template = template_source(read, CheckpointError, str(folder))
+    return None if template is None else template.text

@@ -15,8 +15,8 @@ from luvc_export.registry import Registry
 ENTRY_POINTS = "luvc_export.targets"
 
 
-def _misfit(name: str, found: Any) -> str | None:
-    fits = isinstance(found, Target) and found.name == found.spec.name == name
+def _misfit(name: str, target: Any) -> str | None:
+    fits = isinstance(target, Target) and target.name == target.spec.name == name
     return None if fits else f"a Target whose name, and whose graphs' name, is {name!r}"
 
 
@@ -39,7 +39,7 @@ def find(name: str) -> Target:
     Raises:
         UsageError: There is no such target, or an installed one cannot be loaded.
     """
-    found = _TARGETS.get(name)
-    if found is None:
+    target = _TARGETS.get(name)
+    if target is None:
         raise UsageError("unknown target", where="--target", got=repr(name), expected=did_you_mean(name, names()))
-    return found
+    return target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from transformers import AutoImageProcessor
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE, PLACE, ROWS, DecoderShape, EncoderShape, State
 from luvc_export.core.tiling import ClipImages, Prefix, Tiling, TilingRule, Video
 from luvc_export.errors import CheckpointError, UsageError
 from luvc_export.export.llm.decoder import Decoder
@@ -21,6 +24,8 @@ from luvc_export.export.llm.rope import Rope
 #: Text models ``Decoder`` computes: pre-norm, gated MLP, one rotary frequency set, optional per-head norms.
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 POSITION_COPIES = 4
+#: RoPE types that read the length of the context where a config does not say which.
+GROWING_ROPES = ("yarn", "longrope", "dynamic")
 #: RoPE types whose frequencies are the same at every length of the prompt (transformers, ``modeling_rope_utils``).
 FIXED_ROPES = ("default", "linear", "llama3", "yarn", "proportional")
 
@@ -133,6 +138,21 @@ class Family(ABC):
             context=context(text),
         )
 
+    def bounded(self, config: Any, text_capacity: int) -> Any:
+        """``config`` with a context as long as its sliding window, where the text fits that.
+
+        No layer ever slides then, and no place of a cached row is asked for. RoPE types that read the length of the
+        context keep it.
+        """
+        text = config.get_text_config()
+        behind, ropes = window(text), str(getattr(text, "rope_parameters", None))
+        keeps = any(state.name == PLACE for state in self.decoder_shape(config).states)
+        if not keeps or behind is None or text_capacity > behind or any(kind in ropes for kind in GROWING_ROPES):
+            return config
+        config = copy.deepcopy(config)
+        config.get_text_config().max_position_embeddings = behind
+        return config
+
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """Decoder graph module on the model's own sub-modules.
 
@@ -159,6 +179,10 @@ class Family(ABC):
     def image_size(self, config: Any) -> tuple[int, int] | None:
         """The only image size (height, width) the model takes; None where any multiple of ``unit_pixels`` goes."""
         return None
+
+    def usual_size(self, config: Any) -> tuple[int, int]:
+        """The image size (height, width) of a plan where nobody says one."""
+        return self.image_size(config) or DEFAULT_IMAGE_SIZE
 
     def visual_width(self, config: Any) -> int:
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""
@@ -191,6 +215,10 @@ class Family(ABC):
     def prefix(self, config: Any) -> Prefix | None:
         """What stands around a prompt that is seen both ways; None where text is causal."""
         return None
+
+    def image_processor(self, folder: str | os.PathLike[str]) -> Any:
+        """The checkpoint's image processor, as transformers makes it; some take packages that exports need not."""
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
 
     def template_marker(self, config: Any) -> str | None:
         """What the chat template writes for an image where that is not the image token itself."""
@@ -226,19 +254,28 @@ class Normalise(nn.Module):
 
 def context(text: Any) -> int:
     """Longest sequence of a text config: where layers slide, no longer than their window, so none ever slides."""
-    longest = int(text.max_position_embeddings)
-    kinds = getattr(text, "layer_types", None)
-    window = getattr(text, "sliding_window", None)
-    slides = "sliding_attention" in kinds if kinds else window is not None
-    return min(longest, int(window)) if slides and window else longest
+    return window(text) or int(text.max_position_embeddings)
 
 
-def rotary_embedding(inner: Any, text: Any) -> Any:
+def window(text: Any) -> int | None:
+    """How far back sliding layers of a text config look; None where nothing is ever further away."""
+    kinds, size = getattr(text, "layer_types", None), getattr(text, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else size is not None
+    return int(size) if slides and size and size < text.max_position_embeddings else None
+
+
+def places(text: Any, layers: int) -> tuple[State, ...]:
+    """The place in the prompt of every cached row, for those of the first ``layers`` that slide."""
+    slide = [number for number in range(layers) if text.layer_types[number] == "sliding_attention"]
+    return tuple(State(number, PLACE, (ROWS,), "int64") for number in slide if window(text))
+
+
+def rotary_embedding(inner: Any, text: Any, partial: bool = False) -> Any:
     """The text model's rotary module made again with real frequencies (the model's own may be on the meta device).
 
     Raises:
         CheckpointError: Frequencies that change with the length of the prompt cannot be fixed at export; nor are heads
-            turned in part.
+            turned in part, unless that is ``partial``.
     """
     kinds = getattr(text, "layer_types", None) or ()
     each = [text.rope_parameters[kind] for kind in sorted(set(kinds)) if kind in text.rope_parameters]
@@ -251,7 +288,9 @@ def rotary_embedding(inner: Any, text: Any) -> Any:
                 expected=", ".join(FIXED_ROPES),
             )
         turned = stated.get("rope_type", "default") == "proportional" or stated.get("partial_rotary_factor", 1) == 1
-        if not turned:  # proportional frequencies are as many as the head has, zeros where nothing is turned
+        if (
+            not turned and not partial
+        ):  # proportional frequencies are as many as the head has, zeros where nothing is turned
             raise CheckpointError(
                 "heads that are turned in part are not supported",
                 where="text_config.rope_parameters.partial_rotary_factor",

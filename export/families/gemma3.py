@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape
 from luvc_export.core.tiling import ClipImages, Tiling
 from luvc_export.errors import CheckpointError
-from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise, rotary_embedding
+from luvc_export.export.families.base import HALF, POSITION_COPIES, Normalise, places, rotary_embedding, window
 from luvc_export.export.layers import norm
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.gemma import FourNormDecoder, gemma_norm
 from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.sight import Kind
 from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
 from luvc_export.export.towers.square_family import SquareFamily
 
@@ -42,7 +44,13 @@ class Vision(LearnedPositionViT):
 
 
 class Gemma3Decoder(FourNormDecoder):
-    """Rotary caches hold global, then local frequencies."""
+    """Rotary caches hold global, then local frequencies; ``window`` is None where nothing is further away."""
+
+    window: int | None = None
+
+    def kind(self, layer: Any) -> Kind:
+        """Sliding layers look back so far; places are each token's own there, and pictures are seen both ways."""
+        return Kind(self.window is not None, self.window if layer.self_attn.is_sliding else None)
 
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """The second half for sliding layers, the first for the others."""
@@ -53,12 +61,11 @@ class Gemma3Decoder(FourNormDecoder):
 class Gemma3(SquareFamily):
     """Gemma 3 with vision (4B and larger), pan-and-scan off.
 
-    Sliding layers: contexts longer than the window are refused (``decoder_shape``), so that none ever slides. Which
-    original index a pruned past key had is then never asked.
+    Where contexts are longer than the window, sliding layers keep the place of each cached row beside it.
     """
 
     model_type = "gemma3"
-    limits = ("contexts longer than the sliding window", "pan and scan", "soft-capped or bidirectional text")
+    limits = ("pan and scan", "soft-capped or bidirectional text", "engines of contexts beyond the sliding window")
     pixels = replace(HALF, resample="bilinear")
 
     def build(self, config: Any) -> nn.Module:
@@ -72,6 +79,12 @@ class Gemma3(SquareFamily):
     def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
         """The tower with the plan's merges."""
         return Vision(model.model, plan, normalise, self.grid(model.config), self.side(model.config))
+
+    def decoder_shape(self, config: Any) -> DecoderShape:
+        """Sizes of the LLM; sliding layers keep places where the context is longer than the window."""
+        text = config.get_text_config()
+        states = places(text, text.num_hidden_layers)
+        return replace(super().decoder_shape(config), context=int(text.max_position_embeddings), states=states)
 
     def decoder(self, model: Any, plan: Plan) -> Decoder:
         """The language model with the plan's prunes.
@@ -95,9 +108,11 @@ class Gemma3(SquareFamily):
         half = shape.head_dim // 2
         scaling = [getattr(rotary, f"{kind}_attention_scaling") for kind in kinds for _ in range(half)]
         rope = Rope(frequencies, [0] * shape.head_dim, scaling, copies)
+        inner, behind = self.language_model(model), window(text)
         decoder = Gemma3Decoder(
-            self.language_model(model), model.lm_head, shape.head_dim, rope, plan, shared_order=True
+            inner, model.lm_head, shape.head_dim, rope, plan, shared_order=behind is None, states=shape.states
         )
+        decoder.window = behind
         decoder.scale = float(text.query_pre_attn_scalar) ** -0.5
         return decoder
 
@@ -147,7 +162,7 @@ class Gemma3(SquareFamily):
                 "head_dim": 16,
                 "query_pre_attn_scalar": 24,
                 "vocab_size": 256,
-                "max_position_embeddings": 2048,
+                "max_position_embeddings": 512,
                 "sliding_window": 512,
                 "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
                 "rope_parameters": {

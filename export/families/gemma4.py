@@ -20,9 +20,10 @@ from luvc_export.export.families.base import (
     Family,
     Normalise,
     Pixels,
-    context,
     expand_images,
+    places,
     rotary_embedding,
+    window,
 )
 from luvc_export.export.layers import capped, norm, split_heads
 from luvc_export.export.llm.decoder import Decoder
@@ -46,8 +47,9 @@ class Gemma4Decoder(Decoder):
     ) -> None:
         config = text.config
         sources = {layer: shape.layer(layer).reads for layer in range(shape.cached, shape.layers)}
-        super().__init__(text, lm_head, shape.head_dim, rope, plan, sources=sources)
+        super().__init__(text, lm_head, shape.head_dim, rope, plan, sources=sources, states=shape.states)
         self.scale, self.config, self.placeholders = 1.0, config, tuple(placeholders)
+        self.window = window(config)
         self.both_ways = config.use_bidirectional_attention == "vision"
         self.first = len(getattr(text.rotary_emb, f"{LAYER_KINDS[0]}_inv_freq", ()))
         if config.hidden_size_per_layer_input:
@@ -72,8 +74,9 @@ class Gemma4Decoder(Decoder):
         return int(layer.self_attn.head_dim)
 
     def kind(self, layer: Any) -> Kind:
-        """Pictures are seen both ways in sliding layers alone."""
-        return Kind(both_ways=self.both_ways and layer.self_attn.is_sliding)
+        """Pictures are seen both ways in sliding layers alone, which look back no further than their window."""
+        slides = layer.self_attn.is_sliding
+        return Kind(self.both_ways and slides, self.window if slides else None)
 
     def keys_values(self, layer: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
         """Values are normed too; where there is no projection of theirs, they are the keys before both norms."""
@@ -127,7 +130,8 @@ class Gemma4Decoder(Decoder):
     def _looked_up(self, table: Any, input_ids: Tensor) -> Tensor:
         """Rows of an embedding times its factor, rounded to its dtype; placeholders that are said are padding."""
         for placeholder in self.placeholders:
-            input_ids = torch.where(input_ids == placeholder, self.config.pad_token_id, input_ids)
+            padding = torch.tensor(self.config.pad_token_id)
+            input_ids = torch.where(input_ids == placeholder, padding, input_ids)
         scale = torch.tensor(table.scalar_embed_scale, dtype=table.weight.dtype)
         return nn.functional.embedding(input_ids, table.weight) * scale
 
@@ -135,12 +139,12 @@ class Gemma4Decoder(Decoder):
 class Gemma4(Family):
     """Gemma 4 with dense text; what its audio tower hears is left out.
 
-    Sliding layers: contexts longer than the window are refused (``decoder_shape``), so that none ever slides.
+    Where contexts are longer than the window, sliding layers keep the place of each cached row beside it.
     """
 
     model_type = "gemma4"
     limits = (
-        "contexts longer than the sliding window",
+        "engines of contexts beyond the sliding window",
         "audio",
         "videos",
         "mixtures of experts",
@@ -189,10 +193,11 @@ class Gemma4(Family):
             head_dim=layers[0].head_dim,
             intermediate=text.intermediate_size,
             vocab=text.vocab_size,
-            context=context(text),
+            context=int(text.max_position_embeddings),
             per_layer=tuple(layers),
             shared=text.num_kv_shared_layers,
             gate=text.hidden_size_per_layer_input or 0,
+            states=places(text, first),
         )
 
     def unit_pixels(self, config: Any) -> int:
@@ -276,7 +281,7 @@ class Gemma4(Family):
                 "vocab_size": 256,
                 "vocab_size_per_layer_input": 256,
                 "hidden_size_per_layer_input": 8,
-                "max_position_embeddings": 2048,
+                "max_position_embeddings": 512,
                 "sliding_window": 512,
                 "final_logit_softcapping": 30.0,
                 "use_bidirectional_attention": "vision",

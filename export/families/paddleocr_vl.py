@@ -85,7 +85,13 @@ class PaddleOCRVL(MropeFamily):
         return mrope_axes(section)
 
     def as_trained(self, model: Any) -> Any:
-        """As it is: there are no videos to be placed."""
+        """With learned positions between centres of patches, as 5.0 and 5.23 have them; versions between them do not.
+
+        There are no videos to be placed.
+        """
+        embeddings = model.model.visual.vision_model.embeddings
+        if getattr(embeddings, "interpolation_align_corners", False):
+            embeddings.interpolation_align_corners = False
         return model
 
     def video(self, config: Any) -> Video | None:

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import State
+from luvc_export.core.shapes import PLACE, State
 from luvc_export.export.compression import marks, oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, llm_merge, marked_prune
 from luvc_export.export.llm.last_row_attention import last_row
-from luvc_export.export.llm.logical_order import LogicalOrder
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
-from luvc_export.export.llm.span import Placed, Rows, Span, aggregated, rows_at, tokens_of
+from luvc_export.export.llm.span import Parts, Placed, Rows, Span, aggregated, rows_at, tokens_of
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 class Decoder(nn.Module):
     """Decoder of a transformers text model with the usual names (Qwen2, Qwen3, Llama, Mistral, SmolLM).
 
     Args:
-        text: Text model with ``embed_tokens``, ``layers`` and ``norm``.
+        text: Text model with ``embed_tokens``, ``layers`` and, before the head, ``norm`` or ``embedding_norm``.
         lm_head: Linear to the vocabulary.
         head_dim: Size of one attention head.
         rope: Angles from position ids.
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens: Any = text.embed_tokens
         self.layers: Any = text.layers
-        self.norm: Any = text.norm
+        self.norm: Any = text.norm if hasattr(text, "norm") else text.embedding_norm
         self.lm_head: Any = lm_head
         self.rope = rope
         self.plan = plan = scores.described(plan)
@@ -136,7 +136,7 @@ class Decoder(nn.Module):
                 span = span._replace(planes=None)  # all are added: nothing more to carry through prunes
             if keep < count:
                 if keep and self.plan.llm.reducer == "merge":
-                    normed = self.norm_of(self.input_norm(layer), x[:, : groups * count]).float()
+                    normed = self.norm_of(self.parts(layer).before, x[:, : groups * count]).float()
                     where = number, x, normed, span, mass, groups, count
                     x, span, mass = llm_merge.merge_span(self.plan, self.rope, *where)
                 elif keep:
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
             past_held = {name: next(entering) for name in self.kept_states[number]}
             if sight is None:
                 order_of = None if pictures is None else pictures.order(span, count)
-                sight = Sight(span.beside(text), text, text_mask, order_of)
+                sight = Sight(span.beside(text), text, text_mask, order_of, groups * count)
                 beside = self.own_embeddings(range(number, self._stage_end(number)), span.planes, words, input_ids)
             before = x
             text_only = groups * count if number in frozen else 0
@@ -161,7 +161,8 @@ class Decoder(nn.Module):
                 x = torch.cat([before[:, :text_only], x], 1)
             presents += [held[name] for name in self.kept_states[number]]
             if number in self.sources.values():
-                producers[number] = Producer(held["key"], held["value"], past_held["key"].shape[2], sight)
+                past_rows = past_held["key"].shape[2]
+                producers[number] = Producer(held["key"], held["value"], past_rows, sight, held.get(PLACE))
             if number < self.planes and number != last:
                 x = self._add_plane(x, span, number)
         frozen_last = last in frozen and last < self.plan.cached
@@ -199,13 +200,13 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Span]:
         tokens, keep = self.chooses[number]
         if chosen is None and self._marks(number, x):
-            weight, epsilon = self.norm_weight(self.input_norm(self.layers[number]))
+            weight, epsilon = self.norm_weight(self.parts(self.layers[number]).before)
             ranked = marked_prune.Ranked(x, weight, epsilon, getattr(self, f"basis_{number}"))
             return marked_prune.prune(self.plan, ranked, span, rows.whole, tokens, keep)
         visual = x[:, : groups * count]
         if chosen is None:
             normed = tokens_of(
-                self.norm_of(self.input_norm(self.layers[number]), visual).float(), groups, count, tokens
+                self.norm_of(self.parts(self.layers[number]).before, visual).float(), groups, count, tokens
             )
             score_input = scores.ScoreInput(
                 normed,
@@ -233,7 +234,7 @@ class Decoder(nn.Module):
 
     def _marks(self, number: int, x: Tensor) -> bool:
         """Whether the prune is traced as marks: by a score that surgery fuses, of a norm in the type of ``x``."""
-        weight = self.norm_weight(self.input_norm(self.layers[number]))[0]
+        weight = self.norm_weight(self.parts(self.layers[number]).before)[0]
         return marks.marks() and marked_prune.can_be(self.plan) and weight.dtype == x.dtype
 
     def _layer_context(
@@ -253,7 +254,7 @@ class Decoder(nn.Module):
             return inside(row)
 
         def keys() -> Tensor:
-            key: Tensor = layer.self_attn.k_proj(self.norm_of(self.input_norm(layer), visual))
+            key: Tensor = layer.self_attn.k_proj(self.norm_of(self.parts(layer).before, visual))
             return inside(key)
 
         before = None if rows.before is None else inside(rows.before[:, : groups * count])
@@ -269,11 +270,14 @@ class Decoder(nn.Module):
         own: Tensor | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """One block, and what it keeps now. The first ``text_only`` rows give keys and values and nothing else."""
-        normed = self.norm_of(self.input_norm(layer), x)
+        normed = self.norm_of(self.parts(layer).before, x)
         if "key" not in held:
             mixed, held = self.mix(layer, normed, held, sight.logical)
             return self._finish(layer, x, mixed, own), held
-        placed, mask = sight.placed, sight.mask(self.kind(layer), held["key"].shape[2])
+        placed, rows = sight.placed, held["key"].shape[2]
+        if PLACE in held:
+            held = {**held, PLACE: torch.cat([held[PLACE], placed.order], 1)}
+        mask = sight.mask(self.kind(layer), rows, held.get(PLACE))
         key, value = self.keys_values(layer, normed)
         key = rotate(key, self.angles(layer, placed.cos), self.angles(layer, placed.sin))
         key, value = torch.cat([held["key"], key], 2), torch.cat([held["value"], value], 2)
@@ -284,18 +288,18 @@ class Decoder(nn.Module):
 
     def _query(self, layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries [B, heads, S, Dh] of rows that enter a layer."""
-        return self._turned(layer, self.norm_of(self.input_norm(layer), x), cos, sin)
+        return self._turned(layer, self.norm_of(self.parts(layer).before, x), cos, sin)
 
     def _turned(self, layer: Any, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         attn = layer.self_attn
         query = split_heads(attn.q_proj(normed), self.head_size(layer))
-        if hasattr(attn, "q_norm"):
-            query = self.norm_of(attn.q_norm, query)
+        if (query_norm := self.parts(layer).query_norm) is not None:
+            query = self.norm_of(query_norm, query)
         query, factor = rotate(query, self.angles(layer, cos), self.angles(layer, sin)), self.query_factor(cos)
         return query if factor is None else query * factor[:, None].to(query.dtype)
 
     def _attended(self, layer: Any, x: Tensor, attended: Tensor, own: Tensor | None) -> Tensor:
-        return self._finish(layer, x, layer.self_attn.o_proj(attended), own)
+        return self._finish(layer, x, self.parts(layer).out(attended), own)
 
     def _finish(self, layer: Any, x: Tensor, mixed: Tensor, own: Tensor | None) -> Tensor:
         x = x + self.after_attention(layer, mixed)
@@ -306,9 +310,11 @@ class Decoder(nn.Module):
         embeds: Tensor = self.embed_tokens(input_ids)
         return embeds
 
-    def input_norm(self, layer: Any) -> Any:
-        """The norm that stands first in a layer."""
-        return layer.input_layernorm
+    def parts(self, layer: Any) -> Parts:
+        """Names of Llama, Qwen2, Qwen3 and Mistral."""
+        attn = layer.self_attn
+        norms = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+        return Parts(layer.input_layernorm, attn.o_proj, *norms)
 
     def mix(
         self, layer: Any, normed: Tensor, held: Mapping[str, Tensor], logical: LogicalOrder
@@ -349,7 +355,8 @@ class Decoder(nn.Module):
         """Keys, not turned yet, and values [B, kv heads, S, Dh] of rows after the input norm."""
         attn, size = layer.self_attn, self.head_size(layer)
         key, value = (split_heads(projection(normed), size) for projection in (attn.k_proj, attn.v_proj))
-        return self.norm_of(attn.k_norm, key) if hasattr(attn, "k_norm") else key, value
+        key_norm = self.parts(layer).key_norm
+        return key if key_norm is None else self.norm_of(key_norm, key), value
 
     def head_size(self, layer: Any) -> int:
         """Size of one attention head of a layer."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from luvc_export.export.layers import capped, rotate, split_heads
+from luvc_export.export.llm.span import Parts
 
 
 class FamilyAttention(Protocol):
@@ -22,8 +23,8 @@ class FamilyAttention(Protocol):
     def angles(self, layer: Any, cache: Tensor) -> Tensor:
         """What of a rotary cache ``layer`` uses, [B, S, Dh / 2]."""
 
-    def input_norm(self, layer: Any) -> Any:
-        """The norm that stands first in a layer."""
+    def parts(self, layer: Any) -> Parts:
+        """The modules of a layer."""
 
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
@@ -49,17 +50,17 @@ def last_row(
         last: int64 [B], place in S of the last text token.
         visual: Visual tokens, the first of S.
     """
-    attn, factor = layer.self_attn, decoder.query_factor(cos)
+    attn, parts, factor = layer.self_attn, decoder.parts(layer), decoder.query_factor(cos)
     cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
     batch, length = x.shape[:2]
     flat = last + length * torch.arange(batch)
-    normed = decoder.norm_of(decoder.input_norm(layer), x)
+    normed = decoder.norm_of(parts.before, x)
     row = _rows(normed, flat)
     size = decoder.head_size(layer)
     query = split_heads(attn.q_proj(row), size)
     key = split_heads(attn.k_proj(normed), size)
-    if hasattr(attn, "q_norm"):
-        query, key = decoder.norm_of(attn.q_norm, query), decoder.norm_of(attn.k_norm, key)
+    if parts.query_norm is not None:
+        query, key = decoder.norm_of(parts.query_norm, query), decoder.norm_of(parts.key_norm, key)
     query, key = rotate(query, _rows(cos, flat), _rows(sin, flat)), rotate(key, cos, sin)
     if factor is not None:
         query = query * _rows(factor, flat)[:, None].to(query.dtype)

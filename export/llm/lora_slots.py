@@ -1,8 +1,9 @@
 """Slots for adapters beside products of the LLM: two factors that a call brings, and which of their ranks a row has.
 
-``y = W x`` becomes ``W x + b ((a x) * rows)``: the factors of all adapters of a call lie side by side, and a row's mask
-leaves its own (Hu et al., arXiv 2106.09685, for one adapter; the mask for several is ours). With no adapter their rank
-is 0, and what is added is zero.
+``y = W x`` becomes ``W x + b (a x)``: the factors of all adapters of a call lie side by side, and a row's mask leaves
+its own of ``a x`` (Hu et al., arXiv 2106.09685, for one adapter; the mask for several is ours). It chooses and does not
+multiply: what overflows in one adapter is no NaN in the rows of others. With no adapter their rank is 0, and what is
+added is zero.
 """
 
 from __future__ import annotations
@@ -92,13 +93,14 @@ class SlottedLayers:
     @contextmanager
     def beside(self, factors: Sequence[Tensor]) -> Iterator[None]:
         """Have every product add what ``factors``, the values of ``inputs``, say."""
-        rows, pairs = factors[0][:, None], iter(factors[1:])
+        own, pairs = factors[0][:, None] > 0, iter(factors[1:])
         handles = []
 
         def hook(slot: str, a: Tensor, b: Tensor) -> Any:
             def add(module: nn.Module, entered: tuple[Tensor], out: Tensor) -> Tensor:
                 self.used[slot] = None
-                return out + ((entered[0] @ a) * rows) @ b
+                ranks = entered[0] @ a
+                return out + torch.where(own, ranks, 0.0) @ b
 
             return add
 

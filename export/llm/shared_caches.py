@@ -18,12 +18,16 @@ from luvc_export.export.llm.span import Placed, rows_at
 
 
 class Producer(NamedTuple):
-    """The cache of a layer that others read, this call's rows in it: key, value, past rows, and who sees whom there."""
+    """The cache of a layer that others read, this call's rows in it: key, value, past rows, and who sees whom there.
+
+    ``places`` int64 [B, R] of its rows are known where a window asks for them.
+    """
 
     key: Tensor
     value: Tensor
     past: int
     sight: Sight
+    places: Tensor | None = None
 
 
 class Consumers(NamedTuple):
@@ -68,9 +72,9 @@ def consume(
     masks: dict[tuple[int, Kind], Tensor] = {}
     for (number, layer), own in zip(consumers.layers.items(), beside, strict=True):
         source, kind = consumers.sources[number], consumers.kind(layer)
-        key, value, past, sight = producers[source]
+        key, value, past, sight, places = producers[source]
         if (source, kind) not in masks:
-            masks[source, kind] = sight.mask_of(kind, past, index)
+            masks[source, kind] = sight.mask_of(kind, past, index, places)
         query = consumers.query(layer, x, cos, sin)
         attended = attention(query, key, value, masks[source, kind], consumers.scale)
         x = consumers.finish(layer, x, attended, own)

@@ -10,14 +10,20 @@ from torch import Tensor
 
 from luvc_export.core.plan import Plan
 from luvc_export.export.compression import spu
-from luvc_export.export.llm.logical_order import LogicalOrder
-from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at
+from luvc_export.export.llm.span import Placed, Span, causal_mask, rows_at, within
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 class Kind(NamedTuple):
-    """What layers of one model may differ in: ``both_ways``, whether tokens of one image see each other both ways."""
+    """What layers of one model may differ in.
+
+    Args:
+        both_ways: Tokens of one image see each other both ways.
+        window: What stands so many places back, or further, is not seen; None where all is.
+    """
 
     both_ways: bool = False
+    window: int | None = None
 
 
 class Images:
@@ -50,27 +56,39 @@ class Sight:
         text: Where those of the text do.
         text_mask: See ``graph_io``.
         visual: Order of the visual rows where they see each other both ways, int64 [B, V].
+        pictures: V.
     """
 
-    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None) -> None:
+    def __init__(self, placed: Placed, text: Placed, text_mask: Tensor, visual: Tensor | None, pictures: int) -> None:
+        self.pictures = pictures
         self.placed, self.text, self.text_mask, self.visual = placed, text, text_mask, visual
         self._masks: dict[Kind, Tensor] = {}
 
     @cached_property
     def logical(self) -> LogicalOrder:
         """The order in which layers with states take the rows."""
-        return LogicalOrder(self.placed.order, self.text.order, self.text_mask)
+        return LogicalOrder(self.placed.order, self.pictures, self.text.order, self.text_mask)
 
-    def mask(self, kind: Kind, past: int) -> Tensor:
-        """Mask [B, 1, V + T, past + V + T] of layers of ``kind``."""
+    def mask(self, kind: Kind, past: int, places: Tensor | None = None) -> Tensor:
+        """Mask [B, 1, V + T, past + V + T] of layers of ``kind``; ``places`` of the keys are asked for by windows."""
         if kind not in self._masks:
             order = self._order(kind)
-            self._masks[kind] = causal_mask(order, order, self.text_mask, past)
+            seen = causal_mask(order, order, self.text_mask, past)
+            lengths = order.shape[1] - self.text.order.shape[1]
+            own = torch.cat([self.placed.order[:, :lengths], self._text_places], 1)
+            self._masks[kind] = seen & within(own, places, kind.window) if kind.window else seen
         return self._masks[kind]
 
-    def mask_of(self, kind: Kind, past: int, index: Tensor) -> Tensor:
+    def mask_of(self, kind: Kind, past: int, index: Tensor, places: Tensor | None = None) -> Tensor:
         """Mask [B, 1, n, past + V + T] of the text rows ``index`` int64 [B, n]."""
-        return causal_mask(rows_at(self.text.order, index), self._order(kind), self.text_mask, past)
+        seen = causal_mask(rows_at(self.text.order, index), self._order(kind), self.text_mask, past)
+        return seen & within(rows_at(self._text_places, index), places, kind.window) if kind.window else seen
+
+    @cached_property
+    def _text_places(self) -> Tensor:
+        """Places that text rows look from; padding, which comes last, looks from the first one and sees something."""
+        length = self.text.order.shape[1]
+        return torch.where(self.text_mask[:, self.text_mask.shape[1] - length :], self.text.order, 0)
 
     def _order(self, kind: Kind) -> Tensor:
         if not kind.both_ways or self.visual is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,15 @@ from luvc_export.core.shapes import DecoderShape
 from luvc_export.export.compression import spu
 from luvc_export.export.llm import aggregate
 from luvc_export.export.llm.rope import Rope
+
+
+class Parts(NamedTuple):
+    """Modules of an LLM layer whose names differ: its first norm, the product after attention, norms of heads."""
+
+    before: Any
+    out: Any
+    query_norm: Any = None
+    key_norm: Any = None
 
 
 class Placed(NamedTuple):
@@ -108,6 +117,12 @@ def rows_at(values: Tensor, index: Tensor, first: int = 0) -> Tensor:
     batch, length = values.shape[:2]
     flat = index + (first + length * torch.arange(batch)[:, None])
     return values.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, (batch, -1))
+
+
+def within(queries: Tensor, keys: Tensor | None, window: int) -> Tensor:
+    """Which keys at places int64 [B, K] are less than ``window`` before queries at places [B, Q]: bool [B, 1, Q, K]."""
+    assert keys is not None, "a window asks where cached rows stood"
+    return (keys[:, None, :] > queries[:, :, None] - window)[:, None]
 
 
 def causal_mask(queries: Tensor, new: Tensor, text_mask: Tensor, past: int) -> Tensor:

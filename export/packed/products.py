@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from luvc_export.bundle.codes import FP8_BLOCK
+from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.errors import CheckpointError
 from luvc_export.export.packed.placing import Placed
-from luvc_export.export.stored.base import FP8_BLOCK
 
-CONTRIB = "com.microsoft"
 #: Accuracy levels of MatMulNBits: fp32 of activations as they are, or rounded to 8 bits by block.
 EXACT, ROUNDED = 1, 4
 
@@ -69,7 +69,7 @@ class _Inserter:
         if how.block is None:
             made = self._real(weight, activation, how, product)
         else:
-            self._graph.opset_imports.setdefault(CONTRIB, 1)
+            self._graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
             inputs = [
                 activation,
                 *(self._constant(one) for one in (how.codes, how.scales, how.zeros) if one is not None),
@@ -81,7 +81,7 @@ class _Inserter:
                 "block_size": how.block,
                 "accuracy_level": self._level,
             }
-            made = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB, attributes)
+            made = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB_DOMAIN, attributes)
         if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
             made = self._node("Add", [made, product.inputs[2]], product, f"{weight.name}.biased")
         name, made.shape, made.type = out.name, out.shape, out.type

@@ -14,8 +14,8 @@ _CALIBRATE = "take the 16-bit checkpoint it was made from and quantise its bundl
 #: Methods that are refused, and what to do instead.
 REFUSED = {
     "bitsandbytes": "its codes are looked up in tables of its own kernels; " + _CALIBRATE + " --precision q4",
-    "torchao": "its tensors are pickled objects of its own classes; " + _CALIBRATE + " --precision q4",
-    "modelopt": "its NVFP4 tensors are read by no target built here; " + _CALIBRATE + " --precision nvfp4",
+    "torchao": "no reader of its tensor classes is written here; " + _CALIBRATE + " --precision q4",
+    "modelopt": "no reader of its NVFP4 tensors is written here; " + _CALIBRATE + " --precision nvfp4",
     "gguf": "its blocks are those of another engine; " + _CALIBRATE + " --precision q4",
 }
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from luvc_export.bundle.codes import FP8_BLOCK
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import CheckpointError
 
@@ -21,8 +22,6 @@ _TYPES: dict[str, Any] = {
 }  # fmt: skip
 #: Types that scales are stored in.
 FLOATS = ("F32", "F16", "BF16")
-#: Outputs and channels of a block of FP8 that has a scale of its own (DeepSeek-V3, ``weight_block_size``).
-FP8_BLOCK = 128
 AGAIN = "download the checkpoint again, or take the 16-bit one and quantise the bundle (luvc-export calibrate)"
 
 

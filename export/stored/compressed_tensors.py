@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from luvc_export.bundle.codes import FP8_BLOCK
 from luvc_export.errors import CheckpointError
 from luvc_export.export.stored.base import (
     AGAIN,
     FLOATS,
-    FP8_BLOCK,
     Stored,
     StoredLinear,
     StoredTensor,

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from luvc_export.bundle.codes import FP8_BLOCK
 from luvc_export.errors import CheckpointError
 from luvc_export.export.stored.base import (
     AGAIN,
     FLOATS,
-    FP8_BLOCK,
     Stored,
     StoredLinear,
     StoredTensor,

@@ -45,6 +45,7 @@ ALLOWED: dict[str, Entry] = {
     "And": _entry(7, types=frozenset({_T.BOOL})),
     "ArgMax": _entry(13, "axis keepdims select_last_index"),
     "AveragePool": _entry(19, "kernel_shape strides pads ceil_mode count_include_pad auto_pad", _FLOATS),
+    "BatchNormalization": _entry(15, "epsilon momentum training_mode", _FLOATS),
     "Cast": _entry(19, "to saturate", _ALL | {_T.UINT8}),
     "CastLike": _entry(19, "saturate", _ALL),
     "Clip": _entry(13, types=_FLOATS),

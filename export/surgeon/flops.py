@@ -68,15 +68,15 @@ def _flops(node: onnx.NodeProto, known: dict[str, list[int]]) -> int:
 def _shapes(model: onnx.ModelProto, plan: Plan) -> dict[str, list[int]]:
     """Shapes with numbers for symbols: one batch row, one image, no past."""
     symbols = _symbols(model, plan)
-    found = {}
+    shapes = {}
     for info in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         dims = []
         for dim in info.type.tensor_type.shape.dim:
             size = dim.dim_value if dim.HasField("dim_value") else evaluate(dim.dim_param, symbols)
             dims.append(size)
         if all(size is not None for size in dims):
-            found[info.name] = [int(size) for size in dims if size is not None]
-    return found
+            shapes[info.name] = [int(size) for size in dims if size is not None]
+    return shapes
 
 
 def _symbols(model: onnx.ModelProto, plan: Plan) -> dict[str, int]:

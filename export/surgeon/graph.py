@@ -21,6 +21,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from luvc_export.bundle import codes
+from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.plan import Plan
 from luvc_export.core.target import Precision, TargetSpec
@@ -28,8 +29,6 @@ from luvc_export.errors import CheckFailed
 
 #: Domain of fused nodes, which carry ONNX bodies. Plugin nodes, which carry none, are of another.
 DOMAIN = "luvc"
-#: ONNX Runtime's own operators (``MatMulNBits``).
-CONTRIB_DOMAIN = "com.microsoft"
 #: TensorRT's own operators, which ONNX files may hold (``TRT_FP4DynamicQuantize``).
 TENSORRT_DOMAIN = "trt"
 PLAN_KEY = "luvc.plan"

@@ -17,12 +17,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from luvc_export.core import graph_io
+from luvc_export.core.operators import CONTRIB_DOMAIN, MARKS
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
-from luvc_export.core.operators import MARKS
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon import allow_list
 from luvc_export.export.surgeon.fused import node as fused
-from luvc_export.export.surgeon.graph import CONTRIB_DOMAIN, DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
+from luvc_export.export.surgeon.graph import DOMAIN, TENSORRT_DOMAIN, Surgery, kind_of, value
 
 #: Data-dependent sizes, control flow, sequences, and what TensorRT lacks (docs/surgery.md).
 FORBIDDEN = frozenset(

@@ -40,9 +40,9 @@ def peak_bytes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> i
         if all(name in constant for name in node.input if name):
             constant |= set(node.output)
             continue
-        made = {name: sizes[name] for name in node.output if name in sizes}
-        alive |= made
-        now += sum(made.values())
+        outputs = {name: sizes[name] for name in node.output if name in sizes}
+        alive |= outputs
+        now += sum(outputs.values())
         most = max(most, now)
         now -= sum(alive.pop(name) for name in {*node.input} if readers[name] == index and name in alive)
     return most
@@ -76,13 +76,13 @@ def _sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[
             dim.dim_value = size
     for item in fixed.graph.output:
         item.type.tensor_type.ClearField("shape")
-    found = {}
+    sizes = {}
     for item in onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph.value_info:
         kind = item.type.tensor_type
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
             count = prod(dim.dim_value for dim in kind.shape.dim)
-            found[item.name] = ceil(count * _BITS.get(kind.elem_type, 32) / 8)
-    return found
+            sizes[item.name] = ceil(count * _BITS.get(kind.elem_type, 32) / 8)
+    return sizes
 
 
 def _size(dim: Any, symbols: Mapping[str, int]) -> int | None:

@@ -82,7 +82,7 @@ def surgery_report(bundle: Bundle) -> dict[str, list[GraphReport]]:
     Raises:
         BundleError: A report cannot be read.
     """
-    found = {}
+    reports = {}
     for entry in bundle.manifest.plans.values():
         for name in filter(None, (entry.vision, entry.decoder, entry.decoder_debug)):
             model = onnx.load_model_from_string(read_graph(bundle, name).data)
@@ -90,7 +90,7 @@ def surgery_report(bundle: Bundle) -> dict[str, list[GraphReport]]:
             if text is None:
                 continue
             try:
-                found[name] = [GraphReport.from_json(item) for item in json.loads(text)]
+                reports[name] = [GraphReport.from_json(item) for item in json.loads(text)]
             except (ValueError, KeyError, TypeError) as error:
                 raise BundleError("a surgery report cannot be read", where=name, got=str(error)) from error
-    return found
+    return reports

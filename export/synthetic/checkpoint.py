@@ -28,6 +28,8 @@ from luvc_export.export.synthetic.preset import Preset
 DEVIATION = 0.02
 SHARD_BYTES = 2 * 2**30
 _CHUNK = 2**22
+#: Limits that clip nothing, a number of every type.
+_WIDE = 32768.0
 
 
 def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, progress: Progress | None = None) -> int:
@@ -76,7 +78,7 @@ def write(preset: Preset, output: Path, dtype: str = "bf16", seed: int = 0, prog
 
 
 def shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, tied ones once.
+    """Name and shape of every parameter, tied ones once, and of numbers that checkpoints hold beside them.
 
     Raises:
         CheckpointError: No family takes this config.
@@ -89,7 +91,9 @@ def shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = family.build(config)
     model.tie_weights()  # type: ignore[operator]
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    kept = {name for name, value in model.state_dict().items() if value.is_floating_point()}
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in kept)
+    return {name: tuple(tensor.shape) for name, tensor in (*model.named_parameters(), *buffers)}
 
 
 def _check_free(output: Path) -> None:
@@ -129,8 +133,9 @@ def values(name: str, shape: tuple[int, ...], dtype: str, seed: int) -> Iterator
     left = int(np.prod(shape))
     while left:
         count = min(left, _CHUNK)
-        if len(shape) == 1:
-            part = np.full(count, 0.0 if name.endswith("bias") else 1.0, np.float32)
+        if len(shape) <= 1:
+            ends = {"bias": 0.0, "running_mean": 0.0, "_min": -_WIDE, "_max": _WIDE}
+            part = np.full(count, next((value for end, value in ends.items() if name.endswith(end)), 1.0), np.float32)
         else:
             part = random.standard_normal(count, np.float32) * np.float32(DEVIATION)
         yield _stored(part, dtype)

@@ -25,3 +25,14 @@ class Preset:
     image: str
     end: str
     processor: dict[str, Any]
+
+
+def sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
+    """Sizes of a text model, under the names of its config."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+    } | more

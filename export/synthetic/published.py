@@ -3,15 +3,15 @@
 Each is ``https://huggingface.co/<id>/blob/main/config.json`` with the fields that decide shapes and arithmetic:
 Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct, OpenGVLab/InternVL3-1B-hf, OpenGVLab/InternVL3-2B-hf,
 HuggingFaceTB/SmolVLM-256M-Instruct, mistralai/Ministral-3-3B-Instruct-2512-BF16, nvidia/Cosmos-Reason2-2B (which has
-Qwen3-VL-2B's sizes) and llava-hf/llava-v1.6-mistral-7b-hf; Gemma's are in ``gemma_sizes``.
+Qwen3-VL-2B's sizes); LLaVA's and Gemma's kin are in ``llava_sizes`` and ``gemma_sizes``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.export.synthetic import gemma_sizes
-from luvc_export.export.synthetic.preset import Preset
+from luvc_export.export.synthetic import gemma_sizes, llava_sizes
+from luvc_export.export.synthetic.preset import Preset, sizes
 
 
 def _qwen(source: str, text: dict[str, Any], tied: bool) -> Preset:
@@ -210,7 +210,7 @@ def _ministral() -> Preset:
         "mscale_all_dim": 1.0,
         "llama_4_scaling_beta": 0.1,
     }
-    text = _sizes(3072, 9216, 26, 32, 8, vocab_size=131072) | {
+    text = sizes(3072, 9216, 26, 32, 8, vocab_size=131072) | {
         "model_type": "ministral3",
         "head_dim": 128,
         "hidden_act": "silu",
@@ -255,55 +255,9 @@ def _ministral() -> Preset:
     return Preset("mistralai/Ministral-3-3B-Instruct-2512-BF16", config, tokens, "[IMG]", "</s>", processor)
 
 
-def _llava_next() -> Preset:
-    text = _sizes(4096, 14336, 32, 32, 8, vocab_size=32064) | {
-        "model_type": "mistral",
-        "hidden_act": "silu",
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 1000000.0,
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-    }
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    }
-    grids = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-    config = {
-        "architectures": ["LlavaNextForConditionalGeneration"],
-        "model_type": "llava_next",
-        "image_token_index": 32000,
-        "image_grid_pinpoints": grids,
-        "projector_hidden_act": "gelu",
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-        "tie_word_embeddings": False,
-        "text_config": text,
-        "vision_config": vision,
-    }
-    processor = {
-        "image_processor_type": "LlavaNextImageProcessor",
-        "processor_class": "LlavaNextProcessor",
-        "size": {"shortest_edge": 336},
-        "crop_size": {"height": 336, "width": 336},
-        "image_grid_pinpoints": grids,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-    tokens = {1: "<s>", 2: "</s>", 32000: "<image>"}
-    return Preset("llava-hf/llava-v1.6-mistral-7b-hf", config, tokens, "<image>", "</s>", processor)
-
-
 def _cosmos() -> Preset:
     """Post-trained from Qwen3-VL-2B-Instruct, whose sizes it has."""
-    shared = _qwen("", _sizes(2048, 6144, 28, 16, 8, vocab_size=151936), tied=True)
+    shared = _qwen("", sizes(2048, 6144, 28, 16, 8, vocab_size=151936), tied=True)
     rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]}
     text = shared.config["text_config"] | {
         "model_type": "qwen3_vl_text",
@@ -347,26 +301,14 @@ def _cosmos() -> Preset:
     return Preset("nvidia/Cosmos-Reason2-2B", config, shared.tokens, shared.image, shared.end, processor)
 
 
-def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    } | more
-
-
 PRESETS: dict[str, Preset] = {
-    "qwen2.5-vl-3b": _qwen("Qwen/Qwen2.5-VL-3B-Instruct", _sizes(2048, 11008, 36, 16, 2, vocab_size=151936), tied=True),
-    "qwen2.5-vl-7b": _qwen(
-        "Qwen/Qwen2.5-VL-7B-Instruct", _sizes(3584, 18944, 28, 28, 4, vocab_size=152064), tied=False
-    ),
-    "internvl3-1b": _internvl("OpenGVLab/InternVL3-1B-hf", _sizes(896, 4864, 24, 14, 2)),
-    "internvl3-2b": _internvl("OpenGVLab/InternVL3-2B-hf", _sizes(1536, 8960, 28, 12, 2)),
+    "qwen2.5-vl-3b": _qwen("Qwen/Qwen2.5-VL-3B-Instruct", sizes(2048, 11008, 36, 16, 2, vocab_size=151936), tied=True),
+    "qwen2.5-vl-7b": _qwen("Qwen/Qwen2.5-VL-7B-Instruct", sizes(3584, 18944, 28, 28, 4, vocab_size=152064), tied=False),
+    "internvl3-1b": _internvl("OpenGVLab/InternVL3-1B-hf", sizes(896, 4864, 24, 14, 2)),
+    "internvl3-2b": _internvl("OpenGVLab/InternVL3-2B-hf", sizes(1536, 8960, 28, 12, 2)),
     "smolvlm-256m": _smolvlm(),
     "ministral3-3b": _ministral(),
     "cosmos-reason2-2b": _cosmos(),
-    "llava-next-7b": _llava_next(),
+    **llava_sizes.PRESETS,
     **gemma_sizes.PRESETS,
 }

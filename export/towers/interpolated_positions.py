@@ -46,3 +46,31 @@ def _taps(point: Tensor, size: int) -> Taps:
     low = point.floor().long()
     share = point - low
     return torch.stack([low, low + 1], 1).clamp(0, size - 1), torch.stack([1 - share, share], 1)
+
+
+def antialiased(table: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Positions of every patch row by row, as ``interpolate(..., "bilinear", antialias=True)`` has them, fp32.
+
+    Args:
+        table: [size * size, C].
+        down: Shares of every row of patches, fp32 [rows, size].
+        across: Of every column, fp32 [columns, size].
+
+    Returns:
+        [rows * columns, C].
+    """
+    size = down.shape[1]
+    wide = torch.matmul(across, table.float().unflatten(0, (size, size)))
+    return torch.matmul(down, wide.flatten(1)).reshape(-1, table.shape[1])
+
+
+def antialiased_shares(count: int, size: int) -> Tensor:
+    """Share of every table place in each of ``count`` points along an axis, fp32 [count, size].
+
+    Axes are apart in it, so that a product with what the identity becomes does the same.
+    """
+    identity = torch.eye(size)[None, None]
+    shares = torch.nn.functional.interpolate(
+        identity, size=(count, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return shares[0, 0]

@@ -65,6 +65,9 @@ class LearnedPositionViT(UnitTower):
         PlanError: The plan is for another grid.
     """
 
+    #: The embedding is a product with patches [rows, columns, colours], not a convolution.
+    colours_last = False
+
     def __init__(
         self, tower: Any, plan: Plan, normalise: Normalise, grid: tuple[int, int], side: int, features: tuple[int, ...]
     ) -> None:
@@ -181,7 +184,7 @@ class LearnedPositionViT(UnitTower):
         return Parts(layer.layer_norm1, a.q_proj, a.k_proj, a.v_proj, a.out_proj, layer.layer_norm2, layer.mlp)
 
     def patch(self) -> Any:
-        """Convolution that embeds a patch."""
+        """Convolution, or product, that embeds a patch."""
         return self.tower.embeddings.patch_embedding
 
     def positions(self) -> Tensor:
@@ -209,13 +212,14 @@ class LearnedPositionViT(UnitTower):
     def _start(self, image: Tensor) -> tuple[Tensor, int]:
         """Embedded tokens [n, class tokens + U * side * side, C] and the number of class tokens."""
         (rows, columns), side, conv = self.plan.grid, self.side, self.patch()
-        patch = conv.weight.shape[-1]
+        patch = self.config.patch_size if self.colours_last else conv.weight.shape[-1]
         pixels = self.normalise(image)[:, 0, : rows * side * patch, : columns * side * patch]
-        pixels = pixels.reshape(-1, rows, side, patch, columns, side, patch, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+        pixels = pixels.reshape(-1, rows, side, patch, columns, side, patch, 3)
+        pixels = pixels.permute(0, 1, 4, 2, 5, *((3, 6, 7) if self.colours_last else (7, 3, 6)))
         pixels = pixels.reshape(-1, rows * columns * side * side, 3 * patch * patch).to(conv.weight.dtype)
         x = nn.functional.linear(pixels, conv.weight.flatten(1), conv.bias)
         table, token, aside = self.positions(), self.class_token(), self.aside
-        x = x + table[aside:].index_select(0, self._unit_order())
+        x = x + table[aside:].index_select(0, self._unit_order()).to(x.dtype)
         if token is not None:
             x = torch.cat([(token + table[:1]).expand(x.shape[0], 1, -1), x], 1)
         return self.enter(x), aside

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import Axis
+from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import Normalise
 from luvc_export.export.layers import attention, norm, rotate, split_heads
@@ -208,6 +209,14 @@ class RotaryPositionViT(UnitTower):
             batches.append(Window(begin, end, inside, caches[0], caches[1], inside_bias))
             begin = end
         return EncoderState(x, [whole], batches, torch.tensor(windows.inverse), order, windows.batches)
+
+    def fewer(self, units: oim.Units, stage: EncoderState, time: TimeMerge) -> EncoderState:
+        """Windows and angles are the same in every frame."""
+
+        def first(part: Tensor) -> Tensor:
+            return part.unflatten(0, (-1, time.frames))[:, : time.keep].flatten(0, 1)
+
+        return self.arrange(oim.Units(*(first(part) for part in units)))
 
     def leave(self, units: oim.Units, x: Tensor, stage: EncoderState) -> oim.Units:
         """Back to raster order."""

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import Axis
-from luvc_export.export.compression import oim, unit_prune
+from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.errors import PlanError
+from luvc_export.export.compression import oim, time_merge, unit_prune
 from luvc_export.export.families.base import POSITION_COPIES
 from luvc_export.export.llm.rope import merged_positions
 from luvc_export.export.towers import feature_planes
@@ -32,6 +34,9 @@ class UnitTower(nn.Module):
         tapped: Blocks whose output is kept beside the last one's.
     """
 
+    #: Of a unit; towers whose units merge along time say it.
+    patches = 1
+
     def __init__(self, plan: Plan, blocks: int, tapped: tuple[int, ...]) -> None:
         super().__init__()
         self.plan, self.blocks, self.tapped = plan, blocks, tapped
@@ -46,6 +51,14 @@ class UnitTower(nn.Module):
             x: Tokens before the merge; None at the start.
         """
         raise NotImplementedError
+
+    def fewer(self, units: oim.Units, stage: Any, time: TimeMerge) -> Any:
+        """The stage of the frames that are left of clips, whose units stand as they did in every frame.
+
+        Raises:
+            PlanError: The tower's frames do not merge.
+        """
+        raise PlanError("frames do not merge in this encoder", where="plan.encoder.time", fix="leave it out")
 
     def leave(self, units: oim.Units, x: Tensor, stage: Any) -> oim.Units:
         """``units`` with their state ``x`` on the grid again."""
@@ -90,6 +103,7 @@ class UnitTower(nn.Module):
         """
         encoder, pruned, saved = self.plan.encoder, None, list[Tensor]()
         padded, x, prune = beside is not None, stage.x, self.plan.encoder.prune
+        time, joined, of_all = encoder.time, None, stage
         if encoder.takes_units:
             assert beside is not None
             pruned = self.only(units, stage, beside.long())
@@ -98,7 +112,11 @@ class UnitTower(nn.Module):
             before = x
             x = self.block(number, x, stage, pruned)
             if number in self.tapped:
-                saved.append(self.tap(x, units, stage, pruned))
+                every = x if joined is None else time_merge.restored(joined, x, self.patches)
+                saved.append(self.tap(every, units, of_all if joined is not None else stage, pruned))
+            if time is not None and number == time.block:
+                joined, x = time_merge.merge(x, time, self.patches)
+                stage = self.fewer(units, stage, time)
             passes = [planned for planned in encoder.merge_passes if planned.step.block == number]
             if passes:
                 units = self.leave(units, x, stage)
@@ -110,6 +128,8 @@ class UnitTower(nn.Module):
                 units = self.leave(units, x, stage)
                 pruned = self.choose(prune, x, before, units, stage, padded)
                 x = self.chosen(x, pruned)
+        if joined is not None:
+            x, stage = time_merge.restored(joined, x, self.patches), of_all
         embeds = self.give(x, saved, units, stage, pruned)
         positions, into = merged_positions(units, self.plan).flatten(1, 2), units.merged_into
         if encoder.grid_intact:

@@ -151,7 +151,7 @@ class Answerer:
     def _answer_group(self, group: list[int], ready: dict[int, Prepared], answers: dict[int, Answer]) -> None:
         spent = sum(self._spent[place] for place in group)
         try:
-            made = self._session.answer_rows([ready[place] for place in group], self._options, spent)
+            results = self._session.answer_rows([ready[place] for place in group], self._options, spent)
         except Exception as error:
             if len(group) > 1:  # whose fault it is shows alone
                 for place in group:
@@ -163,7 +163,7 @@ class Answerer:
             answers[group[0]] = Answer(error=said(error))
             return
         self._failed = 0
-        for place, one in zip(group, made, strict=True):
+        for place, one in zip(group, results, strict=True):
             timings = one.timings.to_json()
             answers[place] = Answer(one.text, one.finish_reason, len(one.token_ids), timings)
 

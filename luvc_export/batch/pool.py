@@ -77,7 +77,7 @@ class Worker:
     def answer(self, rows: Sequence[Row]) -> list[Answered]:
         """Have rows answered. Raises as the class."""
         answers = self._ask([astuple(row) for row in rows])["answers"]
-        return [Answered(row.number, name, Answer(**said)) for row, (name, said) in zip(rows, answers, strict=True)]
+        return [Answered(row.number, name, Answer(**fields)) for row, (name, fields) in zip(rows, answers, strict=True)]
 
     def end(self) -> None:
         """End it now."""
@@ -88,13 +88,13 @@ class Worker:
                 with contextlib.suppress(OSError):  # what was not written yet
                     pipe.close()
 
-    def _ask(self, said: Any) -> dict[str, Any]:
-        asked, told = self._process.stdin, self._process.stdout
-        assert asked is not None and told is not None
+    def _ask(self, message: Any) -> dict[str, Any]:
+        asked, replies = self._process.stdin, self._process.stdout
+        assert asked is not None and replies is not None
         try:
-            asked.write(json.dumps(said).encode() + b"\n")
+            asked.write(json.dumps(message).encode() + b"\n")
             asked.flush()
-            line = told.readline()
+            line = replies.readline()
         except (OSError, ValueError):  # the pipe broke, or was closed by end()
             line = b""
         if not line.endswith(b"\n"):
@@ -122,7 +122,7 @@ def answered(
         LuvcError: A worker cannot load the bundle, or this machine answers no more.
     """
     waiting = _chunks(source, shards, chunk)
-    taking, found = threading.Lock(), queue.Queue[Any](2 * workers)
+    taking, answers = threading.Lock(), queue.Queue[Any](2 * workers)
     stopped = threading.Event()
     alive: list[Worker] = []
 
@@ -170,7 +170,7 @@ def answered(
     def put(item: Any) -> None:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
-                found.put(item, timeout=0.2)
+                answers.put(item, timeout=0.2)
                 return
 
     threads = [threading.Thread(target=feed, daemon=True) for _ in range(workers)]
@@ -179,7 +179,7 @@ def answered(
     try:
         running = workers
         while running:
-            item = found.get()
+            item = answers.get()
             if item is None:
                 running -= 1
             elif isinstance(item, WorkerDied):
@@ -211,8 +211,8 @@ def _chunks(source: Source, shards: Iterable[int], chunk: int) -> Iterator[list[
             yield rows
 
 
-def _as_error(said: dict[str, Any]) -> LuvcError:
-    kind = getattr(errors, str(said["kind"]), LuvcError)
-    parts = {name: said[name] for name in ("where", "got", "expected", "fix")}
-    error: LuvcError = kind(said["what"], **parts)
+def _as_error(failure: dict[str, Any]) -> LuvcError:
+    kind = getattr(errors, str(failure["kind"]), LuvcError)
+    parts = {name: failure[name] for name in ("where", "got", "expected", "fix")}
+    error: LuvcError = kind(failure["what"], **parts)
     return error

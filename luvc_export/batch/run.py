@@ -127,8 +127,8 @@ def run_batch(
         resumed, came, first = shards.written, 0, monotonic()
         progress(BatchProgress(source.rows, resumed, shards.errors, 0.0, None))
         if shards.missing:
-            with closing(_iterate((fleet or local())(job, source, list(shards.missing)))) as found:
-                for row in found:
+            with closing(_iterate((fleet or local())(job, source, list(shards.missing)))) as answers:
+                for row in answers:
                     shards.add(row.number, row.id, row.answer)
                     first = monotonic() if not came else first
                     came += 1
@@ -141,8 +141,8 @@ def run_batch(
         return BatchResult(source.rows, shards.errors, resumed, len(source.starts), monotonic() - started, rate)
 
 
-def _iterate(found: Iterable[pool.Answered]) -> Any:
-    yield from found
+def _iterate(answers: Iterable[pool.Answered]) -> Any:
+    yield from answers
 
 
 def _rate(came: int, first: float) -> float:

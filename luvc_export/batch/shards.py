@@ -109,8 +109,8 @@ class Shards:
         if self.path(index).exists():
             return 0
         rows = self._open.setdefault(index, {})
-        said = {"row": number, "id": name, **answer.to_json()}
-        rows[number] = json.dumps(said, ensure_ascii=False)
+        record = {"row": number, "id": name, **answer.to_json()}
+        rows[number] = json.dumps(record, ensure_ascii=False)
         if len(rows) < self._source.size(index):
             return 0
         path = self.path(index)

@@ -74,21 +74,21 @@ def read_rows(path: Path, start: int, where: int, first: int, count: int) -> Ite
     Raises:
         UsageError: The file has become shorter.
     """
-    found = 0
+    yielded = 0
     with open_regular(path, links=True) as file:
         file.seek(start)
-        while found < count:
+        while yielded < count:
             line = file.readline(MAX_LINE + 1)
             if not line:
                 raise UsageError("the file of questions has changed", where=str(path), fix="begin a new --output")
             if len(line) > MAX_LINE:
                 while line and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE)
-                yield Row(first + found, "", where)
-                found += 1
+                yield Row(first + yielded, "", where)
+                yielded += 1
             elif line.strip():
-                yield Row(first + found, line.decode("utf-8", "replace"), where)
-                found += 1
+                yield Row(first + yielded, line.decode("utf-8", "replace"), where)
+                yielded += 1
             where += 1
 
 

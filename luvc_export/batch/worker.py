@@ -24,37 +24,37 @@ def main() -> None:
     if len(sys.argv) > 1:
         end_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    asked, told = _own_pipes()
+    asked, replies = _own_pipes()
     first = json.loads(asked.readline())
     job, path, folder = BatchJob.from_json(first["job"]), Path(first["path"]), Path(first["folder"])
     try:
         answerer = Answerer.of(job)
     except LuvcError as error:
-        _tell(told, {"failed": error.to_json()})
+        _tell(replies, {"failed": error.to_json()})
         return
-    _tell(told, {"ready": True})
+    _tell(replies, {"ready": True})
     for line in asked:
         rows = [Row(*row) for row in json.loads(line)]
         try:
             answers = answerer.answer_lines(rows, path, folder)
         except LuvcError as error:
-            _tell(told, {"failed": error.to_json()})
+            _tell(replies, {"failed": error.to_json()})
             return
-        _tell(told, {"answers": [[name, answer.to_json()] for name, answer in answers]})
+        _tell(replies, {"answers": [[name, answer.to_json()] for name, answer in answers]})
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Standard input and output for messages alone: what a library prints goes to standard error."""
-    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    asked, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    return asked, told
+    return asked, replies
 
 
-def _tell(told: IO[bytes], said: dict[str, Any]) -> None:
-    told.write(json.dumps(said).encode() + b"\n")
-    told.flush()
+def _tell(replies: IO[bytes], message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message).encode() + b"\n")
+    replies.flush()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from luvc_export.errors import BundleError
 #: Metadata of a graph whose codes are not written yet.
 KEY = "luvc.codes"
 ALIGNMENT = 4096
+#: Outputs and channels of a block of FP8 that has a scale of its own (DeepSeek-V3, ``weight_block_size``).
+FP8_BLOCK = 128
 
 
 def file_of(part: str) -> str:

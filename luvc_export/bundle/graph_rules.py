@@ -17,6 +17,7 @@ from luvc_export.bundle import index_rules
 from luvc_export.bundle import onnx_fields as onnx
 from luvc_export.bundle import onnx_wire as wire
 from luvc_export.bundle.onnx_wire import Message
+from luvc_export.core.operators import CONTRIB_DOMAIN
 from luvc_export.core.operators import DOMAIN as PLUGIN_DOMAIN
 from luvc_export.core.operators import OPERATORS as PLUGINS
 from luvc_export.errors import BundleError
@@ -30,21 +31,21 @@ _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}
 
 #: Operators that exports, calibration and the targets' dialects hold. None runs a graph of its own.
 _NAMES = """
-Abs Add And ArgMax Attention AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum
-DepthToSpace DequantizeLinear Div DynamicQuantizeLinear Einsum Equal Erf Exp Expand Flatten Floor Gather GatherElements
-GatherND Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul MatMulInteger Max
-Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceMax
-ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize RotaryEmbedding Round ScatterElements
-ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Swish Tan Tanh
-TensorScatter Tile TopK Transpose Trilu Unsqueeze Where Xor
+Abs Add And ArgMax Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv
+Cos CumSum DepthToSpace DequantizeLinear Div DynamicQuantizeLinear Einsum Equal Erf Exp Expand Flatten Floor Gather
+GatherElements GatherND Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish
+Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul
+MatMulInteger Max Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1
+ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize RotaryEmbedding Round
+ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Swish
+Tan Tanh TensorScatter Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 STANDARD = frozenset(_NAMES.split())
 _CONTRIBUTED = frozenset({"DynamicQuantizeMatMul", "MatMulNBits", "GatherBlockQuantized"})
 _BY_DOMAIN: Mapping[str, frozenset[str]] = {
     "": STANDARD,
     "ai.onnx": STANDARD,
-    "com.microsoft": _CONTRIBUTED,
+    CONTRIB_DOMAIN: _CONTRIBUTED,
     "trt": frozenset({"TRT_FP4DynamicQuantize"}),
     PLUGIN_DOMAIN: frozenset(PLUGINS),
 }

@@ -59,11 +59,11 @@ def remember_own(bundle: Bundle) -> None:
             remember(bundle, name, OWN, debug)
 
 
-def inherit(source: Bundle, made: Bundle) -> None:
+def inherit(source: Bundle, derived: Bundle) -> None:
     """What this package made of a bundle of this user's own is this user's own; of a stranger's it is nobody's."""
     with contextlib.suppress(LuvcError):
         if all(known(source, name, OWN) for name in source.manifest.plans):
-            remember_own(made)
+            remember_own(derived)
 
 
 def _key(bundle: Bundle, plan: str | None, by: str, debug: bool) -> str:

@@ -26,7 +26,7 @@ from luvc_export.errors import BundleError
 #: Files up to this size are hashed at every load; of larger ones it is remembered that they were.
 REMEMBERED_BYTES = 64 * 2**20
 #: Told how many bytes more were hashed.
-Told = Callable[[int], None]
+OnBytes = Callable[[int], None]
 
 _CHUNK = 2**20
 _HASHES = "hashes"
@@ -48,9 +48,9 @@ class Identity:
     ctime_ns: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Identity:
+    def of(cls, status: os.stat_result) -> Identity:
         """From ``os.stat`` or ``os.fstat``."""
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def settled(file: IO[bytes]) -> Identity:
@@ -99,14 +99,14 @@ class WatchedFile:
         )
 
 
-def verify(path: Path, expected: FileRecord, full: bool = False, told: Told = lambda count: None) -> Identity:
+def verify(path: Path, expected: FileRecord, full: bool = False, on_bytes: OnBytes = lambda count: None) -> Identity:
     """Check a file against its record, all of it.
 
     Args:
         path: The file.
         expected: Its hash and size.
         full: Hash it even where it is remembered that this was done.
-        told: Told how many bytes more were hashed.
+        on_bytes: Told how many bytes more were hashed.
 
     Returns:
         The identity of the file that was hashed.
@@ -128,7 +128,7 @@ def verify(path: Path, expected: FileRecord, full: bool = False, told: Told = la
             return identity
         for _ in range(_MOST_TRIES):  # a new link to a file changes its time too
             file.seek(0)
-            digest = _digest(file, told)
+            digest = _digest(file, on_bytes)
             if digest != expected.sha256:
                 raise changed(path, f"sha256 {digest[:16]}...", f"sha256 {expected.sha256[:16]}...")
             before, identity = identity, settled(file)
@@ -267,10 +267,10 @@ def _key(identity: Identity) -> str:
     return hashlib.sha256(str(identity).encode()).hexdigest()
 
 
-def _digest(file: IO[bytes], told: Told = lambda count: None) -> str:
+def _digest(file: IO[bytes], on_bytes: OnBytes = lambda count: None) -> str:
     digest: Any = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     while count := file.readinto(buffer):  # type: ignore[attr-defined]
         digest.update(buffer[:count])
-        told(count)
+        on_bytes(count)
     return str(digest.hexdigest())

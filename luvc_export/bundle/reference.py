@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from luvc_export.bundle import hashing
-from luvc_export.bundle.hashing import Identity, Told, WatchedFile
+from luvc_export.bundle.hashing import Identity, OnBytes, WatchedFile
 from luvc_export.bundle.manifest import Manifest, WeightTensor
 from luvc_export.core.element_types import BY_ANY_NAME
 from luvc_export.core.files.safe_files import open_regular
@@ -42,7 +42,7 @@ def checkpoint_folder(folder: Path, manifest: Manifest) -> Path:
 
 
 def check_reference(
-    folder: Path, manifest: Manifest, full: bool = False, told: Told = lambda count: None
+    folder: Path, manifest: Manifest, full: bool = False, on_bytes: OnBytes = lambda count: None
 ) -> dict[str, tuple[Path, Identity]]:
     """Hash every tensor that the bundle takes from its checkpoint, unless it is remembered that this was done.
 
@@ -50,7 +50,7 @@ def check_reference(
         folder: The bundle's.
         manifest: The bundle's.
         full: Hash them even then.
-        told: Told how many bytes more were hashed.
+        on_bytes: Told how many bytes more were hashed.
 
     Returns:
         Of each file of the checkpoint its path, links followed, and its identity.
@@ -70,7 +70,7 @@ def check_reference(
             _check_places(file, tensors, identity.size, str(folder / "luvc.json"))
             what = _said(tensors)
             if full or not hashing.known(identity, what):
-                _check_tensors(opened, path, tensors, told)
+                _check_tensors(opened, path, tensors, on_bytes)
                 if Identity.of(os.fstat(opened.fileno())) != identity:
                     raise _other(path, "a file that changes while it is read", "")
                 hashing.remember(identity, what)
@@ -94,14 +94,14 @@ def hashes(manifest: Manifest) -> bool:
     return all(tensor.sha256 for tensor in manifest.weights.tensors.values())
 
 
-def tensor_sha256(path: Path, offset: int, count: int, told: Told = lambda count: None) -> str:
+def tensor_sha256(path: Path, offset: int, count: int, on_bytes: OnBytes = lambda count: None) -> str:
     """Hash ``count`` bytes of a file.
 
     Raises:
         BundleError: The file ends before.
     """
     with open_regular(path, links=True) as file:
-        return _sha256(file, path, offset, count, told)
+        return _sha256(file, path, offset, count, on_bytes)
 
 
 def inside_checkpoint(root: Path, name: str) -> Path:
@@ -159,16 +159,16 @@ def _check_places(file: str, tensors: dict[str, WeightTensor], size: int, where:
             )
 
 
-def _check_tensors(file: IO[bytes], path: Path, tensors: dict[str, WeightTensor], told: Told) -> None:
+def _check_tensors(file: IO[bytes], path: Path, tensors: dict[str, WeightTensor], on_bytes: OnBytes) -> None:
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         if tensor.sha256 is None:
             continue
-        digest = _sha256(file, path, tensor.offset, tensor.bytes, told)
+        digest = _sha256(file, path, tensor.offset, tensor.bytes, on_bytes)
         if digest != tensor.sha256:
             raise _other(path, f"sha256 {digest[:16]}... of weight {name!r}", f"sha256 {tensor.sha256[:16]}...")
 
 
-def _sha256(file: IO[bytes], path: Path, offset: int, count: int, told: Told) -> str:
+def _sha256(file: IO[bytes], path: Path, offset: int, count: int, on_bytes: OnBytes) -> str:
     digest = hashlib.sha256()
     file.seek(offset)
     left = count
@@ -178,7 +178,7 @@ def _sha256(file: IO[bytes], path: Path, offset: int, count: int, told: Told) ->
             raise _other(path, f"{count - left} bytes at {offset}", f"{count} bytes")
         digest.update(chunk)
         left -= len(chunk)
-        told(len(chunk))
+        on_bytes(len(chunk))
     return digest.hexdigest()
 
 

@@ -124,11 +124,11 @@ def check_own(folder: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: There are links, or files that ``luvc.json`` does not list.
     """
-    if found := strangers(folder, manifest):
+    if foreign := strangers(folder, manifest):
         raise BundleError(
             "the bundle's folder holds what is not the bundle's, so nothing is written into it",
             where=str(folder),
-            got=", ".join(repr(name) for name in found[:_NAMED]) + (", ..." if len(found) > _NAMED else ""),
+            got=", ".join(repr(name) for name in foreign[:_NAMED]) + (", ..." if len(foreign) > _NAMED else ""),
             expected="the files that luvc.json lists, and no links",
             fix="move them away first; if the bundle is not your own, they may have been planted",
         )

@@ -199,12 +199,19 @@ def encoder_prune(keep: str | None, restore: str) -> EncoderPruneRequest | None:
                 "all units stay, so none can come back", where="--encoder-restore", fix="give --encoder-keep too"
             )
         return None
-    match = re.fullmatch(r"(\d*\.?\d+)(?:@(\d+))?", keep.strip())
+    return EncoderPruneRequest(*share_at(keep, "--encoder-keep"), restore)  # type: ignore[arg-type]
+
+
+def share_at(text: str, flag: str) -> tuple[float, int | None]:
+    """Parse ``SHARE@BLOCK``; None for the block where it is not said.
+
+    Raises:
+        UsageError: It is neither that nor a share.
+    """
+    match = re.fullmatch(r"(\d*\.?\d+)(?:@(\d+))?", text.strip())
     if not match:
-        raise UsageError(
-            "cannot read the share", where="--encoder-keep", got=keep, expected="SHARE or SHARE@BLOCK, such as 0.5@7"
-        )
-    return EncoderPruneRequest(float(match[1]), None if match[2] is None else int(match[2]), restore)  # type: ignore[arg-type]
+        raise UsageError("cannot read the share", where=flag, got=text, expected="SHARE or SHARE@BLOCK, such as 0.5@7")
+    return float(match[1]), None if match[2] is None else int(match[2])
 
 
 UnitBuckets = Annotated[

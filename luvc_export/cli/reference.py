@@ -23,9 +23,9 @@ from luvc_export.cli import app as luvc_export
 _WORDS = {str: "text", int: "integer", float: "number", Path: "path", bool: ""}
 
 
-def table(made: Callable[..., Any]) -> str:
+def table(command: Callable[..., Any]) -> str:
     """Arguments, then options, in their order."""
-    rows = [_row(each) for kind in (True, False) for each in parameters(made, kind)]
+    rows = [_row(each) for kind in (True, False) for each in parameters(command, kind)]
     lines = ["| option | value | default | meaning |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
 
@@ -35,9 +35,9 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
-def parameters(made: Callable[..., Any], arguments: bool) -> Iterable[Any]:
+def parameters(command: Callable[..., Any], arguments: bool) -> Iterable[Any]:
     """Arguments or options that are shown; what typer itself passes, such as its context, is neither."""
-    for each in get_params_from_function(made).values():
+    for each in get_params_from_function(command).values():
         info = each.default
         if hasattr(info, "param_decls") and not info.hidden and isinstance(info, ArgumentInfo) == arguments:
             yield each
@@ -118,7 +118,7 @@ def page(app: typer.Typer = luvc_export) -> str:
         ValueError: A type has no word, or a default holds a path of this machine.
     """
     commands = [(f"{app.info.name} {each.name}", each.callback) for each in app.registered_commands if each.callback]
-    purposes = [_purpose(name, made) for name, made in commands]
+    purposes = [_purpose(name, command) for name, command in commands]
     callback = app.registered_callback and app.registered_callback.callback
     head = HEAD.format(
         help=app.info.help,
@@ -126,28 +126,28 @@ def page(app: typer.Typer = luvc_export) -> str:
         commands="".join(purposes),
         options=table(callback) if callback else "",
     )
-    return head + "".join(section(name, made) for name, made in commands)
+    return head + "".join(section(name, command) for name, command in commands)
 
 
-def section(name: str, made: Callable[..., Any]) -> str:
+def section(name: str, command: Callable[..., Any]) -> str:
     """One command: usage, help, examples, arguments and options."""
-    said, examples = help_of(made)
-    usage = " ".join([name, "[OPTIONS]", *(argument(each) for each in parameters(made, True))])
+    paragraphs, examples = help_of(command)
+    usage = " ".join([name, "[OPTIONS]", *(argument(each) for each in parameters(command, True))])
     shown = "\n".join(["```sh", *examples, "```\n\n"]) if examples else ""
-    text = "".join(f"{paragraph}\n\n" for paragraph in said)
-    return f"\n## {name}\n\n`{usage}`\n\n{text}{shown}{table(made)}"
+    text = "".join(f"{paragraph}\n\n" for paragraph in paragraphs)
+    return f"\n## {name}\n\n`{usage}`\n\n{text}{shown}{table(command)}"
 
 
-def help_of(made: Callable[..., Any]) -> tuple[list[str], list[str]]:
+def help_of(command: Callable[..., Any]) -> tuple[list[str], list[str]]:
     """Paragraphs and example commands of a command's help; examples are what it shows dim."""
-    paragraphs = (inspect.getdoc(made) or "").split("\n\n")
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     shown = [re.fullmatch(r"\[dim\](.*)\[/dim\]", each, re.DOTALL) for each in paragraphs]
     prose = [without_escapes(each) for each, dim in zip(paragraphs, shown, strict=True) if not dim]
     return prose, [line for dim in shown if dim for line in dim[1].split("\n")]
 
 
-def _purpose(name: str, made: Callable[..., Any]) -> str:
-    return f"| [{name.split()[-1]}](#{name.replace(' ', '-')}) | {cell(help_of(made)[0][0])} |\n"
+def _purpose(name: str, command: Callable[..., Any]) -> str:
+    return f"| [{name.split()[-1]}](#{name.replace(' ', '-')}) | {cell(help_of(command)[0][0])} |\n"
 
 
 if __name__ == "__main__":

@@ -39,14 +39,14 @@ MaxPixels = Annotated[
 ]
 
 
-def read_bias(given: list[str] | None) -> dict[int, float] | None:
+def read_bias(texts: list[str] | None) -> dict[int, float] | None:
     """``ID=BIAS`` as numbers; None where nothing is given.
 
     Raises:
         UsageError: One is not of that form.
     """
     biases: dict[int, float] = {}
-    for text in given or ():
+    for text in texts or ():
         token, _, value = text.partition("=")
         try:
             biases[int(token)] = float(value)

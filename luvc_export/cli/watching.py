@@ -18,9 +18,9 @@ _LOOK = 0.05
 Write = Callable[[dict[str, Any]], None]
 
 
-def write_line(said: dict[str, Any]) -> None:
+def write_line(message: dict[str, Any]) -> None:
     """One JSON object on standard output, at once."""
-    print(json.dumps(said), flush=True)
+    print(json.dumps(message), flush=True)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class _Collector:
                 self.over = event.why
                 continue
             facts = {"why": event.why, "retry": event.retry}
-            told = {"event": event.kind} | {name: value for name, value in facts.items() if value}
-            self._write(told | {"seconds": self.since(self.camera.clock())})
+            message = {"event": event.kind} | {name: value for name, value in facts.items() if value}
+            self._write(message | {"seconds": self.since(self.camera.clock())})
 
     def shown(self) -> list[Frame]:
         """The frames of the window that ends with the newest; the newest alone without one, and each once."""

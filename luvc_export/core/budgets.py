@@ -100,8 +100,8 @@ def prefill_flops(
     """FLOPs of each LLM layer in prefill with ``keep[l]`` visual and ``text`` text tokens (lm_head left out).
 
     In layers ``kv_only``, and in the last one with that ``last_layer``, visual tokens cost their keys and values, and
-    the text's attention to them. Layers that share a cache compute one row, the last one, which looks at what the layer
-    keeps whose cache it is.
+    the text's attention to them. Layers without keys cost their products. Layers that share a cache compute one row,
+    the last one, which looks at what the layer keeps whose cache it is.
     """
     frozen = {*kv_only, *([len(keep) - 1] if last_layer == "kv_only" else [])}
     return tuple(_layer_flops(shape, layer, keep, text, layer in frozen) for layer in range(len(keep)))
@@ -109,6 +109,8 @@ def prefill_flops(
 
 def _layer_flops(shape: DecoderShape, number: int, keep: Sequence[int], text: int, kv_only: bool) -> int:
     layer = shape.layer(number)
+    if not layer.kv_heads:
+        return 2 * (keep[number] + text) * (layer.mixer + 3 * shape.hidden * (layer.intermediate + shape.gate))
     consumes = layer.reads != number
     keys = keep[layer.reads] + text
     queries = 1 if consumes else text if kv_only else keys

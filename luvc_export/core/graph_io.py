@@ -33,7 +33,7 @@ made of units that show padding alone.
 
 Where the bundle has slots for adapters (``Manifest.lora``), also lora_rows [B, R], and for each slot lora.N.MODULE.a
 [K, R] and lora.N.MODULE.b [R, M], in the graph's arithmetic: the product of K inputs and M outputs gives for row i
-``x @ W + ((x @ a) * lora_rows[i]) @ b``. R, the ranks of all adapters of a call side by side, may be 0.
+``x @ W + (x @ a where lora_rows[i] is 1, else 0) @ b``. R, the ranks of all adapters of a call side by side, may be 0.
 """
 
 from __future__ import annotations

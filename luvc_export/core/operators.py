@@ -23,6 +23,8 @@ from typing import Literal
 
 #: ONNX domain of nodes that a plugin runs. Fused nodes, which carry ONNX bodies, are of the domain ``luvc``.
 DOMAIN = "luvc.plugin"
+#: ONNX domain of ONNX Runtime's own operators (``MatMulNBits``).
+CONTRIB_DOMAIN = "com.microsoft"
 #: Namespace and version under which the creators register; TensorRT's parser reads both from a node's attributes.
 NAMESPACE, VERSION = "luvc", "1"
 #: Values of the attribute ``score``, in the order of ``luvc_score``.

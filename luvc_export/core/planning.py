@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 
 from luvc_export.core.budgets import (
     MERGE_KEEP,
@@ -16,12 +17,14 @@ from luvc_export.core.budgets import (
     staged,
 )
 from luvc_export.core.named_plans import DEFAULT_PLAN, NAMED
-from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan
+from luvc_export.core.plan import EncoderPlan, EncoderPrune, LlmPlan, MergePass, Plan, Sharing
 from luvc_export.core.plan.merging import EARLIEST, at_depth, earliest, window_pass
 from luvc_export.core.plan.request import EncoderPruneRequest as EncoderPruneRequest
 from luvc_export.core.plan.request import EncoderRequest as EncoderRequest
 from luvc_export.core.plan.request import LlmRequest as LlmRequest
 from luvc_export.core.plan.request import PlanRequest as PlanRequest
+from luvc_export.core.plan.request import TimeRequest as TimeRequest
+from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.core.shapes import DecoderShape, EncoderShape
 from luvc_export.errors import PlanError, did_you_mean
 
@@ -45,7 +48,8 @@ def solve(request: PlanRequest, grid: tuple[int, int], llm: DecoderShape, encode
         keeps_all = request.llm.part(keep, request.llm.last_layer or "full", (), llm.shared)
         return Plan(whole, keeps_all, request.sharing.without_quota(), name, request.topk_limit)
     seen = _encoder_part(request, grid, encoder)
-    Plan(seen, LlmPlan((0,)))  # lists what is wrong with the encoder before budgets are made of it
+    # lists what is wrong with the encoder before budgets are made of it
+    Plan(seen, LlmPlan((0,)), request.sharing.without_quota())
     plan = Plan(seen, _llm_part(request.llm, seen, llm, images), request.sharing, name, request.topk_limit)
     check_model(plan, llm, encoder)
     return plan
@@ -57,10 +61,19 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
         share = wanted.merge_keep
     else:
         merging = isinstance(request.llm.schedule, str) or wanted.merge_at or wanted.merge_schedule != "late"
-        share = MERGE_KEEP if merging and prune is None else 1.0
+        share = MERGE_KEEP if merging and prune is None and encoder.blocks else 1.0
+    if not encoder.blocks and (share != 1 or wanted.merge_at or prune is not None):
+        raise PlanError(
+            "this encoder is convolutional: nothing merges or leaves inside it",
+            where="--encoder-keep" if prune is not None else "--merge-keep",
+            got=share if prune is None else prune.keep,
+            expected="1, or nothing: tokens leave in the LLM",
+            fix="leave the options of the encoder out",
+        )
     merges = place_merges(grid, share, encoder, wanted.merge_at, wanted.merge_schedule)
     placed = None if prune is None else place_prune(prune, encoder)
-    return replace(wanted.uncompressed(grid), merges=merges, prune=placed)
+    time = place_time(wanted.time, request.sharing, encoder)
+    return replace(wanted.uncompressed(grid), merges=merges, prune=placed, time=time)
 
 
 def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
@@ -115,6 +128,7 @@ def recipe_of(plan: Plan, llm: DecoderShape) -> str | None:
     )
     wanted, leaving = asked.encoder.prune, seen.prune
     same &= (wanted and (wanted.keep, wanted.restore)) == (leaving and (leaving.keep, leaving.restore))
+    same &= seen.time is None
     same &= all(getattr(asked.encoder, name) == getattr(seen, name) for name in ("positions", "size_bias"))
     same &= plan.sharing.quota == (asked.sharing.quota if plan.sharing.kind == "clip" else plan.sharing.quota)
     merges = isinstance(asked.llm.schedule, str) or asked.encoder.merge_keep is not None
@@ -140,6 +154,22 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
     """The prune asked for; where its share of the depth is done unless it names a block (docs/results/encoder.md)."""
     block = at_depth(wanted.depth, encoder.blocks) if wanted.block is None else wanted.block
     return EncoderPrune(block, wanted.keep, restore=wanted.restore)
+
+
+def place_time(wanted: TimeRequest | None, sharing: Sharing, encoder: EncoderShape) -> TimeMerge | None:
+    """Frames that merge of clips of so many images; None for what is no clip, or too short.
+
+    Raises:
+        PlanError: The share is none.
+    """
+    if wanted is None or sharing.kind != "clip":
+        return None
+    if not 0 < wanted.keep < 1:
+        expected = "more than 0 and less than 1"
+        raise PlanError("a share of frames goes on", where="--merge-frames", got=wanted.keep, expected=expected)
+    block = at_depth(Fraction(1, 3), encoder.blocks) if wanted.block is None else wanted.block
+    keep = max(1, round(wanted.keep * sharing.images))
+    return TimeMerge(block, sharing.images, keep) if keep < sharing.images else None
 
 
 def _late(encoder: EncoderShape) -> tuple[int, ...]:
@@ -198,6 +228,8 @@ def place_merges(
             got=repr(schedule),
             expected=did_you_mean(schedule, MERGE_SCHEDULES),
         )
+    if not encoder.blocks and keep == 1:
+        return ()
     where = blocks or MERGE_SCHEDULES[schedule](encoder)
     if schedule == "windows":
         merge_removals(grid, keep)  # refuses what is no share
@@ -241,7 +273,13 @@ def check_model(plan: Plan, llm: DecoderShape, encoder: EncoderShape) -> None:
             problems.append(
                 f"merges[{index}]: inside windows of {step.window} units a side; the encoder's have {encoder.window}"
             )
+    time = plan.encoder.time
+    if time is not None and time.block >= encoder.blocks:
+        problems.append(f"encoder.time: after block {time.block}; the encoder's are 0 to {encoder.blocks - 1}")
     prune = plan.encoder.prune
+    if not encoder.blocks and (plan.encoder.merges or prune is not None or plan.encoder.takes_units):
+        problems = ["encoder: this model's is convolutional: nothing merges, leaves or is left out inside it"]
+        prune = None
     if prune is not None and prune.block >= encoder.blocks:
         problems.append(f"encoder.prune: after block {prune.block}; the encoder's are 0 to {encoder.blocks - 1}")
     if prune is not None and prune.block + prune.stabilise >= encoder.blocks > prune.block:

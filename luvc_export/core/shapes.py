@@ -13,6 +13,8 @@ DEFAULT_IMAGE_SIZE = (672, 672)
 
 #: In the shape of a state, its layer's cached rows.
 ROWS = -1
+#: Name of the state that holds the logical place of each cached row, which sliding windows ask for.
+PLACE = "place"
 
 
 #: The state beside values that are stored in codes (docs/calibration.md).
@@ -96,13 +98,14 @@ def row_counts(states: Iterable[State], sizes: Iterable[tuple[int, ...]]) -> tup
 class LayerShape:
     """What layers of one LLM may differ in; ``reads`` is the layer whose cache is read, itself unless it is shared.
 
-    A layer without keys and values has 0 ``kv_heads``.
+    A layer without keys and values has 0 ``kv_heads``; ``mixer`` is how many numbers its products have beside the MLP.
     """
 
     kv_heads: int
     head_dim: int
     intermediate: int
     reads: int
+    mixer: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ class EncoderShape:
     """Vision encoder sizes. ``unit`` patches move as one unit; ``window`` is units per window side, 0 for none.
 
     ``full_attention`` lists the blocks that see the whole image (all of them where there are no windows). A ``gated``
-    MLP has three products, another two.
+    MLP has three products, another two. A convolutional tower has no blocks, and ``flops`` for each unit: nothing
+    merges or leaves inside it.
     """
 
     blocks: int
@@ -181,3 +185,4 @@ class EncoderShape:
     window: int
     full_attention: tuple[int, ...]
     gated: bool = False
+    flops: int = 0

@@ -180,14 +180,14 @@ def cases(split: str, count: int, seed: int = 0, kinds: tuple[str, ...] | None =
     for kind in kinds or ():
         if kind not in KINDS:
             raise UsageError("unknown kind", where="glyph task", got=repr(kind), expected=did_you_mean(kind, KINDS))
-    made, picture = 0, 0
-    while made < count:
+    yielded, picture = 0, 0
+    while yielded < count:
         image, scene = render(generator(split, seed, picture), split)
         second, other = render(generator(split, seed, picture, 1), split)
         for kind in kinds or KINDS:
             question = ask(kind, generator(split, seed, picture, 2, KINDS.index(kind)), scene, other)
-            if question is not None and made < count:
-                made += 1
+            if question is not None and yielded < count:
+                yielded += 1
                 images = (image, second) if kind == "two_pictures" else (image,)
                 yield GlyphCase(images, question.text, question.answer, kind, picture)
         picture += 1

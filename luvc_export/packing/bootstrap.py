@@ -187,7 +187,7 @@ def _takes(name: str) -> bool:
     """Whether this Python and machine take a wheel, by its name."""
     pythons, abis, platforms = name[: -len(".whl")].split("-")[-3:]
     minor = sys.version_info[1]
-    numbers = [int(found.group(1)) for found in re.finditer(r"cp3(\d+)", pythons)]
+    numbers = [int(match.group(1)) for match in re.finditer(r"cp3(\d+)", pythons)]
     python = "py3" in pythons.split(".") or minor in numbers
     python = python or ("abi3" in abis.split(".") and any(number <= minor for number in numbers))
     return python and (platforms == "any" or platform.machine() in platforms)

@@ -44,22 +44,22 @@ class Verdict:
         return not self.reasons
 
 
-def compare_answers(reference: Answer, found: Answer, limits: Tolerances) -> Verdict:
-    """Compare ``found``, which was told the reference's tokens, with ``reference``."""
-    if found.prompt_ids != reference.prompt_ids:
+def compare_answers(reference: Answer, candidate: Answer, limits: Tolerances) -> Verdict:
+    """Compare ``candidate``, which was told the reference's tokens, with ``reference``."""
+    if candidate.prompt_ids != reference.prompt_ids:
         return Verdict(("the prompt has other tokens than the reference's",), np.inf, np.inf, 0.0, 0.0)
-    error = difference(reference.logits, found.logits).rel_l2
-    kl = prediction(reference.logits, found.logits).kl
-    worst, overlap, reasons = _kept(reference, found)
+    error = difference(reference.logits, candidate.logits).rel_l2
+    kl = prediction(reference.logits, candidate.logits).kl
+    worst, overlap, reasons = _kept(reference, candidate)
     if worst > 1 and not error <= limits.rel_l2.value:
         reasons.append(f"{worst} tokens of one image are not those the reference keeps, and the logits show it")
     if worst != 1 and not error <= limits.rel_l2.value:
         reasons.append(f"logits differ by {error:.1e}, the limit is {limits.rel_l2.value:.0e}")
     if not kl <= limits.kl.value:
         reasons.append(f"KL divergence {kl:.1e}, the limit is {limits.kl.value:.0e}")
-    same = np.array(reference.token_ids) == np.array(found.token_ids)
+    same = np.array(reference.token_ids) == np.array(candidate.token_ids)
     for step in np.flatnonzero(~same):
-        gap = _gap(reference, found, int(step))
+        gap = _gap(reference, candidate, int(step))
         if not gap <= limits.tie.value:
             reasons.append(
                 f"word {step + 1} is another, though the reference is sure by {gap:.1e} of its largest logit, "
@@ -68,19 +68,19 @@ def compare_answers(reference: Answer, found: Answer, limits: Tolerances) -> Ver
     return Verdict(tuple(reasons), error, kl, overlap, float(same.mean()))
 
 
-def _kept(reference: Answer, found: Answer) -> tuple[int, float, list[str]]:
+def _kept(reference: Answer, candidate: Answer) -> tuple[int, float, list[str]]:
     """The most tokens of one image and prune that are others, the share in common of all, and what is out of bounds."""
-    layers, wanted = sorted(found.kept), sorted(reference.kept)
-    if layers != wanted or any(found.kept[layer].shape != reference.kept[layer].shape for layer in layers):
-        shapes = [{layer: kept.shape for layer, kept in answer.kept.items()} for answer in (found, reference)]
+    layers, wanted = sorted(candidate.kept), sorted(reference.kept)
+    if layers != wanted or any(candidate.kept[layer].shape != reference.kept[layer].shape for layer in layers):
+        shapes = [{layer: kept.shape for layer, kept in answer.kept.items()} for answer in (candidate, reference)]
         return 0, 0.0, [f"kept tokens by layer {shapes[0]}, the reference has {shapes[1]}"]
-    pairs = [pair for layer in layers for pair in zip(reference.kept[layer], found.kept[layer], strict=True)]
+    pairs = [pair for layer in layers for pair in zip(reference.kept[layer], candidate.kept[layer], strict=True)]
     others = [len(np.setdiff1d(theirs, ours)) for theirs, ours in pairs]
     total = sum(len(theirs) for theirs, _ in pairs)
     return max(others, default=0), 1 - sum(others) / total if total else 1.0, []
 
 
-def _gap(reference: Answer, found: Answer, step: int) -> float:
+def _gap(reference: Answer, candidate: Answer, step: int) -> float:
     """How much surer the reference is of its own word than of the other, relative to its largest logit."""
     logits = reference.logits[step]
-    return float((logits.max() - logits[found.token_ids[step]]) / max(1e-9, np.abs(logits).max()))
+    return float((logits.max() - logits[candidate.token_ids[step]]) / max(1e-9, np.abs(logits).max()))

@@ -51,13 +51,13 @@ def given_wheels(folder: Path | None) -> list[Path]:
     """
     if folder is None:
         return []
-    found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
-    if not found:
+    paths = sorted(folder.glob("*.whl")) if folder.is_dir() else []
+    if not paths:
         got = "no wheel in it" if folder.is_dir() else "no such folder"
         raise UsageError("there are no wheels", where=f"--wheels {folder}", got=got, expected="*.whl")
-    for path in found:
+    for path in paths:
         wheels.parse(path.name)
-    return found
+    return paths
 
 
 def copy_files(

@@ -97,7 +97,7 @@ def _best(modes: tuple[str, ...]) -> str | None:
     unlimited = [mode for mode in modes if mode.startswith(_UNLIMITED)]
     if unlimited:
         return max(unlimited, key=len)
-    watts = {int(found[1]): mode for mode in modes if (found := re.match(r"(?:MODE_)?(\d+)W", mode))}
+    watts = {int(match[1]): mode for mode in modes if (match := re.match(r"(?:MODE_)?(\d+)W", mode))}
     return watts[max(watts)] if watts else None
 
 

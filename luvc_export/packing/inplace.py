@@ -104,11 +104,11 @@ class InplaceOrt:
         return InplaceCache(OrtCache(self._states, tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)
 
 
-def task(said: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
+def task(request: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
     """The task of a helper for the first run: a folder, a plan's name and a capacity."""
 
     def run() -> None:
-        bundle, plan = load(said["folder"]), said["plan"]
-        LoadedPlan(bundle, InplaceOrt(bundle, plan, Capacity(**said["capacity"])), plan).warm_up()
+        bundle, plan = load(request["folder"]), request["plan"]
+        LoadedPlan(bundle, InplaceOrt(bundle, plan, Capacity(**request["capacity"])), plan).warm_up()
 
     return first_run.answer(run)

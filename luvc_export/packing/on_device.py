@@ -90,15 +90,15 @@ def _say(stage: str, text: str = "...") -> None:
     print(f"{stage:<10}| {text}", flush=True)
 
 
-def _check_device(found: device_facts.DeviceFacts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
-    system = f"Jetson Linux {device_check.numbers(found.l4t)}" if found.l4t else "no Jetson Linux"
-    free = f"{found.memory / 2**20:,.0f} MiB free" if found.memory is not None else "memory unknown"
+def _check_device(facts: device_facts.DeviceFacts, pack: Pack, target: Target, building: bool) -> tuple[str, ...]:
+    system = f"Jetson Linux {device_check.numbers(facts.l4t)}" if facts.l4t else "no Jetson Linux"
+    free = f"{facts.memory / 2**20:,.0f} MiB free" if facts.memory is not None else "memory unknown"
     _say(
-        "device", f"{found.model or 'unknown board'}, {system}, TensorRT package {found.tensorrt or 'unknown'}, {free}"
+        "device", f"{facts.model or 'unknown board'}, {system}, TensorRT package {facts.tensorrt or 'unknown'}, {free}"
     )
-    clocks = ", ".join(f"{item.name} {item.lowest:.0f}-{item.highest:.0f} MHz" for item in found.clocks)
-    _say("power", f"mode {found.power_mode or 'unknown'}; clocks {clocks or 'unknown'}")
-    findings = device_check.check(found, target, pack.footprint, building)
+    clocks = ", ".join(f"{item.name} {item.lowest:.0f}-{item.highest:.0f} MHz" for item in facts.clocks)
+    _say("power", f"mode {facts.power_mode or 'unknown'}; clocks {clocks or 'unknown'}")
+    findings = device_check.check(facts, target, pack.footprint, building)
     for warning in findings.warnings:
         _say("warning", warning)
     if findings.problems:
@@ -186,8 +186,8 @@ def _answer_cases(folder: Path, session: Session, pack: Pack) -> tuple[dict[str,
     return verdicts, times
 
 
-def _figures(verdict: Verdict, found: Answer) -> str:
+def _figures(verdict: Verdict, device_answer: Answer) -> str:
     return (
         f"logits {verdict.rel_l2:.1e}, KL {verdict.kl:.1e}, kept {verdict.overlap:.3f}, words {verdict.tokens:.3f}, "
-        f"says {found.text[:40]!r}"
+        f"says {device_answer.text[:40]!r}"
     )

@@ -39,7 +39,7 @@ def make(
     pack: Pack,
     target: Target,
     entry: EngineEntry | None,
-    found: device_facts.DeviceFacts,
+    facts: device_facts.DeviceFacts,
     verdicts: dict[str, Verdict],
     times: list[tuple[str, float]],
     warnings: tuple[str, ...],
@@ -64,9 +64,9 @@ def make(
         backend=backend,
         version=_version(backend),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        device=found.model,
-        system=device_check.numbers(found.l4t) if found.l4t else None,
-        power_mode=found.power_mode,
+        device=facts.model,
+        system=device_check.numbers(facts.l4t) if facts.l4t else None,
+        power_mode=facts.power_mode,
         cases=len(items),
         figures=figures,
         warnings=warnings,
@@ -79,13 +79,13 @@ def _version(backend: str) -> str:
 
 
 def write_report(
-    folder: Path, found: device_facts.DeviceFacts, verdicts: dict[str, Verdict], signed: Verified, passed: bool
+    folder: Path, facts: device_facts.DeviceFacts, verdicts: dict[str, Verdict], signed: Verified, passed: bool
 ) -> None:
     """Everything about this run, whether it passed or not."""
     data: dict[str, Any] = {
         "passed": passed,
         **asdict(signed),
-        "facts": asdict(found),
+        "facts": asdict(facts),
         "cases": {name: {**asdict(verdict), "passed": verdict.passed} for name, verdict in verdicts.items()},
     }
     write_whole(folder / record.REPORT, json.dumps(data, indent=1) + "\n")

@@ -214,14 +214,14 @@ def _reference(
     return asked, answers
 
 
-def check_room(made: Answer, placeholder: int, capacity: Capacity, where: str) -> None:
+def check_room(case_answer: Answer, placeholder: int, capacity: Capacity, where: str) -> None:
     """Check that an answered case fits engines of ``capacity``.
 
     Raises:
         UsageError: It has more images or text.
     """
-    images = made.prompt_ids.count(placeholder)
-    text = len(made.prompt_ids) - images + len(made.token_ids)
+    images = case_answer.prompt_ids.count(placeholder)
+    text = len(case_answer.prompt_ids) - images + len(case_answer.token_ids)
     for what, count, most, flag in (
         ("images", images, capacity.groups, "--images"),
         ("text tokens", text, capacity.text, "--text-capacity"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,7 @@ def build_engine(
     logits: int = 1,
     options: BuildOptions | None = None,
     device_memory_gib: float | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> bundles.Bundle:
     """Build vision and decoder engine of one plan into a bundle, all or nothing; see docs/engines.md.
@@ -145,6 +146,7 @@ def build_engine(
         logits: Positions of one call whose logits are wanted; 1 to generate.
         options: How TensorRT builds.
         device_memory_gib: Memory of the device; None for the target's largest variant.
+        strict: Refuse codes of a quantised checkpoint that the engine would hold widened or rounded again.
         progress: Told (stage, fraction of it done).
 
     Raises:
@@ -178,6 +180,8 @@ def build_engine(
         device_memory_gib=device_memory_gib,
         progress=progress,
     )
+    if strict:
+        check_strict(prepared.graphs, record)
     memory.require(
         building(prepared.footprint),
         str(opened.folder),
@@ -188,6 +192,28 @@ def build_engine(
         built = install(opened, prepared, progress or (lambda stage, done: None))
     engine_trust.trust(built.engine(plan, target))
     return built
+
+
+def check_strict(graphs: Iterable[BuildInput], target: Target) -> None:
+    """Refuse weights of a quantised checkpoint that an engine would hold in other numbers than the checkpoint's.
+
+    Raises:
+        UsageError: There are some: FP8 that is widened, or zeros whose shift is rounded.
+    """
+    rewrites = [rewrite for graph in graphs for rewrite in graph.rewrites]
+    widened = [one for one in rewrites if one.precision]
+    shifted = [one for one in rewrites if "shift" in one.places]
+    if widened or shifted:
+        size = sum(one.places["codes"].bytes for one in widened) / 2**30
+        wide = f"{len(widened)} FP8 weights, {size:.2f} GiB in {widened[0].precision}" if widened else ""
+        odd = f"{len(shifted)} weights with zeros, whose shift is rounded once" if shifted else ""
+        raise UsageError(
+            f"engines for {target.title} hold weights of this checkpoint in other numbers than its own",
+            where="--strict",
+            got="; ".join(filter(None, (wide, odd))),
+            expected="int4 codes around 8, as GPTQ's and compressed-tensors' symmetric ones are",
+            fix="leave --strict out, or export another checkpoint",
+        )
 
 
 def check_codes(stored: StoredCodes, target: Target) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ def export_bundle(
     padding: bool = True,
     unit_tolerance: int = 0,
     round_activations: bool = False,
+    strict: bool = False,
     vocab: str | os.PathLike[str] | int | None = None,
     vocab_data: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -71,6 +73,7 @@ def export_bundle(
         padding: Tell graphs which units are padding, where ``fit`` pads; False for engines with plugins.
         unit_tolerance: Levels of a pixel up to which buckets (plans ``NAME@50``) take a unit for foretold.
         round_activations: Products of a quantised checkpoint's codes round what enters them to 8 bits by block.
+        strict: Refuse a quantised checkpoint whose weights back-ends would widen or round again.
         vocab: Let answers be written with some of the tokens alone: a file that lists them or is a text made of them,
             or how many. Prompts are read with all of them as before.
         vocab_data: With a number: cases (JSON lines), whose most frequent tokens are kept, those of answers first.
@@ -103,6 +106,7 @@ def export_bundle(
             fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
     checkpoint = open_model(model, revision, weights=weights != "none")
+    checkpoint = replace(checkpoint, config=checkpoint.family.bounded(checkpoint.config, text_capacity))
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
         plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames, joint_tiles=joint_tiles)
@@ -121,7 +125,7 @@ def export_bundle(
     shared = dict.fromkeys(plan.sharing.cut for plan in plans.values() if plan.sharing.kind == "tiles")
     tiles = (*tiles, *(grid for grid in shared if grid not in tiles))
     more = {"tiles": tiles, "video": video, "padding": padding, "unit_tolerance": unit_tolerance}
-    more["round_activations"] = round_activations
+    more["round_activations"], more["strict"] = round_activations, strict
     more["vocabulary"] = _vocabulary(checkpoint, vocab, vocab_data)
     more["lora_slots"] = _slots(lora_slots, lora_targets)
     options = Options(sizes[0], fit, text_capacity, dtype, weights, debug, **more)  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ from luvc_export.core.plan.plan_set import PlanSet, Variant
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.plan.unit_buckets import check_shares, with_buckets
 from luvc_export.core.planning import solve
-from luvc_export.core.shapes import DEFAULT_IMAGE_SIZE
 from luvc_export.errors import MachineError, UsageError
 from luvc_export.pipeline.requests import request_of
 
@@ -224,12 +223,12 @@ def as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> list[ImageSi
 
 
 def default_image_size(checkpoint: Checkpoint) -> ImageSize:
-    """Height and width a checkpoint was made for, or ``DEFAULT_IMAGE_SIZE`` where the family takes any."""
+    """Height and width a checkpoint was made for, or what the family says where it takes any."""
     from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 
     if checkpoint.folder.resolve() == CHECKPOINT.resolve():
         return IMAGE_SIZE
-    return checkpoint.family.image_size(checkpoint.config) or DEFAULT_IMAGE_SIZE
+    return checkpoint.family.usual_size(checkpoint.config)
 
 
 def open_model(model: str | Checkpoint, revision: str | None, weights: bool) -> Checkpoint:

@@ -56,8 +56,8 @@ class Answerer:
         kinds = {"text": pa.string(), "finish_reason": pa.string(), "tokens": pa.int32()}
         kinds |= {"timings": pa.string(), "error": pa.string()}
         if taken := sorted(names & kinds.keys()):
-            said = ", ".join(taken)
-            raise UsageError("a column has the name of an answer's", where="Dataset", got=said, fix="rename it")
+            listed = ", ".join(taken)
+            raise UsageError("a column has the name of an answer's", where="Dataset", got=listed, fix="rename it")
         columns = {name: table[name].to_pylist() for name in COLUMNS if name in names}
         asked = [ask_of({name: items[row] for name, items in columns.items()}) for row in range(table.num_rows)]
         answers = [answer.to_json() for answer in self._answerer.answer(asked)]

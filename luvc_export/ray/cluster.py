@@ -93,9 +93,9 @@ def reader(path: str) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
 class LineAnswerer:
     """What ``Answerer`` does, for rows of a file: their lines in, answers as JSON out."""
 
-    def __init__(self, told: dict[str, Any], path: str, folder: str) -> None:
+    def __init__(self, job: dict[str, Any], path: str, folder: str) -> None:
         self._path, self._folder = Path(path), Path(folder)
-        self._answerer = Answerer.of(BatchJob.from_json(told))
+        self._answerer = Answerer.of(BatchJob.from_json(job))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer rows."""
@@ -111,8 +111,8 @@ class LineAnswerer:
 def _collected(answers: ray.data.Dataset) -> Iterator[Answered]:
     try:
         for row in answers.iter_rows():
-            name, said = json.loads(row["said"])
-            yield Answered(int(row["number"]), name, Answer(**said))
+            name, fields = json.loads(row["said"])
+            yield Answered(int(row["number"]), name, Answer(**fields))
     except ray.exceptions.RayError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, LuvcError):

@@ -93,8 +93,8 @@ class Metrics:
             self._accepted.labels(model).inc(drafts.accepted)
 
     def _made(self, model: str, tokens: int) -> None:
-        for made in (self._tokens, self._generated):
-            made.labels(model).inc(tokens)
+        for counter in (self._tokens, self._generated):
+            counter.labels(model).inc(tokens)
 
     def watch(self, gauges: dict[str, tuple[str, Callable[[], float]]], cache: Callable[[], CacheCounts]) -> None:
         """Report values as they are when somebody looks: name -> (text, value), and the image cache's counts."""

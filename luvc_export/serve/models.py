@@ -158,10 +158,10 @@ def open_models(
     """
     bundles: dict[str, Bundle] = {}
     served: dict[str, ServedModel] = {}
-    for given in names:
-        folder, name, plan = split_name(given)
+    for spec in names:
+        folder, name, plan = split_name(spec)
         if name in served:
-            raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
+            raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         key = str(folder.absolute())
         if key not in bundles:
             bundles[key] = load(folder, verify, progress)
@@ -174,12 +174,12 @@ def open_models(
     return models
 
 
-def split_name(given: str) -> tuple[Path, str, str | None]:
+def split_name(spec: str) -> tuple[Path, str, str | None]:
     """Folder, name and plan of ``FOLDER`` or ``FOLDER#PLAN``; a folder may have a # in its own name."""
-    if Path(given).is_dir():
-        return Path(given), _name(Path(given)), None
-    folder, mark, plan = given.rpartition("#")
-    path = Path(folder if mark else given)
+    if Path(spec).is_dir():
+        return Path(spec), _name(Path(spec)), None
+    folder, mark, plan = spec.rpartition("#")
+    path = Path(folder if mark else spec)
     return path, _name(path) + (f"#{plan}" if mark else ""), plan or None
 
 

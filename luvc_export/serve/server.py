@@ -110,19 +110,19 @@ class Server:
             ) from error
         return listener
 
-    def run(self, listening: socket.socket, said: Callable[[], Any] = lambda: None) -> None:
+    def run(self, listening: socket.socket, on_ready: Callable[[], Any] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT or ``stop``; what runs is finished first.
 
         Args:
             listening: See ``listen``.
-            said: Called in the event loop once requests are taken.
+            on_ready: Called in the event loop once requests are taken.
 
         Raises:
             LuvcError: A model cannot be loaded.
         """
         self.engine.start()
         try:
-            asyncio.run(self._serve(listening, said))
+            asyncio.run(self._serve(listening, on_ready))
         finally:
             self.app.close()
             self.engine.drain()
@@ -137,12 +137,12 @@ class Server:
         self.app.draining = True
         self._uvicorn.should_exit = True
 
-    async def _serve(self, listening: socket.socket, said: Callable[[], Any]) -> None:
+    async def _serve(self, listening: socket.socket, on_ready: Callable[[], Any]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or no main thread
                 loop.add_signal_handler(number, self._ended_by_signal)
-        loop.call_soon(said)
+        loop.call_soon(on_ready)
         await self._uvicorn.serve(sockets=[listening])
 
     def _ended_by_signal(self) -> None:

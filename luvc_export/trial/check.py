@@ -71,7 +71,7 @@ def check(report: Any, where: str) -> None:
             "a step of the report lacks its figures", where=where, got=f"{type(error).__name__}: {error}"
         ) from error
     if verdicts != report["verdicts"]:
-        wrong = [ours["claim"] for ours, told in zip(verdicts, report["verdicts"], strict=False) if ours != told]
+        wrong = [ours["claim"] for ours, theirs in zip(verdicts, report["verdicts"], strict=False) if ours != theirs]
         raise CheckFailed(
             "the verdicts are not what the figures say",
             where=where,

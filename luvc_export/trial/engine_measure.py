@@ -69,8 +69,8 @@ def main(arguments: list[str]) -> int:
     try:
         bundle, gpu = load(folder), Gpu()
 
-        def opened(made: Bundle, plan: str, graphs: bool) -> TrtBackend:
-            return TrtBackend(made, plan, target, graphs=graphs, gpu=gpu)
+        def opened(own: Bundle, plan: str, graphs: bool) -> TrtBackend:
+            return TrtBackend(own, plan, target, graphs=graphs, gpu=gpu)
 
         print(json.dumps(measure(bundle, target, plans, gpu, opened)))
     except LuvcError as error:

@@ -58,9 +58,9 @@ def versions() -> dict[str, str]:
 
 def power(root: Path = Path("/")) -> dict[str, Any]:
     """Power mode and clocks, as far as the system says: of a Jetson, of the CPU, of the GPU."""
-    told = device_facts.read(root)
-    clocks = [asdict(clock) for clock in told.clocks]
-    return {"board": told.model, "l4t": told.l4t, "power_mode": told.power_mode, "clocks": clocks, "gpu": _smi()}
+    device = device_facts.read(root)
+    clocks = [asdict(clock) for clock in device.clocks]
+    return {"board": device.model, "l4t": device.l4t, "power_mode": device.power_mode, "clocks": clocks, "gpu": _smi()}
 
 
 def target_here() -> str | None:
@@ -75,10 +75,12 @@ def target_here() -> str | None:
 
 def runs(target: str) -> str | None:
     """Why this machine cannot run engines for ``target``; None if it can."""
-    wanted, found = targets.find(target).device.compute_capability, library.compute_capability()
-    if found is None:
+    wanted, capability = targets.find(target).device.compute_capability, library.compute_capability()
+    if capability is None:
         return "there is no NVIDIA GPU"
-    return None if found == wanted else f"the GPU is of compute capability {found}, the engines are for {wanted}"
+    return (
+        None if capability == wanted else f"the GPU is of compute capability {capability}, the engines are for {wanted}"
+    )
 
 
 def _gpu() -> dict[str, Any] | None:

@@ -47,12 +47,12 @@ def planned(asked: Asked, only: Sequence[str] = (), done: dict[str, str] | None 
     for name in only:
         if name not in names:
             raise UsageError("there is no such step", where="--only", got=name, expected=did_you_mean(name, names))
-    found, weights, states = missing.lacks(asked), missing.weights_gib(asked.model), dict(done or {})
+    lacking, weights, states = missing.lacks(asked), missing.weights_gib(asked.model), dict(done or {})
     result: list[Planned] = []
     for step in steps.STEPS:
         if only and step.name not in only:
             continue
-        why = steps.lacks(asked, found, step, dict.fromkeys(names, "done") | states)
+        why = steps.lacks(asked, lacking, step, dict.fromkeys(names, "done") | states)
         absent = [each.step.name for each in result if each.step.name in step.after and each.why]
         why = why or (f"step {absent[0]} cannot be done" if absent else None)
         seconds = 0.0 if states.get(step.name) in KEPT else step.estimate(weights)

@@ -125,8 +125,8 @@ def checkout() -> bool:
     return CHECKS.is_file()
 
 
-def _pick_plan(told: Json) -> Json:
-    plan, cost = told["plan"], told["cost"]
+def _pick_plan(output: Json) -> Json:
+    plan, cost = output["plan"], output["cost"]
     return {
         "keep": plan["llm"]["keep"],
         "grid": plan["encoder"]["grid"],
@@ -135,8 +135,8 @@ def _pick_plan(told: Json) -> Json:
     }
 
 
-def _pick_export(told: Json) -> Json:
-    manifest = told["manifest"]
+def _pick_export(output: Json) -> Json:
+    manifest = output["manifest"]
     return {
         "model_type": manifest["source"]["model_type"],
         "checkpoint_sha256": manifest["source"]["sha256"],
@@ -147,29 +147,33 @@ def _pick_export(told: Json) -> Json:
     }
 
 
-def _pick_parity(told: Json) -> Json:
+def _pick_parity(output: Json) -> Json:
     kept = ("level", "name", "got", "limit", "passed")
-    sides = {side: told[side]["dtype"] for side in ("reference", "candidate")}
-    return {"passed": told["passed"], **sides, "gates": [{key: gate[key] for key in kept} for gate in told["gates"]]}
+    sides = {side: output[side]["dtype"] for side in ("reference", "candidate")}
+    return {
+        "passed": output["passed"],
+        **sides,
+        "gates": [{key: gate[key] for key in kept} for gate in output["gates"]],
+    }
 
 
-def _pick_bench(told: Json) -> Json:
+def _pick_bench(output: Json) -> Json:
     facts = ("backend", "arithmetic", "load_ms", "peak_mib", "kv_mib", "visual_tokens", "prefill_flops", "decode_bytes")
     cases = []
-    for plan, case in zip(PLANS, told["cases"], strict=True):
+    for plan, case in zip(PLANS, output["cases"], strict=True):
         parts = {name: {key: part[key] for key in _SHARES} for name, part in case["profile"].items()}
         cases.append(
             {"plan": plan, **{key: case["facts"][key] for key in facts}, "runs": case["runs"], "kernels": parts}
         )
-    machine = {key: told["machine"][key] for key in ("flops", "bandwidth", "threads")}
+    machine = {key: output["machine"][key] for key in ("flops", "bandwidth", "threads")}
     return {"machine": machine, "cases": cases}
 
 
 _SHARES = ("total_ms", "merge_ms", "prune_ms")
 
 
-def _pick_build(told: Json) -> Json:
-    engine = told["engine"]
+def _pick_build(output: Json) -> Json:
+    engine = output["engine"]
     kept = ("target", "precision", "kv", "backend", "version", "compute_capabilities", "batch", "footprint")
     parts = {
         part: {"bytes": engine[part]["record"]["bytes"], "weight_bytes": engine[part]["weight_bytes"]}
@@ -178,12 +182,12 @@ def _pick_build(told: Json) -> Json:
     return {**{key: engine[key] for key in kept}, **parts}
 
 
-def _pick_kept(told: Json) -> Json:
-    return {"backend": told["backend"], "arithmetic": told["arithmetic"]}
+def _pick_kept(output: Json) -> Json:
+    return {"backend": output["backend"], "arithmetic": output["arithmetic"]}
 
 
-def _as_told(told: Json) -> Json:
-    return told
+def _as_told(output: Json) -> Json:
+    return output
 
 
 STEPS: tuple[Step, ...] = (
@@ -266,15 +270,15 @@ def find(name: str) -> Step:
     return next(step for step in STEPS if step.name == name)
 
 
-def lacks(asked: Asked, found: Mapping[str, str | None], step: Step, done: Mapping[str, str]) -> str | None:
+def lacks(asked: Asked, lacking: Mapping[str, str | None], step: Step, done: Mapping[str, str]) -> str | None:
     """Why a step cannot be done; None if it can.
 
     Args:
         asked: By the user.
-        found: Of each need, what is missing, None where nothing is.
+        lacking: Of each need, what is missing, None where nothing is.
         step: Which.
         done: State of the steps so far.
     """
-    missing = [str(found[need]) for need in step.needs if found[need]]
+    missing = [str(lacking[need]) for need in step.needs if lacking[need]]
     missing += [f"step {name} gave nothing" for name in step.after if done.get(name) != "done"]
     return "; ".join(missing) or None

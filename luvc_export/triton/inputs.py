@@ -27,15 +27,15 @@ def question_from(get: Get) -> Question:
         UsageError: Neither or both, or they are not of that form.
         ApiError: A ``data:`` address is none.
     """
-    given, prompt, messages = [picture(item) for item in get("image") or ()], _text(get, "prompt"), get("messages")
+    pictures, prompt, messages = [picture(item) for item in get("image") or ()], _text(get, "prompt"), get("messages")
     if (prompt is None) == (messages is None):
         raise UsageError("give a prompt or messages", where="prompt", got="neither" if prompt is None else "both")
     chat: list[dict[str, Any]]
     if prompt is not None:
-        content = [*({"type": "image"} for _ in given), {"type": "text", "text": prompt}]
-        chat, media = [{"role": "user", "content": content}], given
+        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": prompt}]
+        chat, media = [{"role": "user", "content": content}], pictures
     else:
-        chat, media = _chat(str(_text(get, "messages")), given)
+        chat, media = _chat(str(_text(get, "messages")), pictures)
     if len(media) > MAX_IMAGES:
         raise UsageError("too many pictures", where="image", got=len(media), expected=f"at most {MAX_IMAGES}")
     return Question(tuple(chat), tuple(media), prompt)
@@ -75,14 +75,14 @@ def picture(item: bytes | str) -> bytes:
     return data
 
 
-def _chat(text: str, given: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+def _chat(text: str, pictures: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
     """Messages with plain parts, and the pictures their parts stand for: those given, or their own ``data:``."""
     messages = _json(text, "messages")
     if not isinstance(messages, list) or not messages:
         raise UsageError("messages are a JSON list", where="messages", got=text[:80])
     chat: list[dict[str, Any]] = []
     media: list[bytes] = []
-    waiting = iter(given)
+    waiting = iter(pictures)
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         role = message.get("role") if isinstance(message, dict) else None
@@ -100,7 +100,7 @@ def _chat(text: str, given: list[bytes]) -> tuple[list[dict[str, Any]], list[byt
             if kind == "image" and set(part) == {"type"}:
                 following = next(waiting, None)
                 if following is None:
-                    raise UsageError("there are fewer pictures than image parts", where="image", got=len(given))
+                    raise UsageError("there are fewer pictures than image parts", where="image", got=len(pictures))
                 media.append(following)
             elif isinstance(address, str):
                 media.append(data_bytes(address, where)[0])
@@ -110,7 +110,7 @@ def _chat(text: str, given: list[bytes]) -> tuple[list[dict[str, Any]], list[byt
             parts.append({"type": "image"})
         chat.append({"role": role, "content": parts})
     if next(waiting, None) is not None:
-        raise UsageError("there are more pictures than image parts", where="image", got=len(given))
+        raise UsageError("there are more pictures than image parts", where="image", got=len(pictures))
     return chat, media
 
 

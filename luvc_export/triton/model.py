@@ -90,10 +90,10 @@ class TritonPythonModel:
             raise CancelledError(0)
         spent = perf_counter() - started
         pieces = Stream(answer(ready.loaded, ready.request, options, ready.budget, spent, None))
-        for made, piece in enumerate(pieces):
+        for count, piece in enumerate(pieces):
             if sender.is_cancelled():
                 pieces.close()
-                raise CancelledError(made)
+                raise CancelledError(count)
             if streams:
                 sender.send(_response(piece, "", 0, 0))
         result = pieces.result
@@ -115,7 +115,7 @@ def _wants_stream(get: Get) -> bool:
 def _response(text: str, reason: str, prompt: int, completion: int) -> Any:
     texts = {"text": text, "finish_reason": reason}
     counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    tensors = [pb_utils.Tensor(name, np.array([said.encode()], np.object_)) for name, said in texts.items()]
+    tensors = [pb_utils.Tensor(name, np.array([content.encode()], np.object_)) for name, content in texts.items()]
     tensors += [pb_utils.Tensor(name, np.array([count], np.int32)) for name, count in counts.items()]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 

@@ -75,17 +75,17 @@ def write_repository(
     check_file_name(folder, "the repository")
     check_name(options.backend)
     models: dict[str, tuple[Bundle, str | None]] = {}
-    for given in bundles:
-        check_file_name(Path(given), "the bundle")
-        path, name, plan = split_name(given)
+    for spec in bundles:
+        check_file_name(Path(spec), "the bundle")
+        path, name, plan = split_name(spec)
         name = _NOT_IN_A_NAME.sub("-", name)
         if name in models:
-            raise UsageError("two models have one name", where=given, got=name, fix="rename one bundle's folder")
+            raise UsageError("two models have one name", where=spec, got=name, fix="rename one bundle's folder")
         bundle = load(path, verify, progress)
         if bundle.entry(plan).plan.sharing.images > 1:
             fix = f"name a plan for single pictures: luvc-export inspect {path} says what each plan is for"
             what = "this plan takes whole videos, or pictures in tiles, alone, which Triton's model does not"
-            raise UsageError(what, where=given, fix=fix)
+            raise UsageError(what, where=spec, fix=fix)
         models[name] = bundle, plan
         _check_place(folder / name, options.overwrite)
     for name, (bundle, plan) in models.items():

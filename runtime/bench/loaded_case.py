@@ -92,8 +92,8 @@ class LoadedCase:
         while not row.ended:
             group.step()
         marks.append(perf_counter())
-        state = group.state_of(row)
-        self._cache[case] = state.cache.nbytes, state.visual_rows
+        state, plan = group.state_of(row), self.session.default.plan
+        self._cache[case] = state.cache.nbytes, plan.cache_rows(case.images // plan.sharing.images, 0)
         preprocess, vision, prefill, _, decode = (1000 * (b - a) for a, b in pairwise(marks))
         total = 1000 * (marks[-1] - marks[0])
         self.first_ms = total if self.first_ms is None else self.first_ms

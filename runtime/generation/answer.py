@@ -74,7 +74,7 @@ def answer(
     loaded.load(images=len(request.images) > 0)
     sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
     began = perf_counter()
-    seen = loaded.encode_images(*request.shown())
+    seen = loaded.see(request)
     encoded = perf_counter()
     before = past.state if past else None
     step = loaded.run(request.token_ids, seen, before, blocks=request.blocks, adapter=request.adapter)
@@ -94,7 +94,7 @@ def answer(
         decoding += perf_counter() - begin
     state = group.state_of(row)
     spent = Spent(ready, encoded - began, prefilled - encoded, first, decoding)
-    visual = state.visual_rows
+    visual = loaded.plan.cache_rows(len(whole.images) // loaded.plan.sharing.images, 0)
     now = Past(loaded, (*whole.token_ids, *sequence.ids[:-1]), whole.images, state)
     selection = selection_of(loaded, request, seen.merged_into, kept)
     return generation(loaded, sequence, spent, state.cache.nbytes, visual, selection, reused, now, row.drafts)

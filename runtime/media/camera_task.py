@@ -12,7 +12,7 @@ import av
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.film import CODECS
-from luvc_export.runtime.media.film_task import picture_of, refused, stream_of
+from luvc_export.runtime.media.film_task import picture_of, pixel_aspect, refused, stream_of
 
 #: Bytes that wait to be decoded, at most: about two seconds of a camera.
 MAX_WAITING = 4 * 2**20
@@ -61,7 +61,7 @@ class _Reader:
         self._file = io.BytesIO(data)
         self._lock = threading.Lock()
         self._newest: tuple[int, float, Any] | None = None
-        self.count, self.ended = 0, ""
+        self.count, self.ended, self.aspect = 0, "", 1.0
         self.wrong: UsageError | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -93,6 +93,7 @@ class _Reader:
 
     def _decode(self, film: Any, stream: Any) -> None:
         begun: float | None = None
+        self.aspect = pixel_aspect(stream)
         unit = float(stream.time_base)
         for packet in film.demux(stream):
             try:
@@ -134,7 +135,7 @@ def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         return {"over": over} if over else {}, b""
     number, seconds, frame = shown
     try:
-        picture = picture_of(frame, said["share"])
+        picture = picture_of(frame, said["share"], _reader.aspect)
     except UsageError as error:
         return error.to_json(), b""
     return {"number": number, "seconds": seconds, "size": picture.size, "of": [frame.width, frame.height]}, (

@@ -20,6 +20,8 @@ _SEEK, _EVERY = 1.0, 1.0
 _SEEK_BLIND = 4.0
 #: Seconds that a film may end before its header says.
 _SHORT = 2.0
+#: Pixels are at most so many times as wide as high, or as high as wide.
+_MOST_ASPECT = 4
 _DAMAGED = "the film is damaged or truncated"
 
 
@@ -50,7 +52,7 @@ def _taken(file: io.BytesIO, container: str, count: int, where: str) -> tuple[di
         sizes, times, pixels = [], [], bytearray()
         for index in range(wanted):
             frame, time = reader.at(index * seconds / wanted)
-            picture = picture_of(frame, wanted)
+            picture = picture_of(frame, wanted, pixel_aspect(stream))
             sizes.append(picture.size)
             times.append(time)
             pixels += picture.tobytes()
@@ -200,8 +202,16 @@ class _Reader:
                 yield ticks * self._unit - self._start, frame
 
 
-def picture_of(frame: Any, count: int) -> Image.Image:
-    """A frame as it is looked at: upright, pixels taken as square, at most its share of ``MAX_TAKEN_PIXELS``.
+def pixel_aspect(stream: Any) -> float:
+    """Width of a pixel by its height, as a film says; 1 where it says nothing, or what no film has."""
+    ratio = stream.sample_aspect_ratio
+    return float(ratio) if ratio and 1 / _MOST_ASPECT <= ratio <= _MOST_ASPECT else 1.0
+
+
+def picture_of(frame: Any, count: int, aspect: float = 1.0) -> Image.Image:
+    """A frame as it is looked at: upright, of square pixels, at most its share of ``MAX_TAKEN_PIXELS``.
+
+    Pixels of another ``aspect`` are stretched along their shorter side, so that nothing is lost.
 
     Raises:
         UsageError: Its pixels became too many.
@@ -209,9 +219,13 @@ def picture_of(frame: Any, count: int) -> Image.Image:
     if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise UsageError("the film's frames become too large", got=f"{frame.width}x{frame.height} pixels")
     picture: Image.Image = frame.to_image(threads=1)
-    factor = math.ceil(math.sqrt(picture.width * picture.height * count / MAX_TAKEN_PIXELS))
+    stretched = max(aspect, 1 / aspect)
+    factor = math.ceil(math.sqrt(picture.width * picture.height * stretched * count / MAX_TAKEN_PIXELS))
     if factor > 1:
         picture = picture.reduce(factor)
+    if aspect != 1.0:
+        size = round(picture.width * max(aspect, 1)), round(picture.height * max(1 / aspect, 1))
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
     return picture.rotate(90 * round(frame.rotation / 90), expand=True) if frame.rotation else picture
 
 

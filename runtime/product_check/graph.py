@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from luvc_export.bundle.onnx_wire import encoded
 from luvc_export.core.element_types import BY_NAME
+from luvc_export.core.operators import CONTRIB_DOMAIN
 
 INPUT, OUTPUT = "x", "y"
 #: One row is a step of decoding, the others a prompt: engines have kernels of their own for either.
@@ -20,8 +21,8 @@ _SHAPE = (328, 136)
 _SCALE = 2.0**-7
 _CODE = 127
 _OPSET, _IR = 21, 10
-#: ONNX Runtime's own operators, which OpenVINO reads too; and weights of 4 bits that share a scale.
-_CONTRIB, _BLOCK = "com.microsoft", 32
+#: Weights of 4 bits that share a scale.
+_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def coded_products(bits: int, inner: int, columns: int) -> Coded:
     rng = np.random.default_rng(0)
     given = rng.standard_normal((1, inner), np.float32)
     nodes, constants, name, exact = [], dict[str, NDArray[Any]](), INPUT, given
-    domain, middle = encoded(7, _CONTRIB), 2 ** (bits - 1)
+    domain, middle = encoded(7, CONTRIB_DOMAIN), 2 ** (bits - 1)
     for at, (rows, width, out) in enumerate(((inner, columns, "between"), (columns, inner, OUTPUT))):
         weight, scale = f"w{at}", np.float32(1 / middle / np.sqrt(rows))
         codes = rng.integers(0, 2**bits, (rows, width), np.uint8)
@@ -105,7 +106,7 @@ def coded_products(bits: int, inner: int, columns: int) -> Coded:
             given_facts = b"".join(_integer(fact, value) for fact, value in facts.items())
             nodes.append(_node("MatMulNBits", [name, weight, f"{weight}s"], out, domain + given_facts))
         name = out
-    return Coded(_model(nodes, constants, (inner, inner), (_CONTRIB,)), given, exact)
+    return Coded(_model(nodes, constants, (inner, inner), (CONTRIB_DOMAIN,)), given, exact)
 
 
 def plain_product(weights: NDArray[np.float32]) -> bytes:

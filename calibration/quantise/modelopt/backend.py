@@ -89,7 +89,7 @@ class ModelOpt:
             MachineError: The worker failed; its last lines are in the text.
             CheckFailed: What it decided does not fit our graphs.
         """
-        found: dict[str, Scales | str] = {}
+        decisions: dict[str, Scales | str] = {}
         with temporary_folder("luvc-modelopt") as scratch:
             folders = {name: scratch / name for name in models}
             products = {}
@@ -107,13 +107,13 @@ class ModelOpt:
             for number, (name, folder) in enumerate(folders.items()):
                 progress(f"nvidia-modelopt on {name}", number / len(folders))
                 self._run([str(folder)], folder)
-                found |= result.read(folder / result.RESULT, products[name])
-        return found
+                decisions |= result.read(folder / result.RESULT, products[name])
+        return decisions
 
     def _run(self, words: list[str], folder: Path) -> str:
         """Run the worker in ``folder``; what it printed. It ends with this process, also on Ctrl-C."""
-        found = shutil.which(self.python)
-        if found is None:
+        program = shutil.which(self.python)
+        if program is None:
             raise UsageError(
                 "this Python cannot be run",
                 where="--modelopt-python",
@@ -121,9 +121,9 @@ class ModelOpt:
                 expected="the Python of an environment with nvidia-modelopt",
             )
         # -I: the worker's own folder is not searched for modules, nor are this environment's variables read.
-        command = [str(Path(found).absolute()), "-I", str(self.worker), *words]
-        said = folder / "worker.log"
-        with fresh(said) as log:
+        command = [str(Path(program).absolute()), "-I", str(self.worker), *words]
+        log_file = folder / "worker.log"
+        with fresh(log_file) as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder
             )
@@ -132,7 +132,7 @@ class ModelOpt:
             finally:
                 process.kill()
                 process.wait()
-        text = said.read_text(encoding="utf-8", errors="replace")
+        text = log_file.read_text(encoding="utf-8", errors="replace")
         if code:
             last = "\n    ".join(text.strip().splitlines()[-_LAST_LINES:])
             raise MachineError(

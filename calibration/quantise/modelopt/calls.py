@@ -88,8 +88,8 @@ class _Recording:
         return self._inner.placement()
 
     def vision(self, images: Any, beside: Any = None) -> dict[str, Array]:
-        given = beside_image(self._plan, len(images), beside)
-        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **given})
+        extra_inputs = beside_image(self._plan, len(images), beside)
+        self._vision.add({graph_io.IMAGE: np.asarray(images, np.uint8), **extra_inputs})
         return self._inner.vision(images, beside)
 
     def decode(self, feeds: Mapping[str, Array], cache: Cache | None) -> tuple[dict[str, Array], Any]:

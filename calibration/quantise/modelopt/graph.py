@@ -67,13 +67,13 @@ def _itself(tensor: ir.ExternalTensor | ir.LazyTensor) -> ir.TensorProtocol:
 
 def _plain(graph: ir.Graph, product: ir.Node, weight: ir.Value, name: str) -> None:
     """Put a MatMul called ``name`` in place of ``product``, a MatMul or a Gemm, and an Add of the bias of a Gemm."""
-    made = [ir.node("MatMul", [product.inputs[0], weight], name=name)]
+    nodes = [ir.node("MatMul", [product.inputs[0], weight], name=name)]
     if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
-        made.append(ir.node("Add", [made[0].outputs[0], product.inputs[2]], name=f"{name}.bias"))
-    for node in made:
+        nodes.append(ir.node("Add", [nodes[0].outputs[0], product.inputs[2]], name=f"{name}.bias"))
+    for node in nodes:
         node.outputs[0].name = f"{node.name}.out"
-    graph.insert_before(product, made)
-    old, out = product.outputs[0], made[-1].outputs[0]
+    graph.insert_before(product, nodes)
+    old, out = product.outputs[0], nodes[-1].outputs[0]
     kept, out.shape, out.type = old.name, old.shape, old.type
     old.name = f"{kept}.replaced"
     old.replace_all_uses_with(out, replace_graph_outputs=True)

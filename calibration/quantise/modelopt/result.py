@@ -33,14 +33,14 @@ def read(path: Path, products: Mapping[str, Product]) -> dict[str, Scales | str]
         nodes = {node.name: node for node in ir.load(path).graph}
     except Exception as error:  # protobuf's and onnx_ir's own, and what the system says
         raise _refused("the graph that nvidia-modelopt wrote cannot be read", path, error, "an ONNX file") from error
-    found: dict[str, Scales | str] = {}
+    decisions: dict[str, Scales | str] = {}
     for product, (site, columns) in products.items():
         node = nodes.get(product)
         if node is None or node.op_type != "MatMul":
             got = "no such node" if node is None else node.op_type
             raise _refused("a product is gone from what nvidia-modelopt wrote", path, f"{product}: {got}", "a MatMul")
-        found[site] = _together(found.get(site), _decided(node, columns, path), product, path)
-    return found
+        decisions[site] = _together(decisions.get(site), _decided(node, columns, path), product, path)
+    return decisions
 
 
 def _decided(node: ir.Node, columns: int, path: Path) -> Scales | str:

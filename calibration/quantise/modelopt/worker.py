@@ -56,12 +56,12 @@ class Calls:
 def version() -> str:
     """Of the installed nvidia-modelopt; ends the process where there is none or too old a one."""
     try:
-        found = metadata.version("nvidia-modelopt")
+        installed = metadata.version("nvidia-modelopt")
     except metadata.PackageNotFoundError:
         sys.exit("nvidia-modelopt is not installed in this environment")
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < OLDEST:
-        sys.exit(f"nvidia-modelopt {found} is too old: {'.'.join(map(str, OLDEST))} or later is needed")
-    return found
+    if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < OLDEST:
+        sys.exit(f"nvidia-modelopt {installed} is too old: {'.'.join(map(str, OLDEST))} or later is needed")
+    return installed
 
 
 def run(folder: Path) -> None:

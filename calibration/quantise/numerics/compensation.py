@@ -28,11 +28,11 @@ def compensated(weight: Floats, form: Format, rows: Floats) -> Rounded:
     """
     parts = -(-len(weight) // LARGEST)
     step = -(-len(weight) // parts // form.size) * form.size
-    made = [
+    slices = [
         _part(weight[first : first + step], form, rows[:, first : first + step])
         for first in range(0, len(weight), step)
     ]
-    values, scale = (np.concatenate(each) for each in zip(*made, strict=True))
+    values, scale = (np.concatenate(each) for each in zip(*slices, strict=True))
     return form.rounded(values, scale)
 
 

@@ -49,19 +49,19 @@ def activation_scale(top: float) -> float:
 def weight(emit: Emit, name: str, codes: ir.Value, scale: ir.Value, whole: ir.Value) -> ir.Value:
     """fp32 weight [K, N] of ``codes`` E2M1 [K, N], ``scale`` E4M3 [K / 16, N] and ``whole`` fp32 []."""
     (scales,) = emit("DequantizeLinear", [scale, whole], f"{name}.weight_scale_dequantized")
-    given = {"axis": 0, "block_size": SIZE}
-    return emit("DequantizeLinear", [codes, scales], f"{name}.weight_dequantized", attributes=given)[0]
+    attributes = {"axis": 0, "block_size": SIZE}
+    return emit("DequantizeLinear", [codes, scales], f"{name}.weight_dequantized", attributes=attributes)[0]
 
 
 def activation(emit: Emit, constant: Constant, at: str, value: ir.Value, top: float) -> ir.Value:
     """fp32 of ``value`` [..., K] rounded to NVFP4 by TensorRT."""
     whole = constant(f"{at}.input_global_scale", np.array(activation_scale(top), np.float32))
-    given = {"axis": -1, "block_size": SIZE, "scale_type": int(ir.DataType.FLOAT8E4M3FN)}
-    codes, scale = emit(DYNAMIC_QUANTIZE, [value, whole], f"{at}.input_quantized", DOMAIN, given, 2)
+    attributes = {"axis": -1, "block_size": SIZE, "scale_type": int(ir.DataType.FLOAT8E4M3FN)}
+    codes, scale = emit(DYNAMIC_QUANTIZE, [value, whole], f"{at}.input_quantized", DOMAIN, attributes, 2)
     codes.type, scale.type = ir.TensorType(ir.DataType.FLOAT4E2M1), ir.TensorType(ir.DataType.FLOAT8E4M3FN)
     (scales,) = emit("DequantizeLinear", [scale, whole], f"{at}.input_scale_dequantized")
-    given = {"axis": -1, "block_size": SIZE}
-    return emit("DequantizeLinear", [codes, scales], f"{at}.input_dequantized", attributes=given)[0]
+    attributes = {"axis": -1, "block_size": SIZE}
+    return emit("DequantizeLinear", [codes, scales], f"{at}.input_dequantized", attributes=attributes)[0]
 
 
 def simulated(emit: Emit, constant: Constant, at: str, value: ir.Value, top: float) -> ir.Value:
@@ -72,8 +72,8 @@ def simulated(emit: Emit, constant: Constant, at: str, value: ir.Value, top: flo
 
     numbers = itertools.count()
 
-    def node(op: str, *inputs: ir.Value, **given: Any) -> ir.Value:
-        return emit(op, inputs, f"{at}.input_step_{next(numbers)}", attributes=given)[0]
+    def node(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        return emit(op, inputs, f"{at}.input_step_{next(numbers)}", attributes=attributes)[0]
 
     whole = constant(f"{at}.input_global_scale", np.array(activation_scale(top), np.float32))
     flat = node("Reshape", node("Cast", value, to=int(ir.DataType.FLOAT)), constant("fp4.rows", np.array([-1, SIZE])))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_clips import study
+from glyph_clips import merged, study
 from glyph_clips.cases import CHECKPOINT, cases, still
 from glyph_clips.films import FRAMES, MOMENTS, SIDE, Film, seeded
 from glyph_clips.model import LABELS, UNITS, embeddings, labels, load, prefix
@@ -21,6 +21,7 @@ from glyph_clips.train import Answers
 from glyph_vqa.decoder import decode
 from glyph_vqa.pack import SUFFIX
 
+from luvc_export.core.named_plans import CLIPS
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
@@ -157,3 +158,22 @@ def test_page_card_and_readme_are_of_these_weights() -> None:
     for name in ("MODEL_CARD.md", "README.md"):
         assert study.verdict(found["rows"]) in " ".join((HERE / name).read_text().split())
     assert found["split"] == "heldout"
+
+
+def test_pages_on_graphs_and_merging_are_of_these_weights() -> None:
+    """Every plan for clips passed what `graphs` asks; the page on merging is written from its figures."""
+    rows = {row["plan"]: row for row in json.loads((study.RESULTS / "clip-graphs.json").read_text())["rows"]}
+    assert set(rows) == set(CLIPS) and all(row["parity"] and row["built"] for row in rows.values())
+    assert all(set(row["linted"]) == {"onnx", "primitive"} for row in rows.values())
+    found = json.loads((study.RESULTS / "clip-time.json").read_text())
+    assert found["weights"] == study.weights_hash(CHECKPOINT)[:16]
+    assert (study.RESULTS / "clip-time.md").read_text() == merged.page(found["rows"], found["weights"])
+
+
+def test_merging_along_time_is_a_plan_of_whole_films() -> None:
+    """Fewer units after a block, every token for the LLM; the evaluator keeps the frames of a film together."""
+    plan, asked = merged.merging(0, 4), list(cases("search", 6))
+    assert plan.encoder.time is not None and plan.llm == study.nothing().llm
+    for one in (plan, study.nothing()):
+        shown = study.Study(open_checkpoint(str(CHECKPOINT)), asked).whole.asked(one)
+        assert {case.pictures for case in shown} == {tuple(range(8)), tuple(range(8, 16))}

@@ -96,7 +96,7 @@ def centres(along: Tensor) -> Tensor:
     other, own = density[:, :, None, :], density[:, :, :, None]
     denser = (other > own).float() + (other == own).float() * before
     far = apart * denser + (1 - denser)
-    nearest = far.reshape(batch * frames * each, each).amin(1).reshape(batch, frames, each)
+    nearest = -(-far).reshape(batch * frames * each, each).amax(1).reshape(batch, frames, each)  # no ReduceMin for all
     return density * torch.floor(nearest * _STEPS + 0.5) / _STEPS
 
 

@@ -38,8 +38,8 @@ class FusedNode:
 
     def __init__(self, node: gs.Node) -> None:
         self.node, self.schema = node, schema_of(node)
-        if found := list(problems(node)):
-            raise CheckFailed("a fused node does not fit its schema", where=node.name, got="; ".join(found))
+        if misfits := list(problems(node)):
+            raise CheckFailed("a fused node does not fit its schema", where=node.name, got="; ".join(misfits))
 
     def input(self, name: str) -> gs.Tensor:
         """The input that the schema calls ``name``."""
@@ -78,7 +78,7 @@ def emit(
         op: One of the schema's variants in its place.
     """
     form = schema.fused
-    made = surgery.emit(
+    outputs = surgery.emit(
         op or schema.name,
         [inputs[tensor.name] for tensor in form.inputs],
         like=[like[tensor.name] for tensor in form.outputs] if like else None,
@@ -86,7 +86,7 @@ def emit(
         domain=DOMAIN,
         **{item.onnx: attributes[item.name] for item in form.attributes},
     )
-    return {tensor.name: out for tensor, out in zip(form.outputs, made, strict=True)}
+    return {tensor.name: out for tensor, out in zip(form.outputs, outputs, strict=True)}
 
 
 def head(schema: Schema, op: str = "") -> str:

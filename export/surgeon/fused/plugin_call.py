@@ -64,8 +64,8 @@ def prune(surgery: Surgery, node: gs.Node) -> None:
             surgery.replace(old, rows.by_row(new))
     if surgery.is_read(kept_normed):
         epsilon = fused.attribute("epsilon")
-        made = surgery.emit("RMSNormalization", [joined, weight], like=[kept_normed], axis=-1, epsilon=epsilon)
-        surgery.replace(kept_normed, made[0])
+        normed = surgery.emit("RMSNormalization", [joined, weight], like=[kept_normed], axis=-1, epsilon=epsilon)
+        surgery.replace(kept_normed, normed[0])
 
 
 def merge(surgery: Surgery, node: gs.Node) -> None:
@@ -112,45 +112,48 @@ def problems(node: gs.Node) -> list[str]:
     operator = OPERATORS.get(node.op)
     if operator is None:
         return [f"{node.op} is no plugin"]
-    found = list(_attributes(operator, node.attrs))
+    lines = list(_attributes(operator, node.attrs))
     pairs: list[_Pair] = []
-    for side, tensors, given in (("inputs", operator.inputs, node.inputs), ("outputs", operator.outputs, node.outputs)):
+    for side, tensors, actual in (
+        ("inputs", operator.inputs, node.inputs),
+        ("outputs", operator.outputs, node.outputs),
+    ):
         wanted = _spread(tensors, len(node.attrs.get("token_axes", ())))
-        if len(wanted) != len(given):
-            found.append(f"{len(given)} {side}, the contract has {len(wanted)}")
-        pairs += [(name, tensor, here) for (name, tensor), here in zip(wanted, given, strict=False)]
-    return found or [*_types(pairs), *_sizes(pairs, node.attrs), *_payloads(pairs, node.attrs)]
+        if len(wanted) != len(actual):
+            lines.append(f"{len(actual)} {side}, the contract has {len(wanted)}")
+        pairs += [(name, tensor, here) for (name, tensor), here in zip(wanted, actual, strict=False)]
+    return lines or [*_types(pairs), *_sizes(pairs, node.attrs), *_payloads(pairs, node.attrs)]
 
 
 def _spread(tensors: tuple[OperatorTensor, ...], payloads: int) -> list[tuple[str, OperatorTensor]]:
     """Names and tensors, with one of each payload."""
-    found = []
+    pairs = []
     for tensor in tensors:
         names = [f"{tensor.name}.{place}" for place in range(payloads)] if tensor.payload else [tensor.name]
-        found += [(name, tensor) for name in names]
-    return found
+        pairs += [(name, tensor) for name in names]
+    return pairs
 
 
-def _attributes(operator: Operator, given: dict[str, Any]) -> Iterator[str]:
+def _attributes(operator: Operator, attributes: dict[str, Any]) -> Iterator[str]:
     known = {attribute.name: attribute for attribute in operator.attributes}
-    yield from (f"attribute {name} is not in the contract" for name in given if name not in {**known, **IDENTITY})
+    yield from (f"attribute {name} is not in the contract" for name in attributes if name not in {**known, **IDENTITY})
     for name, text in (("plugin_namespace", NAMESPACE), ("plugin_version", VERSION)):
-        if given.get(name) != text:
-            yield f"attribute {name} is {given.get(name)!r}, the contract has {text!r}"
+        if attributes.get(name) != text:
+            yield f"attribute {name} is {attributes.get(name)!r}, the contract has {text!r}"
     for name, attribute in known.items():
-        if name not in given:
+        if name not in attributes:
             if not attribute.optional:
                 yield f"attribute {name} is missing"
-        elif not isinstance(given[name], _PYTHON[attribute.kind]):
-            yield f"attribute {name} is {given[name]!r}, the contract has {attribute.kind}"
-        elif attribute.choices and given[name] not in attribute.choices:
-            yield f"attribute {name} is {given[name]!r}, the contract has {', '.join(attribute.choices)}"
+        elif not isinstance(attributes[name], _PYTHON[attribute.kind]):
+            yield f"attribute {name} is {attributes[name]!r}, the contract has {attribute.kind}"
+        elif attribute.choices and attributes[name] not in attribute.choices:
+            yield f"attribute {name} is {attributes[name]!r}, the contract has {', '.join(attribute.choices)}"
 
 
 def _types(pairs: list[_Pair]) -> Iterator[str]:
     seen: dict[str, str] = {}
-    for name, wanted, given in pairs:
-        kind = kind_of(given)
+    for name, wanted, actual in pairs:
+        kind = kind_of(actual)
         if kind is None:
             continue
         seen[name] = str(kind)
@@ -162,13 +165,13 @@ def _types(pairs: list[_Pair]) -> Iterator[str]:
 
 def _sizes(pairs: list[_Pair], attributes: dict[str, Any]) -> Iterator[str]:
     known = {name: size for name, size in attributes.items() if isinstance(size, int)}
-    for name, wanted, given in pairs:
-        if wanted.payload or given.shape is None:
+    for name, wanted, actual in pairs:
+        if wanted.payload or actual.shape is None:
             continue
-        if len(given.shape) != len(wanted.shape):
-            yield f"{name} has {len(given.shape)} axes, the contract has [{', '.join(wanted.shape)}]"
+        if len(actual.shape) != len(wanted.shape):
+            yield f"{name} has {len(actual.shape)} axes, the contract has [{', '.join(wanted.shape)}]"
             continue
-        for letter, size in zip(wanted.shape, given.shape, strict=True):
+        for letter, size in zip(wanted.shape, actual.shape, strict=True):
             whole, _, removed = letter.partition("-")
             if not isinstance(size, int) or (removed and whole not in known):
                 continue
@@ -179,7 +182,7 @@ def _sizes(pairs: list[_Pair], attributes: dict[str, Any]) -> Iterator[str]:
 
 def _payloads(pairs: list[_Pair], attributes: dict[str, Any]) -> Iterator[str]:
     """Tokens at the axis that is named, and the same sizes but for them after."""
-    tensors = {name: given for name, _, given in pairs}
+    tensors = {name: actual for name, _, actual in pairs}
     for place, axis in enumerate(attributes.get("token_axes", ())):
         source, kept = tensors[f"payload.{place}"].shape, tensors[f"kept_payload.{place}"].shape
         values = tensors["values"].shape

@@ -17,11 +17,11 @@ from luvc_export.registry import Registry
 ENTRY_POINTS = "luvc_export.passes"
 
 
-def _misfit(name: str, found: Any) -> str | None:
-    if not isinstance(found, ModuleType) or found.__name__.rsplit(".", 1)[-1] != name:
+def _misfit(name: str, module: Any) -> str | None:
+    if not isinstance(module, ModuleType) or module.__name__.rsplit(".", 1)[-1] != name:
         return f"a module called {name}"
-    lacking = [part for part in ("requires", "apply", "ensures") if not callable(getattr(found, part, None))]
-    lacking += ["ORDER, a whole number"] if type(getattr(found, "ORDER", None)) is not int else []
+    lacking = [part for part in ("requires", "apply", "ensures") if not callable(getattr(module, part, None))]
+    lacking += ["ORDER, a whole number"] if type(getattr(module, "ORDER", None)) is not int else []
     return f"a module that has {', '.join(lacking)} too" if lacking else None
 
 
@@ -34,10 +34,10 @@ def find(name: str) -> Pass:
     Raises:
         UsageError: There is none, or an installed one cannot be loaded.
     """
-    found = _PASSES.get(name)
-    if found is None:
+    surgeon_pass = _PASSES.get(name)
+    if surgeon_pass is None:
         raise UsageError("unknown pass", got=repr(name), expected=did_you_mean(name, _PASSES.names()))
-    return found
+    return surgeon_pass
 
 
 def names() -> list[str]:

@@ -43,9 +43,9 @@ def apply(surgery: Surgery) -> int:
     for tensor, name, kind in zip(
         best, (graph_io.NEXT_LOGIT, graph_io.NEXT_TOKEN), (np.float32, np.int64), strict=True
     ):
-        made = surgery.emit("Squeeze", [tensor, [2]])[0]
-        made.name, made.dtype, made.shape = name, np.dtype(kind), [batch, 1]
-        surgery.graph.outputs.append(made)
+        output = surgery.emit("Squeeze", [tensor, [2]])[0]
+        output.name, output.dtype, output.shape = name, np.dtype(kind), [batch, 1]
+        surgery.graph.outputs.append(output)
     return 1
 
 

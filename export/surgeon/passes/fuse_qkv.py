@@ -40,11 +40,11 @@ def apply(surgery: Surgery) -> int:
         if products[0] is products[1] is products[2]:
             surgery.skip("query, key and value come from one product already")
             continue
-        found = [joined_weights.projection(item) for item in products if item is not None]
-        if any(item is None for item in found):
+        projections = [joined_weights.projection(item) for item in products if item is not None]
+        if any(item is None for item in projections):
             surgery.skip("a projection's weight is computed or quantised")
             continue
-        group = [item for item in found if item is not None]
+        group = [item for item in projections if item is not None]
         if group[0].product.inputs[0] is not group[1].product.inputs[0]:
             surgery.skip(
                 "a layer's queries read fewer rows than its keys and values (kv_only): key and value are joined"

@@ -65,11 +65,11 @@ def apply(surgery: Surgery) -> int:
             present = joins[0].outputs[0]
             past.shape = [past.shape[0], past.shape[1], rows[layer], past.shape[3]]
             added = joins[0].inputs[1]
-            made = surgery.emit("TensorScatter", [past, added, starts[keep]], like=[past], axis=-2, mode="linear")
-            surgery.replace(present, made[0])
-            made[0].shape = list(past.shape)
+            scattered = surgery.emit("TensorScatter", [past, added, starts[keep]], like=[past], axis=-2, mode="linear")
+            surgery.replace(present, scattered[0])
+            scattered[0].shape = list(past.shape)
             fired += 1
-            for node in readers(made[0], "Attention"):
+            for node in readers(scattered[0], "Attention"):
                 if any(node.inputs[3] is mask for mask in masks.values()):
                     continue
                 key = (keep, id(node.inputs[3]))

@@ -48,11 +48,11 @@ def apply(surgery: Surgery) -> int:
     if not surgery.target.bytes and (late := _late_cast(surgery)):
         _cast_first(surgery, *late)
         return 1
-    found = [layout for turn in surgery.nodes("Transpose") if (layout := _layout(turn)) is not None]
-    if len(found) != 1:
+    layouts = [layout for turn in surgery.nodes("Transpose") if (layout := _layout(turn)) is not None]
+    if len(layouts) != 1:
         surgery.skip("the picture becomes patches in another way")
         return 0
-    layout = found[0]
+    layout = layouts[0]
     done = layout.chain[0].op != "Cast" or len(layout.sizes) <= 7
     if done:
         surgery.skip("the picture is laid out already")

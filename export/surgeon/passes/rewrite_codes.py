@@ -140,11 +140,11 @@ class _Rewriter:
             wanted["scales"] = floats, (channels // block, rows)
         if zeros is not None:
             wanted["shift"] = floats, (channels // block, rows)
-        places, made = {}, {}
+        places, constants = {}, {}
         for part, (type_, dims) in wanted.items():
             bits = 4 if type_ == onnx.TensorProto.INT4 else 8 * BY_ONNX[type_].itemsize
             places[part] = Place(file_of(self._surgery.part), self._end, dims[0] * dims[1] * bits // 8)
-            made[part] = _constant(f"{codes.name}.{part}", type_, dims, places[part])
+            constants[part] = _constant(f"{codes.name}.{part}", type_, dims, places[part])
             self._end = aligned(self._end + places[part].bytes)
         sources = {"codes": codes, "scales": scales} | ({"zeros": zeros} if zeros is not None else {})
         self.items.append(
@@ -153,8 +153,8 @@ class _Rewriter:
                 [int(size) for size in scales.shape], BY_ONNX[floats].name, places,
             )
         )  # fmt: skip
-        self._made[codes.name] = made
-        return made
+        self._made[codes.name] = constants
+        return constants
 
 
 def _constant(name: str, kind: int, dims: tuple[int, ...], place: Place) -> gs.Constant:

@@ -128,8 +128,8 @@ def _rebuild(
 def _known(first: gs.Tensor, second: gs.Tensor, axis: int) -> gs.Tensor | None:
     for node in readers(first, "Concat"):
         if len(node.inputs) == 2 and node.inputs[1] is second and node.attrs["axis"] == axis:
-            made: gs.Tensor = node.outputs[0]
-            return made
+            joined: gs.Tensor = node.outputs[0]
+            return joined
     return None
 
 

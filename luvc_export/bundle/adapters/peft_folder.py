@@ -110,14 +110,14 @@ def check_name(name: str) -> None:
         )
 
 
-def named_folders(given: Sequence[str]) -> dict[str, Path]:
+def named_folders(arguments: Sequence[str]) -> dict[str, Path]:
     """``NAME=FOLDER`` of a command line as folders by name.
 
     Raises:
         UsageError: One is not of that form, or two have one name.
     """
     folders: dict[str, Path] = {}
-    for one in given:
+    for one in arguments:
         name, sign, folder = one.partition("=")
         if not sign or not folder:
             raise UsageError("an adapter has a name and a folder", where="--lora", got=one[:200], expected=_FORM)

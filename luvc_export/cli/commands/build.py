@@ -49,6 +49,9 @@ def build(
     device_memory: Annotated[
         float | None, typer.Option("--device-memory", help="GiB free on the device; default: its largest variant.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a quantised checkpoint's weights that would be widened or rounded.")
+    ] = False,
     verify: options.Verify = False,
     as_json: options.Json = False,
 ) -> None:
@@ -95,6 +98,7 @@ def build(
             logits=logits,
             options=chosen,
             device_memory_gib=device_memory,
+            strict=strict,
             progress=tell,
         )
     entry = built.engine(plan, target)

@@ -168,19 +168,23 @@ def _show_caches(stored: CalibratedCaches, cases: CalibrationSet, asked: float, 
     from luvc_export.calibration.quantise.agreement import share
     from luvc_export.core.budgets import kv_bytes
 
-    made = stored.made
-    right = {who: made.right(who) for who in ("reference", "candidate")} if made.known else {}
+    comparison = stored.made
+    right = {who: comparison.right(who) for who in ("reference", "candidate")} if comparison.known else {}
     shares = {who: sum(answers) / len(answers) for who, answers in right.items()}
     shape = stored.bundle.manifest.decoder
     wide, narrow = (sum(kv_bytes(shape, [0] * shape.layers, 1, codes=codes)) for codes in (False, True))
     if as_json:
         accuracy = {"reference": shares["reference"], "quantised": shares["candidate"]} if shares else None
-        said = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": share(made)}
-        print(json.dumps({**said, "answers": len(made.answered), "accuracy": accuracy, "cache_share": narrow / wide}))
+        facts = {"bundle": str(stored.bundle.folder), "plan": stored.plan, "agreement": share(comparison)}
+        print(
+            json.dumps(
+                {**facts, "answers": len(comparison.answered), "accuracy": accuracy, "cache_share": narrow / wide}
+            )
+        )
         return
     print(f"plan      | {stored.plan} in {stored.bundle.folder}")
     print(f"data      | {cases.name}, {len(cases.cases)} cases, sha256 {cases.sha256[:16]}")
-    print(f"agreement | {share(made):.4f} of {len(made.answered)} held-out answers, asked {asked:g}")
+    print(f"agreement | {share(comparison):.4f} of {len(comparison.answered)} held-out answers, asked {asked:g}")
     if shares:
         print(f"accuracy  | {shares['reference']:.4f} -> {shares['candidate']:.4f}")
     print(f"caches    | {narrow:,} bytes a token, {narrow / wide:.1%} of 16 bits")
@@ -201,22 +205,22 @@ def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
     return None if python is None else ModelOpt(python)
 
 
-def _report(made: Any) -> dict[str, Any]:
-    entry = made.bundle.manifest.plans[made.plan].quantised
-    known = made.made.known
-    right = {who: made.made.right(who) for who in ("reference", "candidate")} if known else {}
+def _report(result: Any) -> dict[str, Any]:
+    entry = result.bundle.manifest.plans[result.plan].quantised
+    known = result.made.known
+    right = {who: result.made.right(who) for who in ("reference", "candidate")} if known else {}
     share = {who: sum(answers) / len(answers) for who, answers in right.items()}
     return {
-        "bundle": str(made.bundle.folder),
-        "plan": made.plan,
-        "bytes": made.bytes,
-        "agreement": made.found.agreement,
-        "answers": len(made.made.answered),
+        "bundle": str(result.bundle.folder),
+        "plan": result.plan,
+        "bytes": result.bytes,
+        "agreement": result.found.agreement,
+        "answers": len(result.made.answered),
         "accuracy": {"reference": share["reference"], "quantised": share["candidate"]} if known else None,
         "high": [name for name, precision in entry.layers.items() if precision != entry.precision],
         "quantised": sum(precision == entry.precision for precision in entry.layers.values()),
-        "needed": list(made.found.high),
-        "trials": [{"high": len(item.high), "agreement": item.agreement} for item in made.found.trials],
+        "needed": list(result.found.high),
+        "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
     }
 
 

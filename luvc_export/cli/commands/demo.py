@@ -176,8 +176,8 @@ def _print(summary: dict[str, Any], rows: list[dict[str, Any]], costs: dict[str,
     for name in ("question", "right answer", *PLANS):
         answers.add_column(name)
     for row in rows:
-        given = [row["answers"][name] for name in PLANS]
-        verdicts = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in given]
+        texts = [row["answers"][name] for name in PLANS]
+        verdicts = ["right" if text == row["right"] else consoles.styled((text, "red")) for text in texts]
         answers.add_row(row["question"], row["right"], *verdicts)
     console.print(answers)
     table = Table(title="cost of one picture")

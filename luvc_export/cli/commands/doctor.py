@@ -141,11 +141,11 @@ def _named(name: str, known: Mapping[str, Part]) -> str:
 def _state(part: Part) -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found, missing = {}, []
+    versions, missing = {}, []
     for package in part.packages:
         for name in (package, *_INSTEAD.get(package, ())):
             try:
-                found[name] = version(name)
+                versions[name] = version(name)
                 break
             except PackageNotFoundError:
                 continue
@@ -153,10 +153,10 @@ def _state(part: Part) -> dict[str, Any]:
             missing.append(package)
     if part.program is not None:
         path = shutil.which(part.program)
-        found |= {part.program: path} if path else {}
+        versions |= {part.program: path} if path else {}
         missing += [] if path else [part.program]
     fix = f"pip install 'luvc-export[{part.extra}]'" if part.extra else part.fix
-    return {"found": found, "missing": missing, "fix": fix if missing else None}
+    return {"found": versions, "missing": missing, "fix": fix if missing else None}
 
 
 def _providers() -> list[str]:
@@ -201,8 +201,8 @@ def _steps() -> list[str]:
     from luvc_export.runtime.speed_probe.one_row import BITS, step_times
 
     shape = DecoderShape(36, 2048, 16, 2, 128, 11008, 151936, 32768)
-    found = {precision: step_times(precision, shape) for precision in BITS}
-    return [f"{name} {way} {1000 * spent:.0f} ms" for name, times in found.items() for way, spent in times.items()]
+    measured = {precision: step_times(precision, shape) for precision in BITS}
+    return [f"{name} {way} {1000 * spent:.0f} ms" for name, times in measured.items() for way, spent in times.items()]
 
 
 def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:

@@ -112,14 +112,14 @@ def export(
         )
     shape = written.manifest.decoder
     if as_json:
-        costs = {name: cost(made, shape).to_json() for name, made in plans.items()}
+        costs = {name: cost(each, shape).to_json() for name, each in plans.items()}
         print(json.dumps({"bundle": str(output), "manifest": written.manifest.to_json(), "cost": costs}))
         return
     from luvc_export.cli.tables import console as consoles
     from luvc_export.cli.tables.plans import cost_table
 
-    for made in plans.values():
-        consoles.console().print(cost_table(made, cost(made, shape)))
+    for each in plans.values():
+        consoles.console().print(cost_table(each, cost(each, shape)))
     for note in written.manifest.weights.stored.notes if written.manifest.weights.stored else ():
         print(f"note: {note}")
     if graphs.no_weights:

@@ -188,16 +188,24 @@ def _show(written: Packed) -> None:
     from luvc_export.engines import targets
     from luvc_export.packing import wheels
 
-    made, console = written.pack, consoles.console()
-    device = targets.find(made.target).device
-    table = Table(title=f"pack of plan {made.plan} for {made.target}", show_header=False)
-    table.add_row("graphs", f"{targets.find(made.target).spec.dialect} dialect, {made.precision}, KV {made.kv}")
-    table.add_row("capacity", f"{made.text_capacity} text tokens, {made.images} image{'s' * (made.images != 1)}")
-    table.add_row("memory, predicted", f"{made.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering")
-    table.add_row("cases", f"{made.cases}, answered here by ONNX Runtime in {made.reference_dtype}")
-    table.add_row("wheels", ", ".join(made.wheels))
-    if made.plugins:
-        table.add_row("plugins", f"{made.plugins}, which the graphs call")
+    pack_record, console = written.pack, consoles.console()
+    device = targets.find(pack_record.target).device
+    table = Table(title=f"pack of plan {pack_record.plan} for {pack_record.target}", show_header=False)
+    table.add_row(
+        "graphs",
+        f"{targets.find(pack_record.target).spec.dialect} dialect, {pack_record.precision}, KV {pack_record.kv}",
+    )
+    table.add_row(
+        "capacity",
+        f"{pack_record.text_capacity} text tokens, {pack_record.images} image{'s' * (pack_record.images != 1)}",
+    )
+    table.add_row(
+        "memory, predicted", f"{pack_record.footprint.peak / 2**20:,.1f} MiB at the height of loading or answering"
+    )
+    table.add_row("cases", f"{pack_record.cases}, answered here by ONNX Runtime in {pack_record.reference_dtype}")
+    table.add_row("wheels", ", ".join(pack_record.wheels))
+    if pack_record.plugins:
+        table.add_row("plugins", f"{pack_record.plugins}, which the graphs call")
     console.print(table)
     if written.others:
         console.print(
@@ -205,9 +213,9 @@ def _show(written: Packed) -> None:
             soft_wrap=True,
         )
     for line in written.missing:
-        rest = f" of {line} for Python {made.python}, {device.machine}"
+        rest = f" of {line} for Python {pack_record.python}, {device.machine}"
         console.print(consoles.styled(("no wheel", "yellow"), rest), soft_wrap=True)
     if written.missing:
         console.print("without them the board must have these packages itself; to fetch them, with a network:")
-        console.print(f"  {wheels.download(made.python, device.machine or '')}", soft_wrap=True)
+        console.print(f"  {wheels.download(pack_record.python, device.machine or '')}", soft_wrap=True)
     console.print(f"wrote {written.folder}; copy it to the board and run ./install-and-verify there", soft_wrap=True)

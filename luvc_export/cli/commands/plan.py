@@ -33,6 +33,7 @@ _SEARCH = ("tiles", "video", "retention", "count", "prompt", "held_out", "save",
 _DIRECT = (
     "schedule",
     "merge_schedule",
+    "merge_frames",
     "encoder_keep",
     "encoder_restore",
     "kv_mib",

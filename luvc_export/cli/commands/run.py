@@ -223,8 +223,8 @@ def film_facts(film: Any) -> dict[str, Any] | None:
 def _say_times(answer: Any) -> None:
     from luvc_export.cli.bucket_line import bucket_line
 
-    if said := bucket_line(answer.selection):
-        print(said, file=sys.stderr)
+    if line := bucket_line(answer.selection):
+        print(line, file=sys.stderr)
     print(timing_line(answer.timings), file=sys.stderr)
 
 
@@ -256,13 +256,13 @@ def fit_line(selection: Any, known: int) -> str | None:
     return f"images of {selection.size[0]}x{selection.size[1]}{tiles}, of {known} ways to fit a picture"
 
 
-def read_prompt(given: str | None, as_json: bool) -> str | None:
+def read_prompt(prompt: str | None, as_json: bool) -> str | None:
     """The prompt: as given, from standard input for ``-``, or None for a chat on the terminal.
 
     Raises:
         UsageError: There is none and no terminal, or standard input is empty, too long or not text.
     """
-    if given is None:
+    if prompt is None:
         if sys.stdin is None or not sys.stdin.isatty() or as_json:
             raise UsageError(
                 "there is no prompt",
@@ -271,8 +271,8 @@ def read_prompt(given: str | None, as_json: bool) -> str | None:
                 expected="--prompt TEXT, or --prompt - to read it; without, a chat begins on a terminal",
             )
         return None
-    if given != "-":
-        return given
+    if prompt != "-":
+        return prompt
     try:
         text = sys.stdin.read(_PROMPT_LIMIT + 1)
     except UnicodeDecodeError as error:

@@ -43,7 +43,7 @@ def _data(target: Target, reason: str | None) -> dict[str, Any]:
     return {**asdict(target), "spec": spec, "usable": reason is None, "why_not": reason}
 
 
-def _table(found: list[Target], here: dict[str, str | None], room: int) -> Any:
+def _table(listed: list[Target], here: dict[str, str | None], room: int) -> Any:
     """A line a target where ``room`` columns are enough; else columns as wide as their longest word, the last the rest.
 
     So no word is broken at 80 columns.
@@ -52,7 +52,7 @@ def _table(found: list[Target], here: dict[str, str | None], room: int) -> Any:
     from rich.text import Text
 
     head = ("target", "library", "SM", "memory GiB", "graphs", "quantised", "here")
-    rows = [head, *(_row(target, here[target.name]) for target in found)]
+    rows = [head, *(_row(target, here[target.name]) for target in listed)]
     table = Table(
         box=None,
         padding=(0, 1, 0, 0),
@@ -88,7 +88,9 @@ def _row(target: Target, reason: str | None) -> tuple[str, ...]:
 def _one(target: Target) -> str:
     """A line for each value, with where it is from below it: addresses stay whole."""
     parts = {"spec": asdict(target.spec), "library": asdict(target.library), "device": asdict(target.device)}
-    rows: dict[str, object] = {f"{part}.{name}": value for part, made in parts.items() for name, value in made.items()}
+    rows: dict[str, object] = {
+        f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
+    }
     rows |= {"kv_forms": target.kv_forms, "quantised": target.quantised}
     lines = [f"{target.name}: {target.title}", ""]
     for field, value in rows.items():

@@ -90,7 +90,7 @@ def _say_plan(planned: Any, minutes: float, as_json: bool) -> None:
     check_anything(planned)
 
 
-def _say(made: dict[str, Any], out: Path) -> None:
+def _say(trial_report: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
     from luvc_export.cli.tables import console as consoles
@@ -98,7 +98,7 @@ def _say(made: dict[str, Any], out: Path) -> None:
     table, colours = Table(), {"holds": "green", "fails": "red", "not tried": "dim"}
     for name in ("", "promise", "figure, or why it was not tried"):
         table.add_column(name)
-    for line in made["verdicts"]:
+    for line in trial_report["verdicts"]:
         verdict = consoles.styled((line["verdict"], colours[line["verdict"]]))
         table.add_row(verdict, line["says"], line["figure"])
     consoles.console().print(table)

@@ -33,6 +33,10 @@ class GraphOptions:
         ),
     ] = False
 
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse FP8 checkpoints, whose weights are widened when they are loaded.")
+    ] = False
+
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``export_bundle`` by name.
 
@@ -50,6 +54,7 @@ class GraphOptions:
             "debug": self.debug_graph,
             "padding": not self.ignore_padding,
             "round_activations": self.round_activations,
+            "strict": self.strict,
         }
 
 

@@ -10,7 +10,7 @@ import typer
 
 from luvc_export.cli import options
 from luvc_export.core.plan import Plan
-from luvc_export.core.plan.request import EncoderRequest, LlmRequest
+from luvc_export.core.plan.request import EncoderRequest, LlmRequest, TimeRequest
 from luvc_export.errors import UsageError
 
 
@@ -27,6 +27,14 @@ class EncoderOptions:
         ),
     ] = None
     merge_schedule: options.MergeSchedule = "late"
+    merge_frames: Annotated[
+        str | None,
+        typer.Option(
+            "--merge-frames",
+            metavar="SHARE[@BLOCK]",
+            help="Of a clip (--joint-frames), the share of frames that encoder blocks after a third of them compute.",
+        ),
+    ] = None
     encoder_keep: options.EncoderKeep = None
     encoder_restore: options.EncoderRestore = "all"
 
@@ -37,7 +45,10 @@ class EncoderOptions:
             UsageError: See ``options.encoder_prune``.
         """
         leaving = options.encoder_prune(self.encoder_keep, self.encoder_restore)
-        return EncoderRequest(self.merge_keep, merge_schedule=self.merge_schedule, prune=leaving)
+        time = (
+            None if self.merge_frames is None else TimeRequest(*options.share_at(self.merge_frames, "--merge-frames"))
+        )
+        return EncoderRequest(self.merge_keep, merge_schedule=self.merge_schedule, prune=leaving, time=time)
 
 
 @dataclass(frozen=True)
@@ -182,6 +193,7 @@ class SharingOptions:
 SHAPING = (
     "merge_keep",
     "merge_schedule",
+    "merge_frames",
     "encoder_keep",
     "encoder_restore",
     "score",

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 
 #: Other goals and plans, and what would make the encoder cheaper than it is counted.
-_CONTRADICTING = ("speedup", "kv_mib", "schedule", "data", "merge_keep", "merge_schedule", "encoder_keep")
+_CONTRADICTING = (
+    "speedup",
+    "kv_mib",
+    "schedule",
+    "data",
+    "merge_keep",
+    "merge_schedule",
+    "merge_frames",
+    "encoder_keep",
+)
 
 
 @dataclass(frozen=True)

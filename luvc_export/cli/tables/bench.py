@@ -61,7 +61,7 @@ def bench_table(timed: Sequence[Timed], profiles: Sequence[Mapping[str, KernelTi
     add("decode, share of bandwidth", [_decode(limit) for limit in reached])
     for graph, part in (("vision", "merge"), ("decoder", "prune")):
         add(f"{part}s alone, share of {'prefill' if part == 'prune' else 'vision'}",
-            [_part(found.get(graph), part) for found in profiles])  # fmt: skip
+            [_part(profile.get(graph), part) for profile in profiles])  # fmt: skip
     add("visual tokens by layer", [_runs(one.facts.visual_tokens) for one in timed])
     return table
 

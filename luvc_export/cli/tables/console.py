@@ -7,7 +7,7 @@ from typing import Any
 from luvc_export.errors import shown
 
 
-def console(**given: Any) -> Any:
+def console(**settings: Any) -> Any:
     """A ``rich.console.Console`` that shows strings as they are, control characters as escapes.
 
     That holds for cells, titles and captions of tables too. Colour is given with ``styled``.
@@ -18,7 +18,7 @@ def console(**given: Any) -> Any:
         def render_str(self, text: str, **options: Any) -> Any:
             return super().render_str(shown(text), **{**options, "markup": False, "emoji": False})
 
-    return Shown(**given)
+    return Shown(**settings)
 
 
 def styled(*parts: str | tuple[str, str]) -> Any:

@@ -107,8 +107,8 @@ def first_token_lines() -> Iterator[str]:
     yield "|---|---:|" + "---:|" * len(others)
     for name, one in times.items():
         ratios = [f"{times[other].seconds[0] / one.seconds[0]:.2f}x" for other in others]
-        told = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
-        yield f"| {name if one.key is None else f'`{name}`'} | {told} | {' | '.join(ratios)} |"
+        cell = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
+        yield f"| {name if one.key is None else f'`{name}`'} | {cell} | {' | '.join(ratios)} |"
 
 
 def page_tables() -> str:

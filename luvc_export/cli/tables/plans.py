@@ -14,17 +14,17 @@ def _removed(step: MergePass) -> str:
     return f"{lost} a window of {step.window}x{step.window}" if step.window else lost
 
 
-def padded_line(plan: Plan, found: Padded, aspect: str) -> str:
+def padded_line(plan: Plan, padded: Padded, aspect: str) -> str:
     """What the plan's budgets get of a padded picture."""
     whole = plan.whole_span
     line = (
-        f"a picture of {aspect}, padded: {found.units} of {whole} units show it, {found.tokens} visual tokens hold it"
+        f"a picture of {aspect}, padded: {padded.units} of {whole} units show it, {padded.tokens} visual tokens hold it"
     )
-    most = max(found.padding)
+    most = max(padded.padding)
     if not most:
         return f"{line}; no budget is larger"
     return (
-        f"{line}; budgets are up to {most} tokens larger and take padding, {found.flops_share:.0%} of the LLM's"
+        f"{line}; budgets are up to {most} tokens larger and take padding, {padded.flops_share:.0%} of the LLM's"
         " prefill: an --image-size of its shape, or --fit crop or stretch, wastes none"
     )
 

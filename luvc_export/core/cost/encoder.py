@@ -12,7 +12,12 @@ from luvc_export.core.shapes import EncoderShape
 
 
 def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
-    """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs."""
+    """FLOPs of each encoder block for one image, with what choosing, reconstructing and restoring units costs.
+
+    Of a convolutional tower one number, of all of it; where units merge along time, an image's share.
+    """
+    if not shape.blocks:
+        return (encoder.units * shape.flops,)
     found, passes, prune = [], list(encoder.merge_passes), encoder.prune
     axes, kept = whole(encoder.grid), encoder.computed_units if encoder.takes_units else None
     for block in range(shape.blocks):
@@ -38,6 +43,8 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
                 extra += _restore(shape, units, kept)
         if prune is not None and kept is not None and block == shape.blocks - 1 and prune.restore == "all":
             extra += _restore(shape, units, kept)
+        if encoder.time is not None and block > encoder.time.block:
+            flops = flops * encoder.time.keep // encoder.time.frames
         found.append(flops + extra)
     return tuple(found)
 

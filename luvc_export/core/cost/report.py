@@ -59,9 +59,9 @@ def padded(plan: Plan, shape: DecoderShape, aspect: float, text: int = 64) -> Pa
     scale = min(columns / aspect, rows)
     lines = [_line(rows, scale), _line(columns, scale * aspect)]
     units = sum(lines[0]) * sum(lines[1])
-    for found in plan.encoder.merge_passes:
-        counts = (found.step.rows, found.step.columns)
-        lines = [_pass(*given) for given in zip(lines, found.before, counts, strict=True)]
+    for merge in plan.encoder.merge_passes:
+        counts = (merge.step.rows, merge.step.columns)
+        lines = [_pass(*axis) for axis in zip(lines, merge.before, counts, strict=True)]
     tokens = sum(lines[0]) * sum(lines[1]) * plan.sharing.images
     padding = tuple(max(0, keep - tokens) for keep in plan.keep)
     useful = [keep - void for keep, void in zip(plan.keep, padding, strict=True)]

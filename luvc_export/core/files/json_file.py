@@ -42,19 +42,19 @@ def read_json(path: Path, most: int, error: type[LuvcError], what: str) -> Any:
 
 def parse_json(data: bytes, where: str, error: type[LuvcError], what: str) -> Any:
     """``read_json`` of bytes."""
-    if (found := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MAX_VALUES:
+    if (count := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MAX_VALUES:
         raise error(
-            f"{what} holds more values than any", where=where, got=f"{found:,} at most", expected=f"{MAX_VALUES:,}"
+            f"{what} holds more values than any", where=where, got=f"{count:,} at most", expected=f"{MAX_VALUES:,}"
         )
     try:
         text = data.decode("utf-8")
-        found = json.loads(text, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
-        _check_depth(found)
+        value = json.loads(text, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
+        _check_depth(value)
         if "\\ud" in text.lower():  # half a character, which no file can hold
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as reason:
         raise error(f"{what} is not JSON", where=where, got=str(reason)[:200]) from reason
-    return found
+    return value
 
 
 def _no_constant(name: str) -> float:

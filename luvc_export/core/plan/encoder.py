@@ -9,6 +9,7 @@ from typing import Any, Literal
 from luvc_export.core.plan import merging, reading
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import MergePass
+from luvc_export.core.plan.time_merge import TimeMerge
 
 MergeMode = Literal["mean", "max"]
 Positions = Literal["mean", "multi"]
@@ -34,6 +35,7 @@ class EncoderPlan:
         size_bias: Add log(size) to the encoder's attention scores (an ablation; costs the fused kernel).
         padding: The graphs are told which units show padding alone: those are the last that a prune keeps and never
             merge with the picture. An export sets it by its fit rule; bundles of 0.1.0 have it not.
+        time: Frames of a clip that merge; None for none, as of pictures.
     """
 
     grid: tuple[int, int]
@@ -45,6 +47,7 @@ class EncoderPlan:
     windows: Windows = "units"
     size_bias: bool = False
     padding: bool = False
+    time: TimeMerge | None = None
 
     @property
     def units(self) -> int:
@@ -124,6 +127,10 @@ class EncoderPlan:
             return lines
         if self.prune is not None:
             lines += self._prune_problems(self.prune, topk_limit)
+        if self.time is not None:
+            lines += reading.below("time", self.time.problems())
+            if self.merges_units or self.prune is not None or self.bucket:
+                lines.append("time: frames merge where no unit merges, leaves or is left out: one of them")
         return lines if lines or not self.bucket else self._bucket_problems()
 
     def _prune_problems(self, prune: EncoderPrune, topk_limit: int | None) -> list[str]:
@@ -149,8 +156,9 @@ class EncoderPlan:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` turns back into an equal part."""
-        return {**asdict(self), "grid": [*self.grid], "merges": [step.to_json() for step in self.merges]}
+        """Plain data that ``from_json`` turns back into an equal part; ``time`` only where used."""
+        data = {**asdict(self), "grid": [*self.grid], "merges": [step.to_json() for step in self.merges]}
+        return {name: value for name, value in data.items() if value or name != "time"}
 
     @classmethod
     def from_json(cls, data: object, where: str) -> EncoderPlan:
@@ -167,5 +175,7 @@ class EncoderPlan:
         values["merges"] = tuple(MergePass.from_json(step, f"{where}.merges[{at}]") for at, step in enumerate(steps))
         if values.get("prune") is not None:
             values["prune"] = EncoderPrune.from_json(values["prune"], f"{where}.prune")
+        if values.get("time") is not None:
+            values["time"] = TimeMerge.from_json(values["time"], f"{where}.time")
         values["bucket"] = reading.whole(values.get("bucket", 0), f"{where}.bucket")
         return cls(**values)

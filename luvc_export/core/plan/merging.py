@@ -144,12 +144,12 @@ def whole(grid: tuple[int, int]) -> tuple[Axis, Axis]:
 
 def planned(grid: tuple[int, int], merges: Sequence[MergePass]) -> tuple[Planned, ...]:
     """Every pass with the grid it meets. A pass along whole axes forgets windows; a first one inside cuts them."""
-    found, axes = [], whole(grid)
+    passes, axes = [], whole(grid)
     for step in merges:
         before = (axes[0].cut(step.window), axes[1].cut(step.window))
         axes = (before[0].after(step.rows), before[1].after(step.columns))
-        found.append(Planned(step, before, axes))
-    return tuple(found)
+        passes.append(Planned(step, before, axes))
+    return tuple(passes)
 
 
 def merged_grid(grid: tuple[int, int], merges: Sequence[MergePass]) -> tuple[int, int]:

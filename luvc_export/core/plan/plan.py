@@ -236,6 +236,10 @@ class Plan:
     def _parts_problems(self) -> list[str]:
         """What parts say against each other, looked at where each fits alone."""
         lines = []
+        time = self.encoder.time
+        if time is not None and (self.sharing.kind, self.sharing.images) != ("clip", time.frames):
+            what = f"{self.sharing.images} images of a {self.sharing.kind} share a budget"
+            lines.append(f"encoder.time: {time.frames} frames of a clip; {what}")
         if not self.encoder.grid_intact and self.llm.reads_grid and self._shrinks:
             bucket = self.encoder.takes_units
             why = "a bucket has gaps" if bucket else "encoder.prune restores 'none'"

@@ -40,6 +40,14 @@ class EncoderPruneRequest:
 
 
 @dataclass(frozen=True)
+class TimeRequest:
+    """Share of a clip's frames that encoder blocks after ``block`` compute; None is where a third of them is done."""
+
+    keep: float
+    block: int | None = None
+
+
+@dataclass(frozen=True)
 class EncoderRequest:
     """What a user asks of the encoder's part of a plan.
 
@@ -54,6 +62,7 @@ class EncoderRequest:
         positions: See ``EncoderPlan``.
         windows: See ``EncoderPlan``.
         size_bias: See ``EncoderPlan``.
+        time: Frames of a clip that merge; pictures have none.
     """
 
     merge_keep: float | None = None
@@ -64,6 +73,7 @@ class EncoderRequest:
     positions: Positions = "mean"
     windows: Windows = "units"
     size_bias: bool = False
+    time: TimeRequest | None = None
 
     def uncompressed(self, grid: tuple[int, int]) -> EncoderPlan:
         """The part that merges and prunes nothing."""

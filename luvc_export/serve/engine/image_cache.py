@@ -57,11 +57,11 @@ class ImageCache:
         """What a group of images was encoded to."""
         return self._get("image", key)  # type: ignore[no-any-return]
 
-    def keep_features(self, key: bytes, found: VisualFeatures) -> VisualFeatures:
+    def keep_features(self, key: bytes, features: VisualFeatures) -> VisualFeatures:
         """Keep arrays that are nobody else's: a back-end may write its output buffers again. Returns them."""
-        embeds, positions = np.array(found.embeds), np.array(found.positions)
-        merged = None if found.merged_into is None else np.array(found.merged_into)
-        padding = None if found.padding is None else np.array(found.padding)
+        embeds, positions = np.array(features.embeds), np.array(features.positions)
+        merged = None if features.merged_into is None else np.array(features.merged_into)
+        padding = None if features.padding is None else np.array(features.padding)
         arrays = [array for array in (embeds, positions, merged, padding) if array is not None]
         own = VisualFeatures(embeds, positions, merged, padding)
         self._keep("image", key, own, sum(array.nbytes for array in arrays))
@@ -71,9 +71,9 @@ class ImageCache:
         """Where prompts that begin so stand."""
         return self._get("prefix", key)  # type: ignore[no-any-return]
 
-    def keep_prefix(self, key: bytes, found: Prefix) -> None:
+    def keep_prefix(self, key: bytes, prefix: Prefix) -> None:
         """Keep a state; it can be continued more than once (``State``)."""
-        self._keep("prefix", key, found, found.state.cache.nbytes + sum(kept.nbytes for kept in found.kept.values()))
+        self._keep("prefix", key, prefix, prefix.state.cache.nbytes + sum(kept.nbytes for kept in prefix.kept.values()))
 
     def _get(self, kind: Kind, key: bytes) -> Any:
         with self._lock:

@@ -118,7 +118,7 @@ class Prefiller:
             UsageError: It does not fit.
         """
         start = perf_counter()
-        features, found = self._features(request)
+        features, cached = self._features(request)
         encoded = perf_counter()
         try:
             steps = [slots.prefill([row], [request.passage], features) for row in rows]
@@ -127,7 +127,7 @@ class Prefiller:
             raise
         kept = {layer: indices[0] for layer, indices in steps[-1].kept.items()}
         spent = 1000 * (encoded - start) if len(request.images) else 0.0, 1000 * (perf_counter() - encoded)
-        return Prefilled(steps[0].logits[0], None, kept, features.merged_into, found, spent[0], 0.0, spent[1])
+        return Prefilled(steps[0].logits[0], None, kept, features.merged_into, cached, spent[0], 0.0, spent[1])
 
     def _features(self, request: Request) -> tuple[VisualFeatures, Found]:
         """The encoder's output for all images, from the cache where it has them."""
@@ -149,10 +149,10 @@ class Prefiller:
         ]
         return join_features(parts), "none" if None in held else "image"
 
-    def _whole(self, request: Request, features: VisualFeatures, found: Found, start: float) -> Prefilled:
+    def _whole(self, request: Request, features: VisualFeatures, cached: Found, start: float) -> Prefilled:
         encoded = perf_counter()
         step = self._loaded.run(request.token_ids, features, blocks=request.blocks, adapter=request.adapter)
         spent = 1000 * (encoded - start) if len(request.images) else 0.0, 1000 * (perf_counter() - encoded)
         return Prefilled(
-            step.logits[0, -1], step.state, step.kept, features.merged_into, found, spent[0], 0.0, spent[1]
+            step.logits[0, -1], step.state, step.kept, features.merged_into, cached, spent[0], 0.0, spent[1]
         )

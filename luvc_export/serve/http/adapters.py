@@ -30,14 +30,14 @@ def load_adapter(body: bytes, models: Models, options: ServeOptions) -> str:
     data = _fields(body, options, "lora_name", "lora_path")
     name, path = data["lora_name"], Path(data["lora_path"])
     try:
-        found = path.resolve()
-        allowed = any(found.is_relative_to(folder) for folder in options.lora_dirs) and found.is_dir()
+        resolved = path.resolve()
+        allowed = any(resolved.is_relative_to(folder) for folder in options.lora_dirs) and resolved.is_dir()
     except (OSError, ValueError, RuntimeError):
         allowed = False
     if not allowed:  # whatever the reason: nobody learns here which folders there are
         raise ApiError(403, "that folder is below none of the server's --lora-dir, or is not there", "lora_path")
     try:
-        models.load_adapter(name, found)
+        models.load_adapter(name, resolved)
     except LuvcError as error:
         raise explained(error, "lora_path") from error
     return f"Success: LoRA adapter '{name}' added successfully."

@@ -119,13 +119,13 @@ class App:
         except (ClientDisconnect, TimeoutError, asyncio.TimeoutError):
             record.cancelled = True  # nobody is there, or reads
         except Exception as error:
-            told = explained(error)
-            if not isinstance(error, ApiError) and told.status == 500:
+            api_error = explained(error)
+            if not isinstance(error, ApiError) and api_error.status == 500:
                 LOG.exception("request %s", record.id)
-            record.error = told.code
+            record.error = api_error.code
             if record.status:
                 raise
-            response = _json(told.body(), told.status, told.headers)
+            response = _json(api_error.body(), api_error.status, api_error.headers)
             await _with(response, self._common(request, record.id))(request.scope, receive, send)
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class App:
         methods = _PATHS.get(path, ("GET",) if path.startswith(_MODEL) else ())
         if not methods:
             fix = next(
-                (told for begin, told in _ELSEWHERE.items() if path.startswith(begin)), "see GET / and /v1/models"
+                (hint for begin, hint in _ELSEWHERE.items() if path.startswith(begin)), "see GET / and /v1/models"
             )
             raise ApiError(404, f"there is no {request.method} {path[:200]}; {fix}", code="unknown_url")
         origin = request.headers.get("origin")
@@ -183,8 +183,8 @@ class App:
         self._check_ready()
         body = await self._bodies.read(request)
         if not self.engine.reserve():
-            said = f"{self.options.queue} requests wait already: try again (or --queue)"
-            raise ApiError(429, said, code="rate_limit_exceeded", headers={"retry-after": "1"})
+            message = f"{self.options.queue} requests wait already: try again (or --queue)"
+            raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
         mailbox, submitted = Mailbox(), False
         record: RequestRecord = request.state.record
         try:

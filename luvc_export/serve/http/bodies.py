@@ -121,13 +121,13 @@ def survivors(selection: Selection, job: Job) -> list[dict[str, Any]]:
     """For each image the graphs saw: medium, canvas, grid, what merged, which tokens enter each pruning layer."""
     if selection.merged_into is None:
         return []
-    plan, found = job.loaded.plan, []
+    plan, entries = job.loaded.plan, []
     media = media_of(job)
     for number, merged in enumerate(selection.merged_into):
         kept = {layer: kept_of(groups, number, plan).tolist() for layer, groups in selection.kept.items()}
         kept |= {layer: [] for layer, _, keep in plan.prunes if keep == 0}
         placement = selection.placements[number]
-        found.append(
+        entries.append(
             {
                 "medium": media[number],
                 "size": list(selection.size),
@@ -138,23 +138,23 @@ def survivors(selection: Selection, job: Job) -> list[dict[str, Any]]:
                 "kept": {str(layer): kept[layer] for layer in sorted(kept)},
             }
         )
-    return found
+    return entries
 
 
 def media_of(job: Job) -> list[int]:
     """For each image which picture or video of the request it is of: pictures are cut to tiles, videos to moments."""
     request, clips = job.request, {clip.first: clip.images for clip in job.request.clips}
     wholes = {cut.tiles: cut.whole != "none" for cut in job.loaded.encoder.cuts}
-    tiles, found = iter(request.tiles), list[int]()
+    tiles, media = iter(request.tiles), list[int]()
     medium = 0
-    while len(found) < len(request.images):
-        count = clips.get(len(found), 0)
+    while len(media) < len(request.images):
+        count = clips.get(len(media), 0)
         if not count:
             rows, columns = next(tiles)
             count = rows * columns + wholes.get((rows, columns), False)
-        found += [medium] * count
+        media += [medium] * count
         medium += 1
-    return found
+    return media
 
 
 def token_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:

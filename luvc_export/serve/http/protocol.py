@@ -221,8 +221,8 @@ def decoded(body: bytes) -> dict[str, Any]:
     Raises:
         ApiError: It is none.
     """
-    if (found := sum(body.count(mark) for mark in (b",", b"[", b"{"))) > MOST_VALUES:
-        message = f"the body may hold {found:,} values; expected: at most {MOST_VALUES:,}"
+    if (count := sum(body.count(mark) for mark in (b",", b"[", b"{"))) > MOST_VALUES:
+        message = f"the body may hold {count:,} values; expected: at most {MOST_VALUES:,}"
         raise bad_request(message, code="body_too_complex")
     try:
         data = msgspec.json.decode(body)
@@ -315,8 +315,8 @@ def _check(request: ChatRequest, data: dict[str, Any]) -> None:
     if request.stream_options is not None and not request.stream:
         raise bad_request("stream_options needs stream to be true", param="stream_options", code="invalid_value")
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
-        said = "max_tokens and max_completion_tokens say different numbers"
-        raise bad_request(said, param="max_tokens", code="invalid_value")
+        conflict = "max_tokens and max_completion_tokens say different numbers"
+        raise bad_request(conflict, param="max_tokens", code="invalid_value")
     for token in request.logit_bias or {}:
         if not (token.isascii() and token.isdigit() and len(token) < 12):
             raise bad_request("logit_bias is by token id", param=f"logit_bias.{token[:20]}", code="invalid_value")

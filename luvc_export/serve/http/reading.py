@@ -36,10 +36,10 @@ class BodyReader:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(415, "send application/json", code="unsupported_media_type")
-        said = request.headers.get("content-length", "0")
-        if not said.isdigit():
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit():
             raise ApiError(400, "content-length is no number", code="invalid_header")
-        self._check(int(said))
+        self._check(int(length))
         parts: list[bytes] = []
         limit, size = _Limit(PATIENCE, SILENCE), 0
         try:

@@ -141,9 +141,9 @@ class ResponseObjects:
             return []
         return token_logprobs(self.job.loaded.encoder.tokenizer, [one for piece in pieces for one in piece.logprobs])
 
-    def _of_part(self, kind: str, **told: Any) -> bytes:
-        return self._sse(kind, item_id=self._item, output_index=0, content_index=0, **told)
+    def _of_part(self, kind: str, **fields: Any) -> bytes:
+        return self._sse(kind, item_id=self._item, output_index=0, content_index=0, **fields)
 
-    def _sse(self, kind: str, **told: Any) -> bytes:
+    def _sse(self, kind: str, **fields: Any) -> bytes:
         self._sent += 1
-        return sse({"type": kind, "sequence_number": self._sent - 1, **told}, kind)
+        return sse({"type": kind, "sequence_number": self._sent - 1, **fields}, kind)

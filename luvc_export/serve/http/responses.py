@@ -130,14 +130,14 @@ def _typed(data: dict[str, Any], name: str, kind: type, missing: Any) -> Any:
     return value
 
 
-def _messages(given: Any) -> list[dict[str, Any]]:
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    if not isinstance(given, list):
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if not isinstance(messages, list):
         raise bad_request("input is text or an array of messages", param="input", code="invalid_value")
-    if not given:
+    if not messages:
         raise bad_request("input is empty: send text or a message", param="input", code="invalid_value")
-    return [_message(item, f"input[{number}]") for number, item in enumerate(given)]
+    return [_message(item, f"input[{number}]") for number, item in enumerate(messages)]
 
 
 def _message(item: Any, where: str) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     raise bad_request(message, param=f"{where}.type", code="invalid_value")
 
 
-def _format(given: Any) -> Any:
-    if not isinstance(given, dict) or given.get("type") != "json_schema":
-        return given
-    inner = {name: given[name] for name in ("name", "schema", "strict", "description") if name in given}
+def _format(requested: Any) -> Any:
+    if not isinstance(requested, dict) or requested.get("type") != "json_schema":
+        return requested
+    inner = {name: requested[name] for name in ("name", "schema", "strict", "description") if name in requested}
     return {"type": "json_schema", "json_schema": inner}

@@ -38,10 +38,10 @@ def check_caller(path: str, headers: Mapping[str, str], options: ServeOptions) -
         raise ApiError(403, "pages of that origin may not call this server; see --allow-origin", code="unknown_origin")
     if options.api_key is None or path in OPEN:
         return
-    kind, _, given = headers.get("authorization", "").partition(" ")
+    kind, _, key = headers.get("authorization", "").partition(" ")
     wanted = options.api_key.encode()
-    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted):
-        what = "there is no API key" if not given else "the API key is wrong"
+    if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("utf-8", "replace"), wanted):
+        what = "there is no API key" if not key else "the API key is wrong"
         headers = {"www-authenticate": "Bearer"}
         raise ApiError(401, f"{what}: send Authorization: Bearer KEY", code="invalid_api_key", headers=dict(headers))
 

@@ -152,8 +152,8 @@ class Answer:
                 await self._put(send, self._form.failed(error), more=False)
             elif isinstance(event, Ended):
                 await self._put(send, self._form.end(event), more=False)
-            elif told := self._form.event(event):
-                await self._put(send, told)
+            elif data := self._form.event(event):
+                await self._put(send, data)
 
     async def _start(self, send: Send, status: int, kind: bytes, more: list[tuple[bytes, bytes]]) -> None:
         headers = [(b"content-type", kind), *self.headers, *more]

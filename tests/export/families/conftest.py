@@ -7,6 +7,19 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tiny SmolVLM where transformers' own takes images alone whose tokens its patch size divides.
+
+    Versions before 5.23 do; what is published fits.
+    """
+    from transformers.models.smolvlm.modeling_smolvlm import SmolVLMModel
+
+    if hasattr(SmolVLMModel, "inputs_merger"):
+        for item in items:
+            if "smolvlm" in item.name:
+                item.add_marker(pytest.mark.skip(reason="this transformers cannot run the tiny SmolVLM"))
+
+
 @pytest.fixture(autouse=True)
 def _quick() -> Iterator[None]:
     """One thread for tiny models, and no log: pytest keeps every debug message of torch's tracer."""

@@ -13,12 +13,13 @@ from unittest import mock
 
 import torch
 from family_harness import Case
-from family_processors import image_processor, sized
+from family_processors import Uncut, image_processor, sized
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
+from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
@@ -35,6 +36,7 @@ QWEN = {"<|image_pad|>": 250, "<|video_pad|>": 251, "<|vision_start|>": 252, "<|
 
 #: Special tokens of each family, and what the templates of its repositories write for a picture.
 SPECIAL: dict[str, tuple[dict[str, int], str]] = {
+    "fast_vlm": ({"<image>": 250}, "<image>\n"),
     "gemma3": (
         {"<image_soft_token>": 250, "<start_of_image>": 252, "<end_of_image>": 253, "<bos>": 254},
         "<start_of_image>",
@@ -45,6 +47,7 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     ),
     "idefics3": (SPLIT, "<image>"),
     "internvl": ({"<IMG_CONTEXT>": 250, "<video>": 251, "<img>": 252, "</img>": 253}, "<IMG_CONTEXT>\n"),
+    "lfm2_vl": ({"<image>": 250, "<|image_start|>": 252, "<|image_end|>": 253}, "<image>"),
     "llava": ({"<image>": 250}, "<image>\n"),
     "llava_next": ({"<image>": 250}, "<image>\n"),
     "llava_onevision": ({"<image>": 250, "<video>": 251}, "<image>\n"),
@@ -102,7 +105,7 @@ def still(kind: type[Any]) -> type[Any]:
     def check(self: Any, name: str, given: Any) -> Any:
         return (
             None
-            if name in ("video_processor", "feature_extractor")
+            if name in ("video_processor", "feature_extractor") or isinstance(given, Uncut)
             else kind.check_argument_for_proper_class(self, name, given)
         )
 
@@ -147,6 +150,8 @@ def processor(tiny: Case, **images: Any) -> Any:
         return Gemma3Processor(**given, image_seq_length=tokens)
     if name == "idefics3":
         return Idefics3Processor(**given, image_seq_len=tokens)
+    if name == "lfm2_vl":
+        return still(Lfm2VlProcessor)(**given | {"image_processor": Uncut(given["image_processor"])})
     if name == "llava":
         return LlavaProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
@@ -155,6 +160,9 @@ def processor(tiny: Case, **images: Any) -> Any:
         return LlavaNextProcessor(
             **given, patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
+    if name == "fast_vlm":
+        unit = tiny.family.unit_pixels(tiny.config)
+        return LlavaProcessor(**given, patch_size=unit, vision_feature_select_strategy="full")
     if name == "paddleocr_vl":
         return PaddleOCRVLProcessor(**given)
     if name == "paligemma":
@@ -203,11 +211,11 @@ def expanded(tiny: Case, token_ids: Sequence[int]) -> list[int]:
 def save_image_processor(tiny: Case, folder: Path, **changes: Any) -> Path:
     """The settings of pictures as transformers 4 wrote them, for the model's own sizes."""
     name, vision = str(tiny), tiny.config.vision_config
-    if name == "mistral3":
+    if name in ("fast_vlm", "mistral3"):
         own = {}
     elif tiny.family.image_size(tiny.config) is None:
         own = {"patch_size": vision.patch_size}
-        own |= {} if name == "gemma4" else {"merge_size": vision.spatial_merge_size}
+        own |= {} if name in ("gemma4", "lfm2_vl") else {"merge_size": vision.spatial_merge_size}
     else:
         own = sized(name, tiny.size[0])
     image_processor(name, **own | changes).save_pretrained(folder)

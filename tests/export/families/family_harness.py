@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import timm_stand_in
 import torch
 from flat_plans import flat_request
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ TOLERANCE = 1e-4
 #: What a sabotage must move the logits by.
 SABOTAGE = 100 * TOLERANCE
 GREEDY = 32
+#: Families whose models can be made here: FastVLM's tower is timm's.
+MADE_HERE = [name for name in families.built_in() if name != "fast_vlm" or find_spec("timm")]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Case:
         """Another image size, and the default plan for it."""
         unit = self.family.unit_pixels(self.config)
         shapes = self.family.decoder_shape(self.config), self.family.encoder_shape(self.config)
-        return (2 * unit, 6 * unit), solve(flat_request(schedule="thirds", merge_keep=0.5), (2, 6), *shapes)
+        share = 0.5 if shapes[1].blocks else None
+        return (2 * unit, 6 * unit), solve(flat_request(schedule="thirds", merge_keep=share), (2, 6), *shapes)
 
     def normalise(self) -> Normalise:
         pixels = self.family.pixels
@@ -82,6 +87,8 @@ def case(name: str) -> Case:
 
 
 def build(family: Family, config: Any, seed: int = 0) -> Case:
+    if family.model_type == "fast_vlm":
+        timm_stand_in.load()
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
     model: Any = family.as_trained(family.build(config).eval())
@@ -90,7 +97,8 @@ def build(family: Family, config: Any, seed: int = 0) -> Case:
     size = family.image_size(config) or (4 * unit, 6 * unit)
     shapes = family.decoder_shape(config), family.encoder_shape(config)
     grid = size[0] // unit, size[1] // unit
-    none, thirds = (solve(flat_request(schedule=name, merge_keep=0.5), grid, *shapes) for name in ("none", "thirds"))
+    share = 0.5 if shapes[1].blocks else None
+    none, thirds = (solve(flat_request(schedule=name, merge_keep=share), grid, *shapes) for name in ("none", "thirds"))
     return Case(family, config, model, size, none, thirds)
 
 
@@ -159,6 +167,12 @@ def lay_out(case: Case, plan: Plan, ids: list[int], embeds: Tensor, positions: T
 
 def empty_past(case: Case, batch: int = 1) -> list[Tensor]:
     return empty_caches(case.family.decoder_shape(case.config), batch, torch.float32)
+
+
+def cached_rows(case: Case, past: list[Tensor]) -> dict[int, int]:
+    """Rows of each layer that caches keys."""
+    states = case.family.decoder_shape(case.config).kept
+    return {one.layer: tensor.shape[2] for one, tensor in zip(states, past, strict=True) if one.in_cache}
 
 
 def logits(case: Case, decoder: Decoder, run: Run) -> Tensor:

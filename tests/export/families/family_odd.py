@@ -59,7 +59,8 @@ def odd(name: str, kind: str) -> Case:
         if name == "paligemma":
             config.projection_dim = vision.projection_dim = 72
         heads = "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"
-        setattr(vision, heads, 2 * getattr(vision, heads))
+        if hasattr(vision, heads):
+            setattr(vision, heads, 2 * getattr(vision, heads))
         if hasattr(vision, "head_dim"):
             vision.head_dim = vision.hidden_size // getattr(vision, heads)
     else:

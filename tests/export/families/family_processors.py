@@ -7,6 +7,10 @@ from typing import Any
 
 #: Processor module, and what the checkpoints of the family say otherwise than its class.
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fast_vlm": (
+        "clip",
+        {"do_resize": False, "do_center_crop": False, "image_mean": [0.0] * 3, "image_std": [1.0] * 3},
+    ),
     "gemma3": ("gemma3", {"size": {"height": 64, "width": 64}}),
     "gemma4": ("gemma4", {"patch_size": 4, "max_soft_tokens": 70, "do_resize": False}),
     "idefics3": (
@@ -22,6 +26,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
             "image_std": [0.229, 0.224, 0.225],
         },
     ),
+    "lfm2_vl": ("siglip2", {"patch_size": 8, "do_resize": False}),
     "llava": ("llava", {"size": {"shortest_edge": 60}, "crop_size": {"height": 60, "width": 60}}),
     "llava_next": (
         "llava_next",
@@ -61,6 +66,24 @@ def sized(name: str, side: int) -> dict[str, Any]:
     return (
         {"size": {"shortest_edge": side}, "crop_size": square} if name in ("llava", "llava_next") else {"size": square}
     )
+
+
+class Uncut:
+    """Stands for LFM2-VL's image processor, which needs torchvision: what it says of pictures that it does not cut."""
+
+    tile_size, downsample_factor, encoder_patch_size, use_thumbnail = 512, 2, 8, True
+
+    def __init__(self, arithmetic: Any) -> None:
+        self.arithmetic = arithmetic
+
+    def fetch_images(self, images: Any) -> Any:
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        flat = [one for some in images for one in some]
+        sizes = [(one.shape[0], one.shape[1]) if hasattr(one, "shape") else one.size[::-1] for one in flat]
+        whole = {"image_rows": [1] * len(flat), "image_cols": [1] * len(flat), "image_sizes": sizes}
+        return {**self.arithmetic(flat, return_tensors="pt"), **whole}
 
 
 def image_processor(name: str, **changes: Any) -> Any:

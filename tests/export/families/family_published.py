@@ -28,9 +28,11 @@ from family_harness import Case, case
 
 #: Whose form each family's old config has.
 SOURCES = {
+    "fast_vlm": "KamilaMila/FastVLM-0.5B",
     "gemma3": "google/gemma-3-4b-it",
     "idefics3": "HuggingFaceM4/Idefics3-8B-Llama3",
     "internvl": "OpenGVLab/InternVL3-1B-hf",
+    "lfm2_vl": "LiquidAI/LFM2-VL-450M",
     "llava": "llava-hf/llava-1.5-7b-hf",
     "llava_next": "llava-hf/llava-v1.6-mistral-7b-hf",
     "llava_onevision": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
@@ -55,7 +57,7 @@ def old_config(config: Json) -> Json:
     for part in (text, vision):
         part.pop("dtype", None)
         part.pop("rope_parameters", None)
-    if name not in ("gemma3",):
+    if name not in ("gemma3", "lfm2_vl"):
         text.pop("layer_types", None)
     if name in ("qwen2_5_vl", "qwen2_vl"):
         text.pop("model_type")

@@ -55,9 +55,9 @@ def _small_gemma_4(family: Family, config: dict[str, Any]) -> Case:
 def _once(plan: Plan) -> Plan:
     """One pass of merging, in the last block that has one, and one prune, before the first of two layers."""
     rows, columns = plan.grid
-    merged = replace(plan.encoder.merges[-1], rows=1, columns=1)
+    merged = [replace(step, rows=1, columns=1) for step in plan.encoder.merges[-1:]]
     keep = (*[(rows - 1) * (columns - 1) // 2] * max(1, plan.cached - 1), *[0] * (plan.layers - 1))[: plan.layers]
-    return replan(plan, merges=(merged,), keep=keep, last_layer="drop" if len(keep) > 1 else "full")
+    return replan(plan, merges=tuple(merged), keep=keep, last_layer="drop" if len(keep) > 1 else "full")
 
 
 def scenery(tiny: Case, rows: int, columns: int) -> Any:

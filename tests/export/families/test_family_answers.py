@@ -8,7 +8,7 @@ from typing import Any
 import family_chat
 import family_harness as harness
 import pytest
-from family_harness import GREEDY, Case, case
+from family_harness import GREEDY, MADE_HERE, Case, case
 from family_questions import scenery
 from torch_backend import TorchBackend
 
@@ -16,13 +16,12 @@ from luvc_export.bundle.folder import Bundle, record
 from luvc_export.bundle.manifest import PlanEntry
 from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
-from luvc_export.export import families
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.exported_manifest import make_manifest
 from luvc_export.export.options import Options
 from luvc_export.runtime.session import Session
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 #: Whose processors take no prompt without a picture.
 PICTURES_ALONE = ("paligemma",)
 #: Whose processors always cut a lone picture.

@@ -6,10 +6,8 @@ import family_harness as harness
 import numpy as np
 import pytest
 import torch
-from family_harness import Case, Run, case
+from family_harness import MADE_HERE, Case, Run, case
 from torch import Tensor
-
-from luvc_export.export import families
 
 #: Rows of a batch sum in another order than a row alone.
 CLOSE = 2e-5
@@ -33,7 +31,7 @@ def _pad(values: np.ndarray, length: int, fill: int) -> Tensor:
     return torch.from_numpy(np.pad(values, padding, constant_values=fill))
 
 
-@pytest.mark.parametrize("name", families.built_in())
+@pytest.mark.parametrize("name", MADE_HERE)
 def test_rows_of_a_padded_batch_equal_their_own(name: str) -> None:
     tiny = case(name)
     plan, rows = tiny.thirds, _rows(tiny)

@@ -8,13 +8,13 @@ from typing import Any
 import family_harness as harness
 import pytest
 import torch
-from family_harness import Case, build, case
+from family_harness import MADE_HERE, Case, build, case
 from flat_plans import flat_plan
 
 from luvc_export.errors import CheckpointError, PlanError
 from luvc_export.export import families
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 FOUND = {name: families.find(name, "test") for name in FAMILIES}
 FIXED = [name for name, family in FOUND.items() if family.image_size(family.tiny_config())]
 

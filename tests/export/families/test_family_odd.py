@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from family_harness import MADE_HERE
 from family_odd import FITS, GREEDY, ODD, compared
 
-from luvc_export.export import families
-
 #: Every family once, both shapes and every fit among them.
-SHARE = [(name, ODD[index % 2], FITS[index % 3]) for index, name in enumerate(families.built_in())]
+SHARE = [(name, ODD[index % 2], FITS[index % 3]) for index, name in enumerate(MADE_HERE)]
 
 
 @pytest.mark.parametrize(("name", "kind", "fit"), SHARE)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import family_harness as harness
 import pytest
 import torch
-from family_harness import SABOTAGE, TOLERANCE, case
+from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, case
 from torch import Tensor
 
 from luvc_export.export import families
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 FOUND = {name: families.find(name, "test") for name in FAMILIES}
 WINDOWED = [name for name, family in FOUND.items() if family.encoder_shape(family.tiny_config()).window]
 

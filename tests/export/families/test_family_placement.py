@@ -8,14 +8,14 @@ import family_chat
 import family_harness as harness
 import pytest
 import torch
-from family_harness import TOLERANCE, case
+from family_harness import MADE_HERE, TOLERANCE, case
 from test_family_answers import chat, pictures, session
 
 from luvc_export.errors import UsageError
-from luvc_export.export import families
 from luvc_export.export.compression.placement import compressed
 
-FAMILIES = [name for name in families.built_in() if name != "gemma4"]  # refused by name
+REFUSED = ("gemma4", "lfm2_vl")
+FAMILIES = [name for name in MADE_HERE if name not in REFUSED]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -39,9 +39,10 @@ def test_generate_inside_transformers(name: str, tmp_path: Path) -> None:
     assert harness.reference_greedy(tiny, given, 6) == plain
 
 
-def test_padded_patches_are_refused() -> None:
-    tiny = case("gemma4")
-    with pytest.raises(UsageError, match="does not take the pictures of gemma4"), compressed(tiny.model, tiny.plan):
+@pytest.mark.parametrize("name", REFUSED)
+def test_padded_patches_are_refused(name: str) -> None:
+    tiny = case(name)
+    with pytest.raises(UsageError, match=f"does not take the pictures of {name}"), compressed(tiny.model, tiny.plan):
         pass
 
 

@@ -11,18 +11,17 @@ import family_chat
 import numpy as np
 import pytest
 import torch
-from family_harness import case, difference
+from family_harness import MADE_HERE, case, difference
 from family_processors import image_processor
 from transformers import AutoImageProcessor
 
 from luvc_export.errors import CheckpointError, UsageError
-from luvc_export.export import families
 from luvc_export.export.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from luvc_export.export.exported_manifest import pad_colour
 from luvc_export.export.options import Options, check_size
 from luvc_export.export.processor import normalise, picture_settings
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 #: Values that no family and no class has by itself.
 MEAN, STD = [0.25, 0.5, 0.75], [0.2, 0.3, 0.4]
 OLD, NEW = "preprocessor_config.json", "processor_config.json"

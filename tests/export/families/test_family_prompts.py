@@ -7,12 +7,11 @@ from copy import deepcopy
 import family_harness as harness
 import pytest
 import torch
-from family_harness import SABOTAGE, TOLERANCE, Case, case
+from family_harness import MADE_HERE, SABOTAGE, TOLERANCE, Case, case
 
-from luvc_export.export import families
 from luvc_export.export.families.gemma3 import gemma_norm
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 
 
 def _ids(tiny: Case, pattern: str) -> list[int]:

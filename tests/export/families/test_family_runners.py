@@ -7,6 +7,7 @@ from typing import Any
 
 import family_chat
 import pytest
+from family_harness import MADE_HERE
 from family_questions import TILED, few, questions, small
 
 from luvc_export.calibration import runners
@@ -17,7 +18,7 @@ from luvc_export.core.plan import Sharing
 from luvc_export.export import families
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 FOUND = {name: families.find(name, "test") for name in FAMILIES}
 VIDEO = [name for name, family in FOUND.items() if family.video(family.tiny_config())]
 #: Images that share a budget in a joint plan, two frames each.

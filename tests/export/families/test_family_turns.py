@@ -7,17 +7,16 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from family_harness import case
+from family_harness import MADE_HERE, case
 from test_family_answers import ALWAYS_CUT, chat, pictures, session, theirs
 from torch_backend import TorchBackend
 
 from luvc_export.errors import UsageError
-from luvc_export.export import families
 from luvc_export.runtime.generation.result import Generation
 from luvc_export.runtime.session import Session
 
 ONE_TURN = "paligemma"
-FAMILIES = [name for name in families.built_in() if name != ONE_TURN]
+FAMILIES = [name for name in MADE_HERE if name != ONE_TURN]
 FEW = 3
 
 

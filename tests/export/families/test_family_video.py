@@ -12,7 +12,7 @@ import film_files
 import numpy as np
 import pytest
 import torch
-from family_harness import GREEDY, Case, case
+from family_harness import GREEDY, MADE_HERE, Case, case
 from PIL import Image
 from test_family_answers import session
 
@@ -23,7 +23,7 @@ from luvc_export.export import families
 from luvc_export.export.llm.mrope import flat_patches
 from luvc_export.runtime.media.video import Sampled
 
-FAMILIES = families.built_in()
+FAMILIES = MADE_HERE
 VIDEO = [name for name in FAMILIES if families.find(name, "test").video(case(name).config)]
 CHAT = [
     {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What then?"}]},

@@ -15,16 +15,18 @@ from torch import Tensor
 
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import State, row_counts
 from luvc_export.runtime.backend import Array, Cache
 
 
 @dataclass(frozen=True)
 class TorchCache:
+    states: tuple[State, ...]
     values: tuple[Tensor, ...]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return tuple(value.shape[2] for value in self.values[::2])
+        return row_counts(self.states, (tuple(value.shape) for value in self.values))
 
     @property
     def nbytes(self) -> int:
@@ -36,6 +38,7 @@ class TorchBackend:
 
     def __init__(self, tiny: Case, plan: Plan) -> None:
         self.printable = False  # only tokens whose text is read back as themselves
+        self.states = tiny.family.decoder_shape(tiny.config).kept
         self.tiny, self.encoder, self.decoder = tiny, tiny.vision(plan), tiny.family.decoder(tiny.model, plan)
 
     def load(self, images: bool = True) -> None:
@@ -62,7 +65,7 @@ class TorchBackend:
             logits = logits - 1e4 * ((token < 4) | (token > 93))
         told = [graph_io.kept_name(layer) for layer, _, _ in self.decoder.plan.chooses]
         found = {name: value.numpy() for name, value in zip(told, kept, strict=True)}
-        return {graph_io.LOGITS: logits.numpy(), **found}, TorchCache(tuple(presents))
+        return {graph_io.LOGITS: logits.numpy(), **found}, TorchCache(self.states, tuple(presents))
 
     def placement(self) -> dict[str, dict[str, int]]:
         return {}

@@ -56,6 +56,17 @@ def test_each_row_has_its_own_adapter_s_product() -> None:
     assert torch.equal(layers[1](x)[0], before[0]), "nothing is left behind"
 
 
+def test_an_adapter_that_overflows_spoils_its_own_rows_alone() -> None:
+    layer = Layer()
+    slots = slotted([layer], "q_proj")
+    factors = [torch.full_like(example, 3e38) for _, example, _ in slots.inputs(torch.float32, 2)]
+    factors[0] = torch.tensor([[1.0, 1, 1, 1], [0, 0, 0, 0]])
+    x = torch.ones(2, 3, 6)
+    with slots.beside(factors):
+        spoilt, _ = layer(x)
+    assert not spoilt[0].isfinite().any() and torch.equal(spoilt[1], layer(x)[0][1])
+
+
 def test_what_a_trace_computed_is_recorded() -> None:
     layers = [Layer(), Layer()]
     slots = slotted(layers, "q_proj", "v_proj")

@@ -16,7 +16,7 @@ import pytest
 import quantised_checkpoint as forms
 import torch
 
-from luvc_export import make_plan
+from luvc_export import export_bundle, make_plan
 from luvc_export.bundle import codes as told_codes
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model
 from luvc_export.core import graph_io
@@ -26,12 +26,13 @@ from luvc_export.engines import builder, codes, targets
 from luvc_export.engines.builder import BuildInput
 from luvc_export.engines.options import BuildOptions
 from luvc_export.engines.profiles import Capacity
-from luvc_export.errors import CheckFailed, CheckpointError
+from luvc_export.errors import CheckFailed, CheckpointError, UsageError
 from luvc_export.export import trace, weights
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.packed import placing, products
 from luvc_export.export.simplify import simplify
 from luvc_export.export.surgeon import run_passes
+from luvc_export.pipeline.engines import check_strict
 
 #: Of the largest logit, fp32, sums in another order.
 TOLERANCE = 1e-5
@@ -247,6 +248,39 @@ def test_codes_that_tensorrt_has_no_product_for_are_refused(traced: tuple[bytes,
     forms.write(tmp_path / "model", *forms.FORMS["pack8_zeros"])
     with pytest.raises(CheckFailed, match=r"8 bits in blocks of 64[\s\S]*calibrate --precision int8"):
         rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pack4", None),
+        ("awq", "14 weights with zeros, whose shift"),
+        ("fp8_block", r"14 FP8 weights, .* in fp32"),
+    ],
+)
+def test_strict_builds_refuse_other_numbers(
+    name: str, words: str | None, traced: tuple[bytes, Plan], tmp_path: Path
+) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS[name])
+    made = rewritten(written(traced, tmp_path / "model", tmp_path), traced[1], tmp_path)
+    told = {item.key: item.value for item in made.metadata_props}[told_codes.KEY]
+    graphs: Any = [SimpleNamespace(rewrites=tuple(told_codes.Rewrite.from_json(item) for item in json.loads(told)))]
+    target = targets.find("rtx-ada")
+    if words is None:
+        check_strict(graphs, target)
+    else:
+        with pytest.raises(UsageError, match=words):
+            check_strict(graphs, target)
+
+
+@pytest.mark.parametrize(("dtype", "words"), [("fp32", r"that become \d\.\d\d\s"), ("fp16", "rounded to 16 bits")])
+def test_strict_exports_refuse_fp8(dtype: str, words: str, traced: tuple[bytes, Plan], tmp_path: Path) -> None:
+    forms.write(tmp_path / "model", *forms.FORMS["fp8_block"])
+    with pytest.raises(UsageError, match=words):
+        export_bundle(
+            str(tmp_path / "model"), tmp_path / "bundle", traced[1], image_size=(112, 112), dtype=dtype, strict=True
+        )
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("name", ["awq", "fp8_block"])

@@ -25,11 +25,14 @@ PARAMETERS = {
     "ministral3-3b": 3_849_090_048,
     "llava-next-7b": 7_566_747_648,
     "paligemma-3b": 2_923_466_480,
+    "fastvlm-0.5b": 620_476_128,  # its page says 0.6B
 }
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_have_as_many_parameters_as_published(name: str) -> None:
+    if name == "fastvlm-0.5b":
+        pytest.importorskip("timm", exc_type=ImportError)
     shapes = checkpoint.shapes_of(presets.find(name))
     assert sum(map(prod, shapes.values())) == PARAMETERS[name]
 

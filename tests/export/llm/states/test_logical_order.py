@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from luvc_export.export.llm.logical_order import LogicalOrder
+from luvc_export.export.llm.states.logical_order import LogicalOrder
 
 
 def some_rows(generator: torch.Generator, pictures: int, words: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +22,7 @@ def test_rows_are_those_of_a_stable_sort() -> None:
         order, real = some_rows(generator, pictures, words, padding)
         text = order[:, pictures:]
         mask = torch.cat([torch.ones(1, 4, dtype=torch.bool), real], 1)
-        logical = LogicalOrder(order, text, mask)
+        logical = LogicalOrder(order, pictures, text, mask)
         assert torch.equal(logical.rows, order.argsort(dim=1, stable=True))
         rows = torch.randn(1, order.shape[1], 3, generator=generator)
         assert torch.equal(logical.back(logical.arrange(rows)), rows)
@@ -33,7 +33,7 @@ def test_rows_are_those_of_a_stable_sort() -> None:
 
 
 def test_rows_of_a_batch_have_orders_of_their_own() -> None:
-    order = torch.tensor([[0, 1, 2, 3], [2, 3, 0, 2**40]])
+    order = torch.tensor([[0, 1, 2, 3], [2, 3, 0, 1]])
     mask = torch.tensor([[True, True], [True, False]])
-    logical = LogicalOrder(order, order[:, 2:], mask)
+    logical = LogicalOrder(order, 2, order[:, 2:], mask)
     assert logical.rows.tolist() == [[0, 1, 2, 3], [2, 0, 1, 3]] and logical.count.tolist() == [[4], [3]]

@@ -1,0 +1,48 @@
+"""The study of weights in 4 bits and caches in 8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from glyph_deep.studies import quantised
+from safetensors.numpy import load_file
+
+from luvc_export.export.checkpoint import open_checkpoint
+
+
+def test_the_page_says_what_is_within_the_bar() -> None:
+    """Both the loss and the upper end of its interval count."""
+    row = {"ground": "plain", "form": "fp32", "plan": "none", "questions": 1000, "accuracy": 0.99}
+    lost = [[0.4, -0.2, 0.9], [0.6, 0.1, 0.9], [0.2, -0.7, 1.1]]
+    rows = [row, *({**row, "plan": "none_kv8", "points_lost": one} for one in lost)]
+    memory = [
+        {"plan": plan, "cache_bytes": size, "predicted_bytes": size, "process_bytes": 2 * size}
+        for plan, size in (("none", 512 << 20), ("none_kv8", 258 << 20))
+    ]
+    times = [{"form": "fp32", "plan": "none", "backend": "cpu", "arithmetic": "auto", "prompt_ms": 1, "token_ms": 2}]
+    page = quantised.page({"rows": rows, "memory": memory, "times": times, "machine": "a processor"})
+    within = [line.rpartition(") | ")[2].strip(" |") for line in page.splitlines() if "_kv8 | plain" in line]
+    assert within == ["yes", "**no**", "**no**"]
+    assert "| none_kv8 | 258.0 | 258.0 | 516.0 | 0.504 |" in page
+    assert "| fp32 | none | ONNX Runtime | 1.0 | 2.00 |" in page
+
+
+def test_written_checkpoints_hold_codes_near_the_weights(tmp_path: Path) -> None:
+    """Each form is read to what was rounded to nearest."""
+    weights = load_file(quantised.CHECKPOINT / "model.safetensors")
+    for form in quantised.forms():
+        stored = open_checkpoint(str(quantised.written(form, tmp_path / form))).stored
+        assert stored is not None and len(stored.linears) == 7 * 8
+        linear = stored.linears[0]
+        wide = weights[f"{linear.name}.weight"].astype(np.float32)
+        error = np.linalg.norm(linear.read().widened() - wide) / np.linalg.norm(wide)
+        assert 0.01 < error < 0.15
+
+
+def test_cases_of_two_splits_share_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of both splits are numbered anew: a half that is held out shows none that scales were made of."""
+    monkeypatch.setattr(quantised, "CALIBRATION", 24)
+    data = quantised.searched(("search-plain", "search-textured"))
+    assert len(data.cases) == 24 and data.pictures == len(set(data.pixels)) == 2

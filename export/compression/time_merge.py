@@ -1,0 +1,74 @@
+"""Merge units of clips along time between encoder blocks, and bring them back, in static shapes.
+
+Every place of the grid is a line of its own, as every row is where OIM merges columns (``oim.assign``): each round its
+most similar pair of neighbours in time merges, and a pair's mean counts by size. What is left of all places then stands
+as so many frames, whose units at one number need not be of one moment.
+
+Shapes: c clips of M frames, K frames left of each, U units of a frame, P patches of a unit, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from luvc_export.core.plan.time_merge import TimeMerge
+from luvc_export.export.compression import oim
+
+
+class Merged(NamedTuple):
+    """What merging decided.
+
+    Attributes:
+        joins: One-hot, which unit each of a place's M became part of, fp32 [c * U, K, M].
+        before: Units of every frame when they merged, fp32 [c * U, M, P * C].
+        start: Those that are left, then, fp32 [c * U, K, P * C].
+    """
+
+    joins: Tensor
+    before: Tensor
+    start: Tensor
+
+
+def merge(x: Tensor, how: TimeMerge, patches: int) -> tuple[Merged, Tensor]:
+    """Merge tokens [c * M, U * P, C], units' patches side by side, to [c * K, U * P, C]."""
+    before = lines(x.float(), how.frames, patches)
+    joins = decide(before, how)
+    start = mean(joins, before)
+    return Merged(joins, before, start), frames(start, x.shape[1] // patches, patches).to(x.dtype)
+
+
+def restored(merged: Merged, x: Tensor, patches: int) -> Tensor:
+    """All frames [c * M, U * P, C] from what those left have become [c * K, U * P, C]."""
+    change = lines(x.float(), merged.joins.shape[1], patches) - merged.start
+    every = merged.before + merged.joins.transpose(1, 2) @ change
+    return frames(every, x.shape[1] // patches, patches).to(x.dtype)
+
+
+def decide(before: Tensor, how: TimeMerge) -> Tensor:
+    """Which units of a place merge: one-hot fp32 [c * U, K, M] of [c * U, M, F]."""
+    joins = torch.eye(how.frames).expand(before.shape[0], -1, -1)
+    left = before
+    for _ in range(how.frames - how.keep):
+        joins = oim.assign(left, 1) @ joins
+        left = mean(joins, before)
+    return joins
+
+
+def mean(joins: Tensor, values: Tensor) -> Tensor:
+    """Means of what joins: one-hot [n, K, M] and values [n, M, F] to [n, K, F]."""
+    return joins @ values / joins.sum(2, keepdim=True)
+
+
+def lines(x: Tensor, count: int, patches: int) -> Tensor:
+    """Tokens of ``count`` frames a clip as places through time: [c * count, U * P, C] to [c * U, count, P * C]."""
+    units, width = x.shape[1] // patches, patches * x.shape[2]
+    return x.reshape(-1, count, units, width).transpose(1, 2).reshape(-1, count, width)
+
+
+def frames(places: Tensor, units: int, patches: int) -> Tensor:
+    """The way back of ``lines``: [c * U, count, P * C] to [c * count, U * P, C]."""
+    count, width = places.shape[1:]
+    return places.reshape(-1, units, count, width).transpose(1, 2).reshape(-1, units * patches, width // patches)

@@ -1,0 +1,246 @@
+"""LFM2-VL: SigLIP 2 at the picture's own grid, pixel unshuffle as unit, LFM2: short convolutions between attention."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Lfm2VlConfig, Lfm2VlForConditionalGeneration
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+from luvc_export.core.plan import Plan
+from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape, State
+from luvc_export.core.tiling import ClipImages, Tiling
+from luvc_export.errors import CheckpointError
+from luvc_export.export.families.base import (
+    HALF,
+    POSITION_COPIES,
+    Family,
+    Normalise,
+    context,
+    expand_images,
+    rotary_embedding,
+)
+from luvc_export.export.layers import norm
+from luvc_export.export.llm.decoder import Decoder
+from luvc_export.export.llm.rope import Rope
+from luvc_export.export.llm.span import Parts
+from luvc_export.export.llm.states.logical_order import LogicalOrder
+from luvc_export.export.towers.interpolated_positions import antialiased, antialiased_shares
+from luvc_export.export.towers.learned_position_vit import LearnedPositionViT
+
+#: What a layer without keys keeps: the last inputs of its convolution.
+STATE = "convolution"
+
+
+class Vision(LearnedPositionViT):
+    """Tower, last norm, each unit's patches side by side, norm and two linear layers."""
+
+    colours_last = True
+    #: Its processor fills up what it gives: compression inside transformers does not take that.
+    padded_patches = True
+    down: Tensor
+    across: Tensor
+
+    def __init__(self, model: Any, plan: Plan, normalise: Normalise) -> None:
+        layers, side = model.config.vision_config.num_hidden_layers, model.config.downsample_factor
+        super().__init__(model.vision_tower, plan, normalise, plan.grid, side, (layers,))
+        self.projector: Any = model.multi_modal_projector
+        size = self.tower.embeddings.position_embedding_size
+        for name, count in zip(("down", "across"), plan.grid, strict=True):
+            self.register_buffer(name, antialiased_shares(count * side, size), persistent=False)
+
+    def positions(self) -> Tensor:
+        """The square table at the picture's own grid, smoothed where that is smaller."""
+        table = self.tower.embeddings.position_embedding.weight
+        return antialiased(table, self.down, self.across).to(table.dtype)
+
+    def finish(self, found: list[Tensor]) -> Tensor:
+        """[n, U * side * side, C] -> [n, U, D]; a unit's patches row by row."""
+        x, projector = norm(self.tower.post_layernorm, found[0]), self.projector
+        joined = x.reshape(x.shape[0], -1, self.side**2 * x.shape[2])
+        joined = norm(projector.layer_norm, joined) if projector.use_layer_norm else joined
+        embeds: Tensor = projector.linear_2(projector.act(projector.linear_1(joined)))
+        return embeds
+
+
+class Lfm2Decoder(Decoder):
+    """Layers of attention, and layers of a gated causal convolution over the rows in logical order."""
+
+    def parts(self, layer: Any) -> Parts:
+        """LFM2's names."""
+        attn = getattr(layer, "self_attn", None)
+        heads = () if attn is None else (attn.out_proj, attn.q_layernorm, attn.k_layernorm)
+        return Parts(layer.operator_norm, *(heads or (None,)))
+
+    def mix(
+        self, layer: Any, normed: Tensor, held: Mapping[str, Tensor], logical: LogicalOrder
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Depthwise convolution of each row and those before it, between two gates; the last inputs are kept."""
+        conv = layer.conv
+        before, after, x = conv.in_proj(normed).chunk(3, -1)
+        taps = conv.conv.weight.shape[2]
+        rows = torch.cat([held[STATE].to(x.dtype), logical.arrange(before * x)], 1)
+        shifted = [rows[:, tap : tap - taps + 1 or None] for tap in range(taps)]
+        mixed = sum(part * conv.conv.weight[:, 0, tap] for tap, part in enumerate(shifted))
+        mixed = mixed if conv.conv.bias is None else mixed + conv.conv.bias
+        return conv.out_proj(after * logical.back(mixed)), {STATE: logical.last(rows, taps - 1).float()}
+
+    def feed_forward(self, layer: Any, x: Tensor) -> Tensor:
+        """Gated MLP behind its norm."""
+        out: Tensor = layer.feed_forward(norm(layer.ffn_norm, x))
+        return out
+
+
+class Lfm2Vl(Family):
+    """LFM2-VL."""
+
+    model_type = "lfm2_vl"
+    text_models = ("lfm2",)
+    pixels = replace(HALF, resample="bilinear")
+    limits = (
+        "tiles, beside which its processor shows the picture in another size",
+        "compression inside transformers",
+    )
+
+    def build(self, config: Any) -> nn.Module:
+        """Lfm2VlForConditionalGeneration.
+
+        Raises:
+            CheckpointError: The text model is another one.
+        """
+        if config.text_config.model_type not in self.text_models:
+            raise CheckpointError(
+                "no decoder for this text model inside lfm2_vl",
+                where="text_config.model_type",
+                got=repr(config.text_config.model_type),
+                expected=" or ".join(self.text_models),
+            )
+        return Lfm2VlForConditionalGeneration(config)
+
+    def encoder_shape(self, config: Any) -> EncoderShape:
+        """Sizes from ``vision_config``; a unit is what pixel unshuffle joins."""
+        vision, blocks, unit = config.vision_config, config.vision_config.num_hidden_layers, config.downsample_factor**2
+        return EncoderShape(blocks, vision.hidden_size, vision.intermediate_size, unit, 0, tuple(range(blocks)))
+
+    def decoder_shape(self, config: Any) -> DecoderShape:
+        """Sizes of the LLM, and which layers keep inputs of a convolution in place of keys."""
+        text = config.text_config
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        wide, layers = _intermediate(text), list[LayerShape]()
+        for number, kind in enumerate(text.layer_types):
+            keyed = kind == "full_attention"
+            mixer = 0 if keyed else text.hidden_size * (4 * text.hidden_size + text.conv_L_cache)
+            layers.append(LayerShape(text.num_key_value_heads if keyed else 0, head, wide, number, mixer))
+        sizes = (text.conv_L_cache - 1, text.hidden_size)
+        states = [State(number, STATE, sizes, "float32") for number, layer in enumerate(layers) if not layer.kv_heads]
+        return DecoderShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=head,
+            intermediate=wide,
+            vocab=text.vocab_size,
+            context=context(text),
+            per_layer=tuple(layers),
+            states=tuple(states),
+        )
+
+    def unit_pixels(self, config: Any) -> int:
+        """Patch size times the side of a unit."""
+        return int(config.vision_config.patch_size * config.downsample_factor)
+
+    def vision(self, model: Any, plan: Plan, normalise: Normalise) -> nn.Module:
+        """The tower with the plan's merges."""
+        return Vision(model.model, plan, normalise)
+
+    def decoder(self, model: Any, plan: Plan) -> Decoder:
+        """The language model with the plan's prunes."""
+        inner, shape = self.language_model(model), self.decoder_shape(model.config)
+        rotary = rotary_embedding(inner, model.config.text_config)
+        copies = POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        rope = Rope(rotary.inv_freq, [0] * len(rotary.inv_freq), rotary.attention_scaling, copies)
+        return Lfm2Decoder(inner, model.lm_head, shape.head_dim, rope, plan, states=shape.states, keyless=shape.keyless)
+
+    def image_processor(self, folder: str | os.PathLike[str]) -> Any:
+        """SigLIP 2's: the same arithmetic of pixels, and LFM2-VL's own asks for torchvision, which cuts its tiles."""
+        made = Siglip2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        made.patch_size = getattr(made, "encoder_patch_size", made.patch_size)
+        return made
+
+    def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
+        """The processor's marks around a picture."""
+        plain = super().cut(config, grid)
+        return replace(plain, written=("<|image_start|>", *plain.written, "<|image_end|>"))
+
+    def reference_inputs(
+        self,
+        config: Any,
+        pixels: Tensor,
+        token_ids: list[int],
+        tiles: Sequence[tuple[int, int]] = (),
+        clips: Sequence[ClipImages] = (),
+    ) -> dict[str, Any]:
+        """Patches row by row, rows and columns of each picture, and that none is padding."""
+        patch, unit = config.vision_config.patch_size, self.unit_pixels(config)
+        images, height, width = len(pixels), pixels.shape[2], pixels.shape[3]
+        ids = expand_images(token_ids, self.image_token_id(config), (height // unit) * (width // unit))
+        if not images:
+            return {"input_ids": ids}
+        rows, columns = height // patch, width // patch
+        patches = pixels[:, 0].reshape(images, rows, patch, columns, patch, 3).permute(0, 1, 3, 2, 4, 5)
+        return {
+            "input_ids": ids,
+            "pixel_values": patches.reshape(images, rows * columns, -1).contiguous(),
+            "spatial_shapes": torch.tensor([(rows, columns)] * images),
+            "pixel_attention_mask": torch.ones(images, rows * columns, dtype=torch.int32),
+        }
+
+    def tiny_config(self) -> Lfm2VlConfig:
+        """Three blocks whose positions are of another grid than pictures, two convolutions, two attentions."""
+        return Lfm2VlConfig(
+            vision_config={
+                "model_type": "siglip2_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "num_patches": 81,
+                "patch_size": 8,
+                "vision_use_head": False,
+            },
+            text_config={
+                "model_type": "lfm2",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "block_multiple_of": 32,
+                "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            },
+            image_token_id=250,
+            projector_hidden_size=80,
+        )
+
+
+def _intermediate(text: Any) -> int:
+    """Width of the MLP (``Lfm2MLP``)."""
+    width = int(text.intermediate_size)
+    if not text.block_auto_adjust_ff_dim:
+        return width
+    width = int(2 * width / 3)
+    if text.block_ffn_dim_multiplier is None:
+        return width
+    width, step = int(text.block_ffn_dim_multiplier * width), text.block_multiple_of
+    return -(-width // step) * step
+
+
+FAMILY = Lfm2Vl()
