@@ -257,9 +257,9 @@ class Session:
         for row, ask in enumerate(requests):
             with in_row(row):
                 check_ask(ask)
-                given = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
+                arguments = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
                 most, adapter = ask.get("image_tokens"), self.adapters.find(ask.get("adapter"))
-                asked = replace(question(*given, self.video_frames()), image_tokens=most, adapter=adapter)
+                asked = replace(question(*arguments, self.video_frames()), image_tokens=most, adapter=adapter)
                 ready.append(self.prepare_row(asked, options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:

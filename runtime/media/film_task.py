@@ -25,20 +25,20 @@ _MOST_ASPECT = 4
 _DAMAGED = "the film is damaged or truncated"
 
 
-def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes | bytearray]:
+def task(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes | bytearray]:
     """Take frames, or say what is wrong."""
     try:
-        return _taken(io.BytesIO(data), said["container"], said["frames"], said["where"])
+        return _taken(io.BytesIO(data), request["container"], request["frames"], request["where"])
     except UsageError as error:
         return error.to_json(), b""
     except av.FFmpegError as error:
         if error.errno in (ENOMEM, EAGAIN):  # a thread's stack is memory too
             raise MemoryError from error
-        return _damaged(said["where"], f"{type(error).__name__}: {error.strerror}").to_json(), b""
+        return _damaged(request["where"], f"{type(error).__name__}: {error.strerror}").to_json(), b""
     except MemoryError:
         raise
     except Exception as error:
-        return _damaged(said["where"], f"{type(error).__name__}: {error}"[:200]).to_json(), b""
+        return _damaged(request["where"], f"{type(error).__name__}: {error}"[:200]).to_json(), b""
 
 
 def _taken(file: io.BytesIO, container: str, count: int, where: str) -> tuple[dict[str, Any], bytearray]:
@@ -171,8 +171,8 @@ class _Reader:
         entries = self._stream.index_entries
         if len(entries) == 0:
             return self._wanted - self._shown[0] > _SEEK_BLIND
-        found = entries.search_timestamp(self._ticks(self._wanted), backward=True)
-        at = -1 if found is None or found < 0 else entries[found].timestamp
+        index = entries.search_timestamp(self._ticks(self._wanted), backward=True)
+        at = -1 if index is None or index < 0 else entries[index].timestamp
         return bool(at > self._ticks(self._shown[0]))
 
     def _ticks(self, seconds: float) -> int:
