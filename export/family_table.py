@@ -120,6 +120,15 @@ by the same rule (for the longest edge: by the best resolution) stands in. LLaVA
 tiles away after its encoder; here they stay, as budgets are fixed. The two are equal for pictures that have the shape
 of the grid.
 
+Gemma 4 was trained with five budgets of visual tokens. `--image-tokens auto` makes a size for each, near square, in one
+bundle on one weights file; `280@16:9` is the grid that its processor makes of pictures of that shape (tested against
+transformers for all five). A picture of another shape is padded to the grid that shows most of it, and what is padding
+alone is told to the graphs, where the processor would make a grid of its own. `--image-tokens N` when running, and
+`mm_processor_kwargs.max_soft_tokens` of a request, are the ceiling. Where a checkpoint of 16 bits is exported in fp32,
+rows of the table of every layer's embeddings are widened when they are looked up, inside the graph, and the table stays
+a mapped file (`python benchmarks/measure/lookup_table.py`, [figures](results/lookup-table.json): the graph looks up a
+prompt's rows sooner than the host does).
+
 ## Videos
 
 `--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
