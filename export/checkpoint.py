@@ -197,16 +197,16 @@ def _headers(folder: Path) -> dict[str, StoredTensor]:
                 expected="safetensors",
                 fix="convert with transformers' save_pretrained, or download the checkpoint again",
             )
-        found = _header(path)
-        if not found or found.keys() & tensors.keys():
-            twice = sorted(found.keys() & tensors.keys())
+        header = _header(path)
+        if not header or header.keys() & tensors.keys():
+            twice = sorted(header.keys() & tensors.keys())
             raise CheckpointError(
                 "a weight file of the checkpoint holds nothing, or what another one holds",
                 where=str(path),
                 got=f"tensor {twice[0]!r} twice" if twice else "no tensors",
                 fix="download the checkpoint again",
             )
-        tensors |= found
+        tensors |= header
     return tensors
 
 

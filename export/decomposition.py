@@ -100,8 +100,8 @@ def substituted(program: _Program) -> _Program:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        target, made = node.target, node.meta.get("val")
-        if isinstance(made, torch.SymInt):
+        target, value = node.target, node.meta.get("val")
+        if isinstance(value, torch.SymInt):
             sizes.share(node)
         elif target in _ASSERTIONS:
             graph.erase_node(node)
@@ -112,15 +112,15 @@ def substituted(program: _Program) -> _Program:
         elif target is _ATEN.rsub.Scalar:
             node.target, node.args = _ATEN.sub.Tensor, (node.args[1], node.args[0], *node.args[2:])
         elif target is _ATEN.numpy_T.default:
-            node.target, node.args = _ATEN.permute.default, (node.args[0], [*range(made.dim())][::-1])
-        elif target is _ATEN.to.dtype and node.args[0].meta["val"].dtype == made.dtype:
+            node.target, node.args = _ATEN.permute.default, (node.args[0], [*range(value.dim())][::-1])
+        elif target is _ATEN.to.dtype and node.args[0].meta["val"].dtype == value.dtype:
             _leave_out(program, node)
         elif target is _ATEN.to.dtype:
-            node.target, node.args, node.kwargs = _ATEN._to_copy.default, node.args[:1], {"dtype": made.dtype}
-        elif target in _SHAPED and _expressions(node.args[0].meta["val"]) == _expressions(made):
+            node.target, node.args, node.kwargs = _ATEN._to_copy.default, node.args[:1], {"dtype": value.dtype}
+        elif target in _SHAPED and _expressions(node.args[0].meta["val"]) == _expressions(value):
             _leave_out(program, node)
         elif target in _SHAPED:
-            wanted = [sizes.node(size, node) for size in made.shape]
+            wanted = [sizes.node(size, node) for size in value.shape]
             if target is _ATEN.expand_as.default:
                 node.target, node.args = _ATEN.expand.default, (node.args[0], wanted)
             else:
@@ -142,9 +142,9 @@ def _leave_out(program: _Program, node: fx.Node) -> None:
 def _contiguous(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """The input of ``node`` as a view may take it; in ONNX, which knows no strides, that is the input itself."""
     with graph.inserting_before(node):
-        made = graph.call_function(_ATEN.clone.default, node.args[:1], {"memory_format": torch.contiguous_format})
-    made.meta["val"] = node.args[0].meta["val"]  # type: ignore[union-attr]
-    return made
+        clone = graph.call_function(_ATEN.clone.default, node.args[:1], {"memory_format": torch.contiguous_format})
+    clone.meta["val"] = node.args[0].meta["val"]  # type: ignore[union-attr]
+    return clone
 
 
 class _Sizes:
@@ -187,9 +187,9 @@ class _Sizes:
         return self.nodes[wanted]
 
     def _made(self, target: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
-        made = self.graph.call_function(target, args)
-        made.meta["val"] = value
-        return made
+        node = self.graph.call_function(target, args)
+        node.meta["val"] = value
+        return node
 
 
 def _simple(size: Any, known: set[Any] | None = None) -> bool:

@@ -47,7 +47,7 @@ def make_manifest(
         files: Records of the bundle's files.
         codes: What of the weights the checkpoint stores quantised.
     """
-    given = picture_settings(checkpoint)
+    settings = picture_settings(checkpoint)
     shape = checkpoint.family.decoder_shape(checkpoint.config)
     video = checkpoint.family.video(checkpoint.config) if options.video else None
     copies = 4 if any(entry.plan.encoder.positions == "multi" for entry in entries.values()) else 1
@@ -57,8 +57,8 @@ def make_manifest(
         image=ImageInput(
             options.image_size,
             options.fit,
-            pad_colour(given),
-            given.resample,
+            pad_colour(settings),
+            settings.resample,
             video.frames if video else 1,
             checkpoint.family.unit_pixels(checkpoint.config),
             options.unit_tolerance,
@@ -93,7 +93,7 @@ def make_manifest(
     )
 
 
-def pad_colour(given: PictureSettings) -> tuple[int, int, int]:
+def pad_colour(settings: PictureSettings) -> tuple[int, int, int]:
     """The mean colour, which normalises to about 0."""
-    red, green, blue = (min(max(round(mean / given.rescale), 0), 255) for mean in given.mean)
+    red, green, blue = (min(max(round(mean / settings.rescale), 0), 255) for mean in settings.mean)
     return red, green, blue

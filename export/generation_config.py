@@ -45,15 +45,15 @@ def end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
     Raises:
         CheckpointError: They are none.
     """
-    given = _read(checkpoint).get("eos_token_id")
-    if given is None:
-        given = getattr(checkpoint.config, "eos_token_id", None)
-    if given is None:
-        given = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
-    values = given if isinstance(given, list) else [given]
+    stated = _read(checkpoint).get("eos_token_id")
+    if stated is None:
+        stated = getattr(checkpoint.config, "eos_token_id", None)
+    if stated is None:
+        stated = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
+    values = stated if isinstance(stated, list) else [stated]
     if any(value is not None and (type(value) is not int or not 0 <= value < 2**31) for value in values):
         where = str(checkpoint.folder / FILE)
-        raise CheckpointError("the tokens that end an answer are no token ids", where=where, got=repr(given)[:80])
+        raise CheckpointError("the tokens that end an answer are no token ids", where=where, got=repr(stated)[:80])
     return tuple(int(value) for value in values if value is not None)
 
 
@@ -81,14 +81,14 @@ def generation_defaults(checkpoint: Checkpoint) -> GenerationDefaults:
     )
     where = str(checkpoint.folder / FILE)
     try:
-        made = from_json_data(GenerationDefaults, fields, where)
+        defaults = from_json_data(GenerationDefaults, fields, where)
     except BundleError as error:
         raise CheckpointError(
             "the generation config has a wrong value", where=error.where, got=error.got, expected=error.expected
         ) from error
-    if not all(made.bad_words_ids):
+    if not all(defaults.bad_words_ids):
         raise CheckpointError("a bad word has no tokens", where=where, got="bad_words_ids with an empty list")
-    return made
+    return defaults
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -38,28 +38,28 @@ def download(model: str, revision: str | None, weights: bool) -> Path:
 def _refusal(model: str, error: Exception) -> LuvcError:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RevisionNotFoundError
 
-    said = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    told = _http_code(error)
+    message = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    code = _http_code(error)
     if isinstance(error, GatedRepoError):
         return CheckpointError(
-            "this checkpoint is gated", where=model, got=said, fix="ask for access on its page, then 'hf auth login'"
+            "this checkpoint is gated", where=model, got=message, fix="ask for access on its page, then 'hf auth login'"
         )
     if isinstance(error, RevisionNotFoundError):
-        return CheckpointError("the checkpoint has no such revision", where=model, got=said, fix="check --revision")
-    if isinstance(error, HFValidationError) or told in _REFUSED:
+        return CheckpointError("the checkpoint has no such revision", where=model, got=message, fix="check --revision")
+    if isinstance(error, HFValidationError) or code in _REFUSED:
         return CheckpointError(
             "there is no such checkpoint",
             where=model,
-            got=f"no folder of that name, and the hub says: {said}",
+            got=f"no folder of that name, and the hub says: {message}",
             expected="a local folder with config.json, or a hub id OWNER/NAME",
             fix="check the spelling, or run 'hf auth login' if the repository is private",
         )
     return MachineError(
         "the hub cannot be reached, and its cache here does not hold this checkpoint"
-        if told is None
+        if code is None
         else "the hub does not answer as it should",
         where=model,
-        got=f"no folder of that name, and: {said}",
+        got=f"no folder of that name, and: {message}",
         expected="a network that reaches the hub, or a local folder with config.json",
         fix="check the path, the network, its proxy and HF_HUB_OFFLINE; or download it elsewhere and give the folder",
     )

@@ -43,8 +43,8 @@ def merged(checkpoint: Checkpoint, adapter: str) -> Iterator[Checkpoint]:
             if path.is_file() and path.suffix in (".json", ".jinja") and ".safetensors." not in path.name:
                 copy_file(path, target / path.name, links=True)
         _merge(checkpoint, folder, target)
-        made = open_checkpoint(str(target))
-        yield replace(made, name=f"{checkpoint.name} + {adapter}", revision=checkpoint.revision)
+        opened = open_checkpoint(str(target))
+        yield replace(opened, name=f"{checkpoint.name} + {adapter}", revision=checkpoint.revision)
 
 
 def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
@@ -65,7 +65,7 @@ def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
             with _loads() as results:
                 adapted = PeftModel.from_pretrained(model, str(adapter))
             _check_whole(checkpoint, adapter, results)
-            found = adapted.merge_and_unload(safe_merge=True)
+            merged_model = adapted.merge_and_unload(safe_merge=True)
     except (LuvcError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # peft and torch raise almost anything on an adapter of another model
@@ -76,7 +76,7 @@ def _merge(checkpoint: Checkpoint, adapter: Path, target: Path) -> None:
             expected=f"an adapter of {checkpoint.name}; this one was made for {_base(adapter)}",
         ) from error
     try:
-        found.save_pretrained(target)
+        merged_model.save_pretrained(target)
     except (OSError, SafetensorError) as error:  # which it makes of what the system refuses
         raise MachineError(
             "the merged weights cannot be written",
@@ -93,8 +93,8 @@ def _loads() -> Iterator[list[Any]]:
 
     plain, results = PeftModel.load_adapter, list[Any]()
 
-    def load(self: Any, *given: Any, **named: Any) -> Any:
-        results.append(plain(self, *given, **named))
+    def load(self: Any, *arguments: Any, **named: Any) -> Any:
+        results.append(plain(self, *arguments, **named))
         return results[-1]
 
     PeftModel.load_adapter = load

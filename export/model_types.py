@@ -66,11 +66,11 @@ def check_model_type(config: Mapping[str, Any], where: str) -> None:
 
 def halves_of(config: Mapping[str, Any]) -> Halves:
     """What the config's two halves are, where it does not say so by what transformers takes for its type."""
-    said = [_type_of(config.get(name)) for name in ("vision_config", "text_config")]
-    if None in said:
+    types = [_type_of(config.get(name)) for name in ("vision_config", "text_config")]
+    if None in types:
         usual = _usual(str(config.get("model_type")))
-        said = [one or other for one, other in zip(said, usual, strict=True)]
-    return Halves(*said)
+        types = [one or other for one, other in zip(types, usual, strict=True)]
+    return Halves(*types)
 
 
 def nearest(model_type: str, halves: Halves) -> Family | None:
@@ -124,13 +124,13 @@ def _described(kind: str, model_type: str | None) -> str:
         return f"no {kind} that its config names"
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    made: Any = MODEL_MAPPING_NAMES.get(model_type)
-    return f"{kind} {model_type}" + (f" ({made})" if isinstance(made, str) else "")
+    class_name: Any = MODEL_MAPPING_NAMES.get(model_type)
+    return f"{kind} {model_type}" + (f" ({class_name})" if isinstance(class_name, str) else "")
 
 
 def _type_of(part: Any) -> str | None:
-    said = part.get("model_type") if isinstance(part, dict) else None
-    return said if isinstance(said, str) and re.fullmatch(r"[\w.-]{1,64}", said) else None
+    model_type = part.get("model_type") if isinstance(part, dict) else None
+    return model_type if isinstance(model_type, str) and re.fullmatch(r"[\w.-]{1,64}", model_type) else None
 
 
 def _usual(model_type: str) -> Halves:

@@ -66,14 +66,14 @@ def picture_settings(checkpoint: Checkpoint) -> PictureSettings:
         own = checkpoint.family.pixels
         return PictureSettings(own.rescale, own.mean, own.std, own.resample)
     _check_alike(checkpoint, places, _WEIGHTY)
-    made = _transformers(checkpoint)
-    _check_model(checkpoint, made)
+    processor = _transformers(checkpoint)
+    _check_model(checkpoint, processor)
     pixels = checkpoint.family.pixels
-    number = made.resample
+    number = processor.resample
     return PictureSettings(
-        float(made.rescale_factor) if made.do_rescale else 1.0,
-        _channels(made.image_mean) if made.do_normalize else (0.0, 0.0, 0.0),
-        _channels(made.image_std) if made.do_normalize else (1.0, 1.0, 1.0),
+        float(processor.rescale_factor) if processor.do_rescale else 1.0,
+        _channels(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        _channels(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
         pixels.resample if number is None else _FILTERS[int(number)],
     )
 
@@ -84,8 +84,8 @@ def normalise(checkpoint: Checkpoint) -> Normalise:
     Raises:
         CheckpointError: See ``picture_settings``.
     """
-    given = picture_settings(checkpoint)
-    return Normalise(given.rescale, list(given.mean), list(given.std))
+    settings = picture_settings(checkpoint)
+    return Normalise(settings.rescale, list(settings.mean), list(settings.std))
 
 
 def check_video(checkpoint: Checkpoint) -> None:
@@ -109,9 +109,12 @@ def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]]) -> Non
     asked = [grid for grid in grids if grid != (1, 1)]
     if not asked or not _given(checkpoint, _PLACES):
         return
-    made = _transformers(checkpoint)
-    most = getattr(made, "max_patches", None) if checkpoint.family.tiling == "closest_ratio" else None
-    edge, tile = _side(made.size, "longest_edge"), _side(getattr(made, "max_image_size", None), "longest_edge")
+    processor = _transformers(checkpoint)
+    most = getattr(processor, "max_patches", None) if checkpoint.family.tiling == "closest_ratio" else None
+    edge, tile = (
+        _side(processor.size, "longest_edge"),
+        _side(getattr(processor, "max_image_size", None), "longest_edge"),
+    )
     along = -(-edge // tile) if edge and tile and edge > tile else None
     for rows, columns in asked:
         if most is not None and rows * columns > most:
@@ -131,7 +134,7 @@ def check_tiles(checkpoint: Checkpoint, grids: Sequence[tuple[int, int]]) -> Non
 
 def _given(checkpoint: Checkpoint, places: Places) -> dict[str, Mapping[str, Any]]:
     """Settings by the place they are from."""
-    found: dict[str, Mapping[str, Any]] = {}
+    by_place: dict[str, Mapping[str, Any]] = {}
     for name, key in places:
         path = checkpoint.folder / name
         if not path.is_file():
@@ -144,18 +147,18 @@ def _given(checkpoint: Checkpoint, places: Places) -> dict[str, Mapping[str, Any
             raise CheckpointError(
                 "the processor's settings are not an object", where=f"{path}: {key}", got=type(inner).__name__
             )
-        found[f"{name}: {key}" if key else name] = inner
-    return found
+        by_place[f"{name}: {key}" if key else name] = inner
+    return by_place
 
 
 def _check_alike(checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> None:
     for name in names:
-        said = {place: data[name] for place, data in places.items() if data.get(name) is not None}
-        if len({_plain(value) for value in said.values()}) > 1:
+        stated = {place: data[name] for place, data in places.items() if data.get(name) is not None}
+        if len({_plain(value) for value in stated.values()}) > 1:
             raise CheckpointError(
                 f"the checkpoint's settings of pictures contradict each other: {name}",
                 where=str(checkpoint.folder),
-                got="; ".join(f"{place} says {value}" for place, value in said.items()),
+                got="; ".join(f"{place} says {value}" for place, value in stated.items()),
                 expected="one value",
                 fix="keep what the model was trained with and delete the other",
             )
@@ -177,15 +180,15 @@ def _plain(value: Any) -> str:
 def _transformers(checkpoint: Checkpoint) -> Any:
     """The checkpoint's image processor, as transformers makes it."""
     try:
-        made = checkpoint.family.image_processor(checkpoint.folder)
+        processor = checkpoint.family.image_processor(checkpoint.folder)
         for name in ("image_mean", "image_std"):
-            _channels(getattr(made, name))
-        if made.resample is not None and int(made.resample) not in range(len(_FILTERS)):
-            raise ValueError(f"no resampling filter {made.resample}")
-        if made.do_rescale and not np.isfinite(float(made.rescale_factor)):
-            raise ValueError(f"rescale_factor {made.rescale_factor}")
-        if made.do_normalize and not np.all(np.array(made.image_std, float) > 0):
-            raise ValueError(f"image_std {made.image_std}")
+            _channels(getattr(processor, name))
+        if processor.resample is not None and int(processor.resample) not in range(len(_FILTERS)):
+            raise ValueError(f"no resampling filter {processor.resample}")
+        if processor.do_rescale and not np.isfinite(float(processor.rescale_factor)):
+            raise ValueError(f"rescale_factor {processor.rescale_factor}")
+        if processor.do_normalize and not np.all(np.array(processor.image_std, float) > 0):
+            raise ValueError(f"image_std {processor.image_std}")
     except Exception as error:  # transformers raises almost anything on settings it does not know
         raise CheckpointError(
             "the settings of pictures cannot be read",
@@ -193,7 +196,7 @@ def _transformers(checkpoint: Checkpoint) -> Any:
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             expected="what AutoImageProcessor.from_pretrained reads",
         ) from error
-    return made
+    return processor
 
 
 def _channels(values: Any) -> tuple[float, float, float]:
@@ -201,22 +204,22 @@ def _channels(values: Any) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _check_model(checkpoint: Checkpoint, made: Any) -> None:
+def _check_model(checkpoint: Checkpoint, processor: Any) -> None:
     """Whether the processor makes what the model of ``config.json`` takes."""
     family, config = checkpoint.family, checkpoint.config
     fixed, unit = family.image_size(config), family.unit_pixels(config)
-    told: list[tuple[str, Any, Any]] = []
+    sizes: list[tuple[str, Any, Any]] = []
     if fixed:
-        told.append(("size of an image", _made_size(made), fixed))
+        sizes.append(("size of an image", _made_size(processor), fixed))
         units = (fixed[0] // unit) * (fixed[1] // unit)
         outer = checkpoint.folder / "processor_config.json"
-        said = checkpoint_json(outer) if outer.is_file() else {}
-        told += [(name, said.get(name), units) for name in _TOKENS]
+        settings = checkpoint_json(outer) if outer.is_file() else {}
+        sizes += [(name, settings.get(name), units) for name in _TOKENS]
     else:
         vision = config.vision_config
         for name, theirs in (("patch_size", None), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", None)):
-            told.append((name, _one_side(getattr(made, name, None)), getattr(vision, theirs or name, None)))
-    for name, got, expected in told:
+            sizes.append((name, _one_side(getattr(processor, name, None)), getattr(vision, theirs or name, None)))
+    for name, got, expected in sizes:
         if None not in (got, expected) and got != expected:
             raise CheckpointError(
                 f"the processor does not fit the model: {name}",
@@ -235,12 +238,12 @@ def _one_side(value: Any) -> Any:
     return height if height == width else value
 
 
-def _made_size(made: Any) -> tuple[int, int] | None:
+def _made_size(processor: Any) -> tuple[int, int] | None:
     """Height and width of the images a processor makes, None where pictures decide."""
-    tile = _side(getattr(made, "max_image_size", None), "longest_edge")
+    tile = _side(getattr(processor, "max_image_size", None), "longest_edge")
     if tile:
         return tile, tile
-    size = made.crop_size if getattr(made, "do_center_crop", False) else made.size
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     height, width = _side(size, "height"), _side(size, "width")
     return (height, width) if height and width else None
 

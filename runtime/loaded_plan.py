@@ -21,7 +21,9 @@ from luvc_export.runtime.generation.plan_turns import PlanTurns
 from luvc_export.runtime.graphs import Graphs
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder
 from luvc_export.runtime.prompt.request import Request, make_request, token_limit
+from luvc_export.runtime.sharing.features import FeatureStore
 from luvc_export.runtime.speculation.request import Speculation, check_backend, check_fits
+from luvc_export.runtime.state import VisualFeatures
 
 
 class LoadedPlan:
@@ -76,6 +78,8 @@ class LoadedPlan:
                 self.draft_model = self._smaller(self.speculation.bundle, backend.name, threads)
         #: Shared by plans that are opened beside each other.
         self.turns = PlanTurns()
+        #: Features of images that were asked about, shared likewise; None where none are kept.
+        self.store: FeatureStore | None = None
         self.encoder = PromptEncoder(self.bundle)
         self.graphs = graphs = Graphs(self.bundle.manifest, self.plan, backend, debug)
         self.encode_images, self.run, self.sample = graphs.encode_images, graphs.run, graphs.sample
@@ -91,6 +95,12 @@ class LoadedPlan:
         bundle = load(folder or named)
         check_fits(bundle, plan or None, self.bundle, self.plan_name)
         return LoadedPlan(bundle, backend, plan or None, threads)
+
+    def see(self, request: Request) -> VisualFeatures:
+        """The encoder's output for all images of a request; what is kept of them is not run again."""
+        if self.store is None or not len(request.images):
+            return self.encode_images(*request.shown())
+        return self.store.of(self.plan_name, request, self.plan.sharing.images, self.encode_images)
 
     @property
     def notes(self) -> tuple[str, ...]:

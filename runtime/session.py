@@ -35,6 +35,7 @@ from luvc_export.runtime.media.video import DEFAULT_FRAMES, VideoSource
 from luvc_export.runtime.prompt.encoder import OpenedQuestion, PromptEncoder, Question, question
 from luvc_export.runtime.prompt.request import Request, open_media
 from luvc_export.runtime.prompt.template import Message
+from luvc_export.runtime.sharing.features import FeatureStore
 
 
 class Session:
@@ -49,6 +50,8 @@ class Session:
             take more memory, and a picture for another bucket waits less often.
         image_tokens: Most visual tokens that a picture may become before compression, of every question: the
             bundle's sizes of more are not used. None for no ceiling.
+        remember: Groups of images (pictures, or whole clips) of the last questions whose visual features are kept for
+            questions that show them again; 0 for none. Of ``generate`` alone.
         lora: Folders of peft adapters by name, for bundles with slots (``luvc_export.runtime.adapters``).
 
     Attributes:
@@ -57,7 +60,7 @@ class Session:
         adapters: What ``adapter=NAME`` may say; loaded and let go at any time.
 
     Raises:
-        UsageError: ``open_plans`` is below 1, or no image size is below ``image_tokens``.
+        UsageError: ``open_plans`` is below 1, ``remember`` below 0, or no image size is below ``image_tokens``.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Session:
         image_tokens: int | None = None,
         speculate: str | None = None,
         lora: Mapping[str, str | os.PathLike[str]] | None = None,
+        remember: int = 0,
     ) -> None:
         turns = PlanTurns(open_plans)
         self.default = LoadedPlan(bundle, backend, plan, threads, debug, arithmetic, speculate)
         self.default.turns = turns
+        self.default.store = FeatureStore(remember) if remember else None
         named = isinstance(backend, str)
         options: dict[str, Any] = {"threads": threads, "debug": debug, "arithmetic": arithmetic, "speculate": speculate}
         another = partial(LoadedPlan, self.bundle, backend, **options)
@@ -211,17 +216,15 @@ class Session:
             CheckFailed: The model's logits are not finite.
             MachineError: See the class.
         """
-        options = self.sampling(sampling)
-        started = perf_counter()
+        options, started = self.sampling(sampling), perf_counter()
         wanted = question(image, prompt, messages, video, fps, self.video_frames())
         wanted = replace(wanted, image_tokens=image_tokens, adapter=self.adapters.find(adapter))
         asked = open_media(wanted, self.bundle.manifest)
         past = past_of(after, self.bundle.manifest)
         chosen, request = self.fit(asked, past.loaded if past else None)
-        past = past if past and chosen is past.loaded else None
         budget = chosen.token_limit(request, options.max_new_tokens)
         ready = perf_counter() - started
-        continued = past if past and goes_on(request, past) else None
+        continued = past if past and chosen is past.loaded and goes_on(request, past) else None
         pieces = Stream(answer(chosen, request, options, budget, ready, continued))
         if stream:
             return pieces
@@ -254,9 +257,9 @@ class Session:
         for row, ask in enumerate(requests):
             with in_row(row):
                 check_ask(ask)
-                given = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
+                arguments = (ask.get("image"), ask.get("prompt"), ask.get("messages"), ask.get("video"), ask.get("fps"))
                 most, adapter = ask.get("image_tokens"), self.adapters.find(ask.get("adapter"))
-                asked = replace(question(*given, self.video_frames()), image_tokens=most, adapter=adapter)
+                asked = replace(question(*arguments, self.video_frames()), image_tokens=most, adapter=adapter)
                 ready.append(self.prepare_row(asked, options))
         groups, spent = self.together(ready), perf_counter() - started
         if not self._joins:

@@ -23,6 +23,7 @@ def write_film(
     times: Sequence[float] | None = None,
     rotate: int | None = None,
     options: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
 ) -> Path:
     """Write frames uint8 [H, W, 3] as a film, by default without loss. ``times`` are seconds, for a variable rate."""
     import av
@@ -34,6 +35,8 @@ def write_film(
         stream.options = {"qp": "0"} if options is None else options
         if times is not None:
             stream.codec_context.time_base = Fraction(1, TICKS)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotate is not None:
             stream.set_display_rotation(rotate)
         for index, picture in enumerate(frames):

@@ -41,11 +41,13 @@ def parity(
 ) -> ParityResult:
     """Measure, check the gates, locate. Arguments as of ``compare.compare``; ``retention`` as of ``check_gates``."""
     some = min(observe, len(cases))
-    made = compare(
+    comparison = compare(
         reference, candidate, cases, observe=some, longest=longest, stops=stops, batch=batch, progress=progress
     )
-    steps = walk(made)
-    return ParityResult(made, check_gates(made, retention=retention), steps, first(steps) if made.same else None)
+    steps = walk(comparison)
+    return ParityResult(
+        comparison, check_gates(comparison, retention=retention), steps, first(steps) if comparison.same else None
+    )
 
 
 def open_pair(
@@ -79,22 +81,22 @@ def open_pair(
             family that takes none.
     """
     specs = runners.parse(left), runners.parse(right)
-    found = [(bundles.load(spec.model), spec.plan) for spec in specs if spec.is_bundle]
-    for bundle, _ in found:
+    opened = [(bundles.load(spec.model), spec.plan) for spec in specs if spec.is_bundle]
+    for bundle, _ in opened:
         _learn_scorers(bundle)
     images = [
-        (bundle.entry(plan).size or bundle.manifest.image.size, bundle.manifest.image.fit) for bundle, plan in found
+        (bundle.entry(plan).size or bundle.manifest.image.size, bundle.manifest.image.fit) for bundle, plan in opened
     ]
     if len({*images}) > 1:
         raise UsageError("the bundles see pictures in different ways", got=images)
 
     def seen(checkpoint: Checkpoint) -> Manifest:
-        if found:
-            return canvas_of(checkpoint, *found[0])
+        if opened:
+            return canvas_of(checkpoint, *opened[0])
         size = image_size or checkpoint.family.usual_size(checkpoint.config)
         return canvas(checkpoint, size, tiles=tiles, video=video)
 
-    plan = found[0][0].entry(found[0][1]).plan if found else None
+    plan = opened[0][0].entry(opened[0][1]).plan if opened else None
     first, second = (_open(spec, seen, plan, dtype, threads, arithmetic, frames) for spec in specs)
     return first, second
 

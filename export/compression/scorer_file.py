@@ -54,8 +54,8 @@ class Scorer:
         Raises:
             PlanError: The file has none for this layer, or for another width.
         """
-        found = self.maps.get(layer, self.maps.get(None))
-        if found is None:
+        maps = self.maps.get(layer, self.maps.get(None))
+        if maps is None:
             layers = ", ".join(str(each) for each in sorted(each for each in self.maps if each is not None))
             raise PlanError(
                 "the scorer has not learned to prune before this layer",
@@ -64,15 +64,15 @@ class Scorer:
                 expected=f"tensors query.{layer} and key.{layer}, or query and key for every layer",
                 fix="prune before a layer that it has learned, or learn it for this one",
             )
-        if found.shape[2] != channels:
+        if maps.shape[2] != channels:
             raise PlanError(
                 "the scorer is for a model of another width",
                 where=f"scorer {self.sha256[:16]}",
-                got=f"rows of {found.shape[2]}",
+                got=f"rows of {maps.shape[2]}",
                 expected=f"rows of {channels}, the model's hidden size",
                 fix="learn one for this model",
             )
-        return found
+        return maps
 
     def check(self, plan: Plan, channels: int) -> None:
         """Whether every prune of ``plan`` finds its maps, and the file names no layer that the model has not.

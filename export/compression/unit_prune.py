@@ -64,13 +64,13 @@ def select(scores: Tensor, quotas: Sequence[tuple[int, int, int]]) -> Tensor:
         scores: [n, U].
         quotas: (parts, units of each, kept of each) of equal parts side by side.
     """
-    found, begin = [], 0
+    indices, begin = [], 0
     for parts, units, keep in quotas:
         inside = scores[:, begin : begin + parts * units].unflatten(1, (parts, units))
         first = begin + units * torch.arange(parts)
-        found.append((spu.select(inside, keep) + first[:, None]).flatten(1))
+        indices.append((spu.select(inside, keep) + first[:, None]).flatten(1))
         begin += parts * units
-    return torch.cat(found, 1) if len(found) > 1 else found[0]
+    return torch.cat(indices, 1) if len(indices) > 1 else indices[0]
 
 
 def rows(values: Tensor, index: Tensor) -> Tensor:

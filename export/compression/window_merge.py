@@ -24,8 +24,8 @@ def merge(units: oim.Units, planned: Planned, mode: MergeMode = "mean", padded: 
     for box in planned.boxes:
         left = sum(part.x.shape[2] for part in lines.get(box.top, []))
         above = top.setdefault(box.top, sum(parts[0].x.shape[1] for parts in lines.values()))
-        made = _box(units, box, mode, padded, above, left, columns)
-        lines.setdefault(box.top, []).append(made)
+        merged = _box(units, box, mode, padded, above, left, columns)
+        lines.setdefault(box.top, []).append(merged)
     whole = [_join([part[i] for part in parts], 2) for i in range(5) for parts in lines.values()]
     count = len(lines)
     x, sizes, positions, copies, into = (_join(whole[i * count : (i + 1) * count], 1) for i in range(5))

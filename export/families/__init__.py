@@ -16,8 +16,8 @@ from luvc_export.registry import Registry
 ENTRY_POINTS = "luvc_export.families"
 
 
-def _misfit(name: str, found: Any) -> str | None:
-    fits = isinstance(found, Family) and found.model_type == name
+def _misfit(name: str, family: Any) -> str | None:
+    fits = isinstance(family, Family) and family.model_type == name
     return None if fits else f"an instance of Family whose model_type is {name!r}"
 
 

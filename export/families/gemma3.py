@@ -35,9 +35,9 @@ class Vision(LearnedPositionViT):
         super().__init__(model.vision_tower, plan, normalise, grid, side, (layers,))
         self.projector = model.multi_modal_projector
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * side * side, C] -> [n, U, D]."""
-        x = norm(self.tower.post_layernorm, found[0])
+        x = norm(self.tower.post_layernorm, states[0])
         pooled = x.reshape(x.shape[0], -1, self.side**2, x.shape[2]).mean(2)
         weight: Tensor = self.projector.mm_input_projection_weight
         return gemma_norm(self.projector.mm_soft_emb_norm, pooled) @ weight

@@ -31,6 +31,8 @@ from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.sight import Kind
 from luvc_export.export.towers.pooled_rotary_vit import PooledRotaryViT
 
+#: Of a picture, as the processor takes them.
+SOFT_TOKENS = (70, 140, 280, 560, 1120)
 #: In the order in which rotary caches hold their frequencies.
 LAYER_KINDS = ("full_attention", "sliding_attention")
 
@@ -199,6 +201,10 @@ class Gemma4(Family):
             gate=text.hidden_size_per_layer_input or 0,
             states=places(text, first),
         )
+
+    def image_budgets(self, config: Any) -> tuple[int, ...]:
+        """``max_soft_tokens`` of its processor."""
+        return SOFT_TOKENS
 
     def unit_pixels(self, config: Any) -> int:
         """Side of what becomes one token."""

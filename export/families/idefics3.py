@@ -27,9 +27,9 @@ class Vision(LearnedPositionViT):
         self.connector = model.connector
         self.buckets = buckets(grid[0] * side)
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * side * side, C] -> [n, U, D]."""
-        x = norm(self.tower.post_layernorm, found[0])
+        x = norm(self.tower.post_layernorm, states[0])
         embeds: Tensor = self.connector.modality_projection(x.reshape(x.shape[0], -1, self.side**2 * x.shape[2]))
         return embeds
 

@@ -26,9 +26,9 @@ class Vision(LearnedPositionViT):
         )
         self.projector = model.multi_modal_projector
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * 4, C] -> [n, U, D]. The tower's last norm is an identity in models with mean pooling."""
-        x = found[0] if isinstance(self.tower.layernorm, nn.Identity) else norm(self.tower.layernorm, found[0])
+        x = states[0] if isinstance(self.tower.layernorm, nn.Identity) else norm(self.tower.layernorm, states[0])
         embeds: Tensor = self.projector(x.reshape(x.shape[0], -1, self.side**2 * x.shape[2]))
         return embeds
 
@@ -100,12 +100,12 @@ class InternVL(Family):
             CheckpointError: A tower without learned positions, or features of another block than the last.
         """
         config = model.config
-        given = config.vision_feature_layer, config.vision_feature_select_strategy
-        if not config.vision_config.use_absolute_position_embeddings or given != (-1, "default"):
+        features = config.vision_feature_layer, config.vision_feature_select_strategy
+        if not config.vision_config.use_absolute_position_embeddings or features != (-1, "default"):
             raise CheckpointError(
                 "this InternVL tower is not supported",
                 where="vision_config, vision_feature_layer",
-                got=f"absolute positions {config.vision_config.use_absolute_position_embeddings}, features {given}",
+                got=f"absolute positions {config.vision_config.use_absolute_position_embeddings}, features {features}",
                 expected="absolute positions, features (-1, 'default')",
             )
         return Vision(model.model, plan, normalise, self._grid(config), self._side(config))

@@ -59,9 +59,9 @@ class Vision(LearnedPositionViT):
         table = self.tower.embeddings.position_embedding.weight
         return antialiased(table, self.down, self.across).to(table.dtype)
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * side * side, C] -> [n, U, D]; a unit's patches row by row."""
-        x, projector = norm(self.tower.post_layernorm, found[0]), self.projector
+        x, projector = norm(self.tower.post_layernorm, states[0]), self.projector
         joined = x.reshape(x.shape[0], -1, self.side**2 * x.shape[2])
         joined = norm(projector.layer_norm, joined) if projector.use_layer_norm else joined
         embeds: Tensor = projector.linear_2(projector.act(projector.linear_1(joined)))
@@ -169,9 +169,9 @@ class Lfm2Vl(Family):
 
     def image_processor(self, folder: str | os.PathLike[str]) -> Any:
         """SigLIP 2's: the same arithmetic of pixels, and LFM2-VL's own asks for torchvision, which cuts its tiles."""
-        made = Siglip2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        made.patch_size = getattr(made, "encoder_patch_size", made.patch_size)
-        return made
+        processor = Siglip2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        processor.patch_size = getattr(processor, "encoder_patch_size", processor.patch_size)
+        return processor
 
     def cut(self, config: Any, grid: tuple[int, int]) -> Tiling:
         """The processor's marks around a picture."""

@@ -26,9 +26,9 @@ class Vision(LearnedPositionViT):
         super().__init__(model.vision_tower, plan, normalise, grid, 1, tuple(sorted({*self.wanted})))
         self.projector = model.multi_modal_projector
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U, C] of every feature layer -> [n, U, D]."""
-        embeds: Tensor = self.projector(torch.cat([found[self.features.index(layer)] for layer in self.wanted], -1))
+        embeds: Tensor = self.projector(torch.cat([states[self.features.index(layer)] for layer in self.wanted], -1))
         return embeds
 
     def class_token(self) -> Tensor | None:
@@ -47,14 +47,14 @@ def feature_layers(config: Any) -> tuple[int, ...]:
     Raises:
         CheckpointError: The state before the first block is asked for.
     """
-    given, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
-    listed = [given] if isinstance(given, int) else given
+    stated, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    listed = [stated] if isinstance(stated, int) else stated
     layers = tuple(layer if layer >= 0 else blocks + 1 + layer for layer in listed)
     if not all(1 <= layer <= blocks for layer in layers):
         raise CheckpointError(
             "this vision feature layer is none of the tower's blocks",
             where="vision_feature_layer",
-            got=given,
+            got=stated,
             expected=f"layers 1 to {blocks}, or -1 to -{blocks}",
         )
     return layers

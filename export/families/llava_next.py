@@ -36,8 +36,8 @@ class LlavaNext(LlavaOnevision):
         Raises:
             UsageError: Tiles that transformers does not make.
         """
-        made = super().cuts(config, grids)
-        return made if len(made) == 1 else tuple(replace(cut, used="always") for cut in made[1:])
+        tilings = super().cuts(config, grids)
+        return tilings if len(tilings) == 1 else tuple(replace(cut, used="always") for cut in tilings[1:])
 
     def as_trained(self, model: Any) -> Any:
         """Pictures that are not cut: see ``take_whole_pictures``."""
@@ -96,20 +96,22 @@ def take_whole_pictures(model: Any) -> Any:
     LLaVA-NeXT's own code does (``prepare_inputs_labels_for_multimodal``, ``image_feature.shape[0] > 1``); transformers
     has the branch in ``pack_image_features`` and no way there: it counts at least two images a picture.
     """
-    inner, given = model.model, model.model.get_image_features
+    inner, original = model.model, model.model.get_image_features
 
     def whole(pixel_values: Tensor, image_sizes: Tensor, *arguments: Any, **named: Any) -> Any:
         if pixel_values.dim() != 5 or pixel_values.shape[1] != 1:
-            return given(pixel_values, image_sizes, *arguments, **named)
+            return original(pixel_values, image_sizes, *arguments, **named)
         side = inner.config.vision_config.image_size
         narrow, inner.config.image_grid_pinpoints = inner.config.image_grid_pinpoints, [[side, side]]
         try:  # each picture twice, as if the second were its one tile
-            made = given(pixel_values.expand(-1, 2, -1, -1, -1), image_sizes, *arguments, **named)
+            features = original(pixel_values.expand(-1, 2, -1, -1, -1), image_sizes, *arguments, **named)
         finally:
             inner.config.image_grid_pinpoints = narrow
         patches = (side // inner.config.vision_config.patch_size) ** 2
-        made.pooler_output = [torch.cat([part[:patches], inner.image_newline[None]]) for part in made.pooler_output]
-        return made
+        features.pooler_output = [
+            torch.cat([part[:patches], inner.image_newline[None]]) for part in features.pooler_output
+        ]
+        return features
 
     model.model.get_image_features = whole
     return model

@@ -67,10 +67,10 @@ class LlavaOnevision(Llava):
                     got=f"{grid[0]}x{grid[1]}",
                     expected=", ".join(f"{rows}x{columns}" for rows, columns in allowed),
                 )
-        made = [
+        tilings = [
             Tiling((image,) * (1 + r * c) + (newline,) * (r * side), (r, c), "first", True, "alone") for r, c in grids
         ]
-        return replace(base, used="together"), *made
+        return replace(base, used="together"), *tilings
 
     def pinpoints(self, config: Any) -> list[tuple[int, int]]:
         """Grids of tiles (rows, columns) of ``image_grid_pinpoints``."""

@@ -160,8 +160,8 @@ class Mistral3(Family):
         plain, text = super().decoder(model, plan), model.config.text_config
         if text.model_type != "ministral3":
             return plain
-        said, copies = text.rope_parameters, POSITION_COPIES if plan.encoder.positions == "multi" else 1
-        lacking = [name for name in SCALED_BY if not isinstance(said.get(name), int | float)]
+        parameters, copies = text.rope_parameters, POSITION_COPIES if plan.encoder.positions == "multi" else 1
+        lacking = [name for name in SCALED_BY if not isinstance(parameters.get(name), int | float)]
         if lacking:
             raise CheckpointError(
                 "the config does not say how queries are scaled",
@@ -169,7 +169,7 @@ class Mistral3(Family):
                 got=f"no {', no '.join(lacking)}",
                 expected="two numbers, as Ministral 3's repositories have them",
             )
-        beta, original = float(said["llama_4_scaling_beta"]), int(said["original_max_position_embeddings"])
+        beta, original = float(parameters["llama_4_scaling_beta"]), int(parameters["original_max_position_embeddings"])
         rope = ScaledRope(plain.rope, copies, beta, original)
         return Ministral3Decoder(self.language_model(model), model.lm_head, plain.head_dim, rope, plan)
 

@@ -27,9 +27,9 @@ class Vision(LearnedPositionViT):
         super().__init__(model.vision_tower, plan, normalise, grid, 1, (model.config.vision_config.num_hidden_layers,))
         self.projector = model.multi_modal_projector
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U, C] -> [n, U, D]."""
-        embeds: Tensor = self.projector.linear(norm(self.tower.post_layernorm, found[0]))
+        embeds: Tensor = self.projector.linear(norm(self.tower.post_layernorm, states[0]))
         return embeds
 
 

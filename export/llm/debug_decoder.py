@@ -26,27 +26,31 @@ def forced_decoder(model: ir.Model, layers: Sequence[int]) -> ir.Model:
     Raises:
         CheckFailed: The graph does not hold one selection for each of ``layers``.
     """
-    made = model.clone()
-    found = [node for node in made.graph if _selects(node)]
-    if len(found) != len(layers):
+    copy = model.clone()
+    selections = [node for node in copy.graph if _selects(node)]
+    if len(selections) != len(layers):
         raise CheckFailed(
             "the decoder's selections were not found",
-            where=made.graph.name or "decoder",
-            got=f"{len(found)} selections",
+            where=copy.graph.name or "decoder",
+            got=f"{len(selections)} selections",
             expected=f"one before each of the layers {list(layers)}",
         )
-    told = {graph_io.kept_name(layer) for layer in layers}
-    made.graph.outputs[:] = [value for value in made.graph.outputs if value.name not in told]
-    for layer, node in zip(layers, found, strict=True):
+    kept_names = {graph_io.kept_name(layer) for layer in layers}
+    copy.graph.outputs[:] = [value for value in copy.graph.outputs if value.name not in kept_names]
+    for layer, node in zip(layers, selections, strict=True):
         chosen = node.outputs[0]
-        given = ir.val(graph_io.forced_name(layer), ir.DataType.INT64, chosen.shape)
-        chosen.replace_all_uses_with(given)
-        made.graph.inputs.append(given)
-    passes.InlinePass()(made)
-    passes.RemoveUnusedNodesPass()(made)
-    unread = {given.name for given in made.graph.inputs if given.name == graph_io.VISUAL_PADDING and not given.uses()}
-    made.graph.inputs[:] = [given for given in made.graph.inputs if given.name not in unread]
-    return made
+        graph_input = ir.val(graph_io.forced_name(layer), ir.DataType.INT64, chosen.shape)
+        chosen.replace_all_uses_with(graph_input)
+        copy.graph.inputs.append(graph_input)
+    passes.InlinePass()(copy)
+    passes.RemoveUnusedNodesPass()(copy)
+    unread = {
+        graph_input.name
+        for graph_input in copy.graph.inputs
+        if graph_input.name == graph_io.VISUAL_PADDING and not graph_input.uses()
+    }
+    copy.graph.inputs[:] = [graph_input for graph_input in copy.graph.inputs if graph_input.name not in unread]
+    return copy
 
 
 def _selects(node: ir.Node) -> bool:

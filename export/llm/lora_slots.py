@@ -82,13 +82,13 @@ class SlottedLayers:
         """Name, an example, and which axes are ``batch`` and ``rank``, of every input in graph order."""
         rank = _TRACED_RANK
         rows = (graph_io.LORA_ROWS, torch.zeros(batch, rank, dtype=dtype), ("batch", "rank"))
-        made: list[tuple[str, Tensor, tuple[str | None, ...]]] = [rows]
+        inputs: list[tuple[str, Tensor, tuple[str | None, ...]]] = [rows]
         for slot, product in self._products.items():
             number, module = slot.split(".")
             a, b = graph_io.lora_names(int(number), module)
-            made.append((a, torch.zeros(product.in_features, rank, dtype=dtype), (None, "rank")))
-            made.append((b, torch.zeros(rank, product.out_features, dtype=dtype), ("rank", None)))
-        return made
+            inputs.append((a, torch.zeros(product.in_features, rank, dtype=dtype), (None, "rank")))
+            inputs.append((b, torch.zeros(rank, product.out_features, dtype=dtype), ("rank", None)))
+        return inputs
 
     @contextmanager
     def beside(self, factors: Sequence[Tensor]) -> Iterator[None]:

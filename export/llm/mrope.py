@@ -92,15 +92,15 @@ class MropeFamily(Family):
         grid = (rows * vision.spatial_merge_size, columns * vision.spatial_merge_size)
         sizes = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
         still = [index for index in range(len(pixels)) if index not in moving]
-        given = {"input_ids": ids, "mm_token_type_ids": (ids == image) + 2 * (ids == config.video_token_id).int()}
+        inputs = {"input_ids": ids, "mm_token_type_ids": (ids == image) + 2 * (ids == config.video_token_id).int()}
         if still:
-            given["pixel_values"] = flat_patches(pixels[still], *sizes)
-            given["image_grid_thw"] = torch.tensor([(1, *grid)] * len(still))
+            inputs["pixel_values"] = flat_patches(pixels[still], *sizes)
+            inputs["image_grid_thw"] = torch.tensor([(1, *grid)] * len(still))
         if clips:
-            given["pixel_values_videos"] = flat_patches(pixels[sorted(moving)], *sizes)
-            given["video_grid_thw"] = torch.tensor([(clip.images, *grid) for clip in clips])
-            given["second_per_grid_ts"] = [clip.seconds for clip in clips]
-        return given
+            inputs["pixel_values_videos"] = flat_patches(pixels[sorted(moving)], *sizes)
+            inputs["video_grid_thw"] = torch.tensor([(clip.images, *grid) for clip in clips])
+            inputs["second_per_grid_ts"] = [clip.seconds for clip in clips]
+        return inputs
 
 
 def flat_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
@@ -117,10 +117,10 @@ def place_as_trained(model: Any) -> Any:
     later moments; 5.0 and the vendor's own code do not. What the version at hand gives is moved by what is missing,
     which is nothing where it is right.
     """
-    given = model.model.get_rope_index
+    original = model.model.get_rope_index
 
     def moved(input_ids: Tensor, mm_token_type_ids: Tensor, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        positions, deltas = given(input_ids, mm_token_type_ids, *arguments, **named)
+        positions, deltas = original(input_ids, mm_token_type_ids, *arguments, **named)
         mask = named.get("attention_mask")
         for row in range(len(input_ids)):
             there = torch.arange(input_ids.shape[1]) if mask is None else mask[row].bool().cpu().nonzero()[:, 0]

@@ -51,7 +51,7 @@ def tokens_of_file(checkpoint: Checkpoint, path: Path) -> ChosenTokens:
     listed = _listed(path)
     tokenizer, rows = _tokenizer(checkpoint), checkpoint.family.decoder_shape(checkpoint.config).vocab
     if listed is None:
-        found = set(_counted(tokenizer, _lines(path)))
+        tokens = set(_counted(tokenizer, _lines(path)))
     else:
         named = [(item, tokenizer.token_to_id(item) if isinstance(item, str) else item) for item in listed]
         unknown = [item for item, id_ in named if type(id_) is not int or not 0 <= id_ < rows]
@@ -62,10 +62,10 @@ def tokens_of_file(checkpoint: Checkpoint, path: Path) -> ChosenTokens:
                 got=", ".join(repr(item)[:40] for item in unknown[:5]),
                 expected=f"ids from 0 to {rows - 1}, or tokens as tokenizer.json spells them",
             )
-        found = {int(id_) for _, id_ in named}
-    if not found:
+        tokens = {int(id_) for _, id_ in named}
+    if not tokens:
         raise UsageError("this file names no token", where=f"--vocab {path}", expected="a list of tokens, or a text")
-    return _chosen(checkpoint, tokenizer, found, path.name)
+    return _chosen(checkpoint, tokenizer, tokens, path.name)
 
 
 def tokens_of_texts(
@@ -88,13 +88,13 @@ def tokens_of_texts(
             got=count,
             expected=f"{len(always)} (bytes and special tokens, which any answer may need) to {rows - 1}",
         )
-    said, asked = (_counted(tokenizer, texts) for texts in (answers, prompts))
-    found = set(always)
-    for token in (*(one for counted in (said, asked) for one, _ in counted.most_common()), *range(rows)):
-        if len(found) == count:
+    answered, asked = (_counted(tokenizer, texts) for texts in (answers, prompts))
+    tokens = set(always)
+    for token in (*(one for counted in (answered, asked) for one, _ in counted.most_common()), *range(rows)):
+        if len(tokens) == count:
             break
-        found.add(token)
-    return _chosen(checkpoint, tokenizer, found, source)
+        tokens.add(token)
+    return _chosen(checkpoint, tokenizer, tokens, source)
 
 
 def needed(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
@@ -170,8 +170,8 @@ def vocabulary(checkpoint: Checkpoint, chosen: ChosenTokens) -> Vocabulary:
     return Vocabulary(len(chosen.ids), checkpoint.family.decoder_shape(checkpoint.config).vocab, chosen.source)
 
 
-def _chosen(checkpoint: Checkpoint, tokenizer: Any, found: set[int], source: str) -> ChosenTokens:
-    return ChosenTokens(tuple(sorted(found | needed(checkpoint, tokenizer))), source)
+def _chosen(checkpoint: Checkpoint, tokenizer: Any, tokens: set[int], source: str) -> ChosenTokens:
+    return ChosenTokens(tuple(sorted(tokens | needed(checkpoint, tokenizer))), source)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:

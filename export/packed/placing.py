@@ -129,8 +129,8 @@ def _scales(name: str, weight: StoredWeight, dtype: str) -> NDArray[Any]:
     if weight.real:
         return weight.scales.astype(np.float32)
     with np.errstate(over="ignore"):
-        made = weight.scales.astype(_ARRAYS[dtype])
-    if not np.array_equal(made.astype(np.float32), weight.scales.astype(np.float32)):
+        scales = weight.scales.astype(_ARRAYS[dtype])
+    if not np.array_equal(scales.astype(np.float32), weight.scales.astype(np.float32)):
         raise CheckpointError(
             "the scales of a quantised weight would be rounded",
             where=name,
@@ -138,4 +138,4 @@ def _scales(name: str, weight: StoredWeight, dtype: str) -> NDArray[Any]:
             expected="arithmetic that holds them",
             fix="--dtype fp32",
         )
-    return made
+    return scales

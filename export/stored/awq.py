@@ -70,7 +70,7 @@ def _read(weight: StoredTensor, zeros: StoredTensor, scales: StoredTensor, group
 
 def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Codes [rows, 8 * words] of words [rows, words], columns in their own order."""
-    made = np.empty((*words.shape, _IN_WORD), np.uint8)
+    codes = np.empty((*words.shape, _IN_WORD), np.uint8)
     for place, column in enumerate(ORDER):
-        made[..., column] = words >> (_BITS * place) & 15
-    return made.reshape(len(words), -1)
+        codes[..., column] = words >> (_BITS * place) & 15
+    return codes.reshape(len(words), -1)

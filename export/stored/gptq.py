@@ -64,10 +64,10 @@ def _parts(name: str, tensors: Mapping[str, StoredTensor], bits: int, stated: ob
     part(tensors, name, "scales", (count, columns), FLOATS)
     zeros = part(tensors, name, "qzeros", (count, columns * bits // 32), ("I32",))
     groups(name, channels, count, stated)
-    made = {"qweight": weight, "qzeros": zeros, "scales": scales}
+    parts = {"qweight": weight, "qzeros": zeros, "scales": scales}
     if f"{name}.g_idx" in tensors:
-        made["g_idx"] = part(tensors, name, "g_idx", (channels,), ("I32", "I64"))
-    return made
+        parts["g_idx"] = part(tensors, name, "g_idx", (channels,), ("I32", "I64"))
+    return parts
 
 
 def _offset(zeros: Sequence[StoredTensor], bits: int, form: str, symmetric: object, where: str) -> tuple[int, str]:

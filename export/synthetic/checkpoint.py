@@ -86,8 +86,8 @@ def shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
     from transformers import AutoConfig
 
     family = families.find(str(preset.config.get("model_type")), preset.source)
-    given = {name: value for name, value in preset.config.items() if name != "model_type"}
-    config = AutoConfig.for_model(preset.config["model_type"], **given)
+    fields = {name: value for name, value in preset.config.items() if name != "model_type"}
+    config = AutoConfig.for_model(preset.config["model_type"], **fields)
     with torch.device("meta"):
         model = family.build(config)
     model.tie_weights()  # type: ignore[operator]

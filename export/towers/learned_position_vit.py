@@ -170,7 +170,7 @@ class LearnedPositionViT(UnitTower):
         """Units never change their order."""
         return pruned.chosen_at
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """From each wanted hidden state [n, U * side * side, C] (unit by unit) to embeddings [n, U, D]."""
         raise NotImplementedError
 

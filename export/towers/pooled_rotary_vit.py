@@ -44,9 +44,9 @@ class PooledRotaryViT(LearnedPositionViT):
         inner = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
         self.register_buffer("inner", inner.reshape(side * side, 2).float(), persistent=False)
 
-    def finish(self, found: list[Tensor]) -> Tensor:
+    def finish(self, states: list[Tensor]) -> Tensor:
         """[n, U * side * side, C] -> [n, U, D]: means and their scale in fp32, which exceeds fp16."""
-        x, hidden = found[0], self.config.hidden_size
+        x, hidden = states[0], self.config.hidden_size
         pooled = x.float().reshape(x.shape[0], -1, self.side**2, hidden).mean(2).to(x.dtype)
         pooled = pooled.float() * hidden**0.5
         if self.config.standardize:

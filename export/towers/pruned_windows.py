@@ -93,23 +93,23 @@ def leave(prune: EncoderPrune, stage: EncoderState, kept: unit_prune.Kept, patch
     return PrunedState(kept, stage, prune.block + prune.stabilise, [whole], windows, place)
 
 
-def of_units(stage: EncoderState, given: Tensor, chosen: Tensor, patches: int) -> PrunedState:
-    """The windows of ``stage`` where only the units ``given`` ever were.
+def of_units(stage: EncoderState, units: Tensor, chosen: Tensor, patches: int) -> PrunedState:
+    """The windows of ``stage`` where only ``units`` ever were.
 
     Args:
         stage: Of the whole grid.
-        given: Raster indices int64 [n, K], ascending.
+        units: Raster indices int64 [n, K], ascending.
         chosen: Those units [n, K, F].
         patches: Tokens of a unit.
     """
-    kept = unit_prune.Kept(stage.raster[given], chosen, chosen, None)
+    kept = unit_prune.Kept(stage.raster[units], chosen, chosen, None)
     (every,) = stage.whole
     cos, sin = (_kept(part, kept.chosen_at, patches) for part in (every.cos, every.sin))
     bias = None if every.bias is None else _kept(every.bias[:, :, None], kept.chosen_at, patches)[:, :, 0]
-    length = given.shape[1] * patches
+    length = units.shape[1] * patches
     whole = Window(0, length, length, cos, sin, bias)
     place, windows = _gapped(stage, kept.chosen_at, patches)
-    return PrunedState(kept, stage, -1, [whole], windows, place, given)
+    return PrunedState(kept, stage, -1, [whole], windows, place, units)
 
 
 def _gapped(stage: EncoderState, chosen_at: Tensor, patches: int) -> tuple[Tensor, list[Window]]:
@@ -133,5 +133,5 @@ def _kept(values: Tensor, index: Tensor, patches: int) -> Tensor:
 
 def raster(kept: unit_prune.Kept, stage: EncoderState) -> tuple[Tensor, Tensor]:
     """Raster index of kept units, ascending, and their places among the kept, both int64 [n, K]."""
-    found = torch.topk(stage.order[kept.chosen_at], kept.chosen_at.shape[1], largest=False, sorted=True)
-    return found.values, found.indices
+    ordered = torch.topk(stage.order[kept.chosen_at], kept.chosen_at.shape[1], largest=False, sorted=True)
+    return ordered.values, ordered.indices

@@ -82,7 +82,7 @@ def _shape(architecture: str, arguments: str) -> Shape:
         ) from error
     counted = [0]
 
-    def count(module: Any, given: Any, out: Tensor) -> None:
+    def count(module: Any, inputs: Any, out: Tensor) -> None:
         counted[0] += 2 * out.numel() * module.weight[0].numel()
 
     with torch.device("meta"), torch.no_grad():

@@ -26,6 +26,7 @@ def load_bundle(
     progress: Progress | None = None,
     image_tokens: int | None = None,
     lora: Mapping[str, str | os.PathLike[str]] | None = None,
+    remember: int = 0,
 ) -> Session:
     """Check a bundle and give a session that answers questions about pictures.
 
@@ -44,6 +45,7 @@ def load_bundle(
         progress: Told (stage, fraction) while large files are hashed.
         image_tokens: Most visual tokens of a picture; see ``Session``.
         lora: Folders of peft adapters by name; see ``Session``.
+        remember: Groups of images whose features are kept for later questions; see ``Session``.
 
     Raises:
         UsageError: No image size of the bundle is below ``image_tokens``.
@@ -56,6 +58,8 @@ def load_bundle(
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        return Session(bundle, opened, plan, threads, image_tokens=image_tokens, speculate=speculate, lora=lora)
+        given: dict[str, Any] = {"image_tokens": image_tokens, "speculate": speculate, "lora": lora}
+        return Session(bundle, opened, plan, threads, remember=remember, **given)
     how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate, "lora": lora}
+    how["remember"] = remember
     return Session(bundle, chosen, plan, threads, **how)

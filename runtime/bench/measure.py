@@ -66,7 +66,7 @@ def measure(
     Raises:
         LuvcError: See ``Worker``.
     """
-    turns, found, read = warm_up + repeats, [list[Sample]() for _ in cases], [list[float]() for _ in cases]
+    turns, samples, read = warm_up + repeats, [list[Sample]() for _ in cases], [list[float]() for _ in cases]
     groups = {_group(case): case for case in cases}
     with ExitStack() as stack:
         workers: dict[Hashable, Worker] = {}
@@ -78,10 +78,10 @@ def measure(
             for index, case in enumerate(cases):
                 sample = workers[_group(case)].run(case)
                 if turn >= warm_up:
-                    found[index].append(sample)
+                    samples[index].append(sample)
                     read[index] += [bandwidth()] if bandwidth else []
                 progress("timing", (turn * len(cases) + index + 1) / (turns * len(cases)))
-        every = zip(cases, found, read, strict=True)
+        every = zip(cases, samples, read, strict=True)
         return [Timed(workers[_group(case)].facts(case), tuple(runs), tuple(rates)) for case, runs, rates in every]
 
 

@@ -72,9 +72,9 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, what: str, *given: BenchCase) -> Any:
+    def _ask(self, what: str, *arguments: BenchCase) -> Any:
         try:
-            self._pipe.send((what, given))
+            self._pipe.send((what, arguments))
         except _GONE as error:
             raise self._died() from error
         return self._answer()
@@ -125,8 +125,8 @@ def _serve(case: BenchCase, profile: str | None, pipe: Connection) -> None:
         runner = LoadedCase(case, profile)
         pipe.send((True, None))
         while True:
-            what, given = pipe.recv()
-            pipe.send((True, getattr(runner, what)(*given)))
+            what, arguments = pipe.recv()
+            pipe.send((True, getattr(runner, what)(*arguments)))
     except (*_GONE, KeyboardInterrupt):
         return
     except LuvcError as error:

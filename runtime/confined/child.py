@@ -20,31 +20,31 @@ def main() -> None:
     module, memory, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     sys.path[:] = sys.argv[4:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    asked, told = _own_pipes()
+    asked, replies = _own_pipes()
     frames = importlib.import_module("luvc_export.runtime.confined.frames")
     task = importlib.import_module(module).task
     _limit_memory(memory)
-    frames.send(told, {})
+    frames.send(replies, {})
     while True:
         try:
-            said, data = frames.receive(asked)
+            request, data = frames.receive(asked)
             _limit_time(seconds)
-            reply, made = task(said, data)
+            reply, payload = task(request, data)
         except EOFError:
             return
         except MemoryError:
-            reply, made = {"ended": "memory"}, b""
+            reply, payload = {"ended": "memory"}, b""
         _limit_time(0)
-        frames.send(told, reply, made)
+        frames.send(replies, reply, payload)
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Standard input and output for messages alone: what a library prints must not get between."""
-    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    asked, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
-    return asked, told
+    return asked, replies
 
 
 def _limit_memory(more: int) -> None:

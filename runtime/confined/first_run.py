@@ -145,9 +145,9 @@ def _ended(bundle: Bundle, plan: str | None, runner: str, error: TooMuchError) -
     )
 
 
-def _again(said: dict[str, str]) -> LuvcError:
+def _again(failure: dict[str, str]) -> LuvcError:
     """An error of the helper's, as if it had been raised here."""
-    kind = getattr(errors, said["kind"], BundleError)
-    parts = {name: said[name] for name in ("where", "got", "expected", "fix")}
-    again: LuvcError = kind(said["what"], **parts)
+    kind = getattr(errors, failure["kind"], BundleError)
+    parts = {name: failure[name] for name in ("where", "got", "expected", "fix")}
+    again: LuvcError = kind(failure["what"], **parts)
     return again

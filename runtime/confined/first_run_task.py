@@ -11,9 +11,9 @@ from luvc_export.runtime.confined import first_run
 from luvc_export.runtime.loaded_plan import LoadedPlan
 
 
-def task(said: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
+def task(request: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
     """Arguments of ``LoadedPlan`` by name; the reply is empty, or an error's parts, or what ended it otherwise."""
-    return first_run.answer(lambda: run_once(LoadedPlan(load(said.pop("folder")), **said), said["debug"]))
+    return first_run.answer(lambda: run_once(LoadedPlan(load(request.pop("folder")), **request), request["debug"]))
 
 
 def run_once(loaded: LoadedPlan, debug: bool) -> None:

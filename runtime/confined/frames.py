@@ -11,9 +11,9 @@ _LENGTH = struct.Struct("<QQ")
 _MOST = 2**30
 
 
-def send(file: IO[bytes], said: dict[str, Any], data: bytes | memoryview = b"") -> None:
+def send(file: IO[bytes], message: dict[str, Any], data: bytes | memoryview = b"") -> None:
     """Write a message."""
-    text = json.dumps(said).encode("ascii")
+    text = json.dumps(message).encode("ascii")
     file.write(_LENGTH.pack(len(text), len(data)) + text)
     if data:
         file.write(data)

@@ -78,7 +78,7 @@ class Helpers:
             if not self._idle:
                 self._idle.append(_Helper(self._module, self._memory, self._seconds, self._clock))
 
-    def call(self, said: dict[str, Any], data: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
+    def call(self, request: dict[str, Any], data: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
         """Have the task done.
 
         Raises:
@@ -93,7 +93,7 @@ class Helpers:
                 helper = None
             helper = helper or _Helper(self._module, self._memory, self._seconds, self._clock)
             try:
-                reply = helper.call(said, data)
+                reply = helper.call(request, data)
             except BaseException:  # also Ctrl-C: the answer to this call must not be the next one's
                 helper.close()
                 raise
@@ -132,25 +132,25 @@ class _Helper:
     def living(self) -> bool:
         return self._process.poll() is None
 
-    def call(self, said: dict[str, Any], data: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
-        asked, told = self._process.stdin, self._process.stdout
-        assert asked is not None and told is not None
+    def call(self, request: dict[str, Any], data: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
+        asked, replies = self._process.stdin, self._process.stdout
+        assert asked is not None and replies is not None
         if not self._ready:
-            self._wait_ready(told)
+            self._wait_ready(replies)
         with self._clock(self._patience) as late:
             try:
-                frames.send(asked, said, data)
-                reply = frames.receive(told)
+                frames.send(asked, request, data)
+                reply = frames.receive(replies)
             except (EOFError, ValueError, OSError) as error:
                 raise self._how_ended(late.is_set()) from error
         if "ended" in reply[0]:
             raise TooMuchError(_MEMORY)
         return reply
 
-    def _wait_ready(self, told: IO[bytes]) -> None:
+    def _wait_ready(self, replies: IO[bytes]) -> None:
         with self._clock(_START):
             try:
-                frames.receive(told)
+                frames.receive(replies)
             except (EOFError, ValueError, OSError) as error:
                 raise _unable(f"{sys.executable} {_PROGRAM.name}: it ended while it was started") from error
         self._ready = True

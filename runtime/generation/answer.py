@@ -74,7 +74,7 @@ def answer(
     loaded.load(images=len(request.images) > 0)
     sequence = TokenSequence(loaded.encoder, options, loaded.ends, budget, whole.token_ids)
     began = perf_counter()
-    seen = loaded.encode_images(*request.shown())
+    seen = loaded.see(request)
     encoded = perf_counter()
     before = past.state if past else None
     step = loaded.run(request.token_ids, seen, before, blocks=request.blocks, adapter=request.adapter)

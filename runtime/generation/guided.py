@@ -59,12 +59,12 @@ class Grammars:
                     raise UsageError("no answer can be as long as this pattern", where=where, got=got, expected=most)
             written = library.LLMatcher.grammar_from_regex if where == "regex" else _from_schema(library)
             grammar = written(text)
-            failed, said = library.LLMatcher.validate_grammar_with_warnings(grammar, tokens)
+            failed, messages = library.LLMatcher.validate_grammar_with_warnings(grammar, tokens)
         except (ValueError, TypeError, RecursionError) as error:
-            failed, said = True, [str(error)]
+            failed, messages = True, [str(error)]
         if failed:
             fix = "see docs/serving.md for what is understood"
-            raise UsageError("no grammar can be made of this", where=where, got=" ".join(said)[:500], fix=fix)
+            raise UsageError("no grammar can be made of this", where=where, got=" ".join(messages)[:500], fix=fix)
         limits = library.LLParserLimits(initial_lexer_fuel=_FUEL, verbose_errors=False)
         first = library.LLMatcher(tokens, grammar, log_level=0, limits=limits)
         if first.is_error():
@@ -116,8 +116,8 @@ class _GrammarMask:
     def __init__(self, matcher: Any, vocab: int, ends: Sequence[int]) -> None:
         self._matcher, self._vocab, self._ends, self._told = matcher, vocab, ends, 0
 
-    def __call__(self, made: Sequence[int]) -> NDArray[np.bool_]:
-        self._consume(made)
+    def __call__(self, answer: Sequence[int]) -> NDArray[np.bool_]:
+        self._consume(answer)
         matcher = self._matcher
         allowed = np.zeros(self._vocab, np.bool_)
         if not matcher.is_stopped():
@@ -130,13 +130,13 @@ class _GrammarMask:
             allowed[list(self._ends)] = True
         return allowed
 
-    def certain(self, made: Sequence[int]) -> list[int]:
+    def certain(self, answer: Sequence[int]) -> list[int]:
         """See ``logits.ForeseeingMask``: as the tokenizer would write it, which a model may write otherwise."""
-        self._consume(made)
+        self._consume(answer)
         return [] if self._matcher.is_stopped() else [int(token) for token in self._matcher.compute_ff_tokens()]
 
-    def _consume(self, made: Sequence[int]) -> None:
-        for token in made[self._told :]:
+    def _consume(self, answer: Sequence[int]) -> None:
+        for token in answer[self._told :]:
             if not self._matcher.consume_token(int(token)):
                 raise CheckFailed(
                     "the grammar refuses a token it allowed",

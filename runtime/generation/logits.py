@@ -22,11 +22,11 @@ TokenMask = Callable[[Sequence[int]], "NDArray[np.bool_] | None"]
 class ForeseeingMask(Protocol):
     """A ``TokenMask`` that may know several tokens ahead."""
 
-    def __call__(self, made: Sequence[int]) -> NDArray[np.bool_] | None:
+    def __call__(self, answer: Sequence[int]) -> NDArray[np.bool_] | None:
         """See ``TokenMask``."""
 
-    def certain(self, made: Sequence[int]) -> Sequence[int]:
-        """Tokens that can only follow ``made``; none where there is a choice."""
+    def certain(self, answer: Sequence[int]) -> Sequence[int]:
+        """Tokens that can only follow ``answer``; none where there is a choice."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Penalties:
     presence: float = 0.0
     frequency: float = 0.0
 
-    def apply(self, logits: Logits, prompt: Sequence[int], made: Sequence[int]) -> Logits:
+    def apply(self, logits: Logits, prompt: Sequence[int], answer: Sequence[int]) -> Logits:
         """New logits float32 [vocab]: bias, then repetition, then presence and frequency.
 
         Computed in float64 and cut to what float32 holds, so finite logits stay finite; minus infinity stays.
@@ -54,19 +54,19 @@ class Penalties:
         Args:
             logits: float32 [vocab].
             prompt: Its text tokens; ids beyond the vocabulary are left out.
-            made: Tokens of the answer so far.
+            answer: Tokens of the answer so far.
         """
         scores = logits.astype(np.float64)
         for token, value in self.bias.items():
             if token < scores.size:
                 scores[token] += value
         if self.repetition != 1:
-            seen = np.unique(np.array([*prompt, *made], np.int64))
+            seen = np.unique(np.array([*prompt, *answer], np.int64))
             seen = seen[(seen >= 0) & (seen < scores.size)]
             there = scores[seen]
             scores[seen] = np.where(there > 0, there / self.repetition, there * self.repetition)
-        if made and (self.presence or self.frequency):
-            tokens, counts = np.unique(np.array(made, np.int64), return_counts=True)
+        if answer and (self.presence or self.frequency):
+            tokens, counts = np.unique(np.array(answer, np.int64), return_counts=True)
             scores[tokens] -= self.presence + self.frequency * counts
         return np.where(np.isneginf(scores), -np.inf, np.clip(scores, -_LARGEST, _LARGEST)).astype(np.float32)
 

@@ -170,10 +170,10 @@ class Sampler:
         )
         self._mask = sampling.mask() if sampling.mask else None
 
-    def __call__(self, logits: Logits, step: int, made: Sequence[int] = ()) -> int:
+    def __call__(self, logits: Logits, step: int, answer: Sequence[int] = ()) -> int:
         """Choose a token from float32 logits [vocab]; ``step`` (0 is the first token of the answer) is for errors.
 
-        ``made`` are the answer's tokens so far.
+        ``answer`` are the answer's tokens so far.
 
         Raises:
             CheckFailed: A logit is NaN or infinite upwards, or all are minus infinity, or the mask leaves no token.
@@ -184,11 +184,11 @@ class Sampler:
             first = int(np.argmin(np.isfinite(logits)))
             check_finite(math.nan, step, f"{bad} of {logits.size} values, the first at token id {first}")
         if self.sampling.changes_logits:
-            logits = self._penalties.apply(logits, self._prompt, made)
+            logits = self._penalties.apply(logits, self._prompt, answer)
         if self._rules:
-            logits = self._rules.apply(logits, self._prompt, made, self._ends, self.sampling.max_new_tokens)
+            logits = self._rules.apply(logits, self._prompt, answer, self._ends, self.sampling.max_new_tokens)
             check_left(logits, step)
-        if self._mask is not None and (allowed := self._mask(made)) is not None:
+        if self._mask is not None and (allowed := self._mask(answer)) is not None:
             logits = masked(logits, allowed, step)
         best = int(np.argmax(logits))
         if self.sampling.temperature == 0:
@@ -196,9 +196,9 @@ class Sampler:
         tokens, chances = candidates(logits, self.sampling)
         return int(self._random.choice(tokens, p=chances))
 
-    def certain(self, made: Sequence[int]) -> Sequence[int]:
-        """Tokens that can only follow ``made`` by the mask, where it knows (``logits.ForeseeingMask``)."""
-        return self._mask.certain(made) if isinstance(self._mask, ForeseeingMask) else ()
+    def certain(self, answer: Sequence[int]) -> Sequence[int]:
+        """Tokens that can only follow ``answer`` by the mask, where it knows (``logits.ForeseeingMask``)."""
+        return self._mask.certain(answer) if isinstance(self._mask, ForeseeingMask) else ()
 
 
 def check_finite(largest: float, step: int, got: str = "the largest is not a number, or infinite") -> None:
@@ -237,9 +237,9 @@ def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     Equal logits at the edge of top-k all stay; top-p keeps the most likely token whatever its value.
     """
     tokens, chances = candidates(logits, sampling)
-    found = np.zeros(logits.size)
-    found[tokens] = chances
-    return found
+    all_chances = np.zeros(logits.size)
+    all_chances[tokens] = chances
+    return all_chances
 
 
 def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

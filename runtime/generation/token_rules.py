@@ -41,7 +41,7 @@ class TokenRules:
         self,
         logits: Logits,
         prompt: Sequence[int],
-        made: Sequence[int],
+        answer: Sequence[int],
         ends: frozenset[int] = frozenset(),
         longest: int | None = None,
     ) -> Logits:
@@ -50,25 +50,25 @@ class TokenRules:
         Args:
             logits: float32 [vocab].
             prompt: All its tokens, placeholders of pictures too.
-            made: Tokens of the answer so far.
+            answer: Tokens of the answer so far.
             ends: Tokens that end an answer.
             longest: ``max_new_tokens`` where it was asked for.
         """
         scores = logits.astype(np.float32, copy=True)
-        before = [*prompt, *made]
+        before = [*prompt, *answer]
         _forbid(scores, _repeated(before, self.no_repeat_ngram_size))
         for *start, last in self.bad_words_ids:
             ending = not start and last in ends  # as transformers: the end of an answer is no word
             if not ending and before[len(before) - len(start) :] == start:
                 _forbid(scores, [last])
-        if len(made) < self.min_new_tokens:
+        if len(answer) < self.min_new_tokens:
             _forbid(scores, ends)
-        if self.forced_eos_token_id and longest is not None and len(made) == longest - 1:
+        if self.forced_eos_token_id and longest is not None and len(answer) == longest - 1:
             forced = [token for token in self.forced_eos_token_id if token < scores.size]
             scores[:] = -np.inf
             scores[forced] = 0
         _forbid(scores, self.suppress_tokens)
-        if not made:
+        if not answer:
             _forbid(scores, self.begin_suppress_tokens)
         return scores
 

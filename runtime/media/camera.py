@@ -255,8 +255,8 @@ class _Opening:
 
     _opened = False
 
-    def _call(self, said: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        reply, pixels = self._helpers.call(said, data)
+    def _call(self, request: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        reply, pixels = self._helpers.call(request, data)
         if "what" in reply:
             raise UsageError(reply["what"], **{name: reply[name] for name in ("where", "got", "expected", "fix")})
         return reply, pixels
@@ -278,8 +278,8 @@ class _Opening:
                 expected="mpegts, matroska, mp4, avi, ogg, mpeg or flv",
                 fix="ffmpeg -i SOURCE -an -f mpegts -",
             )
-        said = {"do": "open", "kind": kind, "container": container, "where": self._source.name}
-        self._call(said, data if kind == "file" else b"")
+        request = {"do": "open", "kind": kind, "container": container, "where": self._source.name}
+        self._call(request, data if kind == "file" else b"")
         if kind == "stream":
             self._opened = True
             self._put(data)

@@ -12,7 +12,7 @@ import av
 
 from luvc_export.errors import UsageError
 from luvc_export.runtime.media.film import CODECS
-from luvc_export.runtime.media.film_task import picture_of, refused, stream_of
+from luvc_export.runtime.media.film_task import picture_of, pixel_aspect, refused, stream_of
 
 #: Bytes that wait to be decoded, at most: about two seconds of a camera.
 MAX_WAITING = 4 * 2**20
@@ -55,13 +55,13 @@ class _Fed:
 class _Reader:
     """Decodes one source in a thread of its own, which ends with it or with the process."""
 
-    def __init__(self, said: dict[str, Any], data: bytes) -> None:
-        self._said, self.where = said, said["where"]
-        self.fed = _Fed() if said["kind"] == "stream" else None
+    def __init__(self, request: dict[str, Any], data: bytes) -> None:
+        self._request, self.where = request, request["where"]
+        self.fed = _Fed() if request["kind"] == "stream" else None
         self._file = io.BytesIO(data)
         self._lock = threading.Lock()
         self._newest: tuple[int, float, Any] | None = None
-        self.count, self.ended = 0, ""
+        self.count, self.ended, self.aspect = 0, "", 1.0
         self.wrong: UsageError | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -82,29 +82,34 @@ class _Reader:
 
     @property
     def _device(self) -> bool:
-        return bool(self._said["kind"] == "device")
+        return bool(self._request["kind"] == "device")
 
     def _opened(self) -> Any:
         closed = {"protocol_whitelist": "none"}
         if self._device:
-            return av.open(self._said["path"], format="v4l2", options=closed, io_open=refused, metadata_errors="ignore")
+            return av.open(
+                self._request["path"], format="v4l2", options=closed, io_open=refused, metadata_errors="ignore"
+            )
         options, file = closed | (_PROBE if self.fed else {}), self.fed or self._file
-        return av.open(file, format=self._said["container"], options=options, io_open=refused, metadata_errors="ignore")
+        return av.open(
+            file, format=self._request["container"], options=options, io_open=refused, metadata_errors="ignore"
+        )
 
     def _decode(self, film: Any, stream: Any) -> None:
         begun: float | None = None
+        self.aspect = pixel_aspect(stream)
         unit = float(stream.time_base)
         for packet in film.demux(stream):
             try:
                 frames = packet.decode()
             except av.InvalidDataError:  # one damaged packet of a live stream: the next key frame mends it
-                if self._said["kind"] == "file":
+                if self._request["kind"] == "file":
                     raise
                 continue
             for frame in frames:
                 ticks = frame.pts if frame.pts is not None else frame.dts
                 seconds = 0.0 if ticks is None else ticks * unit
-                if self._said["kind"] == "file":
+                if self._request["kind"] == "file":
                     now = time.monotonic()
                     begun = now - seconds if begun is None else begun
                     time.sleep(min(max(begun + seconds - now, 0.0), 60.0))
@@ -116,25 +121,25 @@ class _Reader:
 _reader: _Reader | None = None
 
 
-def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+def task(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """Open a source, take more bytes of it, or give its newest frame if that is not number ``seen``."""
     global _reader
-    if said["do"] == "open":
-        _reader = _Reader(said, data)
+    if request["do"] == "open":
+        _reader = _Reader(request, data)
         return {}, b""
     if _reader is None:
         return {"over": "its decoder was ended"}, b""
-    if said["do"] == "feed":
+    if request["do"] == "feed":
         assert _reader.fed is not None
         return {"taken": _reader.fed.put(data)}, b""
     shown, over = _reader.newest(), _reader.ended
-    if shown is None or shown[0] == said["seen"]:
+    if shown is None or shown[0] == request["seen"]:
         if _reader.wrong is not None:
             return _reader.wrong.to_json(), b""
         return {"over": over} if over else {}, b""
     number, seconds, frame = shown
     try:
-        picture = picture_of(frame, said["share"])
+        picture = picture_of(frame, request["share"], _reader.aspect)
     except UsageError as error:
         return error.to_json(), b""
     return {"number": number, "seconds": seconds, "size": picture.size, "of": [frame.width, frame.height]}, (

@@ -20,23 +20,25 @@ _SEEK, _EVERY = 1.0, 1.0
 _SEEK_BLIND = 4.0
 #: Seconds that a film may end before its header says.
 _SHORT = 2.0
+#: Pixels are at most so many times as wide as high, or as high as wide.
+_MOST_ASPECT = 4
 _DAMAGED = "the film is damaged or truncated"
 
 
-def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes | bytearray]:
+def task(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes | bytearray]:
     """Take frames, or say what is wrong."""
     try:
-        return _taken(io.BytesIO(data), said["container"], said["frames"], said["where"])
+        return _taken(io.BytesIO(data), request["container"], request["frames"], request["where"])
     except UsageError as error:
         return error.to_json(), b""
     except av.FFmpegError as error:
         if error.errno in (ENOMEM, EAGAIN):  # a thread's stack is memory too
             raise MemoryError from error
-        return _damaged(said["where"], f"{type(error).__name__}: {error.strerror}").to_json(), b""
+        return _damaged(request["where"], f"{type(error).__name__}: {error.strerror}").to_json(), b""
     except MemoryError:
         raise
     except Exception as error:
-        return _damaged(said["where"], f"{type(error).__name__}: {error}"[:200]).to_json(), b""
+        return _damaged(request["where"], f"{type(error).__name__}: {error}"[:200]).to_json(), b""
 
 
 def _taken(file: io.BytesIO, container: str, count: int, where: str) -> tuple[dict[str, Any], bytearray]:
@@ -50,7 +52,7 @@ def _taken(file: io.BytesIO, container: str, count: int, where: str) -> tuple[di
         sizes, times, pixels = [], [], bytearray()
         for index in range(wanted):
             frame, time = reader.at(index * seconds / wanted)
-            picture = picture_of(frame, wanted)
+            picture = picture_of(frame, wanted, pixel_aspect(stream))
             sizes.append(picture.size)
             times.append(time)
             pixels += picture.tobytes()
@@ -169,8 +171,8 @@ class _Reader:
         entries = self._stream.index_entries
         if len(entries) == 0:
             return self._wanted - self._shown[0] > _SEEK_BLIND
-        found = entries.search_timestamp(self._ticks(self._wanted), backward=True)
-        at = -1 if found is None or found < 0 else entries[found].timestamp
+        index = entries.search_timestamp(self._ticks(self._wanted), backward=True)
+        at = -1 if index is None or index < 0 else entries[index].timestamp
         return bool(at > self._ticks(self._shown[0]))
 
     def _ticks(self, seconds: float) -> int:
@@ -200,8 +202,16 @@ class _Reader:
                 yield ticks * self._unit - self._start, frame
 
 
-def picture_of(frame: Any, count: int) -> Image.Image:
-    """A frame as it is looked at: upright, pixels taken as square, at most its share of ``MAX_TAKEN_PIXELS``.
+def pixel_aspect(stream: Any) -> float:
+    """Width of a pixel by its height, as a film says; 1 where it says nothing, or what no film has."""
+    ratio = stream.sample_aspect_ratio
+    return float(ratio) if ratio and 1 / _MOST_ASPECT <= ratio <= _MOST_ASPECT else 1.0
+
+
+def picture_of(frame: Any, count: int, aspect: float = 1.0) -> Image.Image:
+    """A frame as it is looked at: upright, of square pixels, at most its share of ``MAX_TAKEN_PIXELS``.
+
+    Pixels of another ``aspect`` are stretched along their shorter side, so that nothing is lost.
 
     Raises:
         UsageError: Its pixels became too many.
@@ -209,9 +219,13 @@ def picture_of(frame: Any, count: int) -> Image.Image:
     if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise UsageError("the film's frames become too large", got=f"{frame.width}x{frame.height} pixels")
     picture: Image.Image = frame.to_image(threads=1)
-    factor = math.ceil(math.sqrt(picture.width * picture.height * count / MAX_TAKEN_PIXELS))
+    stretched = max(aspect, 1 / aspect)
+    factor = math.ceil(math.sqrt(picture.width * picture.height * stretched * count / MAX_TAKEN_PIXELS))
     if factor > 1:
         picture = picture.reduce(factor)
+    if aspect != 1.0:
+        size = round(picture.width * max(aspect, 1)), round(picture.height * max(1 / aspect, 1))
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
     return picture.rotate(90 * round(frame.rotation / 90), expand=True) if frame.rotation else picture
 
 

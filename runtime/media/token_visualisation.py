@@ -49,8 +49,8 @@ def draw(
     empty = np.setdiff1d(everyone, owner[~void])
     merged = "merged to" if tokens < owner.size else "unmerged:"
     merged = f"leave {(owner >= 0).sum()}," if (owner < 0).any() else merged
-    said = f"{tokens} of {owner.size} units computed" if foretold else f"{owner.size} units {merged} {tokens}"
-    panels = [(f"{said}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))]
+    headline = f"{tokens} of {owner.size} units computed" if foretold else f"{owner.size} units {merged} {tokens}"
+    panels = [(f"{headline}{_told(len(empty))}", _panel(picture, owner, everyone, void, False))]
     for layer, alive in sorted(kept.items()):
         caption_of_layer = f"into layer {layer}: {len(alive)} of {tokens}{_told(len(np.intersect1d(alive, empty)))}"
         mean = layer in means

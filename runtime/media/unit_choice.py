@@ -51,8 +51,8 @@ def _exact(units: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 def _within(units: NDArray[np.uint8], tolerance: int) -> NDArray[np.int16]:
     rows, columns, _ = units.shape
-    flat, found = units.reshape(rows * columns, -1), np.zeros((rows, columns), np.int16)
-    found[0, 0] = FIRST
+    flat, differences = units.reshape(rows * columns, -1), np.zeros((rows, columns), np.int16)
+    differences[0, 0] = FIRST
     stands = np.zeros((rows, columns), np.int64)  # which unit's pixels stand for each
     for row in range(rows):
         for column in range(columns):
@@ -67,9 +67,9 @@ def _within(units: NDArray[np.uint8], tolerance: int) -> NDArray[np.int16]:
                 other = corner != above and _apart(flat[corner], flat[above]) > tolerance
                 source = above if alike and other else left
             own = row * columns + column
-            found[row, column] = _apart(flat[own], flat[source])
-            stands[row, column] = own if found[row, column] > tolerance else source
-    return found
+            differences[row, column] = _apart(flat[own], flat[source])
+            stands[row, column] = own if differences[row, column] > tolerance else source
+    return differences
 
 
 def _apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -78,26 +78,26 @@ def _apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int16
     return apart
 
 
-def most_novel(found: NDArray[np.int16], count: int) -> NDArray[np.int32]:
+def most_novel(differences: NDArray[np.int16], count: int) -> NDArray[np.int32]:
     """The ``count`` most novel units of each image, int32 [n, count], ascending; of equal ones the first.
 
     Args:
-        found: int16 [n, rows, columns], from ``novelty``.
+        differences: int16 [n, rows, columns], from ``novelty``.
         count: Units in the bucket.
     """
-    flat = found.reshape(len(found), found.shape[1] * found.shape[2])  # also of no image
+    flat = differences.reshape(len(differences), differences.shape[1] * differences.shape[2])  # also of no image
     return np.sort(np.argsort(-flat, axis=1, kind="stable")[:, :count], axis=1).astype(np.int32)
 
 
-def beside_image(plan: Plan, images: int, given: Array | None) -> dict[str, Array]:
-    """What the plan's vision graph takes beside the image, by name: ``given``, or what says nothing of the images.
+def beside_image(plan: Plan, images: int, beside: Array | None) -> dict[str, Array]:
+    """What the plan's vision graph takes beside the image, by name: ``beside``, or what says nothing of the images.
 
     That is no padding, or the first units of a bucket.
     """
     names = graph_io.vision_inputs(plan)[1:]
     if not names:
         return {}
-    if given is None:
+    if beside is None:
         first = np.arange(plan.encoder.computed_units, dtype=np.int32)
-        given = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
-    return {names[0]: given}
+        beside = np.tile(first, (images, 1)) if plan.encoder.takes_units else all_picture(images, plan.grid)
+    return {names[0]: beside}

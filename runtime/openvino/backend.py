@@ -213,8 +213,8 @@ class OpenVinoBackend:
         return {name: compiled.precisions() for name, compiled in self._loaded().items()}
 
     def _loaded(self) -> dict[str, Compiled]:
-        found = {name: self.__dict__.get(f"_{name}") for name in ("vision", "decoder")}
-        return {name: compiled for name, compiled in found.items() if compiled is not None}
+        graphs = {name: self.__dict__.get(f"_{name}") for name in ("vision", "decoder")}
+        return {name: compiled for name, compiled in graphs.items() if compiled is not None}
 
     @cached_property
     def _reader(self) -> GraphReader:
@@ -254,8 +254,8 @@ class OpenVinoBackend:
         for name, array in feeds.items():
             if name in compiled.inputs:
                 kind, numpy_type = compiled.inputs[name]
-                made = isinstance(array, library.Tensor)
-                arrays[name] = array if made else _tensor(library, np.asarray(array), kind, numpy_type)
+                is_tensor = isinstance(array, library.Tensor)
+                arrays[name] = array if is_tensor else _tensor(library, np.asarray(array), kind, numpy_type)
         fresh = compiled.fresh()
         with self._lock, self._explained(compiled.graph.where):
             for name, tensor in (*arrays.items(), *kept.items()):

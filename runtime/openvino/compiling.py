@@ -57,12 +57,12 @@ class Compiled:
     @cached_property
     def _outputs(self) -> list[tuple[Any, Any]]:
         """Element type of each output, and a shape to begin with: 0 for what is not known yet."""
-        shape, made = devices.load_library().Shape, []
+        shape, outputs = devices.load_library().Shape, []
         for port in self.model.outputs[: len(self.graph.outputs)]:  # what was added behind them nobody reads
             sizes = port.get_partial_shape()
             empty = [0 if size.is_dynamic else size.get_length() for size in sizes] if sizes.rank.is_static else [0]
-            made.append((port.get_element_type(), shape(empty)))
-        return made
+            outputs.append((port.get_element_type(), shape(empty)))
+        return outputs
 
     def fresh(self) -> list[Any]:
         """A tensor for each output, to be grown by the call that writes it."""
@@ -80,25 +80,25 @@ class Compiled:
 
         OpenVINO's counters are means over all runs.
         """
-        runs, found = len(self._runs), []
+        runs, events = len(self._runs), []
         for item in self.request.profiling_info if runs > 1 else ():
             first = self._first.get(item.node_name, 0.0)
             spent = max(0.0, (runs * _microseconds(item) - first) / (runs - 1))
             arguments = {"op_name": item.node_type}
-            found.append(
+            events.append(
                 {"cat": "Node", "name": f"{item.node_name}_kernel_time", "dur": spent, "ts": 0, "args": arguments}
             )
-        return found
+        return events
 
     def precisions(self) -> dict[str, dict[str, int]]:
         """Operators by type and by the precision they run in, as the plug-in says after compiling."""
-        found: dict[str, dict[str, int]] = {}
+        by_kind: dict[str, dict[str, int]] = {}
         for node in self.model.get_runtime_model().get_ops():
             facts = node.get_rt_info()
             kind, precision = (str(facts[key].astype(str)) for key in ("layerType", "runtimePrecision"))
-            counts = found.setdefault(kind, {})
+            counts = by_kind.setdefault(kind, {})
             counts[precision] = counts.get(precision, 0) + 1
-        return found
+        return by_kind
 
 
 def _microseconds(item: Any) -> float:

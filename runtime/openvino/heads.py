@@ -76,8 +76,8 @@ def _group(ops: Any, attention: Any, caches: list[Any]) -> bool:
     several = ops.logical_and(ops.greater(rows, _whole(1)), ops.less_equal(rows, _whole(STEP)))
     repeats = ops.select(several, _whole(shared), _whole(1))  # the mask of one row is every row's
     others.insert(0, ops.tile(mask, ops.concat([_whole(1, 1), repeats, _whole(1)], 0)).output(0))
-    made = ops.scaled_dot_product_attention(*laid_out, *others)
-    whole = ops.reshape(made, _whole(0, heads, -1, shapes[2][3].get_length()), True)
+    attended = ops.scaled_dot_product_attention(*laid_out, *others)
+    whole = ops.reshape(attended, _whole(0, heads, -1, shapes[2][3].get_length()), True)
     for reader in list(attention.output(0).get_target_inputs()):
         reader.replace_source_output(whole.output(0))
     return True

@@ -99,11 +99,11 @@ def write_out(graph: CheckedGraph, values: Callable[[OutsideTensor], bytes]) -> 
             parts.append(bytes(item.raw))
     own = {domain for domain, _, _ in functions}
     kept = [bytes(item.raw) for item in model if _stays(item, own)]
-    made = b"".join([*kept, encoded(onnx.MODEL_GRAPH, b"".join(parts))])
+    content = b"".join([*kept, encoded(onnx.MODEL_GRAPH, b"".join(parts))])
     outputs = tuple(
         wire.text(wire.part(item.value), onnx.VALUE_NAME) for item in items if item.number == onnx.GRAPH_OUTPUT
     )
-    return WrittenOut(made, weights, outputs, writer.bodies)
+    return WrittenOut(content, weights, outputs, writer.bodies)
 
 
 class _Writer:
@@ -163,16 +163,16 @@ class _Writer:
             self.constants |= set(node.inputs[1:])
 
 
-def _bound(attributes: dict[str, memoryview], given: dict[str, memoryview]) -> dict[str, memoryview]:
+def _bound(attributes: dict[str, memoryview], passed: dict[str, memoryview]) -> dict[str, memoryview]:
     """Attributes of a body's node: references replaced by what the call gives, those it leaves out left out."""
     bound = {}
     for name, data in attributes.items():
         reference = wire.text(wire.decode(data), onnx.ATTRIBUTE_REFERENCE)
         if not reference:
             bound[name] = data
-        elif reference in given:
+        elif reference in passed:
             rest = b"".join(
-                bytes(part.raw) for part in wire.fields(given[reference]) if part.number != onnx.ATTRIBUTE_NAME
+                bytes(part.raw) for part in wire.fields(passed[reference]) if part.number != onnx.ATTRIBUTE_NAME
             )
             bound[name] = memoryview(encoded(onnx.ATTRIBUTE_NAME, name) + rest)
     return bound

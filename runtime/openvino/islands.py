@@ -62,14 +62,14 @@ def narrow_floats(library: Any, model: Any) -> int:
 
 def _above(nodes: list[Any]) -> list[Any]:
     """``nodes`` and everything they are computed from."""
-    seen, todo, found = set[str](), list(nodes), list[Any]()
+    seen, todo, above = set[str](), list(nodes), list[Any]()
     while todo:
         node = todo.pop()
         if node.get_name() not in seen:
             seen.add(node.get_name())
-            found.append(node)
+            above.append(node)
             todo += [value.get_node() for value in node.input_values()]
-    return found
+    return above
 
 
 def _narrow(library: Any, product: Any) -> bool:

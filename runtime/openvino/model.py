@@ -132,5 +132,5 @@ def _tensor(library: Any, array: NDArray[Any], kind: int, shape: tuple[int, ...]
 def _short(error: Exception) -> str:
     """The end of what OpenVINO says: its summary of operators it has no rule for."""
     text = str(error).strip()
-    _, found, summary = text.partition("Summary:")
-    return " ".join((summary if found else text[-500:]).split())[:500]
+    _, mark, summary = text.partition("Summary:")
+    return " ".join((summary if mark else text[-500:]).split())[:500]

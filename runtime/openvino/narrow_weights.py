@@ -22,7 +22,7 @@ def keep_narrow(library: Any, model: Any) -> int:
         library: ``openvino``.
         model: Changed.
     """
-    narrow, found = (library.Type.bf16, library.Type.f16), 0
+    narrow, marked = (library.Type.bf16, library.Type.f16), 0
     for node in model.get_ops():
         if node.get_type_name() != "Convert" or node.get_element_type() != library.Type.f32:
             continue
@@ -31,5 +31,5 @@ def keep_narrow(library: Any, model: Any) -> int:
             continue
         if len(stored.get_shape()) >= _LEAST_RANK:
             node.get_rt_info()[_MARK] = True
-            found += 1
-    return found
+            marked += 1
+    return marked

@@ -112,7 +112,7 @@ def check(
 def relative_error(product: Product, run: Run) -> float:
     """The larger L2 error of one row and of several, relative to the exact result; infinite where it is not finite."""
     worst = 0.0
-    for given, exact in zip(product.inputs, product.exact, strict=True):
-        error = float(np.linalg.norm(np.asarray(run(given), np.float64) - exact) / np.linalg.norm(exact))
+    for rows, exact in zip(product.inputs, product.exact, strict=True):
+        error = float(np.linalg.norm(np.asarray(run(rows), np.float64) - exact) / np.linalg.norm(exact))
         worst = max(worst, error if np.isfinite(error) else float("inf"))
     return worst

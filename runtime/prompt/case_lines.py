@@ -87,8 +87,8 @@ def parse_case(line: str, where: str, folder: Path) -> FileCase:
             "a case needs a prompt", where=where, got=line[:80], expected='{"image": ..., "prompt": "..."}'
         )
     unknown = sorted(set(data) - set(_FIELDS))
-    given = data.get("image", [])
-    names = given if isinstance(given, list) else [given]
+    stated = data.get("image", [])
+    names = stated if isinstance(stated, list) else [stated]
     answer, video, fps, own = data.get("answer"), data.get("video"), data.get("fps"), data.get("id")
     texts = all(isinstance(name, str) for name in names) and isinstance(answer, str | None)
     adapter = data.get("adapter")

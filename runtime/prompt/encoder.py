@@ -87,7 +87,7 @@ def question(
     Raises:
         UsageError: Neither or both of ``prompt`` and ``messages``, or pictures given in two ways.
     """
-    given = _pictures(image)
+    shown = _pictures(image)
     clip = _clip(video, fps, frames) if video is not None else None
     if (prompt is None) == (messages is None):
         raise UsageError(
@@ -100,9 +100,9 @@ def question(
         if not isinstance(prompt, str):
             raise UsageError("the prompt is not text", where="prompt", got=type(prompt).__name__)
         _check_text(prompt)
-        kinds = ["image"] * len(given) + ["video"] * (clip is not None)
+        kinds = ["image"] * len(shown) + ["video"] * (clip is not None)
         content: list[Message] = [*({"type": kind} for kind in kinds)]
-        media = given if clip is None else (*given, clip)
+        media = shown if clip is None else (*shown, clip)
         return Question(({"role": "user", "content": [*content, {"type": "text", "text": prompt}]},), media, prompt)
     listed = tuple(messages or ())
     _check_text(listed)
@@ -112,23 +112,23 @@ def question(
     parts = _media_parts(listed)
     carried = [_carried(part) for part in parts if part["type"] == "image"]
     inside = [picture for picture in carried if picture is not None]
-    if inside and (given or len(inside) < len(carried)):
+    if inside and (shown or len(inside) < len(carried)):
         raise UsageError(
             "pictures are given in two ways",
             where="messages",
-            got=f"{len(inside)} of {len(carried)} image parts carry one, image= gives {len(given)}",
+            got=f"{len(inside)} of {len(carried)} image parts carry one, image= gives {len(shown)}",
             expected="all of them in the messages, or all of them as image=",
         )
-    pictures = iter(inside or given)
-    found: list[Picture | VideoClip] = []
+    pictures = iter(inside or shown)
+    ordered: list[Picture | VideoClip] = []
     for part in parts:
         if part["type"] == "image":
-            found += islice(pictures, 1)
+            ordered += islice(pictures, 1)
         elif "video" in part:
-            found.append(_clip(part["video"], part.get("fps", fps), frames))
+            ordered.append(_clip(part["video"], part.get("fps", fps), frames))
         elif clip is not None:
-            found.append(clip)
-    return Question(listed, (*found, *pictures))
+            ordered.append(clip)
+    return Question(listed, (*ordered, *pictures))
 
 
 class PromptEncoder:
@@ -237,8 +237,8 @@ class PromptEncoder:
             text += after
         self._check_length(len(text), sum(len(run) for run in runs))
         ids = self._ids(text)
-        if (found := ids.count(self.image_token_id)) != len(runs):
-            raise self._miscounted(rendered, found - len(runs) + len(chosen), len(chosen))
+        if (count := ids.count(self.image_token_id)) != len(runs):
+            raise self._miscounted(rendered, count - len(runs) + len(chosen), len(chosen))
         spelled = iter(runs)
         return [one for token in ids for one in (next(spelled) if token == self.image_token_id else (token,))]
 
@@ -268,9 +268,9 @@ class PromptEncoder:
         except BaseException as error:  # see _load_tokenizer
             raise BundleError("the tokenizer fails", where=self._where, got=str(error)[:300]) from error
 
-    def _miscounted(self, text: str, found: int, given: int) -> UsageError:
+    def _miscounted(self, text: str, places: int, pictures: int) -> UsageError:
         return UsageError(
-            f"the prompt has places for {found} pictures, but {given} are given",
+            f"the prompt has places for {places} pictures, but {pictures} are given",
             where="prompt",
             got=repr(text[:200]),
             expected=f"one {self.marker} per picture",
@@ -298,13 +298,13 @@ def _load_tokenizer(bundle: Bundle) -> tuple[Tokenizer, int]:
 _CARRIED = frozenset(("image", "path", "url", "video"))
 
 
-def _check_text(said: Any) -> None:
+def _check_text(prompt: Any) -> None:
     """Refuse text with half a character (a lone surrogate), which no tokenizer takes; pictures are not looked into.
 
     Raises:
         UsageError: There is one.
     """
-    waiting = [said]
+    waiting = [prompt]
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):

@@ -14,9 +14,9 @@ _KEPT = 8
 _compiled: OrderedDict[str, tuple[Sandbox, jinja2.Template]] = OrderedDict()
 
 
-def task(said: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+def task(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """Render ``source`` with ``values``: the text as UTF-8 (lone halves of characters kept), or what went wrong."""
-    reply = render(said["source"], said["values"])
+    reply = render(request["source"], request["values"])
     return (reply, b"") if "what" in reply else ({}, reply["text"].encode("utf-8", "surrogatepass"))
 
 

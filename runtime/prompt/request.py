@@ -209,11 +209,11 @@ def _novelty(images: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> NDArr
     beside = any(entry.plan.encoder.takes_units and entry.plan.grid == plan.grid for entry in manifest.plans.values())
     if not plan.encoder.takes_units and not beside:
         return None
-    spec, found = manifest.image, np.zeros((len(images), *plan.grid), np.int16)
+    spec, differences = manifest.image, np.zeros((len(images), *plan.grid), np.int16)
     for index, pixels in enumerate(images):
         side = spec.unit or min(pixels.shape[1] // plan.grid[0], pixels.shape[2] // plan.grid[1])
-        found[index] = novelty(pixels, plan.grid, side, spec.unit_tolerance)
-    return found
+        differences[index] = novelty(pixels, plan.grid, side, spec.unit_tolerance)
+    return differences
 
 
 def _padding(prepared: list[Prepared], spec: ImageInput, plan: Plan) -> NDArray[np.bool_]:

@@ -60,9 +60,9 @@ def json_object(data: bytes, kind: type[UsageError], where: str) -> dict[str, An
         UsageError: As ``kind``: it is none.
     """
     try:
-        found = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise kind("this file is not JSON", where=where, got=str(error)) from error
-    if not isinstance(found, dict):
-        raise kind("expected a JSON object", where=where, got=type(found).__name__)
-    return found
+    if not isinstance(value, dict):
+        raise kind("expected a JSON object", where=where, got=type(value).__name__)
+    return value

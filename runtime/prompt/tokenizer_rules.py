@@ -85,13 +85,13 @@ def check_tokenizer(data: bytes, where: str) -> int:
     return _longest(rules)
 
 
-def _longest(found: dict[str, Any]) -> int:
+def _longest(tokenizer: dict[str, Any]) -> int:
     """Letters of the longest token: of the vocabulary, {token: id} or [[token, score], ...], and of those added."""
-    model = found.get("model")
+    model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     pairs = vocab if isinstance(vocab, list) else []
     tokens = vocab if isinstance(vocab, dict) else [one[0] for one in pairs if isinstance(one, list) and one]
-    added = [token["content"] for token in found.get("added_tokens") or ()]
+    added = [token["content"] for token in tokenizer.get("added_tokens") or ()]
     return max((len(token) for token in (*tokens, *added) if isinstance(token, str)), default=1)
 
 
@@ -229,8 +229,8 @@ def _check_template(step: dict[str, Any], where: str) -> None:
     """A template puts each special token's ids around a text as often as it names the token."""
     known = step.get("special_tokens")
     special = known if isinstance(known, dict) else {}
-    told = {name: one.get("ids") for name, one in special.items() if isinstance(one, dict)}
-    ids = {name: len(one) for name, one in told.items() if isinstance(one, list)}
+    ids_by_name = {name: one.get("ids") for name, one in special.items() if isinstance(one, dict)}
+    ids = {name: len(one) for name, one in ids_by_name.items() if isinstance(one, list)}
     for part in ("single", "pair"):
         pieces = step.get(part)
         around = 0

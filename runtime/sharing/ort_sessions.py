@@ -47,14 +47,14 @@ class SharingSessions:
         """Bytes that sessions of ``graphs`` allocate for weights, beyond what others have."""
         return sum(self._weights.bytes_to_widen(graph) for graph in graphs)
 
-    def prepared(self, graph: CheckedGraph, where: str, options: Any, told: dict[str, Any]) -> bytes:
+    def prepared(self, graph: CheckedGraph, where: str, options: Any, arguments: dict[str, Any]) -> bytes:
         """What ``InferenceSession`` is given in place of ``graph.data``.
 
         Args:
             graph: From ``read_graph``.
             where: Its file.
             options: ``SessionOptions``, which are added to.
-            told: Other arguments by name, which are added to.
+            arguments: Other arguments by name, which are added to.
 
         Raises:
             BundleError: See ``SharedWeights.graph``.
@@ -66,7 +66,7 @@ class SharingSessions:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
         self._register_arena()
-        told["disabled_optimizers"] = ["ConstantFolding"]
+        arguments["disabled_optimizers"] = ["ConstantFolding"]
         return shared.data
 
     def _register_arena(self) -> None:

@@ -29,9 +29,9 @@ class DraftModel:
         self._states: list[tuple[int, State]] = []
         self._fed: list[int] = []
 
-    def propose(self, made: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
+    def propose(self, answer: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         """See ``lookup.Drafts``."""
-        text, draft = [*made, *certain], list[int]()
+        text, draft = [*answer, *certain], list[int]()
         if not self._states:
             self._states = [(0, self._read())]
         count, state = self._back_to(text)

@@ -18,13 +18,13 @@ LONGEST_PAUSE = 16
 class Drafts(Protocol):
     """Drafts of one answer."""
 
-    def propose(self, made: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
+    def propose(self, answer: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         """Tokens that may follow.
 
         Args:
-            made: The answer so far.
+            answer: The answer so far.
             room: How many at most.
-            certain: What is known to follow ``made``; the draft goes on after it and does not hold it.
+            certain: What is known to follow ``answer``; the draft goes on after it and does not hold it.
         """
 
     def told(self, drafted: int, accepted: int) -> None:
@@ -48,9 +48,9 @@ class Lookup:
         self._misses = self._pause = 0
         self._read(prompt)
 
-    def propose(self, made: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
+    def propose(self, answer: Sequence[int], room: int, certain: Sequence[int] = ()) -> list[int]:
         """See ``Drafts``."""
-        self._read(made[len(self._seen) - self._prompt :])
+        self._read(answer[len(self._seen) - self._prompt :])
         if self._pause:
             self._pause -= 1
             return []

@@ -67,12 +67,12 @@ def rate(engine: str, rows: int, inner: int, columns: int, threads: int | None =
     rng = np.random.default_rng(0)
     graph = plain_product(rng.standard_normal((inner, columns), np.float32))
     run, arithmetic = _open(engine, graph, threads)
-    given = rng.standard_normal((rows, inner), np.float32)
-    run(given)
+    activations = rng.standard_normal((rows, inner), np.float32)
+    run(activations)
     spent: list[float] = []
     while len(spent) < RUNS or sum(spent) < SECONDS:
         begun = time.perf_counter()
-        run(given)
+        run(activations)
         spent.append(time.perf_counter() - begun)
     return Rate(engine, arithmetic, (rows, inner, columns), 2 * rows * inner * columns / median(spent))
 

@@ -16,7 +16,7 @@ class StagingBuffer:
         self.given, self.made = gpu.pinned(0, event), gpu.pinned(0, event)
         self.leave: Callable[[], object] = lambda: None
 
-    def take(self, given: int, made: int) -> None:
+    def take(self, input_bytes: int, output_bytes: int) -> None:
         """Have this memory again, with room for so many bytes each way.
 
         The call before has read and written all of it, and its results, where somebody still may ask for them, have
@@ -25,10 +25,10 @@ class StagingBuffer:
         self.leave()
         self.event.wait()
         self.leave = lambda: None
-        if given > self.given.nbytes:
-            self.given = self._gpu.pinned(given, self.event)
-        if made > self.made.nbytes:
-            self.made = self._gpu.pinned(made, self.event)
+        if input_bytes > self.given.nbytes:
+            self.given = self._gpu.pinned(input_bytes, self.event)
+        if output_bytes > self.made.nbytes:
+            self.made = self._gpu.pinned(output_bytes, self.event)
 
 
 class Buffer:

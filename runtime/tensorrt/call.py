@@ -74,10 +74,10 @@ def decoder_arrays(entry: EngineEntry, feeds: Mapping[str, Array], cache: TrtCac
     return typed(entry, arrays)
 
 
-def typed(entry: EngineEntry, given: Mapping[str, Array]) -> dict[str, Array]:
+def typed(entry: EngineEntry, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Arrays in the dtypes of the decoder engine's inputs, those it has."""
     kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-    return {name: to_engine(array, kinds[name]) for name, array in given.items() if name in kinds}
+    return {name: to_engine(array, kinds[name]) for name, array in arrays.items() if name in kinds}
 
 
 def check_shapes(file: EngineFile, index: int, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -150,12 +150,12 @@ class TrtDecoder:
         Raises:
             UsageError: Shapes that the engines do not take.
         """
-        given, lying = dict(arrays), dict(resident)
-        visual, dtype = given.pop(graph_io.VISUAL_EMBEDS), self._kinds[graph_io.VISUAL_EMBEDS]
+        feeds, lying = dict(arrays), dict(resident)
+        visual, dtype = feeds.pop(graph_io.VISUAL_EMBEDS), self._kinds[graph_io.VISUAL_EMBEDS]
         if isinstance(visual, GpuTensor) and visual.gpu is self._gpu and visual.dtype_name == dtype:
             lying[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
         else:
-            given[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
+            feeds[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
         region = self._kv.region_of(caches.room)
         for index, name in enumerate(self._past):
             heads, size = self._kv.shapes[index // 2]
@@ -167,12 +167,12 @@ class TrtDecoder:
         }
         file = self._entry.decoder
         profile = (decode_profile if single else prefill_profile)(file)
-        shapes = {name: tuple(array.shape) for name, array in given.items()}
+        shapes = {name: tuple(array.shape) for name, array in feeds.items()}
         check_shapes(file, profile, shapes | {name: shape for name, (_, shape) in lying.items()})
         copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
         slot = self._slots["decode" if single else "prefill"]
         self._number += 1
-        return slot.start(given, lying, lambda _: present, copies, front)
+        return slot.start(feeds, lying, lambda _: present, copies, front)
 
     @property
     def number(self) -> int:

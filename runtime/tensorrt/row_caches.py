@@ -124,7 +124,7 @@ class InplaceRows:
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
             caches = CacheCall(memory, memory, room, len(joining), rows)
             return decoder.enqueue(arrays | visual, {}, caches, False, front=False).read()
-        found, alone = decoder(feeds, None)
+        outputs, alone = decoder(feeds, None)
         ((slot, row),) = joining.items()
         for layer, name in self._blocks.names():
             visual_rows = rows[layer] - self._entry.text_capacity
@@ -132,15 +132,15 @@ class InplaceRows:
             source = self._blocks.piece(alone.block.memory, 1, name, 0, rows[layer])
             target = self._blocks.piece(memory, room, name, slot, rows[layer])
             self._blocks.move(target, visual_rows - count, source, visual_rows - count, count + row.text)
-        return found
+        return outputs
 
     def step(self, held: Mapping[int, Held], batch: int) -> tuple[CacheCall, dict[str, Array]]:
         """See ``RowCaches.step``."""
-        told = self._told(held, batch)
+        arrays = self._told(held, batch)
         for slot in range(batch):
-            told[graph_io.TEXT_MASK][slot, : held[slot].text + 1 if slot in held else 1] = True
+            arrays[graph_io.TEXT_MASK][slot, : held[slot].text + 1 if slot in held else 1] = True
         memory = self._lease.block.memory
-        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows), told
+        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows), arrays
 
     def leave(self, slot: int, held: Held) -> None:
         """Clear the slot: a broken row leaves no NaN behind, which no mask would hide."""
@@ -187,18 +187,18 @@ class ConcatRows:
         longest, blocks = feeds[graph_io.INPUT_IDS].shape[1], self._blocks
         self._groups = next(iter(joining.values())).groups
         if held:
-            found, alone = decoder(feeds, None)
+            outputs, alone = decoder(feeds, None)
             source, room = alone.block.memory, 1
         else:
             alone, source, room = None, self._leases[0].block.memory, self._entry.batch
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
             arrays = typed(self._entry, feeds) | visual
             caches = CacheCall(source, source, room, len(joining), (0,) * blocks.plan.cached)
-            found = decoder.enqueue(arrays, {}, caches, False, front=False).read()
+            outputs = decoder.enqueue(arrays, {}, caches, False, front=False).read()
         new = {slot: (source, room, index, longest, 0) for index, slot in enumerate(joining)}
         self._settle({**held, **joining}, new)
         del alone
-        return found
+        return outputs
 
     def step(self, held: Mapping[int, Held], batch: int) -> tuple[CacheCall, dict[str, Array]]:
         """See ``RowCaches.step``."""
@@ -231,9 +231,9 @@ class ConcatRows:
             for layer, name in blocks.names():
                 visual = self._groups * blocks.plan.keep[layer]
                 old = blocks.piece(memory, held_room, name, index, visual + width)
-                made = blocks.piece(target, room, name, slot, visual + columns)
-                blocks.move(made, 0, old, 0, visual)
-                blocks.move(made, visual + columns - text, old, visual + first, text)
+                moved = blocks.piece(target, room, name, slot, visual + columns)
+                blocks.move(moved, 0, old, 0, visual)
+                blocks.move(moved, visual + columns - text, old, visual + first, text)
         self._columns = columns
         self._leases.reverse()
 

@@ -34,14 +34,14 @@ class TrtPendingRows:
 
     def read(self) -> dict[int, RowStep]:
         """See ``PendingRows.read``."""
-        found = self.call.read()
-        logits = found.get(graph_io.LOGITS)
-        if graph_io.NEXT_TOKEN not in found:
+        outputs = self.call.read()
+        logits = outputs.get(graph_io.LOGITS)
+        if graph_io.NEXT_TOKEN not in outputs:
             assert logits is not None
             best = logits[:, -1].argmax(1)
             rows = {slot: logits[slot, -1] for slot in self.slots}
             return {slot: RowStep(int(best[slot]), float(row.max()), row) for slot, row in rows.items()}
-        tokens, largest = found[graph_io.NEXT_TOKEN], found[graph_io.NEXT_LOGIT]
+        tokens, largest = outputs[graph_io.NEXT_TOKEN], outputs[graph_io.NEXT_LOGIT]
         return {
             slot: RowStep(int(tokens[slot, 0]), float(largest[slot, 0]), None if logits is None else logits[slot, -1])
             for slot in self.slots
@@ -102,11 +102,11 @@ class TrtRows:
             )
         free = [slot for slot in range(self.capacity) if slot not in self._held][:count]
         joining = {slot: Held(length, groups) for slot, length in zip(free, lengths, strict=True)}
-        found = self._caches.join(self._decoder, feeds, self._held, joining)
+        outputs = self._caches.join(self._decoder, feeds, self._held, joining)
         self._held |= joining
         self._shape = (feeds[graph_io.POSITION_IDS].shape[0], feeds[graph_io.VISUAL_EMBEDS].shape[-1])
         self._chosen = None
-        return free, found
+        return free, outputs
 
     def holds_chosen(self, slots: Collection[int]) -> bool:
         """See ``Rows.holds_chosen``."""
@@ -129,16 +129,16 @@ class TrtRows:
                 )
         batch = max(self._held) + 1
         resident = {}
-        given = self._feeds(tokens, batch)
+        feeds = self._feeds(tokens, batch)
         if all(item.token is None for item in tokens.values()):
             if not self.holds_chosen(tokens):
                 raise UsageError("the tokens that the step before chose are gone", where="rows", fix="name their ids")
             resident[graph_io.INPUT_IDS] = self._decoder.newest(batch)
-            del given[graph_io.INPUT_IDS]
-        caches, told = self._caches.step(self._held, batch)
+            del feeds[graph_io.INPUT_IDS]
+        caches, cache_feeds = self._caches.step(self._held, batch)
         front = self._decoder.samples and not logits
-        arrays = typed(self._entry, given | told)
-        visual = {graph_io.VISUAL_EMBEDS: given[graph_io.VISUAL_EMBEDS]}
+        arrays = typed(self._entry, feeds | cache_feeds)
+        visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
         call = self._decoder.enqueue(arrays | visual, resident, caches, True, front)
         self._held = {slot: Held(held.text + 1, held.groups) for slot, held in self._held.items()}
         self._chosen = (self._decoder.number, tuple(sorted(tokens))) if self._decoder.samples else None

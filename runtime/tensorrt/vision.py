@@ -34,10 +34,10 @@ class TrtVision:
 
     def __init__(self, gpu: Gpu, stream: int, slot: ExecutionSlot, file: EngineFile) -> None:
         self._gpu, self._stream, self._slot, self._file = gpu, stream, slot, file
-        made = next(binding for binding in file.outputs if binding.name == graph_io.VISUAL_EMBEDS)
-        self._dtype = made.dtype
+        output = next(binding for binding in file.outputs if binding.name == graph_io.VISUAL_EMBEDS)
+        self._dtype = output.dtype
         images = file.profiles[0].maximum[graph_io.IMAGE][0]
-        self._most = images * math.prod(made.shape[1:]) * BY_NAME[made.dtype].itemsize
+        self._most = images * math.prod(output.shape[1:]) * BY_NAME[output.dtype].itemsize
         self._blocks = Pool(self._allocate)
 
     def __call__(self, images: Any, beside: Array | None = None) -> dict[str, Array]:
@@ -49,22 +49,22 @@ class TrtVision:
             resident[graph_io.IMAGE] = (borrowed.address, borrowed.shape)
         else:
             arrays[graph_io.IMAGE] = np.ascontiguousarray(images)
-        given = borrowed or arrays[graph_io.IMAGE]
-        shapes: dict[str, tuple[int, ...]] = {graph_io.IMAGE: tuple(given.shape)}
+        pixels = borrowed or arrays[graph_io.IMAGE]
+        shapes: dict[str, tuple[int, ...]] = {graph_io.IMAGE: tuple(pixels.shape)}
         for binding in (binding for binding in self._file.inputs if binding.name != graph_io.IMAGE):
-            kind, plain = np.dtype(binding.dtype), np.zeros((given.shape[0], *binding.shape[1:]), binding.dtype)
+            kind, plain = np.dtype(binding.dtype), np.zeros((pixels.shape[0], *binding.shape[1:]), binding.dtype)
             if binding.name == graph_io.UNITS:
                 plain += np.arange(binding.shape[1], dtype=kind)
             arrays[binding.name] = np.ascontiguousarray(plain if beside is None else beside, kind)
             shapes[binding.name] = arrays[binding.name].shape
-        if str(given.dtype) != "uint8":
-            raise UsageError("pictures are bytes", where=graph_io.IMAGE, got=str(given.dtype), expected="uint8")
+        if str(pixels.dtype) != "uint8":
+            raise UsageError("pictures are bytes", where=graph_io.IMAGE, got=str(pixels.dtype), expected="uint8")
         check_shapes(self._file, 0, shapes)
         lease = Lease(self._blocks.free())
         sizes: dict[str, tuple[int, ...]] = {}
 
-        def results(made: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-            sizes.update(made)
+        def results(output_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+            sizes.update(output_shapes)
             return {graph_io.VISUAL_EMBEDS: lease.block.memory.address}
 
         outputs = self._slot.call(arrays, resident, results)

@@ -42,10 +42,10 @@ ENTRY_POINTS = "luvc_export.scores"
 DEFAULT = "residual"
 
 
-def _misfit(name: str, found: Any) -> str | None:
-    if not isinstance(found, Score):
+def _misfit(name: str, score: Any) -> str | None:
+    if not isinstance(score, Score):
         return "an instance of luvc_export.export.compression.scores.base.Score"
-    check(name, found)
+    check(name, score)
     return None
 
 
@@ -68,8 +68,8 @@ def find(name: str) -> Score:
     Raises:
         PlanError: There is none, or an installed one cannot be loaded.
     """
-    found = _SCORES.get(name)
-    if found is None:
+    score = _SCORES.get(name)
+    if score is None:
         raise PlanError(
             "unknown score",
             where="plan.llm.method.name",
@@ -77,7 +77,7 @@ def find(name: str) -> Score:
             expected=did_you_mean(name, names()),
             fix="name one of these, or add one: docs/research.md",
         )
-    return found
+    return score
 
 
 def method(name: str = DEFAULT, **settings: Any) -> Method:

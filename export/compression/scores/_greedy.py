@@ -89,8 +89,8 @@ def choose(
         best = spu.best(rank, pick)
         now = mark(best, tokens)
         taken, level = taken + now, level + (1 + len(picks) - number) * now
-        found = near(spu.flat_index(best, tokens), pick)
-        cover = found if restart and number == 0 else torch.maximum(cover, found)
+        nearness = near(spu.flat_index(best, tokens), pick)
+        cover = nearness if restart and number == 0 else torch.maximum(cover, nearness)
     return torch.where(taken > 0, level, _scaled(worth(cover)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from family_harness import TOLERANCE
 from family_questions import small
+from film_files import noise, write_film
 from flat_plans import replan
 from PIL import Image
 from test_family_joint import MOMENTS
@@ -19,13 +21,19 @@ from test_family_video import CHAT, FPS, frames
 from torch_backend import TorchBackend
 
 from luvc_export import build_engine, export_bundle
+from luvc_export.batch.job import BatchJob
+from luvc_export.batch.run import run_batch
 from luvc_export.bundle.folder import Bundle
 from luvc_export.cli import main
 from luvc_export.core import graph_io
 from luvc_export.core.plan import Plan
 from luvc_export.runtime.session import Session
+from luvc_export.serve.models import Models, ServedModel
 
 FAMILY = "qwen2_vl"
+ROOT = Path(__file__).resolve().parents[3]
+#: Of a real film.
+QUESTION, LENGTH = "What then?", 4
 BACKENDS = ("cpu", "openvino")
 #: Which plan is taken, and what a film shares, shows in one; test_family_graphs.py has the drop.
 LAYERS = 1
@@ -128,6 +136,46 @@ def test_videos_find_their_plan_and_keep_what_torch_keeps(bundle: Bundle, backen
     assert all(row.visual_tokens == plan.keep for row in rows)
     assert ours.generate(shown[0], "?", max_new_tokens=2).visual_tokens == bundle.manifest.plans["thirds"].plan.keep
     assert ours.video_frames() == 2 * MOMENTS
+
+
+def test_a_film_is_answered_alike_by_session_batch_and_server(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av", reason="pip install 'luvc-export[video]'")
+    for folder in ("benchmarks/serving", "tests/serve"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    from running import serving
+
+    film = write_film(tmp_path / "clip.mp4", noise(20, *small(FAMILY, LAYERS).size), rate=4)
+    own = Session(bundle, "cpu", threads=1, arithmetic="fp32")
+    told = own.generate(prompt=QUESTION, video=str(film), max_new_tokens=LENGTH, greedy=True)
+    assert told.selection.size and told.visual_tokens == bundle.manifest.plans["thirds@video"].plan.keep
+
+    lines: list[dict[str, Any]] = [{"id": "film", "prompt": QUESTION, "video": "clip.mp4"}]
+    lines.append({"id": "none", "prompt": QUESTION, "video": "gone.mp4"})
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sampling = {"max_new_tokens": LENGTH, "greedy": True}
+    run_batch(BatchJob(bundle.folder, tmp_path / "asked.jsonl", tmp_path / "out", backend="cpu", sampling=sampling))
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    rows = {row["id"]: row for part in parts for row in map(json.loads, part.read_text().splitlines())}
+    assert rows["film"]["text"] == told.text and "gone.mp4" in rows["none"]["error"]
+
+    address = "data:video/mp4;base64," + base64.b64encode(film.read_bytes()).decode()
+    content = [{"type": "video_url", "video_url": {"url": address}}, {"type": "text", "text": QUESTION}]
+    asked = {
+        "model": "film",
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": LENGTH,
+        "temperature": 0,
+    }
+    with serving(Models([ServedModel("film", own)])) as (_, client):
+        reply = client.call("POST", "/v1/chat/completions", json.dumps(asked).encode())
+        assert reply.status == 200, reply.body
+        assert json.loads(reply.body)["choices"][0]["message"]["content"] == told.text
+        content[0]["video_url"] = {"url": address[: len(address) // 3 // 4 * 4 + 22]}
+        damaged = client.call("POST", "/v1/chat/completions", json.dumps(asked).encode())
+        assert damaged.status == 400 and "film" in json.loads(damaged.body)["error"]["message"]
+    assert len(told.selection.placements) == MOMENTS
 
 
 def test_a_bundle_for_videos_builds_without_a_gpu(bundle: Bundle) -> None:

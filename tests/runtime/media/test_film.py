@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import film_files
@@ -80,6 +81,15 @@ def test_a_variable_rate_is_sampled_in_time(tmp_path: Path) -> None:
 def test_films_are_turned_upright(tmp_path: Path) -> None:
     path = film_files.write_film(tmp_path / "clip.mp4", SHOWN[:4], rotate=90)
     assert np.array_equal(pixels(open_video(path, 4)), [np.rot90(frame) for frame in SHOWN[:4]])
+
+
+@pytest.mark.parametrize(("aspect", "size"), [((2, 1), (128, 48)), ((1, 2), (64, 96)), ((9, 1), (64, 48))])
+def test_pixels_that_are_not_square_are_stretched(
+    aspect: tuple[int, int], size: tuple[int, int], tmp_path: Path
+) -> None:
+    """What they say is looked at, unless no film has it."""
+    path = film_files.write_film(tmp_path / "clip.mp4", film_files.noise(2), aspect=Fraction(*aspect))
+    assert {frame.size for frame in open_video(path).frames} == {size}
 
 
 def test_a_rate_that_is_said_replaces_the_files(clip: Path) -> None:
