@@ -114,8 +114,10 @@ def _profile(name: str, shapes: Mapping[str, Sequence[int]], plan: Plan, *calls:
 
 
 def _shape(name: str, shape: Sequence[int], plan: Plan, call: _Call) -> tuple[int, ...]:
-    cache = name.startswith("past_key_values.")
-    axes = _CACHE_AXES if cache else _AXES.get(name, "")
+    cache = name.startswith((graph_io.PAST_KEY_VALUES, graph_io.PAST_STATES))
+    axes = _CACHE_AXES if name.startswith(graph_io.PAST_KEY_VALUES) else _AXES.get(name, "")
+    if name.startswith(graph_io.PAST_STATES):
+        axes = "B" + "".join("K" if size == -1 else "." for size in shape[1:])
     sizes = {
         "n": max(1, call.groups) * plan.sharing.images,
         "B": call.batch,

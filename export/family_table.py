@@ -49,7 +49,7 @@ padded. `parity hf` is the bundle's plan `none` against transformers through ONN
 any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
 compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
 with those; for `joint` transformers' side is judged by retention alone. `build rtx` is an engine of TensorRT-RTX,
-built without a GPU.
+built without a GPU; models with states beside keys and values are refused by name.
 Weights being random, either verdict of a search on the held-out part counts. An empty cell: the family has none of it.
 
 """
@@ -119,6 +119,15 @@ rule. A processor knows more grids than a bundle may have been exported with: wh
 by the same rule (for the longest edge: by the best resolution) stands in. LLaVA-OneVision crops the margins of padded
 tiles away after its encoder; here they stay, as budgets are fixed. The two are equal for pictures that have the shape
 of the grid.
+
+Gemma 4 was trained with five budgets of visual tokens. `--image-tokens auto` makes a size for each, near square, in one
+bundle on one weights file; `280@16:9` is the grid that its processor makes of pictures of that shape (tested against
+transformers for all five). A picture of another shape is padded to the grid that shows most of it, and what is padding
+alone is told to the graphs, where the processor would make a grid of its own. `--image-tokens N` when running, and
+`mm_processor_kwargs.max_soft_tokens` of a request, are the ceiling. Where a checkpoint of 16 bits is exported in fp32,
+rows of the table of every layer's embeddings are widened when they are looked up, inside the graph, and the table stays
+a mapped file (`python benchmarks/measure/lookup_table.py`, [figures](results/lookup-table.json): the graph looks up a
+prompt's rows sooner than the host does).
 
 ## Videos
 

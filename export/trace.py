@@ -25,6 +25,7 @@ from luvc_export.export.compression.marks import marking
 from luvc_export.export.decomposition import by_substitution
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
+from luvc_export.export.surgeon.fused import delta_body
 
 OPSET = 23
 IR_VERSION = 10
@@ -166,6 +167,7 @@ def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], output
             verbose=False,
         )
     assert program is not None
+    delta_body.attach(program.model)
     _name_dimensions(program.model, list(_per_input(dynamic)))
     return program.model
 

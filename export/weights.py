@@ -106,18 +106,18 @@ def renamed(model: nn.Module, tensors: Mapping[str, T]) -> dict[str, T]:
     converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     wanted = model.state_dict()
     prefix = getattr(model, "base_model_prefix", None)
-    found = {}
+    by_name = {}
     for key, tensor in tensors.items():
         name, converter = rename_source_key(key, renamings, converters, prefix, wanted)
         if converter is None and name in wanted:
-            found[name] = tensor
-    return found
+            by_name[name] = tensor
+    return by_name
 
 
 def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) -> None:
-    found: dict[str, StoredTensor | StoredLinear] = {**stored(model, checkpoint), **quantised(model, checkpoint)}
+    weights: dict[str, StoredTensor | StoredLinear] = {**stored(model, checkpoint), **quantised(model, checkpoint)}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if id(parameter) in names}
-    missing = sorted(name for name in shapes if name not in found)
+    missing = sorted(name for name in shapes if name not in weights)
     if missing:
         raise CheckpointError(
             "the checkpoint lacks tensors of its model",
@@ -126,7 +126,7 @@ def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) ->
             fix="download the checkpoint again",
         )
     for name, shape in shapes.items():
-        one = found[name]
+        one = weights[name]
         if isinstance(one, StoredLinear):
             where, kind, fits = str(checkpoint.folder), f"{one.bits}-bit codes", True
         else:
@@ -217,6 +217,8 @@ def detach(model: ir.Model, module: nn.Module, names: dict[int, str]) -> list[ir
 def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, WeightTensor]) -> None:
     """Turn ``detach``'s inputs back into initializers, external at their place; a Cast bridges another stored dtype.
 
+    Of a table whose rows are looked up and which nothing else reads, the rows are cast: the table is mapped as it lies.
+
     Without a place (``--no-weights``) the tensor keeps its dtype and points past the end of a file that is not there.
     """
     for value in weights:
@@ -237,12 +239,37 @@ def attach(model: ir.Model, weights: Iterable[ir.Value], placed: dict[str, Weigh
             model.graph.register_initializer(value)
             continue
         raw = ir.Value(name=name, shape=shape, type=ir.TensorType(in_file), const_value=tensor)
+        if all(_looks_up(node, place) for node, place in value.uses()):
+            for node, _ in list(value.uses()):
+                _cast_rows(model, node, raw, dtype)
+            model.graph.register_initializer(raw)
+            continue
         value.name = f"{name}.{str(dtype).lower()}"
         cast = ir.node("Cast", [raw], attributes={"to": int(dtype)}, outputs=None, name=f"cast.{name}")
         cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = value.name, ir.TensorType(dtype), shape
         value.replace_all_uses_with(cast.outputs[0])
         model.graph.register_initializer(raw)
         model.graph.insert_before(model.graph[0], cast)
+
+
+def _looks_up(node: ir.Node, place: int) -> bool:
+    """Whether a node takes rows of what it reads at ``place``."""
+    return node.op_type == "Gather" and place == 0 and node.attributes.get_int("axis", 0) == 0
+
+
+def _cast_rows(model: ir.Model, node: ir.Node, table: ir.Value, dtype: ir.DataType) -> None:
+    """Let a Gather read ``table`` and cast what it takes."""
+    rows = node.outputs[0]
+    taken = ir.node("Gather", [table, node.inputs[1]], attributes={"axis": 0}, name=f"rows.{node.name}")
+    taken.outputs[0].name, taken.outputs[0].shape = f"{rows.name}.stored", rows.shape
+    taken.outputs[0].type = ir.TensorType(table.dtype)  # type: ignore[arg-type]
+    cast = ir.node("Cast", taken.outputs, attributes={"to": int(dtype)}, name=f"cast.{node.name}")
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(dtype), rows.shape
+    rows.replace_all_uses_with(cast.outputs[0])
+    model.graph.insert_before(node, [taken, cast])
+    name = rows.name
+    model.graph.remove(node, safe=True)
+    cast.outputs[0].name = name
 
 
 def used(model: Any) -> set[str]:

@@ -216,17 +216,15 @@ class Session:
             CheckFailed: The model's logits are not finite.
             MachineError: See the class.
         """
-        options = self.sampling(sampling)
-        started = perf_counter()
+        options, started = self.sampling(sampling), perf_counter()
         wanted = question(image, prompt, messages, video, fps, self.video_frames())
         wanted = replace(wanted, image_tokens=image_tokens, adapter=self.adapters.find(adapter))
         asked = open_media(wanted, self.bundle.manifest)
         past = past_of(after, self.bundle.manifest)
         chosen, request = self.fit(asked, past.loaded if past else None)
-        past = past if past and chosen is past.loaded else None
         budget = chosen.token_limit(request, options.max_new_tokens)
         ready = perf_counter() - started
-        continued = past if past and goes_on(request, past) else None
+        continued = past if past and chosen is past.loaded and goes_on(request, past) else None
         pieces = Stream(answer(chosen, request, options, budget, ready, continued))
         if stream:
             return pieces

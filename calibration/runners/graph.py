@@ -193,8 +193,10 @@ class GraphRunner:
         return [[self._image(request, index) for index in range(len(request.images))] for request in requests]
 
     def _image(self, request: Request, index: int) -> VisualFeatures:
-        """What the encoder makes of one image."""
-        image = request.shown(index, 1)
+        """What the encoder makes of one image; of a clip whose units merge along time, beside its others."""
+        time = self._graphs.plan.encoder.time
+        size = 1 if time is None else time.frames
+        image = request.shown(index // size * size, size)
         key = hashlib.sha256(
             image.pixels.tobytes() + (b"" if image.padding is None else image.padding.tobytes())
         ).digest()
@@ -202,7 +204,7 @@ class GraphRunner:
             self._encoded[key] = self._graphs.encode_images(*image)
             if len(self._encoded) > _REMEMBERED:
                 self._encoded.popitem(last=False)
-        return self._encoded[key]
+        return self._encoded[key] if size == 1 else self._encoded[key].some([index % size])
 
 
 def _passages(requests: Sequence[Request]) -> list[Passage]:

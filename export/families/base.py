@@ -138,8 +138,8 @@ class Family(ABC):
             context=context(text),
         )
 
-    def bounded(self, config: Any, text_capacity: int) -> Any:
-        """``config`` with a context as long as its sliding window, where the text fits that.
+    def bounded(self, config: Any, text_capacity: int, units: int = 0) -> Any:
+        """``config`` with a context as long as its sliding window, where the text and a picture of ``units`` each fit.
 
         No layer ever slides then, and no place of a cached row is asked for. RoPE types that read the length of the
         context keep it.
@@ -147,7 +147,12 @@ class Family(ABC):
         text = config.get_text_config()
         behind, ropes = window(text), str(getattr(text, "rope_parameters", None))
         keeps = any(state.name == PLACE for state in self.decoder_shape(config).states)
-        if not keeps or behind is None or text_capacity > behind or any(kind in ropes for kind in GROWING_ROPES):
+        if (
+            not keeps
+            or behind is None
+            or max(text_capacity, units + 1) > behind
+            or any(kind in ropes for kind in GROWING_ROPES)
+        ):
             return config
         config = copy.deepcopy(config)
         config.get_text_config().max_position_embeddings = behind
@@ -183,6 +188,10 @@ class Family(ABC):
     def usual_size(self, config: Any) -> tuple[int, int]:
         """The image size (height, width) of a plan where nobody says one."""
         return self.image_size(config) or DEFAULT_IMAGE_SIZE
+
+    def image_budgets(self, config: Any) -> tuple[int, ...]:
+        """Visual tokens of a picture that the model was trained with, where that is a choice of a few."""
+        return ()
 
     def visual_width(self, config: Any) -> int:
         """Last axis of ``visual_embeds``: the LLM's hidden size, times 1 + planes where DeepStack adds some."""

@@ -46,7 +46,7 @@ class Qwen3VL(MropeFamily):
     """Qwen3-VL (dense)."""
 
     model_type = "qwen3_vl"
-    also = ("Cosmos-Reason2",)
+    also: tuple[str, ...] = ("Cosmos-Reason2",)
     pixels = HALF
 
     def build(self, config: Any) -> nn.Module:

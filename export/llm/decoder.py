@@ -284,6 +284,8 @@ class Decoder(nn.Module):
         query = self._turned(layer, normed[:, text_only:], placed.cos[:, text_only:], placed.sin[:, text_only:])
         attended = attention(query, key, value, mask[:, :, text_only:], self.scale, self.scores_cap)
         own = None if own is None else own[:, text_only:]
+        gate = self.gate(layer, normed[:, text_only:])
+        attended = attended if gate is None else attended * gate
         return self._attended(layer, x[:, text_only:], attended, own), {**held, "key": key, "value": value}
 
     def _query(self, layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -291,8 +293,7 @@ class Decoder(nn.Module):
         return self._turned(layer, self.norm_of(self.parts(layer).before, x), cos, sin)
 
     def _turned(self, layer: Any, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        attn = layer.self_attn
-        query = split_heads(attn.q_proj(normed), self.head_size(layer))
+        query = self.queries(layer, normed)
         if (query_norm := self.parts(layer).query_norm) is not None:
             query = self.norm_of(query_norm, query)
         query, factor = rotate(query, self.angles(layer, cos), self.angles(layer, sin)), self.query_factor(cos)
@@ -357,6 +358,14 @@ class Decoder(nn.Module):
         key, value = (split_heads(projection(normed), size) for projection in (attn.k_proj, attn.v_proj))
         key_norm = self.parts(layer).key_norm
         return key if key_norm is None else self.norm_of(key_norm, key), value
+
+    def queries(self, layer: Any, normed: Tensor) -> Tensor:
+        """Queries, not normed and not turned yet [B, heads, S, Dh], of rows after the input norm."""
+        return split_heads(layer.self_attn.q_proj(normed), self.head_size(layer))
+
+    def gate(self, layer: Any, normed: Tensor) -> Tensor | None:
+        """Factor on what attention gives [B, S, heads * Dh], of rows after the input norm; None where there is none."""
+        return None
 
     def head_size(self, layer: Any) -> int:
         """Size of one attention head of a layer."""

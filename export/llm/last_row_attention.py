@@ -26,6 +26,9 @@ class FamilyAttention(Protocol):
     def parts(self, layer: Any) -> Parts:
         """The modules of a layer."""
 
+    def queries(self, layer: Any, normed: Tensor) -> Tensor:
+        """Queries of rows, [B, heads, S, Dh]."""
+
     def norm_of(self, module: Any, x: Tensor) -> Tensor:
         """Norm of a transformers module."""
 
@@ -57,7 +60,7 @@ def last_row(
     normed = decoder.norm_of(parts.before, x)
     row = _rows(normed, flat)
     size = decoder.head_size(layer)
-    query = split_heads(attn.q_proj(row), size)
+    query = decoder.queries(layer, row)
     key = split_heads(attn.k_proj(normed), size)
     if parts.query_norm is not None:
         query, key = decoder.norm_of(parts.query_norm, query), decoder.norm_of(parts.key_norm, key)

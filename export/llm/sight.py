@@ -74,9 +74,10 @@ class Sight:
         if kind not in self._masks:
             order = self._order(kind)
             seen = causal_mask(order, order, self.text_mask, past)
-            lengths = order.shape[1] - self.text.order.shape[1]
-            own = torch.cat([self.placed.order[:, :lengths], self._text_places], 1)
-            self._masks[kind] = seen & within(own, places, kind.window) if kind.window else seen
+            if kind.window:
+                own = torch.cat([self.placed.order[:, : self.pictures], self._text_places], 1)
+                seen = seen & within(own, places, kind.window)
+            self._masks[kind] = seen
         return self._masks[kind]
 
     def mask_of(self, kind: Kind, past: int, index: Tensor, places: Tensor | None = None) -> Tensor:

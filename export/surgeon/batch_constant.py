@@ -18,9 +18,10 @@ from luvc_export.export.surgeon.graph import Surgery, is_external, readers, sour
 def fold(surgery: Surgery, limit: int) -> bool:
     """Replace every float or integer tensor on the border of what the batch alone decides.
 
-    A tensor is replaced when, computed for one, two and three images, it is the same block once per image.
+    A tensor is replaced when, computed for one, two and three images, it is the same block once per image. Where units
+    of whole clips merge, fewer images than a clip's are none, and nothing is replaced.
     """
-    if surgery.part != "vision":
+    if surgery.part != "vision" or surgery.plan.encoder.time is not None:
         return False
     decided = _decided(surgery)
     border = [

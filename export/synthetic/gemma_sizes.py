@@ -1,4 +1,4 @@
-"""Published sizes of models with Gemma's text, as ``published``: google/paligemma-3b-pt-224."""
+"""Published sizes of models with Gemma's text: google/paligemma-3b-pt-224, google/gemma-4-E2B-it."""
 
 from __future__ import annotations
 
@@ -50,4 +50,63 @@ def _paligemma() -> Preset:
     return Preset("google/paligemma-3b-pt-224", config, tokens, "", "<eos>", processor)
 
 
-PRESETS = {"paligemma-3b": _paligemma()}
+def _gemma_4_e2b() -> Preset:
+    """Without the audio tower, which exports leave out."""
+    text = {
+        "model_type": "gemma4_text",
+        "hidden_size": 1536,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_kv_shared_layers": 20,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 256,
+        "vocab_size": 262144,
+        "vocab_size_per_layer_input": 262144,
+        "max_position_embeddings": 131072,
+        "sliding_window": 512,
+        "final_logit_softcapping": 30.0,
+        "layer_types": [*["sliding_attention"] * 4, "full_attention"] * 7,
+        "tie_word_embeddings": True,
+    }
+    vision = {
+        "model_type": "gemma4_vision",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "head_dim": 64,
+        "patch_size": 16,
+        "pooling_kernel_size": 3,
+        "position_embedding_size": 10240,
+        "use_clipped_linears": True,
+    }
+    config = {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "image_token_id": 258880,
+        "audio_token_id": 258881,
+        "video_token_id": 258884,
+        "boi_token_id": 255999,
+        "eoi_token_id": 258882,
+        "audio_config": None,
+        "tie_word_embeddings": True,
+        "text_config": text,
+        "vision_config": vision,
+    }
+    processor = {
+        "image_processor_type": "Gemma4ImageProcessor",
+        "processor_class": "Gemma4Processor",
+        "patch_size": 16,
+        "pooling_kernel_size": 3,
+        "max_soft_tokens": 280,
+    }
+    tokens = {0: "<pad>", 1: "<eos>", 2: "<bos>", 255999: "<|image>", 258880: "<|image|>", 258882: "<image|>"}
+    return Preset("google/gemma-4-E2B-it", config, tokens, "<|image|>", "<eos>", processor)
+
+
+PRESETS = {"paligemma-3b": _paligemma(), "gemma4-e2b": _gemma_4_e2b()}

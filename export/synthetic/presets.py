@@ -78,6 +78,11 @@ def resized(preset: Preset, layers: int | None, encoder_blocks: int | None) -> P
         part[field] = wanted
         if "layer_types" in part:
             part["layer_types"] = part["layer_types"][:wanted]
+        if shared := part.get("num_kv_shared_layers"):
+            kinds = [*part["layer_types"], "full_attention"]  # a layer of each kind keeps a cache
+            part["num_kv_shared_layers"] = max(
+                0, min(shared * wanted // most, wanted - kinds.index("full_attention") - 1)
+            )
         if full := part.get("fullatt_block_indexes"):
             part["fullatt_block_indexes"] = [block for block in full if block < wanted] or [wanted - 1]
         if tapped := part.get("deepstack_visual_indexes"):

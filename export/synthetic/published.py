@@ -3,14 +3,15 @@
 Each is ``https://huggingface.co/<id>/blob/main/config.json`` with the fields that decide shapes and arithmetic:
 Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct, OpenGVLab/InternVL3-1B-hf, OpenGVLab/InternVL3-2B-hf,
 HuggingFaceTB/SmolVLM-256M-Instruct, mistralai/Ministral-3-3B-Instruct-2512-BF16, nvidia/Cosmos-Reason2-2B (which has
-Qwen3-VL-2B's sizes); LLaVA's and Gemma's kin are in ``llava_sizes`` and ``gemma_sizes``.
+Qwen3-VL-2B's sizes); LLaVA's and Gemma's kin are in ``llava_sizes`` and ``gemma_sizes``, those of layers with states
+in ``hybrid_sizes``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from luvc_export.export.synthetic import gemma_sizes, llava_sizes
+from luvc_export.export.synthetic import gemma_sizes, hybrid_sizes, llava_sizes
 from luvc_export.export.synthetic.preset import Preset, sizes
 
 
@@ -311,4 +312,5 @@ PRESETS: dict[str, Preset] = {
     "cosmos-reason2-2b": _cosmos(),
     **llava_sizes.PRESETS,
     **gemma_sizes.PRESETS,
+    **hybrid_sizes.PRESETS,
 }

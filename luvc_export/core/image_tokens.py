@@ -33,6 +33,29 @@ def ceilings(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def shapes(text: str, own: tuple[int, ...] = ()) -> tuple[tuple[int, tuple[int, int] | None], ...]:
+    """Parse what an export is told: ceilings, each with the shape (width, height) of the pictures that it is for.
+
+    ``280@16:9`` has one, ``280`` has none: near square. ``auto`` is ``own``, the budgets that a model was trained with,
+    or ``AUTO``.
+
+    Raises:
+        UsageError: See ``ceilings``; or a shape is no two numbers, or one ceiling has one shape twice.
+    """
+    if text.strip() == "auto":
+        return tuple((tokens, None) for tokens in own or AUTO)
+    parts = [re.fullmatch(r"([^@]+)(?:@([1-9]\d{0,3}):([1-9]\d{0,3}))?", part.strip()) for part in text.split(",")]
+    read = [(ceilings(part[1])[0], (int(part[2]), int(part[3])) if part[2] else None) for part in parts if part]
+    if len(read) != len(parts) or len(set(read)) != len(read):
+        raise UsageError(
+            "cannot read the ceilings of visual tokens",
+            where="--image-tokens",
+            got=text,
+            expected="numbers, each once for a shape of pictures (width:height), such as 280,280@16:9; or auto",
+        )
+    return tuple(read)
+
+
 def ceiling(text: str) -> int | None:
     """Parse what a run is told: one ceiling, or ``auto`` for none: the smallest size that shows all of a picture.
 
@@ -67,10 +90,18 @@ def check_ceiling(tokens: object) -> None:
         )
 
 
-def size_of(tokens: int, unit: int) -> tuple[int, int]:
+def size_of(tokens: int, unit: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:
     """Height and width in pixels, near square, of which at most ``tokens`` units of ``unit`` pixels a side are made.
 
     As many rows as a square has and as many columns as then fit: a page held upright and one held across get the same.
+    With a ``shape`` (width, height) the grid that Gemma 4's processor makes of pictures of that shape (transformers,
+    ``get_aspect_ratio_preserving_size``): both sides in proportion, rounded down, no side of less than one unit.
     """
+    if shape is not None:
+        width, height = shape
+        rows, columns = math.isqrt(tokens * height // width), math.isqrt(tokens * width // height)
+        rows, columns = rows or 1, columns or 1
+        rows = min(rows if rows > 1 or height <= width else height // width, tokens // columns)
+        return rows * unit, min(columns if columns > 1 or width <= height else width // height, tokens // rows) * unit
     rows = math.isqrt(tokens)
     return rows * unit, tokens // rows * unit

@@ -106,7 +106,6 @@ def export_bundle(
             fix="make_plans(..., joint_frames=N) makes them, NAME@video beside NAME; joint_tiles makes NAME@tiles",
         )
     checkpoint = open_model(model, revision, weights=weights != "none")
-    checkpoint = replace(checkpoint, config=checkpoint.family.bounded(checkpoint.config, text_capacity))
     sizes = as_sizes(image_size) or [default_image_size(checkpoint)]
     if isinstance(plans, str):
         plans = make_plans(checkpoint, [plans], image_size=sizes, joint_frames=joint_frames, joint_tiles=joint_tiles)
@@ -114,6 +113,8 @@ def export_bundle(
         plans = {plans.schedule.replace(" ", "-"): plans}
     if not plans:
         raise UsageError("there is nothing to export", where="plans", expected="at least one plan")
+    units = max(plan.sharing.images * plan.units for plan in plans.values())
+    checkpoint = replace(checkpoint, config=checkpoint.family.bounded(checkpoint.config, text_capacity, units))
     shapes = checkpoint.family.decoder_shape(checkpoint.config), checkpoint.family.encoder_shape(checkpoint.config)
     for plan in plans.values():
         check_model(plan, *shapes)

@@ -162,7 +162,8 @@ def _clip(frames: list[bytes], fps: float | None, need: tuple[int, int], where: 
 def image_tokens(chat: ChatRequest, session: Session) -> int | None:
     """Ceiling of visual tokens of a picture, of those that a request names; None where it names none."""
     (height, width), pixels = session.size, chat.mm_processor_kwargs.max_pixels
-    named = [] if chat.luvc.image_tokens is None else [chat.luvc.image_tokens]
+    ceilings = chat.luvc.image_tokens, chat.mm_processor_kwargs.max_soft_tokens
+    named: list[int] = [tokens for tokens in ceilings if tokens is not None]
     if pixels is not None:
         named.append(min(MOST, max(1, pixels * session.plan.units // (height * width))))
     return min(named, default=None)

@@ -3,18 +3,18 @@
 Two products there and back, [1, hidden] x [hidden, intermediate], as plans in ``q8`` and ``q4`` have them, and one of
 floats, as the head is; each counts as often as the model has such weights. What a way gives is held to what its weights
 say before its time counts. Tried once for each CPU, version, shape and number of threads, in about a second, and
-remembered in the user's cache folder.
+remembered in the user's cache folder; what was tried beside other work is tried again when there is none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,10 @@ from luvc_export.runtime.product_check.graph import INPUT, Coded, coded_products
 BITS = {"q8": 8, "q4": 4}
 #: Sizes at most: what is larger takes longer and says the same.
 MOST_INNER, MOST_COLUMNS, MOST_HEAD = 4096, 11008, 8192
-#: Seconds of steps timed a way, and fewest runs.
-SECONDS, RUNS = 0.04, 5
+#: Seconds of steps timed a way, and fewest runs: the shortest counts, which other work disturbed least.
+SECONDS, RUNS = 0.05, 9
+#: Processes that wait for a core, by cores (the load average of a minute), above which times are not to be kept.
+BUSY = 0.5
 #: Relative error of a way that counts: 8 bits of activations twice over lose 0.02.
 MOST_ERROR = 0.1
 _FOLDER = "steps"
@@ -55,7 +57,8 @@ def step_times(precision: str, shape: DecoderShape, threads: int | None = None) 
     key = {"cpu": cpu_features(), "versions": _versions(), "shape": [precision, *sizes], "threads": threads}
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     file = cache_folder() / _FOLDER / f"{name}.json"
-    if (known := _remembered(file, key)) is not None:
+    busy_before = busy()
+    if (known := _remembered(file, key, busy_before)) is not None:
         return known
     coded, head = coded_products(BITS[precision], inner, columns), float_head(inner, min(shape.vocab, MOST_HEAD))
     attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim
@@ -68,7 +71,7 @@ def step_times(precision: str, shape: DecoderShape, threads: int | None = None) 
             times[way] = layers * parts[0] + heads * parts[1]
     try:
         make_folder(file.parent)
-        write_whole(file, json.dumps({"key": key, "seconds": times}).encode())
+        write_whole(file, json.dumps({"key": key, "seconds": times, "busy": busy() or busy_before}).encode())
     except OSError:
         pass  # then it is tried again
     return times
@@ -83,7 +86,7 @@ def float_head(inner: int, columns: int) -> Coded:
 
 
 def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
-    """Median seconds of a way; None where it is not installed, cannot run the products or computes them wrong."""
+    """Shortest seconds of a way; None where it is not installed, cannot run the products or computes them wrong."""
     try:
         run = open_way(coded.graph)
         error = float(np.abs(run(coded.given) - coded.exact).max() / np.abs(coded.exact).max())
@@ -100,7 +103,16 @@ def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
         begun = time.perf_counter()
         run(coded.given)
         spent.append(time.perf_counter() - begun)
-    return median(spent)
+    return min(spent)
+
+
+def busy() -> bool:
+    """Whether other work takes this machine's cores; False where the system does not say."""
+    ask = getattr(os, "getloadavg", None)  # not on Windows
+    try:
+        return ask is not None and ask()[0] > BUSY * (os.cpu_count() or 1)
+    except OSError:
+        return False
 
 
 def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callable[[bytes], Run]]]:
@@ -143,13 +155,17 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _remembered(file: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
-    """What was found for ``key``; None where nothing was, or what is there is something else."""
+def _remembered(file: Path, key: Mapping[str, Any], busy_now: bool) -> dict[str, float] | None:
+    """What was found for ``key``; None where nothing was, what is there is something else, or today would say better.
+
+    Records of before do not say whether the machine was busy; they count as if it had been.
+    """
     if not file.is_file():
         return None
     try:
         data = read_json(file, 2**16, UsageError, "remembered times")
         times = data["seconds"] if data["key"] == json.loads(json.dumps(key)) else None
-        return {str(way): float(spent) for way, spent in times.items()} if times else None
+        better = data.get("busy", True) and not busy_now
+        return {str(way): float(spent) for way, spent in times.items()} if times and not better else None
     except (UsageError, KeyError, TypeError, ValueError, AttributeError, OSError):
         return None

@@ -21,8 +21,9 @@ APART = {
     "partition", "rpartition", "split", "rsplit", "endswith", "startswith", "removesuffix", "removeprefix",
     "find", "rfind", "index", "match", "fullmatch", "search", "compile", "findall", "sub",
 }  # fmt: skip
-#: An @ that is no mark of a plan's name: SHARE@BLOCK, and PLAN@TARGET, where names with an @ are looked up first.
-OTHERS = {"luvc_export/cli/options.py", "calibration/runners/__init__.py"}
+#: An @ that is no mark of a plan's name: SHARE@BLOCK, TOKENS@WIDTH:HEIGHT, and PLAN@TARGET, where names with an @ are
+#: looked up first.
+OTHERS = {"luvc_export/cli/options.py", "luvc_export/core/image_tokens.py", "calibration/runners/__init__.py"}
 
 
 def readers(source: str) -> list[int]:

@@ -21,7 +21,9 @@ def told(**config: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("other", ["mllama", "pixtral", "gemma3n", "idefics2", "qwen3_vl_moe", "vipllava", "no_such"])
+@pytest.mark.parametrize(
+    "other", ["mllama", "pixtral", "gemma3n", "idefics2", "qwen3_vl_moe", "qwen3_5_moe", "vipllava", "no_such"]
+)
 def test_another_model_is_not_taken_for_a_family(other: str) -> None:
     said = told(model_type=other)
     assert f"got: {other!r}, " in said and "\n  expected: known: fast_vlm" in said and "docs/adding-a-family.md" in said

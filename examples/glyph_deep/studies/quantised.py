@@ -74,8 +74,8 @@ lose is what such rounding costs this model, not what reading it does ([tested](
 | checkpoint | plan | ground | questions | accuracy | points lost (95 %) | within |
 |---|---|---|---:|---:|---|---|"""
 TIMES = """
-Times of a page, median of {runs}, {machine}; the model has 8 text layers of width 192, so they say little about large
-ones.
+Times of a page on two threads, median of {runs} taken in turns, {machine};
+the model has 8 text layers of width 192, so they say little about large ones.
 
 | checkpoint | plan | engine | prompt ms | token ms |
 |---|---|---|---:|---:|"""
@@ -167,21 +167,16 @@ def right(bundle: Path, plan: str, asked: list[GlyphCase]) -> list[bool]:
     return answers
 
 
-def times(bundle: Path, plan: str, asked: list[GlyphCase], arithmetic: str, backend: str = "cpu") -> dict[str, float]:
-    """Return median milliseconds of a prompt and of a token after it, on two threads."""
-    session = Session(bundles.load(bundle), backend, plan, 2, arithmetic=arithmetic)
-    graphs, rows = session.default.graphs, []
-    for case in asked:
-        request = session.prepare(case.images, case.prompt)
-        seen = graphs.encode_images(request.images)
-        begin = time.perf_counter()
-        step = graphs.run(request.token_ids, seen, blocks=request.blocks)
-        middle = time.perf_counter()
-        for _ in range(4):
-            step = graphs.run([7], state=step.state)
-        rows.append((1000 * (middle - begin), 250 * (time.perf_counter() - middle)))
-    prompt, token = np.median(rows[WARM:], 0).tolist()
-    return {"prompt_ms": round(prompt, 2), "token_ms": round(token, 2)}
+def times(session: Session, case: GlyphCase) -> tuple[float, float]:
+    """Return milliseconds of a prompt, and of a token after it as the mean of four."""
+    graphs, request = session.default.graphs, session.prepare(case.images, case.prompt)
+    seen = graphs.encode_images(request.images)
+    begin = time.perf_counter()
+    step = graphs.run(request.token_ids, seen, blocks=request.blocks)
+    middle = time.perf_counter()
+    for _ in range(4):
+        step = graphs.run([7], state=step.state)
+    return 1000 * (middle - begin), 250 * (time.perf_counter() - middle)
 
 
 def accuracy(folder: Path, count: int) -> list[dict[str, Any]]:
@@ -215,14 +210,18 @@ def _packed(bundle: Path, plan: str, asked: list[GlyphCase]) -> Any:
 
 
 def timed(folder: Path) -> list[dict[str, Any]]:
-    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO."""
-    asked = list(cases("pages", TIMED + WARM, 0))
-    rows = [(form, plan, "cpu", "auto") for form, plan, _ in ROWS]
+    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO, all taken in turns."""
+    rows = [(form, plan, "cpu", "fp32") for form, plan, _ in ROWS]
     rows += [("fp32", plan, "openvino", kind) for plan in ("none", "none_kv8") for kind in ("fp32", "bf16")]
+    opened = [
+        Session(bundles.load(made(form, "pages", folder)), backend, plan, 2, arithmetic=arithmetic)
+        for form, plan, backend, arithmetic in rows
+    ]
+    taken = np.array([[times(session, case) for session in opened] for case in cases("pages", TIMED + WARM, 0)])
     records = []
-    for form, plan, backend, arithmetic in rows:
-        took = times(made(form, "pages", folder), plan, asked, arithmetic, backend)
-        records.append({"form": form, "plan": plan, "backend": backend, "arithmetic": arithmetic, **took})
+    for row, (prompt, token) in zip(rows, np.median(taken[WARM:], 0).tolist(), strict=True):
+        told = dict(zip(("form", "plan", "backend", "arithmetic"), row, strict=True))
+        records.append({**told, "prompt_ms": round(prompt, 2), "token_ms": round(token, 2)})
         print(records[-1], flush=True)
     return records
 

@@ -121,7 +121,7 @@ class _Retyping:
         for node in order:
             self._node(node)
         for index, tensor in enumerate(graph.outputs):
-            if id(tensor) in self.low and tensor.name == graph_io.LOGITS:
+            if id(tensor) in self.low and (tensor.name == graph_io.LOGITS or tensor.name.startswith("present_states.")):
                 name, tensor.name = tensor.name, self.surgery.name("logits")
                 wide = self.surgery.emit("Cast", [tensor], to=int(_FLOAT))[0]
                 wide.name, wide.dtype, wide.shape = name, np.dtype(np.float32), tensor.shape

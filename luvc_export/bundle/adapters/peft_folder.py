@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.adapters.peft_config import CONFIG, MERGE, PeftConfig, read_config
 from luvc_export.bundle.manifest import LoraSlots, Manifest
 from luvc_export.core.element_types import BY_PRECISION, BY_SAFETENSORS
+from luvc_export.core.files import folders
 from luvc_export.core.files.json_file import parse_json
 from luvc_export.core.files.safe_files import open_regular
 from luvc_export.errors import CheckpointError, UsageError
@@ -70,6 +71,7 @@ def read_adapter(folder: Path, manifest: Manifest) -> Adapter:
             expected="a bundle exported with --lora-slots RANK",
             fix=f"export it again with --lora-slots, or {MERGE}",
         )
+    folders.check_name(folder, "the adapter")
     config = read_config(folder)
     data, digest = _read(folder, slots)
     pairs: dict[str, dict[str, tuple[str, NDArray[np.float32]]]] = {}
@@ -116,16 +118,16 @@ def named_folders(arguments: Sequence[str]) -> dict[str, Path]:
     Raises:
         UsageError: One is not of that form, or two have one name.
     """
-    folders: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for one in arguments:
         name, sign, folder = one.partition("=")
         if not sign or not folder:
             raise UsageError("an adapter has a name and a folder", where="--lora", got=one[:200], expected=_FORM)
         check_name(name)
-        if name in folders:
+        if name in by_name:
             raise UsageError("two adapters have one name", where="--lora", got=name, fix="call one of them otherwise")
-        folders[name] = Path(folder)
-    return folders
+        by_name[name] = Path(folder)
+    return by_name
 
 
 def _read(folder: Path, slots: LoraSlots) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luvc_export.cli import options
-from luvc_export.core.image_tokens import ceilings, size_of
+from luvc_export.core.image_tokens import shapes, size_of
 from luvc_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ ImageTokens = Annotated[
     str | None,
     typer.Option(
         "--image-tokens",
-        metavar="N[,N..]|auto",
-        help="Most visual tokens of a picture, in place of --image-size: a near-square size for each; auto: 144, 576 "
+        metavar="N[@W:H][,N..]|auto",
+        help="Most visual tokens of a picture, in place of --image-size: a near-square size for each, 280@16:9 one for "
+        "pictures of that shape; auto: the budgets that the model was trained with (Gemma 4: 70 to 1120), or 144, 576 "
         "and 1024.",
     ),
 ]
@@ -60,7 +61,7 @@ class SizeOptions:
         count = len([options.size(text) for _, text in stated])
         if self.image_tokens is not None:
             stated.append(("--image-tokens", self.image_tokens))
-            count += len(ceilings(self.image_tokens))
+            count += len(shapes(self.image_tokens))
         if count > 1:
             got = " ".join(word for pair in stated for word in pair)
             raise UsageError("this is for one size", where="--image-size, --image-tokens", got=got, fix="give one")
@@ -74,7 +75,7 @@ def sizes_of_tokens(text: str, checkpoint: Checkpoint) -> list[tuple[int, int]]:
         UsageError: See ``SizeOptions.sizes``.
     """
     family, config = checkpoint.family, checkpoint.config
-    wanted, fixed = ceilings(text), family.image_size(config)
+    wanted, fixed = shapes(text, family.image_budgets(config)), family.image_size(config)
     if fixed is not None:
         raise UsageError(
             f"{family.model_type} takes pictures of one size",
@@ -83,7 +84,7 @@ def sizes_of_tokens(text: str, checkpoint: Checkpoint) -> list[tuple[int, int]]:
             expected=f"{fixed[0]}x{fixed[1]}, which its position embeddings are learned for",
             fix="leave it out; --tiles and --plan say how many tokens the LLM sees",
         )
-    sizes = [size_of(tokens, family.unit_pixels(config)) for tokens in wanted]
+    sizes = [size_of(tokens, family.unit_pixels(config), shape) for tokens, shape in wanted]
     if len(set(sizes)) != len(sizes):
         raise UsageError(
             "two ceilings make the same size", where="--image-tokens", got=text, expected="ceilings further apart"

@@ -113,9 +113,13 @@ class Extension(Struct, forbid_unknown_fields=True):
 
 
 class ProcessorOptions(Struct, forbid_unknown_fields=True):
-    """vLLM's: ``max_pixels`` of a picture as the encoder sees it, which is a ceiling of visual tokens too."""
+    """vLLM's: ``max_pixels`` of a picture as the encoder sees it, which is a ceiling of visual tokens too.
+
+    ``max_soft_tokens`` is Gemma 4's name for that ceiling, of which its processor takes these.
+    """
 
     max_pixels: Annotated[int, Meta(ge=1, le=2**40)] | None = None
+    max_soft_tokens: Literal[70, 140, 280, 560, 1120] | None = None
 
 
 _Fraction = Annotated[float, Meta(ge=0, le=1)]

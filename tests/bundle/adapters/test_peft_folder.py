@@ -194,6 +194,12 @@ def test_a_bundle_without_slots(tmp_path: Path, tensors: dict[str, Any]) -> None
         read_adapter(folder, manifest(None))
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "n/" * 3000, "a\0b", "half \ud800"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(UsageError, match="has a name that no file can have"):
+        read_adapter(Path(name), manifest())
+
+
 def test_hashes_tell_adapters_apart(tmp_path: Path, tensors: dict[str, Any]) -> None:
     one = read_adapter(lora_bundle.write_adapter(tmp_path / "a", tensors), manifest())
     same = read_adapter(lora_bundle.write_adapter(tmp_path / "b", tensors), manifest())

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from family_harness import Case
 from family_processors import Uncut, image_processor, sized
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
@@ -59,6 +59,7 @@ SPECIAL: dict[str, tuple[dict[str, int], str]] = {
     "paligemma": ({"<image>": 250, "<bos>": 251}, "<image>"),
     "qwen2_5_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen2_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
+    "qwen3_5": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "qwen3_vl": (QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "smolvlm": (SPLIT, "<image>"),
 }
@@ -125,10 +126,21 @@ def tokenizer(name: str) -> Tokenizer:
     words = dict(enumerate(["\n", *map(chr, range(32, 127)), "\n\n", "\n\n\n", "\n\n\n\n"], 3))
     words |= {id_: token for token, id_ in SPECIAL[name][0].items()}
     vocabulary = {words.get(index, f"<t{index}>"): index for index in range(256)}
-    made = Tokenizer(models.BPE(vocabulary, [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")], unk_token="<t0>"))
-    made.decoder = decoders.Fuse()
+    joined = [("\n", "\n"), ("\n\n", "\n"), ("\n\n", "\n\n")]
+    if name == "qwen3_5":  # transformers makes its tokenizer anew, of bytes
+        vocabulary = {_bytes(token): index for token, index in vocabulary.items()}
+        made = Tokenizer(models.BPE(vocabulary, [(_bytes(one), _bytes(other)) for one, other in joined]))
+        made.decoder, made.pre_tokenizer = decoders.ByteLevel(), pre_tokenizers.ByteLevel(False, use_regex=False)
+    else:
+        made = Tokenizer(models.BPE(vocabulary, joined, unk_token="<t0>"))
+        made.decoder = decoders.Fuse()
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL[name][0]])
     return made
+
+
+def _bytes(token: str) -> str:
+    """A token as vocabularies of bytes write it."""
+    return token.replace(" ", "Ġ").replace("\n", "Ċ")
 
 
 def template(name: str) -> str:
@@ -181,6 +193,7 @@ def processor(tiny: Case, **images: Any) -> Any:
     if name == "llava_onevision":
         return still(LlavaOnevisionProcessor)(**given, num_image_tokens=tokens, vision_feature_select_strategy="full")
     kinds = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
+    kinds["qwen3_5"] = Qwen3VLProcessor
     return still(kinds[name])(**given)
 
 

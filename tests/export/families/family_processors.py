@@ -50,6 +50,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "paddleocr_vl": ("paddleocr_vl", {"patch_size": 8, "size": {"shortest_edge": 256, "longest_edge": 2**20}}),
     "qwen2_5_vl": ("qwen2_vl", {}),
     "qwen2_vl": ("qwen2_vl", {}),
+    "qwen3_5": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
     "qwen3_vl": ("qwen2_vl", {"patch_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
     "smolvlm": (
         "smolvlm",

@@ -45,7 +45,7 @@ SOURCES = {
     "smolvlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
 }
 #: Published since transformers 5: there is no old form.
-NEWER = ("gemma4",)
+NEWER = ("gemma4", "qwen3_5")
 Json = dict[str, Any]
 
 

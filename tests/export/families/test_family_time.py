@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.plan.request import TimeRequest
 from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.core.planning import solve
+from luvc_export.core.target import ORT_CPU
+from luvc_export.engines import targets
 from luvc_export.errors import PlanError, UsageError
 from luvc_export.export import trace
 from luvc_export.export.simplify import simplify
+from luvc_export.export.surgeon import run_passes
+from luvc_export.export.surgeon.fused import mark_bodies
 
 
 def merging(name: str) -> Plan:
@@ -57,15 +62,17 @@ def test_a_clip_that_stands_still_is_seen_as_before(name: str) -> None:
 
 
 @torch.no_grad()
-def test_the_graph_merges_as_torch_does(tmp_path: Path) -> None:
-    """Of Qwen3-VL, whose planes are states of blocks before and after."""
+def test_the_graph_merges_as_torch_does() -> None:
+    """Of Qwen3-VL, whose planes are states of blocks before and after; lawful as a target's graph."""
     tiny, plan = case("qwen3_vl"), merging("qwen3_vl")
     vision, frames = tiny.vision(plan), tiny.family.video(tiny.config).frames  # type: ignore[union-attr]
-    graph = trace.trace_vision(vision, plan, tiny.size, frames)
+    graph = trace.trace_vision(vision, plan, tiny.size, frames, marked=True)
     simplify(graph)
+    mark_bodies.attach(graph, plan)
+    graph.metadata_props["luvc.plan"] = json.dumps(plan.to_json())
     trace.check(graph)
-    ir.save(graph, tmp_path / "vision.onnx")
-    ran = onnxruntime.InferenceSession(tmp_path / "vision.onnx", providers=["CPUExecutionProvider"])
+    model, _ = run_passes(ir.to_proto(graph), ORT_CPU)
+    ran = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert ran.get_inputs()[0].shape[0] == "images"
     for clips in (1, 3):
         images = shown("qwen3_vl", clips)
@@ -73,6 +80,8 @@ def test_the_graph_merges_as_torch_does(tmp_path: Path) -> None:
         got = ran.run([graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS], {graph_io.IMAGE: images.numpy()})
         for part, other in zip(got, wanted, strict=False):
             assert harness.difference(torch.from_numpy(part), other) < TOLERANCE
+    for target in ("rtx-ada", "jetson-thor", "jetson-orin-nano-jp62"):
+        run_passes(ir.to_proto(graph), targets.find(target).spec)  # which ends with lint
 
 
 def test_a_clip_is_answered_and_parts_of_one_are_refused(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_a_text_that_fits_the_window_keeps_no_places(tmp_path: Path) -> None:
     config = open_checkpoint(str(family_chat.save(tiny, tmp_path))).config
     short, long = (tiny.family.decoder_shape(tiny.family.bounded(config, text)) for text in (64, 65))
     assert (short.context, short.states) == (64, ()) and long.context == 2048
+    assert tiny.family.bounded(tiny.config, 64, 63) is not tiny.config
+    assert tiny.family.bounded(tiny.config, 64, 64) is tiny.config, "a picture that fills the window leaves no text"
     assert {state.layer for state in long.states} == {0, 2} and {state.name for state in long.states} == {PLACE}
     config.text_config.rope_parameters["full_attention"]["rope_type"] = "yarn"
     assert tiny.family.bounded(config, 64) is config

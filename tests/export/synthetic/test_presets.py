@@ -25,8 +25,11 @@ PARAMETERS = {
     "ministral3-3b": 3_849_090_048,
     "llava-next-7b": 7_566_747_648,
     "paligemma-3b": 2_923_466_480,
+    "gemma4-e2b": 4_797_114_083,  # of 5.1B, without its audio tower
     "fastvlm-0.5b": 620_476_128,  # its page says 0.6B
 }
+#: Counted from the sizes alone: their indices were not at hand. Qwen's has one layer more, which is for drafts.
+PARAMETERS |= {"lfm2-vl-450m": 450_822_656, "qwen3.5-0.8b": 852_985_920}
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -48,6 +51,14 @@ def test_fewer_layers_are_the_same_layers() -> None:
     assert {name.split(".")[3] for name in some if "language_model.layers" in name} == {"0", "1", "2"}
     with pytest.raises(UsageError, match="expected: 1 to 36"):
         presets.resized(full, 37, None)
+
+
+def test_fewer_layers_keep_some_that_share_caches() -> None:
+    full = presets.find("gemma4-e2b")
+    for layers, shared in ((35, 20), (10, 5), (7, 2), (5, 0), (3, 0)):
+        small = presets.resized(full, layers, 2)
+        assert small.config["text_config"]["num_kv_shared_layers"] == shared
+        assert checkpoint.shapes_of(small)
 
 
 def test_fewer_blocks_keep_the_planes_that_are_left() -> None:

@@ -15,10 +15,13 @@ from luvc_export.runtime.product_check.graph import coded_products
 from luvc_export.runtime.speed_probe import one_row
 from luvc_export.runtime.speed_probe.one_row import BITS, Run, step_times, timed, ways
 
+honest_busy = one_row.busy
+
 
 @pytest.fixture(autouse=True)
 def own_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(one_row, "busy", lambda: False)
     return tmp_path
 
 
@@ -77,3 +80,34 @@ def test_it_is_tried_once(own_cache_folder: Path, monkeypatch: pytest.MonkeyPatc
         file.write_text(json.dumps({**data, "key": "another CPU"}) if len(tried) % 2 else "{")
     step_times("q8", shape(64, 96))
     assert len(tried) == 8 * len(ways(None)), "what is damaged or of another CPU is tried again"
+
+
+def test_what_was_tried_beside_other_work_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, answers = [True], iter(range(100))
+    monkeypatch.setattr(one_row, "busy", lambda: load[0])
+    monkeypatch.setattr(one_row, "timed", lambda open_way, coded: float(next(answers)))
+    first = step_times("q8", shape(64, 96))
+    assert step_times("q8", shape(64, 96)) == first, "as long as the machine is busy nothing is learned"
+    load[0] = False
+    again = step_times("q8", shape(64, 96))
+    assert again != first and step_times("q8", shape(64, 96)) == again
+    load[0] = True
+    assert step_times("q8", shape(64, 96)) == again, "what was seen at rest stays"
+
+
+def test_the_shortest_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    coded, clock = coded_products(8, 64, 96), iter([0.0, 9.0] + [value for n in range(99) for value in (n, n + 0.5)])
+    monkeypatch.setattr(one_row.time, "perf_counter", lambda: next(clock))
+    assert timed(lambda graph: lambda rows: coded.exact, coded) == 0.5
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (64.0, True), (None, False)])
+def test_load(monkeypatch: pytest.MonkeyPatch, load: float | None, busy: bool) -> None:
+    def average() -> tuple[float, float, float]:
+        if load is None:
+            raise OSError
+        return load, 0.0, 0.0
+
+    monkeypatch.setattr(one_row.os, "getloadavg", average, raising=False)
+    monkeypatch.setattr(one_row.os, "cpu_count", lambda: 2)
+    assert honest_busy() is busy

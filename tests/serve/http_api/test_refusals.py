@@ -53,6 +53,7 @@ WHERE = "messages[0].content[0]"
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"mm_processor_kwargs": {"min_pixels": 9}}, "mm_processor_kwargs", "invalid_value"),
+        ({"mm_processor_kwargs": {"max_soft_tokens": 71}}, "mm_processor_kwargs.max_soft_tokens", "invalid_value"),
         ({"mm_processor_kwargs": {"max_pixels": 0}}, "mm_processor_kwargs.max_pixels", "invalid_value"),
         ({"luvc": {"image_tokens": 0}}, "luvc.image_tokens", "invalid_value"),
         ({"temperature": "1"}, "temperature", "invalid_value"),
