@@ -17,7 +17,7 @@ from luvc_export.core.shapes import PLACE, State
 from luvc_export.export.compression import marks, oim, quotas, scores, spu
 from luvc_export.export.layers import attention, norm, rotate, split_heads
 from luvc_export.export.llm import aggregate, llm_merge, marked_prune
-from luvc_export.export.llm.last_row_attention import last_row
+from luvc_export.export.llm.last_row_attention import keys_of, last_row
 from luvc_export.export.llm.rope import Rope
 from luvc_export.export.llm.shared_caches import Consumers, Producer, consume
 from luvc_export.export.llm.sight import Images, Kind, Sight
@@ -254,8 +254,7 @@ class Decoder(nn.Module):
             return inside(row)
 
         def keys() -> Tensor:
-            key: Tensor = layer.self_attn.k_proj(self.norm_of(self.parts(layer).before, visual))
-            return inside(key)
+            return inside(keys_of(self, layer, visual))
 
         before = None if rows.before is None else inside(rows.before[:, : groups * count])
         return scores.LayerContext(inside(visual), before, attention_row, keys)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from luvc_export.errors import PlanError
 from luvc_export.export.layers import capped, rotate, split_heads
 from luvc_export.export.llm.span import Parts
 
@@ -36,6 +37,33 @@ class FamilyAttention(Protocol):
         """Factor on every row's queries [B, S, 1], or None."""
 
 
+def attention_of(layer: Any) -> Any:
+    """The attention of a layer, for a score that reads it.
+
+    Raises:
+        PlanError: The layer has a state in place of keys.
+    """
+    if not hasattr(layer, "self_attn"):
+        raise PlanError(
+            "the score reads keys or attention where the layer has none",
+            where="--score",
+            got="a prune before a layer that keeps a state in place of keys, or the one before it does",
+            expected="a score that reads tokens alone, such as residual",
+            fix="choose another score, or prune elsewhere",
+        )
+    return layer.self_attn
+
+
+def keys_of(decoder: FamilyAttention, layer: Any, x: Tensor) -> Tensor:
+    """Keys [B, S, Hkv * Dh] of rows [B, S, D] that enter a layer, before anything turns them.
+
+    Raises:
+        PlanError: See ``attention_of``.
+    """
+    key: Tensor = attention_of(layer).k_proj(decoder.norm_of(decoder.parts(layer).before, x))
+    return key
+
+
 def last_row(
     decoder: FamilyAttention, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, valid: Tensor, last: Tensor, visual: int
 ) -> Tensor:
@@ -52,8 +80,11 @@ def last_row(
         valid: bool [B, S], False for padding.
         last: int64 [B], place in S of the last text token.
         visual: Visual tokens, the first of S.
+
+    Raises:
+        PlanError: See ``attention_of``.
     """
-    attn, parts, factor = layer.self_attn, decoder.parts(layer), decoder.query_factor(cos)
+    attn, parts, factor = attention_of(layer), decoder.parts(layer), decoder.query_factor(cos)
     cos, sin = decoder.angles(layer, cos), decoder.angles(layer, sin)
     batch, length = x.shape[:2]
     flat = last + length * torch.arange(batch)

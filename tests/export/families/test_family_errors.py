@@ -129,3 +129,18 @@ def test_llava_on_a_siglip_tower_and_mistral() -> None:
     run = harness.lay_out(other, other.plan, other.prompt(1), embeds, positions)
     found = harness.logits(other, other.family.decoder(other.model, other.plan), run)
     assert harness.difference(found, harness.reference_logits(other, given)) < harness.TOLERANCE
+
+
+@pytest.mark.parametrize(("score", "behind"), [("keynorm", 0), ("dart", 0), ("pyramiddrop", 0), ("fastv", 1)])
+@pytest.mark.parametrize("name", ["lfm2_vl", "qwen3_5"])
+def test_scores_of_keys_of_a_layer_that_has_none(name: str, score: str, behind: int) -> None:
+    """``fastv`` reads the layer before the prune."""
+    tiny = case(name)
+    count, shape = tiny.plan.units, tiny.family.decoder_shape(tiny.config)
+    states = {state.layer for state in shape.states if not state.in_cache}
+    layer = next(layer for layer in range(1, shape.layers) if layer - behind in states)
+    budgets = tuple(count if at < layer else 4 for at in range(shape.layers))
+    plan = flat_plan(tiny.plan.grid, budgets, last_layer="full", score=score)
+    run = harness.lay_out(tiny, plan, tiny.prompt(1), *harness.encode_images(tiny, plan, tiny.images(1))[:2])
+    with pytest.raises(PlanError, match=r"the layer has none(.|\n)*--score(.|\n)*residual"), torch.no_grad():
+        tiny.family.decoder(tiny.model, plan)(*run.inputs(), harness.empty_past(tiny))
