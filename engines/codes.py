@@ -58,11 +58,11 @@ def rewritten(folder: Path, item: Rewrite) -> dict[str, NDArray[Any]]:
     if item.precision:
         return {"codes": _widened(codes.view(ml_dtypes.float8_e4m3fn).reshape(rows, channels), scales, item.precision)}
     turned = np.ascontiguousarray(_apart(codes.reshape(rows, channels // 2)).T) ^ np.uint8(8)
-    made: dict[str, NDArray[Any]] = {"codes": turned[:, ::2] | turned[:, 1::2] << 4, "scales": scales.T}
+    parts: dict[str, NDArray[Any]] = {"codes": turned[:, ::2] | turned[:, 1::2] << 4, "scales": scales.T}
     if "zeros" in item.sources:
         zeros = _apart(_read(folder, item.sources["zeros"]).reshape(rows, -1))[:, : channels // item.block]
-        made["shift"] = (scales.astype(np.float32) * (8 - zeros.astype(np.float32))).T.astype(kind)
-    return made
+        parts["shift"] = (scales.astype(np.float32) * (8 - zeros.astype(np.float32))).T.astype(kind)
+    return parts
 
 
 def _widened(numbers: NDArray[Any], scales: NDArray[Any], precision: str) -> NDArray[Any]:

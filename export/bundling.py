@@ -129,9 +129,9 @@ def write_bundle(
         manifest = make_manifest(checkpoint, options, entries, mode, places, used, files, _codes(checkpoint, codes))
         manifest = replace(manifest, lora=slots.record() if slots else None)
         bundle.write_manifest(folder, manifest)
-    made = bundle.Bundle(output, manifest)
-    graph_trust.remember_own(made)
-    return made
+    written = bundle.Bundle(output, manifest)
+    graph_trust.remember_own(written)
+    return written
 
 
 def _write_graphs(

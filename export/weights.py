@@ -106,18 +106,18 @@ def renamed(model: nn.Module, tensors: Mapping[str, T]) -> dict[str, T]:
     converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     wanted = model.state_dict()
     prefix = getattr(model, "base_model_prefix", None)
-    found = {}
+    by_name = {}
     for key, tensor in tensors.items():
         name, converter = rename_source_key(key, renamings, converters, prefix, wanted)
         if converter is None and name in wanted:
-            found[name] = tensor
-    return found
+            by_name[name] = tensor
+    return by_name
 
 
 def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) -> None:
-    found: dict[str, StoredTensor | StoredLinear] = {**stored(model, checkpoint), **quantised(model, checkpoint)}
+    weights: dict[str, StoredTensor | StoredLinear] = {**stored(model, checkpoint), **quantised(model, checkpoint)}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if id(parameter) in names}
-    missing = sorted(name for name in shapes if name not in found)
+    missing = sorted(name for name in shapes if name not in weights)
     if missing:
         raise CheckpointError(
             "the checkpoint lacks tensors of its model",
@@ -126,7 +126,7 @@ def _require(model: nn.Module, names: dict[int, str], checkpoint: Checkpoint) ->
             fix="download the checkpoint again",
         )
     for name, shape in shapes.items():
-        one = found[name]
+        one = weights[name]
         if isinstance(one, StoredLinear):
             where, kind, fits = str(checkpoint.folder), f"{one.bits}-bit codes", True
         else:

@@ -327,7 +327,7 @@ def forced_indices(plan: Plan, forced: Mapping[int, NDArray[np.int64]], groups: 
     for layer, _, keep in plan.chooses:
         indices = forced.get(layer, np.zeros((0, keep), np.int64))
         inside = [np.flatnonzero(np.isin(row, wanted)) for row, wanted in zip(entering, indices, strict=False)]
-        if indices.shape != (groups, keep) or any(len(found) != keep for found in inside):
+        if indices.shape != (groups, keep) or any(len(places) != keep for places in inside):
             raise UsageError(
                 "a debug session must be told what each prune keeps",
                 where=f"forced[{layer}]",

@@ -128,14 +128,14 @@ class PlanEvaluator:
 
     def right(self, plan: Plan, cases: range | None = None) -> list[bool]:
         """Whether each case (of ``cases``) is answered right; the grid of ``plan`` decides the size of pictures."""
-        every, said = self.asked(plan), self._said(plan, cases, lambda rows: rows.argmax(-1))
+        every, answers = self.asked(plan), self._said(plan, cases, lambda rows: rows.argmax(-1))
         chosen = range(len(every)) if cases is None else cases
-        return [said[index].tolist() == every[index].answer for index in chosen]
+        return [answers[index].tolist() == every[index].answer for index in chosen]
 
     def predictions(self, plan: Plan, cases: range) -> list[Tensor]:
         """Log probabilities fp32 [tokens of the answer, vocabulary] of each of ``cases``, right tokens before each."""
-        said = self._said(plan, cases, lambda rows: rows.float().log_softmax(-1))
-        return [said[index] for index in cases]
+        predictions = self._said(plan, cases, lambda rows: rows.float().log_softmax(-1))
+        return [predictions[index] for index in cases]
 
     def _said(self, plan: Plan, cases: range | None, take: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
         """What ``take`` makes of the logits [tokens of the answer, vocabulary], by case."""
@@ -149,15 +149,15 @@ class PlanEvaluator:
             asked = every[index]
             alike = (index,) if whole else (asked.pictures, *asked.prompt[: asked.shared])
             groups[(len(asked.pictures), *alike)].append(index)
-        found = dict[int, Tensor]()
+        by_case = dict[int, Tensor]()
         batches: dict[int, list[list[int]]] = defaultdict(list)
         for key, members in groups.items():
             batches[key[0]].append(members)
         for lots in batches.values():
             for first in range(0, len(lots), _PICTURES):
                 some = lots[first : first + _PICTURES]
-                found.update(self._ask(calls, some, seen, whole, take))
-        return found
+                by_case.update(self._ask(calls, some, seen, whole, take))
+        return by_case
 
     def encode_images(self, calls: TorchCalls) -> VisualFeatures:
         """Of every image. Remembered by what concerns the encoder."""
@@ -193,11 +193,11 @@ class PlanEvaluator:
             logits, presents, _ = calls.decode_tensors(feeds, calls.empty(len(lots)))
         rows = [(number, index) for number, lot in enumerate(lots) for index in lot]
         rows.sort(key=lambda row: len(every[row[1]].prompt) + len(every[row[1]].answer))
-        found = []
+        by_case = []
         for first in range(0, len(rows), _QUESTIONS):
             some = rows[first : first + _QUESTIONS]
-            found += self._continue(calls, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole, take)
-        return found
+            by_case += self._continue(calls, some, layouts, feeds[graph_io.TEXT_MASK], logits, presents, whole, take)
+        return by_case
 
     def _continue(
         self,
@@ -226,13 +226,13 @@ class PlanEvaluator:
             with torch.no_grad():
                 past = [part.index_select(0, parents) for part in presents]
                 guesses = take(calls.decode_tensors(feeds, past)[0])
-        found = []
+        by_case = []
         for row, (number, index) in enumerate(rows):
             answer, start = every[index].answer, starts[row]
-            said = [take(logits[number, -1:])] if start < 0 else [guesses[row, start : start + 1]]
-            said += [guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
-            found.append((index, torch.cat(said)))
-        return found
+            pieces = [take(logits[number, -1:])] if start < 0 else [guesses[row, start : start + 1]]
+            pieces += [guesses[row, start + 1 : start + len(answer)]] if len(answer) > 1 else []
+            by_case.append((index, torch.cat(pieces)))
+        return by_case
 
     def feeds(
         self, plan: Plan, passages: Sequence[Passage], seen: VisualFeatures | None = None, all_logits: bool = False

@@ -69,10 +69,10 @@ class Inserter:
             inputs = [activation, weight, scale, zero]
             return self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
         if not self.precision.portable:
-            given = {"K": how.rows, "N": how.columns, "bits": 4, "block_size": how.block or how.rows}
-            given["accuracy_level"] = _ACCURACY_LEVEL
+            attributes = {"K": how.rows, "N": how.columns, "bits": 4, "block_size": how.block or how.rows}
+            attributes["accuracy_level"] = _ACCURACY_LEVEL
             return self._node(
-                "MatMulNBits", [activation, weight, scale], f"{at}.product", product, CONTRIB_DOMAIN, given
+                "MatMulNBits", [activation, weight, scale], f"{at}.product", product, CONTRIB_DOMAIN, attributes
             )
         if self.precision.arithmetic == "nvfp4":
             return self._fp4(name, at, product, activation, how)
@@ -142,10 +142,10 @@ class Inserter:
             return False
         if {id(node) for node, _ in activation.uses()} != {id(node) for node in site.products}:
             return False
-        given = [(index, value) for index, value in enumerate(norm.inputs) if index and value is not None]
-        if not given or any(constants(value) is None for _, value in given):
+        parameters = [(index, value) for index, value in enumerate(norm.inputs) if index and value is not None]
+        if not parameters or any(constants(value) is None for _, value in parameters):
             return False
-        for index, value in given:
+        for index, value in parameters:
             divided = (evaluate(value).astype(np.float32) / how.factor).astype(self.dtype)
             norm.replace_input_with(index, self._constant(f"{site.name}.norm_{index}", divided))
         return True

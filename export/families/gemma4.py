@@ -118,11 +118,11 @@ class Gemma4Decoder(Decoder):
         rows = words if visual is None else torch.cat([visual, words], 1)
         projected = nn.functional.linear(rows, self.projection.weight[part]) * self.config.hidden_size**-0.5
         projected = norm(self.projection_norm, projected.unflatten(-1, (len(layers), width)))
-        told = self._looked_up(self.table, input_ids)[:, :, part]
+        looked_up = self._looked_up(self.table, input_ids)[:, :, part]
         if visual is not None:
             padding = self._looked_up(self.table, torch.full((1, 1), self.config.pad_token_id))[:, :, part]
-            told = torch.cat([padding.expand(visual.shape[0], visual.shape[1], -1), told], 1)
-        both = (projected + told.unflatten(-1, (len(layers), width))) * 2.0**-0.5
+            looked_up = torch.cat([padding.expand(visual.shape[0], visual.shape[1], -1), looked_up], 1)
+        both = (projected + looked_up.unflatten(-1, (len(layers), width))) * 2.0**-0.5
         return {number: both[:, :, index] for index, number in enumerate(layers)}
 
     def logits(self, rows: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class _Inserter:
         rows, channels = how.shape
         out = product.outputs[0]
         if how.block is None:
-            made = self._real(weight, activation, how, product)
+            result = self._real(weight, activation, how, product)
         else:
             self._graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
             inputs = [
@@ -81,14 +81,14 @@ class _Inserter:
                 "block_size": how.block,
                 "accuracy_level": self._level,
             }
-            made = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB_DOMAIN, attributes)
+            result = self._node("MatMulNBits", inputs, product, f"{weight.name}.product", CONTRIB_DOMAIN, attributes)
         if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
-            made = self._node("Add", [made, product.inputs[2]], product, f"{weight.name}.biased")
-        name, made.shape, made.type = out.name, out.shape, out.type
+            result = self._node("Add", [result, product.inputs[2]], product, f"{weight.name}.biased")
+        name, result.shape, result.type = out.name, out.shape, out.type
         out.name = f"{name}.replaced"
-        out.replace_all_uses_with(made, replace_graph_outputs=True)
+        out.replace_all_uses_with(result, replace_graph_outputs=True)
         self._graph.remove(product, safe=True)
-        made.name = name
+        result.name = name
 
     def _real(self, weight: ir.Value, activation: ir.Value, how: Placed, product: ir.Node) -> ir.Value:
         """A product with FP8 numbers times their scales in fp32, which back-ends fold when they load."""

@@ -75,11 +75,11 @@ class StoredWeight:
         codes = unpacked(self.codes, self.bits).astype(np.float32)
         half = np.float32(1 << (self.bits - 1))
         zeros = half if self.zeros is None else np.repeat(self.zeros.astype(np.float32), self.group, 1)
-        made = (codes - zeros) * np.repeat(self.scales.astype(np.float32), self.group, 1)
+        weight = (codes - zeros) * np.repeat(self.scales.astype(np.float32), self.group, 1)
         if self.order is None:
-            return made
-        own = np.empty_like(made)
-        own[:, self.order] = made
+            return weight
+        own = np.empty_like(weight)
+        own[:, self.order] = weight
         return own
 
 

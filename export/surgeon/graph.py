@@ -266,11 +266,11 @@ def up(tensor: gs.Tensor, *ops: str) -> gs.Node | None:
 
 def readers(tensor: gs.Tensor, *ops: str) -> list[gs.Node]:
     """Nodes of ``ops`` (all where none is named) that read ``tensor``, each once."""
-    found: list[gs.Node] = []
+    nodes: list[gs.Node] = []
     for node in tensor.outputs:
-        if (not ops or node.op in ops) and not any(node is other for other in found):
-            found.append(node)
-    return found
+        if (not ops or node.op in ops) and not any(node is other for other in nodes):
+            nodes.append(node)
+    return nodes
 
 
 def size(model: onnx.ModelProto) -> int:

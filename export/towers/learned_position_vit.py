@@ -147,10 +147,10 @@ class LearnedPositionViT(UnitTower):
         index = unit_prune.select(scores, [(1, count, prune.count(count))])
         return unit_prune.prune(units.x.flatten(1, 2), index, prune)
 
-    def only(self, units: oim.Units, stage: Stage, given: Tensor) -> unit_prune.Kept:
+    def only(self, units: oim.Units, stage: Stage, places: Tensor) -> unit_prune.Kept:
         """Nothing of the others is ever seen."""
-        chosen = unit_prune.rows(units.x.flatten(1, 2), given)
-        return unit_prune.Kept(given, chosen, chosen, None)
+        chosen = unit_prune.rows(units.x.flatten(1, 2), places)
+        return unit_prune.Kept(places, chosen, chosen, None)
 
     def chosen(self, x: Tensor, pruned: unit_prune.Kept) -> Tensor:
         """Behind the class tokens."""

@@ -246,9 +246,9 @@ class RotaryPositionViT(UnitTower):
         kept = unit_prune.prune(self.per_unit(x), index, prune)
         return pruned_windows.leave(prune, stage, kept, self.patches)
 
-    def only(self, units: oim.Units, stage: EncoderState, given: Tensor) -> PrunedState:
+    def only(self, units: oim.Units, stage: EncoderState, places: Tensor) -> PrunedState:
         """Windows with gaps, from the first block on; units in raster order."""
-        return pruned_windows.of_units(stage, given, unit_prune.rows(units.x.flatten(1, 2), given), self.patches)
+        return pruned_windows.of_units(stage, places, unit_prune.rows(units.x.flatten(1, 2), places), self.patches)
 
     def chosen(self, x: Tensor, pruned: PrunedState) -> Tensor:
         """Unit by unit."""

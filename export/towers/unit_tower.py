@@ -76,8 +76,8 @@ class UnitTower(nn.Module):
         """What a prune leaves; ``units`` hold ``x`` on the grid, ``before`` is what the block read."""
         raise NotImplementedError
 
-    def only(self, units: oim.Units, stage: Any, given: Tensor) -> Any:
-        """What is left of ``units`` where those at ``given``, int64 [n, K], are all that ever are."""
+    def only(self, units: oim.Units, stage: Any, places: Tensor) -> Any:
+        """What is left of ``units`` where those at ``places``, int64 [n, K], are all that ever are."""
         raise NotImplementedError
 
     def chosen(self, x: Tensor, pruned: Any) -> Tensor:

@@ -289,8 +289,8 @@ def _target_graphs(
 
         peaks.append(peak)
         size, files = weight_bytes(model, cache.precision), tuple(graph.files.values())
-        told = {item.key: item.value for item in model.metadata_props}.get(codes.KEY, "[]")
-        rewrites = tuple(codes.Rewrite.from_json(item) for item in json.loads(told))
+        metadata = {item.key: item.value for item in model.metadata_props}.get(codes.KEY, "[]")
+        rewrites = tuple(codes.Rewrite.from_json(item) for item in json.loads(metadata))
         inputs.append(BuildInput(name, model.SerializeToString(), graph.folder, entry.plan, size, files, rewrites))
 
     def of_batch(batch: int) -> Footprint:

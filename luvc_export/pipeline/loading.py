@@ -58,8 +58,8 @@ def load_bundle(
     bundle, chosen = bundles.load(folder, verify, progress), backend or "auto"
     if allow_unverified and chosen != "auto":
         opened = open_backend(chosen, bundle, plan, threads, allow_unverified=True, arithmetic=arithmetic)
-        given: dict[str, Any] = {"image_tokens": image_tokens, "speculate": speculate, "lora": lora}
-        return Session(bundle, opened, plan, threads, remember=remember, **given)
+        arguments: dict[str, Any] = {"image_tokens": image_tokens, "speculate": speculate, "lora": lora}
+        return Session(bundle, opened, plan, threads, remember=remember, **arguments)
     how: dict[str, Any] = {"arithmetic": arithmetic, "image_tokens": image_tokens, "speculate": speculate, "lora": lora}
     how["remember"] = remember
     return Session(bundle, chosen, plan, threads, **how)

@@ -86,8 +86,8 @@ def coded_products(bits: int, inner: int, columns: int) -> Coded:
         columns: The same.
     """
     rng = np.random.default_rng(0)
-    given = rng.standard_normal((1, inner), np.float32)
-    nodes, constants, name, exact = [], dict[str, NDArray[Any]](), INPUT, given
+    activations = rng.standard_normal((1, inner), np.float32)
+    nodes, constants, name, exact = [], dict[str, NDArray[Any]](), INPUT, activations
     domain, middle = encoded(7, CONTRIB_DOMAIN), 2 ** (bits - 1)
     for at, (rows, width, out) in enumerate(((inner, columns, "between"), (columns, inner, OUTPUT))):
         weight, scale = f"w{at}", np.float32(1 / middle / np.sqrt(rows))
@@ -106,7 +106,7 @@ def coded_products(bits: int, inner: int, columns: int) -> Coded:
             given_facts = b"".join(_integer(fact, value) for fact, value in facts.items())
             nodes.append(_node("MatMulNBits", [name, weight, f"{weight}s"], out, domain + given_facts))
         name = out
-    return Coded(_model(nodes, constants, (inner, inner), (CONTRIB_DOMAIN,)), given, exact)
+    return Coded(_model(nodes, constants, (inner, inner), (CONTRIB_DOMAIN,)), activations, exact)
 
 
 def plain_product(weights: NDArray[np.float32]) -> bytes:

@@ -49,14 +49,14 @@ class FeatureStore:
         for first in range(0, len(request.images), size):
             some = request.shown(first, size)
             key = _key(plan, some)
-            found = self._held.pop(key, None)
-            if found is None:
+            features = self._held.pop(key, None)
+            if features is None:
                 seen = encode(*some)
-                found = replace(
+                features = replace(
                     seen, embeds=np.array(seen.embeds), positions=np.array(seen.positions)
                 )  # theirs to reuse
-            self._held[key] = found
-            parts.append(found)
+            self._held[key] = features
+            parts.append(features)
         while len(self._held) > self._most:
             self._held.popitem(last=False)
         return join_features(parts)

@@ -107,13 +107,13 @@ def plan(
     from luvc_export.pipeline import make_plan
     from luvc_export.pipeline.plans import check_grid, images_of_tiles, images_of_video
 
-    data, given, speed = asked.data, options.given(context), None
-    wrong = [_flag(name) for name in given if name in (_SEARCH if data is None else _DIRECT)]
+    data, stated, speed = asked.data, options.given(context), None
+    wrong = [_flag(name) for name in stated if name in (_SEARCH if data is None else _DIRECT)]
     if wrong and data is None:
         raise UsageError("these options belong to a search", where=", ".join(wrong), fix="give --data too")
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
-    timed.check(given)
+    timed.check(stated)
     if kv is not None:
         check_caches(kv)
     shape = None if aspect is None else options.aspect(aspect)
@@ -131,7 +131,7 @@ def plan(
     if shared.tiles is not None:
         sharing = replace(sharing, images=images_of_tiles(checkpoint, shared.tiles), tiles=shared.tiles)
     if data is not None:
-        if budgets.speedup is not None and "retention" in given:
+        if budgets.speedup is not None and "retention" in stated:
             raise UsageError("a search is for a speed or a retention", where="--speedup, --retention", fix="give one")
         if ranking.steps is not None and ranking.score is None:
             raise UsageError("--steps is for a score that chooses in rounds", where="--steps", fix="give --score too")
@@ -158,20 +158,20 @@ def plan(
             one_size(image_size, image_tokens, checkpoint),
             choices,
             save,
-            _command(context, given),
+            _command(context, stated),
             quiet=as_json,
         )
         _show(result, as_json)
         if not result.passed:
             raise result.failure
-        made, counted = result.chosen.plan, result.text
+        planned, counted = result.chosen.plan, result.text
     else:
         counted = 64 if text is None else text
         source = options.plan_source(schedule)
-        goals = [_flag(name) for name in given if name in ("speedup", "kv_mib")]
-        if goals and "schedule" in given:
+        goals = [_flag(name) for name in stated if name in ("speedup", "kv_mib")]
+        if goals and "schedule" in stated:
             raise UsageError(f"{goals[0]} solves the budgets itself", where="--plan", got=schedule, fix="leave it out")
-        check_shaping(given, [source])
+        check_shaping(stated, [source])
         if isinstance(source, Plan):
             ranking.check_used([source])
         size = one_size(image_size, image_tokens, checkpoint)
@@ -181,7 +181,7 @@ def plan(
             side = f"{whole.grid[0]}x{whole.grid[1]} units"
             factor, speed = timed.speedup(whole, llm, encoder, counted, side)
             source, wanted = ("none", wanted) if factor <= 1 else (source, replace(wanted, speedup=factor))
-        made = (
+        planned = (
             source
             if isinstance(source, Plan)
             else make_plan(
@@ -193,30 +193,30 @@ def plan(
             )
         )
         if isinstance(source, Plan):
-            planning.check_model(made, llm, encoder)
+            planning.check_model(planned, llm, encoder)
             if size is not None:
-                check_grid(checkpoint, made, size)
-    costs = cost(made, llm, counted, encoder=encoder, caches=kv)
-    fit = None if shape is None else padded(made, llm, shape, counted)
-    first = None if speed is None else first_token(made, llm, encoder, counted, speed)
+                check_grid(checkpoint, planned, size)
+    costs = cost(planned, llm, counted, encoder=encoder, caches=kv)
+    fit = None if shape is None else padded(planned, llm, shape, counted)
+    first = None if speed is None else first_token(planned, llm, encoder, counted, speed)
     if output is not None:
-        write_whole(output, json.dumps(made.to_json(), indent=1) + "\n")
+        write_whole(output, json.dumps(planned.to_json(), indent=1) + "\n")
     if as_json and data is None:
         padding = {} if fit is None else {"padded": asdict(fit)}
         timing = {} if first is None else {"first_token": first}
-        print(json.dumps({"plan": made.to_json(), "cost": costs.to_json()} | padding | timing))
+        print(json.dumps({"plan": planned.to_json(), "cost": costs.to_json()} | padding | timing))
     if not as_json:
         from luvc_export.cli.tables import console as consoles
 
-        consoles.console().print(cost_table(made, costs))
-        if made.schedule in NAMED:
-            recipe = planning.recipe_of(made, llm)
-            images = made.sharing.images if made.schedule in CLIPS else None
-            consoles.console().print(named_table(made.grid, llm, encoder, counted, recipe, images))
+        consoles.console().print(cost_table(planned, costs))
+        if planned.schedule in NAMED:
+            recipe = planning.recipe_of(planned, llm)
+            images = planned.sharing.images if planned.schedule in CLIPS else None
+            consoles.console().print(named_table(planned.grid, llm, encoder, counted, recipe, images))
         if first is not None:
             consoles.console().print(time_line(first), highlight=False, soft_wrap=True)
         if fit is not None:
-            consoles.console().print(padded_line(made, fit, str(aspect)), highlight=False, soft_wrap=True)
+            consoles.console().print(padded_line(planned, fit, str(aspect)), highlight=False, soft_wrap=True)
 
 
 def _search(
@@ -274,11 +274,11 @@ def _flag(name: str) -> str:
     return "--plan" if name == "schedule" else options.flag(name)
 
 
-def _command(context: typer.Context, given: list[str]) -> str:
+def _command(context: typer.Context, stated: list[str]) -> str:
     """The command line that makes the same again."""
     params = context.params
     words = ["luvc-export", "plan", str(params["model"])]
-    for name in given:
+    for name in stated:
         if name not in ("model", "as_json"):
             words += [_flag(name), str(params[name])]
     return shlex.join(words)

@@ -208,18 +208,18 @@ SHAPING = (
 )
 
 
-def check_shaping(said: list[str], sources: Iterable[str | list[int] | Plan]) -> None:
+def check_shaping(stated: list[str], sources: Iterable[str | list[int] | Plan]) -> None:
     """Refuse options that none of the plans asked for would heed.
 
     Args:
-        said: See ``options.given``.
+        stated: See ``options.given``.
         sources: What ``options.plan_source`` gives.
 
     Raises:
         UsageError: Every plan comes whole from a file, or compresses nothing.
     """
     schedules = [source for source in sources if not isinstance(source, Plan)]
-    unheeded = [name for name in said if name in SHAPING and not any(_heeds(source, name) for source in schedules)]
+    unheeded = [name for name in stated if name in SHAPING and not any(_heeds(source, name) for source in schedules)]
     if unheeded:
         raise UsageError(
             "a plan that compresses nothing heeds no such option" if schedules else "a plan file says this itself",

@@ -44,7 +44,7 @@ class TimeOptions:
         typer.Option("--backend", help="With --time: openvino or cpu; default: the first that is installed."),
     ] = None
 
-    def check(self, said: list[str]) -> None:
+    def check(self, stated: list[str]) -> None:
         """Refuse what contradicts a time, before the work.
 
         Raises:
@@ -54,7 +54,7 @@ class TimeOptions:
             raise UsageError("a back-end is timed for a goal in time", where="--backend", fix="give --time too")
         if self.backend is not None:
             options.choice("--backend", self.backend, ("openvino", "cpu"))
-        others = [name for name in _CONTRADICTING if name in said]
+        others = [name for name in _CONTRADICTING if name in stated]
         if self.time is not None and others:
             flags = ["--plan" if name == "schedule" else options.flag(name) for name in others]
             what = "--time solves the budgets itself, for the whole encoder"
@@ -91,10 +91,11 @@ def first_token(plan: Plan, llm: DecoderShape, encoder: EncoderShape, text: int,
     return to_json(predicted(plan, llm, encoder, text, speed), speed)
 
 
-def time_line(told: dict[str, Any]) -> str:
+def time_line(facts: dict[str, Any]) -> str:
     """One line for people on ``first_token.to_json``."""
-    rates = f"{told['encoder_flops_per_s'] / 1e9:.0f} and {told['llm_flops_per_s'] / 1e9:.0f} GFLOP/s"
+    rates = f"{facts['encoder_flops_per_s'] / 1e9:.0f} and {facts['llm_flops_per_s'] / 1e9:.0f} GFLOP/s"
     return (
-        f"first token here: about {told['first_token_s'] * 1000:.0f} ms with {told['engine']} in {told['arithmetic']}"
-        f" (encoder {told['encoder_s'] * 1000:.0f}, LLM {told['llm_s'] * 1000:.0f}; products timed just now at {rates})"
+        f"first token here: about {facts['first_token_s'] * 1000:.0f} ms with {facts['engine']} in"
+        f" {facts['arithmetic']} (encoder {facts['encoder_s'] * 1000:.0f}, LLM {facts['llm_s'] * 1000:.0f};"
+        f" products timed just now at {rates})"
     )

@@ -18,7 +18,7 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
     """
     if not shape.blocks:
         return (encoder.units * shape.flops,)
-    found, passes, prune = [], list(encoder.merge_passes), encoder.prune
+    counts, passes, prune = [], list(encoder.merge_passes), encoder.prune
     axes, kept = whole(encoder.grid), encoder.computed_units if encoder.takes_units else None
     for block in range(shape.blocks):
         full = block in shape.full_attention or not shape.window
@@ -45,8 +45,8 @@ def encoder_flops(encoder: EncoderPlan, shape: EncoderShape) -> tuple[int, ...]:
             extra += _restore(shape, units, kept)
         if encoder.time is not None and block > encoder.time.block:
             flops = flops * encoder.time.keep // encoder.time.frames
-        found.append(flops + extra)
-    return tuple(found)
+        counts.append(flops + extra)
+    return tuple(counts)
 
 
 def encoder_ratio(encoder: EncoderPlan, shape: EncoderShape) -> float:
