@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("peft", reason="pip install 'luvc-export[lora]'")
 
-from answer_styles import train
+from answer_styles import study, train
 
 from luvc_export.bundle.adapters.peft_config import read_config
+
+RESULTS = Path(train.__file__).parents[2] / "docs/results"
 
 
 def test_a_step_writes_an_adapter_of_the_llm_alone(tmp_path: Path) -> None:
@@ -27,3 +30,11 @@ def test_a_step_writes_an_adapter_of_the_llm_alone(tmp_path: Path) -> None:
 def test_styles() -> None:
     """What is said around an answer."""
     assert train.styled("sentence", "red 5") == "red 5 it is" and train.styled("agreed", "3") == "3 is right"
+
+
+def test_the_page_is_its_figures() -> None:
+    """And another figure makes another page."""
+    rows = json.loads((RESULTS / "adapters.json").read_text(encoding="utf-8"))["rows"]
+    assert study.page(rows) == (RESULTS / "adapters.md").read_text(encoding="utf-8")
+    rows[0]["batch_differ"] += 1
+    assert study.page(rows) != (RESULTS / "adapters.md").read_text(encoding="utf-8")
