@@ -45,9 +45,11 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    factors = {graph_io.lora_names(layer, "o_proj")[1] for layer in range(plan.cached)}
+    beside = {node.output[0] for node in graph.node if factors & {*node.input}}
     sources = []
     for layer in range(plan.cached):
-        entering = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers)
+        entering = _added_to(f"layers.{layer}.self_attn.o_proj.weight", weights, readers, beside)
         if entering is None:
             return False
         if layer in plan.llm.frozen and entering in makers:
@@ -60,15 +62,20 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     return True
 
 
-def _added_to(weight: str, weights: set[str], readers: dict[str, list[onnx.NodeProto]]) -> str | None:
-    """The tensor to which the product with ``weight`` is added; biases, casts and a norm may stand between."""
+def _added_to(
+    weight: str, weights: set[str], readers: dict[str, list[onnx.NodeProto]], beside: set[str]
+) -> str | None:
+    """The tensor to which the product with ``weight`` is added; biases, casts and a norm may stand between.
+
+    ``beside`` are the products of adapters' factors, which are added first.
+    """
     here = next((name for name in weights if weight in name and "visual" not in name), None)
     for _ in range(8):
         following = readers.get(here or "", [])
         if len(following) != 1:
             return None
         node = following[0]
-        others = [name for name in node.input if name != here and name not in weights]
+        others = [name for name in node.input if name != here and name not in weights | beside]
         if node.op_type == "Add" and others:
             return str(others[0])
         here = node.output[0]

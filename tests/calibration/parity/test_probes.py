@@ -13,17 +13,24 @@ from luvc_export.calibration.runners.probes import add_hidden_outputs, hidden_na
 from luvc_export.core import graph_io
 
 
+@pytest.mark.parametrize("slot", [False, True])
 @pytest.mark.parametrize("stored", [np.float32, np.float16])
-def test_a_bias_of_o_proj_is_no_residual(stored: Any) -> None:
-    """Weights in 16 bits are widened first: what the bias is cast to was taken for what enters the layer."""
+def test_a_bias_of_o_proj_is_no_residual(stored: Any, slot: bool) -> None:
+    """Weights in 16 bits are widened first: what the bias is cast to was taken for what enters the layer.
+
+    So was what an adapter's slot adds.
+    """
     weight, bias = "layers.0.self_attn.o_proj.weight", "layers.0.self_attn.o_proj.bias"
     entering, wide = graph_io.VISUAL_EMBEDS, stored is np.float16
+    _, factor = graph_io.lora_names(0, "o_proj")
     nodes = [
         *[helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.FLOAT) for name in (weight, bias) if wide],
         helper.make_node("Relu", [entering], ["attended"]),
         helper.make_node("MatMul", ["attended", f"{weight}.wide" if wide else weight], ["product"]),
         helper.make_node("Add", [f"{bias}.wide" if wide else bias, "product"], ["biased"]),
-        helper.make_node("Add", [entering, "biased"], ["out"]),
+        *[helper.make_node("MatMul", ["ranks", factor], ["adapted"]) for _ in range(slot)],
+        *[helper.make_node("Add", ["biased", "adapted"], ["both"]) for _ in range(slot)],
+        helper.make_node("Add", [entering, "both" if slot else "biased"], ["out"]),
     ]
     tensors = [
         numpy_helper.from_array(np.ones((4, 4), stored), weight),
