@@ -154,11 +154,13 @@ class GraphRunner:
             text = layout.input_ids.shape[1]
             cut = longest - text
             tensors = planes(embeds[row], hidden)
-            tensors |= {probe(layer, "in"): _cut(entered[row], cut) for layer, entered in enumerate(out.hidden)}
-            for state, values in kept_states:
-                if state.in_cache:
-                    flat = values[row].swapaxes(0, 1).reshape(values.shape[2], -1)
-                    tensors[probe(state.layer, state.name)] = _cut(flat, cut)
+            for layer in range(self.prompting.manifest.decoder.layers):  # in the order they are computed
+                if layer < len(out.hidden):
+                    tensors[probe(layer, "in")] = _cut(out.hidden[layer][row], cut)
+                for state, values in kept_states:
+                    if state.layer == layer and state.in_cache:
+                        flat = values[row].swapaxes(0, 1).reshape(values.shape[2], -1)
+                        tensors[probe(layer, state.name)] = _cut(flat, cut)
             tensors[LOGITS] = _cut(out.logits[row], cut)
             kept = {layer: indices[row] for layer, indices in (forced or out.kept).items()}
             scores = {layer: values[row] for layer, values in out.scores.items()}
