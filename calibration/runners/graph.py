@@ -154,7 +154,7 @@ class GraphRunner:
             text = layout.input_ids.shape[1]
             cut = longest - text
             tensors = planes(embeds[row], hidden)
-            for layer in range(self.prompting.manifest.decoder.layers):  # in this order a first departure is found
+            for layer in range(self.prompting.manifest.decoder.layers):  # in the order they are computed
                 if layer < len(out.hidden):
                     tensors[probe(layer, "in")] = _cut(out.hidden[layer][row], cut)
                 for state, values in kept_states:

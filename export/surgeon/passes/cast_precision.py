@@ -231,7 +231,7 @@ def _of_two(node: gs.Node) -> bool:
     """Whether a DequantizeLinear makes the scale of another, or takes its scale from another."""
     if node.op != "DequantizeLinear":
         return False
-    made = node.inputs[1].inputs
-    return bool(made and made[0].op == node.op) or any(
+    producers = node.inputs[1].inputs
+    return bool(producers and producers[0].op == node.op) or any(
         reader.inputs[1] is node.outputs[0] for reader in readers(node.outputs[0], node.op)
     )

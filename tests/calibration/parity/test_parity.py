@@ -98,7 +98,9 @@ def test_a_score_of_one_s_own_that_ties_is_named(
 def test_a_spoilt_candidate_exits_with_1(
     tmp_path: Path, cases: Sequence[Case], monkeypatch: pytest.MonkeyPatch, reference: Any
 ) -> None:
-    monkeypatch.setattr("luvc_export.calibration.parity.run._plan", lambda name, checkpoint, size: reference.plan)
+    monkeypatch.setattr(
+        "luvc_export.calibration.parity.run._plan", lambda name, checkpoint, size, sharing: reference.plan
+    )
     honest = runners.open_torch
 
     def spoilt(*args: Any, **kwargs: Any) -> Any:

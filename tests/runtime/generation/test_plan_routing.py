@@ -36,7 +36,7 @@ def several(demo_bundle: Bundle) -> Bundle:
 def router(bundle: Bundle, image_tokens: int | None = None, alone: bool = False) -> PlanRouter:
     def opened(name: str) -> Any:
         entry = bundle.entry(name)
-        return SimpleNamespace(plan_name=name, plan=entry.plan, size=entry.size, bundle=bundle, turns=None)
+        return SimpleNamespace(plan_name=name, plan=entry.plan, size=entry.size, bundle=bundle, turns=None, store=None)
 
     return PlanRouter(opened(bundle.manifest.default_plan), None if alone else opened, image_tokens)
 
