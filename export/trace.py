@@ -59,17 +59,19 @@ def trace_vision(vision: nn.Module, plan: Plan, size: tuple[int, int], frames: i
 
     ``marked``: axis passes of merges are single nodes, for surgery, which the graph cannot run without.
     """
-    given = [torch.zeros(2, frames, *size, 3, dtype=torch.uint8)]
-    given += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.encoder.reads_padding else []
-    given += (
+    example = [torch.zeros(2, frames, *size, 3, dtype=torch.uint8)]
+    example += [torch.zeros(2, *plan.grid, dtype=torch.bool)] if plan.encoder.reads_padding else []
+    example += (
         [torch.arange(plan.encoder.computed_units, dtype=torch.int32).repeat(2, 1)] if plan.encoder.takes_units else []
     )
     time = plan.encoder.time
     images: Any = torch.export.Dim("images") if time is None else time.frames * torch.export.Dim("clips")
-    given = given if time is None else [part[:1].repeat(2 * time.frames, *[1] * (part.dim() - 1)) for part in given]
+    example = (
+        example if time is None else [part[:1].repeat(2 * time.frames, *[1] * (part.dim() - 1)) for part in example]
+    )
     outputs = [graph_io.VISUAL_EMBEDS, graph_io.VISUAL_POSITIONS, graph_io.MERGED_INTO]
     inputs = list(graph_io.vision_inputs(plan))
-    model = _trace(vision, tuple(given), ({0: images},) * len(given), inputs, outputs, marked)
+    model = _trace(vision, tuple(example), ({0: images},) * len(example), inputs, outputs, marked)
     for value in [*model.graph.inputs, *model.graph.outputs] if time is not None else []:
         assert value.shape is not None
         value.shape[0] = ir.SymbolicDim("images")  # of whole clips, which no shape says
@@ -198,7 +200,7 @@ def _name_dimensions(model: ir.Model, dynamic: list[dict[int, Any]]) -> None:
             continue
         for axis, size in enumerate(shape):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                shape[axis] = ir.SymbolicDim(pattern.sub(lambda found: names[found[1]], size.value))
+                shape[axis] = ir.SymbolicDim(pattern.sub(lambda match: names[match[1]], size.value))
 
 
 @contextlib.contextmanager

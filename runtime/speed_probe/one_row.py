@@ -81,8 +81,8 @@ def float_head(inner: int, columns: int) -> Coded:
     """A product with weights that are floats, as heads of quantised plans are."""
     rng = np.random.default_rng(0)
     weights = rng.integers(-128, 128, (inner, columns), np.int8).astype(np.float32) * np.float32(2.0**-7)
-    given = rng.standard_normal((1, inner), np.float32)
-    return Coded(plain_product(weights), given, given @ weights)
+    activations = rng.standard_normal((1, inner), np.float32)
+    return Coded(plain_product(weights), activations, activations @ weights)
 
 
 def timed(open_way: Callable[[bytes], Run], coded: Coded) -> float | None:
@@ -146,13 +146,13 @@ def ways(threads: int | None) -> dict[str, tuple[Callable[[bytes], Run], Callabl
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in ("onnxruntime", "openvino"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def _remembered(file: Path, key: Mapping[str, Any], busy_now: bool) -> dict[str, float] | None:

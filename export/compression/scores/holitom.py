@@ -65,15 +65,15 @@ class HoliTom(Score):
 def shares(frames: int, each: int, keep: int, settings: Any) -> list[tuple[int, int, int, list[int]]]:
     """Of every window: first frame, the one after its last, still places, and tokens of each frame: ``keep`` in all."""
     window, share = (settings.get(name, SETTINGS[name].default) for name in ("window", "still"))
-    found = []
+    segments = []
     for first in range(0, frames, window):
         last = min(first + window, frames)
         size = last - first
         budget = keep * last // frames - keep * first // frames
         still = 0 if size == 1 else min(round(share * budget), each, (size * each - budget) // (size - 1))
         rest = budget - still
-        found.append((first, last, still, [rest * (at + 1) // size - rest * at // size for at in range(size)]))
-    return found
+        segments.append((first, last, still, [rest * (at + 1) // size - rest * at // size for at in range(size)]))
+    return segments
 
 
 def standing(along: Tensor) -> Tensor:
