@@ -62,9 +62,7 @@ def add_hidden_outputs(model: onnx.ModelProto, plan: Plan) -> bool:
     return True
 
 
-def _added_to(
-    weight: str, weights: set[str], readers: dict[str, list[onnx.NodeProto]], beside: set[str]
-) -> str | None:
+def _added_to(weight: str, weights: set[str], readers: dict[str, list[onnx.NodeProto]], beside: set[str]) -> str | None:
     """The tensor to which the product with ``weight`` is added; biases, casts and a norm may stand between.
 
     ``beside`` are the products of adapters' factors, which are added first.
