@@ -30,14 +30,15 @@ ALLOWED = {
     "calibration/quantise/modelopt/calls.py": {"open"},  # an entry of a zip file in a temporary folder
     "batch/worker.py": {"open"},  # /dev/null
     "runtime/confined/child.py": {"open"},  # /dev/null
+    "runtime/media/camera.py": {"open"},  # a pipe that the user names, to be read
     "cli/reference.py": {"write_text"},  # pages of a checkout, by their writers
     "cli/tables/named.py": {"write_text"},  # the same
     "export/family_table.py": {"write_text"},  # the same
 }
 #: Path options that only name what is read.
 _READ = """
-bundle scorer lora timing_cache dynamic_plugins cases wheels image video json_schema api_key_file media_dir source
-modelopt_python
+bundle scorer lora lora_dir timing_cache dynamic_plugins cases wheels image video json_schema api_key_file media_dir
+source modelopt_python
 """
 READ = frozenset(_READ.split())
 #: Path options that name what is written, by verbs that are not run at every planted link.

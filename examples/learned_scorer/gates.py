@@ -9,8 +9,9 @@ and W_k is VisionSelector's, these gates are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from luvc_export.export.compression.scores import ScoreInput
 from luvc_export.export.compression.scores.learned import SCORE
 from luvc_export.export.llm import decoder as decoders
 from luvc_export.export.llm.decoder import Decoder
-from luvc_export.export.llm.span import Placed
+from luvc_export.export.llm.sight import Sight
 
 #: Bisections that find the threshold: gates add up to K within a millionth.
 BISECTIONS = 40
@@ -59,16 +60,19 @@ def gated(
     """
     inner, bias = decoder._layer, None
 
-    def weighed(module: Any, x: Tensor, placed: Placed, mask: Tensor, *rest: Any) -> Any:
+    def weighed(module: Any, x: Tensor, sight: Sight, held: Mapping[str, Tensor], *rest: Any) -> Any:
         nonlocal bias
+        mask = sight.mask(decoder.kind(module), held["key"].shape[2])
         if module is decoder.layers[layer]:
-            normed = decoder.norm_of(module.input_layernorm, x[:, :tokens]).float()
+            normed = decoder.norm_of(decoder.parts(module).before, x[:, :tokens]).float()
             logits = choose(normed)
             gate = torch.sigmoid(logits)
             lost = strength * ((logits > 0).float() + gate - gate.detach() - 1)
             bias = torch.nn.functional.pad(lost, (0, mask.shape[3] - tokens))[:, None, None]
         added = mask if bias is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
-        return inner(module, x, placed, added, *rest)
+        seen = copy(sight)
+        seen.mask = lambda *kind: added  # type: ignore[method-assign]
+        return inner(module, x, seen, held, *rest)
 
     decoder._layer = weighed  # type: ignore[method-assign]
     exported, decoders.rotate = decoders.rotate, rotate  # that of the export has no gradient

@@ -214,12 +214,12 @@ def _slow_rows(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> list[torch.
         taken: list[torch.Tensor] = []
 
         def attention(
-            query: Any, key: Any, value: Any, mask: Any, scale: float, taken: Any = taken, text: int = text
+            query: Any, key: Any, value: Any, mask: Any, scale: float, cap: Any, taken: Any = taken, text: int = text
         ) -> torch.Tensor:
             shared = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
             weights = (query @ shared.transpose(2, 3) * scale).masked_fill(~mask, -1e30).softmax(-1)
             taken.append(weights[0, :, GRID[0] * GRID[1] * IMAGES + text - 1].mean(0)[: GRID[0] * GRID[1] * IMAGES])
-            return ops.attention(query, key, value, mask, scale)
+            return ops.attention(query, key, value, mask, scale, cap)
 
         plain = copy.copy(decoder)
         plain.plan = flat_plan(GRID, (16, 16), last_layer="full")

@@ -11,6 +11,7 @@ import torch
 from family_harness import MADE_HERE, Case, build, case
 from flat_plans import flat_plan
 
+from luvc_export.core.shapes import PLACE
 from luvc_export.errors import CheckpointError, PlanError
 from luvc_export.export import families
 
@@ -105,13 +106,15 @@ def test_gemma_text_models_that_are_refused(field: str) -> None:
         tiny.family.decoder(_changed(tiny, **{f"text__{field}": 30.0 if "cap" in field else True}), tiny.plan)
 
 
-def test_the_context_ends_before_a_layer_slides() -> None:
+def test_layers_that_slide_keep_the_places_of_their_keys() -> None:
     tiny = case("gemma3")
-    assert tiny.config.text_config.max_position_embeddings == 2048
-    assert tiny.family.decoder_shape(tiny.config).context == tiny.config.text_config.sliding_window == 512
     config = deepcopy(tiny.config)
+    config.text_config.max_position_embeddings, config.text_config.sliding_window = 2048, 512
+    shape = tiny.family.decoder_shape(config)
+    assert shape.context == 2048 and [(state.layer, state.name) for state in shape.states] == [(0, PLACE), (2, PLACE)]
     config.text_config.layer_types = ["full_attention"] * 3
-    assert tiny.family.decoder_shape(config).context == 2048
+    shape = tiny.family.decoder_shape(config)
+    assert (shape.context, shape.states) == (2048, ())
 
 
 def test_llava_on_a_siglip_tower_and_mistral() -> None:

@@ -98,8 +98,12 @@ def test_families_name_the_rule_of_their_processor() -> None:
         "resize_for_vision_encoder": "longest_edge",
     }
     found = {}
-    for name in sorted({*families.built_in()} & {*IMAGE_PROCESSOR_MAPPING_NAMES}):
-        processor = get_image_processor_class_from_name(IMAGE_PROCESSOR_MAPPING_NAMES[name]["pil"])
+    processors = {name: IMAGE_PROCESSOR_MAPPING_NAMES.get(name, {}) for name in families.built_in()}
+    assert [name for name, kinds in processors.items() if kinds and "pil" not in kinds] == ["lfm2_vl"]  # cuts none here
+    for name, kinds in processors.items():
+        if "pil" not in kinds:
+            continue
+        processor = get_image_processor_class_from_name(kinds["pil"])
         source = inspect.getsource(sys.modules[processor.__module__])
         if rules := [rule for call, rule in calls.items() if f"{call}(" in source]:
             (found[name],) = rules
