@@ -75,7 +75,7 @@ def _no_tracing(base: Path) -> None:
     from luvc_export.export import bundling
 
     def graphs(checkpoint: object, skeleton: object, plan: Any, *given: Any) -> PlanEntry:
-        _, size, places, _, folder, options, used, _ = given
+        _, size, places, _, folder, options, used, *_ = given
         used |= set(places)
         for file in ("vision.none.onnx", "decoder.none.onnx"):
             safe_files.write_new(folder / file, (base / file).read_bytes())

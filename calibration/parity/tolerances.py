@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from luvc_export.calibration.runners.base import CODES
-from luvc_export.core.precision import PRECISIONS
+from luvc_export.core.precision import CODED_CACHES, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,9 @@ _ROWS = {name: f"{item.weights}-bit" for name, item in PRECISIONS.items()}
 def tolerances(*dtypes: str) -> Tolerances:
     """Limits for a comparison of models in ``dtypes`` (or quantised precisions): those of the coarsest.
 
-    Where one of them ends in ``CODES``, limits that codes of caches are looser in are theirs.
+    Where one of them ends in ``CODED_CACHES``, limits that codes of caches are looser in are theirs.
     """
-    plain = [name.removesuffix(CODES) for name in dtypes]
+    plain = [name.removesuffix(CODED_CACHES) for name in dtypes]
     coarsest = TABLE[max((_ROWS.get(name, name) for name in plain), key=_ORDER.index)]
     if plain == [*dtypes]:
         return coarsest

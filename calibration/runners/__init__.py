@@ -12,7 +12,7 @@ from typing import Any
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.manifest import ImageInput, Manifest, PlanEntry
-from luvc_export.calibration.runners.base import CODES, Runner, ends
+from luvc_export.calibration.runners.base import Runner, ends
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.calibration.runners.canvas import canvas_for, prepare
 from luvc_export.calibration.runners.compressed import TorchCalls, load_model, quiet
@@ -21,6 +21,7 @@ from luvc_export.calibration.runners.graph import GraphRunner, Prompting
 from luvc_export.calibration.runners.huggingface import HuggingFace
 from luvc_export.calibration.runners.text import Tokens
 from luvc_export.core.plan import Plan, Sharing
+from luvc_export.core.precision import CODED_CACHES
 from luvc_export.demo import checkpoint_named
 from luvc_export.errors import UsageError, did_you_mean
 from luvc_export.export.checkpoint import Checkpoint, open_checkpoint
@@ -125,7 +126,7 @@ def open_bundle(folder: str, plan: str | None, threads: int | None = None) -> Gr
 
 
 def _dtype(entry: PlanEntry, computed: str) -> str:
-    return computed + CODES * (entry.caches is not None)
+    return computed + CODED_CACHES * (entry.caches is not None)
 
 
 def open_engine(

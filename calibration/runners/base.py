@@ -16,8 +16,6 @@ from luvc_export.runtime.state import VisualFeatures
 Kept = dict[int, NDArray[np.int64]]
 
 VISION, LOGITS = "vision", "logits"
-#: What a runner's dtype ends in where its caches are codes.
-CODES = " with int8 caches"
 
 
 def plane(index: int) -> str:
@@ -80,7 +78,8 @@ class Runner(Protocol):
 
     Attributes:
         name: For people.
-        dtype: fp32, fp16 or bf16: what it computes in; or a quantised precision. ``CODES`` behind it where caches are.
+        dtype: fp32, fp16 or bf16: what it computes in; or a quantised precision. ``core.precision.CODED_CACHES`` behind
+            it where caches are codes.
         plan: Its compression.
         can_force: Whether ``observe`` takes ``forced``.
     """

@@ -64,6 +64,8 @@ PRECISIONS: dict[str, QuantisedPrecision] = {
 
 #: What caches of keys and values can be stored in beside the precision of the graphs, and the suffix of such plans.
 CACHES = {"int8": "_kv8"}
+#: What the arithmetic of such a plan ends in, in reports.
+CODED_CACHES = " with int8 caches"
 #: What some engines store caches in and graphs here do not, and why.
 _REFUSED_CACHES = {
     "fp8": "no engine here stores FP8 caches from a graph: TensorRT's cache update takes FP16, BF16 and FP32 alone, "
