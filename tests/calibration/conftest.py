@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -45,14 +45,15 @@ def cases() -> Sequence[Case]:
 
 
 @pytest.fixture
-def compressed(checkpoint: Checkpoint) -> Callable[[Plan], GraphRunner]:
-    """A fresh compressed torch model with a model of its own, to be spoilt at will."""
+def compressed(checkpoint: Checkpoint) -> Iterator[Callable[[Plan], GraphRunner]]:
+    """A fresh compressed torch model with a model of its own, to be spoilt at will; nobody gets it after the test."""
 
     def make(plan: Plan) -> GraphRunner:
         runners._model.cache_clear()
         return runners.open_torch(checkpoint, plan, IMAGE)
 
-    return make
+    yield make
+    runners._model.cache_clear()
 
 
 @pytest.fixture(scope="session")
