@@ -106,7 +106,7 @@ def first_token_lines() -> Iterator[str]:
     yield f"| plan | first token s | {' | '.join(f'{name} by it' for name in others)} |"
     yield "|---|---:|" + "---:|" * len(others)
     for name, one in times.items():
-        ratios = [f"{times[other].seconds[0] / one.seconds[0]:.2f}x" for other in others]
+        ratios = ["" if (by := plan_figures.sooner(name, other)) is None else f"{by:.2f}x" for other in others]
         cell = "{:.2f} ({:.2f} to {:.2f})".format(*one.seconds)
         yield f"| {name if one.key is None else f'`{name}`'} | {cell} | {' | '.join(ratios)} |"
 

@@ -61,12 +61,14 @@ class FirstToken:
         key: Of the recipe that was timed; None for another product.
         seconds: Median, and the shortest and longest run.
         runs: How many.
+        beside: Seconds of ``none`` beside it, where both were timed in another run than the rest.
     """
 
     plan: str
     key: str | None
     seconds: tuple[float, float, float]
     runs: int
+    beside: float | None = None
 
 
 @cache
@@ -115,10 +117,15 @@ def timed_at() -> str:
     return f"{about['shapes']} on {about['cpu']}"
 
 
-def sooner(plan: str) -> float | None:
-    """Seconds of ``none`` by those of a named plan to the first token; None where it was not timed."""
+def sooner(plan: str, other: str = "none") -> float | None:
+    """Seconds of ``other`` by those of a plan to the first token; None where they were not timed in one run."""
     times = first_tokens()
-    return times["none"].seconds[0] / times[plan].seconds[0] if plan in times else None
+    if plan not in times:
+        return None
+    first, than = times[plan], times[other].seconds[0]
+    if first.beside is not None:
+        return first.beside / first.seconds[0] if other == "none" else None
+    return than / first.seconds[0]
 
 
 def written(record: dict[str, Any]) -> str:
