@@ -82,13 +82,13 @@ class Case:
 
 @cache
 def case(name: str) -> Case:
+    if name == "fast_vlm":
+        timm_stand_in.load()
     family = families.find(name, "test")
     return build(family, family.tiny_config())
 
 
 def build(family: Family, config: Any, seed: int = 0) -> Case:
-    if family.model_type == "fast_vlm":
-        timm_stand_in.load()
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
     model: Any = family.as_trained(family.build(config).eval())
