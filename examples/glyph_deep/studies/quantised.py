@@ -245,6 +245,11 @@ def page(record: dict[str, Any]) -> str:
             kept = "yes" if lost[0] <= BAR[0] and lost[2] <= BAR[1] else "**no**"
         cells = [row["form"], row["plan"], row["ground"], f"{row['questions']:,}", f"{row['accuracy']:.4f}", said, kept]
         lines.append("| " + " | ".join(cells) + " |")
+    grounds = [ground for some, _ in SETS.values() for ground in some]
+    ran = {(row["form"], row["plan"], row["ground"]) for row in record.get("rows", [])}
+    missing = [(form, plan, ground) for ground in grounds for form, plan, _ in ROWS if (form, plan, ground) not in ran]
+    if missing:
+        lines += ["", "Not run yet: " + "; ".join(f"{form} {plan} on {ground}" for form, plan, ground in missing) + "."]
     if record.get("times"):
         lines += TIMES.format(runs=TIMED, machine=record["machine"]).split("\n")
         for row in record["times"]:
