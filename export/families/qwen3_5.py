@@ -167,7 +167,7 @@ class Qwen35(Qwen3VL):
         )
 
     def tiny_config(self) -> Qwen3_5Config:
-        """Three blocks; of four LLM layers the last has attention, two value heads share a key head."""
+        """Three blocks; every other of four LLM layers has attention, two value heads share a key head."""
         return Qwen3_5Config(
             vision_config={
                 "depth": 3,

@@ -333,9 +333,10 @@ def _only_text(messages: Sequence[Message]) -> str | None:
         return content
     parts = content if isinstance(content, list | tuple) else ()
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
-    texts = [str(part["text"]) for part, kind in zip(parts, kinds, strict=True) if kind == "text"]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     first = len(kinds) - len(texts)
-    return "".join(texts) if parts and all(kind in ("image", "video") for kind in kinds[:first]) else None
+    pictures_first = all(kind in ("image", "video") for kind in kinds[:first])
+    return "".join(texts) if parts and pictures_first and all(isinstance(text, str) for text in texts) else None
 
 
 def _pictures(image: Any) -> tuple[Picture, ...]:

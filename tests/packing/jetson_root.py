@@ -12,6 +12,8 @@ from pathlib import Path
 
 from luvc_export.packing import record
 
+#: A wheel for the first one's board, not for this machine.
+WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
 #: Targets of the two systems.
 TARGETS = {"6.2": "jetson-agx-orin-jp62", "7.2": "jetson-agx-orin-jp72"}
 RELEASES = {

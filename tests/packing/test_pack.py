@@ -13,8 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
 from luvc_export.bundle.serialisation import from_json_data
-from luvc_export.calibration.tasks import find
 from luvc_export.core.operators import DOMAIN
 from luvc_export.engines import targets
 from luvc_export.engines.options import BuildOptions
@@ -43,41 +40,6 @@ from luvc_export.packing.on_device import install_and_verify
 from luvc_export.packing.write import PackCases, Packed, write_pack
 from luvc_export.runtime.confined import first_run
 
-#: For the board, not for this machine.
-WHEEL = "numpy-2.2.6-cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
-
-
-@pytest.fixture(scope="module")
-def packs(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Packed]:
-    """One pack for each JetPack; never changed."""
-    root = tmp_path_factory.mktemp("packs")
-    wheels = root / "wheels"
-    wheels.mkdir()
-    zipfile.ZipFile(wheels / WHEEL, "w").close()
-    graph_trust.remember_own(demo_bundle)  # another run of the tests may have exported it
-    task = find("glyph")
-    asked: dict[str, Callable[..., PackCases]] = {
-        "6.2": lambda session, capacity: PackCases("task", cases.of_task(task, 2, capacity.groups), task.longest),
-        "7.2": lambda session, capacity: PackCases("generated", cases.generated(session.size, 1), 3),
-    }
-    return {
-        jetpack: write_pack(
-            demo_bundle, target, root / target, asked[jetpack], "thirds", text_capacity=96, wheels_folder=wheels
-        )
-        for jetpack, target in jetson_root.TARGETS.items()
-    }
-
-
-@pytest.fixture
-def pack(packs: dict[str, Packed], tmp_path: Path) -> Path:
-    """A copy of the pack for JetPack 6.2 that a test may damage."""
-    return Path(shutil.copytree(packs["6.2"].folder, tmp_path / "pack"))
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Path:
-    return jetson_root.write(tmp_path / "board")
-
 
 def refused(result: tuple[int, str, str], code: int, *texts: str) -> None:
     assert result[0] == code, result
@@ -85,17 +47,6 @@ def refused(result: tuple[int, str, str], code: int, *texts: str) -> None:
     assert result[1].splitlines()[-1] == "NOT VERIFIED"
     for text in texts:
         assert text in result[2], result[2]
-
-
-@pytest.fixture
-def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The script's second half in this process: (exit code, stdout, stderr)."""
-
-    def run(pack: Path, board: Path, backend: str = "cpu") -> tuple[int, str, str]:
-        code = install_and_verify(pack, backend, board, rebuild=False)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def graphs(pack: Packed) -> list[onnx.ModelProto]:
@@ -133,8 +84,11 @@ def test_a_pack_says_which_wheels_are_missing(packs: dict[str, Packed]) -> None:
     others = ("pillow>=11", "tokenizers>=0.21", "jinja2>=3.1.6", "markupsafe>=2.0")
     assert packs["6.2"].missing == others and packs["6.2"].pack.python == "3.10"
     assert packs["6.2"].others == ("none", "even")
-    assert packs["7.2"].missing == (f"numpy>=1.26 (there is {WHEEL})", *others) and packs["7.2"].pack.python == "3.12"
-    assert (packs["6.2"].folder / "wheels" / WHEEL).is_file()
+    assert (
+        packs["7.2"].missing == (f"numpy>=1.26 (there is {jetson_root.WHEEL})", *others)
+        and packs["7.2"].pack.python == "3.12"
+    )
+    assert (packs["6.2"].folder / "wheels" / jetson_root.WHEEL).is_file()
 
 
 def test_the_script_passes_without_torch_and_network(pack: Path, board: Path, tmp_path: Path) -> None:
@@ -257,7 +211,7 @@ def test_site_is_compared_with_the_wheels_at_every_run(pack: Path, how: str) -> 
     checked = "import bootstrap; print(bootstrap._unpack(bootstrap._read()))"
     run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(pack)!r}); {checked}"]
     first = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert WHEEL in first.stdout
+    assert jetson_root.WHEEL in first.stdout
     package = pack / "site" / "luvc_export"
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == first.stdout, "as unpacked: kept"
     if how == "changed":
@@ -278,7 +232,9 @@ def test_missing_packages_are_named(pack: Path, board: Path, tmp_path: Path) -> 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     result = jetson_root.script(pack, "--backend", "cpu", "--root", board, PYTHON=str(tmp_path / "bare/bin/python"))
     got = "no numpy; no pillow; no tokenizers; no jinja2; no markupsafe; no onnxruntime"
-    refused((result.returncode, result.stdout, result.stderr), 3, got, f"does not take: {WHEEL}", "Python 3.10")
+    refused(
+        (result.returncode, result.stdout, result.stderr), 3, got, f"does not take: {jetson_root.WHEEL}", "Python 3.10"
+    )
     result = jetson_root.script(pack, PYTHON="no-such-python")
     assert result.returncode == 3 and "there is no no-such-python here" in result.stderr
 

@@ -98,6 +98,7 @@ def test_a_bundle_without_a_template_takes_plain_prompts(fresh: Path) -> None:
         [{"role": "system", "content": "hi"}],
         [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image"}]}],
         [{"role": "user", "content": []}],
+        [{"role": "user", "content": [{"type": "text"}]}],
     ],
 )
 def test_a_bundle_without_a_template_takes_one_question(fresh: Path, messages: list[Any]) -> None:
