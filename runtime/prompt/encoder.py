@@ -333,7 +333,7 @@ def _only_text(messages: Sequence[Message]) -> str | None:
         return content
     parts = content if isinstance(content, list | tuple) else ()
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    texts: list[Any] = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     first = len(kinds) - len(texts)
     pictures_first = all(kind in ("image", "video") for kind in kinds[:first])
     return "".join(texts) if parts and pictures_first and all(isinstance(text, str) for text in texts) else None

@@ -10,6 +10,7 @@ from cli_words import Cli
 from PIL import Image
 
 from luvc_export.bundle.folder import Bundle
+from luvc_export.export.synthetic import presets
 
 QUICK = ("--repeats", 1, "--warm-up", 0, "--new-tokens", 2, "--text", 8, "--threads", 1)
 
@@ -61,6 +62,11 @@ def test_sweeps_write_a_picture_and_a_page(cli: Cli, demo_bundle: Bundle, tmp_pa
 def test_bad_input_is_refused(cli: Cli, demo_bundle: Bundle, args: tuple[object, ...], said: str) -> None:
     code, out, err = cli("bench", demo_bundle.folder, "--repeats", 1, *args)
     assert code == 2 and said in err and "Traceback" not in out + err
+
+
+def test_make_random_s_help_names_every_preset(cli: Cli) -> None:
+    shown = "".join(cli("make-random", "--help")[1].replace("│", " ").split())
+    assert [name for name in presets.PRESETS if name not in shown] == []
 
 
 def test_make_random_writes_what_export_opens(cli: Cli, tmp_path: Path) -> None:
