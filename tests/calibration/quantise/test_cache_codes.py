@@ -199,7 +199,8 @@ def test_the_graph_says_how_much_of_a_head_is_turned(turned: int) -> None:
 
 
 def test_pairs_that_are_not_known_are_refused() -> None:
-    with pytest.raises(CheckFailed, match="(?s)pairs that are not known.*past_key_values.0.key.*interleaved channels"):
+    words = r"(?s)pairs that are not known.*past_key_values\.0\.key.*interleaved channels"
+    with pytest.raises(CheckFailed, match=words):
         turned_channels(rotated_graph(8, {"interleaved": 1}), "past_key_values.0.key")
 
 
