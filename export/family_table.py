@@ -91,7 +91,7 @@ prunes. Files are opened by us, and transformers is given the canvas made of the
 to another one, `RGBA` has its transparent parts on white here and loses its alpha there, and `16-bit` is divided by
 257 here and cut off at 255 there. `serve` and `batch` answer as a session does. Ids are not
 compared where a processor cuts pictures that a bundle without `--tiles` does not: LLaVA-NeXT's all, LLaVA-OneVision's
-only one of a prompt.
+only one of a prompt; nor PaliGemma's of text alone, whose processor takes no prompt without a picture.
 
 """
 SHOWN = Path(__file__).resolve().parents[1] / "docs" / "results" / "picture-matrix.json"

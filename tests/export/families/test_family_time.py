@@ -109,6 +109,12 @@ def test_a_request_is_a_share_of_a_clip_s_frames() -> None:
     plan = solve(flat_request(**asked, joint_images=8), tiny.plan.grid, *shapes)
     assert plan.encoder.time == TimeMerge(1, 8, 4)
     assert solve(flat_request(**asked), tiny.plan.grid, *shapes).encoder.time is None
-    for wrong, told in ((TimeRequest(1.0), "a share of frames goes on"), (TimeRequest(0.5, 99), "after block 99")):
+    for wrong, told in (
+        (TimeRequest(1.0), "a share of frames goes on"),
+        (TimeRequest(0.95), "is all of them"),
+        (TimeRequest(0.5, 99), "after block 99"),
+    ):
         with pytest.raises(PlanError, match=told):
             solve(flat_request("film", time=wrong, joint_images=8), tiny.plan.grid, *shapes)
+    with pytest.raises(PlanError, match="a share of frames goes on"):
+        solve(flat_request("film", time=TimeRequest(7.0)), tiny.plan.grid, *shapes)
