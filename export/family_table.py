@@ -157,9 +157,9 @@ each on its own: memory grows with every one that was used, while the file is th
 --data CASES.jsonl` for N: those of answers, then of prompts, then the lowest ids. Special tokens, and tokens of one
 letter or byte, are always among them, so that any text can be written. Prompts are read with all tokens. Logits keep
 their width and ids; tokens without a row get -10,000, in the graph, so greedy tokens chosen on a device and grammars,
-biases and log probabilities on the host need no map. `inspect`, `doctor BUNDLE`, `Session.notes` (`run` prints them) and
-`luvc.json`'s `vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it costs
-and gives](results/vocabulary.md).
+biases and log probabilities on the host need no map. `inspect`, `doctor BUNDLE`, `Session.notes` (`run` prints them)
+and `luvc.json`'s `vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it
+costs and gives](results/vocabulary.md).
 
 ## Several questions at once
 
