@@ -46,7 +46,7 @@ def shown(name: str, clips: int) -> torch.Tensor:
     return images.reshape(clips * MOMENTS, frames, *tiny.size, 3)
 
 
-@pytest.mark.parametrize("name", VIDEO)
+@pytest.mark.parametrize("name", [name for name in VIDEO if name != "internvl"])
 @torch.no_grad()
 def test_a_clip_that_stands_still_is_seen_as_before(name: str) -> None:
     """All frames alike: their mean becomes what each would have become. Others change, so something does merge."""
@@ -82,6 +82,11 @@ def test_the_graph_merges_as_torch_does() -> None:
             assert harness.difference(torch.from_numpy(part), other) < TOLERANCE
     for target in ("rtx-ada", "jetson-thor", "jetson-orin-nano-jp62"):
         run_passes(ir.to_proto(graph), targets.find(target).spec)  # which ends with lint
+
+
+def test_frames_with_class_tokens_do_not_merge() -> None:
+    with pytest.raises(PlanError, match="frames do not merge in this encoder"):
+        case("internvl").vision(merging("internvl"))
 
 
 def test_a_clip_is_answered_and_parts_of_one_are_refused(tmp_path: Path) -> None:
