@@ -33,6 +33,8 @@ from luvc_export.errors import BundleError
 SCHEMA_VERSION = 3
 #: That of bundles without states beside the caches, which are written as before.
 _WITHOUT_STATES = 2
+#: Of ``Video``, in the JSON only where there are some.
+_AROUND = ("opening", "between", "closing", "template")
 
 Fit = Literal["pad", "stretch", "crop"]
 WeightsMode = Literal["copy", "reference", "none"]
@@ -238,6 +240,11 @@ class Manifest:
             data["plans"][name] = dataclasses.asdict(entry) | {"plan": entry.plan.to_json()}
             if entry.caches is None:  # versions that know no codes go on reading what holds none
                 del data["plans"][name]["caches"]
+        if data["prompt"]["video"]:  # likewise of what only some families write around frames
+            plain_video = {
+                name: value for name, value in data["prompt"]["video"].items() if value or name not in _AROUND
+            }
+            data["prompt"]["video"] = plain_video
         if not self.decoder.states:
             del data["decoder"]["states"]
             data["schema_version"] = _WITHOUT_STATES
