@@ -59,6 +59,7 @@ def calibrate(
     plan: str | None = None,
     min_agreement: float = 0.99,
     keep_high: Sequence[str] = (),
+    quantise_too: Sequence[str] = (),
     output: Path | None = None,
     ranges_file: Path | None = None,
     overwrite: bool = False,
@@ -75,6 +76,7 @@ def calibrate(
         plan: One of the bundle's plans; None for its default.
         min_agreement: Share of answers on the held-out half that must stay the same.
         keep_high: Regular expressions of sites that stay high in any case.
+        quantise_too: Of those that are high by default (``sites.HIGH``) and shall not be, such as the head.
         output: Folder of another bundle to write; None adds to this one.
         ranges_file: Where ranges are kept between runs.
         overwrite: Replace a plan of that name, or the bundle at ``output``. Plans that read the replaced plan's files,
@@ -93,17 +95,22 @@ def calibrate(
     fitted, held = data.split()
     entry = bundle.entry(plan)
     models = {"vision": load(bundle, entry.vision), "decoder": load(bundle, entry.decoder)}
-    keep = _matching(keep_high, [name for model in models.values() for name in sites(model.graph)])
+    by_name = {name: site for model in models.values() for name, site in sites(model.graph).items()}
+    keep = _matching("--keep-high", keep_high, by_name)
+    too = _matching("--quantise-too", quantise_too, [name for name, site in by_name.items() if site.high])
     seen: Mapping[str, Statistics | Scales | str]
     if modelopt is None:
         seen = _ranges(bundle, plan, fitted, ranges_file, threads, progress)
     else:
+        if too:
+            fix = "leave it out, or let this package decide (--backend luvc)"
+            raise UsageError("nvidia-modelopt leaves these high", where="--quantise-too", got=sorted(too), fix=fix)
         if ranges_file is not None:
             raise UsageError("nvidia-modelopt keeps no ranges between runs", where="--cache", got=str(ranges_file))
         recipe = dataclasses.replace(recipe, backend=f"nvidia-modelopt {modelopt.check(bundle, recipe)}")
         seen = modelopt.scales(models, recipe, bundle, plan, fitted, keep, threads, progress)
     with temporary_folder("luvc-quantise") as scratch, writing_to(scratch):
-        quantiser = Quantiser(bundle, plan, recipe, seen, scratch, keep, progress)
+        quantiser = Quantiser(bundle, plan, recipe, seen, scratch, keep, progress, too)
         record = data.record
         reference = agreement.Remembered(open_bundle(str(bundle.folder), plan, threads))
         measured: dict[tuple[str, ...], Comparison] = {}
@@ -198,17 +205,15 @@ def _ranges(
     return seen
 
 
-def _matching(patterns: Sequence[str], names: Collection[str]) -> set[str]:
+def _matching(where: str, patterns: Sequence[str], names: Collection[str]) -> set[str]:
     matching: set[str] = set()
     for pattern in patterns:
         try:
             hits = {name for name in names if re.search(pattern, name)}
         except re.error as error:
-            raise UsageError("this is no regular expression", where="--keep-high", got=pattern) from error
+            raise UsageError("this is no regular expression", where=where, got=pattern) from error
         if not hits:
-            raise UsageError(
-                "no product matches", where="--keep-high", got=pattern, expected=did_you_mean(pattern, names)
-            )
+            raise UsageError("no product matches", where=where, got=pattern, expected=did_you_mean(pattern, names))
         matching |= hits
     return matching
 

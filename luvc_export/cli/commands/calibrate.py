@@ -27,6 +27,7 @@ _WEIGHTS_ALONE = {
     "smooth": "--smooth",
     "rtn": "--rtn",
     "keep_high": "--keep-high",
+    "quantise_too": "--quantise-too",
     "ranges": "--cache",
     "backend": "--backend",
     "modelopt_python": "--modelopt-python",
@@ -56,6 +57,10 @@ def calibrate(
     rounding: RecipeOptions,
     keep_high: Annotated[
         list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
+    ] = None,
+    quantise_too: Annotated[
+        list[str] | None,
+        typer.Option("--quantise-too", metavar="REGEX", help="Of products high by default (lm_head); repeat."),
     ] = None,
     ranges: Annotated[Path | None, typer.Option("--cache", help="File that keeps ranges between runs.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="Who decides scales: luvc, or modelopt (int8).")] = "luvc",
@@ -139,6 +144,7 @@ def calibrate(
             plan=plan,
             min_agreement=min_agreement,
             keep_high=keep_high or (),
+            quantise_too=quantise_too or (),
             output=output,
             ranges_file=ranges,
             overwrite=overwrite,

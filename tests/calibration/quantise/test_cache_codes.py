@@ -248,8 +248,11 @@ def test_openvino_sees_the_same_codes(stored: Bundle, arithmetic: str) -> None:
     first, other = prompt(stored, here), prompt(stored, there)
     for one, two in zip(here.backend.unpack(first.state.cache), there.backend.unpack(other.state.cache), strict=True):  # type: ignore[attr-defined]
         assert one.dtype == two.dtype and one.shape == two.shape
-        off = np.abs(one.astype(np.float32) - two.astype(np.float32)).max()
-        assert off <= ((1 if one.dtype == np.int8 else 1e-4) if arithmetic == "fp32" else 127)
+        off = np.abs(one.astype(np.float32) - two.astype(np.float32))
+        if one.dtype == np.int8:  # bf16 moves what is coded by some of its 127 steps
+            assert off.max() <= 1 if arithmetic == "fp32" else off.mean() <= 4
+        else:
+            assert off.max() <= 1e-4 if arithmetic == "fp32" else (off <= 0.05 * np.abs(one)).all()
     allowed = 2e-3 if arithmetic == "fp32" else 0.5
     handed = there.backend.pack(here.backend.unpack(first.state.cache))  # type: ignore[attr-defined]
     seen = there.run([45, 46], state=dataclasses.replace(first.state, cache=handed)).logits

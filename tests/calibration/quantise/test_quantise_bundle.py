@@ -324,6 +324,7 @@ def test_an_interrupted_run_leaves_the_bundle_as_it_was(copied_bundle: Path, dat
         (["--precision", "int8", "--data", "glyph", "--min-agreement", "2"], "no such share"),
         (["--precision", "q4f16", "--data", "glyph"], "needs a bundle of dtype fp16"),
         (["--precision", "int8", "--data", "glyph", "--keep-high", "nothing", "--count", "28"], "no product matches"),
+        (["--precision", "q8", "--data", "glyph", "--quantise-too", "q_proj", "--count", "28"], "--quantise-too"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(
@@ -348,8 +349,11 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
 
 def test_the_command_says_what_it_did(copied_bundle: Path) -> None:
     words = ["--precision", "q8", "--data", "glyph", "--count", "28", "--plan", PLAN, "--min-agreement", "0.5"]
+    words += ["--quantise-too", "embed_tokens"]
     result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
     assert result.exception is None
     said = json.loads(result.stdout)
     assert said["plan"] == f"{PLAN}_quantized" and said["agreement"] >= 0.5 and said["needed"] == said["dropped"] == []
     assert f"decoder.{PLAN}_quantized.onnx" in contents(copied_bundle)
+    quantised = bundles.load(copied_bundle).entry(said["plan"]).quantised
+    assert quantised is not None and quantised.layers["model.language_model.embed_tokens"] == "q8"
