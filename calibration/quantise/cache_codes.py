@@ -55,7 +55,7 @@ def turned_channels(graph: ir.Graph, past: str) -> int:
         if node.op_type == "RotaryEmbedding" and not node.domain:
             cosines = node.inputs[1]
             width = cosines.shape[-1] if cosines is not None and cosines.shape is not None else None
-            if not isinstance(width, int) or node.attributes.get_int("interleaved", 0):
+            if not isinstance(width, int) or node.attributes.get_int("interleaved", 0) == 1:
                 raise CheckFailed(
                     "keys of a layer are turned in pairs that are not known",
                     where=past,
