@@ -98,7 +98,8 @@ SHOWN = Path(__file__).resolve().parents[1] / "docs" / "results" / "picture-matr
 
 TAIL = """
 `python tests/export/families/family_odd.py` compares two odd-shaped checkpoints of every family (other head sizes,
-vocabularies and depths, in shards, tied) with transformers, on padded, cropped and stretched pictures.
+vocabularies and depths, in shards, tied) with transformers, in torch, ONNX Runtime and OpenVINO, on padded, cropped and
+stretched pictures ([figures](results/odd.md)).
 
 ## Pictures
 
@@ -162,9 +163,9 @@ each on its own: memory grows with every one that was used, while the file is th
 --data CASES.jsonl` for N: those of answers, then of prompts, then the lowest ids. Special tokens, and tokens of one
 letter or byte, are always among them, so that any text can be written. Prompts are read with all tokens. Logits keep
 their width and ids; tokens without a row get -10,000, in the graph, so greedy tokens chosen on a device and grammars,
-biases and log probabilities on the host need no map. `inspect`, `Session.notes` (`run` prints them) and `luvc.json`'s
-`vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it costs and
-gives](results/vocabulary.md).
+biases and log probabilities on the host need no map. `inspect`, `doctor BUNDLE`, `Session.notes` (`run` prints them)
+and `luvc.json`'s `vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it
+costs and gives](results/vocabulary.md).
 
 ## Several questions at once
 

@@ -79,6 +79,8 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
 def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
     full, tokens = images * encoder.units, images * encoder.tokens
     frozen, last = wanted.kv_only or depths(wanted.frozen, llm.layers), wanted.last_layer or "drop"
+    if wanted.stages and last == "kv_only" and llm.layers - 1 in llm.keyless:
+        last = "drop"  # a recipe means keys and values alone, and there are none
     if wanted.speedup is not None:
         keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
     elif wanted.kv_mib is not None:
