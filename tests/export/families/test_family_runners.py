@@ -116,4 +116,4 @@ def test_budgets_are_searched(name: str, kind: str, saved: Any) -> None:
 def test_no_plan_is_searched_for_pooled_frames(saved: Any) -> None:
     checkpoint, data = saved("llava_onevision"), few(questions("llava_onevision", "videos"))
     with pytest.raises(UsageError, match=r"frames that the model pools(.|\n)*--plan film"):
-        budgets(checkpoint, data, small("llava_onevision").size, video=True, sharing=shared("joint"))
+        budgets(checkpoint, data, small("llava_onevision").size, video=True, sharing=shared("joint"), retention=0.05)
