@@ -17,7 +17,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # helpers of all tests, where this is run as a script
 
 import family_chat
-import timm_stand_in
 import torch
 from family_harness import Case, build
 from family_questions import questions
@@ -43,8 +42,6 @@ def odd(name: str, kind: str) -> Case:
 
     ``deep``: five layers, tied.
     """
-    if name == "fast_vlm":
-        timm_stand_in.load()
     family = families.find(name, "test")
     config: Any = family.tiny_config()
     if name == "gemma4":
