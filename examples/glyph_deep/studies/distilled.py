@@ -3,7 +3,8 @@
 CHECKPOINT is what `python -m glyph_deep.train --stage distil` wrote, as `TRAINED` says. Units leave
 after a block, by the score `norm`, as many as save 1.5 times the encoder's FLOPs, and come back at its end; the LLM
 prunes nothing. Asked are the checkpoint as shipped, uncompressed and pruned, and the distilled one, likewise; then the
-distilled one is exported with that plan, and what its graphs answer is held against torch.
+distilled one is exported with that plan, and what its graphs answer is held against torch. Answers stay beside
+CHECKPOINT: a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from glyph_deep.train.distil import BLOCK, CHECKPOINT, FEWER, prune_for
 from luvc_export import export_bundle
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation.evaluator import PlanEvaluator
-from luvc_export.calibration.ablation.store import weights_hash
+from luvc_export.calibration.ablation.store import Store, pack, unpack, weights_hash
 from luvc_export.calibration.runners.compressed import load_model
 from luvc_export.core.cost.encoder import encoder_ratio
 from luvc_export.core.plan import EncoderPlan, Plan
@@ -35,8 +36,8 @@ from .quantised import right
 
 COMMAND = "python -m glyph_deep.studies.distilled CHECKPOINT -o ../docs/results"
 TRAINED = (
-    "python -m glyph_deep.train --stage distil --start glyph_deep/checkpoint --out runs/distil --steps 680 "
-    "--rate 4e-4 --decay 0.6 --mix page=2 textured=1 plain=1"
+    "python -m glyph_deep.train --stage distil --start glyph_deep/checkpoint --out runs/distil --steps 560 "
+    "--rate 1.5e-4 --decay 0.8 --mix page=2 textured=1 plain=1"
 )
 BAR = 0.99
 WAYS = ("as shipped", "as shipped, pruned", "distilled", "distilled, pruned")
@@ -58,17 +59,26 @@ def size_of(ground: str) -> tuple[int, int]:
     return SIZES.get(ground) or SIZES[SPLITS[ground][1]]
 
 
-def measure(checkpoint: Path, ground: str, count: int) -> tuple[list[dict[str, Any]], list[bool]]:
+def verdicts(store: Store, folder: Path, ground: str, asked: list[GlyphCase]) -> list[list[bool]]:
+    """Return which cases a checkpoint answers right, uncompressed and pruned, from `store` where it has them."""
+    opened, weights = open_checkpoint(str(folder)), weights_hash(folder)
+    engine = PlanEvaluator(opened, load_model(opened), asked, True)
+
+    def answered(plan: Plan) -> list[bool]:
+        key = [weights, ground, len(asked), plan.to_json()]
+        return unpack(store.of(key, lambda: pack(engine.right(plan))), len(asked))
+
+    return [answered(plan) for plan in plans_of(size_of(ground))[:2]]
+
+
+def measure(store: Store, checkpoint: Path, ground: str, count: int) -> tuple[list[dict[str, Any]], list[bool]]:
     """Return a record for each way, and whether the distilled and pruned one is right, case by case."""
-    asked, (whole, pruned, fewer) = list(cases(ground, count, 0)), plans_of(size_of(ground))
-    clusters, answers = [case.picture for case in asked], []
-    for folder in (CHECKPOINT, checkpoint):
-        opened = open_checkpoint(str(folder))
-        engine = PlanEvaluator(opened, load_model(opened), asked, True)
-        answers += [engine.right(whole), engine.right(pruned)]
+    asked, (_, pruned, fewer) = list(cases(ground, count, 0)), plans_of(size_of(ground))
+    clusters = [case.picture for case in asked]
+    answers = [one for folder in (CHECKPOINT, checkpoint) for one in verdicts(store, folder, ground, asked)]
     records = []
-    for way, verdicts in zip(WAYS, answers, strict=True):
-        kept = intervals.retention(verdicts, answers[0], clusters)
+    for way, answered in zip(WAYS, answers, strict=True):
+        kept = intervals.retention(answered, answers[0], clusters)
         records.append(
             {
                 "ground": ground,
@@ -77,7 +87,7 @@ def measure(checkpoint: Path, ground: str, count: int) -> tuple[list[dict[str, A
                 "pictures": len(set(clusters)),
                 "keep": pruned.encoder.prune.keep if "pruned" in way else 1.0,
                 "flops": round(fewer, 3) if "pruned" in way else 1.0,
-                "accuracy": round(float(np.mean(verdicts)), 4),
+                "accuracy": round(float(np.mean(answered)), 4),
                 "retention": [round(value, 4) for value in (kept.value, kept.low, kept.high)],
             }
         )
@@ -85,13 +95,13 @@ def measure(checkpoint: Path, ground: str, count: int) -> tuple[list[dict[str, A
     return records, answers[-1]
 
 
-def exported(checkpoint: Path, ground: str, asked: list[GlyphCase], verdicts: list[bool]) -> dict[str, Any]:
+def exported(checkpoint: Path, ground: str, asked: list[GlyphCase], answered: list[bool]) -> dict[str, Any]:
     """Return how many verdicts of the distilled checkpoint, exported with the pruned plan, are those of torch."""
     size = size_of(ground)
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         export_bundle(str(checkpoint), bundle, {"pruned": plans_of(size)[1]}, image_size=size, text_capacity=256)
-        same = sum(a == b for a, b in zip(right(bundle, "pruned", asked), verdicts, strict=True))
+        same = sum(a == b for a, b in zip(right(bundle, "pruned", asked), answered, strict=True))
     return {"ground": ground, "exported": len(asked), "same": same}
 
 
@@ -157,13 +167,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows: list[dict[str, Any]] = []
+    store = Store(args.checkpoint.parent / "distilled-answers.json", {})
     about: dict[str, Any] = {"weights": weights_hash(args.checkpoint), "training": args.training, "exported": []}
     for ground in args.grounds:
-        some, verdicts = measure(args.checkpoint, ground, args.count)
+        some, answered = measure(store, args.checkpoint, ground, args.count)
         rows += some
         if args.exported and ground == args.grounds[0]:
             asked = list(cases(ground, args.exported, 0))
-            about["exported"].append(exported(args.checkpoint, ground, asked, verdicts[: args.exported]))
+            about["exported"].append(exported(args.checkpoint, ground, asked, answered[: args.exported]))
             print(json.dumps(about["exported"][-1]), flush=True)
         text = ",\n".join(json.dumps(row) for row in rows)
         file = args.output / "distilled.json"
