@@ -1,9 +1,9 @@
 """First token and decode of one model by engine: alone, and prompts on one engine with steps on another.
 
-Run: ``python benchmarks/measure/halves.py OUT BUNDLE PLAN --prepare``, then the same without it, perhaps with
-``--only PLAN@BACKEND ...``. The first writes the plan in 8 and 4 bits (LLM alone, rounded to nearest) beside itself
-into OUT. The second prints Markdown: one process a way, one after another, each run about another picture and prompt,
-and a reading of the memory's bandwidth after each.
+Run: ``python benchmarks/measure/halves.py OUT BUNDLE PLAN --prepare [--head]``, then the same without it, perhaps with
+``--only PLAN@BACKEND ...``. The first writes the plan in 8 and 4 bits (LLM alone, rounded to nearest; with ``--head``
+its head too) beside itself into OUT. The second prints Markdown: one process a way, one after another, each run about
+another picture and prompt, and a reading of the memory's bandwidth after each.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from luvc_export.core.precision import PRECISIONS
 NEW, RUNS = 17, 2
 
 
-def prepare(out: Path, source: str, plan: str) -> None:
-    """Write the plan and its two quantised ones into ``out``, once."""
+def prepare(out: Path, source: str, plan: str, head: bool = False) -> None:
+    """Write the plan and its two quantised ones into ``out``, once; ``head``: the head is quantised too."""
     if (out / bundles.MANIFEST).is_file():
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -42,13 +42,12 @@ def prepare(out: Path, source: str, plan: str) -> None:
         (out / name).write_bytes((bundle.folder / name).read_bytes())
     entry, plans, files = bundle.entry(plan), {plan: bundle.entry(plan)}, dict(manifest.files)
     kept = tuple(sites(load(bundle, entry.vision).graph))
-    seen = {
-        site: Statistics(rows=1, largest=np.array([8.0], np.float32))
-        for site in sites(load(bundle, entry.decoder).graph)
-    }
+    inside = sites(load(bundle, entry.decoder).graph)
+    seen = {site: Statistics(rows=1, largest=np.array([8.0], np.float32)) for site in inside}
+    too = [name for name, site in inside.items() if site.high] if head else []
     for name in ("q8", "q4"):
         recipe = Recipe(PRECISIONS[name], smooth=0.0, aware=False)
-        quantiser = Quantiser(bundle, plan, recipe, seen, out, kept)
+        quantiser = Quantiser(bundle, plan, recipe, seen, out, kept, too=too)
         made = quantiser.write(out, (), CalibrationData("none", "0" * 64, 0, 0))
         plans[quantiser.name] = made
         assert made.quantised is not None
@@ -102,6 +101,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("plan")
     parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--head", action="store_true", help="with --prepare: the head in codes too")
     parser.add_argument("--only", nargs="+", metavar="PLAN@BACKEND")
     parser.add_argument("--images", type=int, default=1, help="pictures of a question")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -110,7 +110,7 @@ def main() -> None:
         print(json.dumps(times(str(args.out), args.one, args.images)))
         return
     if args.prepare:
-        prepare(args.out, args.bundle, args.plan)
+        prepare(args.out, args.bundle, args.plan, args.head)
         return
     plans = [args.plan, *(name for name in bundles.load(args.out).manifest.plans if name != args.plan)]
     coded = [f"{plan}@{how}" for plan in plans[1:] for how in ("openvino", "cpu", "openvino+openvino", "openvino+cpu")]

@@ -40,6 +40,7 @@ class Quantiser:
         folder: An empty folder for rounded weights and trial graphs.
         keep: Sites that stay high because the user wants it.
         progress: Told (stage, fraction done).
+        too: Sites high by default that are quantised because the user wants it.
 
     Attributes:
         names: Sites that can be quantised, in the order of computation.
@@ -58,6 +59,7 @@ class Quantiser:
         folder: Path,
         keep: Collection[str] = (),
         progress: Progress = lambda stage, done: None,
+        too: Collection[str] = (),
     ) -> None:
         self.bundle, self.plan, self.recipe = bundle, plan, recipe
         self.entry = bundle.entry(plan)
@@ -69,7 +71,7 @@ class Quantiser:
         candidates = {name: site for file in self._files for name, site in sites(load(self.bundle, file).graph).items()}
         for number, (name, site) in enumerate(candidates.items()):
             progress("rounding weights", (number + 1) / len(candidates))
-            if name in keep or site.high:
+            if name in keep or (site.high and name not in too):
                 self.high[name] = "asked for" if name in keep else "high by default"
                 continue
             if name not in seen:

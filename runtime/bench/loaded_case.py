@@ -30,6 +30,8 @@ _MIB = 2**20
 _PRODUCTS = 7
 #: Products that no decode step computes.
 _ENCODER = re.compile(r"vision|visual|multi_modal|connector|mlp1")
+#: The head's weight, and the embedding's where it is the same.
+_HEADS = ("lm_head", "embed_tokens")
 
 
 class LoadedCase:
@@ -156,7 +158,8 @@ class LoadedCase:
             return weight_bytes(manifest, wide)
         kinds = {name: kind for name, kind in quantised.layers.items() if not _ENCODER.search(name)}
         narrow = find(quantised.precision).weights
-        head = narrow if kinds.get("lm_head") == quantised.precision else wide
+        heads = (kind for name, kind in kinds.items() if name.endswith(_HEADS))
+        head = narrow if quantised.precision in heads else wide
         inside = [wide if kind != quantised.precision else narrow for name, kind in kinds.items() if "layers." in name]
         return weight_bytes(manifest, round(sum(inside) / len(inside)) if inside else wide, head)
 

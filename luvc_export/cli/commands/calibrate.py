@@ -27,6 +27,7 @@ _WEIGHTS_ALONE = {
     "smooth": "--smooth",
     "rtn": "--rtn",
     "keep_high": "--keep-high",
+    "quantise_too": "--quantise-too",
     "ranges": "--cache",
     "backend": "--backend",
     "modelopt_python": "--modelopt-python",
@@ -56,6 +57,10 @@ def calibrate(
     rounding: RecipeOptions,
     keep_high: Annotated[
         list[str] | None, typer.Option("--keep-high", metavar="REGEX", help="Products that stay high; repeat.")
+    ] = None,
+    quantise_too: Annotated[
+        list[str] | None,
+        typer.Option("--quantise-too", metavar="REGEX", help="Of products high by default (lm_head); repeat."),
     ] = None,
     ranges: Annotated[Path | None, typer.Option("--cache", help="File that keeps ranges between runs.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="Who decides scales: luvc, or modelopt (int8).")] = "luvc",
@@ -139,6 +144,7 @@ def calibrate(
             plan=plan,
             min_agreement=min_agreement,
             keep_high=keep_high or (),
+            quantise_too=quantise_too or (),
             output=output,
             ranges_file=ranges,
             overwrite=overwrite,
@@ -160,6 +166,8 @@ def calibrate(
     print(f"trials    | {len(calibrated.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
     quantised = report["quantised"]
     print(f"layers    | {quantised} quantised, {len(report['high'])} high")
+    for name in calibrated.dropped:
+        print(f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}")
     for name in report["high"]:
         print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
 
@@ -220,6 +228,7 @@ def _report(result: Any) -> dict[str, Any]:
         "high": [name for name, precision in entry.layers.items() if precision != entry.precision],
         "quantised": sum(precision == entry.precision for precision in entry.layers.values()),
         "needed": list(result.found.high),
+        "dropped": list(result.dropped),
         "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
     }
 
