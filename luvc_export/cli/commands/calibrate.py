@@ -166,6 +166,8 @@ def calibrate(
     print(f"trials    | {len(calibrated.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
     quantised = report["quantised"]
     print(f"layers    | {quantised} quantised, {len(report['high'])} high")
+    for name in calibrated.dropped:
+        print(f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}")
     for name in report["high"]:
         print(f"  high    | {name}{' (needed for agreement)' if name in calibrated.found.high else ''}")
 
@@ -226,6 +228,7 @@ def _report(result: Any) -> dict[str, Any]:
         "high": [name for name, precision in entry.layers.items() if precision != entry.precision],
         "quantised": sum(precision == entry.precision for precision in entry.layers.values()),
         "needed": list(result.found.high),
+        "dropped": list(result.dropped),
         "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],
     }
 
