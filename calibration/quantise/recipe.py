@@ -17,7 +17,7 @@ from luvc_export.errors import UsageError, did_you_mean
 Floats = NDArray[np.float32]
 
 #: Nats; chosen on the search splits of examples/glyph_deep (docs/calibration.md).
-DIVERGENCE = 0.05
+DIVERGENCE = 0.02
 
 
 @dataclass(frozen=True)
