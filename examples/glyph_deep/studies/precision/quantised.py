@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shutil
 import sys
 import time
@@ -30,7 +31,7 @@ from luvc_export.calibration.compact_json import dumps
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
-from luvc_export.calibration.quantise.recipe import Recipe
+from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.core.precision import PRECISIONS
 from luvc_export.demo.questions import GlyphCase
@@ -45,13 +46,14 @@ SETS = {
     "digits": (("plain", "textured"), ("search-plain", "search-textured")),
     "pages": (("pages",), ("search-pages",)),
 }
-#: Row by row: form of the checkpoint, plan, and what it is compared with.
+#: Row by row: form of the checkpoint, plan, and what it is compared with. ``four`` is fp32 whose q4 has 4 bits alone.
 ROWS = (
     ("fp32", "none", None),
     ("fp32", "none_kv8", ("fp32", "none")),
     ("fp32", "safe", None),
     ("fp32", "safe_kv8", ("fp32", "safe")),
     ("fp32", "none_q4", ("fp32", "none")),
+    ("four", "none_q4", ("fp32", "none")),
     ("awq", "none", ("fp32", "none")),
     ("gptq", "none", ("fp32", "none")),
     ("compressed-tensors", "none", ("fp32", "none")),
@@ -67,9 +69,10 @@ Written by `{COMMAND}` (answers; with `--times` times) and by
 
 Held-out questions on ONNX Runtime, one thread. Lost points are paired with the same plan in fp32; the interval is 95 %
 with questions about one picture as a cluster. Within: at most 0.5 points lost, the upper end at most 1.0. `_kv8` is
-`calibrate --kv int8`, `_q4` is `calibrate --precision q4` with nothing kept high but the defaults. The other rows are
-checkpoints whose text layers were rounded to nearest in groups of 64 and written by each format's layout: what they
-lose is what such rounding costs this model, not what reading it does ([tested](../quantised-checkpoints.md)).
+`calibrate --kv int8`, `_q4` is `calibrate --precision q4` with nothing kept high but the defaults, and `four` the same
+with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). The other
+rows are checkpoints whose text layers were rounded to nearest in groups of 64 and written by each format's layout: what
+they lose is what such rounding costs this model, not what reading it does ([tested](../quantised-checkpoints.md)).
 
 | checkpoint | plan | ground | questions | accuracy | points lost (95 %) | within |
 |---|---|---|---:|---:|---|---|"""
@@ -140,8 +143,8 @@ def made(form: str, which: str, folder: Path) -> Path:
     """Return the bundle of a form for one size of pictures, with the plans that `ROWS` names."""
     target, size = folder / f"{which}.{form}", SIZES[SETS[which][0][0]]
     if not (target / bundles.MANIFEST).is_file():
-        checkpoint = CHECKPOINT if form == "fp32" else written(form, folder / form)
-        names = [plan for one, plan, _ in ROWS if one == form and "_" not in plan]
+        checkpoint = CHECKPOINT if form in ("fp32", "four") else written(form, folder / form)
+        names = dict.fromkeys(plan.split("_")[0] for one, plan, _ in ROWS if one == form)
         plans = {name: make_plan(str(checkpoint), name, image_size=size) for name in names}
         export_bundle(str(checkpoint), target, plans, image_size=size, text_capacity=256)
         print(f"made {target.name}", flush=True)
@@ -152,7 +155,9 @@ def made(form: str, which: str, folder: Path) -> Path:
             if kind == "kv8":
                 calibrate_caches(loaded, data, "int8", plan=root, min_agreement=0, threads=1)
             else:
-                calibrate(loaded, data, Recipe(PRECISIONS[kind]), plan=root, min_agreement=0, threads=1)
+                nats = math.inf if form == "four" else DIVERGENCE
+                recipe = Recipe(PRECISIONS[kind], divergence=nats)
+                calibrate(loaded, data, recipe, plan=root, min_agreement=0, threads=1)
             print(f"made {plan} in {target.name}", flush=True)
     return target
 
@@ -179,8 +184,8 @@ def times(session: Session, case: GlyphCase) -> tuple[float, float]:
     return 1000 * (middle - begin), 250 * (time.perf_counter() - middle)
 
 
-def accuracy(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Return a record for each row and ground."""
+def accuracy(folder: Path, count: int, known_alone: bool = False) -> list[dict[str, Any]]:
+    """Return a record for each row and ground, or with ``known_alone`` for those whose answers are there."""
     records: list[dict[str, Any]] = []
     for which, (grounds, _) in SETS.items():
         held = {ground: list(cases(ground, count, 0)) for ground in grounds}
@@ -192,7 +197,10 @@ def accuracy(folder: Path, count: int) -> list[dict[str, Any]]:
             weights = entry.quantised.weights if entry.quantised else "weights"
             key = [files[name].sha256 for name in (entry.vision, entry.decoder, weights)]
             for ground, asked in held.items():
-                packed = store.of([ground, *key], partial(_packed, bundle, plan, asked))
+                try:
+                    packed = store.of([ground, *key], _absent if known_alone else partial(_packed, bundle, plan, asked))
+                except LookupError:
+                    continue
                 known[form, plan, ground] = answers = unpack(packed, count)
                 pictures = [case.picture for case in asked]
                 record: dict[str, Any] = {"ground": ground, "form": form, "plan": plan, "questions": count}
@@ -203,6 +211,10 @@ def accuracy(folder: Path, count: int) -> list[dict[str, Any]]:
                 records.append(record)
                 print(record, flush=True)
     return records
+
+
+def _absent() -> Any:
+    raise LookupError("not answered yet")
 
 
 def _packed(bundle: Path, plan: str, asked: list[GlyphCase]) -> Any:
@@ -273,6 +285,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder of glyph-deep-quantised.json and .md")
     parser.add_argument("--count", type=int, default=1000, help="questions a ground")
     parser.add_argument("--times", action="store_true", help="measure times alone, and keep the answers of the file")
+    parser.add_argument("--known", action="store_true", help="write what FOLDER has answers of, and ask nothing")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     file = args.output / FILE
@@ -280,7 +293,7 @@ def main() -> None:
     if args.times:
         record["times"], record["machine"] = timed(args.folder), machine()
     else:
-        record["rows"] = accuracy(args.folder, args.count)
+        record["rows"] = accuracy(args.folder, args.count, args.known)
     file.write_text(dumps(record) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(record), encoding="utf-8")
 
