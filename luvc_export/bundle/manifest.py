@@ -123,7 +123,8 @@ class LoraSlots:
     Args:
         rank: Largest rank that an adapter may have.
         prefix: What the model's names of its layers begin with, such as ``model.language_model.layers``.
-        modules: Each module's path in its layer by its last name: ``q_proj`` is ``self_attn.q_proj``.
+        modules: Each module's path in its layer by the name its slots have: the path's last part (``q_proj`` is
+            ``self_attn.q_proj``), or the whole path where several end in that (``conv.out_proj``).
         slots: Inputs and outputs of each product by layer and module: ``3.q_proj`` has (2048, 2048).
     """
 
