@@ -1,7 +1,7 @@
 """CPU time of the gated delta rule of one Qwen3.5-0.8B layer: our graph on both back-ends, transformers' torch path.
 
-Run: python benchmarks/measure/delta_rule.py [--rows 1 64 1100]. One thread; processor time, so that other work on the
-machine hardly matters. Prints Markdown: the best of several calls, ms.
+Run: python benchmarks/measure/kernels/delta_rule.py [--rows 1 64 1100]. One thread; processor time, so that other work
+on the machine hardly matters. Prints Markdown: the best of several calls, ms.
 """
 
 from __future__ import annotations

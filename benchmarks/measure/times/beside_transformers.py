@@ -1,6 +1,6 @@
 """A random model in a published shape beside transformers' torch path: first token, prefill, decode steps, in one run.
 
-Run: python benchmarks/measure/beside_transformers.py FOLDER [--preset qwen3.5-0.8b] [--layers N] [--only WAY ...]
+Run: python benchmarks/measure/times/beside_transformers.py FOLDER [--preset qwen3.5-0.8b] [--layers N] [--only WAY ...]
 [--prepare]. The prompt is a picture of 1,024 visual tokens between two halves of 76 of text. Every way is a process of
 its own: it loads, warms up with one answer, and times ``--runs`` answers of nine tokens about other ids; what
 transformers is given are pixels ready in memory. Records go to docs/results/beside-transformers.json, the table to the
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "beside-transformers.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "results" / "beside-transformers.md"
 TEXT, NEW = 76, 9
 #: Of the picture: 1,024 visual tokens (Qwen3.5).
 SIDES = {"qwen3.5-0.8b": 1024}
@@ -34,11 +34,11 @@ WAYS = (
 )
 HEAD = """# Beside transformers
 
-Written by `python benchmarks/measure/beside_transformers.py FOLDER`: random weights in the shapes of a published model,
-stored in bf16; plan `none`; 1,024 visual tokens and 76 of text. First token: from the picture's pixels (transformers:
-pixels ready in memory) to the first token. Prefill: the LLM's part of it (transformers: without the head). Medians, and
-the range of {runs}. GB/s is the weights and the cache that a step reads by its time. transformers runs its torch path:
-kernels of its hybrid layers are for GPUs.
+Written by `python benchmarks/measure/times/beside_transformers.py FOLDER`: random weights in the shapes of a published
+model, stored in bf16; plan `none`; 1,024 visual tokens and 76 of text. First token: from the picture's pixels (in
+transformers: pixels ready in memory) to the first token. Prefill: the LLM's part of it (in transformers without the
+head). Medians, and the range of {runs}. GB/s is the weights and the cache that a step reads by its time. transformers
+runs its torch path: kernels of its hybrid layers are for GPUs.
 
 | model | way | first token, s | prefill, s | decode step, ms | GB a step | GB/s |
 |---|---|---|---|---|---|---|
@@ -128,8 +128,11 @@ def page(records: list[dict[str, Any]]) -> str:
         read = [f"{one['gb']:.2f}", f"{1000 * one['gb'] / step:.1f}"] if "gb" in one else ["", ""]
         cells = [one["model"], f"{one['way']} ({one['runs_in']})", spread(one["first_s"]), spread(one["prefill_s"])]
         lines.append("| " + " | ".join([*cells, spread(one["step_ms"], 1), *read]) + " |")
-    cpus = sorted({one["cpu"] for one in records})
-    return HEAD.format(runs=len(records[0]["first_s"])) + "\n".join(lines) + f"\n\n{'; '.join(cpus)}.\n"
+    cpus, timed = sorted({one["cpu"] for one in records}), {(one["model"], one["way"]) for one in records}
+    models = sorted({model for model, _ in timed})
+    lacking = [f"{model}: {way}" for model in models for way, *_ in WAYS if (model, way) not in timed]
+    left = f" Not run yet: {', '.join(lacking)}." if lacking else ""
+    return HEAD.format(runs=len(records[0]["first_s"])) + "\n".join(lines) + f"\n\n{'; '.join(cpus)}.{left}\n"
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -165,7 +168,7 @@ def main() -> None:
     prepare(asked.folder, asked.preset, asked.layers)
     if asked.prepare:
         return
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from run import cpu
 
     figures = PAGE.with_suffix(".json")
