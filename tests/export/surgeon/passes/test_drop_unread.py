@@ -11,8 +11,9 @@ from luvc_export.core.target import ORT_CPU
 from luvc_export.errors import CheckFailed
 from luvc_export.export.surgeon.passes import drop_unread
 
-GRAPH = """decoder (float[3, B, V] visual_position_ids, float[B, T] position_ids, int64[B] past_groups, int64[B, T] order)
-    => (float[B, T] logits) { logits = Abs(position_ids) }"""
+GRAPH = """decoder (
+    float[3, B, V] visual_position_ids, float[B, T] position_ids, int64[B] past_groups, int64[B, T] order
+    ) => (float[B, T] logits) { logits = Abs(position_ids) }"""
 ENGINE = replace(ORT_CPU, name="engine", kv="concat")
 
 
