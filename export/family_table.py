@@ -43,8 +43,8 @@ Real weights are not part of these tests.
 VERBS = """
 ## What was run
 
-Written by `python benchmarks/measure/families.py FOLDER`, which gives small checkpoints of random weights, with the
-settings, tokenizer and chat template of their family, to the command line; no cell is written by hand. Pictures are
+Written by `python benchmarks/measure/matrix/families.py FOLDER`, which gives small checkpoints of random weights, with
+the settings, tokenizer and chat template of their family, to the command line; no cell is written by hand. Pictures are
 padded. `parity hf` is the bundle's plan `none` against transformers through ONNX Runtime: the largest relative L2 of
 any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
 compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
@@ -91,14 +91,15 @@ prunes. Files are opened by us, and transformers is given the canvas made of the
 to another one, `RGBA` has its transparent parts on white here and loses its alpha there, and `16-bit` is divided by
 257 here and cut off at 255 there. `serve` and `batch` answer as a session does. Ids are not
 compared where a processor cuts pictures that a bundle without `--tiles` does not: LLaVA-NeXT's all, LLaVA-OneVision's
-only one of a prompt.
+only one of a prompt; nor PaliGemma's of text alone, whose processor takes no prompt without a picture.
 
 """
 SHOWN = Path(__file__).resolve().parents[1] / "docs" / "results" / "picture-matrix.json"
 
 TAIL = """
 `python tests/export/families/family_odd.py` compares two odd-shaped checkpoints of every family (other head sizes,
-vocabularies and depths, in shards, tied) with transformers, on padded, cropped and stretched pictures.
+vocabularies and depths, in shards, tied) with transformers, in torch, ONNX Runtime and OpenVINO, on padded, cropped and
+stretched pictures ([figures](results/odd.md)).
 
 ## Pictures
 
@@ -126,24 +127,30 @@ transformers for all five). A picture of another shape is padded to the grid tha
 alone is told to the graphs, where the processor would make a grid of its own. `--image-tokens N` when running, and
 `mm_processor_kwargs.max_soft_tokens` of a request, are the ceiling. Where a checkpoint of 16 bits is exported in fp32,
 rows of the table of every layer's embeddings are widened when they are looked up, inside the graph, and the table stays
-a mapped file (`python benchmarks/measure/lookup_table.py`, [figures](results/lookup-table.json): the graph looks up a
-prompt's rows sooner than the host does).
+a mapped file (`python benchmarks/measure/kernels/lookup_table.py`, [figures](results/lookup-table.json): the graph
+looks up a prompt's rows sooner than the host does).
 
 ## Videos
 
-`--video` gives images as many frames as the family's temporal patches have; a picture fills all of them.
+`--video` gives images as many frames as the family's temporal patches have, which is one where it has none; a picture
+fills all of them.
 `run --video` and `Session.generate(video=...)` take a film (mp4, mov, mkv, webm, avi, ts, mpg, ogv, flv; with
 `luvc-export[video]`, which brings PyAV and its FFmpeg), a folder of frames, or an animated GIF, WebP or PNG, and of it
 frames evenly in time (`luvc_export.runtime.media.video.open_video`); or frames, `video=[frame, ...], fps=2`. Each frame
 of a film is the one shown at its time, upright, whatever the rate; reading seeks to it. When frames were shown reaches
-the models that use it: Qwen2.5-VL's seconds from one pair to the next, Qwen3-VL's time stamps. How films are kept from
-doing harm: [security](security.md).
+the models that use it: Qwen2.5-VL's seconds from one pair to the next, the time stamps of Qwen3-VL and SmolVLM. How
+films are kept from doing harm: [security](security.md).
 
-Each pair of frames is one image with a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N frames
-share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as fixed as
-before. Scores are those of single images until the first prune; later prunes filter all that is left as one line
-(a reconstruction). A question whose media are videos alone goes to that plan by itself, each video brought to N frames,
-evenly taken or repeated; pictures go to the other. Both use one vision graph and one weights file. Parity and
+What is written around frames is what transformers' processor writes: InternVL's number of each, SmolVLM's count, length
+and times, and for chats with a video the template that its processor takes in place of the checkpoint's. Frames are
+fitted as pictures are (`--fit stretch` is what these two processors do), and a template that puts a message's pictures
+before its videos refuses a message that has them the other way round.
+
+Each image, a frame or a pair of them, has a budget of its own. `--joint-frames N` adds a plan `NAME@video` in which N
+frames share one budget: the best tokens of the whole video stay, wherever in time they are, and their number is as
+fixed as before. Scores are those of single images until the first prune; later prunes filter all that is left as one
+line (a reconstruction). A question whose media are videos alone goes to that plan by itself, each video brought to N
+frames, evenly taken or repeated; pictures go to the other. Both use one vision graph and one weights file. Parity and
 calibration take such a plan by its name, with cases that show videos; `plan --data --joint-frames N` searches one.
 `--joint-tiles RxC` does the same for the tiles of a picture and the whole beside them, `NAME@tiles`; no search has it.
 
@@ -156,9 +163,9 @@ each on its own: memory grows with every one that was used, while the file is th
 --data CASES.jsonl` for N: those of answers, then of prompts, then the lowest ids. Special tokens, and tokens of one
 letter or byte, are always among them, so that any text can be written. Prompts are read with all tokens. Logits keep
 their width and ids; tokens without a row get -10,000, in the graph, so greedy tokens chosen on a device and grammars,
-biases and log probabilities on the host need no map. `inspect`, `Session.notes` (`run` prints them) and `luvc.json`'s
-`vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it costs and
-gives](results/vocabulary.md).
+biases and log probabilities on the host need no map. `inspect`, `doctor BUNDLE`, `Session.notes` (`run` prints them)
+and `luvc.json`'s `vocabulary` say what is left; parity compares logits of the tokens that both heads have. [What it
+costs and gives](results/vocabulary.md).
 
 ## Several questions at once
 
@@ -228,7 +235,7 @@ def plans(records: list[dict[str, Any]]) -> str:
 
 
 def verbs() -> str:
-    """What ``benchmarks/measure/families.py`` found."""
+    """What ``benchmarks/measure/matrix/families.py`` found."""
     data = json.loads(MEASURED.read_text(encoding="utf-8"))
     lines = [f"| family | {' | '.join(CELLS)} |", "|" + "---|" * (len(CELLS) + 1)]
     for name, cells in data.items():

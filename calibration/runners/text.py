@@ -38,8 +38,9 @@ class Tokens(PromptEncoder):
         """See ``PromptEncoder``; transformers renders."""
         if self.chat_template is None:
             return self._plainly(asked)
+        template = self.template_of_videos(asked) or self.chat_template
         text: str = self.transformers.apply_chat_template(
-            list(asked.messages), chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            list(asked.messages), chat_template=template, tokenize=False, add_generation_prompt=True
         )
         return text
 

@@ -21,7 +21,7 @@ from luvc_export.demo import CHECKPOINT, IMAGE_SIZE
 from luvc_export.demo.questions import ONE_PICTURE, GlyphCase, cases
 from luvc_export.runtime.session import Session
 
-COMMAND = "python -m answer_styles.study RUNS -o ../docs/results"
+COMMAND = "python -m answer_styles.study RUNS -o ../docs/results --count 78"
 ROWS, RANK = 8, 8
 GREEDY: dict[str, Any] = {"greedy": True, "max_new_tokens": 8}
 #: Names of what answers, and how it is opened.

@@ -10,7 +10,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import EncoderShape
-from luvc_export.core.tiling import Tiling
+from luvc_export.core.tiling import Tiling, Video
 from luvc_export.errors import CheckpointError
 from luvc_export.export.families.base import IMAGENET, Family, Normalise
 from luvc_export.export.layers import norm
@@ -70,7 +70,6 @@ class InternVL(Family):
     """InternVL 2.5, 3 and 3.5 converted to transformers (``OpenGVLab/...-hf``)."""
 
     model_type = "internvl"
-    limits = ("video",)
     pixels = IMAGENET
     tiling = "closest_ratio"
 
@@ -114,6 +113,11 @@ class InternVL(Family):
         """Tiles row by row and the whole picture after them, all between one pair of marks."""
         plain = Tiling((), grid, "none" if grid == (1, 1) else "last")
         return replace(plain, written=("<img>", *[self.image_token_id(config)] * plain.images, "</img>"))
+
+    def video(self, config: Any) -> Video | None:
+        """Each frame one tile behind its number, a line each (``InternVLProcessor.replace_video_token``)."""
+        written = ("Frame{number}: <img>", self.image_token_id(config), "</img>")
+        return Video("<video>", 1, written, between="\n")
 
     def _side(self, config: Any) -> int:
         return round(1 / config.downsample_ratio)

@@ -8,6 +8,7 @@ added is zero.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,6 @@ from luvc_export.bundle.manifest import LoraSlots
 from luvc_export.core import graph_io
 from luvc_export.errors import UsageError, did_you_mean
 
-#: Products that have slots where nobody names others: those of peft's ``all-linear`` in every family here.
-DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 #: Ranks of the factors that a graph is traced with.
 _TRACED_RANK = 4
 
@@ -32,11 +31,12 @@ class SlotRequest:
 
     Args:
         rank: Largest rank of an adapter.
-        targets: Last names of the products.
+        targets: Last names of the products, or ends of their paths (``self_attn.out_proj``), as peft takes them;
+            None for every product of the layers (peft's ``all-linear``, of the LLM alone).
     """
 
     rank: int
-    targets: tuple[str, ...] = DEFAULT_TARGETS
+    targets: tuple[str, ...] | None = None
 
 
 class SlottedLayers:
@@ -53,28 +53,29 @@ class SlottedLayers:
 
     def __init__(self, layers: Sequence[Any], names: Mapping[int, str], request: SlotRequest) -> None:
         self._rank = request.rank
-        self._products: dict[str, nn.Linear] = {}
-        self._paths: dict[str, str] = {}
-        known: dict[str, str] = {}
-        for number, layer in enumerate(layers):
-            for path, module in layer.named_modules():
-                if not isinstance(module, nn.Linear):
-                    continue
-                name = path.rpartition(".")[2]
-                known[name] = path
-                if name in request.targets:
-                    self._products[f"{number}.{name}"], self._paths[name] = module, path
-        for target in request.targets:
-            if target not in known:
+        linears = [
+            (number, path, module)
+            for number, layer in enumerate(layers)
+            for path, module in layer.named_modules()
+            if isinstance(module, nn.Linear)
+        ]
+        paths = dict.fromkeys(path for _, path, _ in linears)
+        for target in request.targets or ():
+            if not any(_ends(path, target) for path in paths):
                 raise UsageError(
                     "there is no such product in the LLM's layers",
                     where="--lora-targets",
                     got=target,
-                    expected=did_you_mean(target, known),
+                    expected=did_you_mean(target, [*dict.fromkeys(map(_last, paths))]),
                 )
-        first = next(iter(self._products))
-        weight = names[id(self._products[first].weight)]
-        self._prefix = weight.removesuffix(f".{first.split('.')[0]}.{self._paths[first.split('.')[1]]}.weight")
+        chosen = [path for path in paths if request.targets is None or any(_ends(path, t) for t in request.targets)]
+        several = Counter(map(_last, chosen))
+        #: Each product's path in its layer by the name its slots have: the last one, where no other path ends in it.
+        self._paths = {_last(path) if several[_last(path)] == 1 else path: path for path in chosen}
+        called = {path: name for name, path in self._paths.items()}
+        self._products = {f"{number}.{called[path]}": module for number, path, module in linears if path in called}
+        number, path, module = next(one for one in linears if one[1] in called)
+        self._prefix = names[id(module.weight)].removesuffix(f".{number}.{path}.weight")
         #: Those that a trace computed so far.
         self.used: dict[str, None] = {}
 
@@ -84,7 +85,7 @@ class SlottedLayers:
         rows = (graph_io.LORA_ROWS, torch.zeros(batch, rank, dtype=dtype), ("batch", "rank"))
         inputs: list[tuple[str, Tensor, tuple[str | None, ...]]] = [rows]
         for slot, product in self._products.items():
-            number, module = slot.split(".")
+            number, _, module = slot.partition(".")
             a, b = graph_io.lora_names(int(number), module)
             inputs.append((a, torch.zeros(product.in_features, rank, dtype=dtype), (None, "rank")))
             inputs.append((b, torch.zeros(rank, product.out_features, dtype=dtype), ("rank", None)))
@@ -121,3 +122,11 @@ class SlottedLayers:
             {name: self._paths[name] for name in sorted(self._paths)},
             {slot: (product.in_features, product.out_features) for slot, product in sizes.items()},
         )
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _ends(path: str, target: str) -> bool:
+    return path == target or path.endswith(f".{target}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from luvc_export.core.plan import Plan
 from luvc_export.core.plan.encoder_prune import EncoderPrune
 from luvc_export.core.plan.merging import Axis
+from luvc_export.core.plan.time_merge import TimeMerge
 from luvc_export.errors import PlanError
 from luvc_export.export.compression import oim, spu, unit_prune
 from luvc_export.export.families.base import Normalise
@@ -62,7 +63,7 @@ class LearnedPositionViT(UnitTower):
         features: Hidden states to give to ``finish``, k being the state after k blocks; ascending.
 
     Raises:
-        PlanError: The plan is for another grid.
+        PlanError: The plan is for another grid, or merges frames that have class tokens.
     """
 
     #: The embedding is a product with patches [rows, columns, colours], not a convolution.
@@ -82,9 +83,16 @@ class LearnedPositionViT(UnitTower):
             )
         self.tower: Any = tower
         self.config: Any = tower.config
-        self.normalise, self.side, self.features = normalise, side, features
+        self.normalise, self.side, self.features, self.patches = normalise, side, features, side**2
         self.head_dim = self.config.hidden_size // self.config.num_attention_heads
         self.scale = float(self.head_dim) ** -0.5
+        if plan.encoder.time is not None and self.aside:
+            raise PlanError(
+                "frames do not merge in this encoder",
+                where="plan.encoder.time",
+                got="a class token, which is of one frame alone",
+                fix="leave out --merge-frames",
+            )
 
     def forward(self, image: Tensor, beside: Tensor | None = None) -> Seen:
         """uint8 [n, F, H, W, 3] -> embeddings [n, N_0, D], positions [n, N_0, 2 * copies], merged_into [n, H0 * W0].
@@ -102,6 +110,13 @@ class LearnedPositionViT(UnitTower):
         assert x is not None
         aside = self.aside
         return Stage(torch.cat([x[:, :aside], self._as_tokens(units.x)], 1), units, aside, self.turns(units))
+
+    def fewer(self, units: oim.Units, stage: Stage, time: TimeMerge) -> Stage:
+        """Any frames' stage of as many."""
+        first = (part.unflatten(0, (-1, time.frames))[:, : time.keep].flatten(0, 1) for part in (stage.x, *units))
+        x, *rest = first
+        left = oim.Units(*rest)
+        return Stage(x, left, 0, self.turns(left))
 
     def leave(self, units: oim.Units, x: Tensor, stage: Stage) -> oim.Units:
         """Without class tokens."""

@@ -56,7 +56,7 @@ PIXELS = 2**27
 #: Entries of a list or an object, and characters of a text.
 ENTRIES, CHARACTERS = 200_000, 65_536
 #: Fields whose texts are written into prompts and may hold line ends.
-_PROMPT = frozenset({"marker", "written", "after_pictures", "at_end"})
+_PROMPT = frozenset({"marker", "written", "after_pictures", "at_end", "opening", "between", "closing", "template"})
 
 
 def problem(field: str, value: object) -> str | None:

@@ -33,6 +33,8 @@ from luvc_export.errors import BundleError
 SCHEMA_VERSION = 3
 #: That of bundles without states beside the caches, which are written as before.
 _WITHOUT_STATES = 2
+#: Of ``Video``, in the JSON only where there are some.
+_AROUND = ("opening", "between", "closing", "template")
 
 Fit = Literal["pad", "stretch", "crop"]
 WeightsMode = Literal["copy", "reference", "none"]
@@ -121,7 +123,8 @@ class LoraSlots:
     Args:
         rank: Largest rank that an adapter may have.
         prefix: What the model's names of its layers begin with, such as ``model.language_model.layers``.
-        modules: Each module's path in its layer by its last name: ``q_proj`` is ``self_attn.q_proj``.
+        modules: Each module's path in its layer by the name its slots have: the path's last part (``q_proj`` is
+            ``self_attn.q_proj``), or the whole path where several end in that (``conv.out_proj``).
         slots: Inputs and outputs of each product by layer and module: ``3.q_proj`` has (2048, 2048).
     """
 
@@ -237,6 +240,11 @@ class Manifest:
             data["plans"][name] = dataclasses.asdict(entry) | {"plan": entry.plan.to_json()}
             if entry.caches is None:  # versions that know no codes go on reading what holds none
                 del data["plans"][name]["caches"]
+        if data["prompt"]["video"]:  # likewise of what only some families write around frames
+            plain_video = {
+                name: value for name, value in data["prompt"]["video"].items() if value or name not in _AROUND
+            }
+            data["prompt"]["video"] = plain_video
         if not self.decoder.states:
             del data["decoder"]["states"]
             data["schema_version"] = _WITHOUT_STATES

@@ -79,6 +79,8 @@ def _encoder_part(request: PlanRequest, grid: tuple[int, int], encoder: EncoderS
 def _llm_part(wanted: LlmRequest, encoder: EncoderPlan, llm: DecoderShape, images: int) -> LlmPlan:
     full, tokens = images * encoder.units, images * encoder.tokens
     frozen, last = wanted.kv_only or depths(wanted.frozen, llm.layers), wanted.last_layer or "drop"
+    if wanted.stages and last == "kv_only" and llm.layers - 1 in llm.keyless:
+        last = "drop"  # a recipe means keys and values alone, and there are none
     if wanted.speedup is not None:
         keep = solve_speedup(llm, full, tokens, wanted.text, wanted.speedup, frozen, last)
     elif wanted.kv_mib is not None:
@@ -157,19 +159,24 @@ def place_prune(wanted: EncoderPruneRequest, encoder: EncoderShape) -> EncoderPr
 
 
 def place_time(wanted: TimeRequest | None, sharing: Sharing, encoder: EncoderShape) -> TimeMerge | None:
-    """Frames that merge of clips of so many images; None for what is no clip, or too short.
+    """Frames that merge of clips of so many images; None for what is no clip, such as the plan for pictures beside it.
 
     Raises:
-        PlanError: The share is none.
+        PlanError: The share is none, or leaves all images of a clip.
     """
-    if wanted is None or sharing.kind != "clip":
+    if wanted is None:
         return None
     if not 0 < wanted.keep < 1:
         expected = "more than 0 and less than 1"
         raise PlanError("a share of frames goes on", where="--merge-frames", got=wanted.keep, expected=expected)
+    if sharing.kind != "clip":
+        return None
     block = at_depth(Fraction(1, 3), encoder.blocks) if wanted.block is None else wanted.block
     keep = max(1, round(wanted.keep * sharing.images))
-    return TimeMerge(block, sharing.images, keep) if keep < sharing.images else None
+    if keep == sharing.images:
+        got = f"{wanted.keep:g} of {sharing.images} images is all of them"
+        raise PlanError("a share of frames goes on", where="--merge-frames", got=got, expected="a smaller share")
+    return TimeMerge(block, sharing.images, keep)
 
 
 def _late(encoder: EncoderShape) -> tuple[int, ...]:

@@ -64,10 +64,15 @@ class Video:
     Args:
         marker: What the chat template writes for a video.
         frames: Frames in one image.
-        written: What stands for one image: text, in which ``{seconds}`` is the middle of its time, and the image
-            token's id.
+        written: What stands for one image: text, in which ``{seconds}`` is the middle of its time, ``{clock}`` when it
+            begins in whole minutes and seconds and ``{number}`` its own from 1 on; and the image token's id.
         step: Time positions (M-RoPE) from image to image, or each second; None lays images out like pictures.
         step_of: What ``step`` counts.
+        opening: Stands before the first image; ``{count}`` is how many there are in words, ``{duration}`` how long the
+            video is, in hours, minutes and seconds.
+        between: Stands between two images.
+        closing: Stands behind the last image.
+        template: The chat template of chats with a video, where the processor takes another one for them.
     """
 
     marker: str
@@ -75,6 +80,10 @@ class Video:
     written: tuple[str | int, ...]
     step: float | None = None
     step_of: Literal["image", "second"] = "image"
+    opening: str = ""
+    between: str = ""
+    closing: str = ""
+    template: str | None = None
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def export_bundle(
         revision: Hub revision.
         lora: Folder of a peft adapter to merge into the weights first.
         lora_slots: Largest rank of adapters that the bundle takes when it answers (docs/adapters.md); None for none.
-        lora_targets: Products of the LLM's layers that they may change; None for the usual seven.
+        lora_targets: Products of the LLM's layers that they may change; None for every one.
         progress: Told (stage, fraction of it done).
 
     Raises:
@@ -177,7 +177,7 @@ def _slots(rank: int | None, targets: Sequence[str] | None) -> object:
     Raises:
         UsageError: Targets without a rank, or a rank that is none.
     """
-    from luvc_export.export.llm.lora_slots import DEFAULT_TARGETS, SlotRequest
+    from luvc_export.export.llm.lora_slots import SlotRequest
 
     if rank is None and targets is None:
         return None
@@ -188,7 +188,7 @@ def _slots(rank: int | None, targets: Sequence[str] | None) -> object:
             got=rank,
             expected="the largest rank of the adapters to come, such as 16",
         )
-    return SlotRequest(rank, tuple(dict.fromkeys(targets)) if targets else DEFAULT_TARGETS)
+    return SlotRequest(rank, tuple(dict.fromkeys(targets)) if targets else None)
 
 
 def _check_tiles(plans: Mapping[str, Plan], tiles: Sequence[tuple[int, int]], context: int) -> None:

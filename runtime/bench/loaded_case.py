@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.cost.report import llm_flops
 from luvc_export.core.plan import Plan
-from luvc_export.core.precision import find
+from luvc_export.core.precision import WIDE, find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
 from luvc_export.runtime.generation.sequence import GreedyTokens
@@ -30,6 +30,8 @@ _MIB = 2**20
 _PRODUCTS = 7
 #: Products that no decode step computes.
 _ENCODER = re.compile(r"vision|visual|multi_modal|connector|mlp1")
+#: The head's weight, and the embedding's where it is the same.
+_HEADS = ("lm_head", "embed_tokens")
 
 
 class LoadedCase:
@@ -156,8 +158,10 @@ class LoadedCase:
             return weight_bytes(manifest, wide)
         kinds = {name: kind for name, kind in quantised.layers.items() if not _ENCODER.search(name)}
         narrow = find(quantised.precision).weights
-        head = narrow if kinds.get("lm_head") == quantised.precision else wide
-        inside = [wide if kind != quantised.precision else narrow for name, kind in kinds.items() if "layers." in name]
+        heads = (kind for name, kind in kinds.items() if name.endswith(_HEADS))
+        head = narrow if quantised.precision in heads else wide
+        bits = {quantised.precision: narrow, WIDE: 8}
+        inside = [bits.get(kind, wide) for name, kind in kinds.items() if "layers." in name]
         return weight_bytes(manifest, round(sum(inside) / len(inside)) if inside else wide, head)
 
     def profiles(self) -> dict[str, str]:

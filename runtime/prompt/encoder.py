@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Any
 
@@ -176,7 +176,7 @@ class PromptEncoder:
 
     def _marks(self, prompt: Prompt, image_token: str) -> None:
         """Where pictures and videos stand in the rendered text."""
-        self._image_token = image_token
+        self._image_token, self.video = image_token, prompt.video
         self.marker = prompt.marker or self._image_token
         markers = [self.marker, *([prompt.video.marker] if prompt.video else [])]
         self._markers = re.compile("|".join(re.escape(marker) for marker in markers))
@@ -188,8 +188,14 @@ class PromptEncoder:
             UsageError: See ``ChatTemplate.render``; or more than one question for a bundle without a template.
         """
         if self.template is not None:
-            return self.template.render(asked.messages)
+            other = self.template_of_videos(asked)
+            return (self.template if other is None else replace(self.template, source=other)).render(asked.messages)
         return self._plainly(asked)
+
+    def template_of_videos(self, asked: Question) -> str | None:
+        """The template of chats with a video where the family's processor takes another one for them; else None."""
+        shown = any(isinstance(item, VideoClip) for item in asked.media)
+        return self.video.template if self.video is not None and shown else None
 
     def _plainly(self, asked: Question) -> str:
         """A prompt, or a chat of one question whose pictures come first, as the processor takes it.
@@ -206,7 +212,10 @@ class PromptEncoder:
                 expected="one message of the user: pictures first, then text",
                 fix="pass prompt= (pictures first, then the text as it is)",
             )
-        return self.marker * len(asked.media) + text
+        return "".join(self._marker_of(item) for item in asked.media) + text
+
+    def _marker_of(self, item: Any) -> str:
+        return self.video.marker if self.video is not None and isinstance(item, VideoClip) else self.marker
 
     def encode(self, asked: Question, written: Sequence[tuple[str | int, ...]] | None = None) -> list[int]:
         """Token ids of the prompt.
@@ -224,6 +233,13 @@ class PromptEncoder:
         chosen = [self.cuts[0].written] * len(asked.media) if written is None else list(written)
         if len(around) != len(chosen) + 1:
             raise self._miscounted(rendered, len(around) - 1, len(chosen))
+        if self._markers.findall(rendered) != [self._marker_of(item) for item in asked.media]:
+            raise UsageError(
+                "the chat template writes pictures and videos in another order than the messages",
+                where="messages",
+                got=", ".join("video" if isinstance(item, VideoClip) else "picture" for item in asked.media),
+                fix="put the pictures of a message before its videos, or ask about them in two messages",
+            )
         if self.prefix is not None:
             around[-1] = f"{self.prefix.after_pictures}{around[-1]}{self.prefix.at_end}"
         text, runs = around[0], list[tuple[int, ...]]()

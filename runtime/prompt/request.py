@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from luvc_export.runtime.media.tile_selection import choose_tiling, usable
 from luvc_export.runtime.media.unit_choice import most_novel, novelty
 from luvc_export.runtime.media.video import spread
 from luvc_export.runtime.prompt.encoder import OpenedClip, OpenedQuestion, PromptEncoder, Question, VideoClip
+from luvc_export.runtime.prompt.video_text import video_text
 from luvc_export.runtime.state import Passage
 
 _SINGLE = "ask with a plan for single pictures: luvc-export inspect BUNDLE says what each plan is for"
@@ -160,7 +161,7 @@ def make_request(
             video = _video(manifest, plan)
             item = _filled(item, plan.sharing.images * video.frames) if plan.sharing.images > 1 else item
             moments = fill_images(item.frames, spec)
-            parts.append(_written(video, len(moments), item))
+            parts.append(video_text(video, len(moments), item))
             clips.append(ClipImages(len(prepared), len(moments), video.frames / item.fps))
             if video.step is not None:
                 seconds = video.frames / item.fps if video.step_of == "second" else 1.0
@@ -254,7 +255,7 @@ def _video(manifest: Manifest, plan: Plan) -> Video:
             "this bundle takes no video",
             where="video",
             got=f"a bundle of {manifest.source.model_type}",
-            expected="one exported with --video, which Qwen-VL families have",
+            expected="one exported with --video, of a family that has it (docs/families.md)",
             fix="export it again with --video, or ask about single frames as pictures",
         )
     return manifest.prompt.video
@@ -264,17 +265,6 @@ def _filled(clip: OpenedClip, frames: int) -> OpenedClip:
     """``clip`` in so many frames, as long as before."""
     times = None if clip.times is None else spread(clip.times, frames)
     return OpenedClip(spread(clip.frames, frames), clip.fps * frames / len(clip.frames), times)
-
-
-def _written(video: Video, images: int, clip: OpenedClip) -> tuple[str | int, ...]:
-    """What stands for a video: its images one after another, each with its time where the family writes it."""
-    written: list[Any] = []
-    times = clip.times or tuple(index / clip.fps for index in range(len(clip.frames)))
-    for index in range(images):
-        first, last = index * video.frames, min((index + 1) * video.frames, len(times)) - 1
-        seconds = (times[first] + times[last]) / 2
-        written += [part.format(seconds=f"{seconds:.1f}") if isinstance(part, str) else part for part in video.written]
-    return tuple(written)
 
 
 def token_limit(manifest: Manifest, plan: Plan, request: Request, wanted: int | None = None) -> int:

@@ -242,6 +242,12 @@ def test_no_such_memory(cli: Cli, tmp_path: Path, value: str) -> None:
     )
 
 
+def test_frames_merge_in_clips_alone(cli: Cli, tmp_path: Path) -> None:
+    refused(cli("plan", "demo", "--merge-frames", "0.5"), "frames of a clip merge", "--joint-frames")
+    refused(cli("export", "demo", "-o", tmp_path / "new", "--merge-frames", "0.5"), "--joint-frames")
+    refused(cli("plan", "demo", "--data", "glyph", "--json", "--kv", "int8"), "the JSON of a search holds no costs")
+
+
 def test_so_many_threads_are_refused(cli: Cli, tmp_path: Path) -> None:
     """100,000 of them once took the machine's memory."""
     refused(cli("run", tmp_path, "--prompt", "?", "--threads", 100_000), "--threads", "1024")

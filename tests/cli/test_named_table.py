@@ -9,11 +9,13 @@ import pytest
 from flat_plans import flat_request
 from rich.console import Console
 
-from luvc_export.cli.tables.named import bundle_table, named_table
-from luvc_export.core.named_plans import CLIPS, NAMED
+from luvc_export.cli.tables.named import bundle_table, named_rows, named_table
+from luvc_export.core.named_plans import CLIPS, NAMED, PICTURES
+from luvc_export.core.plan import Sharing
 from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.planning import recipe_of, solve
-from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.core.shapes import DecoderShape, EncoderShape, LayerShape
+from luvc_export.errors import PlanError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.pipeline import make_plan
 from luvc_export.serve.models import measured
@@ -43,8 +45,25 @@ def test_clips_have_a_table_of_their_own() -> None:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(named_table((6, 6), LLM, ENCODER, 64, "evs", 8))
     shown = console.export_text()
-    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    rows = [line.split()[0] for line in shown.splitlines() if "x  " in line]
     assert rows == [*CLIPS] and "glyph_clips" in shown and "pages" not in shown
+
+
+def test_a_plan_that_the_model_refuses_has_a_row() -> None:
+    """A convolutional tower, and a last layer that has a convolution in place of keys and values."""
+    tower = EncoderShape(0, 128, 320, 4, 0, (), False, 1000)
+    layers = tuple(LayerShape(0 if number == 7 else 2, 32, 512, number) for number in range(8))
+    rows = {row[0]: row for row in named_rows(PICTURES, (6, 6), LLM, tower, 64, Sharing(), plan_figures.COLUMNS)}
+    assert rows["lean"][1:3] == rows["leaner"][1:3] == ["refused", ""] and rows["safe"][1].endswith("x")
+    mixed = replace(LLM, per_layer=layers)
+    assert mixed.keyless == (7,)
+    for name in NAMED:
+        plan = solve(flat_request(name, joint_images=8 if name in CLIPS else 1), (6, 6), mixed, ENCODER)
+        assert recipe_of(plan, mixed) == name and (
+            name == "none" or plan.keep[-1] == 0 or plan.llm.last_layer == "full"
+        )
+    with pytest.raises(PlanError, match="layer 7 has no keys and values"):
+        solve(flat_request("even", last_layer="kv_only"), (6, 6), mixed, ENCODER)
 
 
 @pytest.mark.parametrize("name", NAMED)

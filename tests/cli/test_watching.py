@@ -139,6 +139,9 @@ def test_what_contradicts_a_camera_is_said_before_loading(
         (["--every", "2s"], "pass --camera"),
         (["--camera", "-", "--image", "a.png"], "a camera is all that is looked at"),
         (["--camera", "-", "--every", "soon"], "--every"),
+        (["--camera", "-", "--json", "--logprobs", "0"], "a camera is all that is looked at"),
+        (["--camera", "-", "--window", "2s", "--frames", "-1"], "a video needs frames"),
+        (["--camera", "-", "--prompt", "-"], "one standard input"),
         (["--camera", "rtsp://here/live"], "-rtsp_transport tcp"),
         (["--camera", "/dev/video77"], "there is no such camera"),
     ):

@@ -1,7 +1,8 @@
 """Look-up drafts on answers of a trained model: are they plain decoding's, how many tokens a step, and what is saved.
 
-Run: ``python benchmarks/measure/speculation/compare.py answers BUNDLE OUT.json [--count 250]``, BUNDLE of what
-``answerer.py`` trained: every answer with drafts and without, in turns, on ONNX Runtime in fp32. Then
+Run: ``python benchmarks/measure/speculation/compare.py answers BUNDLE[#PLAN][@BACKEND] OUT.json [--count 250]``, BUNDLE
+of what ``answerer.py`` trained: every answer with drafts and without, in turns, on ONNX Runtime unless told. An answer
+departs at its first other token; those before it are what was compared. Then
 ``python benchmarks/measure/speculation/compare.py replay OUT.json BUNDLE#PLAN[@BACKEND]``: the same tokens, drafted and
 accepted as they were, at the cost of another model's steps (a row takes what was recorded, whatever the logits say).
 Both print Markdown, a line a task.
@@ -25,7 +26,16 @@ from luvc_export.runtime.generation.timing import DraftCounts
 from luvc_export.runtime.session import Session
 from luvc_export.runtime.speculation.rows import single_row
 
-HEADS = ("task", "answers", "tokens", "other tokens", "right", "tokens a step", "acceptance length")
+HEADS = (
+    "task",
+    "answers",
+    "tokens",
+    "answers that depart",
+    "per 1,000 tokens",
+    "right",
+    "tokens a step",
+    "acceptance length",
+)
 TIMES = ("ms plain", "ms drafted", "times faster: median (middle half)")
 
 
@@ -34,17 +44,33 @@ def line(kind: str, turns: list[dict[str, Any]], counts: DraftCounts) -> str:
     low, middle, high = statistics.quantiles((turn["plain"] / turn["drafted"] for turn in turns), n=4)
     tokens = statistics.mean(len(turn["ids"]) for turn in turns)
     plain, drafted = (1000 * statistics.mean(turn[name] for turn in turns) for name in ("plain", "drafted"))
-    differ, right = (sum(turn[name] for turn in turns) for name in ("differs", "right"))
-    cells = [kind, str(len(turns)), f"{tokens:.0f}", str(differ), f"{right / len(turns):.2f}"]
+    right, same = (sum(turn[name] for turn in turns) for name in ("right", "same"))
+    departing = [turn for turn in turns if turn["differs"]]
+    rate = 1000 * len(departing) / (same + len(departing))
+    cells = [kind, str(len(turns)), f"{tokens:.0f}", str(len(departing)), f"{rate:.1f}", f"{right / len(turns):.2f}"]
     cells += [f"{counts.tokens_per_step or 1:.2f}", f"{counts.acceptance_length or 1:.2f}"]
     cells += [f"{plain:.0f}", f"{drafted:.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
     return "| " + " | ".join(cells) + " |"
 
 
+def opened(asked: str, backend: str, drafts: str, threads: int | None = None) -> tuple[Session, Session]:
+    """``BUNDLE#PLAN@BACKEND`` without drafts and with them, of one loaded plan."""
+    place, _, named = asked.partition("@")
+    folder, _, plan = place.partition("#")
+    plain = Session(folder, named or backend, plan or None, threads)
+    return plain, Session(plain.bundle, plain.backend, plain.plan_name, speculate=drafts)
+
+
+def alike(one: list[int], other: list[int]) -> int:
+    """How many tokens two answers begin with alike."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other)))
+    )
+
+
 def answers(bundle: str, out: Path, count: int, threads: int, drafts: str) -> None:
     """Ask about ``count`` held-out pictures, every task, and keep what was said."""
-    plain = Session(bundle, "cpu", threads=threads)
-    drafting = Session(bundle, plain.backend, speculate=drafts)
+    plain, drafting = opened(bundle, "cpu", drafts, threads)
     kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in QUESTIONS}
     counts = dict.fromkeys(QUESTIONS, DraftCounts())
     for index in range(count):
@@ -55,7 +81,8 @@ def answers(bundle: str, out: Path, count: int, threads: int, drafts: str) -> No
             counts[kind] += other.timings.drafts or DraftCounts()
             facts = {"ids": one.token_ids, "prompt": plain.prepare(image, question).token_ids}
             facts |= {"plain": one.timings.decode_ms / 1000, "drafted": other.timings.decode_ms / 1000}
-            kept[kind].append({**facts, "right": one.text == wanted, "differs": one.token_ids != other.token_ids})
+            facts |= {"differs": one.token_ids != other.token_ids, "same": alike(one.token_ids, other.token_ids)}
+            kept[kind].append({**facts, "right": one.text == wanted})
     for kind, turns in kept.items():
         print(line(kind, turns, counts[kind]), flush=True)
     lines = [json.dumps({"task": kind, **turn}) for kind, turns in kept.items() for turn in turns]
@@ -92,10 +119,7 @@ class Recorded:
 
 def replay(file: Path, asked: str, count: int, drafts: str) -> None:
     """Replay ``count`` answers a task on another model."""
-    place, _, backend = asked.partition("@")
-    folder, _, plan = place.partition("#")
-    plain = Session(folder, backend or "openvino", plan or None)
-    drafting = Session(plain.bundle, plain.backend, plain.plan_name, speculate=drafts)
+    plain, drafting = opened(asked, "openvino", drafts)
     placeholder = plain.bundle.manifest.prompt.image_token_id
     kept: dict[str, list[dict[str, Any]]] = {kind: [] for kind in QUESTIONS}
     for text in file.read_text(encoding="utf-8").splitlines():

@@ -205,9 +205,8 @@ def _slot(module: str, slots: LoraSlots) -> str | None:
         return None
     if parts["prefix"] != slots.prefix and not set(parts["prefix"].split(".")) <= _LLM_WORDS:
         return None
-    name = parts["path"].rpartition(".")[2]
-    slot = f"{int(parts['layer'])}.{name}"
-    return slot if slots.modules.get(name) == parts["path"] and slot in slots.slots else None
+    named = (f"{int(parts['layer'])}.{name}" for name, path in slots.modules.items() if path == parts["path"])
+    return next((slot for slot in named if slot in slots.slots), None)
 
 
 def _pair(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -84,6 +85,7 @@ def known_parts() -> dict[str, Part]:
 
 
 def doctor(
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle: also say what it is and what is left out.")] = None,
     need: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,13 +96,15 @@ def doctor(
 ) -> None:
     """Say what works on this machine, and how to get what does not.
 
-    [dim]luvc-export doctor[/dim]
+    [dim]luvc-export doctor
+    luvc-export doctor qwen-bundle[/dim]
     """
     from luvc_export.runtime.cpu_features import cpu_features
     from luvc_export.runtime.memory import available_bytes
 
     known = known_parts()
     needed = [_named(name, known) for name in need or ["run on CPU"]]
+    facts = None if bundle is None else _facts(bundle)
     memory = available_bytes()
     parts = {name: _state(part) for name, part in known.items()}
     machine = {
@@ -116,9 +120,9 @@ def doctor(
         "steps": _steps(),
     }
     if as_json:
-        print(json.dumps({"machine": machine, "parts": parts}))
+        print(json.dumps({"machine": machine, "parts": parts, "bundle": facts}))
     else:
-        _print(machine, parts)
+        _print(machine, parts, facts or {})
     for name in needed:
         if parts[name]["missing"]:
             raise MachineError(
@@ -136,6 +140,19 @@ def _named(name: str, known: Mapping[str, Part]) -> str:
             "unknown part", where="--need", got=repr(name), expected=did_you_mean(name, dict.fromkeys(names))
         )
     return (extra + begins)[0]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What a bundle is, and what of its model is not in it."""
+    from luvc_export.bundle.folder import load
+
+    manifest = load(folder).manifest
+    return {
+        "model": f"{manifest.source.model} ({manifest.source.model_type})",
+        "arithmetic": manifest.dtype,
+        "plans": [*manifest.plans],
+        "vocabulary": str(manifest.vocabulary or f"answers are written with all {manifest.decoder.vocab:,} tokens"),
+    }
 
 
 def _state(part: Part) -> dict[str, Any]:
@@ -205,13 +222,13 @@ def _steps() -> list[str]:
     return [f"{name} {way} {1000 * spent:.0f} ms" for name, times in measured.items() for way, spent in times.items()]
 
 
-def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
+def _print(machine: dict[str, Any], parts: dict[str, dict[str, Any]], bundle: dict[str, Any]) -> None:
     from rich.table import Table
 
     from luvc_export.cli.tables import console as consoles
 
     table = Table(title="this machine", show_header=False)
-    for name, value in machine.items():
+    for name, value in (machine | bundle).items():
         table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
     for name, part in parts.items():
         gone = (("missing", "red"), f" {', '.join(part['missing'])}")

@@ -80,6 +80,7 @@ def export(
     named = _sources(plan or [], budgets.speedup, budgets.kv_mib)
     stated = options.given(context)
     check_shaping(stated, named.values())
+    shared.check_frames(encoder.merge_frames)
     sharing = Sharing(quota=shared.quota)  # type: ignore[arg-type]
     request = PlanRequest(ranking.filtered(budgets.request()), encoder.request(), sharing)
     sizes = canvas.sizes(checkpoint)

@@ -114,8 +114,11 @@ def plan(
     if wrong:
         raise UsageError("--data searches the budgets itself", where=", ".join(wrong), fix="leave them out")
     timed.check(stated)
+    shared.check_frames(encoder_part.merge_frames)
     if kv is not None:
         check_caches(kv)
+        if data is not None and as_json:
+            raise UsageError("the JSON of a search holds no costs", where="--kv", fix="leave out --kv, or --json")
     shape = None if aspect is None else options.aspect(aspect)
     check_writable(output, "--output")
     check_folder(save, "--save")

@@ -112,15 +112,16 @@ def run(
 
     allow(max_pixels)
     most = None if image_tokens is None else ceiling(image_tokens)
+    shown = bool(image or video)
+    live.check(prompt, frames, shown or show_kept is not None or logprobs is not None)
     asked = read_prompt(prompt, as_json)
     folders = named_folders([lora] if lora else [])
-    if show_kept is not None and not (image or video) and asked is not None:
+    if show_kept is not None and not shown and asked is not None:
         raise UsageError("--show-kept draws on a picture", where="--show-kept", fix="pass --image or --video")
     if logprobs is not None and not as_json:
         raise UsageError("log probabilities are printed as JSON", where="--logprobs", fix="pass --json")
     if video is None and (fps, None if live.window else frames) != (None, None):
         raise UsageError("--frames and --fps are about a video", where="--frames, --fps", fix="pass --video")
-    live.check(asked, image or video or show_kept or logprobs)
     check_picture_file(show_kept, "--show-kept")
     with options.progress(quiet=as_json) as tell:
         session = load_bundle(
@@ -136,7 +137,7 @@ def run(
             image_tokens=most,
             lora=folders,
         )
-    warmed = session.warm_up(images=int(bool(image or video))) if warm_up else None
+    warmed = session.warm_up(images=int(shown or live.camera is not None)) if warm_up else None
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": tuple(stop or ())}
     sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "regex": regex}
     sampling |= {"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty}

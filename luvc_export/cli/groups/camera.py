@@ -37,12 +37,13 @@ class CameraOptions:
         int | None, typer.Option("--answers", min=1, help="With --camera: end after so many; default: at Ctrl-C.")
     ] = None
 
-    def check(self, prompt: str | None, others: object) -> None:
+    def check(self, prompt: str | None, frames: int | None, others: bool) -> None:
         """Refuse what contradicts a camera, before anything is loaded.
 
         Args:
-            prompt: The question, None for a chat.
-            others: What else is to be looked at or made, if anything.
+            prompt: The question, None for a chat, ``-`` for standard input.
+            frames: Most of a window.
+            others: Whether anything else is to be looked at or made.
 
         Raises:
             UsageError: As said, or there is no such camera.
@@ -56,6 +57,10 @@ class CameraOptions:
             return
         if prompt is None:
             raise UsageError("a camera needs a question", where="--camera", fix="pass --prompt TEXT")
+        if prompt == self.camera == "-":
+            raise UsageError("one standard input brings the question and the camera", where="--prompt -, --camera -")
+        if frames is not None and frames < 1:
+            raise UsageError("a video needs frames", where="--frames", got=frames, expected="1 or more")
         if others:
             flags = "--image, --video, --show-kept, --logprobs"
             raise UsageError("a camera is all that is looked at", where=flags, fix="leave them out, or --camera")

@@ -97,7 +97,7 @@ class LoraSlotOptions:
         typer.Option(
             "--lora-targets",
             metavar="NAME,..",
-            help="Products of the LLM's layers with slots; default: q,k,v,o,gate,up,down_proj.",
+            help="Products of the LLM's layers with slots; default: every one.",
         ),
     ] = None
 

@@ -179,6 +179,15 @@ class SharingOptions:
     joint_tiles: options.JointTiles = None
     quota: options.Quota = "none"
 
+    def check_frames(self, merge_frames: str | None) -> None:
+        """Refuse frames that merge where no clip has any.
+
+        Raises:
+            UsageError: As said.
+        """
+        if merge_frames is not None and self.joint_frames is None:
+            raise UsageError("frames of a clip merge", where="--merge-frames", fix="pass --joint-frames N")
+
     @property
     def tiles(self) -> tuple[int, int] | None:
         """Rows and columns of ``--joint-tiles``.

@@ -16,6 +16,7 @@ from luvc_export.core.plan import figures as plan_figures
 from luvc_export.core.plan.request import LlmRequest, PlanRequest
 from luvc_export.core.planning import recipe_of, solve
 from luvc_export.core.shapes import DecoderShape, EncoderShape
+from luvc_export.errors import PlanError
 
 BEGIN, END = "<!-- plans -->", "<!-- end of plans -->"
 BEGIN_CLIPS, END_CLIPS = "<!-- plans for clips -->", "<!-- end of plans for clips -->"
@@ -50,11 +51,18 @@ def named_rows(
     sharing: Sharing,
     columns: Columns,
 ) -> Iterator[list[str]]:
-    """One row a plan of ``names``, for a model of these shapes and images of ``grid`` units."""
+    """One row a plan of ``names``, for a model of these shapes and images of ``grid`` units.
+
+    Such a model may not take every plan: a convolutional encoder has no units that could leave.
+    """
     for name in names:
         request = PlanRequest(LlmRequest(name), sharing=sharing)
-        costs = cost(solve(request, grid, llm, encoder), llm, text, encoder=encoder)
-        yield [name, f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x", sooner(name), *kept(name, columns)]
+        try:
+            costs = cost(solve(request, grid, llm, encoder), llm, text, encoder=encoder)
+            saved = [f"{costs.flops_ratio:.2f}x", f"{costs.encoder_ratio:.2f}x"]
+        except PlanError:
+            saved = ["refused", ""]
+        yield [name, *saved, sooner(name), *kept(name, columns)]
 
 
 def named_table(
@@ -66,11 +74,14 @@ def named_table(
     images: int | None = None,
 ) -> Any:
     """A rich table of the named plans for pictures, or for clips of ``images`` images; ``chosen`` stands out."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     names, columns = (PICTURES, plan_figures.COLUMNS) if images is None else (CLIPS, plan_figures.FILMS)
     caption = CAPTION.format(text=text, timed=plan_figures.timed_at(), model=columns[0][0])
-    table = Table(title="plans with names", caption=caption)
+    table = Table(
+        title="plans with names", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )  # 80 columns hold it
     for title in (*HEAD, *(title for _, _, title in columns)):
         table.add_column(title, justify="left" if title == "plan" else "right", no_wrap=title == "plan")
     for row in named_rows(names, grid, llm, encoder, text, Sharing(images or 1), columns):

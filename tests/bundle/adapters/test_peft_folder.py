@@ -59,6 +59,22 @@ def test_names_of_earlier_transformers(tmp_path: Path, tensors: dict[str, Any], 
     assert read_adapter(lora_bundle.write_adapter(tmp_path, renamed), manifest()).factors.keys() == SLOTS.slots.keys()
 
 
+def test_products_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    """As of LFM2: what is written for one must not land beside the other."""
+    paths = "self_attn.out_proj", "conv.out_proj"
+    slots = LoraSlots(
+        4, SLOTS.prefix, {path: path for path in paths}, {f"{n}.{path}": (192, 192) for n, path in enumerate(paths)}
+    )
+    ones = np.ones((4, 192), np.float32)
+    tensors = {f"{lora_bundle.PREFIX}.{n}.{paths[n]}.lora_{part}.weight": ones for n in range(2) for part in "AB"}
+    tensors = {name: array if "lora_A" in name else array.T.copy() for name, array in tensors.items()}
+    adapter = read_adapter(lora_bundle.write_adapter(tmp_path / "right", tensors), manifest(slots))
+    assert adapter.factors.keys() == slots.slots.keys()
+    crossed = {name.replace("conv", "self_attn"): array for name, array in tensors.items()}
+    with pytest.raises(CheckpointError, match=r"no slots for(.|\n)*layers\.1\.self_attn\.out_proj"):
+        read_adapter(lora_bundle.write_adapter(tmp_path / "crossed", crossed), manifest(slots))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -85,11 +85,13 @@ NAMED = {
     },
     "paligemma": {"image_token": "<image>"},
 }
+#: What the templates of repositories other than Qwen's write for a video.
+VIDEO = {"internvl": "<video>\n", "llava_onevision": "<video>\n", "smolvlm": "<video>"}
 BOS = ("gemma3", "gemma4", "paligemma")
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}PICTURE{% elif c.type == 'video' %}"
-    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}\n"
+    "VIDEO{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}\n"
     "{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
 )
 
@@ -144,7 +146,8 @@ def _bytes(token: str) -> str:
 
 
 def template(name: str) -> str:
-    return TEMPLATE.replace("PICTURE", f"{{{{ {SPECIAL[name][1]!r} }}}}")
+    video = VIDEO.get(name, "<|vision_start|><|video_pad|><|vision_end|>")
+    return TEMPLATE.replace("PICTURE", f"{{{{ {SPECIAL[name][1]!r} }}}}").replace("VIDEO", video)
 
 
 def processor(tiny: Case, **images: Any) -> Any:

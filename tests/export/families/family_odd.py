@@ -1,8 +1,8 @@
 """Two odd-shaped checkpoints of every family: head sizes, depths, vocabularies that no tiny model has; sharded, tied.
 
 ``python tests/export/families/family_odd.py`` compares all of them with transformers, in every fit: the torch modules,
-and an exported bundle's graphs in ONNX Runtime. It writes how far they are apart to docs/results/odd.json and odd.md; a
-family named alone keeps the others. ``test_family_odd.py`` does a share of it.
+and an exported bundle's graphs in ONNX Runtime and OpenVINO. It writes how far they are apart to docs/results/odd.json
+and odd.md; a family named alone keeps the others. ``test_family_odd.py`` does a share of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # helpers of all tests, where this is run as a script
 
 import family_chat
 import torch
@@ -120,34 +122,35 @@ def save(tiny: Case, folder: Path, kind: str) -> Path:
 
 
 def compared(
-    name: str, kind: str, folder: Path, fits: tuple[Fit, ...] = FITS, onnx: bool = False
+    name: str, kind: str, folder: Path, fits: tuple[Fit, ...] = FITS, runs: str = "torch"
 ) -> dict[Fit, ParityResult]:
     """Plan ``none`` against transformers on pictures of other shapes, two to a prompt, and on text alone.
 
-    In torch, or with ``onnx`` a bundle's graphs, exported once: what a fit changes is not in them.
+    In torch, or a bundle's graphs in one of ``GRAPHS``, exported once into ``folder``: what a fit changes is not in
+    them.
     """
-    tiny, bundle = odd(name, kind), folder / "bundle"
-    model = save(tiny, folder / "model", kind)
-    checkpoint = open_checkpoint(str(model))
+    tiny, model, bundle = odd(name, kind), folder / "model", folder / "bundle"
+    checkpoint = open_checkpoint(str(model if model.is_dir() else save(tiny, model, kind)))
     asked, found = questions(name, "pictures"), {}
-    if onnx:
+    if runs in GRAPHS and not bundle.is_dir():
         export_bundle(checkpoint, bundle, "none", image_size=tiny.size, text_capacity=256)
     for fit in fits:
         image = canvas(checkpoint, tiny.size, fit)
         left = runners.open_huggingface(checkpoint, image)
-        if onnx:
+        if runs in GRAPHS:
             manifest = load(bundle).manifest
             write_manifest(bundle, replace(manifest, image=replace(manifest.image, fit=fit)))
         right = (
-            runners.open_bundle(str(bundle), "none", 1)
-            if onnx
+            GRAPHS[runs](str(bundle), "none", 1)
+            if runs in GRAPHS
             else runners.open_torch(checkpoint, uncompressed(checkpoint, tiny.size), image)
         )
         found[fit] = parity(left, right, asked, observe=len(asked), longest=GREEDY)
     return found
 
 
-RUNTIMES = ("torch", "onnxruntime")
+GRAPHS = {"onnxruntime": runners.open_bundle, "openvino": runners.open_openvino}
+RUNTIMES = ("torch", *GRAPHS)
 PAGE = Path(__file__).resolve().parents[3] / "docs/results/odd.md"
 FIGURES = PAGE.with_suffix(".json")
 _HEAD = f"""# Odd-shaped checkpoints
@@ -187,21 +190,21 @@ def _order() -> list[tuple[str, str, str]]:
     return [(name, kind, runs) for name in families.built_in() for kind in ODD for runs in RUNTIMES]
 
 
+def record(name: str, kind: str, runs: str, results: dict[Fit, ParityResult]) -> None:
+    """Put a line into the figures and the page."""
+    known = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+    known[f"{name} {kind} {runs}"] = cells = [cell(one) for one in results.values()]
+    print(name, kind, runs, *cells, sep=" | ", flush=True)
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(known[key])}" for key in sorted(known))
+    FIGURES.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    PAGE.write_text(page(known), encoding="utf-8")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for each in sys.argv[1:] or families.built_in():
         for shape in ODD:
-            for runs in RUNTIMES:
-                with tempfile.TemporaryDirectory() as scratch:
-                    made = compared(each, shape, Path(scratch), onnx=runs == "onnxruntime")
-                known = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
-                known[f"{each} {shape} {runs}"] = [cell(one) for one in made.values()]
-                print(each, shape, runs, *known[f"{each} {shape} {runs}"], sep=" | ", flush=True)
-                FIGURES.write_text(
-                    "{\n"
-                    + ",\n".join(f"{json.dumps(key)}: {json.dumps(known[key])}" for key in sorted(known))
-                    + "\n}\n",
-                    encoding="utf-8",
-                )
-                PAGE.write_text(page(known), encoding="utf-8")
+            with tempfile.TemporaryDirectory() as scratch:
+                for runs in RUNTIMES:
+                    record(each, shape, runs, compared(each, shape, Path(scratch), runs=runs))
     sys.exit("FAILED" in PAGE.read_text(encoding="utf-8"))

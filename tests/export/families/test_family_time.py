@@ -46,7 +46,7 @@ def shown(name: str, clips: int) -> torch.Tensor:
     return images.reshape(clips * MOMENTS, frames, *tiny.size, 3)
 
 
-@pytest.mark.parametrize("name", VIDEO)
+@pytest.mark.parametrize("name", [name for name in VIDEO if name != "internvl"])
 @torch.no_grad()
 def test_a_clip_that_stands_still_is_seen_as_before(name: str) -> None:
     """All frames alike: their mean becomes what each would have become. Others change, so something does merge."""
@@ -84,6 +84,11 @@ def test_the_graph_merges_as_torch_does() -> None:
         run_passes(ir.to_proto(graph), targets.find(target).spec)  # which ends with lint
 
 
+def test_frames_with_class_tokens_do_not_merge() -> None:
+    with pytest.raises(PlanError, match="frames do not merge in this encoder"):
+        case("internvl").vision(merging("internvl"))
+
+
 def test_a_clip_is_answered_and_parts_of_one_are_refused(tmp_path: Path) -> None:
     tiny, plan = case("qwen2_5_vl"), merging("qwen2_5_vl")
     own = session(tiny, tmp_path, plan, video=True)
@@ -109,6 +114,12 @@ def test_a_request_is_a_share_of_a_clip_s_frames() -> None:
     plan = solve(flat_request(**asked, joint_images=8), tiny.plan.grid, *shapes)
     assert plan.encoder.time == TimeMerge(1, 8, 4)
     assert solve(flat_request(**asked), tiny.plan.grid, *shapes).encoder.time is None
-    for wrong, told in ((TimeRequest(1.0), "a share of frames goes on"), (TimeRequest(0.5, 99), "after block 99")):
+    for wrong, told in (
+        (TimeRequest(1.0), "a share of frames goes on"),
+        (TimeRequest(0.95), "is all of them"),
+        (TimeRequest(0.5, 99), "after block 99"),
+    ):
         with pytest.raises(PlanError, match=told):
             solve(flat_request("film", time=wrong, joint_images=8), tiny.plan.grid, *shapes)
+    with pytest.raises(PlanError, match="a share of frames goes on"):
+        solve(flat_request("film", time=TimeRequest(7.0)), tiny.plan.grid, *shapes)

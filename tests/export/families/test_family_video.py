@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import family_chat
 import family_harness as harness
@@ -15,6 +16,8 @@ import torch
 from family_harness import GREEDY, MADE_HERE, Case, case
 from PIL import Image
 from test_family_answers import session
+from transformers.models.smolvlm import processing_smolvlm
+from transformers.video_utils import VideoMetadata
 
 from luvc_export.core.tiling import ClipImages
 from luvc_export.core.token_layout import Clip, arrange
@@ -38,21 +41,33 @@ def frames(tiny: Case, count: int) -> list[Any]:
 def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
     """Inputs of the transformers model. Its video processor needs torchvision, so frames are laid out here; what is
     written for them comes from its processor."""
-    vision, made = tiny.config.vision_config, family_chat.processor(tiny)
-    whole = [*shown, shown[-1]][: len(shown) + len(shown) % 2]
-    pixels = tiny.normalise()(torch.from_numpy(np.stack(whole))).unflatten(0, (-1, 2))
+    family, made = tiny.family, family_chat.processor(tiny)
+    per_image = family.video(tiny.config).frames  # type: ignore[union-attr]
+    whole = [*shown, shown[-1]][: len(shown) + len(shown) % per_image]
+    pixels = tiny.normalise()(torch.from_numpy(np.stack(whole)))
+    metadata = VideoMetadata(len(shown), FPS, duration=len(shown) / FPS, frames_indices=[*range(len(shown))])
+    text, inputs = made.apply_chat_template(CHAT, add_generation_prompt=True), {"video_metadata": [metadata]}
+    if per_image == 1:
+        stacked = pixels.permute(0, 3, 1, 2).contiguous()[None]
+        with mock.patch.object(processing_smolvlm, "num2words", {4: "four", 7: "seven"}.get):
+            expanded = made.replace_video_token(
+                inputs | {"pixel_values": stacked, "pixel_values_videos": stacked}, video_idx=0
+            )
+        ids = made.tokenizer(text.replace("<video>", expanded))["input_ids"]
+        return {"input_ids": torch.tensor([ids]), "pixel_values": stacked if str(tiny) == "smolvlm" else stacked[0]}
+    vision = tiny.config.vision_config
     height, width = (side // vision.patch_size for side in tiny.size)
     grid = torch.tensor([[len(whole) // 2, height, width]])
-    metadata = SimpleNamespace(fps=FPS, frames_indices=[*range(len(shown))])
-    expanded = made.replace_video_token({"video_grid_thw": grid, "video_metadata": [metadata]}, 0)
+    expanded = made.replace_video_token(inputs | {"video_grid_thw": grid}, 0)
     marker = "<|video_pad|>"
     if str(tiny) == "qwen3_vl":  # as Qwen published it: transformers 5.10 and later leave the marks around it
         marker = f"<|vision_start|>{marker}<|vision_end|>"
-    text = made.apply_chat_template(CHAT, add_generation_prompt=True).replace(marker, expanded)
-    ids = torch.tensor([made.tokenizer(text)["input_ids"]])
+    ids = torch.tensor([made.tokenizer(text.replace(marker, expanded))["input_ids"]])
     given = {
         "input_ids": ids,
-        "pixel_values_videos": flat_patches(pixels, vision.patch_size, vision.spatial_merge_size, 2),
+        "pixel_values_videos": flat_patches(
+            pixels.unflatten(0, (-1, 2)), vision.patch_size, vision.spatial_merge_size, 2
+        ),
         "video_grid_thw": grid,
         "mm_token_type_ids": 2 * (ids == tiny.config.video_token_id).int(),
     }
@@ -62,13 +77,14 @@ def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("count", [4, 7])
 @pytest.mark.parametrize("name", VIDEO)
 def test_a_video_is_answered_as_by_transformers(name: str, count: int, tmp_path: Path) -> None:
-    """Also with an odd number of frames, whose last one is shown twice."""
+    """Also with an odd number of frames, whose last one is shown twice where images have pairs of them."""
     tiny = case(name)
     ours, shown = session(tiny, tmp_path, tiny.plan, video=True), frames(tiny, count)
-    given = theirs(tiny, shown)
+    given, per_image = theirs(tiny, shown), tiny.family.video(tiny.config).frames  # type: ignore[union-attr]
     request = ours.prepare(messages=CHAT, video=shown, fps=FPS)
-    assert request.images.shape == ((count + 1) // 2, 2, *tiny.size, 3)
-    prompt = [250 if token == 251 else token for token in given["input_ids"][0].tolist()]
+    assert request.images.shape == (-(-count // per_image), per_image, *tiny.size, 3)
+    videos = tiny.config.video_token_id if per_image > 1 else None
+    prompt = [250 if token == videos else token for token in given["input_ids"][0].tolist()]
     assert family_chat.expanded(tiny, request.token_ids) == prompt
     found = ours.generate(messages=CHAT, video=shown, fps=FPS, max_new_tokens=GREEDY)
     assert list(found.token_ids) == harness.reference_greedy(tiny, given)
@@ -94,14 +110,20 @@ def test_a_film_is_answered_as_its_folder_of_pictures(name: str, tmp_path: Path)
     assert answers[0] == answers[1]
 
 
-def test_frames_real_times_are_written(tmp_path: Path) -> None:
-    """Qwen3-VL is told when frames were shown, not when they would have been at an even rate."""
-    tiny = case("qwen3_vl")
+@pytest.mark.parametrize(
+    ("name", "seen", "even_rate"),
+    [("qwen3_vl", ("0.2", "2.5"), ("0.5", "2.5")), ("smolvlm", ("00:00", "01:02"), ("00:00", "00:03"))],
+)
+def test_frames_real_times_are_written(
+    name: str, seen: tuple[str, ...], even_rate: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The models are told when frames were shown, not when they would have been at an even rate."""
+    tiny, last = case(name), 3.0 if name == "qwen3_vl" else 62.7
     ours = session(tiny, tmp_path, tiny.plan, video=True)
-    shown = Sampled(tuple(map(Image.fromarray, film_files.noise(4, *tiny.size))), 1.0, 4, (0.0, 0.4, 2.0, 3.0))
+    shown = Sampled(tuple(map(Image.fromarray, film_files.noise(4, *tiny.size))), 1.0, 4, (0.0, 0.4, 2.0, last))
     text = ours.encoder.tokenizer.decode(list(ours.prepare(messages=CHAT, video=shown).token_ids))
     even = ours.encoder.tokenizer.decode(list(ours.prepare(messages=CHAT, video=shown.frames, fps=1).token_ids))
-    assert ("0.2" in text, "2.5" in text, "0.5" in even, "2.5" in even) == (True, True, True, True)
+    assert all(part in text for part in seen) and all(part in even for part in even_rate)
     assert text != even
 
 
@@ -148,6 +170,22 @@ def test_videos_and_pictures_stand_where_the_messages_say(tmp_path: Path) -> Non
     assert np.array_equal(request.images[1], np.stack([first, second]))
     text = ours.encoder.tokenizer.decode(request.token_ids, skip_special_tokens=False).replace(" ", "")
     assert "<0.5seconds><|vision_start|>" in text
+
+
+def test_media_that_the_template_moves_are_refused(tmp_path: Path) -> None:
+    """LLaVA-OneVision's template writes a message's pictures before its videos; markers would change places."""
+    tiny = case("internvl")
+    ours, (first, second) = session(tiny, tmp_path, tiny.plan, video=True), frames(tiny, 2)
+    assert ours.encoder.template is not None
+    parts: list[Any] = [{"type": "video", "video": [first]}, {"type": "image", "image": second}]
+    asked = [{"role": "user", "content": parts}]
+    assert len(ours.prepare(messages=asked).images) == 2
+    moved = "{% for k in ['image', 'video'] %}{% for c in messages[0].content %}{% if c.type == k %}{{ k }}{% endif %}"
+    source = f"{moved}{{% endfor %}}{{% endfor %}}".replace("{{ k }}", "{{ '<video>' if k == 'video' else MARK }}")
+    template = source.replace("MARK", "'<IMG_CONTEXT>'")
+    ours.encoder.template = replace(ours.encoder.template, source=template)
+    with pytest.raises(UsageError, match=r"another order than the messages(.|\n)*got: video, picture"):
+        ours.prepare(messages=asked)
 
 
 @pytest.mark.parametrize("name", sorted({*FAMILIES} - {*VIDEO}))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from family_harness import TOLERANCE
 from family_questions import questions, small
+from PIL import Image
 from test_family_answers import chat, pictures
 from tokenizers import Tokenizer
 from torch import nn
@@ -85,11 +86,21 @@ def test_the_bundle_holds_the_rows_and_says_so(name: str, exported: Any, capsys:
     table = 256 * width * 4 if name == "llava" else 0
     assert abs((bundle.folder / "weights").stat().st_size - (whole + rows - table)) < 4096
     assert load(bundle.folder).manifest.vocabulary == bundle.manifest.vocabulary
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["luvc-export", "inspect", str(bundle.folder)])
-        with pytest.raises(SystemExit):
-            main()
-    assert f"{kept} of 256 tokens" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    stored = json.loads((bundle.folder / "luvc.json").read_text())["vocabulary"]
+    assert stored == {"kept": kept, "of": 256, "source": "some.json"}
+    picture = bundle.folder.parent / "picture.png"
+    Image.fromarray(pictures(small(name, LAYERS), 1)[0]).save(picture)
+    asked = ("--image", str(picture), "--prompt", "a", "--max-new-tokens", "1", "--backend", "cpu")
+    for words in (("inspect",), ("doctor",), ("run", *asked)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["luvc-export", words[0], str(bundle.folder), *words[1:]])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        written = capsys.readouterr()
+        assert ended.value.code == 0, written.err
+        assert f"{kept} of 256 tokens, chosen by some.json" in " ".join(
+            (written.out + written.err).replace("│", " ").split()
+        ), words
 
 
 def test_parity_compares_what_both_heads_have(exported: Any) -> None:

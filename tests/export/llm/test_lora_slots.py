@@ -34,7 +34,7 @@ def slotted(layers: list[Any], *targets: str) -> SlottedLayers:
         for number, layer in enumerate(layers)
         for name, parameter in layer.named_parameters()
     }
-    return SlottedLayers(layers, names, SlotRequest(4, targets))
+    return SlottedLayers(layers, names, SlotRequest(4, targets or None))
 
 
 def test_each_row_has_its_own_adapter_s_product() -> None:
@@ -81,6 +81,51 @@ def test_what_a_trace_computed_is_recorded() -> None:
         graph_io.LORA_ROWS,
         *(f"lora.{slot}.{part}" for slot in record.slots for part in "ab"),
     }
+
+
+class Convolution(nn.Module):
+    """The other mixer of a layer, whose last product is called as attention's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Module()
+        self.conv.out_proj = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv.out_proj(x)  # type: ignore[no-any-return]
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.self_attn = nn.Module()
+        self.self_attn.q_proj, self.self_attn.out_proj = nn.Linear(6, 8), nn.Linear(6, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.self_attn.q_proj(x), self.self_attn.out_proj(x)], -1)
+
+
+def test_products_of_one_name_are_told_apart_by_their_paths() -> None:
+    """LFM2's ``conv.out_proj`` and ``self_attn.out_proj``: the second path stood for both, and for the prefix."""
+    layers = [Convolution(), Attending()]
+    slots = slotted(layers, "out_proj")
+    with slots.beside([example for _, example, _ in slots.inputs(torch.float32, 1)]):
+        for layer in layers:
+            layer(torch.zeros(1, 1, 6))
+    record = slots.record()
+    assert record.prefix == "model.layers"
+    assert record.slots == {"0.conv.out_proj": (6, 5), "1.self_attn.out_proj": (6, 7)}
+    assert record.modules == {name: name for name in ("conv.out_proj", "self_attn.out_proj")}
+    assert {"lora.0.conv.out_proj.a", "lora.1.self_attn.out_proj.b"} < record.inputs
+
+
+def test_a_target_may_be_a_path_and_the_default_is_every_product() -> None:
+    def names(*targets: str) -> set[str]:
+        inputs = slotted([Convolution(), Attending()], *targets).inputs(torch.float32, 1)
+        return {name for name, _, _ in inputs if name.endswith(".a")}
+
+    assert names("self_attn.out_proj") == {"lora.1.out_proj.a"}
+    assert names() == {"lora.0.conv.out_proj.a", "lora.1.q_proj.a", "lora.1.self_attn.out_proj.a"}
 
 
 def test_a_target_that_is_no_product() -> None:

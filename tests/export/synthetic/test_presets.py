@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from math import prod
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 import numpy as np
 import pytest
+import timm_stand_in
 
 from luvc_export.demo import CHECKPOINT
 from luvc_export.errors import MachineError, UsageError
@@ -35,7 +38,7 @@ PARAMETERS |= {"lfm2-vl-450m": 450_822_656, "qwen3.5-0.8b": 852_985_920}
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_have_as_many_parameters_as_published(name: str) -> None:
     if name == "fastvlm-0.5b":
-        pytest.importorskip("timm", exc_type=ImportError)
+        timm_stand_in.load()
     shapes = checkpoint.shapes_of(presets.find(name))
     parameters = (shape for tensor, shape in shapes.items() if ".running_" not in tensor)  # of batch norms: buffers
     assert sum(map(prod, parameters)) == PARAMETERS[name]
