@@ -67,7 +67,7 @@ class _Slots(NamedTuple):
     is_past: gs.Tensor
 
 
-class _Told(NamedTuple):
+class _Call(NamedTuple):
     """What a call says of its rows: new groups [1], and ``graph_io``'s inputs of this form."""
 
     groups: gs.Tensor
@@ -88,7 +88,7 @@ def apply(surgery: Surgery) -> int:
     past_text, past_groups = (gs.Variable(name, np.dtype(np.int64), [text_mask.shape[0]]) for name in held)
     surgery.graph.inputs += [past_text, past_groups]
     groups = surgery.emit("Shape", [inputs[graph_io.VISUAL_EMBEDS]], start=1, end=2)[0]
-    told = _Told(groups, past_text, past_groups, text_mask)
+    call = _Call(groups, past_text, past_groups, text_mask)
     stages: dict[int, _Stage] = {}
     masks: dict[tuple[int, int], gs.Tensor] = {}
     fired = 0
@@ -96,7 +96,7 @@ def apply(surgery: Surgery) -> int:
     for layer, keep in enumerate(surgery.plan.keep[: surgery.plan.cached]):
         names = [name for name in graph_io.past_names(layer + 1)[-2:] if name in inputs]
         if names and keep not in stages:
-            stages[keep] = _stage(surgery, keep, rows[layer] - capacity, told)
+            stages[keep] = _stage(surgery, keep, rows[layer] - capacity, call)
         for name in names:
             past = inputs[name]
             past.shape = [past.shape[0], past.shape[1], rows[layer], past.shape[3]]
@@ -111,7 +111,7 @@ def apply(surgery: Surgery) -> int:
                     continue
                 key = (keep, id(node.inputs[3]))
                 if key not in masks:
-                    masks[key] = _mask(surgery, node.inputs[3], stages[keep], told)
+                    masks[key] = _mask(surgery, node.inputs[3], stages[keep], call)
                 node.inputs[3] = masks[key]
         beside = inputs.get(State(layer, PLACE, (ROWS,)).past)
         if beside is not None:
@@ -121,7 +121,7 @@ def apply(surgery: Surgery) -> int:
     surgery.graph.cleanup()
     for node in ends:
         if node.outputs and surgery.is_read(node.outputs[0]):
-            surgery.replace(node.outputs[0], _new_text(surgery, inputs[graph_io.ORDER], told))
+            surgery.replace(node.outputs[0], _new_text(surgery, inputs[graph_io.ORDER], call))
     return fired
 
 
@@ -152,10 +152,10 @@ def _joined(past: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
     return joins[0].outputs[0], joins[0].inputs[1]
 
 
-def _stage(surgery: Surgery, keep: int, visual: int, told: _Told) -> _Stage:
-    new = surgery.emit("Mul", [told.groups, [keep]])[0]
+def _stage(surgery: Surgery, keep: int, visual: int, call: _Call) -> _Stage:
+    new = surgery.emit("Mul", [call.groups, [keep]])[0]
     room = surgery.emit("Sub", [[visual], new])[0]
-    return _Stage(keep, visual, surgery.emit("Add", [room, told.past_text])[0])
+    return _Stage(keep, visual, surgery.emit("Add", [room, call.past_text])[0])
 
 
 def _place_rows(surgery: Surgery, past: gs.Tensor, stage: _Stage) -> None:
@@ -168,14 +168,14 @@ def _place_rows(surgery: Surgery, past: gs.Tensor, stage: _Stage) -> None:
     whole.shape = list(past.shape)
 
 
-def _new_text(surgery: Surgery, order: gs.Tensor, told: _Told) -> gs.Variable:
+def _new_text(surgery: Surgery, order: gs.Tensor, call: _Call) -> gs.Variable:
     """Which of the new text is no padding, bool [B, T]."""
     length = surgery.emit("Shape", [order], start=1, end=2)[0]
     count = surgery.emit("Squeeze", [length, [0]])[0]
     columns = surgery.emit("Range", [surgery.constant(0), count, surgery.constant(1)])[0]
-    first = surgery.emit("Unsqueeze", [told.past_text, [1]])[0]
+    first = surgery.emit("Unsqueeze", [call.past_text, [1]])[0]
     index = surgery.emit("Add", [first, columns])[0]
-    new = surgery.emit("GatherElements", [told.text_mask, index], axis=1)[0]
+    new = surgery.emit("GatherElements", [call.text_mask, index], axis=1)[0]
     new.dtype, new.shape = np.dtype(np.bool_), order.shape
     return new
 
@@ -193,7 +193,7 @@ def _slots(surgery: Surgery, new: gs.Tensor, stage: _Stage, count: int) -> _Slot
     return _Slots(place, surgery.emit("Or", [is_early, is_late])[0])
 
 
-def _mask(surgery: Surgery, old: gs.Tensor, stage: _Stage, told: _Told) -> gs.Tensor:
+def _mask(surgery: Surgery, old: gs.Tensor, stage: _Stage, call: _Call) -> gs.Tensor:
     """Bool [B, 1, S, slots]: a slot is seen when it is filled and past, or new and its order is not greater.
 
     A sliding window stays beside that: it compares places, which are of slots as well.
@@ -201,18 +201,18 @@ def _mask(surgery: Surgery, old: gs.Tensor, stage: _Stage, told: _Told) -> gs.Te
     cut = up(old, "Slice")
     causal, window = _parts(strip(old, "Slice"))
     order, new = _orders(causal)
-    count = stage.visual + int(told.text_mask.shape[1])
+    count = stage.visual + int(call.text_mask.shape[1])
     slots = _slots(surgery, new, stage, count)
     new_order = surgery.emit("GatherElements", [new, slots.place], axis=1)[0]
     keys = surgery.emit("Where", [slots.is_past, [-1], new_order])[0]
-    valid: gs.Tensor = told.text_mask
+    valid: gs.Tensor = call.text_mask
     if stage.visual:
-        held = surgery.emit("Add", [told.groups, told.past_groups])[0]
+        held = surgery.emit("Add", [call.groups, call.past_groups])[0]
         rows = surgery.emit("Mul", [held, [stage.keep]])[0]
         room = surgery.emit("Sub", [[stage.visual], rows])[0]
         empty = surgery.emit("Unsqueeze", [room, [1]])[0]
         filled = surgery.emit("LessOrEqual", [empty, np.arange(stage.visual)[None]])[0]
-        valid = surgery.emit("Concat", [filled, told.text_mask], axis=1)[0]
+        valid = surgery.emit("Concat", [filled, call.text_mask], axis=1)[0]
     seen_keys = surgery.emit("Where", [valid, keys, [np.iinfo(np.int64).max]])[0]
     across = surgery.emit("Unsqueeze", [seen_keys, [1, 2]])[0]
     down = surgery.emit("Unsqueeze", [order, [1, 3]])[0]

@@ -113,11 +113,11 @@ def test_states_are_those_of_the_bundle(name: str, kv: str, bundles: Any) -> Non
     assert differs(engines(bundles(name), kv), bundles(name)) < 1e-4
 
 
-def _last_columns(surgery: Any, order: Any, told: Any) -> Any:
+def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
     """As in graphs whose caches grow: wrong where the mask is of slots."""
     size = surgery.emit("Shape", [order], start=1, end=2)[0]
     first = surgery.emit("Neg", [size])[0]
-    return surgery.emit("Slice", [told.text_mask, first, [2**31 - 1], [1]])[0]
+    return surgery.emit("Slice", [call.text_mask, first, [2**31 - 1], [1]])[0]
 
 
 @pytest.mark.parametrize(
