@@ -74,10 +74,10 @@ class _Body:
 
     def product(self, *factors: str) -> str:
         """Of matrices, from the left."""
-        made, *others = factors
+        product, *others = factors
         for factor in others:
-            made = self.op("MatMul", made, factor)
-        return made
+            product = self.op("MatMul", product, factor)
+        return product
 
 
 class _Chunks:
