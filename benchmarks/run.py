@@ -9,6 +9,7 @@ stays in OUT, and so do times: what was interrupted goes on where it stopped. A 
 table. A peer is a file in peers/ with ``prepare`` and ``times``. ``--page`` also puts the table into
 docs/results/performance.md, where it names this number of layers and blocks; ``--figures`` puts the times of plans
 with names, and of what they are held against, into luvc_export/core/named_plans.json; some of them alone beside `none`.
+``--clip`` asks about clips of 16 frames in place of pictures.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ PEERS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
     ("transformers.exporters, LLM alone", "transformers_onnx", None, {}),
     ("onnxruntime-genai, LLM alone", "onnxruntime_genai_llm", "requirements-genai.txt", {}),
 )
+#: The same of clips: 16 frames of 448x448 (``--clip``).
+CLIPS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
+    ("luvc-export none", "luvc", None, {"plan": "none"}),
+    ("luvc-export film", "luvc", None, {"plan": "film"}),
+    ("luvc-export safe", "luvc", None, {"plan": "safe"}),
+    ("OpenVINO GenAI", "openvino_genai_vlm", "requirements.txt", {}),
+    ("transformers SDPA bf16", "transformers_sdpa", None, {"dtype": "bfloat16"}),
+)
 
 
 def main() -> None:
@@ -68,7 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2, help="Timed runs of a peer in each round.")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="Names of the peers, whole; default: all.")
-    parser.add_argument("--results", default="results.json", help="File in OUT, written after every peer.")
+    parser.add_argument("--clip", action="store_true", help="Ask about clips of 16 frames, not about pictures.")
+    parser.add_argument("--results", help="File in OUT; default: results.json, or clips.json.")
     parser.add_argument("--prepare", action="store_true", help="Make what is missing, and time nothing.")
     parser.add_argument("--dtype", default="fp32", help="What the checkpoint's weights are stored in: fp32 or bf16.")
     parser.add_argument("--again", action="store_true", help="Forget the times that are in --results.")
@@ -76,14 +86,16 @@ def main() -> None:
     parser.add_argument("--figures", action="store_true", help="Put the times of named plans beside what they keep.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    common = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
-    common["dtype_stored"] = given.dtype
+    common: dict[str, Any] = {"checkpoint": str(given.out / "checkpoint"), "out": str(given.out), "runs": given.runs}
+    common |= {"dtype_stored": given.dtype, "clip": given.clip}
+    if given.clip and given.figures:
+        sys.exit("--figures is of pictures: the record has no place for times of clips")
     if not (given.out / "checkpoint").is_dir():
         sizes = ["--layers", str(given.layers), "--encoder-blocks", str(given.encoder_blocks), "--dtype", given.dtype]
         command = [sys.executable, "-m", "luvc_export", "make-random", "qwen2.5-vl-3b", "-o", common["checkpoint"]]
         subprocess.run([*command, *sizes], check=True)
-    chosen = [peer for peer in PEERS if not given.only or peer[0] in given.only]
-    results: Path = given.out / given.results
+    chosen = [peer for peer in (CLIPS if given.clip else PEERS) if not given.only or peer[0] in given.only]
+    results: Path = given.out / (given.results or ("clips.json" if given.clip else "results.json"))
     known = {} if given.again or not results.is_file() else json.loads(results.read_text())
     if known.get("cpu", cpu()) != cpu():
         sys.exit(f"{results} has times of another machine ({known['cpu']}): give --again, or --results another file")
@@ -111,7 +123,7 @@ def main() -> None:
     text = f"{cpu()}\n\n{table([name for name, *_ in chosen], found, errors)}"
     print(text)
     if given.page:
-        put(PAGE, f"{given.layers} + {given.encoder_blocks}", text)
+        put(PAGE, f"{given.layers} + {given.encoder_blocks}{', clips' * given.clip}", text)
     if given.figures:
         record_times(given.out, f"{given.layers} layers and {given.encoder_blocks} blocks", found)
 

@@ -20,9 +20,11 @@ import numpy as np
 SIDE = 896  # 1,024 visual tokens
 VISUAL = 1024
 TEXT = 64
+#: A clip: 8 pairs of frames, 2,048 visual tokens.
+FRAMES, CLIP_SIDE, CLIP_VISUAL, CLIP_FPS = 16, 448, 2048, 2.0
 NEW = 9
 RUNS = 2
-IMAGE_TOKEN = 151655
+IMAGE_TOKEN, VIDEO_TOKEN = 151655, 151656
 #: Letters of a question: with 21 tokens of the chat template 64 text tokens (one token a byte).
 LETTERS = 43
 
@@ -30,6 +32,11 @@ LETTERS = 43
 def picture(run: int) -> np.ndarray:
     """Noise, uint8 [896, 896, 3], another in each run."""
     return np.random.default_rng(run).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def clip(run: int) -> np.ndarray:
+    """Noise, uint8 [16, 448, 448, 3], another in each run."""
+    return np.random.default_rng(run).integers(0, 256, (FRAMES, CLIP_SIDE, CLIP_SIDE, 3), np.uint8)
 
 
 def question(run: int) -> str:

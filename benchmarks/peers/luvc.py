@@ -24,7 +24,13 @@ def prepare(options: dict[str, Any]) -> None:
     """Export the plan once."""
     import luvc_export
 
-    if not folder(options).is_dir():
+    if options.get("clip") and not folder(options).is_dir():
+        size, name = (common.CLIP_SIDE, common.CLIP_SIDE), options["plan"]
+        joint = {"joint_frames": common.FRAMES} if name != "none" else {}
+        plans = luvc_export.make_plans(options["checkpoint"], [name], image_size=size, **joint)
+        whole = {"image_size": size, "text_capacity": 512, "weights": "reference", "video": True}
+        luvc_export.export_bundle(options["checkpoint"], folder(options), plans, **whole)
+    elif not folder(options).is_dir():
         size = (common.SIDE, common.SIDE)
         name = options["plan"]
         asked = PLANS.get(name, {"schedule": name})
@@ -38,14 +44,32 @@ def prepare(options: dict[str, Any]) -> None:
             weights="reference",
         )
     if options.get("codes") and not (codes(options) / "luvc.json").is_file():
-        halves = str(Path(__file__).parents[1] / "measure" / "halves.py")
+        halves = str(Path(__file__).parents[1] / "measure" / "times" / "halves.py")
         made = [str(codes(options)), str(folder(options)), options["plan"], "--prepare", "--head"]
         subprocess.run([sys.executable, halves, *made], check=True)
 
 
 def folder(options: dict[str, Any]) -> Path:
     """The plan's bundle."""
-    return Path(options["out"]) / f"bundle-{options['plan']}"
+    return Path(options["out"]) / f"{'clip' if options.get('clip') else 'bundle'}-{options['plan']}"
+
+
+def clip_times(options: dict[str, Any]) -> dict[str, Any]:
+    """Time one plan for clips: its budget is for the whole of one, but for ``none``."""
+    import luvc_export
+
+    session = luvc_export.load_bundle(folder(options), backend="openvino", plan=options["plan"])
+    timings = []
+
+    def generate(run: int, count: int) -> None:
+        asked = {"prompt": common.question(run), "video": list(common.clip(run)), "fps": common.CLIP_FPS}
+        done = session.generate(**asked, max_new_tokens=count, min_new_tokens=count)
+        timings.append((done.timings, done.visual_tokens, f"{done.backend} {done.arithmetic}"))
+
+    ttft, speed = common.timed(generate)
+    prefill = [timing.prefill_ms / 1000 for timing, _, _ in timings[1::2]]
+    _, visual, how = timings[-1]
+    return common.answer(f"{luvc_export.__version__}, {how}", sum(visual) / len(visual), ttft, speed, prefill)
 
 
 def codes(options: dict[str, Any]) -> Path:
@@ -55,6 +79,8 @@ def codes(options: dict[str, Any]) -> Path:
 
 def times(options: dict[str, Any]) -> dict[str, Any]:
     """Time one plan, or the one that ``codes`` names."""
+    if options.get("clip"):
+        return clip_times(options)
     import luvc_export
     from luvc_export.runtime.bench.case import BenchCase
     from luvc_export.runtime.bench.loaded_case import LoadedCase

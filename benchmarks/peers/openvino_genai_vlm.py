@@ -37,7 +37,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     pipe = openvino_genai.VLMPipeline(str(folder(options)), "CPU", **hint)
     config = pipe.get_generation_config()
     config.do_sample, config.ignore_eos = False, True
-    visual = float(common.VISUAL)
+    visual = float(common.CLIP_VISUAL if options.get("clip") else common.VISUAL)
     if options.get("pruned"):
         luvc = json.loads((Path(options["out"]) / "bundle-even" / "luvc.json").read_text(encoding="utf-8"))
         keep = luvc["plans"]["even"]["plan"]["llm"]["keep"]
@@ -47,8 +47,11 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
 
     def generate(run: int, count: int) -> Any:
         config.max_new_tokens = config.min_new_tokens = count
-        image = openvino.Tensor(common.picture(run)[None])
-        done = pipe.generate(common.question(run), images=[image], generation_config=config)
+        if options.get("clip"):
+            shown = {"videos": [openvino.Tensor(common.clip(run))]}
+        else:
+            shown = {"images": [openvino.Tensor(common.picture(run)[None])]}
+        done = pipe.generate(common.question(run), **shown, generation_config=config)
         seen.append(done.perf_metrics)
         return done
 

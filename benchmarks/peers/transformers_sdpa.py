@@ -39,6 +39,24 @@ def question(run: int, dtype: str = "float32") -> dict[str, Any]:
     }
 
 
+def clip_question(run: int, dtype: str = "float32") -> dict[str, Any]:
+    """What ``run`` asks about a clip, likewise."""
+    import torch
+
+    ids = common.text_ids(run)
+    half, side = len(ids) // 2, common.CLIP_SIDE // 14
+    whole = [*ids[:half], *[common.VIDEO_TOKEN] * common.CLIP_VISUAL, *ids[half:]]
+    torch.manual_seed(run)
+    return {
+        "input_ids": torch.tensor([whole]),
+        "attention_mask": torch.ones(1, len(whole), dtype=torch.int64),
+        "pixel_values_videos": torch.randn(common.FRAMES // 2 * side**2, 3 * 2 * 14 * 14, dtype=getattr(torch, dtype)),
+        "video_grid_thw": torch.tensor([[common.FRAMES // 2, side, side]]),
+        "second_per_grid_ts": [2 / common.CLIP_FPS],
+        "mm_token_type_ids": 2 * (torch.tensor([whole]) == common.VIDEO_TOKEN).int(),
+    }
+
+
 def times(options: dict[str, Any]) -> dict[str, Any]:
     """Generate greedily; end tokens cannot end it."""
     import torch
@@ -46,9 +64,10 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
 
     dtype = options.get("dtype", "float32")
     model = load(options["checkpoint"], dtype)
+    asks, visual = (clip_question, common.CLIP_VISUAL) if options.get("clip") else (question, common.VISUAL)
 
     def generate(run: int, count: int) -> Any:
-        given = question(run, dtype)
+        given = asks(run, dtype)
         with torch.inference_mode():
             return model.generate(**given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
 
@@ -82,7 +101,7 @@ def times(options: dict[str, Any]) -> dict[str, Any]:
     ttft, speed = common.timed(generate)
     version = f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}"
     calls = 1 + common.NEW  # of a turn: one token, then NEW; after the two of the warm-up
-    return common.answer(version, common.VISUAL, ttft, speed, llm[2::calls][: common.RUNS])
+    return common.answer(version, visual, ttft, speed, llm[2::calls][: common.RUNS])
 
 
 if __name__ == "__main__":

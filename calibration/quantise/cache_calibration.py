@@ -24,7 +24,7 @@ from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
 from luvc_export.calibration.quantise import agreement
-from luvc_export.calibration.quantise.cache_codes import scales_of, store_codes
+from luvc_export.calibration.quantise.cache_codes import magnitudes, scales_of, store_codes, turned_channels
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import BundleCalls
 from luvc_export.core.files.disk import writing_to
@@ -165,10 +165,17 @@ def key_ranges(
     threads: int | None = None,
     progress: Progress = lambda stage, done: None,
 ) -> dict[int, NDArray[np.float32]]:
-    """Largest radius of each rotated pair of key channels over prompts and answers: [Hkv, Dh / 2] by layer."""
+    """Largest ``magnitudes`` of keys over prompts and answers: [Hkv, Dh] by layer.
+
+    Raises:
+        CheckFailed: A layer turns its keys in pairs that are not known.
+    """
+    entry = bundle.entry(plan)
+    graph, states = _decoder(bundle, entry.decoder).graph, bundle.manifest.states_of(entry)
+    turned = {state.layer: turned_channels(graph, state.past) for state in states if state.name == "key"}
     runner = open_bundle(str(bundle.folder), plan, threads)
     assert isinstance(runner.calls, BundleCalls) and isinstance(runner.calls.free, OrtBackend)
-    watching = runner.calls.free = _Watching(runner.calls.free)
+    watching = runner.calls.free = _Watching(runner.calls.free, turned)
     for number, case in enumerate(data.cases):
         runner.answer([case], data.longest)
         progress("collecting ranges of keys", (number + 1) / len(data.cases))
@@ -176,12 +183,12 @@ def key_ranges(
 
 
 class _Watching:
-    """A back-end that looks at the keys of every call."""
+    """A back-end that looks at the keys of every call; ``turned``: channels of a head that rotation turns, by layer."""
 
-    def __init__(self, inner: OrtBackend) -> None:
+    def __init__(self, inner: OrtBackend, turned: Mapping[int, int]) -> None:
         self.name, self.arithmetic, self.largest_batch = inner.name, inner.arithmetic, inner.largest_batch
         self.largest: dict[int, NDArray[np.float32]] = {}
-        self._inner = inner
+        self._inner, self._turned = inner, turned
 
     def load(self, images: bool = True) -> None:
         self._inner.load(images)
@@ -197,17 +204,20 @@ class _Watching:
         known = (0,) * len(after.lengths) if cache is None else cache.lengths
         for state, values in zip(self._inner.states, self._inner.host_values(after), strict=True):
             if state.name == "key":
-                halves = np.split(values[:, :, known[state.layer] :], 2, axis=-1)
-                radii = np.hypot(*halves).max(axis=(0, 2), initial=0)
-                self.largest[state.layer] = np.maximum(self.largest.get(state.layer, radii), radii)
+                sizes = magnitudes(values[:, :, known[state.layer] :], self._turned[state.layer])
+                self.largest[state.layer] = np.maximum(self.largest.get(state.layer, sizes), sizes)
         return out, after
 
 
 def rewritten(bundle: Bundle, file: str, scales: Mapping[int, NDArray[np.float32]]) -> bytes:
     """A decoder of a bundle whose caches are codes, weights where they were."""
-    model = ir.from_proto(onnx.load_model_from_string(read_graph(bundle, file).data))
+    model = _decoder(bundle, file)
     store_codes(model.graph, bundle.manifest.decoder, scales)
     return bytes(ir.to_proto(model).SerializeToString())
+
+
+def _decoder(bundle: Bundle, file: str) -> ir.Model:
+    return ir.from_proto(onnx.load_model_from_string(read_graph(bundle, file).data))
 
 
 def _write(

@@ -1,8 +1,9 @@
 """Caches in 8 bits: a decoder that takes and gives back codes of keys and values in place of floats.
 
 A key's channel has one scale, a constant from data: channels of keys differ by orders of magnitude (Qwen2's biases).
-Rotation mixes channel i with i + Dh / 2 alone, so those two share the scale of their largest radius, which no position
-exceeds. A value's scale is its row's largest magnitude over 127, one for each token and head, and lies beside the
+Rotation mixes channel i of the turned ones with i + turned / 2 alone, so those two share the scale of their largest
+radius, which no position exceeds; channels behind the turned ones (Qwen3.5 turns a quarter of a head) each have their
+own. A value's scale is its row's largest magnitude over 127, one for each token and head, and lies beside the
 codes. The split is KIVI's (arXiv 2402.02750); constant scales of keys, and those of pairs, are ours. Scales of keys
 never touch a cache: attention compares queries times the scales with codes as they are.
 
@@ -35,15 +36,57 @@ HEADROOM = 1.25
 _LEAST = 2.0**-14
 _FLOATS = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16}
 _PARTS = ("key", "value")
+#: What stands between a rotation and a cache: operators that move or convert numbers.
+_LAYOUT = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def turned_channels(graph: ir.Graph, past: str) -> int:
+    """Return how many channels of a key head rotation turns, the first ones; 0 where its keys are not rotated.
+
+    Args:
+        graph: Of a decoder; see ``store_codes``.
+        past: Its input with the keys of a layer.
+
+    Raises:
+        CheckFailed: They are rotated by something whose pairs are not known here.
+    """
+    value = _join(next(value for value in graph.inputs if value.name == past)).inputs[1]
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "RotaryEmbedding" and not node.domain:
+            cosines = node.inputs[1]
+            width = cosines.shape[-1] if cosines is not None and cosines.shape is not None else None
+            if not isinstance(width, int) or node.attributes.get_int("interleaved", 0) == 1:
+                raise CheckFailed(
+                    "keys of a layer are turned in pairs that are not known",
+                    where=past,
+                    got="interleaved channels" if isinstance(width, int) else "a table of cosines of no fixed width",
+                    expected="halves of a fixed number of channels",
+                    fix="leave its caches in the precision of its graphs",
+                )
+            return 2 * width
+        if node.domain or node.op_type not in _LAYOUT:
+            return 0
+        value = node.inputs[0]
+    return 0
+
+
+def magnitudes(keys: NDArray[np.float32], turned: int) -> NDArray[np.float32]:
+    """Largest magnitudes [Hkv, Dh] of keys [B, Hkv, S, Dh] whose first ``turned`` channels rotation mixes in pairs.
+
+    Both channels of a pair get its largest radius.
+    """
+    first, second = keys[..., : turned // 2], keys[..., turned // 2 : turned]
+    radii = np.hypot(first, second)
+    sizes = np.concatenate([radii, radii, np.abs(keys[..., turned:])], -1)
+    return np.asarray(sizes.max(axis=(0, 2), initial=0), np.float32)
 
 
 def scales_of(largest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What codes of keys are multiplied by, [Hkv, Dh], from the largest magnitudes of rotated pairs [Hkv, Dh / 2].
+    """What codes of keys are multiplied by, [Hkv, Dh], from their ``magnitudes`` [Hkv, Dh].
 
     A channel that never is anything gets 1.
     """
-    pairs = np.where(largest > 0, HEADROOM * largest, LARGEST) / LARGEST
-    return np.concatenate([pairs, pairs], -1).astype(np.float32)
+    return np.asarray(np.where(largest > 0, HEADROOM * largest, LARGEST) / LARGEST, np.float32)
 
 
 def store_codes(graph: ir.Graph, shape: DecoderShape, scales: Mapping[int, NDArray[np.float32]]) -> None:
@@ -78,7 +121,7 @@ class _Layer:
 
     def store(self) -> None:
         """Change inputs and outputs, and what stands between them."""
-        joins = {part: self._join(part) for part in _PARTS}
+        joins = {part: _join(self.past[part]) for part in _PARTS}
         first = joins["key"]
         inside, packed = first.op_type == "Attention", "kv_num_heads" in first.attributes
         places = {"key": (4, 1), "value": (5, 2)} if inside else dict.fromkeys(_PARTS, (0, 1))
@@ -104,17 +147,6 @@ class _Layer:
         joined = first.outputs[1 if inside else 0]
         self._scale_queries(joined, [first] if inside else [])
         self._give(rows, scale)
-
-    def _join(self, part: str) -> ir.Node:
-        """The node that joins what is past to new rows."""
-        readers = [node for node, _ in self.past[part].uses() if node.op_type != "Shape"]
-        if len(readers) != 1 or readers[0].op_type not in ("Attention", "Concat"):
-            raise CheckFailed(
-                "a cache is read by something else than attention",
-                where=self.past[part].name,
-                got=", ".join(node.op_type for node in readers) or "nothing",
-            )
-        return readers[0]
 
     def _scale_queries(self, keys: ir.Value, first: list[ir.Node]) -> None:
         """Multiply the queries of every attention over these keys, which are divided by their scales."""
@@ -184,6 +216,18 @@ class _Layer:
         else:
             self.graph.insert_before(before, node)
         return node.outputs[0]
+
+
+def _join(past: ir.Value) -> ir.Node:
+    """The node that joins what is past to new rows, which are its second input."""
+    readers = [node for node, _ in past.uses() if node.op_type != "Shape"]
+    if len(readers) != 1 or readers[0].op_type not in ("Attention", "Concat"):
+        raise CheckFailed(
+            "a cache is read by something else than attention",
+            where=past.name,
+            got=", ".join(node.op_type for node in readers) or "nothing",
+        )
+    return readers[0]
 
 
 def _one_wide(tensor: ir.Value) -> ir.Shape:

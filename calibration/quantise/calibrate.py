@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from pathlib import Path
 from luvc_export.bundle import folder as bundles
 from luvc_export.bundle import graph_trust
 from luvc_export.bundle.folder import Bundle
-from luvc_export.bundle.manifest import CalibrationData
+from luvc_export.bundle.manifest import CalibrationData, Manifest, PlanEntry
 from luvc_export.bundle.replacing import check_own, take_along
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
-from luvc_export.calibration.quantise import agreement, bisect, ranges
+from luvc_export.calibration.quantise import agreement, bisect, ranges, widening
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
@@ -40,6 +41,7 @@ class Calibrated:
         made: Answers of the plan and the new one on the held-out part.
         found: What stays high because answers would differ, and the trials.
         bytes: What the graphs of the new plan read, weights and graphs.
+        dropped: Plans that read the files of the one that was replaced, and are gone with it.
     """
 
     bundle: Bundle
@@ -47,6 +49,7 @@ class Calibrated:
     made: Comparison
     found: bisect.Found
     bytes: int
+    dropped: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -77,7 +80,8 @@ def calibrate(
         quantise_too: Of those that are high by default (``sites.HIGH``) and shall not be, such as the head.
         output: Folder of another bundle to write; None adds to this one.
         ranges_file: Where ranges are kept between runs.
-        overwrite: Replace a plan of that name, or the bundle at ``output``.
+        overwrite: Replace a plan of that name, or the bundle at ``output``. Plans that read the replaced plan's files,
+            as those with its caches in codes do, are dropped: their scales are of the weights before.
         threads: CPU threads.
         modelopt: Who decides scales; None for this package.
         progress: Told (stage, fraction done).
@@ -121,21 +125,32 @@ def calibrate(
             progress(f"agreement with {len(high)} kept high", 1.0)
             return agreement.share(comparison)
 
-        def damage() -> dict[str, float]:
-            moved, cases = {}, fitted.cases[: agreement.OBSERVED]
-            for number, name in enumerate(quantiser.names):
-                others = tuple(other for other in quantiser.names if other != name)
-                moved[name] = agreement.moved(reference, trial(others), cases)
-                progress("ranking what quantising each moves", (number + 1) / len(quantiser.names))
-            return moved
+        def alone(names: tuple[str, ...]) -> float:
+            others = tuple(other for other in quantiser.names if other not in names)
+            return agreement.moved(reference, trial(others), fitted.cases[: agreement.OBSERVED])
 
+        def damage() -> dict[str, float]:
+            ranks = {}
+            for number, name in enumerate(quantiser.names):
+                ranks[name] = alone((name,))
+                progress("ranking what quantising each moves", (number + 1) / len(quantiser.names))
+            return ranks
+
+        def moved(wide: tuple[str, ...]) -> float:
+            quantiser.wide = wide
+            return agreement.moved(reference, trial(()), fitted.cases[: widening.OBSERVED])
+
+        if recipe.precision.mixed and recipe.divergence < math.inf:
+            wide = widening.fewest_wide(quantiser.sizes, alone, moved, recipe.divergence, progress)
+            quantiser.wide = frozenset(wide)
         search = bisect.fewest(damage, agrees, min_agreement, progress)
         comparison = next(comparison for high, comparison in measured.items() if set(high) == set(search.high))
         written = _write(bundle, quantiser, search.high, record, output, overwrite)
     entry = written.manifest.plans[quantiser.name]
     assert entry.quantised is not None
     size = sum(written.manifest.files[name].bytes for name in (entry.vision, entry.decoder, entry.quantised.weights))
-    return Calibrated(written, quantiser.name, comparison, search, size)
+    dropped = tuple(name for name in bundle.manifest.plans if name not in written.manifest.plans)
+    return Calibrated(written, quantiser.name, comparison, search, size, dropped)
 
 
 def check(
@@ -224,9 +239,8 @@ def _write(
 ) -> Bundle:
     """Write the bundle with the new plan; whole or not at all, also where it replaces itself."""
     target, manifest = output or bundle.folder, bundle.manifest
-    old = manifest.plans.get(quantiser.name)
-    gone = {old.vision, old.decoder, old.quantised.weights} if old and old.quantised else set()
-    engines = tuple(item for item in manifest.engines if item.plan != quantiser.name)
+    others, gone = replaced(manifest, quantiser.name)
+    engines = tuple(item for item in manifest.engines if item.plan in others)
     with writing_to(target), bundles.writing(target, overwrite or output is None) as folder:
         take_along(bundle.folder, manifest, folder, but=frozenset({*gone, bundles.MANIFEST}), link=True)
         entry = quantiser.write(folder, high, record)
@@ -236,8 +250,30 @@ def _write(
             name: bundles.record(folder / name) for name in (entry.vision, entry.decoder, entry.quantised.weights)
         }
         weights = anchored(bundle) if output else manifest.weights
-        plans = {**manifest.plans, quantiser.name: entry}
-        changed = dataclasses.replace(manifest, plans=plans, weights=weights, files=files, engines=engines)
+        plans = {**others, quantiser.name: entry}
+        default = manifest.default_plan if manifest.default_plan in plans else quantiser.name
+        changed = dataclasses.replace(
+            manifest, plans=plans, default_plan=default, weights=weights, files=files, engines=engines
+        )
         bundles.write_manifest(folder, changed)
     graph_trust.inherit(bundle, Bundle(target, changed))
     return Bundle(target, changed)
+
+
+def replaced(manifest: Manifest, name: str) -> tuple[dict[str, PlanEntry], set[str]]:
+    """Return the plans that stay when the quantised plan ``name`` is made anew, and the files that do not.
+
+    A plan that reads a file of the old one goes too: its own numbers are of weights that are no more.
+    """
+    old = manifest.plans.get(name)
+    if old is None:
+        return dict(manifest.plans), set()
+    own = _files(old)
+    stay = {other: entry for other, entry in manifest.plans.items() if not own & _files(entry)}
+    kept = {file for entry in stay.values() for file in _files(entry)}
+    return stay, {file for other, entry in manifest.plans.items() if other not in stay for file in _files(entry)} - kept
+
+
+def _files(entry: PlanEntry) -> set[str]:
+    weights = entry.quantised.weights if entry.quantised else None
+    return {file for file in (entry.vision, entry.decoder, entry.decoder_debug, weights) if file is not None}

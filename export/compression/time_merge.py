@@ -1,8 +1,12 @@
 """Merge units of clips along time between encoder blocks, and bring them back, in static shapes.
 
-Every place of the grid is a line of its own, as every row is where OIM merges columns (``oim.assign``): each round its
-most similar pair of neighbours in time merges, and a pair's mean counts by size. What is left of all places then stands
-as so many frames, whose units at one number need not be of one moment.
+Every place of the grid is a line of its own, as every row is where OIM merges columns: each round its most similar pair
+of neighbours in time merges, and a pair's mean counts by size. What is left of all places then stands as so many
+frames, whose units at one number need not be of one moment.
+
+Most of a film stands still, so the pairs that compete are nearly equal, and a cosine near 1 has lost what tells them
+apart: two back-ends chose by its rounding, with answers that differed. The squared distance of the normed units is
+twice what a cosine lacks of 1 and keeps its digits; below ``STILL`` a pair counts as equal, and the first one merges.
 
 Shapes: c clips of M frames, K frames left of each, U units of a frame, P patches of a unit, C channels.
 """
@@ -15,7 +19,10 @@ import torch
 from torch import Tensor
 
 from luvc_export.core.plan.time_merge import TimeMerge
-from luvc_export.export.compression import oim
+from luvc_export.export.compression import spu
+
+#: Far above what fp32 rounds in a block or two, far below what moving changes.
+STILL = 1e-9
 
 
 class Merged(NamedTuple):
@@ -51,10 +58,20 @@ def decide(before: Tensor, how: TimeMerge) -> Tensor:
     """Which units of a place merge: one-hot fp32 [c * U, K, M] of [c * U, M, F]."""
     joins = torch.eye(how.frames).expand(before.shape[0], -1, -1)
     left = before
-    for _ in range(how.frames - how.keep):
-        joins = oim.assign(left, 1) @ joins
+    for count in range(how.frames, how.keep, -1):
+        place = torch.tensor([*range(count)])
+        closest = spu.best(-apart(left), 1)  # of a pair, its first unit
+        target = place - (place > closest).to(torch.int64)
+        joins = (target[:, None, :] == place[:-1, None]).float() @ joins
         left = mean(joins, before)
     return joins
+
+
+def apart(units: Tensor) -> Tensor:
+    """Squared distance of normed neighbours, fp32 [n, K, F] to [n, K - 1]; 0 where they are equal but for rounding."""
+    unit = torch.nn.functional.normalize(units, dim=-1)
+    squared = (unit[:, :-1] - unit[:, 1:]).square().sum(-1)
+    return torch.where(squared < STILL, 0.0, squared)
 
 
 def mean(joins: Tensor, values: Tensor) -> Tensor:

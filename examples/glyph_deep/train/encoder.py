@@ -97,6 +97,18 @@ def block(
     return x + layer.mlp(layer.norm2(x)), weights
 
 
+def grid_of(images: np.ndarray) -> tuple[int, int]:
+    """Return rows and columns of units of pictures [B, H, W, 3]."""
+    return images.shape[1] // (PATCH * MERGE), images.shape[2] // (PATCH * MERGE)
+
+
+def embed(visual: nn.Module, images: np.ndarray) -> Tensor:
+    """Return embedded patches [B, 4 * units, width] of uint8 pictures [B, H, W, 3], in the order of `windows`."""
+    order = windows(*grid_of(images))[0]
+    pixels = patchify(images).view(len(images), len(order), 4, -1)[:, order].flatten(1, 2)
+    return nn.functional.linear(pixels, visual.patch_embed.proj.weight.flatten(1))
+
+
 @dataclass(frozen=True)
 class Change:
     """What happens to units after an encoder block: those not in `stay` [B, units] leave, or pairs are averaged."""
@@ -119,12 +131,10 @@ def encode(
     of `windows`. A `change` is for measuring alone: units that left are attended to by none after it (their own
     embeddings mean nothing); of two neighbours in a row that are averaged, both go on with the mean.
     """
-    b, rows, columns = len(images), images.shape[1] // (PATCH * MERGE), images.shape[2] // (PATCH * MERGE)
+    b, (rows, columns) = len(images), grid_of(images)
     order, groups = windows(rows, columns)
-    pixels = patchify(images).view(b, rows * columns, 4, -1)[:, order].flatten(1, 2)
     back = order.argsort()
-    kernel = visual.patch_embed.proj
-    x = nn.functional.linear(pixels, kernel.weight.flatten(1))
+    x = embed(visual, images)
     cos, sin = rotary(rows, columns, x.shape[-1] // visual.blocks[0].attn.num_heads)
     gone = None
     for index, layer in enumerate(visual.blocks):

@@ -2,7 +2,7 @@
 
 Every step draws its pictures and questions from the seed and the step number alone; a run that was killed goes on from
 its last checkpoint when the same command is given again. While the file named by `--pause` exists, a run waits. No
-stage drops or merges tokens or shrinks pictures.
+stage that made the checkpoint drops or merges tokens or shrinks pictures; `distil`, a study, prunes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from glyph_vqa.train import optimise
 
 from glyph_deep.data.tokenizer import write_tokenizer
 
+from .distil import Distil
 from .model import fresh, load
 from .see import See
 
 GROUNDS = ("plain", "textured", "short", "page", "wide")
 
 
+ENCODERS = {"see": See, "distil": Distil}  # stages of the encoder alone
+
+
 def stages() -> dict[str, type]:
     """Return the stages by name."""
     from .answer import Hop, Read
 
-    return {"see": See, "hop": Hop, "read": Read}
+    return {**ENCODERS, "hop": Hop, "read": Read}
 
 
 def begin(stage: object, starts: list[Path]) -> None:
@@ -59,7 +63,8 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     write_tokenizer(args.out / "tokenizer")
     model, tokenizer = fresh()
-    stage = See(model, args) if args.stage == "see" else stages()[args.stage](model, tokenizer, args)
+    encoder = ENCODERS.get(args.stage)
+    stage = encoder(model, args) if encoder else stages()[args.stage](model, tokenizer, args)
     begin(stage, args.start)
     optimiser = Optimiser(stage.parameters(), args.rate, args.steps, args.decay)
     arithmetic = torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)
@@ -81,7 +86,9 @@ def mix(words: list[str]) -> dict[str, int]:
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=["see", "hop", "read"], required=True, help="see: encoder; hop, read: LLM")
+    parser.add_argument(
+        "--stage", choices=["see", "distil", "hop", "read"], required=True, help="see, distil: encoder; hop, read: LLM"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; run again to resume")
     parser.add_argument(
         "--start", type=Path, nargs="*", default=[], help="runs, or a checkpoint folder first, to start from"

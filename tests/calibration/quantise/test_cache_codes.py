@@ -27,7 +27,14 @@ from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import compare
 from luvc_export.calibration.parity.gates import check_gates
 from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
-from luvc_export.calibration.quantise.cache_codes import HEADROOM, LARGEST, scales_of, store_codes
+from luvc_export.calibration.quantise.cache_codes import (
+    HEADROOM,
+    LARGEST,
+    magnitudes,
+    scales_of,
+    store_codes,
+    turned_channels,
+)
 from luvc_export.calibration.runners import open_bundle
 from luvc_export.calibration.runners.bundle import stood_for
 from luvc_export.cli import app
@@ -133,8 +140,7 @@ def test_outlier_channels_of_keys_cost_nothing_where_each_has_its_scale(joined_b
     model, keys = attention_graph(joined_before), outliers()
     plain = onnxruntime.InferenceSession(model.SerializeToString())
     wanted = steps(plain, joined_before, keys)
-    radii = np.hypot(*np.split(keys, 2, axis=-1)).max(axis=(0, 2))
-    scales = scales_of(radii)
+    scales = scales_of(magnitudes(keys, SIZE))
     seen = steps(coded(model, scales), joined_before, keys)
     errors = [float(np.abs(one - other).max()) for one, other in zip(seen, wanted, strict=True)]
     assert max(errors[:2]) < 1e-5  # what a call brings is as it was
@@ -145,17 +151,57 @@ def test_outlier_channels_of_keys_cost_nothing_where_each_has_its_scale(joined_b
     assert max(lost) > 5 * max(errors)
 
 
-def test_scales_hold_whatever_the_position() -> None:
-    """A pair that is turned by any angle stays within its codes."""
-    keys = outliers()[0]
-    scales = scales_of(np.hypot(*np.split(keys, 2, axis=-1)).max(axis=1))
+@pytest.mark.parametrize("turned", [SIZE, SIZE // 2, SIZE // 4, 0])
+def test_scales_hold_whatever_the_position(turned: int) -> None:
+    """A pair that is turned by any angle stays within its codes; a channel that is not turned has its own scale."""
+    keys = outliers()
+    scales = scales_of(magnitudes(keys, turned))
+    most = []
     for angle in np.linspace(0, 2 * np.pi, 17):
-        first, second = np.split(keys, 2, axis=-1)
-        turned = np.concatenate(
-            [first * np.cos(angle) - second * np.sin(angle), first * np.sin(angle) + second * np.cos(angle)], -1
-        )
-        assert np.abs(turned / scales[:, None]).max() <= LARGEST / HEADROOM + 1e-3
-    assert scales_of(np.zeros((1, 2), np.float32)).tolist() == [[1.0] * 4]
+        first, second = keys[..., : turned // 2], keys[..., turned // 2 : turned]
+        rotated = [first * np.cos(angle) - second * np.sin(angle), first * np.sin(angle) + second * np.cos(angle)]
+        codes = np.concatenate([*rotated, keys[..., turned:]], -1) / scales[:, None]
+        most.append(np.abs(codes).max(axis=(0, 2)))
+    assert np.max(most) <= LARGEST / HEADROOM + 1e-3
+    assert np.max(most, 0)[:, turned:] == pytest.approx(LARGEST / HEADROOM)
+    assert np.max(most, 0).min() > 0.9 * LARGEST / HEADROOM  # no channel is rounded more coarsely than its own keys ask
+    assert scales_of(np.zeros((1, 2), np.float32)).tolist() == [[1.0] * 2]
+
+
+def rotated_graph(turned: int, attributes: dict[str, int] | None = None) -> ir.Graph:
+    """Keys of which the first ``turned`` channels of each head are rotated, before a cache."""
+    nodes, shape = [], lambda *sizes: ("b", *sizes)
+    halves = {"rotated": (0, turned), "rest": (turned, SIZE)}
+    constants = [numpy_helper.from_array(np.array([3]), "axis")]
+    for name, bounds in halves.items():
+        for which, bound in zip(("from", "to"), bounds, strict=True):
+            constants.append(numpy_helper.from_array(np.array([bound]), f"{name}.{which}"))
+        nodes.append(helper.make_node("Slice", ["key", f"{name}.from", f"{name}.to", "axis"], [f"{name}.in"]))
+    if turned:
+        nodes.append(helper.make_node("RotaryEmbedding", ["rotated.in", "cos", "sin"], ["rotated"], **attributes or {}))
+    parts = ["rotated", "rest.in"] if turned else ["rest.in"]
+    nodes.append(helper.make_node("Concat", parts, ["whole"], axis=3))
+    nodes.append(helper.make_node("Concat", ["past_key_values.0.key", "whole"], ["present.0.key"], axis=2))
+    tables = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape("s", turned // 2)) for name in ("cos", "sin")
+    ]
+    key, past, present = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape(HEADS, rows, SIZE))
+        for name, rows in (("key", "s"), ("past_key_values.0.key", "p"), ("present.0.key", "t"))
+    )
+    graph = helper.make_graph(nodes, "decoder", [key, *tables, past], [present], constants)
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])).graph
+
+
+@pytest.mark.parametrize("turned", [SIZE, SIZE // 2, 0])
+def test_the_graph_says_how_much_of_a_head_is_turned(turned: int) -> None:
+    assert turned_channels(rotated_graph(turned), "past_key_values.0.key") == turned
+
+
+def test_pairs_that_are_not_known_are_refused() -> None:
+    words = r"(?s)pairs that are not known.*past_key_values\.0\.key.*interleaved channels"
+    with pytest.raises(CheckFailed, match=words):
+        turned_channels(rotated_graph(8, {"interleaved": 1}), "past_key_values.0.key")
 
 
 def test_a_cache_that_something_else_reads_is_refused() -> None:

@@ -20,6 +20,7 @@ from luvc_export.bundle.folder import Bundle
 from luvc_export.calibration import datasets
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.quantise import ranges
+from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
 from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.quantiser import Quantiser
 from luvc_export.calibration.quantise.recipe import Recipe
@@ -202,6 +203,31 @@ def test_a_quantised_plan_is_not_quantised_again(quantised: tuple[Bundle, Path],
         calibrate(quantised[0], data, Recipe(PRECISIONS["int8"]), plan=PLAN)
 
 
+def test_a_plan_that_is_replaced_takes_along_what_read_its_files(
+    quantised: tuple[Bundle, Path], data: CalibrationSet, tmp_path: Path
+) -> None:
+    """Its caches' scales are of the weights before; no other plan is touched."""
+    first = tmp_path / "bundle"
+    shutil.copytree(quantised[0].folder, first)
+    name = f"{PLAN}_int8"
+    options = {"plan": name, "min_agreement": 0, "threads": 1}
+    stored = calibrate_caches(bundles.load(first), data, "int8", **options).bundle  # type: ignore[arg-type]
+    bundles.write_manifest(first, dataclasses.replace(stored.manifest, default_plan=f"{name}_kv8"))
+    here = bundles.load(first)
+    before = contents(first)
+    again = {"plan": PLAN, "min_agreement": 0, "ranges_file": quantised[1], "threads": 1, "overwrite": True}
+    recipe = Recipe(PRECISIONS["int8"], smooth=0.25)
+    result = calibrate(here, data, recipe, output=tmp_path / "other", **again)  # type: ignore[arg-type]
+    written = bundles.load(result.bundle.folder, full=True).manifest
+    assert result.dropped == (f"{name}_kv8",) and written.default_plan == name
+    assert written.plans.keys() == here.manifest.plans.keys() - {f"{name}_kv8"}
+    assert f"decoder.{name}_kv8.onnx" not in contents(result.bundle.folder)
+    after = contents(result.bundle.folder)
+    assert after[f"weights.{name}"] != before[f"weights.{name}"]
+    assert after[f"decoder.{PLAN}.onnx"] == before[f"decoder.{PLAN}.onnx"]
+    assert contents(first) == before
+
+
 def test_cached_ranges_come_back_and_those_of_another_model_do_not(
     demo_bundle: Bundle, quantised: tuple[Bundle, Path], data: CalibrationSet
 ) -> None:
@@ -327,7 +353,7 @@ def test_the_command_says_what_it_did(copied_bundle: Path) -> None:
     result = CliRunner().invoke(app, ["calibrate", str(copied_bundle), *words, "--threads", "1", "--json"])
     assert result.exception is None
     said = json.loads(result.stdout)
-    assert said["plan"] == f"{PLAN}_quantized" and said["agreement"] >= 0.5 and said["needed"] == []
+    assert said["plan"] == f"{PLAN}_quantized" and said["agreement"] >= 0.5 and said["needed"] == said["dropped"] == []
     assert f"decoder.{PLAN}_quantized.onnx" in contents(copied_bundle)
     quantised = bundles.load(copied_bundle).entry(said["plan"]).quantised
     assert quantised is not None and quantised.layers["model.language_model.embed_tokens"] == "q8"

@@ -34,6 +34,20 @@ def test_the_most_similar_neighbours_of_a_place_merge_by_size() -> None:
     assert not torch.equal(merged.joins[0], merged.joins[1]), "places choose for themselves"
 
 
+def test_near_pairs_are_told_apart_where_a_cosine_is_rounded_to_one() -> None:
+    """Neighbours 1e-4 of their length apart have cosines of 1 in fp32; equal ones merge from the first on."""
+    x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(2)).expand(1, 4, 64).clone()
+    turn = torch.randn(64, generator=torch.Generator().manual_seed(3))
+    for frame, far in enumerate((0.0, 3e-4, 4e-4, 6e-4)):
+        x[0, frame] += far * turn
+    cosines = torch.nn.functional.cosine_similarity(x[0, :-1], x[0, 1:], dim=-1)
+    assert (cosines - 1).abs().max() < 3e-7
+    assert time_merge.decide(x, TimeMerge(0, 4, 3))[0].argmax(0).tolist() == [0, 1, 1, 2]
+    assert time_merge.decide(x, TimeMerge(0, 4, 2))[0].argmax(0).tolist() == [0, 1, 1, 1]
+    still = x[:, :1].expand(1, 4, 64) * (1 + 1e-6 * torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(4)))
+    assert time_merge.decide(still, TimeMerge(0, 4, 2))[0].argmax(0).tolist() == [0, 0, 0, 1]
+
+
 def test_every_number_is_met_and_runs_stay_runs() -> None:
     x = torch.randn(12, 8, 8, generator=torch.Generator().manual_seed(1))
     for keep in range(1, 8):
