@@ -6,22 +6,31 @@ use eleven, all of them another operator by name or nothing at all. A program th
 
 Then the exporter makes promotions of types explicit, and runs the program a third time to know what goes into each
 node. Every node says that itself, so only a node that was changed is run.
+
+Beside that it makes for every graph, and for every node, what is the same for all: ``without_repeats``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import fx
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.onnx._internal.fx.passes import type_promotion
 
 _ATEN = torch.ops.aten
 _Program = torch.export.ExportedProgram
 _Promotion = type_promotion._TypePromotionInterpreter
+
+#: Objects made before the collector looks at them, 700 by default: a trace makes many, and little of it is garbage.
+_YOUNG = 50_000
 
 #: Only says what is so of sizes and types; the exporter removes it afterwards.
 _ASSERTIONS = {_ATEN._assert_tensor_metadata.default, _ATEN._assert_scalar.default}
@@ -57,6 +66,51 @@ def by_substitution() -> Iterator[None]:
     finally:
         _Program.run_decompositions = whole  # type: ignore[method-assign]
         _Promotion.run_node = run_node  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def without_repeats() -> Iterator[None]:
+    """Let the exporter make once what is the same for every graph and node; nothing of it is in a graph.
+
+    It reads the whole of torchlib for every graph (0.8 s), an operator's signature for every node of it, and a node's
+    place in the source, which names folders of this machine. The cache of fake tensors costs more than it gives in
+    graphs of few layers (six: a fifth of the time; 24: nothing either way).
+    """
+    threshold = gc.get_threshold()
+    gc.set_threshold(max(_YOUNG, threshold[0]), *threshold[1:])
+    try:
+        with (
+            _replaced(ONNXRegistry, "from_torchlib", staticmethod(_registry)),
+            _replaced(ir.schemas.OpSignature, "from_op_schema", staticmethod(_signature)),
+            _replaced(fx.config, "do_not_emit_stack_traces", True),
+            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+        ):
+            yield
+    finally:
+        gc.set_threshold(*threshold)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """What a class or a module has by ``name`` is another while this lasts."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+_registry = functools.cache(ONNXRegistry.from_torchlib)
+_read_signature = ir.schemas.OpSignature.from_op_schema
+_signatures: dict[tuple[str, str, int], Any] = {}
+
+
+def _signature(schema: Any) -> Any:
+    key = schema.domain, schema.name, schema.since_version
+    if key not in _signatures:
+        _signatures[key] = _read_signature(schema)
+    return _signatures[key]
 
 
 def _promoted(interpreter: Any, node: fx.Node) -> Any:

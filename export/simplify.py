@@ -6,31 +6,48 @@ convolution, no clip, no scatter). The one that looks for slices that are a spli
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter import RewritePass, RewriteRule
 from onnxscript.rewriter.rules import common as rules
 
-_RULES = (
-    *rules.mul_by_1_rule.commute(),
-    *rules.add_0_rule.commute(),
-    rules.sub_0_rule,
-    rules.div_by_1_rule,
-    rules.two_reshapes_matmul_reshape_rule,
-    rules.one_reshape_matmul_reshape_rule,
-    rules.collapse_slice_rule,
-    rules.collapse_slice2_rule,
-    rules.materialize_reshape_shape_rule,
-    rules.cast_cast_rule,
-    rules.no_op_cast_rule,
-    rules.no_op_expand_rule,
-    rules.reshape_reshape_rule,
-    rules.no_op_transpose_rule,
-    rules.transpose_transpose_rule,
-    rules.unsqueeze_unsqueeze_rule,
-    rules.squeeze_reshape_1d_rule,
-)
+#: Operator -> the rules whose pattern ends in a node of it, which are tried on such nodes alone.
+_RULES: dict[str, tuple[RewriteRule, ...]] = {
+    "Mul": (*rules.mul_by_1_rule.commute(),),
+    "Add": (*rules.add_0_rule.commute(),),
+    "Sub": (rules.sub_0_rule,),
+    "Div": (rules.div_by_1_rule,),
+    "Slice": (rules.collapse_slice_rule, rules.collapse_slice2_rule),
+    "Reshape": (
+        rules.two_reshapes_matmul_reshape_rule,
+        rules.one_reshape_matmul_reshape_rule,
+        rules.materialize_reshape_shape_rule,
+        rules.reshape_reshape_rule,
+        rules.squeeze_reshape_1d_rule,
+    ),
+    "Cast": (rules.cast_cast_rule, rules.no_op_cast_rule),
+    "Expand": (rules.no_op_expand_rule,),
+    "Transpose": (rules.no_op_transpose_rule, rules.transpose_transpose_rule),
+    "Unsqueeze": (rules.unsqueeze_unsqueeze_rule,),
+}
+
+
+def _on(operator: str, rule: RewriteRule) -> RewriteRule:
+    """``rule``, not asked about nodes of other operators."""
+    own, asked = copy.copy(rule), rule.try_rewrite
+
+    def try_rewrite(model: ir.Model, graph: Any, node: ir.Node, **options: Any) -> Any:
+        return asked(model, graph, node, **options) if node.op_type == operator else None
+
+    own.try_rewrite = try_rewrite
+    return own
+
+
+_ON_ITS_OPERATOR = [_on(operator, rule) for operator, ends in _RULES.items() for rule in ends]
 #: As ``optimize_ir`` has it.
 _ROUNDS = 2
 
@@ -40,7 +57,7 @@ def simplify(model: ir.Model) -> None:
     passes.InlinePass()(model)
     for _ in range(_ROUNDS):
         folded = fold_constants_ir(model, onnx_shape_inference=True).modified
-        rewritten = RewritePass(_RULES)(model).modified
+        rewritten = RewritePass(_ON_ITS_OPERATOR)(model).modified
         _sweep(model)
         if not (folded or rewritten):
             break

@@ -22,7 +22,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import CheckFailed
 from luvc_export.export.compression.marks import marking
-from luvc_export.export.decomposition import by_substitution
+from luvc_export.export.decomposition import by_substitution, without_repeats
 from luvc_export.export.llm.decoder import Decoder
 from luvc_export.export.llm.lora_slots import SlottedLayers
 from luvc_export.export.surgeon.fused import delta_body
@@ -156,7 +156,7 @@ def check(model: ir.Model) -> None:
 
 
 def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], outputs: list[str], marked: bool) -> ir.Model:
-    with torch.no_grad(), _quiet(), by_substitution(), marking(marked):
+    with torch.no_grad(), _quiet(), by_substitution(), without_repeats(), marking(marked):
         program = torch.onnx.export(
             module.eval(),
             args,
@@ -169,6 +169,7 @@ def _trace(module: nn.Module, args: Any, dynamic: Any, inputs: list[str], output
             verbose=False,
         )
     assert program is not None
+    _forget_sources(program.model)
     delta_body.attach(program.model)
     _name_dimensions(program.model, list(_per_input(dynamic)))
     return program.model
@@ -201,6 +202,13 @@ def _name_dimensions(model: ir.Model, dynamic: list[dict[int, Any]]) -> None:
         for axis, size in enumerate(shape):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
                 shape[axis] = ir.SymbolicDim(pattern.sub(lambda match: names[match[1]], size.value))
+
+
+def _forget_sources(model: ir.Model) -> None:
+    """Leave each node its place among the modules; the exporter's other notes are longer than the graph."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for name in [name for name in node.metadata_props if name.startswith("pkg.torch.onnx.")]:
+            del node.metadata_props[name]
 
 
 @contextlib.contextmanager

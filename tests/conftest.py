@@ -12,8 +12,6 @@ from pathlib import Path
 
 # Tiny models gain nothing from more threads, and spinning threads of several processes starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# torch traces graphs of few layers a fifth faster without this cache (six layers: 17 s for 24; 24 layers: the same).
-os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 # Bundles of fixtures are written here, some by hand; what a stranger's first run does has tests of its own.
 os.environ.setdefault("LUVC_TRUST_BUNDLES", "1")
 # A shell's background jobs start with SIGINT ignored, and so would what the tests start and interrupt.

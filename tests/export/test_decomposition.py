@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -136,12 +138,32 @@ def test_a_size_that_is_no_sum_or_product_goes_the_long_way(replaced: list[bool]
     assert "groups//2" in str(model.graph.outputs[0].shape[1])
 
 
-def test_the_exporter_is_as_before_afterwards() -> None:
-    before = torch.export.ExportedProgram.run_decompositions
-    with pytest.raises(ZeroDivisionError), decomposition.by_substitution():
-        assert torch.export.ExportedProgram.run_decompositions is not before
+def exporter() -> list[Any]:
+    """What is changed of the exporter while it runs."""
+    kinds = vars(decomposition.ONNXRegistry)["from_torchlib"], vars(ir.schemas.OpSignature)["from_op_schema"]
+    settings = fx.config.do_not_emit_stack_traces, torch._dynamo.config.fake_tensor_cache_enabled, gc.get_threshold()
+    return [torch.export.ExportedProgram.run_decompositions, *kinds, *settings]
+
+
+def test_the_exporter_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decomposition, "_YOUNG", gc.get_threshold()[0] + 1)
+    before = exporter()
+    with pytest.raises(ZeroDivisionError), decomposition.by_substitution(), decomposition.without_repeats():
+        assert not any(one == other for one, other in zip(exporter(), before, strict=True))
         raise ZeroDivisionError
-    assert torch.export.ExportedProgram.run_decompositions is before
+    assert exporter() == before
+
+
+def test_what_is_made_once_changes_no_graph_and_no_folder_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = traced(Shapes())
+    assert Path(__file__).name not in str(ir.to_proto(found))
+    assert all(node.metadata_props["namespace"] for node in found.graph)
+    with monkeypatch.context() as patch:
+        patch.setattr(trace, "without_repeats", nullcontext)
+        patch.setattr(trace, "_forget_sources", lambda model: None)
+        plain = traced(Shapes())
+    assert Path(__file__).name in str(ir.to_proto(plain)), "else nothing is kept out"
+    assert canonical(plain) == canonical(found)
 
 
 def test_promotions_are_those_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 import onnxscript.optimizer
 
-from luvc_export.export.simplify import simplify
+from luvc_export.export.simplify import _RULES, simplify
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 23, "own" : 1]>
@@ -49,3 +49,11 @@ def test_it_is_as_small_as_the_optimizer_makes_it_and_computes_the_same() -> Non
     )
     for one, other in zip(wanted, found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_each_rule_is_tried_on_the_operator_that_its_pattern_ends_in() -> None:
+    """Filed under another it would never fire."""
+    for operator, rules in _RULES.items():
+        for rule in rules:
+            (last,) = (value.producer() for value in rule._target_pattern.outputs)
+            assert str(last.op) == operator, rule
