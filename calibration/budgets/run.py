@@ -186,8 +186,8 @@ def budgets(
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     for layer in range(llm.layers) if scorer else ():
         known(scorer).of(layer, llm.hidden)  # a search prunes before any of them
-    own = family.video(config) if sharing.kind == "clip" or video else None
-    if own is not None and own.pooled is not None:
+    frames = family.video(config) if sharing.kind == "clip" or video else None
+    if frames is not None and frames.pooled is not None:
         raise UsageError(
             "no plan is searched for frames that the model pools",
             where="--joint-frames" if sharing.kind == "clip" else "--video",
