@@ -174,7 +174,8 @@ def open_torch(
         PlanError: The plan is for another image size.
     """
     manifest = canvas_for(checkpoint, image)
-    own, video = manifest.image, manifest.prompt.video is not None
+    own, frames = manifest.image, manifest.prompt.video
+    video = frames is not None and (frames.pooled is None or plan.sharing.kind == "clip")
     tiles = (plan.sharing.cut,)
     options = Options(own.size, own.fit, text_capacity=manifest.prompt.text_capacity, video=video, tiles=tiles)
     check_size(checkpoint, {plan.schedule: plan}, options)
