@@ -226,7 +226,8 @@ def budgets(
         for name in DEFAULTS if whole == 0 else ():
             request = PlanRequest(LlmRequest(name, method=method), EncoderRequest(merge_keep), sharing)
             defaults[name] = scores.described(solve(request, grid, llm, encoder)).changed(**switches)
-        some, reach = settings.candidates(score, rho, scorer, steps), min(llm.cached, llm.layers - 1) if freeze else 0
+        some = settings.candidates(score, rho, scorer, steps, keyed=not llm.keyless)
+        reach = min(llm.cached, llm.layers - 1) if freeze else 0
         return _search(trials, fresh, space, defaults, parts[0], some, reach, speedup, counted, images, about, progress)
 
 
