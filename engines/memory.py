@@ -47,17 +47,22 @@ class KvCacheSpec:
 
         A batch of several has one row more: a prompt that joins others runs by itself, and is copied in.
         """
-        full, fixed = self._bytes((1,) * self.shape.cached), self._bytes((0,) * self.shape.cached)
-        return tuple(self._copies * (one - none) for one, none in zip(full, fixed, strict=True))
+        full, empty = self._bytes((1,) * self.shape.cached), self._bytes((0,) * self.shape.cached)
+        return tuple(one - none for one, none in zip(full, empty, strict=True))
 
     @property
-    def _copies(self) -> int:
-        copies = 1 if self.kv == "inplace" else 2
-        return self.capacity.batch * copies + (self.capacity.batch > 1)
+    def fixed(self) -> int:
+        """Bytes of states that cost the same at every length."""
+        return sum(self._bytes((0,) * self.shape.cached))
 
     def _bytes(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """Bytes of one conversation in each layer with so many cached rows."""
-        return kv_bytes(self.shape, rows, 0, 4 if self.precision == "fp32" else 2)
+        """Bytes of all conversations in each layer with so many cached rows."""
+        total, element = [0] * self.shape.cached, 4 if self.precision == "fp32" else 2
+        for state in self.shape.kept:
+            copies = 1 if self.kv == "inplace" and state.in_cache else 2
+            conversations = self.capacity.batch * copies + (self.capacity.batch > 1)
+            total[state.layer] += conversations * state.bytes(rows[state.layer], element)
+        return tuple(total)
 
     @property
     def text(self) -> int:
@@ -67,7 +72,7 @@ class KvCacheSpec:
     @property
     def bytes(self) -> int:
         """Bytes of all layers, full."""
-        return self._copies * sum(self._bytes(self.plan.cache_rows(self.capacity.groups, self.capacity.text)))
+        return sum(self._bytes(self.plan.cache_rows(self.capacity.groups, self.capacity.text)))
 
 
 def predict(weights: tuple[int, int], cache: KvCacheSpec, peaks: tuple[int, int], workspace_mib: int) -> Footprint:
@@ -158,13 +163,14 @@ def largest_batch(of_batch: Callable[[int], Footprint], most: int, target: Targe
 
 def _advice(footprint: Footprint, while_loading: int, have: int, cache: KvCacheSpec) -> str:
     """The budget that would fit, if one would: fewer visual tokens, else less text."""
-    room = have - (footprint.running - footprint.kv)
+    room = have - (footprint.running - footprint.kv) - cache.fixed
     if footprint.weights > while_loading or room < sum(cache.rows):
         return "no budget would fit: weights alone are too much; quantise them, or choose another target"
     if room >= cache.text:
         token = sum(cache.rows) / len(cache.rows)
         tokens = (room - cache.text) // token // cache.capacity.groups + len(cache.rows) * _TEXT
-        mean = sum(kv_bytes(cache.shape, (1,) * len(cache.rows), 0)) / len(cache.rows)
+        one, none = (sum(kv_bytes(cache.shape, (rows,) * len(cache.rows), 0)) for rows in (1, 0))
+        mean = (one - none) / len(cache.rows)
         tenths = int(tokens * mean * 10 // 2**20)
         return f"a plan of luvc-export export --kv-mib {tenths / 10} fits, with {cache.capacity.text} text tokens"
     return (

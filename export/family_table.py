@@ -43,13 +43,13 @@ Real weights are not part of these tests.
 VERBS = """
 ## What was run
 
-Written by `python benchmarks/measure/families.py FOLDER`, which gives small checkpoints of random weights, with the
-settings, tokenizer and chat template of their family, to the command line; no cell is written by hand. Pictures are
+Written by `python benchmarks/measure/matrix/families.py FOLDER`, which gives small checkpoints of random weights, with
+the settings, tokenizer and chat template of their family, to the command line; no cell is written by hand. Pictures are
 padded. `parity hf` is the bundle's plan `none` against transformers through ONNX Runtime: the largest relative L2 of
 any tensor (1e-4 is the limit), 24 greedy tokens being equal. `parity torch` is the bundle's `even` against the
 compressed torch modules. `tiles`, `video` and `joint` are export, run, both parities, calibrate and `plan --data`
 with those; for `joint` transformers' side is judged by retention alone. `build rtx` is an engine of TensorRT-RTX,
-built without a GPU; models with states beside keys and values are refused by name.
+built without a GPU; `refused` is from before engines took states (tests build and pack them now).
 Weights being random, either verdict of a search on the held-out part counts. An empty cell: the family has none of it.
 
 """
@@ -127,8 +127,8 @@ transformers for all five). A picture of another shape is padded to the grid tha
 alone is told to the graphs, where the processor would make a grid of its own. `--image-tokens N` when running, and
 `mm_processor_kwargs.max_soft_tokens` of a request, are the ceiling. Where a checkpoint of 16 bits is exported in fp32,
 rows of the table of every layer's embeddings are widened when they are looked up, inside the graph, and the table stays
-a mapped file (`python benchmarks/measure/lookup_table.py`, [figures](results/lookup-table.json): the graph looks up a
-prompt's rows sooner than the host does).
+a mapped file (`python benchmarks/measure/kernels/lookup_table.py`, [figures](results/lookup-table.json): the graph
+looks up a prompt's rows sooner than the host does).
 
 ## Videos
 
@@ -235,7 +235,7 @@ def plans(records: list[dict[str, Any]]) -> str:
 
 
 def verbs() -> str:
-    """What ``benchmarks/measure/families.py`` found."""
+    """What ``benchmarks/measure/matrix/families.py`` found."""
     data = json.loads(MEASURED.read_text(encoding="utf-8"))
     lines = [f"| family | {' | '.join(CELLS)} |", "|" + "---|" * (len(CELLS) + 1)]
     for name, cells in data.items():

@@ -13,6 +13,8 @@ import numpy as np
 
 from luvc_export.bundle.folder import Bundle, load
 from luvc_export.core.plan import figures as plan_figures
+from luvc_export.errors import MachineError
+from luvc_export.runtime import memory
 from luvc_export.runtime.backend import Backend, Unloading
 from luvc_export.runtime.backend_choice import choose
 from luvc_export.runtime.backends import open_backend
@@ -118,6 +120,8 @@ class LoadedPlan:
     def load(self, images: bool = True, busy: Collection[LoadedPlan] = ()) -> None:
         """Load what is not loaded yet; plans beside it that take turns with it may be unloaded, those of ``busy`` last.
 
+        Others of the session are unloaded where there is not enough memory for this one, but those of ``busy``.
+
         Args:
             images: Also the vision graph.
             busy: Plans that are in the middle of an answer.
@@ -128,7 +132,14 @@ class LoadedPlan:
         """
         if (backend := self._in_turn) is not None:
             self.turns.take(backend, [one.backend for one in busy])
-        self.backend.load(images=images)
+        while True:
+            try:
+                self.backend.load(images=images)
+                break
+            except MachineError as error:
+                if error.what != memory.SHORT or not self.turns.make_room(self.backend, [one.backend for one in busy]):
+                    raise
+        self.turns.answers(self.backend)
 
     def waits_for(self, busy: Collection[LoadedPlan]) -> bool:
         """Whether ``load`` would unload one of ``busy``."""

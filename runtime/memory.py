@@ -8,6 +8,8 @@ from pathlib import Path
 
 from luvc_export.errors import MachineError
 
+#: What is wrong where weights do not fit: unloading others may help.
+SHORT = "there is not enough memory"
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 _CGROUP_V2 = Path("/sys/fs/cgroup")
@@ -46,7 +48,7 @@ def require(needed: int, what: str, detail: str, fix: str) -> None:
     free = available_bytes()
     if free is not None and needed > free:
         raise MachineError(
-            "there is not enough memory",
+            SHORT,
             where=what,
             got=f"{gib(free)} available",
             expected=f"{gib(needed)} ({detail})",

@@ -157,6 +157,7 @@ class OrtBackend:
         for name in ("_vision", "_decoder"):
             self.__dict__.pop(name, None)
         self._values.clear()
+        self._checked = False  # there may be less when it is loaded again
         memory.give_back()
 
     def vision(self, images: NDArray[np.uint8], beside: Array | None = None) -> dict[str, Array]:

@@ -144,7 +144,12 @@ class Engines:
             opened[name] = OrtEngine(gpu, model, folder, file, scratch[name], self.session)
             return opened[name]
 
-        return TrtBackend(self.bundle, "thirds", gpu=gpu, opener=opener, **options), opened
+        return TrtBackend(self.bundle, self.plan, gpu=gpu, opener=opener, **options), opened
+
+    @property
+    def plan(self) -> str:
+        """Whose engines they are."""
+        return self.bundle.manifest.engines[0].plan
 
 
 def describe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from luvc_export.bundle.replacing import check_own, take_along
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.datasets import CalibrationSet
 from luvc_export.calibration.parity.compare import Comparison
-from luvc_export.calibration.quantise import agreement, bisect, ranges
+from luvc_export.calibration.quantise import agreement, bisect, ranges, widening
 from luvc_export.calibration.quantise.modelopt.backend import ModelOpt
 from luvc_export.calibration.quantise.quantiser import Quantiser, load
 from luvc_export.calibration.quantise.recipe import Recipe, Scales
@@ -124,14 +125,24 @@ def calibrate(
             progress(f"agreement with {len(high)} kept high", 1.0)
             return agreement.share(comparison)
 
-        def damage() -> dict[str, float]:
-            moved, cases = {}, fitted.cases[: agreement.OBSERVED]
-            for number, name in enumerate(quantiser.names):
-                others = tuple(other for other in quantiser.names if other != name)
-                moved[name] = agreement.moved(reference, trial(others), cases)
-                progress("ranking what quantising each moves", (number + 1) / len(quantiser.names))
-            return moved
+        def alone(names: tuple[str, ...]) -> float:
+            others = tuple(other for other in quantiser.names if other not in names)
+            return agreement.moved(reference, trial(others), fitted.cases[: agreement.OBSERVED])
 
+        def damage() -> dict[str, float]:
+            ranks = {}
+            for number, name in enumerate(quantiser.names):
+                ranks[name] = alone((name,))
+                progress("ranking what quantising each moves", (number + 1) / len(quantiser.names))
+            return ranks
+
+        def moved(wide: tuple[str, ...]) -> float:
+            quantiser.wide = wide
+            return agreement.moved(reference, trial(()), fitted.cases[: widening.OBSERVED])
+
+        if recipe.precision.mixed and recipe.divergence < math.inf:
+            wide = widening.fewest_wide(quantiser.sizes, alone, moved, recipe.divergence, progress)
+            quantiser.wide = frozenset(wide)
         search = bisect.fewest(damage, agrees, min_agreement, progress)
         comparison = next(comparison for high, comparison in measured.items() if set(high) == set(search.high))
         written = _write(bundle, quantiser, search.high, record, output, overwrite)

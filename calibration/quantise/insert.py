@@ -60,7 +60,7 @@ class Inserter:
     def _product(self, name: str, at: str, product: ir.Node, how: PackedWeight, folded: bool) -> ir.Value:
         activation = product.inputs[0]
         assert activation is not None
-        weight, scale = (self.packer.take(self.graph, f"{name}.weight_{part}") for part in ("quantized", "scale"))
+        weight, scale = (self.packer.take(self.graph, f"{how.name}.weight_{part}") for part in ("quantized", "scale"))
         if how.factor is not None and not folded:
             inverse = self._constant(f"{name}.divided_by", (1 / how.factor).astype(self.dtype))
             activation = self._node("Mul", [activation, inverse], f"{at}.divided", product)
@@ -69,7 +69,7 @@ class Inserter:
             inputs = [activation, weight, scale, zero]
             return self._node("DynamicQuantizeMatMul", inputs, f"{at}.product", product, CONTRIB_DOMAIN)
         if not self.precision.portable:
-            attributes = {"K": how.rows, "N": how.columns, "bits": 4, "block_size": how.block or how.rows}
+            attributes = {"K": how.rows, "N": how.columns, "bits": how.bits, "block_size": how.block or how.rows}
             attributes["accuracy_level"] = _ACCURACY_LEVEL
             return self._node(
                 "MatMulNBits", [activation, weight, scale], f"{at}.product", product, CONTRIB_DOMAIN, attributes

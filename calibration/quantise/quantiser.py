@@ -19,12 +19,14 @@ from luvc_export.bundle.hashing import link
 from luvc_export.bundle.manifest import CalibrationData, PlanEntry, Quantisation
 from luvc_export.bundle.weights_root import anchored
 from luvc_export.calibration.quantise.insert import Inserter
+from luvc_export.calibration.quantise.numerics import blocks
 from luvc_export.calibration.quantise.recipe import Recipe, Scales, decide
 from luvc_export.calibration.quantise.sites import sites
 from luvc_export.calibration.quantise.statistics import Statistics
 from luvc_export.calibration.quantise.weight_packing import PackedWeight, WeightPacker, pack_weight, read
 from luvc_export.core.element_types import BY_PRECISION
 from luvc_export.core.files.safe_files import write_whole
+from luvc_export.core.precision import WIDE
 from luvc_export.core.progress import Progress
 from luvc_export.errors import BundleError
 
@@ -45,6 +47,7 @@ class Quantiser:
     Attributes:
         names: Sites that can be quantised, in the order of computation.
         high: Sites that stay high whatever is chosen, and why.
+        wide: Sites that get eight bits where the precision has four, for whoever chooses to set (``widening``).
 
     Raises:
         BundleError: The statistics are not of these graphs.
@@ -68,6 +71,7 @@ class Quantiser:
         self._packer = WeightPacker(folder, f"weights.{self.name}")
         self._placed: dict[str, PackedWeight] = {}
         self.high: dict[str, str] = {}
+        self.wide: Collection[str] = ()
         candidates = {name: site for file in self._files for name, site in sites(load(self.bundle, file).graph).items()}
         for number, (name, site) in enumerate(candidates.items()):
             progress("rounding weights", (number + 1) / len(candidates))
@@ -89,6 +93,26 @@ class Quantiser:
                 self._packer, name, recipe.precision, decided.weight, decided.factor, decided.range, self._dtype
             )
         self.names = tuple(self._placed)
+        self._sites = {name: candidates[name] for name in self.names}
+        self._widened: dict[str, PackedWeight] = {}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Numbers of the weight of each site."""
+        return {name: placed.rows * placed.columns for name, placed in self._placed.items()}
+
+    def _packed(self, name: str) -> PackedWeight:
+        """The weight of a site as it is chosen, in eight bits or as the precision has it."""
+        if name not in self.wide:
+            return self._placed[name]
+        if name not in self._widened:
+            weight, size = self._sites[name].values(), self._placed[name].block
+            assert size is not None
+            rounded = blocks.nearest(weight, blocks.int8(size))
+            self._widened[name] = pack_weight(
+                self._packer, f"{name}.wide", self.recipe.precision, rounded, None, None, self._dtype
+            )
+        return self._widened[name]
 
     @property
     def _files(self) -> tuple[str, str]:
@@ -107,7 +131,7 @@ class Quantiser:
             placed = {name: site for name, site in sites(model.graph).items() if name in self._placed}
             chosen = {name: site for name, site in placed.items() if name not in high}
             Inserter(model.graph, self._packer, self.recipe.precision, self._dtype, simulate).apply(
-                chosen, self._placed
+                chosen, {name: self._packed(name) for name in chosen}
             )
             RemoveUnusedNodesPass()(model)
             for name, value in model.graph.initializers.items():
@@ -117,7 +141,7 @@ class Quantiser:
             write_whole(folder / written[-1], ir.to_proto(model).SerializeToString())
         kept = self.bundle.manifest.dtype
         layers = {name: kept if name in high else self.recipe.precision.name for name in self.names}
-        layers |= dict.fromkeys(self.high, kept)
+        layers |= {name: WIDE for name in self.wide if name not in high} | dict.fromkeys(self.high, kept)
         recipe = self.recipe.to_json()
         if simulate and self.recipe.precision.tensorrt_only:
             recipe["simulated"] = kept

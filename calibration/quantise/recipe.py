@@ -16,6 +16,9 @@ from luvc_export.errors import UsageError, did_you_mean
 
 Floats = NDArray[np.float32]
 
+#: Nats; chosen on the search splits of examples/glyph_deep (docs/calibration.md).
+DIVERGENCE = 0.02
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,6 +32,8 @@ class Recipe:
         aware: Four-bit weights are scaled, clipped (AWQ) and rounded (GPTQ) by what activations say, instead of rounded
             to nearest.
         backend: Name and version of what else decided; empty for this package.
+        divergence: For precisions that mix widths, how far predictions may move (KL in nats, mean over cases of the
+            worst position): the worst products get eight bits until they do not. Infinite for four bits everywhere.
 
     Raises:
         UsageError: A value that means nothing.
@@ -40,6 +45,7 @@ class Recipe:
     smooth: float = 0.5
     aware: bool = True
     backend: str = ""
+    divergence: float = DIVERGENCE
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -51,6 +57,10 @@ class Recipe:
             raise UsageError("no such percentile", where="--percentile", got=self.percentile, expected="50 to 100")
         if not 0 <= self.smooth <= 1:
             raise UsageError("no such alpha", where="--smooth", got=self.smooth, expected="0 to 1")
+        if not self.divergence >= 0:
+            raise UsageError(
+                "no such divergence", where="--divergence", got=self.divergence, expected="nats, 0 or more"
+            )
 
     def to_json(self) -> dict[str, str]:
         """What of it concerns this precision, for people."""
@@ -63,6 +73,8 @@ class Recipe:
             settings["smooth"] = f"{self.smooth:g}"
         if self.precision.weights == 4:
             settings["weights"] = "AWQ and GPTQ" if self.aware else "round to nearest"
+        if self.precision.mixed:
+            settings["divergence"] = f"{self.divergence:g}"
         return settings
 
 

@@ -95,6 +95,8 @@ class PackedWeight:
         block: Rows that share a scale; None for a scale a column or one in all.
         factor: What activations are divided by [K]; None for nothing.
         range: Largest magnitude of the divided activations that is kept; None where they are not quantised by range.
+        bits: Of a code that MatMulNBits reads; other products know by its type.
+        name: What its tensors on the packer are called by.
     """
 
     rows: int
@@ -102,6 +104,8 @@ class PackedWeight:
     block: int | None
     factor: Floats | None
     range: float | None
+    bits: int
+    name: str
 
 
 def pack_weight(
@@ -113,21 +117,29 @@ def pack_weight(
     top: float | None,
     dtype: type[np.generic],
 ) -> PackedWeight:
-    """Write ``weight`` (``factor`` already in it) for ``precision``; scales in ``dtype``, NVFP4's as it has them."""
+    """Write ``weight`` (``factor`` already in it) for ``precision``; scales in ``dtype``, NVFP4's as it has them.
+
+    A weight of eight bits for a precision of MatMulNBits stays one.
+    """
     rows, columns = weight.values.shape
+    bits = 8 if weight.values.dtype == np.int8 else 4
     values: NDArray[Any] = weight.values
     scale: NDArray[Any] = weight.scale.astype(dtype)
     if precision.name == "q8":
         # Unsigned around 128: pairs of products with signed weights overflow 16 bits on CPUs without VNNI.
         values, scale = (values.astype(np.int16) + 128).astype(np.uint8), weight.scale
     elif precision.name in ("q4", "q4f16"):
-        # As MatMulNBits reads them: two a byte, the even row low, [N, K / block, block / 2], 8 standing for zero.
-        codes = (values.astype(np.int8).T + 8).astype(np.uint8).reshape(columns, -1, weight.block or rows)
-        values, scale = codes[:, :, ::2] | codes[:, :, 1::2] << 4, np.ascontiguousarray(scale.T)
+        # As MatMulNBits reads them: two a byte, the even row low, [N, K / block, block / 2], 8 standing for zero; or
+        # one a byte, 128 standing for zero.
+        codes = (
+            (values.astype(np.int16).T + 2 ** (bits - 1)).astype(np.uint8).reshape(columns, -1, weight.block or rows)
+        )
+        values = codes if bits == 8 else codes[:, :, ::2] | codes[:, :, 1::2] << 4
+        scale = np.ascontiguousarray(scale.T)
     elif weight.tensor is not None:
         scale = stored_scales(weight)
         whole = np.array(weight.tensor, np.float32)
         packer.put(f"{name}.weight_global_scale", lambda: ir.tensor(whole))
     packer.put(f"{name}.weight_quantized", lambda: ir.tensor(values))
     packer.put(f"{name}.weight_scale", lambda: ir.tensor(scale))
-    return PackedWeight(rows, columns, weight.block, factor, top)
+    return PackedWeight(rows, columns, weight.block, factor, top, bits, name)

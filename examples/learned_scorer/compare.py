@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from glyph_deep.data.splits import GROUNDS
-from glyph_deep.studies.compare import even
-from glyph_deep.studies.compare_page import interval, table
 from glyph_deep.studies.evaluate import lines_of
-from glyph_deep.studies.past import study_of
+from glyph_deep.studies.methods.compare import even
+from glyph_deep.studies.methods.compare_page import interval, table
+from glyph_deep.studies.methods.past import study_of
 
 from luvc_export.calibration import intervals
 from luvc_export.calibration.ablation import past, variants

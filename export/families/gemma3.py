@@ -65,7 +65,7 @@ class Gemma3(SquareFamily):
     """
 
     model_type = "gemma3"
-    limits = ("pan and scan", "soft-capped or bidirectional text", "engines of contexts beyond the sliding window")
+    limits = ("pan and scan", "soft-capped or bidirectional text")
     pixels = replace(HALF, resample="bilinear")
 
     def build(self, config: Any) -> nn.Module:

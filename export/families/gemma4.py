@@ -146,7 +146,6 @@ class Gemma4(Family):
 
     model_type = "gemma4"
     limits = (
-        "engines of contexts beyond the sliding window",
         "audio",
         "videos",
         "mixtures of experts",

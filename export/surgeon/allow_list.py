@@ -97,6 +97,7 @@ ALLOWED: dict[str, Entry] = {
     "Sin": _entry(7, types=_FLOATS),
     "Slice": _entry(13, types=_ALL),
     "Softmax": _entry(13, "axis", _FLOATS),
+    "Softplus": _entry(1, types=_FLOATS),
     "Split": _entry(18, "axis num_outputs", _ALL),
     "Sqrt": _entry(13, types=_FLOATS),
     "Squeeze": _entry(13, types=_ALL),

@@ -166,6 +166,8 @@ def _contract(surgery: Surgery) -> Iterator[str]:
         wanted_in = [*graph_io.decoder_inputs(surgery.plan), *past]
         chosen = [graph_io.NEXT_TOKEN, graph_io.NEXT_LOGIT] if surgery.target.next_token else []
         wanted_out = [graph_io.LOGITS, *chosen, *map(graph_io.present_name, past)]
+        if surgery.target.kv != "attention":  # ``drop_unread``
+            wanted_in.remove(graph_io.VISUAL_POSITION_IDS)
     for kind, names, tensors in (("input", wanted_in, inputs), ("output", wanted_out, outputs)):
         yield from (f"{kind} {name} of the contract is missing" for name in names if name not in tensors)
     for name, tensor in {**inputs, **outputs}.items():

@@ -19,9 +19,8 @@ from luvc_export.core.plan import Method, Sharing
 from luvc_export.core.plan.merging import EARLIEST
 from luvc_export.core.plan.request import EncoderPruneRequest, EncoderRequest, LlmRequest, PlanRequest
 
-#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.studies.named`` and, of films,
-#: ``python -m glyph_clips.named`` in ``examples``;
-#: times to the first token by ``benchmarks/run.py --figures``.
+#: What every recipe kept and saved where it was measured, by ``python -m glyph_deep.studies.plans.named`` and, of
+#: films, ``python -m glyph_clips.named`` in ``examples``; times to the first token by ``benchmarks/run.py --figures``.
 FIGURES = Path(__file__).with_name("named_plans.json")
 
 #: What a user gets who names no plan.

@@ -40,6 +40,11 @@ class QuantisedPrecision:
         """ONNX Runtime cannot run it: it has no FP4 (1.31)."""
         return self.arithmetic == "nvfp4"
 
+    @property
+    def mixed(self) -> bool:
+        """Products of four and of eight bits can stand beside each other: ``MatMulNBits`` has both."""
+        return self.weights == 4 and not self.portable
+
     def plan_name(self, plan: str, root: str | None = None) -> str:
         """Name of ``plan``, a variant of ``root`` (None: of none), in this precision."""
         return quantised_name(plan, root or plan, self.suffix)
@@ -61,6 +66,9 @@ PRECISIONS: dict[str, QuantisedPrecision] = {
     )
 }
 
+
+#: What a product of a ``mixed`` precision is computed in whose weights four bits would harm too much.
+WIDE = "int8"
 
 #: What caches of keys and values can be stored in beside the precision of the graphs, and the suffix of such plans.
 CACHES = {"int8": "_kv8"}

@@ -61,16 +61,11 @@ class InplaceOrt:
             )
         by = f"{self.name} in place, {capacity.groups} groups, {capacity.text} text tokens"
         first_run.check_with(__name__, {"capacity": asdict(capacity)}, bundle, plan, by)
-        entry, shape = bundle.entry(plan), bundle.manifest.decoder
+        entry = bundle.entry(plan)
         self._inner, self._capacity, self._plan = OrtBackend(bundle, entry), capacity, entry.plan
-        self._states = shape.kept
-        self._rows = [
-            (1, heads, rows, size)
-            for rows, (heads, size) in zip(
-                entry.plan.cache_rows(capacity.groups, capacity.text), shape.caches, strict=True
-            )
-        ]
-        self._element = np.dtype(BY_PRECISION[dtype].name)
+        self._states = bundle.manifest.decoder.kept
+        element, rows = BY_PRECISION[dtype].name, entry.plan.cache_rows(capacity.groups, capacity.text)
+        self._empties = [(state.sizes(1, rows[state.layer]), state.dtype or element) for state in self._states]
 
     def load(self, images: bool = True) -> None:
         """See ``Backend.load``."""
@@ -100,7 +95,7 @@ class InplaceOrt:
     def _empty(self) -> InplaceCache:
         from onnxruntime import OrtValue
 
-        empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, self._element)) for shape in self._rows for _ in range(2)]
+        empty = [OrtValue.ortvalue_from_numpy(np.zeros(shape, kind)) for shape, kind in self._empties]
         return InplaceCache(OrtCache(self._states, tuple(empty)), self._plan.cache_rows(0, 0), 0, 0)
 
 

@@ -91,14 +91,6 @@ def prepare_build(
         precisions.check_caches_target(record)
     if manifest.weights.stored is not None:
         check_codes(manifest.weights.stored, record)
-    if manifest.decoder.states:
-        names = sorted({state.name for state in manifest.decoder.states})
-        raise UsageError(
-            "engines keep keys and values of a conversation, and this model has other states beside them",
-            where=f"{bundle.folder}: decoder.states",
-            got=", ".join(names),
-            fix="run it with --backend cpu or openvino",
-        )
     if precision is None:
         precision = manifest.dtype if manifest.dtype != "fp32" else record.spec.precisions[0]
     capacity = Capacity(text_capacity or manifest.prompt.text_capacity, images, batch, logits)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from luvc_export.bundle.manifest import Manifest
 from luvc_export.core.cost.report import llm_flops
 from luvc_export.core.plan import Plan
-from luvc_export.core.precision import find
+from luvc_export.core.precision import WIDE, find
 from luvc_export.errors import UsageError
 from luvc_export.runtime.bench.case import BenchCase, CaseFacts, Sample
 from luvc_export.runtime.generation.sequence import GreedyTokens
@@ -160,7 +160,8 @@ class LoadedCase:
         narrow = find(quantised.precision).weights
         heads = (kind for name, kind in kinds.items() if name.endswith(_HEADS))
         head = narrow if quantised.precision in heads else wide
-        inside = [wide if kind != quantised.precision else narrow for name, kind in kinds.items() if "layers." in name]
+        bits = {quantised.precision: narrow, WIDE: 8}
+        inside = [bits.get(kind, wide) for name, kind in kinds.items() if "layers." in name]
         return weight_bytes(manifest, round(sum(inside) / len(inside)) if inside else wide, head)
 
     def profiles(self) -> dict[str, str]:

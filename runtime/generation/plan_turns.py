@@ -1,4 +1,7 @@
-"""Back-ends that pack weights for each plan take turns: of a plan and its buckets, so many are loaded at a time."""
+"""Back-ends that pack weights for each plan take turns: of a plan and its buckets, so many are loaded at a time.
+
+Other plans of a session, such as those for other sizes of pictures, stay loaded until memory is short.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,23 @@ class PlanTurns:
             raise UsageError(what, where="open_plans", got=repr(most), expected="1 or more", fix=fix)
         self._most, self._changing = most, threading.Lock()
         self._held: list[Unloading] = []
+        #: All that were loaded and pack weights of their own, what answered least lately first.
+        self._loaded: list[Unloading] = []
+
+    def answers(self, backend: object) -> None:
+        """Note that it is loaded and about to answer."""
+        if isinstance(backend, Unloading) and backend.packs_weights:
+            with self._changing:
+                self._loaded = [*(one for one in self._loaded if one is not backend), backend]
+
+    def make_room(self, backend: object, busy: Collection[object] = ()) -> bool:
+        """Unload what answered least lately, but ``backend`` and those of ``busy``; False where nothing is left."""
+        with self._changing:
+            idle = next((one for one in self._loaded if one is not backend and one not in busy), None)
+            self._held, self._loaded = ([one for one in some if one is not idle] for some in (self._held, self._loaded))
+        if idle is not None:
+            idle.unload()
+        return idle is not None
 
     def holds(self, backend: Unloading) -> bool:
         """Whether it took a turn, and keeps it."""

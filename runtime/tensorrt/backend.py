@@ -146,13 +146,14 @@ class TrtBackend:
         form = InplaceRows if entry.kv == "inplace" else ConcatRows
         return TrtRows(decoder, form(self.gpu, self._stream, decoder, entry, self._plan, self._kv), entry, self._plan)
 
-    def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
-        """Keys (rotated) and values of every layer, float32 [1, Hkv, rows, Dh], copied to the host.
+    def states(self, cache: TrtCache) -> list[Array]:
+        """All that a conversation consists of, in graph order (``DecoderShape.kept``), copied to the host.
 
-        Rows are in the order of ``contract``, visual before text, wherever the engines keep them.
+        Floats are float32, keys rotated [1, Hkv, rows, Dh]. Rows are in the order of ``contract``, visual before text,
+        wherever the engines keep them.
         """
         self.gpu.activate()
-        return self._decoder.rows(cache)
+        return self._decoder.states(cache)
 
     def placement(self) -> dict[str, dict[str, int]]:
         """See ``Backend.placement``; layers after the builder has fused them."""
@@ -167,8 +168,9 @@ class TrtBackend:
     @cached_property
     def _decoder(self) -> TrtDecoder:
         file = self._entry.decoder
-        prefill, decode = self._slots("decoder", file, prefill_profile(file), decode_profile(file))
-        slots = {"prefill": prefill, "decode": decode}
+        turns = 2 if self._kv.beside.nbytes and self._graphs else 1
+        prefill, *decode = self._slots("decoder", file, prefill_profile(file), *[decode_profile(file)] * turns)
+        slots = {"prefill": [prefill], "decode": decode}
         return TrtDecoder(self.gpu, self._stream, slots, self._entry, self._plan, self._kv)
 
     def _slots(self, name: str, file: EngineFile, *profiles: int) -> list[ExecutionSlot]:

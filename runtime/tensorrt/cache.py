@@ -4,7 +4,7 @@ An engine either writes its new rows behind the old ones in the same memory (``i
 and writes another (``concat``). So that a state can be continued more than once, a block is written only where no
 living state would notice: behind the last row of every state that lies in it, or where none lies. Continuing an old
 state while a later one is still held copies the block first. An ordinary answer drops each state as it makes the next
-and never copies.
+and never copies. What a model keeps beside keys and values is never written in place: it lies in a block of its own.
 """
 
 from __future__ import annotations
@@ -24,16 +24,26 @@ class TrtCache(Lease):
         text: Text tokens held.
         groups: Groups held.
         batch: Conversations side by side, padded to equal lengths.
+        beside: Block with the states that lie beside keys and values, if any do.
     """
 
-    def __init__(self, block: Block, lengths: tuple[int, ...], text: int, groups: int, batch: int = 1) -> None:
+    def __init__(
+        self,
+        block: Block,
+        lengths: tuple[int, ...],
+        text: int,
+        groups: int,
+        batch: int = 1,
+        beside: Block | None = None,
+    ) -> None:
         self.lengths, self.text, self.groups, self.batch = lengths, text, groups, batch
+        self.beside = None if beside is None else Lease(beside)
         super().__init__(block)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the block, which has room for the whole conversation."""
-        return self.block.memory.nbytes
+        """Bytes of its blocks, which have room for the whole conversation."""
+        return self.block.memory.nbytes + (self.beside.block.memory.nbytes if self.beside else 0)
 
 
 def behind(pool: Pool, cache: TrtCache, copy: Callable[[Memory, Memory], None]) -> Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from luvc_export.core.plan import Plan
 from luvc_export.errors import UsageError
 from luvc_export.runtime.backend import Array, Cache, PendingToken
 from luvc_export.runtime.cuda.device import Gpu, Memory
-from luvc_export.runtime.cuda.pool import Lease, Pool
+from luvc_export.runtime.cuda.pool import Block, Lease, Pool
 from luvc_export.runtime.cuda.tensor import GpuTensor, to_engine, to_host
 from luvc_export.runtime.tensorrt.cache import TrtCache, behind
 from luvc_export.runtime.tensorrt.call import (
@@ -27,7 +27,7 @@ from luvc_export.runtime.tensorrt.call import (
     samples_tokens,
 )
 from luvc_export.runtime.tensorrt.execution_slot import Call, ExecutionSlot
-from luvc_export.runtime.tensorrt.memory_plan import KvPlan
+from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
 
 Resident = tuple[int, tuple[int, ...]]
 
@@ -41,6 +41,7 @@ class CacheCall(NamedTuple):
         room: Conversations a block has room for.
         batch: Conversations of this call, the first of the block.
         lengths: Rows of each layer's cache, as the engine takes them.
+        beside: Blocks with the states beside keys and values that are written in place, read and written; else None.
     """
 
     source: Memory
@@ -48,6 +49,7 @@ class CacheCall(NamedTuple):
     room: int
     batch: int
     lengths: tuple[int, ...]
+    beside: tuple[Memory, Memory] | None = None
 
 
 class TrtDecoder:
@@ -56,7 +58,7 @@ class TrtDecoder:
     Args:
         gpu: Where it runs.
         stream: Stream of the slots.
-        slots: By profile.
+        slots: By profile; several take turns, where states lie in two places by turns: a CUDA graph has one.
         entry: What the manifest says of the engines.
         plan: Says how many rows each layer keeps.
         kv: Where caches lie.
@@ -66,15 +68,16 @@ class TrtDecoder:
         self,
         gpu: Gpu,
         stream: int,
-        slots: Mapping[str, ExecutionSlot],
+        slots: Mapping[str, Sequence[ExecutionSlot]],
         entry: EngineEntry,
         plan: Plan,
         kv: KvPlan,
     ) -> None:
         self._gpu, self._stream, self._slots, self._entry, self._plan, self._kv = gpu, stream, slots, entry, plan, kv
         self._kinds = {binding.name: binding.dtype for binding in entry.decoder.inputs}
-        self._past, self._present = graph_io.past_names(plan.cached), graph_io.present_names(plan.cached)
         self._pools: dict[int, Pool] = {}
+        self._beside: dict[int, Pool] = {}
+        self._turns: dict[int, int] = {}
         self._newest = gpu.allocate(entry.batch * BY_NAME["int64"].itemsize, "the newest tokens")
         self._number = 0
 
@@ -84,6 +87,19 @@ class TrtDecoder:
             nbytes = self._kv.region_of(batch).nbytes
             self._pools[batch] = Pool(lambda: self._allocate(nbytes))
         return self._pools[batch]
+
+    def blocks_beside(self, batch: int = 1) -> Pool | None:
+        """Blocks with the states of ``batch`` conversations that lie beside keys and values, if any do."""
+        nbytes = self._kv.beside_of(batch).nbytes
+        if nbytes and batch not in self._beside:
+            self._beside[batch] = Pool(lambda: self._allocate(nbytes))
+        return self._beside.get(batch)
+
+    def begin(self, memory: Memory, room: int) -> None:
+        """Let the states without rows of ``room`` conversations begin as zeros."""
+        regions = {**self._kv.region_of(room).offsets, **self._kv.beside_of(room).offsets}
+        for part in self._kv.fixed:
+            self._gpu.clear(memory.address + regions[part.state.past], room * part.nbytes, self._stream)
 
     @property
     def samples(self) -> bool:
@@ -118,17 +134,44 @@ class TrtDecoder:
         feeds, resident = self._token(feeds, after)
         inplace, blocks = self._entry.kv == "inplace", self.blocks(batch)
         target = behind(blocks, cache, self._copy) if inplace and cache else blocks.free()
-        source = target if inplace or not cache else cache.block
         lease, single = Lease(target), not groups and text == 1
+        source = self._source(blocks, target, cache, batch)
+        beside = self._blocks_beside(cache, batch)
         lengths = self._kv.rows if inplace else cache.lengths if cache else (0,) * self._plan.cached
         arrays = decoder_arrays(self._entry, feeds, cache)
         visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
-        caches = CacheCall(source.memory, target.memory, batch, batch, lengths)
+        memories = None if beside is None else (beside[0].block.memory, beside[1].block.memory)
+        caches = CacheCall(source.memory, target.memory, batch, batch, lengths, memories)
         call = self.enqueue(arrays | visual, resident, caches, single, front)
         groups, text = groups + (cache.groups if cache else 0), text + (cache.text if cache else 0)
-        state = TrtCache(target, self._plan.cache_rows(groups, text), text, groups, batch)
-        del lease
+        rows, written = self._plan.cache_rows(groups, text), None if beside is None else beside[1].block
+        state = TrtCache(target, rows, text, groups, batch, written)
+        del lease, beside
         return call, state
+
+    def _source(self, blocks: Pool, target: Block, cache: TrtCache | None, batch: int) -> Block:
+        """The block that a call reads: where a conversation begins, the zeros that states begin as."""
+        if self._entry.kv == "inplace":
+            return target
+        if cache is not None:
+            return cache.block
+        if not self._kv.fixed:
+            return target
+        source = blocks.free()
+        self.begin(source.memory, batch)
+        return source
+
+    def _blocks_beside(self, cache: TrtCache | None, batch: int) -> tuple[Lease, Lease] | None:
+        """Blocks that a call reads and writes beside keys and values, if there are any."""
+        pool = self.blocks_beside(batch)
+        if pool is None:
+            return None
+        if cache is not None:
+            assert cache.beside is not None
+            return cache.beside, Lease(pool.free())
+        source = Lease(pool.free())
+        self.begin(source.block.memory, batch)
+        return source, Lease(pool.free())
 
     def enqueue(
         self,
@@ -156,23 +199,36 @@ class TrtDecoder:
             lying[graph_io.VISUAL_EMBEDS] = (visual.address, visual.shape)
         else:
             feeds[graph_io.VISUAL_EMBEDS] = to_engine(np.asarray(visual), dtype)
-        region = self._kv.region_of(caches.room)
-        for index, name in enumerate(self._past):
-            heads, size = self._kv.shapes[index // 2]
-            shape = (caches.batch, heads, caches.lengths[index // 2], size)
-            lying[name] = (caches.source.address + region.offsets[name], shape)
-        present = {
-            name: caches.target.address + region.offsets[past]
-            for name, past in zip(self._present, self._past, strict=True)
-        }
+        present = {}
+        for part, offset, read, written in self._places(caches):
+            past = part.state.past
+            lying[past] = (read + offset, part.state.sizes(caches.batch, part.length(caches.lengths)))
+            present[part.state.present] = written + offset
         file = self._entry.decoder
         profile = (decode_profile if single else prefill_profile)(file)
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
         check_shapes(file, profile, shapes | {name: shape for name, (_, shape) in lying.items()})
         copies = {graph_io.NEXT_TOKEN: self._newest.address} if self.samples else {}
-        slot = self._slots["decode" if single else "prefill"]
         self._number += 1
-        return slot.start(feeds, lying, lambda _: present, copies, front)
+        return self._slot(single, caches).start(feeds, lying, lambda _: present, copies, front)
+
+    def _slot(self, single: bool, caches: CacheCall) -> ExecutionSlot:
+        """Blocks that are written by turns have slots by turns, so that each slot's graph has the same addresses."""
+        first, *others = self._slots["decode" if single else "prefill"]
+        if not others or caches.beside is None:
+            return first
+        turn = self._turns.setdefault(caches.beside[1].address, len(self._turns))
+        return (first, *others)[turn % (1 + len(others))]
+
+    def _places(self, caches: CacheCall) -> Iterator[tuple[CachePart, int, int, int]]:
+        """Each part, its offset in a block, and the addresses of the blocks with it that are read and written."""
+        region, apart = self._kv.region_of(caches.room), self._kv.beside_of(caches.room)
+        for part in self._kv.parts:
+            if self._kv.is_beside(part):
+                assert caches.beside is not None
+                yield part, apart.offsets[part.state.past], caches.beside[0].address, caches.beside[1].address
+            else:
+                yield part, region.offsets[part.state.past], caches.source.address, caches.target.address
 
     @property
     def number(self) -> int:
@@ -194,25 +250,29 @@ class TrtDecoder:
             return others, {graph_io.INPUT_IDS: self.newest(1)}
         return {**feeds, graph_io.INPUT_IDS: np.array([[after.read()[0]]], np.int64)}, {}
 
-    def rows(self, cache: TrtCache) -> list[tuple[Array, Array]]:
-        """See ``TrtBackend.rows``."""
-        raw = np.asarray(GpuTensor(self._gpu, cache, (self._kv.region.nbytes,), "uint8", self._stream))
+    def states(self, cache: TrtCache) -> list[Array]:
+        """See ``TrtBackend.states``."""
+        lying = [(cache, self._kv.region)] + ([(cache.beside, self._kv.beside)] if cache.beside else [])
+        raw = [
+            (np.asarray(GpuTensor(self._gpu, lease, (region.nbytes,), "uint8", self._stream)), region.offsets)
+            for lease, region in lying
+        ]
         inplace = self._entry.kv == "inplace"
         empty = self._plan.cache_rows(self._entry.groups - cache.groups, 0)
         arrays = []
-        for index, name in enumerate(self._past):
-            layer = index // 2
-            filled, (heads, size) = cache.lengths[layer], self._kv.shapes[layer]
-            # In place, visual rows end where the slots of text begin (docs/surgery.md).
-            first = empty[layer] if inplace else 0
-            shape = (1, heads, self._kv.rows[layer] if inplace else filled, size)
-            start, nbytes = self._kv.region.offsets[name], math.prod(shape) * self._kv.itemsize
-            values = to_host(raw[start : start + nbytes], self._kinds[name], shape)
-            arrays.append(values[:, :, first : first + filled])
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        for part in self._kv.parts:
+            layer, axis = part.state.layer, part.state.axis
+            block, offsets = raw[self._kv.is_beside(part)]
+            shape = part.state.sizes(1, self._kv.rows[layer] if inplace else cache.lengths[layer])
+            start, nbytes = offsets[part.state.past], math.prod(shape) * part.itemsize
+            values = to_host(block[start : start + nbytes], self._kinds[part.state.past], shape)
+            if axis is not None and inplace:  # visual rows end where the slots of text begin (docs/surgery.md)
+                values = values.take(range(empty[layer], empty[layer] + cache.lengths[layer]), axis)
+            arrays.append(values)
+        return arrays
 
     def _allocate(self, nbytes: int) -> Memory:
-        memory = self._gpu.allocate(nbytes, "caches of keys and values")
+        memory = self._gpu.allocate(nbytes, "caches and states")
         # Attention gives masked slots no weight, but 0 times a NaN of unwritten memory is NaN.
         self._gpu.clear(memory.address, memory.nbytes, self._stream)
         return memory

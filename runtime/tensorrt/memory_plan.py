@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from luvc_export.bundle.manifest import EngineEntry
-from luvc_export.core import graph_io
 from luvc_export.core.element_types import BY_NAME
 from luvc_export.core.plan import Plan
-from luvc_export.core.shapes import DecoderShape
+from luvc_export.core.shapes import DecoderShape, State
 from luvc_export.errors import BundleError
 
 #: TensorRT wants device addresses aligned to 256 bytes (``IExecutionContext.set_device_memory``, NvInferRuntime.h).
@@ -34,40 +34,92 @@ def pack(sizes: Mapping[str, int]) -> Region:
 
 
 @dataclass(frozen=True)
+class CachePart:
+    """A tensor of a conversation as an engine takes it: keys, values, or a state beside them.
+
+    Args:
+        state: Which.
+        itemsize: Bytes of a number.
+        rows: Cached rows of its layer at most; 1 where it has no rows.
+    """
+
+    state: State
+    itemsize: int
+    rows: int
+
+    @property
+    def heads(self) -> int:
+        """How many runs of rows there are: one a head."""
+        return math.prod(self.state.shape[: (self.state.axis or 1) - 1])
+
+    @property
+    def token(self) -> int:
+        """Bytes of one row of one head; all of it, where it has no rows."""
+        return math.prod(self.state.shape[self.state.axis or 0 :]) * self.itemsize
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row of all heads."""
+        return self.heads * self.token
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one conversation, full."""
+        return self.rows * self.row
+
+    def length(self, lengths: Sequence[int]) -> int:
+        """Its rows, of those of each layer; 1 where it has none."""
+        return 1 if self.state.axis is None else lengths[self.state.layer]
+
+
+@dataclass(frozen=True)
 class KvPlan:
-    """Keys and values of every layer.
+    """Where all of a conversation lies.
+
+    An engine that writes keys and values in place gives every other state anew: those lie ``beside``, in memory of
+    their own of which a call reads one block and writes another. With ``concat`` all is read and written so.
 
     Args:
         rows: Rows a layer's cache holds at most: see ``Plan.cache_rows``.
-        shapes: (kv heads, head size) of each layer that has a cache.
-        itemsize: Bytes of an element.
+        parts: In graph order.
         sets: Sets of caches an answer needs: ``concat`` reads one and writes the other, ``inplace`` has one.
-        region: Where each cache lies in a set, by input name.
     """
 
     rows: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
-    itemsize: int
+    parts: tuple[CachePart, ...]
     sets: int
-    region: Region
+
+    def is_beside(self, part: CachePart) -> bool:
+        """Whether it lies apart from keys and values that are written in place."""
+        return self.sets == 1 and not part.state.in_cache
+
+    @property
+    def fixed(self) -> tuple[CachePart, ...]:
+        """States without rows, which begin as zeros and which every call changes."""
+        return tuple(part for part in self.parts if part.state.axis is None)
+
+    @property
+    def region(self) -> Region:
+        """Where each part of one conversation lies in a set, by input name."""
+        return self.region_of(1)
+
+    @property
+    def beside(self) -> Region:
+        """The same of what lies beside."""
+        return self.beside_of(1)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the sets of one answer."""
-        return self.sets * self.region.nbytes
-
-    def token(self, layer: int) -> int:
-        """Bytes of one row of one head of a layer."""
-        return self.shapes[layer][1] * self.itemsize
-
-    def row(self, layer: int) -> int:
-        """Bytes of one row of all heads of a layer."""
-        return self.shapes[layer][0] * self.token(layer)
+        return self.sets * self.region.nbytes + 2 * self.beside.nbytes
 
     def region_of(self, batch: int) -> Region:
-        """Where each cache lies when ``batch`` conversations are side by side; the first axis is theirs."""
-        names = self.region.offsets
-        return pack({name: batch * self.rows[i // 2] * self.row(i // 2) for i, name in enumerate(names)})
+        """Where each part lies when ``batch`` conversations are side by side; the first axis is theirs."""
+        return pack({part.state.past: batch * part.nbytes for part in self.parts if not self.is_beside(part)})
+
+    def beside_of(self, batch: int) -> Region:
+        """The same of what lies beside."""
+        return pack({part.state.past: batch * part.nbytes for part in self.parts if self.is_beside(part)})
 
 
 def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
@@ -76,24 +128,23 @@ def plan_kv(shape: DecoderShape, plan: Plan, entry: EngineEntry) -> KvPlan:
     Raises:
         BundleError: The engines' fixed capacities are not those of the plan.
     """
-    rows = plan.cache_rows(entry.groups, entry.text_capacity)
+    rows, inplace = plan.cache_rows(entry.groups, entry.text_capacity), entry.kv == "inplace"
     inputs = {binding.name: binding for binding in entry.decoder.inputs}
-    names = graph_io.past_names(shape.cached)
-    missing = [name for name in names if name not in inputs]
+    missing = [state.past for state in shape.kept if state.past not in inputs]
     if missing:
         raise BundleError("an engine lacks a cache", where=entry.decoder.file, got=f"no input {missing[0]!r}")
-    for layer, name in ((index // 2, name) for index, name in enumerate(names)):
-        heads, size = shape.caches[layer]
-        expected = (heads, rows[layer] if entry.kv == "inplace" else -1, size)
-        if inputs[name].shape[1:] != expected:
+    parts = []
+    for state in shape.kept:
+        expected = state.sizes(1, rows[state.layer] if inplace else -1)[1:]
+        binding = inputs[state.past]
+        if binding.shape[1:] != expected:
             raise BundleError(
                 "a cache of the engine does not fit the plan",
-                where=f"{entry.decoder.file}: {name}",
-                got=list(inputs[name].shape),
+                where=f"{entry.decoder.file}: {state.past}",
+                got=list(binding.shape),
                 expected=["batch", *expected],
                 fix="luvc-export build the engines again",
             )
-    itemsize = BY_NAME[inputs[names[0]].dtype].itemsize
-    row = [heads * size * itemsize for heads, size in shape.caches]
-    region = pack({name: rows[index // 2] * row[index // 2] for index, name in enumerate(names)})
-    return KvPlan(rows, shape.caches, itemsize, 1 if entry.kv == "inplace" else 2, region)
+        most = 1 if state.axis is None else rows[state.layer]
+        parts.append(CachePart(state, BY_NAME[binding.dtype].itemsize, most))
+    return KvPlan(rows, tuple(parts), 1 if inplace else 2)

@@ -3,6 +3,8 @@
 ``inplace``: one block of slots, each with its own lengths, so a row writes behind its own text. ``concat``: the engine
 reads a dense [rows, heads, length, size] and writes one a token longer, so rows end at the same column: text stands at
 the right, what is to its left is masked. Visual rows have no mask there, so rows of one batch have equally many images.
+
+States beside keys and values are never written in place: a step reads one block and writes another.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from luvc_export.runtime.cuda.device import Gpu, Memory
 from luvc_export.runtime.cuda.pool import Lease
 from luvc_export.runtime.tensorrt.call import typed
 from luvc_export.runtime.tensorrt.decoder import CacheCall, TrtDecoder
-from luvc_export.runtime.tensorrt.memory_plan import KvPlan
+from luvc_export.runtime.tensorrt.memory_plan import CachePart, KvPlan
 
 
 class Held(NamedTuple):
@@ -53,12 +55,12 @@ class RowCaches(Protocol):
 
 
 class _Piece(NamedTuple):
-    """Rows of a layer's cache of one conversation: block, first byte of the first head, length of the cache, layer."""
+    """A part of one conversation: block, first byte of the first head, rows of the cache, which part."""
 
     memory: Memory
     offset: int
     length: int
-    layer: int
+    part: CachePart
 
 
 class _Blocks:
@@ -67,24 +69,19 @@ class _Blocks:
     def __init__(self, gpu: Gpu, stream: int, plan: Plan, kv: KvPlan) -> None:
         self.gpu, self.stream, self.plan, self.kv = gpu, stream, plan, kv
 
-    def piece(self, memory: Memory, room: int, name: str, slot: int, length: int) -> _Piece:
-        """The cache ``name`` of conversation ``slot`` in a block with ``room`` of them, each ``length`` rows long."""
-        start = self.kv.region_of(room).offsets[name]
-        layer = graph_io.cache_layer(name)
-        return _Piece(memory, start + slot * length * self.kv.row(layer), length, layer)
+    def piece(self, memory: Memory, room: int, part: CachePart, slot: int, length: int) -> _Piece:
+        """A part of conversation ``slot`` in a block with ``room`` of them, each ``length`` rows long."""
+        region = (self.kv.beside_of if self.kv.is_beside(part) else self.kv.region_of)(room)
+        return _Piece(memory, region.offsets[part.state.past] + slot * length * part.row, length, part)
 
     def move(self, target: _Piece, to: int, source: _Piece, start: int, count: int) -> None:
         """Copy ``count`` rows of every head from row ``start`` on to row ``to`` on."""
-        token = self.kv.token(source.layer)
+        token, heads = source.part.token, source.part.heads
         ends = [
             (piece.memory.address + piece.offset + first * token, piece.length * token)
             for piece, first in ((target, to), (source, start))
         ]
-        self.gpu.copy_pieces(ends[0], ends[1], count * token, self.kv.shapes[source.layer][0], self.stream)
-
-    def names(self) -> list[tuple[int, str]]:
-        """Layer and name of each cache."""
-        return [(index // 2, name) for index, name in enumerate(self.kv.region.offsets)]
+        self.gpu.copy_pieces(ends[0], ends[1], count * token, heads, self.stream)
 
 
 class InplaceRows:
@@ -101,7 +98,10 @@ class InplaceRows:
 
     def __init__(self, gpu: Gpu, stream: int, decoder: TrtDecoder, entry: EngineEntry, plan: Plan, kv: KvPlan) -> None:
         self._blocks, self._entry = _Blocks(gpu, stream, plan, kv), entry
-        self._lease = Lease(decoder.blocks(entry.batch).free())
+        self._lease, pool = Lease(decoder.blocks(entry.batch).free()), decoder.blocks_beside(entry.batch)
+        self._beside: list[Lease] = []
+        while pool is not None and len(self._beside) < 2:  # each is leased before the next is asked for
+            self._beside.append(Lease(pool.free()))
 
     @property
     def row_bytes(self) -> int:
@@ -118,19 +118,27 @@ class InplaceRows:
         """An empty batch runs its prompts where they stay; a row that comes later runs alone and is copied in."""
         memory, rows, room = self._lease.block.memory, self._blocks.kv.rows, self._entry.batch
         if not held:
+            if self._beside:
+                decoder.begin(self._beside[0].block.memory, room)
             arrays_told = self._told({slot: Held(0, 0) for slot in joining}, len(joining))
             arrays_told[graph_io.TEXT_MASK][:, : feeds[graph_io.TEXT_MASK].shape[1]] = feeds[graph_io.TEXT_MASK]
             arrays = typed(self._entry, {**feeds, **arrays_told})
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
-            caches = CacheCall(memory, memory, room, len(joining), rows)
-            return decoder.enqueue(arrays | visual, {}, caches, False, front=False).read()
+            return decoder.enqueue(arrays | visual, {}, self._call(len(joining)), False, front=False).read()
         outputs, alone = decoder(feeds, None)
         ((slot, row),) = joining.items()
-        for layer, name in self._blocks.names():
+        for part in self._blocks.kv.parts:
+            if self._blocks.kv.is_beside(part):
+                assert alone.beside is not None
+                source = self._blocks.piece(alone.beside.block.memory, 1, part, 0, part.rows)
+                target = self._blocks.piece(self._beside[0].block.memory, room, part, slot, part.rows)
+                self._blocks.move(target, 0, source, 0, part.rows)
+                continue
+            layer = part.state.layer
             visual_rows = rows[layer] - self._entry.text_capacity
             count = row.groups * self._blocks.plan.keep[layer]
-            source = self._blocks.piece(alone.block.memory, 1, name, 0, rows[layer])
-            target = self._blocks.piece(memory, room, name, slot, rows[layer])
+            source = self._blocks.piece(alone.block.memory, 1, part, 0, rows[layer])
+            target = self._blocks.piece(memory, room, part, slot, rows[layer])
             self._blocks.move(target, visual_rows - count, source, visual_rows - count, count + row.text)
         return outputs
 
@@ -139,16 +147,23 @@ class InplaceRows:
         arrays = self._told(held, batch)
         for slot in range(batch):
             arrays[graph_io.TEXT_MASK][slot, : held[slot].text + 1 if slot in held else 1] = True
-        memory = self._lease.block.memory
-        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows), arrays
+        return self._call(batch), arrays
+
+    def _call(self, batch: int) -> CacheCall:
+        """A call of the first ``batch`` slots; what it writes beside keys and values is what the next one reads."""
+        memory, beside = self._lease.block.memory, None
+        if self._beside:
+            beside = self._beside[0].block.memory, self._beside[1].block.memory
+            self._beside.reverse()
+        return CacheCall(memory, memory, self._entry.batch, batch, self._blocks.kv.rows, beside)
 
     def leave(self, slot: int, held: Held) -> None:
         """Clear the slot: a broken row leaves no NaN behind, which no mask would hide."""
         blocks = self._blocks
-        for layer, name in blocks.names():
-            piece = blocks.piece(self._lease.block.memory, self._entry.batch, name, slot, blocks.kv.rows[layer])
-            nbytes = piece.length * blocks.kv.row(layer)
-            blocks.gpu.clear(piece.memory.address + piece.offset, nbytes, blocks.stream)
+        for part in blocks.kv.parts:
+            memory = (self._beside[0] if blocks.kv.is_beside(part) else self._lease).block.memory
+            piece = blocks.piece(memory, self._entry.batch, part, slot, part.rows)
+            blocks.gpu.clear(piece.memory.address + piece.offset, part.nbytes, blocks.stream)
 
     def _told(self, held: Mapping[int, Held], batch: int) -> dict[str, Array]:
         counts = [held.get(slot, Held(0, 0)) for slot in range(batch)]
@@ -193,7 +208,9 @@ class ConcatRows:
             alone, source, room = None, self._leases[0].block.memory, self._entry.batch
             visual = {graph_io.VISUAL_EMBEDS: feeds[graph_io.VISUAL_EMBEDS]}
             arrays = typed(self._entry, feeds) | visual
-            caches = CacheCall(source, source, room, len(joining), (0,) * blocks.plan.cached)
+            before = self._leases[1].block.memory
+            decoder.begin(before, room)
+            caches = CacheCall(before, source, room, len(joining), (0,) * blocks.plan.cached)
             outputs = decoder.enqueue(arrays, {}, caches, False, front=False).read()
         new = {slot: (source, room, index, longest, 0) for index, slot in enumerate(joining)}
         self._settle({**held, **joining}, new)
@@ -228,10 +245,14 @@ class ConcatRows:
         here = {slot: (source, room, slot, self._columns, self._columns - row.text) for slot, row in held.items()}
         for slot, (memory, held_room, index, width, first) in {**here, **new}.items():
             text = held[slot].text
-            for layer, name in blocks.names():
-                visual = self._groups * blocks.plan.keep[layer]
-                old = blocks.piece(memory, held_room, name, index, visual + width)
-                moved = blocks.piece(target, room, name, slot, visual + columns)
+            for part in blocks.kv.parts:
+                visual = self._groups * blocks.plan.keep[part.state.layer]
+                if part.state.axis is None:
+                    old = blocks.piece(memory, held_room, part, index, 1)
+                    blocks.move(blocks.piece(target, room, part, slot, 1), 0, old, 0, 1)
+                    continue
+                old = blocks.piece(memory, held_room, part, index, visual + width)
+                moved = blocks.piece(target, room, part, slot, visual + columns)
                 blocks.move(moved, 0, old, 0, visual)
                 blocks.move(moved, visual + columns - text, old, visual + first, text)
         self._columns = columns

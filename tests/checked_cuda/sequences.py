@@ -49,9 +49,9 @@ class Counts:
     kinds: dict[str, int] = field(default_factory=dict)
 
 
-def asked(bundle: Bundle) -> list[Asked]:
+def asked(bundle: Bundle, plan: str = PLAN) -> list[Asked]:
     """Questions of different lengths, with their answers."""
-    session = Session(bundle, plan=PLAN, threads=1)
+    session = Session(bundle, plan=plan, threads=1)
     session.default.ends = frozenset()
     kinds = ("digit_of_colour", "where_is")
     found = []
@@ -63,10 +63,10 @@ def asked(bundle: Bundle) -> list[Asked]:
     return found
 
 
-def engines(bundle: Bundle) -> dict[str, Engines]:
+def engines(bundle: Bundle, plan: str = PLAN) -> dict[str, Engines]:
     """Both forms of caches, with room for a batch."""
     capacity = ort_engine.Capacity(text=96, groups=2, batch=SLOTS)
-    return {kv: ort_engine.describe(bundle, PLAN, kv, capacity) for kv in FORMS}
+    return {kv: ort_engine.describe(bundle, plan, kv, capacity) for kv in FORMS}
 
 
 class Machine:
@@ -83,7 +83,7 @@ class Machine:
         with pytest.MonkeyPatch.context() as patch:
             self.gpu, self.driver = checked_gpu(patch)
         self.questions, self.chance = questions, chance
-        self.session = Session(made.bundle, made.backend(self.gpu, graphs=graphs)[0], PLAN)
+        self.session = Session(made.bundle, made.backend(self.gpu, graphs=graphs)[0], made.plan)
         self.session.default.ends = frozenset()
         self.held: list[Any] = []
         self.batch: SlotRows | None = None
@@ -184,13 +184,13 @@ class Machine:
         return self.chance.choice(self.questions), self.chance.randint(1, LONGEST)
 
 
-def run(bundle: Bundle, seed: int, sequences: int, of_a_machine: int = 50) -> Counts:
-    """Run ``sequences``; every ``of_a_machine`` of them on a new GPU.
+def run(bundle: Bundle, seed: int, sequences: int, of_a_machine: int = 50, plan: str = PLAN) -> Counts:
+    """Run ``sequences`` under ``plan``; every ``of_a_machine`` of them on a new GPU.
 
     Raises:
         AssertionError: A violation, or an answer that differs; it names the seed.
     """
-    made, questions, counts = engines(bundle), asked(bundle), Counts()
+    made, questions, counts = engines(bundle, plan), asked(bundle, plan), Counts()
     for number in range(0, sequences, of_a_machine):
         chance = random.Random(f"{seed} {number}")
         machine = Machine(made[FORMS[number // of_a_machine % 2]], questions, chance, chance.random() < 0.8)

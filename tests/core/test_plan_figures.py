@@ -22,7 +22,7 @@ EVERY = DEEP + [(model, ground) for model, ground, _ in plan_figures.BUNDLED]
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_recipe_was_measured_as_it_is_now(name: str) -> None:
     rows = plan_figures.of(name)
-    assert set(EVERY) <= set(rows), "the recipe changed: run python -m glyph_deep.studies.named"
+    assert set(EVERY) <= set(rows), "the recipe changed: run python -m glyph_deep.studies.plans.named"
     assert all(rows[key].questions >= 1000 for key in EVERY)
 
 

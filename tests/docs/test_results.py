@@ -28,7 +28,7 @@ RESULTS = ROOT / "docs/results"
 
 #: Lines of JSON under docs/ and examples/ together.
 JSON_LINES = 6000
-MEASURE = RESULTS.parents[1] / "benchmarks" / "measure"
+PRUNING = RESULTS.parents[1] / "benchmarks" / "measure" / "pruning"
 
 
 def test_the_ablation_page_is_its_figures() -> None:
@@ -98,7 +98,7 @@ def test_the_budgets_page_is_its_figures() -> None:
 
 def test_pages_of_frozen_layers_and_prunes_are_their_figures() -> None:
     for name, part in (("frozen", "mix"), ("prune", "cost")):
-        spec = importlib.util.spec_from_file_location(f"{name}_measure", MEASURE / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"{name}_measure", PRUNING / f"{name}.py")
         assert spec is not None and spec.loader is not None
         spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
         data = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from luvc_export.errors import UsageError
+from luvc_export.bundle.folder import Bundle
+from luvc_export.errors import MachineError, UsageError
+from luvc_export.runtime import memory
 from luvc_export.runtime.generation.plan_turns import PlanTurns
+from luvc_export.runtime.loaded_plan import LoadedPlan
 
 
 class Loaded:
@@ -51,3 +54,34 @@ def test_no_room_at_all_is_refused(most: Any) -> None:
     with pytest.raises(UsageError, match="at least one plan of a bundle must be loaded to answer") as refused:
         PlanTurns(most)
     assert "open_plans" in str(refused.value) and "1 or more" in str(refused.value)
+
+
+def test_room_is_made_by_what_answered_least_lately_and_is_idle() -> None:
+    first, second, third, mapped = Loaded(), Loaded(), Loaded(), Loaded()
+    mapped.packs_weights = False
+    turns = PlanTurns()
+    for backend in (mapped, first, second, first, third, object()):
+        turns.answers(backend)
+    assert turns.make_room(third, [second]) and turns.make_room(third, [])
+    assert [one.unloaded for one in (first, second, third, mapped)] == [1, 1, 0, 0]
+    assert not turns.make_room(third, [])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_a_plan_that_does_not_fit_beside_another_takes_its_place(
+    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="pip install 'luvc-export[openvino]'")
+    one, other = (LoadedPlan(demo_bundle, backend, plan, threads=1) for plan in ("none", "thirds"))
+    other.turns = one.turns
+    one.load()
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0 if "_decoder" in one.backend.__dict__ else 2**40)
+    with pytest.raises(MachineError, match="there is not enough memory"):
+        other.load(busy=[one])
+    assert "_decoder" in one.backend.__dict__
+    other.load(images=False)
+    assert "_decoder" not in one.backend.__dict__ and "_decoder" in other.backend.__dict__
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    with pytest.raises(MachineError, match="there is not enough memory"):
+        one.load()

@@ -23,7 +23,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(Path(__file__).parent), str(HERE / "benchmarks" / "serving"), str(HERE / "tests")]
-sys.path[:0] = [str(HERE / "tests" / "export" / "families"), str(HERE / "benchmarks" / "measure")]
+sys.path.insert(0, str(HERE / "tests" / "export" / "families"))
 import calling  # noqa: E402
 import family_chat  # noqa: E402
 import family_harness as harness  # noqa: E402

@@ -1,4 +1,4 @@
-"""Weights [K, N] in four bits, a scale for each block of rows of a column: the formats, their scales and grids."""
+"""Weights [K, N] in blocks of rows that share a scale a column: the four-bit formats, their scales and grids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX, Floats, Rounded, scale_to
+from luvc_export.calibration.quantise.numerics.rounding import FP8_MAX, INT8_MAX, Floats, Rounded, scale_to
 
 #: Largest magnitudes: -8 is left out so that a range is symmetric; E2M1 ends at 6 (OCP Microscaling 1.0, table 5).
 INT4_MAX, FP4_MAX = 7.0, 6.0
@@ -81,6 +81,11 @@ def int4(weight: Floats) -> Format | None:
     """INT4 for a weight [K, N]; None where no block divides its rows."""
     size = _size(len(weight), INT4_BLOCKS)
     return None if size is None else Format(INT4_MAX, ml_dtypes.int4, size)
+
+
+def int8(size: int) -> Format:
+    """INT8 in blocks of ``size`` rows: what the worst products of a four-bit plan get."""
+    return Format(INT8_MAX, np.int8, size)
 
 
 def nvfp4(weight: Floats) -> Format | None:

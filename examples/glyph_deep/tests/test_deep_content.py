@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from glyph_deep.studies.content import LEAST, pictures, text_share
+from glyph_deep.studies.plans.content import LEAST, pictures, text_share
 
 
 def test_pages_have_text_and_digits_have_less() -> None:

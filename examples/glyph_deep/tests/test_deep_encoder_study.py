@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from glyph_deep.studies.encoder import page
 from glyph_deep.studies.measured import command, parser_of
+from glyph_deep.studies.vision.encoder import page
 
 import luvc_export
 from luvc_export.calibration.ablation.encoder_variants import cheaper_encoders
@@ -46,4 +46,5 @@ def test_a_recorded_command_says_what_is_not_as_by_default() -> None:
     parser.add_argument("--speedup", type=float, default=3.0)
     for words in ("", " --count 210", " --count 210 --grounds plain pages --speedup 2.5"):
         args = parser.parse_args(["-o", "here", "--threads", "1", *words.split()])
-        assert command("past", parser, args) == f"python -m glyph_deep.studies.past -o ../docs/results{words}"
+        told = command("methods.past", parser, args)
+        assert told == f"python -m glyph_deep.studies.methods.past -o ../docs/results{words}"

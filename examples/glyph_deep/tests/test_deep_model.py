@@ -18,9 +18,9 @@ from glyph_deep.data.packing import Packer
 from glyph_deep.data.page import FORMATS
 from glyph_deep.data.questions import Asked
 from glyph_deep.data.tokenizer import write_tokenizer
-from glyph_deep.studies import compare, compare_page
 from glyph_deep.studies.card import write
 from glyph_deep.studies.evaluate import embedded, scores
+from glyph_deep.studies.methods import compare, compare_page
 from glyph_deep.train.answer import Hop, noisy
 from glyph_deep.train.encoder import Change, encode, windows
 from glyph_deep.train.model import DEPTH, ENCODER_BLOCKS, FULL_ATTENTION, LAYERS, fresh, load

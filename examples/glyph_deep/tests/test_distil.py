@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glyph_deep.studies import distilled
+from glyph_deep.studies.vision import distilled
 from glyph_deep.train import distil, pruned
 from glyph_deep.train.model import load
 from glyph_deep.train.see import draw

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from glyph_deep.data.cases import SIZES
-from glyph_deep.studies import named as named_study
-from glyph_deep.studies import past, together
+from glyph_deep.studies.methods import past
+from glyph_deep.studies.plans import named as named_study
+from glyph_deep.studies.vision import together
 
 from luvc_export.calibration.ablation import timing
 from luvc_export.calibration.ablation.past import at_speedup
@@ -30,7 +31,7 @@ FILES = sorted(past.PLANS.glob("*.json"))
 @pytest.fixture(scope="module")
 def shapes() -> Shapes:
     """Return what plans of digits are made for."""
-    opened = open_checkpoint(str(Path(past.__file__).parents[1] / "checkpoint"), None, weights=False)
+    opened = open_checkpoint(str(Path(past.__file__).parents[2] / "checkpoint"), None, weights=False)
     return Shapes((9, 12), opened.family.decoder_shape(opened.config), opened.family.encoder_shape(opened.config))
 
 
@@ -67,7 +68,7 @@ def test_what_a_search_found_is_measured_beside_a_method_with_its_frozen_layers(
     methods = past.past.methods
     monkeypatch.setattr(past.past, "methods", lambda *values: methods(*values)[:1])
     monkeypatch.setattr(past, "defaults", lambda study: {})
-    study = past.study_of("plain", tmp_path, Path(past.__file__).parents[1] / "checkpoint", 2, 1)
+    study = past.study_of("plain", tmp_path, Path(past.__file__).parents[2] / "checkpoint", 2, 1)
     found = past.measure(study, Plan.from_json(json.loads((past.PLANS / "plain.json").read_text())), 3.0)
     uncompressed, searched = found["searched"]
     assert searched.flops_ratio >= 3 > uncompressed.flops_ratio == 1
@@ -129,7 +130,7 @@ def test_the_page_says_what_the_rows_say() -> None:
 
 def test_the_committed_page_is_its_figures() -> None:
     """One figure changed in the data is another page."""
-    file = Path(past.__file__).parents[3] / "docs/results" / past.FIGURES
+    file = Path(past.__file__).parents[4] / "docs/results" / past.FIGURES
     about = json.loads(file.read_text(encoding="utf-8"))["about"]
     data, text = past.measured(file, about), file.with_suffix(".md").read_text(encoding="utf-8")
     assert past.page(data, about) == text

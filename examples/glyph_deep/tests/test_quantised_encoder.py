@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from glyph_deep.studies import quantised_encoder
+from glyph_deep.studies.precision import quantised_encoder
 
 
 def test_the_page_says_whether_every_ground_keeps_enough() -> None:

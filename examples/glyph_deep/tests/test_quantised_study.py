@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from glyph_deep.studies import quantised
+from glyph_deep.studies.precision import quantised
 from safetensors.numpy import load_file
 
 from luvc_export.export.checkpoint import open_checkpoint

@@ -5,8 +5,9 @@ apply: products with weights, Attention, and what carries hidden states between 
 with them (a stored tensor of that type loses its Cast), and the scales and float sides of Q/DQ. fp32 stay: norms
 (RMSNormalization's and LayerNormalization's statistics, ``stash_type`` 1), softmax (``softmax_precision`` where the
 target reads it; TensorRT's fused attention keeps it in fp32 by itself), prune scores and merge cosines (inside the
-fused nodes, which is why this runs before their bodies are inlined), pixels up to the patch product, positions and
-angles up to the rotation, logits. In fp32 a target whose Attention needs it gets ``TRT_decomposable``.
+fused nodes, which is why this runs before their bodies are inlined), the gated delta rule and what fades its state,
+states beside keys and values, pixels up to the patch product, positions and angles up to the rotation, logits. In fp32
+a target whose Attention needs it gets ``TRT_decomposable``.
 ensures: no TopK outside the fused nodes, whose scores would have been rounded.
 must not touch: integer and boolean tensors, position inputs, the logits' type.
 """
@@ -40,6 +41,8 @@ _CARRY = (
     *("Gather", "GatherND", "GatherElements", "Expand", "Squeeze", "Unsqueeze", "Identity", "Where", "Pad", "Tile"),
     "AveragePool",
 )
+#: The export inlines this body (``fused.delta_body``); its nodes keep the operator's name in theirs.
+_RULE = f"{DOMAIN}.GatedDeltaRule."
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 
@@ -164,6 +167,9 @@ class _Retyping:
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
             self._rounding(node)
             return
+        if _is_state_arithmetic(node):
+            self._to(node, range(len(node.inputs)), int(_FLOAT))
+            return
         inputs = [tensor for tensor in node.inputs if tensor.name]
         product = node.op in ("MatMul", "Gemm") and any(
             is_weight(tensor) or id(tensor) in self.low for tensor in inputs
@@ -225,6 +231,18 @@ class _Retyping:
                     self.low.add(id(cast))
                 self.casts[id(tensor), code] = cast
             node.inputs[index] = self.casts[id(tensor), code]
+
+
+def _is_state_arithmetic(node: gs.Node) -> bool:
+    """Whether a node is of the delta rule, of how much a row fades its state, or of the length of a key.
+
+    The last two are a sum that softplus reads, and squares that are summed: fp16 has no squares of 1e-4.
+    """
+    if node.name.startswith(_RULE):
+        return True
+    after = {reader.op for out in node.outputs for reader in readers(out)}
+    square = node.op == "Mul" and node.inputs[0] is node.inputs[1]
+    return (node.op == "Add" and after == {"Softplus"}) or (square and after == {"ReduceSum"})
 
 
 def _of_two(node: gs.Node) -> bool:

@@ -26,6 +26,7 @@ _WEIGHTS_ALONE = {
     "percentile": "--percentile",
     "smooth": "--smooth",
     "rtn": "--rtn",
+    "divergence": "--divergence",
     "keep_high": "--keep-high",
     "quantise_too": "--quantise-too",
     "ranges": "--cache",
@@ -164,8 +165,10 @@ def calibrate(
         before, after = report["accuracy"]["reference"], report["accuracy"]["quantised"]
         print(f"accuracy  | {before:.4f} -> {after:.4f}")
     print(f"trials    | {len(calibrated.found.trials)}: " + ", ".join(_trial(item) for item in report["trials"]))
-    quantised = report["quantised"]
-    print(f"layers    | {quantised} quantised, {len(report['high'])} high")
+    wide = f", {len(report['wide'])} of them in 8 bits" if report["wide"] else ""
+    print(f"layers    | {report['quantised']} quantised{wide}, {len(report['high'])} high")
+    for name in report["wide"]:
+        print(f"  8 bits  | {name}")
     for name in calibrated.dropped:
         print(f"dropped   | {name}, which read what was replaced: make it again from {calibrated.plan}")
     for name in report["high"]:
@@ -214,7 +217,10 @@ def _modelopt(backend: str, python: Path | None) -> ModelOpt | None:
 
 
 def _report(result: Any) -> dict[str, Any]:
+    from luvc_export.core.precision import WIDE
+
     entry = result.bundle.manifest.plans[result.plan].quantised
+    narrow = (entry.precision, WIDE)
     known = result.made.known
     right = {who: result.made.right(who) for who in ("reference", "candidate")} if known else {}
     share = {who: sum(answers) / len(answers) for who, answers in right.items()}
@@ -225,8 +231,9 @@ def _report(result: Any) -> dict[str, Any]:
         "agreement": result.found.agreement,
         "answers": len(result.made.answered),
         "accuracy": {"reference": share["reference"], "quantised": share["candidate"]} if known else None,
-        "high": [name for name, precision in entry.layers.items() if precision != entry.precision],
-        "quantised": sum(precision == entry.precision for precision in entry.layers.values()),
+        "high": [name for name, precision in entry.layers.items() if precision not in narrow],
+        "wide": [name for name, precision in entry.layers.items() if precision == WIDE != entry.precision],
+        "quantised": sum(precision in narrow for precision in entry.layers.values()),
         "needed": list(result.found.high),
         "dropped": list(result.dropped),
         "trials": [{"high": len(item.high), "agreement": item.agreement} for item in result.found.trials],

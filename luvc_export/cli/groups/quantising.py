@@ -23,6 +23,13 @@ class RecipeOptions:
         float | None, typer.Option("--smooth", help="SmoothQuant's alpha for int8, 0.5 by default; 0 turns it off.")
     ] = None
     rtn: Annotated[bool, typer.Option("--rtn", help="Round four-bit weights to nearest.")] = False
+    divergence: Annotated[
+        float | None,
+        typer.Option(
+            "--divergence",
+            help="For q4: KL in nats by which predictions may move; the worst products get 8 bits. inf: none.",
+        ),
+    ] = None
 
     def recipe(self, precision: str, smooth: float, stated: list[str]) -> Recipe:
         """The recipe for ``precision``.
@@ -35,11 +42,12 @@ class RecipeOptions:
         Raises:
             UsageError: No such precision, or an option that it does not heed.
         """
-        from luvc_export.calibration.quantise.recipe import Recipe
+        from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
         from luvc_export.core.precision import find
 
         alpha = smooth if self.smooth is None else self.smooth
-        recipe = Recipe(find(precision), self.method, self.percentile, alpha, not self.rtn)
+        divergence = DIVERGENCE if self.divergence is None else self.divergence
+        recipe = Recipe(find(precision), self.method, self.percentile, alpha, not self.rtn, divergence=divergence)
         _check_heeded(stated, recipe)
         return recipe
 
@@ -56,6 +64,7 @@ def _check_heeded(stated: list[str], recipe: Recipe) -> None:
         "percentile": (recipe.method == "percentile", "--percentile", "--range percentile"),
         "smooth": (precision.name == "int8", "--smooth", "--precision int8"),
         "rtn": (precision.weights == 4, "--rtn", "a precision of four-bit weights"),
+        "divergence": (precision.mixed, "--divergence", "--precision q4 or q4f16"),
     }
     for name, (heeded, flag, needs) in conditions.items():
         if name in stated and not heeded:

@@ -24,7 +24,6 @@ from luvc_export.calibration.quantise.calibrate import calibrate
 from luvc_export.calibration.quantise.recipe import Recipe
 from luvc_export.core import graph_io
 from luvc_export.core.precision import find
-from luvc_export.errors import UsageError
 from luvc_export.export import decomposition, families
 from luvc_export.pipeline import prepare_build
 from luvc_export.runtime.session import Session
@@ -35,14 +34,12 @@ ALIKE = {"idefics3": "smolvlm", "llava_next": "llava_onevision"}
 FAMILIES = tuple(name for name in MADE_HERE if name not in ALIKE)
 #: Whose wide pictures are cut to tiles; the second also ends the rows of the whole one.
 CUT = ("internvl", "llava_onevision")
-#: Built too, the others parsed: windows; a layer of each attention and another norm; a class token.
-BUILT = ("qwen2_5_vl", "gemma3", "internvl")
+#: Built too, the others parsed: windows; a layer of each attention and another norm; a class token; states.
+BUILT = ("qwen2_5_vl", "gemma3", "internvl", "lfm2_vl")
 #: Families with operators that torch decomposes by tracing twice more; and the one that is exported now.
 LONG_WAY = {"fast_vlm"}
 #: Whose towers neither merge nor prune.
 WHOLE = {"fast_vlm"}
-#: Families with states beside keys and values, which engines refuse.
-STATES = tuple(name for name in FAMILIES if families.find(name, "test").decoder_shape(small(name).config).states)
 tracing: set[str] = set()
 
 
@@ -216,16 +213,10 @@ def test_a_family_has_the_graphs_of_another(name: str, base: str) -> None:
     assert not graphs & {*vars(kind)} and name in {*ALIKE, *ALIKE.values()}
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_engines_refuse_states_by_name(name: str, exported: Any) -> None:
-    with pytest.raises(UsageError, match=r"has other states beside them(.|\n)*--backend cpu or openvino"):
-        prepare_build(exported(name), "rtx-ada", "thirds", precision="fp16")
-
-
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in (*BUILT, *STATES)])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in BUILT])
 def test_graphs_pass_lint_and_are_parsed_without_a_gpu(name: str, exported: Any) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'luvc-export[rtx]'")
-    bundle, layers = exported(name), small(name).thirds.cached
+    bundle = exported(name)
     prepared, logger = prepare_build(bundle, "rtx-ada", "thirds", precision="fp16"), trt.Logger(trt.Logger.ERROR)
     read = []
     for graph in prepared.graphs:
@@ -236,7 +227,8 @@ def test_graphs_pass_lint_and_are_parsed_without_a_gpu(name: str, exported: Any)
         read.append({network.get_input(i).name for i in range(network.num_inputs)})
         assert network.num_outputs
     assert read[0] == {*graph_io.vision_inputs(bundle.entry("thirds").plan)}
-    assert {graph_io.VISUAL_PADDING, *graph_io.past_names(layers)} <= read[1]
+    kept = {state.past for state in bundle.manifest.decoder.kept}
+    assert {graph_io.VISUAL_PADDING, *kept} <= read[1]
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -247,4 +239,5 @@ def test_graphs_pass_lint_and_build_without_a_gpu(name: str, exported: Any) -> N
     entry = load(bundle.folder).engine("thirds", "rtx-ada")
     assert {item.name for item in entry.vision.inputs} == {graph_io.IMAGE, graph_io.PADDING}
     assert graph_io.VISUAL_PADDING in {item.name for item in entry.decoder.inputs}
-    assert {*graph_io.past_names(small(name).thirds.cached)} <= {item.name for item in entry.decoder.inputs}
+    kept = {state.past for state in bundle.manifest.decoder.kept}
+    assert kept <= {item.name for item in entry.decoder.inputs}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT / "benchmarks/measure"))
+sys.path.append(str(ROOT / "benchmarks/measure/matrix"))
 
 import config_sweep  # noqa: E402
 

@@ -60,7 +60,7 @@ def theirs(tiny: Case, shown: list[Any]) -> dict[str, Any]:
     grid = torch.tensor([[len(whole) // 2, height, width]])
     expanded = made.replace_video_token(inputs | {"video_grid_thw": grid}, 0)
     marker = "<|video_pad|>"
-    if str(tiny) == "qwen3_vl":  # as Qwen published it: transformers 5.10 and later leave the marks around it
+    if str(tiny) in ("qwen3_vl", "qwen3_5"):  # as Qwen published it: transformers 5.10 and later leave the marks
         marker = f"<|vision_start|>{marker}<|vision_end|>"
     ids = torch.tensor([made.tokenizer(text.replace(marker, expanded))["input_ids"]])
     given = {

@@ -25,7 +25,6 @@ from luvc_export.errors import UsageError
 from luvc_export.export.checkpoint import open_checkpoint
 from luvc_export.export.options import Options, check_size
 from luvc_export.pipeline import export_bundle
-from luvc_export.pipeline.engines import prepare_build
 from luvc_export.runtime.session import Session
 
 FAMILIES = ("gemma3", "gemma4")
@@ -123,7 +122,7 @@ def test_a_second_turn_past_the_window(name: str, tmp_path: Path) -> None:
 
 
 def test_a_text_that_fits_the_window_keeps_no_places(tmp_path: Path) -> None:
-    """As bundles of before: a context as long as the window. A longer text has places, and engines are refused."""
+    """As bundles of before: a context as long as the window. A longer text has places."""
     tiny = sliding("gemma3", 64)
     config = open_checkpoint(str(family_chat.save(tiny, tmp_path))).config
     short, long = (tiny.family.decoder_shape(tiny.family.bounded(config, text)) for text in (64, 65))
@@ -174,8 +173,3 @@ def test_graphs_answer_as_torch_does(name: str, backend: str, bundles: dict[str,
     rows = [{"image": shown[0], "prompt": "Hi"}, {"image": shown[1], "prompt": "word " * 9}]
     batch = [one.generate_batch(rows, max_new_tokens=6, greedy=True) for one in (ours, torch_)]
     assert [row.token_ids for row in batch[0]] == [row.token_ids for row in batch[1]]
-
-
-def test_engines_of_longer_contexts_are_refused_by_name(bundles: dict[str, Bundle]) -> None:
-    with pytest.raises(UsageError, match="other states beside them"):
-        prepare_build(bundles["gemma3"], "rtx-ada")

@@ -158,10 +158,10 @@ def test_single_tokens_are_replayed_from_a_graph(
         assert logits(ours, question, 6) == wanted
         slots = backend._decoder._slots
         enqueued.append(len(opened["decoder"]._calls))
-        assert slots["decode"].replay.graph is not None
+        assert slots["decode"][0].replay.graph is not None
     assert enqueued == [1 + 2, 3 + 1, 4], "the second prompt is captured, the third replayed"
     assert opened["decoder"].runs == 3 * 7
-    assert slots is not None and slots["prefill"].replay.graph is not None
+    assert slots is not None and slots["prefill"][0].replay.graph is not None
 
 
 def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
@@ -170,8 +170,8 @@ def test_growing_caches_are_not_captured(engines: dict[str, Engines], gpu: Gpu, 
     backend: Any = ours.backend
     for _ in range(3):
         assert logits(ours, question, 4) == wanted
-    assert backend._decoder._slots["decode"].replay.graph is None
-    assert backend._decoder._slots["prefill"].replay.graph is not None
+    assert backend._decoder._slots["decode"][0].replay.graph is None
+    assert backend._decoder._slots["prefill"][0].replay.graph is not None
 
 
 def test_a_graph_goes_when_shapes_change(engines: dict[str, Engines], gpu: Gpu, question: tuple[Any, str]) -> None:
@@ -263,6 +263,6 @@ def test_too_little_memory_for_another_state(
     first = ours.default.run(request.token_ids, ours.default.encode_images(request.images))
     held = ours.default.run([5], state=first.state)
     monkeypatch.setenv("STAND_IN_BYTES", "1000")
-    with pytest.raises(MachineError, match=r"not enough memory on the GPU\n.*caches of keys and values"):
+    with pytest.raises(MachineError, match=r"not enough memory on the GPU\n.*caches and states"):
         ours.default.run([6], state=first.state)
     assert held.state.past_text

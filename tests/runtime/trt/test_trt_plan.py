@@ -13,7 +13,7 @@ from luvc_export.core.budgets import kv_bytes
 from luvc_export.core.plan import Plan
 from luvc_export.core.shapes import DecoderShape
 from luvc_export.errors import BundleError
-from luvc_export.runtime.tensorrt.memory_plan import ALIGNMENT, KvPlan, pack, plan_kv
+from luvc_export.runtime.tensorrt.memory_plan import ALIGNMENT, pack, plan_kv
 
 SHAPES = st.builds(
     lambda layers, kv_heads, head_dim: DecoderShape(layers, 64, 8, kv_heads, head_dim, 128, 100, 4096),
@@ -52,14 +52,8 @@ def test_caches_take_the_plans_bytes(
     wanted = sum(kv_bytes(shape, [images * keep for keep in plan.keep], text, dtype[1]))
     assert wanted <= planned.region.nbytes < wanted + 2 * shape.layers * ALIGNMENT
     assert planned.nbytes == planned.region.nbytes * (1 if kv == "inplace" else 2)
-    spans = [
-        (planned.region.offsets[name], _bytes(planned, index)) for index, name in enumerate(planned.region.offsets)
-    ]
+    spans = [(planned.region.offsets[part.state.past], part.nbytes) for part in planned.parts]
     assert all(a + n <= b for (a, n), (b, _) in itertools.pairwise(spans))
-
-
-def _bytes(planned: KvPlan, index: int) -> int:
-    return planned.rows[index // 2] * planned.row(index // 2)
 
 
 def test_a_smaller_plan_takes_less() -> None:

@@ -24,9 +24,8 @@ def test_inplace_needs_a_target_that_wants_it(traced: Traced) -> None:
 def test_inplace_sabotage(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     made_mask = inplace_kv._mask
 
-    def shifted(surgery: Any, old: Any, visual: int, keep: int, start: Any, *rest: Any) -> Any:
-        late = surgery.emit("Add", [start, [1]])[0]
-        return made_mask(surgery, old, visual, keep, late, *rest)
+    def shifted(surgery: Any, old: Any, stage: Any, call: Any) -> Any:
+        return made_mask(surgery, old, stage._replace(start=surgery.emit("Add", [stage.start, [1]])[0]), call)
 
     def logits() -> Any:
         made = cut(traced.decoder, target=INPLACE, text_capacity=16)

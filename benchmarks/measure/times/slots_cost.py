@@ -1,0 +1,92 @@
+"""What slots for adapters cost: steps and prompts of a bundle with slots and of the same without, in turns.
+
+Run: python benchmarks/measure/times/slots_cost.py PLAIN SLOTS [--backend cpu] [--arithmetic auto] [--plan NAME]
+
+Prints Markdown. A pair of a plain step and a step with slots stands beside each other, as a shared machine's pace
+moves; the ratio is the median of the pairs', with their middle half. With adapters: one of full rank beside every
+product, three of them in the batch of the call, and none again: OpenVINO compiles slots for the first adapter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from luvc_export.bundle.adapters.peft_folder import Adapter
+from luvc_export.bundle.manifest import LoraSlots
+from luvc_export.runtime.cpu_features import cpu_features
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.state import Passage
+
+WARM, STEPS, PROMPTS, TEXT = 3, 24, 3, 64
+
+
+def adapter(slots: LoraSlots, seed: int) -> Adapter:
+    """An adapter of full rank beside every product, of numbers that mean nothing."""
+    random = np.random.default_rng(seed)
+    factors = {
+        slot: (
+            random.standard_normal((entering, slots.rank), np.float32) / 100,
+            random.standard_normal((slots.rank, leaving), np.float32) / 100,
+        )
+        for slot, (entering, leaving) in slots.slots.items()
+    }
+    return Adapter(f"random {seed}", slots.rank, factors, str(seed))
+
+
+def pairs(base: Session, other: Session, adapters: list[Adapter | None], count: int) -> tuple[list[float], list[float]]:
+    """Ratios of prompts and of steps, ``other`` by ``base``, and seconds of the base's steps; a row an adapter."""
+    ids = [int(i) for i in np.random.default_rng(0).integers(300, 1000, TEXT)]
+    sides = [(base, [None] * len(adapters)), (other, adapters)]
+    prompts: list[list[float]] = [[], []]
+    steps: list[list[float]] = [[], []]
+    states = []
+    for number in range(1 + PROMPTS):
+        states = []
+        for side, (session, rows) in enumerate(sides):
+            begin = perf_counter()
+            states.append(session.default.graphs.prefill([Passage(ids, adapter=row) for row in rows]).state)
+            prompts[side] += [perf_counter() - begin] if number else []
+    for number in range(WARM + count):
+        for side in (0, 1) if number % 2 else (1, 0):
+            session = sides[side][0]
+            begin = perf_counter()
+            states[side] = session.default.graphs.step([7] * len(adapters), states[side]).state
+            steps[side] += [perf_counter() - begin] if number >= WARM else []
+    ratios = [slot / plain for plain, slot in zip(*steps, strict=True)]
+    return [slot / plain for plain, slot in zip(*prompts, strict=True)], [statistics.median(steps[0]), *ratios]
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plain", type=Path)
+    parser.add_argument("slots", type=Path)
+    parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--arithmetic", default="auto")
+    parser.add_argument("--plan")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    given = parser.parse_args()
+    how = {"backend": given.backend, "plan": given.plan, "arithmetic": given.arithmetic}
+    base, other = (Session(folder, **how) for folder in (given.plain, given.slots))
+    record = other.bundle.manifest.lora
+    assert record is not None, "the second bundle has slots"
+    one, *rest = (adapter(record, seed) for seed in range(3))
+    print(f"{', '.join(cpu_features())}; {base.backend.name}, {base.backend.arithmetic}, rank {record.rank}\n")
+    print("| rows | adapters | prompt of 64 tokens, by plain | step, by plain (middle half) | plain step ms |")
+    print("|---:|---|---:|---:|---:|")
+    rows: list[tuple[str, list[Adapter | None]]] = [("none", [None]), ("one", [one]), ("three", [one, *rest])]
+    rows.append(("none, after them", [None]))
+    for name, asked in rows:
+        prompts, (middle, *ratios) = pairs(base, other, asked, given.steps)
+        low, half, high = statistics.quantiles(ratios, n=4)
+        cells = f"{statistics.median(prompts):.3f} | {half:.3f} ({low:.3f} to {high:.3f}) | {1000 * middle:.1f}"
+        print(f"| {len(asked)} | {name} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

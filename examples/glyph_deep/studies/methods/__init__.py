@@ -1,0 +1,1 @@
+"""How methods of choosing and merging compare, ours and others."""

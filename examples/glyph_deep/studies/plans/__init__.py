@@ -1,0 +1,1 @@
+"""Plans with names: how they were searched, and what they keep."""

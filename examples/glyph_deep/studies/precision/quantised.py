@@ -1,0 +1,302 @@
+"""Weights in 4 bits, and caches in 8: `python -m glyph_deep.studies.precision.quantised FOLDER -o ../docs/results`.
+
+Held-out questions of three grounds, answered by ONNX Runtime: the checkpoint as it is, checkpoints whose text layers
+were rounded to nearest in groups of 64 and written by the layouts of AWQ, GPTQ and compressed-tensors (`tests/
+quantised_checkpoint.py`), `calibrate --precision q4` and `calibrate --kv int8`. Bundles and answers stay in FOLDER: a
+killed run goes on where it stopped. `--times` measures times alone, on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glyph_deep.data.cases import LONGEST, SIZES, cases
+from luvc_export import export_bundle, make_plan
+from luvc_export.bundle import folder as bundles
+from luvc_export.calibration import intervals
+from luvc_export.calibration.ablation.store import Store, pack, unpack
+from luvc_export.calibration.compact_json import dumps
+from luvc_export.calibration.datasets import CalibrationSet
+from luvc_export.calibration.quantise.cache_calibration import calibrate_caches
+from luvc_export.calibration.quantise.calibrate import calibrate
+from luvc_export.calibration.quantise.recipe import DIVERGENCE, Recipe
+from luvc_export.calibration.runners import open_bundle
+from luvc_export.core.precision import PRECISIONS
+from luvc_export.demo.questions import GlyphCase
+from luvc_export.runtime.session import Session
+
+HERE = Path(__file__).parents[2]
+CHECKPOINT = HERE / "checkpoint"
+TESTS = HERE.parents[1] / "tests"
+COMMAND = "python -m glyph_deep.studies.precision.quantised FOLDER -o ../docs/results"
+#: The pictures that a bundle is for, the grounds asked on it, and those its scales come from (search splits).
+SETS = {
+    "digits": (("plain", "textured"), ("search-plain", "search-textured")),
+    "pages": (("pages",), ("search-pages",)),
+}
+#: Row by row: form of the checkpoint, plan, and what it is compared with. ``four`` is fp32 whose q4 has 4 bits alone.
+ROWS = (
+    ("fp32", "none", None),
+    ("fp32", "none_kv8", ("fp32", "none")),
+    ("fp32", "safe", None),
+    ("fp32", "safe_kv8", ("fp32", "safe")),
+    ("fp32", "none_q4", ("fp32", "none")),
+    ("four", "none_q4", ("fp32", "none")),
+    ("awq", "none", ("fp32", "none")),
+    ("gptq", "none", ("fp32", "none")),
+    ("compressed-tensors", "none", ("fp32", "none")),
+)
+CALIBRATION, TIMED, WARM = 256, 30, 5
+FILE = "glyph-deep-quantised.json"
+#: Points that may be lost, and the upper end of their interval.
+BAR = (0.5, 1.0)
+HEAD = f"""# Weights in 4 bits and caches in 8, on glyph_deep
+
+Written by `{COMMAND}` (answers; with `--times` times) and by
+`python -m glyph_deep.studies.precision.cache_memory FOLDER -o ../docs/results` (memory), in `examples`. Do not edit.
+
+Held-out questions on ONNX Runtime, one thread. Lost points are paired with the same plan in fp32; the interval is 95 %
+with questions about one picture as a cluster. Within: at most 0.5 points lost, the upper end at most 1.0. `_kv8` is
+`calibrate --kv int8`, `_q4` is `calibrate --precision q4` with nothing kept high but the defaults, and `four` the same
+with `--divergence inf`: 4 bits alone, as it was before ([which products get 8](../calibration.md#ranges)). The other
+rows are checkpoints whose text layers were rounded to nearest in groups of 64 and written by each format's layout: what
+they lose is what such rounding costs this model, not what reading it does ([tested](../quantised-checkpoints.md)).
+
+| checkpoint | plan | ground | questions | accuracy | points lost (95 %) | within |
+|---|---|---|---:|---:|---|---|"""
+TIMES = """
+Times of a page on two threads, median of {runs} taken in turns, {machine};
+the model has 8 text layers of width 192, so they say little about large ones.
+
+| checkpoint | plan | engine | prompt ms | token ms |
+|---|---|---|---:|---:|"""
+MEMORY = """
+A chat of 4,096 tokens on a model of random weights with the caches of Qwen2.5-VL-3B (36 layers, 2 heads of 128) in 16
+bits: caches as the session counts them, as `plan` foretells them, and what the process has more.
+
+| plan | caches MiB | foretold MiB | process MiB | of 16 bits |
+|---|---:|---:|---:|---:|"""
+
+
+def forms() -> dict[str, tuple[dict[str, Any], Callable[..., Any]]]:
+    """Return how each form is written: its settings, and what a weight [N, K] becomes."""
+    sys.path.insert(0, str(TESTS))
+    import quantised_checkpoint as layouts
+
+    return {
+        "awq": (layouts.AWQ_SETTINGS, layouts.awq),
+        "gptq": (layouts.gptq_settings(), layouts.gptq()),
+        "compressed-tensors": (layouts.compressed_settings(), layouts.pack_quantized()),
+    }
+
+
+def written(form: str, folder: Path) -> Path:
+    """Return glyph_deep's checkpoint with the products of its text layers in codes."""
+    from safetensors.torch import load_file, save_file
+
+    settings, quantise = forms()[form]
+    if not (folder / "config.json").is_file():
+        shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
+        tensors: dict[str, Any] = {}
+        for name, tensor in load_file(CHECKPOINT / "model.safetensors").items():
+            module = name.removesuffix(".weight")
+            if name.endswith("_proj.weight") and "visual" not in name:
+                parts, _ = quantise(module, tensor.float())
+                tensors |= {f"{module}.{tail}": part.contiguous() for tail, part in parts.items()}
+            else:
+                tensors[name] = tensor
+        (folder / "model.safetensors").unlink()
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((CHECKPOINT / "config.json").read_text()) | {"quantization_config": settings}
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def searched(splits: tuple[str, ...]) -> CalibrationSet:
+    """Return cases of the search splits, as many of each."""
+    some = [case for split in splits for case in cases(split, CALIBRATION // len(splits), 0)]
+    numbered = [GlyphCase(one.images, one.prompt, one.answer, one.kind, at) for at, one in _by_picture(some)]
+    pixels = tuple(tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in one.images) for one in numbered)
+    return CalibrationSet("+".join(splits), tuple(numbered), pixels, LONGEST, True)
+
+
+def _by_picture(some: list[GlyphCase]) -> list[tuple[int, GlyphCase]]:
+    """Return cases with a number for each picture: splits count from 0, each for itself."""
+    known: dict[bytes, int] = {}
+    return [(known.setdefault(case.images[0].tobytes(), len(known)), case) for case in some]
+
+
+def made(form: str, which: str, folder: Path) -> Path:
+    """Return the bundle of a form for one size of pictures, with the plans that `ROWS` names."""
+    target, size = folder / f"{which}.{form}", SIZES[SETS[which][0][0]]
+    if not (target / bundles.MANIFEST).is_file():
+        checkpoint = CHECKPOINT if form in ("fp32", "four") else written(form, folder / form)
+        names = dict.fromkeys(plan.split("_")[0] for one, plan, _ in ROWS if one == form)
+        plans = {name: make_plan(str(checkpoint), name, image_size=size) for name in names}
+        export_bundle(str(checkpoint), target, plans, image_size=size, text_capacity=256)
+        print(f"made {target.name}", flush=True)
+    for plan in [plan for one, plan, _ in ROWS if one == form and "_" in plan]:
+        loaded, (root, kind) = bundles.load(target), plan.split("_")
+        if plan not in loaded.manifest.plans:
+            data = searched(SETS[which][1])
+            if kind == "kv8":
+                calibrate_caches(loaded, data, "int8", plan=root, min_agreement=0, threads=1)
+            else:
+                nats = math.inf if form == "four" else DIVERGENCE
+                recipe = Recipe(PRECISIONS[kind], divergence=nats)
+                calibrate(loaded, data, recipe, plan=root, min_agreement=0, threads=1)
+            print(f"made {plan} in {target.name}", flush=True)
+    return target
+
+
+def right(bundle: Path, plan: str, asked: list[GlyphCase]) -> list[bool]:
+    """Return which cases are answered right, greedily."""
+    runner, answers = open_bundle(str(bundle), plan, 1), []
+    for first in range(0, len(asked), 20):
+        some = asked[first : first + 20]
+        for case, said in zip(some, runner.answer(some, LONGEST), strict=True):
+            answers.append(said.text.strip() == case.answer and said.ended)
+    return answers
+
+
+def times(session: Session, case: GlyphCase) -> tuple[float, float]:
+    """Return milliseconds of a prompt, and of a token after it as the mean of four."""
+    graphs, request = session.default.graphs, session.prepare(case.images, case.prompt)
+    seen = graphs.encode_images(request.images)
+    begin = time.perf_counter()
+    step = graphs.run(request.token_ids, seen, blocks=request.blocks)
+    middle = time.perf_counter()
+    for _ in range(4):
+        step = graphs.run([7], state=step.state)
+    return 1000 * (middle - begin), 250 * (time.perf_counter() - middle)
+
+
+def accuracy(folder: Path, count: int, known_alone: bool = False) -> list[dict[str, Any]]:
+    """Return a record for each row and ground, or with ``known_alone`` for those whose answers are there."""
+    records: list[dict[str, Any]] = []
+    for which, (grounds, _) in SETS.items():
+        held = {ground: list(cases(ground, count, 0)) for ground in grounds}
+        store = Store(folder / f"{which}-measurements.json", {"count": count})
+        known: dict[tuple[str, str, str], list[bool]] = {}
+        for form, plan, beside in ROWS:
+            bundle = made(form, which, folder)
+            entry, files = bundles.load(bundle).manifest.plans[plan], bundles.load(bundle).manifest.files
+            weights = entry.quantised.weights if entry.quantised else "weights"
+            key = [files[name].sha256 for name in (entry.vision, entry.decoder, weights)]
+            for ground, asked in held.items():
+                try:
+                    packed = store.of([ground, *key], _absent if known_alone else partial(_packed, bundle, plan, asked))
+                except LookupError:
+                    continue
+                known[form, plan, ground] = answers = unpack(packed, count)
+                pictures = [case.picture for case in asked]
+                record: dict[str, Any] = {"ground": ground, "form": form, "plan": plan, "questions": count}
+                record["accuracy"] = round(float(np.mean(answers)), 4)
+                if beside is not None:
+                    lost = intervals.difference(known[(*beside, ground)], answers, pictures)
+                    record["points_lost"] = [round(100 * value, 2) for value in lost]
+                records.append(record)
+                print(record, flush=True)
+    return records
+
+
+def _absent() -> Any:
+    raise LookupError("not answered yet")
+
+
+def _packed(bundle: Path, plan: str, asked: list[GlyphCase]) -> Any:
+    return pack(right(bundle, plan, asked))
+
+
+def timed(folder: Path) -> list[dict[str, Any]]:
+    """Return a record of times for each row on pages, and for fp32 and bf16 on OpenVINO, all taken in turns."""
+    rows = [(form, plan, "cpu", "fp32") for form, plan, _ in ROWS]
+    rows += [("fp32", plan, "openvino", kind) for plan in ("none", "none_kv8") for kind in ("fp32", "bf16")]
+    opened = [
+        Session(bundles.load(made(form, "pages", folder)), backend, plan, 2, arithmetic=arithmetic)
+        for form, plan, backend, arithmetic in rows
+    ]
+    taken = np.array([[times(session, case) for session in opened] for case in cases("pages", TIMED + WARM, 0)])
+    records = []
+    for row, (prompt, token) in zip(rows, np.median(taken[WARM:], 0).tolist(), strict=True):
+        told = dict(zip(("form", "plan", "backend", "arithmetic"), row, strict=True))
+        records.append({**told, "prompt_ms": round(prompt, 2), "token_ms": round(token, 2)})
+        print(records[-1], flush=True)
+    return records
+
+
+def machine() -> str:
+    """Return what the times were taken on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    wanted = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in facts["flags"]]
+    return f"two cores of {facts['model name']} ({', '.join(wanted)})"
+
+
+def page(record: dict[str, Any]) -> str:
+    """Return the page around the tables."""
+    lines = HEAD.split("\n")
+    for row in record.get("rows", []):
+        lost = row.get("points_lost")
+        said, kept = "", ""
+        if lost is not None:
+            said, kept = f"{lost[0]:+.2f} ({lost[1]:+.2f} to {lost[2]:+.2f})", "yes"
+            kept = "yes" if lost[0] <= BAR[0] and lost[2] <= BAR[1] else "**no**"
+        cells = [row["form"], row["plan"], row["ground"], f"{row['questions']:,}", f"{row['accuracy']:.4f}", said, kept]
+        lines.append("| " + " | ".join(cells) + " |")
+    grounds = [ground for some, _ in SETS.values() for ground in some]
+    ran = {(row["form"], row["plan"], row["ground"]) for row in record.get("rows", [])}
+    missing = [(form, plan, ground) for ground in grounds for form, plan, _ in ROWS if (form, plan, ground) not in ran]
+    if missing:
+        lines += ["", "Not run yet: " + "; ".join(f"{form} {plan} on {ground}" for form, plan, ground in missing) + "."]
+    if record.get("times"):
+        lines += TIMES.format(runs=TIMED, machine=record["machine"]).split("\n")
+        for row in record["times"]:
+            engine = "ONNX Runtime" if row["backend"] == "cpu" else f"OpenVINO, {row['arithmetic']}"
+            lines.append(
+                f"| {row['form']} | {row['plan']} | {engine} | {row['prompt_ms']:.1f} | {row['token_ms']:.2f} |"
+            )
+    if record.get("memory"):
+        lines += MEMORY.split("\n")
+        whole = record["memory"][0]["cache_bytes"]
+        for row in record["memory"]:
+            sizes = [f"{row[name] / 2**20:.1f}" for name in ("cache_bytes", "predicted_bytes", "process_bytes")]
+            lines.append(f"| {row['plan']} | " + " | ".join(sizes) + f" | {row['cache_bytes'] / whole:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of bundles and answers, in which a killed run goes on")
+    parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder of glyph-deep-quantised.json and .md")
+    parser.add_argument("--count", type=int, default=1000, help="questions a ground")
+    parser.add_argument("--times", action="store_true", help="measure times alone, and keep the answers of the file")
+    parser.add_argument("--known", action="store_true", help="write what FOLDER has answers of, and ask nothing")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    file = args.output / FILE
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if args.times:
+        record["times"], record["machine"] = timed(args.folder), machine()
+    else:
+        record["rows"] = accuracy(args.folder, args.count, args.known)
+    file.write_text(dumps(record) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(page(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

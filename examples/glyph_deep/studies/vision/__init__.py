@@ -1,0 +1,1 @@
+"""What a cheaper encoder costs in answers."""

@@ -1,0 +1,183 @@
+"""Engines and packs of models that keep more than keys and values: states of two families, places of two others.
+
+ONNX Runtime executes the graphs that engines are built from, on the checking driver (``ort_engine``, ``checked_cuda``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import family_bundles
+import numpy as np
+import onnx
+import ort_engine
+import pytest
+import stand_in
+import test_sliding_windows as windows
+from checked_cuda import sequences
+from checked_cuda.sequences import Machine
+from made_once import made_once
+from ort_engine import Engines
+from packing import jetson_root
+
+from luvc_export.bundle import graph_trust
+from luvc_export.bundle.folder import Bundle, load
+from luvc_export.engines.profiles import Capacity
+from luvc_export.export.surgeon.passes import cast_precision, inplace_kv
+from luvc_export.packing import cases
+from luvc_export.packing.on_device import install_and_verify
+from luvc_export.packing.write import PackCases, write_pack
+from luvc_export.pipeline import prepare_build
+from luvc_export.runtime.cuda.device import Gpu
+from luvc_export.runtime.session import Session
+from luvc_export.runtime.tensorrt.decoder import TrtDecoder
+
+FAMILIES = ("lfm2_vl", "qwen3_5", *windows.FAMILIES)
+SEED, SHARE = 5, 4
+PARTS = inplace_kv._parts
+CAPACITY = Capacity(text=96, groups=2, batch=3, logits=96)
+
+
+@pytest.fixture(scope="module")
+def bundles(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Bundles by family, as other tests made them: fixed states, or contexts longer than the window."""
+
+    @cache
+    def of(name: str) -> Bundle:
+        if name in windows.FAMILIES:
+            made = made_once(pytestconfig.cache.mkdir("sliding-windows"), Path(windows.__file__), windows._export)
+            return load(made / name / "bundle")
+        return family_bundles.exported(pytestconfig.cache.mkdir(f"family-{name}"), name, tmp_path_factory.mktemp(name))
+
+    return of
+
+
+def engines(bundle: Bundle, kv: str, capacity: Capacity = CAPACITY) -> Engines:
+    return ort_engine.describe(bundle, bundle.manifest.default_plan, kv, capacity)
+
+
+def on_engines(made: Engines) -> Session:
+    return Session(made.bundle, made.backend(Gpu(library=stand_in.library()))[0], made.plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "kv"),
+    [
+        ("lfm2_vl", "concat"),
+        ("lfm2_vl", "inplace"),
+        ("qwen3_5", "inplace"),
+        ("gemma3", "concat"),
+        ("gemma4", "inplace"),
+    ],
+)
+def test_random_sequences(name: str, kv: str, bundles: Any) -> None:
+    """Turns, rows that join and leave, states gone on from twice: each answer is ONNX Runtime's alone."""
+    bundle = bundles(name)
+    asked = sequences.asked(bundle, bundle.manifest.default_plan)
+    machine = Machine(engines(bundle, kv), asked, random.Random(SEED), graphs=True)
+    for doing in (machine.turn, machine.again, machine.join, machine.join, machine.turn):
+        doing()
+    for _ in range(SHARE):
+        machine.sequence()
+    launched = machine.close().calls["cuGraphLaunch"]
+    assert launched > 0 or kv == "concat"
+
+
+def steps(session: Session) -> list[Any]:
+    """Two pictures with every logit, then two ways on: a token, and three."""
+    shown = [np.arange(60 * 90 * 3, dtype=np.uint8).reshape(60, 90, 3)] * 2
+    request = session.prepare(shown, "Hi " + "word " * 9)
+    first = session.default.run(request.token_ids, session.default.encode_images(*request.shown()), all_logits=True)
+    return [first, *(session.default.run(ids, state=first.state) for ids in ([5], [7, 8, 9]))]
+
+
+def differs(made: Engines, bundle: Bundle) -> float:
+    """Largest difference of any logit or state from ONNX Runtime's."""
+    ours, theirs = on_engines(made), Session(bundle, threads=1)
+    worst = 0.0
+    for mine, other in zip(steps(ours), steps(theirs), strict=True):
+        worst = max(worst, float(np.abs(mine.logits - other.logits).max()))
+        held = ours.backend.states(mine.state.cache), theirs.backend.host_values(other.state.cache)  # type: ignore[attr-defined]
+        assert [one.shape for one in held[0]] == [one.shape for one in held[1]]
+        worst = max(worst, *(float(np.abs(one - two).max()) for one, two in zip(*held, strict=True) if one.size))
+    return worst
+
+
+@pytest.mark.parametrize("kv", sequences.FORMS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_states_are_those_of_the_bundle(name: str, kv: str, bundles: Any) -> None:
+    assert differs(engines(bundles(name), kv), bundles(name)) < 1e-4
+
+
+def _last_columns(surgery: Any, order: Any, call: Any) -> Any:
+    """As in graphs whose caches grow: wrong where the mask is of slots."""
+    size = surgery.emit("Shape", [order], start=1, end=2)[0]
+    first = surgery.emit("Neg", [size])[0]
+    return surgery.emit("Slice", [call.text_mask, first, [2**31 - 1], [1]])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "part", "fault"),
+    [
+        ("gemma3", inplace_kv, "_parts", lambda mask: (PARTS(mask)[0], None)),
+        ("lfm2_vl", inplace_kv, "_new_text", _last_columns),
+        ("gemma4", inplace_kv, "_place_rows", lambda *given: None),
+        ("lfm2_vl", TrtDecoder, "begin", lambda *given: None),
+    ],
+    ids=["window", "mask", "places", "zeros"],
+)
+def test_a_fault_is_found(
+    name: str, of: Any, part: str, fault: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window forgotten, padding read from the wrong slots, places that stay, states that do not begin as zeros."""
+    monkeypatch.setattr(of, part, fault)
+    made = engines(bundles(name), "inplace", Capacity(text=95 + len(part), groups=2, logits=95))
+    if of is TrtDecoder:
+        ours = on_engines(made)
+        first, second = steps(ours)[0], steps(ours)[0]
+        del first
+        assert np.abs(second.logits - steps(Session(bundles(name), threads=1))[0].logits).max() > 1e-2
+    else:
+        with pytest.raises(Exception, match=r"Incompatible|rank|dimension|assert|differ|shape"):
+            assert differs(made, bundles(name)) < 1e-2, "they differ"
+
+
+def test_the_delta_rule_stays_in_fp32(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its body is inlined in a bundle's graph, which the build makes 16-bit; a mask of -1e30 would overflow there."""
+    bundle = bundles("qwen3_5")
+    decoder = prepare_build(bundle, "rtx-ada", precision="fp16").graphs[1]
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(decoder.data))
+    kinds = {item.name: item.type.tensor_type.elem_type for item in (*model.graph.value_info, *model.graph.output)}
+    rule = [node for node in model.graph.node if node.name.startswith(cast_precision._RULE)]
+    products = [node for node in rule if node.op_type == "MatMul"]
+    assert len(products) > 50 and {kinds[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT}
+    ends = (*model.graph.input, *model.graph.output)
+    states = {item.type.tensor_type.elem_type for item in ends if "_states." in item.name}
+    assert states == {onnx.TensorProto.FLOAT}
+    monkeypatch.setattr(cast_precision, "_is_state_arithmetic", lambda node: False)
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        prepare_build(bundle, "rtx-ada", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("name", "jetpack"), [("lfm2_vl", "6.2"), ("qwen3_5", "7.2"), ("gemma3", "7.2"), ("gemma4", "6.2")]
+)
+def test_packs_answer(
+    name: str, jetpack: str, bundles: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In fp16, as its graphs are, both forms of caches; the reference is the bundle's in fp32."""
+    bundle, target = bundles(name), jetson_root.TARGETS[jetpack]
+    graph_trust.remember_own(bundle)
+
+    def asked(session: Session, capacity: Capacity) -> PackCases:
+        return PackCases("generated", cases.generated(session.size, 1), 6)
+
+    packed = write_pack(bundle, target, tmp_path / "pack", asked, text_capacity=128)
+    assert packed.pack.kv == {"6.2": "concat", "7.2": "inplace"}[jetpack]
+    code = install_and_verify(packed.folder, "cpu", jetson_root.write(tmp_path / "board", jetpack), rebuild=False)
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "") and "PASSED: 1 of 1 cases, onnxruntime" in out.splitlines()[-1], (out, err)
