@@ -21,7 +21,7 @@ FIELDS = {
     "encoder_prune": ("encoder", "prune"),
     "aggregate": ("llm", "aggregate"),
 }
-#: ``core/plan.py`` was the plan before it had parts.
+#: The second was the whole plan before it had parts.
 OWNERS = (
     "luvc_export/core/plan/",
     "luvc_export/core/plan.py",
