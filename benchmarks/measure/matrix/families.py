@@ -149,14 +149,19 @@ def tiles(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str
 
 
 def videos(name: str, folder: Path, model: Path, size: str) -> Iterator[tuple[str, str]]:
-    """Two cells: videos with a budget for each image, and with one for all."""
+    """Two cells: videos with a budget for each image, and with one for all; pooled frames have the second alone."""
     bundle, cases = folder / "bundle", write_cases(folder, name, "videos")
-    [*checked(model, bundle, cases)]
-    searched(model, cases, size, "--video")
-    yield "video", "yes"
+    pooled = small(name).family.video(small(name).config).pooled  # type: ignore[union-attr]
+    if not pooled:
+        [*checked(model, bundle, cases)]
+        searched(model, cases, size, "--video")
+        yield "video", "yes"
     command("run", bundle, "--video", folder / "videos0", "--prompt", "Hi", "--max-new-tokens", 4, "--json")
+    if pooled:
+        command("parity", f"hf:{model}", f"{bundle}#none@video", "--cases", cases, "--max-new-tokens", TOKENS, "--json")
     [*checked(model, bundle, cases, "even@video", "even@video")]
-    searched(model, cases, size, "--joint-frames", FRAMES)
+    if not pooled:
+        searched(model, cases, size, "--joint-frames", FRAMES)
     yield "joint", "yes"
 
 
