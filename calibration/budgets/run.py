@@ -186,6 +186,14 @@ def budgets(
     llm, encoder = family.decoder_shape(config), family.encoder_shape(config)
     for layer in range(llm.layers) if scorer else ():
         known(scorer).of(layer, llm.hidden)  # a search prunes before any of them
+    frames = family.video(config) if sharing.kind == "clip" or video else None
+    if frames is not None and frames.pooled is not None:
+        raise UsageError(
+            "no plan is searched for frames that the model pools",
+            where="--joint-frames" if sharing.kind == "clip" else "--video",
+            got=family.model_type,
+            fix="take a plan with a name: export --joint-frames N --plan film",
+        )
     unit = family.unit_pixels(config)
     grid = (image_size[0] // unit, image_size[1] // unit)
     merges = tuple(dict.fromkeys(place_merges(grid, share, encoder) for share in _shares(merge_keep)))

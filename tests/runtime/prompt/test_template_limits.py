@@ -104,6 +104,9 @@ def test_a_helper_that_sleeps_is_ended_by_the_clock(short: Helpers) -> None:
     """Sabotage: it computes nothing and answers nothing."""
     assert render("a") == "a"
     helper = short._idle[0]
+    until = time.monotonic() + 30
+    while helper._status()[0] != "S" and time.monotonic() < until:  # it goes to sleep where a core is free for that
+        time.sleep(0.01)
     begun = helper._computed()
     assert begun is not None and not helper._waits_for_a_core(begun), "it sleeps until it is asked"
     assert not helper._waits_for_a_core(begun - 1), "it had its seconds"
